@@ -1,0 +1,21 @@
+"""The exceptions that qsearch raises for its users."""
+
+
+class QsearchError(Exception):
+    """Root of every exception that qsearch raises on purpose."""
+
+
+class InputError(QsearchError):
+    """Bad input: a study, a file, an option or an argument that cannot be used.
+
+    The message is one sentence that names the file or field, the value, and what is
+    allowed; the command line prints it without a traceback and exits with code 2.
+    """
+
+
+class StudyBusyError(InputError):
+    """Another process is running the study in this directory."""
+
+
+class EvaluationError(QsearchError):
+    """One configuration could not be evaluated; the study goes on without it."""

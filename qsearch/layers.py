@@ -1,0 +1,97 @@
+"""What the engine knows of a model: its quantizable layers and which of them are tied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qsearch.errors import InputError
+
+FUSED_ROLES: tuple[tuple[str, ...], ...] = (("query", "key", "value"), ("gate", "up"))
+"""Roles whose layers inference engines fuse into one matrix within a block."""
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One quantizable linear weight.
+
+    Args:
+        name: Module path in the model, such as ``encoder.layer.0.attention.self.query``.
+        role: What the layer does in its block; distinct roles have distinct names.
+        block: Index of the transformer block that holds it, from 0.
+        shape: Weight shape as (output features, input features).
+
+    Raises:
+        InputError: If the block is negative or the shape is not two positive integers.
+    """
+
+    name: str
+    role: str
+    block: int
+    shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if self.block < 0:
+            raise InputError(f"layer {self.name!r}: block must be 0 or more, not {self.block}")
+        if len(self.shape) != 2 or min(self.shape) < 1:
+            raise InputError(
+                f"layer {self.name!r}: shape must be two positive integers, not {self.shape}"
+            )
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True)
+class TiedGroup:
+    """Layers that share one layer configuration.
+
+    Args:
+        name: The layer's name if alone, else the block and the roles joined.
+        members: Positions of the layers in the model's list of layers.
+    """
+
+    name: str
+    members: tuple[int, ...]
+
+
+def tied_groups(
+    layers: Sequence[LayerSpec], fused_roles: Sequence[Sequence[str]] = ()
+) -> tuple[TiedGroup, ...]:
+    """Group layers that must share a layer configuration.
+
+    Args:
+        layers: The model's layers; names are distinct.
+        fused_roles: Sets of roles that are tied within a block, such as
+            :data:`FUSED_ROLES`; none ties nothing.
+
+    Returns:
+        Groups in the order of their first layer; every layer is in exactly one.
+
+    Raises:
+        InputError: If two layers share a name, or a role is in two sets.
+    """
+    names = [layer.name for layer in layers]
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise InputError(f"layer names must be distinct; named twice: {twice}")
+    fused = [role for roles in fused_roles for role in roles]
+    if len(set(fused)) != len(fused):
+        raise InputError(f"a role may be tied only once; got {[list(r) for r in fused_roles]}")
+    set_of_role = {role: index for index, roles in enumerate(fused_roles) for role in roles}
+    members: dict[tuple[object, ...], list[int]] = {}
+    for position, layer in enumerate(layers):
+        tie = set_of_role.get(layer.role)
+        key = (layer.name,) if tie is None else (layer.block, tie)
+        members.setdefault(key, []).append(position)
+    return tuple(_group(layers, positions) for positions in members.values())
+
+
+def _group(layers: Sequence[LayerSpec], positions: Sequence[int]) -> TiedGroup:
+    first = layers[positions[0]]
+    if len(positions) == 1:
+        return TiedGroup(first.name, tuple(positions))
+    roles = "+".join(layers[position].role for position in positions)
+    return TiedGroup(f"block.{first.block}.{roles}", tuple(positions))

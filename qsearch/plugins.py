@@ -1,0 +1,308 @@
+"""Contracts between the engine and its plugins, and their discovery by entry points.
+
+A plugin is a class named by an entry point in one of three groups. It has a nested pydantic
+model ``Options`` (unknown fields forbidden) that validates its section of a study YAML, and is
+constructed as
+
+* ``qsearch.quantizers``: ``cls(options)``
+* ``qsearch.tasks``: ``cls(options)``
+* ``qsearch.trainers``: ``cls(options, model, task, quantizer, seed)``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from qsearch.configuration import Choices, Configuration, LayerConfiguration
+from qsearch.errors import InputError
+from qsearch.evaluation import Evaluation, Metric, TrainReport
+from qsearch.layers import LayerSpec
+
+Split = Literal["train", "validation", "test"]
+Group = Literal["quantizers", "trainers", "tasks"]
+Progress = Callable[[int, int, float], None]
+"""Called as ``progress(step, total steps, loss)``."""
+
+
+class ModelSpec(BaseModel):
+    """Which model a study quantizes, and which of its linear layers.
+
+    Args:
+        name: A folder, a hub name, a ``.gguf`` file, or ``package:MODULE/PATH`` for a folder
+            or file inside an installed Python package.
+        layers: Shell patterns of module paths; a layer is quantizable when one matches.
+        config: Transformers configuration fields (with ``model_type``), used to count layers
+            when the model itself cannot be reached.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    layers: tuple[str, ...] = ("*",)
+    config: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A quantized weight as named tensors, ready for safetensors.
+
+    Args:
+        tensors: What a quantizer stores, by name (codes, scales, …).
+        shape: Shape of the weight, (output features, input features).
+        configuration: The layer configuration it was quantized with.
+    """
+
+    tensors: Mapping[str, Tensor]
+    shape: tuple[int, int]
+    configuration: LayerConfiguration
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take in memory."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """Turns a weight into codes and scales, under a layer configuration."""
+
+    name: str
+
+    def choices(self) -> Choices:
+        """Return the knobs it has, and their ordered values."""
+        ...
+
+    def storage_bits(self, configuration: LayerConfiguration) -> float:
+        """Return the exact storage bits per weight of a layer configuration."""
+        ...
+
+    def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
+        """Quantize a floating-point weight (output features × input features)."""
+        ...
+
+    def dequantize(self, quantized: QuantizedTensor) -> Tensor:
+        """Return the float32 weight (output features × input features)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model scored on some examples.
+
+    Args:
+        losses: Mean loss of each example (n), nats.
+        metrics: Each example's contribution to the metric (n), such as 1 for a right answer.
+        weights: Each example's weight (n), such as its number of predicted tokens.
+    """
+
+    losses: Tensor
+    metrics: Tensor
+    weights: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Scores]) -> Scores:
+        """Join the scores of several batches."""
+        return cls(
+            torch.cat([part.losses for part in parts]),
+            torch.cat([part.metrics for part in parts]),
+            torch.cat([part.weights for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for training, with the tokenizer that belongs to it.
+
+    Args:
+        module: The float32 PyTorch module, task head included.
+        tokenizer: Its tokenizer (a transformers tokenizer, opaque to the engine).
+    """
+
+    module: torch.nn.Module
+    tokenizer: Any
+
+
+class Task(Protocol):
+    """Data, loss and metric."""
+
+    name: str
+    metric: Metric
+
+    def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
+        """Load the model with the head that this task needs; a new head is drawn from the seed.
+
+        Raises:
+            InputError: If the model cannot be found or has no such head.
+        """
+        ...
+
+    def prepare(self, tokenizer: Any) -> None:
+        """Read the data and encode it.
+
+        Raises:
+            InputError: If a file or column is missing.
+        """
+        ...
+
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Yield one pass over a split: shuffled by the generator, in fixed order without one."""
+        ...
+
+    def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
+        """Score a batch from the model's logits; losses keep their graph."""
+        ...
+
+    def summarise(self, scores: Scores) -> tuple[float, float]:
+        """Return the metric over the scored examples and its standard error."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """All that a trainer needs to go on: tensors for safetensors, the rest for JSON."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a study needs of its machine, as far as a trainer can tell before it runs.
+
+    Args:
+        parameters: Parameters of the model.
+        memory_bytes: Estimated peak memory of training.
+        notes: Sentences for the user, such as a model that has to be downloaded first.
+    """
+
+    parameters: int
+    memory_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+class Trainer(Protocol):
+    """Trains one adapter for a set of configurations and evaluates configurations under it."""
+
+    export_formats: ClassVar[tuple[str, ...]]
+
+    def layers(self) -> Sequence[LayerSpec]:
+        """Return the model's quantizable layers.
+
+        Raises:
+            InputError: If the model has none that the study's patterns match.
+        """
+        ...
+
+    def requirements(self) -> Requirements:
+        """Say what the study needs, without loading weights or data."""
+        ...
+
+    def train(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None = None,
+    ) -> TrainReport:
+        """Train on the expected loss over a set; a function of state, set, seed and round."""
+        ...
+
+    def evaluate(
+        self, configurations: Sequence[Configuration], split: Split
+    ) -> Sequence[Evaluation]:
+        """Evaluate configurations on the same examples, in the order given."""
+        ...
+
+    def quantization_error(
+        self, layer_configurations: Sequence[LayerConfiguration]
+    ) -> npt.NDArray[np.float64]:
+        """Return relative squared error ‖W−W̃‖²/‖W‖² (layers × layer configurations).
+
+        Large weights may be sampled; the result is the same at each call.
+        """
+        ...
+
+    def state(self) -> TrainerState:
+        """Return what :meth:`load_state` needs to continue from here."""
+        ...
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            InputError: If the state belongs to another model or other options.
+        """
+        ...
+
+    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
+        """Write one of :attr:`export_formats` for a configuration into an empty directory.
+
+        Raises:
+            InputError: If the format is unknown.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An installed plugin.
+
+    Args:
+        group: ``quantizers``, ``trainers`` or ``tasks``.
+        name: The name that a study YAML uses.
+        target: Import path of its class.
+        distribution: Name and version of the package that brings it.
+    """
+
+    group: Group
+    name: str
+    target: str
+    distribution: str
+
+
+_Options = TypeVar("_Options", bound=BaseModel)
+
+
+def installed_plugins(group: Group) -> tuple[Plugin, ...]:
+    """Return the installed plugins of a group, by name."""
+    found = [
+        Plugin(
+            group,
+            point.name,
+            point.value,
+            f"{point.dist.name} {point.dist.version}" if point.dist else "unknown",
+        )
+        for point in metadata.entry_points(group=f"qsearch.{group}")
+    ]
+    return tuple(sorted(found, key=lambda plugin: plugin.name))
+
+
+def load_plugin(group: Group, name: str) -> Any:
+    """Import the class of a plugin.
+
+    Raises:
+        InputError: If no plugin has that name (the message lists what is installed), or its
+            package cannot be imported.
+    """
+    points = metadata.entry_points(group=f"qsearch.{group}", name=name)
+    if not points:
+        names = [plugin.name for plugin in installed_plugins(group)]
+        raise InputError(f"no {group[:-1]} is called {name!r}; installed: {names}")
+    point = next(iter(points))
+    try:
+        return point.load()
+    except ImportError as error:
+        raise InputError(
+            f"{group[:-1]} {name!r} ({point.value}) cannot be imported: {error}"
+        ) from error

@@ -1,0 +1,257 @@
+"""A study's results as data: what the files in its directory say, free of Ax and PyTorch.
+
+The study writes these files and every reader (report, pick, status, a user's script) reads them
+here, so that a result can be used without opening the database.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qsearch.configuration import Choices, Configuration, Knob
+from qsearch.errors import InputError
+from qsearch.evaluation import Metric
+from qsearch.layers import LayerSpec
+
+TRIAL_COLUMNS = (
+    "trial",
+    "round",
+    "method",
+    "average_bits",
+    "loss",
+    "metric",
+    "standard_error",
+    "seconds",
+    "seen",
+    "segment",
+    "on_front",
+    "configuration",
+    "metric_standard_error",
+    "status",
+    "reason",
+)
+"""Columns of ``trials.parquet``: one row per configuration and round.
+
+``status`` is ``completed`` or ``failed``; a failed row has a ``reason``, NaN figures, and is on
+no front. ``seen`` says whether the configuration was in a training set up to that round.
+``on_front`` says whether it is on the segmented front of that round.
+"""
+
+STUDY_FILE = "state/study.json"
+TRIALS_FILE = "trials.parquet"
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What one round did.
+
+    Args:
+        round: Index, from 0.
+        training_set: Trials that the adapter was trained on.
+        hypervolume: Of the round's completed trials, normalised (see :class:`StudyRecord`).
+        train_seconds: Wall time of training.
+        evaluate_seconds: Wall time of all evaluations.
+        search_seconds: Wall time of fitting and searching.
+        train_losses: Training loss of each step, nats.
+    """
+
+    round: int
+    training_set: tuple[int, ...]
+    hypervolume: float
+    train_seconds: float
+    evaluate_seconds: float
+    search_seconds: float
+    train_losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """All results of a study.
+
+    Args:
+        name: The study's name.
+        model: The model's name, as the study gives it.
+        task: Name of the task plugin.
+        quantizer: Name of the quantizer plugin.
+        trainer: Name of the trainer plugin.
+        metric: The task metric.
+        layers: The quantizable layers, in model order.
+        choices: The quantizer's knobs.
+        average_bits_range: Least and greatest average bits that the space holds.
+        segment_edges: Edges of the segments, in average bits (segments + 1 values).
+        reference_point: (loss, average bits) that hypervolume is measured from; hypervolume is
+            divided by the area between this point and (0, least average bits).
+        rounds: Finished rounds.
+        trials: Table with :data:`TRIAL_COLUMNS`.
+        versions: Versions of the libraries that ran it.
+    """
+
+    name: str
+    model: str
+    task: str
+    quantizer: str
+    trainer: str
+    metric: Metric
+    layers: tuple[LayerSpec, ...]
+    choices: Choices
+    average_bits_range: tuple[float, float]
+    segment_edges: tuple[float, ...]
+    reference_point: tuple[float, float] | None
+    rounds: tuple[RoundRecord, ...] = ()
+    trials: pd.DataFrame = field(default_factory=lambda: empty_trials())
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def latest(self) -> pd.DataFrame:
+        """Completed rows of the last round that has any: all under the adapter as it now is."""
+        completed = self.trials[self.trials["status"] == "completed"]
+        return completed[completed["round"] == completed["round"].max()]
+
+
+def empty_trials() -> pd.DataFrame:
+    """Return a trial table without rows."""
+    return pd.DataFrame({column: [] for column in TRIAL_COLUMNS})
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name and rename it, so that readers never see half of it.
+
+    Args:
+        path: Where the file ends up; its directory exists.
+        write: Called with the temporary path.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        with Path(temporary).open("rb") as stream:
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, atomically."""
+    text = json.dumps(value, indent=1)
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_study(directory: Path, record: StudyRecord) -> None:
+    """Write the record's files (``state/study.json`` and ``trials.parquet``) into a directory."""
+    (directory / "state").mkdir(parents=True, exist_ok=True)
+    write_json(
+        directory / STUDY_FILE,
+        {
+            "format": 1,
+            "name": record.name,
+            "model": record.model,
+            "task": record.task,
+            "quantizer": record.quantizer,
+            "trainer": record.trainer,
+            "metric": asdict(record.metric),
+            "layers": [asdict(layer) for layer in record.layers],
+            "choices": {knob.name: list(knob.values) for knob in record.choices.knobs},
+            "average_bits_range": record.average_bits_range,
+            "segment_edges": record.segment_edges,
+            "reference_point": record.reference_point,
+            "rounds": [asdict(entry) for entry in record.rounds],
+            "versions": dict(record.versions),
+        },
+    )
+    table = record.trials[list(TRIAL_COLUMNS)]
+    write_atomically(directory / TRIALS_FILE, lambda path: table.to_parquet(path, index=False))
+
+
+def read_study(directory: Path) -> StudyRecord:
+    """Read the results in a study directory.
+
+    Raises:
+        InputError: If the directory holds no study, or its files cannot be read.
+    """
+    path = directory / STUDY_FILE
+    if not path.is_file():
+        raise InputError(f"{directory} holds no study results: {path} is missing")
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if loaded["format"] != 1:
+            raise InputError(f"{path} has format {loaded['format']!r}; this qsearch reads 1")
+        return StudyRecord(
+            name=loaded["name"],
+            model=loaded["model"],
+            task=loaded["task"],
+            quantizer=loaded["quantizer"],
+            trainer=loaded["trainer"],
+            metric=Metric(**loaded["metric"]),
+            layers=tuple(
+                LayerSpec(**{**layer, "shape": tuple(layer["shape"])}) for layer in loaded["layers"]
+            ),
+            choices=Choices(
+                tuple(Knob(name, tuple(values)) for name, values in loaded["choices"].items())
+            ),
+            average_bits_range=tuple(loaded["average_bits_range"]),
+            segment_edges=tuple(loaded["segment_edges"]),
+            reference_point=(
+                tuple(loaded["reference_point"]) if loaded["reference_point"] else None
+            ),
+            rounds=tuple(
+                RoundRecord(
+                    **{
+                        **entry,
+                        "training_set": tuple(entry["training_set"]),
+                        "train_losses": tuple(entry["train_losses"]),
+                    }
+                )
+                for entry in loaded["rounds"]
+            ),
+            trials=_read_trials(directory / TRIALS_FILE),
+            versions=loaded["versions"],
+        )
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+
+
+def _read_trials(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        return empty_trials()
+    table = pd.read_parquet(path)
+    missing = set(TRIAL_COLUMNS) - set(table.columns)
+    if missing:
+        raise InputError(f"{path} lacks the columns {sorted(missing)}")
+    return table
+
+
+def best_under(record: StudyRecord, bits: float) -> pd.Series:
+    """Return the latest row with the least loss among those at or under a budget.
+
+    Args:
+        record: The study.
+        bits: Budget in average bits.
+
+    Raises:
+        InputError: If no completed configuration fits the budget.
+    """
+    latest = record.latest
+    if latest.empty:
+        raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
+    fitting = latest[latest["average_bits"] <= bits]
+    if fitting.empty:
+        least = latest["average_bits"].min()
+        raise InputError(
+            f"no configuration has average bits ≤ {bits:g}; the least in this study is {least:.4f}"
+        )
+    return fitting.sort_values(["loss", "average_bits"]).iloc[0]
+
+
+def row_configuration(row: pd.Series) -> Configuration:
+    """Return the configuration of a trial row."""
+    return Configuration.from_json(str(row["configuration"]))
