@@ -7,6 +7,9 @@ constructed as
 * ``qsearch.quantizers``: ``cls(options)``
 * ``qsearch.tasks``: ``cls(options)``
 * ``qsearch.trainers``: ``cls(options, model, task, quantizer, seed)``
+
+A fourth group, ``qsearch.reports``, names two functions: ``page``, which writes the report of
+study directories to a file, and ``summary``, which returns a table for the terminal.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from qsearch.evaluation import Evaluation, Metric, TrainReport
 from qsearch.layers import LayerSpec
 
 Split = Literal["train", "validation", "test"]
-Group = Literal["quantizers", "trainers", "tasks"]
+Group = Literal["quantizers", "trainers", "tasks", "reports"]
 Progress = Callable[[int, int, float], None]
 """Called as ``progress(step, total steps, loss)``."""
 
@@ -126,10 +129,12 @@ class LoadedModel:
     Args:
         module: The float32 PyTorch module, task head included.
         tokenizer: Its tokenizer (a transformers tokenizer, opaque to the engine).
+        head: Names of the modules that are trained whole beside the adapter: the task's head.
     """
 
     module: torch.nn.Module
     tokenizer: Any
+    head: tuple[str, ...] = ()
 
 
 class Task(Protocol):
@@ -184,11 +189,15 @@ class Requirements:
     Args:
         parameters: Parameters of the model.
         memory_bytes: Estimated peak memory of training.
+        training_flops: Floating-point operations of training in round 0 and in each later round.
+        evaluation_flops: Floating-point operations of evaluating one configuration.
         notes: Sentences for the user, such as a model that has to be downloaded first.
     """
 
     parameters: int
     memory_bytes: int
+    training_flops: tuple[float, float] = (0.0, 0.0)
+    evaluation_flops: float = 0.0
     notes: tuple[str, ...] = ()
 
 

@@ -113,7 +113,8 @@ class StudyRecord:
     def latest(self) -> pd.DataFrame:
         """Completed rows of the last round that has any: all under the adapter as it now is."""
         completed = self.trials[self.trials["status"] == "completed"]
-        return completed[completed["round"] == completed["round"].max()]
+        last: pd.DataFrame = completed[completed["round"] == completed["round"].max()]
+        return last
 
 
 def empty_trials() -> pd.DataFrame:

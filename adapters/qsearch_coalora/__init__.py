@@ -1,0 +1,1 @@
+"""CoA-LoRA for transformers: one configuration-aware adapter for all configurations."""

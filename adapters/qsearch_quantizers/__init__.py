@@ -1,0 +1,9 @@
+"""Quantizer plugins of qsearch, and their packed checkpoints.
+
+Importing this package is enough for ``from_pretrained`` to load packed checkpoints. It does not
+import transformers, which takes seconds.
+"""
+
+from qsearch_quantizers.registration import register_with_transformers
+
+register_with_transformers()

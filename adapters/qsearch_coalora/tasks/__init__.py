@@ -1,0 +1,1 @@
+"""Tasks: sequence classification and causal language modelling."""

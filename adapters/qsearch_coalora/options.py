@@ -1,0 +1,81 @@
+"""The trainer's section of a study YAML."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from qsearch_coalora.theta import ThetaOptions
+
+
+class CoALoRAOptions(BaseModel):
+    """Options of the CoA-LoRA trainer.
+
+    Args:
+        rank: Rank r of the adapter.
+        alpha: LoRA's α; the adapter's output is scaled by α / r. None means r.
+        init: ``shared`` trains one pair of factors for all configurations; ``residual`` fills
+            some or all of the rank with the factors of W − W̃ of each configuration.
+        residual_rank: With ``residual``, how much of the rank those factors take; the rest is
+            shared and trained. None means all of it, as the paper writes.
+        learning_rate: Peak rate of AdamW for the factors and the task head.
+        theta_learning_rate: Peak rate for θ. None means the same.
+        weight_decay: Decoupled weight decay.
+        warmup_steps: Steps over which a round's rate rises; then it falls linearly to zero.
+        max_grad_norm: Gradients are scaled down to this norm.
+        steps: Optimizer steps of each round.
+        first_steps: Steps of round 0. None means ``steps``.
+        batch_size: Training examples of a step.
+        configurations_per_step: Configurations that share the examples of a step.
+        eval_batch_size: Examples evaluated at once.
+        cache_mebibytes: Bound of the cache of quantized weights.
+        device: PyTorch device, such as ``cpu`` or ``cuda``.
+        theta: Size of θ.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    init: Literal["shared", "residual"] = "shared"
+    residual_rank: int | None = Field(default=None, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    theta_learning_rate: float | None = Field(default=None, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=10, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    steps: int = Field(default=200, ge=1)
+    first_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    configurations_per_step: int = Field(default=2, ge=1)
+    eval_batch_size: int = Field(default=64, ge=1)
+    cache_mebibytes: int = Field(default=256, ge=0)
+    device: str = "cpu"
+    theta: ThetaOptions = ThetaOptions()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CoALoRAOptions:
+        if self.init == "shared" and self.residual_rank is not None:
+            raise ValueError("residual_rank is only for init: residual")
+        if self.fixed_rank > self.rank:
+            raise ValueError(f"residual_rank must be at most rank ({self.rank})")
+        if self.configurations_per_step > self.batch_size:
+            raise ValueError(f"configurations_per_step must be at most {self.batch_size}")
+        return self
+
+    @property
+    def scaling(self) -> float:
+        """LoRA's α / r."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def fixed_rank(self) -> int:
+        """How much of the rank holds residual factors."""
+        if self.init == "shared":
+            return 0
+        return self.rank if self.residual_rank is None else self.residual_rank
+
+    def round_steps(self, round: int) -> int:
+        """Return the number of optimizer steps of a round."""
+        return self.first_steps if round == 0 and self.first_steps is not None else self.steps

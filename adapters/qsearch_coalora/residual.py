@@ -1,0 +1,43 @@
+"""Low-rank factors of what quantization takes away from a weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+OVERSAMPLING = 8
+POWER_ITERATIONS = 4
+
+
+@torch.no_grad()
+def residual_factors(
+    weight: Tensor, quantized: Tensor, rank: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the factors of a rank-r approximation of W − W̃ by randomised SVD.
+
+    The singular values are shared evenly: L1 = P·√S and L2 = √S·Qᵀ. (Halko, Martinsson and
+    Tropp 2011, algorithms 4.4 and 5.1.)
+
+    Args:
+        weight: W (output features × input features).
+        quantized: W̃ as dequantized, same shape.
+        rank: Rank r, at most the smaller feature count.
+        generator: Draws the random test matrix, on the CPU.
+
+    Returns:
+        L1 (output features × r) and L2 (r × input features), L1·L2 ≈ W − W̃.
+
+    Raises:
+        ValueError: If the rank is above the smaller feature count.
+    """
+    residual = (weight - quantized).float()
+    if rank > min(residual.shape):
+        raise ValueError(f"rank must be at most {min(residual.shape)}, not {rank}")
+    width = min(rank + OVERSAMPLING, *residual.shape)
+    test = torch.randn(residual.shape[1], width, generator=generator).to(residual)
+    basis = torch.linalg.qr(residual @ test).Q
+    for _ in range(POWER_ITERATIONS):
+        basis = torch.linalg.qr(residual @ torch.linalg.qr(residual.T @ basis).Q).Q
+    left, singular, right = torch.linalg.svd(basis.T @ residual, full_matrices=False)
+    root = singular[:rank].sqrt()
+    return (basis @ left[:, :rank]) * root, root[:, None] * right[:rank]

@@ -1,0 +1,75 @@
+"""Encoding texts and grouping them into padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+_GROUP_BATCHES = 8
+"""Shuffled batches that are sorted by length among themselves."""
+
+
+def encode(
+    tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int
+) -> tuple[dict[str, Tensor], ...]:
+    """Encode texts, or pairs of texts, as unpadded model inputs.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        texts: One or two texts an example.
+        max_length: Tokens after which an example is cut.
+
+    Returns:
+        For each example, its inputs by name, integers (tokens).
+    """
+    columns = [list(column) for column in zip(*texts, strict=True)]
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length, padding=False)
+    return tuple(
+        {name: torch.tensor(values[index]) for name, values in encoded.items()}
+        for index in range(len(texts))
+    )
+
+
+def pad(examples: Sequence[Mapping[str, Tensor]], pad_token_id: int) -> dict[str, Tensor]:
+    """Pad examples on the right to the longest.
+
+    Returns:
+        Inputs by name (examples × tokens).
+    """
+    return {
+        name: pad_sequence(
+            [example[name] for example in examples],
+            batch_first=True,
+            padding_value=pad_token_id if name == "input_ids" else 0,
+        )
+        for name in examples[0]
+    }
+
+
+def length_grouped(
+    lengths: Sequence[int], batch_size: int, generator: torch.Generator | None
+) -> Iterator[list[int]]:
+    """Yield the indices of batches whose examples have similar lengths.
+
+    Args:
+        lengths: Length of each example.
+        batch_size: Examples a batch; the last may have fewer.
+        generator: Shuffles examples, then the batches of each group; without one, all
+            examples are sorted by length.
+    """
+    if generator is None:
+        order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+        for first in range(0, len(order), batch_size):
+            yield order[first : first + batch_size]
+        return
+    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    span = batch_size * _GROUP_BATCHES
+    for first in range(0, len(shuffled), span):
+        group = sorted(shuffled[first : first + span], key=lambda index: lengths[index])
+        batches = [group[at : at + batch_size] for at in range(0, len(group), batch_size)]
+        for index in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[index]

@@ -1,0 +1,183 @@
+"""Causal language modelling: perplexity on text packed to a fixed length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from qsearch.errors import InputError
+from qsearch.evaluation import Metric
+from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
+from qsearch_coalora.models import load_pretrained, load_tokenizer
+from qsearch_coalora.statistics import weighted_mean
+from qsearch_coalora.tasks.data import HubDataset, read_dataset, read_lines
+
+_CHARACTERS_AT_ONCE = 2**16
+
+
+class CausalOptions(BaseModel):
+    """Where the text is: files or a hub data set; exactly one of these.
+
+    Args:
+        train: Text file to train on.
+        validation: Text file to evaluate on.
+        test: Text file of the test split.
+        dataset: A data set of the ``datasets`` library.
+        text: Its column that holds text.
+        length: Tokens of each sequence; text is packed without padding.
+        train_tokens: Bound on the training tokens, from the start of the text.
+        validation_tokens: The same for each evaluation split.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: Path | None = None
+    validation: Path | None = None
+    test: Path | None = None
+    dataset: HubDataset | None = None
+    text: str = "text"
+    length: int = Field(default=256, ge=2)
+    train_tokens: int | None = Field(default=None, ge=2)
+    validation_tokens: int | None = Field(default=None, ge=2)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CausalOptions:
+        files = self.train is not None or self.validation is not None
+        if files == (self.dataset is not None):
+            raise ValueError("give exactly one of: train and validation files, dataset")
+        if files and (self.train is None or self.validation is None):
+            raise ValueError("files need both train and validation")
+        return self
+
+
+class CausalLanguageModelling:
+    """Next-token prediction with cross-entropy loss and perplexity."""
+
+    Options = CausalOptions
+    name = "causal-lm"
+    metric = Metric("perplexity", "lower")
+
+    def __init__(self, options: CausalOptions) -> None:
+        self.options = options
+        self._tokenizer: Any = None
+        self._sequences: dict[Split, Tensor] = {}
+
+    def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
+        """Load the model with its language-modelling head; nothing is drawn.
+
+        Raises:
+            InputError: If the model cannot be found or lacks weights.
+        """
+        module, missing = load_pretrained(model, "AutoModelForCausalLM")
+        if missing:
+            raise InputError(
+                f"model.name {model.name!r} is no causal language model:"
+                f" it lacks {sorted(missing)[:3]}"
+            )
+        module.config.use_cache = False
+        return LoadedModel(module, load_tokenizer(model))
+
+    def prepare(self, tokenizer: Any) -> None:
+        """Read, encode and pack the training and validation text.
+
+        Raises:
+            InputError: If a file or column is missing, or the text is shorter than a sequence.
+        """
+        self._tokenizer = tokenizer
+        self._sequences.clear()
+        for split in ("train", "validation"):
+            self._packed(split)
+
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Yield one pass over a split: shuffled by the generator, in text order without one."""
+        sequences = self._packed(split)
+        count = len(sequences)
+        order = (
+            torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+        )
+        for chosen in torch.split(order, batch_size):
+            tokens = sequences[chosen]
+            yield {
+                "input_ids": tokens,
+                "attention_mask": torch.ones_like(tokens),
+                "labels": tokens,
+            }
+
+    def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
+        """Score a batch.
+
+        Args:
+            logits: Logits (sequences × tokens × vocabulary).
+            batch: The batch, with ``labels`` (sequences × tokens).
+        """
+        targets = batch["labels"][:, 1:]
+        losses = nn.functional.cross_entropy(
+            logits[:, :-1].transpose(1, 2), targets, reduction="none"
+        ).mean(dim=1)
+        return Scores(losses, losses.detach(), torch.full_like(losses, targets.shape[1]).detach())
+
+    def summarise(self, scores: Scores) -> tuple[float, float]:
+        """Return perplexity and its standard error, exp(loss)·SE(loss) by the delta method."""
+        mean, error = weighted_mean(scores.metrics, scores.weights)
+        perplexity = torch.tensor(mean, dtype=torch.float64).exp().item()
+        return perplexity, perplexity * error
+
+    def _packed(self, split: Split) -> Tensor:
+        if split not in self._sequences:
+            options = self.options
+            limit = options.train_tokens if split == "train" else options.validation_tokens
+            tokens = self._tokens(self._lines(split), limit)
+            count = len(tokens) // options.length
+            if count < 1:
+                raise InputError(
+                    f"the {split} text has {len(tokens)} tokens, fewer than task.length"
+                    f" {options.length}"
+                )
+            packed = torch.tensor(tokens[: count * options.length])
+            self._sequences[split] = packed.view(count, options.length)
+        return self._sequences[split]
+
+    def _tokens(self, lines: Iterable[str], limit: int | None) -> list[int]:
+        tokens: list[int] = []
+        for chunk in _chunks(lines):
+            tokens += self._tokenizer(chunk, add_special_tokens=False, verbose=False)["input_ids"]
+            if limit is not None and len(tokens) >= limit:
+                return tokens[:limit]
+        return tokens
+
+    def _lines(self, split: Split) -> Iterable[str]:
+        options = self.options
+        if options.dataset is not None:
+            table = read_dataset(options.dataset, split)
+            if options.text not in table.column_names:
+                raise InputError(
+                    f"task.dataset {options.dataset.name!r} has no column {options.text!r};"
+                    f" its columns: {table.column_names}"
+                )
+            return (f"{row[options.text]}\n" for row in table)
+        path = {"train": options.train, "validation": options.validation, "test": options.test}[
+            split
+        ]
+        if path is None:
+            raise InputError(f"task.{split} is not given, so there is no {split} split")
+        return read_lines(path)
+
+
+def _chunks(lines: Iterable[str]) -> Iterator[str]:
+    held: list[str] = []
+    size = 0
+    for line in lines:
+        held.append(line)
+        size += len(line)
+        if size >= _CHARACTERS_AT_ONCE:
+            yield "".join(held)
+            held, size = [], 0
+    if held:
+        yield "".join(held)

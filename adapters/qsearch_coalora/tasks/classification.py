@@ -1,0 +1,241 @@
+"""Sequence classification: texts or pairs of texts, each with one label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from qsearch.errors import InputError
+from qsearch.evaluation import Metric
+from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
+from qsearch_coalora.discovery import backbone
+from qsearch_coalora.models import load_pretrained, load_tokenizer
+from qsearch_coalora.tasks.batching import encode, length_grouped, pad
+from qsearch_coalora.tasks.data import HubDataset, read_dataset, read_table, select_columns
+from qsearch_coalora.tasks.docstrings import DocstringSource, collect_docstrings
+
+_SUBSET_SEED = 0
+
+
+class ClassificationOptions(BaseModel):
+    """Where the texts are: files, a hub data set, or docstrings; exactly one of these.
+
+    Args:
+        train: File to train on (CSV, TSV, JSONL or Parquet).
+        validation: File to evaluate on.
+        test: File of the test split.
+        dataset: A data set of the ``datasets`` library.
+        docstrings: Docstrings of installed packages.
+        text: Column of the text, or the two columns of a pair.
+        label: Column of the label.
+        max_length: Tokens after which a text is cut.
+        train_examples: Bound on the training examples (a fixed random subset).
+        validation_examples: The same for each evaluation split.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    train: Path | None = None
+    validation: Path | None = None
+    test: Path | None = None
+    dataset: HubDataset | None = None
+    docstrings: DocstringSource | None = None
+    text: str | tuple[str, str] = "text"
+    label: str = "label"
+    max_length: int = Field(default=128, ge=2)
+    train_examples: int | None = Field(default=None, ge=1)
+    validation_examples: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ClassificationOptions:
+        files = self.train is not None or self.validation is not None
+        if files + (self.dataset is not None) + (self.docstrings is not None) != 1:
+            raise ValueError("give exactly one of: train and validation files, dataset, docstrings")
+        if files and (self.train is None or self.validation is None):
+            raise ValueError("files need both train and validation")
+        return self
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that hold text."""
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Examples as read.
+
+    Args:
+        texts: One or two texts an example.
+        labels: One label an example.
+    """
+
+    texts: tuple[tuple[str, ...], ...]
+    labels: tuple[str, ...]
+
+    def subset(self, count: int | None) -> LabelledTexts:
+        """Return a fixed random subset of at most ``count`` examples, in the original order."""
+        if count is None or count >= len(self.labels):
+            return self
+        chosen = np.random.default_rng(_SUBSET_SEED).permutation(len(self.labels))[:count]
+        chosen.sort()
+        return LabelledTexts(
+            tuple(self.texts[index] for index in chosen),
+            tuple(self.labels[index] for index in chosen),
+        )
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    inputs: Sequence[Mapping[str, Tensor]]
+    labels: Tensor
+
+
+class Classification:
+    """Sequence classification with cross-entropy loss and accuracy."""
+
+    Options = ClassificationOptions
+    name = "classification"
+    metric = Metric("accuracy", "higher")
+
+    def __init__(self, options: ClassificationOptions) -> None:
+        self.options = options
+        self._texts: dict[Split, LabelledTexts] = {}
+        self._encoded: dict[Split, _Encoded] = {}
+        self._tokenizer: Any = None
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the training data, in order; reading them reads that data."""
+        found = set(self._read("train").labels)
+        if len(found) < 2:
+            raise InputError(f"the training data has one label only: {sorted(found)}")
+        numeric = all(label.lstrip("-").isdigit() for label in found)
+        return tuple(sorted(found, key=int) if numeric else sorted(found))
+
+    def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
+        """Load the model with a classification head; a new head is drawn from the seed.
+
+        Raises:
+            InputError: If the model cannot be found, or the data cannot be read.
+        """
+        tokenizer = load_tokenizer(model)
+        names = dict(enumerate(self.labels))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module, missing = load_pretrained(
+                model,
+                "AutoModelForSequenceClassification",
+                num_labels=len(names),
+                id2label=names,
+                label2id={label: index for index, label in names.items()},
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        return LoadedModel(module, tokenizer, _head(module, missing))
+
+    def prepare(self, tokenizer: Any) -> None:
+        """Read and encode the training and validation data.
+
+        Raises:
+            InputError: If a file or column is missing, or validation has a new label.
+        """
+        self._tokenizer = tokenizer
+        self._encoded.clear()
+        for split in ("train", "validation"):
+            self._encode(split)
+
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Yield one pass over a split: shuffled by the generator, by length without one.
+
+        Batches hold examples of similar length, each padded to the batch's longest.
+        """
+        encoded = self._encode(split)
+        lengths = [len(example["input_ids"]) for example in encoded.inputs]
+        for chosen in length_grouped(lengths, batch_size, generator):
+            inputs = pad([encoded.inputs[index] for index in chosen], self._tokenizer.pad_token_id)
+            yield {**inputs, "labels": encoded.labels[chosen]}
+
+    def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
+        """Score a batch.
+
+        Args:
+            logits: Logits (n × labels).
+            batch: The batch, with ``labels`` (n).
+        """
+        labels = batch["labels"]
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        hits = (logits.argmax(-1) == labels).float()
+        return Scores(losses, hits, torch.ones_like(hits))
+
+    def summarise(self, scores: Scores) -> tuple[float, float]:
+        """Return accuracy and its binomial standard error."""
+        accuracy = scores.metrics.double().mean().item()
+        return accuracy, (accuracy * (1 - accuracy) / len(scores.metrics)) ** 0.5
+
+    def _encode(self, split: Split) -> _Encoded:
+        if split not in self._encoded:
+            data = self._read(split)
+            known = {label: index for index, label in enumerate(self.labels)}
+            unknown = sorted(set(data.labels) - set(known))
+            if unknown:
+                raise InputError(
+                    f"the {split} data has labels {unknown[:5]} that the training data lacks;"
+                    f" training has {list(known)[:20]}"
+                )
+            self._encoded[split] = _Encoded(
+                encode(self._tokenizer, data.texts, self.options.max_length),
+                torch.tensor([known[label] for label in data.labels]),
+            )
+        return self._encoded[split]
+
+    def _read(self, split: Split) -> LabelledTexts:
+        if split not in self._texts:
+            options = self.options
+            limit = options.train_examples if split == "train" else options.validation_examples
+            self._texts[split] = self._read_all(split).subset(limit)
+        return self._texts[split]
+
+    def _read_all(self, split: Split) -> LabelledTexts:
+        options = self.options
+        if options.docstrings is not None:
+            pairs = collect_docstrings(options.docstrings, split)
+            return LabelledTexts(
+                tuple((text,) for text, _ in pairs), tuple(label for _, label in pairs)
+            )
+        if options.dataset is not None:
+            table = read_dataset(options.dataset, split).to_pandas()
+            where = f"task.dataset {options.dataset.name!r}"
+        else:
+            path = {"train": options.train, "validation": options.validation, "test": options.test}[
+                split
+            ]
+            if path is None:
+                raise InputError(f"task.{split} is not given, so there is no {split} split")
+            table, where = read_table(path), f"data file {path}"
+        kept = select_columns(table, (*options.text_columns, options.label), where)
+        texts = zip(*(kept[column].astype(str) for column in options.text_columns), strict=True)
+        return LabelledTexts(tuple(texts), tuple(kept[options.label].astype(str)))
+
+
+def _head(module: nn.Module, missing: set[str]) -> tuple[str, ...]:
+    """Return modules outside the headless model, and those drawn anew inside it."""
+    prefix, _ = backbone(module)
+    outside = [
+        name
+        for name, child in module.named_children()
+        if name != prefix and any(True for _ in child.parameters())
+    ]
+    anew = sorted(
+        {name.rpartition(".")[0] for name in missing if prefix and name.startswith(f"{prefix}.")}
+    )
+    return (*outside, *anew)

@@ -1,0 +1,121 @@
+"""Reading users' data: table files, text files and hub data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from qsearch.errors import InputError
+from qsearch.plugins import Split
+
+_READERS = {
+    ".csv": lambda path: pd.read_csv(path),
+    # Sentences hold lone quotation marks, which are not quoting in tab-separated files.
+    ".tsv": lambda path: pd.read_csv(path, sep="\t", quoting=3),
+    ".jsonl": lambda path: pd.read_json(path, lines=True),
+    ".parquet": lambda path: pd.read_parquet(path),
+}
+
+
+class HubDataset(BaseModel):
+    """A data set of the ``datasets`` library.
+
+    Args:
+        name: Hub name, or a folder.
+        config: Its configuration, such as ``sst2`` of ``nyu-mll/glue``.
+        train: Name of the split to train on.
+        validation: Name of the split to evaluate on.
+        test: Name of the test split, if there is one with labels.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    config: str | None = None
+    train: str = "train"
+    validation: str = "validation"
+    test: str | None = None
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV, TSV, JSONL or Parquet file.
+
+    Raises:
+        InputError: If the file is missing, of another kind, or cannot be read.
+    """
+    require_file(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"data file {path} must end in one of {sorted(_READERS)}")
+    try:
+        table: pd.DataFrame = reader(path)
+    except (ValueError, OSError) as error:
+        raise InputError(f"data file {path} cannot be read: {error}") from error
+    return table
+
+
+def read_dataset(source: HubDataset, split: Split) -> Any:
+    """Load one split of a hub data set, as a ``datasets.Dataset``.
+
+    Raises:
+        InputError: If the library is missing, or the data set or split cannot be had.
+    """
+    name = {"train": source.train, "validation": source.validation, "test": source.test}[split]
+    if name is None:
+        raise InputError(f"task.dataset {source.name!r}: no {split} split is named")
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            "datasets is not installed; install the extra: pip install 'qsearch[llm]'"
+        ) from error
+    try:
+        return datasets.load_dataset(source.name, source.config, split=name)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"task.dataset {source.name!r}, split {name!r} cannot be loaded: {reason}"
+        ) from error
+
+
+def select_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> pd.DataFrame:
+    """Return some columns of a table, without rows that lack a value.
+
+    Raises:
+        InputError: If a column is missing; the message names those that exist.
+    """
+    for column in columns:
+        if column not in table.columns:
+            raise InputError(f"{where} has no column {column!r}; its columns: {list(table)}")
+    kept = table[list(columns)].dropna()
+    if kept.empty:
+        raise InputError(f"{where} has no rows with values in {list(columns)}")
+    return kept
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file, line ends included.
+
+    Raises:
+        InputError: If the file is missing or is not UTF-8.
+    """
+    require_file(path)
+    try:
+        with path.open(encoding="utf-8") as stream:
+            yield from stream
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data file {path} cannot be read: {error}") from error
+
+
+def require_file(path: Path) -> None:
+    """Check that a data file exists.
+
+    Raises:
+        InputError: If it does not.
+    """
+    if not path.is_file():
+        raise InputError(f"data file {path} does not exist")

@@ -1,0 +1,160 @@
+"""A text set that every machine has: docstrings of installed packages, labelled by package."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from qsearch.errors import InputError
+from qsearch.plugins import Split
+
+_SKIPPED_FOLDERS = {"tests", "test", "testing", "_vendor", "vendored"}
+_SECTION = re.compile(
+    r"^\s*(?:[-=~^]{3,}\s*$|>>>|\.\. |:param|:return|@|"
+    r"(?:args|arguments|parameters|returns?|yields?|raises|examples?|notes?|references|see also|"
+    r"attributes|warnings?)\s*:?\s*$)",
+    re.IGNORECASE,
+)
+_ROLE = re.compile(r":[\w:]+:`~?([^`<]*)[^`]*`")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+
+
+class DocstringSource(BaseModel):
+    """Docstrings of installed packages as labelled texts.
+
+    A text is the description at the head of a public class's or function's docstring, its label
+    is the package. Source files are parsed, never imported. Files, not texts, are dealt to the
+    splits, and every class has equally many texts in a split.
+
+    Args:
+        packages: Top-level packages, two or more; their names are the labels.
+        train_texts: Training texts of each package.
+        validation_texts: Validation texts of each package, and as many for the test split.
+        min_words: Words that a text must have.
+        max_words: Words after which a text is cut.
+        seed: Deals files to the splits and draws texts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    packages: tuple[str, ...] = Field(min_length=2)
+    train_texts: int = Field(default=500, ge=1)
+    validation_texts: int = Field(default=64, ge=1)
+    min_words: int = Field(default=5, ge=1)
+    max_words: int = Field(default=40, ge=1)
+    seed: int = 0
+
+
+@lru_cache(maxsize=4)
+def _collect(source: DocstringSource) -> dict[Split, tuple[tuple[str, str], ...]]:
+    hidden = _hidden_words(source.packages)
+    seen: set[str] = set()
+    collected: dict[Split, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
+    for package in source.packages:
+        wanted: dict[Split, int] = {
+            "train": source.train_texts,
+            "validation": source.validation_texts,
+            "test": source.validation_texts,
+        }
+        for path, inside in _source_files(package, source.seed):
+            split = _split_of(f"{package}/{inside}", source.seed)
+            if not wanted[split]:
+                if not any(wanted.values()):
+                    break
+                continue
+            for text in _texts(path, hidden, source):
+                if wanted[split] and text.casefold() not in seen:
+                    seen.add(text.casefold())
+                    collected[split].append((text, package))
+                    wanted[split] -= 1
+        short = {split: count for split, count in wanted.items() if count}
+        if short:
+            raise InputError(
+                f"task.docstrings: package {package!r} lacks texts ({short} more wanted);"
+                " ask for fewer, or choose another package"
+            )
+    return {split: tuple(pairs) for split, pairs in collected.items()}
+
+
+def collect_docstrings(source: DocstringSource, split: Split) -> tuple[tuple[str, str], ...]:
+    """Return (text, package) pairs of a split; always the same for the same installed packages.
+
+    Raises:
+        InputError: If a package is not installed or has too few texts.
+    """
+    return _collect(source)[split]
+
+
+def _source_files(package: str, seed: int) -> Iterator[tuple[Path, str]]:
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        raise InputError(f"task.docstrings.packages: package {package!r} is not installed")
+    root = Path(found.submodule_search_locations[0])
+    inside = [
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if not _SKIPPED_FOLDERS & set(path.relative_to(root).parts)
+    ]
+    for name in sorted(inside, key=lambda name: _digest(f"{seed}:order:{package}/{name}")):
+        yield root / name, name
+
+
+def _split_of(name: str, seed: int) -> Split:
+    position = int(_digest(f"{seed}:split:{name}")[:8], 16) / 16**8
+    return "train" if position < 0.7 else "validation" if position < 0.85 else "test"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hidden_words(packages: Sequence[str]) -> re.Pattern[str]:
+    """Return a pattern of the packages' names, which would give labels away."""
+    distributions = metadata.packages_distributions()
+    names = {name for package in packages for name in (package, *distributions.get(package, ()))}
+    alternatives = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.compile(rf"(?:{alternatives})(?:\.\w+)*", re.IGNORECASE)
+
+
+def _texts(path: Path, hidden: re.Pattern[str], source: DocstringSource) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError, OSError):
+        return
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        docstring = None if node.name.startswith("_") else ast.get_docstring(node)
+        if docstring:
+            words = hidden.sub(" ", plain_description(docstring)).split()
+            text = " ".join(words[: source.max_words])
+            if len(_WORD.findall(text)) >= source.min_words:
+                yield text
+
+
+def plain_description(docstring: str) -> str:
+    """Return the description at a docstring's head as plain text on one line.
+
+    It ends before the first section, directive, field or example; markup is removed.
+    """
+    lines: list[str] = []
+    for line in docstring.splitlines():
+        if _SECTION.match(line):
+            underlined = re.match(r"^\s*[-=~^]{3,}\s*$", line)
+            if underlined and lines:
+                lines.pop()  # the title that the underline belongs to
+            break
+        lines.append(line)
+    text = _ROLE.sub(r"\1", " ".join(lines))
+    return " ".join(re.sub(r"[`*|]+", "", text).split())

@@ -1,0 +1,45 @@
+"""Checks that every quantizer here makes of its options and weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationInfo
+from torch import Tensor
+
+from qsearch.errors import InputError
+
+
+def in_order(cls: type[Any], values: Any, info: ValidationInfo) -> Any:
+    """Return a knob's values in the order of the field's default; a pydantic field validator.
+
+    Raises:
+        ValueError: If there is no value, or a value occurs twice.
+    """
+    if not isinstance(values, tuple):
+        return values
+    if not values:
+        raise ValueError("give at least one value")
+    if len(set(values)) != len(values):
+        raise ValueError(f"values must be distinct, not {list(values)}")
+    assert info.field_name is not None
+    order = list(cls.model_fields[info.field_name].default)
+    return tuple(sorted(values, key=order.index))
+
+
+def check_weight(weight: Tensor) -> None:
+    """Check that a tensor can be quantized.
+
+    Raises:
+        InputError: If it is no floating-point matrix with elements, or holds NaN or infinity.
+    """
+    if weight.ndim != 2 or weight.numel() == 0 or not weight.is_floating_point():
+        raise InputError(
+            f"weight of shape {tuple(weight.shape)} and type {weight.dtype} cannot be quantized;"
+            " it must be a floating-point matrix (output features × input features)"
+        )
+    # min and max carry NaN and infinity through, and need no temporary of the weight's size
+    if not all(bool(extreme.isfinite()) for extreme in weight.detach().aminmax()):
+        raise InputError(
+            f"weight of shape {tuple(weight.shape)} holds NaN or infinity; it must be finite"
+        )

@@ -1,0 +1,128 @@
+"""Normal-float levels, and exact nearest-level coding at memory speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+
+QUANTILE_OFFSET = 0.9677083
+"""Outermost quantile of the normal distribution, as in QLoRA (arXiv:2305.14314)."""
+
+CELLS = 2048
+"""Cells of the lookup over [-1, 1]; finer than the least gap of the 8-bit levels."""
+
+CHUNK = 1 << 18
+"""Weights processed at a time on the CPU: temporaries stay in cache and memory stays flat."""
+
+
+@dataclass(frozen=True)
+class LevelTable:
+    """Sorted levels in [-1, 1] and the lookup that finds the nearest one.
+
+    The interval is cut into cells, none of which holds two midpoints between levels. A value's
+    code is then the number of midpoints in the cells below its own, plus one if it exceeds the
+    midpoint in its own cell. That is exact, because the cell is a monotone function of the
+    value, and costs two lookups whatever the number of levels (a bisection mispredicts a
+    branch per bit).
+
+    Args:
+        levels: Levels in increasing order (2^bits), float32.
+        pairs: Levels of two neighbouring codes, by ``first code + 256 × second code``, each
+            pair one 8-byte element, so that decoding needs half the lookups.
+        midpoint: Midpoint that lies in each cell, or infinity (cells + 1).
+        below: Number of midpoints below each cell (cells + 1), uint8.
+    """
+
+    levels: Tensor
+    pairs: Tensor
+    midpoint: Tensor
+    below: Tensor
+
+
+def normal_float_levels(bits: int) -> Tensor:
+    """Return the normal-float levels, in increasing order.
+
+    Quantiles of the normal distribution at equal steps from :data:`QUANTILE_OFFSET` to ½:
+    2^(bits-1) positive ones, 2^(bits-1)-1 negative ones and zero, divided by the greatest, so
+    that -1, 0 and 1 are levels (QLoRA, arXiv:2305.14314). With 4 bits this is bitsandbytes'
+    NF4 table.
+
+    Args:
+        bits: 2 or more.
+
+    Returns:
+        Levels (2^bits), float32.
+    """
+    half = 2 ** (bits - 1)
+
+    def quantiles(count: int) -> Tensor:
+        # float32 steps, as in the published table: other roundings move levels by 1e-7
+        steps = torch.linspace(QUANTILE_OFFSET, 0.5, count + 1)[:-1]
+        return torch.as_tensor(ndtri(steps.numpy())).double()
+
+    values = torch.cat([quantiles(half), torch.zeros(1, dtype=torch.float64), -quantiles(half - 1)])
+    return (values.sort().values / values.max()).float()
+
+
+@lru_cache(maxsize=16)
+def level_table(bits: int, device: torch.device) -> LevelTable:
+    """Return the normal-float levels of 2 to 8 bits with their lookups, on a device."""
+    levels = normal_float_levels(bits)
+    midpoints = (levels[1:] + levels[:-1]) / 2
+    cells = _cell(midpoints)
+    assert bool((cells.diff() > 0).all()), "a cell holds two midpoints"
+    midpoint = torch.full((CELLS + 1,), torch.inf)
+    midpoint[cells.long()] = midpoints
+    every_cell = torch.arange(CELLS + 1, dtype=torch.int32)
+    below = torch.searchsorted(cells, every_cell).to(torch.uint8)
+    pairs = torch.zeros(256 * (levels.numel() - 1) + levels.numel(), 2)
+    first, second = torch.meshgrid(*[torch.arange(levels.numel())] * 2, indexing="ij")
+    pairs[first + 256 * second] = torch.stack([levels[first], levels[second]], dim=-1)
+    return LevelTable(
+        levels.to(device),
+        pairs.view(torch.float64).flatten().to(device),
+        midpoint.to(device),
+        below.to(device),
+    )
+
+
+def encode(values: Tensor, table: LevelTable) -> Tensor:
+    """Return the code of the nearest level of each value; a tie takes the lower level.
+
+    Args:
+        values: Contiguous float32 values of any shape, in [-1, 1].
+        table: The levels.
+
+    Returns:
+        Codes of the same shape, uint8.
+    """
+    cell = _cell(values.reshape(-1))
+    above = values.reshape(-1) > table.midpoint.index_select(0, cell)
+    return table.below.index_select(0, cell).add_(above).view(values.shape)
+
+
+def decode(codes: Tensor, table: LevelTable) -> Tensor:
+    """Return the level of each code.
+
+    Args:
+        codes: Contiguous codes, uint8, an even number of them.
+        table: The levels.
+
+    Returns:
+        Levels of the same shape, float32.
+    """
+    index = codes.view(-1).view(torch.uint16).to(torch.int32)
+    return table.pairs.index_select(0, index).view(torch.float32).view(codes.shape)
+
+
+def chunk_of(blocks: int, block_size: int, device: torch.device) -> int:
+    """Return how many blocks to process at a time: a cache's worth on a CPU, else all."""
+    return max(1, CHUNK // block_size) if device.type == "cpu" else max(1, blocks)
+
+
+def _cell(values: Tensor) -> Tensor:
+    return values.add(1).mul_(CELLS / 2).to(torch.int32)

@@ -1,0 +1,78 @@
+"""From a study's data to its living parts: quantizer, task, trainer and space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qsearch.errors import InputError
+from qsearch.plugins import Group, Quantizer, Task, Trainer, load_plugin
+from qsearch.space import Space
+from qsearch.spec import PluginSpec, StudySpec, validate
+
+_RESERVED_METRICS = ("loss", "average_bits", "seconds")
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of one study.
+
+    Args:
+        spec: The study.
+        quantizer: Its quantizer.
+        task: Its task.
+        trainer: Its trainer, without model or data loaded yet.
+        space: The space of its configurations.
+    """
+
+    spec: StudySpec
+    quantizer: Quantizer
+    task: Task
+    trainer: Trainer
+    space: Space
+
+
+def assemble(spec: StudySpec, where: str = "study") -> Assembly:
+    """Build a study's parts from installed plugins.
+
+    Args:
+        spec: The study.
+        where: The file it comes from, for error messages.
+
+    Raises:
+        InputError: If a plugin is unknown, refuses its options, or the model has no layer.
+    """
+    quantizer_type, quantizer_options = _plugin("quantizers", spec.quantizer, where)
+    task_type, task_options = _plugin("tasks", spec.task, where)
+    trainer_type, trainer_options = _plugin("trainers", spec.trainer, where)
+    quantizer: Quantizer = quantizer_type(quantizer_options)
+    task: Task = task_type(task_options)
+    if task.metric.name in _RESERVED_METRICS:
+        raise InputError(
+            f"task {spec.task.name!r}: a metric may not be called {task.metric.name!r}"
+        )
+    trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
+    choices = quantizer.choices()
+    space = Space(
+        layers=tuple(trainer.layers()),
+        choices=choices,
+        storage_bits=tuple(quantizer.storage_bits(c) for c in choices.layer_configurations),
+        fused_roles=spec.space.fused_roles,
+    )
+    least, greatest = space.average_bits_range
+    low, high = spec.search.average_bits
+    if low >= greatest or high <= least:
+        raise InputError(
+            f"{where}: search.average_bits: [{low:g}, {high:g}] lies outside what quantizer"
+            f" {spec.quantizer.name!r} can store: [{least:.4g}, {greatest:.4g}]"
+        )
+    return Assembly(spec, quantizer, task, trainer, space)
+
+
+def _plugin(group: Group, section: PluginSpec, where: str) -> tuple[Any, Any]:
+    prefix = group[:-1]
+    try:
+        plugin = load_plugin(group, section.name)
+    except InputError as error:
+        raise InputError(f"{where}: {prefix}.name: {error}") from error
+    return plugin, validate(plugin.Options, section.options, where, prefix)

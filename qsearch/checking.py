@@ -1,0 +1,73 @@
+"""What a study will need, told before it runs."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from qsearch.assembly import assemble
+from qsearch.spec import StudySpec
+
+
+def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
+    """Validate a study and estimate its needs.
+
+    Args:
+        spec: The study.
+        where: The file it comes from, for error messages.
+
+    Returns:
+        Lines of (what, value) for the user.
+
+    Raises:
+        InputError: If the study cannot be assembled.
+    """
+    parts = assemble(spec, where)
+    space, search = parts.space, spec.search
+    needs = parts.trainer.requirements()
+    roles = sorted({layer.role for layer in space.layers})
+    quantized = sum(layer.parameters for layer in space.layers)
+    least, greatest = space.average_bits_range
+    # The set is re-evaluated each round; it seldom outgrows the initial one by much.
+    evaluations = search.rounds * (search.initial + search.candidates)
+    flops = (
+        needs.training_flops[0]
+        + (search.rounds - 1) * needs.training_flops[1]
+        + evaluations * needs.evaluation_flops
+    )
+    lines = [
+        ("study", spec.name),
+        ("model", f"{spec.model.name}, {needs.parameters / 1e6:.1f} M parameters"),
+        (
+            "layers",
+            f"{len(space.layers)} quantizable, {quantized / 1e6:.1f} M weights,"
+            f" roles {', '.join(roles)}",
+        ),
+        (
+            "space",
+            f"{space.variables} variables in {len(space.groups)} groups,"
+            f" 10^{len(space.groups) * math.log10(space.choices.size):.0f} configurations,"
+            f" {least:.4g} to {greatest:.4g} average bits",
+        ),
+        ("rounds", f"{search.rounds}, about {evaluations} evaluations"),
+        ("memory", f"about {needs.memory_bytes / 2**30:.1f} GiB"),
+    ]
+    if flops:
+        hours = flops / _flops_per_second() / 3600
+        duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+        lines.append(("time", f"about {duration} on this machine's CPU"))
+    lines += [("note", note) for note in needs.notes]
+    return lines
+
+
+def _flops_per_second(size: int = 768, repeats: int = 8) -> float:
+    """Measure this machine's float32 matrix product, a third of which training reaches."""
+    matrix = torch.ones(size, size)
+    best = math.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 3

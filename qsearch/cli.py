@@ -1,0 +1,237 @@
+"""The command line. Heavy imports happen in the commands that need them, so all start fast."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from qsearch.errors import InputError, QsearchError
+
+app = typer.Typer(
+    help="Search quantization configurations; train one adapter for all of them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyFile = Annotated[Path, typer.Argument(help="A study YAML.", metavar="STUDY.yaml")]
+StudyDirectory = Annotated[Path, typer.Argument(help="A study's directory.", metavar="DIR")]
+Budget = Annotated[float, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field: section.field=value.", metavar="FIELD=VALUE"),
+]
+
+
+@app.command()
+def init(
+    template: Annotated[str, typer.Argument(help="Name of a ready study.")] = "quickstart",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; TEMPLATE.yaml if omitted.")
+    ] = None,
+) -> None:
+    """Write a study YAML to start from."""
+    from qsearch.templates import read_template
+
+    text = read_template(template)
+    target = out or Path(f"{template}.yaml")
+    try:
+        with target.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError as error:
+        raise InputError(f"{target} exists; give another file by --out") from error
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
+    _print(f"wrote {target}; next: qsearch check {target}")
+
+
+@app.command()
+def check(study: StudyFile, set_: Assignments = None) -> None:
+    """Validate a study; say its layers, space size, and estimated memory and time."""
+    from qsearch.checking import check_study
+    from qsearch.spec import load_spec
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in check_study(load_spec(study, set_ or ()), str(study)):
+        table.add_row(name, value)
+    Console().print(table, highlight=False, markup=False)
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    out: Annotated[Path, typer.Option(help="The study's directory.", metavar="DIR")],
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL; a file in DIR if omitted.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that evaluate.", min=1)] = 1,
+    set_: Assignments = None,
+) -> None:
+    """Run a study, or resume it where it stopped."""
+    if workers > 1:
+        raise InputError(f"--workers {workers}: this version evaluates in one process; use 1")
+    from qsearch.progress import StudyProgress
+    from qsearch.spec import load_spec
+
+    spec = load_spec(study, set_ or ())
+    console = Console()
+    try:
+        with StudyProgress(console) as progress:
+            from qsearch.study import run_study
+
+            record = run_study(spec, out, storage, progress)
+    except KeyboardInterrupt:
+        raise typer.Exit(_fail("interrupted; the same command resumes", 130)) from None
+    console.print(_report_function("summary")(record))
+    path = _report_function("page")([out], out / "report.html")
+    _print(f"report: {path}")
+
+
+@app.command()
+def status(directory: StudyDirectory) -> None:
+    """Say how far a study is: rounds, evaluations, front, hypervolume, what is running."""
+    from qsearch.events import last_event
+    from qsearch.lock import lock_owner
+    from qsearch.records import read_study
+
+    record = read_study(directory)
+    owner = lock_owner(directory)
+    latest = record.latest
+    failed = int((record.trials["status"] == "failed").sum())
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("study", record.name)
+    table.add_row("rounds finished", str(len(record.rounds)))
+    table.add_row("evaluations", f"{len(record.trials) - failed} completed, {failed} failed")
+    table.add_row("configurations", str(record.trials["trial"].nunique()))
+    table.add_row("on the front", str(int(latest["on_front"].sum())))
+    history = ", ".join(f"{entry.hypervolume:.4f}" for entry in record.rounds) or "none yet"
+    table.add_row("hypervolume by round", history)
+    if record.reference_point:
+        loss, bits = record.reference_point
+        table.add_row("reference point", f"loss {loss:.4f}, average bits {bits:.4f}")
+    event = last_event(directory / "log.jsonl")
+    table.add_row("last event", f"{event['event']} at {event['time']}" if event else "none")
+    running = "no"
+    if owner is not None:
+        running = (
+            f"process {owner.get('process')} on {owner.get('host')} since {owner.get('since')}"
+        )
+    table.add_row("running", running)
+    Console().print(table, highlight=False, markup=False)
+
+
+@app.command()
+def report(
+    directories: Annotated[list[Path], typer.Argument(help="Study directories.", metavar="DIR...")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; DIR/report.html if omitted.")
+    ] = None,
+) -> None:
+    """Write the interactive report of one study, or of several side by side."""
+    target = out or directories[0] / "report.html"
+    try:
+        path = _report_function("page")(directories, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
+    _print(f"report: {path}")
+
+
+@app.command()
+def pick(
+    directory: StudyDirectory,
+    bits: Budget,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the best configuration at or under a budget of average bits."""
+    from qsearch.records import best_under, read_study, row_configuration
+
+    record = read_study(directory)
+    row = best_under(record, bits)
+    configuration = row_configuration(row)
+    figures: dict[str, Any] = {
+        "trial": int(row["trial"]),
+        "round": int(row["round"]),
+        "average_bits": float(row["average_bits"]),
+        "loss": float(row["loss"]),
+        "standard_error": float(row["standard_error"]),
+        "metric_name": record.metric.name,
+        "metric": float(row["metric"]),
+        "seen": bool(row["seen"]),
+    }
+    if json_:
+        layers = {name: dict(layer) for name, layer in configuration.items()}
+        _print(json.dumps({**figures, "configuration": layers}))
+        return
+    table = Table("layer", *record.choices.names)
+    for name, layer in configuration.items():
+        table.add_row(name, *(str(layer[knob]) for knob in record.choices.names))
+    console = Console()
+    console.print(table, highlight=False, markup=False)
+    _print(", ".join(f"{name} {value}" for name, value in figures.items()))
+
+
+@app.command()
+def export(
+    directory: StudyDirectory,
+    bits: Budget,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write.", metavar="OUT")],
+    format_: Annotated[str, typer.Option("--format", help="adapter or packed.")] = "adapter",
+) -> None:
+    """Write the best configuration at or under a budget in a form that can be deployed."""
+    from qsearch.exporting import export_configuration
+
+    row = export_configuration(directory, bits, to, format_)
+    _print(
+        f"wrote {to}: trial {int(row['trial'])}, {row['average_bits']:.4f} average bits,"
+        f" loss {row['loss']:.4f}"
+    )
+
+
+@app.command()
+def plugins() -> None:
+    """List installed quantizers, trainers and tasks, and the packages they come from."""
+    from qsearch.plugins import Group, installed_plugins
+
+    table = Table("kind", "name", "class", "from")
+    groups: tuple[Group, ...] = ("quantizers", "trainers", "tasks")
+    for group in groups:
+        for plugin in installed_plugins(group):
+            table.add_row(group[:-1], plugin.name, plugin.target, plugin.distribution)
+    Console().print(table, highlight=False, markup=False)
+
+
+def _report_function(name: str) -> Any:
+    from qsearch.plugins import load_plugin
+
+    return load_plugin("reports", name)
+
+
+def _print(text: str) -> None:
+    typer.echo(text)
+
+
+def main() -> None:
+    """Run the command line: 0 done, 2 bad input, 1 failure, 130 interrupted."""
+    # Shells start background jobs with interrupts ignored; a study must still stop cleanly.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        app()
+    except InputError as error:
+        sys.exit(_fail(str(error), 2))
+    except QsearchError as error:
+        sys.exit(_fail(str(error), 1))
+    except OSError as error:
+        sys.exit(_fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1))
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"qsearch: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,252 @@
+"""The study YAML: what a study is, as validated data."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qsearch.errors import InputError
+from qsearch.layers import FUSED_ROLES
+from qsearch.plugins import ModelSpec
+
+_MAX_BYTES = 1_000_000
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class PluginSpec(BaseModel):
+    """A plugin by name; all other fields are its own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(min_length=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plugin's options, not yet validated by it."""
+        return dict(self.model_extra or {})
+
+
+class SpaceSpec(BaseModel):
+    """How the space is built.
+
+    Args:
+        tied: ``fused`` ties the roles that inference engines fuse (query, key and value; gate
+            and up); a list of role lists ties those; ``none`` ties nothing.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tied: Literal["none", "fused"] | tuple[tuple[str, ...], ...] = "none"
+
+    @property
+    def fused_roles(self) -> tuple[tuple[str, ...], ...]:
+        """Sets of roles that are tied within a block."""
+        if self.tied == "none":
+            return ()
+        return FUSED_ROLES if self.tied == "fused" else tuple(self.tied)
+
+
+class SearchSpec(BaseModel):
+    """How long and where to search.
+
+    Args:
+        rounds: Rounds of train, evaluate, search, filter.
+        initial: Configurations of the first set.
+        candidates: New configurations that each round evaluates.
+        segments: Segments of the Pareto filter.
+        average_bits: Interval of average bits to search.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rounds: int = Field(default=3, ge=1)
+    initial: int = Field(default=24, ge=2)
+    candidates: int = Field(default=12, ge=0)
+    segments: int = Field(default=40, ge=1)
+    average_bits: tuple[float, float] = (2.25, 7.25)
+
+    @model_validator(mode="after")
+    def _interval(self) -> SearchSpec:
+        if not 0 < self.average_bits[0] < self.average_bits[1]:
+            raise ValueError("average_bits must be [low, high] with 0 < low < high")
+        return self
+
+
+class StudySpec(BaseModel):
+    """One study.
+
+    Args:
+        name: The study's name; also its experiment's name in the database.
+        seed: Seed of everything random in the study.
+        model: The model to quantize.
+        task: Task plugin and its options.
+        quantizer: Quantizer plugin and its options.
+        trainer: Trainer plugin and its options.
+        space: How the space is built.
+        search: How long and where to search.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=100)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    model: ModelSpec
+    task: PluginSpec
+    quantizer: PluginSpec
+    trainer: PluginSpec
+    space: SpaceSpec = SpaceSpec()
+    search: SearchSpec = SearchSpec()
+
+
+def load_spec(
+    path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> StudySpec:
+    """Read and validate a study YAML.
+
+    ``${NAME}`` and ``${NAME:-default}`` in strings are replaced from the environment. Strings
+    that start with ``./`` or ``../`` are paths relative to the study file.
+
+    Args:
+        path: The YAML file.
+        overrides: ``section.field=value`` assignments made before validation; the value is YAML.
+        environment: Variables; the process's own by default.
+
+    Raises:
+        InputError: If the file or an override cannot be used.
+    """
+    values = _read_yaml(path)
+    for override in overrides:
+        _override(values, override)
+    variables = os.environ if environment is None else environment
+    resolved = _resolve(values, path, variables, ())
+    return validate(StudySpec, resolved, str(path))
+
+
+def dump_spec(spec: StudySpec) -> str:
+    """Return the study as YAML text that :func:`load_spec` reads back to an equal study."""
+    text: str = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def differences(before: StudySpec, after: StudySpec) -> list[str]:
+    """Return one line for each field that differs, such as ``search.rounds: 2 → 3``."""
+
+    def flatten(value: Any, path: str) -> dict[str, Any]:
+        if isinstance(value, dict):
+            inner: dict[str, Any] = {}
+            for key, item in value.items():
+                inner.update(flatten(item, f"{path}.{key}" if path else str(key)))
+            return inner
+        return {path: value}
+
+    old = flatten(before.model_dump(mode="json"), "")
+    new = flatten(after.model_dump(mode="json"), "")
+    missing = "not given"
+    return [
+        f"{path}: {old.get(path, missing)!r} → {new.get(path, missing)!r}"
+        for path in sorted({*old, *new})
+        if old.get(path, missing) != new.get(path, missing)
+    ]
+
+
+def validate(model: type[_Model], values: Any, where: str, prefix: str = "") -> _Model:
+    """Validate values, turning pydantic's errors into one message for the user.
+
+    Args:
+        model: The pydantic model.
+        values: What to validate.
+        where: The file that the values come from.
+        prefix: Path of the values in that file, such as ``task``.
+
+    Raises:
+        InputError: Naming the file, and each wrong field with its value and what is allowed.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            steps = [str(step) for step in ([prefix] if prefix else []) + list(problem["loc"])]
+            field = ".".join(steps) or "the study"
+            message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "extra_forbidden":
+                allowed = ", ".join(_fields(model, problem["loc"][:-1]))
+                message = f"unknown field; allowed here: {allowed}"
+            given = problem["input"]
+            shown = "" if isinstance(given, dict | list) else f", not {given!r}"
+            shown = "" if problem["type"] in ("missing", "extra_forbidden") else shown
+            lines.append(f"{field}: {message}{shown}")
+        raise InputError(f"{where}: " + "; ".join(lines)) from error
+
+
+def _fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """Return the field names of the model at a path of fields."""
+    for step in path:
+        field = model.model_fields.get(str(step))
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return sorted(model.model_fields)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise InputError(f"{path}: a study YAML has at most {_MAX_BYTES} bytes")
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: a study is a mapping of sections, not {type(loaded).__name__}")
+    return loaded
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    target, separator, text = override.partition("=")
+    steps = target.split(".")
+    if not separator or not all(steps):
+        raise InputError(f"--set {override!r}: write section.field=value")
+    inner = values
+    for step in steps[:-1]:
+        inner = inner.setdefault(step, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {override!r}: {step!r} is not a section of the study")
+    try:
+        inner[steps[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override!r}: the value is not valid YAML") from error
+
+
+def _resolve(value: Any, path: Path, variables: Mapping[str, str], where: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {key: _resolve(v, path, variables, (*where, str(key))) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_resolve(item, path, variables, where) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = variables.get(name, default)
+        if found is None:
+            raise InputError(
+                f"{path}: {'.'.join(where)}: the environment variable {name} is not set;"
+                f" set it, or give the field by --set {'.'.join(where)}=VALUE"
+            )
+        return found
+
+    text = _VARIABLE.sub(replace, value)
+    if text.startswith(("./", "../")):
+        return str((path.parent / text).resolve())
+    return text

@@ -1,0 +1,211 @@
+"""Where a study lives: its directory, lock and state files, and Ax's SQL store."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ax.api.client import Client
+from ax.api.configs import StorageConfig
+from ax.exceptions.core import ObjectNotFoundError
+from ax.generation_strategy.generation_strategy import GenerationStrategy
+from ax.storage.sqa_store.db import (
+    create_all_tables,
+    get_engine,
+    init_engine_and_session_factory,
+)
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file
+from sqlalchemy.exc import SQLAlchemyError
+
+from qsearch.errors import InputError, QsearchError
+from qsearch.evaluation import TrainReport
+from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
+from qsearch.plugins import TrainerState
+from qsearch.records import RoundRecord, write_atomically, write_json
+from qsearch.space import Floats, Space
+
+STUDY_YAML = "study.yaml"
+DATABASE = "study.db"
+LOG = "log.jsonl"
+_QUANTIZATION_ERROR = "state/quantization_error.safetensors"
+
+
+def prepare_directory(directory: Path) -> None:
+    """Make a study directory and prove that it can be written.
+
+    Raises:
+        InputError: If it cannot be made or written.
+    """
+    try:
+        (directory / "state").mkdir(parents=True, exist_ok=True)
+        write_atomically(directory / ".writable", lambda path: path.write_text("yes"))
+        (directory / ".writable").unlink()
+    except OSError as error:
+        raise InputError(
+            f"{directory}: cannot be written: {error.strerror or error}; give another --out"
+        ) from error
+
+
+def open_client(
+    directory: Path,
+    url: str | None,
+    name: str,
+    space: Space,
+    node: QsearchNode,
+    metric: str,
+) -> tuple[Client, QsearchNode]:
+    """Load the study's Ax experiment, or make it.
+
+    Args:
+        directory: The study directory.
+        url: SQLAlchemy URL of the database; None keeps it in the directory.
+        name: Name of the experiment.
+        space: The space.
+        node: The generation node of a new experiment.
+        metric: Name of the task metric, which is tracked.
+
+    Returns:
+        The client and the node it generates with: the reloaded one, if there was one.
+
+    Raises:
+        InputError: If the database cannot be opened, or its experiment has another space.
+    """
+    # Ax reports each trial with all its parameters; qsearch has its own log.
+    logging.getLogger("ax").setLevel(logging.ERROR)
+    url = url or f"sqlite:///{(directory / DATABASE).resolve()}"
+    storage = StorageConfig(url=url, registry_bundle=registry_bundle())
+    try:
+        init_engine_and_session_factory(url=url, force_init=True)
+        create_all_tables(get_engine())
+        try:
+            client = Client.load_from_database(name, storage_config=storage)
+        except (ObjectNotFoundError, ValueError):
+            client = Client(storage_config=storage)
+            client.configure_experiment(name=name, parameters=ax_parameters(space))
+    except SQLAlchemyError as error:
+        raise InputError(f"--storage {url!r}: cannot be used: {error}") from error
+    except ImportError as error:
+        raise InputError(
+            f"--storage {url!r} needs a driver that is not installed ({error.name});"
+            " for PostgreSQL install qsearch[postgres]"
+        ) from error
+    # A process may have died between these steps, so each is checked for itself.
+    experiment = client._experiment  # Ax's client has no public way to read trials.
+    found = {key: set(p.values) for key, p in experiment.search_space.parameters.items()}
+    if found != {key: set(values) for key, values in space.parameter_values().items()}:
+        raise InputError(
+            f"{url}: the experiment {name!r} has another search space than this study;"
+            " give the study another name, or another database"
+        )
+    if experiment.optimization_config is None:
+        client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
+        client.configure_tracking_metrics([metric, "seconds"])
+    strategy = client._maybe_generation_strategy
+    if strategy is None:
+        client.set_generation_strategy(GenerationStrategy(name="qsearch", nodes=[node]))
+        return client, node
+    return client, strategy._nodes[0]
+
+
+def read_quantization_error(directory: Path) -> Floats | None:
+    """Return the saved quantization errors (layers × choices), if there are any."""
+    path = directory / _QUANTIZATION_ERROR
+    return load_arrays(path)["quantization_error"] if path.is_file() else None
+
+
+def write_quantization_error(directory: Path, values: Floats) -> None:
+    """Save quantization errors, since they are costly for large models."""
+    arrays = {"quantization_error": np.ascontiguousarray(values)}
+    write_atomically(directory / _QUANTIZATION_ERROR, lambda path: save_arrays(arrays, path))
+
+
+def adapter_path(directory: Path, round: int) -> Path:
+    """Return where the adapter of a round is saved."""
+    return directory / "state" / f"adapter-{round}.safetensors"
+
+
+def write_adapter(directory: Path, round: int, state: TrainerState, report: TrainReport) -> None:
+    """Save a round's trained adapter and its report in one file, so that both exist or neither."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.tensors.items()}
+    header = {
+        "state": json.dumps(dict(state.metadata)),
+        "report": json.dumps(
+            {
+                "steps": report.steps,
+                "seconds": report.seconds,
+                "losses": report.losses,
+                "details": dict(report.details),
+            }
+        ),
+    }
+    write_atomically(
+        adapter_path(directory, round), lambda path: save_file(tensors, path, metadata=header)
+    )
+
+
+def read_adapter(directory: Path, round: int) -> tuple[TrainerState, TrainReport]:
+    """Load what :func:`write_adapter` saved.
+
+    Raises:
+        QsearchError: If the file is damaged.
+    """
+    path = adapter_path(directory, round)
+    try:
+        with safe_open(path, framework="pt") as stream:
+            header = stream.metadata()
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        report = json.loads(header["report"])
+        report["losses"] = tuple(report["losses"])
+        return TrainerState(tensors, json.loads(header["state"])), TrainReport(**report)
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise QsearchError(f"{path}: damaged adapter: {error}") from error
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """A finished round: its record, the set it passes on, and how many trials exist by then."""
+
+    record: RoundRecord
+    next_set: tuple[int, ...]
+    trials: int
+
+
+def write_round(directory: Path, state: RoundState) -> None:
+    """Save a finished round; from then on it is never run again."""
+    record = {key: getattr(state.record, key) for key in RoundRecord.__dataclass_fields__}
+    write_json(
+        directory / "state" / f"round-{state.record.round}.json",
+        {"record": record, "next_set": state.next_set, "trials": state.trials},
+    )
+
+
+def read_rounds(directory: Path) -> list[RoundState]:
+    """Return the finished rounds, in order.
+
+    Raises:
+        QsearchError: If a round's file is damaged.
+    """
+    rounds: list[RoundState] = []
+    while (path := directory / "state" / f"round-{len(rounds)}.json").is_file():
+        try:
+            loaded = json.loads(path.read_text(encoding="utf-8"))
+            record = loaded["record"]
+            for name in ("training_set", "train_losses"):
+                record[name] = tuple(record[name])
+            rounds.append(
+                RoundState(RoundRecord(**record), tuple(loaded["next_set"]), loaded["trials"])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise QsearchError(f"{path}: damaged round state: {error}") from error
+    return rounds
+
+
+def candidates_path(directory: Path, round: int) -> Path:
+    """Return the file that names a round's candidates once all are generated."""
+    return directory / "state" / f"candidates-{round}.json"

@@ -1,0 +1,128 @@
+"""Ax's trials as the rows of ``trials.parquet``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from ax.core.experiment import Experiment
+from ax.core.trial_status import TrialStatus
+
+from qsearch.evaluation import Evaluation
+from qsearch.generation import AVERAGE_BITS, LOSS
+from qsearch.pareto import segment_of, segmented_front
+from qsearch.records import TRIAL_COLUMNS, empty_trials
+from qsearch.space import Floats, Space
+
+FAILED_ROUND = "qsearch_failed_round"
+
+
+def ax_data(
+    evaluation: Evaluation, average_bits: float, metric: str
+) -> dict[str, tuple[float, float]]:
+    """Return an evaluation as Ax raw data: mean and standard error by metric name."""
+    return {
+        LOSS: (evaluation.loss, evaluation.standard_error),
+        AVERAGE_BITS: (average_bits, 0.0),
+        metric: (evaluation.metric, evaluation.metric_standard_error),
+        "seconds": (evaluation.seconds, 0.0),
+    }
+
+
+def evaluated_in(experiment: Experiment, round: int) -> set[int]:
+    """Return the trials that have a loss in a round."""
+    frame = experiment.lookup_data().full_df
+    rows = frame[(frame["metric_name"] == LOSS) & (frame["step"] == round)]
+    return {int(number) for number in rows["trial_index"]}
+
+
+def trial_table(
+    experiment: Experiment,
+    space: Space,
+    metric: str,
+    training_sets: Sequence[Sequence[int]],
+    edges: Floats,
+) -> pd.DataFrame:
+    """Return one row per configuration and round, in order of round and trial.
+
+    Args:
+        experiment: The study's Ax experiment.
+        space: The space.
+        metric: Name of the task metric.
+        training_sets: Trials that each round has trained on, by round.
+        edges: Edges of the segments (segments + 1).
+    """
+    numbers = sorted(experiment.trials)
+    if not numbers:
+        return empty_trials()
+    index = {
+        number: space.from_parameters(experiment.trials[number].arm.parameters)
+        for number in numbers
+    }
+    bits = {number: float(space.average_bits(index[number])) for number in numbers}
+    configurations = {number: space.decode(index[number]).to_json() for number in numbers}
+    first_seen: dict[int, int] = {}
+    for round, members in enumerate(training_sets):
+        for number in members:
+            first_seen.setdefault(number, round)
+
+    def common(number: int, round: int) -> dict[str, object]:
+        return {
+            "trial": number,
+            "round": round,
+            "method": method_of(experiment.trials[number]),
+            "average_bits": bits[number],
+            "seen": first_seen.get(number, round + 1) <= round,
+            "configuration": configurations[number],
+        }
+
+    rows: list[dict[str, object]] = []
+    frame = experiment.lookup_data().full_df.dropna(subset=["step"])
+    for (number, step), group in frame.groupby(["trial_index", "step"]):
+        mean = dict(zip(group["metric_name"], group["mean"], strict=True))
+        error = dict(zip(group["metric_name"], group["sem"], strict=True))
+        if LOSS in mean:
+            rows.append(
+                {
+                    **common(int(number), int(step)),
+                    "loss": mean[LOSS],
+                    "metric": mean[metric],
+                    "standard_error": error[LOSS],
+                    "metric_standard_error": error[metric],
+                    "seconds": mean["seconds"],
+                    "status": "completed",
+                    "reason": "",
+                }
+            )
+    for number in numbers:
+        trial = experiment.trials[number]
+        if trial.status == TrialStatus.FAILED:
+            rows.append(
+                {
+                    **common(number, int(trial.run_metadata[FAILED_ROUND])),
+                    **dict.fromkeys(
+                        ("loss", "metric", "standard_error", "metric_standard_error", "seconds"),
+                        float("nan"),
+                    ),
+                    "status": "failed",
+                    "reason": trial.failed_reason or "",
+                }
+            )
+    if not rows:
+        return empty_trials()
+    table = pd.DataFrame(rows).sort_values(["round", "trial"], ignore_index=True)
+    table["segment"] = segment_of(table["average_bits"].to_numpy(), edges)
+    table["on_front"] = False
+    completed = table[table["status"] == "completed"]
+    for _, rows_of_round in completed.groupby("round"):
+        points = rows_of_round[["loss", "average_bits"]].to_numpy(dtype=np.float64)
+        table.loc[rows_of_round.index, "on_front"] = segmented_front(points, edges)
+    return table[list(TRIAL_COLUMNS)]
+
+
+def method_of(trial: object) -> str:
+    """Return where an Ax trial came from: initial trials carry it in their arm's name."""
+    name: str = trial.arm.name  # type: ignore[attr-defined]
+    method, separator, _ = name.partition("-")
+    return method if separator else "search"

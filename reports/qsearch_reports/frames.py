@@ -1,0 +1,397 @@
+"""What the report shows, as pandas tables: pure functions of a study's results.
+
+Every figure is drawn from one of these frames, so a figure that is not here can be made from
+them in a notebook. Losses are in nats, average bits in bits per quantized weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qsearch.configuration import Choices, Configuration
+from qsearch.errors import InputError
+from qsearch.layers import LayerSpec
+from qsearch.records import StudyRecord, best_under
+
+BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.25)
+"""Average bits at which results are summarised."""
+
+POINT_COLUMNS = (
+    "trial",
+    "round",
+    "method",
+    "average_bits",
+    "loss",
+    "standard_error",
+    "metric",
+    "metric_standard_error",
+    "seconds",
+    "seen",
+    "segment",
+    "on_front",
+    "latest",
+)
+
+
+@dataclass(frozen=True)
+class LayerGrid:
+    """Where each layer sits in a heatmap.
+
+    Args:
+        rows: Row labels: roles in model order; a role that occurs several times in a block
+            has one row per occurrence.
+        blocks: Block index of each column, ascending.
+        positions: Position of the layer in the model's list (rows × blocks), −1 where a block
+            has no such layer.
+    """
+
+    rows: tuple[str, ...]
+    blocks: tuple[int, ...]
+    positions: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The figures that a report opens with.
+
+    Args:
+        evaluations: Completed evaluations in all rounds.
+        failed: Failed evaluations in all rounds.
+        configurations: Distinct configurations that completed at least once.
+        rounds: Finished rounds.
+        seconds: Wall time of training, evaluation and search in the finished rounds.
+        hypervolume: Of the last finished round, normalised; None before the first.
+        on_front: Configurations on the segmented front of the latest round.
+        best: Row of :func:`points_frame` with the least loss of the latest round, if any.
+        within_one_percent: Row with the fewest average bits whose loss is at most 1 % above
+            the least.
+    """
+
+    evaluations: int
+    failed: int
+    configurations: int
+    rounds: int
+    seconds: float
+    hypervolume: float | None
+    on_front: int
+    best: pd.Series | None
+    within_one_percent: pd.Series | None
+
+
+def points_frame(record: StudyRecord) -> pd.DataFrame:
+    """Return every completed evaluation, one row each.
+
+    Args:
+        record: The study.
+
+    Returns:
+        Table with :data:`POINT_COLUMNS`, numbered from 0, in order of round and trial.
+        ``latest`` marks the rows of the last round with a completed evaluation: those are all
+        under the adapter as it now is, so only they are comparable with each other.
+    """
+    completed = record.trials[record.trials["status"] == "completed"]
+    ordered = completed.sort_values(["round", "trial"], kind="stable").reset_index(drop=True)
+    points = pd.DataFrame(
+        {
+            **{name: ordered[name].astype(int) for name in ("trial", "round", "segment")},
+            **{name: ordered[name].astype(bool) for name in ("seen", "on_front")},
+            "method": ordered["method"].astype(str),
+            **{
+                name: ordered[name].astype(float)
+                for name in (
+                    "average_bits",
+                    "loss",
+                    "standard_error",
+                    "metric",
+                    "metric_standard_error",
+                    "seconds",
+                )
+            },
+        }
+    )
+    points["latest"] = points["round"] == points["round"].max()
+    return points[list(POINT_COLUMNS)]
+
+
+def latest_points(points: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of the latest round, keeping their row numbers."""
+    return points[points["latest"]]
+
+
+def failures_frame(record: StudyRecord) -> pd.DataFrame:
+    """Return why evaluations failed: ``reason``, ``count``, and the ``trials`` concerned."""
+    failed = record.trials[record.trials["status"] == "failed"]
+    rows = [
+        {
+            "reason": str(reason),
+            "count": len(group),
+            "trials": ", ".join(str(int(trial)) for trial in sorted(set(group["trial"]))),
+        }
+        for reason, group in failed.groupby("reason", sort=False, dropna=False)
+    ]
+    frame = pd.DataFrame(rows, columns=["reason", "count", "trials"])
+    return frame.sort_values("count", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def front_frame(points: pd.DataFrame, value: str = "loss", *, higher: bool = False) -> pd.DataFrame:
+    """Return the overall front: points that no point with as few average bits beats.
+
+    The segmented front (``on_front``) keeps the front of each segment, so it is larger.
+
+    Args:
+        points: Rows of :func:`points_frame`, of one round.
+        value: ``loss`` or ``metric``.
+        higher: Whether higher values are better.
+
+    Returns:
+        The rows on the front, by ascending average bits, keeping their row numbers.
+    """
+    sign = -1.0 if higher else 1.0
+    known = points[points[value].notna()]
+    ordered = known.assign(_cost=sign * known[value]).sort_values(["average_bits", "_cost"])
+    cost = ordered["_cost"].to_numpy(dtype=float)
+    before = np.concatenate([[math.inf], np.minimum.accumulate(cost)[:-1]])[: len(cost)]
+    return ordered[cost < before].drop(columns="_cost")
+
+
+def segments_frame(record: StudyRecord) -> pd.DataFrame:
+    """Return the segments: ``segment``, ``lower`` and ``upper`` edge in average bits,
+    ``points`` and ``on_front`` (how many of the latest round lie in it, and on its front).
+    """  # noqa: D205
+    latest = latest_points(points_frame(record))
+    edges = record.segment_edges
+    segment = np.arange(max(len(edges) - 1, 0))
+    counts = latest.groupby("segment").agg(points=("trial", "size"), on_front=("on_front", "sum"))
+    counts = counts.reindex(segment, fill_value=0).astype(int)
+    return pd.DataFrame(
+        {
+            "segment": segment,
+            "lower": list(edges[:-1]),
+            "upper": list(edges[1:]),
+            "points": counts["points"].to_numpy(),
+            "on_front": counts["on_front"].to_numpy(),
+        }
+    )
+
+
+def hypervolume_frame(record: StudyRecord) -> pd.DataFrame:
+    """Return ``round`` and the normalised ``hypervolume`` that the study recorded for it."""
+    return pd.DataFrame(
+        {
+            "round": [entry.round for entry in record.rounds],
+            "hypervolume": [entry.hypervolume for entry in record.rounds],
+        }
+    )
+
+
+def hypervolume(
+    points: pd.DataFrame, reference_point: tuple[float, float], least_bits: float
+) -> float:
+    """Return the normalised hypervolume of points in (loss, average bits), both minimised.
+
+    Args:
+        points: Rows with ``loss`` and ``average_bits``.
+        reference_point: (loss, average bits) that it is measured from.
+        least_bits: Least average bits of the space; the area is divided by the area between
+            the reference point and (0, ``least_bits``).
+    """
+    loss_limit, bits_limit = reference_point
+    inside = points[(points["loss"] < loss_limit) & (points["average_bits"] < bits_limit)]
+    front = front_frame(inside)
+    bits = np.append(front["average_bits"].to_numpy(dtype=float), bits_limit)
+    area = float(np.sum(np.diff(bits) * (loss_limit - front["loss"].to_numpy(dtype=float))))
+    return area / (loss_limit * (bits_limit - least_bits))
+
+
+def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float], float] | None:
+    """Return one reference point (loss, average bits) and least average bits for all studies.
+
+    The reference point is the worst of the studies' own in each objective.
+
+    Returns:
+        None if no study has a reference point.
+    """
+    points = [record.reference_point for record in records if record.reference_point]
+    if not points:
+        return None
+    reference = (max(point[0] for point in points), max(point[1] for point in points))
+    return reference, min(record.average_bits_range[0] for record in records)
+
+
+def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd.DataFrame:
+    """Return hypervolume by round of several studies, from one common reference point.
+
+    Args:
+        records: The studies.
+        names: A distinct label for each.
+
+    Returns:
+        Table of ``study``, ``round``, ``hypervolume``; empty if no study has a reference point.
+    """
+    rows = []
+    common = common_reference(records)
+    if common:
+        for record, name in zip(records, names, strict=True):
+            for number, group in points_frame(record).groupby("round"):
+                rows.append((name, number, hypervolume(group, *common)))
+    return pd.DataFrame(rows, columns=["study", "round", "hypervolume"])
+
+
+def training_frame(record: StudyRecord, points_per_round: int = 300) -> pd.DataFrame:
+    """Return the training loss by round.
+
+    Args:
+        record: The study.
+        points_per_round: A longer round is averaged down to this many points, so that a
+            report stays small.
+
+    Returns:
+        Table of ``round``, ``step`` (last step of the average, counted from 1 over all rounds)
+        and ``loss`` (mean over the steps averaged).
+    """
+    frames = []
+    before = 0
+    for entry in record.rounds:
+        losses = np.asarray(entry.train_losses, dtype=float)
+        if losses.size:
+            parts = np.array_split(losses, min(losses.size, points_per_round))
+            steps = before + np.cumsum([part.size for part in parts])
+            means = [float(part.mean()) for part in parts]
+            frames.append(pd.DataFrame({"round": entry.round, "step": steps, "loss": means}))
+        before += losses.size
+    if not frames:
+        return pd.DataFrame({"round": [], "step": [], "loss": []})
+    return pd.concat(frames, ignore_index=True)
+
+
+def budget_frame(record: StudyRecord, budgets: Sequence[float] = BUDGETS) -> pd.DataFrame:
+    """Return the best configuration of the latest round at or under each budget.
+
+    Args:
+        record: The study.
+        budgets: Average bits.
+
+    Returns:
+        Table of ``budget``, ``trial``, ``average_bits``, ``loss``, ``standard_error``,
+        ``metric``, ``metric_standard_error``, ``seen``; missing values where nothing fits.
+    """
+    columns = (
+        "trial",
+        "average_bits",
+        "loss",
+        "standard_error",
+        "metric",
+        "metric_standard_error",
+        "seen",
+    )
+    rows: list[dict[str, object]] = []
+    for budget in budgets:
+        try:
+            best = best_under(record, budget)
+        except InputError:
+            rows.append({"budget": budget, **dict.fromkeys(columns)})
+        else:
+            rows.append({"budget": budget, **{name: best[name] for name in columns}})
+    return pd.DataFrame(rows, columns=["budget", *columns])
+
+
+def headline(record: StudyRecord) -> Headline:
+    """Return the figures that a report opens with."""
+    points = points_frame(record)
+    latest = latest_points(points)
+    losses = latest["loss"].dropna()
+    best = within = None
+    if not losses.empty:
+        best = latest.sort_values(["loss", "average_bits"]).iloc[0]
+        close = latest[latest["loss"] <= losses.min() + 0.01 * abs(losses.min())]
+        within = close.sort_values(["average_bits", "loss"]).iloc[0]
+    return Headline(
+        evaluations=len(points),
+        failed=int((record.trials["status"] == "failed").sum()),
+        configurations=points["trial"].nunique(),
+        rounds=len(record.rounds),
+        seconds=sum(
+            entry.train_seconds + entry.evaluate_seconds + entry.search_seconds
+            for entry in record.rounds
+        ),
+        hypervolume=record.rounds[-1].hypervolume if record.rounds else None,
+        on_front=int(latest["on_front"].sum()),
+        best=best,
+        within_one_percent=within,
+    )
+
+
+def layer_grid(layers: Sequence[LayerSpec]) -> LayerGrid:
+    """Return where each layer sits in a heatmap of roles by blocks."""
+    blocks = tuple(sorted({layer.block for layer in layers}))
+    seen: dict[tuple[str, int], int] = {}
+    cells: dict[tuple[str, int], dict[int, int]] = {}
+    for position, layer in enumerate(layers):
+        occurrence = seen.get((layer.role, layer.block), 0)
+        seen[layer.role, layer.block] = occurrence + 1
+        cells.setdefault((layer.role, occurrence), {})[layer.block] = position
+    roles = list(dict.fromkeys(layer.role for layer in layers))
+    keys = sorted(cells, key=lambda key: (roles.index(key[0]), key[1]))
+    positions = [[cells[key].get(block, -1) for block in blocks] for key in keys]
+    return LayerGrid(
+        tuple(role if occurrence == 0 else f"{role} {occurrence + 1}" for role, occurrence in keys),
+        blocks,
+        np.array(positions, dtype=np.int64).reshape(len(keys), len(blocks)),
+    )
+
+
+def heatmap_frame(
+    layers: Sequence[LayerSpec], configuration: Configuration, knob: str
+) -> pd.DataFrame:
+    """Return one knob of a configuration by role (rows) and block (columns).
+
+    Args:
+        layers: The quantizable layers.
+        configuration: A layer configuration for each.
+        knob: Name of the knob.
+
+    Returns:
+        Table of knob values; None where a block has no layer of that role.
+    """
+    grid = layer_grid(layers)
+    values = [configuration[layer.name][knob] for layer in layers]
+    cells = [[None if at < 0 else values[at] for at in row] for row in grid.positions]
+    return pd.DataFrame(cells, index=list(grid.rows), columns=list(grid.blocks), dtype=object)
+
+
+def default_knob(choices: Choices) -> str:
+    """Return the knob that a heatmap shows first: ``bits`` if there is one, else the first."""
+    return "bits" if "bits" in choices.names else choices.names[0]
+
+
+def choice_indices(
+    layers: Sequence[LayerSpec], choices: Choices, configurations: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """Return the choice index of each layer of each configuration (configurations × layers).
+
+    Args:
+        layers: The quantizable layers.
+        choices: The quantizer's knobs.
+        configurations: Configurations as JSON text.
+
+    Raises:
+        InputError: If a configuration lacks a layer or holds a value that no knob has.
+    """
+    known: dict[Mapping[str, int | str], int] = {}
+    indices = np.empty((len(configurations), len(layers)), dtype=np.int64)
+    for row, text in enumerate(configurations):
+        configuration = Configuration.from_json(text)
+        for column, layer in enumerate(layers):
+            if layer.name not in configuration:
+                raise InputError(f"a configuration in the study lacks the layer {layer.name!r}")
+            chosen = configuration[layer.name]
+            if chosen not in known:
+                known[chosen] = choices.index(chosen)
+            indices[row, column] = known[chosen]
+    return indices

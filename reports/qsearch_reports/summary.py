@@ -1,0 +1,49 @@
+"""A study's front as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from qsearch.records import StudyRecord
+from qsearch_reports.frames import BUDGETS, budget_frame
+
+
+def summary_table(record: StudyRecord, budgets: Sequence[float] = BUDGETS) -> Table:
+    """Return the best configuration at or under each budget, as a rich table.
+
+    Args:
+        record: The study.
+        budgets: Average bits.
+    """
+    title = Text(f"{record.name}: best configuration at or under each budget")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("budget", "trial", "average bits", "loss", record.metric.name, "seen"):
+        table.add_column(Text(name), justify="left" if name == "seen" else "right", no_wrap=True)
+    for row in budget_frame(record, budgets).to_dict("records"):
+        table.add_row(f"{row['budget']:g}", *(Text(cell) for cell in _cells(row)))
+    return table
+
+
+def _cells(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
+    if pd.isna(row["trial"]):
+        return ("–", "–", "–", "–", "–")
+    return (
+        str(int(row["trial"])),
+        f"{row['average_bits']:.4f}",
+        with_error(row["loss"], row["standard_error"]),
+        with_error(row["metric"], row["metric_standard_error"]),
+        "seen" if row["seen"] else "unseen",
+    )
+
+
+def with_error(value: float, error: float) -> str:
+    """Return a figure with its standard error, if that is known."""
+    if pd.isna(value):
+        return "–"
+    return f"{value:.4f}" if pd.isna(error) else f"{value:.4f} ± {error:.4f}"

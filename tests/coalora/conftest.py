@@ -1,0 +1,173 @@
+"""Small random models, data and a quantizer of two knobs, so that the suite needs no downloads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import BaseModel
+from qsearch_coalora.tasks.classification import Classification
+from qsearch_coalora.trainer import CoALoRATrainer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from qsearch.configuration import Choices, Configuration, Knob, LayerConfiguration
+from qsearch.plugins import ModelSpec, QuantizedTensor
+
+WORDS = [f"w{index}" for index in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def _single_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class RoundingQuantizer:
+    """Rounds to 2^bits levels, with one scale a row or one a weight."""
+
+    name = "rounding"
+
+    class Options(BaseModel):
+        """No options."""
+
+    def __init__(self) -> None:
+        self.options = self.Options()
+        self.calls = 0
+
+    def choices(self) -> Choices:
+        return Choices((Knob("bits", (2, 4, 8)), Knob("scale", ("tensor", "row"))))
+
+    def storage_bits(self, configuration: LayerConfiguration) -> float:
+        return float(configuration.integer("bits"))
+
+    def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
+        self.calls += 1
+        top = 2 ** (configuration.integer("bits") - 1) - 1
+        by_row = configuration.text("scale") == "row"
+        scale = weight.abs().amax(dim=1, keepdim=True) if by_row else weight.abs().max()[None, None]
+        codes = (weight / scale * top).round().to(torch.int8)
+        tensors = {"codes": codes, "scale": scale / top}
+        return QuantizedTensor(tensors, (weight.shape[0], weight.shape[1]), configuration)
+
+    def dequantize(self, quantized: QuantizedTensor) -> Tensor:
+        return quantized.tensors["codes"].float() * quantized.tensors["scale"]
+
+
+@pytest.fixture
+def quantizer() -> RoundingQuantizer:
+    return RoundingQuantizer()
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+    )
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    config = BertConfig(
+        vocab_size=63,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=32,
+    )
+    torch.manual_seed(0)
+    BertForSequenceClassification(config).bert.save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    config = LlamaConfig(
+        vocab_size=63,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=48,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    _tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_rows(path: Path, count: int, seed: int) -> Path:
+    """Write texts whose label is which half of the vocabulary most words come from."""
+    draw = random.Random(seed)
+    rows = ["text\tlabel"]
+    for _ in range(count):
+        label = draw.randrange(2)
+        own = WORDS[30 * label : 30 * label + 30]
+        text = " ".join(
+            draw.choice(own if draw.random() < 0.9 else WORDS) for _ in range(draw.randint(3, 12))
+        )
+        rows.append(f"{text}\t{'right' if label else 'left'}")
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def table_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    return write_rows(folder / "train.tsv", 96, 0), write_rows(folder / "validation.tsv", 40, 1)
+
+
+@pytest.fixture
+def make_trainer(
+    bert_folder: Path, table_files: tuple[Path, Path], quantizer: RoundingQuantizer
+) -> Callable[..., CoALoRATrainer]:
+    """Return a maker of trainers on the small BERT; options as keywords."""
+
+    def make(seed: int = 0, layers: tuple[str, ...] = ("*",), **options: object) -> CoALoRATrainer:
+        train, validation = table_files
+        task = Classification(Classification.Options(train=train, validation=validation))
+        fields = {"rank": 4, "steps": 4, "batch_size": 8, "warmup_steps": 1} | options
+        return CoALoRATrainer(
+            CoALoRATrainer.Options(**fields),
+            ModelSpec(name=str(bert_folder), layers=layers),
+            task,
+            quantizer,
+            seed,
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_configuration() -> Callable[[CoALoRATrainer, int], Configuration]:
+    """Return a maker of random configurations: (trainer, seed) -> configuration."""
+
+    def make(trainer: CoALoRATrainer, seed: int) -> Configuration:
+        draw = random.Random(seed)
+        choices = trainer.quantizer.choices()
+        return Configuration(
+            {
+                layer.name: choices.layer_configuration(draw.randrange(choices.size))
+                for layer in trainer.layers()
+            }
+        )
+
+    return make

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.statistics import weighted_mean
+from qsearch_coalora.trainer import _shuffled_passes
+
+from qsearch.errors import EvaluationError, InputError
+from qsearch.plugins import TrainerState
+
+
+def test_layers_and_requirements_need_no_weights_and_no_data(make_trainer) -> None:
+    trainer = make_trainer()
+    assert len(trainer.layers()) == 12
+    assert trainer.requirements().parameters > 10_000
+    assert "adapted" not in vars(trainer)
+
+
+def test_training_is_a_function_of_seed_set_and_round(make_trainer, make_configuration) -> None:
+    states = []
+    for seed in (0, 0, 1):
+        trainer = make_trainer(seed)
+        chosen = [make_configuration(trainer, index) for index in range(3)]
+        torch.manual_seed(len(states))  # the global generator must not matter
+        trainer.train(chosen, 0)
+        states.append(trainer.state().tensors)
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_training_goes_on_from_a_saved_state_as_if_never_stopped(
+    make_trainer, make_configuration
+) -> None:
+    first = make_trainer()
+    chosen = [make_configuration(first, index) for index in range(3)]
+    first.train(chosen, 0)
+    saved = first.state()
+    first.evaluate(chosen, "validation")
+    first.train(chosen, 1)
+    resumed = make_trainer()
+    resumed.load_state(saved)
+    resumed.train(chosen, 1)
+    expected, found = first.state().tensors, resumed.state().tensors
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_training_lowers_the_loss_and_changes_every_part(make_trainer, make_configuration) -> None:
+    trainer = make_trainer(steps=60, learning_rate=5e-3)
+    before = trainer.state().tensors
+    chosen = [make_configuration(trainer, index) for index in range(4)]
+    seen = []
+    report = trainer.train(chosen, 0, lambda *step: seen.append(step))
+    assert report.steps == len(report.losses) == len(seen) == 60
+    assert seen[-1][:2] == (60, 60)
+    assert sum(report.losses[-10:]) < sum(report.losses[:10]) * 0.9
+    after = trainer.state().tensors
+    for part in ("lora.", "theta.", "head."):
+        names = [name for name in before if name.startswith(part)]
+        assert any(not torch.equal(before[name], after[name]) for name in names)
+
+
+def test_base_weights_and_biases_are_not_trained(make_trainer, make_configuration) -> None:
+    trainer = make_trainer()
+    base = trainer.adapted.peft_model.get_base_model()
+    frozen = {
+        name: value.clone()
+        for name, value in base.named_parameters()
+        if not value.requires_grad and not name.endswith("base_layer.weight")
+    }
+    originals = [weight.clone() for weight in trainer.adapted.weights.originals]
+    trainer.train([make_configuration(trainer, 0)], 0)
+    now = dict(base.named_parameters())
+    assert any(name.endswith("base_layer.bias") for name in frozen)
+    assert all(torch.equal(now[name], value) for name, value in frozen.items())
+    assert all(map(torch.equal, trainer.adapted.weights.originals, originals))
+
+
+def test_every_configuration_of_the_set_is_drawn_once_in_each_pass() -> None:
+    drawn = _shuffled_passes(["a", "b", "c"], torch.Generator().manual_seed(0))
+    passes = [[next(drawn) for _ in range(3)] for _ in range(4)]
+    assert all(sorted(once) == ["a", "b", "c"] for once in passes)
+    assert len({tuple(once) for once in passes}) > 1
+
+
+def test_a_step_shares_its_examples_among_configurations(
+    make_trainer, make_configuration, monkeypatch
+) -> None:
+    trainer = make_trainer(steps=3, configurations_per_step=2)
+    chosen = [make_configuration(trainer, index) for index in range(3)]
+    used = []
+    activate = trainer.adapted.activate
+    monkeypatch.setattr(
+        trainer.adapted, "activate", lambda wanted: (used.append(wanted), activate(wanted))
+    )
+    trainer.train(chosen, 0)
+    assert len(used) == 6
+    assert set(used) == set(chosen)
+
+
+def test_round_zero_may_have_its_own_number_of_steps(make_trainer, make_configuration) -> None:
+    trainer = make_trainer(first_steps=3, steps=2)
+    chosen = [make_configuration(trainer, 0)]
+    assert trainer.train(chosen, 0).steps == 3
+    assert trainer.train(chosen, 1).steps == 2
+
+
+def test_an_empty_set_is_refused(make_trainer) -> None:
+    with pytest.raises(InputError, match="at least one configuration"):
+        make_trainer().train([], 0)
+
+
+def test_evaluations_are_repeatable_and_independent_of_order(
+    make_trainer, make_configuration
+) -> None:
+    trainer = make_trainer()
+    chosen = [make_configuration(trainer, index) for index in range(3)]
+    forward = trainer.evaluate(chosen, "validation")
+    backward = trainer.evaluate(chosen[::-1], "validation")[::-1]
+    assert [e.loss for e in forward] == [e.loss for e in backward]
+    assert len({e.loss for e in forward}) == 3
+    assert all(0 <= e.metric <= 1 and e.standard_error > 0 for e in forward)
+
+
+def test_a_loss_that_is_no_number_is_returned_as_it_is(make_trainer, make_configuration) -> None:
+    trainer = make_trainer()
+    wanted = make_configuration(trainer, 0)
+    with torch.no_grad():
+        trainer.adapted.theta.output.bias.fill_(float("nan"))
+    assert math.isnan(trainer.evaluate([wanted], "validation")[0].loss)
+
+
+def test_a_quantizer_that_fails_is_an_evaluation_error(
+    make_trainer, make_configuration, monkeypatch
+) -> None:
+    trainer = make_trainer()
+    wanted = make_configuration(trainer, 0)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of codes")
+
+    monkeypatch.setattr(trainer.quantizer, "quantize", fail)
+    with pytest.raises(EvaluationError, match="out of codes"):
+        trainer.evaluate([wanted], "validation")
+
+
+@pytest.mark.parametrize("bound", [0, 1])
+def test_a_small_cache_changes_no_result(make_trainer, make_configuration, bound) -> None:
+    small, large = make_trainer(cache_mebibytes=bound), make_trainer(cache_mebibytes=64)
+    chosen = [make_configuration(small, index) for index in range(3)]
+    small.train(chosen, 0)
+    large.train(chosen, 0)
+    assert [e.loss for e in small.evaluate(chosen, "validation")] == [
+        e.loss for e in large.evaluate(chosen, "validation")
+    ]
+    assert small.adapted.weights.cache.counts.nbytes <= bound * 2**20
+
+
+def test_a_state_of_other_options_is_refused_with_what_differs(make_trainer) -> None:
+    with pytest.raises(InputError, match="rank was 4, is 2"):
+        make_trainer(rank=2).load_state(make_trainer().state())
+
+
+def test_a_state_with_a_tensor_missing_is_refused(make_trainer) -> None:
+    trainer = make_trainer()
+    state = trainer.state()
+    name = next(iter(state.tensors))
+    fewer = {key: value for key, value in state.tensors.items() if key != name}
+    with pytest.raises(InputError, match="other tensors"):
+        trainer.load_state(TrainerState(fewer, state.metadata))
+
+
+@pytest.mark.parametrize("residual_rank", [None, 2])
+def test_residual_factors_follow_the_configuration_and_are_not_trained(
+    make_trainer, make_configuration, residual_rank
+) -> None:
+    trainer = make_trainer(init="residual", residual_rank=residual_rank, weight_decay=0.1)
+    wanted = make_configuration(trainer, 0)
+    adapted = trainer.adapted
+    fixed = trainer.options.fixed_rank
+
+    def fixed_product() -> torch.Tensor:
+        adapted.activate(wanted)
+        A, B = next(adapted.factors())
+        return (B[:, :fixed] @ A[:fixed]).detach().clone()
+
+    before = fixed_product()
+    quantized = adapted.lora_layers[0].base_layer.weight
+    residual = adapted.weights.originals[0] - quantized
+    best = torch.linalg.svdvals(residual)[fixed:].norm()
+    assert (residual - before).norm() <= 1.02 * best
+    trainer.train([make_configuration(trainer, 1), wanted], 0)
+    assert torch.equal(fixed_product(), before)
+
+
+def test_residual_training_resumes_exactly(make_trainer, make_configuration) -> None:
+    options = {"init": "residual", "residual_rank": 2}
+    first, resumed = make_trainer(**options), make_trainer(**options)
+    chosen = [make_configuration(first, index) for index in range(2)]
+    first.train(chosen, 0)
+    resumed.load_state(first.state())
+    assert [e.loss for e in first.evaluate(chosen, "validation")] == [
+        e.loss for e in resumed.evaluate(chosen, "validation")
+    ]
+
+
+def test_a_residual_rank_above_the_model_is_refused(make_trainer) -> None:
+    with pytest.raises(InputError, match=r"residual_rank 40.*32"):
+        _ = make_trainer(rank=40, init="residual").adapted
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init": "shared", "residual_rank": 2},
+        {"init": "residual", "rank": 4, "residual_rank": 5},
+        {"batch_size": 1, "configurations_per_step": 2},
+        {"unknown": 1},
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options) -> None:
+    with pytest.raises(ValueError, match=r"residual_rank|configurations_per_step|Extra"):
+        CoALoRAOptions(**options)
+
+
+def test_the_weighted_mean_of_equal_weights_has_the_textbook_standard_error() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0, 9.0])
+    mean, error = weighted_mean(values, torch.full((4,), 3.0))
+    assert mean == pytest.approx(4.0)
+    assert error == pytest.approx(values.std().item() / 2)

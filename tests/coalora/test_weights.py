@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from qsearch_coalora.quantization_error import quantization_errors
+from qsearch_coalora.residual import residual_factors
+from qsearch_coalora.weight_cache import BoundedCache, QuantizedWeights
+from torch import nn
+
+from qsearch.configuration import Configuration, LayerConfiguration
+from qsearch.layers import LayerSpec
+
+
+@given(
+    bound=st.integers(0, 50),
+    lookups=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 20)), max_size=60),
+)
+def test_a_cache_never_holds_more_than_its_bound(bound, lookups) -> None:
+    cache: BoundedCache[int, int] = BoundedCache(bound, lambda value: value)
+    for key, value in lookups:
+        cache.get(key, lambda value=value: value)
+        assert cache.counts.nbytes <= bound
+    assert cache.counts.hits + cache.counts.misses == len(lookups)
+
+
+def test_the_least_recently_used_value_leaves_first() -> None:
+    cache: BoundedCache[str, int] = BoundedCache(2, lambda _: 1)
+    for key in ("a", "b", "a", "c"):
+        cache.get(key, lambda: 0)
+    assert cache.counts.misses == 3
+    cache.get("a", lambda: 0)
+    assert cache.counts.misses == 3
+    cache.get("b", lambda: 0)
+    assert cache.counts.misses == 4
+
+
+LAYERS = (LayerSpec("a", "query", 0, (8, 8)), LayerSpec("b", "key", 0, (8, 8)))
+
+
+def configuration(bits_a: int, bits_b: int) -> Configuration:
+    return Configuration(
+        {
+            "a": LayerConfiguration({"bits": bits_a, "scale": "row"}),
+            "b": LayerConfiguration({"bits": bits_b, "scale": "row"}),
+        }
+    )
+
+
+@pytest.fixture
+def modules() -> list[nn.Linear]:
+    torch.manual_seed(0)
+    return [nn.Linear(8, 8).requires_grad_(False) for _ in LAYERS]
+
+
+def test_only_layers_whose_configuration_changed_are_switched(modules, quantizer) -> None:
+    weights = QuantizedWeights(LAYERS, modules, quantizer, 2**20)
+    assert weights.activate(configuration(2, 4)) == (0, 1)
+    assert weights.activate(configuration(2, 8)) == (1,)
+    assert weights.activate(configuration(2, 8)) == ()
+    assert quantizer.calls == 3
+
+
+def test_a_switch_back_comes_from_the_cache(modules, quantizer) -> None:
+    weights = QuantizedWeights(LAYERS, modules, quantizer, 2**20)
+    weights.activate(configuration(2, 4))
+    first = modules[0].weight.clone()
+    weights.activate(configuration(8, 4))
+    weights.activate(configuration(2, 4))
+    assert torch.equal(modules[0].weight, first)
+    assert quantizer.calls == 3
+    assert weights.cache.counts.hits == 1
+
+
+def test_weights_are_quantized_from_the_originals_and_restored_exactly(modules, quantizer) -> None:
+    originals = [module.weight.clone() for module in modules]
+    biases = [module.bias.clone() for module in modules]
+    weights = QuantizedWeights(LAYERS, modules, quantizer, 0)
+    for bits in (2, 4, 8):
+        weights.activate(configuration(bits, bits))
+    expected = quantizer.dequantize(quantizer.quantize(originals[0], configuration(8, 8)["a"]))
+    assert torch.equal(modules[0].weight, expected)
+    assert torch.equal(modules[0].bias, biases[0])
+    weights.restore()
+    assert torch.equal(modules[0].weight, originals[0])
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((48, 32), 4), ((32, 96), 8), ((16, 16), 16)])
+def test_residual_factors_are_nearly_the_best_of_their_rank(shape, rank) -> None:
+    torch.manual_seed(0)
+    residual = torch.randn(shape)
+    L1, L2 = residual_factors(residual, torch.zeros(shape), rank, torch.Generator().manual_seed(1))
+    assert L1.shape == (shape[0], rank)
+    assert L2.shape == (rank, shape[1])
+    best = torch.linalg.svdvals(residual)[rank:].norm()
+    assert (residual - L1 @ L2).norm() <= 1.01 * best + 1e-4
+
+
+def test_residual_factors_recover_a_residual_of_their_rank() -> None:
+    torch.manual_seed(0)
+    residual = torch.randn(40, 3) @ torch.randn(3, 30)
+    L1, L2 = residual_factors(residual, torch.zeros(40, 30), 3, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(L1 @ L2, residual, atol=1e-3, rtol=1e-3)
+
+
+def test_a_residual_rank_above_the_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 4, not 5"):
+        residual_factors(torch.ones(4, 8), torch.ones(4, 8), 5, torch.Generator())
+
+
+def test_quantization_errors_match_their_definition_on_whole_weights(quantizer) -> None:
+    torch.manual_seed(0)
+    weights = [torch.randn(8, 16), 5 * torch.randn(12, 16), torch.randn(4, 8)]
+    configurations = [LayerConfiguration({"bits": bits, "scale": "row"}) for bits in (2, 4)]
+    errors = quantization_errors(weights, quantizer, configurations)
+    for row, weight in enumerate(weights):
+        for column, layer_configuration in enumerate(configurations):
+            restored = quantizer.dequantize(quantizer.quantize(weight, layer_configuration))
+            exact = (weight - restored).square().sum() / weight.square().sum()
+            assert errors[row, column] == pytest.approx(exact.item(), rel=1e-5)
+
+
+def test_sampled_quantization_errors_are_repeatable_and_near_the_whole(quantizer) -> None:
+    torch.manual_seed(0)
+    weights = [torch.randn(512, 64), torch.randn(512, 64)]
+    configurations = [LayerConfiguration({"bits": 4, "scale": "row"})]
+    whole = quantization_errors(weights, quantizer, configurations)
+    sampled = quantization_errors(weights, quantizer, configurations, sample_weights=8192)
+    again = quantization_errors(weights, quantizer, configurations, sample_weights=8192)
+    assert np.array_equal(sampled, again)
+    np.testing.assert_allclose(sampled, whole, rtol=0.2)

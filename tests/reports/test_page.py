@@ -1,0 +1,256 @@
+"""What the page holds and what it must never hold."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qsearch_reports import summary_table, write_report
+from qsearch_reports.figures import (
+    escape,
+    front_figure,
+    heatmap_figure,
+    hypervolume_figure,
+    value_colours,
+)
+from qsearch_reports.frames import heatmap_frame, hypervolume_frame, points_frame
+from qsearch_reports.page import (
+    distinct_names,
+    embed_json,
+    pack,
+    render_page,
+    shell_path,
+    study_data,
+)
+from rich.console import Console
+
+from qsearch.configuration import Choices, Knob
+from qsearch.errors import InputError
+from qsearch.evaluation import Metric
+from qsearch.records import best_under, row_configuration
+
+SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+
+@given(st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.lists(inner)))
+def test_embedded_json_reads_back_and_cannot_end_its_element(value):
+    text = embed_json(value)
+    assert json.loads(text) == value
+    assert not set(text) & set("<>&\u2028\u2029")
+
+
+@given(st.text())
+def test_plotly_text_reads_back_as_the_same_words(text):
+    escaped = escape(text)
+    assert not set(escaped) & set("<>")
+    assert html.unescape(escaped) == html.unescape(html.escape(" ".join(text.split()), quote=False))
+
+
+def test_long_plotly_text_is_cut_before_it_is_escaped():
+    assert escape("<" * 30, 5) == "&lt;&lt;&lt;&lt;…"
+
+
+def test_plotly_names_are_escaped_in_every_figure(record):
+    metric = Metric("<b>acc</b> %{x}", "higher")
+    points = points_frame(record).assign(method="<a href='x'>m</a>")
+    knob = Knob("<i>bits</i>", record.choices.knobs[0].values)
+    frame = heatmap_frame(record.layers, row_configuration(record.trials.iloc[0]), "bits").rename(
+        index={"key": "<u>k</u>"}
+    )
+    for figure in (
+        front_figure(points, record.segment_edges, metric, "metric"),
+        heatmap_figure(frame, knob),
+    ):
+        text = json.dumps(json.loads(figure.to_json()), ensure_ascii=False)
+        assert not re.search(r"<(?!br>|extra>|/extra>)", text)
+        assert "acc&lt;/b&gt; %{x}" not in "".join(
+            str(trace.hovertemplate) for trace in figure.data
+        )
+
+
+def test_figures_name_their_axes_with_units(record):
+    points = points_frame(record)
+    figure = front_figure(points, record.segment_edges, record.metric)
+    assert figure.layout.xaxis.title.text == "average bits per quantized weight"
+    assert figure.layout.yaxis.title.text == "loss (nats)"
+    assert len(figure.layout.shapes) == len(record.segment_edges)
+    figure = hypervolume_figure(hypervolume_frame(record))
+    assert figure.layout.yaxis.title.text == "hypervolume (normalised)"
+
+
+def test_every_point_is_drawn_once_by_seen_and_on_front(record):
+    points = points_frame(record)
+    figure = front_figure(points, record.segment_edges, record.metric)
+    drawn = [
+        details[0] for trace in figure.data if trace.customdata for details in trace.customdata
+    ]
+    assert sorted(drawn) == points.index.tolist()
+    by_name = {trace.name: len(trace.x) for trace in figure.data if trace.customdata}
+    assert by_name["unseen, on segment front"] == (~points["seen"] & points["on_front"]).sum()
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_knob_values_have_distinct_colours(count):
+    assert len(set(value_colours(count))) == count
+
+
+def test_packed_configurations_read_back():
+    indices = np.array([[0, 431, 7], [70000, 1, 2]])
+    packed = pack(indices, 70001)
+    raw = zlib.decompress(base64.b64decode(packed["data"]))
+    assert packed["width"] == 4
+    assert np.frombuffer(raw, "<u4").reshape(2, 3).tolist() == indices.tolist()
+    assert pack(indices[:1], 432)["width"] == 2
+
+
+def test_page_runs_only_scripts_whose_hash_its_policy_lists(record):
+    page = render_page([record], ["runs/a"])
+    policy = html.unescape(re.search(r'Policy" content="([^"]*)"', page)[1])
+    scripts = SCRIPT.findall(page)
+    assert len(scripts) == 2
+    for script in scripts:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy
+
+
+def test_page_escapes_every_name(record, make_record):
+    hostile = '</script><script>alert(1)</script>"><img src=x onerror=alert(1)>'
+    layers = tuple(replace(layer, role=hostile + layer.role) for layer in record.layers)
+    other = replace(
+        record,
+        name=hostile,
+        model=hostile,
+        task=hostile,
+        quantizer=hostile,
+        trainer=hostile,
+        metric=Metric(hostile, "higher"),
+        layers=layers,
+        versions={hostile: hostile},
+        trials=record.trials.assign(method=hostile).assign(
+            reason=record.trials["reason"].where(record.trials["reason"] == "", hostile)
+        ),
+    )
+    plain = render_page([record, record], ["a", "b"])
+    page = render_page([other, record], [hostile, "b"])
+    for tag in ("<script", "<img"):
+        assert page.count(tag) == plain.count(tag)
+
+
+def test_packed_configurations_stay_small():
+    """2,000 configurations × 252 layers at random: the worst case for compression."""
+    generator = np.random.default_rng(0)
+    packed = pack(generator.integers(0, 432, (2000, 252)), 432)
+    assert len(packed["data"]) < 1_000_000
+
+
+def test_page_of_a_study_without_trials_says_what_to_do(make_record):
+    page = render_page([make_record(rounds=0)], ["runs/a b"])
+    assert "No evaluation has finished yet." in page
+    assert "qsearch status 'runs/a b'" in html.unescape(page)
+
+
+def test_page_of_a_study_with_one_trial_says_so(make_record):
+    page = render_page([make_record(rounds=1, trials_per_round=1, failed=0)], ["runs/a"])
+    assert "Only one evaluation has finished" in page
+
+
+def test_page_of_a_study_whose_evaluations_all_failed_gives_reasons(record, only_failures):
+    page = render_page([only_failures(record)], ["runs/a"])
+    assert "All 300 evaluations failed." in page
+    assert "loss is nan" in page
+
+
+def test_missing_standard_errors_become_null(record):
+    trials = record.trials.assign(metric_standard_error=float("nan"))
+    data = study_data(replace(record, trials=trials), "a", "a")
+    assert set(data["points"]["metric_standard_error"]) == {None}
+    assert embed_json(data)
+
+
+def test_any_quantizers_knobs_are_shown(make_record, integer_choices):
+    data = study_data(make_record(choices=integer_choices), "a", "a")
+    assert [knob["name"] for knob in data["knobs"]] == ["precision", "group size"]
+
+
+def test_report_is_written_where_asked(study, record, tmp_path):
+    out = write_report([study(record)], tmp_path / "new" / "report.html")
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_report_of_a_directory_without_a_study_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no study results"):
+        write_report([tmp_path], tmp_path / "report.html")
+
+
+def test_report_of_no_directory_is_refused(tmp_path):
+    with pytest.raises(InputError, match="at least one study directory"):
+        write_report([], tmp_path / "report.html")
+
+
+def test_report_over_a_folder_is_refused(study, record, tmp_path):
+    directory = study(record)
+    with pytest.raises(InputError, match="cannot be written"):
+        write_report([directory], directory / "state")
+
+
+@pytest.mark.parametrize(
+    ("path", "quoted"),
+    [("a b", "'a b'"), ("-rf", "./-rf"), ("$(x)", "'$(x)'"), ("runs/a", "runs/a")],
+)
+def test_directories_are_quoted_for_the_shell(path, quoted):
+    assert shell_path(path) == quoted
+
+
+def test_summary_table_shows_the_front_at_budgets_within_80_columns(record):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(summary_table(record))
+    lines = console.export_text().splitlines()
+    row = next(line for line in lines if line.split()[:1] == ["3"])
+    best = record.latest[record.latest["average_bits"] <= 3].sort_values("loss").iloc[0]
+    assert row.split()[1:4] == [
+        str(best["trial"]),
+        f"{best['average_bits']:.4f}",
+        f"{best['loss']:.4f}",
+    ]
+    assert len([line for line in lines if line.strip()]) == 11
+
+
+def test_summary_table_shows_names_as_they_are(record):
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(summary_table(replace(record, name="[red]x[/red] [/]")))
+    assert "[red]x[/red] [/]" in console.export_text()
+
+
+def test_choices_wider_than_16_bits_are_packed_in_32():
+    knob = Knob("level", tuple(range(300)))
+    other = Knob("other", tuple(range(300)))
+    assert pack(np.array([[5]]), Choices((knob, other)).size)["width"] == 4
+
+
+def test_page_of_several_studies_compares_losses_at_budgets(record, make_record):
+    other = make_record(name="other", seed=1)
+    page = render_page([record, other], ["a", "b"])
+    for study in (record, other):
+        assert f"{best_under(study, 3.0)['loss']:.4f}" in page
+    assert "All from one reference point: loss 0.9 nats, 7.5 average bits" in page
+
+
+def test_page_of_several_studies_needs_no_reference_point(record, only_failures):
+    unknown = replace(record, reference_point=None)
+    page = render_page([unknown, only_failures(unknown)], ["a", "b"])
+    assert "All from one reference point" not in page
+
+
+def test_studies_of_one_name_are_told_apart_by_directory(record):
+    assert distinct_names([record, record], ["a", "b"]) == ["quickstart (a)", "quickstart (b)"]
