@@ -33,6 +33,8 @@ def ax_data(
 def evaluated_in(experiment: Experiment, round: int) -> set[int]:
     """Return the trials that have a loss in a round."""
     frame = experiment.lookup_data().full_df
+    if "step" not in frame:  # Ax leaves the column out while there is no data.
+        return set()
     rows = frame[(frame["metric_name"] == LOSS) & (frame["step"] == round)]
     return {int(number) for number in rows["trial_index"]}
 
@@ -78,7 +80,8 @@ def trial_table(
         }
 
     rows: list[dict[str, object]] = []
-    frame = experiment.lookup_data().full_df.dropna(subset=["step"])
+    frame = experiment.lookup_data().full_df
+    frame = frame.dropna(subset=["step"]) if "step" in frame else frame.iloc[:0].assign(step=0)
     for (number, step), group in frame.groupby(["trial_index", "step"]):
         mean = dict(zip(group["metric_name"], group["mean"], strict=True))
         error = dict(zip(group["metric_name"], group["sem"], strict=True))

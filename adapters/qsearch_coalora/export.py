@@ -20,6 +20,27 @@ from qsearch.records import write_json
 from qsearch_coalora.adapted_model import ADAPTER, AdaptedModel
 from qsearch_coalora.discovery import full_layer_names
 
+_PACKED_CARD = """\
+---
+base_model: {model}
+library_name: transformers
+tags: [lora, quantization, qsearch]
+---
+
+# {model}, packed by qsearch
+
+The base model with its weights packed as `adapter/configuration.json` says, layer by layer, and
+the CoA-LoRA adapter of that configuration in the folder `adapter`. Both together:
+
+```python
+from pathlib import Path
+
+from qsearch_coalora.packed_loading import load_packed
+
+model = load_packed(Path("path/to/this/folder"))
+```
+"""
+
 
 @dataclass(frozen=True)
 class ExportJob:
@@ -144,6 +165,8 @@ def export_packed(job: ExportJob, directory: Path) -> None:
     )
     (directory / "adapter").mkdir(exist_ok=True)
     export_adapter(job, directory / "adapter")
+    card = _PACKED_CARD.format(model=job.model.name)
+    (directory / "README.md").write_text(card, encoding="utf-8")
 
 
 EXPORTERS: dict[str, Exporter] = {"adapter": export_adapter, "packed": export_packed}

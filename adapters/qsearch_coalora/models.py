@@ -106,21 +106,14 @@ def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
     Raises:
         InputError: If there is no configuration to be had.
     """
-    transformers = import_transformers()
     source = resolve_model(model.name)
     if source.is_local or _is_in_hub_cache(source):
-        with _clear_errors(model.name):
-            config = transformers.AutoConfig.from_pretrained(
-                **source.arguments, local_files_only=True
-            )
-        return config, ()
+        return _from_pretrained(source, "AutoConfig"), ()
     if model.config is not None:
         note = f"{model.name} is not on this machine; it is downloaded from the hub on first use"
         return _config_from_fields(model), (note,)
-    _check_hub(source)
-    with _clear_errors(model.name):
-        config = transformers.AutoConfig.from_pretrained(**source.arguments)
-    return config, (f"{model.name} is downloaded from the hub on first use",)
+    note = f"{model.name} is downloaded from the hub on first use"
+    return _from_pretrained(source, "AutoConfig"), (note,)
 
 
 def _config_from_fields(model: ModelSpec) -> Any:
@@ -156,19 +149,13 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
     Raises:
         InputError: If the model cannot be found, reached or loaded.
     """
-    transformers = import_transformers()
-    source = resolve_model(model.name)
-    cached = source.is_local or _is_in_hub_cache(source)
-    if not cached:
-        _check_hub(source)
-    with _clear_errors(model.name), _quiet(transformers):
-        module, report = getattr(transformers, auto_class).from_pretrained(
-            **source.arguments,
-            dtype=torch.float32,
-            output_loading_info=True,
-            local_files_only=cached,
-            **arguments,
-        )
+    module, report = _from_pretrained(
+        resolve_model(model.name),
+        auto_class,
+        dtype=torch.float32,
+        output_loading_info=True,
+        **arguments,
+    )
     return module.eval(), set(report["missing_keys"])
 
 
@@ -178,14 +165,7 @@ def load_tokenizer(model: ModelSpec) -> Any:
     Raises:
         InputError: If it cannot be found or reached.
     """
-    source = resolve_model(model.name)
-    cached = source.is_local or _is_in_hub_cache(source)
-    if not cached:
-        _check_hub(source)
-    with _clear_errors(model.name):
-        tokenizer = import_transformers().AutoTokenizer.from_pretrained(
-            **source.arguments, local_files_only=cached
-        )
+    tokenizer = _from_pretrained(resolve_model(model.name), "AutoTokenizer")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
@@ -204,6 +184,22 @@ def import_transformers() -> Any:
             "transformers is not installed; install the extra: pip install 'qsearch[llm]'"
         ) from error
     return transformers
+
+
+def _from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> Any:
+    transformers = import_transformers()
+    load = getattr(transformers, auto_class).from_pretrained
+    arguments = {**source.arguments, **arguments}
+    with _clear_errors(source.path), _quiet(transformers):
+        if source.is_local or _is_in_hub_cache(source):
+            try:
+                return load(**arguments, local_files_only=True)
+            except (OSError, ValueError):
+                # The hub cache may hold the model's configuration only.
+                if source.is_local:
+                    raise
+        _check_hub(source)
+        return load(**arguments)
 
 
 def _is_in_hub_cache(source: ModelSource) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,15 +142,15 @@ def make_trainer(
 ) -> Callable[..., CoALoRATrainer]:
     """Return a maker of trainers on the small BERT; options as keywords."""
 
-    def make(seed: int = 0, layers: tuple[str, ...] = ("*",), **options: object) -> CoALoRATrainer:
+    def make(seed: int = 0, plugin: Any = quantizer, **options: object) -> CoALoRATrainer:
         train, validation = table_files
         task = Classification(Classification.Options(train=train, validation=validation))
         fields = {"rank": 4, "steps": 4, "batch_size": 8, "warmup_steps": 1} | options
         return CoALoRATrainer(
             CoALoRATrainer.Options(**fields),
-            ModelSpec(name=str(bert_folder), layers=layers),
+            ModelSpec(name=str(bert_folder)),
             task,
-            quantizer,
+            plugin,
             seed,
         )
 

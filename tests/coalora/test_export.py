@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from qsearch_coalora.packed_loading import load_packed
+from qsearch_quantizers.normal_float import NormalFloat
 
 from qsearch.errors import InputError
 
@@ -82,6 +84,34 @@ def test_an_unknown_format_is_refused_with_those_that_exist(
     trainer = make_trainer()
     with pytest.raises(InputError, match=r"'onnx'.*adapter.*packed"):
         trainer.export(make_configuration(trainer, 0), tmp_path, "onnx")
+
+
+def test_a_packed_export_gives_the_same_logits(make_trainer, make_configuration, tmp_path) -> None:
+    quantizer = NormalFloat(NormalFloat.Options())
+    quantizer.options = NormalFloat.Options()
+    trainer, wanted = trained(make_trainer, make_configuration, plugin=quantizer)
+    batch = next(iter(trainer.task.batches("validation", 8)))
+    expected = study_logits(trainer, wanted, batch)
+    trainer.export(wanted, tmp_path, "packed")
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        found = load_packed(tmp_path)(**inputs).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert "load_packed" in (tmp_path / "README.md").read_text()
+
+
+def test_packing_needs_a_quantizer_that_says_its_options(
+    make_trainer, make_configuration, tmp_path
+) -> None:
+    trainer = make_trainer()
+    del trainer.quantizer.options
+    with pytest.raises(InputError, match="'rounding' cannot be exported as packed"):
+        trainer.export(make_configuration(trainer, 0), tmp_path, "packed")
+
+
+def test_a_folder_without_an_adapter_is_no_packed_export(tmp_path) -> None:
+    with pytest.raises(InputError, match="no packed export"):
+        load_packed(tmp_path)
 
 
 def test_zero_adjustments_equal_plain_lora_exactly(make_trainer, make_configuration) -> None:
