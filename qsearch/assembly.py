@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from qsearch.errors import InputError
 from qsearch.plugins import Group, Quantizer, Task, Trainer, load_plugin
 from qsearch.space import Space
@@ -18,7 +20,7 @@ class Assembly:
     """The parts of one study.
 
     Args:
-        spec: The study.
+        spec: The study, with the plugins' defaults written out.
         quantizer: Its quantizer.
         task: Its task.
         trainer: Its trainer, without model or data loaded yet.
@@ -66,7 +68,19 @@ def assemble(spec: StudySpec, where: str = "study") -> Assembly:
             f"{where}: search.average_bits: [{low:g}, {high:g}] lies outside what quantizer"
             f" {spec.quantizer.name!r} can store: [{least:.4g}, {greatest:.4g}]"
         )
-    return Assembly(spec, quantizer, task, trainer, space)
+    resolved = spec.model_copy(
+        update={
+            "quantizer": _resolved(spec.quantizer, quantizer_options),
+            "task": _resolved(spec.task, task_options),
+            "trainer": _resolved(spec.trainer, trainer_options),
+        }
+    )
+    return Assembly(resolved, quantizer, task, trainer, space)
+
+
+def _resolved(section: PluginSpec, options: BaseModel) -> PluginSpec:
+    """Return a section with every option, so that a later version's defaults do not change it."""
+    return PluginSpec(name=section.name, **options.model_dump(mode="json"))
 
 
 def _plugin(group: Group, section: PluginSpec, where: str) -> tuple[Any, Any]:

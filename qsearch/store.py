@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import numpy as np
 from ax.api.client import Client
 from ax.api.configs import StorageConfig
 from ax.exceptions.core import ObjectNotFoundError
+from ax.exceptions.core import AxParameterWarning
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import (
     create_all_tables,
     get_engine,
     init_engine_and_session_factory,
 )
+from ax.utils.common.logger import set_ax_logger_levels
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -77,7 +80,8 @@ def open_client(
         InputError: If the database cannot be opened, or its experiment has another space.
     """
     # Ax reports each trial with all its parameters; qsearch has its own log.
-    logging.getLogger("ax").setLevel(logging.ERROR)
+    set_ax_logger_levels(logging.ERROR)
+    warnings.filterwarnings("ignore", category=AxParameterWarning)
     url = url or f"sqlite:///{(directory / DATABASE).resolve()}"
     storage = StorageConfig(url=url, registry_bundle=registry_bundle())
     try:

@@ -109,8 +109,8 @@ def run_study(
     """
     prepare_directory(directory)
     with study_lock(directory):
-        _claim(spec, directory)
-        parts = assemble(spec, str(directory / STUDY_YAML))
+        parts = assemble(spec)
+        _claim(parts.spec, directory)
         log = event_log(directory / LOG)
 
         def tell(event: Event) -> None:

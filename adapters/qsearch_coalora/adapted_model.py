@@ -20,6 +20,9 @@ from qsearch_coalora.theta import Theta
 from qsearch_coalora.weight_cache import BoundedCache, QuantizedWeights
 
 ADAPTER = "default"
+FACTOR_CACHE_SHARE = 0.25
+"""Bound of the cache of residual factors, as a share of that of quantized weights."""
+
 _Factors = tuple[Tensor, Tensor]
 
 
@@ -73,7 +76,8 @@ class AdaptedModel:
             layers, [layer.base_layer for layer in self.lora_layers], quantizer, bound
         )
         self._factors: BoundedCache[tuple[int, LayerConfiguration], _Factors] = BoundedCache(
-            bound, lambda factors: factors[0].nbytes + factors[1].nbytes
+            int(bound * FACTOR_CACHE_SHARE),
+            lambda factors: factors[0].nbytes + factors[1].nbytes,
         )
         if options.fixed_rank:
             self._fix_residual_rank()

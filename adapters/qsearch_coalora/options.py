@@ -16,9 +16,13 @@ class CoALoRAOptions(BaseModel):
         rank: Rank r of the adapter.
         alpha: LoRA's α; the adapter's output is scaled by α / r. None means r.
         init: ``shared`` trains one pair of factors for all configurations; ``residual`` fills
-            some or all of the rank with the factors of W − W̃ of each configuration.
+            some or all of the rank with the factors of W − W̃ of each configuration. Measured on
+            MiniLM (rank 16, one seed, standard errors near .02; loss at uniform 2, 3, 4, 8 bits):
+            on SST-2, shared .440, .392, .373, .374 and half residual .411, .381, .375, .371; on
+            docstrings, .871, .841, .797, .823 and .817, .863, .789, .822. All residual stays near
+            chance on SST-2 (.655 to .678), since only θ and the head can learn the task then.
         residual_rank: With ``residual``, how much of the rank those factors take; the rest is
-            shared and trained. None means all of it, as the paper writes.
+            shared and trained. None means half. The paper's text has all of it.
         learning_rate: Peak rate of AdamW for the factors and the task head.
         theta_learning_rate: Peak rate for θ. None means the same.
         weight_decay: Decoupled weight decay.
@@ -38,7 +42,7 @@ class CoALoRAOptions(BaseModel):
 
     rank: int = Field(default=16, ge=1)
     alpha: float | None = Field(default=None, gt=0)
-    init: Literal["shared", "residual"] = "shared"
+    init: Literal["shared", "residual"] = "residual"
     residual_rank: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     theta_learning_rate: float | None = Field(default=None, gt=0)
@@ -74,7 +78,7 @@ class CoALoRAOptions(BaseModel):
         """How much of the rank holds residual factors."""
         if self.init == "shared":
             return 0
-        return self.rank if self.residual_rank is None else self.residual_rank
+        return max(self.rank // 2, 1) if self.residual_rank is None else self.residual_rank
 
     def round_steps(self, round: int) -> int:
         """Return the number of optimizer steps of a round."""

@@ -8,6 +8,7 @@ from torch import nn
 
 from qsearch.layers import LayerSpec
 from qsearch.plugins import Requirements
+from qsearch_coalora.adapted_model import FACTOR_CACHE_SHARE
 from qsearch_coalora.options import CoALoRAOptions
 
 _FLOAT_BYTES = 4
@@ -42,6 +43,6 @@ def estimate_requirements(
     memory = (
         weights * (1 + _ACTIVATION_SHARE)
         + adapter * _FLOAT_BYTES * _TRAINED_COPIES
-        + options.cache_mebibytes * 2**20
+        + options.cache_mebibytes * 2**20 * (1 + FACTOR_CACHE_SHARE)
     )
     return Requirements(parameters, int(memory), notes=tuple(notes))

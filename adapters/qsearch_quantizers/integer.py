@@ -57,6 +57,7 @@ class Integer:
             return value
 
     def __init__(self, options: Options) -> None:
+        self.options = options
         schemes = (options.scheme,) if isinstance(options.scheme, str) else options.scheme
         self._scheme: Scheme | None = schemes[0] if len(schemes) == 1 else None
         knobs = [Knob("bits", options.bits), Knob("group_size", options.group_size)]

@@ -66,6 +66,7 @@ class NormalFloat:
         _ordered = field_validator("*")(in_order)
 
     def __init__(self, options: Options) -> None:
+        self.options = options
         self._choices = Choices(
             tuple(Knob(name, getattr(options, name)) for name in type(options).model_fields)
         )

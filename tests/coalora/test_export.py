@@ -44,7 +44,7 @@ def plain_logits(trainer, configuration, folder, batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"alpha": 8.0}, {"init": "residual"}, {"init": "residual", "residual_rank": 2}]
+    "options", [{}, {"alpha": 8.0}, {"init": "shared", "alpha": 8.0}, {"residual_rank": 4}]
 )
 def test_an_exported_adapter_gives_the_same_logits_in_plain_peft(
     make_trainer, make_configuration, tmp_path, options

@@ -172,11 +172,11 @@ def test_a_state_with_a_tensor_missing_is_refused(make_trainer) -> None:
         trainer.load_state(TrainerState(fewer, state.metadata))
 
 
-@pytest.mark.parametrize("residual_rank", [None, 2])
+@pytest.mark.parametrize("residual_rank", [None, 4])
 def test_residual_factors_follow_the_configuration_and_are_not_trained(
     make_trainer, make_configuration, residual_rank
 ) -> None:
-    trainer = make_trainer(init="residual", residual_rank=residual_rank, weight_decay=0.1)
+    trainer = make_trainer(residual_rank=residual_rank, weight_decay=0.1)
     wanted = make_configuration(trainer, 0)
     adapted = trainer.adapted
     fixed = trainer.options.fixed_rank
@@ -206,9 +206,15 @@ def test_residual_training_resumes_exactly(make_trainer, make_configuration) -> 
     ]
 
 
+def test_half_of_the_rank_is_residual_unless_told_otherwise() -> None:
+    assert CoALoRAOptions(rank=16).fixed_rank == 8
+    assert CoALoRAOptions(rank=16, init="shared").fixed_rank == 0
+    assert CoALoRAOptions(rank=16, residual_rank=16).fixed_rank == 16
+
+
 def test_a_residual_rank_above_the_model_is_refused(make_trainer) -> None:
     with pytest.raises(InputError, match=r"residual_rank 40.*32"):
-        _ = make_trainer(rank=40, init="residual").adapted
+        _ = make_trainer(rank=40, init="residual", residual_rank=40).adapted
 
 
 @pytest.mark.parametrize(

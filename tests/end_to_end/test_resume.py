@@ -1,0 +1,93 @@
+"""A study that is killed, interrupted or run twice, on the real MiniLM."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from pandas.testing import assert_frame_equal
+
+from tests.end_to_end.conftest import command, results, run, small_study
+
+
+def start_until(arguments: list[str], log: Path, event: str, count: int) -> subprocess.Popen[bytes]:
+    """Start a study and return once its log holds an event so many times."""
+    process = subprocess.Popen(
+        arguments,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        lines = log.read_text().splitlines() if log.is_file() else []
+        events = [json.loads(line)["event"] for line in lines if line.endswith("}")]
+        if events.count(event) >= count:
+            return process
+        if process.poll() is not None:
+            break
+        time.sleep(0.005)
+    process.kill()
+    assert process.stderr is not None
+    raise AssertionError(f"{event} did not come: {process.stderr.read().decode()}")
+
+
+def test_killed_study_resumes_to_the_uninterrupted_result(study: Path, tmp_path: Path) -> None:
+    """Killed in a training, an evaluation, the search and the second round, one after another."""
+    directory = tmp_path / "killed"
+    for event, count in (
+        ("round started", 1),
+        ("evaluated", 3),
+        ("searched", 1),
+        ("round finished", 1),
+        ("evaluated", 12),
+    ):
+        process = start_until(small_study(directory), directory / "log.jsonl", event, count)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run(small_study(directory))
+    assert_frame_equal(results(directory), results(study))
+
+
+def test_interrupted_study_exits_130_and_resumes(study: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "interrupted"
+    process = start_until(small_study(directory), directory / "log.jsonl", "evaluated", 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert process.stderr is not None
+    message = process.stderr.read().decode()
+    assert "interrupted; the same command resumes" in message
+    assert "Traceback" not in message
+    run(small_study(directory))
+    assert_frame_equal(results(directory), results(study))
+
+
+def test_second_process_on_a_directory_is_refused(study: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "busy"
+    process = start_until(small_study(directory), directory / "log.jsonl", "round started", 1)
+    try:
+        result = run(small_study(directory), expect=2)
+        assert f"process {process.pid}" in result.stderr
+        assert f"process {process.pid}" in run(command("status", directory)).stdout
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("change", [{"search__rounds": "3"}, {"trainer__rank": "4"}])
+def test_changed_study_is_refused_and_nothing_is_lost(study: Path, change: dict[str, str]) -> None:
+    before = results(study)
+    result = run(small_study(study, **change), expect=2)
+    assert next(iter(change)).replace("__", ".") in result.stderr
+    assert_frame_equal(results(study), before)
+
+
+def test_finished_study_only_reports_again(study: Path) -> None:
+    before = results(study)
+    assert "report.html" in run(small_study(study)).stdout
+    assert_frame_equal(results(study), before)
