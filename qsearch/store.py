@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from ax.api.client import Client
 from ax.api.configs import StorageConfig
-from ax.exceptions.core import ObjectNotFoundError
-from ax.exceptions.core import AxParameterWarning
+from ax.exceptions.core import AxParameterWarning, ObjectNotFoundError
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import (
     create_all_tables,

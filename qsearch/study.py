@@ -127,6 +127,7 @@ def run_study(
         edges = segment_edges(spec.search.average_bits, spec.search.segments)
         study = Study(directory, parts, client, edges, tell)
         _attach_initial(study, error)
+        _save_record(study)
         study.tell("started", len(read_rounds(directory)), rounds=spec.search.rounds)
         try:
             for round in range(len(read_rounds(directory)), spec.search.rounds):

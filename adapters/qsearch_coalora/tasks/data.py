@@ -68,7 +68,7 @@ def read_dataset(source: HubDataset, split: Split) -> Any:
     if name is None:
         raise InputError(f"task.dataset {source.name!r}: no {split} split is named")
     try:
-        import datasets
+        import datasets  # type: ignore[import-untyped]
     except ImportError as error:
         raise InputError(
             "datasets is not installed; install the extra: pip install 'qsearch[llm]'"
