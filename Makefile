@@ -30,7 +30,7 @@ browser:
 	else echo "Chromium and ChromeDriver are not installed: browser tests will be skipped"; fi
 
 bench-%: $(VENV)/.ready-test
-	$(BIN)/python benchmarks/$*.py
+	$(BIN)/python -m benchmarks.$*
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

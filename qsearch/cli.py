@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -219,6 +220,9 @@ def _print(text: str) -> None:
 
 def main() -> None:
     """Run the command line: 0 done, 2 bad input, 1 failure, 130 interrupted."""
+    if not sys.warnoptions:
+        # Deprecations inside Ax, SQLAlchemy or transformers are not the user's to act on.
+        warnings.simplefilter("ignore")
     # Shells start background jobs with interrupts ignored; a study must still stop cleanly.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from qsearch.pareto import non_dominated
 from qsearch.space import Integers, Space
 
 
@@ -17,8 +18,8 @@ def initial_configurations(
 ) -> list[tuple[str, Integers]]:
     """Return the first set: the best uniform configurations, then random ones.
 
-    A third are uniform, each the layer configuration with the least mean error whose bits fit
-    one of a row of budgets; the search can only better them. The rest are spread uniformly over
+    A third are uniform: of the layer configurations that no other betters in both storage bits
+    and mean error, some spread evenly over average bits. The rest are spread uniformly over
     average bits.
 
     Args:
@@ -34,12 +35,14 @@ def initial_configurations(
     parameters = np.array([layer.parameters for layer in space.layers], dtype=np.float64)
     mean_error = np.average(quantization_error, axis=0, weights=parameters)
     chosen: dict[bytes, tuple[str, Integers]] = {}
-    for budget in np.linspace(bits[0], bits[1], max(count // 3, 1)):
-        fits = np.flatnonzero((space.bits_table <= budget) & (space.bits_table >= bits[0] - 1e-9))
-        if len(fits):
-            best = fits[np.argmin(mean_error[fits])]
-            index = np.full(len(space.groups), best, dtype=np.int64)
-            chosen[index.tobytes()] = ("uniform", index)
+    inside = np.flatnonzero((space.bits_table >= bits[0]) & (space.bits_table <= bits[1]))
+    points = np.column_stack([mean_error, space.bits_table])[inside]
+    best = inside[non_dominated(points)]
+    best = best[np.argsort(space.bits_table[best], kind="stable")]
+    for target in np.linspace(bits[0], bits[1], max(count // 3, 2)) if len(best) else ():
+        nearest = best[np.abs(space.bits_table[best] - target).argmin()]
+        index = np.full(len(space.groups), nearest, dtype=np.int64)
+        chosen[index.tobytes()] = ("uniform", index)
     for _ in range(10):
         for index in space.sample(count - len(chosen), bits, generator):
             chosen.setdefault(index.tobytes(), ("random", index))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -10,39 +11,65 @@ from qsearch.layers import LayerSpec
 from qsearch.plugins import Requirements
 from qsearch_coalora.adapted_model import FACTOR_CACHE_SHARE
 from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.workload import Workload, floating_point_operations, work_parameters
 
 _FLOAT_BYTES = 4
 _TRAINED_COPIES = 4
 """Value, gradient and AdamW's two moments."""
 
 _ACTIVATION_SHARE = 0.5
-"""Activations and temporary tensors, as a share of the weights; a rule of thumb."""
+"""Least memory of activations and temporary tensors, as a share of the weights; a rule of thumb."""
 
 
 def estimate_requirements(
     model: nn.Module,
     layers: Sequence[LayerSpec],
     options: CoALoRAOptions,
+    workload: Workload | None,
     notes: Sequence[str],
 ) -> Requirements:
-    """Estimate the peak memory of training.
+    """Estimate the peak memory of training, and the operations of training and evaluating.
 
-    It holds the model in float32, one dequantized copy of its quantizable weights, the bounded
-    cache of quantized weights, and the adapter with its optimizer.
+    Memory holds the model in float32, one dequantized copy of its quantizable weights, the bounded
+    cache of quantized weights, the adapter with its optimizer, and for each layer the inputs and
+    outputs of the tokens that share a backward pass.
 
     Args:
         model: The model, on the meta device.
         layers: Its quantizable layers.
         options: The trainer's options.
+        workload: The task's workload, if the task tells it.
         notes: Sentences for the user.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     quantizable = sum(layer.parameters for layer in layers)
     adapter = sum(options.rank * sum(layer.shape) for layer in layers)
     weights = (parameters + quantizable) * _FLOAT_BYTES
+    activations = weights * _ACTIVATION_SHARE
+    notes = list(notes)
+    if workload is not None:
+        examples = math.ceil(options.batch_size / options.configurations_per_step)
+        features = sum(sum(layer.shape) for layer in layers)
+        saved = features * examples * workload.example_tokens * _FLOAT_BYTES
+        activations = max(activations, saved)
+        notes += workload.notes
+    if options.device != "cpu":
+        notes.append(
+            f"the study runs on {options.device}: the memory is needed there, and a time above is"
+            " what the CPU would take"
+        )
     memory = (
-        weights * (1 + _ACTIVATION_SHARE)
+        weights
+        + activations
         + adapter * _FLOAT_BYTES * _TRAINED_COPIES
         + options.cache_mebibytes * 2**20 * (1 + FACTOR_CACHE_SHARE)
     )
-    return Requirements(parameters, int(memory), notes=tuple(notes))
+    if workload is None:
+        return Requirements(parameters, int(memory), notes=tuple(notes))
+    if workload.evaluated_examples is None:
+        notes.append(
+            "the time is not estimated, since only the data tells how many examples an evaluation"
+            " has; bound them in the task's options"
+        )
+    training, evaluation = floating_point_operations(work_parameters(model), options, workload)
+    return Requirements(parameters, int(memory), training, evaluation, tuple(notes))

@@ -37,6 +37,7 @@ from qsearch_coalora.options import CoALoRAOptions
 from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.requirements import estimate_requirements
 from qsearch_coalora.statistics import weighted_mean
+from qsearch_coalora.workload import task_workload
 
 _STATE_FORMAT = 1
 
@@ -104,7 +105,8 @@ class CoALoRATrainer:
     def requirements(self) -> Requirements:
         """Say what the study needs, without loading weights or data."""
         config, notes = self._config
-        return estimate_requirements(skeleton(config), self._layers, self.options, notes)
+        workload = task_workload(self.task)
+        return estimate_requirements(skeleton(config), self._layers, self.options, workload, notes)
 
     def train(
         self,

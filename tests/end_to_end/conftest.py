@@ -44,6 +44,8 @@ def command(*arguments: str | Path) -> list[str]:
 def small_study(out: Path, **changes: str) -> list[str]:
     """Return the command line of the small study."""
     settings = SMALL | {key.replace("__", "."): value for key, value in changes.items()}
+    if "quantizer" in settings:  # Another quantizer; the small study's knobs are not its own.
+        settings = {k: v for k, v in settings.items() if not k.startswith("quantizer.")}
     overrides = [part for item in settings.items() for part in ("--set", "=".join(item))]
     return command("run", QUICKSTART, "--out", out, *overrides)
 

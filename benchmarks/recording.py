@@ -1,0 +1,102 @@
+"""What every benchmark writes: claims with targets, rows, and the machine they were measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure with its target.
+
+    Args:
+        claim: What is claimed.
+        value: What was measured.
+        target: What was aimed at; None where there is nothing to compare with.
+        better: Whether higher or lower is better.
+    """
+
+    claim: str
+    value: float
+    target: float | None
+    better: Literal["higher", "lower"]
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the value reaches the target."""
+        if self.target is None:
+            return None
+        return self.value >= self.target if self.better == "higher" else self.value <= self.target
+
+
+@dataclass
+class Benchmark:
+    """Collects claims and rows, and writes ``results/NAME.json``."""
+
+    name: str
+    claims: list[Claim] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def claim(
+        self, claim: str, value: float, target: float | None, better: Literal["higher", "lower"]
+    ) -> None:
+        """Record and print a claim."""
+        entry = Claim(claim, round(value, 4), target, better)
+        self.claims.append(entry)
+        verdict = {True: "met", False: "MISSED", None: ""}[entry.met]
+        print(f"{claim}: {entry.value} (target {target}) {verdict}", flush=True)
+
+    def row(self, **figures: Any) -> None:
+        """Record and print a row."""
+        self.rows.append(figures)
+        print("  " + ", ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
+
+    def write(self) -> Path:
+        """Write the result file."""
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"{self.name}.json"
+        result = {
+            "benchmark": self.name,
+            "command": f"make bench-{self.name}",
+            "commit": _commit(),
+            "machine": _machine(),
+            "claims": [{**asdict(claim), "met": claim.met} for claim in self.claims],
+            "rows": self.rows,
+        }
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"wrote {path}")
+        return path
+
+
+def _commit() -> str:
+    shown = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return shown.stdout.strip() or "unknown"
+
+
+def _machine() -> dict[str, Any]:
+    processor = platform.processor()
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        models = [line for line in information.read_text().splitlines() if "model name" in line]
+        processor = models[0].partition(":")[2].strip() if models else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+    }

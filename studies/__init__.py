@@ -1,0 +1,1 @@
+"""The ready studies, as a package so that `qsearch init` finds them."""

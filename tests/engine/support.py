@@ -1,0 +1,162 @@
+"""Spaces, fake studies and command lines that several test modules use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from qsearch.configuration import Choices, Knob
+from qsearch.layers import FUSED_ROLES, LayerSpec
+from qsearch.records import read_study
+from qsearch.space import Floats, Space
+from qsearch.spec import StudySpec
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+NORMAL_FLOAT = Choices(
+    (
+        Knob("bits", (2, 3, 4, 8)),
+        Knob("scale_bits", (2, 3, 4, 8)),
+        Knob("scale_dtype", ("bfloat16", "float16", "float32")),
+        Knob("block_size", (16, 32, 64)),
+        Knob("scale_block_size", (16, 64, 256)),
+    )
+)
+INTEGER = Choices(
+    (Knob("bits", (2, 3, 4, 8)), Knob("group_size", (32, 64)), Knob("symmetric", ("yes",)))
+)
+SHAPES = {
+    "query": (384, 384),
+    "key": (384, 384),
+    "value": (384, 384),
+    "attention_output": (384, 384),
+    "gate": (1536, 384),
+    "up": (1536, 384),
+    "down": (384, 1536),
+}
+
+
+def bits_of(choices: Choices) -> tuple[float, ...]:
+    """Storage bits by choice index: design section 2 for normal float, 16-bit scales else."""
+    table = []
+    for layer in choices.layer_configurations:
+        if "scale_bits" in layer:
+            block = layer.integer("block_size")
+            scale = 32 if layer["scale_dtype"] == "float32" else 16
+            overhead = layer.integer("scale_bits") / block
+            overhead += scale / (block * layer.integer("scale_block_size"))
+        else:
+            overhead = 16 / layer.integer("group_size")
+        table.append(layer.integer("bits") + overhead)
+    return tuple(table)
+
+
+def make_layers(blocks: int) -> tuple[LayerSpec, ...]:
+    """A transformer of seven matrices a block."""
+    return tuple(
+        LayerSpec(f"layers.{block}.{role}", role, block, shape)
+        for block in range(blocks)
+        for role, shape in SHAPES.items()
+    )
+
+
+def make_space(blocks: int = 2, choices: Choices = NORMAL_FLOAT, fused: bool = False) -> Space:
+    """The space of that transformer."""
+    return Space(make_layers(blocks), choices, bits_of(choices), FUSED_ROLES if fused else ())
+
+
+def errors_of(space: Space) -> Floats:
+    """Plausible relative squared errors (layers × choices): fall fourfold a bit."""
+    bits = np.array([c.integer("bits") for c in space.choices.layer_configurations])
+    overhead = space.bits_table - bits
+    row = 4.0 ** (1 - bits) * (1 - 0.3 * overhead)
+    layers = 1 + 0.1 * np.arange(len(space.layers))[:, None] / len(space.layers)
+    return np.asarray(row * layers, dtype=np.float64)
+
+
+def study_values(**changes: Any) -> dict[str, Any]:
+    """The fake study as the values of its YAML; changes name fields as ``section__field``."""
+    values: dict[str, Any] = {
+        "name": "fake",
+        "seed": 3,
+        "model": {"name": "none"},
+        "task": {"name": "fake"},
+        "quantizer": {"name": "fake"},
+        "trainer": {"name": "fake", "blocks": 2},
+        "search": {
+            "rounds": 2,
+            "initial": 6,
+            "candidates": 2,
+            "segments": 8,
+            "average_bits": [2.25, 6.0],
+        },
+    }
+    for key, value in changes.items():
+        *sections, field = key.split("__")
+        inner = values
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[field] = value
+    return values
+
+
+def study_spec(**changes: Any) -> StudySpec:
+    """The fake study."""
+    return StudySpec.model_validate(study_values(**changes))
+
+
+def write_study_yaml(path: Path, **changes: Any) -> Path:
+    """Write the fake study's YAML."""
+    path.write_text(yaml.safe_dump(study_values(**changes)), encoding="utf-8")
+    return path
+
+
+def results(directory: Path) -> pd.DataFrame:
+    """What must not depend on interruptions: all of the trials but wall time."""
+    return read_study(directory).trials.drop(columns="seconds")
+
+
+def command(
+    arguments: Sequence[str | Path], cwd: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run qsearch in a new process that has the fake plugins."""
+    return subprocess.run(
+        [sys.executable, "-m", "qsearch.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=command_environment(**variables),
+        timeout=120,
+        check=False,
+    )
+
+
+def command_environment(**variables: str) -> dict[str, str]:
+    """The environment of a new process that has the fake plugins."""
+    root = Path(__file__).parent.parent.parent
+    paths = os.pathsep.join([str(FIXTURES), str(root)])
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run work in a forked process and return its exit code: 0 when it comes to its end.
+
+    A fork dies without clean-up by ``os._exit``, as a killed process does, but needs no imports.
+    """
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
