@@ -217,14 +217,17 @@ def read_study(directory: Path) -> StudyRecord:
             trials=_read_trials(directory / TRIALS_FILE),
             versions=loaded["versions"],
         )
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def _read_trials(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return empty_trials()
-    table = pd.read_parquet(path)
+    try:
+        table = pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
     missing = set(TRIAL_COLUMNS) - set(table.columns)
     if missing:
         raise InputError(f"{path} lacks the columns {sorted(missing)}")

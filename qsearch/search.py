@@ -38,8 +38,16 @@ class WalkSettings:
     moves: int = 1024
 
 
+_KEPT = 4
+"""Best new points that each step of a walk contributes."""
+
+
 def guided_walk(
-    score: Score, space: Space, starts: Integers, settings: WalkSettings
+    score: Score,
+    space: Space,
+    starts: Integers,
+    settings: WalkSettings,
+    exclude: Integers | None = None,
 ) -> tuple[Integers, Floats]:
     """Climb an acquisition from several starting points at once.
 
@@ -48,15 +56,20 @@ def guided_walk(
         space: The space.
         starts: Choice indices of the starting points (starts × groups).
         settings: Step limits.
+        exclude: Configurations that may be walked over but not returned (k × groups).
 
     Returns:
         Distinct configurations that the walks visited or looked at and found best
-        (n × groups), and their scores (n). Starting points are not among them.
+        (n × groups), best first, and their scores (n). Neither starting points nor excluded
+        configurations are among them.
     """
+    taken = {row.tobytes() for row in starts}
+    if exclude is not None:
+        taken |= {row.tobytes() for row in exclude}
     current, value = starts.copy(), score(starts)
     active = np.ones(len(starts), dtype=bool)
-    found: list[Integers] = []
-    scores: list[Floats] = []
+    found: list[Integers] = [starts[:0]]
+    scores: list[Floats] = [value[:0]]
     for _ in range(settings.steps):
         walkers = np.flatnonzero(active)
         if not len(walkers):
@@ -69,22 +82,24 @@ def guided_walk(
         split = np.cumsum([len(block) for block in stepped])[:-1]
         stepped_scores = np.split(score(np.concatenate(stepped)), split)
         combined = [
-            _combine(current[w], groups, choices, gains - value[w], settings.moves)
-            for w, (groups, choices), gains in zip(walkers, moves, stepped_scores, strict=True)
+            _combine(current[w], groups, choices, values, float(value[w]), settings.moves)
+            for w, (groups, choices), values in zip(walkers, moves, stepped_scores, strict=True)
         ]
         split = np.cumsum([len(block) for block in combined])[:-1]
         combined_scores = np.split(score(np.concatenate(combined)), split)
         for position, walker in enumerate(walkers):
             points = np.concatenate([stepped[position], combined[position]])
             values = np.concatenate([stepped_scores[position], combined_scores[position]])
-            best = np.argsort(-values, kind="stable")[:4]
-            found.append(points[best])
-            scores.append(values[best])
-            if values[best[0]] > value[walker]:
-                current[walker], value[walker] = points[best[0]], values[best[0]]
+            new, new_values = _best_new(points, values, taken, _KEPT)
+            found.append(new)
+            scores.append(new_values)
+            best = int(values.argmax()) if len(values) else None
+            if best is not None and values[best] > value[walker]:
+                current[walker], value[walker] = points[best], values[best]
             else:
                 active[walker] = False
-    return _distinct(np.concatenate(found), np.concatenate(scores), starts)
+    everything = np.concatenate(found)
+    return _best_new(everything, np.concatenate(scores), taken, len(everything))
 
 
 def _apply(index: Integers, groups: Integers, choices: Integers) -> Integers:
@@ -94,13 +109,13 @@ def _apply(index: Integers, groups: Integers, choices: Integers) -> Integers:
 
 
 def _combine(
-    index: Integers, groups: Integers, choices: Integers, gains: Floats, most: int
+    index: Integers, groups: Integers, choices: Integers, values: Floats, value: float, most: int
 ) -> Integers:
     """Make the best step of the 2, 4, 8, … groups that gain most, together."""
-    order = np.argsort(-gains, kind="stable")
+    order = np.argsort(-values, kind="stable")
     _, first = np.unique(groups[order], return_index=True)
     best = order[np.sort(first)]
-    best = best[gains[best] > 0][:most]
+    best = best[values[best] > value][:most]
     sizes = sorted({min(2**power, len(best)) for power in range(1, 12)} - {0, 1})
     combined = np.repeat(index[None], len(sizes), axis=0)
     for row, size in enumerate(sizes):
@@ -108,13 +123,18 @@ def _combine(
     return combined
 
 
-def _distinct(points: Integers, values: Floats, exclude: Integers) -> tuple[Integers, Floats]:
-    taken = {row.tobytes() for row in exclude}
-    keep = []
-    for position in np.argsort(-values, kind="stable"):
+def _best_new(
+    points: Integers, values: Floats, taken: set[bytes], most: int
+) -> tuple[Integers, Floats]:
+    """Return the best distinct points that have a score and are not taken, best first."""
+    keep: list[int] = []
+    kept: set[bytes] = set()
+    for position in np.argsort(-values, kind="stable").tolist():
+        if len(keep) == most or values[position] == -np.inf:
+            break
         key = points[position].tobytes()
-        if key not in taken and np.isfinite(values[position]):
-            taken.add(key)
+        if key not in taken and key not in kept:
+            kept.add(key)
             keep.append(position)
     return points[keep], values[keep]
 
@@ -182,6 +202,23 @@ def next_candidate(
     best_known = np.flatnonzero(non_dominated(points))
     chosen = generator.permutation(best_known)[: settings.starts // 2]
     random = space.sample(settings.starts - len(chosen), bits, generator)
-    found, _ = guided_walk(score, space, np.concatenate([known[chosen], random]), settings)
-    taken = {row.tobytes() for row in np.concatenate([known, exclude])}
-    return next((row for row in found if row.tobytes() not in taken), None)
+    starts, taken = np.concatenate([known[chosen], random]), np.concatenate([known, exclude])
+    found, _ = guided_walk(score, space, starts, settings, taken)
+    if not len(found):
+        found = _any_new(score, space, np.concatenate([starts, taken]), taken)
+    return found[0] if len(found) else None
+
+
+def _any_new(score: Score, space: Space, around: Integers, exclude: Integers) -> Integers:
+    """Return the best new neighbour of the first point that has one, or the point itself.
+
+    In a small space that is nearly used up, walks see only what is known already.
+    """
+    taken = {row.tobytes() for row in exclude}
+    for point in around:
+        points = np.concatenate([point[None], _apply(point, *space.neighbours(point))])
+        new = points[[row.tobytes() not in taken for row in points]]
+        found, _ = _best_new(new, score(new), set(), 1)
+        if len(found):
+            return found
+    return around[:0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from qsearch.errors import InputError
 from qsearch.layers import FUSED_ROLES
 from qsearch.plugins import ModelSpec
 
 _MAX_BYTES = 1_000_000
+_MAX_SHOWN = 80
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -72,11 +74,12 @@ class SearchSpec(BaseModel):
     segments: int = Field(default=40, ge=1)
     average_bits: tuple[float, float] = (2.25, 7.25)
 
-    @model_validator(mode="after")
-    def _interval(self) -> SearchSpec:
-        if not 0 < self.average_bits[0] < self.average_bits[1]:
-            raise ValueError("average_bits must be [low, high] with 0 < low < high")
-        return self
+    @field_validator("average_bits")
+    @classmethod
+    def _interval(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] < value[1] < math.inf:
+            raise ValueError("must be [low, high] with 0 < low < high")
+        return value
 
 
 class StudySpec(BaseModel):
@@ -173,17 +176,23 @@ def validate(model: type[_Model], values: Any, where: str, prefix: str = "") -> 
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            steps = [str(step) for step in ([prefix] if prefix else []) + list(problem["loc"])]
-            field = ".".join(steps) or "the study"
+            # Pydantic adds the alternatives of a union, such as "literal['none']", to the path.
+            location = [step for step in problem["loc"] if "[" not in str(step)]
+            field = ".".join(str(step) for step in [*([prefix] if prefix else []), *location])
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "extra_forbidden":
-                allowed = ", ".join(_fields(model, problem["loc"][:-1]))
+                allowed = ", ".join(_fields(model, location[:-1]))
                 message = f"unknown field; allowed here: {allowed}"
-            given = problem["input"]
-            shown = "" if isinstance(given, dict | list) else f", not {given!r}"
+            elif problem["type"] == "model_type":
+                message = "must be a section of fields"
+            shown = f", not {_shorten(repr(problem['input']))}"
             shown = "" if problem["type"] in ("missing", "extra_forbidden") else shown
-            lines.append(f"{field}: {message}{shown}")
+            lines.append(f"{field or 'the study'}: {message}{shown}")
         raise InputError(f"{where}: " + "; ".join(lines)) from error
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
 
 
 def _fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
@@ -196,17 +205,60 @@ def _fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     return sorted(model.model_fields)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, and refuses a field that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"given twice: {', '.join(twice)}", node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)
+
+
+def _parse(text: str, where: str) -> Any:
+    """Return what YAML text says: mappings, lists and scalars, as a tree.
+
+    Raises:
+        InputError: If it is not YAML, or refers to itself, or aliases make it too large.
+    """
+    try:
+        # A safe loader: it makes plain data alone.
+        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506
+    # PyYAML raises whatever its conversions raise for text such as "2020-13-45" or "!!bool x".
+    except (yaml.YAMLError, RecursionError, ValueError, AttributeError, LookupError) as error:
+        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
+    if _tree_size(loaded, where, {}, set()) > _MAX_BYTES:
+        raise InputError(f"{where}: its aliases make it larger than {_MAX_BYTES} values")
+    return loaded
+
+
+def _tree_size(value: Any, where: str, sizes: dict[int, int], parents: set[int]) -> int:
+    if not isinstance(value, dict | list):
+        return 1
+    key = id(value)
+    if key in parents:
+        raise InputError(f"{where}: an alias refers to a section that holds it")
+    if key not in sizes:
+        inner = value.values() if isinstance(value, dict) else value
+        parents.add(key)
+        sizes[key] = 1 + sum(_tree_size(item, where, sizes, parents) for item in inner)
+        parents.discard(key)
+    return sizes[key]
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{path}: a study YAML has at most {_MAX_BYTES} bytes")
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    loaded = _parse(text, str(path))
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: a study is a mapping of sections, not {type(loaded).__name__}")
     return loaded
@@ -222,17 +274,23 @@ def _override(values: dict[str, Any], override: str) -> None:
         inner = inner.setdefault(step, {})
         if not isinstance(inner, dict):
             raise InputError(f"--set {override!r}: {step!r} is not a section of the study")
-    try:
-        inner[steps[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {override!r}: the value is not valid YAML") from error
+    inner[steps[-1]] = _parse(text, f"--set {_shorten(override)!r}")
 
 
 def _resolve(value: Any, path: Path, variables: Mapping[str, str], where: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
-        return {key: _resolve(v, path, variables, (*where, str(key))) for key, v in value.items()}
+        odd = [key for key in value if not isinstance(key, str)]
+        if odd:
+            field = ".".join((*where, str(odd[0])))
+            raise InputError(f"{path}: {field}: a field's name is text, not {odd[0]!r}; quote it")
+        return {key: _resolve(v, path, variables, (*where, key)) for key, v in value.items()}
     if isinstance(value, list):
         return [_resolve(item, path, variables, where) for item in value]
+    if value is not None and not isinstance(value, str | int | float):
+        raise InputError(
+            f"{path}: {'.'.join(where)}: YAML reads {_shorten(str(value))} as"
+            f" {type(value).__name__}; quote it to make it text"
+        )
     if not isinstance(value, str):
         return value
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +38,7 @@ from qsearch.space import Floats, Space
 STUDY_YAML = "study.yaml"
 DATABASE = "study.db"
 LOG = "log.jsonl"
+_STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
 _QUANTIZATION_ERROR = "state/quantization_error.safetensors"
 
 
@@ -51,6 +55,26 @@ def prepare_directory(directory: Path) -> None:
     except OSError as error:
         raise InputError(
             f"{directory}: cannot be written: {error.strerror or error}; give another --out"
+        ) from error
+
+
+@contextlib.contextmanager
+def storage_errors(directory: Path) -> Iterator[None]:
+    """Turn the errors of a disk that is full or read-only into one message.
+
+    Raises:
+        InputError: Naming the directory and the reason.
+    """
+    try:
+        yield
+    except (OSError, SQLAlchemyError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        text = " ".join(str(getattr(error, "orig", None) or error).split())
+        if not full and not any(sign in text for sign in _STORAGE_SIGNS):
+            raise
+        raise InputError(
+            f"{directory}: cannot be written: {text}; what was saved is kept: make room, then"
+            " run the same command to resume"
         ) from error
 
 

@@ -40,6 +40,7 @@ from qsearch.store import (
     read_adapter,
     read_quantization_error,
     read_rounds,
+    storage_errors,
     write_adapter,
     write_quantization_error,
     write_round,
@@ -108,7 +109,7 @@ def run_study(
         QsearchError: If it cannot go on, as when every evaluation of a round failed.
     """
     prepare_directory(directory)
-    with study_lock(directory):
+    with study_lock(directory), storage_errors(directory):
         parts = assemble(spec)
         _claim(parts.spec, directory)
         log = event_log(directory / LOG)
@@ -118,27 +119,37 @@ def run_study(
             if observer:
                 observer(event)
 
-        error = _quantization_error(parts, directory, tell)
-        node = QsearchNode(parts.space, spec.search.average_bits, spec.seed)
-        client, node = open_client(
-            directory, storage_url, spec.name, parts.space, node, parts.task.metric.name
-        )
-        node.use_quantization_error(error)
-        edges = segment_edges(spec.search.average_bits, spec.search.segments)
-        study = Study(directory, parts, client, edges, tell)
-        _attach_initial(study, error)
-        _save_record(study)
+        study = _open(parts, directory, storage_url, tell)
         study.tell("started", len(read_rounds(directory)), rounds=spec.search.rounds)
         try:
             for round in range(len(read_rounds(directory)), spec.search.rounds):
                 _run_round(study, round)
         except KeyboardInterrupt:
             study.tell("interrupted", len(read_rounds(directory)))
+            _save_record(study)
             raise
-        finally:
-            record = _save_record(study)
-        study.tell("finished", spec.search.rounds - 1, trials=len(client._experiment.trials))
-        return record
+        study.tell("finished", spec.search.rounds - 1)
+        return _save_record(study)
+
+
+def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: Observer) -> Study:
+    """Open the study's experiment with its initial trials, new or as it was left."""
+    search, seed = parts.spec.search, parts.spec.seed
+    error = _quantization_error(parts, directory, observer)
+    client, node = open_client(
+        directory,
+        storage_url,
+        parts.spec.name,
+        parts.space,
+        QsearchNode(parts.space, search.average_bits, seed),
+        parts.task.metric.name,
+    )
+    node.use_quantization_error(error)
+    edges = segment_edges(search.average_bits, search.segments)
+    study = Study(directory, parts, client, edges, observer)
+    _attach_initial(study, error)
+    _save_record(study)
+    return study
 
 
 def _claim(spec: StudySpec, directory: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,30 @@ def test_finished_study_only_reports_again(study: Path) -> None:
     before = results(study)
     assert "report.html" in run(small_study(study)).stdout
     assert_frame_equal(results(study), before)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB: room for one round's adapter, not for two."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_is_reported_and_survived(study: Path, small_disk: Path) -> None:
+    directory = small_disk / "run"
+    result = run(small_study(directory), expect=2)
+    assert "cannot be written" in result.stderr
+    assert "run the same command to resume" in result.stderr
+    assert "Traceback" not in result.stderr
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    run(small_study(directory))
+    assert_frame_equal(results(directory), results(study))

@@ -1,15 +1,28 @@
-"""The ready studies: each validates on a machine that has none of its data and no network."""
+"""The ready studies validate without data and network; the documentation has every field."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 import socket
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.tasks.causal import CausalOptions
+from qsearch_coalora.tasks.classification import ClassificationOptions
+from qsearch_coalora.tasks.data import HubDataset
+from qsearch_coalora.tasks.docstrings import DocstringSource
+from qsearch_coalora.theta import ThetaOptions
+from qsearch_quantizers.integer import Integer
+from qsearch_quantizers.normal_float import NormalFloat
 
 from qsearch.checking import check_study
-from qsearch.spec import load_spec
+from qsearch.plugins import ModelSpec
+from qsearch.spec import SearchSpec, SpaceSpec, StudySpec, load_spec
 from qsearch.templates import read_template, template_names
 from tests.end_to_end.conftest import ROOT, command, run
 
@@ -86,3 +99,47 @@ def test_studies_hold_no_path_of_one_machine() -> None:
         spec = load_spec(path, environment={"QSEARCH_DATA": "DATA"})
         texts = [spec.model.name, *map(str, spec.task.options.values())]
         assert not any(text.startswith(("/", "~")) for text in texts), path
+
+
+def _documented(section: str) -> dict[str, str]:
+    """Return the fields and defaults of a section's table in docs/studies.md."""
+    text = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    body = text.split(f"\n## {section}\n", 1)[1].split("\n## ", 1)[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| .+ \|$", body, re.MULTILINE)
+    return {field: default.strip("`") for field, default in rows}
+
+
+@pytest.mark.parametrize(
+    ("section", "model"),
+    [
+        ("The study", StudySpec),
+        ("`model`", ModelSpec),
+        ("`space`", SpaceSpec),
+        ("`search`", SearchSpec),
+        ("`task: {name: classification}`", ClassificationOptions),
+        ("`task: {name: causal-lm}`", CausalOptions),
+        ("`task.dataset`", HubDataset),
+        ("`task.docstrings`", DocstringSource),
+        ("`quantizer: {name: normal-float}`", NormalFloat.Options),
+        ("`quantizer: {name: integer}`", Integer.Options),
+        ("`trainer: {name: coa-lora}`", CoALoRAOptions),
+        ("`trainer.theta`", ThetaOptions),
+    ],
+)
+def test_documentation_names_every_field_with_its_default(
+    section: str, model: type[BaseModel]
+) -> None:
+    def shown(field: FieldInfo) -> str:
+        if field.is_required():
+            return "required"
+        value = field.default
+        if isinstance(value, BaseModel):
+            return "see below"
+        if isinstance(value, tuple):
+            return json.dumps(list(value))
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))
+        return "none" if value is None else str(value)
+
+    expected = {name: shown(field) for name, field in model.model_fields.items()}
+    assert _documented(section) == expected

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.tasks.causal import CausalLanguageModelling
+from qsearch_coalora.tasks.classification import Classification
+from qsearch_coalora.workload import (
+    Workload,
+    floating_point_operations,
+    task_workload,
+    work_parameters,
+)
+from torch import nn
+
+
+def test_embeddings_do_no_work() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(1000, 8), nn.Linear(8, 4, bias=False))
+    assert work_parameters(model) == 32
+
+
+def test_operations_are_two_per_parameter_and_token_and_three_passes_a_step() -> None:
+    options = CoALoRAOptions(batch_size=4, first_steps=10, steps=5)
+    training, evaluation = floating_point_operations(100, options, Workload(16, 7))
+    assert evaluation == 2 * 100 * 16 * 7
+    assert training == (3 * 2 * 100 * 16 * 4 * 10, 3 * 2 * 100 * 16 * 4 * 5)
+
+
+def test_unknown_number_of_examples_gives_no_operations() -> None:
+    assert floating_point_operations(100, CoALoRAOptions(), Workload(16, None)) == ((0, 0), 0)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "expected"),
+    [
+        (
+            Classification,
+            {
+                "docstrings": {"packages": ["a", "b"], "validation_texts": 5},
+                "max_length": 12,
+                "validation_examples": 8,
+            },
+            Workload(12, 8),
+        ),
+        (
+            Classification,
+            {"docstrings": {"packages": ["a", "b"], "validation_texts": 3}, "max_length": 12},
+            Workload(12, 6),
+        ),
+        (Classification, {"train": "a.csv", "validation": "b.csv"}, Workload(128, None)),
+        (
+            CausalLanguageModelling,
+            {"train": "a.txt", "validation": "b.txt", "length": 10, "validation_tokens": 105},
+            Workload(10, 10),
+        ),
+        (
+            CausalLanguageModelling,
+            {"dataset": {"name": "owner/set"}, "length": 10},
+            Workload(10, None, ("data set owner/set is downloaded from the hub on first use",)),
+        ),
+    ],
+)
+def test_tasks_tell_their_workload_from_options_alone(task, options, expected) -> None:
+    assert task_workload(task(task.Options(**options))) == expected
+
+
+def test_task_that_tells_no_workload_has_none() -> None:
+    assert task_workload(object()) is None  # type: ignore[arg-type]
+
+
+def test_requirements_say_when_the_data_must_tell_the_time(make_trainer) -> None:
+    needs = make_trainer().requirements()  # files without a bound on their examples
+    assert needs.evaluation_flops == 0
+    assert "time is not estimated" in needs.notes[0]

@@ -1,0 +1,154 @@
+"""A quantizer of another package, found by its entry point, searched and exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from qsearch.configuration import Choices, Configuration, Knob
+from qsearch.records import read_study
+from tests.end_to_end.conftest import ROOT, command
+
+EXAMPLE = ROOT / "examples" / "qsearch-ternary"
+WORDS = ("good", "fine", "great", "bad", "poor", "awful", "film", "plot", "the", "a")
+KNOBS = Choices(
+    (
+        Knob("planes", (1, 2, 3)),
+        Knob("group_size", (32, 64, 128)),
+        Knob("threshold", (50, 75, 100)),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example installed, as pip would into an environment."""
+    target = tmp_path_factory.mktemp("packages")
+    source = tmp_path_factory.mktemp("source") / "example"
+    # Building writes beside the source, so a copy is built.
+    subprocess.run(["cp", "-r", EXAMPLE, source], check=True)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, str(target), str(source)], check=True
+    )
+    return target
+
+
+@pytest.fixture(scope="module")
+def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of a small random BERT on generated reviews."""
+    folder = tmp_path_factory.mktemp("study")
+    model = folder / "model"
+    model.mkdir()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (model / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    BertTokenizer(str(model / "vocab.txt")).save_pretrained(str(model))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(vocabulary), intermediate_size=64, **sizes)
+    BertModel(config).save_pretrained(str(model))
+    for name in ("train", "validation"):
+        rows = [f"the {word} film\t{int(n >= 3)}" for n, word in enumerate(WORDS[:6])]
+        (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows * 8]) + "\n")
+    study = {
+        "name": "ternary",
+        "model": {"name": "./model"},
+        "task": {
+            "name": "classification",
+            "train": "./train.tsv",
+            "validation": "./validation.tsv",
+            "max_length": 8,
+        },
+        "quantizer": {"name": "ternary"},
+        "trainer": {"name": "coa-lora", "rank": 4, "steps": 4, "batch_size": 8},
+        "search": {
+            "rounds": 2,
+            "initial": 6,
+            "candidates": 2,
+            "segments": 4,
+            "average_bits": [1.8, 5.5],
+        },
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return path
+
+
+def run(packages: Path, arguments: Sequence[str]) -> str:
+    """Run a command with the example installed and return what it printed."""
+    environment = {**os.environ, "PYTHONPATH": str(packages), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        arguments, capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def directory(packages: Path, study_file: Path) -> Path:
+    """The study's directory, run to its end."""
+    out = study_file.parent / "run"
+    run(packages, command("run", study_file, "--out", out))
+    return out
+
+
+def test_plugins_names_the_package_it_comes_from(packages: Path) -> None:
+    assert "qsearch-ternary 0.1.0" in run(packages, command("plugins"))
+
+
+def test_space_is_made_of_its_knobs(packages: Path, study_file: Path) -> None:
+    told = run(packages, command("check", study_file))
+    assert "36 variables in 12 groups" in told  # 12 layers × 3 knobs
+    assert "1.725 to 6.3 average" in told  # 1·(8/5 + 16/128) to 3·(8/5 + 16/32)
+
+
+def test_study_searches_its_knobs_and_reports_them(directory: Path) -> None:
+    record = read_study(directory)
+    assert record.choices == KNOBS
+    assert [entry.round for entry in record.rounds] == [0, 1]
+    assert (record.trials["status"] == "completed").all()
+    searched = record.trials[record.trials["method"] == "search"]
+    assert len(searched)
+    for text in searched["configuration"]:
+        for layer in Configuration.from_json(text).values():
+            KNOBS.index(layer)  # refuses other knobs and other values
+    report = (directory / "report.html").read_text(encoding="utf-8")
+    assert all(knob in report for knob in KNOBS.names)
+
+
+def test_average_bits_follow_its_storage_bits(directory: Path) -> None:
+    record = read_study(directory)
+    for row in record.trials.itertuples():
+        stored = sum(
+            layer.parameters * c.integer("planes") * (8 / 5 + 16 / c.integer("group_size"))
+            for layer, c in zip(
+                record.layers, Configuration.from_json(row.configuration).values(), strict=True
+            )
+        )
+        total = sum(layer.parameters for layer in record.layers)
+        assert row.average_bits == pytest.approx(stored / total)
+
+
+def test_picked_configuration_exports_and_loads(
+    packages: Path, directory: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "packed"
+    run(packages, command("export", directory, "--bits", "4", "--to", out, "--format", "packed"))
+    written = json.loads((out / "adapter" / "configuration.json").read_text())
+    assert {tuple(layer) for layer in written.values()} == {KNOBS.names}
+    script = (
+        "import sys; from pathlib import Path; import torch\n"
+        "from qsearch_coalora.packed_loading import load_packed\n"
+        "model = load_packed(Path(sys.argv[1]))\n"
+        "print(tuple(model(torch.tensor([[2, 5, 3]])).logits.shape))\n"
+    )
+    assert "(1, 2)" in run(packages, [sys.executable, "-c", script, str(out)])

@@ -1,0 +1,193 @@
+"""The Ax generation node, in a user's own Ax client."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ax.api.client import Client
+from ax.api.configs import StorageConfig
+from ax.generation_strategy.generation_strategy import GenerationStrategy
+from ax.storage.sqa_store.db import (
+    create_all_tables,
+    get_engine,
+    init_engine_and_session_factory,
+)
+from ax.utils.common.logger import set_ax_logger_levels
+
+from qsearch.errors import InputError
+from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
+from qsearch.search import WalkSettings
+from qsearch.space import Integers, Space
+from tests.engine.support import INTEGER, errors_of, make_space
+
+SPACE = make_space(1, INTEGER, fused=True)
+BITS = (2.5, 6.0)
+
+
+@pytest.fixture(autouse=True)
+def quiet_ax() -> Iterator[None]:
+    set_ax_logger_levels(logging.ERROR)
+    yield
+
+
+def make_node(seed: int = 0) -> QsearchNode:
+    node = QsearchNode(SPACE, BITS, seed, WalkSettings(starts=4, steps=3))
+    node.use_quantization_error(errors_of(SPACE))
+    return node
+
+
+def attach(client: Client, index: Integers, loss: float, round: int | None = None) -> int:
+    number = client.attach_trial(dict(SPACE.parameters(index)))
+    data = {LOSS: (loss, 0.0), AVERAGE_BITS: (float(SPACE.average_bits(index)), 0.0)}
+    client.attach_data(number, raw_data=data, progression=round)
+    client.complete_trial(number)
+    return int(number)
+
+
+def loss_of(index: Integers) -> float:
+    return float(1 / SPACE.average_bits(index))
+
+
+def make_client(
+    storage: StorageConfig | None = None, node: QsearchNode | None = None, round: int | None = None
+) -> Client:
+    client = Client(storage_config=storage)
+    client.configure_experiment(name="mine", parameters=ax_parameters(SPACE))
+    client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
+    client.set_generation_strategy(GenerationStrategy(name="mine", nodes=[node or make_node()]))
+    for index in SPACE.sample(6, BITS, np.random.default_rng(0)):
+        attach(client, index, loss_of(index), round)
+    return client
+
+
+def next_parameters(client: Client) -> dict[str, Any]:
+    ((_, parameters),) = client.get_next_trials(max_trials=1).items()
+    return dict(parameters)
+
+
+def keys(client: Client) -> list[bytes]:
+    trials = client._experiment.trials
+    return [SPACE.from_parameters(trials[n].arm.parameters).tobytes() for n in sorted(trials)]
+
+
+def test_ax_parameters_are_ordered_choices_of_the_knobs() -> None:
+    parameters = ax_parameters(SPACE)
+    assert [parameter.name for parameter in parameters] == list(SPACE.parameter_values())
+    assert all(parameter.is_ordered for parameter in parameters)
+    assert parameters[0].values == [2, 3, 4, 8]
+    assert parameters[0].parameter_type == "int"
+
+
+@pytest.mark.parametrize("round", [None, 0])
+def test_proposes_new_trials_with_and_without_rounds(round: int | None) -> None:
+    client = make_client(round=round)
+    client.get_next_trials(max_trials=3)
+    assert len(set(keys(client))) == 9
+    for number in (6, 7, 8):
+        index = SPACE.from_parameters(client._experiment.trials[number].arm.parameters)
+        assert BITS[0] <= float(SPACE.average_bits(index)) <= BITS[1]
+
+
+def test_proposals_depend_on_seed_and_data_alone() -> None:
+    first, again = next_parameters(make_client()), next_parameters(make_client())
+    assert first == again
+
+
+def test_failed_and_abandoned_configurations_are_never_proposed_again() -> None:
+    client = make_client()
+    for position in range(8):
+        ((number, _),) = client.get_next_trials(max_trials=1).items()
+        if position % 2:
+            client.mark_trial_failed(number)
+        else:
+            client.mark_trial_abandoned(number)
+    assert len(set(keys(client))) == 6 + 8
+
+
+def test_uses_the_latest_round_alone() -> None:
+    client = make_client(round=0)
+    node = client._maybe_generation_strategy._nodes[0]
+    for number in (0, 2, 3, 5):
+        client.attach_data(number, raw_data={LOSS: (0.1 * number + 1, 0.0)}, progression=1)
+    experiment = client._experiment
+    node.update_generator_state(experiment, experiment.lookup_data())
+    assert node._loss.tolist() == [1.0, 1.2, 1.3, 1.5]
+    assert [row.tobytes() for row in node._evaluated] == [keys(client)[n] for n in (0, 2, 3, 5)]
+
+
+def test_new_losses_refit_the_surrogate_and_old_ones_do_not() -> None:
+    client = make_client(round=0)
+    node = client._maybe_generation_strategy._nodes[0]
+    experiment = client._experiment
+    update = partial(node.update_generator_state, experiment)
+    update(experiment.lookup_data())
+    fitted = node._surrogate
+    update(experiment.lookup_data())
+    assert node._surrogate is fitted
+    attach(client, SPACE.sample(1, BITS, np.random.default_rng(9))[0], 0.2, 0)
+    update(experiment.lookup_data())
+    assert node._surrogate is not fitted
+
+
+def storage_in(folder: Path) -> StorageConfig:
+    url = f"sqlite:///{folder / 'mine.db'}"
+    init_engine_and_session_factory(url=url, force_init=True)
+    create_all_tables(get_engine())
+    return StorageConfig(url=url, registry_bundle=registry_bundle())
+
+
+def saved_by_sqlite(folder: Path) -> Client:
+    make_client(storage_in(folder), make_node(seed=7))
+    return Client.load_from_database("mine", storage_config=storage_in(folder))
+
+
+def saved_by_json(folder: Path) -> Client:
+    client = make_client(storage_in(folder), make_node(seed=7))
+    client.save_to_json_file(str(folder / "mine.json"))
+    (folder / "mine.db").unlink()
+    storage = storage_in(folder)
+    return Client.load_from_json_file(str(folder / "mine.json"), storage_config=storage)
+
+
+@pytest.mark.parametrize("save", [saved_by_sqlite, saved_by_json])
+def test_saved_node_proposes_what_it_would_have_proposed(save: Any, tmp_path: Path) -> None:
+    loaded = save(tmp_path)
+    node = loaded._maybe_generation_strategy._nodes[0]
+    original = make_node(seed=7)
+    assert isinstance(node, QsearchNode)
+    assert (node.space, node.bits, node.seed, node.walk) == (
+        original.space,
+        original.bits,
+        original.seed,
+        original.walk,
+    )
+    node.use_quantization_error(errors_of(SPACE))
+    assert next_parameters(loaded) == next_parameters(make_client(node=original))
+
+
+def test_node_without_quantization_error_says_what_to_call() -> None:
+    client = make_client(node=QsearchNode(SPACE, BITS))
+    with pytest.raises(InputError, match="use_quantization_error"):
+        client.get_next_trials(max_trials=1)
+
+
+def test_node_without_data_says_so() -> None:
+    with pytest.raises(InputError, match="no data yet"):
+        make_node().get_next_candidate([])
+
+
+def test_space_of_any_knobs_is_saved() -> None:
+    """Storage keeps shapes, ties and text values as they were."""
+    space = make_space(1, fused=True)
+    bundle = registry_bundle()
+    node = QsearchNode(space, (2, 7), 3)
+    values = bundle.encoder_registry[QsearchNode](node)
+    assert values.pop("__type") == "QsearchNode"
+    assert bundle.decoder_registry["QsearchNode"](**values).space == space
+    assert isinstance(space, Space)

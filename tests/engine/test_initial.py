@@ -1,0 +1,78 @@
+"""The first set of configurations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qsearch.initial import initial_configurations
+from qsearch.space import Integers, Space
+from tests.engine.support import INTEGER, errors_of, make_space
+
+SPACE = make_space(2)
+ERRORS = errors_of(SPACE)
+
+
+def first_set(
+    count: int, seed: int = 0, bits: tuple[float, float] = (2.25, 7.25), space: Space = SPACE
+) -> list[tuple[str, Integers]]:
+    generator = np.random.default_rng(seed)
+    return initial_configurations(space, errors_of(space), count, bits, generator)
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 30), st.integers(0, 100))
+def test_holds_as_many_distinct_configurations_as_asked(count: int, seed: int) -> None:
+    chosen = first_set(count, seed)
+    assert len(chosen) == count
+    assert len({index.tobytes() for _, index in chosen}) == count
+
+
+def test_a_third_is_uniform_and_the_rest_random() -> None:
+    chosen = first_set(24)
+    methods = [method for method, _ in chosen]
+    assert methods == ["uniform"] * methods.count("uniform") + ["random"] * methods.count("random")
+    assert 4 <= methods.count("uniform") <= 8
+    for method, index in chosen:
+        assert (len(set(index.tolist())) == 1) == (method == "uniform")
+
+
+def test_uniform_ones_have_the_least_error_that_fits_their_bits() -> None:
+    parameters = [layer.parameters for layer in SPACE.layers]
+    mean_error = np.average(ERRORS, axis=0, weights=parameters)
+    for method, index in first_set(24):
+        if method == "uniform":
+            bits = SPACE.bits_table[index[0]]
+            rivals = (SPACE.bits_table <= bits) & (SPACE.bits_table >= 2.25)
+            assert mean_error[index[0]] == mean_error[rivals].min()
+
+
+def test_random_ones_spread_over_the_interval() -> None:
+    chosen = first_set(60, bits=(3.0, 6.0))
+    bits = [float(SPACE.average_bits(index)) for method, index in chosen if method == "random"]
+    counts, _ = np.histogram(bits, bins=4, range=(2.9, 6.1))
+    assert (counts >= 5).all()
+    assert counts.sum() == len(bits)
+
+
+def test_depends_on_the_generator_alone() -> None:
+    one, same, other = (np.stack([index for _, index in first_set(12, s)]) for s in (1, 1, 2))
+    assert (one == same).all()
+    assert (one != other).any()
+
+
+def test_a_small_space_gives_what_it_holds() -> None:
+    whole = make_space(1, INTEGER)
+    space = Space(whole.layers[:1], INTEGER, whole.storage_bits)
+    chosen = first_set(50, space=space, bits=(2.0, 9.0))
+    assert len(chosen) <= 8
+    assert len(chosen) >= 6
+
+
+@pytest.mark.parametrize("bits", [(2.25, 7.25), (3.1, 3.2), (1.0, 2.1)])
+def test_uniform_ones_stay_in_the_interval(bits: tuple[float, float]) -> None:
+    for method, index in first_set(12, bits=bits):
+        if method == "uniform":
+            assert bits[0] - 1e-9 <= float(SPACE.average_bits(index)) <= bits[1]

@@ -1,0 +1,209 @@
+"""A study's results as files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from qsearch.configuration import Configuration
+from qsearch.errors import InputError
+from qsearch.evaluation import Metric
+from qsearch.records import (
+    STUDY_FILE,
+    TRIAL_COLUMNS,
+    TRIALS_FILE,
+    RoundRecord,
+    StudyRecord,
+    best_under,
+    read_study,
+    row_configuration,
+    write_atomically,
+    write_json,
+    write_study,
+)
+from tests.engine.support import INTEGER, make_layers, make_space
+
+SPACE = make_space(1, INTEGER)
+
+
+def row(trial: int, round: int, bits: float, loss: float, **changes: object) -> dict[str, object]:
+    configuration = SPACE.decode(SPACE.uniform([bits])[0])
+    return {
+        "trial": trial,
+        "round": round,
+        "method": "random",
+        "average_bits": bits,
+        "loss": loss,
+        "metric": 0.5,
+        "standard_error": 0.1,
+        "seconds": 1.0,
+        "seen": True,
+        "segment": 0,
+        "on_front": True,
+        "configuration": configuration.to_json(),
+        "metric_standard_error": 0.1,
+        "status": "completed",
+        "reason": "",
+        **changes,
+    }
+
+
+def record_of(*rows: dict[str, object]) -> StudyRecord:
+    return StudyRecord(
+        name="study <b>",
+        model="model",
+        task="task",
+        quantizer="integer",
+        trainer="trainer",
+        metric=Metric("accuracy", "higher"),
+        layers=make_layers(1),
+        choices=INTEGER,
+        average_bits_range=SPACE.average_bits_range,
+        segment_edges=(2.0, 4.0, 6.0),
+        reference_point=(1.0, 6.0),
+        rounds=(RoundRecord(0, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8)),),
+        versions={"python": "3.11"},
+        **({"trials": pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))} if rows else {}),
+    )
+
+
+FAILED = {"status": "failed", "reason": "ValueError: bad", "on_front": False}
+ROWS = (
+    row(0, 0, 3.0, 0.5),
+    row(1, 0, 2.5, 0.4),
+    row(0, 1, 3.0, 0.3),
+    row(1, 1, 2.5, 0.35),
+    row(2, 1, 2.25, math.nan, **FAILED),
+)
+
+
+@pytest.mark.parametrize("rows", [ROWS, ()])
+def test_written_study_reads_back(rows: tuple[dict[str, object], ...], tmp_path: Path) -> None:
+    record = record_of(*rows)
+    write_study(tmp_path, record)
+    again = read_study(tmp_path)
+    for name in StudyRecord.__dataclass_fields__:
+        if name != "trials":
+            assert getattr(again, name) == getattr(record, name), name
+    assert_frame_equal(again.trials, record.trials, check_dtype=bool(rows))
+
+
+def test_trials_have_the_promised_columns_in_order(tmp_path: Path) -> None:
+    write_study(tmp_path, record_of(*ROWS))
+    table = pd.read_parquet(tmp_path / "trials.parquet")
+    assert tuple(table.columns)[:12] == (
+        "trial",
+        "round",
+        "method",
+        "average_bits",
+        "loss",
+        "metric",
+        "standard_error",
+        "seconds",
+        "seen",
+        "segment",
+        "on_front",
+        "configuration",
+    )
+
+
+def test_latest_is_the_last_rounds_completed_rows() -> None:
+    assert record_of(*ROWS).latest["trial"].tolist() == [0, 1]
+    assert (record_of(*ROWS).latest["round"] == 1).all()
+    only_failed = record_of(*ROWS[:2], row(0, 1, 3.0, math.nan, **FAILED))
+    assert (only_failed.latest["round"] == 0).all()
+
+
+@pytest.mark.parametrize(("bits", "trial"), [(3.0, 0), (2.9, 1), (2.5, 1), (99, 0)])
+def test_best_under_has_the_least_loss_at_or_under_the_budget(bits: float, trial: int) -> None:
+    best = best_under(record_of(*ROWS), bits)
+    assert int(best["trial"]) == trial
+    assert int(best["round"]) == 1
+
+
+def test_best_under_prefers_fewer_bits_at_equal_loss() -> None:
+    best = best_under(record_of(row(0, 0, 4.0, 0.3), row(1, 0, 3.0, 0.3)), 5)
+    assert int(best["trial"]) == 1
+
+
+@pytest.mark.parametrize("bits", [2.4, 0.0, math.nan])
+def test_budget_below_every_configuration_is_refused(bits: float) -> None:
+    with pytest.raises(InputError, match=r"the least in this study is 2\.5000"):
+        best_under(record_of(*ROWS), bits)
+
+
+def test_budget_without_completed_trials_is_refused() -> None:
+    for record in (record_of(), record_of(row(0, 0, 3.0, math.nan, **FAILED))):
+        with pytest.raises(InputError, match="no completed trials yet"):
+            best_under(record, 8)
+
+
+def test_a_rows_configuration_is_read_from_its_json() -> None:
+    configuration = row_configuration(best_under(record_of(*ROWS), 3.0))
+    assert isinstance(configuration, Configuration)
+    assert list(configuration) == [layer.name for layer in SPACE.layers]
+    assert (SPACE.encode(configuration) == SPACE.uniform([3.0])[0]).all()
+
+
+def test_reading_a_folder_without_a_study_names_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no study results") as caught:
+        read_study(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+DAMAGE = {
+    "half a file": '{"format": 1, "name": "x"',
+    "another format": '{"format": 2}',
+    "a list": "[]",
+    "nothing in it": '{"format": 1}',
+}
+
+
+@pytest.mark.parametrize("text", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_study_file_is_named(text: str, tmp_path: Path) -> None:
+    write_study(tmp_path, record_of(*ROWS))
+    (tmp_path / STUDY_FILE).write_text(text)
+    with pytest.raises(InputError, match=r"study\.json"):
+        read_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("choices", []), ("layers", [1]), ("metric", None), ("rounds", [{}]), ("segment_edges", 3)],
+)
+def test_study_file_with_a_wrong_field_is_named(field: str, value: object, tmp_path: Path) -> None:
+    write_study(tmp_path, record_of(*ROWS))
+    path = tmp_path / STUDY_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(InputError, match=r"study\.json"):
+        read_study(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["not parquet", "columns"])
+def test_damaged_trials_file_is_named(damage: str, tmp_path: Path) -> None:
+    write_study(tmp_path, record_of(*ROWS))
+    if damage == "columns":
+        pd.DataFrame({"trial": [1]}).to_parquet(tmp_path / TRIALS_FILE)
+    else:
+        (tmp_path / TRIALS_FILE).write_bytes(b"PAR1 no")
+    with pytest.raises(InputError, match=r"trials\.parquet"):
+        read_study(tmp_path)
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "value.json"
+    write_json(target, 1)
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(target, fail)
+    assert json.loads(target.read_text()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["value.json"]

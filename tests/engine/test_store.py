@@ -1,0 +1,203 @@
+"""The study directory and Ax's database."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qsearch.errors import InputError, QsearchError
+from qsearch.evaluation import TrainReport
+from qsearch.generation import QsearchNode
+from qsearch.plugins import TrainerState
+from qsearch.records import RoundRecord
+from qsearch.store import (
+    RoundState,
+    adapter_path,
+    open_client,
+    prepare_directory,
+    read_adapter,
+    read_quantization_error,
+    read_rounds,
+    write_adapter,
+    write_quantization_error,
+    write_round,
+)
+from tests.engine.support import INTEGER, make_space
+
+SPACE = make_space(1, INTEGER)
+ROUND = RoundState(RoundRecord(0, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8)), (0, 2), 5)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    prepare_directory(tmp_path / "study")
+    return tmp_path / "study"
+
+
+def test_preparing_a_directory_leaves_only_its_state_folder(directory: Path) -> None:
+    prepare_directory(directory)
+    assert [path.name for path in directory.iterdir()] == ["state"]
+
+
+def test_directory_under_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="cannot be written: Not a directory; give another --out"):
+        prepare_directory(tmp_path / "file" / "study")
+
+
+def test_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="cannot be written"):
+        prepare_directory(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB of its own."""
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("this user may not mount a file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_file_system_is_refused(mount: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        (mount / "filler").write_bytes(b"x" * 2**20)
+    with pytest.raises(InputError, match="No space left on device; give another --out"):
+        prepare_directory(mount / "study")
+
+
+def test_read_only_file_system_is_refused(mount: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+    with pytest.raises(InputError, match="Read-only file system; give another --out"):
+        prepare_directory(mount / "study")
+
+
+@pytest.mark.parametrize("number", [28, 30, 13])
+def test_directory_that_cannot_be_written_is_refused(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above where nothing can be mounted: full, read-only, and forbidden."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "the reason")
+
+    monkeypatch.setattr("qsearch.store.write_atomically", refuse)
+    with pytest.raises(InputError, match="the reason; give another --out"):
+        prepare_directory(tmp_path)
+
+
+def test_quantization_error_round_trip(directory: Path) -> None:
+    assert read_quantization_error(directory) is None
+    values = np.random.default_rng(0).random((3, 4))
+    write_quantization_error(directory, values[:, ::2])
+    assert np.array_equal(read_quantization_error(directory), values[:, ::2])
+
+
+def test_adapter_round_trip(directory: Path) -> None:
+    state = TrainerState({"a": torch.arange(6.0).reshape(2, 3).T}, {"step": 3, "name": "é"})
+    report = TrainReport(3, 1.5, (0.5, 0.25), {"hits": 0.5})
+    write_adapter(directory, 0, state, report)
+    again, same_report = read_adapter(directory, 0)
+    assert torch.equal(again.tensors["a"], state.tensors["a"])
+    assert again.metadata == state.metadata
+    assert same_report == report
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 64, None])
+def test_damaged_adapter_is_named(damage: bytes | None, directory: Path) -> None:
+    if damage is not None:
+        adapter_path(directory, 0).write_bytes(damage)
+    with pytest.raises(QsearchError, match=r"adapter-0\.safetensors: damaged"):
+        read_adapter(directory, 0)
+
+
+def test_rounds_round_trip_up_to_the_first_gap(directory: Path) -> None:
+    assert read_rounds(directory) == []
+    second = dataclasses.replace(ROUND, record=dataclasses.replace(ROUND.record, round=1))
+    fourth = dataclasses.replace(ROUND, record=dataclasses.replace(ROUND.record, round=3))
+    for state in (ROUND, second, fourth):
+        write_round(directory, state)
+    assert read_rounds(directory) == [ROUND, second]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"record": {"training_set": 3}}'])
+def test_damaged_round_is_named(text: str, directory: Path) -> None:
+    (directory / "state" / "round-0.json").write_text(text)
+    with pytest.raises(QsearchError, match=r"round-0\.json: damaged"):
+        read_rounds(directory)
+
+
+def open_study(directory: Path, name: str = "study", url: str | None = None, blocks: int = 1):
+    space = make_space(blocks, INTEGER)
+    node = QsearchNode(space, (2.5, 6.0), seed=blocks)
+    return open_client(directory, url, name, space, node, "accuracy")
+
+
+def test_database_keeps_trials_and_node(directory: Path) -> None:
+    client, node = open_study(directory)
+    index = SPACE.uniform([3.0])[0]
+    number = client.attach_trial(dict(SPACE.parameters(index)), arm_name="uniform-0")
+    client.attach_data(
+        number, {"loss": (0.5, 0.1), "average_bits": (3, 0), "accuracy": (1, 0), "seconds": (1, 0)}
+    )
+    again, loaded = open_study(directory)
+    (trial,) = again._experiment.trials.values()
+    assert trial.arm.name == "uniform-0"
+    assert (SPACE.from_parameters(trial.arm.parameters) == index).all()
+    assert loaded is not node
+    assert loaded.space == node.space
+    assert (directory / "study.db").is_file()
+
+
+def test_database_elsewhere_is_used(directory: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    open_study(directory, url=url)
+    assert (tmp_path / "elsewhere.db").is_file()
+    assert not (directory / "study.db").exists()
+
+
+def test_experiment_of_another_space_is_refused(directory: Path) -> None:
+    open_study(directory)
+    with pytest.raises(InputError, match="another search space"):
+        open_study(directory, blocks=2)
+    # Two studies of different names share a database.
+    open_study(directory, name="other", blocks=2)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "sqlite:////dev/null/no/study.db", "nosuchdatabase://host/name"],
+)
+def test_storage_that_cannot_be_used_is_named(url: str, directory: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        open_study(directory, url=url)
+    assert str(caught.value).startswith(f"--storage {url!r}")
+
+
+def test_database_file_that_is_none_is_refused(directory: Path) -> None:
+    (directory / "study.db").write_text("this is not a database, but a text of some length\n" * 99)
+    with pytest.raises(InputError, match=r"study\.db"):
+        open_study(directory)
+
+
+def test_round_file_is_readable_json(directory: Path) -> None:
+    write_round(directory, ROUND)
+    loaded = json.loads((directory / "state" / "round-0.json").read_text())
+    assert loaded["next_set"] == [0, 2]
+    assert loaded["record"]["hypervolume"] == 0.5
