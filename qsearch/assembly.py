@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
 from qsearch.errors import InputError
+from qsearch.layers import LayerSpec
 from qsearch.plugins import Group, Quantizer, Task, Trainer, load_plugin
 from qsearch.space import Space
 from qsearch.spec import PluginSpec, StudySpec, validate
@@ -55,12 +57,19 @@ def assemble(spec: StudySpec, where: str = "study") -> Assembly:
         )
     trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
     choices = quantizer.choices()
+    layers = tuple(trainer.layers())
+    _require_roles(spec, layers, where)
     space = Space(
-        layers=tuple(trainer.layers()),
+        layers=layers,
         choices=choices,
         storage_bits=tuple(quantizer.storage_bits(c) for c in choices.layer_configurations),
         fused_roles=spec.space.fused_roles,
     )
+    if choices.size == 1:
+        raise InputError(
+            f"{where}: quantizer: {spec.quantizer.name!r} has one configuration with these options;"
+            " give a knob two values or more"
+        )
     least, greatest = space.average_bits_range
     low, high = spec.search.average_bits
     if low >= greatest or high <= least:
@@ -76,6 +85,18 @@ def assemble(spec: StudySpec, where: str = "study") -> Assembly:
         }
     )
     return Assembly(resolved, quantizer, task, trainer, space)
+
+
+def _require_roles(spec: StudySpec, layers: Sequence[LayerSpec], where: str) -> None:
+    """Refuse a tie that names a role no layer has; the known fused roles are for any model."""
+    if spec.space.tied == "fused":
+        return
+    roles = sorted({layer.role for layer in layers})
+    unknown = [role for tie in spec.space.fused_roles for role in tie if role not in roles]
+    if unknown:
+        raise InputError(
+            f"{where}: space.tied: no layer has the role {unknown[0]!r}; roles: {roles}"
+        )
 
 
 def _resolved(section: PluginSpec, options: BaseModel) -> PluginSpec:

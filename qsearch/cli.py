@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import warnings
@@ -85,9 +86,10 @@ def run(
     console = Console()
     try:
         with StudyProgress(console) as progress:
+            _quieten_ax()
             from qsearch.study import run_study
 
-            record = run_study(spec, out, storage, progress)
+            record = run_study(spec, out, storage, progress, str(study))
     except KeyboardInterrupt:
         raise typer.Exit(_fail("interrupted; the same command resumes", 130)) from None
     console.print(_report_function("summary")(record))
@@ -186,6 +188,7 @@ def export(
     format_: Annotated[str, typer.Option("--format", help="adapter or packed.")] = "adapter",
 ) -> None:
     """Write the best configuration at or under a budget in a form that can be deployed."""
+    _quieten_ax()
     from qsearch.exporting import export_configuration
 
     row = export_configuration(directory, bits, to, format_)
@@ -206,6 +209,13 @@ def plugins() -> None:
         for plugin in installed_plugins(group):
             table.add_row(group[:-1], plugin.name, plugin.target, plugin.distribution)
     Console().print(table, highlight=False, markup=False)
+
+
+def _quieten_ax() -> None:
+    """Keep Ax from reporting on standard error, which it starts to do while it is imported."""
+    from ax.utils.common.logger import set_stderr_log_level
+
+    set_stderr_log_level(logging.ERROR)
 
 
 def _report_function(name: str) -> Any:

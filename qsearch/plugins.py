@@ -311,7 +311,7 @@ def load_plugin(group: Group, name: str) -> Any:
     point = next(iter(points))
     try:
         return point.load()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise InputError(
             f"{group[:-1]} {name!r} ({point.value}) cannot be imported: {error}"
         ) from error

@@ -34,7 +34,8 @@ class Space:
         fused_roles: Sets of roles that are tied within a block; none by default.
 
     Raises:
-        InputError: If there is no layer, or the bits do not match the choices.
+        InputError: If there is no layer, the bits do not match the choices, or a role is tied
+            twice.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -50,6 +51,7 @@ class Space:
                 f"got storage bits of {len(self.storage_bits)} layer configurations;"
                 f" the quantizer has {self.choices.size}"
             )
+        tied_groups(self.layers, self.fused_roles)
 
     @cached_property
     def groups(self) -> tuple[TiedGroup, ...]:
@@ -63,8 +65,8 @@ class Space:
 
     @property
     def variables(self) -> int:
-        """Number of integer variables."""
-        return len(self.groups) * len(self.choices.knobs)
+        """Number of integer variables; a knob of one value is none."""
+        return len(self.groups) * sum(size > 1 for size in self.choices.sizes)
 
     @cached_property
     def group_parameters(self) -> Integers:

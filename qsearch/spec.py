@@ -208,14 +208,14 @@ def _fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
 class _Loader(yaml.SafeLoader):
     """Reads YAML, and refuses a field that is given twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"given twice: {', '.join(twice)}", node.start_mark
-            )
-        return super().construct_mapping(node, deep=deep)
+            problem = f"given twice: {', '.join(twice)}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return node
 
 
 def _parse(text: str, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import pandas as pd
 from ax.api.client import Client
 from ax.core.trial_status import TrialStatus
 from ax.exceptions.generation_strategy import GenerationStrategyCompleted
+from ax.storage.sqa_store.db import NAME_OR_TYPE_FIELD_LENGTH
 
 from qsearch.assembly import Assembly, assemble
 from qsearch.configuration import Configuration
@@ -45,7 +47,14 @@ from qsearch.store import (
     write_quantization_error,
     write_round,
 )
-from qsearch.trials import FAILED_ROUND, ax_data, evaluated_in, method_of, trial_table
+from qsearch.trials import (
+    FAILED_REASON,
+    FAILED_ROUND,
+    ax_data,
+    evaluated_in,
+    method_of,
+    trial_table,
+)
 
 _VERSIONS = ("qsearch", "ax-platform", "botorch", "gpytorch", "torch", "transformers", "peft")
 
@@ -88,6 +97,7 @@ def run_study(
     directory: Path,
     storage_url: str | None = None,
     observer: Observer | None = None,
+    where: str = "study",
 ) -> StudyRecord:
     """Run a study, or go on with it where it stopped.
 
@@ -99,6 +109,7 @@ def run_study(
         directory: Where its files are kept.
         storage_url: SQLAlchemy URL of the database; None keeps it in the directory.
         observer: Told of every event, for progress.
+        where: The file that the study comes from, for error messages.
 
     Returns:
         The results.
@@ -110,7 +121,7 @@ def run_study(
     """
     prepare_directory(directory)
     with study_lock(directory), storage_errors(directory):
-        parts = assemble(spec)
+        parts = assemble(spec, where)
         _claim(parts.spec, directory)
         log = event_log(directory / LOG)
 
@@ -124,9 +135,12 @@ def run_study(
         try:
             for round in range(len(read_rounds(directory)), spec.search.rounds):
                 _run_round(study, round)
-        except KeyboardInterrupt:
-            study.tell("interrupted", len(read_rounds(directory)))
-            _save_record(study)
+        except BaseException as error:
+            # What was evaluated shall be readable; a second error must not hide the first.
+            with contextlib.suppress(Exception):
+                _save_record(study)
+                kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
+                study.tell(kind, len(read_rounds(directory)), reason=str(error))
             raise
         study.tell("finished", spec.search.rounds - 1)
         return _save_record(study)
@@ -284,9 +298,9 @@ def _evaluate(study: Study, round: int, numbers: Sequence[int], phase: str) -> f
     for position, (number, result) in enumerate(zip(waiting, results, strict=True), start=1):
         trial = experiment.trials[number]
         if isinstance(result, Failure):
-            trial.update_run_metadata({FAILED_ROUND: round})
+            trial.update_run_metadata({FAILED_ROUND: round, FAILED_REASON: result.reason})
             # Ax refuses to fail a trial that completed in an earlier round unless told so.
-            trial.mark_failed(reason=result.reason, unsafe=True)
+            trial.mark_failed(reason=result.reason[:NAME_OR_TYPE_FIELD_LENGTH], unsafe=True)
             study.client._save_or_update_trial_in_db_if_possible(experiment=experiment, trial=trial)
             study.tell("failed", round, trial=number, reason=result.reason)
             continue

@@ -16,6 +16,7 @@ from qsearch.records import TRIAL_COLUMNS, empty_trials
 from qsearch.space import Floats, Space
 
 FAILED_ROUND = "qsearch_failed_round"
+FAILED_REASON = "qsearch_failed_reason"
 
 
 def ax_data(
@@ -109,7 +110,7 @@ def trial_table(
                         float("nan"),
                     ),
                     "status": "failed",
-                    "reason": trial.failed_reason or "",
+                    "reason": str(trial.run_metadata[FAILED_REASON]),
                 }
             )
     if not rows:

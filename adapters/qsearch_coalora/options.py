@@ -24,6 +24,8 @@ class CoALoRAOptions(BaseModel):
         residual_rank: With ``residual``, how much of the rank those factors take; the rest is
             shared and trained. None means half. The paper's text has all of it.
         learning_rate: Peak rate of AdamW for the factors and the task head.
+        later_learning_rate: Peak rate after round 0, where training goes on from an adapter that
+            a full restart would disturb. None means the same.
         theta_learning_rate: Peak rate for θ. None means the same.
         weight_decay: Decoupled weight decay.
         warmup_steps: Steps over which a round's rate rises; then it falls linearly to zero.
@@ -45,6 +47,7 @@ class CoALoRAOptions(BaseModel):
     init: Literal["shared", "residual"] = "residual"
     residual_rank: int | None = Field(default=None, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
+    later_learning_rate: float | None = Field(default=None, gt=0)
     theta_learning_rate: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=10, ge=0)
@@ -79,6 +82,12 @@ class CoALoRAOptions(BaseModel):
         if self.init == "shared":
             return 0
         return max(self.rank // 2, 1) if self.residual_rank is None else self.residual_rank
+
+    def rate_scale(self, round: int) -> float:
+        """Return what a round's learning rates are multiplied by."""
+        if round == 0 or self.later_learning_rate is None:
+            return 1.0
+        return self.later_learning_rate / self.learning_rate
 
     def round_steps(self, round: int) -> int:
         """Return the number of optimizer steps of a round."""

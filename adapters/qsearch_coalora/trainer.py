@@ -127,7 +127,7 @@ class CoALoRATrainer:
         if not configurations:
             raise InputError("a training set needs at least one configuration")
         adapted = self.adapted
-        total = self.options.round_steps(round)
+        total, scale = self.options.round_steps(round), self.options.rate_scale(round)
         data_seed, set_seed, dropout_seed = _seeds(self.seed, round)
         batches = self._endless_batches(torch.Generator().manual_seed(data_seed))
         drawn = _shuffled_passes(configurations, torch.Generator().manual_seed(set_seed))
@@ -135,7 +135,7 @@ class CoALoRATrainer:
         parameters = [parameter for group in groups for parameter in group["params"]]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.options.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: _ramp(step, total, self.options.warmup_steps)
+            optimizer, lambda step: scale * _ramp(step, total, self.options.warmup_steps)
         )
         before = adapted.weights.cache.counts
         losses: list[float] = []

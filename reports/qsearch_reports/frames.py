@@ -17,6 +17,7 @@ import pandas as pd
 from qsearch.configuration import Choices, Configuration
 from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
+from qsearch.pareto import normalised_hypervolume
 from qsearch.records import StudyRecord, best_under
 
 BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.25)
@@ -201,12 +202,8 @@ def hypervolume(
         least_bits: Least average bits of the space; the area is divided by the area between
             the reference point and (0, ``least_bits``).
     """
-    loss_limit, bits_limit = reference_point
-    inside = points[(points["loss"] < loss_limit) & (points["average_bits"] < bits_limit)]
-    front = front_frame(inside)
-    bits = np.append(front["average_bits"].to_numpy(dtype=float), bits_limit)
-    area = float(np.sum(np.diff(bits) * (loss_limit - front["loss"].to_numpy(dtype=float))))
-    return area / (loss_limit * (bits_limit - least_bits))
+    pairs = points[["loss", "average_bits"]].to_numpy(dtype=float)
+    return normalised_hypervolume(pairs, reference_point, (0.0, least_bits))
 
 
 def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float], float] | None:

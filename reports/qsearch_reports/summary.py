@@ -46,4 +46,7 @@ def with_error(value: float, error: float) -> str:
     """Return a figure with its standard error, if that is known."""
     if pd.isna(value):
         return "–"
-    return f"{value:.4f}" if pd.isna(error) else f"{value:.4f} ± {error:.4f}"
+    # Perplexities of poor configurations run to thousands; their fourth decimal says nothing.
+    places = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
+    shown = f"{value:.{places}f}"
+    return shown if pd.isna(error) else f"{shown} ± {error:.{places}f}"

@@ -100,6 +100,18 @@ def test_a_step_shares_its_examples_among_configurations(
     assert set(used) == set(chosen)
 
 
+def test_later_learning_rate_holds_after_round_zero(make_trainer, make_configuration) -> None:
+    trainer = make_trainer(steps=3, later_learning_rate=1e-12)
+    chosen = [make_configuration(trainer, 0)]
+    start = trainer.state().tensors
+    trainer.train(chosen, 0)
+    first = trainer.state().tensors
+    trainer.train(chosen, 1)
+    second = trainer.state().tensors
+    assert max((first[name] - start[name]).abs().max() for name in start) > 1e-4
+    assert max((second[name] - first[name]).abs().max() for name in start) < 1e-8
+
+
 def test_round_zero_may_have_its_own_number_of_steps(make_trainer, make_configuration) -> None:
     trainer = make_trainer(first_steps=3, steps=2)
     chosen = [make_configuration(trainer, 0)]
