@@ -12,7 +12,6 @@ from hypothesis import settings
 from qsearch.study import run_study
 from tests.engine.support import FIXTURES, study_spec
 
-
 # The same examples at each run, and no time limits: machines are shared.
 settings.register_profile("engine", deadline=None, derandomize=True, database=None)
 settings.load_profile("engine")

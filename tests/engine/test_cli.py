@@ -1,0 +1,348 @@
+"""The command line: exit codes, messages, and what each command prints."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from qsearch import cli
+from qsearch.errors import InputError
+from qsearch.records import best_under, read_study
+from qsearch.templates import read_template, template_names
+from tests.engine.support import (
+    command,
+    command_environment,
+    results,
+    study_values,
+    write_study_yaml,
+)
+
+
+def call(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str | Path
+) -> tuple[int, str, str]:
+    """Run the command line in this process; return its exit code, output and errors."""
+    monkeypatch.setattr(sys, "argv", ["qsearch", *map(str, arguments)])
+    monkeypatch.setenv("COLUMNS", "200")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as caught:
+        code = caught.code if isinstance(caught.code, int) else 0
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    output, errors = capsys.readouterr()
+    return code, output, errors
+
+
+@pytest.fixture
+def qsearch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    return lambda *arguments: call(capsys, monkeypatch, *arguments)
+
+
+# Mistakes: exit code 2, one line, no traceback
+
+
+def refused(result: tuple[int, str, str]) -> str:
+    code, _, errors = result
+    assert code == 2, errors
+    assert errors.startswith("qsearch: ")
+    assert errors.count("\n") == 1
+    assert "Traceback" not in errors
+    return errors
+
+
+def test_wrong_study_is_refused_and_named(qsearch, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml", search__rounds=0)
+    for arguments in (["check", study], ["run", study, "--out", tmp_path / "run"]):
+        errors = refused(qsearch(*arguments))
+        assert f"{study}: search.rounds" in errors
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("section", ["trainer", "task", "quantizer"])
+def test_unknown_plugin_lists_what_is_installed(section: str, qsearch, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml", **{f"{section}__name": "nope"})
+    errors = refused(qsearch("check", study))
+    assert f"{section}.name: no {section} is called 'nope'; installed: [" in errors
+    assert "'fake'" in errors
+
+
+def test_run_names_the_study_file_when_a_plugin_refuses_its_options(
+    qsearch, tmp_path: Path
+) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml", trainer__block=1)
+    errors = refused(qsearch("run", study, "--out", tmp_path / "run"))
+    assert f"{study}: trainer.block: unknown field" in errors
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "none.yaml"],
+        ["run", "none.yaml", "--out", "run"],
+        ["status", "none"],
+        ["pick", "none", "--bits", "3"],
+        ["report", "none"],
+        ["export", "none", "--bits", "3", "--to", "out"],
+        ["init", "nope"],
+        ["run", "none.yaml", "--out", "run", "--workers", "2"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_what_does_not_exist_is_refused(
+    arguments: list[str], qsearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    errors = refused(qsearch(*arguments))
+    assert "none" in errors or "nope" in errors or "--workers 2" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["pick", "."], ["pick", ".", "--bits", "x"], ["run"], ["nope"], ["pick", ".", "--bits", "-1"]],
+)
+def test_wrong_usage_exits_2(arguments: list[str], qsearch) -> None:
+    code, _, errors = qsearch(*arguments)
+    assert code == 2
+    assert "Usage:" in errors
+    assert "Traceback" not in errors
+
+
+def test_directory_that_cannot_be_written_is_refused(qsearch, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml")
+    errors = refused(qsearch("run", study, "--out", study / "run"))
+    assert "cannot be written" in errors
+
+
+def test_changed_study_is_refused(qsearch, finished: Path, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml")
+    before = results(finished)
+    errors = refused(qsearch("run", study, "--out", finished, "--set", "search.rounds=3"))
+    assert "search.rounds: 2 → 3" in errors
+    assert results(finished).equals(before)
+
+
+# Failures: exit code 1
+
+
+def test_failure_exits_1_and_resumes_after(qsearch, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml", trainer__faults=[{"kind": "error"}])
+    code, _, errors = qsearch("run", study, "--out", tmp_path / "run")
+    assert code == 1
+    assert "qsearch: round 0: every evaluation failed" in errors
+    assert "Traceback" not in errors
+
+
+# Commands
+
+
+def test_init_writes_a_study_that_check_accepts_or_explains(
+    qsearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output, _ = qsearch("init")
+    assert code == 0
+    assert "qsearch check quickstart.yaml" in output
+    assert (tmp_path / "quickstart.yaml").read_text() == read_template("quickstart")
+    errors = refused(qsearch("init"))
+    assert "quickstart.yaml exists" in errors
+    assert qsearch("init", "--out", "other.yaml")[0] == 0
+    assert "cannot be written" in refused(qsearch("init", "--out", "other.yaml/x"))
+
+
+def test_every_template_is_listed_and_read() -> None:
+    assert "quickstart" in template_names()
+    for name in template_names():
+        assert read_template(name).strip()
+    with pytest.raises(InputError, match=r"no ready study is called 'nope'; there are: \["):
+        read_template("nope")
+
+
+def test_check_prints_what_the_study_needs(qsearch, tmp_path: Path) -> None:
+    code, output, _ = qsearch("check", write_study_yaml(tmp_path / "my.yaml"))
+    assert code == 0
+    for word in ("layers", "space", "memory", "8 quantizable", "24 variables"):
+        assert word in output
+
+
+def test_check_applies_assignments(qsearch, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml")
+    code, output, _ = qsearch("check", study, "--set", "trainer.blocks=5")
+    assert code == 0
+    assert "20 quantizable" in output
+
+
+def test_plugins_names_class_and_package(qsearch) -> None:
+    code, output, _ = qsearch("plugins")
+    assert code == 0
+    lines = [line for line in output.splitlines() if "qsearch-fake 1.0" in line]
+    assert any("trainer" in line and "qsearch_fake:FakeTrainer" in line for line in lines)
+    for name in ("normal-float", "integer", "coa-lora", "classification", "causal-lm"):
+        assert name in output
+
+
+def test_status_tells_how_far_a_study_is(qsearch, finished: Path) -> None:
+    code, output, _ = qsearch("status", finished)
+    record = read_study(finished)
+    assert code == 0
+    assert f"{len(record.trials)} completed, 0 failed" in output
+    assert f"{record.rounds[-1].hypervolume:.4f}" in output
+    assert "finished at" in output
+    running = next(line for line in output.splitlines() if line.startswith("running"))
+    assert running.split() == ["running", "no"]
+
+
+def test_pick_prints_the_best_configuration_under_the_budget(qsearch, finished: Path) -> None:
+    code, output, _ = qsearch("pick", finished, "--bits", "3.5", "--json")
+    assert code == 0
+    picked = json.loads(output)
+    best = best_under(read_study(finished), 3.5)
+    assert picked["trial"] == best["trial"]
+    assert picked["loss"] == best["loss"]
+    assert picked["average_bits"] <= 3.5
+    assert picked["configuration"] == json.loads(best["configuration"])
+    assert set(picked) == {
+        "trial", "round", "average_bits", "loss", "standard_error", "metric_name", "metric",
+        "seen", "configuration",
+    }  # fmt: skip
+
+
+def test_pick_prints_a_table(qsearch, finished: Path) -> None:
+    code, output, _ = qsearch("pick", finished, "--bits", "3.5")
+    assert code == 0
+    assert "group_size" in output
+    assert "block.1.output" in output
+    assert "average_bits" in output
+
+
+@pytest.mark.parametrize("bits", ["1", "0", "nan"])
+def test_pick_below_every_configuration_is_refused(bits: str, qsearch, finished: Path) -> None:
+    assert "the least in this study is" in refused(qsearch("pick", finished, "--bits", bits))
+
+
+def test_export_writes_and_refuses(qsearch, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["export", finished, "--bits", "4", "--to", out]
+    assert "writes ['json']" in refused(qsearch(*arguments))
+    code, output, _ = qsearch(*arguments, "--format", "json")
+    assert code == 0
+    assert f"wrote {out}" in output
+    assert (out / "configuration.json").is_file()
+    assert "not an empty folder" in refused(qsearch(*arguments, "--format", "json"))
+
+
+def test_report_writes_one_page(qsearch, finished: Path, tmp_path: Path) -> None:
+    code, output, _ = qsearch("report", finished, "--out", tmp_path / "page.html")
+    assert code == 0
+    assert str(tmp_path / "page.html") in output
+    assert (tmp_path / "page.html").read_text().lstrip().lower().startswith("<!doctype html")
+
+
+def test_report_that_cannot_be_written_is_refused(qsearch, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    errors = refused(qsearch("report", finished, "--out", tmp_path / "file" / "page.html"))
+    assert "cannot be written" in errors
+
+
+def test_help_lists_every_command() -> None:
+    output = CliRunner().invoke(cli.app, ["--help"]).output
+    for name in ("init", "check", "run", "status", "report", "pick", "export", "plugins"):
+        assert name in output
+
+
+# In processes of their own
+
+
+@pytest.fixture(scope="module")
+def slow_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slow")
+    return write_study_yaml(
+        folder / "my.yaml", trainer__blocks=1, trainer__seconds=0.3, search__candidates=1
+    )
+
+
+def start(study: Path, out: Path, event: str) -> subprocess.Popen[str]:
+    """Start a study in a new process; return once its log holds an event."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qsearch.cli", "run", str(study), "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=command_environment(),
+    )
+    deadline = time.monotonic() + 60
+    log = out / "log.jsonl"
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.is_file() and f'"event": "{event}"' in log.read_text():
+            return process
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"no {event}: {process.communicate()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_stop_a_study_cleanly_and_the_same_command_resumes(
+    number: signal.Signals, slow_study: Path, tmp_path: Path
+) -> None:
+    process = start(slow_study, tmp_path / "run", "evaluated")
+    second = command(["run", slow_study, "--out", tmp_path / "run"])
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "qsearch: interrupted; the same command resumes" in errors
+    assert "Traceback" not in errors
+    assert 0 < len(read_study(tmp_path / "run").trials) < 13
+    # While it ran, a second process on the same directory was refused.
+    assert second.returncode == 2
+    assert f"run already, by process {process.pid}" in second.stderr
+    if number == signal.SIGINT:
+        again = command(["run", slow_study, "--out", tmp_path / "run"])
+        assert again.returncode == 0, again.stderr
+        assert "Traceback" not in again.stderr
+        assert f"report: {tmp_path / 'run' / 'report.html'}" in again.stdout
+        assert (tmp_path / "run" / "report.html").is_file()
+        assert len(read_study(tmp_path / "run").rounds) == 2
+
+
+def test_a_clean_run_writes_nothing_to_its_errors(tmp_path: Path) -> None:
+    study = write_study_yaml(
+        tmp_path / "my.yaml", trainer__blocks=1, search__rounds=1, search__initial=4
+    )
+    result = command(["run", study, "--out", tmp_path / "run"])
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert "round 0: found 2 candidates" in result.stdout
+
+
+def test_light_commands_start_without_heavy_imports(finished: Path) -> None:
+    script = (
+        "import sys; from qsearch import cli\n"
+        f"sys.argv = ['qsearch', 'pick', {str(finished)!r}, '--bits', '3', '--json']\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'ax', 'transformers', 'botorch'} & set(sys.modules)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=command_environment(),
+        check=True,
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_study_yaml_in_the_directory_is_itself_a_study(finished: Path, qsearch) -> None:
+    assert qsearch("check", finished / "study.yaml")[0] == 0
+    assert study_values()["name"] in (finished / "study.yaml").read_text()
