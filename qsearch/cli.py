@@ -213,8 +213,10 @@ def plugins() -> None:
 
 def _quieten_ax() -> None:
     """Keep Ax from reporting on standard error, which it starts to do while it is imported."""
+    logging.disable(logging.INFO)
     from ax.utils.common.logger import set_stderr_log_level
 
+    logging.disable(logging.NOTSET)
     set_stderr_log_level(logging.ERROR)
 
 

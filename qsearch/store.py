@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from qsearch.errors import InputError, QsearchError
@@ -68,14 +69,31 @@ def storage_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SQLAlchemyError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-        text = " ".join(str(getattr(error, "orig", None) or error).split())
-        if not full and not any(sign in text for sign in _STORAGE_SIGNS):
+        if not _is_storage_error(error):
             raise
         raise InputError(
-            f"{directory}: cannot be written: {text}; what was saved is kept: make room, then"
-            " run the same command to resume"
+            f"{directory}: cannot be written: {_one_line(error)}; what was saved is kept: make"
+            " room, then run the same command to resume"
         ) from error
+
+
+def _is_storage_error(error: Exception) -> bool:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return True
+    return any(sign in str(error) for sign in _STORAGE_SIGNS)
+
+
+def _one_line(error: Exception) -> str:
+    """Return the database's own words; SQLAlchemy adds the statement and a link."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def _without_password(url: str) -> str:
+    try:
+        shown: str = make_url(url).render_as_string(hide_password=True)
+        return shown
+    except SQLAlchemyError:
+        return url
 
 
 def open_client(
@@ -105,6 +123,7 @@ def open_client(
     # Ax reports each trial with all its parameters; qsearch has its own log.
     set_ax_logger_levels(logging.ERROR)
     warnings.filterwarnings("ignore", category=AxParameterWarning)
+    shown = f"--storage {_without_password(url)!r}" if url else str(directory / DATABASE)
     url = url or f"sqlite:///{(directory / DATABASE).resolve()}"
     storage = StorageConfig(url=url, registry_bundle=registry_bundle())
     try:
@@ -116,10 +135,12 @@ def open_client(
             client = Client(storage_config=storage)
             client.configure_experiment(name=name, parameters=ax_parameters(space))
     except SQLAlchemyError as error:
-        raise InputError(f"--storage {url!r}: cannot be used: {error}") from error
+        if _is_storage_error(error):
+            raise
+        raise InputError(f"{shown}: cannot be used: {_one_line(error)}") from error
     except ImportError as error:
         raise InputError(
-            f"--storage {url!r} needs a driver that is not installed ({error.name});"
+            f"{shown} needs a driver that is not installed ({error.name});"
             " for PostgreSQL install qsearch[postgres]"
         ) from error
     # A process may have died between these steps, so each is checked for itself.
@@ -127,7 +148,7 @@ def open_client(
     found = {key: set(p.values) for key, p in experiment.search_space.parameters.items()}
     if found != {key: set(values) for key, values in space.parameter_values().items()}:
         raise InputError(
-            f"{url}: the experiment {name!r} has another search space than this study;"
+            f"{shown}: the experiment {name!r} has another search space than this study;"
             " give the study another name, or another database"
         )
     if experiment.optimization_config is None:

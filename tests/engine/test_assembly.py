@@ -112,8 +112,8 @@ def test_plugins_name_their_package() -> None:
 def test_check_tells_layers_space_memory_and_time() -> None:
     lines = dict(check_study(study_spec(), "my.yaml"))
     assert lines["layers"].startswith("8 quantizable, 0.1 M weights, roles key, output, query")
-    # Two blocks of four layers with three knobs; eight choices each.
-    assert lines["space"].startswith("24 variables in 8 groups, 10^7 configurations, 2.25 to 8.5")
+    # Two blocks of four layers with two knobs of several values; eight choices each.
+    assert lines["space"].startswith("16 variables in 8 groups, 10^7 configurations, 2.25 to 8.5")
     assert lines["rounds"] == "2, about 16 evaluations"
     assert lines["memory"] == "about 1.0 GiB"
     assert "on this machine's CPU" in lines["time"]

@@ -110,7 +110,14 @@ def test_what_does_not_exist_is_refused(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["pick", "."], ["pick", ".", "--bits", "x"], ["run"], ["nope"], ["pick", ".", "--bits", "-1"]],
+    [
+        ["pick", "."],
+        ["pick", ".", "--bits", "x"],
+        ["pick", ".", "--bits", "nan"],
+        ["pick", ".", "--bits", "-1"],
+        ["run"],
+        ["nope"],
+    ],
 )
 def test_wrong_usage_exits_2(arguments: list[str], qsearch) -> None:
     code, _, errors = qsearch(*arguments)
@@ -172,8 +179,9 @@ def test_every_template_is_listed_and_read() -> None:
 def test_check_prints_what_the_study_needs(qsearch, tmp_path: Path) -> None:
     code, output, _ = qsearch("check", write_study_yaml(tmp_path / "my.yaml"))
     assert code == 0
-    for word in ("layers", "space", "memory", "8 quantizable", "24 variables"):
-        assert word in output
+    words = " ".join(output.split())
+    for expected in ("layers 8 quantizable", "space 16 variables in 8 groups", "memory about 1.0"):
+        assert expected in words
 
 
 def test_check_applies_assignments(qsearch, tmp_path: Path) -> None:
@@ -226,7 +234,7 @@ def test_pick_prints_a_table(qsearch, finished: Path) -> None:
     assert "average_bits" in output
 
 
-@pytest.mark.parametrize("bits", ["1", "0", "nan"])
+@pytest.mark.parametrize("bits", ["1", "0"])
 def test_pick_below_every_configuration_is_refused(bits: str, qsearch, finished: Path) -> None:
     assert "the least in this study is" in refused(qsearch("pick", finished, "--bits", bits))
 
@@ -268,7 +276,12 @@ def test_help_lists_every_command() -> None:
 def slow_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slow")
     return write_study_yaml(
-        folder / "my.yaml", trainer__blocks=1, trainer__seconds=0.3, search__candidates=1
+        folder / "my.yaml",
+        trainer__blocks=1,
+        trainer__seconds=0.5,
+        search__rounds=1,
+        search__initial=5,
+        search__candidates=0,
     )
 
 
@@ -302,7 +315,7 @@ def test_signals_stop_a_study_cleanly_and_the_same_command_resumes(
     assert process.returncode == 130
     assert "qsearch: interrupted; the same command resumes" in errors
     assert "Traceback" not in errors
-    assert 0 < len(read_study(tmp_path / "run").trials) < 13
+    assert 0 < len(read_study(tmp_path / "run").trials) < 5
     # While it ran, a second process on the same directory was refused.
     assert second.returncode == 2
     assert f"run already, by process {process.pid}" in second.stderr
@@ -312,7 +325,7 @@ def test_signals_stop_a_study_cleanly_and_the_same_command_resumes(
         assert "Traceback" not in again.stderr
         assert f"report: {tmp_path / 'run' / 'report.html'}" in again.stdout
         assert (tmp_path / "run" / "report.html").is_file()
-        assert len(read_study(tmp_path / "run").rounds) == 2
+        assert len(read_study(tmp_path / "run").trials) == 5
 
 
 def test_a_clean_run_writes_nothing_to_its_errors(tmp_path: Path) -> None:

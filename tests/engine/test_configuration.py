@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 
@@ -115,7 +116,5 @@ JSON = st.recursive(
 
 @given(st.one_of(st.text(), JSON.map(json.dumps)))
 def test_other_text_gives_a_configuration_or_an_input_error(text: str) -> None:
-    try:
+    with contextlib.suppress(InputError):
         assert isinstance(Configuration.from_json(text), Configuration)
-    except InputError as error:
-        assert "configuration" in str(error)

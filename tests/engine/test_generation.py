@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,8 @@ BITS = (2.5, 6.0)
 
 
 @pytest.fixture(autouse=True)
-def quiet_ax() -> Iterator[None]:
+def quiet_ax() -> None:
     set_ax_logger_levels(logging.ERROR)
-    yield
 
 
 def make_node(seed: int = 0) -> QsearchNode:

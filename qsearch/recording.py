@@ -1,0 +1,111 @@
+"""An open study, and its results as a record."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+from ax.api.client import Client
+
+from qsearch.assembly import Assembly
+from qsearch.events import Event, Observer
+from qsearch.records import StudyRecord, write_study
+from qsearch.search import reference_point
+from qsearch.space import Floats
+from qsearch.spec import StudySpec
+from qsearch.store import adapter_path, read_rounds
+from qsearch.trials import method_of, trial_table
+
+_VERSIONS = ("qsearch", "ax-platform", "botorch", "gpytorch", "torch", "transformers", "peft")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that is open for running.
+
+    Args:
+        directory: Its directory.
+        parts: Quantizer, task, trainer and space.
+        client: Ax client of its experiment.
+        edges: Edges of the segments, in average bits (segments + 1).
+        observer: Told of every event.
+    """
+
+    directory: Path
+    parts: Assembly
+    client: Client
+    edges: Floats
+    observer: Observer
+
+    @property
+    def spec(self) -> StudySpec:
+        """The study's YAML as data."""
+        return self.parts.spec
+
+    @property
+    def metric(self) -> str:
+        """Name of the task metric."""
+        return self.parts.task.metric.name
+
+    def tell(self, kind: str, round: int, **fields: object) -> None:
+        """Send an event to the observer."""
+        self.observer(Event(kind, round, fields))
+
+
+def training_set_of(study: Study, round: int) -> tuple[tuple[int, ...], int]:
+    """Return the round's training set, and how many trials exist before its search."""
+    if round > 0:
+        before = read_rounds(study.directory)[round - 1]
+        return before.next_set, before.trials
+    trials = study.client._experiment.trials
+    initial = tuple(number for number in sorted(trials) if method_of(trials[number]) != "search")
+    return initial, len(initial)
+
+
+def trial_rows(study: Study) -> pd.DataFrame:
+    sets = [state.record.training_set for state in read_rounds(study.directory)]
+    if adapter_path(study.directory, len(sets)).is_file():
+        sets.append(training_set_of(study, len(sets))[0])
+    return trial_table(study.client._experiment, study.parts.space, study.metric, sets, study.edges)
+
+
+def save_record(study: Study) -> StudyRecord:
+    spec, parts = study.spec, study.parts
+    rounds = read_rounds(study.directory)
+    table = trial_rows(study)
+    first = table[(table["round"] == 0) & (table["status"] == "completed")]
+    record = StudyRecord(
+        name=spec.name,
+        model=spec.model.name,
+        task=spec.task.name,
+        quantizer=spec.quantizer.name,
+        trainer=spec.trainer.name,
+        metric=parts.task.metric,
+        layers=parts.space.layers,
+        choices=parts.space.choices,
+        average_bits_range=parts.space.average_bits_range,
+        segment_edges=tuple(study.edges.tolist()),
+        reference_point=(
+            reference_point(first["loss"].to_numpy(), spec.search.average_bits)
+            if len(first)
+            else None
+        ),
+        rounds=tuple(state.record for state in rounds),
+        trials=table,
+        versions=_versions(),
+    )
+    write_study(study.directory, record)
+    return record
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,194 @@
+"""One round of a study: train on the set, evaluate it, search, evaluate, filter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from ax.core.trial_status import TrialStatus
+from ax.exceptions.generation_strategy import GenerationStrategyCompleted
+from ax.storage.sqa_store.db import NAME_OR_TYPE_FIELD_LENGTH
+
+from qsearch.configuration import Configuration
+from qsearch.errors import QsearchError
+from qsearch.evaluation import TrainReport
+from qsearch.executors import Failure, evaluate_serially
+from qsearch.pareto import normalised_hypervolume, segmented_front
+from qsearch.recording import Study, save_record, training_set_of, trial_rows
+from qsearch.records import RoundRecord, write_json
+from qsearch.search import reference_point
+from qsearch.space import Floats
+from qsearch.store import (
+    LOG,
+    RoundState,
+    adapter_path,
+    candidates_path,
+    read_adapter,
+    write_adapter,
+    write_round,
+)
+from qsearch.transactions import one_transaction
+from qsearch.trials import (
+    FAILED_REASON,
+    FAILED_ROUND,
+    ax_data,
+    evaluated_in,
+)
+
+
+def run_round(study: Study, round: int) -> None:
+    training_set, first = training_set_of(study, round)
+    study.tell("round started", round, training_set=len(training_set))
+    report = _train(study, round, training_set)
+    seconds = _evaluate(study, round, training_set, "evaluating the set")
+    save_record(study)
+    search_start = time.monotonic()
+    candidates = _search(study, round, first)
+    search_seconds = time.monotonic() - search_start
+    seconds += _evaluate(study, round, candidates, "evaluating candidates")
+    points, members = _points(study, round)
+    if not members:
+        raise QsearchError(
+            f"round {round}: every evaluation failed; the reasons are in {study.directory / LOG}"
+        )
+    keep = segmented_front(points, study.edges)
+    next_set = tuple(n for n, kept in zip(members, keep, strict=True) if kept)
+    reference = _reference(study, round, points)
+    record = RoundRecord(
+        round=round,
+        training_set=training_set,
+        hypervolume=normalised_hypervolume(
+            points, reference, (0.0, study.parts.space.average_bits_range[0])
+        ),
+        train_seconds=report.seconds,
+        evaluate_seconds=seconds,
+        search_seconds=search_seconds,
+        train_losses=report.losses,
+    )
+    write_round(study.directory, RoundState(record, next_set, len(study.client._experiment.trials)))
+    study.tell("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
+    save_record(study)
+
+
+def _train(study: Study, round: int, training_set: Sequence[int]) -> TrainReport:
+    trainer = study.parts.trainer
+    if not adapter_path(study.directory, round).is_file():
+        if round > 0:
+            trainer.load_state(read_adapter(study.directory, round - 1)[0])
+        configurations = [_configuration(study, number) for number in training_set]
+        trained = trainer.train(
+            configurations,
+            round,
+            lambda step, total, loss: study.tell(
+                "training", round, step=step, total=total, loss=loss
+            ),
+        )
+        write_adapter(study.directory, round, trainer.state(), trained)
+        study.tell(
+            "trained",
+            round,
+            steps=trained.steps,
+            seconds=trained.seconds,
+            loss=float(np.mean(trained.losses[-20:])) if trained.losses else None,
+            **trained.details,
+        )
+    # Loading what was saved makes a resumed round equal an uninterrupted one.
+    state, report = read_adapter(study.directory, round)
+    trainer.load_state(state)
+    return report
+
+
+def _configuration(study: Study, number: int) -> Configuration:
+    space = study.parts.space
+    return space.decode(
+        space.from_parameters(study.client._experiment.trials[number].arm.parameters)
+    )
+
+
+def _evaluate(study: Study, round: int, numbers: Sequence[int], phase: str) -> float:
+    """Evaluate trials that have no result in this round; return the round's seconds for them."""
+    experiment = study.client._experiment
+    done = evaluated_in(experiment, round)
+    waiting = []
+    for number in numbers:
+        trial = experiment.trials[number]
+        if number in done and trial.status == TrialStatus.RUNNING:
+            study.client.complete_trial(number)  # Killed between data and completion.
+        elif number not in done and trial.status != TrialStatus.FAILED:
+            waiting.append(number)
+    configurations = [_configuration(study, number) for number in waiting]
+    space = study.parts.space
+    start = time.monotonic()
+    study.tell(phase, round, total=len(waiting))
+    results = evaluate_serially(study.parts.trainer, configurations, "validation")
+    for position, (number, result) in enumerate(zip(waiting, results, strict=True), start=1):
+        trial = experiment.trials[number]
+        if isinstance(result, Failure):
+            trial.update_run_metadata({FAILED_ROUND: round, FAILED_REASON: result.reason})
+            # Ax refuses to fail a trial that completed in an earlier round unless told so.
+            trial.mark_failed(reason=result.reason[:NAME_OR_TYPE_FIELD_LENGTH], unsafe=True)
+            with one_transaction():
+                study.client._save_or_update_trial_in_db_if_possible(
+                    experiment=experiment, trial=trial
+                )
+            study.tell("failed", round, trial=number, reason=result.reason)
+            continue
+        bits = float(space.average_bits(space.from_parameters(trial.arm.parameters)))
+        data = ax_data(result, bits, study.metric)
+        with one_transaction():
+            study.client.attach_data(number, raw_data=data, progression=round)
+            if trial.status == TrialStatus.RUNNING:
+                study.client.complete_trial(number)
+        study.tell(
+            "evaluated",
+            round,
+            trial=number,
+            average_bits=bits,
+            loss=result.loss,
+            metric=result.metric,
+            seconds=result.seconds,
+            done=position,
+            total=len(waiting),
+        )
+    return time.monotonic() - start
+
+
+def _search(study: Study, round: int, first: int) -> list[int]:
+    """Generate the round's candidates as Ax trials, all before any is evaluated."""
+    experiment = study.client._experiment
+    path = candidates_path(study.directory, round)
+    wanted = study.spec.search.candidates
+    if not path.is_file():
+        enough = len(evaluated_in(experiment, round)) >= 2
+        while enough and len(experiment.trials) - first < wanted:
+            study.tell("searching", round, done=len(experiment.trials) - first, total=wanted)
+            try:
+                # One at a time: Ax saves several at once only with a warning and lost ids.
+                with one_transaction():
+                    generated = study.client.get_next_trials(max_trials=1)
+                if not generated:
+                    break
+            except GenerationStrategyCompleted:
+                break
+        generated = sorted(number for number in experiment.trials if number >= first)
+        write_json(path, generated)
+        study.tell("searched", round, candidates=len(generated))
+    return [number for number in sorted(experiment.trials) if number >= first]
+
+
+def _points(study: Study, round: int) -> tuple[Floats, list[int]]:
+    """Return (loss, average bits) of the round's completed trials, and their numbers."""
+    table = trial_rows(study)
+    rows = table[(table["round"] == round) & (table["status"] == "completed")]
+    points = rows[["loss", "average_bits"]].to_numpy(dtype=np.float64)
+    return points, [int(number) for number in rows["trial"]]
+
+
+def _reference(study: Study, round: int, points: Floats) -> tuple[float, float]:
+    """Return the reference point: fixed by round 0, so that rounds compare."""
+    if round > 0:
+        table = trial_rows(study)
+        rows = table[(table["round"] == 0) & (table["status"] == "completed")]
+        points = rows[["loss", "average_bits"]].to_numpy(dtype=np.float64)
+    return reference_point(points[:, 0], study.spec.search.average_bits)
