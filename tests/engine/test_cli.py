@@ -278,7 +278,7 @@ def slow_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_study_yaml(
         folder / "my.yaml",
         trainer__blocks=1,
-        trainer__seconds=0.5,
+        trainer__seconds=3.0,  # A second command must start before the study ends.
         search__rounds=1,
         search__initial=5,
         search__candidates=0,
