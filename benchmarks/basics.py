@@ -113,7 +113,6 @@ def training_step(benchmark: Benchmark) -> None:
         # Fill the cache; a study meets each layer configuration of its set many times.
         for configuration in configurations:
             subject.adapted.activate(configuration)
-        drawn = iter(lambda: configurations[turn % len(configurations)], None)
         groups = subject.adapted.parameter_groups()
         own = torch.optim.AdamW(groups)
         parameters = [parameter for group in groups for parameter in group["params"]]
@@ -127,7 +126,6 @@ def training_step(benchmark: Benchmark) -> None:
             own.step()
             own.zero_grad()
 
-        del drawn
         return step
 
     times = alternate(

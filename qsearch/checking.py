@@ -57,7 +57,7 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     if flops:
         hours = flops / _flops_per_second() / 3600
         duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
-        lines.append(("time", f"about {duration} on this machine's CPU"))
+        lines.append(("time", f"at most about {duration} on this machine's CPU"))
     lines += [("note", note) for note in needs.notes]
     return lines
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,16 +45,25 @@ def event_log(path: Path) -> Observer:
             **event.fields,
         }
         with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(json.dumps(_finite(line), allow_nan=False) + "\n")
 
     return observe
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON values with null for each number that JSON cannot write."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def last_event(path: Path) -> dict[str, Any] | None:
     """Return the last whole line of an event log, or None."""
     if not path.is_file():
         return None
-    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
+    for line in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
             loaded: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+from safetensors import SafetensorError
 
 from qsearch.assembly import assemble
 from qsearch.errors import InputError
@@ -27,11 +28,13 @@ def export_configuration(directory: Path, bits: float, to: Path, format: str) ->
         The row of ``trials.parquet`` that was exported.
 
     Raises:
-        InputError: If no configuration fits, the format is unknown, or the folder is in use.
+        InputError: If no configuration fits, the format is unknown, or the folder is in use or
+            cannot be written.
     """
     record = read_study(directory)
     row = best_under(record, bits)
-    parts = assemble(load_spec(directory / STUDY_YAML), str(directory / STUDY_YAML))
+    path = directory / STUDY_YAML
+    parts = assemble(load_spec(path, resolved=True), str(path))
     formats = parts.trainer.export_formats
     if format not in formats:
         raise InputError(f"--format {format!r}: trainer {record.trainer!r} writes {list(formats)}")
@@ -48,6 +51,11 @@ def export_configuration(directory: Path, bits: float, to: Path, format: str) ->
         partial.replace(to)
     except OSError as error:
         raise InputError(f"--to {to}: cannot be written: {error.strerror or error}") from error
+    except SafetensorError as error:
+        # Errors of reading name deserializing; they are none of the folder's.
+        if "while serializing" not in str(error):
+            raise
+        raise InputError(f"--to {to}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return row

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from ax.api.configs import ChoiceParameterConfig
 from ax.core.data import Data
 from ax.core.experiment import Experiment
@@ -26,6 +27,7 @@ from qsearch.surrogate import Features, Surrogate, error_features, fit_surrogate
 
 LOSS = "loss"
 AVERAGE_BITS = "average_bits"
+_STORED_DECIMALS = 10
 
 
 def ax_parameters(space: Space) -> list[ChoiceParameterConfig]:
@@ -39,6 +41,22 @@ def ax_parameters(space: Space) -> list[ChoiceParameterConfig]:
         )
         for name, values in space.parameter_values().items()
     ]
+
+
+def stored_precision(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return Ax data with its figures as precise as Ax stores them.
+
+    Ax writes ten decimals, and reads them back with an error in the last bit. Rounding what is in
+    memory and what was read alike makes a resumed study compute with the same numbers as one that
+    never stopped.
+
+    Args:
+        frame: Ax's table with the columns ``mean`` and ``sem``.
+    """
+    return frame.assign(
+        mean=frame["mean"].astype(float).round(_STORED_DECIMALS),
+        sem=frame["sem"].astype(float).round(_STORED_DECIMALS),
+    )
 
 
 class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untyped
@@ -88,7 +106,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         trials = experiment.trials
         self._known = self._indices([trials[number].arm.parameters for number in sorted(trials)])
         completed = [n for n, t in trials.items() if t.status == TrialStatus.COMPLETED]
-        frame = data.full_df
+        frame = stored_precision(data.full_df)
         frame = frame[(frame["metric_name"] == LOSS) & frame["trial_index"].isin(completed)]
         latest = frame[frame["step"].fillna(0) == frame["step"].fillna(0).max()]
         latest = latest.sort_values("trial_index").drop_duplicates("trial_index", keep="last")

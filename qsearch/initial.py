@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from qsearch.errors import InputError
 from qsearch.pareto import non_dominated
 from qsearch.space import Integers, Space
 
@@ -25,12 +26,16 @@ def initial_configurations(
     Args:
         space: The space.
         quantization_error: Relative squared error (layers × choices).
-        count: Most configurations to return; fewer only where the space holds fewer.
+        count: Most configurations to return; fewer only where the interval holds few.
         bits: Interval of average bits.
         generator: Source of randomness.
 
     Returns:
-        Method (``uniform`` or ``random``) and choice indices (groups) of each, distinct.
+        Method (``uniform`` or ``random``) and choice indices (groups) of each, distinct and
+        inside the interval.
+
+    Raises:
+        InputError: If fewer than two are found.
     """
     parameters = np.array([layer.parameters for layer in space.layers], dtype=np.float64)
     mean_error = np.average(quantization_error, axis=0, weights=parameters)
@@ -44,8 +49,14 @@ def initial_configurations(
         index = np.full(len(space.groups), nearest, dtype=np.int64)
         chosen[index.tobytes()] = ("uniform", index)
     for _ in range(10):
-        for index in space.sample(count - len(chosen), bits, generator):
+        drawn = space.sample(count - len(chosen), bits, generator)
+        for index in drawn[space.within(drawn, bits)]:
             chosen.setdefault(index.tobytes(), ("random", index))
         if len(chosen) >= count:
             break
+    if len(chosen) < 2:
+        raise InputError(
+            f"search.average_bits: found {len(chosen)} configurations in"
+            f" [{bits[0]:g}, {bits[1]:g}], a study needs two or more; widen it"
+        )
     return list(chosen.values())

@@ -7,14 +7,17 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from qsearch.errors import StudyBusyError
 
 LOCK = "state/lock"
+_PATIENCE_SECONDS = 1.0
+"""Whoever looks for the owner holds the lock for a moment; a run waits longer than that."""
 
 
 @contextlib.contextmanager
@@ -26,7 +29,7 @@ def study_lock(directory: Path) -> Iterator[None]:
     """
     with (directory / LOCK).open("a+", encoding="utf-8") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _acquire(stream)
         except BlockingIOError as error:
             owner = lock_owner(directory) or {}
             raise StudyBusyError(
@@ -45,6 +48,18 @@ def study_lock(directory: Path) -> Iterator[None]:
         stream.flush()
         yield
         stream.truncate(0)
+
+
+def _acquire(stream: IO[str]) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.02)
 
 
 def lock_owner(directory: Path) -> dict[str, Any] | None:

@@ -66,6 +66,7 @@ def training_set_of(study: Study, round: int) -> tuple[tuple[int, ...], int]:
 
 
 def trial_rows(study: Study) -> pd.DataFrame:
+    """Return the study's trials as rows of ``trials.parquet``."""
     sets = [state.record.training_set for state in read_rounds(study.directory)]
     if adapter_path(study.directory, len(sets)).is_file():
         sets.append(training_set_of(study, len(sets))[0])
@@ -73,6 +74,7 @@ def trial_rows(study: Study) -> pd.DataFrame:
 
 
 def save_record(study: Study) -> StudyRecord:
+    """Write the study's results so far into its directory, and return them."""
     spec, parts = study.spec, study.parts
     rounds = read_rounds(study.directory)
     table = trial_rows(study)

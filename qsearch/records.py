@@ -111,10 +111,14 @@ class StudyRecord:
 
     @property
     def latest(self) -> pd.DataFrame:
-        """Completed rows of the last round that has any: all under the adapter as it now is."""
+        """Completed rows of the last finished round: all under one adapter.
+
+        While round 0 runs, what it has evaluated so far.
+        """
+        last = self.rounds[-1].round if self.rounds else 0
         completed = self.trials[self.trials["status"] == "completed"]
-        last: pd.DataFrame = completed[completed["round"] == completed["round"].max()]
-        return last
+        rows: pd.DataFrame = completed[completed["round"] == last]
+        return rows
 
 
 def empty_trials() -> pd.DataFrame:

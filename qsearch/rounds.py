@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+from ax.core.trial import Trial
 from ax.core.trial_status import TrialStatus
 from ax.exceptions.generation_strategy import GenerationStrategyCompleted
 from ax.storage.sqa_store.db import NAME_OR_TYPE_FIELD_LENGTH
@@ -38,6 +39,15 @@ from qsearch.trials import (
 
 
 def run_round(study: Study, round: int) -> None:
+    """Run one round, or the rest of it.
+
+    Args:
+        study: The open study.
+        round: The first round that is not finished.
+
+    Raises:
+        QsearchError: If every evaluation of the round failed.
+    """
     training_set, first = training_set_of(study, round)
     study.tell("round started", round, training_set=len(training_set))
     report = _train(study, round, training_set)
@@ -50,7 +60,8 @@ def run_round(study: Study, round: int) -> None:
     points, members = _points(study, round)
     if not members:
         raise QsearchError(
-            f"round {round}: every evaluation failed; the reasons are in {study.directory / LOG}"
+            f"round {round}: every evaluation failed, first with: {_first_reason(study, round)};"
+            f" all reasons are in {study.directory / LOG}; the same command tries again"
         )
     keep = segmented_front(points, study.edges)
     next_set = tuple(n for n, kept in zip(members, keep, strict=True) if kept)
@@ -69,6 +80,48 @@ def run_round(study: Study, round: int) -> None:
     write_round(study.directory, RoundState(record, next_set, len(study.client._experiment.trials)))
     study.tell("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
     save_record(study)
+
+
+def _failed_in(study: Study, round: int) -> list[Trial]:
+    trials = study.client._experiment.trials
+    return [
+        trials[number]
+        for number in sorted(trials)
+        if trials[number].status == TrialStatus.FAILED
+        and trials[number].run_metadata.get(FAILED_ROUND) == round
+    ]
+
+
+def _first_reason(study: Study, round: int) -> str:
+    failed = _failed_in(study, round)
+    return str(failed[0].run_metadata[FAILED_REASON]) if failed else "no reason given"
+
+
+def retry_failed_round(study: Study, round: int) -> None:
+    """Forget the failures of an unfinished round in which every evaluation failed.
+
+    Such a round has a common cause, like a full device, that may be gone; single failures are
+    kept.
+
+    Args:
+        study: The open study.
+        round: Its first unfinished round.
+    """
+    failed = _failed_in(study, round)
+    experiment = study.client._experiment
+    if not failed or evaluated_in(experiment, round):
+        return
+    for trial in failed:
+        del trial._run_metadata[FAILED_ROUND], trial._run_metadata[FAILED_REASON]
+        if any(trial.index in evaluated_in(experiment, earlier) for earlier in range(round)):
+            trial.mark_completed(unsafe=True)
+        else:
+            trial.mark_running(no_runner_required=True, unsafe=True)
+    # Without a single loss nothing was searched; the retried round shall search.
+    candidates_path(study.directory, round).unlink(missing_ok=True)
+    with one_transaction():
+        study.client._save_or_update_trials_in_db_if_possible(experiment=experiment, trials=failed)
+    study.tell("retrying", round, trials=[trial.index for trial in failed])
 
 
 def _train(study: Study, round: int, training_set: Sequence[int]) -> TrainReport:

@@ -21,6 +21,8 @@ from qsearch.layers import LayerSpec, TiedGroup, tied_groups
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+_REDRAWS = 8
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,9 @@ class Space:
         Drawing each knob uniformly would crowd the middle of the range, since the average over
         many groups concentrates. Here a target is drawn uniformly; groups are drawn
         independently from the maximum-entropy distribution whose mean is the target; then
-        single groups are redrawn while that brings the average nearer to the target.
+        single groups are redrawn while that brings the average nearer to the target. What then
+        lies outside the interval is drawn again, a few times: a coarse space may hold nothing
+        inside, so the caller must look at the bits.
 
         Args:
             count: Number of configurations.
@@ -212,8 +216,21 @@ class Space:
                 f" [{self.bits_table.min():.4g}, {self.bits_table.max():.4g}]"
             )
         targets = generator.uniform(low, high, size=count)
-        drawn = [self._sample_at(float(target), generator) for target in targets]
-        return np.stack(drawn) if drawn else np.zeros((0, len(self.groups)), dtype=np.int64)
+        drawn = np.zeros((count, len(self.groups)), dtype=np.int64)
+        for row, target in enumerate(targets.tolist()):
+            drawn[row] = self._sample_at(target, generator)
+        for _ in range(_REDRAWS):
+            for row in np.flatnonzero(~self.within(drawn, bits)):
+                drawn[row] = self._sample_at(float(generator.uniform(low, high)), generator)
+        return drawn
+
+    def within(self, index: Integers, bits: tuple[float, float]) -> npt.NDArray[np.bool_]:
+        """Return whether choice indices (… × groups) have average bits in an interval (…)."""
+        average = self.average_bits(index)
+        inside: npt.NDArray[np.bool_] = (average >= bits[0] - _ROUNDING) & (
+            average <= bits[1] + _ROUNDING
+        )
+        return inside
 
     def _sample_at(self, target: float, generator: np.random.Generator) -> Integers:
         probabilities = self._tilted(target)

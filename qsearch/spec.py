@@ -109,17 +109,23 @@ class StudySpec(BaseModel):
 
 
 def load_spec(
-    path: Path, overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    resolved: bool = False,
 ) -> StudySpec:
     """Read and validate a study YAML.
 
     ``${NAME}`` and ``${NAME:-default}`` in strings are replaced from the environment. Strings
-    that start with ``./`` or ``../`` are paths relative to the study file.
+    that start with ``./`` or ``../`` are paths: as written in the file, relative to the file's
+    folder; from a variable or an override, relative to the working directory. So is
+    ``${NAME}/…`` where the variable names a folder of the working directory.
 
     Args:
         path: The YAML file.
         overrides: ``section.field=value`` assignments made before validation; the value is YAML.
         environment: Variables; the process's own by default.
+        resolved: Whether the file is what :func:`dump_spec` wrote: its strings stay as they are.
 
     Raises:
         InputError: If the file or an override cannot be used.
@@ -128,12 +134,12 @@ def load_spec(
     for override in overrides:
         _override(values, override)
     variables = os.environ if environment is None else environment
-    resolved = _resolve(values, path, variables, ())
-    return validate(StudySpec, resolved, str(path))
+    values = _resolve(values, path, None if resolved else variables, ())
+    return validate(StudySpec, values, str(path))
 
 
 def dump_spec(spec: StudySpec) -> str:
-    """Return the study as YAML text that :func:`load_spec` reads back to an equal study."""
+    """Return the study as YAML that :func:`load_spec`, told that it is resolved, reads equal."""
     text: str = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
 
@@ -274,10 +280,25 @@ def _override(values: dict[str, Any], override: str) -> None:
         inner = inner.setdefault(step, {})
         if not isinstance(inner, dict):
             raise InputError(f"--set {override!r}: {step!r} is not a section of the study")
-    inner[steps[-1]] = _parse(text, f"--set {_shorten(override)!r}")
+    inner[steps[-1]] = _mark_given(_parse(text, f"--set {_shorten(override)!r}"))
 
 
-def _resolve(value: Any, path: Path, variables: Mapping[str, str], where: tuple[str, ...]) -> Any:
+class _Given(str):
+    """Text from an override: a path in it is relative to the working directory."""
+
+
+def _mark_given(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _mark_given(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mark_given(item) for item in value]
+    return _Given(value) if isinstance(value, str) else value
+
+
+def _resolve(
+    value: Any, path: Path, variables: Mapping[str, str] | None, where: tuple[str, ...]
+) -> Any:
+    """Return plain values, with variables and paths resolved unless ``variables`` is None."""
     if isinstance(value, dict):
         odd = [key for key in value if not isinstance(key, str)]
         if odd:
@@ -293,18 +314,32 @@ def _resolve(value: Any, path: Path, variables: Mapping[str, str], where: tuple[
         )
     if not isinstance(value, str):
         return value
+    return str(value) if variables is None else _resolve_text(value, path, variables, where)
+
+
+def _resolve_text(
+    value: str, path: Path, variables: Mapping[str, str], where: tuple[str, ...]
+) -> str:
+    field = ".".join(where)
 
     def replace(match: re.Match[str]) -> str:
         name, default = match.groups()
         found = variables.get(name, default)
         if found is None:
             raise InputError(
-                f"{path}: {'.'.join(where)}: the environment variable {name} is not set;"
-                f" set it, or give the field by --set {'.'.join(where)}=VALUE"
+                f"{path}: {field}: the environment variable {name} is not set;"
+                f" set it, or give the field by --set {field}=VALUE"
             )
         return found
 
     text = _VARIABLE.sub(replace, value)
-    if text.startswith(("./", "../")):
-        return str((path.parent / text).resolve())
-    return text
+    first = _VARIABLE.match(value)
+    start = variables.get(first[1]) if first else None
+    names_folder = first and start and value[first.end() :][:1] == "/" and Path(start).is_dir()
+    if not (text.startswith(("./", "../")) or names_folder):
+        return text
+    from_outside = isinstance(value, _Given) or start is not None
+    try:
+        return str((Path() if from_outside else path.parent).joinpath(text).resolve())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: {field}: {_shorten(repr(text))} is no path: {error}") from error

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import uuid
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from pathlib import Path
 import numpy as np
 from ax.api.client import Client
 from ax.api.configs import StorageConfig
-from ax.exceptions.core import AxParameterWarning, ObjectNotFoundError
+from ax.exceptions.core import AxParameterWarning
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import (
     create_all_tables,
     get_engine,
     init_engine_and_session_factory,
+    session_scope,
 )
+from ax.storage.sqa_store.sqa_classes import SQAExperiment
 from ax.utils.common.logger import set_ax_logger_levels
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file as load_arrays
@@ -40,6 +43,7 @@ STUDY_YAML = "study.yaml"
 DATABASE = "study.db"
 LOG = "log.jsonl"
 _STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
+_IDENTITY = "state/identity.json"
 _QUANTIZATION_ERROR = "state/quantization_error.safetensors"
 
 
@@ -118,7 +122,8 @@ def open_client(
         The client and the node it generates with: the reloaded one, if there was one.
 
     Raises:
-        InputError: If the database cannot be opened, or its experiment has another space.
+        InputError: If the database cannot be opened, or its experiment is another directory's,
+            has another space, or lacks trials that the directory has results of.
     """
     # Ax reports each trial with all its parameters; qsearch has its own log.
     set_ax_logger_levels(logging.ERROR)
@@ -129,11 +134,14 @@ def open_client(
     try:
         init_engine_and_session_factory(url=url, force_init=True)
         create_all_tables(get_engine())
-        try:
-            client = Client.load_from_database(name, storage_config=storage)
-        except (ObjectNotFoundError, ValueError):
+        if not _has_experiment(name):
+            _require_unstarted(directory, name, shown)
             client = Client(storage_config=storage)
-            client.configure_experiment(name=name, parameters=ax_parameters(space))
+            client.configure_experiment(
+                name=name, parameters=ax_parameters(space), description=_identity(directory)
+            )
+        else:
+            client = Client.load_from_database(name, storage_config=storage)
     except SQLAlchemyError as error:
         if _is_storage_error(error):
             raise
@@ -145,6 +153,17 @@ def open_client(
         ) from error
     # A process may have died between these steps, so each is checked for itself.
     experiment = client._experiment  # Ax's client has no public way to read trials.
+    if experiment.description != _identity(directory):
+        raise InputError(
+            f"{shown}: the experiment {name!r} there belongs to another study directory than"
+            f" {directory}; give the study another name, or another database"
+        )
+    rounds = read_rounds(directory)
+    if rounds and len(experiment.trials) < rounds[-1].trials:
+        raise InputError(
+            f"{shown}: the experiment {name!r} has {len(experiment.trials)} trials, but {directory}"
+            f" has finished rounds of {rounds[-1].trials}; restore the database it was run with"
+        )
     found = {key: set(p.values) for key, p in experiment.search_space.parameters.items()}
     if found != {key: set(values) for key, values in space.parameter_values().items()}:
         raise InputError(
@@ -161,10 +180,43 @@ def open_client(
     return client, strategy._nodes[0]
 
 
+def _has_experiment(name: str) -> bool:
+    with session_scope() as session:
+        return session.query(SQAExperiment.id).filter_by(name=name).first() is not None
+
+
+def _identity(directory: Path) -> str:
+    """Return what ties a study directory to its experiment, made once for each directory."""
+    path = directory / _IDENTITY
+    if not path.is_file():
+        write_json(path, {"study": str(uuid.uuid4())})
+    return f"qsearch study {json.loads(path.read_text(encoding='utf-8'))['study']}"
+
+
+def _require_unstarted(directory: Path, name: str, shown: str) -> None:
+    """Refuse to start a new experiment for a directory that has results of an old one."""
+    if adapter_path(directory, 0).is_file():
+        raise InputError(
+            f"{shown}: holds no experiment {name!r}, but {directory} has results of it; give the"
+            " --storage it was run with, or restore the database"
+        )
+
+
 def read_quantization_error(directory: Path) -> Floats | None:
-    """Return the saved quantization errors (layers × choices), if there are any."""
+    """Return the saved quantization errors (layers × choices), if there are any.
+
+    Raises:
+        QsearchError: If the file is damaged.
+    """
     path = directory / _QUANTIZATION_ERROR
-    return load_arrays(path)["quantization_error"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return load_arrays(path)["quantization_error"]
+    except (SafetensorError, KeyError, OSError) as error:
+        raise QsearchError(
+            f"{path}: damaged: {error}; delete it, and the same command measures it again"
+        ) from error
 
 
 def write_quantization_error(directory: Path, values: Floats) -> None:

@@ -17,12 +17,13 @@ from qsearch.lock import study_lock
 from qsearch.pareto import segment_edges
 from qsearch.recording import Study, save_record
 from qsearch.records import StudyRecord, write_atomically
-from qsearch.rounds import run_round
+from qsearch.rounds import retry_failed_round, run_round
 from qsearch.space import Floats
 from qsearch.spec import StudySpec, differences, dump_spec, load_spec
 from qsearch.store import (
     LOG,
     STUDY_YAML,
+    adapter_path,
     open_client,
     prepare_directory,
     read_quantization_error,
@@ -73,8 +74,10 @@ def run_study(
 
         study = _open(parts, directory, storage_url, tell)
         study.tell("started", len(read_rounds(directory)), rounds=spec.search.rounds)
+        first = len(read_rounds(directory))
         try:
-            for round in range(len(read_rounds(directory)), spec.search.rounds):
+            retry_failed_round(study, first)
+            for round in range(first, spec.search.rounds):
                 run_round(study, round)
         except BaseException as error:
             # What was evaluated shall be readable; a second error must not hide the first.
@@ -118,6 +121,10 @@ def _claim(spec: StudySpec, directory: Path) -> None:
                 " run the same study to resume, or give another --out"
             )
         return
+    if adapter_path(directory, 0).is_file():
+        raise InputError(
+            f"{path} is missing, but the directory holds results; restore it, or give another --out"
+        )
     text = dump_spec(spec)
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 

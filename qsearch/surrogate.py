@@ -18,6 +18,7 @@ import gpytorch
 import numpy as np
 import numpy.typing as npt
 import torch
+from botorch.exceptions.errors import ModelFittingError
 from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from gpytorch.constraints import GreaterThan, Positive
@@ -165,7 +166,8 @@ class Surrogate:
 def fit_surrogate(features: Features, index: Integers, loss: Floats) -> Surrogate:
     """Fit the Gaussian process to losses of one round.
 
-    Hyperparameters maximise the posterior density; the fit has no randomness.
+    Hyperparameters maximise the posterior density; the fit has no randomness. If no maximum is
+    found, the initial hyperparameters stay, which are the priors' view of standardised losses.
 
     Args:
         features: Inputs of layer configurations.
@@ -208,6 +210,10 @@ def fit_surrogate(features: Features, index: Integers, loss: Floats) -> Surrogat
     linear = model.covar_module.kernels[0].base_kernel
     linear.variance = 1.0
     linear.raw_variance.requires_grad_(False)
-    fit_gpytorch_mll(gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model))
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        fit_gpytorch_mll(gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model))
+    except ModelFittingError:
+        model.load_state_dict(initial)
     model.eval()
     return Surrogate(model, features, location, scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from ax.core.experiment import Experiment
 from ax.core.trial_status import TrialStatus
 
 from qsearch.evaluation import Evaluation
-from qsearch.generation import AVERAGE_BITS, LOSS
+from qsearch.generation import AVERAGE_BITS, LOSS, stored_precision
 from qsearch.pareto import segment_of, segmented_front
 from qsearch.records import TRIAL_COLUMNS, empty_trials
 from qsearch.space import Floats, Space
@@ -81,9 +82,10 @@ def trial_table(
         }
 
     rows: list[dict[str, object]] = []
-    frame = experiment.lookup_data().full_df
+    frame = stored_precision(experiment.lookup_data().full_df)
     frame = frame.dropna(subset=["step"]) if "step" in frame else frame.iloc[:0].assign(step=0)
-    for (number, step), group in frame.groupby(["trial_index", "step"]):
+    for key, group in frame.groupby(["trial_index", "step"]):
+        number, step = cast("tuple[int, float]", key)
         mean = dict(zip(group["metric_name"], group["mean"], strict=True))
         error = dict(zip(group["metric_name"], group["sem"], strict=True))
         if LOSS in mean:

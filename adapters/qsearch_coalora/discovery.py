@@ -73,6 +73,26 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
     return kept
 
 
+def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpec]) -> None:
+    """Check that a loaded model has the layers that its configuration told of.
+
+    Args:
+        expected: The layers by the configuration.
+        loaded: The layers of the loaded model.
+
+    Raises:
+        InputError: If one is missing, has another shape, or was not told of.
+    """
+    told = {layer.name: layer.shape for layer in expected}
+    found = {layer.name: layer.shape for layer in loaded}
+    for name in (*told, *found):
+        if told.get(name) != found.get(name):
+            raise InputError(
+                f"layer {name!r} has shape {told.get(name, 'none')} by the model's configuration,"
+                f" but {found.get(name, 'none')} in the loaded weights; correct model.config"
+            )
+
+
 def full_layer_names(model: nn.Module, layers: Sequence[LayerSpec]) -> tuple[str, ...]:
     """Return the layers' module paths in a model that may have a task head around them."""
     prefix, _ = backbone(model)

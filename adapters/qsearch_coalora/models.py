@@ -121,16 +121,27 @@ def _config_from_fields(model: ModelSpec) -> Any:
     model_type = fields.pop("model_type", None)
     try:
         return import_transformers().AutoConfig.for_model(model_type, **fields)
-    except (ValueError, TypeError) as error:
+    except Exception as error:
         raise InputError(
-            f"model.config: model_type {model_type!r} cannot be used: {error}"
+            f"model.config: model_type {model_type!r} cannot be used: {_first_line(error)}"
         ) from error
 
 
 def skeleton(config: Any) -> nn.Module:
-    """Return the headless model on the meta device: shapes and names, no weights."""
-    with torch.device("meta"):
-        module: nn.Module = import_transformers().AutoModel.from_config(copy.deepcopy(config))
+    """Return the headless model on the meta device: shapes and names, no weights.
+
+    Raises:
+        InputError: If no model can be built of the configuration.
+    """
+    build = import_transformers().AutoModel.from_config
+    try:
+        with torch.device("meta"):
+            module: nn.Module = build(copy.deepcopy(config), trust_remote_code=False)
+    except Exception as error:
+        raise InputError(
+            f"the model's configuration (model.config, or config.json) of type"
+            f" {config.model_type!r} cannot be used: {_first_line(error)}"
+        ) from error
     return module
 
 
@@ -189,7 +200,7 @@ def import_transformers() -> Any:
 def _from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> Any:
     transformers = import_transformers()
     load = getattr(transformers, auto_class).from_pretrained
-    arguments = {**source.arguments, **arguments}
+    arguments = {**source.arguments, "trust_remote_code": False, **arguments}
     with _clear_errors(source.path), _quiet(transformers):
         if source.is_local or _is_in_hub_cache(source):
             try:
@@ -233,9 +244,16 @@ def _check_hub(source: ModelSource) -> None:
 def _clear_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"model.name {name!r} cannot be loaded: {reason}") from error
+    except InputError:
+        raise
+    # A damaged file raises whatever its reader happens to meet.
+    except Exception as error:
+        raise InputError(f"model.name {name!r} cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @contextmanager

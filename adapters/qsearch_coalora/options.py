@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from qsearch_coalora.device import parse_device
 from qsearch_coalora.theta import ThetaOptions
 
 
@@ -60,6 +61,12 @@ class CoALoRAOptions(BaseModel):
     cache_mebibytes: int = Field(default=256, ge=0)
     device: str = "cpu"
     theta: ThetaOptions = ThetaOptions()
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, name: str) -> str:
+        parse_device(name)
+        return name
 
     @model_validator(mode="after")
     def _consistent(self) -> CoALoRAOptions:

@@ -29,8 +29,10 @@ def load_packed(directory: Path) -> Any:
     if not (directory / "config.json").is_file() or not adapter.is_dir():
         raise InputError(f"{directory} is no packed export: it needs config.json and adapter/")
     transformers = import_transformers()
-    config = transformers.AutoConfig.from_pretrained(str(directory))
-    base = getattr(transformers, config.architectures[0]).from_pretrained(str(directory))
+    config = transformers.AutoConfig.from_pretrained(str(directory), trust_remote_code=False)
+    base = getattr(transformers, config.architectures[0]).from_pretrained(
+        str(directory), trust_remote_code=False
+    )
     adapter_config: Any = peft.LoraConfig.from_pretrained(str(adapter))
     # PEFT wraps only the linear layers that it knows, unless told of others.
     adapter_config._register_custom_module({PackedLinear: Linear})

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from qsearch.errors import InputError
+
+LEAST_EXAMPLES = 2
+"""Examples that a standard error needs."""
+
 
 def weighted_mean(values: Tensor, weights: Tensor) -> tuple[float, float]:
     """Return a weighted mean and its standard error.
@@ -20,3 +25,21 @@ def weighted_mean(values: Tensor, weights: Tensor) -> tuple[float, float]:
     mean = (values * weights).sum() / total
     spread = (weights * (values - mean)).square().sum() * count / (count - 1 or float("nan"))
     return mean.item(), (spread.sqrt() / total).item()
+
+
+def require_examples(split: str, count: int, unit: str) -> None:
+    """Check that an evaluation split has examples enough for a standard error.
+
+    Args:
+        split: The split's name, for the message.
+        count: How many examples it has.
+        unit: What the task calls an example, in the plural.
+
+    Raises:
+        InputError: If it has too few.
+    """
+    if count < LEAST_EXAMPLES:
+        raise InputError(
+            f"the {split} data has {count} {unit}; an evaluation needs at least {LEAST_EXAMPLES}"
+            " for its standard error"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from qsearch.configuration import Configuration, LayerConfiguration
-from qsearch.errors import EvaluationError, InputError
+from qsearch.errors import EvaluationError, InputError, QsearchError
 from qsearch.evaluation import Evaluation, TrainReport
 from qsearch.layers import LayerSpec
 from qsearch.plugins import (
@@ -30,14 +31,15 @@ from qsearch.plugins import (
     TrainerState,
 )
 from qsearch_coalora.adapted_model import AdaptedModel
-from qsearch_coalora.discovery import discover_layers
+from qsearch_coalora.device import require_device
+from qsearch_coalora.discovery import discover_layers, require_same_layers
 from qsearch_coalora.export import EXPORTERS, ExportJob
 from qsearch_coalora.models import load_config, skeleton
 from qsearch_coalora.options import CoALoRAOptions
 from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.requirements import estimate_requirements
 from qsearch_coalora.statistics import weighted_mean
-from qsearch_coalora.workload import task_workload
+from qsearch_coalora.workload import require_positions, task_workload
 
 _STATE_FORMAT = 1
 
@@ -85,7 +87,10 @@ class CoALoRATrainer:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model with its data prepared; reading it loads both."""
+        require_device(self.options.device)
         loaded = self.task.load_model(self.model, self.seed)
+        require_same_layers(self._layers, discover_layers(loaded.module, self.model.layers))
+        require_positions(loaded.module, task_workload(self.task))
         self.task.prepare(loaded.tokenizer)
         return loaded
 
@@ -103,10 +108,15 @@ class CoALoRATrainer:
         return self._layers
 
     def requirements(self) -> Requirements:
-        """Say what the study needs, without loading weights or data."""
+        """Say what the study needs, without loading weights or data.
+
+        Raises:
+            InputError: If the task's examples are longer than the model can read.
+        """
         config, notes = self._config
-        workload = task_workload(self.task)
-        return estimate_requirements(skeleton(config), self._layers, self.options, workload, notes)
+        model, workload = skeleton(config), task_workload(self.task)
+        require_positions(model, workload)
+        return estimate_requirements(model, self._layers, self.options, workload, notes)
 
     def train(
         self,
@@ -123,6 +133,8 @@ class CoALoRATrainer:
 
         Raises:
             InputError: If the set is empty.
+            QsearchError: If the loss or its gradient is no longer finite; the adapter in memory
+                must not be used then.
         """
         if not configurations:
             raise InputError("a training set needs at least one configuration")
@@ -141,17 +153,22 @@ class CoALoRATrainer:
         losses: list[float] = []
         started = time.perf_counter()
         adapted.peft_model.train()
-        with torch.random.fork_rng():
-            torch.manual_seed(dropout_seed)
-            for step in range(total):
-                losses.append(self._accumulate_gradients(next(batches), drawn))
-                torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                if progress is not None:
-                    progress(step + 1, total, losses[-1])
-        adapted.hooks.clear()
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(dropout_seed)
+                for step in range(total):
+                    losses.append(self._accumulate_gradients(next(batches), drawn))
+                    norm = torch.nn.utils.clip_grad_norm_(parameters, self.options.max_grad_norm)
+                    self._require_finite("loss", losses[-1], round, step)
+                    self._require_finite("gradient norm", norm.item(), round, step)
+                    optimizer.step()
+                    schedule.step()
+                    optimizer.zero_grad()
+                    if progress is not None:
+                        progress(step + 1, total, losses[-1])
+        finally:
+            adapted.hooks.clear()
+            optimizer.zero_grad()
         after = adapted.weights.cache.counts
         lookups = max(after.hits + after.misses - before.hits - before.misses, 1)
         return TrainReport(
@@ -183,6 +200,16 @@ class CoALoRATrainer:
             (loss * share).backward()  # type: ignore[no-untyped-call]
             total += loss.item() * share
         return total
+
+    def _require_finite(self, what: str, value: float, round: int, step: int) -> None:
+        if not math.isfinite(value):
+            options = self.options
+            rate = options.learning_rate * options.rate_scale(round)
+            raise QsearchError(
+                f"round {round}: the training {what} became {value} at step {step + 1} of"
+                f" {options.round_steps(round)}; lower trainer.learning_rate (it is {rate:g} in"
+                " this round) or trainer.theta_learning_rate"
+            )
 
     def _endless_batches(self, generator: torch.Generator) -> Iterator[Mapping[str, Tensor]]:
         while True:

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+from qsearch.errors import InputError
 from qsearch.plugins import Task
 from qsearch_coalora.options import CoALoRAOptions
 
@@ -23,11 +24,13 @@ class Workload:
         example_tokens: Most tokens of an example.
         evaluated_examples: Examples of an evaluation, or None if only the data can tell.
         notes: Sentences for the user, such as data that has to be downloaded first.
+        tokens_option: Option that sets ``example_tokens``, for messages.
     """
 
     example_tokens: int
     evaluated_examples: int | None
     notes: tuple[str, ...] = ()
+    tokens_option: str = "task"
 
 
 @runtime_checkable
@@ -42,6 +45,39 @@ class TellsWorkload(Protocol):
 def task_workload(task: Task) -> Workload | None:
     """Return a task's workload, or None if it does not tell it."""
     return task.workload() if isinstance(task, TellsWorkload) else None
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """Return the most tokens that a model can read at once, or None if it does not tell.
+
+    RoBERTa and its kin number positions from after the padding's, so they read fewer tokens than
+    they have position embeddings; the embedding's padding index tells them apart.
+    """
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    skipped = [
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "position_embeddings"
+        and isinstance(module, nn.Embedding)
+        and module.padding_idx is not None
+    ]
+    return positions - max(skipped, default=0)
+
+
+def require_positions(model: nn.Module, workload: Workload | None) -> None:
+    """Check that a model can read a task's examples.
+
+    Raises:
+        InputError: If they may have more tokens than the model has positions.
+    """
+    limit = position_limit(model)
+    if workload is not None and limit is not None and workload.example_tokens > limit:
+        raise InputError(
+            f"{workload.tokens_option} {workload.example_tokens} is above the {limit} tokens that"
+            f" the model can read; give at most {limit}"
+        )
 
 
 def work_parameters(model: nn.Module) -> int:

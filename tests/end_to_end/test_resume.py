@@ -52,7 +52,7 @@ def test_killed_study_resumes_to_the_uninterrupted_result(study: Path, tmp_path:
         process.send_signal(signal.SIGKILL)
         process.wait()
     run(small_study(directory))
-    assert_frame_equal(results(directory), results(study))
+    assert_frame_equal(results(directory), results(study), check_exact=True)
 
 
 def test_interrupted_study_exits_130_and_resumes(study: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_interrupted_study_exits_130_and_resumes(study: Path, tmp_path: Path) ->
     assert "interrupted; the same command resumes" in message
     assert "Traceback" not in message
     run(small_study(directory))
-    assert_frame_equal(results(directory), results(study))
+    assert_frame_equal(results(directory), results(study), check_exact=True)
 
 
 def test_second_process_on_a_directory_is_refused(study: Path, tmp_path: Path) -> None:
@@ -85,13 +85,13 @@ def test_changed_study_is_refused_and_nothing_is_lost(study: Path, change: dict[
     before = results(study)
     result = run(small_study(study, **change), expect=2)
     assert next(iter(change)).replace("__", ".") in result.stderr
-    assert_frame_equal(results(study), before)
+    assert_frame_equal(results(study), before, check_exact=True)
 
 
 def test_finished_study_only_reports_again(study: Path) -> None:
     before = results(study)
     assert "report.html" in run(small_study(study)).stdout
-    assert_frame_equal(results(study), before)
+    assert_frame_equal(results(study), before, check_exact=True)
 
 
 @pytest.fixture
@@ -118,4 +118,4 @@ def test_full_disk_is_reported_and_survived(study: Path, small_disk: Path) -> No
     assert "Traceback" not in result.stderr
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     run(small_study(directory))
-    assert_frame_equal(results(directory), results(study))
+    assert_frame_equal(results(directory), results(study), check_exact=True)

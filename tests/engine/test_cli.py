@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from qsearch import cli
 from qsearch.errors import InputError
+from qsearch.lock import study_lock
 from qsearch.records import best_under, read_study
 from qsearch.templates import read_template, template_names
 from tests.engine.support import (
@@ -309,16 +311,12 @@ def test_signals_stop_a_study_cleanly_and_the_same_command_resumes(
     number: signal.Signals, slow_study: Path, tmp_path: Path
 ) -> None:
     process = start(slow_study, tmp_path / "run", "evaluated")
-    second = command(["run", slow_study, "--out", tmp_path / "run"])
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "qsearch: interrupted; the same command resumes" in errors
     assert "Traceback" not in errors
     assert 0 < len(read_study(tmp_path / "run").trials) < 5
-    # While it ran, a second process on the same directory was refused.
-    assert second.returncode == 2
-    assert f"run already, by process {process.pid}" in second.stderr
     if number == signal.SIGINT:
         again = command(["run", slow_study, "--out", tmp_path / "run"])
         assert again.returncode == 0, again.stderr
@@ -326,6 +324,16 @@ def test_signals_stop_a_study_cleanly_and_the_same_command_resumes(
         assert f"report: {tmp_path / 'run' / 'report.html'}" in again.stdout
         assert (tmp_path / "run" / "report.html").is_file()
         assert len(read_study(tmp_path / "run").trials) == 5
+
+
+def test_second_process_on_a_directory_is_refused(tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml")
+    (tmp_path / "run" / "state").mkdir(parents=True)
+    with study_lock(tmp_path / "run"):
+        second = command(["run", study, "--out", tmp_path / "run"])
+    assert second.returncode == 2
+    assert f"run already, by process {os.getpid()}" in second.stderr
+    assert "Traceback" not in second.stderr
 
 
 def test_a_clean_run_writes_nothing_to_its_errors(tmp_path: Path) -> None:

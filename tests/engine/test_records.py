@@ -53,7 +53,7 @@ def row(trial: int, round: int, bits: float, loss: float, **changes: object) -> 
     }
 
 
-def record_of(*rows: dict[str, object]) -> StudyRecord:
+def record_of(*rows: dict[str, object], rounds: int = 2) -> StudyRecord:
     return StudyRecord(
         name="study <b>",
         model="model",
@@ -66,7 +66,9 @@ def record_of(*rows: dict[str, object]) -> StudyRecord:
         average_bits_range=SPACE.average_bits_range,
         segment_edges=(2.0, 4.0, 6.0),
         reference_point=(1.0, 6.0),
-        rounds=(RoundRecord(0, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8)),),
+        rounds=tuple(
+            RoundRecord(number, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8)) for number in range(rounds)
+        ),
         versions={"python": "3.11"},
         **({"trials": pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))} if rows else {}),
     )
@@ -112,11 +114,17 @@ def test_trials_have_the_promised_columns_in_order(tmp_path: Path) -> None:
     )
 
 
-def test_latest_is_the_last_rounds_completed_rows() -> None:
+def test_latest_is_the_last_finished_rounds_completed_rows() -> None:
     assert record_of(*ROWS).latest["trial"].tolist() == [0, 1]
     assert (record_of(*ROWS).latest["round"] == 1).all()
-    only_failed = record_of(*ROWS[:2], row(0, 1, 3.0, math.nan, **FAILED))
-    assert (only_failed.latest["round"] == 0).all()
+
+
+def test_a_round_that_is_still_running_is_not_the_latest() -> None:
+    assert (record_of(*ROWS, rounds=1).latest["round"] == 0).all()
+
+
+def test_while_the_first_round_runs_its_rows_are_the_latest() -> None:
+    assert record_of(*ROWS[:2], rounds=0).latest["trial"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("bits", "trial"), [(3.0, 0), (2.9, 1), (2.5, 1), (99, 0)])
@@ -127,7 +135,7 @@ def test_best_under_has_the_least_loss_at_or_under_the_budget(bits: float, trial
 
 
 def test_best_under_prefers_fewer_bits_at_equal_loss() -> None:
-    best = best_under(record_of(row(0, 0, 4.0, 0.3), row(1, 0, 3.0, 0.3)), 5)
+    best = best_under(record_of(row(0, 0, 4.0, 0.3), row(1, 0, 3.0, 0.3), rounds=1), 5)
     assert int(best["trial"]) == 1
 
 

@@ -14,7 +14,7 @@ from qsearch.errors import InputError
 from qsearch.evaluation import Metric
 from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
 from qsearch_coalora.models import load_pretrained, load_tokenizer
-from qsearch_coalora.statistics import weighted_mean
+from qsearch_coalora.statistics import require_examples, weighted_mean
 from qsearch_coalora.tasks.data import HubDataset, read_dataset, read_lines
 from qsearch_coalora.workload import Workload
 
@@ -91,13 +91,15 @@ class CausalLanguageModelling:
             options.length,
             None if tokens is None else tokens // options.length,
             (options.dataset.note,) if options.dataset and options.dataset.note else (),
+            tokens_option="task.length",
         )
 
     def prepare(self, tokenizer: Any) -> None:
         """Read, encode and pack the training and validation text.
 
         Raises:
-            InputError: If a file or column is missing, or the text is shorter than a sequence.
+            InputError: If a file or column is missing, or a text is too short: training needs
+                one sequence, validation two.
         """
         self._tokenizer = tokenizer
         self._sequences.clear()
@@ -151,6 +153,8 @@ class CausalLanguageModelling:
                     f"the {split} text has {len(tokens)} tokens, fewer than task.length"
                     f" {options.length}"
                 )
+            if split != "train":
+                require_examples(split, count, f"sequences of task.length {options.length} tokens")
             packed = torch.tensor(tokens[: count * options.length])
             self._sequences[split] = packed.view(count, options.length)
         return self._sequences[split]

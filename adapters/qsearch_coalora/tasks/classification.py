@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +19,14 @@ from qsearch.evaluation import Metric
 from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
 from qsearch_coalora.discovery import backbone
 from qsearch_coalora.models import load_pretrained, load_tokenizer
+from qsearch_coalora.statistics import LEAST_EXAMPLES, require_examples
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad
 from qsearch_coalora.tasks.data import HubDataset, read_dataset, read_table, select_columns
 from qsearch_coalora.tasks.docstrings import DocstringSource, collect_docstrings
 from qsearch_coalora.workload import Workload
 
 _SUBSET_SEED = 0
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 class ClassificationOptions(BaseModel):
@@ -53,7 +56,7 @@ class ClassificationOptions(BaseModel):
     label: str = "label"
     max_length: int = Field(default=128, ge=2)
     train_examples: int | None = Field(default=None, ge=1)
-    validation_examples: int | None = Field(default=None, ge=1)
+    validation_examples: int | None = Field(default=None, ge=LEAST_EXAMPLES)
 
     @model_validator(mode="after")
     def _one_source(self) -> ClassificationOptions:
@@ -119,8 +122,9 @@ class Classification:
         found = set(self._read("train").labels)
         if len(found) < 2:
             raise InputError(f"the training data has one label only: {sorted(found)}")
-        numeric = all(label.lstrip("-").isdigit() for label in found)
-        return tuple(sorted(found, key=int) if numeric else sorted(found))
+        if all(_INTEGER.fullmatch(label) for label in found):
+            return tuple(sorted(found, key=lambda label: (int(label), label)))
+        return tuple(sorted(found))
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
         """Load the model with a classification head; a new head is drawn from the seed.
@@ -153,13 +157,15 @@ class Classification:
             options.max_length,
             examples,
             (options.dataset.note,) if options.dataset and options.dataset.note else (),
+            tokens_option="task.max_length",
         )
 
     def prepare(self, tokenizer: Any) -> None:
         """Read and encode the training and validation data.
 
         Raises:
-            InputError: If a file or column is missing, or validation has a new label.
+            InputError: If a file or column is missing, validation has a new label or fewer than
+                two examples.
         """
         self._tokenizer = tokenizer
         self._encoded.clear()
@@ -206,6 +212,8 @@ class Classification:
                     f"the {split} data has labels {unknown[:5]} that the training data lacks;"
                     f" training has {list(known)[:20]}"
                 )
+            if split != "train":
+                require_examples(split, len(data.labels), "examples")
             self._encoded[split] = _Encoded(
                 encode(self._tokenizer, data.texts, self.options.max_length),
                 torch.tensor([known[label] for label in data.labels]),
@@ -237,8 +245,8 @@ class Classification:
                 raise InputError(f"task.{split} is not given, so there is no {split} split")
             table, where = read_table(path), f"data file {path}"
         kept = select_columns(table, (*options.text_columns, options.label), where)
-        texts = zip(*(kept[column].astype(str) for column in options.text_columns), strict=True)
-        return LabelledTexts(tuple(texts), tuple(kept[options.label].astype(str)))
+        texts = zip(*(kept[column] for column in options.text_columns), strict=True)
+        return LabelledTexts(tuple(texts), tuple(kept[options.label]))
 
 
 def _head(module: nn.Module, missing: set[str]) -> tuple[str, ...]:

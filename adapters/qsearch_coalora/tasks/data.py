@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,25 @@ from pydantic import BaseModel, ConfigDict
 from qsearch.errors import InputError
 from qsearch.plugins import Split
 
-_READERS = {
-    ".csv": lambda path: pd.read_csv(path),
+
+def _read_separated(path: Path, **arguments: Any) -> pd.DataFrame:
+    # pandas would take texts such as "None" and "NA" for missing values, and labels for numbers.
+    return pd.read_csv(path, dtype=str, keep_default_na=False, **arguments)
+
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    # pandas.read_json would make dates of texts, and numbers with a fraction of integers.
+    rows = [json.loads(line) for line in read_lines(path) if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("every line must be a JSON object")
+    return pd.DataFrame(rows, dtype=object)
+
+
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": _read_separated,
     # Sentences hold lone quotation marks, which are not quoting in tab-separated files.
-    ".tsv": lambda path: pd.read_csv(path, sep="\t", quoting=3),
-    ".jsonl": lambda path: pd.read_json(path, lines=True),
+    ".tsv": lambda path: _read_separated(path, sep="\t", quoting=csv.QUOTE_NONE),
+    ".jsonl": _read_json_lines,
     ".parquet": lambda path: pd.read_parquet(path),
 }
 
@@ -94,7 +110,9 @@ def read_dataset(source: HubDataset, split: Split) -> Any:
 
 
 def select_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> pd.DataFrame:
-    """Return some columns of a table, without rows that lack a value.
+    """Return some columns of a table as text, without rows that lack a value.
+
+    A value that is null or an empty text is missing; a text such as ``None`` is not.
 
     Raises:
         InputError: If a column is missing; the message names those that exist.
@@ -102,7 +120,9 @@ def select_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> p
     for column in columns:
         if column not in table.columns:
             raise InputError(f"{where} has no column {column!r}; its columns: {list(table)}")
-    kept = table[list(columns)].dropna()
+    # A null makes pandas turn a column of integers into fractions; this turns it back.
+    kept = table[list(columns)].convert_dtypes().dropna().astype(str)
+    kept = kept[(kept != "").all(axis=1)]
     if kept.empty:
         raise InputError(f"{where} has no rows with values in {list(columns)}")
     return kept

@@ -1,0 +1,47 @@
+"""Which PyTorch devices a study may run on."""
+
+from __future__ import annotations
+
+import torch
+
+from qsearch.errors import InputError
+
+
+def parse_device(name: str) -> torch.device:
+    """Return the device of a name, which this machine may lack.
+
+    Raises:
+        ValueError: If PyTorch knows no such device, or it holds no values.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is no PyTorch device, such as cpu, cuda or cuda:1") from error
+    if device.type == "meta":
+        raise ValueError("the device meta holds no values; give one such as cpu or cuda")
+    return device
+
+
+def available_devices() -> tuple[str, ...]:
+    """Return the names of this machine's devices."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return ("cpu",)
+    count = torch.accelerator.device_count()
+    return ("cpu", *(f"{accelerator.type}:{index}" for index in range(count)))
+
+
+def require_device(name: str) -> None:
+    """Check that this machine can hold tensors on a device.
+
+    Raises:
+        InputError: If it cannot; the message names the devices that it has.
+    """
+    try:
+        torch.zeros(1, device=parse_device(name))
+    # PyTorch raises an AssertionError where it was built without the device.
+    except (RuntimeError, ValueError, AssertionError, NotImplementedError, ImportError) as error:
+        raise InputError(
+            f"trainer.device {name!r} cannot be used on this machine; available:"
+            f" {', '.join(available_devices())}"
+        ) from error
