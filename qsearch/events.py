@@ -65,8 +65,9 @@ def last_event(path: Path) -> dict[str, Any] | None:
         return None
     for line in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
-            loaded: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError:
+            loaded = json.loads(line)
+        except ValueError:
             continue  # A killed process may leave half a line.
-        return loaded
+        if isinstance(loaded, dict):
+            return loaded
     return None

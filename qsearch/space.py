@@ -220,7 +220,7 @@ class Space:
         for row, target in enumerate(targets.tolist()):
             drawn[row] = self._sample_at(target, generator)
         for _ in range(_REDRAWS):
-            for row in np.flatnonzero(~self.within(drawn, bits)):
+            for row in np.flatnonzero(~self.within(drawn, bits)).tolist():
                 drawn[row] = self._sample_at(float(generator.uniform(low, high)), generator)
         return drawn
 

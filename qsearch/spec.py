@@ -335,7 +335,13 @@ def _resolve_text(
     text = _VARIABLE.sub(replace, value)
     first = _VARIABLE.match(value)
     start = variables.get(first[1]) if first else None
-    names_folder = first and start and value[first.end() :][:1] == "/" and Path(start).is_dir()
+    names_folder = (
+        first
+        and start
+        and value.startswith("/", first.end())
+        and not Path(start).is_absolute()
+        and Path(start).is_dir()
+    )
     if not (text.startswith(("./", "../")) or names_folder):
         return text
     from_outside = isinstance(value, _Given) or start is not None

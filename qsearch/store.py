@@ -97,7 +97,7 @@ def _without_password(url: str) -> str:
         shown: str = make_url(url).render_as_string(hide_password=True)
         return shown
     except SQLAlchemyError:
-        return url
+        return "a URL that SQLAlchemy cannot parse"
 
 
 def open_client(

@@ -114,7 +114,7 @@ def _claim(spec: StudySpec, directory: Path) -> None:
     """Write the resolved study, or require that the directory's is the same."""
     path = directory / STUDY_YAML
     if path.is_file():
-        changed = differences(load_spec(path), spec)
+        changed = differences(load_spec(path, resolved=True), spec)
         if changed:
             raise InputError(
                 f"{path} differs from this study: {'; '.join(changed)};"

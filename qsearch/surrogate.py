@@ -166,8 +166,8 @@ class Surrogate:
 def fit_surrogate(features: Features, index: Integers, loss: Floats) -> Surrogate:
     """Fit the Gaussian process to losses of one round.
 
-    Hyperparameters maximise the posterior density; the fit has no randomness. If no maximum is
-    found, the initial hyperparameters stay, which are the priors' view of standardised losses.
+    Hyperparameters maximise the posterior density; equal losses give equal fits. If no maximum
+    is found, the initial hyperparameters stay.
 
     Args:
         features: Inputs of layer configurations.
@@ -211,9 +211,12 @@ def fit_surrogate(features: Features, index: Integers, loss: Floats) -> Surrogat
     linear.variance = 1.0
     linear.raw_variance.requires_grad_(False)
     initial = {name: value.clone() for name, value in model.state_dict().items()}
-    try:
-        fit_gpytorch_mll(gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model))
-    except ModelFittingError:
-        model.load_state_dict(initial)
+    # BoTorch retries a failed fit from hyperparameters drawn with PyTorch's global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            fit_gpytorch_mll(gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model))
+        except ModelFittingError:
+            model.load_state_dict(initial)
     model.eval()
     return Surrogate(model, features, location, scale)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,27 @@ def quantization_errors(
     Returns:
         Relative squared errors (layers × layer configurations).
     """
+    with _one_thread():
+        return _errors(weights, quantizer, layer_configurations, sample_weights)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep PyTorch to one thread: these tensors are too small to be worth handing around."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _errors(
+    weights: Sequence[Tensor],
+    quantizer: Quantizer,
+    layer_configurations: Sequence[LayerConfiguration],
+    sample_weights: int,
+) -> npt.NDArray[np.float64]:
     limit = max(sample_weights // len(weights), 1)
     by_width: dict[int, list[int]] = defaultdict(list)
     for position, weight in enumerate(weights):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from ax.api.client import Client
+from ax.api.configs import StorageConfig
 from peft import PeftModel
+from qsearch_coalora.packed_loading import load_packed
 from transformers import AutoModelForSequenceClassification
 
-from qsearch.assembly import assemble
+from qsearch.assembly import Assembly, assemble
 from qsearch.configuration import Configuration, LayerConfiguration
+from qsearch.generation import registry_bundle
 from qsearch.records import read_study
 from qsearch.spec import load_spec
 from qsearch.store import read_adapter
@@ -49,9 +53,21 @@ def test_unseen_marks_candidates_that_no_training_used(study: Path) -> None:
 
 def test_database_holds_every_evaluation_with_its_round(study: Path) -> None:
     trials = read_study(study).trials
-    with sqlite3.connect(study / "study.db") as database:
-        (rows,) = database.execute("select count(*) from trial_v2").fetchone()
-    assert rows == trials["trial"].nunique()
+    storage = StorageConfig(
+        url=f"sqlite:///{study / 'study.db'}", registry_bundle=registry_bundle()
+    )
+    experiment = Client.load_from_database("small", storage_config=storage)._experiment
+    assert sorted(experiment.trials) == sorted(trials["trial"].unique())
+    data = experiment.lookup_data().full_df.set_index(["trial_index", "step", "metric_name"])
+    losses = data.xs("loss", level="metric_name").sort_index()
+    expected = trials.set_index(["trial", "round"]).sort_index()
+    assert [tuple(key) for key in losses.index] == list(expected.index)
+    # Ax stores its data with ten decimals.
+    assert losses["mean"].to_numpy() == pytest.approx(expected["loss"].to_numpy(), abs=1e-9)
+    errors = expected["standard_error"].to_numpy()
+    assert losses["sem"].to_numpy() == pytest.approx(errors, abs=1e-9)
+    metric = data.xs("accuracy", level="metric_name").sort_index()
+    assert metric["mean"].to_numpy() == pytest.approx(expected["metric"].to_numpy(), abs=1e-9)
 
 
 def test_pick_returns_the_least_loss_under_the_budget(study: Path) -> None:
@@ -73,17 +89,14 @@ def test_exported_adapter_gives_the_logits_of_the_study_in_plain_peft(
     study: Path, tmp_path: Path
 ) -> None:
     run(command("export", study, "--bits", "3.0", "--to", tmp_path / "adapter"))
-    picked = json.loads(run(command("pick", study, "--bits", "3.0", "--json")).stdout)
-    configuration = Configuration(
-        {name: LayerConfiguration(layer) for name, layer in picked["configuration"].items()}
-    )
-    parts = assemble(load_spec(study / "study.yaml"))
-    parts.trainer.load_state(read_adapter(study, picked["round"])[0])
-    expected = parts.trainer.evaluate([configuration], "validation")[0]
+    parts, configuration, picked = _picked(study)
+    evaluation = parts.trainer.evaluate([configuration], "validation")[0]
+    batches = list(parts.task.batches("validation", 64))
+    expected = [_study_logits(parts.trainer, configuration, batch) for batch in batches]
 
     # Plain transformers and PEFT: the base with quantized weights, then the adapter.
     base = AutoModelForSequenceClassification.from_pretrained(
-        _model_folder(), num_labels=6, local_files_only=True
+        _model_folder(), num_labels=expected[0].shape[1], local_files_only=True
     )
     prefix = "bert."
     for name, layer in configuration.items():
@@ -91,15 +104,17 @@ def test_exported_adapter_gives_the_logits_of_the_study_in_plain_peft(
         quantized = parts.quantizer.quantize(module.weight.data, layer)
         module.weight.data = parts.quantizer.dequantize(quantized)
     model = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
-    losses = []
-    with torch.no_grad():
-        for batch in parts.task.batches("validation", 64):
-            inputs = {k: v for k, v in batch.items() if k != "labels"}
-            losses.append(parts.task.score(model(**inputs).logits, batch).losses)
-    assert float(torch.cat(losses).mean()) == pytest.approx(expected.loss, abs=1e-5)
+    found = [_plain_logits(model, batch) for batch in batches]
+    assert max(map(_greatest_difference, found, expected)) <= 1e-4
+    losses = [
+        parts.task.score(logits, batch).losses for logits, batch in zip(found, batches, strict=True)
+    ]
+    assert float(torch.cat(losses).mean()) == pytest.approx(evaluation.loss, abs=1e-5)
+    # The round's evaluation, which the study wrote down, was of these logits too.
+    assert evaluation.loss == pytest.approx(picked["loss"], abs=1e-5)
 
 
-def test_packed_export_loads_without_the_study(study: Path, tmp_path: Path) -> None:
+def test_packed_export_loads_with_transformers_alone(study: Path, tmp_path: Path) -> None:
     run(command("export", study, "--bits", "3.0", "--to", tmp_path / "p", "--format", "packed"))
     script = (
         "import sys, torch, qsearch_quantizers\n"
@@ -107,7 +122,17 @@ def test_packed_export_loads_without_the_study(study: Path, tmp_path: Path) -> N
         "model = Auto.from_pretrained(sys.argv[1])\n"
         "print(model(torch.tensor([[101, 2023, 102]])).logits.shape[1])\n"
     )
-    assert run([sys.executable, "-c", script, str(tmp_path / "p")]).stdout.split()[-1] == "6"
+    printed = run([sys.executable, "-c", script, str(tmp_path / "p")]).stdout.split()
+    packages = load_spec(study / "study.yaml", resolved=True).task.options["docstrings"]["packages"]
+    assert int(printed[-1]) == len(packages)
+
+
+def test_packed_export_gives_the_logits_of_the_study(study: Path, tmp_path: Path) -> None:
+    run(command("export", study, "--bits", "3.0", "--to", tmp_path / "p", "--format", "packed"))
+    parts, configuration, _ = _picked(study)
+    batch = next(iter(parts.task.batches("validation", 64)))
+    expected = _study_logits(parts.trainer, configuration, batch)
+    assert _greatest_difference(_plain_logits(load_packed(tmp_path / "p"), batch), expected) <= 1e-4
 
 
 def test_integer_quantizer_is_searched_over_its_own_knobs(minilm: str, tmp_path: Path) -> None:
@@ -138,6 +163,40 @@ def test_export_refuses_a_folder_in_use(study: Path, tmp_path: Path) -> None:
 def test_pick_below_every_configuration_says_what_there_is(study: Path) -> None:
     result = run(command("pick", study, "--bits", "1.5"), expect=2)
     assert "no configuration has average bits ≤ 1.5; the least in this study is" in result.stderr
+
+
+def _picked(study: Path) -> tuple[Assembly, Configuration, dict[str, Any]]:
+    """The study's parts with the adapter of what ``pick`` picks, and that configuration."""
+    picked = json.loads(run(command("pick", study, "--bits", "3.0", "--json")).stdout)
+    configuration = Configuration(
+        {name: LayerConfiguration(layer) for name, layer in picked["configuration"].items()}
+    )
+    parts = assemble(load_spec(study / "study.yaml", resolved=True))
+    parts.trainer.load_state(read_adapter(study, picked["round"])[0])
+    return parts, configuration, picked
+
+
+@torch.no_grad()
+def _study_logits(trainer: Any, configuration: Configuration, batch: Any) -> torch.Tensor:
+    """The logits that the study's own trainer scores, as in its evaluation."""
+    adapted = trainer.adapted
+    adapted.peft_model.eval()
+    adapted.activate(configuration)
+    adapted.hooks.set(adapted.adjustments(configuration))
+    logits: torch.Tensor = adapted.logits(batch)
+    adapted.hooks.clear()
+    return logits
+
+
+@torch.no_grad()
+def _plain_logits(model: Any, batch: Any) -> torch.Tensor:
+    logits: torch.Tensor = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
+    return logits
+
+
+def _greatest_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    assert one.shape == other.shape
+    return float((one - other).abs().max())
 
 
 def _model_folder() -> str:

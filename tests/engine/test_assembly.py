@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from qsearch.assembly import assemble
 from qsearch.checking import check_study
@@ -15,7 +19,7 @@ from qsearch.errors import InputError
 from qsearch.exporting import export_configuration
 from qsearch.plugins import Group, Quantizer, installed_plugins, load_plugin
 from qsearch.records import best_under, read_study
-from tests.engine.support import study_spec
+from tests.engine.support import in_child, study_spec
 
 
 def refusal(**changes: Any) -> str:
@@ -168,9 +172,31 @@ def test_failed_export_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_quantizer_of_the_tests_keeps_its_contract() -> None:
-    import torch
+def test_full_disk_while_tensors_are_written_is_an_input_error(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(self: Any, configuration: Any, directory: Path, format: str) -> None:
+        save_file({"weight": torch.zeros(10_000)}, directory / "model.safetensors")
 
+    def export() -> None:
+        # safetensors reports this as it reports a full disk: an error of its own.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(InputError, match=r"out: cannot be written: .*File too large"):
+            export_configuration(finished, 4.0, tmp_path / "out", "json")
+
+    monkeypatch.setattr(load_plugin("trainers", "fake"), "export", fill)
+    assert in_child(export) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exported_study_is_read_as_it_stands(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    text = (copy / "study.yaml").read_text()
+    (copy / "study.yaml").write_text(text.replace("name: none", "name: ${QSEARCH_NOT_SET}"))
+    export_configuration(copy, 4.0, tmp_path / "out", "json")
+
+
+def test_quantizer_of_the_tests_keeps_its_contract() -> None:
     quantizer = load_plugin("quantizers", "fake")(load_plugin("quantizers", "fake").Options())
     configuration = LayerConfiguration({"bits": 8, "group_size": 32, "scheme": "symmetric"})
     weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))

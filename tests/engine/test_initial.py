@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qsearch.errors import InputError
 from qsearch.initial import initial_configurations
 from qsearch.space import Integers, Space
 from tests.engine.support import INTEGER, errors_of, make_space
@@ -72,7 +73,21 @@ def test_a_small_space_gives_what_it_holds() -> None:
 
 
 @pytest.mark.parametrize("bits", [(2.25, 7.25), (3.1, 3.2), (1.0, 2.1)])
-def test_uniform_ones_stay_in_the_interval(bits: tuple[float, float]) -> None:
-    for method, index in first_set(12, bits=bits):
-        if method == "uniform":
-            assert bits[0] - 1e-9 <= float(SPACE.average_bits(index)) <= bits[1]
+def test_all_stay_in_the_interval(bits: tuple[float, float]) -> None:
+    for _, index in first_set(12, bits=bits):
+        assert bits[0] - 1e-9 <= float(SPACE.average_bits(index)) <= bits[1] + 1e-9
+
+
+def test_a_coarse_space_gives_only_what_lies_in_the_interval() -> None:
+    # Layer configurations of 2.25, 2.5, 3.25, 3.5, 4.25, 4.5, 8.25 and 8.5 bits, one layer.
+    whole = make_space(1, INTEGER)
+    space = Space(whole.layers[:1], INTEGER, whole.storage_bits)
+    found = sorted(float(space.average_bits(i)) for _, i in first_set(6, bits=(3, 4), space=space))
+    assert found == [3.25, 3.5]
+
+
+def test_an_interval_that_holds_nothing_is_refused() -> None:
+    whole = make_space(1, INTEGER)
+    space = Space(whole.layers[:1], INTEGER, whole.storage_bits)
+    with pytest.raises(InputError, match=r"average_bits: found 0 configurations in \[5, 8\]"):
+        first_set(6, bits=(5, 8), space=space)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,16 @@ def test_second_process_is_refused_and_told_who_holds_it(
     owner = lock_owner(directory)
     assert owner is not None
     assert owner["process"] == holder.pid
+
+
+def test_a_look_at_the_owner_does_not_refuse_a_run(directory: Path) -> None:
+    with (directory / LOCK).open("w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN))
+        timer.start()
+        with study_lock(directory):
+            assert lock_owner(directory) is not None
+        timer.join()
 
 
 def test_killed_holder_frees_the_study(directory: Path, holder: subprocess.Popen[str]) -> None:

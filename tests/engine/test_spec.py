@@ -224,9 +224,45 @@ def test_override_replaces_a_variable_that_is_not_set(study: Path) -> None:
     assert load_spec(study, ["model.name=here"], {}).model.name == "here"
 
 
-def test_paths_are_relative_to_the_study_file(study: Path) -> None:
-    write_study_yaml(study, model__name="../models/bert")
-    assert load_spec(study, (), {}).model.name == str(study.parent.parent / "models" / "bert")
+def test_paths_in_the_file_are_relative_to_it(study: Path) -> None:
+    beside = str(study.parent.parent / "models" / "bert")
+    for written in ("../models/bert", "../${M}/bert", "${NOT_SET:-../models}/bert"):
+        write_study_yaml(study, model__name=written)
+        assert load_spec(study, (), {"M": "models"}).model.name == beside
+
+
+def test_paths_of_overrides_and_variables_are_relative_to_the_working_directory(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    write_study_yaml(study, model__name="${DATA}/bert")
+    for folder, expected in [
+        ("../data", tmp_path / "data" / "bert"),
+        ("./any", tmp_path / "here" / "any" / "bert"),
+        (".", tmp_path / "here" / "bert"),
+        ("data", tmp_path / "here" / "data" / "bert"),  # A folder that exists,
+        (f"{tmp_path}/here/../here", f"{tmp_path}/here/../here/bert"),
+        ("organisation", "organisation/bert"),  # and one that does not: a hub's name, say.
+    ]:
+        assert load_spec(study, (), {"DATA": folder}).model.name == str(expected)
+    overrides = ["model.name=../bert", "task.files={train: [./a.csv]}", "trainer.x=${DATA}/x"]
+    spec = load_spec(study, overrides, {"DATA": "data"})
+    assert spec.model.name == str(tmp_path / "bert")
+    assert spec.task.options["files"] == {"train": [str(tmp_path / "here" / "a.csv")]}
+    assert spec.trainer.options["x"] == str(tmp_path / "here" / "data" / "x")
+
+
+def test_text_that_can_be_no_path_is_refused(study: Path) -> None:
+    assert "model.name: './\\x00' is no path" in refusal(study, model__name="./\0")
+
+
+def test_a_resolved_study_is_read_as_it_stands(study: Path) -> None:
+    write_study_yaml(study, model__name="${X}", task__text="${NOT_SET} costs")
+    spec = load_spec(study, ["task.text=./x"], {"X": "a ${NOT_SET} ${X}"}, resolved=False)
+    assert spec.model.name == "a ${NOT_SET} ${X}"
+    study.write_text(dump_spec(spec))
+    assert load_spec(study, (), {"X": "other"}, resolved=True) == spec
 
 
 def test_overrides_are_yaml_and_may_add_sections(study: Path) -> None:
@@ -278,13 +314,14 @@ def test_differences_name_each_field() -> None:
     ]
 
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="$"), min_size=1, max_size=20)
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+TEXT |= st.sampled_from(["${X}", "${X:-y}", "./x", "../x"])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=TEXT,
-    model=TEXT.filter(lambda text: not text.startswith(("./", "../"))),
+    model=TEXT,
     low=st.floats(0.1, 4),
     option=st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
 )
@@ -294,10 +331,8 @@ def test_dumped_study_reads_back_equal(
     spec = study_spec(
         name=name, model__name=model, search__average_bits=[low, 5.0], trainer__option=option
     )
-    if isinstance(option, str) and option.startswith(("./", "../")):
-        return
     study.write_text(dump_spec(spec), encoding="utf-8")
-    again = load_spec(study, (), {})
+    again = load_spec(study, (), {}, resolved=True)
     assert again == spec
     assert differences(spec, again) == []
 

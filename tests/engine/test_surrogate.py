@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from botorch.exceptions.errors import ModelFittingError
 from scipy import stats
 
+from qsearch import surrogate
 from qsearch.errors import InputError
 from qsearch.space import Floats, Integers, Space
 from qsearch.surrogate import Features, Surrogate, error_features, fit_surrogate
@@ -61,6 +65,34 @@ def test_refit_gives_the_same_predictions(fitted: tuple[Surrogate, Integers, Flo
     held_out = sampled(20, 4)
     for first, second in zip(fitted[0].predict(held_out), again.predict(held_out), strict=True):
         assert torch.equal(first, second)
+
+
+def test_a_fit_that_fails_keeps_the_initial_hyperparameters(
+    fitted: tuple[Surrogate, Integers, Floats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(mll: Any) -> None:
+        torch.nn.init.constant_(mll.model.mean_module.constant, 50.0)
+        raise ModelFittingError("All attempts to fit the model have failed.")
+
+    monkeypatch.setattr(surrogate, "fit_gpytorch_mll", fail)
+    one, two = (fit_surrogate(FEATURES, fitted[1], fitted[2]) for _ in range(2))
+    assert one.model.likelihood.noise.item() == pytest.approx(0.02)
+    held_out = sampled(100, 2)
+    assert torch.equal(one.predict(held_out)[0], two.predict(held_out)[0])
+    truth = losses_of(SPACE, held_out, 0.0)
+    assert stats.spearmanr(one.predict(held_out)[0].numpy(), truth).statistic > 0.7
+
+
+def test_a_fit_leaves_the_global_generator_alone(
+    fitted: tuple[Surrogate, Integers, Floats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(surrogate, "fit_gpytorch_mll", lambda _: drawn.append(torch.rand(())))
+    before = torch.get_rng_state()
+    for _ in range(2):
+        fit_surrogate(FEATURES, fitted[1], fitted[2])
+    assert drawn[0] == drawn[1]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_predictions_scale_with_the_loss(fitted: tuple[Surrogate, Integers, Floats]) -> None:
