@@ -89,7 +89,7 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=32,
+        max_position_embeddings=160,
     )
     torch.manual_seed(0)
     BertForSequenceClassification(config).bert.save_pretrained(folder)
@@ -107,7 +107,7 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         intermediate_size=48,
-        max_position_embeddings=64,
+        max_position_embeddings=160,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -41,23 +41,32 @@ def test_unknown_number_of_examples_gives_no_operations() -> None:
                 "max_length": 12,
                 "validation_examples": 8,
             },
-            Workload(12, 8),
+            Workload(12, 8, tokens_option="task.max_length"),
         ),
         (
             Classification,
             {"docstrings": {"packages": ["a", "b"], "validation_texts": 3}, "max_length": 12},
-            Workload(12, 6),
+            Workload(12, 6, tokens_option="task.max_length"),
         ),
-        (Classification, {"train": "a.csv", "validation": "b.csv"}, Workload(128, None)),
+        (
+            Classification,
+            {"train": "a.csv", "validation": "b.csv"},
+            Workload(128, None, tokens_option="task.max_length"),
+        ),
         (
             CausalLanguageModelling,
             {"train": "a.txt", "validation": "b.txt", "length": 10, "validation_tokens": 105},
-            Workload(10, 10),
+            Workload(10, 10, tokens_option="task.length"),
         ),
         (
             CausalLanguageModelling,
             {"dataset": {"name": "owner/set"}, "length": 10},
-            Workload(10, None, ("data set owner/set is downloaded from the hub on first use",)),
+            Workload(
+                10,
+                None,
+                ("data set owner/set is downloaded from the hub on first use",),
+                tokens_option="task.length",
+            ),
         ),
     ],
 )

@@ -17,7 +17,8 @@ from qsearch.plugins import Split
 
 def _read_separated(path: Path, **arguments: Any) -> pd.DataFrame:
     # pandas would take texts such as "None" and "NA" for missing values, and labels for numbers.
-    return pd.read_csv(path, dtype=str, keep_default_na=False, **arguments)
+    table: pd.DataFrame = pd.read_csv(path, dtype=str, keep_default_na=False, **arguments)
+    return table
 
 
 def _read_json_lines(path: Path) -> pd.DataFrame:
