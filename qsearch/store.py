@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import re
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -97,7 +98,7 @@ def _without_password(url: str) -> str:
         shown: str = make_url(url).render_as_string(hide_password=True)
         return shown
     except SQLAlchemyError:
-        return "a URL that SQLAlchemy cannot parse"
+        return re.sub(r":[^:/]*@", ":***@", url)  # What may be a password.
 
 
 def open_client(
@@ -145,7 +146,8 @@ def open_client(
     except SQLAlchemyError as error:
         if _is_storage_error(error):
             raise
-        raise InputError(f"{shown}: cannot be used: {_one_line(error)}") from error
+        reason = _one_line(error).replace(url, _without_password(url))
+        raise InputError(f"{shown}: cannot be used: {reason}") from error
     except ImportError as error:
         raise InputError(
             f"{shown} needs a driver that is not installed ({error.name});"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from ax.api.client import Client
 from ax.api.configs import StorageConfig
+from ax.storage.sqa_store.db import init_engine_and_session_factory
 from peft import PeftModel
 from qsearch_coalora.packed_loading import load_packed
 from transformers import AutoModelForSequenceClassification
@@ -53,9 +54,10 @@ def test_unseen_marks_candidates_that_no_training_used(study: Path) -> None:
 
 def test_database_holds_every_evaluation_with_its_round(study: Path) -> None:
     trials = read_study(study).trials
-    storage = StorageConfig(
-        url=f"sqlite:///{study / 'study.db'}", registry_bundle=registry_bundle()
-    )
+    url = f"sqlite:///{study / 'study.db'}"
+    # Ax keeps one engine for the whole process; another test may have opened another database.
+    init_engine_and_session_factory(url=url, force_init=True)
+    storage = StorageConfig(url=url, registry_bundle=registry_bundle())
     experiment = Client.load_from_database("small", storage_config=storage)._experiment
     assert sorted(experiment.trials) == sorted(trials["trial"].unique())
     data = experiment.lookup_data().full_df.set_index(["trial_index", "step", "metric_name"])

@@ -201,3 +201,9 @@ def test_round_file_is_readable_json(directory: Path) -> None:
     loaded = json.loads((directory / "state" / "round-0.json").read_text())
     assert loaded["next_set"] == [0, 2]
     assert loaded["record"]["hypervolume"] == 0.5
+
+
+def test_a_password_is_not_shown_even_in_a_url_that_cannot_be_parsed(directory: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        open_study(directory, url="postgres//user:secret@host/name")
+    assert "secret" not in str(caught.value)
