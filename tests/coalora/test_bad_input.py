@@ -1,0 +1,75 @@
+"""A user's mistake gives one message that names the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from qsearch_coalora.tasks.classification import Classification
+from qsearch_coalora.trainer import CoALoRATrainer
+
+from qsearch.errors import InputError, QsearchError
+from qsearch.plugins import ModelSpec
+
+
+def trainer_of(
+    model: str, files: tuple[Path, Path], quantizer: object, **task_options: object
+) -> CoALoRATrainer:
+    train, validation = files
+    task = Classification(
+        Classification.Options(train=train, validation=validation, **task_options)
+    )
+    options = CoALoRATrainer.Options(rank=4, steps=2, batch_size=8)
+    return CoALoRATrainer(options, ModelSpec(name=model), task, quantizer, 0)
+
+
+def test_unknown_device_is_refused(make_trainer) -> None:
+    with pytest.raises(ValidationError, match="foo"):
+        make_trainer(device="foo")
+
+
+def test_loss_that_is_not_finite_ends_training_before_its_state_is_kept(
+    make_trainer, make_configuration
+) -> None:
+    trainer = make_trainer(learning_rate=1e30, max_grad_norm=1e30, steps=8)
+    with pytest.raises(QsearchError, match="round 0"):
+        trainer.train([make_configuration(trainer, 0)], 0)
+
+
+def test_length_above_the_models_positions_is_refused(bert_folder, table_files, quantizer) -> None:
+    trainer = trainer_of(str(bert_folder), table_files, quantizer, max_length=161)
+    with pytest.raises(InputError, match=r"task\.max_length 161 is above the 160 tokens"):
+        trainer.requirements()
+
+
+def test_one_validation_example_is_refused(bert_folder, table_files, quantizer, tmp_path) -> None:
+    (tmp_path / "one.tsv").write_text("text\tlabel\nw1 w2\tleft\n")
+    files = (table_files[0], tmp_path / "one.tsv")
+    with pytest.raises(InputError, match="at least 2"):
+        _ = trainer_of(str(bert_folder), files, quantizer).loaded
+
+
+def test_truncated_weights_are_refused(bert_folder, table_files, quantizer, tmp_path) -> None:
+    shutil.copytree(bert_folder, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(InputError, match=str(tmp_path / "model")):
+        _ = trainer_of(str(tmp_path / "model"), table_files, quantizer).loaded
+
+
+def test_corrupt_gguf_is_refused(table_files, quantizer, tmp_path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF but not really")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        trainer_of(str(tmp_path / "model.gguf"), table_files, quantizer).layers()
+
+
+def test_labels_keep_their_text(tmp_path) -> None:
+    for name in ("train", "validation"):
+        rows = "".join(f"w{n}\t{label}\n" for n, label in enumerate(["None", "NA", "²", "NA"]))
+        (tmp_path / f"{name}.tsv").write_text("text\tlabel\n" + rows)
+    options = Classification.Options(
+        train=tmp_path / "train.tsv", validation=tmp_path / "validation.tsv"
+    )
+    assert set(Classification(options).labels) == {"NA", "None", "²"}
