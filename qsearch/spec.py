@@ -68,10 +68,10 @@ class SearchSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rounds: int = Field(default=3, ge=1)
-    initial: int = Field(default=24, ge=2)
-    candidates: int = Field(default=12, ge=0)
-    segments: int = Field(default=40, ge=1)
+    rounds: int = Field(strict=True, default=3, ge=1)
+    initial: int = Field(strict=True, default=24, ge=2)
+    candidates: int = Field(strict=True, default=12, ge=0)
+    segments: int = Field(strict=True, default=40, ge=1)
     average_bits: tuple[float, float] = (2.25, 7.25)
 
     @field_validator("average_bits")
@@ -99,7 +99,7 @@ class StudySpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1, max_length=100)
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(strict=True, default=0, ge=0, lt=2**31)
     model: ModelSpec
     task: PluginSpec
     quantizer: PluginSpec
