@@ -35,9 +35,10 @@ from qsearch.configuration import LayerConfiguration
 from qsearch.layers import LayerSpec
 from qsearch.pareto import front
 from qsearch.plugins import ModelSpec
+from qsearch.proxy import error_scores
 from qsearch.space import Space
 from qsearch.spec import load_spec
-from qsearch.surrogate import error_features, fit_surrogate
+from qsearch.surrogate import fit_surrogate, score_features
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "studies" / "quickstart.yaml"
@@ -304,7 +305,8 @@ def acquisition(benchmark: Benchmark) -> None:
         evaluated = space.sample(100, (2.25, 7.25), generator)
         error = np.tile(relative, (layers, 1))
         loss = 0.3 + (relative[evaluated] * sensitivity).sum(axis=1) / layers
-        surrogate = fit_surrogate(error_features(space, error), evaluated, loss)
+        features = score_features(space, error_scores(space, error))
+        surrogate = fit_surrogate(features, evaluated, loss)
         points = np.column_stack([loss, space.average_bits(evaluated)])
         reference = (float(loss.max()) + 0.1, 7.25)
         neighbours = np.concatenate(

@@ -93,13 +93,14 @@ def run(
     except KeyboardInterrupt:
         raise typer.Exit(_fail("interrupted; the same command resumes", 130)) from None
     console.print(_report_function("summary")(record))
+    _print(f"finished: {_finish_reason(out)}")
     path = _report_function("page")([out], out / "report.html")
     _print(f"report: {path}")
 
 
 @app.command()
 def status(directory: StudyDirectory) -> None:
-    """Say how far a study is: rounds, evaluations, front, hypervolume, what is running."""
+    """Say how far a study is: rounds, evaluations, front, hypervolume, end, what is running."""
     from qsearch.events import last_event
     from qsearch.lock import lock_owner
     from qsearch.records import read_study
@@ -120,6 +121,7 @@ def status(directory: StudyDirectory) -> None:
         loss, bits = record.reference_point
         table.add_row("reference point", f"loss {loss:.4f}, average bits {bits:.4f}")
     event = last_event(directory / "log.jsonl")
+    table.add_row("finished", _finish_reason(directory) or "no")
     table.add_row("last event", f"{event['event']} at {event['time']}" if event else "none")
     running = "no"
     if owner is not None:
@@ -209,6 +211,16 @@ def plugins() -> None:
         for plugin in installed_plugins(group):
             table.add_row(group[:-1], plugin.name, plugin.target, plugin.distribution)
     Console().print(table, highlight=False, markup=False)
+
+
+def _finish_reason(directory: Path) -> str:
+    """Return why a study is finished, or "" if it is not."""
+    from qsearch.events import last_event
+
+    event = last_event(directory / "log.jsonl") or {}
+    if event.get("event") != "finished":
+        return ""
+    return str(event.get("reason", "yes"))
 
 
 def _quieten_ax() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import base64
+import zlib
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,10 @@ from ax.storage.runner_registry import CORE_RUNNER_REGISTRY
 from qsearch.configuration import Choices, Knob
 from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
-from qsearch.search import WalkSettings, next_candidate
+from qsearch.pareto import segment_edges
+from qsearch.search import Evaluated, SearchSettings, candidate_pool, next_candidate
 from qsearch.space import Floats, Integers, Space
-from qsearch.surrogate import Features, Surrogate, error_features, fit_surrogate
+from qsearch.surrogate import Surrogate, fit_surrogate, score_features
 
 LOSS = "loss"
 AVERAGE_BITS = "average_bits"
@@ -69,7 +72,10 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         space: The space; its Ax parameters are :func:`ax_parameters`.
         bits: Interval of average bits to search.
         seed: Seed of the search's starting points.
-        walk: Walk limits.
+        segments: Segments of average bits, each of which shall get candidates.
+        settings: How far the search looks.
+        scores: Predicted rise of the loss, which the surrogate starts from (groups × choices);
+            Ax stores them with the node. Or give them later by :meth:`use_scores`.
     """
 
     def __init__(
@@ -77,32 +83,39 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         space: Space,
         bits: tuple[float, float],
         seed: int = 0,
-        walk: WalkSettings | None = None,
+        segments: int = 40,
+        settings: SearchSettings | None = None,
+        scores: Floats | None = None,
     ) -> None:
         super().__init__(name="qsearch")
         self.space = space
         self.bits = (float(bits[0]), float(bits[1]))
         self.seed = seed
-        self.walk = walk or WalkSettings()
-        self._features: Features | None = None
-        self._known: Integers = np.zeros((0, len(space.groups)), dtype=np.int64)
-        self._evaluated: Integers = self._known
-        self._loss: Floats = np.zeros(0)
+        self.segments = segments
+        self.settings = settings or SearchSettings()
+        self.scores = scores
+        self._features = None if scores is None else score_features(space, scores)
+        none = np.zeros((0, len(space.groups)), dtype=np.int64)
+        self._known: Integers = none
+        self._evaluated = Evaluated(none, np.zeros(0), none)
         self._surrogate: Surrogate | None = None
+        self._pool: Integers | None = None
 
-    def use_quantization_error(self, quantization_error: Floats) -> None:
-        """Give the node what it predicts the loss from; needed before it generates.
+    def use_scores(self, scores: Floats) -> None:
+        """Give the node what it predicts the loss from, in place of earlier scores.
+
+        Ax does not store these with the node: give them again after reloading it.
 
         Args:
-            quantization_error: Relative squared error (layers × choices).
+            scores: Predicted rise of the loss (groups × choices), not negative.
         """
-        self._features = error_features(self.space, quantization_error)
+        self._features = score_features(self.space, scores)
         self._surrogate = None
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
         """Fit the surrogate to the latest round; called by Ax before it asks for candidates."""
         if self._features is None:
-            raise InputError("call use_quantization_error on the node before generating trials")
+            raise InputError("give the node scores, by use_scores, before generating trials")
         trials = experiment.trials
         self._known = self._indices([trials[number].arm.parameters for number in sorted(trials)])
         completed = [n for n, t in trials.items() if t.status == TrialStatus.COMPLETED]
@@ -110,14 +123,14 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         frame = frame[(frame["metric_name"] == LOSS) & frame["trial_index"].isin(completed)]
         latest = frame[frame["step"].fillna(0) == frame["step"].fillna(0).max()]
         latest = latest.sort_values("trial_index").drop_duplicates("trial_index", keep="last")
-        evaluated = self._indices(
-            [trials[number].arm.parameters for number in latest["trial_index"]]
-        )
+        index = self._indices([trials[number].arm.parameters for number in latest["trial_index"]])
         loss = latest["mean"].to_numpy(dtype=np.float64)
-        same = np.array_equal(evaluated, self._evaluated) and np.array_equal(loss, self._loss)
+        before = self._evaluated
+        same = np.array_equal(index, before.index) and np.array_equal(loss, before.loss)
         if self._surrogate is None or not same:
-            self._evaluated, self._loss = evaluated, loss
-            self._surrogate = fit_surrogate(self._features, evaluated, loss)
+            self._evaluated = Evaluated(index, loss, index[:0])
+            self._surrogate = fit_surrogate(self._features, index, loss)
+            self._pool = None
 
     def get_next_candidate(self, pending_parameters: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the next configuration as Ax parameters.
@@ -127,18 +140,32 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         """
         if self._surrogate is None:
             raise InputError("the node has no data yet; call update_generator_state first")
-        done = {row.tobytes() for row in self._evaluated}
+        done = {row.tobytes() for row in self._evaluated.index}
         waiting = [row for row in self._indices(pending_parameters) if row.tobytes() not in done]
+        pending = np.array(waiting, dtype=np.int64).reshape(-1, len(self.space.groups))
+        done |= {row.tobytes() for row in pending}
+        # Anew each time: a trial may have failed since the pool was made.
+        others = np.array([row.tobytes() not in done for row in self._known], dtype=bool)
+        self._evaluated = replace(self._evaluated, exclude=self._known[others])
+        if self._pool is None:
+            # Pending trials must not change the pool: a resumed batch goes on as it began.
+            self._pool = candidate_pool(
+                self._surrogate,
+                self.space,
+                self._evaluated,
+                self.bits,
+                np.random.default_rng([self.seed, len(self._known) - len(pending)]),
+                self.settings,
+            )
         found = next_candidate(
             self._surrogate,
             self.space,
             self._evaluated,
-            self._loss,
-            np.array(waiting, dtype=np.int64).reshape(-1, len(self.space.groups)),
-            self._known,
+            self._pool,
+            pending,
             self.bits,
-            np.random.default_rng([self.seed, len(self._known) + len(waiting)]),
-            self.walk,
+            segment_edges(self.bits, self.segments),
+            self.settings,
         )
         if found is None:
             raise GenerationStrategyCompleted("no configuration left that improves the front")
@@ -159,7 +186,9 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
         "fused_roles": [list(roles) for roles in space.fused_roles],
         "bits": list(node.bits),
         "seed": node.seed,
-        "walk": asdict(node.walk),
+        "segments": node.segments,
+        "settings": asdict(node.settings),
+        "scores": None if node.scores is None else _pack(node.scores),
     }
 
 
@@ -170,7 +199,9 @@ def _decode(
     fused_roles: list[list[str]],
     bits: list[float],
     seed: int,
-    walk: dict[str, int],
+    segments: int,
+    settings: dict[str, Any],
+    scores: str | None,
 ) -> QsearchNode:
     space = Space(
         layers=tuple(LayerSpec(**{**layer, "shape": tuple(layer["shape"])}) for layer in layers),
@@ -178,7 +209,23 @@ def _decode(
         storage_bits=tuple(storage_bits),
         fused_roles=tuple(tuple(roles) for roles in fused_roles),
     )
-    return QsearchNode(space, (bits[0], bits[1]), seed, WalkSettings(**walk))
+    return QsearchNode(
+        space,
+        (bits[0], bits[1]),
+        seed,
+        segments,
+        SearchSettings(**settings),
+        None if scores is None else _unpack(scores, (len(space.groups), space.choices.size)),
+    )
+
+
+def _pack(values: Floats) -> str:
+    """Return values as text: Ax writes a node again with every trial, so it shall be short."""
+    return base64.b64encode(zlib.compress(values.astype("<f8").tobytes())).decode("ascii")
+
+
+def _unpack(text: str, shape: tuple[int, int]) -> Floats:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f8").reshape(shape).copy()
 
 
 def registry_bundle() -> RegistryBundle:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from qsearch.errors import InputError
 from qsearch.pareto import non_dominated
-from qsearch.space import Integers, Space
+from qsearch.proxy import allocate_front, error_scores
+from qsearch.space import Floats, Integers, Space
 
 
 def initial_configurations(
     space: Space,
-    quantization_error: npt.NDArray[np.float64],
+    quantization_error: Floats,
     count: int,
     bits: tuple[float, float],
     generator: np.random.Generator,
 ) -> list[tuple[str, Integers]]:
-    """Return the first set: the best uniform configurations, then random ones.
+    """Return the first set: uniform configurations, allocated ones, then random ones.
 
     A third are uniform: of the layer configurations that no other betters in both storage bits
-    and mean error, some spread evenly over average bits. The rest are spread uniformly over
-    average bits.
+    and mean error, some spread evenly over average bits. A third are the proxy allocator's, for
+    budgets spread evenly; before training, it knows of quantization errors only. The rest are
+    spread uniformly over average bits.
 
     Args:
         space: The space.
@@ -31,8 +32,8 @@ def initial_configurations(
         generator: Source of randomness.
 
     Returns:
-        Method (``uniform`` or ``random``) and choice indices (groups) of each, distinct and
-        inside the interval.
+        Method (``uniform``, ``milp`` or ``random``) and choice indices (groups) of each,
+        distinct and inside the interval.
 
     Raises:
         InputError: If fewer than two are found.
@@ -48,6 +49,9 @@ def initial_configurations(
         nearest = best[np.abs(space.bits_table[best] - target).argmin()]
         index = np.full(len(space.groups), nearest, dtype=np.int64)
         chosen[index.tobytes()] = ("uniform", index)
+    wanted = min(max(count // 3, 1), count - len(chosen))
+    for index in _allocated(space, quantization_error, wanted, bits):
+        chosen.setdefault(index.tobytes(), ("milp", index))
     for _ in range(10):
         drawn = space.sample(count - len(chosen), bits, generator)
         for index in drawn[space.within(drawn, bits)]:
@@ -60,3 +64,13 @@ def initial_configurations(
             f" [{bits[0]:g}, {bits[1]:g}], a study needs two or more; widen it"
         )
     return list(chosen.values())
+
+
+def _allocated(
+    space: Space, quantization_error: Floats, count: int, bits: tuple[float, float]
+) -> Integers:
+    """Return the allocator's configurations inside the interval (at most count × groups)."""
+    budgets = np.linspace(*bits, count + 1)[1:].tolist()
+    found = allocate_front(space, error_scores(space, quantization_error), budgets)
+    inside: Integers = found[space.within(found, bits)]
+    return inside

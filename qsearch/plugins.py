@@ -242,6 +242,21 @@ class Trainer(Protocol):
         """
         ...
 
+    def sensitivity(
+        self, configurations: Sequence[Configuration], round: int
+    ) -> npt.NDArray[np.float64]:
+        """Return how much the loss minds an error in each layer (layers), not negative.
+
+        A layer's sensitivity is the expected rise of the loss per unit of its relative squared
+        error, under the adapter as it is. A common factor does not matter. A trainer that cannot
+        tell returns each layer's number of weights: then every weight's error counts the same.
+
+        Args:
+            configurations: The set that the adapter was trained on.
+            round: Index of the round; equal state, set and round give equal results.
+        """
+        ...
+
     def state(self) -> TrainerState:
         """Return what :meth:`load_state` needs to continue from here."""
         ...

@@ -12,6 +12,7 @@ from ax.api.client import Client
 
 from qsearch.assembly import Assembly
 from qsearch.events import Event, Observer
+from qsearch.generation import QsearchNode
 from qsearch.records import StudyRecord, write_study
 from qsearch.search import reference_point
 from qsearch.space import Floats
@@ -30,6 +31,8 @@ class Study:
         directory: Its directory.
         parts: Quantizer, task, trainer and space.
         client: Ax client of its experiment.
+        node: The generation node that the client generates with.
+        quantization_error: Relative squared error of each layer (layers × choices).
         edges: Edges of the segments, in average bits (segments + 1).
         observer: Told of every event.
     """
@@ -37,6 +40,8 @@ class Study:
     directory: Path
     parts: Assembly
     client: Client
+    node: QsearchNode
+    quantization_error: Floats
     edges: Floats
     observer: Observer
 

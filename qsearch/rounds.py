@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 import numpy as np
 from ax.core.trial import Trial
@@ -16,17 +17,21 @@ from qsearch.errors import QsearchError
 from qsearch.evaluation import TrainReport
 from qsearch.executors import Failure, evaluate_serially
 from qsearch.pareto import normalised_hypervolume, segmented_front
+from qsearch.proxy import weighted_scores
 from qsearch.recording import Study, save_record, training_set_of, trial_rows
 from qsearch.records import RoundRecord, write_json
 from qsearch.search import reference_point
 from qsearch.space import Floats
+from qsearch.stopping import round_shares
 from qsearch.store import (
     LOG,
     RoundState,
     adapter_path,
     candidates_path,
     read_adapter,
+    read_measurement,
     write_adapter,
+    write_measurement,
     write_round,
 )
 from qsearch.transactions import one_transaction
@@ -38,25 +43,36 @@ from qsearch.trials import (
 )
 
 
-def run_round(study: Study, round: int) -> None:
+def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     """Run one round, or the rest of it.
+
+    When time is up, the round is finished with what it has if all of its set is evaluated;
+    otherwise it is left for a later session.
 
     Args:
         study: The open study.
         round: The first round that is not finished.
+        time_is_up: Whether the study shall evaluate and search no more.
 
     Raises:
         QsearchError: If every evaluation of the round failed.
     """
+    _retry_failed(study, round)
     training_set, first = training_set_of(study, round)
+    used = evaluations_before(study, round)
+    of_set, of_search = round_shares(study.spec.search, used, len(training_set))
     study.tell("round started", round, training_set=len(training_set))
     report = _train(study, round, training_set)
-    seconds = _evaluate(study, round, training_set, "evaluating the set")
+    _give_scores(study, round, training_set)
+    to_evaluate = training_set[:of_set]
+    seconds = _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up)
     save_record(study)
+    if _without_result(study, round, to_evaluate):
+        return
     search_start = time.monotonic()
-    candidates = _search(study, round, first)
+    candidates = _search(study, round, first, of_search, time_is_up)
     search_seconds = time.monotonic() - search_start
-    seconds += _evaluate(study, round, candidates, "evaluating candidates")
+    seconds += _evaluate(study, round, candidates, "evaluating candidates", time_is_up)
     points, members = _points(study, round)
     if not members:
         raise QsearchError(
@@ -77,9 +93,24 @@ def run_round(study: Study, round: int) -> None:
         search_seconds=search_seconds,
         train_losses=report.losses,
     )
-    write_round(study.directory, RoundState(record, next_set, len(study.client._experiment.trials)))
+    write_round(study.directory, RoundState(record, next_set, _ever_evaluated(study)))
     study.tell("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
     save_record(study)
+
+
+def evaluations_before(study: Study, round: int) -> int:
+    """Return how many evaluations the rounds before one have made, failures included."""
+    return int((trial_rows(study)["round"] < round).sum())
+
+
+def _ever_evaluated(study: Study) -> int:
+    """Return the number of trials before the first without a result in any round.
+
+    A round that was cut short may leave such trials; the next one takes them as candidates.
+    """
+    trials = study.client._experiment.trials
+    running = (n for n in sorted(trials) if trials[n].status == TrialStatus.RUNNING)
+    return next(running, len(trials))
 
 
 def _failed_in(study: Study, round: int) -> list[Trial]:
@@ -97,15 +128,11 @@ def _first_reason(study: Study, round: int) -> str:
     return str(failed[0].run_metadata[FAILED_REASON]) if failed else "no reason given"
 
 
-def retry_failed_round(study: Study, round: int) -> None:
+def _retry_failed(study: Study, round: int) -> None:
     """Forget the failures of an unfinished round in which every evaluation failed.
 
     Such a round has a common cause, like a full device, that may be gone; single failures are
     kept.
-
-    Args:
-        study: The open study.
-        round: Its first unfinished round.
     """
     failed = _failed_in(study, round)
     experiment = study.client._experiment
@@ -152,6 +179,22 @@ def _train(study: Study, round: int, training_set: Sequence[int]) -> TrainReport
     return report
 
 
+def _give_scores(study: Study, round: int, training_set: Sequence[int]) -> None:
+    """Give the search its proxy scores: quantization error × sensitivity under this adapter."""
+    name = f"sensitivity-{round}"
+    sensitivity = read_measurement(study.directory, name)
+    if sensitivity is None:
+        start = time.monotonic()
+        study.tell("measuring sensitivity", round)
+        sensitivity = study.parts.trainer.sensitivity(
+            [_configuration(study, number) for number in training_set], round
+        )
+        write_measurement(study.directory, name, sensitivity)
+        study.tell("measured sensitivity", round, seconds=time.monotonic() - start)
+    space = study.parts.space
+    study.node.use_scores(weighted_scores(space, study.quantization_error, sensitivity))
+
+
 def _configuration(study: Study, number: int) -> Configuration:
     space = study.parts.space
     return space.decode(
@@ -159,23 +202,34 @@ def _configuration(study: Study, number: int) -> Configuration:
     )
 
 
-def _evaluate(study: Study, round: int, numbers: Sequence[int], phase: str) -> float:
-    """Evaluate trials that have no result in this round; return the round's seconds for them."""
+def _without_result(study: Study, round: int, numbers: Sequence[int]) -> list[int]:
+    """Return those of the trials that this round has not evaluated, nor any round failed."""
     experiment = study.client._experiment
     done = evaluated_in(experiment, round)
-    waiting = []
-    for number in numbers:
-        trial = experiment.trials[number]
-        if number in done and trial.status == TrialStatus.RUNNING:
+    return [
+        number
+        for number in numbers
+        if number not in done and experiment.trials[number].status != TrialStatus.FAILED
+    ]
+
+
+def _evaluate(
+    study: Study, round: int, numbers: Sequence[int], phase: str, time_is_up: Callable[[], bool]
+) -> float:
+    """Evaluate trials that have no result in this round; return the round's seconds for them."""
+    experiment = study.client._experiment
+    waiting = _without_result(study, round, numbers)
+    for number in set(numbers).difference(waiting):
+        if experiment.trials[number].status == TrialStatus.RUNNING:
             study.client.complete_trial(number)  # Killed between data and completion.
-        elif number not in done and trial.status != TrialStatus.FAILED:
-            waiting.append(number)
     configurations = [_configuration(study, number) for number in waiting]
     space = study.parts.space
     start = time.monotonic()
     study.tell(phase, round, total=len(waiting))
     results = evaluate_serially(study.parts.trainer, configurations, "validation")
-    for position, (number, result) in enumerate(zip(waiting, results, strict=True), start=1):
+    # The results are lazy: where the numbers end early, no more is evaluated.
+    in_time = takewhile(lambda _: not time_is_up(), waiting)
+    for position, (number, result) in enumerate(zip(in_time, results, strict=False), start=1):
         trial = experiment.trials[number]
         if isinstance(result, Failure):
             trial.update_run_metadata({FAILED_ROUND: round, FAILED_REASON: result.reason})
@@ -207,14 +261,17 @@ def _evaluate(study: Study, round: int, numbers: Sequence[int], phase: str) -> f
     return time.monotonic() - start
 
 
-def _search(study: Study, round: int, first: int) -> list[int]:
+def _search(
+    study: Study, round: int, first: int, wanted: int, time_is_up: Callable[[], bool]
+) -> list[int]:
     """Generate the round's candidates as Ax trials, all before any is evaluated."""
     experiment = study.client._experiment
     path = candidates_path(study.directory, round)
-    wanted = study.spec.search.candidates
     if not path.is_file():
         enough = len(evaluated_in(experiment, round)) >= 2
         while enough and len(experiment.trials) - first < wanted:
+            if time_is_up():
+                return []
             study.tell("searching", round, done=len(experiment.trials) - first, total=wanted)
             try:
                 # One at a time: Ax saves several at once only with a warning and lost ids.
@@ -224,10 +281,10 @@ def _search(study: Study, round: int, first: int) -> list[int]:
                     break
             except GenerationStrategyCompleted:
                 break
-        generated = sorted(number for number in experiment.trials if number >= first)
-        write_json(path, generated)
-        study.tell("searched", round, candidates=len(generated))
-    return [number for number in sorted(experiment.trials) if number >= first]
+        candidates = sorted(experiment.trials)[first:][:wanted]
+        write_json(path, candidates)
+        study.tell("searched", round, candidates=len(candidates))
+    return sorted(experiment.trials)[first:][:wanted]
 
 
 def _points(study: Study, round: int) -> tuple[Floats, list[int]]:

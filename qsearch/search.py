@@ -3,11 +3,15 @@
 The paper ascends the acquisition along finite differences (α(C+δe_i) − α(C−δe_i)) / 2δ. Knobs
 are discrete, so here a difference is the change from one in-range step of one knob of one group.
 All of them are scored in one batch; the walk then makes the best steps of several groups at once.
+
+A batch of candidates shares one pool of promising configurations: allocations from what the
+surrogate believes each choice costs, and walks from the front, from allocations and from random
+points, each within its own window of average bits. A candidate is then the pool's best one given
+those chosen before it, improved by a short walk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,128 +19,49 @@ import torch
 from torch import Tensor
 
 from qsearch.acquisition import log_expected_hypervolume_improvement
-from qsearch.pareto import front, non_dominated
+from qsearch.pareto import front, non_dominated, segment_of
+from qsearch.proxy import relaxed_allocations
 from qsearch.space import Floats, Integers, Space
 from qsearch.surrogate import Surrogate
-
-Score = Callable[[Integers], Floats]
-"""Acquisition values (n) of choice indices (n × groups); higher is better."""
+from qsearch.walk import Score, best_new, guided_walk, moved
 
 
 @dataclass(frozen=True)
-class WalkSettings:
-    """How far the search walks.
+class SearchSettings:
+    """How far the search looks.
 
     Args:
-        starts: Starting points of each candidate's walks; half from the front, half random.
+        starts: Walks of the pool, each within a window of average bits of its own.
         steps: Most steps of a walk.
         moves: Most groups that one step moves.
+        allocations: Budgets at which allocations are made.
+        thin_share: One candidate in so many goes to a segment without any evaluated configuration;
+            0 for none.
+        observed: Whether to improve the front of losses as observed, luck included, instead of
+            that of posterior means.
     """
 
-    starts: int = 6
-    steps: int = 8
+    starts: int = 12
+    steps: int = 4
     moves: int = 1024
+    allocations: int = 40
+    thin_share: int = 4
+    observed: bool = False
 
 
-_KEPT = 4
-"""Best new points that each step of a walk contributes."""
-
-
-def guided_walk(
-    score: Score,
-    space: Space,
-    starts: Integers,
-    settings: WalkSettings,
-    exclude: Integers | None = None,
-) -> tuple[Integers, Floats]:
-    """Climb an acquisition from several starting points at once.
+@dataclass(frozen=True)
+class Evaluated:
+    """What a search starts from.
 
     Args:
-        score: The acquisition.
-        space: The space.
-        starts: Choice indices of the starting points (starts × groups).
-        settings: Step limits.
-        exclude: Configurations that may be walked over but not returned (k × groups).
-
-    Returns:
-        Distinct configurations that the walks visited or looked at and found best
-        (n × groups), best first, and their scores (n). Neither starting points nor excluded
-        configurations are among them.
+        index: Choice indices of the evaluated configurations (n × groups).
+        loss: Their losses (n).
+        exclude: Further configurations never to propose, such as failed ones (k × groups).
     """
-    taken = {row.tobytes() for row in starts}
-    if exclude is not None:
-        taken |= {row.tobytes() for row in exclude}
-    current, value = starts.copy(), score(starts)
-    active = np.ones(len(starts), dtype=bool)
-    found: list[Integers] = [starts[:0]]
-    scores: list[Floats] = [value[:0]]
-    for _ in range(settings.steps):
-        walkers = np.flatnonzero(active)
-        if not len(walkers):
-            break
-        moves = [space.neighbours(current[walker]) for walker in walkers]
-        stepped = [
-            _apply(current[w], groups, choices)
-            for w, (groups, choices) in zip(walkers, moves, strict=True)
-        ]
-        split = np.cumsum([len(block) for block in stepped])[:-1]
-        stepped_scores = np.split(score(np.concatenate(stepped)), split)
-        combined = [
-            _combine(current[w], groups, choices, values, float(value[w]), settings.moves)
-            for w, (groups, choices), values in zip(walkers, moves, stepped_scores, strict=True)
-        ]
-        split = np.cumsum([len(block) for block in combined])[:-1]
-        combined_scores = np.split(score(np.concatenate(combined)), split)
-        for position, walker in enumerate(walkers):
-            points = np.concatenate([stepped[position], combined[position]])
-            values = np.concatenate([stepped_scores[position], combined_scores[position]])
-            new, new_values = _best_new(points, values, taken, _KEPT)
-            found.append(new)
-            scores.append(new_values)
-            best = int(values.argmax()) if len(values) else None
-            if best is not None and values[best] > value[walker]:
-                current[walker], value[walker] = points[best], values[best]
-            else:
-                active[walker] = False
-    everything = np.concatenate(found)
-    return _best_new(everything, np.concatenate(scores), taken, len(everything))
 
-
-def _apply(index: Integers, groups: Integers, choices: Integers) -> Integers:
-    moved = np.repeat(index[None], len(groups), axis=0)
-    moved[np.arange(len(groups)), groups] = choices
-    return moved
-
-
-def _combine(
-    index: Integers, groups: Integers, choices: Integers, values: Floats, value: float, most: int
-) -> Integers:
-    """Make the best step of the 2, 4, 8, … groups that gain most, together."""
-    order = np.argsort(-values, kind="stable")
-    _, first = np.unique(groups[order], return_index=True)
-    best = order[np.sort(first)]
-    best = best[values[best] > value][:most]
-    sizes = sorted({min(2**power, len(best)) for power in range(1, 12)} - {0, 1})
-    combined = np.repeat(index[None], len(sizes), axis=0)
-    for row, size in enumerate(sizes):
-        combined[row, groups[best[:size]]] = choices[best[:size]]
-    return combined
-
-
-def _best_new(
-    points: Integers, values: Floats, taken: set[bytes], most: int
-) -> tuple[Integers, Floats]:
-    """Return the best distinct points that have a score and are not taken, best first."""
-    keep: list[int] = []
-    kept: set[bytes] = set()
-    for position in np.argsort(-values, kind="stable").tolist():
-        if len(keep) == most or values[position] == -np.inf:
-            break
-        key = points[position].tobytes()
-        if key not in taken and key not in kept:
-            kept.add(key)
-            keep.append(position)
-    return points[keep], values[keep]
+    index: Integers
+    loss: Floats
+    exclude: Integers
 
 
 def reference_point(loss: Floats, bits: tuple[float, float]) -> tuple[float, float]:
@@ -150,75 +75,195 @@ def reference_point(loss: Floats, bits: tuple[float, float]) -> tuple[float, flo
     return worst + 0.1 * max(worst - best, 1e-6), bits[1] + 1e-9
 
 
-def next_candidate(
+def acquisition(
     surrogate: Surrogate,
     space: Space,
-    evaluated: Integers,
+    known: Integers,
     loss: Floats,
-    pending: Integers,
-    exclude: Integers,
     bits: tuple[float, float],
-    generator: np.random.Generator,
-    settings: WalkSettings = WalkSettings(),  # frozen
-) -> Integers | None:
-    """Return the configuration with the greatest expected hypervolume improvement.
+    observed: bool = False,
+) -> Score:
+    """Return log expected hypervolume improvement as a function of choice indices.
 
-    The front is that of posterior means at evaluated and pending configurations, not of the
-    noisy losses, so a lucky draw does not hold it.
+    The front is that of posterior means at known configurations, not of the noisy losses, so a
+    lucky draw does not hold it.
 
     Args:
-        surrogate: Fitted to the evaluated configurations.
+        surrogate: The surrogate, with pending configurations believed.
         space: The space.
-        evaluated: Choice indices of evaluated configurations (n × groups).
-        loss: Their losses (n), for the reference point.
-        pending: Configurations chosen but not evaluated (m × groups).
-        exclude: Configurations never to return, such as failed ones (k × groups); the
-            evaluated and the pending are excluded too.
-        bits: Interval of average bits to stay in.
-        generator: Source of the random starting points.
-        settings: Walk limits.
-
-    Returns:
-        Choice indices (groups) of a new configuration, or None when none is found.
+        known: Evaluated and pending configurations (n × groups).
+        loss: Losses of the evaluated ones, for the reference point.
+        bits: Interval of average bits; outside of it the score is −∞.
+        observed: Whether to improve the losses as observed instead, luck included.
     """
-    believed = surrogate.fantasise(pending)
-    known = np.concatenate([evaluated, pending])
-    known_bits = space.average_bits(known)
-    means = believed.predict(known)[0].numpy()
-    points = np.column_stack([means, known_bits])
+    means = surrogate.predict(known)[0].numpy()
+    noise = 0.0
+    if observed:
+        means[: len(loss)] = loss
+        noise = surrogate.noise
+    current_front = torch.from_numpy(front(np.column_stack([means, space.average_bits(known)])))
     reference = reference_point(loss, bits)
-    current_front = torch.from_numpy(front(points))
 
     def score(index: Integers) -> Floats:
-        mean, deviation = believed.predict(index)
+        mean, deviation = surrogate.predict(index)
         average_bits = torch.from_numpy(space.average_bits(index))
         value: Tensor = log_expected_hypervolume_improvement(
-            mean, deviation, average_bits, current_front, reference
+            mean, (deviation**2 + noise**2).sqrt(), average_bits, current_front, reference
         )
         inside = (average_bits >= bits[0]) & (average_bits <= bits[1])
         result: Floats = torch.where(inside, value, -torch.inf).numpy()
         return result
 
-    best_known = np.flatnonzero(non_dominated(points))
-    chosen = generator.permutation(best_known)[: settings.starts // 2]
-    random = space.sample(settings.starts - len(chosen), bits, generator)
-    starts, taken = np.concatenate([known[chosen], random]), np.concatenate([known, exclude])
-    found, _ = guided_walk(score, space, starts, settings, taken)
-    if not len(found):
-        found = _any_new(score, space, np.concatenate([starts, taken]), taken)
-    return found[0] if len(found) else None
+    return score
 
 
-def _any_new(score: Score, space: Space, around: Integers, exclude: Integers) -> Integers:
-    """Return the best new neighbour of the first point that has one, or the point itself.
+def believed_scores(surrogate: Surrogate, space: Space, around: Integers) -> Floats:
+    """Return how much each choice of each group changes the loss, as the surrogate believes.
+
+    These are finite differences of the posterior mean: one group of a configuration takes another
+    choice. Choices that another betters in both bits and prior score are not asked about.
+
+    Args:
+        surrogate: The surrogate.
+        space: The space.
+        around: The configuration whose groups are changed (groups).
+
+    Returns:
+        Changes of the loss (groups × choices); +∞ for choices that are bettered.
+    """
+    prior = surrogate.features.proxy.numpy()
+    pairs = [
+        (group, choice)
+        for group in range(len(prior))
+        for choice in np.flatnonzero(
+            non_dominated(np.column_stack([prior[group], space.bits_table]))
+        )
+    ]
+    groups, choices = np.array(pairs, dtype=np.int64).T
+    changed = surrogate.predict(moved(around, groups, choices))[0].numpy()
+    scores = np.full(prior.shape, np.inf)
+    scores[groups, choices] = changed - float(surrogate.predict(around[None])[0])
+    return scores
+
+
+def candidate_pool(
+    surrogate: Surrogate,
+    space: Space,
+    evaluated: Evaluated,
+    bits: tuple[float, float],
+    generator: np.random.Generator,
+    settings: SearchSettings = SearchSettings(),  # frozen
+) -> Integers:
+    """Return promising configurations, for a batch of candidates to be chosen from.
+
+    Args:
+        surrogate: Fitted to the evaluated configurations.
+        space: The space.
+        evaluated: What was evaluated.
+        bits: Interval of average bits to stay in.
+        generator: Source of the random starting points.
+        settings: How far to look.
+
+    Returns:
+        Distinct choice indices (n × groups), neither evaluated nor excluded; the best first.
+    """
+    known = evaluated.index
+    score = acquisition(surrogate, space, known, evaluated.loss, bits, settings.observed)
+    points = np.column_stack([surrogate.predict(known)[0].numpy(), space.average_bits(known)])
+    best_known = known[non_dominated(points)]
+    best_known = best_known[np.argsort(space.average_bits(best_known), kind="stable")]
+    budgets = np.linspace(*bits, settings.allocations).tolist()
+    middle = best_known[len(best_known) // 2]
+    allocations = np.concatenate(
+        [
+            relaxed_allocations(space, believed_scores(surrogate, space, middle), budgets),
+            relaxed_allocations(space, surrogate.features.proxy.numpy(), budgets),
+        ]
+    )
+    random = space.sample(max(settings.starts // 3, 1), bits, generator)
+    sources = np.concatenate([best_known, allocations, random])
+    starts, windows = _windowed_starts(score, space, sources, bits, settings.starts)
+    taken = np.concatenate([known, evaluated.exclude])
+    found, _ = guided_walk(
+        score, space, starts, settings.steps, settings.moves, taken, windows=windows
+    )
+    pool = np.concatenate([found, allocations, random])
+    chosen, _ = best_new(pool, score(pool), {row.tobytes() for row in taken}, len(pool))
+    return chosen
+
+
+def _windowed_starts(
+    score: Score, space: Space, sources: Integers, bits: tuple[float, float], count: int
+) -> tuple[Integers, Floats]:
+    """Return the best-scored source in each of equal windows of average bits, and the windows."""
+    edges = np.linspace(*bits, count + 1)
+    values, window = score(sources), segment_of(space.average_bits(sources), edges)
+    usable = np.isfinite(values)
+    starts = []
+    for number in np.unique(window[usable]):
+        members = np.flatnonzero((window == number) & usable)
+        starts.append((members[values[members].argmax()], number))
+    positions = [position for position, _ in starts]
+    numbers = np.array([number for _, number in starts], dtype=np.int64)
+    return sources[positions], np.column_stack([edges[numbers], edges[numbers + 1]])
+
+
+def next_candidate(
+    surrogate: Surrogate,
+    space: Space,
+    evaluated: Evaluated,
+    pool: Integers,
+    pending: Integers,
+    bits: tuple[float, float],
+    edges: Floats,
+    settings: SearchSettings = SearchSettings(),  # frozen
+) -> Integers | None:
+    """Return the configuration with the greatest expected hypervolume improvement.
+
+    Args:
+        surrogate: Fitted to the evaluated configurations.
+        space: The space.
+        evaluated: What was evaluated.
+        pool: From :func:`candidate_pool`.
+        pending: Configurations chosen but not evaluated (m × groups); the surrogate believes
+            that they score their means, so its uncertainty near them shrinks.
+        bits: Interval of average bits to stay in.
+        edges: Edges of the segments, in average bits (segments + 1).
+        settings: How far to look.
+
+    Returns:
+        Choice indices (groups) of a new configuration, or None when none is found.
+    """
+    known = np.concatenate([evaluated.index, pending])
+    believed = surrogate.fantasise(pending)
+    score = acquisition(believed, space, known, evaluated.loss, bits, settings.observed)
+    taken = np.concatenate([known, evaluated.exclude])
+    keys = {row.tobytes() for row in taken}
+    if settings.thin_share and len(pending) % settings.thin_share == settings.thin_share - 1:
+        pool_segment = segment_of(space.average_bits(pool), edges)
+        thin = pool[~np.isin(pool_segment, segment_of(space.average_bits(known), edges))]
+        chosen, _ = best_new(thin, score(thin), keys, 1)
+        if len(chosen):
+            first: Integers = chosen[0]
+            return first
+    starts, values = best_new(pool, score(pool), keys, 2)
+    found, found_values = guided_walk(score, space, starts, 2, settings.moves, taken)
+    everything = np.concatenate([starts, found])
+    chosen, _ = best_new(everything, np.concatenate([values, found_values]), keys, 1)
+    if not len(chosen):
+        chosen = _any_new(score, space, taken, keys)
+    best: Integers | None = chosen[0] if len(chosen) else None
+    return best
+
+
+def _any_new(score: Score, space: Space, around: Integers, taken: set[bytes]) -> Integers:
+    """Return the best new neighbour of the first point that has one.
 
     In a small space that is nearly used up, walks see only what is known already.
     """
-    taken = {row.tobytes() for row in exclude}
     for point in around:
-        points = np.concatenate([point[None], _apply(point, *space.neighbours(point))])
-        new = points[[row.tobytes() not in taken for row in points]]
-        found, _ = _best_new(new, score(new), set(), 1)
+        points = moved(point, *space.neighbours(point))
+        found, _ = best_new(points, score(points), taken, 1)
         if len(found):
             return found
     return around[:0]

@@ -55,15 +55,43 @@ class SpaceSpec(BaseModel):
         return FUSED_ROLES if self.tied == "fused" else tuple(self.tied)
 
 
+class StopSpec(BaseModel):
+    """What ends a study before its last round.
+
+    Args:
+        evaluations: Most evaluations of the whole study, failures included.
+        hours: Most wall time of the whole study, over all its sessions.
+        tolerance: Least rise of the normalised hypervolume over the best round before that
+            counts as a gain.
+        patience: Successive rounds without such a gain that end the study.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    evaluations: int | None = Field(strict=True, default=None, ge=2)
+    hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    patience: int = Field(strict=True, default=2, ge=1)
+
+    @field_validator("hours", "tolerance", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        # Numbers are not read strictly, since YAML reads 1e-3 as text; true is no number.
+        if isinstance(value, bool):
+            raise ValueError("must be a number")
+        return value
+
+
 class SearchSpec(BaseModel):
     """How long and where to search.
 
     Args:
-        rounds: Rounds of train, evaluate, search, filter.
+        rounds: Most rounds of train, evaluate, search, filter.
         initial: Configurations of the first set.
         candidates: New configurations that each round evaluates.
         segments: Segments of the Pareto filter.
         average_bits: Interval of average bits to search.
+        stop: What ends the study before its last round.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,6 +101,7 @@ class SearchSpec(BaseModel):
     candidates: int = Field(strict=True, default=12, ge=0)
     segments: int = Field(strict=True, default=40, ge=1)
     average_bits: tuple[float, float] = (2.25, 7.25)
+    stop: StopSpec = StopSpec()
 
     @field_validator("average_bits")
     @classmethod

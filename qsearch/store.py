@@ -45,7 +45,6 @@ DATABASE = "study.db"
 LOG = "log.jsonl"
 _STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
 _IDENTITY = "state/identity.json"
-_QUANTIZATION_ERROR = "state/quantization_error.safetensors"
 
 
 def prepare_directory(directory: Path) -> None:
@@ -204,27 +203,31 @@ def _require_unstarted(directory: Path, name: str, shown: str) -> None:
         )
 
 
-def read_quantization_error(directory: Path) -> Floats | None:
-    """Return the saved quantization errors (layers × choices), if there are any.
+def read_measurement(directory: Path, name: str) -> Floats | None:
+    """Return what was measured of the layers and saved under a name, if it was.
 
     Raises:
         QsearchError: If the file is damaged.
     """
-    path = directory / _QUANTIZATION_ERROR
+    path = _measurement_path(directory, name)
     if not path.is_file():
         return None
     try:
-        return load_arrays(path)["quantization_error"]
+        return load_arrays(path)[name]
     except (SafetensorError, KeyError, OSError) as error:
         raise QsearchError(
             f"{path}: damaged: {error}; delete it, and the same command measures it again"
         ) from error
 
 
-def write_quantization_error(directory: Path, values: Floats) -> None:
-    """Save quantization errors, since they are costly for large models."""
-    arrays = {"quantization_error": np.ascontiguousarray(values)}
-    write_atomically(directory / _QUANTIZATION_ERROR, lambda path: save_arrays(arrays, path))
+def write_measurement(directory: Path, name: str, values: Floats) -> None:
+    """Save what was measured of the layers, since that is costly for large models."""
+    arrays = {name: np.ascontiguousarray(values)}
+    write_atomically(_measurement_path(directory, name), lambda path: save_arrays(arrays, path))
+
+
+def _measurement_path(directory: Path, name: str) -> Path:
+    return directory / "state" / f"{name}.safetensors"
 
 
 def adapter_path(directory: Path, round: int) -> Path:

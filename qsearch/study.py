@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from qsearch.assembly import Assembly, assemble
+from qsearch.clock import Clock
 from qsearch.errors import InputError
 from qsearch.events import Event, Observer, event_log
 from qsearch.generation import QsearchNode
@@ -17,19 +18,20 @@ from qsearch.lock import study_lock
 from qsearch.pareto import segment_edges
 from qsearch.recording import Study, save_record
 from qsearch.records import StudyRecord, write_atomically
-from qsearch.rounds import retry_failed_round, run_round
+from qsearch.rounds import evaluations_before, run_round
 from qsearch.space import Floats
 from qsearch.spec import StudySpec, differences, dump_spec, load_spec
+from qsearch.stopping import out_of_time, stop_reason
 from qsearch.store import (
     LOG,
     STUDY_YAML,
     adapter_path,
     open_client,
     prepare_directory,
-    read_quantization_error,
+    read_measurement,
     read_rounds,
     storage_errors,
-    write_quantization_error,
+    write_measurement,
 )
 from qsearch.transactions import one_transaction
 
@@ -63,31 +65,51 @@ def run_study(
     """
     prepare_directory(directory)
     with study_lock(directory), storage_errors(directory):
+        clock = Clock(directory)
         parts = assemble(spec, where)
-        _claim(parts.spec, directory)
+        changed = _claim(parts.spec, directory)
         log = event_log(directory / LOG)
 
         def tell(event: Event) -> None:
+            clock.keep()
             log(event)
             if observer:
                 observer(event)
 
-        study = _open(parts, directory, storage_url, tell)
-        study.tell("started", len(read_rounds(directory)), rounds=spec.search.rounds)
-        first = len(read_rounds(directory))
-        try:
-            retry_failed_round(study, first)
-            for round in range(first, spec.search.rounds):
-                run_round(study, round)
-        except BaseException as error:
-            # What was evaluated shall be readable; a second error must not hide the first.
-            with contextlib.suppress(Exception):
-                save_record(study)
-                kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
-                study.tell(kind, len(read_rounds(directory)), reason=str(error))
-            raise
-        study.tell("finished", spec.search.rounds - 1)
-        return save_record(study)
+        with clock.session():
+            study = _open(parts, directory, storage_url, tell)
+            study.tell("started", len(read_rounds(directory)), rounds=spec.search.rounds)
+            if changed:
+                _write_spec(parts.spec, directory)
+                study.tell("limits changed", len(read_rounds(directory)), changed=changed)
+            return _run(study, clock)
+
+
+def _run(study: Study, clock: Clock) -> StudyRecord:
+    """Run rounds until a limit is reached."""
+    directory, search = study.directory, study.spec.search
+    try:
+        while not (reason := _stop_reason(study, clock)):
+            run_round(study, len(read_rounds(directory)), lambda: out_of_time(search, clock.hours))
+    except BaseException as error:
+        # What was evaluated shall be readable; a second error must not hide the first.
+        with contextlib.suppress(Exception):
+            save_record(study)
+            kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
+            study.tell(kind, len(read_rounds(directory)), reason=str(error))
+        raise
+    study.tell("finished", max(len(read_rounds(directory)) - 1, 0), reason=reason)
+    return save_record(study)
+
+
+def _stop_reason(study: Study, clock: Clock) -> str:
+    rounds = read_rounds(study.directory)
+    return stop_reason(
+        study.spec.search,
+        [state.record.hypervolume for state in rounds],
+        evaluations_before(study, len(rounds)),
+        clock.hours,
+    )
 
 
 def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: Observer) -> Study:
@@ -99,44 +121,65 @@ def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: O
         storage_url,
         parts.spec.name,
         parts.space,
-        QsearchNode(parts.space, search.average_bits, seed),
+        QsearchNode(parts.space, search.average_bits, seed, search.segments),
         parts.task.metric.name,
     )
-    node.use_quantization_error(error)
     edges = segment_edges(search.average_bits, search.segments)
-    study = Study(directory, parts, client, edges, observer)
+    study = Study(directory, parts, client, node, error, edges, observer)
     _attach_initial(study, error)
     save_record(study)
     return study
 
 
-def _claim(spec: StudySpec, directory: Path) -> None:
-    """Write the resolved study, or require that the directory's is the same."""
+def _claim(spec: StudySpec, directory: Path) -> list[str]:
+    """Write the resolved study, or require that the directory's is the same but for its limits.
+
+    A study that stopped can be let go on: ``search.stop`` may change, ``search.rounds`` rise.
+
+    Returns:
+        The limits that differ, one line for each.
+    """
     path = directory / STUDY_YAML
     if path.is_file():
-        changed = differences(load_spec(path, resolved=True), spec)
-        if changed:
+        before = load_spec(path, resolved=True)
+        refused = differences(_with_limits_of(spec, before), spec)
+        if refused:
             raise InputError(
-                f"{path} differs from this study: {'; '.join(changed)};"
+                f"{path} differs from this study: {'; '.join(refused)};"
                 " run the same study to resume, or give another --out"
             )
-        return
+        return differences(before, spec)
     if adapter_path(directory, 0).is_file():
         raise InputError(
             f"{path} is missing, but the directory holds results; restore it, or give another --out"
         )
+    _write_spec(spec, directory)
+    return []
+
+
+def _with_limits_of(spec: StudySpec, before: StudySpec) -> StudySpec:
+    limits = {
+        "rounds": max(spec.search.rounds, before.search.rounds),
+        "stop": spec.search.stop,
+    }
+    return before.model_copy(update={"search": before.search.model_copy(update=limits)})
+
+
+def _write_spec(spec: StudySpec, directory: Path) -> None:
     text = dump_spec(spec)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(
+        directory / STUDY_YAML, lambda temporary: temporary.write_text(text, encoding="utf-8")
+    )
 
 
 def _quantization_error(parts: Assembly, directory: Path, observer: Observer) -> Floats:
-    saved = read_quantization_error(directory)
+    saved = read_measurement(directory, "quantization_error")
     if saved is not None:
         return saved
     start = time.monotonic()
     observer(Event("measuring quantization error", 0))
     error = parts.trainer.quantization_error(parts.space.choices.layer_configurations)
-    write_quantization_error(directory, error)
+    write_measurement(directory, "quantization_error", error)
     observer(Event("measured quantization error", 0, {"seconds": time.monotonic() - start}))
     return error
 

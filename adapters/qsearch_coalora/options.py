@@ -36,6 +36,7 @@ class CoALoRAOptions(BaseModel):
         batch_size: Training examples of a step.
         configurations_per_step: Configurations that share the examples of a step.
         eval_batch_size: Examples evaluated at once.
+        calibration_batches: Training batches whose gradients give the layers' sensitivities.
         cache_mebibytes: Bound of the cache of quantized weights.
         device: PyTorch device, such as ``cpu`` or ``cuda``.
         theta: Size of θ.
@@ -58,6 +59,7 @@ class CoALoRAOptions(BaseModel):
     batch_size: int = Field(default=32, ge=1)
     configurations_per_step: int = Field(default=2, ge=1)
     eval_batch_size: int = Field(default=64, ge=1)
+    calibration_batches: int = Field(default=8, ge=1)
     cache_mebibytes: int = Field(default=256, ge=0)
     device: str = "cpu"
     theta: ThetaOptions = ThetaOptions()

@@ -38,6 +38,7 @@ from qsearch_coalora.models import load_config, skeleton
 from qsearch_coalora.options import CoALoRAOptions
 from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.requirements import estimate_requirements
+from qsearch_coalora.sensitivity import layer_sensitivities
 from qsearch_coalora.statistics import weighted_mean
 from qsearch_coalora.workload import require_positions, task_workload
 
@@ -259,6 +260,44 @@ class CoALoRATrainer:
         return quantization_errors(
             self.adapted.weights.originals, self.quantizer, layer_configurations
         )
+
+    def sensitivity(
+        self, configurations: Sequence[Configuration], round: int
+    ) -> npt.NDArray[np.float64]:
+        """Return the expected rise of the loss per unit of relative squared error (layers).
+
+        From gradients of ``calibration_batches`` training batches, each under a configuration
+        drawn from the set, with the adapter as it is now.
+
+        Args:
+            configurations: The set.
+            round: Index of the round; with the seed, it draws batches and configurations.
+
+        Raises:
+            InputError: If the set is empty.
+        """
+        if not configurations:
+            raise InputError("a training set needs at least one configuration")
+        adapted = self.adapted
+        adapted.peft_model.eval()
+        data_seed, set_seed, _ = _seeds(self.seed, round)
+        batches = self._endless_batches(torch.Generator().manual_seed(data_seed))
+        drawn = _shuffled_passes(configurations, torch.Generator().manual_seed(set_seed))
+
+        def run() -> Tensor:
+            configuration = next(drawn)
+            adapted.activate(configuration)
+            adapted.hooks.set(adapted.adjustments(configuration).detach())
+            return self._score(next(batches)).losses
+
+        try:
+            return layer_sensitivities(
+                [layer.base_layer for layer in adapted.lora_layers],
+                adapted.weights.originals,
+                [run] * self.options.calibration_batches,
+            )
+        finally:
+            adapted.hooks.clear()
 
     def state(self) -> TrainerState:
         """Return the trained tensors, and what they belong to."""

@@ -150,7 +150,7 @@ def test_integer_quantizer_is_searched_over_its_own_knobs(minilm: str, tmp_path:
     record = read_study(tmp_path / "run")
     assert record.choices.names == ("bits", "group_size", "scheme")
     assert (record.trials["status"] == "completed").all()
-    assert set(record.trials["method"]) == {"uniform", "random", "search"}
+    assert set(record.trials["method"]) == {"uniform", "milp", "random", "search"}
     layer = next(iter(json.loads(record.trials["configuration"].iloc[-1]).values()))
     assert set(layer) == {"bits", "group_size", "scheme"}
 

@@ -22,7 +22,7 @@ from qsearch_quantizers.normal_float import NormalFloat
 
 from qsearch.checking import check_study
 from qsearch.plugins import ModelSpec
-from qsearch.spec import SearchSpec, SpaceSpec, StudySpec, load_spec
+from qsearch.spec import SearchSpec, SpaceSpec, StopSpec, StudySpec, load_spec
 from qsearch.templates import read_template, template_names
 from tests.end_to_end.conftest import ROOT, command, run
 
@@ -116,6 +116,7 @@ def _documented(section: str) -> dict[str, str]:
         ("`model`", ModelSpec),
         ("`space`", SpaceSpec),
         ("`search`", SearchSpec),
+        ("`search.stop`", StopSpec),
         ("`task: {name: classification}`", ClassificationOptions),
         ("`task: {name: causal-lm}`", CausalOptions),
         ("`task.dataset`", HubDataset),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from functools import partial
 from pathlib import Path
@@ -19,14 +20,18 @@ from ax.storage.sqa_store.db import (
 )
 from ax.utils.common.logger import set_ax_logger_levels
 
+from qsearch import generation
 from qsearch.errors import InputError
 from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
-from qsearch.search import WalkSettings
+from qsearch.proxy import error_scores
+from qsearch.search import SearchSettings
 from qsearch.space import Integers, Space
 from tests.engine.support import INTEGER, errors_of, make_space
 
 SPACE = make_space(1, INTEGER, fused=True)
 BITS = (2.5, 6.0)
+SCORES = error_scores(SPACE, errors_of(SPACE))
+SETTINGS = SearchSettings(starts=4, steps=3)
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +39,11 @@ def quiet_ax() -> None:
     set_ax_logger_levels(logging.ERROR)
 
 
-def make_node(seed: int = 0) -> QsearchNode:
-    node = QsearchNode(SPACE, BITS, seed, WalkSettings(starts=4, steps=3))
-    node.use_quantization_error(errors_of(SPACE))
+def make_node(seed: int = 0, stored: bool = True) -> QsearchNode:
+    """A node that Ax stores with its scores, or one that was given them later."""
+    node = QsearchNode(SPACE, BITS, seed, 8, SETTINGS, SCORES if stored else None)
+    if not stored:
+        node.use_scores(SCORES)
     return node
 
 
@@ -62,6 +69,13 @@ def make_client(
     for index in SPACE.sample(6, BITS, np.random.default_rng(0)):
         attach(client, index, loss_of(index), round)
     return client
+
+
+def node_of(client: Client) -> QsearchNode:
+    """The node that the client generates with, whose state some tests look into."""
+    (node,) = client._maybe_generation_strategy._nodes
+    assert isinstance(node, QsearchNode)
+    return node
 
 
 def next_parameters(client: Client) -> dict[str, Any]:
@@ -110,18 +124,19 @@ def test_failed_and_abandoned_configurations_are_never_proposed_again() -> None:
 
 def test_uses_the_latest_round_alone() -> None:
     client = make_client(round=0)
-    node = client._maybe_generation_strategy._nodes[0]
+    node = node_of(client)
     for number in (0, 2, 3, 5):
         client.attach_data(number, raw_data={LOSS: (0.1 * number + 1, 0.0)}, progression=1)
     experiment = client._experiment
     node.update_generator_state(experiment, experiment.lookup_data())
-    assert node._loss.tolist() == [1.0, 1.2, 1.3, 1.5]
-    assert [row.tobytes() for row in node._evaluated] == [keys(client)[n] for n in (0, 2, 3, 5)]
+    assert node._evaluated.loss.tolist() == [1.0, 1.2, 1.3, 1.5]
+    used = [row.tobytes() for row in node._evaluated.index]
+    assert used == [keys(client)[n] for n in (0, 2, 3, 5)]
 
 
 def test_new_losses_refit_the_surrogate_and_old_ones_do_not() -> None:
     client = make_client(round=0)
-    node = client._maybe_generation_strategy._nodes[0]
+    node = node_of(client)
     experiment = client._experiment
     update = partial(node.update_generator_state, experiment)
     update(experiment.lookup_data())
@@ -131,6 +146,43 @@ def test_new_losses_refit_the_surrogate_and_old_ones_do_not() -> None:
     attach(client, SPACE.sample(1, BITS, np.random.default_rng(9))[0], 0.2, 0)
     update(experiment.lookup_data())
     assert node._surrogate is not fitted
+
+
+def test_new_scores_refit_the_surrogate() -> None:
+    client = make_client()
+    node, data = node_of(client), client._experiment.lookup_data()
+    node.update_generator_state(client._experiment, data)
+    fitted = node._surrogate
+    node.use_scores(2 * SCORES[:, ::-1])
+    node.update_generator_state(client._experiment, data)
+    assert node._surrogate is not None
+    assert node._surrogate is not fitted
+    assert node._surrogate.features is not fitted.features
+
+
+def test_a_batch_shares_one_pool_until_there_is_new_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = generation.candidate_pool
+    monkeypatch.setattr(
+        generation, "candidate_pool", lambda *given: (made.append(1), make(*given))[1]
+    )
+    client = make_client()
+    for _ in range(3):
+        client.get_next_trials(max_trials=1)
+    assert len(made) == 1
+    attach(client, SPACE.sample(1, BITS, np.random.default_rng(9))[0], 0.2)
+    client.get_next_trials(max_trials=1)
+    assert len(made) == 2
+
+
+def test_pending_trials_of_another_round_are_no_news() -> None:
+    """A completed trial that Ax counts as pending too is only evaluated."""
+    client = make_client()
+    node = node_of(client)
+    node.update_generator_state(client._experiment, client._experiment.lookup_data())
+    done = [trial.arm.parameters for trial in client._experiment.trials.values()]
+    first = node.get_next_candidate(done)
+    assert first == node.get_next_candidate([])
 
 
 def storage_in(folder: Path) -> StorageConfig:
@@ -156,23 +208,45 @@ def saved_by_json(folder: Path) -> Client:
 @pytest.mark.parametrize("save", [saved_by_sqlite, saved_by_json])
 def test_saved_node_proposes_what_it_would_have_proposed(save: Any, tmp_path: Path) -> None:
     loaded = save(tmp_path)
-    node = loaded._maybe_generation_strategy._nodes[0]
-    original = make_node(seed=7)
-    assert isinstance(node, QsearchNode)
-    assert (node.space, node.bits, node.seed, node.walk) == (
-        original.space,
-        original.bits,
-        original.seed,
-        original.walk,
-    )
-    node.use_quantization_error(errors_of(SPACE))
+    node, original = node_of(loaded), make_node(seed=7)
+    for name in ("space", "bits", "seed", "segments", "settings"):
+        assert getattr(node, name) == getattr(original, name)
+    assert node.scores is not None
+    assert np.array_equal(node.scores, SCORES)
     assert next_parameters(loaded) == next_parameters(make_client(node=original))
 
 
-def test_node_without_quantization_error_says_what_to_call() -> None:
+def test_scores_given_later_are_not_stored_and_are_given_again(tmp_path: Path) -> None:
+    make_client(storage_in(tmp_path), make_node(seed=7, stored=False))
+    loaded = Client.load_from_database("mine", storage_config=storage_in(tmp_path))
+    assert node_of(loaded).scores is None
+    with pytest.raises(InputError, match="use_scores"):
+        loaded.get_next_trials(max_trials=1)
+    node_of(loaded).use_scores(SCORES)
+    assert next_parameters(loaded) == next_parameters(make_client(node=make_node(seed=7)))
+
+
+@pytest.mark.parametrize("pending", [1, 2, 4])
+def test_a_resumed_batch_goes_on_as_it_would_have(pending: int, tmp_path: Path) -> None:
+    whole = make_client(node=make_node(seed=7))
+    expected = [next_parameters(whole) for _ in range(6)]
+    begun = make_client(storage_in(tmp_path), make_node(seed=7))
+    found = [next_parameters(begun) for _ in range(pending)]
+    resumed = Client.load_from_database("mine", storage_config=storage_in(tmp_path))
+    found += [next_parameters(resumed) for _ in range(6 - pending)]
+    assert found == expected
+
+
+def test_node_without_scores_says_what_to_call() -> None:
     client = make_client(node=QsearchNode(SPACE, BITS))
-    with pytest.raises(InputError, match="use_quantization_error"):
+    with pytest.raises(InputError, match="use_scores"):
         client.get_next_trials(max_trials=1)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_scores_of_another_space_are_refused(stored: bool) -> None:
+    with pytest.raises(InputError, match=r"scores have shape \(1, 8\), expected \(4, 8\)"):
+        QsearchNode(SPACE, BITS, scores=SCORES[:1] if stored else None).use_scores(SCORES[:1])
 
 
 def test_node_without_data_says_so() -> None:
@@ -180,12 +254,17 @@ def test_node_without_data_says_so() -> None:
         make_node().get_next_candidate([])
 
 
-def test_space_of_any_knobs_is_saved() -> None:
-    """Storage keeps shapes, ties and text values as they were."""
+@pytest.mark.parametrize("with_scores", [True, False])
+def test_space_of_any_knobs_is_saved(with_scores: bool) -> None:
+    """Storage keeps shapes, ties, text values and scores as they were."""
     space = make_space(1, fused=True)
+    scores = error_scores(space, errors_of(space)) if with_scores else None
     bundle = registry_bundle()
-    node = QsearchNode(space, (2, 7), 3)
+    node = QsearchNode(space, (2, 7), 3, 12, scores=scores)
     values = bundle.encoder_registry[QsearchNode](node)
     assert values.pop("__type") == "QsearchNode"
-    assert bundle.decoder_registry["QsearchNode"](**values).space == space
+    loaded = bundle.decoder_registry["QsearchNode"](**json.loads(json.dumps(values)))
+    assert loaded.space == space
     assert isinstance(space, Space)
+    assert (loaded.bits, loaded.seed, loaded.segments) == ((2.0, 7.0), 3, 12)
+    assert np.array_equal(loaded.scores, scores) if with_scores else loaded.scores is None

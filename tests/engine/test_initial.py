@@ -7,12 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qsearch.configuration import Choices, Knob
 from qsearch.errors import InputError
 from qsearch.initial import initial_configurations
+from qsearch.proxy import error_scores
 from qsearch.space import Integers, Space
 from tests.engine.support import INTEGER, errors_of, make_space
 
-SPACE = make_space(2)
+# Normal float with fewer values, so that many first sets are allocated in seconds.
+KNOBS = Choices(
+    (
+        Knob("bits", (2, 3, 4, 8)),
+        Knob("scale_bits", (2, 8)),
+        Knob("scale_dtype", ("float16",)),
+        Knob("block_size", (16, 64)),
+        Knob("scale_block_size", (256,)),
+    )
+)
+SPACE = make_space(2, KNOBS)
 ERRORS = errors_of(SPACE)
 
 
@@ -31,13 +43,29 @@ def test_holds_as_many_distinct_configurations_as_asked(count: int, seed: int) -
     assert len({index.tobytes() for _, index in chosen}) == count
 
 
-def test_a_third_is_uniform_and_the_rest_random() -> None:
+def test_a_third_is_uniform_a_third_allocated_and_the_rest_random() -> None:
     chosen = first_set(24)
     methods = [method for method, _ in chosen]
-    assert methods == ["uniform"] * methods.count("uniform") + ["random"] * methods.count("random")
+    order = ("uniform", "milp", "random")
+    assert methods == [method for method in order for _ in range(methods.count(method))]
     assert 4 <= methods.count("uniform") <= 8
+    assert 6 <= methods.count("milp") <= 8
     for method, index in chosen:
         assert (len(set(index.tolist())) == 1) == (method == "uniform")
+
+
+def test_allocated_ones_spread_and_no_other_has_less_error_in_as_few_bits() -> None:
+    chosen = first_set(24)
+    scores = error_scores(SPACE, ERRORS)
+    groups = np.arange(len(SPACE.groups))
+    everything = np.array([index for _, index in chosen])
+    error = scores[groups, everything].sum(axis=1)
+    bits = SPACE.average_bits(everything)
+    allocated = [row for row, (method, _) in enumerate(chosen) if method == "milp"]
+    for row in allocated:
+        assert error[row] <= error[bits <= bits[row]].min() * (1 + 1e-3)
+    counts, _ = np.histogram(bits[allocated], bins=4, range=(2.25, 7.25))
+    assert (counts > 0).all()
 
 
 def test_uniform_ones_have_the_least_error_that_fits_their_bits() -> None:

@@ -1,106 +1,83 @@
-"""Finite-difference guided search."""
+"""The search for the configurations most worth evaluating."""
 
 from __future__ import annotations
 
 import itertools
-import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import torch
 
-from qsearch.pareto import hypervolume
+from qsearch.acquisition import log_expected_hypervolume_improvement
+from qsearch.pareto import front, hypervolume, non_dominated, segment_edges, segment_of
+from qsearch.proxy import weighted_scores
 from qsearch.search import (
-    Score,
-    WalkSettings,
-    guided_walk,
+    Evaluated,
+    SearchSettings,
+    acquisition,
+    believed_scores,
+    candidate_pool,
     next_candidate,
     reference_point,
 )
 from qsearch.space import Floats, Integers, Space
-from qsearch.surrogate import error_features, fit_surrogate
+from qsearch.surrogate import Surrogate, fit_surrogate, score_features
 from tests.engine.support import INTEGER, errors_of, make_space
 
 SPACE = make_space(2, INTEGER)
+GROUPS = len(SPACE.groups)
 BITS = (2.5, 6.0)
-ERRORS = errors_of(SPACE)
-SENSITIVITY = np.random.default_rng(0).permutation(2.0 ** -np.arange(len(SPACE.groups)))
+EDGES = segment_edges(BITS, 14)
+SENSITIVITY = np.random.default_rng(0).permutation(2.0 ** -np.arange(GROUPS))
+# What was measured of the sensitivities is off by a factor of about two.
+MEASURED = SENSITIVITY * np.random.default_rng(1).lognormal(0, 0.7, GROUPS)
+SCORES = weighted_scores(SPACE, errors_of(SPACE), MEASURED)
+NONE = np.zeros((0, GROUPS), dtype=np.int64)
+DEFAULT = SearchSettings()
+NO_THIN = SearchSettings(thin_share=0)
 
 
 def losses_of(index: Integers) -> Floats:
-    return np.asarray(0.3 + ERRORS[np.arange(len(SPACE.groups)), index] @ SENSITIVITY)
+    return np.asarray(0.3 + errors_of(SPACE)[np.arange(GROUPS), index] @ SENSITIVITY)
 
 
-def score_at(weight: float) -> Score:
-    """A known objective: low loss at few bits."""
-    return lambda index: -losses_of(index) - weight * SPACE.average_bits(index)
+def evaluated_at(seed: int, count: int = 12) -> Evaluated:
+    index = SPACE.sample(count, BITS, np.random.default_rng(seed))
+    return Evaluated(index, losses_of(index), NONE)
 
 
-def keys(index: Integers) -> list[bytes]:
-    return [row.tobytes() for row in index]
+def fit(evaluated: Evaluated) -> Surrogate:
+    return fit_surrogate(score_features(SPACE, SCORES), evaluated.index, evaluated.loss)
 
 
-@settings(max_examples=20)
-@given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 4))
-def test_walk_returns_new_distinct_points_in_range_best_first(
-    seed: int, starts: int, steps: int
-) -> None:
-    points = SPACE.sample(starts, BITS, np.random.default_rng(seed))
-    before = points.copy()
-    found, values = guided_walk(score_at(0.05), SPACE, points, WalkSettings(steps=steps))
-    assert len(found) > 0
-    assert len(set(keys(found))) == len(found)
-    assert not set(keys(found)) & set(keys(points))
-    assert ((found >= 0) & (found < SPACE.choices.size)).all()
-    assert (np.diff(values) <= 0).all()
-    assert values == pytest.approx(score_at(0.05)(found))
-    assert (points == before).all()
+def pool_of(evaluated: Evaluated, seed: int = 0) -> Integers:
+    return candidate_pool(fit(evaluated), SPACE, evaluated, BITS, np.random.default_rng(seed))
 
 
-def test_walk_climbs_to_the_optimum_of_an_additive_objective() -> None:
-    score = score_at(0.02)
-    # The objective is a sum over groups, so its optimum is each group's own.
-    singles = -SENSITIVITY[:, None] * ERRORS[: len(SPACE.groups)]
-    share = SPACE.group_parameters / SPACE.group_parameters.sum()
-    best = (singles - 0.02 * share[:, None] * SPACE.bits_table).argmax(axis=1)
-    starts = SPACE.sample(3, BITS, np.random.default_rng(0))
-    _, values = guided_walk(score, SPACE, starts, WalkSettings(steps=200))
-    assert values[0] == pytest.approx(float(score(best[None])[0]))
+def propose(
+    count: int,
+    evaluated: Evaluated,
+    edges: Floats = EDGES,
+    settings: SearchSettings = DEFAULT,
+) -> Integers:
+    """Choose candidates one after another, as a round does."""
+    surrogate, pool = fit(evaluated), pool_of(evaluated)
+    chosen = NONE
+    for _ in range(count):
+        found = next_candidate(surrogate, SPACE, evaluated, pool, chosen, BITS, edges, settings)
+        assert found is not None
+        chosen = np.concatenate([chosen, found[None]])
+    return chosen
 
 
-def test_walk_from_an_optimum_still_looks_at_its_neighbours() -> None:
-    low = np.full((1, len(SPACE.groups)), int(SPACE.bits_table.argmin()), dtype=np.int64)
-    found, _ = guided_walk(lambda i: -SPACE.average_bits(i), SPACE, low, WalkSettings())
-    assert len(found) > 0
-    assert low.tobytes() not in keys(found)
+def keys(index: Integers) -> set[bytes]:
+    return {row.tobytes() for row in index}
 
 
-def test_walk_leaves_out_points_without_a_score() -> None:
-    found, values = guided_walk(
-        lambda index: np.where(SPACE.average_bits(index) < 4, -np.inf, score_at(0.1)(index)),
-        SPACE,
-        SPACE.sample(4, (2.5, 5), np.random.default_rng(0)),
-        WalkSettings(),
-    )
-    assert np.isfinite(values).all()
-    assert (SPACE.average_bits(found) >= 4).all()
-
-
-def test_walk_from_points_without_a_score_is_silent() -> None:
-    starts = SPACE.sample(2, (2.5, 3), np.random.default_rng(0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found, _ = guided_walk(
-            lambda index: np.full(len(index), -np.inf), SPACE, starts, WalkSettings()
-        )
-    assert len(found) == 0
-
-
-def test_walk_without_starts_finds_nothing() -> None:
-    starts = np.zeros((0, len(SPACE.groups)), dtype=np.int64)
-    found, values = guided_walk(score_at(0.1), SPACE, starts, WalkSettings())
-    assert len(found) == len(values) == 0
+def inside(index: Integers) -> bool:
+    bits = SPACE.average_bits(index)
+    return bool(((bits >= BITS[0]) & (bits <= BITS[1])).all())
 
 
 def test_reference_point_is_a_tenth_beyond_the_worst_loss() -> None:
@@ -110,105 +87,239 @@ def test_reference_point_is_a_tenth_beyond_the_worst_loss() -> None:
     assert reference_point(np.array([1.0]), (2.0, 5.0))[0] > 1.0
 
 
-def propose(
-    count: int, seed: int, evaluated: Integers, failed: Integers, space: Space = SPACE
-) -> list[Integers]:
-    """Choose candidates one after another, as a round does."""
-    surrogate = fit_surrogate(error_features(space, ERRORS), evaluated, losses_of(evaluated))
-    chosen: list[Integers] = []
-    for _ in range(count):
-        pending = np.array(chosen, dtype=np.int64).reshape(-1, len(space.groups))
-        found = next_candidate(
-            surrogate,
-            space,
-            evaluated,
-            losses_of(evaluated),
-            pending,
-            failed,
-            BITS,
-            np.random.default_rng([seed, len(chosen)]),
-        )
-        assert found is not None
-        chosen.append(found)
-    return chosen
+# Acquisition
+
+
+def test_score_is_the_improvement_over_the_front_of_posterior_means() -> None:
+    evaluated = evaluated_at(1)
+    surrogate = fit(evaluated)
+    score = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)
+    points = SPACE.sample(20, BITS, np.random.default_rng(9))
+    means, _ = surrogate.predict(evaluated.index)
+    known = np.column_stack([means.numpy(), SPACE.average_bits(evaluated.index)])
+    expected = log_expected_hypervolume_improvement(
+        *surrogate.predict(points),
+        torch.from_numpy(SPACE.average_bits(points)),
+        torch.from_numpy(front(known)),
+        reference_point(evaluated.loss, BITS),
+    )
+    assert score(points) == pytest.approx(expected.numpy())
+
+
+def test_a_lucky_draw_is_not_believed() -> None:
+    evaluated = evaluated_at(1, count=40)
+    noise = 0.05 * np.random.default_rng(2).standard_normal(40)
+    means = fit(replace(evaluated, loss=evaluated.loss + noise)).predict(evaluated.index)[0].numpy()
+    luckiest = int(noise.argmin())
+    assert abs(means[luckiest] - evaluated.loss[luckiest]) < 0.5 * abs(noise[luckiest])
+
+
+def test_outside_of_the_interval_there_is_no_score() -> None:
+    evaluated = evaluated_at(1)
+    score = acquisition(fit(evaluated), SPACE, evaluated.index, evaluated.loss, (3.0, 4.0))
+    points = SPACE.sample(60, (2.3, 6.0), np.random.default_rng(9))
+    bits = SPACE.average_bits(points)
+    assert (np.isfinite(score(points)) == ((bits >= 3.0) & (bits <= 4.0))).all()
+
+
+def test_believed_scores_are_changes_of_the_posterior_mean() -> None:
+    evaluated = evaluated_at(1)
+    surrogate, around = fit(evaluated), evaluated.index[3]
+    scores = believed_scores(surrogate, SPACE, around)
+    at = float(surrogate.predict(around[None])[0])
+    prior = surrogate.features.proxy.numpy()
+    for group in range(GROUPS):
+        asked = non_dominated(np.column_stack([prior[group], SPACE.bits_table]))
+        assert np.isfinite(scores[group]).tolist() == asked.tolist()
+        for choice in np.flatnonzero(asked):
+            changed = around.copy()
+            changed[group] = choice
+            expected = float(surrogate.predict(changed[None])[0]) - at
+            assert scores[group, choice] == pytest.approx(expected, abs=1e-9)
+
+
+# The pool
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pool_is_new_distinct_and_within_the_bits(seed: int) -> None:
+    failed = SPACE.sample(3, BITS, np.random.default_rng(50))
+    evaluated = replace(evaluated_at(seed), exclude=failed)
+    pool = pool_of(evaluated, seed)
+    assert len(pool) > 20
+    assert len(keys(pool)) == len(pool)
+    assert not keys(pool) & keys(np.concatenate([evaluated.index, failed]))
+    assert inside(pool)
+
+
+def test_pool_has_the_best_first() -> None:
+    evaluated = evaluated_at(1)
+    surrogate = fit(evaluated)
+    score = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)
+    assert (np.diff(score(pool_of(evaluated))) <= 1e-9).all()
+
+
+def test_pool_spreads_over_the_interval() -> None:
+    bits = SPACE.average_bits(pool_of(evaluated_at(1)))
+    counts, _ = np.histogram(bits, bins=5, range=BITS)
+    assert (counts > 0).all()
+
+
+def test_pool_depends_on_data_and_generator_alone() -> None:
+    evaluated = evaluated_at(1)
+    one, same, other = (pool_of(evaluated, seed) for seed in (5, 5, 6))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_allocations_are_made_from_beliefs_around_the_middle_of_the_front(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    evaluated, around = evaluated_at(1), []
+
+    def spy(surrogate: Surrogate, space: Space, index: Integers) -> Floats:
+        around.append(float(space.average_bits(index)))
+        return believed_scores(surrogate, space, index)
+
+    monkeypatch.setattr("qsearch.search.believed_scores", spy)
+    pool_of(evaluated)
+    means = fit(evaluated).predict(evaluated.index)[0].numpy()
+    bits = front(np.column_stack([means, SPACE.average_bits(evaluated.index)]))[:, 1]
+    assert around == [bits[len(bits) // 2]]
+
+
+def test_excluded_configurations_are_in_no_pool() -> None:
+    evaluated = evaluated_at(1)
+    first = pool_of(evaluated)[:5]
+    again = pool_of(replace(evaluated, exclude=first))
+    assert not keys(first) & keys(again)
+
+
+# Candidates
 
 
 def test_candidates_are_new_distinct_and_within_the_bits() -> None:
-    generator = np.random.default_rng(1)
-    evaluated, failed = SPACE.sample(12, BITS, generator), SPACE.sample(3, BITS, generator)
-    chosen = np.array(propose(5, 0, evaluated, failed))
-    assert len(set(keys(chosen))) == 5
-    assert not set(keys(chosen)) & set(keys(np.concatenate([evaluated, failed])))
-    bits = SPACE.average_bits(chosen)
-    assert ((bits >= BITS[0]) & (bits <= BITS[1])).all()
+    failed = SPACE.sample(3, BITS, np.random.default_rng(50))
+    evaluated = replace(evaluated_at(1), exclude=failed)
+    chosen = propose(6, evaluated)
+    assert len(keys(chosen)) == 6
+    assert not keys(chosen) & keys(np.concatenate([evaluated.index, failed]))
+    assert inside(chosen)
 
 
-def test_excluded_configurations_are_never_proposed() -> None:
-    evaluated = SPACE.sample(12, BITS, np.random.default_rng(1))
-    none = np.zeros((0, len(SPACE.groups)), dtype=np.int64)
-    (first,) = propose(1, 0, evaluated, none)
-    (second,) = propose(1, 0, evaluated, first[None])
-    assert (first != second).any()
+def test_a_candidate_scores_at_least_as_well_as_all_of_the_pool() -> None:
+    evaluated = evaluated_at(1)
+    surrogate, pool = fit(evaluated), pool_of(evaluated)
+    score = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)
+    (found,) = propose(1, evaluated)
+    assert score(found[None])[0] >= score(pool).max()
 
 
-def test_candidates_depend_on_the_generator_alone() -> None:
-    evaluated = SPACE.sample(12, BITS, np.random.default_rng(1))
-    none = np.zeros((0, len(SPACE.groups)), dtype=np.int64)
-    first, again = (propose(3, 5, evaluated, none) for _ in range(2))
-    assert (np.array(first) == np.array(again)).all()
+def test_candidates_are_the_same_each_time() -> None:
+    evaluated = evaluated_at(1)
+    assert np.array_equal(propose(3, evaluated), propose(3, evaluated))
 
 
-def test_a_batch_spreads_over_average_bits() -> None:
-    evaluated = SPACE.sample(12, BITS, np.random.default_rng(1))
-    none = np.zeros((0, len(SPACE.groups)), dtype=np.int64)
-    bits = SPACE.average_bits(np.array(propose(5, 0, evaluated, none)))
-    assert np.ptp(bits) > 0.5
+def test_pending_configurations_spread_a_batch_over_average_bits() -> None:
+    evaluated = evaluated_at(1)
+    bits = SPACE.average_bits(propose(6, evaluated, settings=NO_THIN))
+    assert np.ptp(bits) > 1.0
+    assert np.diff(np.sort(bits)).max() < np.ptp(BITS) / 2
+
+
+def test_a_pending_configuration_lowers_the_score_of_what_is_like_it() -> None:
+    evaluated = evaluated_at(1)
+    surrogate = fit(evaluated)
+    pending = propose(1, evaluated)
+    groups, choices = SPACE.neighbours(pending[0])
+    near = np.repeat(pending, len(groups), axis=0)
+    near[np.arange(len(groups)), groups] = choices
+    before = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)(near)
+    known = np.concatenate([evaluated.index, pending])
+    believed = surrogate.fantasise(pending)
+    after = acquisition(believed, SPACE, known, evaluated.loss, BITS)(near)
+    finite = np.isfinite(before)
+    assert (after[finite] < before[finite]).all()
+
+
+@pytest.mark.parametrize("share", [2, 4])
+def test_one_candidate_in_so_many_goes_to_a_thin_segment(share: int) -> None:
+    """A segment is thin in which nothing is evaluated or pending."""
+    evaluated = evaluated_at(1)
+    chosen = propose(8, evaluated, settings=SearchSettings(thin_share=share))
+    turns = range(share - 1, 8, share)
+    for turn in turns:
+        known = np.concatenate([evaluated.index, chosen[:turn]])
+        pool_segments = segment_of(SPACE.average_bits(pool_of(evaluated)), EDGES)
+        thin = set(pool_segments) - set(segment_of(SPACE.average_bits(known), EDGES))
+        own = segment_of(SPACE.average_bits(chosen[turn : turn + 1]), EDGES)
+        assert not thin or set(own) <= thin
+    first = np.concatenate([evaluated.index, chosen[: share - 1]])
+    assert set(segment_of(SPACE.average_bits(first), EDGES)) < set(range(14))
+
+
+def test_without_thin_segments_the_best_candidate_is_taken() -> None:
+    evaluated = evaluated_at(1)
+    one_segment = segment_edges(BITS, 1)
+    chosen = propose(4, evaluated, edges=one_segment)
+    assert np.array_equal(chosen, propose(4, evaluated, edges=one_segment, settings=NO_THIN))
 
 
 def test_search_gains_more_hypervolume_than_random_on_average() -> None:
-    gains = {"search": [], "random": []}
+    gains: dict[str, list[float]] = {"search": [], "random": []}
     for seed in range(4):
-        generator = np.random.default_rng(seed)
-        evaluated = SPACE.sample(12, BITS, generator)
-        reference = reference_point(losses_of(evaluated), BITS)
+        evaluated = evaluated_at(seed)
+        reference = reference_point(evaluated.loss, BITS)
 
         def volume(index: Integers, reference: tuple[float, float] = reference) -> float:
             points = np.column_stack([losses_of(index), SPACE.average_bits(index)])
             return hypervolume(points, reference)
 
-        none = evaluated[:0]
-        chosen = np.array(propose(5, seed, evaluated, none))
-        random = SPACE.sample(5, BITS, generator)
-        for name, more in (("search", chosen), ("random", random)):
-            gains[name].append(volume(np.concatenate([evaluated, more])) - volume(evaluated))
+        random = SPACE.sample(5, BITS, np.random.default_rng(100 + seed))
+        for name, more in (("search", propose(5, evaluated)), ("random", random)):
+            together = np.concatenate([evaluated.index, more])
+            gains[name].append(volume(together) - volume(evaluated.index))
     assert np.mean(gains["search"]) > 2 * np.mean(gains["random"])
     assert min(gains["search"]) > 0
 
 
-def test_a_space_that_is_used_up_gives_no_candidate() -> None:
-    space = make_space(1, INTEGER, fused=True)
-    space = Space(space.layers[3:4], space.choices, space.storage_bits)
-    everything = np.array(list(itertools.product(range(8))), dtype=np.int64)
-    loss = 1 / space.average_bits(everything)
-    surrogate = fit_surrogate(error_features(space, errors_of(space)), everything, loss)
-    found = next_candidate(
-        surrogate, space, everything, loss, everything[:0], everything[:0], (2.0, 9.0),
-        np.random.default_rng(0),
-    )  # fmt: skip
-    assert found is None
+# Small spaces
 
 
-def test_the_last_configuration_of_a_small_space_is_found() -> None:
-    space = Space(make_space(1, INTEGER).layers[:2], INTEGER, make_space(1, INTEGER).storage_bits)
-    everything = np.array(list(itertools.product(range(8), repeat=2)), dtype=np.int64)
-    loss = 1 / space.average_bits(everything)
-    features = error_features(space, errors_of(space))
-    for missing in (0, 17, 40):
-        known = np.delete(everything, missing, axis=0)
-        found = next_candidate(
-            fit_surrogate(features, known, np.delete(loss, missing)),
-            space, known, np.delete(loss, missing), known[:0], known[:0], (2.0, 9.0),
-            np.random.default_rng(0),
-        )  # fmt: skip
-        assert found is not None
-        assert (found == everything[missing]).all()
+def small(layers: int) -> tuple[Space, Integers, Floats]:
+    """A space that can be listed, all of its configurations, and losses of them."""
+    whole = make_space(1, INTEGER)
+    space = Space(whole.layers[:layers], INTEGER, whole.storage_bits)
+    everything = np.array(list(itertools.product(range(8), repeat=layers)), dtype=np.int64)
+    return space, everything, 1 / space.average_bits(everything)
+
+
+def search_small(space: Space, evaluated: Evaluated, pending: Integers) -> Integers | None:
+    scores = weighted_scores(space, errors_of(space), np.ones(len(space.layers)))
+    surrogate = fit_surrogate(score_features(space, scores), evaluated.index, evaluated.loss)
+    generator = np.random.default_rng(0)
+    bits = (2.0, 9.0)
+    pool = candidate_pool(surrogate, space, evaluated, bits, generator)
+    edges = segment_edges(bits, 4)
+    return next_candidate(surrogate, space, evaluated, pool, pending, bits, edges)
+
+
+@pytest.mark.parametrize("where", ["evaluated", "pending", "excluded"])
+def test_a_space_that_is_used_up_gives_no_candidate(where: str) -> None:
+    space, everything, loss = small(1)
+    known, last = everything[:5], everything[5:]
+    none = everything[:0]
+    evaluated = Evaluated(known, loss[:5], last if where == "excluded" else none)
+    if where == "evaluated":
+        evaluated = Evaluated(everything, loss, none)
+    assert search_small(space, evaluated, last if where == "pending" else none) is None
+
+
+@pytest.mark.parametrize("missing", [0, 17, 40])
+def test_the_last_configuration_of_a_small_space_is_found(missing: int) -> None:
+    space, everything, loss = small(2)
+    known = np.delete(everything, missing, axis=0)
+    evaluated = Evaluated(known, np.delete(loss, missing), known[:0])
+    found = search_small(space, evaluated, known[:0])
+    assert found is not None
+    assert (found == everything[missing]).all()

@@ -55,6 +55,17 @@ def test_unknown_field_lists_what_is_allowed(study: Path) -> None:
     assert "search.round: unknown field; allowed here: average_bits, candidates, initial" in message
 
 
+def test_unknown_stop_rule_lists_what_is_allowed(study: Path) -> None:
+    message = refusal(study, search__stop__minutes=2)
+    allowed = "evaluations, hours, patience, tolerance"
+    assert f"search.stop.minutes: unknown field; allowed here: {allowed}" in message
+
+
+def test_a_number_that_yaml_reads_as_text_is_a_tolerance(study: Path) -> None:
+    write_study_yaml(study)
+    assert load_spec(study, ["search.stop.tolerance=1e-3"], {}).search.stop.tolerance == 0.001
+
+
 def test_unknown_section_lists_the_sections(study: Path) -> None:
     assert "serch: unknown field; allowed here: model, name, quantizer" in refusal(study, serch=1)
 
@@ -76,6 +87,19 @@ def test_unknown_section_lists_the_sections(study: Path) -> None:
         ("search__average_bits", [3, 3], "0 < low < high"),
         ("search__average_bits", [2, float("inf")], "0 < low < high"),
         ("search__average_bits", [float("nan"), 2], "0 < low < high"),
+        ("search__stop", 3, "must be a section of fields"),
+        ("search__stop__evaluations", 1, "greater than or equal to 2"),
+        ("search__stop__evaluations", 20.0, "valid integer"),
+        ("search__stop__evaluations", True, "valid integer"),
+        ("search__stop__hours", 0, "greater than 0"),
+        ("search__stop__hours", True, "must be a number"),
+        ("search__stop__hours", "long", "valid number"),
+        ("search__stop__hours", float("inf"), "finite number"),
+        ("search__stop__tolerance", -0.1, "greater than or equal to 0"),
+        ("search__stop__tolerance", False, "must be a number"),
+        ("search__stop__tolerance", float("nan"), "finite number"),
+        ("search__stop__patience", 0, "greater than or equal to 1"),
+        ("search__stop__patience", None, "valid integer"),
         ("seed", True, "valid integer"),
         ("seed", -1, "greater than or equal to 0"),
         ("seed", 2**31, "less than 2147483648"),
@@ -360,7 +384,10 @@ VALUES = st.recursive(
 )
 
 
-FIELDS = ["search__rounds", "search__average_bits", "space__tied", "model__layers", "model__config"]
+STOP = ["evaluations", "hours", "tolerance", "patience"]
+FIELDS = [f"search__stop__{field}" for field in STOP]
+FIELDS += ["search__stop", "search__rounds"]
+FIELDS += ["search__average_bits", "space__tied", "model__layers", "model__config"]
 FIELDS += [f"{section}__name" for section in ("model", "task", "trainer")]
 FIELDS += ["name", "seed", "model", "task", "trainer", "space", "search", "other"]
 

@@ -23,10 +23,10 @@ from qsearch.store import (
     open_client,
     prepare_directory,
     read_adapter,
-    read_quantization_error,
+    read_measurement,
     read_rounds,
     write_adapter,
-    write_quantization_error,
+    write_measurement,
     write_round,
 )
 from tests.engine.support import INTEGER, make_space
@@ -102,11 +102,26 @@ def test_directory_that_cannot_be_written_is_refused(
         prepare_directory(tmp_path)
 
 
-def test_quantization_error_round_trip(directory: Path) -> None:
-    assert read_quantization_error(directory) is None
-    values = np.random.default_rng(0).random((3, 4))
-    write_quantization_error(directory, values[:, ::2])
-    assert np.array_equal(read_quantization_error(directory), values[:, ::2])
+def test_measurements_round_trip_under_their_names(directory: Path) -> None:
+    assert read_measurement(directory, "quantization_error") is None
+    error, sensitivity = np.random.default_rng(0).random((3, 4)), np.arange(3.0)
+    write_measurement(directory, "quantization_error", error[:, ::2])
+    write_measurement(directory, "sensitivity-1", sensitivity)
+    assert np.array_equal(read_measurement(directory, "quantization_error"), error[:, ::2])
+    assert np.array_equal(read_measurement(directory, "sensitivity-1"), sensitivity)
+    assert read_measurement(directory, "sensitivity-0") is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"\0" * 64, "another name"])
+def test_damaged_measurement_is_named(damage: bytes | str, directory: Path) -> None:
+    path = directory / "state" / "sensitivity-1.safetensors"
+    if isinstance(damage, bytes):
+        path.write_bytes(damage)
+    else:
+        write_measurement(directory, damage, np.zeros(2))
+        (directory / "state" / f"{damage}.safetensors").rename(path)
+    with pytest.raises(QsearchError, match=r"sensitivity-1\.safetensors: damaged: .*; delete it"):
+        read_measurement(directory, "sensitivity-1")
 
 
 def test_adapter_round_trip(directory: Path) -> None:

@@ -59,7 +59,7 @@ def test_first_round_trains_on_the_initial_set(finished: Path) -> None:
     record = read_study(finished)
     assert record.rounds[0].training_set == tuple(range(6))
     first = record.trials[(record.trials["round"] == 0) & (record.trials["trial"] < 6)]
-    assert set(first["method"]) == {"uniform", "random"}
+    assert set(first["method"]) == {"uniform", "milp", "random"}
     assert first["seen"].all()
 
 
@@ -166,7 +166,7 @@ def test_returned_record_is_what_the_files_say(tmp_path: Path) -> None:
     again = read_study(tmp_path / "run")
     assert_frame_equal(again.trials, record.trials, check_exact=True)
     assert again.rounds == record.rounds
-    assert set(again.trials["method"]) == {"uniform", "random"}
+    assert set(again.trials["method"]) == {"uniform", "milp", "random"}
 
 
 def test_tied_layers_share_their_configuration_in_every_trial(tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_finished_study_runs_nothing_again(uninterrupted: Any, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("search__rounds", 3, "search.rounds: 2 → 3"),
+        ("search__rounds", 1, "search.rounds: 2 → 1"),
         ("seed", 9, "seed: 3 → 9"),
         ("trainer__noise", 0.5, "trainer.noise: 0.002 → 0.5"),
         ("quantizer__bits", [2, 4], "quantizer.bits: [2, 3, 4, 8] → [2, 4]"),
@@ -464,6 +464,15 @@ def test_changed_study_is_refused_and_nothing_is_lost(
     assert said in str(caught.value)
     assert str(finished / "study.yaml") in str(caught.value)
     assert files() == before
+
+
+def test_study_given_more_rounds_goes_on_as_if_it_had_them_from_the_start(tmp_path: Path) -> None:
+    run_quietly(tmp_path / "run", search__rounds=1)
+    run_quietly(tmp_path / "run", search__rounds=2)
+    run_quietly(tmp_path / "from the start", search__rounds=2)
+    assert_frame_equal(
+        results(tmp_path / "run"), results(tmp_path / "from the start"), check_exact=True
+    )
 
 
 def test_defaults_written_out_are_no_change(finished: Path) -> None:

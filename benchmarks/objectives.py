@@ -1,0 +1,172 @@
+"""The losses that search methods are compared on: real models with a fixed adapter.
+
+Each objective keeps in ``benchmarks/data/NAME`` what makes it reproducible: the trained adapter,
+quantization errors and sensitivities, as safetensors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+
+from qsearch.assembly import Assembly, assemble
+from qsearch.initial import initial_configurations
+from qsearch.proxy import allocate_front, weighted_scores
+from qsearch.space import Floats, Integers, Space
+from qsearch.spec import load_spec
+from qsearch.store import read_adapter, write_adapter
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / "data"
+SHARED = ROOT.parent / "shared" / "data"
+BITS = (2.25, 7.25)
+WARM_BUDGETS = 10
+"""Budgets of the warm start above the least, spread evenly over the interval."""
+
+_PROXY = "proxy.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The ready study that an objective comes from.
+
+    Args:
+        study: Its name.
+        overrides: What differs, as ``section.field=value``.
+    """
+
+    study: str
+    overrides: tuple[str, ...] = ()
+
+
+_STUDIES = {
+    "minilm-sst2": Source("sst2", ("trainer.cache_mebibytes=3072",)),
+    "smollm2-wikitext2": Source(
+        "smollm2",
+        (
+            "quantizer={name: normal-float}",
+            "space.tied=none",
+            "trainer.init=shared",
+            "trainer.cache_mebibytes=6144",
+            "task.validation_tokens=512",
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A loss over configurations, and what is known of it without an evaluation.
+
+    Args:
+        name: Such as ``minilm-sst2``.
+        space: The space.
+        scores: Quantization error × sensitivity (groups × choices).
+        warm_start: The allocator's front that warm runs start from (budgets × groups).
+        evaluate: Returns the loss of choice indices (groups).
+    """
+
+    name: str
+    space: Space
+    scores: Floats
+    warm_start: Integers
+    evaluate: Callable[[Integers], float]
+
+
+def minilm_sst2() -> Objective:
+    """MiniLM-L6 on SST-2, 180 variables: the loss on 512 phrases under one trained adapter."""
+    parts = _assembled("minilm-sst2")
+    folder = DATA / "minilm-sst2"
+    (folder / "state").mkdir(parents=True, exist_ok=True)
+    if not (folder / "state" / "adapter-0.safetensors").is_file():
+        report = parts.trainer.train([parts.space.decode(i) for i in _training_set(parts)], 0)
+        write_adapter(folder, 0, parts.trainer.state(), report)
+    parts.trainer.load_state(read_adapter(folder, 0)[0])
+    return _objective("minilm-sst2", parts, folder)
+
+
+def smollm2_wikitext2() -> Objective:
+    """SmolLM2-135M on WikiText-2, 1,050 variables: the loss on 512 tokens, without an adapter."""
+    parts = _assembled("smollm2-wikitext2")
+    folder = DATA / "smollm2-wikitext2"
+    folder.mkdir(parents=True, exist_ok=True)
+    return _objective("smollm2-wikitext2", parts, folder)
+
+
+def known_scores(name: str) -> tuple[Space, Floats, Integers]:
+    """Return an objective's space, scores and warm start, without loading model or data.
+
+    Args:
+        name: Name of the objective.
+    """
+    parts = _assembled(name)
+    return _recorded(parts.space, DATA / name / _PROXY)
+
+
+def _recorded(space: Space, path: Path) -> tuple[Space, Floats, Integers]:
+    known = load_arrays(path)
+    scores = weighted_scores(space, known["quantization_error"], known["sensitivity"])
+    return space, scores, known["warm_start"]
+
+
+def _assembled(name: str) -> Assembly:
+    os.environ.setdefault("QSEARCH_DATA", str(SHARED))
+    source = _STUDIES[name]
+    path = ROOT / "studies" / f"{source.study}.yaml"
+    return assemble(load_spec(path, source.overrides), str(path))
+
+
+def _quantization_error(parts: Assembly) -> Floats:
+    return parts.trainer.quantization_error(parts.space.choices.layer_configurations)
+
+
+def _training_set(parts: Assembly) -> list[Integers]:
+    generator = np.random.default_rng([parts.spec.seed, 0])
+    wanted = initial_configurations(parts.space, _quantization_error(parts), 24, BITS, generator)
+    return [index for _, index in wanted]
+
+
+def _objective(name: str, parts: Assembly, folder: Path) -> Objective:
+    path = folder / _PROXY
+    if not path.is_file():
+        error = _quantization_error(parts)
+        configurations = [parts.space.decode(index) for index in _training_set(parts)]
+        sensitivity = parts.trainer.sensitivity(configurations, 0)
+        budgets = np.linspace(*BITS, WARM_BUDGETS + 1)
+        budgets[0] += 0.05  # At the very edge, hardly anything could be better.
+        scores = weighted_scores(parts.space, error, sensitivity)
+        save_arrays(
+            {
+                "quantization_error": np.ascontiguousarray(error),
+                "sensitivity": sensitivity,
+                "warm_start": allocate_front(parts.space, scores, budgets.tolist()),
+            },
+            path,
+        )
+
+    def evaluate(index: Integers) -> float:
+        return parts.trainer.evaluate([parts.space.decode(index)], "validation")[0].loss
+
+    return Objective(name, *_recorded(parts.space, path), evaluate)
+
+
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "minilm-sst2": minilm_sst2,
+    "smollm2-wikitext2": smollm2_wikitext2,
+}
+"""Objectives by name; calling one loads its model."""
+
+
+def known_objective(name: str) -> Objective:
+    """Return an objective without its model: for what was recorded."""
+
+    def evaluate(index: Integers) -> float:
+        raise LookupError("this objective was made for recorded losses alone")
+
+    return Objective(name, *known_scores(name), evaluate)

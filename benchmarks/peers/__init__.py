@@ -1,0 +1,30 @@
+"""The search methods that qsearch is compared with, each with its best documented settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from benchmarks.peers.allocation import milp_peer, random_peer, uniform_peer
+from benchmarks.peers.amq import amq_peer
+from benchmarks.peers.ax_default import ax_peer
+from benchmarks.peers.evopress import evopress_peer
+from benchmarks.peers.optuna_samplers import optuna_gp_peer, optuna_nsga2_peer, optuna_tpe_peer
+from benchmarks.peers.protocol import Archive, Peer, Problem, Proposals, run_peer
+
+PEERS: Mapping[str, Peer] = MappingProxyType(
+    {
+        "random": random_peer,
+        "uniform": uniform_peer,
+        "milp": milp_peer,
+        "ax": ax_peer,
+        "optuna-tpe": optuna_tpe_peer,
+        "optuna-nsga2": optuna_nsga2_peer,
+        "optuna-gp": optuna_gp_peer,
+        "evopress": evopress_peer,
+        "amq": amq_peer,
+    }
+)
+"""All peers by name."""
+
+__all__ = ["PEERS", "Archive", "Peer", "Problem", "Proposals", "run_peer"]

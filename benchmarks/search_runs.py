@@ -1,0 +1,169 @@
+"""Runs of search methods on an objective, recorded so that they are never repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.objectives import BITS, DATA, Objective
+from benchmarks.peers.protocol import Peer, Problem, run_peer
+from qsearch.search import reference_point
+from qsearch.space import Floats, Integers
+
+_SAVED_EVERY = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a method.
+
+    Args:
+        objective: Name of the objective.
+        method: Name of the method.
+        start: ``cold``, or ``warm``: from the allocator's front.
+        seed: Seed of its randomness.
+    """
+
+    objective: str
+    method: str
+    start: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Stem of its file."""
+        return f"{self.method}-{self.start}-{self.seed}"
+
+
+class Losses:
+    """Losses of an objective, each evaluated once; recorded ones are read from the runs' files.
+
+    Args:
+        objective: Name of the objective.
+        evaluate: Evaluates choice indices (groups); None where only recorded losses shall be used.
+    """
+
+    def __init__(self, objective: str, evaluate: Callable[[Integers], float] | None) -> None:
+        self._evaluate = evaluate
+        self._known: dict[bytes, float] = {}
+        for path in sorted(folder_of(objective).glob("*.parquet")):
+            table = pd.read_parquet(path)
+            for index, loss in zip(table["index"], table["loss"], strict=True):
+                self._known[np.asarray(index, dtype=np.int64).tobytes()] = float(loss)
+
+    def __call__(self, index: Integers) -> float:
+        """Return the loss of choice indices (groups)."""
+        key = index.tobytes()
+        if key not in self._known:
+            if self._evaluate is None:
+                raise LookupError("this configuration was never evaluated")
+            self._known[key] = self._evaluate(index)
+        return self._known[key]
+
+
+def folder_of(objective: str) -> Path:
+    """Return where an objective's runs are recorded."""
+    return DATA / objective / "runs"
+
+
+def recorded_runs(objective: str) -> dict[Run, pd.DataFrame]:
+    """Return the recorded runs of an objective, complete or not."""
+    found = {}
+    for path in sorted(folder_of(objective).glob("*.parquet")):
+        method, start, seed = path.stem.rsplit("-", 2)
+        found[Run(objective, method, start, int(seed))] = pd.read_parquet(path)
+    return found
+
+
+def record_run(
+    run: Run, peer: Peer, objective: Objective, losses: Losses, evaluations: int
+) -> pd.DataFrame:
+    """Run a method, or what is missing of its run, and record it.
+
+    The start counts as evaluations, so warm and cold runs spend equally.
+
+    Args:
+        run: Which run.
+        peer: The method.
+        objective: The objective.
+        losses: Its losses.
+        evaluations: Evaluations to spend, those of the start included.
+
+    Returns:
+        One row an evaluation: step, index, average_bits, loss.
+    """
+    path = folder_of(objective.name) / f"{run.name}.parquet"
+    if path.is_file():
+        recorded = pd.read_parquet(path)
+        if len(recorded) >= evaluations or recorded["ended"].any():
+            return recorded.iloc[:evaluations]
+    warm = objective.warm_start
+    warm_loss = np.array([losses(index) for index in warm])
+    start = warm if run.start == "warm" else warm[:0]
+    rows: list[tuple[Integers, float]] = []
+
+    def evaluate(index: Integers) -> float:
+        loss = losses(index)
+        rows.append((index, loss))
+        if len(rows) % _SAVED_EVERY == 0:
+            _write(path, objective, rows, ended=False)
+        return loss
+
+    rows += list(zip(start, warm_loss[: len(start)].tolist(), strict=True))
+    problem = Problem(
+        space=objective.space,
+        bits=BITS,
+        start=start,
+        start_loss=warm_loss[: len(start)],
+        scores=objective.scores,
+        reference_point=reference_point(warm_loss, BITS),
+    )
+    run_peer(peer, problem, evaluate, evaluations - len(start), np.random.default_rng(run.seed))
+    return _write(path, objective, rows, ended=len(rows) < evaluations)
+
+
+def _write(
+    path: Path, objective: Objective, rows: list[tuple[Integers, float]], ended: bool
+) -> pd.DataFrame:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(
+        {
+            "step": np.arange(1, len(rows) + 1),
+            "index": [index.astype(np.int16) for index, _ in rows],
+            "average_bits": objective.space.average_bits(np.array([index for index, _ in rows])),
+            "loss": [loss for _, loss in rows],
+            "ended": ended,
+        }
+    )
+    temporary = path.with_suffix(".tmp")
+    table.to_parquet(temporary)
+    temporary.replace(path)
+    return table
+
+
+def hypervolumes(table: pd.DataFrame, reference: tuple[float, float], best_loss: float) -> Floats:
+    """Return the hypervolume after each evaluation (n), as a share of the reference box.
+
+    Args:
+        table: A run.
+        reference: (loss, average bits).
+        best_loss: Least loss known of the objective; with the least average bits searched, the
+            box's other corner.
+    """
+    loss = table["loss"].to_numpy()
+    bits = table["average_bits"].to_numpy()
+    # The area of a growing staircase, on the grid of all bits that occur in the run.
+    edges = np.unique(np.append(bits, reference[1]))
+    edges = edges[edges <= reference[1]]
+    widths = np.diff(edges)
+    height = np.zeros(len(widths))
+    result = np.zeros(len(loss))
+    for position, (value, at) in enumerate(zip(loss, bits, strict=True)):
+        right = edges[:-1] >= at
+        height[right] = np.maximum(height[right], max(reference[0] - value, 0.0))
+        result[position] = float(height @ widths)
+    return result / ((reference[0] - best_loss) * (reference[1] - BITS[0]))

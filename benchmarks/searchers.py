@@ -1,0 +1,85 @@
+"""qsearch's own engine, in the form that its peers have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from benchmarks.peers.protocol import Archive, Peer, Problem, Proposals
+from qsearch.pareto import segment_edges
+from qsearch.search import Evaluated, SearchSettings, candidate_pool, next_candidate
+from qsearch.surrogate import fit_surrogate, score_features
+
+COLD_START = 10
+"""Random configurations that a search without any evaluation begins with."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The engine as it is, or with a part taken out.
+
+    Args:
+        batch: Candidates chosen between two fits.
+        settings: How far the search looks.
+        scores: Whether the surrogate knows the proxy scores; otherwise it gets the number of
+            weights times the bits saved, which every method knows.
+        chooses: Whether the acquisition chooses from the pool; otherwise chance does.
+    """
+
+    batch: int = 5
+    settings: SearchSettings = field(default_factory=SearchSettings)
+    scores: bool = True
+    chooses: bool = True
+
+
+def qsearch_searcher(
+    problem: Problem,
+    generator: np.random.Generator,
+    variant: Variant = Variant(),  # frozen
+) -> Proposals:
+    """Propose configurations as a study's round does, batch by batch."""
+    space, bits = problem.space, problem.bits
+    archive = Archive(problem)
+    while len(archive) < COLD_START:
+        for index in space.sample(COLD_START - len(archive), bits, generator):
+            if archive.admits(index):
+                archive.add(index, (yield index))
+    edges = segment_edges(bits, problem.segments)
+    features = score_features(space, problem.scores if variant.scores else _bits_saved(problem))
+    while True:
+        index, loss = archive.index, archive.loss
+        evaluated = Evaluated(index, loss, index[:0])
+        surrogate = fit_surrogate(features, index, loss)
+        pool = candidate_pool(surrogate, space, evaluated, bits, generator, variant.settings)
+        pending = index[:0]
+        for _ in range(variant.batch):
+            if variant.chooses:
+                found = next_candidate(
+                    surrogate, space, evaluated, pool, pending, bits, edges, variant.settings
+                )
+            else:
+                found = pool[generator.integers(len(pool))] if len(pool) else None
+            if found is None:
+                return
+            pending = np.concatenate([pending, found[None]])
+        for index in np.unique(pending, axis=0) if not variant.chooses else pending:
+            archive.add(index, (yield index))
+
+
+def _bits_saved(problem: Problem) -> np.ndarray:
+    table = problem.space.bits_table
+    share = problem.space.group_parameters / problem.space.group_parameters.sum()
+    return np.asarray(share[:, None] * (table.max() - table)[None, :])
+
+
+def _without(**settings: bool | int) -> Peer:
+    return partial(qsearch_searcher, variant=Variant(settings=SearchSettings(**settings)))
+
+
+SEARCHERS: dict[str, Peer] = {
+    "qsearch": qsearch_searcher,
+    "qsearch-observed": _without(observed=True),
+}
+"""The engine and its variants by name."""

@@ -1,0 +1,371 @@
+"""What every peer of the search benchmark owes, on a small additive objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qsearch_quantizers.normal_float import NormalFloat
+
+from benchmarks.peers import PEERS, Peer, Problem, Proposals, run_peer
+from benchmarks.peers.amq import AMQSettings
+from benchmarks.peers.evopress import EvoPressSettings, evopress_peer
+from benchmarks.peers.ladders import efficient_choices, spread_order, thinned
+from benchmarks.peers.protocol import Archive, renewed, repaired
+from qsearch.errors import InputError
+from qsearch.layers import LayerSpec
+from qsearch.pareto import hypervolume
+from qsearch.proxy import allocate
+from qsearch.space import Floats, Integers, Space
+
+BITS = (2.25, 7.25)
+REFERENCE = (1.0, 7.25)
+SHAPES = [(64, 64), (64, 64), (64, 64), (64, 64), (256, 64), (64, 256)]
+SLOW = {"ax", "optuna-gp"}
+BASIC = ("random", "uniform", "milp")
+EACH = pytest.mark.parametrize("name", list(PEERS))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_space(options: NormalFloat.Options | None = None) -> Space:
+    """Six layers of a block under the normal-float quantizer."""
+    quantizer = NormalFloat(options or NormalFloat.Options())
+    choices = quantizer.choices()
+    bits = tuple(quantizer.storage_bits(layer) for layer in choices.layer_configurations)
+    roles = ("query", "key", "value", "attention_output", "up", "down")
+    layers = tuple(
+        LayerSpec(f"block.0.{role}", role, 0, shape)
+        for role, shape in zip(roles, SHAPES, strict=True)
+    )
+    return Space(layers, choices, bits)
+
+
+SPACE = make_space()
+FEW = make_space(
+    NormalFloat.Options(scale_bits=(8,), scale_dtype=("bfloat16",), scale_block_size=(256,))
+)
+SENSITIVITY = np.array([0.02, 0.05, 0.01, 0.1, 1.0, 0.3])
+
+
+def problem(start: int = 0, space: Space = SPACE, bits: tuple[float, float] = BITS) -> Problem:
+    """Scores that fall fourfold a bit, times sensitivity, and random configurations known."""
+    scores = SENSITIVITY[:, None] * 4.0 ** (2 - space.bits_table)[None]
+    known = space.sample(start, bits, np.random.default_rng(start))
+    unknown = space.sample(0, bits, np.random.default_rng(0))
+    cold = Problem(space, bits, unknown, np.zeros(0), scores, REFERENCE)
+    return replace(cold, start=known, start_loss=np.array([loss(cold)(row) for row in known]))
+
+
+def problem_of(name: str, start: int = 0) -> Problem:
+    """With two knobs instead of five for the peers that take seconds a candidate."""
+    return problem(start, FEW if name in SLOW else SPACE)
+
+
+def loss(given_problem: Problem) -> Callable[[Integers], float]:
+    """The objective, for which the scores are the truth."""
+
+    def evaluate(index: Integers) -> float:
+        return 0.3 + float(given_problem.scores[np.arange(len(index)), index].sum())
+
+    return evaluate
+
+
+def run(
+    peer: Peer, given_problem: Problem, evaluations: int, seed: int = 0
+) -> tuple[Integers, Floats]:
+    generator = np.random.default_rng(seed)
+    return run_peer(peer, given_problem, loss(given_problem), evaluations, generator)
+
+
+def volume(found: Integers, losses: Floats) -> float:
+    return hypervolume(np.column_stack([losses, SPACE.average_bits(found)]), REFERENCE)
+
+
+EVALUATIONS = {"ax": 6, "optuna-gp": 11, "milp": 12}
+"""Of peers that take long; just past their random phase."""
+
+
+@pytest.fixture(scope="module")
+def cold() -> dict[str, tuple[Integers, Floats]]:
+    """What each peer proposes without a start, and the losses."""
+    return {
+        name: run(peer, problem_of(name), EVALUATIONS.get(name, 35)) for name, peer in PEERS.items()
+    }
+
+
+Cold = dict[str, tuple[Integers, Floats]]
+
+
+@EACH
+def test_a_peer_proposes_as_many_configurations_as_asked_for(name: str, cold: Cold) -> None:
+    assert cold[name][0].shape == (EVALUATIONS.get(name, 35), len(SPACE.groups))
+
+
+@EACH
+def test_proposals_are_inside_the_interval(name: str, cold: Cold) -> None:
+    assert problem_of(name).space.within(cold[name][0], BITS).all()
+
+
+@EACH
+def test_proposals_are_distinct(name: str, cold: Cold) -> None:
+    assert len(np.unique(cold[name][0], axis=0)) == len(cold[name][0])
+
+
+@EACH
+def test_the_same_generator_gives_the_same_proposals(name: str, cold: Cold) -> None:
+    again, _ = run(PEERS[name], problem_of(name), len(cold[name][0]))
+    assert np.array_equal(cold[name][0], again)
+
+
+@pytest.mark.parametrize(
+    "name", ["random", "optuna-tpe", "optuna-nsga2", "optuna-gp", "evopress", "amq"]
+)
+def test_another_seed_gives_other_proposals(name: str, cold: Cold) -> None:
+    other, _ = run(PEERS[name], problem_of(name), 11, seed=1)
+    assert not np.array_equal(cold[name][0][:11], other)
+
+
+@EACH
+def test_start_configurations_are_never_proposed_again(name: str, cold: Cold) -> None:
+    known, losses = (values[:5] for values in cold[name])
+    warm = replace(problem_of(name), start=known, start_loss=losses)
+    found, _ = run(PEERS[name], warm, 1 if name == "ax" else 3)
+    assert not {row.tobytes() for row in found} & {row.tobytes() for row in known}
+
+
+@pytest.mark.parametrize("name", ["ax", "optuna-tpe", "optuna-gp", "evopress", "amq"])
+def test_what_is_proposed_depends_on_the_losses_of_the_start(name: str) -> None:
+    known = problem_of(name, start=30)
+    other = replace(known, start_loss=known.start_loss.max() - known.start_loss)
+    # Ax begins with the centre of the space whatever it knows, EvoPress with a parent a budget.
+    count = 2 if name in SLOW else 40
+    assert not np.array_equal(run(PEERS[name], known, count)[0], run(PEERS[name], other, count)[0])
+
+
+@pytest.mark.parametrize("name", ["optuna-tpe", "optuna-nsga2", "evopress", "amq"])
+def test_a_peer_adds_to_the_hypervolume_of_its_start(name: str) -> None:
+    known = problem(start=20)
+    found, losses = run(PEERS[name], known, 30)
+    both = np.concatenate([known.start, found]), np.concatenate([known.start_loss, losses])
+    assert volume(*both) > volume(known.start, known.start_loss)
+
+
+@pytest.mark.parametrize("name", sorted(set(PEERS) - SLOW))
+def test_a_peer_ends_when_a_small_space_is_used_up(name: str) -> None:
+    quantizer = NormalFloat.Options(
+        bits=(2, 3),
+        scale_bits=(8,),
+        scale_dtype=("float32",),
+        block_size=(32,),
+        scale_block_size=(256,),
+    )
+    full = make_space(quantizer)
+    space = replace(full, fused_roles=(("query", "key", "value"), ("up", "down")))
+    small = replace(
+        problem(),
+        space=space,
+        bits=(2.0, 4.0),
+        start=np.zeros((0, 3), dtype=np.int64),
+        scores=4.0 ** -space.bits_table[None].repeat(3, axis=0),
+    )
+    assert 1 <= len(run(PEERS[name], small, 100)[0]) <= 2**3
+
+
+@pytest.mark.parametrize("name", sorted(set(PEERS) - SLOW))
+def test_proposals_of_a_narrow_interval_stay_inside(name: str) -> None:
+    narrow = problem(bits=(2.9, 3.1))
+    found, _ = run(PEERS[name], narrow, 3)
+    assert SPACE.within(found, narrow.bits).all()
+
+
+# Uniform and allocator
+
+
+def test_uniform_quantizes_all_layers_alike(cold: Cold) -> None:
+    assert (cold["uniform"][0] == cold["uniform"][0][:, :1]).all()
+
+
+def test_uniform_begins_with_efficient_layer_configurations(cold: Cold) -> None:
+    ladder = efficient_choices(problem().mean_scores, SPACE.bits_table)
+    assert set(cold["uniform"][0][:10, 0].tolist()) <= set(ladder.tolist())
+
+
+def test_the_first_uniform_configurations_span_the_interval(cold: Cold) -> None:
+    bits = SPACE.average_bits(cold["uniform"][0][:2])
+    assert bits.min() < 2.6
+    assert bits.max() > 4.5  # no layer configuration lies between 4.7 and 8 bits
+
+
+def test_the_allocators_front_beats_uniform_where_scores_are_the_truth(cold: Cold) -> None:
+    count = EVALUATIONS["milp"]
+    volumes = {name: volume(*(values[:count] for values in cold[name])) for name in BASIC}
+    assert volumes["milp"] > max(volumes["uniform"], volumes["random"])
+
+
+# EvoPress
+
+
+def evopress_of(chosen: EvoPressSettings) -> Peer:
+    def peer(given_problem: Problem, generator: np.random.Generator) -> Proposals:
+        return evopress_peer(given_problem, generator, chosen)
+
+    return peer
+
+
+def run_evopress(chosen: EvoPressSettings, evaluations: int) -> tuple[Integers, Floats]:
+    return run(evopress_of(chosen), problem(), evaluations)
+
+
+def test_evopress_first_evaluates_a_parent_just_under_each_budget() -> None:
+    found, _ = run_evopress(EvoPressSettings(budgets=5), 5)
+    below = np.array([2.75, 3.75, 4.75, 5.75, 6.75]) - SPACE.average_bits(found)
+    assert (below >= 0).all()
+    assert (below < 1).all()
+
+
+def test_evopress_begins_with_the_allocators_solution_where_that_is_known() -> None:
+    parent = allocate(SPACE, problem().scores, 4.75)
+    known = replace(problem(), start=parent[None], start_loss=np.array([loss(problem())(parent)]))
+    found, _ = run(evopress_of(EvoPressSettings(budgets=1)), known, 20)
+    assert ((found == parent).sum(axis=1) >= 1).mean() > 0.5
+
+
+def test_evopress_evaluates_its_own_first_parent_where_scores_prefer_it() -> None:
+    poor = problem(start=1)
+    found, _ = run(evopress_of(EvoPressSettings(budgets=1)), poor, 1)
+    own, _ = run(evopress_of(EvoPressSettings(budgets=1)), problem(), 1)
+    assert np.array_equal(found, own)
+
+
+def test_evopress_offspring_stay_at_or_under_their_budget() -> None:
+    found, _ = run_evopress(EvoPressSettings(budgets=1), 40)
+    assert SPACE.average_bits(found).max() <= np.mean(BITS)
+
+
+def test_evopress_keeps_the_fittest_as_parent() -> None:
+    found, losses = run_evopress(EvoPressSettings(budgets=1), 9)
+    parent = found[losses[:5].argmin()]
+    changed = (found[5:9] != parent).sum(axis=1)
+    assert (changed <= EvoPressSettings().changes).all()
+    assert (changed >= 1).all()
+
+
+def test_evopress_lowers_the_loss_at_its_budget() -> None:
+    _, losses = run_evopress(EvoPressSettings(budgets=1), 60)
+    assert losses.min() < losses[0]
+
+
+# AMQ
+
+
+def test_amq_begins_with_both_ends_of_the_interval(cold: Cold) -> None:
+    bits = SPACE.average_bits(cold["amq"][0][:2])
+    assert bits[0] < 3
+    assert bits[1] > 6.5
+
+
+def test_amq_gains_more_from_its_predictor_than_from_chance(cold: Cold) -> None:
+    found, losses = cold["amq"]
+    initial = AMQSettings().initial
+    drawn, drawn_losses = run(PEERS["random"], problem(), len(found) - initial, seed=1)
+    by_chance = (
+        np.concatenate([found[:initial], drawn]),
+        np.concatenate([losses[:initial], drawn_losses]),
+    )
+    assert volume(found, losses) > volume(*by_chance)
+
+
+# What peers share
+
+
+@given(st.lists(st.integers(0, SPACE.choices.size - 1), min_size=6, max_size=6), st.integers(0, 99))
+@settings(max_examples=50, deadline=None, derandomize=True, database=None)
+def test_any_configuration_is_repaired_into_the_interval(choices: list[int], seed: int) -> None:
+    index = np.array(choices, dtype=np.int64)
+    narrow = problem(bits=(3.0, 3.5))
+    assert SPACE.within(repaired(narrow, index, np.random.default_rng(seed)), narrow.bits)
+
+
+def test_a_configuration_inside_the_interval_is_not_repaired() -> None:
+    index = SPACE.uniform([4.0])[0]
+    assert np.array_equal(repaired(problem(), index, np.random.default_rng(0)), index)
+
+
+def test_a_known_configuration_is_renewed_by_a_neighbour() -> None:
+    known = problem(start=5)
+    fresh = renewed(Archive(known), known.start[0], np.random.default_rng(0))
+    assert fresh is not None
+    assert Archive(known).admits(fresh)
+    assert (fresh != known.start[0]).sum() <= 2
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12).map(
+        lambda pairs: np.array(pairs, dtype=np.float64)
+    )
+)
+@settings(deadline=None, derandomize=True, database=None)
+def test_a_ladder_rises_in_bits_and_falls_in_score(pairs: Floats) -> None:
+    ladder = efficient_choices(pairs[:, 0], pairs[:, 1])
+    assert (np.diff(pairs[ladder, 1]) > 0).all()
+    assert (np.diff(pairs[ladder, 0]) < 0).all()
+    assert pairs[ladder[0], 1] == pairs[:, 1].min()
+    assert pairs[ladder[-1], 0] == pairs[:, 0].min()
+
+
+def test_a_thinned_ladder_keeps_levels_a_step_apart() -> None:
+    bits = np.array([2.0, 2.1, 2.5, 2.9, 3.4])
+    assert thinned(np.arange(5), bits, 0.5).tolist() == [0, 2, 4]
+
+
+@given(st.integers(0, 40))
+@settings(deadline=None, derandomize=True, database=None)
+def test_a_spread_order_is_a_permutation(count: int) -> None:
+    assert sorted(spread_order(count)) == list(range(count))
+
+
+def test_a_spread_order_takes_the_ends_then_the_middle() -> None:
+    assert spread_order(9)[:3] == [0, 8, 4]
+
+
+def test_a_peer_that_repeats_itself_is_an_error() -> None:
+    def stuck(given_problem: Problem, generator: np.random.Generator) -> Proposals:
+        while True:
+            yield given_problem.space.uniform([4.0])[0]
+
+    with pytest.raises(InputError, match="known or outside"):
+        run(stuck, problem(), 2)
+
+
+def test_a_peer_that_leaves_the_interval_is_an_error() -> None:
+    def outside(given_problem: Problem, generator: np.random.Generator) -> Proposals:
+        yield given_problem.space.uniform([8.0])[0]
+
+    with pytest.raises(InputError, match="known or outside"):
+        run(outside, problem(), 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("start", np.zeros((2, 3), dtype=np.int64), "start must have shape"),
+        ("start_loss", np.array([np.nan]), "start_loss"),
+        ("scores", np.zeros((6, 3)), "scores"),
+        ("bits", (4.0, 3.0), "interval"),
+    ],
+)
+def test_a_problem_that_does_not_fit_is_refused(field: str, value: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(problem(), **{field: value})

@@ -1,0 +1,183 @@
+"""The example of a user's own Ax client: a run, what it saved, and what Ax says of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ax.api.client import Client
+from ax.api.configs import StorageConfig
+from ax.core.trial_status import TrialStatus
+from ax.generation_strategy.generation_strategy import GenerationStrategy
+from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_and_session_factory
+from ax.utils.common.logger import set_ax_logger_levels
+
+from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
+from tests.end_to_end.conftest import ROOT
+
+SCRIPT = ROOT / "examples" / "ax-client" / "search_minilm.py"
+INITIAL, CANDIDATES = 5, 4
+
+
+@pytest.fixture(autouse=True)
+def quiet_ax() -> None:
+    set_ax_logger_levels(logging.CRITICAL)
+
+
+def run_example(out: Path, candidates: int) -> str:
+    options = ["--out", out, "--initial", INITIAL, "--candidates", candidates]
+    result = subprocess.run(
+        [sys.executable, SCRIPT, *map(str, options)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=400,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> tuple[Path, str]:
+    """The folder of one run and what it printed; the run reloads its client half way."""
+    folder = tmp_path_factory.mktemp("example")
+    return folder, run_example(folder, CANDIDATES)
+
+
+@pytest.fixture
+def folder(example: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the run's folder, to go on in."""
+    return Path(shutil.copytree(example[0], tmp_path / "copy"))
+
+
+def storage_at(url: str) -> StorageConfig:
+    init_engine_and_session_factory(url=url, force_init=True)
+    create_all_tables(get_engine())
+    return StorageConfig(url=url, registry_bundle=registry_bundle())
+
+
+def from_sql(folder: Path) -> Client:
+    storage = storage_at(f"sqlite:///{folder / 'ax.db'}")
+    return Client.load_from_database("minilm", storage_config=storage)
+
+
+def from_json(folder: Path) -> Client:
+    path = str(folder / "ax.json")
+    from_sql(folder).save_to_json_file(path)
+    # Ax takes registries only with a database; the snapshot needs none, so it is in memory.
+    return Client.load_from_json_file(path, storage_config=storage_at("sqlite://"))
+
+
+def node_of(client: Client) -> QsearchNode:
+    (node,) = client._generation_strategy._nodes
+    assert isinstance(node, QsearchNode)
+    return node
+
+
+def trials_of(client: Client) -> list[dict[str, Any]]:
+    """Parameters and results of all trials, in order."""
+    return [dict(row) for row in client.summarize().to_dict("records")]
+
+
+def parameters_of(client: Client, row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in client._experiment.search_space.parameters}
+
+
+def never_reloaded(recorded: Client) -> Client:
+    """A client without storage, given the recorded initial trials."""
+    node = node_of(recorded)
+    fresh = QsearchNode(node.space, node.bits, node.seed, scores=node.scores)
+    client = Client()
+    client.configure_experiment(name="never reloaded", parameters=ax_parameters(node.space))
+    client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
+    client.set_generation_strategy(GenerationStrategy(name="qsearch", nodes=[fresh]))
+    for row in trials_of(recorded)[:INITIAL]:
+        complete(client, client.attach_trial(parameters_of(recorded, row)), row)
+    return client
+
+
+def complete(client: Client, trial: int, row: dict[str, Any]) -> None:
+    client.complete_trial(trial, raw_data={name: (row[name], 0.0) for name in (LOSS, AVERAGE_BITS)})
+
+
+def next_parameters(client: Client) -> dict[str, Any]:
+    (parameters,) = client.get_next_trials(max_trials=1).values()
+    return dict(parameters)
+
+
+def test_run_evaluates_all_trials_and_prints_a_front(example: tuple[Path, str]) -> None:
+    folder, printed = example
+    experiment = from_sql(folder)._experiment
+    assert len(experiment.trials) == INITIAL + CANDIDATES
+    assert {trial.status for trial in experiment.trials.values()} == {TrialStatus.COMPLETED}
+    assert "closed the client and loaded it again" in printed
+    front = printed.split("front:")[1].split("analyses")[0].strip().splitlines()
+    losses = [float(line.split("loss ")[1].split(":")[0]) for line in front]
+    assert losses == sorted(losses, reverse=True)
+    assert losses
+
+
+def test_reloading_half_way_changes_no_candidate(folder: Path) -> None:
+    recorded = from_sql(folder)
+    client = never_reloaded(recorded)
+    for row in trials_of(recorded)[INITIAL:]:
+        ((trial, parameters),) = client.get_next_trials(max_trials=1).items()
+        assert parameters == parameters_of(recorded, row)
+        complete(client, trial, row)
+
+
+@pytest.mark.parametrize("load", [from_sql, from_json])
+def test_saved_client_goes_on_with_the_same_next_candidate(
+    load: Callable[[Path], Client], folder: Path
+) -> None:
+    recorded = from_sql(folder)
+    client = never_reloaded(recorded)
+    for row in trials_of(recorded)[INITIAL:]:
+        ((trial, _),) = client.get_next_trials(max_trials=1).items()
+        complete(client, trial, row)
+    assert next_parameters(load(folder)) == next_parameters(client)
+
+
+def test_same_command_goes_on_with_an_interrupted_trial(folder: Path) -> None:
+    client = from_sql(folder)
+    interrupted = next_parameters(client)  # It is proposed and saved, but never evaluated.
+    printed = run_example(folder, CANDIDATES + 1)
+    assert printed.count("loss") - printed.split("front:")[1].count("loss") == 1
+    rows = trials_of(from_sql(folder))
+    assert len(rows) == INITIAL + CANDIDATES + 1
+    assert parameters_of(client, rows[-1]) == interrupted
+    assert rows[-1]["trial_status"] == "COMPLETED"
+
+
+def test_candidates_are_new_and_within_the_interval(folder: Path) -> None:
+    client = from_sql(folder)
+    space, bits = node_of(client).space, node_of(client).bits
+    rows = trials_of(client)
+    index = [space.from_parameters(parameters_of(client, row)) for row in rows]
+    assert len({row.tobytes() for row in index}) == len(rows)
+    for row, choices in zip(rows, index, strict=True):
+        assert row[AVERAGE_BITS] == pytest.approx(float(space.average_bits(choices)))
+        assert bits[0] - 1e-9 <= row[AVERAGE_BITS] <= bits[1] + 1e-9
+
+
+def test_analyses_name_the_node(example: tuple[Path, str]) -> None:
+    _, printed = example
+    analyses = dict(
+        line.rsplit(": ", 1) for line in printed.split("node:\n")[1].strip().splitlines()
+    )
+    assert analyses["Summary for minilm"] == "['generation_node']"
+    assert analyses["Generation Strategy Graph"] == "['node_name']"
+
+
+def test_summary_tells_generated_trials_from_attached_ones(folder: Path) -> None:
+    nodes = from_sql(folder).summarize()["generation_node"]
+    assert nodes[:INITIAL].isna().all()
+    assert (nodes[INITIAL:] == "qsearch").all()
