@@ -70,7 +70,13 @@ def report(benchmark: Benchmark, objective: Objective) -> go.Figure:
     figure = go.Figure()
     final: dict[tuple[str, str], Floats] = {}
     for start, method in names:
-        found = [v for run, (_, v) in tables.items() if (run.start, run.method) == (start, method)]
+        found = [
+            volumes
+            for run, (table, volumes) in tables.items()
+            if (run.start, run.method) == (start, method) and _complete(run, table)
+        ]
+        if not found:
+            continue
         curves = np.array([[at(v, n) for n in range(1, EVALUATIONS + 1)] for v in found])
         final[start, method] = curves
         figures: dict[str, object] = {}
@@ -114,6 +120,12 @@ def report(benchmark: Benchmark, objective: Objective) -> go.Figure:
         yaxis_title="share of the reference box",
     )
     return figure
+
+
+def _complete(run: Run, table: pd.DataFrame) -> bool:
+    """Return whether a run has spent its evaluations; qsearch's own count from fewer."""
+    needed = OWN_EVALUATIONS if run.method in SEARCHERS else EVALUATIONS
+    return len(table) >= needed or bool(table["ended"].any())
 
 
 def _interval(values: Floats) -> str:
