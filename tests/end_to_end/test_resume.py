@@ -80,7 +80,7 @@ def test_second_process_on_a_directory_is_refused(study: Path, tmp_path: Path) -
         process.wait()
 
 
-@pytest.mark.parametrize("change", [{"search__rounds": "3"}, {"trainer__rank": "4"}])
+@pytest.mark.parametrize("change", [{"search__rounds": "1"}, {"trainer__rank": "4"}])
 def test_changed_study_is_refused_and_nothing_is_lost(study: Path, change: dict[str, str]) -> None:
     before = results(study)
     result = run(small_study(study, **change), expect=2)
