@@ -158,7 +158,8 @@ def main() -> None:
                     started = time.monotonic()
                     record_run(run, METHODS[run.method], objective, losses, EVALUATIONS)
                     print(f"{run.name}: {time.monotonic() - started:.0f} s", flush=True)
-        figures.append(report(benchmark, known_objective(name)))
+        if recorded_runs(name):
+            figures.append(report(benchmark, known_objective(name)))
     page = RESULTS / "search.html"
     page.write_text(
         "".join(
