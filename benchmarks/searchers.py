@@ -18,20 +18,15 @@ COLD_START = 10
 
 @dataclass(frozen=True)
 class Variant:
-    """The engine as it is, or with a part taken out.
+    """The engine with other settings.
 
     Args:
         batch: Candidates chosen between two fits.
         settings: How far the search looks.
-        scores: Whether the surrogate knows the proxy scores; otherwise it gets the number of
-            weights times the bits saved, which every method knows.
-        chooses: Whether the acquisition chooses from the pool; otherwise chance does.
     """
 
     batch: int = 5
     settings: SearchSettings = field(default_factory=SearchSettings)
-    scores: bool = True
-    chooses: bool = True
 
 
 def qsearch_searcher(
@@ -47,7 +42,7 @@ def qsearch_searcher(
             if archive.admits(index):
                 archive.add(index, (yield index))
     edges = segment_edges(bits, problem.segments)
-    features = score_features(space, problem.scores if variant.scores else _bits_saved(problem))
+    features = score_features(space, problem.scores)
     while True:
         index, loss = archive.index, archive.loss
         evaluated = Evaluated(index, loss, index[:0])
@@ -55,31 +50,22 @@ def qsearch_searcher(
         pool = candidate_pool(surrogate, space, evaluated, bits, generator, variant.settings)
         pending = index[:0]
         for _ in range(variant.batch):
-            if variant.chooses:
-                found = next_candidate(
-                    surrogate, space, evaluated, pool, pending, bits, edges, variant.settings
-                )
-            else:
-                found = pool[generator.integers(len(pool))] if len(pool) else None
+            found = next_candidate(
+                surrogate, space, evaluated, pool, pending, bits, edges, variant.settings
+            )
             if found is None:
                 return
             pending = np.concatenate([pending, found[None]])
-        for index in np.unique(pending, axis=0) if not variant.chooses else pending:
+        for index in pending:
             archive.add(index, (yield index))
 
 
-def _bits_saved(problem: Problem) -> np.ndarray:
-    table = problem.space.bits_table
-    share = problem.space.group_parameters / problem.space.group_parameters.sum()
-    return np.asarray(share[:, None] * (table.max() - table)[None, :])
-
-
-def _without(**settings: bool | int) -> Peer:
+def _with(**settings: bool | int) -> Peer:
     return partial(qsearch_searcher, variant=Variant(settings=SearchSettings(**settings)))
 
 
 SEARCHERS: dict[str, Peer] = {
     "qsearch": qsearch_searcher,
-    "qsearch-observed": _without(observed=True),
+    "qsearch-observed": _with(observed=True),
 }
 """The engine and its variants by name."""

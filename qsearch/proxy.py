@@ -147,7 +147,7 @@ def relaxed_allocations(space: Space, scores: Floats, budgets: Sequence[float]) 
     expected = (len(space.groups), space.choices.size)
     if scores.shape != expected or np.isnan(scores).any() or not np.isfinite(scores).any(1).all():
         raise InputError(f"scores must have shape {expected} and a finite value for each group")
-    share = space.group_parameters / space.group_parameters.sum()
+    share = space.group_share
     hulls = [_lower_hull(row, space.bits_table) for row in scores]
     start = np.array([hull[0] for hull in hulls], dtype=np.int64)
     groups = np.repeat(np.arange(len(hulls)), [len(hull) - 1 for hull in hulls])
@@ -179,8 +179,7 @@ def relaxed_allocations(space: Space, scores: Floats, budgets: Sequence[float]) 
 def _lower_hull(scores: Floats, bits: Floats) -> Integers:
     """Return the choices on the lower convex hull, from the fewest bits to the least score."""
     finite = np.flatnonzero(np.isfinite(scores))
-    points = np.column_stack([scores[finite], bits[finite]])
-    efficient = finite[_distinct(points, np.flatnonzero(non_dominated(points)))]
+    efficient = finite[efficient_choices(scores[finite], bits[finite])]
     hull: list[int] = []
     for choice in efficient[np.argsort(bits[efficient])].tolist():
         while len(hull) > 1 and _slope(scores, bits, hull[-2], choice) <= _slope(
@@ -195,7 +194,18 @@ def _slope(scores: Floats, bits: Floats, first: int, second: int) -> float:
     return float((scores[second] - scores[first]) / (bits[second] - bits[first]))
 
 
-def _distinct(points: Floats, kept: Integers) -> Integers:
+def efficient_choices(scores: Floats, bits: Floats) -> Integers:
+    """Return the choices that no other betters in both score and bits, in their order.
+
+    Args:
+        scores: Predicted rise of the loss (choices).
+        bits: Storage bits per weight (choices).
+
+    Returns:
+        Choice indices; of equal choices the first.
+    """
+    points = np.column_stack([scores, bits])
+    kept = np.flatnonzero(non_dominated(points))
     _, first = np.unique(points[kept], axis=0, return_index=True)
     return kept[np.sort(first)]
 
@@ -211,7 +221,7 @@ def _bounded(space: Space, scores: Floats, budget: float) -> tuple[Integers, lis
     the Lagrangian bound above the greedy allocation's score. There are none (None) where the greedy
     allocation meets the bound within the gap already.
     """
-    share = space.group_parameters / space.group_parameters.sum()
+    share = space.group_share
     weight = share[:, None] * space.bits_table[None, :]
     groups = np.arange(len(scores))
 
@@ -238,15 +248,9 @@ def _bounded(space: Space, scores: Floats, budget: float) -> tuple[Integers, lis
     kept = reduced - least[:, None] <= (total - bound) * (1 + _RELATIVE_GAP)
     kept[groups, greedy] = True
     return greedy, [
-        np.flatnonzero(keep)[_efficient(row[keep], space.bits_table[keep])]
+        np.flatnonzero(keep)[efficient_choices(row[keep], space.bits_table[keep])]
         for row, keep in zip(scores, kept, strict=True)
     ]
-
-
-def _efficient(scores: Floats, bits: Floats) -> Integers:
-    """Return the choices that no other betters in both, one of each equal pair."""
-    points = np.column_stack([scores, bits])
-    return _distinct(points, np.flatnonzero(non_dominated(points)))
 
 
 def _solve(space: Space, scores: Floats, options: list[Integers], budget: float) -> Integers | None:
@@ -255,7 +259,7 @@ def _solve(space: Space, scores: Floats, options: list[Integers], budget: float)
     columns = np.arange(sum(sizes))
     groups = np.repeat(np.arange(len(options)), sizes)
     choices = np.concatenate(options)
-    share = space.group_parameters / space.group_parameters.sum()
+    share = space.group_share
     cost = scores[groups, choices]
     scale = max(float(np.ptp(scores, axis=1).sum()), 1e-300)
     one_each = csr_array((np.ones(len(columns)), (groups, columns)))

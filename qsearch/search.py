@@ -20,7 +20,7 @@ from torch import Tensor
 
 from qsearch.acquisition import log_expected_hypervolume_improvement
 from qsearch.pareto import front, non_dominated, segment_of
-from qsearch.proxy import relaxed_allocations
+from qsearch.proxy import efficient_choices, relaxed_allocations
 from qsearch.space import Floats, Integers, Space
 from qsearch.surrogate import Surrogate
 from qsearch.walk import Score, best_new, guided_walk, moved
@@ -135,9 +135,7 @@ def believed_scores(surrogate: Surrogate, space: Space, around: Integers) -> Flo
     pairs = [
         (group, choice)
         for group in range(len(prior))
-        for choice in np.flatnonzero(
-            non_dominated(np.column_stack([prior[group], space.bits_table]))
-        )
+        for choice in efficient_choices(prior[group], space.bits_table)
     ]
     groups, choices = np.array(pairs, dtype=np.int64).T
     changed = surrogate.predict(moved(around, groups, choices))[0].numpy()

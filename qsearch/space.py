@@ -79,6 +79,12 @@ class Space:
         )
 
     @cached_property
+    def group_share(self) -> Floats:
+        """Share of all weights that each group has (groups)."""
+        share: Floats = self.group_parameters / self.group_parameters.sum()
+        return share
+
+    @cached_property
     def bits_table(self) -> Floats:
         """Storage bits per weight, by choice index (choices)."""
         return np.array(self.storage_bits, dtype=np.float64)
@@ -235,7 +241,7 @@ class Space:
     def _sample_at(self, target: float, generator: np.random.Generator) -> Integers:
         probabilities = self._tilted(target)
         index = generator.choice(self.choices.size, size=len(self.groups), p=probabilities)
-        weights = self.group_parameters / self.group_parameters.sum()
+        weights = self.group_share
         error = float(weights @ self.bits_table[index]) - target
         for group in generator.permutation(len(self.groups)):
             redrawn = generator.choice(self.choices.size, size=8, p=probabilities)

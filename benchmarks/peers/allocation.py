@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.peers.ladders import efficient_choices, spread_order
+from benchmarks.peers.ladders import ladder_of, spread_order
 from benchmarks.peers.protocol import Archive, Problem, Proposals, random_new, renewed
 from qsearch.proxy import allocate
 from qsearch.space import Integers
@@ -35,7 +35,7 @@ def uniform_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
     left = np.arange(len(table))
     left = left[[archive.admits(_alike(problem, choice)) for choice in left.tolist()]]
     while len(left):
-        layer = left[efficient_choices(problem.mean_scores[left], table[left])]
+        layer = left[ladder_of(problem.mean_scores[left], table[left])]
         for position in spread_order(len(layer)):
             candidate = _alike(problem, int(layer[position]))
             archive.add(candidate, (yield candidate))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.peers.ladders import efficient_choices, thinned
+from benchmarks.peers.ladders import ladder_of, thinned
 from benchmarks.peers.protocol import Archive, Problem, Proposals
 from qsearch.space import Integers
 
@@ -120,7 +120,7 @@ def _initial(
     """Return a new configuration: the uniform one at or above a budget, lowered to it at random."""
     problem = archive.problem
     table = problem.space.bits_table
-    ladder = efficient_choices(problem.mean_scores, table)
+    ladder = ladder_of(problem.mean_scores, table)
     above = ladder[table[ladder] >= budget]
     choice = above[0] if len(above) else ladder[-1]
     for _ in range(_TRIES):

@@ -22,7 +22,7 @@ from functools import cached_property
 
 import numpy as np
 
-from benchmarks.peers.ladders import efficient_choices
+from benchmarks.peers.ladders import ladder_of
 from qsearch.errors import InputError
 from qsearch.space import Floats, Integers, Space
 
@@ -70,7 +70,7 @@ class Problem:
     @cached_property
     def ladders(self) -> tuple[Integers, ...]:
         """For each group, its efficient choice indices, by rising bits and falling score."""
-        return tuple(efficient_choices(row, self.space.bits_table) for row in self.scores)
+        return tuple(ladder_of(row, self.space.bits_table) for row in self.scores)
 
     @cached_property
     def mean_scores(self) -> Floats:

@@ -15,7 +15,7 @@ from qsearch_quantizers.normal_float import NormalFloat
 from benchmarks.peers import PEERS, Peer, Problem, Proposals, run_peer
 from benchmarks.peers.amq import AMQSettings
 from benchmarks.peers.evopress import EvoPressSettings, evopress_peer
-from benchmarks.peers.ladders import efficient_choices, spread_order, thinned
+from benchmarks.peers.ladders import ladder_of, spread_order, thinned
 from benchmarks.peers.protocol import Archive, renewed, repaired
 from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
@@ -198,7 +198,7 @@ def test_uniform_quantizes_all_layers_alike(cold: Cold) -> None:
 
 
 def test_uniform_begins_with_efficient_layer_configurations(cold: Cold) -> None:
-    ladder = efficient_choices(problem().mean_scores, SPACE.bits_table)
+    ladder = ladder_of(problem().mean_scores, SPACE.bits_table)
     assert set(cold["uniform"][0][:10, 0].tolist()) <= set(ladder.tolist())
 
 
@@ -318,7 +318,7 @@ def test_a_known_configuration_is_renewed_by_a_neighbour() -> None:
 )
 @settings(deadline=None, derandomize=True, database=None)
 def test_a_ladder_rises_in_bits_and_falls_in_score(pairs: Floats) -> None:
-    ladder = efficient_choices(pairs[:, 0], pairs[:, 1])
+    ladder = ladder_of(pairs[:, 0], pairs[:, 1])
     assert (np.diff(pairs[ladder, 1]) > 0).all()
     assert (np.diff(pairs[ladder, 0]) < 0).all()
     assert pairs[ladder[0], 1] == pairs[:, 1].min()
