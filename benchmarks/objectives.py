@@ -16,6 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
 from qsearch.assembly import Assembly, assemble
+from qsearch.correlation import error_correlation
 from qsearch.initial import initial_configurations
 from qsearch.proxy import allocate_front, weighted_scores
 from qsearch.space import Floats, Integers, Space
@@ -68,6 +69,7 @@ class Objective:
         name: Such as ``minilm-sst2``.
         space: The space.
         scores: Quantization error × sensitivity (groups × choices).
+        correlation: Correlation of the errors of two choices (choices × choices).
         warm_start: The allocator's front that warm runs start from (budgets × groups).
         evaluate: Returns the loss of choice indices (groups).
     """
@@ -75,6 +77,7 @@ class Objective:
     name: str
     space: Space
     scores: Floats
+    correlation: Floats
     warm_start: Integers
     evaluate: Callable[[Integers], float]
 
@@ -97,22 +100,6 @@ def smollm2_wikitext2() -> Objective:
     folder = DATA / "smollm2-wikitext2"
     folder.mkdir(parents=True, exist_ok=True)
     return _objective("smollm2-wikitext2", parts, folder)
-
-
-def known_scores(name: str) -> tuple[Space, Floats, Integers]:
-    """Return an objective's space, scores and warm start, without loading model or data.
-
-    Args:
-        name: Name of the objective.
-    """
-    parts = _assembled(name)
-    return _recorded(parts.space, DATA / name / _PROXY)
-
-
-def _recorded(space: Space, path: Path) -> tuple[Space, Floats, Integers]:
-    known = load_arrays(path)
-    scores = weighted_scores(space, known["quantization_error"], known["sensitivity"])
-    return space, scores, known["warm_start"]
 
 
 def _assembled(name: str) -> Assembly:
@@ -153,7 +140,19 @@ def _objective(name: str, parts: Assembly, folder: Path) -> Objective:
     def evaluate(index: Integers) -> float:
         return parts.trainer.evaluate([parts.space.decode(index)], "validation")[0].loss
 
-    return Objective(name, *_recorded(parts.space, path), evaluate)
+    return _known(name, parts, evaluate)
+
+
+def _known(name: str, parts: Assembly, evaluate: Callable[[Integers], float]) -> Objective:
+    known = load_arrays(DATA / name / _PROXY)
+    return Objective(
+        name=name,
+        space=parts.space,
+        scores=weighted_scores(parts.space, known["quantization_error"], known["sensitivity"]),
+        correlation=error_correlation(parts.quantizer),
+        warm_start=known["warm_start"],
+        evaluate=evaluate,
+    )
 
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
@@ -169,4 +168,4 @@ def known_objective(name: str) -> Objective:
     def evaluate(index: Integers) -> float:
         raise LookupError("this objective was made for recorded losses alone")
 
-    return Objective(name, *known_scores(name), evaluate)
+    return _known(name, _assembled(name), evaluate)

@@ -120,6 +120,7 @@ def record_run(
         start=start,
         start_loss=warm_loss[: len(start)],
         scores=objective.scores,
+        correlation=objective.correlation,
         reference_point=reference_point(warm_loss, BITS),
     )
     run_peer(peer, problem, evaluate, evaluations - len(start), np.random.default_rng(run.seed))

@@ -42,7 +42,7 @@ def qsearch_searcher(
             if archive.admits(index):
                 archive.add(index, (yield index))
     edges = segment_edges(bits, problem.segments)
-    features = score_features(space, problem.scores)
+    features = score_features(space, problem.scores, problem.correlation)
     while True:
         index, loss = archive.index, archive.loss
         evaluated = Evaluated(index, loss, index[:0])

@@ -21,7 +21,7 @@ from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import BayesianRidge
 
-from benchmarks.objectives import DATA, known_scores
+from benchmarks.objectives import DATA, Objective, known_objective
 from benchmarks.recording import Benchmark
 from qsearch.space import Floats, Integers, Space
 from qsearch.surrogate import fit_surrogate, score_features
@@ -36,15 +36,14 @@ Prediction = tuple[Floats, Floats]
 Surrogate = Callable[[Integers, Floats, Integers], Prediction]
 
 
-def qsearch_surrogate(space: Space, scores: Floats) -> Surrogate:
+def qsearch_surrogate(objective: Objective) -> Surrogate:
     """Return qsearch's own."""
-    features = score_features(space, scores)
+    features = score_features(objective.space, objective.scores, objective.correlation)
 
     def predict(index: Integers, loss: Floats, unseen: Integers) -> Prediction:
         fitted = fit_surrogate(features, index, loss)
         mean, deviation = fitted.predict(unseen)
-        noise = fitted.model.likelihood.noise.item() * fitted.scale**2
-        return mean.numpy(), np.sqrt(deviation.numpy() ** 2 + noise)
+        return mean.numpy(), np.sqrt(deviation.numpy() ** 2 + fitted.noise**2)
 
     return predict
 
@@ -144,12 +143,13 @@ def measure(predict: Surrogate, index: Integers, loss: Floats, size: int) -> pd.
 
 def main() -> None:
     """Compare surrogates and write the result file."""
-    space, scores, _ = known_scores("minilm-sst2")
+    objective = known_objective("minilm-sst2")
+    space, scores = objective.space, objective.scores
     recorded = pd.read_parquet(DATA / "minilm-sst2" / "random.parquet")
     index = np.array(recorded["index"].tolist(), dtype=np.int64)
     loss = recorded["loss"].to_numpy()
     surrogates = {
-        "qsearch": qsearch_surrogate(space, scores),
+        "qsearch": qsearch_surrogate(objective),
         "proxy alone": proxy_alone(space, scores),
         "ridge on scores": ridge(space, scores),
         "random forest on scores": forest(space, scores),

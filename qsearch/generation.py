@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from ax.api.configs import ChoiceParameterConfig
 from ax.core.data import Data
@@ -26,7 +27,7 @@ from qsearch.layers import LayerSpec
 from qsearch.pareto import segment_edges
 from qsearch.search import Evaluated, SearchSettings, candidate_pool, next_candidate
 from qsearch.space import Floats, Integers, Space
-from qsearch.surrogate import Surrogate, fit_surrogate, score_features
+from qsearch.surrogate import Features, Surrogate, fit_surrogate, score_features
 
 LOSS = "loss"
 AVERAGE_BITS = "average_bits"
@@ -76,6 +77,9 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         settings: How far the search looks.
         scores: Predicted rise of the loss, which the surrogate starts from (groups × choices);
             Ax stores them with the node. Or give them later by :meth:`use_scores`.
+        correlation: Correlation of the errors of two choices (choices × choices), from
+            :func:`qsearch.correlation.error_correlation`; Ax stores it too. Without it, the
+            surrogate learns more slowly.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         segments: int = 40,
         settings: SearchSettings | None = None,
         scores: Floats | None = None,
+        correlation: Floats | None = None,
     ) -> None:
         super().__init__(name="qsearch")
         self.space = space
@@ -94,12 +99,15 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         self.segments = segments
         self.settings = settings or SearchSettings()
         self.scores = scores
-        self._features = None if scores is None else score_features(space, scores)
+        self.correlation = None if correlation is None else correlation.astype(np.float32)
+        self._features: Features | None = None
         none = np.zeros((0, len(space.groups)), dtype=np.int64)
         self._known: Integers = none
         self._evaluated = Evaluated(none, np.zeros(0), none)
         self._surrogate: Surrogate | None = None
         self._pool: Integers | None = None
+        if scores is not None:
+            self.use_scores(scores)
 
     def use_scores(self, scores: Floats) -> None:
         """Give the node what it predicts the loss from, in place of earlier scores.
@@ -109,7 +117,8 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         Args:
             scores: Predicted rise of the loss (groups × choices), not negative.
         """
-        self._features = score_features(self.space, scores)
+        wide = None if self.correlation is None else self.correlation.astype(np.float64)
+        self._features = score_features(self.space, scores, wide)
         self._surrogate = None
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
@@ -188,7 +197,8 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
         "seed": node.seed,
         "segments": node.segments,
         "settings": asdict(node.settings),
-        "scores": None if node.scores is None else _pack(node.scores),
+        "scores": None if node.scores is None else _pack(node.scores, "<f8"),
+        "correlation": None if node.correlation is None else _pack(node.correlation, "<f4"),
     }
 
 
@@ -202,6 +212,7 @@ def _decode(
     segments: int,
     settings: dict[str, Any],
     scores: str | None,
+    correlation: str | None = None,
 ) -> QsearchNode:
     space = Space(
         layers=tuple(LayerSpec(**{**layer, "shape": tuple(layer["shape"])}) for layer in layers),
@@ -209,23 +220,25 @@ def _decode(
         storage_bits=tuple(storage_bits),
         fused_roles=tuple(tuple(roles) for roles in fused_roles),
     )
+    size = space.choices.size
     return QsearchNode(
         space,
         (bits[0], bits[1]),
         seed,
         segments,
         SearchSettings(**settings),
-        None if scores is None else _unpack(scores, (len(space.groups), space.choices.size)),
+        None if scores is None else _unpack(scores, "<f8", (len(space.groups), size)),
+        None if correlation is None else _unpack(correlation, "<f4", (size, size)),
     )
 
 
-def _pack(values: Floats) -> str:
+def _pack(values: npt.NDArray[Any], kind: str) -> str:
     """Return values as text: Ax writes a node again with every trial, so it shall be short."""
-    return base64.b64encode(zlib.compress(values.astype("<f8").tobytes())).decode("ascii")
+    return base64.b64encode(zlib.compress(values.astype(kind).tobytes())).decode("ascii")
 
 
-def _unpack(text: str, shape: tuple[int, int]) -> Floats:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<f8").reshape(shape).copy()
+def _unpack(text: str, kind: str, shape: tuple[int, int]) -> npt.NDArray[Any]:
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=kind).reshape(shape).copy()
 
 
 def registry_bundle() -> RegistryBundle:

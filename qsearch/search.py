@@ -4,9 +4,10 @@ The paper ascends the acquisition along finite differences (α(C+δe_i) − α(C
 are discrete, so here a difference is the change from one in-range step of one knob of one group.
 All of them are scored in one batch; the walk then makes the best steps of several groups at once.
 
-A batch of candidates shares one pool of promising configurations: allocations from what the
-surrogate believes each choice costs, and walks from the front, from allocations and from random
-points, each within its own window of average bits. A candidate is then the pool's best one given
+A batch of candidates shares one pool of promising configurations. The surrogate's mean and its
+samples add over groups, so the best configuration of each under any budget is an allocation of
+bits; to these come walks from the front, from allocations and from random points, each within its
+own window of average bits. A candidate is then the pool's best one given
 those chosen before it, improved by a short walk.
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from qsearch.acquisition import log_expected_hypervolume_improvement
 from qsearch.pareto import front, non_dominated, segment_of
-from qsearch.proxy import efficient_choices, relaxed_allocations
+from qsearch.proxy import relaxed_allocations
 from qsearch.space import Floats, Integers, Space
 from qsearch.surrogate import Surrogate
 from qsearch.walk import Score, best_new, guided_walk, moved
@@ -35,6 +36,7 @@ class SearchSettings:
         steps: Most steps of a walk.
         moves: Most groups that one step moves.
         allocations: Budgets at which allocations are made.
+        samples: Samples of the surrogate that allocations are made from.
         thin_share: One candidate in so many goes to a segment without any evaluated configuration;
             0 for none.
         observed: Whether to improve the front of losses as observed, luck included, instead of
@@ -45,6 +47,7 @@ class SearchSettings:
     steps: int = 4
     moves: int = 1024
     allocations: int = 40
+    samples: int = 6
     thin_share: int = 4
     observed: bool = False
 
@@ -75,6 +78,53 @@ def reference_point(loss: Floats, bits: tuple[float, float]) -> tuple[float, flo
     return worst + 0.1 * max(worst - best, 1e-6), bits[1] + 1e-9
 
 
+@dataclass(frozen=True, eq=False)
+class Improvement:
+    """Log expected hypervolume improvement as a function of choice indices.
+
+    Args:
+        surrogate: The surrogate, with pending configurations believed.
+        space: The space.
+        front: Non-dominated points (m × 2), rows (loss, average bits) by rising bits.
+        reference: Reference point (loss, average bits).
+        bits: Interval of average bits; outside of it the score is −∞.
+        noise: Standard deviation of what an improvement is counted with beside the surrogate's.
+    """
+
+    surrogate: Surrogate
+    space: Space
+    front: Tensor
+    reference: tuple[float, float]
+    bits: tuple[float, float]
+    noise: float = 0.0
+
+    def __call__(self, index: Integers) -> Floats:
+        """Return scores (n) of choice indices (n × groups)."""
+        return self._of(*self.surrogate.predict(index), self.space.average_bits(index))
+
+    def moves(self, index: Integers, groups: Integers, choices: Integers) -> Floats:
+        """Return scores (changes) of a configuration with one group changed.
+
+        Args:
+            index: Choice indices of the configuration (groups).
+            groups: The group that each change moves (changes).
+            choices: Its new choice index (changes).
+        """
+        bits = self.space.bits_table
+        added = self.space.group_share[groups] * (bits[choices] - bits[index[groups]])
+        average_bits = self.space.average_bits(index) + added
+        return self._of(*self.surrogate.predict_moves(index, groups, choices), average_bits)
+
+    def _of(self, mean: Tensor, deviation: Tensor, average_bits: Floats) -> Floats:
+        known = torch.from_numpy(average_bits)
+        value = log_expected_hypervolume_improvement(
+            mean, (deviation**2 + self.noise**2).sqrt(), known, self.front, self.reference
+        )
+        inside = (known >= self.bits[0]) & (known <= self.bits[1])
+        result: Floats = torch.where(inside, value, -torch.inf).numpy()
+        return result
+
+
 def acquisition(
     surrogate: Surrogate,
     space: Space,
@@ -82,8 +132,8 @@ def acquisition(
     loss: Floats,
     bits: tuple[float, float],
     observed: bool = False,
-) -> Score:
-    """Return log expected hypervolume improvement as a function of choice indices.
+) -> Improvement:
+    """Return log expected hypervolume improvement over what is known.
 
     The front is that of posterior means at known configurations, not of the noisy losses, so a
     lucky draw does not hold it.
@@ -101,47 +151,10 @@ def acquisition(
     if observed:
         means[: len(loss)] = loss
         noise = surrogate.noise
-    current_front = torch.from_numpy(front(np.column_stack([means, space.average_bits(known)])))
-    reference = reference_point(loss, bits)
-
-    def score(index: Integers) -> Floats:
-        mean, deviation = surrogate.predict(index)
-        average_bits = torch.from_numpy(space.average_bits(index))
-        value: Tensor = log_expected_hypervolume_improvement(
-            mean, (deviation**2 + noise**2).sqrt(), average_bits, current_front, reference
-        )
-        inside = (average_bits >= bits[0]) & (average_bits <= bits[1])
-        result: Floats = torch.where(inside, value, -torch.inf).numpy()
-        return result
-
-    return score
-
-
-def believed_scores(surrogate: Surrogate, space: Space, around: Integers) -> Floats:
-    """Return how much each choice of each group changes the loss, as the surrogate believes.
-
-    These are finite differences of the posterior mean: one group of a configuration takes another
-    choice. Choices that another betters in both bits and prior score are not asked about.
-
-    Args:
-        surrogate: The surrogate.
-        space: The space.
-        around: The configuration whose groups are changed (groups).
-
-    Returns:
-        Changes of the loss (groups × choices); +∞ for choices that are bettered.
-    """
-    prior = surrogate.features.proxy.numpy()
-    pairs = [
-        (group, choice)
-        for group in range(len(prior))
-        for choice in efficient_choices(prior[group], space.bits_table)
-    ]
-    groups, choices = np.array(pairs, dtype=np.int64).T
-    changed = surrogate.predict(moved(around, groups, choices))[0].numpy()
-    scores = np.full(prior.shape, np.inf)
-    scores[groups, choices] = changed - float(surrogate.predict(around[None])[0])
-    return scores
+    points = front(np.column_stack([means, space.average_bits(known)]))
+    return Improvement(
+        surrogate, space, torch.from_numpy(points), reference_point(loss, bits), bits, noise
+    )
 
 
 def candidate_pool(
@@ -169,21 +182,26 @@ def candidate_pool(
     score = acquisition(surrogate, space, known, evaluated.loss, bits, settings.observed)
     points = np.column_stack([surrogate.predict(known)[0].numpy(), space.average_bits(known)])
     best_known = known[non_dominated(points)]
-    best_known = best_known[np.argsort(space.average_bits(best_known), kind="stable")]
     budgets = np.linspace(*bits, settings.allocations).tolist()
-    middle = best_known[len(best_known) // 2]
-    allocations = np.concatenate(
-        [
-            relaxed_allocations(space, believed_scores(surrogate, space, middle), budgets),
-            relaxed_allocations(space, surrogate.features.proxy.numpy(), budgets),
-        ]
-    )
+    tables = [
+        surrogate.features.proxy.numpy(),
+        surrogate.mean_table,
+        *surrogate.sample_tables(settings.samples, generator),
+    ]
+    allocations = np.concatenate([relaxed_allocations(space, table, budgets) for table in tables])
     random = space.sample(max(settings.starts // 3, 1), bits, generator)
     sources = np.concatenate([best_known, allocations, random])
     starts, windows = _windowed_starts(score, space, sources, bits, settings.starts)
     taken = np.concatenate([known, evaluated.exclude])
     found, _ = guided_walk(
-        score, space, starts, settings.steps, settings.moves, taken, windows=windows
+        score,
+        space,
+        starts,
+        settings.steps,
+        settings.moves,
+        taken,
+        windows=windows,
+        move_score=score.moves,
     )
     pool = np.concatenate([found, allocations, random])
     chosen, _ = best_new(pool, score(pool), {row.tobytes() for row in taken}, len(pool))
@@ -245,7 +263,9 @@ def next_candidate(
             first: Integers = chosen[0]
             return first
     starts, values = best_new(pool, score(pool), keys, 2)
-    found, found_values = guided_walk(score, space, starts, 2, settings.moves, taken)
+    found, found_values = guided_walk(
+        score, space, starts, 2, settings.moves, taken, move_score=score.moves
+    )
     everything = np.concatenate([starts, found])
     chosen, _ = best_new(everything, np.concatenate([values, found_values]), keys, 1)
     if not len(chosen):

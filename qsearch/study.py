@@ -10,6 +10,7 @@ import numpy as np
 
 from qsearch.assembly import Assembly, assemble
 from qsearch.clock import Clock
+from qsearch.correlation import error_correlation
 from qsearch.errors import InputError
 from qsearch.events import Event, Observer, event_log
 from qsearch.generation import QsearchNode
@@ -121,7 +122,13 @@ def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: O
         storage_url,
         parts.spec.name,
         parts.space,
-        QsearchNode(parts.space, search.average_bits, seed, search.segments),
+        QsearchNode(
+            parts.space,
+            search.average_bits,
+            seed,
+            search.segments,
+            correlation=error_correlation(parts.quantizer),
+        ),
         parts.task.metric.name,
     )
     edges = segment_edges(search.average_bits, search.segments)

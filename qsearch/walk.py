@@ -11,6 +11,10 @@ from qsearch.space import Floats, Integers, Space
 Score = Callable[[Integers], Floats]
 """Acquisition values (n) of choice indices (n × groups); higher is better."""
 
+MoveScore = Callable[[Integers, Integers, Integers], Floats]
+"""Acquisition values (changes) of a configuration (groups) with one group changed, given the group
+(changes) and its new choice index (changes)."""
+
 _KEPT = 4
 """Best new points that each step of a walk contributes."""
 
@@ -23,6 +27,7 @@ def guided_walk(
     moves: int,
     exclude: Integers | None = None,
     windows: Floats | None = None,
+    move_score: MoveScore | None = None,
 ) -> tuple[Integers, Floats]:
     """Climb a score from several starting points at once.
 
@@ -35,6 +40,7 @@ def guided_walk(
         exclude: Configurations that may be walked over but not returned (k × groups).
         windows: Interval of average bits that each walk stays in (starts × 2); everywhere by
             default.
+        move_score: What to climb for changes of one group, where that is faster to compute.
 
     Returns:
         Distinct configurations that the walks visited or looked at and found best
@@ -45,16 +51,22 @@ def guided_walk(
     if exclude is not None:
         taken |= {row.tobytes() for row in exclude}
 
-    def scored(blocks: list[Integers], walkers: Integers) -> list[Floats]:
-        points = np.concatenate(blocks)
-        values = score(points)
-        if windows is not None:
-            window = np.repeat(windows[walkers], [len(block) for block in blocks], axis=0)
-            average = space.average_bits(points)
-            values = np.where(
-                (average >= window[:, 0]) & (average <= window[:, 1]), values, -np.inf
-            )
-        return np.split(values, np.cumsum([len(block) for block in blocks])[:-1])
+    def windowed(values: Floats, points: Integers, walker: int) -> Floats:
+        if windows is None:
+            return values
+        low, high = windows[walker]
+        average = space.average_bits(points)
+        return np.where((average >= low) & (average <= high), values, -np.inf)
+
+    def combined_scores(blocks: list[Integers], walkers: Integers) -> list[Floats]:
+        values = score(np.concatenate(blocks))
+        parts = np.split(values, np.cumsum([len(block) for block in blocks])[:-1])
+        return [windowed(*each) for each in zip(parts, blocks, walkers.tolist(), strict=True)]
+
+    def step_scores(points: Integers, walker: int, groups: Integers, choices: Integers) -> Floats:
+        if move_score is None:
+            return windowed(score(points), points, walker)
+        return windowed(move_score(current[walker], groups, choices), points, walker)
 
     current, value = starts.copy(), score(starts)
     active = np.ones(len(starts), dtype=bool)
@@ -69,15 +81,18 @@ def guided_walk(
             moved(current[walker], groups, choices)
             for walker, (groups, choices) in zip(walkers, options, strict=True)
         ]
-        stepped_scores = scored(stepped, walkers)
+        stepped_scores = [
+            step_scores(points, walker, *option)
+            for points, walker, option in zip(stepped, walkers.tolist(), options, strict=True)
+        ]
         combined = [
             _combine(current[w], groups, choices, values, float(value[w]), moves)
             for w, (groups, choices), values in zip(walkers, options, stepped_scores, strict=True)
         ]
-        combined_scores = scored(combined, walkers)
+        values_of_combined = combined_scores(combined, walkers)
         for position, walker in enumerate(walkers):
             points = np.concatenate([stepped[position], combined[position]])
-            values = np.concatenate([stepped_scores[position], combined_scores[position]])
+            values = np.concatenate([stepped_scores[position], values_of_combined[position]])
             new, new_values = best_new(points, values, taken, _KEPT)
             found.append(new)
             scores.append(new_values)

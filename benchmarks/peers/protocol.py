@@ -42,6 +42,7 @@ class Problem:
         scores: Predicted additive rise of the loss, by group and choice (groups × choices).
         reference_point: (loss, average bits) from which hypervolume counts.
         segments: Number of equal segments of average bits that the front is reported by.
+        correlation: Correlation of the errors of two choices (choices × choices), if known.
 
     Raises:
         InputError: If shapes do not agree, a figure is not finite, or the interval is empty.
@@ -54,6 +55,7 @@ class Problem:
     scores: Floats
     reference_point: tuple[float, float]
     segments: int = 40
+    correlation: Floats | None = None
 
     def __post_init__(self) -> None:
         groups = len(self.space.groups)

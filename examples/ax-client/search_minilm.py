@@ -29,6 +29,7 @@ from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.weight_cache import QuantizedWeights
 from qsearch_quantizers.normal_float import NormalFloat
 
+from qsearch.correlation import error_correlation
 from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
 from qsearch.layers import FUSED_ROLES
 from qsearch.plugins import ModelSpec
@@ -76,7 +77,13 @@ def prepare() -> tuple[Space, QsearchNode, Callable[[Integers], float]]:
     errors = quantization_errors(
         weights.originals, QUANTIZER, choices.layer_configurations, sample_weights=200_000
     )
-    return space, QsearchNode(space, BITS, scores=error_scores(space, errors)), loss
+    node = QsearchNode(
+        space,
+        BITS,
+        scores=error_scores(space, errors),
+        correlation=error_correlation(QUANTIZER),
+    )
+    return space, node, loss
 
 
 def open_client(folder: Path, space: Space, node: QsearchNode) -> Client:

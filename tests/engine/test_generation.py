@@ -31,6 +31,7 @@ from tests.engine.support import INTEGER, errors_of, make_space
 SPACE = make_space(1, INTEGER, fused=True)
 BITS = (2.5, 6.0)
 SCORES = error_scores(SPACE, errors_of(SPACE))
+CORRELATION = 0.5 * np.eye(SPACE.choices.size) + 0.5
 SETTINGS = SearchSettings(starts=4, steps=3)
 
 
@@ -41,7 +42,7 @@ def quiet_ax() -> None:
 
 def make_node(seed: int = 0, stored: bool = True) -> QsearchNode:
     """A node that Ax stores with its scores, or one that was given them later."""
-    node = QsearchNode(SPACE, BITS, seed, 8, SETTINGS, SCORES if stored else None)
+    node = QsearchNode(SPACE, BITS, seed, 8, SETTINGS, SCORES if stored else None, CORRELATION)
     if not stored:
         node.use_scores(SCORES)
     return node
@@ -213,6 +214,8 @@ def test_saved_node_proposes_what_it_would_have_proposed(save: Any, tmp_path: Pa
         assert getattr(node, name) == getattr(original, name)
     assert node.scores is not None
     assert np.array_equal(node.scores, SCORES)
+    assert node.correlation is not None
+    assert np.array_equal(node.correlation, CORRELATION)
     assert next_parameters(loaded) == next_parameters(make_client(node=original))
 
 

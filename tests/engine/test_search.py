@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from qsearch.acquisition import log_expected_hypervolume_improvement
-from qsearch.pareto import front, hypervolume, non_dominated, segment_edges, segment_of
-from qsearch.proxy import weighted_scores
+from qsearch.pareto import front, hypervolume, segment_edges, segment_of
+from qsearch.proxy import relaxed_allocations, weighted_scores
 from qsearch.search import (
     Evaluated,
     SearchSettings,
     acquisition,
-    believed_scores,
     candidate_pool,
     next_candidate,
     reference_point,
 )
 from qsearch.space import Floats, Integers, Space
 from qsearch.surrogate import Surrogate, fit_surrogate, score_features
+from qsearch.walk import moved
 from tests.engine.support import INTEGER, errors_of, make_space
 
 SPACE = make_space(2, INTEGER)
@@ -122,20 +122,13 @@ def test_outside_of_the_interval_there_is_no_score() -> None:
     assert (np.isfinite(score(points)) == ((bits >= 3.0) & (bits <= 4.0))).all()
 
 
-def test_believed_scores_are_changes_of_the_posterior_mean() -> None:
+def test_a_move_scores_as_the_configuration_that_it_makes() -> None:
     evaluated = evaluated_at(1)
-    surrogate, around = fit(evaluated), evaluated.index[3]
-    scores = believed_scores(surrogate, SPACE, around)
-    at = float(surrogate.predict(around[None])[0])
-    prior = surrogate.features.proxy.numpy()
-    for group in range(GROUPS):
-        asked = non_dominated(np.column_stack([prior[group], SPACE.bits_table]))
-        assert np.isfinite(scores[group]).tolist() == asked.tolist()
-        for choice in np.flatnonzero(asked):
-            changed = around.copy()
-            changed[group] = choice
-            expected = float(surrogate.predict(changed[None])[0]) - at
-            assert scores[group, choice] == pytest.approx(expected, abs=1e-9)
+    score = acquisition(fit(evaluated), SPACE, evaluated.index, evaluated.loss, BITS)
+    start = evaluated.index[3]
+    groups, choices = SPACE.neighbours(start)
+    expected = score(moved(start, groups, choices))
+    assert score.moves(start, groups, choices) == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 # The pool
@@ -172,20 +165,17 @@ def test_pool_depends_on_data_and_generator_alone() -> None:
     assert not np.array_equal(one, other)
 
 
-def test_allocations_are_made_from_beliefs_around_the_middle_of_the_front(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    evaluated, around = evaluated_at(1), []
-
-    def spy(surrogate: Surrogate, space: Space, index: Integers) -> Floats:
-        around.append(float(space.average_bits(index)))
-        return believed_scores(surrogate, space, index)
-
-    monkeypatch.setattr("qsearch.search.believed_scores", spy)
-    pool_of(evaluated)
-    means = fit(evaluated).predict(evaluated.index)[0].numpy()
-    bits = front(np.column_stack([means, SPACE.average_bits(evaluated.index)]))[:, 1]
-    assert around == [bits[len(bits) // 2]]
+@pytest.mark.parametrize("which", ["mean", "sample"])
+def test_pool_holds_the_best_allocations_of_what_the_surrogate_believes(which: str) -> None:
+    evaluated = evaluated_at(1)
+    surrogate = fit(evaluated)
+    table = surrogate.mean_table
+    if which == "sample":
+        table = surrogate.sample_tables(DEFAULT.samples, np.random.default_rng(0))[0]
+    budgets = np.linspace(*BITS, DEFAULT.allocations).tolist()
+    best = relaxed_allocations(SPACE, table, budgets)
+    within = (SPACE.average_bits(best) >= BITS[0]) & (SPACE.average_bits(best) <= BITS[1])
+    assert keys(best[within]) <= keys(np.concatenate([pool_of(evaluated, 0), evaluated.index]))
 
 
 def test_excluded_configurations_are_in_no_pool() -> None:

@@ -100,6 +100,21 @@ def test_each_walk_stays_in_its_window_of_average_bits() -> None:
     assert high.any()
 
 
+def test_a_score_of_moves_walks_the_same_way() -> None:
+    score, starts = score_at(0.02), sampled(3, 0)
+    asked = []
+
+    def of_moves(index: Integers, groups: Integers, choices: Integers) -> Floats:
+        asked.append(len(groups))
+        return score(moved(index, groups, choices))
+
+    plain = guided_walk(score, SPACE, starts, 3, MOVES)
+    faster = guided_walk(score, SPACE, starts, 3, MOVES, move_score=of_moves)
+    assert asked
+    for one, other in zip(plain, faster, strict=True):
+        assert np.array_equal(one, other)
+
+
 def test_a_walk_from_an_optimum_still_looks_at_its_neighbours() -> None:
     low = np.full((1, len(SPACE.groups)), int(SPACE.bits_table.argmin()), dtype=np.int64)
     found, _ = guided_walk(lambda i: -SPACE.average_bits(i), SPACE, low, 8, MOVES)

@@ -1,0 +1,213 @@
+"""Posteriors that add over groups, as tables.
+
+Where a process's prior mean and kernel are sums over groups, its posterior mean is one too: a table
+holds what each choice of each group contributes. The explained variance is the squared length of a
+sum of vectors, one for each group's choice. A prediction is then a sum of table rows, and changing
+one group of a configuration costs one row, whatever the number of groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from linear_operator.utils.cholesky import psd_safe_cholesky
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+_LEAST_VARIANCE = 1e-12
+_CHUNK = 2**14
+"""Configurations that are predicted at once."""
+
+
+def gathered(table: Tensor, index: Tensor) -> Tensor:
+    """Return a table's values (… × groups) at choice indices.
+
+    Args:
+        table: Values (* × groups × choices); leading dimensions come first in the result.
+        index: Choice indices (… × groups).
+    """
+    groups = torch.arange(table.shape[-2])
+    return table[..., groups, index]
+
+
+@dataclass(frozen=True)
+class AdditiveKernel:
+    """Covariances that add over groups: Σ_g r_g(c_g) · R[c_g, c'_g] · r_g(c'_g).
+
+    Args:
+        root: r (groups × choices).
+        correlation: R (choices × choices).
+    """
+
+    root: Tensor
+    correlation: Tensor
+
+    def scaled(self, variance: float) -> AdditiveKernel:
+        """Return the kernel times a variance."""
+        return AdditiveKernel(self.root * variance**0.5, self.correlation)
+
+    def diagonal(self, index: Tensor) -> Tensor:
+        """Return variances (n) of choice indices (n × groups)."""
+        result: Tensor = gathered(self.root, index).square().sum(dim=-1)
+        return result
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return covariances (… × n × m) of (… × n × groups) with (… × m × groups)."""
+        one, two = gathered(self.root, first), gathered(self.root, second)
+        shape = torch.broadcast_shapes(one.shape[:-2], two.shape[:-2])
+        result = self.root.new_zeros(*shape, one.shape[-2], two.shape[-2])
+        for group in range(len(self.root)):
+            pair = self.correlation[first[..., :, None, group], second[..., None, :, group]]
+            result += one[..., :, None, group] * pair * two[..., None, :, group]
+        return result
+
+    def times(self, index: Tensor, vectors: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return covariances of every choice with configurations, times vectors.
+
+        Args:
+            index: Choice indices of the configurations (n × groups).
+            vectors: What to multiply by (n × k).
+            dtype: Precision of the result.
+
+        Returns:
+            Products (groups × choices × k), which add over groups.
+        """
+        groups, choices = self.root.shape
+        result = torch.empty(groups, choices, vectors.shape[1], dtype=dtype)
+        for group in range(groups):
+            at = index[:, group]
+            weighted = (self.root[group, at][:, None] * vectors).to(dtype)
+            product = self.correlation[:, at].to(dtype) @ weighted
+            result[group] = self.root[group][:, None].to(dtype) * product
+        return result
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A posterior that adds over groups.
+
+    Args:
+        kernel: Prior covariance.
+        noise: Variance of the noise.
+        inputs: Choice indices that the posterior is conditioned on (n × groups).
+        factor: Cholesky factor of their covariance with noise (n × n).
+        constant: What the mean has beside the groups' contributions.
+        mean: Contribution of each choice to the mean (groups × choices).
+        explained: Contribution of each choice to the vector whose squared length is the explained
+            variance (groups × choices × n), in single precision: it is by far the largest.
+    """
+
+    kernel: AdditiveKernel
+    noise: float
+    inputs: Tensor
+    factor: Tensor
+    constant: float
+    mean: Tensor
+    explained: Tensor
+
+    def predict(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and variances, (n) and (n), of choice indices (n × groups)."""
+        mean = self.constant + gathered(self.mean, index).sum(dim=-1)
+        explained = [self._vectors(part).square().sum(dim=1) for part in torch.split(index, _CHUNK)]
+        variance = self.kernel.diagonal(index) - torch.cat(explained)
+        return mean, variance.clamp_min(_LEAST_VARIANCE)
+
+    def predict_moves(
+        self, index: Tensor, groups: Tensor, choices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return means and variances with one group of a configuration changed.
+
+        Args:
+            index: Choice indices of the configuration (groups).
+            groups: The group that each change moves (changes).
+            choices: Its new choice index (changes).
+        """
+        before = index[groups]
+        mean = self.constant + gathered(self.mean, index).sum()
+        mean = mean + self.mean[groups, choices] - self.mean[groups, before]
+        vectors = self._vectors(index[None]) - self.explained[groups, before]
+        explained = (vectors + self.explained[groups, choices]).double().square().sum(dim=1)
+        variances = self.kernel.root.square()
+        prior = gathered(variances, index).sum()
+        prior = prior + variances[groups, choices] - variances[groups, before]
+        return mean, (prior - explained).clamp_min(_LEAST_VARIANCE)
+
+    def corrections(self, errors: Tensor) -> Tensor:
+        """Return how tables change if the data were off by errors.
+
+        Args:
+            errors: What to take off each target (k × n).
+
+        Returns:
+            Contributions (k × groups × choices).
+        """
+        weights = torch.cholesky_solve(errors.T, self.factor)
+        return -self.kernel.times(self.inputs, weights, errors.dtype).permute(2, 0, 1)
+
+    def conditioned(self, pending: Tensor) -> Tables:
+        """Return the posterior as if pending configurations had scored their means.
+
+        Args:
+            pending: Choice indices (m × groups).
+        """
+        cross = self._vectors(pending)
+        own = self.kernel(pending, pending) - cross @ cross.T
+        own.diagonal().add_(self.noise)
+        factor = psd_safe_cholesky(own)
+        inverse = torch.linalg.solve_triangular(factor, torch.eye(len(own)).to(own), upper=False)
+        single = self.explained.dtype
+        new = self.kernel.times(pending, inverse.T, single)
+        new -= self.explained @ (inverse @ cross).T.to(single)
+        upper = torch.cat([self.factor, self.factor.new_zeros(len(self.factor), len(own))], dim=1)
+        lower = torch.cat([cross, factor], dim=1)
+        return replace(
+            self,
+            inputs=torch.cat([self.inputs, pending]),
+            factor=torch.cat([upper, lower]),
+            explained=torch.cat([self.explained, new], dim=2),
+        )
+
+    def _vectors(self, index: Tensor) -> Tensor:
+        """Return the vectors (n × data) whose squared lengths are explained variances."""
+        groups, choices, width = self.explained.shape
+        rows = index + choices * torch.arange(groups)
+        flat = self.explained.view(groups * choices, width)
+        return embedding_bag(rows, flat, mode="sum").double()
+
+
+@torch.no_grad()
+def posterior_tables(
+    kernel: AdditiveKernel,
+    noise: float,
+    inputs: Tensor,
+    targets: Tensor,
+    constant: float,
+    prior_mean: Tensor,
+) -> Tables:
+    """Return the posterior of a process whose mean and kernel add over groups.
+
+    Args:
+        kernel: Prior covariance.
+        noise: Variance of the noise.
+        inputs: Choice indices of the data (n × groups).
+        targets: What was observed at them (n).
+        constant: What the prior mean has beside the groups' contributions.
+        prior_mean: Contribution of each choice to the prior mean (groups × choices).
+    """
+    covariance = kernel(inputs, inputs)
+    covariance.diagonal().add_(noise)
+    factor = psd_safe_cholesky(covariance)
+    residual = targets - constant - gathered(prior_mean, inputs).sum(dim=-1)
+    weights = torch.cholesky_solve(residual[:, None], factor)
+    identity = torch.eye(len(factor), dtype=factor.dtype)
+    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return Tables(
+        kernel=kernel,
+        noise=noise,
+        inputs=inputs,
+        factor=factor,
+        constant=constant,
+        mean=prior_mean + kernel.times(inputs, weights, prior_mean.dtype)[..., 0],
+        explained=kernel.times(inputs, inverse.T, torch.float32),
+    )
