@@ -84,7 +84,7 @@ class Objective:
 
 def minilm_sst2() -> Objective:
     """MiniLM-L6 on SST-2, 180 variables: the loss on 512 phrases under one trained adapter."""
-    parts = _assembled("minilm-sst2")
+    parts = assembled("minilm-sst2")
     folder = DATA / "minilm-sst2"
     (folder / "state").mkdir(parents=True, exist_ok=True)
     if not (folder / "state" / "adapter-0.safetensors").is_file():
@@ -96,13 +96,14 @@ def minilm_sst2() -> Objective:
 
 def smollm2_wikitext2() -> Objective:
     """SmolLM2-135M on WikiText-2, 1,050 variables: the loss on 512 tokens, without an adapter."""
-    parts = _assembled("smollm2-wikitext2")
+    parts = assembled("smollm2-wikitext2")
     folder = DATA / "smollm2-wikitext2"
     folder.mkdir(parents=True, exist_ok=True)
     return _objective("smollm2-wikitext2", parts, folder)
 
 
-def _assembled(name: str) -> Assembly:
+def assembled(name: str) -> Assembly:
+    """Return the parts of the study behind an objective."""
     os.environ.setdefault("QSEARCH_DATA", str(SHARED))
     source = _STUDIES[name]
     path = ROOT / "studies" / f"{source.study}.yaml"
@@ -155,17 +156,10 @@ def _known(name: str, parts: Assembly, evaluate: Callable[[Integers], float]) ->
     )
 
 
-OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "minilm-sst2": minilm_sst2,
-    "smollm2-wikitext2": smollm2_wikitext2,
-}
-"""Objectives by name; calling one loads its model."""
-
-
 def known_objective(name: str) -> Objective:
     """Return an objective without its model: for what was recorded."""
 
     def evaluate(index: Integers) -> float:
         raise LookupError("this objective was made for recorded losses alone")
 
-    return _known(name, _assembled(name), evaluate)
+    return _known(name, assembled(name), evaluate)

@@ -42,7 +42,7 @@ def layer_sensitivities(
     squared = [torch.zeros((), dtype=torch.float64) for _ in modules]
     examples = 0
     for run in batches:
-        with _recorded(modules) as calls, torch.enable_grad():
+        with recorded_calls(modules) as calls, torch.enable_grad():
             losses = run()
             outputs = [output for _, output in calls.values()]
             gradients = torch.autograd.grad(losses.sum(), outputs)
@@ -57,7 +57,7 @@ def layer_sensitivities(
 
 
 @contextmanager
-def _recorded(modules: Sequence[nn.Module]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+def recorded_calls(modules: Sequence[nn.Module]) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
     """Record each module's input and output while the model runs."""
     calls: dict[int, tuple[Tensor, Tensor]] = {}
 

@@ -1,0 +1,174 @@
+"""What recorded runs say: hypervolume by evaluations, areas, budgets, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from scipy import stats
+
+from benchmarks.objectives import BITS, Objective
+from benchmarks.recording import Benchmark
+from benchmarks.search_runs import Losses, Run, hypervolumes, recorded_runs
+from benchmarks.searchers import SEARCHERS
+from qsearch.search import reference_point
+from qsearch.space import Floats
+
+BUDGETS = np.arange(BITS[0] + 0.05, BITS[1] + 1e-9, 0.1)
+"""Average bits at which fronts are compared."""
+
+ALLOCATORS = ("milp", "uniform")
+"""Peers that need no search; qsearch shall never be below them."""
+
+Curves = dict[tuple[str, str], Floats]
+"""By start and method: one row a seed, one column an evaluation."""
+
+
+def report(
+    benchmark: Benchmark, objective: Objective, evaluations: int, own_evaluations: int
+) -> list[go.Figure]:
+    """Add an objective's rows and claims, and return its figures.
+
+    Args:
+        benchmark: Where rows and claims go.
+        objective: The objective.
+        evaluations: Evaluations of each complete run.
+        own_evaluations: Evaluations after which qsearch is compared with its peers' last.
+    """
+    runs = {
+        run: table
+        for run, table in recorded_runs(objective.name).items()
+        if len(table) >= evaluations or table["ended"].any()
+    }
+    if not runs:
+        return []
+    losses = Losses(objective.name, None)
+    reference = reference_point(np.array([losses(i) for i in objective.warm_start]), BITS)
+    best = min(float(table["loss"].min()) for table in runs.values())
+    curves = _gathered(
+        runs, lambda table: _by_evaluation(hypervolumes(table, reference, best), evaluations)
+    )
+    counts = sorted({len(objective.warm_start), own_evaluations // 2, own_evaluations})
+    counts = [*counts, 2 * own_evaluations, evaluations]
+    for (start, method), found in curves.items():
+        figures: dict[str, object] = {
+            f"after {count}": _interval(found[:, count - 1]) for count in counts
+        }
+        figures["area"] = _interval(found.mean(axis=1))
+        benchmark.row(
+            objective=objective.name, start=start, method=method, seeds=len(found), **figures
+        )
+    for start in ("warm", "cold"):
+        _claim_fewer_evaluations(benchmark, objective.name, start, curves, own_evaluations)
+        _claim_area(benchmark, objective.name, start, curves)
+    fronts = _gathered(runs, lambda table: _best_by_budget(table, own_evaluations))
+    _claim_allocators(benchmark, objective.name, fronts, own_evaluations)
+    return [_figure(objective.name, curves)]
+
+
+def _gathered(runs: dict[Run, pd.DataFrame], of_table: Callable[[pd.DataFrame], Floats]) -> Curves:
+    names = sorted({(run.start, run.method) for run in runs}, reverse=True)
+    return {
+        name: np.array([of_table(t) for r, t in runs.items() if (r.start, r.method) == name])
+        for name in names
+    }
+
+
+def _by_evaluation(volumes: Floats, evaluations: int) -> Floats:
+    """Return the hypervolume after each evaluation; a run that ended stays where it is."""
+    return volumes[np.minimum(np.arange(evaluations), len(volumes) - 1)]
+
+
+def _best_by_budget(table: pd.DataFrame, count: int) -> Floats:
+    """Return the least loss within each budget, after some evaluations; ∞ where there is none."""
+    bits = table["average_bits"].to_numpy()[:count]
+    loss = table["loss"].to_numpy()[:count]
+    inside = bits[None, :] <= BUDGETS[:, None]
+    return np.where(inside, loss[None, :], np.inf).min(axis=1)
+
+
+def _own_and_peers(start: str, curves: Curves) -> tuple[Floats | None, dict[str, Floats]]:
+    own = curves.get((start, "qsearch"))
+    return own, {m: found for (s, m), found in curves.items() if s == start and m not in SEARCHERS}
+
+
+def _claim_fewer_evaluations(
+    benchmark: Benchmark, objective: str, start: str, curves: Curves, own_evaluations: int
+) -> None:
+    own, peers = _own_and_peers(start, curves)
+    if own is None or not peers:
+        return
+    best = max(peers, key=lambda method: float(peers[method][:, -1].mean()))
+    evaluations = own.shape[1]
+    benchmark.claim(
+        f"{objective}, {start} start: hypervolume of qsearch after {own_evaluations} evaluations"
+        f" over that of the best peer ({best}) after {evaluations}",
+        float(own[:, own_evaluations - 1].mean() / peers[best][:, -1].mean()),
+        1.0,
+        "higher",
+    )
+
+
+def _claim_area(benchmark: Benchmark, objective: str, start: str, curves: Curves) -> None:
+    own, peers = _own_and_peers(start, curves)
+    if own is None or not peers or len(own) < 2:
+        return
+    rival = max(peers, key=lambda method: float(peers[method].mean()))
+    areas = own.mean(axis=1), peers[rival].mean(axis=1)
+    if len(areas[1]) < 2:  # A method without chance.
+        tested = stats.ttest_1samp(areas[0], float(areas[1][0]), alternative="greater")
+    else:
+        tested = stats.ttest_ind(*areas, equal_var=False, alternative="greater")
+    benchmark.claim(
+        f"{objective}, {start} start: p that qsearch's area under the curve is not above the best"
+        f" peer's ({rival}; Welch's t-test)",
+        float(tested.pvalue),
+        0.05,
+        "lower",
+    )
+
+
+def _claim_allocators(
+    benchmark: Benchmark, objective: str, fronts: Curves, own_evaluations: int
+) -> None:
+    own = fronts.get(("warm", "qsearch"))
+    if own is None:
+        return
+    for name in ALLOCATORS:
+        other = fronts.get(("warm", name))
+        if other is None:
+            continue
+        excess = own.mean(axis=0) - other.mean(axis=0)
+        worst = int(np.nanargmax(excess))
+        benchmark.claim(
+            f"{objective}, warm start, {own_evaluations} evaluations each: greatest excess of"
+            f" qsearch's loss over {name}'s within any budget (at {BUDGETS[worst]:.2f} bits)",
+            float(excess[worst]),
+            0.0,
+            "lower",
+        )
+
+
+def _figure(objective: str, curves: Curves) -> go.Figure:
+    figure = go.Figure()
+    for (start, method), found in curves.items():
+        figure.add_scatter(
+            x=np.arange(1, found.shape[1] + 1), y=found.mean(axis=0), name=f"{method}, {start}"
+        )
+    figure.update_layout(
+        title=f"{objective}: hypervolume by evaluations",
+        xaxis_title="evaluations",
+        yaxis_title="share of the reference box",
+    )
+    return figure
+
+
+def _interval(values: Floats) -> str:
+    """Return the mean with its 95 % confidence interval over seeds."""
+    mean = f"{values.mean():.4f}"
+    if len(values) < 2:
+        return mean
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{mean} ± {half:.4f}"

@@ -1,0 +1,199 @@
+"""A stand-in for the loss of MiniLM on SST-2, fitted to recorded real losses, for many seeds fast.
+
+To second order, quantization errors D change the loss of one example by its gradient times D, and
+the mean loss by
+
+    first = mean_n ⟨g_n, D⟩,    second = ½ mean_n ⟨g_n, D⟩²,
+
+with the empirical Fisher information in place of the Hessian. Both come from gradients of the
+validation examples at one configuration; the products ⟨g_n, D_ij⟩ of all layers and choices are
+reduced to their principal components. The stand-in is a quadratic in first, second and the proxy,
+whose coefficients are fitted to real losses. It is no Gaussian process, and it knows gradients that
+no search method is given.
+
+    python -m benchmarks.stand_in    measures the gradients, fits, and prints how well it fits
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from qsearch_coalora.sensitivity import recorded_calls
+from qsearch_coalora.trainer import CoALoRATrainer
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from scipy import stats
+
+from benchmarks.objectives import DATA, Objective, assembled, known_objective
+from benchmarks.search_runs import recorded_runs
+from qsearch.configuration import LayerConfiguration
+from qsearch.plugins import Quantizer
+from qsearch.proxy import allocate
+from qsearch.space import Floats, Integers
+from qsearch.store import read_adapter
+
+NAME = "minilm-sst2-stand-in"
+REAL = "minilm-sst2"
+FOLDS = 5
+_FILE = DATA / REAL / "stand_in.safetensors"
+_COMPONENTS = 16
+"""Principal components kept of the products; 512 (all) fitted no better."""
+
+_AROUND_BITS = 4.0
+"""Average bits of the allocation whose gradients are taken."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Products of gradients with quantization errors.
+
+    Args:
+        scores: Proxy scores (groups × choices).
+        first: Mean of the examples' products (groups × choices).
+        components: Principal components of the examples' products (components × groups × choices),
+            such that half their squared length is the second-order term.
+    """
+
+    scores: Floats
+    first: Floats
+    components: Floats
+
+    def terms(self, index: Integers) -> Floats:
+        """Return what the loss is a linear function of (n × terms), of (n × groups)."""
+        groups = np.arange(len(self.scores))
+        proxy = self.scores[groups, index].sum(axis=1)
+        first = self.first[groups, index].sum(axis=1)
+        second = 0.5 * (self.components[:, groups, index].sum(axis=2) ** 2).sum(axis=0)
+        columns = [np.ones(len(index)), first, second, proxy]
+        columns += [proxy**2, second**2, first * proxy, first * second, second * proxy]
+        return np.column_stack(columns)
+
+
+def gradients() -> Gradients:
+    """Return the measured gradients."""
+    saved = load_arrays(_FILE)
+    return Gradients(
+        known_objective(REAL).scores,
+        saved["first"].astype(np.float64),
+        saved["components"].astype(np.float64),
+    )
+
+
+def real_losses() -> tuple[Integers, Floats]:
+    """Return all distinct configurations with a recorded real loss (n × groups), and it (n)."""
+    tables = [pd.read_parquet(DATA / REAL / "random.parquet"), *recorded_runs(REAL).values()]
+    index = np.concatenate([np.array(t["index"].tolist(), dtype=np.int64) for t in tables])
+    loss = np.concatenate([table["loss"].to_numpy() for table in tables])
+    index, first = np.unique(index, axis=0, return_index=True)
+    return index, loss[first]
+
+
+def fit_of(terms: Floats, loss: Floats) -> Floats:
+    """Return coefficients (terms) of least squares."""
+    return np.asarray(np.linalg.lstsq(terms, loss, rcond=None)[0])
+
+
+def held_out_fit() -> dict[str, float]:
+    """Return how the stand-in predicts losses that it was not fitted to (cross-validation)."""
+    index, loss = real_losses()
+    terms = gradients().terms(index)
+    fold = np.random.default_rng(0).permutation(len(loss)) % FOLDS
+    predicted = np.zeros(len(loss))
+    for number in range(FOLDS):
+        inside = fold != number
+        predicted[~inside] = terms[~inside] @ fit_of(terms[inside], loss[inside])
+    return {
+        "losses": len(loss),
+        "r2": float(1 - ((loss - predicted) ** 2).mean() / loss.var()),
+        "spearman": float(stats.spearmanr(loss, predicted).statistic),
+    }
+
+
+def stand_in() -> Objective:
+    """Return the stand-in, with the information that searches of the real objective start from."""
+    saved = load_arrays(_FILE)
+    measured, coefficients = gradients(), saved["coefficients"]
+
+    def evaluate(index: Integers) -> float:
+        return float((measured.terms(index[None]) @ coefficients)[0])
+
+    return replace(known_objective(REAL), name=NAME, evaluate=evaluate)
+
+
+def main() -> None:
+    """Measure the gradients, fit the coefficients and print the fit."""
+    _measure()
+    measured = gradients()
+    index, loss = real_losses()
+    coefficients = fit_of(measured.terms(index), loss)
+    save_arrays({**load_arrays(_FILE), "coefficients": coefficients}, _FILE)
+    print(held_out_fit())
+
+
+def _measure() -> None:
+    """Measure products of the validation examples' gradients with every quantization error."""
+    parts = assembled(REAL)
+    trainer = parts.trainer
+    assert isinstance(trainer, CoALoRATrainer)
+    trainer.load_state(read_adapter(DATA / REAL, 0)[0])
+    adapted = trainer.adapted
+    adapted.peft_model.eval()
+    around = parts.space.decode(allocate(parts.space, known_objective(REAL).scores, _AROUND_BITS))
+    adapted.activate(around)
+    adapted.hooks.set(adapted.adjustments(around).detach())
+    modules = [layer.base_layer for layer in adapted.lora_layers]
+    calls: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in modules]
+    for batch in parts.task.batches("validation", 32):
+        with recorded_calls(modules) as recorded, torch.enable_grad():
+            losses = parts.task.score(adapted.logits(batch), batch).losses
+            outputs = [output for _, output in recorded.values()]
+            slopes = torch.autograd.grad(losses.sum(), outputs)
+        for (position, (inputs, _)), slope in zip(recorded.items(), slopes, strict=True):
+            calls[position].append((inputs, slope))
+    choices = parts.space.choices.layer_configurations
+    products = torch.stack(
+        [
+            _products(weight, calls[position], parts.quantizer, choices)
+            for position, weight in enumerate(adapted.weights.originals)
+        ],
+        dim=1,
+    )
+    examples = len(products)
+    _, lengths, directions = torch.linalg.svd(
+        products.double().flatten(1) / examples**0.5, full_matrices=False
+    )
+    components = (lengths[:, None] * directions)[:_COMPONENTS].view(-1, *products.shape[1:])
+    arrays = {
+        "first": products.mean(dim=0).float().numpy(),
+        "components": components.half().numpy(),
+    }
+    save_arrays(arrays, _FILE)
+
+
+@torch.no_grad()
+def _products(
+    weight: torch.Tensor,
+    calls: list[tuple[torch.Tensor, torch.Tensor]],
+    quantizer: Quantizer,
+    choices: tuple[LayerConfiguration, ...],
+    chunk: int = 48,
+) -> torch.Tensor:
+    """Return ⟨g_n, D_c⟩ (examples × choices) of one layer, from its inputs and output slopes."""
+    gradient = torch.cat(
+        [torch.einsum("nto,nti->noi", slope, inputs).flatten(1) for inputs, slope in calls]
+    )
+    parts = []
+    for start in range(0, len(choices), chunk):
+        errors = [
+            (quantizer.dequantize(quantizer.quantize(weight, choice)) - weight).flatten()
+            for choice in choices[start : start + chunk]
+        ]
+        parts.append(gradient @ torch.stack(errors).T)
+    return torch.cat(parts, dim=1)
+
+
+if __name__ == "__main__":
+    main()
