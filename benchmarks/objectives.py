@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from safetensors.numpy import save_file as save_arrays
 from qsearch.assembly import Assembly, assemble
 from qsearch.correlation import error_correlation
 from qsearch.initial import initial_configurations
+from qsearch.plugins import Split
 from qsearch.proxy import allocate_front, weighted_scores
 from qsearch.space import Floats, Integers, Space
 from qsearch.spec import load_spec
@@ -72,6 +74,7 @@ class Objective:
         correlation: Correlation of the errors of two choices (choices × choices).
         warm_start: The allocator's front that warm runs start from (budgets × groups).
         evaluate: Returns the loss of choice indices (groups).
+        evaluate_held_out: Returns their loss on data that no search may see.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Objective:
     correlation: Floats
     warm_start: Integers
     evaluate: Callable[[Integers], float]
+    evaluate_held_out: Callable[[Integers], float]
 
 
 def minilm_sst2() -> Objective:
@@ -138,13 +142,18 @@ def _objective(name: str, parts: Assembly, folder: Path) -> Objective:
             path,
         )
 
-    def evaluate(index: Integers) -> float:
-        return parts.trainer.evaluate([parts.space.decode(index)], "validation")[0].loss
+    def on(split: Split, index: Integers) -> float:
+        return parts.trainer.evaluate([parts.space.decode(index)], split)[0].loss
 
-    return _known(name, parts, evaluate)
+    return _known(name, parts, partial(on, "validation"), partial(on, "test"))
 
 
-def _known(name: str, parts: Assembly, evaluate: Callable[[Integers], float]) -> Objective:
+def _known(
+    name: str,
+    parts: Assembly,
+    evaluate: Callable[[Integers], float],
+    evaluate_held_out: Callable[[Integers], float],
+) -> Objective:
     known = load_arrays(DATA / name / _PROXY)
     return Objective(
         name=name,
@@ -153,13 +162,14 @@ def _known(name: str, parts: Assembly, evaluate: Callable[[Integers], float]) ->
         correlation=error_correlation(parts.quantizer),
         warm_start=known["warm_start"],
         evaluate=evaluate,
+        evaluate_held_out=evaluate_held_out,
     )
 
 
 def known_objective(name: str) -> Objective:
     """Return an objective without its model: for what was recorded."""
 
-    def evaluate(index: Integers) -> float:
+    def refuse(index: Integers) -> float:
         raise LookupError("this objective was made for recorded losses alone")
 
-    return _known(name, assembled(name), evaluate)
+    return _known(name, assembled(name), refuse, refuse)

@@ -54,9 +54,9 @@ def report(
     counts = [*counts, 2 * own_evaluations, evaluations]
     for (start, method), found in curves.items():
         figures: dict[str, object] = {
-            f"after {count}": _interval(found[:, count - 1]) for count in counts
+            f"after {count}": interval(found[:, count - 1]) for count in counts
         }
-        figures["area"] = _interval(found.mean(axis=1))
+        figures["area"] = interval(found.mean(axis=1))
         benchmark.row(
             objective=objective.name, start=start, method=method, seeds=len(found), **figures
         )
@@ -165,7 +165,7 @@ def _figure(objective: str, curves: Curves) -> go.Figure:
     return figure
 
 
-def _interval(values: Floats) -> str:
+def interval(values: Floats) -> str:
     """Return the mean with its 95 % confidence interval over seeds."""
     mean = f"{values.mean():.4f}"
     if len(values) < 2:

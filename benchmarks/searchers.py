@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
@@ -60,12 +59,5 @@ def qsearch_searcher(
             archive.add(index, (yield index))
 
 
-def _with(**settings: bool | int) -> Peer:
-    return partial(qsearch_searcher, variant=Variant(settings=SearchSettings(**settings)))
-
-
-SEARCHERS: dict[str, Peer] = {
-    "qsearch": qsearch_searcher,
-    "qsearch-observed": _with(observed=True),
-}
-"""The engine and its variants by name."""
+SEARCHERS: dict[str, Peer] = {"qsearch": qsearch_searcher}
+"""The engine by name."""

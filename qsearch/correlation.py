@@ -11,6 +11,7 @@ import torch
 
 from qsearch.plugins import Quantizer
 from qsearch.space import Floats
+from qsearch.threads import one_thread
 
 _SAMPLE_SHAPE = (128, 512)
 """Weights that are sampled: groups of up to 16,384 weights share a scale (blocks of 64, 256 scales
@@ -32,13 +33,14 @@ def error_correlation(quantizer: Quantizer) -> Floats:
         Correlations (choices × choices). A choice without error correlates with itself alone.
     """
     weight = torch.randn(_SAMPLE_SHAPE, generator=torch.Generator().manual_seed(0))
-    products = torch.stack(
-        [
-            (quantizer.dequantize(quantizer.quantize(weight, choice)) - weight).flatten()
-            for choice in quantizer.choices().layer_configurations
-        ]
-    )
-    products = (products @ products.T).double()
+    with one_thread():
+        errors = torch.stack(
+            [
+                (quantizer.dequantize(quantizer.quantize(weight, choice)) - weight).flatten()
+                for choice in quantizer.choices().layer_configurations
+            ]
+        )
+    products = (errors @ errors.T).double()
     norm = products.diagonal().sqrt()
     lossless = norm == 0
     norm[lossless] = 1.0

@@ -39,8 +39,6 @@ class SearchSettings:
         samples: Samples of the surrogate that allocations are made from.
         thin_share: One candidate in so many goes to a segment without any evaluated configuration;
             0 for none.
-        observed: Whether to improve the front of losses as observed, luck included, instead of
-            that of posterior means.
     """
 
     starts: int = 12
@@ -49,7 +47,6 @@ class SearchSettings:
     allocations: int = 40
     samples: int = 6
     thin_share: int = 4
-    observed: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,6 @@ class Improvement:
         front: Non-dominated points (m × 2), rows (loss, average bits) by rising bits.
         reference: Reference point (loss, average bits).
         bits: Interval of average bits; outside of it the score is −∞.
-        noise: Standard deviation of what an improvement is counted with beside the surrogate's.
     """
 
     surrogate: Surrogate
@@ -96,7 +92,6 @@ class Improvement:
     front: Tensor
     reference: tuple[float, float]
     bits: tuple[float, float]
-    noise: float = 0.0
 
     def __call__(self, index: Integers) -> Floats:
         """Return scores (n) of choice indices (n × groups)."""
@@ -118,7 +113,7 @@ class Improvement:
     def _of(self, mean: Tensor, deviation: Tensor, average_bits: Floats) -> Floats:
         known = torch.from_numpy(average_bits)
         value = log_expected_hypervolume_improvement(
-            mean, (deviation**2 + self.noise**2).sqrt(), known, self.front, self.reference
+            mean, deviation, known, self.front, self.reference
         )
         inside = (known >= self.bits[0]) & (known <= self.bits[1])
         result: Floats = torch.where(inside, value, -torch.inf).numpy()
@@ -131,7 +126,6 @@ def acquisition(
     known: Integers,
     loss: Floats,
     bits: tuple[float, float],
-    observed: bool = False,
 ) -> Improvement:
     """Return log expected hypervolume improvement over what is known.
 
@@ -144,16 +138,11 @@ def acquisition(
         known: Evaluated and pending configurations (n × groups).
         loss: Losses of the evaluated ones, for the reference point.
         bits: Interval of average bits; outside of it the score is −∞.
-        observed: Whether to improve the losses as observed instead, luck included.
     """
     means = surrogate.predict(known)[0].numpy()
-    noise = 0.0
-    if observed:
-        means[: len(loss)] = loss
-        noise = surrogate.noise
     points = front(np.column_stack([means, space.average_bits(known)]))
     return Improvement(
-        surrogate, space, torch.from_numpy(points), reference_point(loss, bits), bits, noise
+        surrogate, space, torch.from_numpy(points), reference_point(loss, bits), bits
     )
 
 
@@ -179,7 +168,7 @@ def candidate_pool(
         Distinct choice indices (n × groups), neither evaluated nor excluded; the best first.
     """
     known = evaluated.index
-    score = acquisition(surrogate, space, known, evaluated.loss, bits, settings.observed)
+    score = acquisition(surrogate, space, known, evaluated.loss, bits)
     points = np.column_stack([surrogate.predict(known)[0].numpy(), space.average_bits(known)])
     best_known = known[non_dominated(points)]
     budgets = np.linspace(*bits, settings.allocations).tolist()
@@ -252,7 +241,7 @@ def next_candidate(
     """
     known = np.concatenate([evaluated.index, pending])
     believed = surrogate.fantasise(pending)
-    score = acquisition(believed, space, known, evaluated.loss, bits, settings.observed)
+    score = acquisition(believed, space, known, evaluated.loss, bits)
     taken = np.concatenate([known, evaluated.exclude])
     keys = {row.tobytes() for row in taken}
     if settings.thin_share and len(pending) % settings.thin_share == settings.thin_share - 1:

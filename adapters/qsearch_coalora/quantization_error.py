@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from qsearch.configuration import LayerConfiguration
 from qsearch.plugins import Quantizer
+from qsearch.threads import one_thread
 
 SAMPLE_WEIGHTS = 2_000_000
 """Weights sampled from the whole model."""
@@ -43,19 +43,8 @@ def quantization_errors(
     Returns:
         Relative squared errors (layers × layer configurations).
     """
-    with _one_thread():
+    with one_thread():
         return _errors(weights, quantizer, layer_configurations, sample_weights)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep PyTorch to one thread: these tensors are too small to be worth handing around."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _errors(

@@ -1,0 +1,112 @@
+"""Do the fronts hold on data that no search saw?
+
+A search takes the luckiest of many losses on the same validation examples. Here the fronts of
+recorded runs on MiniLM and SST-2 are evaluated on the test split: each configuration that was on a
+run's front by its validation loss, and what area those dominate by their test losses.
+
+    python -m benchmarks.held_out [--recorded]
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.objectives import BITS, DATA, known_objective, minilm_sst2
+from benchmarks.recording import Benchmark
+from benchmarks.search import PLANS
+from benchmarks.search_runs import Run, recorded_runs
+from benchmarks.search_tables import interval
+from qsearch.pareto import hypervolume, non_dominated
+from qsearch.search import reference_point
+from qsearch.space import Floats, Integers
+
+NAME = "minilm-sst2"
+_FILE = DATA / NAME / "held_out.parquet"
+
+
+class TestLosses:
+    """Losses on the test split, each evaluated once and recorded.
+
+    Args:
+        record: Whether to evaluate what is not recorded yet.
+    """
+
+    def __init__(self, record: bool) -> None:
+        self._objective = minilm_sst2() if record else known_objective(NAME)
+        self._known: dict[bytes, float] = {}
+        if _FILE.is_file():
+            table = pd.read_parquet(_FILE)
+            for index, loss in zip(table["index"], table["loss"], strict=True):
+                self._known[np.asarray(index, dtype=np.int64).tobytes()] = float(loss)
+
+    def of(self, index: Integers) -> Floats:
+        """Return test losses (n) of choice indices (n × groups)."""
+        missing = [row for row in index if row.tobytes() not in self._known]
+        for row in missing:
+            self._known[row.tobytes()] = self._objective.evaluate_held_out(row)
+        if missing:
+            self._write()
+        return np.array([self._known[row.tobytes()] for row in index])
+
+    def _write(self) -> None:
+        rows = [np.frombuffer(key, dtype=np.int64).astype(np.int16) for key in self._known]
+        pd.DataFrame({"index": rows, "loss": list(self._known.values())}).to_parquet(_FILE)
+
+
+def counted(run: Run, table: pd.DataFrame) -> int | None:
+    """Return after how many evaluations a run's front is taken; None if it is not complete."""
+    plan = PLANS[NAME]
+    count = plan.own_evaluations if run.method == "qsearch" else plan.evaluations
+    complete = len(table) >= count or bool(table["ended"].any())
+    return count if complete and run.start == "warm" else None
+
+
+def main() -> None:
+    """Evaluate fronts on the test split and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recorded", action="store_true", help="evaluate nothing")
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    losses = TestLosses(record=not given.recorded)
+    warm = known_objective(NAME).warm_start
+    reference = reference_point(losses.of(warm), BITS)
+    volumes: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for run, table in recorded_runs(NAME).items():
+        count = counted(run, table)
+        if count is None:
+            continue
+        rows = table.iloc[:count]
+        points = rows[["loss", "average_bits"]].to_numpy()
+        kept = rows[non_dominated(points)]
+        index = np.array(kept["index"].tolist(), dtype=np.int64)
+        tested = np.column_stack([losses.of(index), kept["average_bits"]])
+        fall = float((tested[:, 0] - kept["loss"]).mean())
+        volumes.setdefault((run.method, count), []).append((hypervolume(tested, reference), fall))
+    benchmark = Benchmark("held_out")
+    for (method, count), found in sorted(volumes.items()):
+        area, fall = np.array(found).T
+        benchmark.row(
+            method=method,
+            evaluations=count,
+            seeds=len(found),
+            hypervolume=interval(area),
+            test_less_validation_loss=interval(fall),
+        )
+    own = [np.mean([v for v, _ in found]) for (m, _), found in volumes.items() if m == "qsearch"]
+    others = [np.mean([v for v, _ in found]) for (m, _), found in volumes.items() if m != "qsearch"]
+    if own and others:
+        benchmark.claim(
+            "hypervolume by test losses: qsearch's front over the best peer's",
+            float(own[0] / max(others)),
+            1.0,
+            "higher",
+        )
+    benchmark.write()
+
+
+if __name__ == "__main__":
+    main()
