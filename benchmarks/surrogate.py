@@ -43,7 +43,7 @@ def qsearch_surrogate(objective: Objective) -> Surrogate:
     def predict(index: Integers, loss: Floats, unseen: Integers) -> Prediction:
         fitted = fit_surrogate(features, index, loss)
         mean, deviation = fitted.predict(unseen)
-        return mean.numpy(), np.sqrt(deviation.numpy() ** 2 + fitted.noise(unseen).numpy() ** 2)
+        return mean.numpy(), np.sqrt(deviation.numpy() ** 2 + fitted.noise**2)
 
     return predict
 

@@ -7,12 +7,11 @@ With φ_g the score of group g's choice (error × sensitivity), R the correlatio
 choices, and z = Σ φ_g the configuration's proxy, the model is
 
     loss(c) = a + s·z(c) + f(c) + noise,    s ≥ 0,
-    cov(f(c), f(c')) = σ² Σ_g √φ_g(c_g) · R[c_g, c'_g] · √φ_g(c'_g),    var f(c) = σ² z(c),
-    var noise(c) = ν² (z(c) + 0.02).
+    cov(f(c), f(c')) = σ² Σ_g √φ_g(c_g) · R[c_g, c'_g] · √φ_g(c'_g),    var f(c) = σ² z(c).
 
 The prior mean rises with the proxy: what is of second order. The kernel learns which groups the
 proxy misjudges and which choices happen to suit a group. What the proxy calls harmless can hardly
-be harmful, so all variances grow with it. Mean and kernel add over groups, so predictions are sums
+be harmful, so the variance grows with it. Mean and kernel add over groups, so predictions are sums
 of tables (:mod:`qsearch.tables`).
 """
 
@@ -34,7 +33,6 @@ from gpytorch.kernels import Kernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import Mean
 from gpytorch.priors import LogNormalPrior
-from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
 
 from qsearch.errors import InputError
@@ -42,7 +40,7 @@ from qsearch.space import Floats, Integers, Space
 from qsearch.tables import AdditiveKernel, Tables, gathered, posterior_tables
 
 _NOISE_PRIOR = (-1.0, 0.6)
-"""Log-normal prior of ν², as a share of the losses' variance, where z is 1 on average.
+"""Log-normal prior of the noise variance, as a share of the losses' variance.
 
 A share of a third is what losses of random configurations have on SST-2; a tighter or smaller
 prior made intervals from 20 losses too narrow.
@@ -52,10 +50,7 @@ _SCALE_PRIOR = (0.0, 1.0)
 """Log-normal prior of σ², as a share of the losses' variance, where z is 1 on average."""
 
 _INITIAL_NOISE = 0.1
-"""ν², as a share of the losses' variance, from which the fit starts."""
-
-_LEAST_PROXY = 0.02
-"""Proxy at which noise no longer falls; a proxy of 1 is the mean of uniformly drawn choices."""
+"""Noise variance, as a share of the losses' variance, from which the fit starts."""
 
 
 @dataclass(frozen=True)
@@ -185,30 +180,6 @@ class ErrorKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
         return result
 
 
-class ProxyLikelihood(GaussianLikelihood):  # type: ignore[misc]  # gpytorch is untyped
-    """Gaussian noise whose variance grows with the proxy: ν² (z + 0.02).
-
-    Args:
-        features: Where the proxy comes from.
-        noise: Prior and constraint of ν², as of GPyTorch's Gaussian likelihood.
-    """
-
-    def __init__(self, features: Features, **noise: Any) -> None:
-        super().__init__(**noise)
-        self._features = features
-
-    def variance(self, inputs: Tensor) -> Tensor:
-        """Return the noise's variance (…) at choice indices (… × groups)."""
-        result: Tensor = self.noise * (self._features.total(inputs) + _LEAST_PROXY)
-        return result
-
-    def _shaped_noise_covar(
-        self, base_shape: torch.Size, *params: Any, **kwargs: Any
-    ) -> DiagLinearOperator:
-        inputs = params[0] if torch.is_tensor(params[0]) else params[0][0]
-        return DiagLinearOperator(self.variance(inputs).expand(base_shape))
-
-
 @dataclass(frozen=True)
 class Surrogate:
     """A fitted Gaussian process for the loss.
@@ -228,6 +199,11 @@ class Surrogate:
     tables: Tables
 
     @property
+    def noise(self) -> float:
+        """Standard deviation of a loss around the noiseless one."""
+        return float(self.tables.noise**0.5) * self.scale
+
+    @property
     def mean_table(self) -> Floats:
         """Posterior mean that each choice of each group contributes (groups × choices), nats."""
         result: Floats = (self.tables.mean * self.scale).numpy()
@@ -241,11 +217,6 @@ class Surrogate:
         """
         mean, variance = self.tables.predict(torch.from_numpy(index))
         return mean * self.scale + self.location, variance.sqrt() * self.scale
-
-    def noise(self, index: Integers) -> Tensor:
-        """Return the noise's standard deviation (n) at choice indices (n × groups)."""
-        variance: Tensor = self.model.likelihood.variance(torch.from_numpy(index)).detach()
-        return variance.sqrt() * self.scale
 
     def predict_moves(
         self, index: Integers, groups: Integers, choices: Integers
@@ -283,7 +254,7 @@ class Surrogate:
         at = gathered(prior, tables.inputs).sum(dim=-1)
         noise = torch.from_numpy(generator.standard_normal(tuple(at.shape)))
         # Matheron's rule: a sample of the prior, corrected by how far it is off at the data.
-        errors = at + tables.noise.sqrt() * noise
+        errors = at + tables.noise**0.5 * noise
         sampled = tables.mean + prior + tables.corrections(errors)
         result: Floats = (sampled * self.scale).numpy()
         return result
@@ -298,9 +269,7 @@ class Surrogate:
         """
         if not len(pending):
             return self
-        inputs = torch.from_numpy(pending)
-        noise = self.model.likelihood.variance(inputs).detach()
-        return replace(self, tables=self.tables.conditioned(inputs, noise))
+        return replace(self, tables=self.tables.conditioned(torch.from_numpy(pending)))
 
 
 def fit_surrogate(features: Features, index: Integers, loss: Floats) -> Surrogate:
@@ -327,8 +296,7 @@ def fit_surrogate(features: Features, index: Integers, loss: Floats) -> Surrogat
         model = SingleTaskGP(
             inputs.double(),
             targets[:, None],
-            likelihood=ProxyLikelihood(
-                features,
+            likelihood=GaussianLikelihood(
                 noise_prior=LogNormalPrior(*_NOISE_PRIOR),
                 noise_constraint=GreaterThan(1e-5, initial_value=_INITIAL_NOISE),
             ),
@@ -352,9 +320,9 @@ def fit_surrogate(features: Features, index: Integers, loss: Floats) -> Surrogat
     with torch.no_grad():
         tables = posterior_tables(
             features.kernel.scaled(float(model.covar_module.outputscale)),
+            float(model.likelihood.noise),
             inputs,
             targets,
-            model.likelihood.variance(inputs),
             float(model.mean_module.constant),
             model.mean_module.slope * features.proxy,
         )

@@ -88,8 +88,8 @@ class Tables:
 
     Args:
         kernel: Prior covariance.
+        noise: Variance of the noise.
         inputs: Choice indices that the posterior is conditioned on (n × groups).
-        noise: Variance of the noise at each (n).
         factor: Cholesky factor of their covariance with noise (n × n).
         constant: What the mean has beside the groups' contributions.
         mean: Contribution of each choice to the mean (groups × choices).
@@ -98,8 +98,8 @@ class Tables:
     """
 
     kernel: AdditiveKernel
+    noise: float
     inputs: Tensor
-    noise: Tensor
     factor: Tensor
     constant: float
     mean: Tensor
@@ -144,16 +144,15 @@ class Tables:
         weights = torch.cholesky_solve(errors.T, self.factor)
         return -self.kernel.times(self.inputs, weights, errors.dtype).permute(2, 0, 1)
 
-    def conditioned(self, pending: Tensor, noise: Tensor) -> Tables:
+    def conditioned(self, pending: Tensor) -> Tables:
         """Return the posterior as if pending configurations had scored their means.
 
         Args:
             pending: Choice indices (m × groups).
-            noise: Variance of the noise at each (m).
         """
         cross = self._vectors(pending)
         own = self.kernel(pending, pending) - cross @ cross.T
-        own.diagonal().add_(noise)
+        own.diagonal().add_(self.noise)
         factor = psd_safe_cholesky(own)
         inverse = torch.linalg.solve_triangular(factor, torch.eye(len(own)).to(own), upper=False)
         single = self.explained.dtype
@@ -164,7 +163,6 @@ class Tables:
         return replace(
             self,
             inputs=torch.cat([self.inputs, pending]),
-            noise=torch.cat([self.noise, noise]),
             factor=torch.cat([upper, lower]),
             explained=torch.cat([self.explained, new], dim=2),
         )
@@ -180,9 +178,9 @@ class Tables:
 @torch.no_grad()
 def posterior_tables(
     kernel: AdditiveKernel,
+    noise: float,
     inputs: Tensor,
     targets: Tensor,
-    noise: Tensor,
     constant: float,
     prior_mean: Tensor,
 ) -> Tables:
@@ -190,9 +188,9 @@ def posterior_tables(
 
     Args:
         kernel: Prior covariance.
+        noise: Variance of the noise.
         inputs: Choice indices of the data (n × groups).
         targets: What was observed at them (n).
-        noise: Variance of the noise at each (n).
         constant: What the prior mean has beside the groups' contributions.
         prior_mean: Contribution of each choice to the prior mean (groups × choices).
     """
@@ -205,8 +203,8 @@ def posterior_tables(
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
     return Tables(
         kernel=kernel,
-        inputs=inputs,
         noise=noise,
+        inputs=inputs,
         factor=factor,
         constant=constant,
         mean=prior_mean + kernel.times(inputs, weights, prior_mean.dtype)[..., 0],

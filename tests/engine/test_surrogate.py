@@ -193,8 +193,7 @@ def test_intervals_hold_as_many_held_out_losses_as_they_say() -> None:
         fitted = fit_surrogate(FEATURES, index, losses_of(index, 0.03, seed))
         mean, deviation = fitted.predict(held_out)
         residual = losses_of(held_out, 0.03, 100 + seed) - mean.numpy()
-        noise = fitted.noise(held_out).numpy()
-        distances.append(np.abs(residual) / np.sqrt(deviation.numpy() ** 2 + noise**2))
+        distances.append(np.abs(residual) / np.sqrt(deviation.numpy() ** 2 + fitted.noise**2))
     assert 0.4 < (np.array(distances) < stats.norm.ppf(0.75)).mean() < 0.65
     assert 0.85 < (np.array(distances) < stats.norm.ppf(0.95)).mean() < 0.97
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from qsearch.tables import AdditiveKernel, Tables, gathered, posterior_tables
 
 GROUPS, CHOICES, DATA = 3, 5, 7
+NOISE = 0.1
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -35,11 +36,7 @@ INPUTS, TARGETS = indices(DATA, 3), drawn(DATA, seed=4)
 
 
 def posterior() -> Tables:
-    return posterior_tables(KERNEL, INPUTS, TARGETS, noise_of(DATA), 0.7, PRIOR_MEAN)
-
-
-def noise_of(count: int) -> Tensor:
-    return 0.1 + 0.05 * torch.arange(count, dtype=torch.float64)
+    return posterior_tables(KERNEL, NOISE, INPUTS, TARGETS, 0.7, PRIOR_MEAN)
 
 
 def by_formula(inputs: Tensor, targets: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +59,7 @@ def by_formula(inputs: Tensor, targets: Tensor, points: Tensor) -> tuple[Tensor,
         sums = [sum(PRIOR_MEAN[g, row[g]] for g in range(GROUPS)) for row in at]
         return 0.7 + torch.tensor(sums, dtype=torch.float64)
 
-    inverse = torch.linalg.inv(covariance(inputs, inputs) + noise_of(len(inputs)).diag())
+    inverse = torch.linalg.inv(covariance(inputs, inputs) + NOISE * torch.eye(len(inputs)))
     cross = covariance(points, inputs)
     variance = covariance(points, points).diagonal() - (cross @ inverse * cross).sum(dim=1)
     return mean(points) + cross @ inverse @ (targets - mean(inputs)), variance
@@ -98,7 +95,7 @@ def test_moves_are_predicted_as_the_configurations_that_they_make() -> None:
 def test_conditioning_is_to_add_data_that_score_their_means(count: int) -> None:
     pending, points = indices(count, 7), indices(9, 8)
     believed, _ = posterior().predict(pending)
-    grown = posterior().conditioned(pending, noise_of(DATA + count)[DATA:])
+    grown = posterior().conditioned(pending)
     inputs, targets = torch.cat([INPUTS, pending]), torch.cat([TARGETS, believed])
     mean, variance = by_formula(inputs, targets, points)
     torch.testing.assert_close(grown.predict(points)[0], mean)
@@ -108,9 +105,8 @@ def test_conditioning_is_to_add_data_that_score_their_means(count: int) -> None:
 
 def test_conditioning_twice_is_conditioning_at_once() -> None:
     pending, points = indices(4, 7), indices(9, 8)
-    noise = noise_of(4)
-    at_once = posterior().conditioned(pending, noise)
-    twice = posterior().conditioned(pending[:1], noise[:1]).conditioned(pending[1:], noise[1:])
+    at_once = posterior().conditioned(pending)
+    twice = posterior().conditioned(pending[:1]).conditioned(pending[1:])
     torch.testing.assert_close(twice.factor, at_once.factor)
     torch.testing.assert_close(
         twice.predict(points)[1], at_once.predict(points)[1], rtol=1e-4, atol=1e-5
@@ -136,9 +132,9 @@ def test_many_configurations_are_predicted_in_parts(monkeypatch: pytest.MonkeyPa
 def test_variances_stay_positive_where_everything_is_known() -> None:
     known = posterior_tables(
         KERNEL,
+        1e-9,
         INPUTS[:1],
         TARGETS[:1],
-        torch.full((1,), 1e-9, dtype=torch.float64),
         0.0,
         torch.zeros(GROUPS, CHOICES, dtype=torch.float64),
     )
