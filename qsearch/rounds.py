@@ -17,9 +17,9 @@ from qsearch.errors import QsearchError
 from qsearch.evaluation import TrainReport
 from qsearch.executors import Failure, evaluate_serially
 from qsearch.pareto import normalised_hypervolume, segmented_front
-from qsearch.proxy import weighted_scores
 from qsearch.recording import Study, save_record, training_set_of, trial_rows
 from qsearch.records import RoundRecord, write_json
+from qsearch.scoring import round_scores
 from qsearch.search import reference_point
 from qsearch.space import Floats
 from qsearch.stopping import round_shares
@@ -29,9 +29,7 @@ from qsearch.store import (
     adapter_path,
     candidates_path,
     read_adapter,
-    read_measurement,
     write_adapter,
-    write_measurement,
     write_round,
 )
 from qsearch.transactions import one_transaction
@@ -63,7 +61,8 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     of_set, of_search = round_shares(study.spec.search, used, len(training_set))
     study.tell("round started", round, training_set=len(training_set))
     report = _train(study, round, training_set)
-    _give_scores(study, round, training_set)
+    configurations = [_configuration(study, number) for number in training_set]
+    study.node.use_scores(round_scores(study, round, configurations))
     to_evaluate = training_set[:of_set]
     seconds = _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up)
     save_record(study)
@@ -177,22 +176,6 @@ def _train(study: Study, round: int, training_set: Sequence[int]) -> TrainReport
     state, report = read_adapter(study.directory, round)
     trainer.load_state(state)
     return report
-
-
-def _give_scores(study: Study, round: int, training_set: Sequence[int]) -> None:
-    """Give the search its proxy scores: quantization error × sensitivity under this adapter."""
-    name = f"sensitivity-{round}"
-    sensitivity = read_measurement(study.directory, name)
-    if sensitivity is None:
-        start = time.monotonic()
-        study.tell("measuring sensitivity", round)
-        sensitivity = study.parts.trainer.sensitivity(
-            [_configuration(study, number) for number in training_set], round
-        )
-        write_measurement(study.directory, name, sensitivity)
-        study.tell("measured sensitivity", round, seconds=time.monotonic() - start)
-    space = study.parts.space
-    study.node.use_scores(weighted_scores(space, study.quantization_error, sensitivity))
 
 
 def _configuration(study: Study, number: int) -> Configuration:

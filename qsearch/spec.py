@@ -91,6 +91,9 @@ class SearchSpec(BaseModel):
         candidates: New configurations that each round evaluates.
         segments: Segments of the Pareto filter.
         average_bits: Interval of average bits to search.
+        scores: Where each round's proxy scores come from: ``gradient`` is the trainer's
+            sensitivity; ``measured`` evaluates each group quantized low alone, which costs one
+            evaluation a group and round.
         stop: What ends the study before its last round.
     """
 
@@ -101,6 +104,7 @@ class SearchSpec(BaseModel):
     candidates: int = Field(strict=True, default=12, ge=0)
     segments: int = Field(strict=True, default=40, ge=1)
     average_bits: tuple[float, float] = (2.25, 7.25)
+    scores: Literal["gradient", "measured"] = "gradient"
     stop: StopSpec = StopSpec()
 
     @field_validator("average_bits")

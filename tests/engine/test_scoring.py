@@ -1,0 +1,119 @@
+"""A round's proxy scores, in whole studies."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pandas.testing import assert_frame_equal
+
+from qsearch.assembly import assemble
+from qsearch.configuration import Configuration
+from qsearch.evaluation import Evaluation
+from qsearch.plugins import Split, load_plugin
+from qsearch.records import read_study
+from qsearch.spec import StudySpec
+from qsearch.store import read_measurement
+from qsearch.study import run_study
+from tests.engine.support import results, study_spec
+
+MEASURED = study_spec(
+    trainer__blocks=1, search__initial=5, search__candidates=2, search__scores="measured"
+)
+
+Evaluate = Callable[[Any, list[Configuration], Split], list[Evaluation]]
+
+
+def probes_of(spec: StudySpec) -> int:
+    """One for each group, and one to compare with."""
+    return len(assemble(spec).space.groups) + 1
+
+
+def events(directory: Path) -> Counter[str]:
+    lines = (directory / "log.jsonl").read_text().splitlines()
+    return Counter(json.loads(line)["event"] for line in lines)
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[Configuration]:
+    """Record what is evaluated; raise what no evaluation survives at the given one."""
+    trainer = load_plugin("trainers", "fake")
+    original: Evaluate = trainer.evaluate
+    seen: list[Configuration] = []
+
+    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
+        seen.extend(configurations)
+        if len(seen) == stop_at:
+            raise KeyboardInterrupt
+        return original(self, configurations, split)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    return seen
+
+
+def test_measured_scores_cost_one_evaluation_a_group_and_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = counting(monkeypatch)
+    run_study(MEASURED, tmp_path)
+    record = read_study(tmp_path)
+    rounds = len(record.rounds)
+    assert len(seen) == len(record.trials) + rounds * probes_of(MEASURED)
+    assert events(tmp_path)["measured sensitivity"] == rounds
+    for round in range(rounds):
+        losses = read_measurement(tmp_path, f"probes-{round}")
+        assert losses is not None
+        assert losses.shape == (probes_of(MEASURED),)
+        assert np.isfinite(losses).all()
+
+
+def test_probes_are_not_evaluated_again_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_study(MEASURED, whole)
+    with monkeypatch.context() as patch:
+        counting(patch, stop_at=3)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(MEASURED, parts)
+    saved = read_measurement(parts, "probes-0")
+    assert saved is not None
+    assert np.isfinite(saved).sum() == 2
+    seen = counting(monkeypatch)
+    run_study(MEASURED, parts)
+    assert_frame_equal(results(parts), results(whole), check_exact=True)
+    record = read_study(parts)
+    assert len(seen) == len(record.trials) + len(record.rounds) * probes_of(MEASURED) - 2
+
+
+def test_a_probe_that_fails_does_not_end_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    original: Evaluate = trainer.evaluate
+    calls = 0
+
+    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("out of memory")
+        return original(self, configurations, split)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    run_study(MEASURED, tmp_path)
+    losses = read_measurement(tmp_path, "probes-0")
+    assert losses is not None
+    assert np.isnan(losses).sum() == 1
+    assert len(read_study(tmp_path).rounds) == MEASURED.search.rounds
+
+
+def test_gradient_scores_are_the_default(tmp_path: Path) -> None:
+    spec = study_spec(trainer__blocks=1, search__initial=5, search__candidates=2)
+    run_study(spec, tmp_path)
+    assert read_measurement(tmp_path, "sensitivity-0") is not None
+    assert read_measurement(tmp_path, "probes-0") is None
