@@ -32,10 +32,13 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     least, greatest = space.average_bits_range
     # The set is re-evaluated each round; it seldom outgrows the initial one by much.
     evaluations = search.rounds * (search.initial + search.candidates)
+    if search.stop.evaluations is not None:
+        evaluations = min(evaluations, search.stop.evaluations)
+    probes = search.rounds * (len(space.groups) + 1) if search.scores == "measured" else 0
     flops = (
         needs.training_flops[0]
         + (search.rounds - 1) * needs.training_flops[1]
-        + evaluations * needs.evaluation_flops
+        + (evaluations + probes) * needs.evaluation_flops
     )
     lines = [
         ("study", spec.name),
@@ -51,7 +54,11 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
             f" 10^{len(space.groups) * math.log10(space.choices.size):.0f} configurations,"
             f" {least:.4g} to {greatest:.4g} average bits",
         ),
-        ("rounds", f"{search.rounds}, about {evaluations} evaluations"),
+        (
+            "rounds",
+            f"{search.rounds}, about {evaluations} evaluations"
+            + (f" and {probes} to measure sensitivities" if probes else ""),
+        ),
         ("memory", f"about {needs.memory_bytes / 2**30:.1f} GiB"),
     ]
     if flops:

@@ -124,6 +124,15 @@ def test_check_tells_layers_space_memory_and_time() -> None:
     assert lines["note"] == "needs nothing"
 
 
+def test_check_counts_limits_and_probes() -> None:
+    limited = study_spec(search__stop__evaluations=10)
+    assert dict(check_study(limited, "my.yaml"))["rounds"] == "2, about 10 evaluations"
+    measured = study_spec(search__scores="measured")
+    assert dict(check_study(measured, "my.yaml"))["rounds"] == (
+        "2, about 16 evaluations and 18 to measure sensitivities"
+    )
+
+
 def test_export_writes_the_picked_configuration(finished: Path, tmp_path: Path) -> None:
     row = export_configuration(finished, 4.0, tmp_path / "new" / "out", "json")
     best = best_under(read_study(finished), 4.0)
