@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from botorch.acquisition.multi_objective.analytic import ExpectedHypervolumeImprovement
 from botorch.models import ModelListGP, SingleTaskGP
+from botorch.settings import validate_input_scaling
 from botorch.utils.multi_objective.box_decompositions.non_dominated import (
     FastNondominatedPartitioning,
 )
@@ -320,16 +321,17 @@ def acquisition(benchmark: Benchmark) -> None:
             known = torch.from_numpy(space.average_bits(neighbours))
             return log_expected_hypervolume_improvement(mean, deviation, known, current, reference)
 
-        inputs = surrogate.features(evaluated)
-        model = ModelListGP(
-            surrogate.model,
-            SingleTaskGP(inputs, torch.from_numpy(points[:, 1:]), outcome_transform=None),
-        ).eval()
+        inputs = torch.from_numpy(evaluated).double()
+        with validate_input_scaling(False):  # Choice indices, for which time is all that counts.
+            bits_model = SingleTaskGP(
+                inputs, torch.from_numpy(points[:, 1:]), outcome_transform=None
+            )
+        model = ModelListGP(surrogate.model, bits_model).eval()
         worst = torch.tensor([-reference[0], -reference[1]], dtype=torch.float64)
         peer = ExpectedHypervolumeImprovement(
             model, worst, FastNondominatedPartitioning(worst, -current)
         )
-        queries = surrogate.features(neighbours)[:, None, :]
+        queries = torch.from_numpy(neighbours).double()[:, None, :]
 
         def theirs(peer=peer, queries=queries) -> object:
             with torch.no_grad():

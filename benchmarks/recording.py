@@ -52,10 +52,10 @@ class Benchmark:
         self, claim: str, value: float, target: float | None, better: Literal["higher", "lower"]
     ) -> None:
         """Record and print a claim."""
-        entry = Claim(claim, round(value, 4), target, better)
+        entry = Claim(claim, value, target, better)
         self.claims.append(entry)
         verdict = {True: "met", False: "MISSED", None: ""}[entry.met]
-        print(f"{claim}: {entry.value} (target {target}) {verdict}", flush=True)
+        print(f"{claim}: {value:.4g} (target {target}) {verdict}", flush=True)
 
     def row(self, **figures: Any) -> None:
         """Record and print a row."""
@@ -71,7 +71,10 @@ class Benchmark:
             "command": f"make bench-{self.name}",
             "commit": _commit(),
             "machine": _machine(),
-            "claims": [{**asdict(claim), "met": claim.met} for claim in self.claims],
+            "claims": [
+                {**asdict(claim), "value": float(f"{claim.value:.4g}"), "met": claim.met}
+                for claim in self.claims
+            ],
             "rows": self.rows,
         }
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

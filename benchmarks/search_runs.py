@@ -97,9 +97,11 @@ def record_run(
         One row an evaluation: step, index, average_bits, loss.
     """
     path = folder_of(objective.name) / f"{run.name}.parquet"
+    before = 0
     if path.is_file():
         recorded = pd.read_parquet(path)
-        if len(recorded) >= evaluations or recorded["ended"].any():
+        before = len(recorded)
+        if before >= evaluations or recorded["ended"].any():
             return recorded.iloc[:evaluations]
     warm = objective.warm_start
     warm_loss = np.array([losses(index) for index in warm])
@@ -109,7 +111,7 @@ def record_run(
     def evaluate(index: Integers) -> float:
         loss = losses(index)
         rows.append((index, loss))
-        if len(rows) % _SAVED_EVERY == 0:
+        if len(rows) % _SAVED_EVERY == 0 and len(rows) > before:
             _write(path, objective, rows, ended=False)
         return loss
 

@@ -16,7 +16,7 @@ from benchmarks.searchers import SEARCHERS
 from qsearch.search import reference_point
 from qsearch.space import Floats
 
-BUDGETS = np.arange(BITS[0] + 0.05, BITS[1] + 1e-9, 0.1)
+BUDGETS = np.linspace(*BITS, 51)
 """Average bits at which fronts are compared."""
 
 ALLOCATORS = ("milp", "uniform")
@@ -37,16 +37,16 @@ def report(
         evaluations: Evaluations of each complete run.
         own_evaluations: Evaluations after which qsearch is compared with its peers' last.
     """
-    runs = {
-        run: table
-        for run, table in recorded_runs(objective.name).items()
-        if len(table) >= evaluations or table["ended"].any()
-    }
+    recorded = recorded_runs(objective.name)
+    runs = {run: table for run, table in recorded.items() if _complete(table, evaluations)}
+    for run in recorded.keys() - runs.keys():
+        print(f"  left out, not complete: {run.name} ({len(recorded[run])} evaluations)")
     if not runs:
         return []
     losses = Losses(objective.name, None)
     reference = reference_point(np.array([losses(i) for i in objective.warm_start]), BITS)
-    best = min(float(table["loss"].min()) for table in runs.values())
+    # Of all runs, complete or not, so that figures move less as runs are added.
+    best = min(float(table["loss"].min()) for table in recorded.values())
     curves = _gathered(
         runs, lambda table: _by_evaluation(hypervolumes(table, reference, best), evaluations)
     )
@@ -66,6 +66,10 @@ def report(
     fronts = _gathered(runs, lambda table: _best_by_budget(table, own_evaluations))
     _claim_allocators(benchmark, objective.name, fronts, own_evaluations)
     return [_figure(objective.name, curves)]
+
+
+def _complete(table: pd.DataFrame, evaluations: int) -> bool:
+    return len(table) >= evaluations or bool(table["ended"].any())
 
 
 def _gathered(runs: dict[Run, pd.DataFrame], of_table: Callable[[pd.DataFrame], Floats]) -> Curves:
@@ -117,13 +121,15 @@ def _claim_area(benchmark: Benchmark, objective: str, start: str, curves: Curves
         return
     rival = max(peers, key=lambda method: float(peers[method].mean()))
     areas = own.mean(axis=1), peers[rival].mean(axis=1)
-    if len(areas[1]) < 2:  # A method without chance.
+    if rival in ALLOCATORS:  # Without chance: one run is all there is.
         tested = stats.ttest_1samp(areas[0], float(areas[1][0]), alternative="greater")
-    else:
+    elif len(areas[1]) > 1:
         tested = stats.ttest_ind(*areas, equal_var=False, alternative="greater")
+    else:
+        return
     benchmark.claim(
-        f"{objective}, {start} start: p that qsearch's area under the curve is not above the best"
-        f" peer's ({rival}; Welch's t-test)",
+        f"{objective}, {start} start: one-sided p-value of Welch's t-test that qsearch's area under"
+        f" the curve is above the best peer's ({rival})",
         float(tested.pvalue),
         0.05,
         "lower",
@@ -140,8 +146,12 @@ def _claim_allocators(
         other = fronts.get(("warm", name))
         if other is None:
             continue
-        excess = own.mean(axis=0) - other.mean(axis=0)
-        worst = int(np.nanargmax(excess))
+        both = np.isfinite(own).all(axis=0) & np.isfinite(other).all(axis=0)
+        if not both.any():
+            continue
+        excess = np.full(len(BUDGETS), -np.inf)
+        excess[both] = own[:, both].mean(axis=0) - other[:, both].mean(axis=0)
+        worst = int(excess.argmax())
         benchmark.claim(
             f"{objective}, warm start, {own_evaluations} evaluations each: greatest excess of"
             f" qsearch's loss over {name}'s within any budget (at {BUDGETS[worst]:.2f} bits)",

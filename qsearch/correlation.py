@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from qsearch.errors import InputError
 from qsearch.plugins import Quantizer
 from qsearch.space import Floats
 from qsearch.threads import one_thread
@@ -31,6 +32,9 @@ def error_correlation(quantizer: Quantizer) -> Floats:
 
     Returns:
         Correlations (choices × choices). A choice without error correlates with itself alone.
+
+    Raises:
+        InputError: If the quantizer gives weights that are not finite.
     """
     weight = torch.randn(_SAMPLE_SHAPE, generator=torch.Generator().manual_seed(0))
     with one_thread():
@@ -40,8 +44,14 @@ def error_correlation(quantizer: Quantizer) -> Floats:
                 for choice in quantizer.choices().layer_configurations
             ]
         )
-    products = (errors @ errors.T).double()
+        products = (errors @ errors.T).double()
     norm = products.diagonal().sqrt()
+    broken = (~norm.isfinite()).nonzero().flatten().tolist()
+    if broken:
+        raise InputError(
+            f"quantizer {quantizer.name!r} gives weights that are not finite under"
+            f" {quantizer.choices().layer_configuration(broken[0])!r}"
+        )
     lossless = norm == 0
     norm[lossless] = 1.0
     result = np.asarray((products / norm[:, None] / norm[None, :]).numpy(), dtype=np.float64)

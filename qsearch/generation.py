@@ -27,7 +27,13 @@ from qsearch.layers import LayerSpec
 from qsearch.pareto import segment_edges
 from qsearch.search import Evaluated, SearchSettings, candidate_pool, next_candidate
 from qsearch.space import Floats, Integers, Space
-from qsearch.surrogate import Features, Surrogate, fit_surrogate, score_features
+from qsearch.surrogate import (
+    Features,
+    Surrogate,
+    fit_surrogate,
+    require_correlation,
+    score_features,
+)
 
 LOSS = "loss"
 AVERAGE_BITS = "average_bits"
@@ -78,8 +84,11 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         scores: Predicted rise of the loss, which the surrogate starts from (groups × choices);
             Ax stores them with the node. Or give them later by :meth:`use_scores`.
         correlation: Correlation of the errors of two choices (choices × choices), from
-            :func:`qsearch.correlation.error_correlation`; Ax stores it too. Without it, the
+            :func:`qsearch.correlation.error_correlation`; stored with the scores. Without it, the
             surrogate learns more slowly.
+
+    Raises:
+        InputError: If scores or correlation do not fit the space, or are none.
     """
 
     def __init__(
@@ -98,8 +107,8 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         self.seed = seed
         self.segments = segments
         self.settings = settings or SearchSettings()
-        self.scores = scores
-        self.correlation = None if correlation is None else correlation.astype(np.float32)
+        self.scores: Floats | None = None
+        self.correlation: npt.NDArray[np.float32] | None = None
         self._features: Features | None = None
         none = np.zeros((0, len(space.groups)), dtype=np.int64)
         self._known: Integers = none
@@ -107,18 +116,27 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         self._surrogate: Surrogate | None = None
         self._pool: Integers | None = None
         if scores is not None:
-            self.use_scores(scores)
+            # Single precision, as it is stored: a reloaded node computes with the same numbers.
+            single = None if correlation is None else _symmetric_single(correlation)
+            self.use_scores(scores, None if single is None else single.astype(np.float64))
+            self.scores, self.correlation = scores, single
+        elif correlation is not None:
+            raise InputError("a correlation without scores is of no use; give both, or neither")
 
-    def use_scores(self, scores: Floats) -> None:
+    def use_scores(self, scores: Floats, correlation: Floats | None = None) -> None:
         """Give the node what it predicts the loss from, in place of earlier scores.
 
         Ax does not store these with the node: give them again after reloading it.
 
         Args:
             scores: Predicted rise of the loss (groups × choices), not negative.
+            correlation: Correlation of the errors of two choices (choices × choices).
+
+        Raises:
+            InputError: If scores or correlation do not fit the space, or are none.
         """
-        wide = None if self.correlation is None else self.correlation.astype(np.float64)
-        self._features = score_features(self.space, scores, wide)
+        self._features = score_features(self.space, scores, correlation)
+        self.scores, self.correlation = None, None
         self._surrogate = None
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
@@ -198,7 +216,7 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
         "segments": node.segments,
         "settings": asdict(node.settings),
         "scores": None if node.scores is None else _pack(node.scores, "<f8"),
-        "correlation": None if node.correlation is None else _pack(node.correlation, "<f4"),
+        "correlation": None if node.correlation is None else _pack_symmetric(node.correlation),
     }
 
 
@@ -228,7 +246,7 @@ def _decode(
         segments,
         SearchSettings(**settings),
         None if scores is None else _unpack(scores, "<f8", (len(space.groups), size)),
-        None if correlation is None else _unpack(correlation, "<f4", (size, size)),
+        None if correlation is None else _unpack_symmetric(correlation, size),
     )
 
 
@@ -237,8 +255,24 @@ def _pack(values: npt.NDArray[Any], kind: str) -> str:
     return base64.b64encode(zlib.compress(values.astype(kind).tobytes())).decode("ascii")
 
 
-def _unpack(text: str, kind: str, shape: tuple[int, int]) -> npt.NDArray[Any]:
+def _unpack(text: str, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=kind).reshape(shape).copy()
+
+
+def _symmetric_single(matrix: Floats) -> npt.NDArray[np.float32]:
+    single = np.asarray(matrix, dtype=np.float32)
+    require_correlation(single.astype(np.float64), len(single))
+    return np.triu(single) + np.triu(single, 1).T
+
+
+def _pack_symmetric(matrix: npt.NDArray[np.float32]) -> str:
+    return _pack(matrix[np.triu_indices(len(matrix))], "<f4")
+
+
+def _unpack_symmetric(text: str, size: int) -> Floats:
+    upper = np.zeros((size, size), dtype=np.float32)
+    upper[np.triu_indices(size)] = _unpack(text, "<f4", (size * (size + 1) // 2,))
+    return (upper + np.triu(upper, 1).T).astype(np.float64)
 
 
 def registry_bundle() -> RegistryBundle:

@@ -33,6 +33,7 @@ class Study:
         client: Ax client of its experiment.
         node: The generation node that the client generates with.
         quantization_error: Relative squared error of each layer (layers × choices).
+        correlation: Correlation of the errors of two choices (choices × choices).
         edges: Edges of the segments, in average bits (segments + 1).
         observer: Told of every event.
     """
@@ -42,6 +43,7 @@ class Study:
     client: Client
     node: QsearchNode
     quantization_error: Floats
+    correlation: Floats
     edges: Floats
     observer: Observer
 

@@ -62,7 +62,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     study.tell("round started", round, training_set=len(training_set))
     report = _train(study, round, training_set)
     configurations = [_configuration(study, number) for number in training_set]
-    study.node.use_scores(round_scores(study, round, configurations))
+    study.node.use_scores(round_scores(study, round, configurations), study.correlation)
     to_evaluate = training_set[:of_set]
     seconds = _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up)
     save_record(study)

@@ -105,9 +105,7 @@ class Improvement:
             groups: The group that each change moves (changes).
             choices: Its new choice index (changes).
         """
-        bits = self.space.bits_table
-        added = self.space.group_share[groups] * (bits[choices] - bits[index[groups]])
-        average_bits = self.space.average_bits(index) + added
+        average_bits = self.space.average_bits(moved(index, groups, choices))
         return self._of(*self.surrogate.predict_moves(index, groups, choices), average_bits)
 
     def _of(self, mean: Tensor, deviation: Tensor, average_bits: Floats) -> Floats:

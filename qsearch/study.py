@@ -122,17 +122,12 @@ def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: O
         storage_url,
         parts.spec.name,
         parts.space,
-        QsearchNode(
-            parts.space,
-            search.average_bits,
-            seed,
-            search.segments,
-            correlation=error_correlation(parts.quantizer),
-        ),
+        QsearchNode(parts.space, search.average_bits, seed, search.segments),
         parts.task.metric.name,
     )
     edges = segment_edges(search.average_bits, search.segments)
-    study = Study(directory, parts, client, node, error, edges, observer)
+    correlation = error_correlation(parts.quantizer)
+    study = Study(directory, parts, client, node, error, correlation, edges, observer)
     _attach_initial(study, error)
     save_record(study)
     return study

@@ -49,6 +49,8 @@ prior made intervals from 20 losses too narrow.
 _SCALE_PRIOR = (0.0, 1.0)
 """Log-normal prior of σ², as a share of the losses' variance, where z is 1 on average."""
 
+_CORRELATION_TOLERANCE = 1e-4
+
 _INITIAL_NOISE = 0.1
 """Noise variance, as a share of the losses' variance, from which the fit starts."""
 
@@ -77,9 +79,12 @@ class Features:
 
     @cached_property
     def correlation_factor(self) -> Tensor:
-        """A matrix F (choices × choices) with F·Fᵀ the correlation."""
+        """The symmetric root of the correlation (choices × choices).
+
+        Unlike a root by eigenvectors alone, it does not depend on their signs.
+        """
         values, vectors = torch.linalg.eigh(self.correlation)
-        result: Tensor = vectors * values.clamp_min(0).sqrt()
+        result: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
         return result
 
 
@@ -96,7 +101,7 @@ def score_features(space: Space, scores: Floats, correlation: Floats | None = No
 
     Raises:
         InputError: If a shape is wrong, a score is negative or not finite, or the correlation is
-            none.
+            no correlation matrix.
     """
     expected = (len(space.groups), space.choices.size)
     if scores.shape != expected:
@@ -105,17 +110,36 @@ def score_features(space: Space, scores: Floats, correlation: Floats | None = No
         raise InputError("scores must be finite and not negative")
     if correlation is None:
         correlation = np.eye(space.choices.size)
-    if correlation.shape != (space.choices.size,) * 2:
-        raise InputError(
-            f"the correlation has shape {correlation.shape},"
-            f" expected {(space.choices.size, space.choices.size)}"
-        )
-    if not (np.abs(correlation) <= 1 + 1e-6).all() or not np.allclose(np.diag(correlation), 1):
-        raise InputError("the correlation must lie in [-1, 1], with ones on its diagonal")
+    require_correlation(correlation, space.choices.size)
     return Features(
         proxy=torch.from_numpy(scores / max(float(scores.mean(axis=1).sum()), 1e-300)),
         correlation=torch.from_numpy((correlation + correlation.T) / 2),
     )
+
+
+def require_correlation(correlation: Floats, choices: int) -> None:
+    """Refuse what is no correlation matrix.
+
+    Args:
+        correlation: Correlation of the errors of two choices (choices × choices).
+        choices: Number of choices.
+
+    Raises:
+        InputError: If the shape is wrong, or the matrix is not symmetric and positive semidefinite
+            with ones on its diagonal.
+    """
+    if correlation.shape != (choices, choices):
+        raise InputError(
+            f"the correlation has shape {correlation.shape}, expected {(choices, choices)}"
+        )
+    if not np.isfinite(correlation).all() or not (
+        np.abs(np.diag(correlation) - 1).max() <= _CORRELATION_TOLERANCE
+        and np.abs(correlation - correlation.T).max() <= _CORRELATION_TOLERANCE
+        and np.linalg.eigvalsh(correlation).min() >= -_CORRELATION_TOLERANCE
+    ):
+        raise InputError(
+            "the correlation must be symmetric and positive semidefinite, with ones on its diagonal"
+        )
 
 
 class ProxyMean(Mean):  # type: ignore[misc]  # gpytorch is untyped
@@ -287,7 +311,10 @@ def fit_surrogate(features: Features, index: Integers, loss: Floats) -> Surrogat
         InputError: If there are fewer than two configurations, or a loss is not finite.
     """
     if len(index) < 2 or not np.isfinite(loss).all():
-        raise InputError(f"a surrogate needs two or more finite losses, got {len(index)}")
+        finite = int(np.isfinite(loss).sum())
+        raise InputError(
+            f"a surrogate needs two or more losses, all finite; got {finite} of {len(index)} finite"
+        )
     location, scale = float(loss.mean()), max(float(loss.std()), 1e-9)
     targets = torch.from_numpy((loss - location) / scale)
     inputs = torch.from_numpy(index)

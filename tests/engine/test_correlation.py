@@ -10,6 +10,7 @@ from qsearch_quantizers.normal_float import NormalFloat
 
 from qsearch.configuration import Choices, LayerConfiguration
 from qsearch.correlation import error_correlation
+from qsearch.errors import InputError
 from qsearch.plugins import QuantizedTensor, Quantizer
 from qsearch.space import Floats
 
@@ -99,6 +100,17 @@ def test_a_choice_without_error_correlates_with_itself_alone() -> None:
     assert correlation[0, 0] == 1
     assert (correlation[0, 1:] == 0).all()
     assert np.isfinite(correlation).all()
+
+
+def test_weights_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantizer = Integer(Integer.Options())
+
+    def broken(quantized: QuantizedTensor) -> torch.Tensor:
+        return torch.full((128, 512), torch.nan)
+
+    monkeypatch.setattr(quantizer, "dequantize", broken)
+    with pytest.raises(InputError, match=r"'integer' gives weights .* LayerConfiguration\(bits=2"):
+        error_correlation(quantizer)
 
 
 def test_leaves_the_global_generator_alone_and_is_repeatable() -> None:

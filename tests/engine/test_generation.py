@@ -31,7 +31,8 @@ from tests.engine.support import INTEGER, errors_of, make_space
 SPACE = make_space(1, INTEGER, fused=True)
 BITS = (2.5, 6.0)
 SCORES = error_scores(SPACE, errors_of(SPACE))
-CORRELATION = 0.5 * np.eye(SPACE.choices.size) + 0.5
+ERRORS = np.random.default_rng(0).standard_normal((SPACE.choices.size, 5))
+CORRELATION = np.corrcoef(ERRORS)
 SETTINGS = SearchSettings(starts=4, steps=3)
 
 
@@ -42,9 +43,9 @@ def quiet_ax() -> None:
 
 def make_node(seed: int = 0, stored: bool = True) -> QsearchNode:
     """A node that Ax stores with its scores, or one that was given them later."""
-    node = QsearchNode(SPACE, BITS, seed, 8, SETTINGS, SCORES if stored else None, CORRELATION)
+    node = QsearchNode(SPACE, BITS, seed, 8, SETTINGS, *((SCORES, CORRELATION) if stored else ()))
     if not stored:
-        node.use_scores(SCORES)
+        node.use_scores(SCORES, CORRELATION.astype(np.float32).astype(np.float64))
     return node
 
 
@@ -215,7 +216,7 @@ def test_saved_node_proposes_what_it_would_have_proposed(save: Any, tmp_path: Pa
     assert node.scores is not None
     assert np.array_equal(node.scores, SCORES)
     assert node.correlation is not None
-    assert np.array_equal(node.correlation, CORRELATION)
+    assert node.correlation == pytest.approx(CORRELATION, abs=1e-7)
     assert next_parameters(loaded) == next_parameters(make_client(node=original))
 
 
@@ -225,7 +226,7 @@ def test_scores_given_later_are_not_stored_and_are_given_again(tmp_path: Path) -
     assert node_of(loaded).scores is None
     with pytest.raises(InputError, match="use_scores"):
         loaded.get_next_trials(max_trials=1)
-    node_of(loaded).use_scores(SCORES)
+    node_of(loaded).use_scores(SCORES, CORRELATION.astype(np.float32).astype(np.float64))
     assert next_parameters(loaded) == next_parameters(make_client(node=make_node(seed=7)))
 
 

@@ -340,7 +340,7 @@ def test_layers_without_sensitivity_are_fitted() -> None:
     "loss", [np.array([0.1]), np.array([0.1, np.nan, 0.2]), np.array([0.1, np.inf, 0.2])]
 )
 def test_too_few_or_endless_losses_are_refused(loss: Floats) -> None:
-    with pytest.raises(InputError, match="two or more finite losses"):
+    with pytest.raises(InputError, match="two or more losses, all finite"):
         fit_surrogate(FEATURES, sampled(len(loss), 0), loss)
 
 
@@ -362,8 +362,9 @@ def test_scores_of_another_space_are_refused() -> None:
     [
         (np.eye(3), r"shape \(3, 3\), expected \(432, 432\)"),
         (2 * np.eye(432), "with ones on its diagonal"),
-        (np.full((432, 432), np.nan), "must lie in"),
-        (np.ones((432, 432)) + 5 * np.eye(432, k=1), "must lie in"),
+        (np.full((432, 432), np.nan), "must be symmetric"),
+        (np.eye(432) + 0.5 * np.eye(432, k=1), "must be symmetric"),
+        (2 * np.eye(432) - np.ones((432, 432)), "positive semidefinite"),
     ],
 )
 def test_impossible_correlations_are_refused(correlation: Floats, said: str) -> None:
