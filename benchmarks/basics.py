@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import bitsandbytes.functional
@@ -292,13 +292,13 @@ def memory(benchmark: Benchmark) -> None:
     )
 
 
-def acquisition(benchmark: Benchmark) -> None:
+def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> None:
     """Time the scoring of 10,000 neighbours, beside BoTorch's analytic EHVI on as many points."""
     quantizer = NormalFloat(NormalFloat.Options())
     choices = quantizer.choices()
     bits = tuple(quantizer.storage_bits(c) for c in choices.layer_configurations)
     relative = np.array([4.0 ** -c.integer("bits") for c in choices.layer_configurations])
-    for layers in (36, 252, 360):
+    for layers in sizes:
         specs = tuple(LayerSpec(f"layer.{n}", "query", n, (64, 64)) for n in range(layers))
         space = Space(specs, choices, bits)
         generator = np.random.default_rng(0)

@@ -1,0 +1,150 @@
+"""Benchmarks run, and say what their records say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import basics, search_runs, search_tables, stand_in
+from benchmarks.candidates import problem_of, seconds_of
+from benchmarks.held_out import staircase_area
+from benchmarks.objectives import Objective
+from benchmarks.peers import Archive, Peer, Problem, Proposals
+from benchmarks.peers.allocation import random_peer
+from benchmarks.recording import Benchmark, Claim
+from benchmarks.search import PLANS
+from benchmarks.search_runs import Losses, Run, hypervolumes, record_run
+from benchmarks.searchers import qsearch_searcher
+from qsearch.pareto import hypervolume
+from qsearch.space import Integers
+
+
+@pytest.fixture
+def objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objective:
+    """A made loss on six layers, whose runs are recorded in a folder of the test."""
+    monkeypatch.setattr(search_runs, "DATA", tmp_path)
+    problem, scores = problem_of(1, np.random.default_rng(0))
+    assert problem.correlation is not None
+
+    def loss(index: Integers) -> float:
+        return float(0.3 + scores[np.arange(len(scores)), index].sum())
+
+    warm = problem.start[np.argsort(problem.space.average_bits(problem.start))][[0, 60, 120, 180]]
+    return Objective("made", problem.space, scores, problem.correlation, warm, loss, loss)
+
+
+def record(objective: Objective, method: str, peer: Peer, seed: int, count: int) -> pd.DataFrame:
+    losses = Losses(objective.name, objective.evaluate)
+    return record_run(Run(objective.name, method, "warm", seed), peer, objective, losses, count)
+
+
+def test_scoring_neighbours_is_measured_beside_botorch() -> None:
+    benchmark = Benchmark("basics")
+    basics.acquisition(benchmark, sizes=(36,))
+    assert {"qsearch (s)", "botorch (s)"} <= set(benchmark.rows[0])
+
+
+def test_a_batch_of_candidates_is_timed() -> None:
+    problem, scores = problem_of(1, np.random.default_rng(0))
+    assert seconds_of(qsearch_searcher, problem, scores) > 0
+
+
+def test_the_stand_in_is_what_was_fitted() -> None:
+    objective = stand_in.stand_in()
+    index = objective.warm_start
+    loss = np.array([objective.evaluate(row) for row in index])
+    assert (loss > 0.28).all()
+    assert (loss < 0.5).all()
+    assert 0.7 < stand_in.held_out_fit()["r2"] < 1
+
+
+def test_runs_are_continued_and_never_shortened(objective: Objective) -> None:
+    seen: list[int] = []
+
+    def counted(index: Integers) -> float:
+        seen.append(1)
+        return objective.evaluate(index)
+
+    first = record(objective, "random", random_peer, 0, 12)
+    again = record(replace(objective, evaluate=counted), "random", random_peer, 0, 20)
+    assert len(seen) == 8
+    assert again["loss"].tolist()[:12] == first["loss"].tolist()
+    shorter = record(replace(objective, evaluate=counted), "random", random_peer, 0, 12)
+    assert len(seen) == 8
+    assert shorter["loss"].tolist() == first["loss"].tolist()
+    assert len(pd.read_parquet(search_runs.folder_of("made") / "random-warm-0.parquet")) == 20
+
+
+def test_a_run_that_is_cut_short_in_its_replay_keeps_its_record(objective: Objective) -> None:
+    record(objective, "random", random_peer, 0, 20)
+
+    def failing(problem: Problem, generator: np.random.Generator) -> Proposals:
+        archive = Archive(problem)
+        for turn, index in enumerate(problem.space.sample(12, problem.bits, generator)):
+            if turn == 11:
+                raise KeyboardInterrupt
+            archive.add(index, (yield index))
+
+    with pytest.raises(KeyboardInterrupt):
+        record(objective, "random", failing, 0, 30)
+    assert len(pd.read_parquet(search_runs.folder_of("made") / "random-warm-0.parquet")) == 20
+
+
+def test_hypervolumes_are_those_of_the_points_so_far(objective: Objective) -> None:
+    table = record(objective, "random", random_peer, 0, 15)
+    reference = (float(table["loss"].max()) + 0.1, 7.25)
+    found = hypervolumes(table, reference, 0.0)
+    points = table[["loss", "average_bits"]].to_numpy()
+    expected = [hypervolume(points[: n + 1], reference) for n in range(len(points))]
+    assert found == pytest.approx(np.array(expected) / (reference[0] * 5.0))
+
+
+def test_the_report_compares_fewer_evaluations_areas_and_allocators(
+    objective: Objective, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        record(objective, "qsearch", qsearch_searcher, seed, 30)
+        record(objective, "random", random_peer, seed, 30)
+    record(objective, "milp", random_peer, 5, 30)
+    record(objective, "amq", random_peer, 0, 20)
+    benchmark = Benchmark("search")
+    (figure,) = search_tables.report(benchmark, objective, 30, 10)
+    assert "left out, not complete: amq-warm-0 (20 evaluations)" in capsys.readouterr().out
+    assert {row["method"] for row in benchmark.rows} == {"qsearch", "random", "milp"}
+    said = [claim.claim for claim in benchmark.claims]
+    assert any("hypervolume of qsearch after 10 evaluations" in claim for claim in said)
+    assert any("one-sided p-value" in claim for claim in said)
+    assert any("greatest excess of qsearch's loss over milp's" in claim for claim in said)
+    assert len(figure.data) == 3
+
+
+def test_plans_name_methods_that_exist() -> None:
+    for name, plan in PLANS.items():
+        runs = plan.runs(name)
+        assert len(set(runs)) == len(runs)
+        assert sum(run.method == "milp" and run.start == "warm" for run in runs) == 1
+
+
+def test_an_area_counts_bad_luck_on_new_data() -> None:
+    bits = np.array([2.0, 4.0])
+    assert staircase_area(np.array([0.5, 0.4]), bits, (1.0, 8.0)) == pytest.approx(1.0 + 2.4)
+    assert staircase_area(np.array([0.5, 0.9]), bits, (1.0, 8.0)) == pytest.approx(1.0 + 0.4)
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "better", "met"),
+    [
+        (0.99996, 1.0, "higher", False),
+        (1.0, 1.0, "higher", True),
+        (0.05004, 0.05, "lower", False),
+        (3.0, None, "lower", None),
+    ],
+)
+def test_claims_are_met_without_rounding(
+    value: float, target: float | None, better: str, met: bool | None
+) -> None:
+    assert Claim("c", value, target, better).met is met  # type: ignore[arg-type]
