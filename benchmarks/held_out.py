@@ -99,11 +99,12 @@ def main() -> None:
     warm = known_objective(NAME).warm_start
     reference = reference_point(losses.of(warm), BITS)
     volumes: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    for run, count, rows in (
+    fronts = [
         (run, count, table.iloc[:count])
         for run, table in recorded_runs(NAME).items()
         for count in counts(run, table)
-    ):
+    ]
+    for run, count, rows in fronts:
         points = rows[["loss", "average_bits"]].to_numpy()
         kept = rows[non_dominated(points)]
         index = np.array(kept["index"].tolist(), dtype=np.int64)
