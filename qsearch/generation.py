@@ -99,7 +99,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         segments: int = 40,
         settings: SearchSettings | None = None,
         scores: Floats | None = None,
-        correlation: Floats | None = None,
+        correlation: npt.NDArray[np.floating[Any]] | None = None,
     ) -> None:
         super().__init__(name="qsearch")
         self.space = space
@@ -259,7 +259,7 @@ def _unpack(text: str, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=kind).reshape(shape).copy()
 
 
-def _symmetric_single(matrix: Floats) -> npt.NDArray[np.float32]:
+def _symmetric_single(matrix: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
     single = np.asarray(matrix, dtype=np.float32)
     require_correlation(single.astype(np.float64), len(single))
     return np.triu(single) + np.triu(single, 1).T

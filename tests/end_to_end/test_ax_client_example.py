@@ -94,7 +94,9 @@ def parameters_of(client: Client, row: dict[str, Any]) -> dict[str, Any]:
 def never_reloaded(recorded: Client) -> Client:
     """A client without storage, given the recorded initial trials."""
     node = node_of(recorded)
-    fresh = QsearchNode(node.space, node.bits, node.seed, scores=node.scores)
+    fresh = QsearchNode(
+        node.space, node.bits, node.seed, scores=node.scores, correlation=node.correlation
+    )
     client = Client()
     client.configure_experiment(name="never reloaded", parameters=ax_parameters(node.space))
     client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
