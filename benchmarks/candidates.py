@@ -12,6 +12,7 @@ import warnings
 
 import numpy as np
 import torch
+from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_quantizers.normal_float import NormalFloat
 
 from benchmarks.objectives import BITS
@@ -60,12 +61,7 @@ def problem_of(blocks: int, generator: np.random.Generator) -> tuple[Problem, Fl
     bits = tuple(quantizer.storage_bits(layer) for layer in choices.layer_configurations)
     space = Space(layers, choices, bits)
     weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
-    error = np.array(
-        [
-            float((quantizer.dequantize(quantizer.quantize(weight, c)) - weight).square().mean())
-            for c in choices.layer_configurations
-        ]
-    )
+    error = quantization_errors([weight], quantizer, choices.layer_configurations)
     sensitivity = generator.lognormal(sigma=1.0, size=len(layers))
     scores = weighted_scores(space, np.tile(error, (len(layers), 1)), sensitivity / len(layers))
     index = space.sample(OBSERVATIONS, BITS, generator)

@@ -19,7 +19,7 @@ import pandas as pd
 from benchmarks.objectives import BITS, DATA, known_objective, minilm_sst2
 from benchmarks.recording import Benchmark
 from benchmarks.search import PLANS
-from benchmarks.search_runs import Run, recorded_runs
+from benchmarks.search_runs import Run, indices_of, losses_by_key, recorded_runs
 from benchmarks.search_tables import interval
 from qsearch.pareto import non_dominated
 from qsearch.search import reference_point
@@ -41,9 +41,7 @@ class TestLosses:
         self._objective = minilm_sst2() if record else known_objective(NAME)
         self._known: dict[bytes, float] = {}
         if _FILE.is_file():
-            table = pd.read_parquet(_FILE)
-            for index, loss in zip(table["index"], table["loss"], strict=True):
-                self._known[np.asarray(index, dtype=np.int64).tobytes()] = float(loss)
+            self._known = losses_by_key(pd.read_parquet(_FILE))
 
     def known(self, index: Integers) -> bool:
         """Return whether all choice indices (n × groups) are recorded or can be evaluated."""
@@ -107,7 +105,7 @@ def main() -> None:
     for run, count, rows in fronts:
         points = rows[["loss", "average_bits"]].to_numpy()
         kept = rows[non_dominated(points)]
-        index = np.array(kept["index"].tolist(), dtype=np.int64)
+        index = indices_of(kept)
         if not losses.known(index):
             print(f"  left out, not evaluated on the test split: {run.name}")
             continue

@@ -39,6 +39,17 @@ class Run:
         return f"{self.method}-{self.start}-{self.seed}"
 
 
+def indices_of(table: pd.DataFrame) -> Integers:
+    """Return the choice indices (n × groups) of a recorded table."""
+    return np.array(table["index"].tolist(), dtype=np.int64)
+
+
+def losses_by_key(table: pd.DataFrame) -> dict[bytes, float]:
+    """Return the losses of a recorded table by the bytes of their choice indices."""
+    keys = [row.tobytes() for row in indices_of(table)]
+    return dict(zip(keys, table["loss"].tolist(), strict=True))
+
+
 class Losses:
     """Losses of an objective, each evaluated once; recorded ones are read from the runs' files.
 
@@ -50,10 +61,8 @@ class Losses:
     def __init__(self, objective: str, evaluate: Callable[[Integers], float] | None) -> None:
         self._evaluate = evaluate
         self._known: dict[bytes, float] = {}
-        for path in sorted(folder_of(objective).glob("*.parquet")):
-            table = pd.read_parquet(path)
-            for index, loss in zip(table["index"], table["loss"], strict=True):
-                self._known[np.asarray(index, dtype=np.int64).tobytes()] = float(loss)
+        for table in recorded_runs(objective).values():
+            self._known |= losses_by_key(table)
 
     def __call__(self, index: Integers) -> float:
         """Return the loss of choice indices (groups)."""

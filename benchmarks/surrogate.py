@@ -23,6 +23,7 @@ from sklearn.linear_model import BayesianRidge
 
 from benchmarks.objectives import DATA, Objective, known_objective
 from benchmarks.recording import Benchmark
+from benchmarks.search_runs import indices_of
 from qsearch.space import Floats, Integers, Space
 from qsearch.surrogate import fit_surrogate, score_features
 
@@ -146,7 +147,7 @@ def main() -> None:
     objective = known_objective("minilm-sst2")
     space, scores = objective.space, objective.scores
     recorded = pd.read_parquet(DATA / "minilm-sst2" / "random.parquet")
-    index = np.array(recorded["index"].tolist(), dtype=np.int64)
+    index = indices_of(recorded)
     loss = recorded["loss"].to_numpy()
     surrogates = {
         "qsearch": qsearch_surrogate(objective),

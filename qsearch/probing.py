@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from qsearch.errors import InputError
-from qsearch.proxy import efficient_choices
+from qsearch.proxy import efficient_choices, error_scores
 from qsearch.space import Floats, Integers, Space
 
 _LEAST_RISE = 0.05
@@ -72,13 +72,4 @@ def probed_scores(
 
 def _group_error(space: Space, quantization_error: Floats) -> Floats:
     """Return relative squared errors, a group's being its layers' mean (groups × choices)."""
-    parameters = np.array([layer.parameters for layer in space.layers], dtype=np.float64)
-    rows = [
-        np.average(
-            quantization_error[list(group.members)],
-            axis=0,
-            weights=parameters[list(group.members)],
-        )
-        for group in space.groups
-    ]
-    return np.stack(rows)
+    return error_scores(space, quantization_error) / space.group_share[:, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 from ax.api.client import Client
 
 from qsearch.assembly import Assembly
+from qsearch.correlation import error_correlation
 from qsearch.events import Event, Observer
 from qsearch.generation import QsearchNode
 from qsearch.records import StudyRecord, write_study
@@ -33,7 +35,6 @@ class Study:
         client: Ax client of its experiment.
         node: The generation node that the client generates with.
         quantization_error: Relative squared error of each layer (layers × choices).
-        correlation: Correlation of the errors of two choices (choices × choices).
         edges: Edges of the segments, in average bits (segments + 1).
         observer: Told of every event.
     """
@@ -43,9 +44,13 @@ class Study:
     client: Client
     node: QsearchNode
     quantization_error: Floats
-    correlation: Floats
     edges: Floats
     observer: Observer
+
+    @cached_property
+    def correlation(self) -> Floats:
+        """Correlation of the errors of two choices (choices × choices), measured at first use."""
+        return error_correlation(self.parts.quantizer)
 
     @property
     def spec(self) -> StudySpec:

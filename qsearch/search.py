@@ -2,13 +2,13 @@
 
 The paper ascends the acquisition along finite differences (α(C+δe_i) − α(C−δe_i)) / 2δ. Knobs
 are discrete, so here a difference is the change from one in-range step of one knob of one group.
-All of them are scored in one batch; the walk then makes the best steps of several groups at once.
+All of a point's are scored at once; the walk then makes the best steps of several groups together.
 
 A batch of candidates shares one pool of promising configurations. The surrogate's mean and its
 samples add over groups, so the best configuration of each under any budget is an allocation of
 bits; to these come walks from the front, from allocations and from random points, each within its
-own window of average bits. A candidate is then the pool's best one given
-those chosen before it, improved by a short walk.
+own window of average bits. A candidate is then the pool's best one given those chosen before it,
+improved by a short walk.
 """
 
 from __future__ import annotations

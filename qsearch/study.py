@@ -10,7 +10,6 @@ import numpy as np
 
 from qsearch.assembly import Assembly, assemble
 from qsearch.clock import Clock
-from qsearch.correlation import error_correlation
 from qsearch.errors import InputError
 from qsearch.events import Event, Observer, event_log
 from qsearch.generation import QsearchNode
@@ -126,8 +125,7 @@ def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: O
         parts.task.metric.name,
     )
     edges = segment_edges(search.average_bits, search.segments)
-    correlation = error_correlation(parts.quantizer)
-    study = Study(directory, parts, client, node, error, correlation, edges, observer)
+    study = Study(directory, parts, client, node, error, edges, observer)
     _attach_initial(study, error)
     save_record(study)
     return study
