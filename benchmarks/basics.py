@@ -33,13 +33,14 @@ from benchmarks.recording import Benchmark
 from qsearch.acquisition import log_expected_hypervolume_improvement
 from qsearch.assembly import assemble
 from qsearch.configuration import LayerConfiguration
+from qsearch.features import score_features
 from qsearch.layers import LayerSpec
 from qsearch.pareto import front
 from qsearch.plugins import ModelSpec
 from qsearch.proxy import error_scores
 from qsearch.space import Space
 from qsearch.spec import load_spec
-from qsearch.surrogate import fit_surrogate, score_features
+from qsearch.surrogate import fit_surrogate
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "studies" / "quickstart.yaml"

@@ -38,6 +38,7 @@ ROLES = {
 BLOCKS = (6, 14, 28, 42, 60)
 OBSERVATIONS = 200
 BATCH = 10
+EXAMPLES = 512
 LIMIT = 1.0
 """Seconds that a candidate may take at 252 layers (42 blocks) on two cores."""
 
@@ -74,6 +75,7 @@ def problem_of(blocks: int, generator: np.random.Generator) -> tuple[Problem, Fl
         scores=scores,
         reference_point=reference_point(loss, BITS),
         correlation=error_correlation(quantizer),
+        examples=EXAMPLES,
     )
     return problem, scores
 

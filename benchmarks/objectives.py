@@ -19,7 +19,7 @@ from safetensors.numpy import save_file as save_arrays
 from qsearch.assembly import Assembly, assemble
 from qsearch.correlation import error_correlation
 from qsearch.initial import initial_configurations
-from qsearch.plugins import Split
+from qsearch.plugins import CountsExamples, Split
 from qsearch.proxy import allocate_front, weighted_scores
 from qsearch.space import Floats, Integers, Space
 from qsearch.spec import load_spec
@@ -72,6 +72,7 @@ class Objective:
         space: The space.
         scores: Quantization error × sensitivity (groups × choices).
         correlation: Correlation of the errors of two choices (choices × choices).
+        examples: How many examples a loss is a mean over.
         warm_start: The allocator's front that warm runs start from (budgets × groups).
         evaluate: Returns the loss of choice indices (groups).
         evaluate_held_out: Returns their loss on data that no search may see.
@@ -81,6 +82,7 @@ class Objective:
     space: Space
     scores: Floats
     correlation: Floats
+    examples: int
     warm_start: Integers
     evaluate: Callable[[Integers], float]
     evaluate_held_out: Callable[[Integers], float]
@@ -126,6 +128,7 @@ def _training_set(parts: Assembly) -> list[Integers]:
 
 def _objective(name: str, parts: Assembly, folder: Path) -> Objective:
     path = folder / _PROXY
+    assert isinstance(parts.task, CountsExamples)
     if not path.is_file():
         error = _quantization_error(parts)
         configurations = [parts.space.decode(index) for index in _training_set(parts)]
@@ -138,6 +141,7 @@ def _objective(name: str, parts: Assembly, folder: Path) -> Objective:
                 "quantization_error": np.ascontiguousarray(error),
                 "sensitivity": sensitivity,
                 "warm_start": allocate_front(parts.space, scores, budgets.tolist()),
+                "examples": np.array(parts.task.examples("validation")),
             },
             path,
         )
@@ -160,6 +164,7 @@ def _known(
         space=parts.space,
         scores=weighted_scores(parts.space, known["quantization_error"], known["sensitivity"]),
         correlation=error_correlation(parts.quantizer),
+        examples=int(known["examples"]),
         warm_start=known["warm_start"],
         evaluate=evaluate,
         evaluate_held_out=evaluate_held_out,

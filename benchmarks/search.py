@@ -29,7 +29,7 @@ SLOW = ("ax", "optuna-gp")
 """Peers left out unless named: a candidate costs them many times an evaluation (measured: Ax's
 default on 180 discrete parameters over 400 s, Optuna's process 4 to 12 s and rising)."""
 
-QUICK = ("qsearch", *(name for name in PEERS if name not in SLOW))
+QUICK = (*SEARCHERS, *(name for name in PEERS if name not in SLOW))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ PLANS = {
         known=lambda: known_objective("smollm2-wikitext2"),
         evaluations=100,
         own_evaluations=25,
-        methods=("qsearch", "milp", "amq", "evopress", "optuna-tpe"),
+        methods=(*SEARCHERS, "milp", "amq", "evopress", "optuna-tpe"),
         seeds=2,
         starts=("warm",),
     ),

@@ -132,6 +132,7 @@ def record_run(
         start_loss=warm_loss[: len(start)],
         scores=objective.scores,
         correlation=objective.correlation,
+        examples=objective.examples,
         reference_point=reference_point(warm_loss, BITS),
     )
     run_peer(peer, problem, evaluate, evaluations - len(start), np.random.default_rng(run.seed))

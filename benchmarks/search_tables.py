@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -60,11 +61,15 @@ def report(
         benchmark.row(
             objective=objective.name, start=start, method=method, seeds=len(found), **figures
         )
-    for start in ("warm", "cold"):
-        _claim_fewer_evaluations(benchmark, objective.name, start, curves, own_evaluations)
-        _claim_area(benchmark, objective.name, start, curves)
     fronts = _gathered(runs, lambda table: _best_by_budget(table, own_evaluations))
-    _claim_allocators(benchmark, objective.name, fronts, own_evaluations)
+    for method in SEARCHERS:
+        for start in ("warm", "cold"):
+            compared = Compared(benchmark, objective.name, start, method)
+            _claim_fewer_evaluations(compared, curves, own_evaluations)
+            _claim_area(compared, curves)
+        _claim_allocators(
+            Compared(benchmark, objective.name, "warm", method), fronts, own_evaluations
+        )
     return [_figure(objective.name, curves)]
 
 
@@ -93,21 +98,44 @@ def _best_by_budget(table: pd.DataFrame, count: int) -> Floats:
     return np.where(inside, loss[None, :], np.inf).min(axis=1)
 
 
-def _own_and_peers(start: str, curves: Curves) -> tuple[Floats | None, dict[str, Floats]]:
-    own = curves.get((start, "qsearch"))
-    return own, {m: found for (s, m), found in curves.items() if s == start and m not in SEARCHERS}
+@dataclass(frozen=True)
+class Compared:
+    """What claims are of.
+
+    Args:
+        benchmark: Where they go.
+        objective: Name of the objective.
+        start: ``warm`` or ``cold``.
+        method: qsearch, or a variant of it.
+    """
+
+    benchmark: Benchmark
+    objective: str
+    start: str
+    method: str
+
+    @property
+    def title(self) -> str:
+        """How its claims begin."""
+        return f"{self.objective}, {self.start} start"
+
+    def own(self, curves: Curves) -> Floats | None:
+        """Return the method's curves (seeds × evaluations), if there are any."""
+        return curves.get((self.start, self.method))
+
+    def peers(self, curves: Curves) -> dict[str, Floats]:
+        """Return the curves of its peers by name."""
+        return {m: c for (s, m), c in curves.items() if s == self.start and m not in SEARCHERS}
 
 
-def _claim_fewer_evaluations(
-    benchmark: Benchmark, objective: str, start: str, curves: Curves, own_evaluations: int
-) -> None:
-    own, peers = _own_and_peers(start, curves)
+def _claim_fewer_evaluations(compared: Compared, curves: Curves, own_evaluations: int) -> None:
+    own, peers = compared.own(curves), compared.peers(curves)
     if own is None or not peers:
         return
     best = max(peers, key=lambda method: float(peers[method][:, -1].mean()))
     evaluations = own.shape[1]
-    benchmark.claim(
-        f"{objective}, {start} start: hypervolume of qsearch after {own_evaluations} evaluations"
+    compared.benchmark.claim(
+        f"{compared.title}: hypervolume of {compared.method} after {own_evaluations} evaluations"
         f" over that of the best peer ({best}) after {evaluations}",
         float(own[:, own_evaluations - 1].mean() / peers[best][:, -1].mean()),
         1.0,
@@ -115,8 +143,8 @@ def _claim_fewer_evaluations(
     )
 
 
-def _claim_area(benchmark: Benchmark, objective: str, start: str, curves: Curves) -> None:
-    own, peers = _own_and_peers(start, curves)
+def _claim_area(compared: Compared, curves: Curves) -> None:
+    own, peers = compared.own(curves), compared.peers(curves)
     if own is None or not peers or len(own) < 2:
         return
     rival = max(peers, key=lambda method: float(peers[method].mean()))
@@ -127,8 +155,8 @@ def _claim_area(benchmark: Benchmark, objective: str, start: str, curves: Curves
         tested = stats.ttest_ind(*areas, equal_var=False, alternative="greater")
     else:
         return
-    benchmark.claim(
-        f"{objective}, {start} start: one-sided p-value of Welch's t-test that qsearch's area under"
+    compared.benchmark.claim(
+        f"{compared.title}: one-sided p-value of Welch's t-test that {compared.method}'s area under"
         f" the curve is above the best peer's ({rival})",
         float(tested.pvalue),
         0.05,
@@ -136,14 +164,12 @@ def _claim_area(benchmark: Benchmark, objective: str, start: str, curves: Curves
     )
 
 
-def _claim_allocators(
-    benchmark: Benchmark, objective: str, fronts: Curves, own_evaluations: int
-) -> None:
-    own = fronts.get(("warm", "qsearch"))
+def _claim_allocators(compared: Compared, fronts: Curves, own_evaluations: int) -> None:
+    own = compared.own(fronts)
     if own is None:
         return
     for name in ALLOCATORS:
-        other = fronts.get(("warm", name))
+        other = fronts.get((compared.start, name))
         if other is None:
             continue
         both = np.isfinite(own).all(axis=0) & np.isfinite(other).all(axis=0)
@@ -152,9 +178,10 @@ def _claim_allocators(
         excess = np.full(len(BUDGETS), -np.inf)
         excess[both] = own[:, both].mean(axis=0) - other[:, both].mean(axis=0)
         worst = int(excess.argmax())
-        benchmark.claim(
-            f"{objective}, warm start, {own_evaluations} evaluations each: greatest excess of"
-            f" qsearch's loss over {name}'s within any budget (at {BUDGETS[worst]:.2f} bits)",
+        compared.benchmark.claim(
+            f"{compared.title}, {own_evaluations} evaluations each: greatest excess of"
+            f" {compared.method}'s loss over {name}'s within any budget"
+            f" (at {BUDGETS[worst]:.2f} bits)",
             float(excess[worst]),
             0.0,
             "lower",

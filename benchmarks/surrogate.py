@@ -24,8 +24,9 @@ from sklearn.linear_model import BayesianRidge
 from benchmarks.objectives import DATA, Objective, known_objective
 from benchmarks.recording import Benchmark
 from benchmarks.search_runs import indices_of
+from qsearch.features import score_features
 from qsearch.space import Floats, Integers, Space
-from qsearch.surrogate import fit_surrogate, score_features
+from qsearch.surrogate import fit_surrogate
 
 SIZES = (20, 30, 60, 120, 240)
 REPEATS = 10
@@ -42,7 +43,7 @@ def qsearch_surrogate(objective: Objective) -> Surrogate:
     features = score_features(objective.space, objective.scores, objective.correlation)
 
     def predict(index: Integers, loss: Floats, unseen: Integers) -> Prediction:
-        fitted = fit_surrogate(features, index, loss)
+        fitted = fit_surrogate(features, index, loss, objective.examples).on_examples
         mean, deviation = fitted.predict(unseen)
         return mean.numpy(), np.sqrt(deviation.numpy() ** 2 + fitted.noise**2)
 

@@ -23,17 +23,12 @@ from ax.storage.runner_registry import CORE_RUNNER_REGISTRY
 
 from qsearch.configuration import Choices, Knob
 from qsearch.errors import InputError
+from qsearch.features import Features, require_correlation, score_features
 from qsearch.layers import LayerSpec
 from qsearch.pareto import segment_edges
 from qsearch.search import Evaluated, SearchSettings, candidate_pool, next_candidate
 from qsearch.space import Floats, Integers, Space
-from qsearch.surrogate import (
-    Features,
-    Surrogate,
-    fit_surrogate,
-    require_correlation,
-    score_features,
-)
+from qsearch.surrogate import Surrogate, fit_surrogate, require_examples
 
 LOSS = "loss"
 AVERAGE_BITS = "average_bits"
@@ -86,9 +81,13 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         correlation: Correlation of the errors of two choices (choices × choices), from
             :func:`qsearch.correlation.error_correlation`; stored with the scores. Without it, the
             surrogate learns more slowly.
+        examples: How many examples each loss is a mean over, so that the search does not take
+            luck for gain (:func:`qsearch.surrogate.fit_surrogate`); None if the loss on them is
+            itself what shall be lowered.
 
     Raises:
-        InputError: If scores or correlation do not fit the space, or are none.
+        InputError: If scores or correlation do not fit the space, or are none, or there are no
+            examples.
     """
 
     def __init__(
@@ -100,6 +99,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         settings: SearchSettings | None = None,
         scores: Floats | None = None,
         correlation: npt.NDArray[np.floating[Any]] | None = None,
+        examples: int | None = None,
     ) -> None:
         super().__init__(name="qsearch")
         self.space = space
@@ -109,6 +109,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         self.settings = settings or SearchSettings()
         self.scores: Floats | None = None
         self.correlation: npt.NDArray[np.float32] | None = None
+        self.examples: int | None = None
         self._features: Features | None = None
         none = np.zeros((0, len(space.groups)), dtype=np.int64)
         self._known: Integers = none
@@ -118,12 +119,14 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         if scores is not None:
             # Single precision, as it is stored: a reloaded node computes with the same numbers.
             single = None if correlation is None else _symmetric_single(correlation)
-            self.use_scores(scores, None if single is None else single.astype(np.float64))
+            self.use_scores(scores, None if single is None else single.astype(np.float64), examples)
             self.scores, self.correlation = scores, single
-        elif correlation is not None:
-            raise InputError("a correlation without scores is of no use; give both, or neither")
+        elif correlation is not None or examples is not None:
+            raise InputError("correlation and examples are of no use without scores")
 
-    def use_scores(self, scores: Floats, correlation: Floats | None = None) -> None:
+    def use_scores(
+        self, scores: Floats, correlation: Floats | None = None, examples: int | None = None
+    ) -> None:
         """Give the node what it predicts the loss from, in place of earlier scores.
 
         Ax does not store these with the node: give them again after reloading it.
@@ -131,11 +134,16 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         Args:
             scores: Predicted rise of the loss (groups × choices), not negative.
             correlation: Correlation of the errors of two choices (choices × choices).
+            examples: How many examples each loss is a mean over, as in the constructor.
 
         Raises:
-            InputError: If scores or correlation do not fit the space, or are none.
+            InputError: If scores or correlation do not fit the space, or are none, or there are
+                no examples.
         """
+        if examples is not None:
+            require_examples(examples)
         self._features = score_features(self.space, scores, correlation)
+        self.examples = examples
         self.scores, self.correlation = None, None
         self._surrogate = None
 
@@ -156,7 +164,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         same = np.array_equal(index, before.index) and np.array_equal(loss, before.loss)
         if self._surrogate is None or not same:
             self._evaluated = Evaluated(index, loss, index[:0])
-            self._surrogate = fit_surrogate(self._features, index, loss)
+            self._surrogate = fit_surrogate(self._features, index, loss, self.examples)
             self._pool = None
 
     def get_next_candidate(self, pending_parameters: list[dict[str, Any]]) -> dict[str, Any]:
@@ -217,6 +225,7 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
         "settings": asdict(node.settings),
         "scores": None if node.scores is None else _pack(node.scores, "<f8"),
         "correlation": None if node.correlation is None else _pack_symmetric(node.correlation),
+        "examples": None if node.scores is None else node.examples,
     }
 
 
@@ -231,6 +240,7 @@ def _decode(
     settings: dict[str, Any],
     scores: str | None,
     correlation: str | None = None,
+    examples: int | None = None,
 ) -> QsearchNode:
     space = Space(
         layers=tuple(LayerSpec(**{**layer, "shape": tuple(layer["shape"])}) for layer in layers),
@@ -247,6 +257,7 @@ def _decode(
         SearchSettings(**settings),
         None if scores is None else _unpack(scores, "<f8", (len(space.groups), size)),
         None if correlation is None else _unpack_symmetric(correlation, size),
+        examples,
     )
 
 

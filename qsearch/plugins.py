@@ -174,6 +174,22 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsExamples(Protocol):
+    """What a task may have besides: then the search can tell a good configuration from a lucky one.
+
+    Without it, the search takes the loss on the validation examples for the loss that matters.
+    """
+
+    def examples(self, split: Split) -> int:
+        """Return how many independent predictions a split's mean loss is over.
+
+        Such as texts that are classified, or tokens that are predicted. The engine asks after the
+        trainer has trained or loaded a state, so the data are prepared.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class TrainerState:
     """All that a trainer needs to go on: tensors for safetensors, the rest for JSON."""

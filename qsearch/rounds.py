@@ -17,6 +17,7 @@ from qsearch.errors import QsearchError
 from qsearch.evaluation import TrainReport
 from qsearch.executors import Failure, evaluate_serially
 from qsearch.pareto import normalised_hypervolume, segmented_front
+from qsearch.plugins import CountsExamples
 from qsearch.recording import Study, save_record, training_set_of, trial_rows
 from qsearch.records import RoundRecord, write_json
 from qsearch.scoring import round_scores
@@ -62,7 +63,9 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     study.tell("round started", round, training_set=len(training_set))
     report = _train(study, round, training_set)
     configurations = [_configuration(study, number) for number in training_set]
-    study.node.use_scores(round_scores(study, round, configurations), study.correlation)
+    study.node.use_scores(
+        round_scores(study, round, configurations), study.correlation, _examples(study)
+    )
     to_evaluate = training_set[:of_set]
     seconds = _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up)
     save_record(study)
@@ -95,6 +98,14 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     write_round(study.directory, RoundState(record, next_set, _ever_evaluated(study)))
     study.tell("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
     save_record(study)
+
+
+def _examples(study: Study) -> int | None:
+    """Return how many examples make luck, or None if the search shall not tell it apart."""
+    task = study.parts.task
+    if study.spec.search.target == "examples" or not isinstance(task, CountsExamples):
+        return None
+    return task.examples("validation")
 
 
 def evaluations_before(study: Study, round: int) -> int:

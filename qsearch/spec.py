@@ -94,6 +94,9 @@ class SearchSpec(BaseModel):
         scores: Where each round's proxy scores come from: ``gradient`` is the trainer's
             sensitivity; ``measured`` evaluates each group quantized low alone, which costs one
             evaluation a group and round.
+        target: What the search lowers: ``task`` is the loss on the task, for which it is luck
+            how well a configuration suits the validation examples; ``examples`` is the loss on
+            these examples, luck included.
         stop: What ends the study before its last round.
     """
 
@@ -105,6 +108,7 @@ class SearchSpec(BaseModel):
     segments: int = Field(strict=True, default=40, ge=1)
     average_bits: tuple[float, float] = (2.25, 7.25)
     scores: Literal["gradient", "measured"] = "gradient"
+    target: Literal["task", "examples"] = "task"
     stop: StopSpec = StopSpec()
 
     @field_validator("average_bits")

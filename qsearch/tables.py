@@ -9,6 +9,7 @@ one group of a configuration costs one row, whatever the number of groups.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from linear_operator.utils.cholesky import psd_safe_cholesky
@@ -32,34 +33,75 @@ def gathered(table: Tensor, index: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AdditiveKernel:
-    """Covariances that add over groups: Σ_g r_g(c_g) · R[c_g, c'_g] · r_g(c'_g).
+class Term:
+    """One part of an additive kernel: Σ_g r_g(c_g) · R[c_g, c'_g] · r_g(c'_g).
 
     Args:
         root: r (groups × choices).
-        correlation: R (choices × choices).
+        correlation: R (choices × choices); None for ones everywhere.
     """
 
     root: Tensor
-    correlation: Tensor
-
-    def scaled(self, variance: float) -> AdditiveKernel:
-        """Return the kernel times a variance."""
-        return AdditiveKernel(self.root * variance**0.5, self.correlation)
-
-    def diagonal(self, index: Tensor) -> Tensor:
-        """Return variances (n) of choice indices (n × groups)."""
-        result: Tensor = gathered(self.root, index).square().sum(dim=-1)
-        return result
+    correlation: Tensor | None
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """Return covariances (… × n × m) of (… × n × groups) with (… × m × groups)."""
         one, two = gathered(self.root, first), gathered(self.root, second)
+        if self.correlation is None:
+            return one @ two.mT
         result = torch.zeros_like(one[..., :, None, 0] * two[..., None, :, 0])
         for group in range(len(self.root)):
             pair = self.correlation[first[..., :, None, group], second[..., None, :, group]]
             result += one[..., :, None, group] * pair * two[..., None, :, group]
         return result
+
+    def add_product(self, result: Tensor, index: Tensor, vectors: Tensor) -> None:
+        """Add covariances of every choice with configurations, times vectors.
+
+        Args:
+            result: What to add to (groups × choices × k).
+            index: Choice indices of the configurations (n × groups).
+            vectors: What to multiply by (n × k).
+        """
+        for group, root in enumerate(self.root):
+            at = index[:, group]
+            weighted = (root[at][:, None] * vectors).to(result.dtype)
+            if self.correlation is None:
+                product = weighted.sum(dim=0, keepdim=True)
+            else:
+                product = self.correlation[:, at].to(result.dtype) @ weighted
+            result[group] += root[:, None].to(result.dtype) * product
+
+
+@dataclass(frozen=True)
+class AdditiveKernel:
+    """Covariances that add over groups.
+
+    Args:
+        terms: What is added up; none for a kernel that is zero.
+    """
+
+    terms: tuple[Term, ...] = ()
+
+    def __add__(self, other: AdditiveKernel) -> AdditiveKernel:
+        """Return the sum of two kernels."""
+        return AdditiveKernel(self.terms + other.terms)
+
+    def scaled(self, variance: float) -> AdditiveKernel:
+        """Return the kernel times a variance."""
+        return AdditiveKernel(
+            tuple(replace(term, root=term.root * variance**0.5) for term in self.terms)
+        )
+
+    @cached_property
+    def variances(self) -> Tensor:
+        """Variance that each choice of each group contributes (groups × choices)."""
+        return torch.stack([term.root.square() for term in self.terms]).sum(dim=0)
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return covariances (… × n × m) of (… × n × groups) with (… × m × groups)."""
+        zero = torch.zeros(*first.shape[:-1], second.shape[-2], dtype=torch.float64)
+        return sum((term(first, second) for term in self.terms), zero)
 
     def times(self, index: Tensor, vectors: Tensor, dtype: torch.dtype) -> Tensor:
         """Return covariances of every choice with configurations, times vectors.
@@ -72,13 +114,10 @@ class AdditiveKernel:
         Returns:
             Products (groups × choices × k), which add over groups.
         """
-        groups, choices = self.root.shape
-        result = torch.empty(groups, choices, vectors.shape[1], dtype=dtype)
-        for group in range(groups):
-            at = index[:, group]
-            weighted = (self.root[group, at][:, None] * vectors).to(dtype)
-            product = self.correlation[:, at].to(dtype) @ weighted
-            result[group] = self.root[group][:, None].to(dtype) * product
+        groups, choices = self.terms[0].root.shape
+        result = torch.zeros(groups, choices, vectors.shape[1], dtype=dtype)
+        for term in self.terms:
+            term.add_product(result, index, vectors)
         return result
 
 
@@ -87,10 +126,12 @@ class Tables:
     """A posterior that adds over groups.
 
     Args:
-        kernel: Prior covariance.
+        kernel: Prior covariance of what is predicted.
+        luck: Covariance of what the data hold beside it and beside noise: it correlates between
+            configurations, but is not predicted.
         noise: Variance of the noise.
         inputs: Choice indices that the posterior is conditioned on (n × groups).
-        factor: Cholesky factor of their covariance with noise (n × n).
+        factor: Cholesky factor of the data's covariance, luck and noise included (n × n).
         constant: What the mean has beside the groups' contributions.
         mean: Contribution of each choice to the mean (groups × choices).
         explained: Contribution of each choice to the vector whose squared length is the explained
@@ -98,6 +139,7 @@ class Tables:
     """
 
     kernel: AdditiveKernel
+    luck: AdditiveKernel
     noise: float
     inputs: Tensor
     factor: Tensor
@@ -109,7 +151,7 @@ class Tables:
         """Return means and variances, (n) and (n), of choice indices (n × groups)."""
         mean = self.constant + gathered(self.mean, index).sum(dim=-1)
         explained = [self._vectors(part).square().sum(dim=1) for part in torch.split(index, _CHUNK)]
-        variance = self.kernel.diagonal(index) - torch.cat(explained)
+        variance = gathered(self.kernel.variances, index).sum(dim=-1) - torch.cat(explained)
         return mean, variance.clamp_min(_LEAST_VARIANCE)
 
     def predict_moves(
@@ -127,7 +169,7 @@ class Tables:
         mean = mean + self.mean[groups, choices] - self.mean[groups, before]
         vectors = self._vectors(index[None]) - self.explained[groups, before]
         explained = (vectors + self.explained[groups, choices]).double().square().sum(dim=1)
-        variances = self.kernel.root.square()
+        variances = self.kernel.variances
         prior = gathered(variances, index).sum()
         prior = prior + variances[groups, choices] - variances[groups, before]
         return mean, (prior - explained).clamp_min(_LEAST_VARIANCE)
@@ -145,13 +187,16 @@ class Tables:
         return -self.kernel.times(self.inputs, weights, errors.dtype).permute(2, 0, 1)
 
     def conditioned(self, pending: Tensor) -> Tables:
-        """Return the posterior as if pending configurations had scored their means.
+        """Return the posterior as if pending configurations had scored what is expected.
 
         Args:
             pending: Choice indices (m × groups).
         """
-        cross = self._vectors(pending)
-        own = self.kernel(pending, pending) - cross @ cross.T
+        observed = self.kernel + self.luck
+        cross = torch.linalg.solve_triangular(
+            self.factor, observed(self.inputs, pending), upper=False
+        ).T
+        own = observed(pending, pending) - cross @ cross.T
         own.diagonal().add_(self.noise)
         factor = psd_safe_cholesky(own)
         inverse = torch.linalg.solve_triangular(factor, torch.eye(len(own)).to(own), upper=False)
@@ -178,6 +223,7 @@ class Tables:
 @torch.no_grad()
 def posterior_tables(
     kernel: AdditiveKernel,
+    luck: AdditiveKernel,
     noise: float,
     inputs: Tensor,
     targets: Tensor,
@@ -187,14 +233,15 @@ def posterior_tables(
     """Return the posterior of a process whose mean and kernel add over groups.
 
     Args:
-        kernel: Prior covariance.
+        kernel: Prior covariance of what is predicted.
+        luck: Covariance of what the data hold beside it and beside noise.
         noise: Variance of the noise.
         inputs: Choice indices of the data (n × groups).
         targets: What was observed at them (n).
         constant: What the prior mean has beside the groups' contributions.
         prior_mean: Contribution of each choice to the prior mean (groups × choices).
     """
-    covariance = kernel(inputs, inputs)
+    covariance = (kernel + luck)(inputs, inputs)
     covariance.diagonal().add_(noise)
     factor = psd_safe_cholesky(covariance)
     residual = targets - constant - gathered(prior_mean, inputs).sum(dim=-1)
@@ -203,6 +250,7 @@ def posterior_tables(
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
     return Tables(
         kernel=kernel,
+        luck=luck,
         noise=noise,
         inputs=inputs,
         factor=factor,

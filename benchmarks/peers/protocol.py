@@ -43,6 +43,7 @@ class Problem:
         reference_point: (loss, average bits) from which hypervolume counts.
         segments: Number of equal segments of average bits that the front is reported by.
         correlation: Correlation of the errors of two choices (choices × choices), if known.
+        examples: How many examples each loss is a mean over, if known.
 
     Raises:
         InputError: If shapes do not agree, a figure is not finite, or the interval is empty.
@@ -56,6 +57,7 @@ class Problem:
     reference_point: tuple[float, float]
     segments: int = 40
     correlation: Floats | None = None
+    examples: int | None = None
 
     def __post_init__(self) -> None:
         groups = len(self.space.groups)

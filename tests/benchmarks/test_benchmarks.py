@@ -34,7 +34,7 @@ def objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objective:
         return float(0.3 + scores[np.arange(len(scores)), index].sum())
 
     warm = problem.start[np.argsort(problem.space.average_bits(problem.start))][[0, 60, 120, 180]]
-    return Objective("made", problem.space, scores, problem.correlation, warm, loss, loss)
+    return Objective("made", problem.space, scores, problem.correlation, 512, warm, loss, loss)
 
 
 def record(objective: Objective, method: str, peer: Peer, seed: int, count: int) -> pd.DataFrame:

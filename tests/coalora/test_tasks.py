@@ -95,6 +95,7 @@ def test_limits_take_a_fixed_subset(bert_folder, table_files) -> None:
         bert_folder, classification(train=train, validation=validation, validation_examples=10)
     )
     assert sum(len(batch["labels"]) for batch in task.batches("validation", 4)) == 10
+    assert task.examples("validation") == 10
 
 
 def test_pairs_of_texts_are_encoded_together(bert_folder, tmp_path) -> None:
@@ -157,6 +158,17 @@ def test_text_is_packed_to_the_length_without_padding(llama_folder, tmp_path) ->
     batches = list(task.batches("validation", 4))
     assert [tuple(batch["input_ids"].shape) for batch in batches] == [(4, 16), (2, 16)]
     assert sum(len(batch["labels"]) for batch in task.batches("train", 8)) == 3000 // 16
+
+
+def test_examples_of_text_are_its_predicted_tokens(llama_folder, tmp_path) -> None:
+    task = prepared(llama_folder, causal(tmp_path, validation_tokens=100))
+    scores = Scores.concatenate(
+        [
+            task.score(torch.zeros(*batch["labels"].shape, 99), batch)
+            for batch in task.batches("validation", 4)
+        ]
+    )
+    assert task.examples("validation") == scores.weights.sum() == 6 * 15
 
 
 def test_perplexity_is_the_exponential_of_the_mean_token_loss(tmp_path) -> None:

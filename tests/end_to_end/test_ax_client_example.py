@@ -95,7 +95,12 @@ def never_reloaded(recorded: Client) -> Client:
     """A client without storage, given the recorded initial trials."""
     node = node_of(recorded)
     fresh = QsearchNode(
-        node.space, node.bits, node.seed, scores=node.scores, correlation=node.correlation
+        node.space,
+        node.bits,
+        node.seed,
+        scores=node.scores,
+        correlation=node.correlation,
+        examples=node.examples,
     )
     client = Client()
     client.configure_experiment(name="never reloaded", parameters=ax_parameters(node.space))

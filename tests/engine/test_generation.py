@@ -33,6 +33,7 @@ BITS = (2.5, 6.0)
 SCORES = error_scores(SPACE, errors_of(SPACE))
 ERRORS = np.random.default_rng(0).standard_normal((SPACE.choices.size, 5))
 CORRELATION = np.corrcoef(ERRORS)
+EXAMPLES = 100
 SETTINGS = SearchSettings(starts=4, steps=3)
 
 
@@ -43,9 +44,10 @@ def quiet_ax() -> None:
 
 def make_node(seed: int = 0, stored: bool = True) -> QsearchNode:
     """A node that Ax stores with its scores, or one that was given them later."""
-    node = QsearchNode(SPACE, BITS, seed, 8, SETTINGS, *((SCORES, CORRELATION) if stored else ()))
+    known = (SCORES, CORRELATION, EXAMPLES) if stored else ()
+    node = QsearchNode(SPACE, BITS, seed, 8, SETTINGS, *known)
     if not stored:
-        node.use_scores(SCORES, CORRELATION.astype(np.float32).astype(np.float64))
+        node.use_scores(SCORES, CORRELATION.astype(np.float32).astype(np.float64), EXAMPLES)
     return node
 
 
@@ -217,6 +219,7 @@ def test_saved_node_proposes_what_it_would_have_proposed(save: Any, tmp_path: Pa
     assert np.array_equal(node.scores, SCORES)
     assert node.correlation is not None
     assert node.correlation == pytest.approx(CORRELATION, abs=1e-7)
+    assert node.examples == EXAMPLES
     assert next_parameters(loaded) == next_parameters(make_client(node=original))
 
 
@@ -224,9 +227,11 @@ def test_scores_given_later_are_not_stored_and_are_given_again(tmp_path: Path) -
     make_client(storage_in(tmp_path), make_node(seed=7, stored=False))
     loaded = Client.load_from_database("mine", storage_config=storage_in(tmp_path))
     assert node_of(loaded).scores is None
+    assert node_of(loaded).examples is None
     with pytest.raises(InputError, match="use_scores"):
         loaded.get_next_trials(max_trials=1)
-    node_of(loaded).use_scores(SCORES, CORRELATION.astype(np.float32).astype(np.float64))
+    single = CORRELATION.astype(np.float32).astype(np.float64)
+    node_of(loaded).use_scores(SCORES, single, EXAMPLES)
     assert next_parameters(loaded) == next_parameters(make_client(node=make_node(seed=7)))
 
 
@@ -251,6 +256,27 @@ def test_node_without_scores_says_what_to_call() -> None:
 def test_scores_of_another_space_are_refused(stored: bool) -> None:
     with pytest.raises(InputError, match=r"scores have shape \(1, 8\), expected \(4, 8\)"):
         QsearchNode(SPACE, BITS, scores=SCORES[:1] if stored else None).use_scores(SCORES[:1])
+
+
+def test_no_examples_are_refused() -> None:
+    with pytest.raises(InputError, match="1 or more examples, not 0"):
+        QsearchNode(SPACE, BITS, scores=SCORES, examples=0)
+
+
+@pytest.mark.parametrize("given", [{"correlation": CORRELATION}, {"examples": EXAMPLES}])
+def test_what_is_of_no_use_without_scores_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="of no use without scores"):
+        QsearchNode(SPACE, BITS, **given)
+
+
+def test_with_a_number_of_examples_luck_is_part_of_the_surrogate() -> None:
+    with_luck, without = make_node(), QsearchNode(SPACE, BITS, 0, 8, SETTINGS, SCORES, CORRELATION)
+    for node in (with_luck, without):
+        next_parameters(make_client(node=node))
+    assert with_luck._surrogate is not None
+    assert with_luck._surrogate.tables.luck.terms
+    assert without._surrogate is not None
+    assert not without._surrogate.tables.luck.terms
 
 
 def test_node_without_data_says_so() -> None:

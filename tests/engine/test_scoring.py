@@ -1,4 +1,4 @@
-"""A round's proxy scores, in whole studies."""
+"""What a round's search predicts losses from, in whole studies."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 from pandas.testing import assert_frame_equal
 
+from qsearch import generation
 from qsearch.assembly import assemble
 from qsearch.configuration import Configuration
 from qsearch.evaluation import Evaluation
+from qsearch.features import Features
 from qsearch.plugins import Split, load_plugin
 from qsearch.records import read_study
+from qsearch.space import Floats, Integers
 from qsearch.spec import StudySpec
 from qsearch.store import read_measurement
 from qsearch.study import run_study
+from qsearch.surrogate import Surrogate, fit_surrogate
 from tests.engine.support import results, study_spec
 
 MEASURED = study_spec(
@@ -117,3 +121,28 @@ def test_gradient_scores_are_the_default(tmp_path: Path) -> None:
     run_study(spec, tmp_path)
     assert read_measurement(tmp_path, "sensitivity-0") is not None
     assert read_measurement(tmp_path, "probes-0") is None
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "expected"),
+    [("counting", "task", 4), ("counting", "examples", None), ("fake", "task", None)],
+)
+def test_luck_is_told_apart_where_the_task_counts_its_examples(
+    task: str, target: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int | None] = []
+
+    def fit(features: Features, index: Integers, loss: Floats, examples: int | None) -> Surrogate:
+        given.append(examples)
+        return fit_surrogate(features, index, loss, examples)
+
+    monkeypatch.setattr(generation, "fit_surrogate", fit)
+    spec = study_spec(
+        trainer__blocks=1,
+        search__initial=5,
+        search__candidates=2,
+        search__target=target,
+        task__name=task,
+    )
+    run_study(spec, tmp_path)
+    assert set(given) == {expected}

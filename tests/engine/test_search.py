@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from qsearch.acquisition import log_expected_hypervolume_improvement
+from qsearch.features import score_features
 from qsearch.pareto import front, hypervolume, segment_edges, segment_of
 from qsearch.proxy import relaxed_allocations, weighted_scores
 from qsearch.search import (
@@ -21,7 +22,7 @@ from qsearch.search import (
     reference_point,
 )
 from qsearch.space import Floats, Integers, Space
-from qsearch.surrogate import Surrogate, fit_surrogate, score_features
+from qsearch.surrogate import Surrogate, fit_surrogate
 from qsearch.walk import moved
 from tests.engine.support import INTEGER, errors_of, make_space
 

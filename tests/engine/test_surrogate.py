@@ -14,16 +14,11 @@ from scipy import stats
 from qsearch import surrogate
 from qsearch.correlation import error_correlation
 from qsearch.errors import InputError
+from qsearch.features import score_features
+from qsearch.kernels import ProxyMean
 from qsearch.proxy import weighted_scores
 from qsearch.space import Floats, Integers
-from qsearch.surrogate import (
-    ErrorKernel,
-    Features,
-    ProxyMean,
-    Surrogate,
-    fit_surrogate,
-    score_features,
-)
+from qsearch.surrogate import Surrogate, fit_surrogate
 from tests.engine.support import errors_of, make_space
 
 SPACE = make_space(2)
@@ -185,6 +180,121 @@ def test_what_is_learnt_of_a_choice_holds_for_choices_with_like_errors() -> None
     assert explained_by["alike"] > explained_by["unrelated"] + 0.1
 
 
+# Luck: how well errors happen to suit the examples at hand
+
+EXAMPLES = 64
+
+
+def observed(index: Integers, scores: Floats, seed: int) -> Floats:
+    """Losses on examples whose gradients have the Fisher information: E⟨γ, D⟩² = 2 z."""
+    generator = np.random.default_rng(seed)
+    factor = np.linalg.cholesky(CORRELATION + 1e-9 * np.eye(len(CORRELATION)))
+    effect = np.sqrt(2 * scores / EXAMPLES) * (generator.standard_normal(scores.shape) @ factor.T)
+    return np.asarray(0.3 + (scores + effect)[GROUPS, index].sum(axis=1))
+
+
+TRUE_SCORES = 0.02 * SCORES / SCORES.mean()
+"""A proxy in nats; here it is exact, so that luck is all that there is to learn."""
+
+
+@pytest.fixture(scope="module")
+def lucky() -> tuple[Surrogate, Surrogate, Integers, Floats]:
+    """Luck counted and not, and what both were fitted to."""
+    index = sampled(60, 31)
+    loss = observed(index, TRUE_SCORES, 32)
+    features = score_features(SPACE, TRUE_SCORES, CORRELATION)
+    counted = fit_surrogate(features, index, loss, EXAMPLES)
+    return counted, fit_surrogate(features, index, loss), index, loss
+
+
+def test_luck_is_not_predicted(lucky: tuple[Surrogate, Surrogate, Integers, Floats]) -> None:
+    counted, not_counted, _, _ = lucky
+    held_out = sampled(300, 33)
+    truth = 0.3 + TRUE_SCORES[GROUPS, held_out].sum(axis=1)
+    error = {
+        name: float(np.sqrt(((subject.predict(held_out)[0].numpy() - truth) ** 2).mean()))
+        for name, subject in (("counted", counted), ("not counted", not_counted))
+    }
+    assert error["counted"] < 0.7 * error["not counted"]
+
+
+def test_intervals_hold_the_task_loss_where_luck_is_counted() -> None:
+    features = score_features(SPACE, TRUE_SCORES, CORRELATION)
+    held_out = sampled(200, 34)
+    truth = 0.3 + TRUE_SCORES[GROUPS, held_out].sum(axis=1)
+    inside = []
+    for seed in range(40, 50):
+        index = sampled(40, seed)
+        fitted = fit_surrogate(features, index, observed(index, TRUE_SCORES, seed), EXAMPLES)
+        mean, deviation = (values.numpy() for values in fitted.predict(held_out))
+        inside.append((np.abs(truth - mean) < stats.norm.ppf(0.95) * deviation).mean())
+    # Under .9: the mean's constant and slope are fitted, their own uncertainty is left out.
+    assert 0.75 < np.mean(inside) < 0.97
+
+
+def test_losses_on_the_same_examples_are_predicted_with_their_luck(
+    lucky: tuple[Surrogate, Surrogate, Integers, Floats],
+) -> None:
+    counted, _, _, _ = lucky
+    held_out = sampled(300, 33)
+    truth = observed(held_out, TRUE_SCORES, 32)
+    with_luck = counted.on_examples.predict(held_out)[0].numpy()
+    assert explained(truth, with_luck) > explained(truth, counted.predict(held_out)[0].numpy())
+
+
+def test_losses_on_the_same_examples_are_those_of_the_botorch_model(
+    lucky: tuple[Surrogate, Surrogate, Integers, Floats],
+) -> None:
+    counted, index = lucky[0], sampled(30, 12)
+    with torch.no_grad():
+        posterior = counted.model.posterior(torch.from_numpy(index).double())
+    mean, deviation = counted.on_examples.predict(index)
+    expected = posterior.mean[:, 0] * counted.scale + counted.location
+    torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-8)
+    expected = posterior.variance[:, 0].sqrt() * counted.scale
+    torch.testing.assert_close(deviation, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_luck_both_predictions_are_one(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    index = sampled(10, 12)
+    for one, other in zip(
+        fitted[0].predict(index), fitted[0].on_examples.predict(index), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_more_examples_mean_less_luck() -> None:
+    index = sampled(40, 31)
+    loss = observed(index, TRUE_SCORES, 32)
+    features = score_features(SPACE, TRUE_SCORES, CORRELATION)
+    few, many = (fit_surrogate(features, index, loss, n).tables.luck for n in (EXAMPLES, 10**6))
+    points = torch.from_numpy(index)
+    assert few(points, points).trace() > 100 * many(points, points).trace()
+
+
+def test_samples_are_of_the_task_loss(
+    lucky: tuple[Surrogate, Surrogate, Integers, Floats],
+) -> None:
+    counted, index = lucky[0], sampled(10, 20)
+    tables = counted.sample_tables(2000, np.random.default_rng(0))
+    samples = tables[:, GROUPS, index].sum(axis=2)
+    mean, deviation = (values.numpy() for values in counted.predict(index))
+    constant = mean[0] - counted.mean_table[GROUPS, index[0]].sum()
+    assert samples.mean(axis=0) + constant == pytest.approx(
+        mean, abs=4 * deviation.max() / 2000**0.5
+    )
+    assert samples.std(axis=0) == pytest.approx(deviation, rel=0.1)
+
+
+@pytest.mark.parametrize("examples", [0, -3])
+def test_a_mean_over_no_examples_is_refused(examples: int) -> None:
+    index = sampled(5, 1)
+    with pytest.raises(InputError, match=f"1 or more examples, not {examples}"):
+        fit_surrogate(FEATURES, index, losses_of(index, 0.0), examples)
+
+
 def test_intervals_hold_as_many_held_out_losses_as_they_say() -> None:
     held_out = sampled(200, 3)
     distances = []
@@ -342,82 +452,3 @@ def test_layers_without_sensitivity_are_fitted() -> None:
 def test_too_few_or_endless_losses_are_refused(loss: Floats) -> None:
     with pytest.raises(InputError, match="two or more losses, all finite"):
         fit_surrogate(FEATURES, sampled(len(loss), 0), loss)
-
-
-@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
-def test_impossible_scores_are_refused(value: float) -> None:
-    scores = SCORES.copy()
-    scores[0, 0] = value
-    with pytest.raises(InputError, match="scores must be finite and not negative"):
-        score_features(SPACE, scores)
-
-
-def test_scores_of_another_space_are_refused() -> None:
-    with pytest.raises(InputError, match=r"shape \(14, 431\), expected \(14, 432\)"):
-        score_features(SPACE, SCORES[:, 1:])
-
-
-@pytest.mark.parametrize(
-    ("correlation", "said"),
-    [
-        (np.eye(3), r"shape \(3, 3\), expected \(432, 432\)"),
-        (2 * np.eye(432), "with ones on its diagonal"),
-        (np.full((432, 432), np.nan), "must be symmetric"),
-        (np.eye(432) + 0.5 * np.eye(432, k=1), "must be symmetric"),
-        (2 * np.eye(432) - np.ones((432, 432)), "positive semidefinite"),
-    ],
-)
-def test_impossible_correlations_are_refused(correlation: Floats, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        score_features(SPACE, SCORES, correlation)
-
-
-# Features and kernel
-
-
-def test_covariance_is_the_inner_product_of_errors() -> None:
-    """With errors E of unit length times √φ, the kernel is Σ_g ⟨E_g, E'_g⟩."""
-    index = sampled(6, 15)
-    factor = np.linalg.cholesky(CORRELATION + 1e-12 * np.eye(len(CORRELATION)))
-    root = np.sqrt(SCORES / SCORES.mean(axis=1).sum())
-    errors = root[GROUPS, index][..., None] * factor[index]
-    expected = np.einsum("agd,bgd->ab", errors, errors)
-    kernel = ErrorKernel(FEATURES)
-    inputs = torch.from_numpy(index).double()
-    assert kernel(inputs, inputs).to_dense().numpy() == pytest.approx(expected, abs=1e-6)
-    assert kernel(inputs, diag=True).numpy() == pytest.approx(np.diag(expected), abs=1e-6)
-
-
-def test_a_kernel_is_not_confused_by_what_it_was_asked_before() -> None:
-    kernel = ErrorKernel(FEATURES)
-    first, second = (torch.from_numpy(sampled(4, seed)).double() for seed in (1, 2))
-    before = kernel(first, first).to_dense()
-    assert not torch.equal(kernel(first, second).to_dense(), before)
-    assert torch.equal(kernel(first, first).to_dense(), before)
-
-
-def test_without_a_correlation_only_equal_choices_covary() -> None:
-    kernel = ErrorKernel(score_features(SPACE, SCORES))
-    one = sampled(1, 1)
-    other = (one + 1) % SPACE.choices.size
-    other[0, 0] = one[0, 0]
-    inputs = [torch.from_numpy(index).double() for index in (one, other)]
-    shared = SCORES[0, one[0, 0]] / SCORES.mean(axis=1).sum()
-    assert kernel(*inputs).to_dense().item() == pytest.approx(shared)
-
-
-@pytest.mark.parametrize("blocks", [1, 6])
-def test_variance_does_not_grow_with_the_number_of_layers(blocks: int) -> None:
-    """Priors of the kernel then hold for models of any size."""
-    space = make_space(blocks)
-    sensitivity = np.random.default_rng(2).gamma(0.5, size=len(space.layers))
-    features = score_features(space, weighted_scores(space, errors_of(space), sensitivity))
-    drawn = np.random.default_rng(3).integers(space.choices.size, size=(4000, len(space.groups)))
-    variance = ErrorKernel(features)(torch.from_numpy(drawn).double(), diag=True)
-    assert float(variance.mean()) == pytest.approx(1, rel=0.1)
-
-
-def test_a_common_factor_of_the_scores_does_not_matter() -> None:
-    scaled = score_features(SPACE, 1e6 * SCORES, CORRELATION)
-    assert isinstance(scaled, Features)
-    torch.testing.assert_close(scaled.proxy, FEATURES.proxy)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qsearch.tables import AdditiveKernel, Tables, gathered, posterior_tables
+from qsearch.tables import AdditiveKernel, Tables, Term, gathered, posterior_tables
 
 GROUPS, CHOICES, DATA = 3, 5, 7
 NOISE = 0.1
@@ -30,38 +30,50 @@ def correlation() -> Tensor:
     return factor @ factor.T
 
 
-KERNEL = AdditiveKernel(drawn(GROUPS, CHOICES, seed=1).abs(), correlation())
+BY_ERROR = Term(drawn(GROUPS, CHOICES, seed=1).abs(), correlation())
+BY_SCALE = Term(drawn(GROUPS, CHOICES, seed=12).abs(), None)
+KERNEL = AdditiveKernel((BY_ERROR, BY_SCALE))
+LUCK = AdditiveKernel((BY_ERROR,)).scaled(0.5)
 PRIOR_MEAN = drawn(GROUPS, CHOICES, seed=2)
 INPUTS, TARGETS = indices(DATA, 3), drawn(DATA, seed=4)
 
 
 def posterior() -> Tables:
-    return posterior_tables(KERNEL, NOISE, INPUTS, TARGETS, 0.7, PRIOR_MEAN)
+    return posterior_tables(KERNEL, LUCK, NOISE, INPUTS, TARGETS, 0.7, PRIOR_MEAN)
+
+
+def by_entry(kernel: AdditiveKernel, first: Tensor, second: Tensor) -> Tensor:
+    """Σ_g r_g(c_g) R[c_g, c'_g] r_g(c'_g), summed over terms, entry by entry."""
+
+    def entry(a: Tensor, b: Tensor) -> float:
+        return sum(
+            float(term.root[g, a[g]] * term.root[g, b[g]])
+            * (1.0 if term.correlation is None else float(term.correlation[a[g], b[g]]))
+            for term in kernel.terms
+            for g in range(GROUPS)
+        )
+
+    return torch.tensor([[entry(a, b) for b in second] for a in first], dtype=torch.float64)
 
 
 def by_formula(inputs: Tensor, targets: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean k K⁻¹ (y − m) + m and variance k − k K⁻¹ k, entry by entry."""
+    """Mean k (K + L + N)⁻¹ (y − m) + m and variance k − k (K + L + N)⁻¹ k, L that of luck."""
+    return regression(KERNEL, inputs, targets, points)
 
-    def covariance(first: Tensor, second: Tensor) -> Tensor:
-        rows = [
-            [
-                sum(
-                    KERNEL.root[g, a[g]] * KERNEL.correlation[a[g], b[g]] * KERNEL.root[g, b[g]]
-                    for g in range(GROUPS)
-                )
-                for b in second
-            ]
-            for a in first
-        ]
-        return torch.tensor(rows, dtype=torch.float64)
+
+def regression(
+    wanted: AdditiveKernel, inputs: Tensor, targets: Tensor, points: Tensor
+) -> tuple[Tensor, Tensor]:
 
     def mean(at: Tensor) -> Tensor:
         sums = [sum(PRIOR_MEAN[g, row[g]] for g in range(GROUPS)) for row in at]
         return 0.7 + torch.tensor(sums, dtype=torch.float64)
 
-    inverse = torch.linalg.inv(covariance(inputs, inputs) + NOISE * torch.eye(len(inputs)))
-    cross = covariance(points, inputs)
-    variance = covariance(points, points).diagonal() - (cross @ inverse * cross).sum(dim=1)
+    observed = by_entry(KERNEL, inputs, inputs) + by_entry(LUCK, inputs, inputs)
+    inverse = torch.linalg.inv(observed + NOISE * torch.eye(len(inputs)))
+    cross = by_entry(wanted, points, inputs)
+    prior = by_entry(wanted, points, points).diagonal()
+    variance = prior - (cross @ inverse * cross).sum(dim=1)
     return mean(points) + cross @ inverse @ (targets - mean(inputs)), variance
 
 
@@ -70,6 +82,20 @@ def test_values_are_gathered_by_group() -> None:
     index = torch.tensor([[0, 1, 2], [4, 4, 4]])
     assert gathered(table[0], index).tolist() == [[0, 6, 12], [4, 9, 14]]
     assert torch.equal(gathered(table, index)[1], gathered(table[1], index))
+
+
+def test_kernels_add_up_and_scale() -> None:
+    one, other = indices(4, 13), indices(5, 14)
+    expected = by_entry(KERNEL, one, other)
+    torch.testing.assert_close(KERNEL(one, other), expected)
+    torch.testing.assert_close((KERNEL + LUCK)(one, other), expected + by_entry(LUCK, one, other))
+    torch.testing.assert_close(KERNEL.scaled(3.0)(one, other), 3 * expected)
+    variance = gathered(KERNEL.variances, one).sum(dim=-1)
+    torch.testing.assert_close(variance, by_entry(KERNEL, one, one).diagonal())
+
+
+def test_a_kernel_without_terms_is_zero() -> None:
+    assert not AdditiveKernel()(indices(4, 13), indices(5, 14)).any()
 
 
 def test_predictions_are_those_of_the_formula() -> None:
@@ -92,9 +118,9 @@ def test_moves_are_predicted_as_the_configurations_that_they_make() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_conditioning_is_to_add_data_that_score_their_means(count: int) -> None:
+def test_conditioning_is_to_add_data_that_score_as_expected(count: int) -> None:
     pending, points = indices(count, 7), indices(9, 8)
-    believed, _ = posterior().predict(pending)
+    believed, _ = regression(KERNEL + LUCK, INPUTS, TARGETS, pending)
     grown = posterior().conditioned(pending)
     inputs, targets = torch.cat([INPUTS, pending]), torch.cat([TARGETS, believed])
     mean, variance = by_formula(inputs, targets, points)
@@ -132,6 +158,7 @@ def test_many_configurations_are_predicted_in_parts(monkeypatch: pytest.MonkeyPa
 def test_variances_stay_positive_where_everything_is_known() -> None:
     known = posterior_tables(
         KERNEL,
+        AdditiveKernel(),
         1e-9,
         INPUTS[:1],
         TARGETS[:1],

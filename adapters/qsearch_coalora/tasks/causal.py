@@ -106,6 +106,14 @@ class CausalLanguageModelling:
         for split in ("train", "validation"):
             self._packed(split)
 
+    def examples(self, split: Split) -> int:
+        """Return the number of tokens that a split's loss is over: of each sequence all but one.
+
+        Under the model's own distribution, the gradients of successive tokens are uncorrelated.
+        """
+        sequences = self._packed(split)
+        return len(sequences) * (sequences.shape[1] - 1)
+
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[Mapping[str, Tensor]]:

@@ -172,6 +172,10 @@ class Classification:
         for split in ("train", "validation"):
             self._encode(split)
 
+    def examples(self, split: Split) -> int:
+        """Return the number of texts, or pairs of texts, of a split."""
+        return len(self._read(split).labels)
+
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[Mapping[str, Tensor]]:
