@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from safetensors.numpy import save_file as save_arrays
 from qsearch.assembly import Assembly, assemble
 from qsearch.correlation import error_correlation
 from qsearch.initial import initial_configurations
-from qsearch.plugins import CountsExamples, Split
+from qsearch.plugins import CountsExamples
 from qsearch.proxy import allocate_front, weighted_scores
 from qsearch.space import Floats, Integers, Space
 from qsearch.spec import load_spec
@@ -42,14 +41,19 @@ class Source:
     Args:
         study: Its name.
         overrides: What differs, as ``section.field=value``.
+        wide: What differs besides so that the validation examples are those of the objective, and
+            many more.
     """
 
     study: str
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str, ...]
+    wide: tuple[str, ...]
 
 
 _STUDIES = {
-    "minilm-sst2": Source("sst2", ("trainer.cache_mebibytes=3072",)),
+    "minilm-sst2": Source(
+        "sst2", ("trainer.cache_mebibytes=3072",), ("task.validation_examples=null",)
+    ),
     "smollm2-wikitext2": Source(
         "smollm2",
         (
@@ -59,6 +63,7 @@ _STUDIES = {
             "trainer.cache_mebibytes=6144",
             "task.validation_tokens=512",
         ),
+        ("task.validation_tokens=4608",),
     ),
 }
 
@@ -75,7 +80,6 @@ class Objective:
         examples: How many examples a loss is a mean over.
         warm_start: The allocator's front that warm runs start from (budgets × groups).
         evaluate: Returns the loss of choice indices (groups).
-        evaluate_held_out: Returns their loss on data that no search may see.
     """
 
     name: str
@@ -85,7 +89,6 @@ class Objective:
     examples: int
     warm_start: Integers
     evaluate: Callable[[Integers], float]
-    evaluate_held_out: Callable[[Integers], float]
 
 
 def minilm_sst2() -> Objective:
@@ -108,12 +111,53 @@ def smollm2_wikitext2() -> Objective:
     return _objective("smollm2-wikitext2", parts, folder)
 
 
-def assembled(name: str) -> Assembly:
-    """Return the parts of the study behind an objective."""
+def assembled(name: str, is_wide: bool = False) -> Assembly:
+    """Return the parts of the study behind an objective, if asked with many more examples."""
     os.environ.setdefault("QSEARCH_DATA", str(SHARED))
     source = _STUDIES[name]
     path = ROOT / "studies" / f"{source.study}.yaml"
-    return assemble(load_spec(path, source.overrides), str(path))
+    overrides = (*source.overrides, *(source.wide if is_wide else ()))
+    return assemble(load_spec(path, overrides), str(path))
+
+
+@dataclass(frozen=True, eq=False)
+class Wide:
+    """An objective's model, on the objective's examples and many more.
+
+    Args:
+        parts: The study behind it, with these examples for validation.
+        seen: How many of them are the objective's.
+    """
+
+    parts: Assembly
+    seen: int
+
+    def unseen_loss(self, index: Integers, seen_loss: float) -> float:
+        """Return the loss of a configuration on the examples that are not the objective's.
+
+        Args:
+            index: Choice indices (groups).
+            seen_loss: Loss on the objective's examples.
+        """
+        loss = _evaluator(self.parts)(index)
+        assert isinstance(self.parts.task, CountsExamples)
+        examples = self.parts.task.examples("validation")
+        return (examples * loss - self.seen * seen_loss) / (examples - self.seen)
+
+
+def wide(name: str) -> Wide:
+    """Return an objective's model with many more examples."""
+    parts = assembled(name, is_wide=True)
+    if (DATA / name / "state" / "adapter-0.safetensors").is_file():
+        parts.trainer.load_state(read_adapter(DATA / name, 0)[0])
+    return Wide(parts, known_objective(name).examples)
+
+
+def _evaluator(parts: Assembly) -> Callable[[Integers], float]:
+    def evaluate(index: Integers) -> float:
+        return parts.trainer.evaluate([parts.space.decode(index)], "validation")[0].loss
+
+    return evaluate
 
 
 def _quantization_error(parts: Assembly) -> Floats:
@@ -146,18 +190,10 @@ def _objective(name: str, parts: Assembly, folder: Path) -> Objective:
             path,
         )
 
-    def on(split: Split, index: Integers) -> float:
-        return parts.trainer.evaluate([parts.space.decode(index)], split)[0].loss
-
-    return _known(name, parts, partial(on, "validation"), partial(on, "test"))
+    return _known(name, parts, _evaluator(parts))
 
 
-def _known(
-    name: str,
-    parts: Assembly,
-    evaluate: Callable[[Integers], float],
-    evaluate_held_out: Callable[[Integers], float],
-) -> Objective:
+def _known(name: str, parts: Assembly, evaluate: Callable[[Integers], float]) -> Objective:
     known = load_arrays(DATA / name / _PROXY)
     return Objective(
         name=name,
@@ -167,7 +203,6 @@ def _known(
         examples=int(known["examples"]),
         warm_start=known["warm_start"],
         evaluate=evaluate,
-        evaluate_held_out=evaluate_held_out,
     )
 
 
@@ -177,4 +212,4 @@ def known_objective(name: str) -> Objective:
     def refuse(index: Integers) -> float:
         raise LookupError("this objective was made for recorded losses alone")
 
-    return _known(name, assembled(name), refuse, refuse)
+    return _known(name, assembled(name), refuse)

@@ -99,16 +99,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=float("inf"), help="stop recording after")
     parser.add_argument("--recorded", action="store_true", help="record nothing")
-    parser.add_argument("--objective", choices=sorted(PLANS), action="append")
-    parser.add_argument("--method", choices=sorted(METHODS), action="append")
+    parser.add_argument(
+        "--objective", choices=sorted(PLANS), action="append", help="record on these alone"
+    )
+    parser.add_argument("--method", choices=sorted(METHODS), action="append", help="record these")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
     stop = time.monotonic() + 3600 * given.hours
     benchmark = Benchmark("search")
     figures: list[go.Figure] = []
-    for name in given.objective or list(PLANS):
-        plan = PLANS[name]
-        if not given.recorded:
+    for name, plan in PLANS.items():
+        if not given.recorded and name in (given.objective or PLANS):
             _record(name, plan, tuple(given.method or ()) or None, stop)
         if recorded_runs(name):
             if name == stand_in.NAME:

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import basics, search_runs, search_tables, stand_in
+from benchmarks import basics, search_runs, search_tables, stand_in, unseen
 from benchmarks.candidates import problem_of, seconds_of
-from benchmarks.held_out import staircase_area
 from benchmarks.objectives import Objective
 from benchmarks.peers import Archive, Peer, Problem, Proposals
 from benchmarks.peers.allocation import random_peer
@@ -34,7 +33,7 @@ def objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objective:
         return float(0.3 + scores[np.arange(len(scores)), index].sum())
 
     warm = problem.start[np.argsort(problem.space.average_bits(problem.start))][[0, 60, 120, 180]]
-    return Objective("made", problem.space, scores, problem.correlation, 512, warm, loss, loss)
+    return Objective("made", problem.space, scores, problem.correlation, 512, warm, loss)
 
 
 def record(objective: Objective, method: str, peer: Peer, seed: int, count: int) -> pd.DataFrame:
@@ -129,10 +128,37 @@ def test_plans_name_methods_that_exist() -> None:
         assert sum(run.method == "milp" and run.start == "warm" for run in runs) == 1
 
 
-def test_an_area_counts_bad_luck_on_new_data() -> None:
-    bits = np.array([2.0, 4.0])
-    assert staircase_area(np.array([0.5, 0.4]), bits, (1.0, 8.0)) == pytest.approx(1.0 + 2.4)
-    assert staircase_area(np.array([0.5, 0.9]), bits, (1.0, 8.0)) == pytest.approx(1.0 + 0.4)
+def test_a_run_chooses_the_least_loss_within_each_budget() -> None:
+    bits = np.array([2.3, 7.0, 2.7, 3.4, 5.5])
+    loss = np.array([0.5, 0.3, 0.4, 0.45, 0.35])
+    index = np.arange(5)[:, None]
+    table = pd.DataFrame({"index": list(index), "average_bits": bits, "loss": loss})
+    chosen = unseen.chosen_by(table)
+    assert chosen.index[:, 0].tolist() == [0, 0, 2, 2, 2, 2, 2, 4]
+    assert chosen.loss.tolist() == loss[chosen.index[:, 0]].tolist()
+
+
+def test_unseen_losses_are_evaluated_once_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluated: list[int] = []
+
+    class Model:
+        def unseen_loss(self, index: Integers, seen_loss: float) -> float:
+            evaluated.append(int(index[0]))
+            return seen_loss + 1
+
+    monkeypatch.setattr(unseen, "DATA", tmp_path)
+    monkeypatch.setattr(unseen, "wide", lambda name: Model())
+    (tmp_path / "made").mkdir()
+    index, seen = np.array([[3, 1], [4, 1], [3, 1]]), np.array([0.3, 0.4, 0.3])
+    for _ in range(2):
+        losses = unseen.UnseenLosses("made", record=True)
+        assert losses.of(index, seen).tolist() == [1.3, 1.4, 1.3]
+    assert evaluated == [3, 4]
+    recorded = unseen.UnseenLosses("made", record=False)
+    assert recorded.known(index)
+    assert not recorded.known(index + 1)
 
 
 @pytest.mark.parametrize(
