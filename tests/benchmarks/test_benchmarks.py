@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import basics, search_runs, search_tables, stand_in, unseen
 from benchmarks.candidates import problem_of, seconds_of
+from benchmarks.luck import luck_of
 from benchmarks.objectives import Objective
 from benchmarks.peers import Archive, Peer, Problem, Proposals
 from benchmarks.peers.allocation import random_peer
@@ -119,6 +120,46 @@ def test_the_report_compares_fewer_evaluations_areas_and_allocators(
     assert any("one-sided p-value" in claim for claim in said)
     assert any("greatest excess of qsearch's loss over milp's" in claim for claim in said)
     assert len(figure.data) == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [
+        ([2.0, 2.0], [1.0, 1.0], None),
+        ([2.0, 2.0], [1.0], None),
+        ([2.0, 2.0], [1.0, 1.2, 1.1], "low"),
+        ([1.0, 1.2, 1.1], [2.0], "high"),
+        ([2.0, 2.1, 2.2], [1.0, 1.2, 1.1], "low"),
+    ],
+)
+def test_seeds_that_all_agree_are_no_evidence_of_chance(
+    own: list[float], others: list[float], expected: str | None
+) -> None:
+    p_value = search_tables.p_value_above(np.array(own), np.array(others))
+    if expected is None:
+        assert p_value is None
+    else:
+        assert p_value is not None
+        assert (p_value < 0.05) == (expected == "low")
+        assert 0 < p_value < 1
+
+
+def test_luck_of_a_difference_is_less_between_similar_configurations(
+    objective: Objective,
+) -> None:
+    generator = np.random.default_rng(0)
+    index = objective.space.sample(30, (2.25, 7.25), generator)
+    noise = 0.01 * generator.standard_normal(30)
+    loss = np.array([objective.evaluate(row) for row in index]) + noise
+    luck = luck_of(objective, index, loss)
+    same, other = index[:1], index[1:2]
+    similar = same.copy()
+    similar[0, 0] = other[0, 0]
+    deviations = [float(luck.deviation(same, second)[0]) for second in (same, similar, other)]
+    assert deviations[0] == 0
+    assert 0 < deviations[1] < deviations[2]
+    more = luck_of(replace(objective, examples=512 * 10**4), index, loss)
+    assert more.deviation(same, other)[0] < 0.1 * deviations[2]
 
 
 def test_plans_name_methods_that_exist() -> None:
