@@ -10,7 +10,15 @@ from pydantic import BaseModel
 
 from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
-from qsearch.plugins import Group, Quantizer, Task, Trainer, load_plugin
+from qsearch.plugins import (
+    CountsExamples,
+    EvaluatesPart,
+    Group,
+    Quantizer,
+    Task,
+    Trainer,
+    load_plugin,
+)
 from qsearch.space import Space
 from qsearch.spec import PluginSpec, StudySpec, validate
 
@@ -56,6 +64,7 @@ def assemble(spec: StudySpec, where: str = "study") -> Assembly:
             f"task {spec.task.name!r}: a metric may not be called {task.metric.name!r}"
         )
     trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
+    _require_screening(spec, task, trainer, where)
     choices = quantizer.choices()
     layers = tuple(trainer.layers())
     _require_roles(spec, layers, where)
@@ -85,6 +94,19 @@ def assemble(spec: StudySpec, where: str = "study") -> Assembly:
         }
     )
     return Assembly(resolved, quantizer, task, trainer, space)
+
+
+def _require_screening(spec: StudySpec, task: Task, trainer: Trainer, where: str) -> None:
+    """Refuse screening with plugins that cannot do it."""
+    if spec.search.screening is None:
+        return
+    missing = ""
+    if not isinstance(trainer, EvaluatesPart):
+        missing = f"trainer {spec.trainer.name!r} cannot evaluate a part of the examples"
+    elif not isinstance(task, CountsExamples):
+        missing = f"task {spec.task.name!r} does not say how many examples it has"
+    if missing:
+        raise InputError(f"{where}: search.screening: {missing}; leave screening out")
 
 
 def _require_roles(spec: StudySpec, layers: Sequence[LayerSpec], where: str) -> None:

@@ -35,10 +35,14 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     if search.stop.evaluations is not None:
         evaluations = min(evaluations, search.stop.evaluations)
     probes = search.rounds * (len(space.groups) + 1) if search.scores == "measured" else 0
+    screened = (
+        search.rounds * search.candidates * search.screening.factor if search.screening else 0
+    )
+    part = screened / search.screening.one_in if search.screening else 0.0
     flops = (
         needs.training_flops[0]
         + (search.rounds - 1) * needs.training_flops[1]
-        + (evaluations + probes) * needs.evaluation_flops
+        + (evaluations + probes + part) * needs.evaluation_flops
     )
     lines = [
         ("study", spec.name),
@@ -57,7 +61,8 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
         (
             "rounds",
             f"{search.rounds}, about {evaluations} evaluations"
-            + (f" and {probes} to measure sensitivities" if probes else ""),
+            + (f" and {probes} to measure sensitivities" if probes else "")
+            + (f" and {screened} on a part of the examples" if screened else ""),
         ),
         ("memory", f"about {needs.memory_bytes / 2**30:.1f} GiB"),
     ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from qsearch.configuration import Configuration
 from qsearch.evaluation import Evaluation
-from qsearch.plugins import Split, Trainer
+
+Evaluate = Callable[[Sequence[Configuration]], Sequence[Evaluation]]
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,19 @@ class Failure:
 
 
 def evaluate_serially(
-    trainer: Trainer, configurations: Sequence[Configuration], split: Split
+    evaluate: Evaluate, configurations: Sequence[Configuration]
 ) -> Iterator[Evaluation | Failure]:
     """Evaluate configurations one by one, in order, yielding each result as it is known.
 
     A loss or metric that is not finite, and any exception, is that configuration's failure.
+
+    Args:
+        evaluate: Evaluates several.
+        configurations: What to evaluate.
     """
     for configuration in configurations:
         try:
-            (evaluation,) = trainer.evaluate([configuration], split)
+            (evaluation,) = evaluate([configuration])
         except Exception as error:
             yield Failure(" ".join(f"{type(error).__name__}: {error}".split()))
             continue

@@ -24,6 +24,7 @@ from ax.storage.runner_registry import CORE_RUNNER_REGISTRY
 from qsearch.configuration import Choices, Knob
 from qsearch.errors import InputError
 from qsearch.features import Features, require_correlation, score_features
+from qsearch.fidelity import PartLosses, promoted
 from qsearch.layers import LayerSpec
 from qsearch.pareto import segment_edges
 from qsearch.search import Evaluated, SearchSettings, candidate_pool, next_candidate
@@ -33,6 +34,7 @@ from qsearch.surrogate import Surrogate, fit_surrogate, require_examples
 LOSS = "loss"
 AVERAGE_BITS = "average_bits"
 _STORED_DECIMALS = 10
+_NO_DATA = "the node has no data yet; call update_generator_state first"
 
 
 def ax_parameters(space: Space) -> list[ChoiceParameterConfig]:
@@ -174,7 +176,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
             GenerationStrategyCompleted: If no new configuration is worth evaluating.
         """
         if self._surrogate is None:
-            raise InputError("the node has no data yet; call update_generator_state first")
+            raise InputError(_NO_DATA)
         done = {row.tobytes() for row in self._evaluated.index}
         waiting = [row for row in self._indices(pending_parameters) if row.tobytes() not in done]
         pending = np.array(waiting, dtype=np.int64).reshape(-1, len(self.space.groups))
@@ -205,6 +207,17 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         if found is None:
             raise GenerationStrategyCompleted("no configuration left that improves the front")
         return dict(self.space.parameters(found))
+
+    def promoted(self, part: PartLosses, count: int) -> list[int]:
+        """Return which candidates are worth a whole evaluation (:func:`qsearch.fidelity.promoted`).
+
+        Args:
+            part: Losses of the candidates on a part of the examples.
+            count: How many to promote, at most.
+        """
+        if self._surrogate is None:
+            raise InputError(_NO_DATA)
+        return promoted(self._surrogate, self.space, self._evaluated, part, self.bits, count)
 
     def _indices(self, parameters: list[dict[str, Any]]) -> Integers:
         rows = [self.space.from_parameters(values) for values in parameters]

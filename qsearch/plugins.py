@@ -294,6 +294,17 @@ class Trainer(Protocol):
         ...
 
 
+@runtime_checkable
+class EvaluatesPart(Protocol):
+    """What a trainer may have besides: then a study can screen candidates."""
+
+    def evaluate_part(
+        self, configurations: Sequence[Configuration], split: Split, one_in: int
+    ) -> Sequence[Evaluation]:
+        """Evaluate configurations on one example in ``one_in`` of a split, the same for all."""
+        ...
+
+
 @dataclass(frozen=True)
 class Plugin:
     """An installed plugin.

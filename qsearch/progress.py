@@ -15,7 +15,7 @@ from rich.progress import (
 
 from qsearch.events import Event
 
-_PHASES = ("evaluating the set", "evaluating candidates")
+_PHASES = ("evaluating the set", "screening", "evaluating candidates")
 
 
 class StudyProgress:

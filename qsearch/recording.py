@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -12,7 +13,9 @@ import pandas as pd
 from ax.api.client import Client
 
 from qsearch.assembly import Assembly
+from qsearch.configuration import Configuration
 from qsearch.correlation import error_correlation
+from qsearch.evaluation import Evaluation
 from qsearch.events import Event, Observer
 from qsearch.generation import QsearchNode
 from qsearch.records import StudyRecord, write_study
@@ -61,6 +64,16 @@ class Study:
     def metric(self) -> str:
         """Name of the task metric."""
         return self.parts.task.metric.name
+
+    def configuration(self, number: int) -> Configuration:
+        """Return the configuration of a trial."""
+        space = self.parts.space
+        trial = self.client._experiment.trials[number]
+        return space.decode(space.from_parameters(trial.arm.parameters))
+
+    def evaluate(self, configurations: Sequence[Configuration]) -> Sequence[Evaluation]:
+        """Evaluate configurations on all validation examples."""
+        return self.parts.trainer.evaluate(configurations, "validation")
 
     def tell(self, kind: str, round: int, **fields: object) -> None:
         """Send an event to the observer."""

@@ -9,17 +9,16 @@ from itertools import takewhile
 import numpy as np
 from ax.core.trial import Trial
 from ax.core.trial_status import TrialStatus
-from ax.exceptions.generation_strategy import GenerationStrategyCompleted
 from ax.storage.sqa_store.db import NAME_OR_TYPE_FIELD_LENGTH
 
-from qsearch.configuration import Configuration
+from qsearch.candidates import find_candidates
 from qsearch.errors import QsearchError
 from qsearch.evaluation import TrainReport
 from qsearch.executors import Failure, evaluate_serially
 from qsearch.pareto import normalised_hypervolume, segmented_front
 from qsearch.plugins import CountsExamples
 from qsearch.recording import Study, save_record, training_set_of, trial_rows
-from qsearch.records import RoundRecord, write_json
+from qsearch.records import RoundRecord
 from qsearch.scoring import round_scores
 from qsearch.search import reference_point
 from qsearch.space import Floats
@@ -62,7 +61,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     of_set, of_search = round_shares(study.spec.search, used, len(training_set))
     study.tell("round started", round, training_set=len(training_set))
     report = _train(study, round, training_set)
-    configurations = [_configuration(study, number) for number in training_set]
+    configurations = [study.configuration(number) for number in training_set]
     study.node.use_scores(
         round_scores(study, round, configurations), study.correlation, _examples(study)
     )
@@ -72,7 +71,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     if _without_result(study, round, to_evaluate):
         return
     search_start = time.monotonic()
-    candidates = _search(study, round, first, of_search, time_is_up)
+    candidates = find_candidates(study, round, first, of_search, time_is_up)
     search_seconds = time.monotonic() - search_start
     seconds += _evaluate(study, round, candidates, "evaluating candidates", time_is_up)
     points, members = _points(study, round)
@@ -166,7 +165,7 @@ def _train(study: Study, round: int, training_set: Sequence[int]) -> TrainReport
     if not adapter_path(study.directory, round).is_file():
         if round > 0:
             trainer.load_state(read_adapter(study.directory, round - 1)[0])
-        configurations = [_configuration(study, number) for number in training_set]
+        configurations = [study.configuration(number) for number in training_set]
         trained = trainer.train(
             configurations,
             round,
@@ -189,13 +188,6 @@ def _train(study: Study, round: int, training_set: Sequence[int]) -> TrainReport
     return report
 
 
-def _configuration(study: Study, number: int) -> Configuration:
-    space = study.parts.space
-    return space.decode(
-        space.from_parameters(study.client._experiment.trials[number].arm.parameters)
-    )
-
-
 def _without_result(study: Study, round: int, numbers: Sequence[int]) -> list[int]:
     """Return those of the trials that this round has not evaluated, nor any round failed."""
     experiment = study.client._experiment
@@ -216,11 +208,11 @@ def _evaluate(
     for number in set(numbers).difference(waiting):
         if experiment.trials[number].status == TrialStatus.RUNNING:
             study.client.complete_trial(number)  # Killed between data and completion.
-    configurations = [_configuration(study, number) for number in waiting]
+    configurations = [study.configuration(number) for number in waiting]
     space = study.parts.space
     start = time.monotonic()
     study.tell(phase, round, total=len(waiting))
-    results = evaluate_serially(study.parts.trainer, configurations, "validation")
+    results = evaluate_serially(study.evaluate, configurations)
     # The results are lazy: where the numbers end early, no more is evaluated.
     in_time = takewhile(lambda _: not time_is_up(), waiting)
     for position, (number, result) in enumerate(zip(in_time, results, strict=False), start=1):
@@ -253,32 +245,6 @@ def _evaluate(
             total=len(waiting),
         )
     return time.monotonic() - start
-
-
-def _search(
-    study: Study, round: int, first: int, wanted: int, time_is_up: Callable[[], bool]
-) -> list[int]:
-    """Generate the round's candidates as Ax trials, all before any is evaluated."""
-    experiment = study.client._experiment
-    path = candidates_path(study.directory, round)
-    if not path.is_file():
-        enough = len(evaluated_in(experiment, round)) >= 2
-        while enough and len(experiment.trials) - first < wanted:
-            if time_is_up():
-                return []
-            study.tell("searching", round, done=len(experiment.trials) - first, total=wanted)
-            try:
-                # One at a time: Ax saves several at once only with a warning and lost ids.
-                with one_transaction():
-                    generated = study.client.get_next_trials(max_trials=1)
-                if not generated:
-                    break
-            except GenerationStrategyCompleted:
-                break
-        candidates = sorted(experiment.trials)[first:][:wanted]
-        write_json(path, candidates)
-        study.tell("searched", round, candidates=len(candidates))
-    return sorted(experiment.trials)[first:][:wanted]
 
 
 def _points(study: Study, round: int) -> tuple[Floats, list[int]]:

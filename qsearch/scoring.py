@@ -64,7 +64,7 @@ def _probe_losses(study: Study, round: int, probe: Integers) -> Floats:
     start = time.monotonic()
     study.tell("measuring sensitivity", round, total=len(waiting))
     configurations = [study.parts.space.decode(probe[number]) for number in waiting]
-    results = evaluate_serially(study.parts.trainer, configurations, "validation")
+    results = evaluate_serially(study.evaluate, configurations)
     for number, result in zip(waiting, results, strict=True):
         if not isinstance(result, Failure):
             losses[number] = result.loss

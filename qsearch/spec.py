@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qsearch.errors import InputError
 from qsearch.layers import FUSED_ROLES
 from qsearch.plugins import ModelSpec
+from qsearch.search_spec import SearchSpec
 
 _MAX_BYTES = 1_000_000
 _MAX_SHOWN = 80
@@ -53,70 +53,6 @@ class SpaceSpec(BaseModel):
         if self.tied == "none":
             return ()
         return FUSED_ROLES if self.tied == "fused" else tuple(self.tied)
-
-
-class StopSpec(BaseModel):
-    """What ends a study before its last round.
-
-    Args:
-        evaluations: Most evaluations of the whole study, failures included.
-        hours: Most wall time of the whole study, over all its sessions.
-        tolerance: Least rise of the normalised hypervolume over the best round before that
-            counts as a gain.
-        patience: Successive rounds without such a gain that end the study.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    evaluations: int | None = Field(strict=True, default=None, ge=2)
-    hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    patience: int = Field(strict=True, default=2, ge=1)
-
-    @field_validator("hours", "tolerance", mode="before")
-    @classmethod
-    def _number(cls, value: object) -> object:
-        # Numbers are not read strictly, since YAML reads 1e-3 as text; true is no number.
-        if isinstance(value, bool):
-            raise ValueError("must be a number")
-        return value
-
-
-class SearchSpec(BaseModel):
-    """How long and where to search.
-
-    Args:
-        rounds: Most rounds of train, evaluate, search, filter.
-        initial: Configurations of the first set.
-        candidates: New configurations that each round evaluates.
-        segments: Segments of the Pareto filter.
-        average_bits: Interval of average bits to search.
-        scores: Where each round's proxy scores come from: ``gradient`` is the trainer's
-            sensitivity; ``measured`` evaluates each group quantized low alone, which costs one
-            evaluation a group and round.
-        target: What the search lowers: ``task`` is the loss on the task, for which it is luck
-            how well a configuration suits the validation examples; ``examples`` is the loss on
-            these examples, luck included.
-        stop: What ends the study before its last round.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    rounds: int = Field(strict=True, default=3, ge=1)
-    initial: int = Field(strict=True, default=24, ge=2)
-    candidates: int = Field(strict=True, default=12, ge=0)
-    segments: int = Field(strict=True, default=40, ge=1)
-    average_bits: tuple[float, float] = (2.25, 7.25)
-    scores: Literal["gradient", "measured"] = "gradient"
-    target: Literal["task", "examples"] = "task"
-    stop: StopSpec = StopSpec()
-
-    @field_validator("average_bits")
-    @classmethod
-    def _interval(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] < value[1] < math.inf:
-            raise ValueError("must be [low, high] with 0 < low < high")
-        return value
 
 
 class StudySpec(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qsearch.spec import SearchSpec
+from qsearch.search_spec import SearchSpec
 
 _LEAST_EVALUATIONS = 2
 """Evaluations of the smallest round: fewer give no front and nothing to search from."""

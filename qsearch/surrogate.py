@@ -108,6 +108,24 @@ class Surrogate:
         mean, variance = self.tables.predict(torch.from_numpy(index))
         return mean * self.scale + self.location, variance.sqrt() * self.scale
 
+    def joint(self, index: Integers) -> tuple[Tensor, Tensor]:
+        """Return posterior means and covariances of the task's loss, (n) and (n × n).
+
+        Args:
+            index: Choice indices (n × groups).
+        """
+        mean, covariance = self.tables.joint(torch.from_numpy(index))
+        return mean * self.scale + self.location, covariance * self.scale**2
+
+    def luck(self, examples: int) -> AdditiveKernel:
+        """Return the covariance of luck with other examples than those at hand, nats².
+
+        Args:
+            examples: How many they are.
+        """
+        slope = float(self.model.mean_module.slope.detach()) * self.scale
+        return self.features.error_kernel.scaled(2 * slope / examples)
+
     def predict_moves(
         self, index: Integers, groups: Integers, choices: Integers
     ) -> tuple[Tensor, Tensor]:

@@ -154,6 +154,12 @@ class Tables:
         variance = gathered(self.kernel.variances, index).sum(dim=-1) - torch.cat(explained)
         return mean, variance.clamp_min(_LEAST_VARIANCE)
 
+    def joint(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and covariances, (n) and (n × n), of choice indices (n × groups)."""
+        mean = self.constant + gathered(self.mean, index).sum(dim=-1)
+        vectors = self._vectors(index)
+        return mean, self.kernel(index, index) - vectors @ vectors.T
+
     def predict_moves(
         self, index: Tensor, groups: Tensor, choices: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,7 @@ from qsearch_coalora.models import load_config, skeleton
 from qsearch_coalora.options import CoALoRAOptions
 from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.requirements import estimate_requirements
+from qsearch_coalora.schedule import ramp, seeds, shuffled_passes
 from qsearch_coalora.sensitivity import layer_sensitivities
 from qsearch_coalora.statistics import weighted_mean
 from qsearch_coalora.workload import require_positions, task_workload
@@ -141,14 +142,14 @@ class CoALoRATrainer:
             raise InputError("a training set needs at least one configuration")
         adapted = self.adapted
         total, scale = self.options.round_steps(round), self.options.rate_scale(round)
-        data_seed, set_seed, dropout_seed = _seeds(self.seed, round)
+        data_seed, set_seed, dropout_seed = seeds(self.seed, round)
         batches = self._endless_batches(torch.Generator().manual_seed(data_seed))
-        drawn = _shuffled_passes(configurations, torch.Generator().manual_seed(set_seed))
+        drawn = shuffled_passes(configurations, torch.Generator().manual_seed(set_seed))
         groups = adapted.parameter_groups()
         parameters = [parameter for group in groups for parameter in group["params"]]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.options.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: scale * _ramp(step, total, self.options.warmup_steps)
+            optimizer, lambda step: scale * ramp(step, total, self.options.warmup_steps)
         )
         before = adapted.weights.cache.counts
         losses: list[float] = []
@@ -230,10 +231,22 @@ class CoALoRATrainer:
         Raises:
             EvaluationError: If a configuration cannot be quantized or evaluated.
         """
-        return tuple(self._evaluate(configuration, split) for configuration in configurations)
+        return self.evaluate_part(configurations, split, one_in=1)
+
+    def evaluate_part(
+        self, configurations: Sequence[Configuration], split: Split, one_in: int
+    ) -> Sequence[Evaluation]:
+        """Evaluate configurations on one example in ``one_in`` of each batch, the same for all.
+
+        Raises:
+            EvaluationError: If a configuration cannot be quantized or evaluated.
+        """
+        return tuple(
+            self._evaluate(configuration, split, one_in) for configuration in configurations
+        )
 
     @torch.no_grad()
-    def _evaluate(self, configuration: Configuration, split: Split) -> Evaluation:
+    def _evaluate(self, configuration: Configuration, split: Split, one_in: int) -> Evaluation:
         adapted = self.adapted
         started = time.perf_counter()
         adapted.peft_model.eval()
@@ -241,7 +254,7 @@ class CoALoRATrainer:
             adapted.activate(configuration)
             adapted.hooks.set(adapted.adjustments(configuration))
             parts = [
-                self._score(batch)
+                self._score({name: values[::one_in] for name, values in batch.items()})
                 for batch in self.task.batches(split, self.options.eval_batch_size)
             ]
         except (RuntimeError, ValueError, KeyError) as error:
@@ -280,9 +293,9 @@ class CoALoRATrainer:
             raise InputError("a training set needs at least one configuration")
         adapted = self.adapted
         adapted.peft_model.eval()
-        data_seed, set_seed, _ = _seeds(self.seed, round)
+        data_seed, set_seed, _ = seeds(self.seed, round)
         batches = self._endless_batches(torch.Generator().manual_seed(data_seed))
-        drawn = _shuffled_passes(configurations, torch.Generator().manual_seed(set_seed))
+        drawn = shuffled_passes(configurations, torch.Generator().manual_seed(set_seed))
 
         def run() -> Tensor:
             configuration = next(drawn)
@@ -368,25 +381,6 @@ class CoALoRATrainer:
 
 def _on_cpu(scores: Scores) -> Scores:
     return Scores(scores.losses.cpu(), scores.metrics.cpu(), scores.weights.cpu())
-
-
-def _seeds(seed: int, round: int) -> tuple[int, int, int]:
-    first, second, third = np.random.SeedSequence([seed, round]).generate_state(3)
-    return int(first), int(second), int(third)
-
-
-def _shuffled_passes(
-    configurations: Sequence[Configuration], generator: torch.Generator
-) -> Iterator[Configuration]:
-    while True:
-        for index in torch.randperm(len(configurations), generator=generator).tolist():
-            yield configurations[index]
-
-
-def _ramp(step: int, total: int, warmup: int) -> float:
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return (total - step) / max(total - warmup, 1)
 
 
 def _short(value: object, limit: int = 60) -> str:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.schedule import shuffled_passes
 from qsearch_coalora.statistics import weighted_mean
-from qsearch_coalora.trainer import _shuffled_passes
 
 from qsearch.errors import EvaluationError, InputError
 from qsearch.plugins import TrainerState
@@ -79,7 +79,7 @@ def test_base_weights_and_biases_are_not_trained(make_trainer, make_configuratio
 
 
 def test_every_configuration_of_the_set_is_drawn_once_in_each_pass() -> None:
-    drawn = _shuffled_passes(["a", "b", "c"], torch.Generator().manual_seed(0))
+    drawn = shuffled_passes(["a", "b", "c"], torch.Generator().manual_seed(0))
     passes = [[next(drawn) for _ in range(3)] for _ in range(4)]
     assert all(sorted(once) == ["a", "b", "c"] for once in passes)
     assert len({tuple(once) for once in passes}) > 1
@@ -134,6 +134,38 @@ def test_evaluations_are_repeatable_and_independent_of_order(
     assert [e.loss for e in forward] == [e.loss for e in backward]
     assert len({e.loss for e in forward}) == 3
     assert all(0 <= e.metric <= 1 and e.standard_error > 0 for e in forward)
+
+
+def test_a_part_is_the_same_examples_for_all_configurations(
+    make_trainer, make_configuration, monkeypatch
+) -> None:
+    trainer = make_trainer()
+    chosen = [make_configuration(trainer, index) for index in range(2)]
+    summarise, scored = trainer.task.summarise, []
+
+    def seen(scores):
+        scored.append(scores)
+        return summarise(scores)
+
+    monkeypatch.setattr(trainer.task, "summarise", seen)
+    whole = trainer.evaluate(chosen, "validation")
+    part = trainer.evaluate_part(chosen, "validation", 3)
+    again = trainer.evaluate_part(chosen[::-1], "validation", 3)[::-1]
+    assert [e.loss for e in part] == [e.loss for e in again]
+    assert [e.loss for e in part] != [e.loss for e in whole]
+    size = trainer.options.eval_batch_size
+    sizes = [len(b["labels"]) for b in trainer.task.batches("validation", size)]
+    assert len(scored[0].losses) == trainer.task.examples("validation") == sum(sizes)
+    assert {len(scores.losses) for scores in scored[2:]} == {sum(-(-n // 3) for n in sizes)}
+
+
+def test_a_part_of_all_is_the_whole(make_trainer, make_configuration) -> None:
+    trainer = make_trainer()
+    wanted = [make_configuration(trainer, 0)]
+    assert (
+        trainer.evaluate_part(wanted, "validation", 1)[0].loss
+        == trainer.evaluate(wanted, "validation")[0].loss
+    )
 
 
 def test_a_loss_that_is_no_number_is_returned_as_it_is(make_trainer, make_configuration) -> None:

@@ -22,7 +22,8 @@ from qsearch_quantizers.normal_float import NormalFloat
 
 from qsearch.checking import check_study
 from qsearch.plugins import ModelSpec
-from qsearch.spec import SearchSpec, SpaceSpec, StopSpec, StudySpec, load_spec
+from qsearch.search_spec import SearchSpec, StopSpec
+from qsearch.spec import SpaceSpec, StudySpec, load_spec
 from qsearch.templates import read_template, template_names
 from tests.end_to_end.conftest import ROOT, command, run
 

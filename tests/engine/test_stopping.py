@@ -21,7 +21,8 @@ from qsearch.clock import Clock
 from qsearch.errors import InputError, QsearchError
 from qsearch.events import Event
 from qsearch.records import StudyRecord, read_study
-from qsearch.spec import SearchSpec, load_spec
+from qsearch.search_spec import SearchSpec
+from qsearch.spec import load_spec
 from qsearch.stopping import out_of_time, round_shares, rounds_without_gain, stop_reason
 from qsearch.study import run_study
 from tests.engine.support import in_child, results, study_spec, write_study_yaml

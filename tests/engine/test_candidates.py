@@ -1,0 +1,160 @@
+"""A round's candidates, in whole studies that screen them on a part of the examples."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ax.core.trial_status import TrialStatus
+from pandas.testing import assert_frame_equal
+
+from qsearch.assembly import assemble
+from qsearch.checking import check_study
+from qsearch.configuration import Configuration
+from qsearch.errors import InputError
+from qsearch.evaluation import Evaluation
+from qsearch.plugins import Split, load_plugin
+from qsearch.records import read_study
+from qsearch.store import read_measurement
+from qsearch.study import run_study
+from tests.engine.support import results, study_spec
+
+SCREENED = study_spec(
+    trainer__blocks=1,
+    search__initial=5,
+    search__candidates=2,
+    search__screening={"one_in": 4, "factor": 3},
+    task__name="counting",
+)
+
+EvaluatePart = Callable[[Any, list[Configuration], Split, int], list[Evaluation]]
+
+
+def screened_by(
+    monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None, fail: bool = False
+) -> list[int]:
+    """Record the parts that are evaluated; raise what no evaluation survives at the given one."""
+    trainer = load_plugin("trainers", "fake")
+    original: EvaluatePart = trainer.evaluate_part
+    seen: list[int] = []
+
+    def evaluate(
+        self: Any, configurations: list[Configuration], split: Split, one_in: int
+    ) -> list[Evaluation]:
+        seen.append(one_in)
+        if len(seen) == stop_at:
+            raise KeyboardInterrupt
+        if fail:
+            raise RuntimeError("out of memory")
+        return original(self, configurations, split, one_in)
+
+    monkeypatch.setattr(trainer, "evaluate_part", evaluate)
+    return seen
+
+
+def test_candidates_are_screened_and_as_many_as_without_are_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = screened_by(monkeypatch)
+    run_study(SCREENED, tmp_path)
+    record = read_study(tmp_path)
+    assert seen == [4] * (3 * 2 * len(record.rounds))
+    new = record.trials[record.trials["method"] == "search"].groupby("trial")["round"].min()
+    assert new.value_counts().tolist() == [2, 2]
+    for round in range(len(record.rounds)):
+        losses = read_measurement(tmp_path, f"screening-{round}")
+        assert losses is not None
+        assert losses.shape == (6,)
+
+
+def test_what_is_screened_out_is_no_result(tmp_path: Path) -> None:
+    run_study(SCREENED, tmp_path)
+    trials = read_study(tmp_path).trials
+    assert set(trials["status"]) == {"completed"}
+    assert trials["loss"].max() < 0.3 + 0.5 + 4  # None has the part's offset alone.
+    evaluated = set(trials["trial"])
+    promoted = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("state/candidates-*"))]
+    assert all(set(numbers) <= evaluated for numbers in promoted)
+    assert len(evaluated) == 5 + 2 * 2
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 9])
+def test_an_interrupted_screening_goes_on_where_it_stopped(
+    stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_study(SCREENED, whole)
+    with monkeypatch.context() as patch:
+        screened_by(patch, stop_at=stop_at)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(SCREENED, parts)
+    seen = screened_by(monkeypatch)
+    run_study(SCREENED, parts)
+    assert len(seen) == 12 - (stop_at - 1)
+    assert_frame_equal(results(parts), results(whole), check_exact=True)
+
+
+def test_an_interruption_after_screening_changes_no_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_study(SCREENED, whole)
+    trainer = load_plugin("trainers", "fake")
+    original = trainer.evaluate
+    count = 0
+
+    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
+        nonlocal count
+        count += 1
+        if count == 7:  # The second of the first round's two promoted candidates.
+            raise KeyboardInterrupt
+        evaluated: list[Evaluation] = original(self, configurations, split)
+        return evaluated
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate", evaluate)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(SCREENED, parts)
+    run_study(SCREENED, parts)
+    assert_frame_equal(results(parts), results(whole), check_exact=True)
+
+
+def test_if_no_candidate_can_be_screened_the_round_goes_on_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screened_by(monkeypatch, fail=True)
+    run_study(SCREENED, tmp_path)
+    record = read_study(tmp_path)
+    assert len(record.rounds) == 2
+    assert "search" not in set(record.trials["method"])
+
+
+@pytest.mark.parametrize(
+    ("task", "trainer", "said"),
+    [
+        ("fake", "fake", "task 'fake' does not say how many examples it has"),
+        ("counting", "whole", "trainer 'whole' cannot evaluate a part of the examples"),
+    ],
+)
+def test_plugins_that_cannot_screen_are_refused_at_once(task: str, trainer: str, said: str) -> None:
+    spec = study_spec(search__screening={}, task__name=task, trainer__name=trainer)
+    with pytest.raises(InputError, match=f"my.yaml: search.screening: {said}"):
+        assemble(spec, "my.yaml")
+
+
+def test_check_counts_what_is_screened() -> None:
+    lines = dict(check_study(SCREENED, "my.yaml"))
+    assert lines["rounds"] == "2, about 14 evaluations and 12 on a part of the examples"
+
+
+def test_screened_out_trials_are_abandoned_in_ax(tmp_path: Path) -> None:
+    run_study(SCREENED, tmp_path)
+    with closing(sqlite3.connect(next(tmp_path.glob("*.db")))) as database:
+        statuses = [row[0] for row in database.execute("SELECT status FROM trial_v2")]
+    assert statuses.count(TrialStatus.ABANDONED.value) == 2 * 4
+    assert statuses.count(TrialStatus.COMPLETED.value) == 5 + 2 * 2

@@ -1,0 +1,130 @@
+"""Which candidates deserve a whole evaluation, judged by a part of the examples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from qsearch_quantizers.normal_float import NormalFloat
+from scipy import stats
+
+from qsearch.correlation import error_correlation
+from qsearch.features import score_features
+from qsearch.fidelity import PartLosses, beliefs, promoted
+from qsearch.proxy import weighted_scores
+from qsearch.search import Evaluated
+from qsearch.space import Floats, Integers
+from qsearch.surrogate import Surrogate, fit_surrogate
+from tests.engine.support import errors_of, make_space
+
+SPACE = make_space(2)
+GROUPS = np.arange(len(SPACE.groups))
+ERRORS = errors_of(SPACE)
+BITS = (2.25, 7.25)
+SENSITIVITY = np.random.default_rng(0).permutation(2.0 ** -np.arange(len(GROUPS)))
+# What was measured is far off, so that there is much to learn.
+MEASURED = SENSITIVITY * np.random.default_rng(1).lognormal(0, 1.5, len(GROUPS))
+FEATURES = score_features(
+    SPACE,
+    weighted_scores(SPACE, ERRORS, MEASURED),
+    error_correlation(NormalFloat(NormalFloat.Options())),
+)
+
+
+def loss_of(index: Integers) -> Floats:
+    return np.asarray(0.3 + ERRORS[GROUPS, index] @ SENSITIVITY)
+
+
+def sampled(count: int, seed: int) -> Integers:
+    return SPACE.sample(count, BITS, np.random.default_rng(seed))
+
+
+@pytest.fixture(scope="module")
+def evaluated() -> Evaluated:
+    index = sampled(20, 1)
+    return Evaluated(index, loss_of(index), index[:0])
+
+
+@pytest.fixture(scope="module")
+def surrogate(evaluated: Evaluated) -> Surrogate:
+    return fit_surrogate(FEATURES, evaluated.index, evaluated.loss, 10**6)
+
+
+def part_of(index: Integers, offset: float = 0.0, examples: int = 10**5) -> PartLosses:
+    return PartLosses(index, loss_of(index) + offset, examples, 0.1)
+
+
+def test_a_part_tells_what_the_surrogate_does_not_know(surrogate: Surrogate) -> None:
+    index = sampled(60, 2)
+    before = surrogate.predict(index)[0].numpy()
+    after, deviation = beliefs(surrogate, part_of(index))
+    ranks = [stats.spearmanr(mean, loss_of(index)).statistic for mean in (before, after.numpy())]
+    assert ranks[1] > ranks[0]
+    assert (deviation < surrogate.predict(index)[1]).all()
+
+
+def test_what_a_part_has_in_common_does_not_matter(surrogate: Surrogate) -> None:
+    index = sampled(30, 2)
+    high, low = (beliefs(surrogate, part_of(index, offset))[0] for offset in (1.0, 0.0))
+    spread = float(low.std())
+    assert float((high - low).std()) < 0.02 * spread
+    assert float((high - low).abs().max()) < 0.2
+
+
+def test_beliefs_are_those_of_gaussian_conditioning(surrogate: Surrogate) -> None:
+    part = part_of(sampled(5, 3))
+    mean, covariance = (values.numpy() for values in surrogate.joint(part.index))
+    index = torch.from_numpy(part.index)
+    observed = covariance + surrogate.luck(part.examples)(index, index).numpy()
+    observed += 100 * surrogate.scale**2 + np.eye(5) * surrogate.noise**2 / part.share
+    gain = covariance @ np.linalg.inv(observed)
+    found_mean, found_deviation = beliefs(surrogate, part)
+    assert found_mean.numpy() == pytest.approx(mean + gain @ (part.loss - mean), rel=1e-6)
+    expected = np.sqrt(np.diag(covariance - gain @ covariance))
+    assert found_deviation.numpy() == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_part_of_few_examples_counts_for_little(surrogate: Surrogate) -> None:
+    index = sampled(30, 2)
+    before = surrogate.predict(index)[0]
+    moved = [
+        float((beliefs(surrogate, part_of(index, examples=n))[0] - before).abs().mean())
+        for n in (1, 10**5)
+    ]
+    assert moved[0] < 0.2 * moved[1]
+
+
+def test_promoted_candidates_gain_more_than_those_of_the_surrogate_alone(
+    surrogate: Surrogate, evaluated: Evaluated
+) -> None:
+    gains = []
+    for seed in range(5):
+        index = sampled(40, 10 + seed)
+        truth, bits = loss_of(index), SPACE.average_bits(index)
+        chosen = promoted(surrogate, SPACE, evaluated, part_of(index), BITS, 8)
+        assert len(set(chosen)) == 8
+        # Losses below what is usual at their bits.
+        trend = np.poly1d(np.polyfit(bits, np.log(truth - 0.29), 2))
+        better = np.log(truth - 0.29) - trend(bits)
+        gains.append(better[chosen].mean() - better.mean())
+    assert np.mean(gains) < 0
+    assert sum(gain < 0 for gain in gains) >= 4
+
+
+def test_promoted_candidates_spread_over_average_bits(
+    surrogate: Surrogate, evaluated: Evaluated
+) -> None:
+    index = np.repeat(sampled(1, 4), 10, axis=0)
+    index[:, 0] = np.arange(10)  # Much alike, and one that is not.
+    other = sampled(1, 5)
+    everything = np.concatenate([index, other])
+    chosen = promoted(surrogate, SPACE, evaluated, part_of(everything), BITS, 6)
+    assert len(chosen) == len(set(chosen)) == 6
+
+
+def test_failed_candidates_are_not_promoted(surrogate: Surrogate, evaluated: Evaluated) -> None:
+    part = part_of(sampled(4, 6))
+    part.loss[[0, 2]] = np.inf, np.nan
+    assert sorted(promoted(surrogate, SPACE, evaluated, part, BITS, 4)) == [1, 3]
+    part.loss[:] = np.inf
+    assert promoted(surrogate, SPACE, evaluated, part, BITS, 4) == []
