@@ -18,7 +18,7 @@ from safetensors.numpy import save_file as save_arrays
 from qsearch.assembly import Assembly, assemble
 from qsearch.correlation import error_correlation
 from qsearch.initial import initial_configurations
-from qsearch.plugins import CountsExamples
+from qsearch.plugins import CountsExamples, EvaluatesPart
 from qsearch.proxy import allocate_front, weighted_scores
 from qsearch.space import Floats, Integers, Space
 from qsearch.spec import load_spec
@@ -80,6 +80,7 @@ class Objective:
         examples: How many examples a loss is a mean over.
         warm_start: The allocator's front that warm runs start from (budgets × groups).
         evaluate: Returns the loss of choice indices (groups).
+        evaluate_part: Returns their loss on one example in so many.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Objective:
     examples: int
     warm_start: Integers
     evaluate: Callable[[Integers], float]
+    evaluate_part: Callable[[Integers, int], float]
 
 
 def minilm_sst2() -> Objective:
@@ -139,7 +141,7 @@ class Wide:
             index: Choice indices (groups).
             seen_loss: Loss on the objective's examples.
         """
-        loss = _evaluator(self.parts)(index)
+        loss = _part_evaluator(self.parts)(index, 1)
         assert isinstance(self.parts.task, CountsExamples)
         examples = self.parts.task.examples("validation")
         return (examples * loss - self.seen * seen_loss) / (examples - self.seen)
@@ -153,9 +155,13 @@ def wide(name: str) -> Wide:
     return Wide(parts, known_objective(name).examples)
 
 
-def _evaluator(parts: Assembly) -> Callable[[Integers], float]:
-    def evaluate(index: Integers) -> float:
-        return parts.trainer.evaluate([parts.space.decode(index)], "validation")[0].loss
+def _part_evaluator(parts: Assembly) -> Callable[[Integers, int], float]:
+    trainer = parts.trainer
+    assert isinstance(trainer, EvaluatesPart)
+
+    def evaluate(index: Integers, one_in: int) -> float:
+        configurations = [parts.space.decode(index)]
+        return trainer.evaluate_part(configurations, "validation", one_in)[0].loss
 
     return evaluate
 
@@ -190,10 +196,10 @@ def _objective(name: str, parts: Assembly, folder: Path) -> Objective:
             path,
         )
 
-    return _known(name, parts, _evaluator(parts))
+    return _known(name, parts, _part_evaluator(parts))
 
 
-def _known(name: str, parts: Assembly, evaluate: Callable[[Integers], float]) -> Objective:
+def _known(name: str, parts: Assembly, evaluate: Callable[[Integers, int], float]) -> Objective:
     known = load_arrays(DATA / name / _PROXY)
     return Objective(
         name=name,
@@ -202,14 +208,15 @@ def _known(name: str, parts: Assembly, evaluate: Callable[[Integers], float]) ->
         correlation=error_correlation(parts.quantizer),
         examples=int(known["examples"]),
         warm_start=known["warm_start"],
-        evaluate=evaluate,
+        evaluate=lambda index: evaluate(index, 1),
+        evaluate_part=evaluate,
     )
 
 
 def known_objective(name: str) -> Objective:
     """Return an objective without its model: for what was recorded."""
 
-    def refuse(index: Integers) -> float:
+    def refuse(index: Integers, one_in: int) -> float:
         raise LookupError("this objective was made for recorded losses alone")
 
     return _known(name, assembled(name), refuse)

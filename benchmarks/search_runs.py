@@ -139,11 +139,15 @@ def record_run(
     return _write(path, objective, rows, ended=len(rows) < evaluations)
 
 
-def _write(
-    path: Path, objective: Objective, rows: list[tuple[Integers, float]], ended: bool
-) -> pd.DataFrame:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pd.DataFrame(
+def table_of(objective: Objective, rows: list[tuple[Integers, float]], ended: bool) -> pd.DataFrame:
+    """Return a run's evaluations as a table.
+
+    Args:
+        objective: The objective.
+        rows: Choice indices (groups) and loss of each evaluation, in order.
+        ended: Whether the method had nothing more to propose.
+    """
+    return pd.DataFrame(
         {
             "step": np.arange(1, len(rows) + 1),
             "index": [index.astype(np.int16) for index, _ in rows],
@@ -152,6 +156,13 @@ def _write(
             "ended": ended,
         }
     )
+
+
+def _write(
+    path: Path, objective: Objective, rows: list[tuple[Integers, float]], ended: bool
+) -> pd.DataFrame:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = table_of(objective, rows, ended)
     temporary = path.with_suffix(".tmp")
     table.to_parquet(temporary)
     temporary.replace(path)

@@ -26,6 +26,9 @@ from qsearch.space import Floats, Integers, Space
 from qsearch.surrogate import Surrogate
 from qsearch.walk import Score, best_new, guided_walk, moved
 
+_LAST_STEPS = 2
+"""Most steps of the walk that improves a candidate of the pool."""
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -251,7 +254,13 @@ def next_candidate(
             return first
     starts, values = best_new(pool, score(pool), keys, 2)
     found, found_values = guided_walk(
-        score, space, starts, 2, settings.moves, taken, move_score=score.moves
+        score,
+        space,
+        starts,
+        min(settings.steps, _LAST_STEPS),
+        settings.moves,
+        taken,
+        move_score=score.moves,
     )
     everything = np.concatenate([starts, found])
     chosen, _ = best_new(everything, np.concatenate([values, found_values]), keys, 1)

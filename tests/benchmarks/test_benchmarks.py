@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import basics, search_runs, search_tables, stand_in, unseen
+from benchmarks import basics, fidelity, search_runs, search_tables, stand_in, unseen
 from benchmarks.candidates import problem_of, seconds_of
 from benchmarks.luck import luck_of
 from benchmarks.objectives import Objective
@@ -34,7 +34,16 @@ def objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objective:
         return float(0.3 + scores[np.arange(len(scores)), index].sum())
 
     warm = problem.start[np.argsort(problem.space.average_bits(problem.start))][[0, 60, 120, 180]]
-    return Objective("made", problem.space, scores, problem.correlation, 512, warm, loss)
+    return Objective(
+        name="made",
+        space=problem.space,
+        scores=scores,
+        correlation=problem.correlation,
+        examples=512,
+        warm_start=warm,
+        evaluate=loss,
+        evaluate_part=lambda index, one_in: loss(index) + 0.1,
+    )
 
 
 def record(objective: Objective, method: str, peer: Peer, seed: int, count: int) -> pd.DataFrame:
@@ -160,6 +169,25 @@ def test_luck_of_a_difference_is_less_between_similar_configurations(
     assert 0 < deviations[1] < deviations[2]
     more = luck_of(replace(objective, examples=512 * 10**4), index, loss)
     assert more.deviation(same, other)[0] < 0.1 * deviations[2]
+
+
+def test_a_screened_run_counts_what_the_parts_cost(objective: Objective) -> None:
+    parts: list[int] = []
+
+    def part(index: Integers, one_in: int) -> float:
+        parts.append(one_in)
+        return objective.evaluate(index)
+
+    counted = replace(objective, evaluate_part=part)
+    table = fidelity.screened_run(counted, objective.evaluate, budget=26, one_in=4)
+    # Four of the warm start, then batches of 15 on a part and 5 on all.
+    assert parts == [4] * 30
+    assert table["cost"].tolist() == [
+        *range(1, 5),
+        *(4 + 15 / 4 + np.arange(1, 6)),
+        *(4 + 30 / 4 + 5 + np.arange(1, 6)),
+    ]
+    assert len(np.unique(search_runs.indices_of(table), axis=0)) == len(table)
 
 
 def test_plans_name_methods_that_exist() -> None:

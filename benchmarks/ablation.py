@@ -1,0 +1,172 @@
+"""What each part of the engine is worth: hypervolume on the stand-in without it.
+
+All variants lower the loss on the examples, as the stand-in's losses hold luck, from the same warm
+start; without the warm start they begin with random configurations.
+
+    python -m benchmarks.ablation
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks import stand_in
+from benchmarks.objectives import BITS, Objective
+from benchmarks.peers.protocol import Problem, Proposals, run_peer
+from benchmarks.recording import Benchmark
+from benchmarks.search_runs import hypervolumes, recorded_runs, table_of
+from benchmarks.search_tables import interval
+from benchmarks.searchers import Variant, qsearch_searcher
+from qsearch.features import Features
+from qsearch.kernels import ProxyMean
+from qsearch.search import Improvement, SearchSettings, reference_point
+from qsearch.space import Floats, Integers
+from qsearch.surrogate import Surrogate, fit_surrogate
+
+SEEDS = 5
+EVALUATIONS = 200
+COUNTS = (25, 50, 100, 200)
+
+
+_ON_EXAMPLES = Variant(target="examples")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The engine without one of its parts.
+
+    Args:
+        variant: Its settings.
+        patched: Takes a part out that no setting does.
+        knows: What of the problem it is given, if less.
+    """
+
+    variant: Variant = _ON_EXAMPLES
+    patched: Callable[[], AbstractContextManager[object]] = nullcontext
+    knows: Callable[[Problem], Problem] = lambda problem: problem
+
+
+@contextmanager
+def _without_prior_mean() -> Iterator[None]:
+    """The prior mean is a constant, whatever the proxy."""
+    flat = property(lambda mean: 0 * mean.raw_slope)
+    with mock.patch.object(ProxyMean, "slope", flat):
+        yield
+
+
+@contextmanager
+def _without_uncertainty() -> Iterator[None]:
+    """Candidates are chosen by the improvement of their posterior means alone."""
+    original = Improvement._of
+
+    def of(self: Improvement, mean: Tensor, deviation: Tensor, average_bits: Floats) -> Floats:
+        return original(self, mean, 1e-3 * deviation, average_bits)
+
+    with mock.patch.object(Improvement, "_of", of):
+        yield
+
+
+@contextmanager
+def _without_learning() -> Iterator[None]:
+    """Predictions are the prior mean's, fitted; the process corrects nothing."""
+
+    def mean_table(self: Surrogate) -> Tensor:
+        slope = self.model.mean_module.slope.detach()
+        return slope * self.features.proxy
+
+    def fit(features: Features, index: Integers, loss: Floats, examples: int | None) -> Surrogate:
+        fitted = fit_surrogate(features, index, loss, examples)
+        return replace(fitted, tables=replace(fitted.tables, mean=mean_table(fitted)))
+
+    with mock.patch("benchmarks.searchers.fit_surrogate", fit):
+        yield
+
+
+def _settings(**changes: int) -> Variant:
+    return Variant(target="examples", settings=SearchSettings(**changes))
+
+
+ABLATIONS = {
+    "all parts": Ablation(),
+    "no warm start": Ablation(
+        knows=lambda problem: replace(
+            problem, start=problem.start[:0], start_loss=problem.start_loss[:0]
+        )
+    ),
+    "prior mean constant": Ablation(patched=_without_prior_mean),
+    "no correction of the prior mean": Ablation(patched=_without_learning),
+    "errors of choices uncorrelated": Ablation(
+        knows=lambda problem: replace(problem, correlation=None)
+    ),
+    "posterior means in place of expected improvement": Ablation(patched=_without_uncertainty),
+    "no walks": Ablation(_settings(steps=0)),
+    "no posterior samples": Ablation(_settings(samples=0)),
+    "no thin segments": Ablation(_settings(thin_share=0)),
+    "one candidate a fit": Ablation(Variant(target="examples", batch=1)),
+    "ten candidates a fit": Ablation(Variant(target="examples", batch=10)),
+    "luck told apart": Ablation(Variant(target="task")),
+}
+
+
+def volumes_of(objective: Objective, ablation: Ablation, seed: int, evaluations: int) -> Floats:
+    """Return the hypervolume after each evaluation (evaluations), as in the search benchmark."""
+    warm = objective.warm_start
+    warm_loss = np.array([objective.evaluate(index) for index in warm])
+    reference = reference_point(warm_loss, BITS)
+    problem = ablation.knows(
+        Problem(
+            space=objective.space,
+            bits=BITS,
+            start=warm,
+            start_loss=warm_loss,
+            scores=objective.scores,
+            correlation=objective.correlation,
+            examples=objective.examples,
+            reference_point=reference,
+        )
+    )
+
+    def searcher(problem: Problem, generator: np.random.Generator) -> Proposals:
+        return qsearch_searcher(problem, generator, ablation.variant)
+
+    with ablation.patched():
+        index, loss = run_peer(
+            searcher,
+            problem,
+            objective.evaluate,
+            evaluations - len(problem.start),
+            np.random.default_rng(seed),
+        )
+    rows = list(zip(problem.start, problem.start_loss.tolist(), strict=True))
+    rows += list(zip(index, loss.tolist(), strict=True))
+    table = table_of(objective, rows, ended=True)
+    best = min(float(found["loss"].min()) for found in recorded_runs(objective.name).values())
+    found = hypervolumes(table, reference, best)
+    return found[np.minimum(np.arange(evaluations), len(found) - 1)]
+
+
+def main() -> None:
+    """Run every variant on the stand-in and write the result file."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    objective = stand_in.stand_in()
+    benchmark = Benchmark("ablation")
+    for name, ablation in ABLATIONS.items():
+        runs = [volumes_of(objective, ablation, seed, EVALUATIONS) for seed in range(SEEDS)]
+        found = np.array(runs)
+        figures = {f"after {count}": interval(found[:, count - 1]) for count in COUNTS}
+        area = interval(found.mean(axis=1))
+        benchmark.row(objective=stand_in.NAME, variant=name, seeds=SEEDS, **figures, area=area)
+    benchmark.write()
+
+
+if __name__ == "__main__":
+    main()
