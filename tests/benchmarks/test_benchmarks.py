@@ -202,7 +202,7 @@ def test_a_run_chooses_the_least_loss_within_each_budget() -> None:
     loss = np.array([0.5, 0.3, 0.4, 0.45, 0.35])
     index = np.arange(5)[:, None]
     table = pd.DataFrame({"index": list(index), "average_bits": bits, "loss": loss})
-    chosen = unseen.chosen_by(table)
+    chosen = unseen.chosen_by(table, loss)
     assert chosen.index[:, 0].tolist() == [0, 0, 2, 2, 2, 2, 2, 4]
     assert chosen.loss.tolist() == loss[chosen.index[:, 0]].tolist()
 
