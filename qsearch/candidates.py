@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import takewhile
+from pathlib import Path
 
 import numpy as np
 from ax.core.trial_status import TrialStatus
@@ -21,7 +22,12 @@ from qsearch.recording import Study
 from qsearch.records import write_json
 from qsearch.search_spec import ScreeningSpec
 from qsearch.space import Floats
-from qsearch.store import candidates_path, read_measurement, write_measurement
+from qsearch.store import (
+    candidates_path,
+    delete_measurement,
+    read_measurement,
+    write_measurement,
+)
 from qsearch.transactions import one_transaction
 from qsearch.trials import evaluated_in
 
@@ -36,7 +42,7 @@ def find_candidates(
         round: The round.
         first: Trials that exist before the round's search.
         wanted: How many to find.
-        time_is_up: Whether to stop; then none are returned, and a later session goes on.
+        time_is_up: Whether to stop; then none are returned.
     """
     path = candidates_path(study.directory, round)
     screening = study.spec.search.screening
@@ -45,17 +51,31 @@ def find_candidates(
         if not _generate(study, round, first, to_find, time_is_up):
             return []
         found = _open_since(study, first)[:to_find]
-        if screening and len(found) > wanted:
+        if screening and len(found) > wanted and _can_search(study, round):
             losses = _part_losses(study, round, found, screening, time_is_up)
             if losses is None:
                 return []
             found = _promoted(study, found, losses, screening, wanted)
-        write_json(path, found)
-        study.tell("searched", round, candidates=len(found))
+        write_json(path, found[:wanted])
+        study.tell("searched", round, candidates=len(found[:wanted]))
     chosen: list[int] = json.loads(path.read_text(encoding="utf-8"))
-    if screening:
-        _abandon(study, sorted(set(_open_since(study, first)) - set(chosen)))
-    return chosen
+    _abandon(study, sorted(_screened(study, round).keys() - set(chosen)))
+    return chosen[:wanted]
+
+
+def forget_candidates(directory: Path, round: int) -> None:
+    """Forget what a round's search found, so that it searches anew."""
+    candidates_path(directory, round).unlink(missing_ok=True)
+    delete_measurement(directory, _name(round))
+
+
+def _name(round: int) -> str:
+    return f"screening-{round}"
+
+
+def _can_search(study: Study, round: int) -> bool:
+    """Return whether the round has losses enough for a surrogate."""
+    return len(evaluated_in(study.client._experiment, round)) >= 2
 
 
 def _open_since(study: Study, first: int) -> list[int]:
@@ -69,7 +89,7 @@ def _generate(
     study: Study, round: int, first: int, wanted: int, time_is_up: Callable[[], bool]
 ) -> bool:
     """Generate candidates as Ax trials; return whether there was time."""
-    enough = len(evaluated_in(study.client._experiment, round)) >= 2
+    enough = _can_search(study, round)
     while enough and (done := len(_open_since(study, first))) < wanted:
         if time_is_up():
             return False
@@ -85,6 +105,12 @@ def _generate(
     return True
 
 
+def _screened(study: Study, round: int) -> dict[int, float]:
+    """Return the losses on a part of the examples by trial, as far as they are known."""
+    saved = read_measurement(study.directory, _name(round))
+    return {} if saved is None else {int(number): loss for number, loss in saved.T.tolist()}
+
+
 def _part_losses(
     study: Study,
     round: int,
@@ -92,40 +118,45 @@ def _part_losses(
     screening: ScreeningSpec,
     time_is_up: Callable[[], bool],
 ) -> Floats | None:
-    """Return losses on a part of the examples (found), NaN where an evaluation failed.
+    """Return losses on a part of the examples (found), ∞ where an evaluation failed.
 
-    Each is saved at once, with ∞ for a failure, and read again after an interruption. None is
-    returned if time is up before the last.
+    Each is saved at once, and read again after an interruption. None is returned if time is up
+    before the last.
     """
-    name = f"screening-{round}"
     trainer = study.parts.trainer
     assert isinstance(trainer, EvaluatesPart)
 
     def evaluate(configurations: Sequence[Configuration]) -> Sequence[Evaluation]:
         results = trainer.evaluate_part(configurations, "validation", screening.one_in)
-        # A part may have one example, and so no standard error.
-        return [replace(result, standard_error=0.0) for result in results]
+        # A part may have one example, and so neither a standard error nor, perhaps, a metric.
+        return [replace(result, standard_error=0.0, metric=0.0) for result in results]
 
-    saved = read_measurement(study.directory, name)
-    losses = np.full(len(found), np.nan) if saved is None else saved
-    waiting = np.flatnonzero(np.isnan(losses)).tolist()
+    losses = _screened(study, round)
+    waiting = [number for number in found if number not in losses]
     start = time.monotonic()
-    study.tell("screening", round, total=len(found))
-    results = evaluate_serially(evaluate, [study.configuration(found[at]) for at in waiting])
+    study.tell("screening", round, done=len(found) - len(waiting), total=len(found))
+    results = evaluate_serially(evaluate, [study.configuration(number) for number in waiting])
     in_time = takewhile(lambda _: not time_is_up(), waiting)
-    for at, result in zip(in_time, results, strict=False):
-        losses[at] = np.inf if isinstance(result, Failure) else result.loss
-        write_measurement(study.directory, name, losses)
-    if np.isnan(losses).any():
+    for number, result in zip(in_time, results, strict=False):
+        losses[number] = np.inf if isinstance(result, Failure) else result.loss
+        saved = np.array([list(losses), list(losses.values())], dtype=np.float64)
+        write_measurement(study.directory, _name(round), saved)
+        study.tell("screening", round, done=len(losses), total=len(found))
+        if isinstance(result, Failure):
+            study.tell("screening failed", round, trial=number, reason=result.reason)
+    if any(number not in losses for number in found):
         return None
     study.tell("screened", round, configurations=len(found), seconds=time.monotonic() - start)
-    return losses
+    return np.array([losses[number] for number in found])
 
 
 def _promoted(
     study: Study, found: Sequence[int], losses: Floats, screening: ScreeningSpec, wanted: int
 ) -> list[int]:
+    """Return the trials that are promoted, or the first ones if no part could be evaluated."""
     task, experiment = study.parts.task, study.client._experiment
+    if not np.isfinite(losses).any():
+        return list(found[:wanted])
     assert isinstance(task, CountsExamples)
     space = study.parts.space
     index = [space.from_parameters(experiment.trials[number].arm.parameters) for number in found]
@@ -140,6 +171,8 @@ def _promoted(
 
 
 def _abandon(study: Study, numbers: Sequence[int]) -> None:
+    trials = study.client._experiment.trials
     for number in numbers:
-        with one_transaction():
-            study.client.mark_trial_abandoned(number)
+        if trials[number].status == TrialStatus.RUNNING:
+            with one_transaction():
+                study.client.mark_trial_abandoned(number)

@@ -28,7 +28,7 @@ class Event:
 
 Observer = Callable[[Event], None]
 
-_NOT_LOGGED = ("training", "searching")
+_NOT_LOGGED = ("training", "searching", "screening")
 """Progress within a phase; worth a progress bar, not a line of the log."""
 
 

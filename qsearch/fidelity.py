@@ -38,26 +38,28 @@ class PartLosses:
 def beliefs(surrogate: Surrogate, part: PartLosses) -> tuple[Tensor, Tensor]:
     """Return means and standard deviations of the loss, (n) and (n), given a part's losses.
 
-    A part's loss is the loss, plus what the part's examples have more or less than the task's, plus
-    the luck that so few examples bring, plus noise. Luck covaries between candidates as it does on
-    all examples. What all examples share with their part is left out, so the beliefs are too wide
-    rather than too narrow.
+    A part's loss is the loss on all examples at hand, plus what the part's examples have more or
+    less than all, plus the luck that they bring beyond that of all, of variance 2 s (1/n' − 1/n) k
+    for n' of n examples, plus noise, which is taken to average over examples.
 
     Args:
         surrogate: Fitted to losses on all examples.
         part: Losses on a part, all finite.
     """
-    index = torch.from_numpy(part.index)
-    mean, covariance = surrogate.joint(part.index)
-    observed = covariance + surrogate.luck(part.examples)(index, index)
+    index, whole = torch.from_numpy(part.index), surrogate.on_examples
+    # What n' of n examples are worth beside the others.
+    beyond = part.examples / (1 - part.share)
+    observed = whole.covariance(part.index, whole) + surrogate.luck_with(beyond)(index, index)
     observed = observed + _OFFSET * surrogate.scale**2
     observed.diagonal().add_(surrogate.noise**2 / part.share)
     factor = torch.linalg.cholesky(observed)
-    residual = torch.from_numpy(part.loss) - mean
+    residual = torch.from_numpy(part.loss) - whole.predict(part.index)[0]
     weights = torch.cholesky_solve(residual[:, None], factor)[:, 0]
-    explained = torch.linalg.solve_triangular(factor, covariance, upper=False)
-    variance = covariance.diagonal() - explained.square().sum(dim=0)
-    least = 1e-6 * covariance.diagonal().clamp_min(1e-300)
+    covariance = surrogate.covariance(part.index, whole)
+    explained = torch.linalg.solve_triangular(factor, covariance.T, upper=False)
+    mean, deviation = surrogate.predict(part.index)
+    variance = deviation.square() - explained.square().sum(dim=0)
+    least = 1e-6 * deviation.square()
     return mean + covariance @ weights, torch.maximum(variance, least).sqrt()
 
 

@@ -115,6 +115,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         self._features: Features | None = None
         none = np.zeros((0, len(space.groups)), dtype=np.int64)
         self._known: Integers = none
+        self._abandoned: set[bytes] = set()
         self._evaluated = Evaluated(none, np.zeros(0), none)
         self._surrogate: Surrogate | None = None
         self._pool: Integers | None = None
@@ -155,6 +156,8 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
             raise InputError("give the node scores, by use_scores, before generating trials")
         trials = experiment.trials
         self._known = self._indices([trials[number].arm.parameters for number in sorted(trials)])
+        abandoned = [t.arm.parameters for t in trials.values() if t.status.is_abandoned]
+        self._abandoned = {row.tobytes() for row in self._indices(abandoned)}
         completed = [n for n, t in trials.items() if t.status == TrialStatus.COMPLETED]
         frame = stored_precision(data.full_df)
         frame = frame[(frame["metric_name"] == LOSS) & frame["trial_index"].isin(completed)]
@@ -178,7 +181,9 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         if self._surrogate is None:
             raise InputError(_NO_DATA)
         done = {row.tobytes() for row in self._evaluated.index}
-        waiting = [row for row in self._indices(pending_parameters) if row.tobytes() not in done]
+        # Ax counts abandoned trials as pending; nobody will evaluate them.
+        settled = done | self._abandoned
+        waiting = [row for row in self._indices(pending_parameters) if row.tobytes() not in settled]
         pending = np.array(waiting, dtype=np.int64).reshape(-1, len(self.space.groups))
         done |= {row.tobytes() for row in pending}
         # Anew each time: a trial may have failed since the pool was made.

@@ -15,7 +15,8 @@ from rich.progress import (
 
 from qsearch.events import Event
 
-_PHASES = ("evaluating the set", "screening", "evaluating candidates")
+_PHASES = ("evaluating the set", "evaluating candidates")
+_STEPS = ("searching", "screening")
 
 
 class StudyProgress:
@@ -60,8 +61,8 @@ class StudyProgress:
         elif event.kind == "evaluated":
             note = f"{fields['average_bits']:.2f} bits, loss {fields['loss']:.4f}"
             self._bars.update(self._current, completed=fields["done"], note=note)
-        elif event.kind == "searching":
-            self._show(event, "searching", fields["done"], fields["total"], "")
+        elif event.kind in _STEPS:
+            self._show(event, event.kind, fields["done"], fields["total"], "")
         elif event.kind == "measuring quantization error":
             self._show(event, event.kind, 0, None, "")
         self._say(event)
@@ -82,6 +83,7 @@ class StudyProgress:
             "trained": "round {round}: trained {steps} steps in {seconds:.0f} s",
             "searched": "round {round}: found {candidates} candidates",
             "failed": "round {round}: trial {trial} failed: {reason}",
+            "screening failed": "round {round}: trial {trial} was not screened: {reason}",
             "round finished": "round {round}: hypervolume {hypervolume:.4f},"
             " next set {next_set} configurations",
         }.get(event.kind)

@@ -11,7 +11,7 @@ from ax.core.trial import Trial
 from ax.core.trial_status import TrialStatus
 from ax.storage.sqa_store.db import NAME_OR_TYPE_FIELD_LENGTH
 
-from qsearch.candidates import find_candidates
+from qsearch.candidates import find_candidates, forget_candidates
 from qsearch.errors import QsearchError
 from qsearch.evaluation import TrainReport
 from qsearch.executors import Failure, evaluate_serially
@@ -27,7 +27,6 @@ from qsearch.store import (
     LOG,
     RoundState,
     adapter_path,
-    candidates_path,
     read_adapter,
     write_adapter,
     write_round,
@@ -154,7 +153,7 @@ def _retry_failed(study: Study, round: int) -> None:
         else:
             trial.mark_running(no_runner_required=True, unsafe=True)
     # Without a single loss nothing was searched; the retried round shall search.
-    candidates_path(study.directory, round).unlink(missing_ok=True)
+    forget_candidates(study.directory, round)
     with one_transaction():
         study.client._save_or_update_trials_in_db_if_possible(experiment=experiment, trials=failed)
     study.tell("retrying", round, trials=[trial.index for trial in failed])

@@ -226,6 +226,11 @@ def write_measurement(directory: Path, name: str, values: Floats) -> None:
     write_atomically(_measurement_path(directory, name), lambda path: save_arrays(arrays, path))
 
 
+def delete_measurement(directory: Path, name: str) -> None:
+    """Forget a measurement, if there is one."""
+    _measurement_path(directory, name).unlink(missing_ok=True)
+
+
 def _measurement_path(directory: Path, name: str) -> Path:
     return directory / "state" / f"{name}.safetensors"
 

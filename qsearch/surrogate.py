@@ -3,13 +3,13 @@
 Quantizing changes group g's weights by an error D_g. With φ_g the score of the group's choice
 (error × sensitivity) and z = Σ φ_g the configuration's proxy, the mean loss over n examples is
 
-    loss(c) = a + s·z(c) + f(c) + luck(c) + noise,    s ≥ 0.
+    loss(c) = a + s·z(c) + h(c) + luck(c) + noise,    s ≥ 0.
 
-The prior mean a + s·z is what errors do to second order, by sensitivities that were estimated. f is
+The prior mean a + s·z is what errors do to second order, by sensitivities that were estimated. h is
 what that misses: groups whose sensitivity is misjudged, which scales all their scores alike, and a
 gradient of the task's loss that is not zero, whose effect covaries as errors do,
 
-    cov(f, f') = τ² Σ_g φ_g φ'_g + σ² k,    k(c, c') = Σ_g √φ_g(c_g) · R[c_g, c'_g] · √φ_g(c'_g),
+    cov(h, h') = τ² Σ_g φ_g φ'_g + σ² k,    k(c, c') = Σ_g √φ_g(c_g) · R[c_g, c'_g] · √φ_g(c'_g),
 
 with R the correlation of the errors of two choices. *Luck* is how well the errors happen to suit
 these n examples: (1/n) Σ_e ⟨γ_e, D⟩ with γ_e the examples' gradients, whose mean over the task is
@@ -108,21 +108,17 @@ class Surrogate:
         mean, variance = self.tables.predict(torch.from_numpy(index))
         return mean * self.scale + self.location, variance.sqrt() * self.scale
 
-    def joint(self, index: Integers) -> tuple[Tensor, Tensor]:
-        """Return posterior means and covariances of the task's loss, (n) and (n × n).
+    def covariance(self, index: Integers, other: Surrogate) -> Tensor:
+        """Return posterior covariances (n × n) of what is predicted with what another predicts.
 
         Args:
             index: Choice indices (n × groups).
+            other: This one, or its :attr:`on_examples`.
         """
-        mean, covariance = self.tables.joint(torch.from_numpy(index))
-        return mean * self.scale + self.location, covariance * self.scale**2
+        return self.tables.covariance(torch.from_numpy(index), other.tables) * self.scale**2
 
-    def luck(self, examples: int) -> AdditiveKernel:
-        """Return the covariance of luck with other examples than those at hand, nats².
-
-        Args:
-            examples: How many they are.
-        """
+    def luck_with(self, examples: float) -> AdditiveKernel:
+        """Return the covariance of luck with so many independent examples, nats²."""
         slope = float(self.model.mean_module.slope.detach()) * self.scale
         return self.features.error_kernel.scaled(2 * slope / examples)
 

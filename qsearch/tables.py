@@ -154,11 +154,15 @@ class Tables:
         variance = gathered(self.kernel.variances, index).sum(dim=-1) - torch.cat(explained)
         return mean, variance.clamp_min(_LEAST_VARIANCE)
 
-    def joint(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return means and covariances, (n) and (n × n), of choice indices (n × groups)."""
-        mean = self.constant + gathered(self.mean, index).sum(dim=-1)
-        vectors = self._vectors(index)
-        return mean, self.kernel(index, index) - vectors @ vectors.T
+    def covariance(self, index: Tensor, other: Tables) -> Tensor:
+        """Return posterior covariances (n × n) with another part of the same data's posterior.
+
+        Args:
+            index: Choice indices (n × groups).
+            other: What is predicted with this, or more, of the same data: its kernel has all of
+                this one's terms.
+        """
+        return self.kernel(index, index) - self._vectors(index) @ other._vectors(index).T
 
     def predict_moves(
         self, index: Tensor, groups: Tensor, choices: Tensor

@@ -36,6 +36,7 @@ from qsearch_coalora.discovery import discover_layers, require_same_layers
 from qsearch_coalora.export import EXPORTERS, ExportJob
 from qsearch_coalora.models import load_config, skeleton
 from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.part import one_example_in
 from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.requirements import estimate_requirements
 from qsearch_coalora.schedule import ramp, seeds, shuffled_passes
@@ -236,7 +237,7 @@ class CoALoRATrainer:
     def evaluate_part(
         self, configurations: Sequence[Configuration], split: Split, one_in: int
     ) -> Sequence[Evaluation]:
-        """Evaluate configurations on one example in ``one_in`` of each batch, the same for all.
+        """Evaluate configurations on every ``one_in``-th example, the same for all.
 
         Raises:
             EvaluationError: If a configuration cannot be quantized or evaluated.
@@ -254,8 +255,10 @@ class CoALoRATrainer:
             adapted.activate(configuration)
             adapted.hooks.set(adapted.adjustments(configuration))
             parts = [
-                self._score({name: values[::one_in] for name, values in batch.items()})
-                for batch in self.task.batches(split, self.options.eval_batch_size)
+                self._score(batch)
+                for batch in one_example_in(
+                    one_in, self.task.batches(split, self.options.eval_batch_size)
+                )
             ]
         except (RuntimeError, ValueError, KeyError) as error:
             raise EvaluationError(f"evaluation failed: {type(error).__name__}: {error}") from error

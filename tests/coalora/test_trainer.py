@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.part import one_example_in
 from qsearch_coalora.schedule import shuffled_passes
 from qsearch_coalora.statistics import weighted_mean
 
@@ -156,7 +157,14 @@ def test_a_part_is_the_same_examples_for_all_configurations(
     size = trainer.options.eval_batch_size
     sizes = [len(b["labels"]) for b in trainer.task.batches("validation", size)]
     assert len(scored[0].losses) == trainer.task.examples("validation") == sum(sizes)
-    assert {len(scores.losses) for scores in scored[2:]} == {sum(-(-n // 3) for n in sizes)}
+    assert {len(scores.losses) for scores in scored[2:]} == {-(-sum(sizes) // 3)}
+
+
+def test_a_part_is_counted_over_batches() -> None:
+    batches = [{"labels": torch.arange(at, at + 4)} for at in range(0, 20, 4)]
+    for one_in in (1, 3, 8, 100):
+        kept = torch.cat([batch["labels"] for batch in one_example_in(one_in, iter(batches))])
+        assert kept.tolist() == list(range(0, 20, one_in))
 
 
 def test_a_part_of_all_is_the_whole(make_trainer, make_configuration) -> None:

@@ -16,10 +16,11 @@ from pandas.testing import assert_frame_equal
 from qsearch.assembly import assemble
 from qsearch.checking import check_study
 from qsearch.configuration import Configuration
-from qsearch.errors import InputError
+from qsearch.errors import InputError, QsearchError
 from qsearch.evaluation import Evaluation
 from qsearch.plugins import Split, load_plugin
 from qsearch.records import read_study
+from qsearch.spec import StudySpec
 from qsearch.store import read_measurement
 from qsearch.study import run_study
 from tests.engine.support import results, study_spec
@@ -69,7 +70,7 @@ def test_candidates_are_screened_and_as_many_as_without_are_evaluated(
     for round in range(len(record.rounds)):
         losses = read_measurement(tmp_path, f"screening-{round}")
         assert losses is not None
-        assert losses.shape == (6,)
+        assert losses.shape == (2, 6)
 
 
 def test_what_is_screened_out_is_no_result(tmp_path: Path) -> None:
@@ -124,14 +125,82 @@ def test_an_interruption_after_screening_changes_no_candidate(
     assert_frame_equal(results(parts), results(whole), check_exact=True)
 
 
-def test_if_no_candidate_can_be_screened_the_round_goes_on_without(
+def test_if_no_candidate_can_be_screened_the_first_ones_are_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     screened_by(monkeypatch, fail=True)
     run_study(SCREENED, tmp_path)
     record = read_study(tmp_path)
-    assert len(record.rounds) == 2
-    assert "search" not in set(record.trials["method"])
+    assert (record.trials["method"] == "search").sum() >= 2 * 2
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    failed = [line for line in log if line["event"] == "screening failed"]
+    assert len(failed) == 12
+    assert {line["reason"] for line in failed} == {"RuntimeError: out of memory"}
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 6), (6, None)])
+def test_a_limit_may_change_while_candidates_are_screened(
+    before: int | None, after: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limited(evaluations: int | None) -> StudySpec:
+        stop = SCREENED.search.stop.model_copy(update={"evaluations": evaluations})
+        search = SCREENED.search.model_copy(update={"stop": stop, "rounds": 1})
+        return SCREENED.model_copy(update={"search": search})
+
+    with monkeypatch.context() as patch:
+        screened_by(patch, stop_at=3)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(limited(before), tmp_path)
+    run_study(limited(after), tmp_path)
+    trials = read_study(tmp_path).trials
+    assert len(trials) == (5 + 2 if after is None else after)
+    losses = read_measurement(tmp_path, "screening-0")
+    assert losses is not None
+    assert losses.shape[1] == (6 if after is None else 3)
+
+
+def test_a_lowered_limit_holds_for_candidates_that_were_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    original = trainer.evaluate
+    count = 0
+
+    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
+        nonlocal count
+        count += 1
+        if count == 6:
+            raise KeyboardInterrupt
+        evaluated: list[Evaluation] = original(self, configurations, split)
+        return evaluated
+
+    spec = study_spec(trainer__blocks=1, search__initial=5, search__candidates=4)
+    limited = study_spec(
+        trainer__blocks=1, search__initial=5, search__candidates=4, search__stop__evaluations=7
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "evaluate", evaluate)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(spec, tmp_path)
+    run_study(limited, tmp_path)
+    assert len(read_study(tmp_path).trials) == 7
+
+
+def test_without_two_losses_nothing_is_screened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = screened_by(monkeypatch)
+    faults = [{"kind": "nan", "layer": None, "first_round": 0}]
+    spec = study_spec(
+        trainer__blocks=1,
+        trainer__faults=faults,
+        search__initial=5,
+        search__screening={},
+        task__name="counting",
+    )
+    with pytest.raises(QsearchError, match="every evaluation failed"):
+        run_study(spec, tmp_path)
+    assert not seen
 
 
 @pytest.mark.parametrize(

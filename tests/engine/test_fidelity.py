@@ -73,15 +73,38 @@ def test_what_a_part_has_in_common_does_not_matter(surrogate: Surrogate) -> None
 
 def test_beliefs_are_those_of_gaussian_conditioning(surrogate: Surrogate) -> None:
     part = part_of(sampled(5, 3))
-    mean, covariance = (values.numpy() for values in surrogate.joint(part.index))
+    whole = surrogate.on_examples
+    with torch.no_grad():
+        posterior = whole.model.posterior(torch.from_numpy(part.index).double())
+    together = posterior.mvn.covariance_matrix.numpy() * surrogate.scale**2
     index = torch.from_numpy(part.index)
-    observed = covariance + surrogate.luck(part.examples)(index, index).numpy()
+    unit = surrogate.luck_with(1)(index, index).numpy()
+    more_luck = unit * (1 / part.examples - part.share / part.examples)
+    observed = together + more_luck
     observed += 100 * surrogate.scale**2 + np.eye(5) * surrogate.noise**2 / part.share
-    gain = covariance @ np.linalg.inv(observed)
+    gain = surrogate.covariance(part.index, whole).numpy() @ np.linalg.inv(observed)
     found_mean, found_deviation = beliefs(surrogate, part)
-    assert found_mean.numpy() == pytest.approx(mean + gain @ (part.loss - mean), rel=1e-6)
-    expected = np.sqrt(np.diag(covariance - gain @ covariance))
-    assert found_deviation.numpy() == pytest.approx(expected, rel=1e-3)
+    mean, deviation = (values.numpy() for values in surrogate.predict(part.index))
+    seen = whole.predict(part.index)[0].numpy()
+    assert found_mean.numpy() == pytest.approx(mean + gain @ (part.loss - seen), rel=1e-5)
+    explained = np.einsum("ab,bc,ac->a", gain, observed, gain)
+    assert found_deviation.numpy() == pytest.approx(np.sqrt(deviation**2 - explained), rel=1e-3)
+
+
+def test_a_part_of_what_was_seen_whole_says_nothing_new() -> None:
+    """With noise at next to nothing, a whole loss holds all that its part's luck could tell."""
+    index = sampled(30, 1)
+    generator = np.random.default_rng(5)
+    loss = loss_of(index)
+    fitted = fit_surrogate(FEATURES, index, loss, 200)
+    seen = index[:1]
+    part = PartLosses(np.concatenate([seen, sampled(3, 8)]), np.zeros(4) + loss.mean(), 50, 0.25)
+    part.loss[:] = fitted.on_examples.predict(part.index)[0].numpy()
+    part.loss[0] += 3 * float(generator.uniform(1, 2)) * fitted.noise
+    before = fitted.predict(seen)
+    mean, deviation = beliefs(fitted, part)
+    assert abs(float(mean[0] - before[0])) < 0.5 * float(before[1])
+    assert float(deviation[0]) > 0.7 * float(before[1])
 
 
 def test_a_part_of_few_examples_counts_for_little(surrogate: Surrogate) -> None:

@@ -279,6 +279,20 @@ def test_with_a_number_of_examples_luck_is_part_of_the_surrogate() -> None:
     assert not without._surrogate.tables.luck.terms
 
 
+def test_abandoned_trials_are_neither_waited_for_nor_proposed_again() -> None:
+    """Ax itself counts them as pending for ever."""
+    client = make_client(node=make_node(seed=3))
+    for index in SPACE.sample(3, BITS, np.random.default_rng(9)):
+        number = client.attach_trial(dict(SPACE.parameters(index)))
+        client.mark_trial_abandoned(number)
+    experiment, node = client._experiment, node_of(client)
+    abandoned = [dict(experiment.trials[number].arm.parameters) for number in (6, 7, 8)]
+    node.update_generator_state(experiment, experiment.lookup_data())
+    found = node.get_next_candidate(abandoned)
+    assert found == node.get_next_candidate([])
+    assert found not in abandoned
+
+
 def test_node_without_data_says_so() -> None:
     with pytest.raises(InputError, match="no data yet"):
         make_node().get_next_candidate([])
