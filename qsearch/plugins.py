@@ -178,7 +178,9 @@ class Task(Protocol):
 class CountsExamples(Protocol):
     """What a task may have besides: then the search can tell a good configuration from a lucky one.
 
-    Without it, the search takes the loss on the validation examples for the loss that matters.
+    Without it, the search takes the loss on the validation examples for the loss that matters. The
+    loss must be a mean negative log-likelihood in nats, such as cross-entropy: luck's variance
+    follows from that.
     """
 
     def examples(self, split: Split) -> int:

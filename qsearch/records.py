@@ -59,7 +59,7 @@ class RoundRecord:
         hypervolume: Of the round's completed trials, normalised (see :class:`StudyRecord`).
         train_seconds: Wall time of training.
         evaluate_seconds: Wall time of all evaluations.
-        search_seconds: Wall time of fitting and searching.
+        search_seconds: Wall time of fitting and searching, screening included.
         train_losses: Training loss of each step, nats.
     """
 

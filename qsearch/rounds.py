@@ -114,7 +114,8 @@ def evaluations_before(study: Study, round: int) -> int:
 def _ever_evaluated(study: Study) -> int:
     """Return the number of trials before the first without a result in any round.
 
-    A round that was cut short may leave such trials; the next one takes them as candidates.
+    A round that was cut short may leave such trials; the next one takes them as candidates, which
+    are screened with the others.
     """
     trials = study.client._experiment.trials
     running = (n for n in sorted(trials) if trials[n].status == TrialStatus.RUNNING)

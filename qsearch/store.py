@@ -317,5 +317,5 @@ def read_rounds(directory: Path) -> list[RoundState]:
 
 
 def candidates_path(directory: Path, round: int) -> Path:
-    """Return the file that names a round's candidates once all are generated."""
+    """Return the file that names a round's candidates once all are found."""
     return directory / "state" / f"candidates-{round}.json"
