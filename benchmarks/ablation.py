@@ -19,15 +19,22 @@ import torch
 from torch import Tensor
 
 from benchmarks import stand_in
-from benchmarks.objectives import BITS, Objective
+from benchmarks.objectives import Objective
 from benchmarks.peers.protocol import Problem, Proposals, run_peer
 from benchmarks.recording import Benchmark
-from benchmarks.search_runs import hypervolumes, recorded_runs, table_of
+from benchmarks.search_runs import (
+    by_evaluation,
+    hypervolumes,
+    reference_box,
+    table_of,
+    warm_problem,
+    without_start,
+)
 from benchmarks.search_tables import interval
 from benchmarks.searchers import Variant, qsearch_searcher
 from qsearch.features import Features
 from qsearch.kernels import ProxyMean
-from qsearch.search import Improvement, SearchSettings, reference_point
+from qsearch.search import Improvement, SearchSettings
 from qsearch.space import Floats, Integers
 from qsearch.surrogate import Surrogate, fit_surrogate
 
@@ -78,13 +85,10 @@ def _without_uncertainty() -> Iterator[None]:
 def _without_learning() -> Iterator[None]:
     """Predictions are the prior mean's, fitted; the process corrects nothing."""
 
-    def mean_table(self: Surrogate) -> Tensor:
-        slope = self.model.mean_module.slope.detach()
-        return slope * self.features.proxy
-
     def fit(features: Features, index: Integers, loss: Floats, examples: int | None) -> Surrogate:
         fitted = fit_surrogate(features, index, loss, examples)
-        return replace(fitted, tables=replace(fitted.tables, mean=mean_table(fitted)))
+        mean = fitted.model.mean_module.slope.detach() * fitted.features.proxy
+        return replace(fitted, tables=replace(fitted.tables, mean=mean))
 
     with mock.patch("benchmarks.searchers.fit_surrogate", fit):
         yield
@@ -96,11 +100,7 @@ def _settings(**changes: int) -> Variant:
 
 ABLATIONS = {
     "all parts": Ablation(),
-    "no warm start": Ablation(
-        knows=lambda problem: replace(
-            problem, start=problem.start[:0], start_loss=problem.start_loss[:0]
-        )
-    ),
+    "no warm start": Ablation(knows=without_start),
     "prior mean constant": Ablation(patched=_without_prior_mean),
     "no correction of the prior mean": Ablation(patched=_without_learning),
     "errors of choices uncorrelated": Ablation(
@@ -118,21 +118,7 @@ ABLATIONS = {
 
 def volumes_of(objective: Objective, ablation: Ablation, seed: int, evaluations: int) -> Floats:
     """Return the hypervolume after each evaluation (evaluations), as in the search benchmark."""
-    warm = objective.warm_start
-    warm_loss = np.array([objective.evaluate(index) for index in warm])
-    reference = reference_point(warm_loss, BITS)
-    problem = ablation.knows(
-        Problem(
-            space=objective.space,
-            bits=BITS,
-            start=warm,
-            start_loss=warm_loss,
-            scores=objective.scores,
-            correlation=objective.correlation,
-            examples=objective.examples,
-            reference_point=reference,
-        )
-    )
+    problem = ablation.knows(warm_problem(objective, objective.evaluate))
 
     def searcher(problem: Problem, generator: np.random.Generator) -> Proposals:
         return qsearch_searcher(problem, generator, ablation.variant)
@@ -148,9 +134,7 @@ def volumes_of(objective: Objective, ablation: Ablation, seed: int, evaluations:
     rows = list(zip(problem.start, problem.start_loss.tolist(), strict=True))
     rows += list(zip(index, loss.tolist(), strict=True))
     table = table_of(objective, rows, ended=True)
-    best = min(float(found["loss"].min()) for found in recorded_runs(objective.name).values())
-    found = hypervolumes(table, reference, best)
-    return found[np.minimum(np.arange(evaluations), len(found) - 1)]
+    return by_evaluation(hypervolumes(table, *reference_box(objective)), evaluations)
 
 
 def main() -> None:

@@ -8,8 +8,6 @@ one example in k costs a k-th of an evaluation. Each run is recorded once.
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +16,21 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.objectives import BITS, DATA, Objective
-from benchmarks.recording import Benchmark
+from benchmarks.recording import Benchmark, only_recorded
 from benchmarks.search import PLANS
-from benchmarks.search_runs import Losses, Run, hypervolumes, indices_of, recorded_runs
+from benchmarks.search_runs import (
+    Losses,
+    Run,
+    hypervolumes,
+    indices_of,
+    recorded_runs,
+    reference_box,
+)
 from qsearch.features import score_features
 from qsearch.fidelity import PartLosses, promoted
 from qsearch.pareto import segment_edges
-from qsearch.search import Evaluated, candidate_pool, next_candidate, reference_point
+from qsearch.records import write_atomically
+from qsearch.search import Evaluated, candidate_pool, next_candidate
 from qsearch.space import Integers
 from qsearch.surrogate import fit_surrogate
 
@@ -113,12 +119,9 @@ def path_of(objective: str) -> Path:
 def report(benchmark: Benchmark, name: str) -> None:
     """Add an objective's rows and its claim."""
     plan, screened = PLANS[name], pd.read_parquet(path_of(name))
-    recorded = recorded_runs(name)
-    plain = recorded[Run(name, "qsearch", "warm", 0)].assign(cost=lambda table: table["step"])
-    losses = Losses(name, None)
-    warm = plan.known().warm_start
-    reference = reference_point(np.array([losses(index) for index in warm]), BITS)
-    best = min(float(table["loss"].min()) for table in recorded.values())
+    plain = recorded_runs(name)[Run(name, "qsearch", "warm", 0)]
+    plain = plain.assign(cost=plain["step"])
+    reference, best = reference_box(plan.known())
     budgets = (plan.own_evaluations, plan.evaluations)
     found = {}
     for method, table in {"plain": plain, "screened": screened}.items():
@@ -139,17 +142,14 @@ def report(benchmark: Benchmark, name: str) -> None:
 
 def main() -> None:
     """Record what is missing, then compare and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recorded", action="store_true", help="record nothing")
-    given = parser.parse_args()
-    warnings.filterwarnings("ignore")
+    recorded_alone = only_recorded(__doc__)
     benchmark = Benchmark("fidelity")
     for name, one_in in SCREENED.items():
-        if not given.recorded and not path_of(name).is_file():
+        if not recorded_alone and not path_of(name).is_file():
             objective = PLANS[name].make()
             losses = Losses(name, objective.evaluate)
             table = screened_run(objective, losses, PLANS[name].evaluations, one_in)
-            table.to_parquet(path_of(name))
+            write_atomically(path_of(name), table.to_parquet)
         if path_of(name).is_file():
             report(benchmark, name)
     benchmark.write()

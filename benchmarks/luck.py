@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
 from benchmarks.objectives import Objective
-from qsearch.features import Features, score_features
+from qsearch.features import score_features
 from qsearch.space import Floats, Integers
-from qsearch.surrogate import fit_surrogate
+from qsearch.surrogate import Surrogate, fit_surrogate
 
 
-@dataclass(frozen=True)
-class Luck:
-    """The luck of an objective's losses, as the surrogate models it.
-
-    Args:
-        features: What is known of choices.
-        variance: Variance of luck at a proxy of 1, nats².
-    """
-
-    features: Features
-    variance: float
-
-    def deviation(self, first: Integers, second: Integers) -> Floats:
-        """Return the standard deviation of the luck in differences of losses (n), nats.
-
-        Args:
-            first: Choice indices (n × groups).
-            second: Those that they are compared with (n × groups).
-        """
-        kernel = self.features.error_kernel
-        pairs = torch.from_numpy(np.stack([first, second], axis=1))
-        covariance = kernel(pairs, pairs)
-        spread = covariance[:, 0, 0] + covariance[:, 1, 1] - 2 * covariance[:, 0, 1]
-        result: Floats = (self.variance * spread.clamp_min(0)).sqrt().numpy()
-        return result
-
-
-def luck_of(objective: Objective, index: Integers, loss: Floats) -> Luck:
-    """Return the luck of an objective, its slope fitted to losses.
+def fitted_to(objective: Objective, index: Integers, loss: Floats) -> Surrogate:
+    """Return the surrogate of an objective, luck told apart.
 
     Args:
         objective: The objective.
@@ -49,6 +20,22 @@ def luck_of(objective: Objective, index: Integers, loss: Floats) -> Luck:
         loss: Their losses (n), nats.
     """
     features = score_features(objective.space, objective.scores, objective.correlation)
-    fitted = fit_surrogate(features, index, loss, objective.examples)
-    slope = float(fitted.model.mean_module.slope.detach()) * fitted.scale
-    return Luck(features, 2 * slope / objective.examples)
+    return fit_surrogate(features, index, loss, objective.examples)
+
+
+def luck_deviation(
+    surrogate: Surrogate, examples: int, first: Integers, second: Integers
+) -> Floats:
+    """Return the standard deviation of the luck in differences of losses (n), nats.
+
+    Args:
+        surrogate: Says how much the loss rises with the proxy.
+        examples: How many examples the losses are means over.
+        first: Choice indices (n × groups).
+        second: Those that they are compared with (n × groups).
+    """
+    pairs = torch.from_numpy(np.stack([first, second], axis=1))
+    covariance = surrogate.luck_with(examples)(pairs, pairs)
+    spread = covariance[:, 0, 0] + covariance[:, 1, 1] - 2 * covariance[:, 0, 1]
+    result: Floats = spread.clamp_min(0).sqrt().numpy()
+    return result

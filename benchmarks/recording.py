@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +16,21 @@ from typing import Any, Literal
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def only_recorded(description: str | None) -> bool:
+    """Read the command line of a benchmark that keeps its evaluations; silence warnings.
+
+    Args:
+        description: What its ``--help`` says.
+
+    Returns:
+        Whether to report what is recorded and evaluate nothing.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--recorded", action="store_true", help="evaluate nothing")
+    warnings.filterwarnings("ignore")
+    return bool(parser.parse_args().recorded)
 
 
 @dataclass(frozen=True)

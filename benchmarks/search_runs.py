@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 
 from benchmarks.objectives import BITS, DATA, Objective
 from benchmarks.peers.protocol import Peer, Problem, run_peer
+from qsearch.records import write_atomically
 from qsearch.search import reference_point
 from qsearch.space import Floats, Integers
 
@@ -88,6 +89,31 @@ def recorded_runs(objective: str) -> dict[Run, pd.DataFrame]:
     return found
 
 
+def warm_problem(objective: Objective, losses: Callable[[Integers], float]) -> Problem:
+    """Return the search problem of an objective, with the warm start.
+
+    Args:
+        objective: The objective.
+        losses: Its losses.
+    """
+    loss = np.array([losses(index) for index in objective.warm_start])
+    return Problem(
+        space=objective.space,
+        bits=BITS,
+        start=objective.warm_start,
+        start_loss=loss,
+        scores=objective.scores,
+        correlation=objective.correlation,
+        examples=objective.examples,
+        reference_point=reference_point(loss, BITS),
+    )
+
+
+def without_start(problem: Problem) -> Problem:
+    """Return a problem with its reference point, but nothing evaluated."""
+    return replace(problem, start=problem.start[:0], start_loss=problem.start_loss[:0])
+
+
 def record_run(
     run: Run, peer: Peer, objective: Objective, losses: Losses, evaluations: int
 ) -> pd.DataFrame:
@@ -112,10 +138,11 @@ def record_run(
         before = len(recorded)
         if before >= evaluations or recorded["ended"].any():
             return recorded.iloc[:evaluations]
-    warm = objective.warm_start
-    warm_loss = np.array([losses(index) for index in warm])
-    start = warm if run.start == "warm" else warm[:0]
-    rows: list[tuple[Integers, float]] = []
+    problem = warm_problem(objective, losses)
+    if run.start == "cold":
+        problem = without_start(problem)
+    start = problem.start
+    rows = list(zip(start, problem.start_loss.tolist(), strict=True))
 
     def evaluate(index: Integers) -> float:
         loss = losses(index)
@@ -124,17 +151,6 @@ def record_run(
             _write(path, objective, rows, ended=False)
         return loss
 
-    rows += list(zip(start, warm_loss[: len(start)].tolist(), strict=True))
-    problem = Problem(
-        space=objective.space,
-        bits=BITS,
-        start=start,
-        start_loss=warm_loss[: len(start)],
-        scores=objective.scores,
-        correlation=objective.correlation,
-        examples=objective.examples,
-        reference_point=reference_point(warm_loss, BITS),
-    )
     run_peer(peer, problem, evaluate, evaluations - len(start), np.random.default_rng(run.seed))
     return _write(path, objective, rows, ended=len(rows) < evaluations)
 
@@ -163,10 +179,23 @@ def _write(
 ) -> pd.DataFrame:
     path.parent.mkdir(parents=True, exist_ok=True)
     table = table_of(objective, rows, ended)
-    temporary = path.with_suffix(".tmp")
-    table.to_parquet(temporary)
-    temporary.replace(path)
+    write_atomically(path, table.to_parquet)
     return table
+
+
+def reference_box(objective: Objective) -> tuple[tuple[float, float], float]:
+    """Return the reference point and the least loss of all recorded runs, complete or not.
+
+    Of all runs, so that figures move less as runs are added.
+    """
+    losses = Losses(objective.name, None)
+    reference = reference_point(np.array([losses(i) for i in objective.warm_start]), BITS)
+    return reference, min(float(t["loss"].min()) for t in recorded_runs(objective.name).values())
+
+
+def by_evaluation(volumes: Floats, evaluations: int) -> Floats:
+    """Return the hypervolume after each evaluation; a run that ended stays where it is."""
+    return volumes[np.minimum(np.arange(evaluations), len(volumes) - 1)]
 
 
 def hypervolumes(table: pd.DataFrame, reference: tuple[float, float], best_loss: float) -> Floats:

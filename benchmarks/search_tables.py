@@ -10,12 +10,18 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy import stats
 
-from benchmarks.luck import luck_of
+from benchmarks.luck import fitted_to, luck_deviation
 from benchmarks.objectives import BITS, Objective
 from benchmarks.recording import Benchmark
-from benchmarks.search_runs import Losses, Run, hypervolumes, indices_of, recorded_runs
+from benchmarks.search_runs import (
+    Run,
+    by_evaluation,
+    hypervolumes,
+    indices_of,
+    recorded_runs,
+    reference_box,
+)
 from benchmarks.searchers import SEARCHERS
-from qsearch.search import reference_point
 from qsearch.space import Floats
 
 BUDGETS = np.linspace(*BITS, 51)
@@ -45,12 +51,9 @@ def report(
         print(f"  left out, not complete: {run.name} ({len(recorded[run])} evaluations)")
     if not runs:
         return []
-    losses = Losses(objective.name, None)
-    reference = reference_point(np.array([losses(i) for i in objective.warm_start]), BITS)
-    # Of all runs, complete or not, so that figures move less as runs are added.
-    best = min(float(table["loss"].min()) for table in recorded.values())
+    reference, best = reference_box(objective)
     curves = _gathered(
-        runs, lambda table: _by_evaluation(hypervolumes(table, reference, best), evaluations)
+        runs, lambda table: by_evaluation(hypervolumes(table, reference, best), evaluations)
     )
     counts = sorted({len(objective.warm_start), own_evaluations // 2, own_evaluations})
     counts = [*counts, 2 * own_evaluations, evaluations]
@@ -83,11 +86,6 @@ def _gathered(runs: dict[Run, pd.DataFrame], of_table: Callable[[pd.DataFrame], 
         name: np.array([of_table(t) for r, t in runs.items() if (r.start, r.method) == name])
         for name in names
     }
-
-
-def _by_evaluation(volumes: Floats, evaluations: int) -> Floats:
-    """Return the hypervolume after each evaluation; a run that ended stays where it is."""
-    return volumes[np.minimum(np.arange(evaluations), len(volumes) - 1)]
 
 
 @dataclass(frozen=True)
@@ -218,8 +216,9 @@ def _excess(
     ]
     chosen = [indices_of(table)[at] for table, at in zip(tables, best, strict=True)]
     excess = losses[0][best[0]] - losses[1][best[1]]
-    luck = luck_of(objective, indices_of(own), losses[0])
-    scaled = np.where(excess == 0, 0.0, excess / np.maximum(luck.deviation(*chosen), 1e-12))
+    surrogate = fitted_to(objective, indices_of(own), losses[0])
+    luck = luck_deviation(surrogate, objective.examples, *chosen)
+    scaled = np.where(excess == 0, 0.0, excess / np.maximum(luck, 1e-12))
     worst = int(scaled.argmax())
     return float(scaled[worst]), float(excess[worst]), float(budgets[worst])
 

@@ -10,23 +10,21 @@ once more: for the configuration of least posterior mean among those that they e
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.luck import fitted_to
 from benchmarks.objectives import DATA, Objective, Wide, wide
-from benchmarks.recording import Benchmark
+from benchmarks.recording import Benchmark, only_recorded
 from benchmarks.search import PLANS
 from benchmarks.search_runs import Run, indices_of, losses_by_key, recorded_runs
 from benchmarks.search_tables import interval
 from benchmarks.searchers import SEARCHERS
-from qsearch.features import score_features
+from qsearch.records import write_atomically
 from qsearch.space import Floats, Integers
-from qsearch.surrogate import fit_surrogate
 
 BUDGETS = (2.4, 2.6, 2.8, 3.0, 3.5, 4.0, 5.0, 6.0)
 """Average bits at which a user might ask for a configuration; denser where the loss is steep."""
@@ -74,9 +72,7 @@ class UnseenLosses:
     def _write(self) -> None:
         rows = [np.frombuffer(key, dtype=np.int64).astype(np.int16) for key in self._known]
         table = pd.DataFrame({"index": rows, "loss": list(self._known.values())})
-        temporary = self._path.with_suffix(".tmp")
-        table.to_parquet(temporary)
-        temporary.replace(self._path)
+        write_atomically(self._path, table.to_parquet)
 
 
 @dataclass(frozen=True)
@@ -106,9 +102,8 @@ def chosen_by(table: pd.DataFrame, value: Floats) -> Chosen:
 
 def posterior_means(objective: Objective, table: pd.DataFrame) -> Floats:
     """Return what the surrogate believes of the task's loss, luck told apart (n)."""
-    features = score_features(objective.space, objective.scores, objective.correlation)
     index = indices_of(table)
-    fitted = fit_surrogate(features, index, table["loss"].to_numpy(), objective.examples)
+    fitted = fitted_to(objective, index, table["loss"].to_numpy())
     mean: Floats = fitted.predict(index)[0].numpy()
     return mean
 
@@ -174,13 +169,10 @@ def report(benchmark: Benchmark, objective: str, losses: UnseenLosses) -> None:
 
 def main() -> None:
     """Evaluate what runs chose on unseen examples and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recorded", action="store_true", help="evaluate nothing")
-    given = parser.parse_args()
-    warnings.filterwarnings("ignore")
+    recorded_alone = only_recorded(__doc__)
     benchmark = Benchmark("unseen")
     for objective in OBJECTIVES:
-        report(benchmark, objective, UnseenLosses(objective, record=not given.recorded))
+        report(benchmark, objective, UnseenLosses(objective, record=not recorded_alone))
     benchmark.write()
 
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import yaml
 
-from qsearch.configuration import Choices, Knob
+from qsearch.configuration import Choices, Configuration, Knob
+from qsearch.evaluation import Evaluation
 from qsearch.layers import FUSED_ROLES, LayerSpec
+from qsearch.plugins import Split, load_plugin
 from qsearch.records import read_study
 from qsearch.space import Floats, Space
 from qsearch.spec import StudySpec
@@ -122,6 +125,25 @@ def write_study_yaml(path: Path, **changes: Any) -> Path:
 def results(directory: Path) -> pd.DataFrame:
     """What must not depend on interruptions: all of the trials but wall time."""
     return read_study(directory).trials.drop(columns="seconds")
+
+
+def evaluations_of(
+    monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None
+) -> list[Configuration]:
+    """Record what the fake trainer evaluates; at the given one, interrupt the study."""
+    trainer = load_plugin("trainers", "fake")
+    original = trainer.evaluate
+    seen: list[Configuration] = []
+
+    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
+        seen.extend(configurations)
+        if len(seen) == stop_at:
+            raise KeyboardInterrupt
+        evaluated: list[Evaluation] = original(self, configurations, split)
+        return evaluated
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    return seen
 
 
 def command(

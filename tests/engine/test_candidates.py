@@ -23,7 +23,7 @@ from qsearch.records import read_study
 from qsearch.spec import StudySpec
 from qsearch.store import read_measurement
 from qsearch.study import run_study
-from tests.engine.support import results, study_spec
+from tests.engine.support import evaluations_of, results, study_spec
 
 SCREENED = study_spec(
     trainer__blocks=1,
@@ -105,20 +105,8 @@ def test_an_interruption_after_screening_changes_no_candidate(
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_study(SCREENED, whole)
-    trainer = load_plugin("trainers", "fake")
-    original = trainer.evaluate
-    count = 0
-
-    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
-        nonlocal count
-        count += 1
-        if count == 7:  # The second of the first round's two promoted candidates.
-            raise KeyboardInterrupt
-        evaluated: list[Evaluation] = original(self, configurations, split)
-        return evaluated
-
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate", evaluate)
+        evaluations_of(patch, stop_at=7)  # The second of the first round's promoted candidates.
         with pytest.raises(KeyboardInterrupt):
             run_study(SCREENED, parts)
     run_study(SCREENED, parts)
@@ -162,24 +150,12 @@ def test_a_limit_may_change_while_candidates_are_screened(
 def test_a_lowered_limit_holds_for_candidates_that_were_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = load_plugin("trainers", "fake")
-    original = trainer.evaluate
-    count = 0
-
-    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
-        nonlocal count
-        count += 1
-        if count == 6:
-            raise KeyboardInterrupt
-        evaluated: list[Evaluation] = original(self, configurations, split)
-        return evaluated
-
     spec = study_spec(trainer__blocks=1, search__initial=5, search__candidates=4)
     limited = study_spec(
         trainer__blocks=1, search__initial=5, search__candidates=4, search__stop__evaluations=7
     )
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate", evaluate)
+        evaluations_of(patch, stop_at=6)
         with pytest.raises(KeyboardInterrupt):
             run_study(spec, tmp_path)
     run_study(limited, tmp_path)

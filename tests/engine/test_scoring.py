@@ -24,7 +24,7 @@ from qsearch.spec import StudySpec
 from qsearch.store import read_measurement
 from qsearch.study import run_study
 from qsearch.surrogate import Surrogate, fit_surrogate
-from tests.engine.support import results, study_spec
+from tests.engine.support import evaluations_of, results, study_spec
 
 MEASURED = study_spec(
     trainer__blocks=1, search__initial=5, search__candidates=2, search__scores="measured"
@@ -43,26 +43,10 @@ def events(directory: Path) -> Counter[str]:
     return Counter(json.loads(line)["event"] for line in lines)
 
 
-def counting(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list[Configuration]:
-    """Record what is evaluated; raise what no evaluation survives at the given one."""
-    trainer = load_plugin("trainers", "fake")
-    original: Evaluate = trainer.evaluate
-    seen: list[Configuration] = []
-
-    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
-        seen.extend(configurations)
-        if len(seen) == stop_at:
-            raise KeyboardInterrupt
-        return original(self, configurations, split)
-
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
-    return seen
-
-
 def test_measured_scores_cost_one_evaluation_a_group_and_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = counting(monkeypatch)
+    seen = evaluations_of(monkeypatch)
     run_study(MEASURED, tmp_path)
     record = read_study(tmp_path)
     rounds = len(record.rounds)
@@ -81,13 +65,13 @@ def test_probes_are_not_evaluated_again_after_an_interruption(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_study(MEASURED, whole)
     with monkeypatch.context() as patch:
-        counting(patch, stop_at=3)
+        evaluations_of(patch, stop_at=3)
         with pytest.raises(KeyboardInterrupt):
             run_study(MEASURED, parts)
     saved = read_measurement(parts, "probes-0")
     assert saved is not None
     assert np.isfinite(saved).sum() == 2
-    seen = counting(monkeypatch)
+    seen = evaluations_of(monkeypatch)
     run_study(MEASURED, parts)
     assert_frame_equal(results(parts), results(whole), check_exact=True)
     record = read_study(parts)
