@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import sys
 import warnings
@@ -166,6 +167,10 @@ def pick(
         "average_bits": float(row["average_bits"]),
         "loss": float(row["loss"]),
         "standard_error": float(row["standard_error"]),
+        **{
+            name: None if math.isnan(row[name]) else float(row[name])
+            for name in ("expected_loss", "expected_loss_deviation")
+        },
         "metric_name": record.metric.name,
         "metric": float(row["metric"]),
         "seen": bool(row["seen"]),
@@ -179,7 +184,8 @@ def pick(
         table.add_row(name, *(str(layer[knob]) for knob in record.choices.names))
     console = Console()
     console.print(table, highlight=False, markup=False)
-    _print(", ".join(f"{name} {value}" for name, value in figures.items()))
+    known = {name: value for name, value in figures.items() if value is not None}
+    _print(", ".join(f"{name} {value}" for name, value in known.items()))
 
 
 @app.command()

@@ -213,6 +213,20 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
             raise GenerationStrategyCompleted("no configuration left that improves the front")
         return dict(self.space.parameters(found))
 
+    def expected_loss(self, index: Integers) -> tuple[Floats, Floats]:
+        """Return mean and standard deviation of the loss that the surrogate expects (n), (n).
+
+        Args:
+            index: Choice indices (n × groups).
+
+        Raises:
+            InputError: If the node has no data yet.
+        """
+        if self._surrogate is None:
+            raise InputError(_NO_DATA)
+        mean, deviation = self._surrogate.predict(index)
+        return mean.numpy(), deviation.numpy()
+
     def promoted(self, part: PartLosses, count: int) -> list[int]:
         """Return which candidates are worth a whole evaluation (:func:`qsearch.fidelity.promoted`).
 

@@ -92,10 +92,18 @@ def training_set_of(study: Study, round: int) -> tuple[tuple[int, ...], int]:
 
 def trial_rows(study: Study) -> pd.DataFrame:
     """Return the study's trials as rows of ``trials.parquet``."""
-    sets = [state.record.training_set for state in read_rounds(study.directory)]
+    rounds = read_rounds(study.directory)
+    sets = [state.record.training_set for state in rounds]
     if adapter_path(study.directory, len(sets)).is_file():
         sets.append(training_set_of(study, len(sets))[0])
-    return trial_table(study.client._experiment, study.parts.space, study.metric, sets, study.edges)
+    return trial_table(
+        study.client._experiment,
+        study.parts.space,
+        study.metric,
+        sets,
+        [state.expected for state in rounds],
+        study.edges,
+    )
 
 
 def save_record(study: Study) -> StudyRecord:

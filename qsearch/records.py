@@ -7,6 +7,7 @@ here, so that a result can be used without opening the database.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -37,13 +38,24 @@ TRIAL_COLUMNS = (
     "metric_standard_error",
     "status",
     "reason",
+    "expected_loss",
+    "expected_loss_deviation",
 )
 """Columns of ``trials.parquet``: one row per configuration and round.
 
 ``status`` is ``completed`` or ``failed``; a failed row has a ``reason``, NaN figures, and is on
 no front. ``seen`` says whether the configuration was in a training set up to that round.
 ``on_front`` says whether it is on the segmented front of that round.
+
+``loss`` is what the validation examples gave, luck included; ``expected_loss`` is what the
+surrogate, once it has seen all losses of the round, expects of the configuration on the whole task,
+and ``expected_loss_deviation`` how sure it is. Both are NaN until the round ends, and in a study
+that does not tell luck apart (``search.target: examples``). Configurations are chosen by
+:func:`decisive_loss`.
 """
+
+_ADDED_COLUMNS = ("expected_loss", "expected_loss_deviation")
+"""Columns that studies of earlier versions lack."""
 
 STUDY_FILE = "state/study.json"
 TRIALS_FILE = "trials.parquet"
@@ -233,13 +245,25 @@ def _read_trials(path: Path) -> pd.DataFrame:
     except (ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     missing = set(TRIAL_COLUMNS) - set(table.columns)
-    if missing:
+    if missing - set(_ADDED_COLUMNS):
         raise InputError(f"{path} lacks the columns {sorted(missing)}")
-    return table
+    return table.assign(**dict.fromkeys(sorted(missing), math.nan))
+
+
+def decisive_loss(trials: pd.DataFrame) -> pd.Series:
+    """Return the loss that configurations are chosen by (rows): expected, or else observed.
+
+    The least of many observed losses is in part luck with the examples; the least expected one
+    scores better on examples that no search saw (``make bench-unseen``).
+
+    Args:
+        trials: Rows of a trial table.
+    """
+    return trials["expected_loss"].fillna(trials["loss"]).astype(float)
 
 
 def best_under(record: StudyRecord, bits: float) -> pd.Series:
-    """Return the latest row with the least loss among those at or under a budget.
+    """Return the latest row with the least :func:`decisive_loss` at or under a budget.
 
     Args:
         record: The study.
@@ -257,7 +281,8 @@ def best_under(record: StudyRecord, bits: float) -> pd.Series:
         raise InputError(
             f"no configuration has average bits ≤ {bits:g}; the least in this study is {least:.4f}"
         )
-    return fitting.sort_values(["loss", "average_bits"]).iloc[0]
+    by = fitting.assign(decisive=decisive_loss(fitting)).sort_values(["decisive", "average_bits"])
+    return by.drop(columns="decisive").iloc[0]
 
 
 def row_configuration(row: pd.Series) -> Configuration:

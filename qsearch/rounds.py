@@ -35,6 +35,7 @@ from qsearch.transactions import one_transaction
 from qsearch.trials import (
     FAILED_REASON,
     FAILED_ROUND,
+    ExpectedLosses,
     ax_data,
     evaluated_in,
 )
@@ -79,8 +80,8 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
             f"round {round}: every evaluation failed, first with: {_first_reason(study, round)};"
             f" all reasons are in {study.directory / LOG}; the same command tries again"
         )
-    keep = segmented_front(points, study.edges)
-    next_set = tuple(n for n, kept in zip(members, keep, strict=True) if kept)
+    expected = _expected_losses(study, members)
+    next_set = _next_set(study, points, members, expected)
     reference = _reference(study, round, points)
     record = RoundRecord(
         round=round,
@@ -93,7 +94,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
         search_seconds=search_seconds,
         train_losses=report.losses,
     )
-    write_round(study.directory, RoundState(record, next_set, _ever_evaluated(study)))
+    write_round(study.directory, RoundState(record, next_set, _ever_evaluated(study), expected))
     study.tell("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
     save_record(study)
 
@@ -253,6 +254,26 @@ def _points(study: Study, round: int) -> tuple[Floats, list[int]]:
     rows = table[(table["round"] == round) & (table["status"] == "completed")]
     points = rows[["loss", "average_bits"]].to_numpy(dtype=np.float64)
     return points, [int(number) for number in rows["trial"]]
+
+
+def _expected_losses(study: Study, members: Sequence[int]) -> dict[int, tuple[float, float]]:
+    """Return expected loss and its standard deviation by trial; none if luck is not told apart."""
+    if _examples(study) is None or len(members) < 2:  # A surrogate needs two losses.
+        return {}
+    experiment, space = study.client._experiment, study.parts.space
+    study.node.update_generator_state(experiment, experiment.lookup_data())
+    rows = [space.from_parameters(experiment.trials[number].arm.parameters) for number in members]
+    mean, deviation = study.node.expected_loss(np.array(rows, dtype=np.int64))
+    return dict(zip(members, zip(mean.tolist(), deviation.tolist(), strict=True), strict=True))
+
+
+def _next_set(
+    study: Study, points: Floats, members: Sequence[int], expected: ExpectedLosses
+) -> tuple[int, ...]:
+    """Return the trials on the front of their segment, by expected loss where there is one."""
+    loss = [expected[number][0] for number in members] if expected else points[:, 0]
+    keep = segmented_front(np.column_stack([loss, points[:, 1]]), study.edges)
+    return tuple(number for number, kept in zip(members, keep, strict=True) if kept)
 
 
 def _reference(study: Study, round: int, points: Floats) -> tuple[float, float]:

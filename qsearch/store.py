@@ -9,8 +9,8 @@ import logging
 import re
 import uuid
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -279,11 +279,20 @@ def read_adapter(directory: Path, round: int) -> tuple[TrainerState, TrainReport
 
 @dataclass(frozen=True)
 class RoundState:
-    """A finished round: its record, the set it passes on, and how many trials exist by then."""
+    """A finished round.
+
+    Args:
+        record: Its record.
+        next_set: The set it passes on.
+        trials: How many trials exist by then.
+        expected: Expected loss on the task and its standard deviation by trial, if told apart
+            from the losses on the validation examples.
+    """
 
     record: RoundRecord
     next_set: tuple[int, ...]
     trials: int
+    expected: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def write_round(directory: Path, state: RoundState) -> None:
@@ -291,7 +300,12 @@ def write_round(directory: Path, state: RoundState) -> None:
     record = {key: getattr(state.record, key) for key in RoundRecord.__dataclass_fields__}
     write_json(
         directory / "state" / f"round-{state.record.round}.json",
-        {"record": record, "next_set": state.next_set, "trials": state.trials},
+        {
+            "record": record,
+            "next_set": state.next_set,
+            "trials": state.trials,
+            "expected": dict(state.expected),
+        },
     )
 
 
@@ -308,8 +322,12 @@ def read_rounds(directory: Path) -> list[RoundState]:
             record = loaded["record"]
             for name in ("training_set", "train_losses"):
                 record[name] = tuple(record[name])
+            found = loaded.get("expected", {})  # Rounds of earlier versions have none.
+            expected = {int(number): tuple(figures) for number, figures in found.items()}
             rounds.append(
-                RoundState(RoundRecord(**record), tuple(loaded["next_set"]), loaded["trials"])
+                RoundState(
+                    RoundRecord(**record), tuple(loaded["next_set"]), loaded["trials"], expected
+                )
             )
         except (KeyError, TypeError, ValueError) as error:
             raise QsearchError(f"{path}: damaged round state: {error}") from error

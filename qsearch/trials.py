@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -13,11 +13,25 @@ from ax.core.trial_status import TrialStatus
 from qsearch.evaluation import Evaluation
 from qsearch.generation import AVERAGE_BITS, LOSS, stored_precision
 from qsearch.pareto import segment_of, segmented_front
-from qsearch.records import TRIAL_COLUMNS, empty_trials
+from qsearch.records import TRIAL_COLUMNS, decisive_loss, empty_trials
 from qsearch.space import Floats, Space
 
 FAILED_ROUND = "qsearch_failed_round"
 FAILED_REASON = "qsearch_failed_reason"
+
+ExpectedLosses = Mapping[int, tuple[float, float]]
+"""Expected loss and its standard deviation by trial, nats."""
+
+_FIGURES = (
+    "loss",
+    "metric",
+    "standard_error",
+    "metric_standard_error",
+    "seconds",
+    "expected_loss",
+    "expected_loss_deviation",
+)
+"""Columns that a failed trial has no figures for."""
 
 
 def ax_data(
@@ -46,6 +60,7 @@ def trial_table(
     space: Space,
     metric: str,
     training_sets: Sequence[Sequence[int]],
+    expected: Sequence[ExpectedLosses],
     edges: Floats,
 ) -> pd.DataFrame:
     """Return one row per configuration and round, in order of round and trial.
@@ -55,6 +70,7 @@ def trial_table(
         space: The space.
         metric: Name of the task metric.
         training_sets: Trials that each round has trained on, by round.
+        expected: What each finished round expects of its trials, by round.
         edges: Edges of the segments (segments + 1).
     """
     numbers = sorted(experiment.trials)
@@ -81,6 +97,7 @@ def trial_table(
             "configuration": configurations[number],
         }
 
+    unknown = (float("nan"), float("nan"))
     rows: list[dict[str, object]] = []
     frame = stored_precision(experiment.lookup_data().full_df)
     frame = frame.dropna(subset=["step"]) if "step" in frame else frame.iloc[:0].assign(step=0)
@@ -89,6 +106,8 @@ def trial_table(
         mean = dict(zip(group["metric_name"], group["mean"], strict=True))
         error = dict(zip(group["metric_name"], group["sem"], strict=True))
         if LOSS in mean:
+            finished = expected[int(step)] if step < len(expected) else {}
+            expected_loss, deviation = finished.get(int(number), unknown)
             rows.append(
                 {
                     **common(int(number), int(step)),
@@ -99,6 +118,8 @@ def trial_table(
                     "seconds": mean["seconds"],
                     "status": "completed",
                     "reason": "",
+                    "expected_loss": expected_loss,
+                    "expected_loss_deviation": deviation,
                 }
             )
     for number in numbers:
@@ -107,10 +128,7 @@ def trial_table(
             rows.append(
                 {
                     **common(number, int(trial.run_metadata[FAILED_ROUND])),
-                    **dict.fromkeys(
-                        ("loss", "metric", "standard_error", "metric_standard_error", "seconds"),
-                        float("nan"),
-                    ),
+                    **dict.fromkeys(_FIGURES, float("nan")),
                     "status": "failed",
                     "reason": str(trial.run_metadata[FAILED_REASON]),
                 }
@@ -122,7 +140,7 @@ def trial_table(
     table["on_front"] = False
     completed = table[table["status"] == "completed"]
     for _, rows_of_round in completed.groupby("round"):
-        points = rows_of_round[["loss", "average_bits"]].to_numpy(dtype=np.float64)
+        points = np.column_stack([decisive_loss(rows_of_round), rows_of_round["average_bits"]])
         table.loc[rows_of_round.index, "on_front"] = segmented_front(points, edges)
     return table[list(TRIAL_COLUMNS)]
 

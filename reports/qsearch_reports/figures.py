@@ -94,6 +94,9 @@ def front_figure(
 ) -> go.Figure:
     """Draw loss or metric against average bits, with the front and the segments.
 
+    The front of losses is that of expected ones where they are known, drawn at what is expected;
+    markers are at what was observed.
+
     Args:
         points: Rows of :func:`~qsearch_reports.frames.points_frame`, of one round; each
             marker's ``customdata`` begins with its row number.
@@ -103,13 +106,15 @@ def front_figure(
     """
     figure = _figure(f"{'Loss' if value == 'loss' else 'Task metric'} against average bits")
     higher = value == "metric" and metric.better == "higher"
-    front = front_frame(points, value, higher=higher)
+    decisive = "decisive_loss" if value == "loss" else value
+    front = front_frame(points, decisive, higher=higher)
+    is_expected = value == "loss" and points["expected_loss"].notna().any()
     figure.add_scatter(
         x=front["average_bits"],
-        y=front[value],
+        y=front[decisive],
         mode="lines",
         line={"shape": "hv", "width": 1.5, "color": COLOURS["front"]},
-        name="overall front",
+        name="overall front, expected loss" if is_expected else "overall front",
         hoverinfo="skip",
         meta="front",
     )
@@ -184,7 +189,7 @@ def heatmap_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
     """Draw one knob of a configuration by role and block.
 
     Args:
-        frame: Values by role and block, from :func:`~qsearch_reports.frames.heatmap_frame`.
+        frame: Values by role and block, from :func:`~qsearch_reports.layer_frames.heatmap_frame`.
         knob: The knob; each of its values has a colour, in order.
     """
     places = [
@@ -309,9 +314,12 @@ def _markers(
     name = f"{part}, on segment front" if on_front else part
     shown = ["trial", "round", "loss", "standard_error", "metric", "metric_standard_error"]
     figures = rows[shown].round(6).itertuples(index=False, name=None)
+    expected = zip(rows["expected_loss"], rows["expected_loss_deviation"], strict=True)
     details = [
-        [int(number), *row, escape(method, 60)]
-        for number, row, method in zip(rows.index, figures, rows["method"], strict=True)
+        [int(number), *row, escape(method, 60), _expected_text(*figure)]
+        for number, row, method, figure in zip(
+            rows.index, figures, rows["method"], expected, strict=True
+        )
     ]
     return go.Scatter(
         x=rows["average_bits"],
@@ -335,11 +343,16 @@ def _markers(
         customdata=details,
         hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
         "average bits %{x:.4f}<br>"
-        "loss %{customdata[3]:.4f} ± %{customdata[4]:.4f}<br>"
+        "loss %{customdata[3]:.4f} ± %{customdata[4]:.4f}%{customdata[8]}<br>"
         f"{_template_text(metric.name)} %{{customdata[5]:.4f}} ± %{{customdata[6]:.4f}}<br>"
         f"{name}<br>by %{{customdata[7]}}<extra></extra>",
         meta=part,
     )
+
+
+def _expected_text(mean: float, deviation: float) -> str:
+    """Return what the hover label says of an expected loss, if there is one."""
+    return "" if pd.isna(mean) else f"<br>expected loss {mean:.4f} ± {deviation:.4f}"
 
 
 def _template_text(text: str) -> str:

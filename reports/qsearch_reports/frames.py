@@ -7,18 +7,15 @@ them in a notebook. Losses are in nats, average bits in bits per quantized weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from qsearch.configuration import Choices, Configuration
 from qsearch.errors import InputError
-from qsearch.layers import LayerSpec
 from qsearch.pareto import normalised_hypervolume
-from qsearch.records import StudyRecord, best_under
+from qsearch.records import StudyRecord, best_under, decisive_loss
 
 BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.25)
 """Average bits at which results are summarised."""
@@ -30,6 +27,10 @@ POINT_COLUMNS = (
     "average_bits",
     "loss",
     "standard_error",
+    "expected_loss",
+    "expected_loss_deviation",
+    "decisive_loss",
+    "decisive_error",
     "metric",
     "metric_standard_error",
     "seconds",
@@ -38,23 +39,6 @@ POINT_COLUMNS = (
     "on_front",
     "latest",
 )
-
-
-@dataclass(frozen=True)
-class LayerGrid:
-    """Where each layer sits in a heatmap.
-
-    Args:
-        rows: Row labels: roles in model order; a role that occurs several times in a block
-            has one row per occurrence.
-        blocks: Block index of each column, ascending.
-        positions: Position of the layer in the model's list (rows × blocks), −1 where a block
-            has no such layer.
-    """
-
-    rows: tuple[str, ...]
-    blocks: tuple[int, ...]
-    positions: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -69,9 +53,10 @@ class Headline:
         seconds: Wall time of training, evaluation and search in the finished rounds.
         hypervolume: Of the last finished round, normalised; None before the first.
         on_front: Configurations on the segmented front of the latest round.
-        best: Row of :func:`points_frame` with the least loss of the latest round, if any.
-        within_one_percent: Row with the fewest average bits whose loss is at most 1 % above
-            the least.
+        best: Row of :func:`points_frame` with the least ``decisive_loss`` of the latest round, if
+            any.
+        within_one_percent: Row with the fewest average bits whose ``decisive_loss`` is at most 1 %
+            above the least.
     """
 
     evaluations: int
@@ -93,6 +78,8 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
 
     Returns:
         Table with :data:`POINT_COLUMNS`, numbered from 0, in order of round and trial.
+        ``decisive_loss`` is what configurations are chosen by, the expected loss where there is
+        one, and ``decisive_error`` its uncertainty.
         ``latest`` marks the rows of the last round with a completed evaluation: those are all
         under the adapter as it now is, so only they are comparable with each other.
     """
@@ -109,13 +96,18 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
                     "average_bits",
                     "loss",
                     "standard_error",
+                    "expected_loss",
+                    "expected_loss_deviation",
                     "metric",
                     "metric_standard_error",
                     "seconds",
                 )
             },
+            "decisive_loss": decisive_loss(ordered),
         }
     )
+    error = points["expected_loss_deviation"].fillna(points["standard_error"])
+    points["decisive_error"] = error
     points["latest"] = points["round"] == points["round"].max()
     return points[list(POINT_COLUMNS)]
 
@@ -147,7 +139,7 @@ def front_frame(points: pd.DataFrame, value: str = "loss", *, higher: bool = Fal
 
     Args:
         points: Rows of :func:`points_frame`, of one round.
-        value: ``loss`` or ``metric``.
+        value: ``decisive_loss``, ``loss`` or ``metric``.
         higher: Whether higher values are better.
 
     Returns:
@@ -276,13 +268,16 @@ def budget_frame(record: StudyRecord, budgets: Sequence[float] = BUDGETS) -> pd.
 
     Returns:
         Table of ``budget``, ``trial``, ``average_bits``, ``loss``, ``standard_error``,
-        ``metric``, ``metric_standard_error``, ``seen``; missing values where nothing fits.
+        ``expected_loss``, ``expected_loss_deviation``, ``metric``, ``metric_standard_error``,
+        ``seen``; missing values where nothing fits.
     """
     columns = (
         "trial",
         "average_bits",
         "loss",
         "standard_error",
+        "expected_loss",
+        "expected_loss_deviation",
         "metric",
         "metric_standard_error",
         "seen",
@@ -302,12 +297,12 @@ def headline(record: StudyRecord) -> Headline:
     """Return the figures that a report opens with."""
     points = points_frame(record)
     latest = latest_points(points)
-    losses = latest["loss"].dropna()
+    losses = latest["decisive_loss"].dropna()
     best = within = None
     if not losses.empty:
-        best = latest.sort_values(["loss", "average_bits"]).iloc[0]
-        close = latest[latest["loss"] <= losses.min() + 0.01 * abs(losses.min())]
-        within = close.sort_values(["average_bits", "loss"]).iloc[0]
+        best = latest.sort_values(["decisive_loss", "average_bits"]).iloc[0]
+        close = latest[losses <= losses.min() + 0.01 * abs(losses.min())]
+        within = close.sort_values(["average_bits", "decisive_loss"]).iloc[0]
     return Headline(
         evaluations=len(points),
         failed=int((record.trials["status"] == "failed").sum()),
@@ -322,73 +317,3 @@ def headline(record: StudyRecord) -> Headline:
         best=best,
         within_one_percent=within,
     )
-
-
-def layer_grid(layers: Sequence[LayerSpec]) -> LayerGrid:
-    """Return where each layer sits in a heatmap of roles by blocks."""
-    blocks = tuple(sorted({layer.block for layer in layers}))
-    seen: dict[tuple[str, int], int] = {}
-    cells: dict[tuple[str, int], dict[int, int]] = {}
-    for position, layer in enumerate(layers):
-        occurrence = seen.get((layer.role, layer.block), 0)
-        seen[layer.role, layer.block] = occurrence + 1
-        cells.setdefault((layer.role, occurrence), {})[layer.block] = position
-    roles = list(dict.fromkeys(layer.role for layer in layers))
-    keys = sorted(cells, key=lambda key: (roles.index(key[0]), key[1]))
-    positions = [[cells[key].get(block, -1) for block in blocks] for key in keys]
-    return LayerGrid(
-        tuple(role if occurrence == 0 else f"{role} {occurrence + 1}" for role, occurrence in keys),
-        blocks,
-        np.array(positions, dtype=np.int64).reshape(len(keys), len(blocks)),
-    )
-
-
-def heatmap_frame(
-    layers: Sequence[LayerSpec], configuration: Configuration, knob: str
-) -> pd.DataFrame:
-    """Return one knob of a configuration by role (rows) and block (columns).
-
-    Args:
-        layers: The quantizable layers.
-        configuration: A layer configuration for each.
-        knob: Name of the knob.
-
-    Returns:
-        Table of knob values; None where a block has no layer of that role.
-    """
-    grid = layer_grid(layers)
-    values = [configuration[layer.name][knob] for layer in layers]
-    cells = [[None if at < 0 else values[at] for at in row] for row in grid.positions]
-    return pd.DataFrame(cells, index=list(grid.rows), columns=list(grid.blocks), dtype=object)
-
-
-def default_knob(choices: Choices) -> str:
-    """Return the knob that a heatmap shows first: ``bits`` if there is one, else the first."""
-    return "bits" if "bits" in choices.names else choices.names[0]
-
-
-def choice_indices(
-    layers: Sequence[LayerSpec], choices: Choices, configurations: Sequence[str]
-) -> npt.NDArray[np.int64]:
-    """Return the choice index of each layer of each configuration (configurations × layers).
-
-    Args:
-        layers: The quantizable layers.
-        choices: The quantizer's knobs.
-        configurations: Configurations as JSON text.
-
-    Raises:
-        InputError: If a configuration lacks a layer or holds a value that no knob has.
-    """
-    known: dict[Mapping[str, int | str], int] = {}
-    indices = np.empty((len(configurations), len(layers)), dtype=np.int64)
-    for row, text in enumerate(configurations):
-        configuration = Configuration.from_json(text)
-        for column, layer in enumerate(layers):
-            if layer.name not in configuration:
-                raise InputError(f"a configuration in the study lacks the layer {layer.name!r}")
-            chosen = configuration[layer.name]
-            if chosen not in known:
-                known[chosen] = choices.index(chosen)
-            indices[row, column] = known[chosen]
-    return indices

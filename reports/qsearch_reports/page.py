@@ -20,8 +20,8 @@ import plotly.offline
 from markupsafe import Markup
 
 from qsearch.errors import InputError
-from qsearch.records import StudyRecord, read_study, write_atomically
-from qsearch_reports import figures, frames
+from qsearch.records import StudyRecord, decisive_loss, read_study, write_atomically
+from qsearch_reports import figures, frames, layer_frames
 from qsearch_reports.summary import with_error
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -142,8 +142,9 @@ def study_data(record: StudyRecord, name: str, directory: str) -> dict[str, Any]
     completed = record.trials[record.trials["status"] == "completed"]
     ordered = completed.sort_values(["round", "trial"], kind="stable")
     codes, texts = pd.factorize(ordered["configuration"])
-    grid = frames.layer_grid(record.layers)
-    indices = frames.choice_indices(record.layers, record.choices, [str(text) for text in texts])
+    grid = layer_frames.layer_grid(record.layers)
+    configurations = [str(text) for text in texts]
+    indices = layer_frames.choice_indices(record.layers, record.choices, configurations)
     return {
         "name": name,
         "command": shell_path(directory),
@@ -157,7 +158,7 @@ def study_data(record: StudyRecord, name: str, directory: str) -> dict[str, Any]
             }
             for knob in record.choices.knobs
         ],
-        "knob": frames.default_knob(record.choices),
+        "knob": layer_frames.default_knob(record.choices),
         "grid": {"rows": grid.rows, "blocks": grid.blocks, "positions": grid.positions.tolist()},
         "points": {column: _values(points[column]) for column in points.columns},
         "configuration_of": codes.tolist(),
@@ -198,8 +199,9 @@ def _comparison(records: Sequence[StudyRecord], names: Sequence[str]) -> dict[st
         latest = frames.latest_points(frames.points_frame(record))
         for value in fronts:
             higher = value == "metric" and record.metric.better == "higher"
-            front = frames.front_frame(latest, value, higher=higher)
-            fronts[value].append((name, front.rename(columns={value: "value"})))
+            decisive = "decisive_loss" if value == "loss" else value
+            front = frames.front_frame(latest, decisive, higher=higher)
+            fronts[value].append((name, front.rename(columns={decisive: "value"})))
     made = {"loss": figures.fronts_figure(fronts["loss"], "loss (nats)")}
     if len({(record.metric.name, record.metric.better) for record in records}) == 1:
         title = figures.value_title("metric", records[0].metric)
@@ -216,7 +218,7 @@ def _comparison(records: Sequence[StudyRecord], names: Sequence[str]) -> dict[st
             {
                 "name": name,
                 "hypervolume": last.get(name),
-                "losses": _values(frames.budget_frame(record, COMPARED_BUDGETS)["loss"]),
+                "losses": _values(decisive_loss(frames.budget_frame(record, COMPARED_BUDGETS))),
             }
             for record, name in zip(records, names, strict=True)
         ],

@@ -23,7 +23,8 @@ def summary_table(record: StudyRecord, budgets: Sequence[float] = BUDGETS) -> Ta
     """
     title = Text(f"{record.name}: best configuration at or under each budget")
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("budget", "trial", "average bits", "loss", record.metric.name, "seen"):
+    names = ("budget", "trial", "average bits", "loss", "expected loss", record.metric.name, "seen")
+    for name in names:
         table.add_column(Text(name), justify="left" if name == "seen" else "right", no_wrap=True)
     for row in budget_frame(record, budgets).to_dict("records"):
         table.add_row(f"{row['budget']:g}", *(Text(cell) for cell in _cells(row)))
@@ -32,11 +33,12 @@ def summary_table(record: StudyRecord, budgets: Sequence[float] = BUDGETS) -> Ta
 
 def _cells(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
     if pd.isna(row["trial"]):
-        return ("–", "–", "–", "–", "–")
+        return ("–",) * 6
     return (
         str(int(row["trial"])),
         f"{row['average_bits']:.4f}",
         with_error(row["loss"], row["standard_error"]),
+        with_error(row["expected_loss"], row["expected_loss_deviation"]),
         with_error(row["metric"], row["metric_standard_error"]),
         "seen" if row["seen"] else "unseen",
     )

@@ -223,9 +223,10 @@ def test_pick_prints_the_best_configuration_under_the_budget(qsearch, finished: 
     assert picked["average_bits"] <= 3.5
     assert picked["configuration"] == json.loads(best["configuration"])
     assert set(picked) == {
-        "trial", "round", "average_bits", "loss", "standard_error", "metric_name", "metric",
-        "seen", "configuration",
+        "trial", "round", "average_bits", "loss", "standard_error", "expected_loss",
+        "expected_loss_deviation", "metric_name", "metric", "seen", "configuration",
     }  # fmt: skip
+    assert picked["expected_loss"] is None  # The fake task does not count its examples.
 
 
 def test_pick_prints_a_table(qsearch, finished: Path) -> None:
@@ -234,6 +235,7 @@ def test_pick_prints_a_table(qsearch, finished: Path) -> None:
     assert "group_size" in output
     assert "block.1.output" in output
     assert "average_bits" in output
+    assert "expected" not in output
 
 
 @pytest.mark.parametrize("bits", ["1", "0"])

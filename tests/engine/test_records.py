@@ -20,6 +20,7 @@ from qsearch.records import (
     RoundRecord,
     StudyRecord,
     best_under,
+    decisive_loss,
     read_study,
     row_configuration,
     write_atomically,
@@ -49,6 +50,8 @@ def row(trial: int, round: int, bits: float, loss: float, **changes: object) -> 
         "metric_standard_error": 0.1,
         "status": "completed",
         "reason": "",
+        "expected_loss": math.nan,
+        "expected_loss_deviation": math.nan,
         **changes,
     }
 
@@ -132,6 +135,27 @@ def test_best_under_has_the_least_loss_at_or_under_the_budget(bits: float, trial
     best = best_under(record_of(*ROWS), bits)
     assert int(best["trial"]) == trial
     assert int(best["round"]) == 1
+
+
+def test_best_under_goes_by_the_expected_loss_where_there_is_one() -> None:
+    lucky = row(0, 0, 3.0, 0.3, expected_loss=0.42)
+    better = row(1, 0, 2.9, 0.35, expected_loss=0.4)
+    assert int(best_under(record_of(lucky, better, rounds=1), 3.5)["trial"]) == 1
+
+
+def test_decisive_loss_is_the_observed_one_where_none_is_expected() -> None:
+    rows = pd.DataFrame([row(0, 0, 3.0, 0.3, expected_loss=0.42), row(1, 0, 2.9, 0.35)])
+    assert decisive_loss(rows).tolist() == [0.42, 0.35]
+
+
+def test_results_of_earlier_versions_have_no_expected_loss(tmp_path: Path) -> None:
+    write_study(tmp_path, record_of(*ROWS))
+    path = tmp_path / TRIALS_FILE
+    pd.read_parquet(path).drop(columns=list(TRIAL_COLUMNS[-2:])).to_parquet(path)
+    trials = read_study(tmp_path).trials
+    assert tuple(trials.columns) == TRIAL_COLUMNS
+    assert trials["expected_loss"].isna().all()
+    assert trials["expected_loss_deviation"].isna().all()
 
 
 def test_best_under_prefers_fewer_bits_at_equal_loss() -> None:

@@ -172,6 +172,7 @@ def test_hover_shows_the_figures_of_a_point(page, record):
     assert f"trial {row['trial']}, round 3" in text
     assert f"average bits {row['average_bits']:.4f}" in text
     assert f"loss {row['loss']:.4f} ± {row['standard_error']:.4f}" in text
+    assert f"expected loss {row['expected_loss']:.4f} ± 0.0012" in text
     assert f"accuracy {row['metric']:.4f} ± 0.0142" in text
 
 
@@ -195,7 +196,7 @@ def test_every_knob_can_be_shown_by_keyboard(page, record):
     assert page.text("legend").count("%") == 3
 
 
-def test_slider_picks_the_least_loss_at_or_under_the_budget(page, record):
+def test_slider_picks_the_least_expected_loss_at_or_under_the_budget(page, record):
     slider = page.part("slider")
     for keys, budget in (((Keys.ARROW_RIGHT,) * 2, 3.1), ((Keys.ARROW_LEFT,) * 8, 2.7)):
         slider.send_keys(*keys)
@@ -203,6 +204,7 @@ def test_slider_picks_the_least_loss_at_or_under_the_budget(page, record):
         title = f"Trial {row['trial']}, round 3"
         page.wait(lambda title=title: page.text("selected-title") == title)
         page.wait(lambda row=row: page.heatmap() == expected_heatmap(record, row, "bits"))
+        assert f"least expected loss, {row['expected_loss']:.4f} ± 0.0012" in page.text("pick")
         assert f"--bits {budget:g} --json" in page.text("pick-command")
         assert f"--bits {budget:g} --to OUT" in page.text("export-command")
         assert page.all("tr.selected td")[0].text == str(row["trial"])

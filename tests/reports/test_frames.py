@@ -12,9 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_reports import frames
 
-from qsearch.configuration import Configuration, LayerConfiguration
-from qsearch.errors import InputError
-from qsearch.layers import LayerSpec
 from qsearch.records import RoundRecord, best_under
 
 
@@ -88,47 +85,6 @@ def test_budget_that_nothing_fits_has_no_trial(record):
     assert frames.budget_frame(record, (1.0,))["trial"].isna().all()
 
 
-def test_heatmap_places_each_layer_by_role_and_block(record):
-    text = str(record.trials["configuration"].iloc[0])
-    configuration = Configuration.from_json(text)
-    heatmap = frames.heatmap_frame(record.layers, configuration, "block_size")
-    assert heatmap.shape == (6, 6)
-    for layer in record.layers:
-        assert heatmap.loc[layer.role, layer.block] == configuration[layer.name]["block_size"]
-
-
-def test_heatmap_gives_repeated_roles_their_own_rows_and_leaves_holes_empty():
-    layers = [
-        LayerSpec("a", "up", 0, (2, 2)),
-        LayerSpec("b", "up", 0, (2, 2)),
-        LayerSpec("c", "down", 2, (2, 2)),
-    ]
-    configuration = Configuration({n: LayerConfiguration({"bits": i}) for i, n in enumerate("abc")})
-    heatmap = frames.heatmap_frame(layers, configuration, "bits")
-    assert heatmap.index.tolist() == ["up", "up 2", "down"]
-    assert heatmap.columns.tolist() == [0, 2]
-    assert heatmap.to_numpy().tolist() == [[0, None], [1, None], [None, 2]]
-
-
-def test_heatmap_shows_bits_first_or_else_the_first_knob(record, integer_choices):
-    assert frames.default_knob(record.choices) == "bits"
-    assert frames.default_knob(integer_choices) == "precision"
-
-
-def test_choice_indices_give_back_the_configurations(record):
-    texts = [str(text) for text in record.trials["configuration"].iloc[:5]]
-    indices = frames.choice_indices(record.layers, record.choices, texts)
-    for text, row in zip(texts, indices, strict=True):
-        configuration = Configuration.from_json(text)
-        for layer, index in zip(record.layers, row, strict=True):
-            assert record.choices.layer_configuration(int(index)) == configuration[layer.name]
-
-
-def test_configuration_without_one_of_the_layers_is_refused_by_name(record):
-    with pytest.raises(InputError, match=r"encoder\.layer\.0\.query"):
-        frames.choice_indices(record.layers, record.choices, ["{}"])
-
-
 def test_training_losses_are_averaged_down_and_steps_count_over_all_rounds(record):
     losses = tuple(float(value) for value in np.linspace(1, 0, 1000))
     rounds = tuple(RoundRecord(number, (), 0.5, 1, 1, 1, losses) for number in (0, 1))
@@ -147,10 +103,24 @@ def test_failures_are_counted_by_reason(record):
 def test_headline_names_the_fewest_bits_within_one_percent_of_the_least_loss(record):
     head = frames.headline(record)
     latest = record.latest
-    close = latest[latest["loss"] <= 1.01 * latest["loss"].min()]
-    assert head.best["loss"] == latest["loss"].min()
+    close = latest[latest["expected_loss"] <= 1.01 * latest["expected_loss"].min()]
+    assert head.best["expected_loss"] == latest["expected_loss"].min()
     assert head.within_one_percent["average_bits"] == close["average_bits"].min()
     assert (head.evaluations, head.failed, head.configurations) == (298, 2, 118)
+
+
+def test_headline_goes_by_observed_losses_where_none_are_expected(make_record):
+    record = make_record(expected=False)
+    assert frames.headline(record).best["loss"] == record.latest["loss"].min()
+
+
+def test_decisive_loss_is_the_expected_one_with_its_own_error(record, make_record):
+    points = frames.points_frame(record)
+    assert (points["decisive_loss"] == points["expected_loss"]).all()
+    assert (points["decisive_error"] == points["expected_loss_deviation"]).all()
+    points = frames.points_frame(make_record(expected=False))
+    assert (points["decisive_loss"] == points["loss"]).all()
+    assert (points["decisive_error"] == points["standard_error"]).all()
 
 
 def test_study_without_trials_has_empty_frames_and_no_best(make_record):

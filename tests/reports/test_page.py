@@ -22,7 +22,8 @@ from qsearch_reports.figures import (
     hypervolume_figure,
     value_colours,
 )
-from qsearch_reports.frames import heatmap_frame, hypervolume_frame, points_frame
+from qsearch_reports.frames import hypervolume_frame, latest_points, points_frame
+from qsearch_reports.layer_frames import heatmap_frame
 from qsearch_reports.page import (
     distinct_names,
     embed_json,
@@ -96,6 +97,16 @@ def test_every_point_is_drawn_once_by_seen_and_on_front(record):
     assert sorted(drawn) == points.index.tolist()
     by_name = {trace.name: len(trace.x) for trace in figure.data if trace.customdata}
     assert by_name["unseen, on segment front"] == (~points["seen"] & points["on_front"]).sum()
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_front_of_losses_is_drawn_where_configurations_are_chosen_by(expected, make_record):
+    points = latest_points(points_frame(make_record(expected=expected)))
+    front = front_figure(points, (2.25, 7.25), Metric("accuracy", "higher")).data[0]
+    losses = points["expected_loss" if expected else "loss"]
+    assert min(front.y) == losses.min()
+    assert list(front.y) == sorted(front.y, reverse=True)
+    assert front.name == ("overall front, expected loss" if expected else "overall front")
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])

@@ -55,9 +55,9 @@ function latestRows(study) {
   );
 }
 
-/** The row with the least loss at or under a budget; ties go to fewer average bits. */
+/** The row with the least decisive loss at or under a budget; ties go to fewer average bits. */
 function bestUnder(study, budget) {
-  const { average_bits: bits, loss } = study.points;
+  const { average_bits: bits, decisive_loss: loss } = study.points;
   let best = null;
   for (const row of latestRows(study)) {
     if (loss[row] === null || bits[row] > budget) continue;

@@ -14,6 +14,10 @@ function makeStudy(root, study) {
     }));
   }
 
+  function expected(row) {
+    return withError(study.points.expected_loss[row], study.points.expected_loss_deviation[row]);
+  }
+
   async function select(row) {
     state.row = row;
     const points = study.points;
@@ -23,6 +27,7 @@ function makeStudy(root, study) {
       ["average bits", points.average_bits[row].toFixed(4)],
       ["size of the weights", `${size.toFixed(2)} MB`],
       ["loss", withError(points.loss[row], points.standard_error[row])],
+      ...(points.expected_loss[row] === null ? [] : [["expected loss", expected(row)]]),
       [study.metric.name, withError(points.metric[row], points.metric_standard_error[row])],
       ["in training", points.seen[row] ? "seen" : "unseen"],
       ["segment front", points.on_front[row] ? `on it (segment ${points.segment[row]})` : `not on it (segment ${points.segment[row]})`],
@@ -49,7 +54,9 @@ function makeStudy(root, study) {
     part("budget").textContent = `${state.budget.toFixed(2)} average bits`;
     part("slider").setAttribute("aria-valuetext", `${text} average bits`);
     part("pick").textContent = row === null ? "No configuration fits." :
-      `Trial ${points.trial[row]} has the least loss: ${withError(points.loss[row], points.standard_error[row])} at ` +
+      `Trial ${points.trial[row]} has the least ` +
+      `${points.expected_loss[row] === null ? "loss" : `expected loss, ${expected(row)}; observed`}: ` +
+      `${withError(points.loss[row], points.standard_error[row])} at ` +
       `${points.average_bits[row].toFixed(4)} average bits; ${study.metric.name} ` +
       `${withError(points.metric[row], points.metric_standard_error[row])}, ${points.seen[row] ? "seen" : "unseen"} in training.`;
     part("pick-command").textContent = `qsearch pick ${study.command} --bits ${text} --json`;

@@ -9,6 +9,10 @@ function tableColumns(study) {
     { key: "average_bits", heading: "Average bits", number: true, text: fixed(4) },
     { key: "loss", heading: "Loss", number: true, text: fixed(4) },
     { key: "standard_error", heading: "± loss", number: true, text: fixed(4) },
+    ...(study.points.expected_loss.every((value) => value === null) ? [] : [
+      { key: "expected_loss", heading: "Expected loss", number: true, text: fixed(4) },
+      { key: "expected_loss_deviation", heading: "± expected", number: true, text: fixed(4) },
+    ]),
     { key: "metric", heading: study.metric.name, number: true, text: fixed(4) },
     { key: "metric_standard_error", heading: "± metric", number: true, text: fixed(4) },
     { key: "seen", heading: "Seen", number: false, text: (value) => (value ? "seen" : "unseen") },

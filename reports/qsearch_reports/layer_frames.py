@@ -1,0 +1,101 @@
+"""The layers of a study and of its configurations, as a heatmap shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qsearch.configuration import Choices, Configuration
+from qsearch.errors import InputError
+from qsearch.layers import LayerSpec
+
+
+@dataclass(frozen=True)
+class LayerGrid:
+    """Where each layer sits in a heatmap.
+
+    Args:
+        rows: Row labels: roles in model order; a role that occurs several times in a block
+            has one row per occurrence.
+        blocks: Block index of each column, ascending.
+        positions: Position of the layer in the model's list (rows × blocks), −1 where a block
+            has no such layer.
+    """
+
+    rows: tuple[str, ...]
+    blocks: tuple[int, ...]
+    positions: npt.NDArray[np.int64]
+
+
+def layer_grid(layers: Sequence[LayerSpec]) -> LayerGrid:
+    """Return where each layer sits in a heatmap of roles by blocks."""
+    blocks = tuple(sorted({layer.block for layer in layers}))
+    seen: dict[tuple[str, int], int] = {}
+    cells: dict[tuple[str, int], dict[int, int]] = {}
+    for position, layer in enumerate(layers):
+        occurrence = seen.get((layer.role, layer.block), 0)
+        seen[layer.role, layer.block] = occurrence + 1
+        cells.setdefault((layer.role, occurrence), {})[layer.block] = position
+    roles = list(dict.fromkeys(layer.role for layer in layers))
+    keys = sorted(cells, key=lambda key: (roles.index(key[0]), key[1]))
+    positions = [[cells[key].get(block, -1) for block in blocks] for key in keys]
+    return LayerGrid(
+        tuple(role if occurrence == 0 else f"{role} {occurrence + 1}" for role, occurrence in keys),
+        blocks,
+        np.array(positions, dtype=np.int64).reshape(len(keys), len(blocks)),
+    )
+
+
+def heatmap_frame(
+    layers: Sequence[LayerSpec], configuration: Configuration, knob: str
+) -> pd.DataFrame:
+    """Return one knob of a configuration by role (rows) and block (columns).
+
+    Args:
+        layers: The quantizable layers.
+        configuration: A layer configuration for each.
+        knob: Name of the knob.
+
+    Returns:
+        Table of knob values; None where a block has no layer of that role.
+    """
+    grid = layer_grid(layers)
+    values = [configuration[layer.name][knob] for layer in layers]
+    cells = [[None if at < 0 else values[at] for at in row] for row in grid.positions]
+    return pd.DataFrame(cells, index=list(grid.rows), columns=list(grid.blocks), dtype=object)
+
+
+def default_knob(choices: Choices) -> str:
+    """Return the knob that a heatmap shows first: ``bits`` if there is one, else the first."""
+    return "bits" if "bits" in choices.names else choices.names[0]
+
+
+def choice_indices(
+    layers: Sequence[LayerSpec], choices: Choices, configurations: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """Return the choice index of each layer of each configuration (configurations × layers).
+
+    Args:
+        layers: The quantizable layers.
+        choices: The quantizer's knobs.
+        configurations: Configurations as JSON text.
+
+    Raises:
+        InputError: If a configuration lacks a layer or holds a value that no knob has.
+    """
+    known: dict[Mapping[str, int | str], int] = {}
+    indices = np.empty((len(configurations), len(layers)), dtype=np.int64)
+    for row, text in enumerate(configurations):
+        configuration = Configuration.from_json(text)
+        for column, layer in enumerate(layers):
+            if layer.name not in configuration:
+                raise InputError(f"a configuration in the study lacks the layer {layer.name!r}")
+            chosen = configuration[layer.name]
+            if chosen not in known:
+                known[chosen] = choices.index(chosen)
+            indices[row, column] = known[chosen]
+    return indices

@@ -1,0 +1,51 @@
+"""How layers are placed in a heatmap, and configurations coded by layer."""
+
+from __future__ import annotations
+
+import pytest
+from qsearch_reports import layer_frames
+
+from qsearch.configuration import Configuration, LayerConfiguration
+from qsearch.errors import InputError
+from qsearch.layers import LayerSpec
+
+
+def test_heatmap_places_each_layer_by_role_and_block(record):
+    text = str(record.trials["configuration"].iloc[0])
+    configuration = Configuration.from_json(text)
+    heatmap = layer_frames.heatmap_frame(record.layers, configuration, "block_size")
+    assert heatmap.shape == (6, 6)
+    for layer in record.layers:
+        assert heatmap.loc[layer.role, layer.block] == configuration[layer.name]["block_size"]
+
+
+def test_heatmap_gives_repeated_roles_their_own_rows_and_leaves_holes_empty():
+    layers = [
+        LayerSpec("a", "up", 0, (2, 2)),
+        LayerSpec("b", "up", 0, (2, 2)),
+        LayerSpec("c", "down", 2, (2, 2)),
+    ]
+    configuration = Configuration({n: LayerConfiguration({"bits": i}) for i, n in enumerate("abc")})
+    heatmap = layer_frames.heatmap_frame(layers, configuration, "bits")
+    assert heatmap.index.tolist() == ["up", "up 2", "down"]
+    assert heatmap.columns.tolist() == [0, 2]
+    assert heatmap.to_numpy().tolist() == [[0, None], [1, None], [None, 2]]
+
+
+def test_heatmap_shows_bits_first_or_else_the_first_knob(record, integer_choices):
+    assert layer_frames.default_knob(record.choices) == "bits"
+    assert layer_frames.default_knob(integer_choices) == "precision"
+
+
+def test_choice_indices_give_back_the_configurations(record):
+    texts = [str(text) for text in record.trials["configuration"].iloc[:5]]
+    indices = layer_frames.choice_indices(record.layers, record.choices, texts)
+    for text, row in zip(texts, indices, strict=True):
+        configuration = Configuration.from_json(text)
+        for layer, index in zip(record.layers, row, strict=True):
+            assert record.choices.layer_configuration(int(index)) == configuration[layer.name]
+
+
+def test_configuration_without_one_of_the_layers_is_refused_by_name(record):
+    with pytest.raises(InputError, match=r"encoder\.layer\.0\.query"):
+        layer_frames.choice_indices(record.layers, record.choices, ["{}"])
