@@ -8,7 +8,9 @@ import time
 import torch
 
 from qsearch.assembly import assemble
+from qsearch.search_spec import SearchSpec
 from qsearch.spec import StudySpec
+from qsearch.stopping import round_shares
 
 
 def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
@@ -30,14 +32,9 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     roles = sorted({layer.role for layer in space.layers})
     quantized = sum(layer.parameters for layer in space.layers)
     least, greatest = space.average_bits_range
-    # The set is re-evaluated each round; it seldom outgrows the initial one by much.
-    evaluations = search.rounds * (search.initial + search.candidates)
-    if search.stop.evaluations is not None:
-        evaluations = min(evaluations, search.stop.evaluations)
+    evaluations, candidates = _planned(search)
     probes = search.rounds * (len(space.groups) + 1) if search.scores == "measured" else 0
-    screened = (
-        search.rounds * search.candidates * search.screening.factor if search.screening else 0
-    )
+    screened = candidates * search.screening.factor if search.screening else 0
     part = screened / search.screening.one_in if search.screening else 0.0
     flops = (
         needs.training_flops[0]
@@ -72,6 +69,19 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
         lines.append(("time", f"at most about {duration} on this machine's CPU"))
     lines += [("note", note) for note in needs.notes]
     return lines
+
+
+def _planned(search: SearchSpec) -> tuple[int, int]:
+    """Return how many evaluations a study makes at most, and how many of them are candidates.
+
+    The set is evaluated again each round; it seldom outgrows the initial one by much.
+    """
+    evaluations = candidates = 0
+    for _ in range(search.rounds):
+        of_set, of_search = round_shares(search, evaluations, search.initial)
+        evaluations += of_set + of_search
+        candidates += of_search
+    return evaluations, candidates
 
 
 def _flops_per_second(size: int = 768, repeats: int = 8) -> float:

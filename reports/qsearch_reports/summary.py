@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -17,13 +18,16 @@ from qsearch_reports.frames import BUDGETS, budget_frame
 def summary_table(record: StudyRecord, budgets: Sequence[float] = BUDGETS) -> Table:
     """Return the best configuration at or under each budget, as a rich table.
 
+    ``expected`` is its expected loss, which it was chosen by where it is known.
+
     Args:
         record: The study.
         budgets: Average bits.
     """
     title = Text(f"{record.name}: best configuration at or under each budget")
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    names = ("budget", "trial", "average bits", "loss", "expected loss", record.metric.name, "seen")
+    # Seven columns fit a terminal of 80 characters only with one space between them.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    names = ("budget", "trial", "average bits", "loss", "expected", record.metric.name, "seen")
     for name in names:
         table.add_column(Text(name), justify="left" if name == "seen" else "right", no_wrap=True)
     for row in budget_frame(record, budgets).to_dict("records"):
@@ -38,7 +42,7 @@ def _cells(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
         str(int(row["trial"])),
         f"{row['average_bits']:.4f}",
         with_error(row["loss"], row["standard_error"]),
-        with_error(row["expected_loss"], row["expected_loss_deviation"]),
+        with_error(row["expected_loss"], math.nan),
         with_error(row["metric"], row["metric_standard_error"]),
         "seen" if row["seen"] else "unseen",
     )

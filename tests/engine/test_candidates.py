@@ -20,6 +20,7 @@ from qsearch.errors import InputError, QsearchError
 from qsearch.evaluation import Evaluation
 from qsearch.plugins import Split, load_plugin
 from qsearch.records import read_study
+from qsearch.search_spec import StopSpec
 from qsearch.spec import StudySpec
 from qsearch.store import read_measurement
 from qsearch.study import run_study
@@ -195,6 +196,13 @@ def test_plugins_that_cannot_screen_are_refused_at_once(task: str, trainer: str,
 def test_check_counts_what_is_screened() -> None:
     lines = dict(check_study(SCREENED, "my.yaml"))
     assert lines["rounds"] == "2, about 14 evaluations and 12 on a part of the examples"
+
+
+def test_check_counts_no_screening_that_a_limit_of_evaluations_rules_out() -> None:
+    """5 of the set and 2 of the search in round 0, 5 and 1 in round 1; three are screened for one."""
+    search = SCREENED.search.model_copy(update={"stop": StopSpec(evaluations=13)})
+    lines = dict(check_study(SCREENED.model_copy(update={"search": search}), "my.yaml"))
+    assert lines["rounds"] == "2, about 13 evaluations and 9 on a part of the examples"
 
 
 def test_screened_out_trials_are_abandoned_in_ax(tmp_path: Path) -> None:

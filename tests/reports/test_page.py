@@ -228,11 +228,13 @@ def test_summary_table_shows_the_front_at_budgets_within_80_columns(record):
     console.print(summary_table(record))
     lines = console.export_text().splitlines()
     row = next(line for line in lines if line.split()[:1] == ["3"])
-    best = record.latest[record.latest["average_bits"] <= 3].sort_values("loss").iloc[0]
-    assert row.split()[1:4] == [
-        str(best["trial"]),
-        f"{best['average_bits']:.4f}",
-        f"{best['loss']:.4f}",
+    best = record.latest[record.latest["average_bits"] <= 3].sort_values("expected_loss").iloc[0]
+    assert row.split() == [
+        *("3", str(best["trial"]), f"{best['average_bits']:.4f}"),
+        *(f"{best['loss']:.4f}", "±", f"{best['standard_error']:.4f}"),
+        f"{best['expected_loss']:.4f}",
+        *(f"{best['metric']:.4f}", "±", f"{best['metric_standard_error']:.4f}"),
+        "seen" if best["seen"] else "unseen",
     ]
     assert len([line for line in lines if line.strip()]) == 11
 
