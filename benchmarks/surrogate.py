@@ -1,7 +1,9 @@
 """How well surrogates predict losses that they have not seen, from 20 training losses up.
 
-Real losses of random configurations: MiniLM-L6 on SST-2, recorded in ``data/minilm-sst2``. Each
-surrogate gets the same training losses; figures are means over repeated splits.
+Three sets of losses: of random configurations of MiniLM-L6 on SST-2 (36 layers); of what all
+recorded searches evaluated of SmolLM2 on WikiText-2 (210 layers); and the stand-in's of random
+configurations, for up to 2,000 training losses. Each surrogate gets the same training losses;
+figures are means over repeated splits.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,19 +24,21 @@ from scipy import stats
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import BayesianRidge
 
-from benchmarks.objectives import DATA, Objective, known_objective
+from benchmarks.objectives import BITS, DATA, Objective, known_objective
 from benchmarks.recording import Benchmark
-from benchmarks.search_runs import indices_of
+from benchmarks.search_runs import indices_of, recorded_runs
+from benchmarks.stand_in import stand_in
 from qsearch.features import score_features
 from qsearch.space import Floats, Integers, Space
 from qsearch.surrogate import fit_surrogate
 
-SIZES = (20, 30, 60, 120, 240)
-REPEATS = 10
 HELD_OUT = 200
 SAAS = "SAAS on ordinal knobs"
 SAAS_SIZES = (20, 30, 60)
 """Training sizes at which SAAS is fitted: at 120 losses a fit takes about a minute."""
+
+SPREAD = (2000 + HELD_OUT, 7)
+"""How many random configurations of the stand-in are drawn, and with which seed."""
 
 Prediction = tuple[Floats, Floats]
 """Means and standard deviations of observed losses (n), (n)."""
@@ -46,9 +51,9 @@ def qsearch_surrogate(objective: Objective) -> Surrogate:
     features = score_features(objective.space, objective.scores, objective.correlation)
 
     def predict(index: Integers, loss: Floats, unseen: Integers) -> Prediction:
-        fitted = fit_surrogate(features, index, loss, objective.examples).on_examples
-        mean, deviation = fitted.predict(unseen)
-        return mean.numpy(), np.sqrt(deviation.numpy() ** 2 + fitted.noise**2)
+        fitted = fit_surrogate(features, index, loss, objective.examples)
+        mean, deviation = fitted.predict_observed(unseen)
+        return mean.numpy(), deviation.numpy()
 
     return predict
 
@@ -122,10 +127,73 @@ def forest(space: Space, scores: Floats) -> Surrogate:
     return predict
 
 
-def measure(predict: Surrogate, index: Integers, loss: Floats, size: int) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False)
+class LossSet:
+    """Losses that surrogates are compared on.
+
+    Args:
+        objective: The objective that they are of.
+        index: Choice indices (n × groups).
+        loss: Losses (n).
+        sizes: Training sizes.
+        repeats: Splits at each.
+        on_knobs: Whether the surrogates on ordinal knobs are compared too.
+    """
+
+    objective: Objective
+    index: Integers
+    loss: Floats
+    sizes: tuple[int, ...]
+    repeats: int
+    on_knobs: bool
+
+    def surrogates(self) -> dict[str, Surrogate]:
+        """Return what is compared, by name."""
+        space, scores = self.objective.space, self.objective.scores
+        on_scores = {
+            "qsearch": qsearch_surrogate(self.objective),
+            "proxy alone": proxy_alone(space, scores),
+            "ridge on scores": ridge(space, scores),
+            "random forest on scores": forest(space, scores),
+        }
+        if not self.on_knobs:
+            return on_scores
+        knobs = ordinal_gp(space, saas=False)
+        return {**on_scores, "GP on ordinal knobs": knobs, SAAS: ordinal_gp(space, saas=True)}
+
+
+def random_minilm() -> LossSet:
+    """Real losses of random configurations of MiniLM."""
+    recorded = pd.read_parquet(DATA / "minilm-sst2" / "random.parquet")
+    index, loss = indices_of(recorded), recorded["loss"].to_numpy()
+    sizes = (20, 30, 60, 120, 240)
+    return LossSet(known_objective("minilm-sst2"), index, loss, sizes, repeats=10, on_knobs=True)
+
+
+def searched_smollm2() -> LossSet:
+    """Real losses of what all recorded searches evaluated of SmolLM2, each configuration once."""
+    name = "smollm2-wikitext2"
+    rows = pd.concat(recorded_runs(name).values())
+    index, first = np.unique(indices_of(rows), axis=0, return_index=True)
+    loss = rows["loss"].to_numpy()[first]
+    sizes = (20, 60, 240)
+    return LossSet(known_objective(name), index, loss, sizes, repeats=10, on_knobs=False)
+
+
+def random_stand_in() -> LossSet:
+    """Losses of random configurations by the stand-in: as many as are asked for."""
+    objective = stand_in()
+    count, seed = SPREAD
+    index = objective.space.sample(count, BITS, np.random.default_rng(seed))
+    loss = np.array([objective.evaluate(row) for row in index])
+    return LossSet(objective, index, loss, (500, 1000, 2000), repeats=3, on_knobs=False)
+
+
+def measure(predict: Surrogate, losses: LossSet, size: int) -> pd.DataFrame:
     """Return figures of one surrogate at one training size, one row a split."""
+    index, loss = losses.index, losses.loss
     rows = []
-    for repeat in range(REPEATS):
+    for repeat in range(losses.repeats):
         order = np.random.default_rng(repeat).permutation(len(index))
         held_out, training = order[:HELD_OUT], order[HELD_OUT : HELD_OUT + size]
         started = time.perf_counter()
@@ -146,50 +214,45 @@ def measure(predict: Surrogate, index: Integers, loss: Floats, size: int) -> pd.
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    """Compare surrogates and write the result file."""
-    objective = known_objective("minilm-sst2")
-    space, scores = objective.space, objective.scores
-    recorded = pd.read_parquet(DATA / "minilm-sst2" / "random.parquet")
-    index = indices_of(recorded)
-    loss = recorded["loss"].to_numpy()
-    surrogates = {
-        "qsearch": qsearch_surrogate(objective),
-        "proxy alone": proxy_alone(space, scores),
-        "ridge on scores": ridge(space, scores),
-        "random forest on scores": forest(space, scores),
-        "GP on ordinal knobs": ordinal_gp(space, saas=False),
-        SAAS: ordinal_gp(space, saas=True),
-    }
-    benchmark = Benchmark("surrogate")
-    for size in SIZES:
+def report(benchmark: Benchmark, losses: LossSet) -> None:
+    """Compare surrogates on a set of losses."""
+    surrogates, name = losses.surrogates(), losses.objective.name
+    for size in losses.sizes:
         tables = {
-            name: measure(surrogate, index, loss, size)
-            for name, surrogate in surrogates.items()
-            if name != SAAS or size in SAAS_SIZES
+            method: measure(surrogate, losses, size)
+            for method, surrogate in surrogates.items()
+            if method != SAAS or size in SAAS_SIZES
         }
-        for name, table in tables.items():
+        for method, table in tables.items():
             figures = {key: round(float(value), 3) for key, value in table.mean().items()}
-            benchmark.row(training_size=size, surrogate=name, **figures)
+            benchmark.row(objective=name, training_size=size, surrogate=method, **figures)
         own = tables.pop("qsearch")
-        best = max(tables, key=lambda name: float(tables[name]["r2"].mean()))
+        best = max(tables, key=lambda method: float(tables[method]["r2"].mean()))
         difference = own["r2"] - tables[best]["r2"]
-        half = stats.t.ppf(0.975, REPEATS - 1) * difference.std(ddof=1) / np.sqrt(REPEATS)
+        half = stats.t.ppf(0.975, losses.repeats - 1) * difference.std(ddof=1)
         benchmark.claim(
-            f"held-out R² less that of the best peer ({best}) at {size} losses, upper end of the"
-            " 95 % interval over splits (0 or more: best or tied)",
-            float(difference.mean() + half),
+            f"{name}: held-out R² less that of the best peer ({best}) at {size} losses, upper end"
+            " of the 95 % interval over splits (0 or more: best or tied)",
+            float(difference.mean() + half / np.sqrt(losses.repeats)),
             0.0,
             "higher",
         )
         for share in (50, 90):
             off = abs(float(own[f"coverage_{share}"].mean()) - share / 100)
             benchmark.claim(
-                f"{share} % intervals at {size} losses: distance of their coverage from {share} %",
+                f"{name}: {share} % intervals at {size} losses: distance of their coverage from"
+                f" {share} %",
                 off,
                 0.1,
                 "lower",
             )
+
+
+def main() -> None:
+    """Compare surrogates on all sets of losses and write the result file."""
+    benchmark = Benchmark("surrogate")
+    for losses in (random_minilm(), searched_smollm2(), random_stand_in()):
+        report(benchmark, losses)
     benchmark.write()
 
 

@@ -50,7 +50,7 @@ def beliefs(surrogate: Surrogate, part: PartLosses) -> tuple[Tensor, Tensor]:
     # What n' of n examples are worth beside the others.
     beyond = part.examples / (1 - part.share)
     observed = whole.covariance(part.index, whole) + surrogate.luck_with(beyond)(index, index)
-    observed = observed + _OFFSET * surrogate.scale**2
+    observed = observed + _OFFSET * surrogate.outcome.unit**2
     observed.diagonal().add_(surrogate.noise**2 / part.share)
     factor = torch.linalg.cholesky(observed)
     residual = torch.from_numpy(part.loss) - whole.predict(part.index)[0]

@@ -20,7 +20,8 @@ near zero under a trained adapter. Its covariance is E⟨γ, D⟩⟨γ, D'⟩ / 
 
 has no parameter of its own. Luck is fitted with the rest, but not predicted: the surrogate's loss
 is that of the task, not of the examples at hand. Mean and kernels add over groups, so predictions
-are sums of tables (:mod:`qsearch.tables`).
+are sums of tables (:mod:`qsearch.tables`). Where the losses say so, the logarithm of the loss is
+modelled so in its place (:mod:`qsearch.outcome`), with luck as it is at a typical loss.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from torch import Tensor
 from qsearch.errors import InputError
 from qsearch.features import Features
 from qsearch.kernels import LuckKernel, ProxyMean, SumKernel
+from qsearch.outcome import Outcome, linear_outcome, logarithmic_outcome
 from qsearch.space import Floats, Integers
 from qsearch.tables import AdditiveKernel, Tables, gathered, posterior_tables
 
@@ -60,6 +62,12 @@ _SMALL_PRIOR = (-2.0, 1.0)
 _ALL_PRIOR = (0.0, 1.0)
 """The same of σ² where luck is not counted apart, so that σ² holds it too."""
 
+_STRONG_EVIDENCE = 3.0
+"""Log density by which losses must be more probable on the logarithmic scale for it to be taken.
+
+Twenty times as probable counts as strong evidence (Kass and Raftery, Bayes Factors, 1995).
+"""
+
 _INITIAL_NOISE = 0.1
 """Noise variance, as a share of the losses' variance, from which the fit starts."""
 
@@ -69,34 +77,34 @@ class Surrogate:
     """A fitted Gaussian process for the loss.
 
     Args:
-        model: BoTorch model of the standardised loss; its inputs are choice indices.
+        model: BoTorch model of the outcome; its inputs are choice indices.
         features: What it knows of choices.
-        location: Mean of the losses it was fitted to.
-        scale: Their standard deviation.
-        tables: Its predictions of the task's loss as sums over groups, in standardised units.
+        outcome: The outcome y that is modelled: the loss on a logarithmic scale, standardised.
+        tables: Its predictions of y for the task's loss, as sums over groups.
     """
 
     model: SingleTaskGP
     features: Features
-    location: float
-    scale: float
+    outcome: Outcome
     tables: Tables
 
     @property
     def noise(self) -> float:
-        """Standard deviation of a loss around the noiseless one of the same examples."""
-        return float(self.tables.noise**0.5) * self.scale
+        """Standard deviation of a typical loss around the noiseless one of the same examples."""
+        return float(self.tables.noise**0.5) * self.outcome.unit
 
     @cached_property
     def on_examples(self) -> Surrogate:
         """The same process as a prediction of losses on the examples at hand, luck included."""
-        tables = _tables(self.model, self.features, with_luck=True)
-        return replace(self, tables=tables)
+        return replace(self, tables=_tables(self.model, self.features, with_luck=True))
 
     @property
     def mean_table(self) -> Floats:
-        """Posterior mean that each choice of each group contributes (groups × choices), nats."""
-        result: Floats = (self.tables.mean * self.scale).numpy()
+        """What each choice of each group contributes to the posterior mean of y (groups × choices).
+
+        The loss rises with y, so the least sum has the least loss.
+        """
+        result: Floats = self.tables.mean.numpy()
         return result
 
     def predict(self, index: Integers) -> tuple[Tensor, Tensor]:
@@ -105,8 +113,16 @@ class Surrogate:
         Args:
             index: Choice indices (n × groups).
         """
-        mean, variance = self.tables.predict(torch.from_numpy(index))
-        return mean * self.scale + self.location, variance.sqrt() * self.scale
+        return self.outcome.moments(*self.tables.predict(torch.from_numpy(index)))
+
+    def predict_observed(self, index: Integers) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of losses on the examples at hand, noise included.
+
+        Args:
+            index: Choice indices (n × groups).
+        """
+        mean, variance = self.on_examples.tables.predict(torch.from_numpy(index))
+        return self.outcome.moments(mean, variance + self.tables.noise)
 
     def covariance(self, index: Integers, other: Surrogate) -> Tensor:
         """Return posterior covariances (n × n) of what is predicted with what another predicts.
@@ -115,11 +131,16 @@ class Surrogate:
             index: Choice indices (n × groups).
             other: This one, or its :attr:`on_examples`.
         """
-        return self.tables.covariance(torch.from_numpy(index), other.tables) * self.scale**2
+        points = torch.from_numpy(index)
+        return self.outcome.covariance(
+            self.tables.predict(points),
+            other.tables.predict(points),
+            self.tables.covariance(points, other.tables),
+        )
 
     def luck_with(self, examples: float) -> AdditiveKernel:
         """Return the covariance of luck with so many independent examples, nats²."""
-        slope = float(self.model.mean_module.slope.detach()) * self.scale
+        slope = float(self.model.mean_module.slope.detach()) * self.outcome.unit
         return self.features.error_kernel.scaled(2 * slope / examples)
 
     def predict_moves(
@@ -135,13 +156,13 @@ class Surrogate:
         Returns:
             Means and standard deviations (changes), (changes).
         """
-        mean, variance = self.tables.predict_moves(
+        moved = self.tables.predict_moves(
             torch.from_numpy(index), torch.from_numpy(groups), torch.from_numpy(choices)
         )
-        return mean * self.scale + self.location, variance.sqrt() * self.scale
+        return self.outcome.moments(*moved)
 
     def sample_tables(self, count: int, generator: np.random.Generator) -> Floats:
-        """Return posterior samples of the loss, each as a sum over groups.
+        """Return posterior samples of y, each as a sum over groups.
 
         Args:
             count: How many.
@@ -149,7 +170,7 @@ class Surrogate:
 
         Returns:
             What each choice of each group contributes (count × groups × choices), up to a
-            constant, nats.
+            constant.
         """
         tables = self.tables
         prior = _drawn(tables.kernel, self.features, count, generator)
@@ -159,7 +180,7 @@ class Surrogate:
         errors = at + gathered(luck, tables.inputs).sum(dim=-1) + tables.noise**0.5 * noise
         # Matheron's rule: a sample of the prior, corrected by how far it is off at the data.
         sampled = tables.mean + prior + tables.corrections(errors)
-        result: Floats = (sampled * self.scale).numpy()
+        result: Floats = sampled.numpy()
         return result
 
     def fantasise(self, pending: Integers) -> Surrogate:
@@ -217,17 +238,53 @@ def fit_surrogate(
         )
     if examples is not None:
         require_examples(examples)
-    location, scale = float(loss.mean()), max(float(loss.std()), 1e-9)
-    targets = torch.from_numpy((loss - location) / scale)
-    inputs = torch.from_numpy(index)
+    linear, logarithmic = (
+        _fitted(features, index, loss, examples, outcome)
+        for outcome in (linear_outcome(loss), logarithmic_outcome(loss))
+    )
+    is_linear = linear.density + _STRONG_EVIDENCE > logarithmic.density
+    fitted = linear if is_linear else logarithmic
+    tables = _tables(fitted.model, features, with_luck=False)
+    return Surrogate(fitted.model, features, fitted.outcome, tables)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A process fitted on one scale, and the logarithm of the posterior density of its losses."""
+
+    model: SingleTaskGP
+    outcome: Outcome
+    density: float
+
+
+def _fitted(
+    features: Features, index: Integers, loss: Floats, examples: int | None, outcome: Outcome
+) -> _Fitted:
+    weight = None if examples is None else examples * outcome.unit
+    model = _model(features, torch.from_numpy(index), outcome.of(loss), weight)
+    return _Fitted(model, outcome, _maximise(model) + outcome.log_slopes(loss))
+
+
+def _model(
+    features: Features, inputs: Tensor, targets: Tensor, examples: float | None
+) -> SingleTaskGP:
+    """Return the process with its initial hyperparameters.
+
+    Args:
+        features: What is known of choices.
+        inputs: Choice indices (n × groups).
+        targets: Outcomes (n).
+        examples: How many examples the losses are means over, times the nats to a unit of the
+            outcome; None if luck is not told apart.
+    """
     mean, errors = ProxyMean(features), SumKernel(features.error_kernel)
     prior = _ALL_PRIOR if examples is None else _SMALL_PRIOR
     covariance = _scaled(errors, prior) + _scaled(SumKernel(features.proxy_kernel), _SMALL_PRIOR)
     if examples is not None:
-        covariance = covariance + LuckKernel(errors, mean, examples * scale)
+        covariance = covariance + LuckKernel(errors, mean, examples)
     # Choice indices are no quantities, so scaling them would be wrong.
     with validate_input_scaling(False):
-        model = SingleTaskGP(
+        return SingleTaskGP(
             inputs.double(),
             targets[:, None],
             likelihood=GaussianLikelihood(
@@ -238,16 +295,28 @@ def fit_surrogate(
             covar_module=covariance,
             outcome_transform=None,
         )
+
+
+def _maximise(model: SingleTaskGP) -> float:
+    """Maximise the posterior density of the hyperparameters; return its logarithm there.
+
+    If no maximum is found, the initial hyperparameters stay.
+    """
+    density = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
     initial = {name: value.clone() for name, value in model.state_dict().items()}
     # BoTorch retries a failed fit from hyperparameters drawn with PyTorch's global generator.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            fit_gpytorch_mll(gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model))
+            fit_gpytorch_mll(density)
         except ModelFittingError:
             model.load_state_dict(initial)
+    density.train()
+    with torch.no_grad():
+        # GPyTorch returns the mean over the data.
+        found = density(model(*model.train_inputs), model.train_targets) * len(model.train_targets)
     model.eval()
-    return Surrogate(model, features, location, scale, _tables(model, features, with_luck=False))
+    return float(found)
 
 
 def require_examples(examples: int) -> None:

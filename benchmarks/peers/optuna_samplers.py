@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial, TrialState, create_trial
 
 from benchmarks.peers.protocol import Archive, Problem, Proposals, renewed
 from qsearch.space import Integers, Space
@@ -28,10 +30,12 @@ def optuna_tpe_peer(problem: Problem, generator: np.random.Generator) -> Proposa
 def optuna_nsga2_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
     """Ask Optuna's NSGA-II with all its defaults, a population of 50 among them.
 
-    The start fills the first generation. Documentation: ``optuna.samplers.NSGAIISampler``, which
-    recommends 100 to 10,000 evaluations.
+    The start is part of the first generation: the sampler only breeds from trials that it gave a
+    generation itself, so that is written to those of the start. Documentation:
+    ``optuna.samplers.NSGAIISampler``, which recommends 100 to 10,000 evaluations.
     """
-    return _propose(problem, NSGAIISampler(seed=_seed(generator)), generator)
+    sampler = NSGAIISampler(seed=_seed(generator))
+    return _propose(problem, sampler, generator, {sampler._get_generation_key(): 0})
 
 
 def optuna_gp_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
@@ -49,20 +53,37 @@ def _seed(generator: np.random.Generator) -> int:
     return int(generator.integers(2**31 - 1))
 
 
-def _propose(problem: Problem, sampler: BaseSampler, generator: np.random.Generator) -> Proposals:
+def _propose(
+    problem: Problem,
+    sampler: BaseSampler,
+    generator: np.random.Generator,
+    start_attributes: Mapping[str, int] | None = None,
+) -> Proposals:
     """Drive a sampler by Optuna's ask-and-tell interface.
 
-    One ordered integer a knob and group. A known configuration that is asked for again is told
-    its known values, at no cost, and the sampler is asked again, ten times at most. A proposal
-    that had to be repaired or renewed is told as failed, and what is evaluated in its place is
-    enqueued, as is the start.
+    One ordered integer a knob and group. The start is added as trials that are complete. A known
+    configuration that is asked for again is told its known values, at no cost, and the sampler is
+    asked again, ten times at most. A proposal that had to be repaired or renewed is told as failed,
+    and what is evaluated in its place is enqueued.
+
+    Args:
+        problem: The problem.
+        sampler: The sampler.
+        generator: Source of repairs.
+        start_attributes: System attributes of the start's trials.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, archive = problem.space, Archive(problem)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     distributions = _distributions(space)
     for index, loss in zip(problem.start, problem.start_loss.tolist(), strict=True):
-        _tell(study, _enqueued(study, space, index, distributions), space, index, loss)
+        trial = create_trial(
+            params=_parameters(space, index, distributions),
+            distributions=distributions,
+            values=[loss, float(space.average_bits(index))],
+            system_attrs=dict(start_attributes or {}),
+        )
+        study.add_trial(trial)
     while True:
         for _ in range(_ASKS):
             trial = study.ask(distributions)
@@ -103,16 +124,19 @@ def _enqueued(
     distributions: dict[str, BaseDistribution],
 ) -> Trial:
     """Return a running trial of the given configuration."""
-    positions = space.to_code(index).tolist()
-    study.enqueue_trial(
-        {
-            name: position
-            for names, row in zip(space.parameter_names, positions, strict=True)
-            for name, position in zip(names, row, strict=True)
-            if name in distributions
-        }
-    )
+    study.enqueue_trial(_parameters(space, index, distributions))
     return study.ask(distributions)
+
+
+def _parameters(
+    space: Space, index: Integers, distributions: dict[str, BaseDistribution]
+) -> dict[str, int]:
+    return {
+        name: position
+        for names, row in zip(space.parameter_names, space.to_code(index).tolist(), strict=True)
+        for name, position in zip(names, row, strict=True)
+        if name in distributions
+    }
 
 
 def _tell(study: optuna.Study, trial: Trial, space: Space, index: Integers, loss: float) -> None:

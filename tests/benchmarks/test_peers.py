@@ -145,7 +145,9 @@ def test_start_configurations_are_never_proposed_again(name: str, cold: Cold) ->
     assert not {row.tobytes() for row in found} & {row.tobytes() for row in known}
 
 
-@pytest.mark.parametrize("name", ["ax", "optuna-tpe", "optuna-gp", "evopress", "amq"])
+@pytest.mark.parametrize(
+    "name", ["ax", "optuna-tpe", "optuna-nsga2", "optuna-gp", "evopress", "amq"]
+)
 def test_what_is_proposed_depends_on_the_losses_of_the_start(name: str) -> None:
     known = problem_of(name, start=30)
     other = replace(known, start_loss=known.start_loss.max() - known.start_loss)

@@ -76,12 +76,13 @@ def test_beliefs_are_those_of_gaussian_conditioning(surrogate: Surrogate) -> Non
     whole = surrogate.on_examples
     with torch.no_grad():
         posterior = whole.model.posterior(torch.from_numpy(part.index).double())
-    together = posterior.mvn.covariance_matrix.numpy() * surrogate.scale**2
+    assert surrogate.outcome.floor is None
+    together = posterior.mvn.covariance_matrix.numpy() * surrogate.outcome.scale**2
     index = torch.from_numpy(part.index)
     unit = surrogate.luck_with(1)(index, index).numpy()
     more_luck = unit * (1 / part.examples - part.share / part.examples)
     observed = together + more_luck
-    observed += 100 * surrogate.scale**2 + np.eye(5) * surrogate.noise**2 / part.share
+    observed += 100 * surrogate.outcome.scale**2 + np.eye(5) * surrogate.noise**2 / part.share
     gain = surrogate.covariance(part.index, whole).numpy() @ np.linalg.inv(observed)
     found_mean, found_deviation = beliefs(surrogate, part)
     mean, deviation = (values.numpy() for values in surrogate.predict(part.index))

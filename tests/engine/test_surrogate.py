@@ -98,10 +98,9 @@ def test_predictions_are_those_of_the_botorch_model(
         with torch.no_grad():
             posterior = model.posterior(torch.from_numpy(index).double())
         mean, deviation = subject.predict(index)
-        expected = posterior.mean[:, 0] * plain.scale + plain.location
-        torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-8)
-        expected = posterior.variance[:, 0].sqrt() * plain.scale
-        torch.testing.assert_close(deviation, expected, rtol=1e-4, atol=1e-6)
+        expected = plain.outcome.moments(posterior.mean[:, 0], posterior.variance[:, 0])
+        torch.testing.assert_close(mean, expected[0], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(deviation, expected[1], rtol=1e-4, atol=1e-6)
 
 
 def test_a_botorch_posterior_takes_batches(fitted: tuple[Surrogate, Integers, Floats]) -> None:
@@ -129,12 +128,18 @@ def test_a_move_is_predicted_as_the_configuration_that_it_makes(
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def outcomes(subject: Surrogate, index: Integers) -> tuple[Floats, Floats]:
+    """Posterior means and deviations on the scale that is modelled."""
+    mean, variance = subject.tables.predict(torch.from_numpy(index))
+    return mean.numpy(), variance.sqrt().numpy()
+
+
 def test_the_mean_table_adds_up_to_the_posterior_mean(
     fitted: tuple[Surrogate, Integers, Floats],
 ) -> None:
     index = sampled(10, 19)
     added = fitted[0].mean_table[GROUPS, index].sum(axis=1)
-    mean = fitted[0].predict(index)[0].numpy()
+    mean = outcomes(fitted[0], index)[0]
     assert added - added[0] == pytest.approx(mean - mean[0], abs=1e-9)
 
 
@@ -144,7 +149,7 @@ def test_samples_have_the_posterior_mean_and_deviation(
     index = sampled(10, 20)
     tables = fitted[0].sample_tables(2000, np.random.default_rng(0))
     samples = tables[:, GROUPS, index].sum(axis=2)
-    mean, deviation = (values.numpy() for values in fitted[0].predict(index))
+    mean, deviation = outcomes(fitted[0], index)
     constant = mean[0] - fitted[0].mean_table[GROUPS, index[0]].sum()
     assert samples.mean(axis=0) + constant == pytest.approx(
         mean, abs=4 * deviation.max() / 2000**0.5
@@ -249,10 +254,9 @@ def test_losses_on_the_same_examples_are_those_of_the_botorch_model(
     with torch.no_grad():
         posterior = counted.model.posterior(torch.from_numpy(index).double())
     mean, deviation = counted.on_examples.predict(index)
-    expected = posterior.mean[:, 0] * counted.scale + counted.location
-    torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-8)
-    expected = posterior.variance[:, 0].sqrt() * counted.scale
-    torch.testing.assert_close(deviation, expected, rtol=1e-4, atol=1e-6)
+    expected = counted.outcome.moments(posterior.mean[:, 0], posterior.variance[:, 0])
+    torch.testing.assert_close(mean, expected[0], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(deviation, expected[1], rtol=1e-4, atol=1e-6)
 
 
 def test_without_luck_both_predictions_are_one(
@@ -280,12 +284,44 @@ def test_samples_are_of_the_task_loss(
     counted, index = lucky[0], sampled(10, 20)
     tables = counted.sample_tables(2000, np.random.default_rng(0))
     samples = tables[:, GROUPS, index].sum(axis=2)
-    mean, deviation = (values.numpy() for values in counted.predict(index))
+    mean, deviation = outcomes(counted, index)
     constant = mean[0] - counted.mean_table[GROUPS, index[0]].sum()
     assert samples.mean(axis=0) + constant == pytest.approx(
         mean, abs=4 * deviation.max() / 2000**0.5
     )
     assert samples.std(axis=0) == pytest.approx(deviation, rel=0.1)
+
+
+# Scale: losses as they are, or their logarithm
+
+
+def multiplied(index: Integers, noise: float, seed: int = 0) -> Floats:
+    """A loss that errors multiply, with an error in proportion."""
+    height = losses_of(index, 0.0) - 0.3
+    drawn = noise * np.random.default_rng(seed).standard_normal(len(index))
+    return np.asarray(1 + np.exp(3 * height / height.std() - 6 + drawn))
+
+
+def test_losses_that_errors_multiply_are_modelled_by_their_logarithm() -> None:
+    index, held_out = sampled(60, 1), sampled(200, 2)
+    fitted = fit_surrogate(FEATURES, index, multiplied(index, 0.1))
+    assert fitted.outcome.floor is not None
+    truth = multiplied(held_out, 0.0)
+    assert stats.spearmanr(fitted.predict(held_out)[0].numpy(), truth).statistic > 0.9
+
+
+def test_losses_that_errors_add_to_are_modelled_as_they_are(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    assert fitted[0].outcome.floor is None
+
+
+def test_the_scale_of_losses_does_not_matter(fitted: tuple[Surrogate, Integers, Floats]) -> None:
+    subject, index, loss = fitted
+    held_out = sampled(50, 2)
+    larger = fit_surrogate(FEATURES, index, 100 * loss)
+    for one, other in zip(subject.predict(held_out), larger.predict(held_out), strict=True):
+        assert other.numpy() == pytest.approx(100 * one.numpy(), rel=1e-5)
 
 
 @pytest.mark.parametrize("examples", [0, -3])
@@ -301,9 +337,8 @@ def test_intervals_hold_as_many_held_out_losses_as_they_say() -> None:
     for seed in range(20, 25):
         index = sampled(40, seed)
         fitted = fit_surrogate(FEATURES, index, losses_of(index, 0.03, seed))
-        mean, deviation = fitted.predict(held_out)
-        residual = losses_of(held_out, 0.03, 100 + seed) - mean.numpy()
-        distances.append(np.abs(residual) / np.sqrt(deviation.numpy() ** 2 + fitted.noise**2))
+        mean, deviation = (values.numpy() for values in fitted.predict_observed(held_out))
+        distances.append(np.abs(losses_of(held_out, 0.03, 100 + seed) - mean) / deviation)
     assert 0.4 < (np.array(distances) < stats.norm.ppf(0.75)).mean() < 0.65
     assert 0.85 < (np.array(distances) < stats.norm.ppf(0.95)).mean() < 0.97
 
