@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from benchmarks.objectives import Objective
 from qsearch.features import score_features
@@ -34,8 +33,7 @@ def luck_deviation(
         first: Choice indices (n × groups).
         second: Those that they are compared with (n × groups).
     """
-    pairs = torch.from_numpy(np.stack([first, second], axis=1))
-    covariance = surrogate.luck_with(examples)(pairs, pairs)
+    covariance = surrogate.luck(np.stack([first, second], axis=1), examples)
     spread = covariance[:, 0, 0] + covariance[:, 1, 1] - 2 * covariance[:, 0, 1]
     result: Floats = spread.clamp_min(0).sqrt().numpy()
     return result

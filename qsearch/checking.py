@@ -10,7 +10,7 @@ import torch
 from qsearch.assembly import assemble
 from qsearch.search_spec import SearchSpec
 from qsearch.spec import StudySpec
-from qsearch.stopping import round_shares
+from qsearch.stopping import LEAST_EVALUATIONS, round_shares
 
 
 def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
@@ -32,13 +32,13 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     roles = sorted({layer.role for layer in space.layers})
     quantized = sum(layer.parameters for layer in space.layers)
     least, greatest = space.average_bits_range
-    evaluations, candidates = _planned(search)
-    probes = search.rounds * (len(space.groups) + 1) if search.scores == "measured" else 0
+    rounds, evaluations, candidates = _planned(search)
+    probes = rounds * (len(space.groups) + 1) if search.scores == "measured" else 0
     screened = candidates * search.screening.factor if search.screening else 0
     part = screened / search.screening.one_in if search.screening else 0.0
     flops = (
         needs.training_flops[0]
-        + (search.rounds - 1) * needs.training_flops[1]
+        + (rounds - 1) * needs.training_flops[1]
         + (evaluations + probes + part) * needs.evaluation_flops
     )
     lines = [
@@ -57,7 +57,7 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
         ),
         (
             "rounds",
-            f"{search.rounds}, about {evaluations} evaluations"
+            f"{rounds}, about {evaluations} evaluations"
             + (f" and {probes} to measure sensitivities" if probes else "")
             + (f" and {screened} on a part of the examples" if screened else ""),
         ),
@@ -71,17 +71,19 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     return lines
 
 
-def _planned(search: SearchSpec) -> tuple[int, int]:
-    """Return how many evaluations a study makes at most, and how many of them are candidates.
+def _planned(search: SearchSpec) -> tuple[int, int, int]:
+    """Return about how many rounds a study runs, its evaluations, and the candidates among them.
 
     The set is evaluated again each round; it seldom outgrows the initial one by much.
     """
-    evaluations = candidates = 0
-    for _ in range(search.rounds):
+    rounds = evaluations = candidates = 0
+    limit = math.inf if search.stop.evaluations is None else search.stop.evaluations
+    while rounds < search.rounds and limit - evaluations >= LEAST_EVALUATIONS:
         of_set, of_search = round_shares(search, evaluations, search.initial)
+        rounds += 1
         evaluations += of_set + of_search
         candidates += of_search
-    return evaluations, candidates
+    return rounds, evaluations, candidates
 
 
 def _flops_per_second(size: int = 768, repeats: int = 8) -> float:

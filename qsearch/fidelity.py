@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
 from qsearch.acquisition import log_expected_hypervolume_improvement
@@ -46,13 +47,13 @@ def beliefs(surrogate: Surrogate, part: PartLosses) -> tuple[Tensor, Tensor]:
         surrogate: Fitted to losses on all examples.
         part: Losses on a part, all finite.
     """
-    index, whole = torch.from_numpy(part.index), surrogate.on_examples
+    whole = surrogate.on_examples
     # What n' of n examples are worth beside the others.
     beyond = part.examples / (1 - part.share)
-    observed = whole.covariance(part.index, whole) + surrogate.luck_with(beyond)(index, index)
+    observed = whole.covariance(part.index, whole) + surrogate.luck(part.index, beyond)
     observed = observed + _OFFSET * surrogate.outcome.unit**2
-    observed.diagonal().add_(surrogate.noise**2 / part.share)
-    factor = torch.linalg.cholesky(observed)
+    observed.diagonal().add_(surrogate.noise(part.index).square() / part.share)
+    factor = psd_safe_cholesky(observed)
     residual = torch.from_numpy(part.loss) - whole.predict(part.index)[0]
     weights = torch.cholesky_solve(residual[:, None], factor)[:, 0]
     covariance = surrogate.covariance(part.index, whole)

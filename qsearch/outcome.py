@@ -70,11 +70,23 @@ class Outcome:
             second: Means and variances of others (m), (m).
             covariance: Covariances of y (n × m).
         """
-        scaled = covariance * self.scale**2
         if self.floor is None:
-            return scaled
-        product = self._above(*first)[0][:, None] * self._above(*second)[0]
-        return product * torch.expm1(scaled.clamp_max(_MOST_LOG_VARIANCE))
+            return covariance * self.scale**2
+        (above, spread), (others, other_spread) = self._above(*first), self._above(*second)
+        # Where a variance is cut, its covariances shrink with it, so that they stay possible.
+        kept = (spread / first[1]).sqrt()[:, None] * (other_spread / second[1]).sqrt()
+        return above[:, None] * others * torch.expm1(covariance * kept)
+
+    def slopes(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Return nats to a unit of y (…) where y has such moments.
+
+        Args:
+            mean: Mean of y (…).
+            variance: Variance of y (…).
+        """
+        if self.floor is None:
+            return torch.full_like(mean, self.scale)
+        return self._above(mean, variance)[0] * self.scale
 
     def _above(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean of a log-normal loss above the floor, and its logarithm's variance."""

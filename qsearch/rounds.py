@@ -80,7 +80,9 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
             f"round {round}: every evaluation failed, first with: {_first_reason(study, round)};"
             f" all reasons are in {study.directory / LOG}; the same command tries again"
         )
+    fit_start = time.monotonic()
     expected = _expected_losses(study, members)
+    search_seconds += time.monotonic() - fit_start
     next_set = _next_set(study, points, members, expected)
     reference = _reference(study, round, points)
     record = RoundRecord(

@@ -323,13 +323,13 @@ def read_rounds(directory: Path) -> list[RoundState]:
             for name in ("training_set", "train_losses"):
                 record[name] = tuple(record[name])
             found = loaded.get("expected", {})  # Rounds of earlier versions have none.
-            expected = {int(number): tuple(figures) for number, figures in found.items()}
+            expected = {int(number): (mean, error) for number, (mean, error) in found.items()}
             rounds.append(
                 RoundState(
                     RoundRecord(**record), tuple(loaded["next_set"]), loaded["trials"], expected
                 )
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise QsearchError(f"{path}: damaged round state: {error}") from error
     return rounds
 

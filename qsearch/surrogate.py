@@ -26,6 +26,7 @@ modelled so in its place (:mod:`qsearch.outcome`), with luck as it is at a typic
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -62,10 +63,10 @@ _SMALL_PRIOR = (-2.0, 1.0)
 _ALL_PRIOR = (0.0, 1.0)
 """The same of σ² where luck is not counted apart, so that σ² holds it too."""
 
-_STRONG_EVIDENCE = 3.0
+_DECISIVE_EVIDENCE = 7.0
 """Log density by which losses must be more probable on the logarithmic scale for it to be taken.
 
-Twenty times as probable counts as strong evidence (Kass and Raftery, Bayes Factors, 1995).
+A thousand times as probable: losses that errors multiply pass that with ten of them.
 """
 
 _INITIAL_NOISE = 0.1
@@ -79,7 +80,7 @@ class Surrogate:
     Args:
         model: BoTorch model of the outcome; its inputs are choice indices.
         features: What it knows of choices.
-        outcome: The outcome y that is modelled: the loss on a logarithmic scale, standardised.
+        outcome: What is modelled, y: the loss or its logarithm, standardised.
         tables: Its predictions of y for the task's loss, as sums over groups.
     """
 
@@ -87,11 +88,6 @@ class Surrogate:
     features: Features
     outcome: Outcome
     tables: Tables
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of a typical loss around the noiseless one of the same examples."""
-        return float(self.tables.noise**0.5) * self.outcome.unit
 
     @cached_property
     def on_examples(self) -> Surrogate:
@@ -138,10 +134,30 @@ class Surrogate:
             self.tables.covariance(points, other.tables),
         )
 
-    def luck_with(self, examples: float) -> AdditiveKernel:
-        """Return the covariance of luck with so many independent examples, nats²."""
-        slope = float(self.model.mean_module.slope.detach()) * self.outcome.unit
-        return self.features.error_kernel.scaled(2 * slope / examples)
+    def noise(self, index: Integers) -> Tensor:
+        """Return standard deviations (n) of losses around the noiseless ones, nats.
+
+        Args:
+            index: Choice indices (n × groups).
+        """
+        return self._slopes(torch.from_numpy(index)) * math.sqrt(self.tables.noise)
+
+    def luck(self, index: Integers, examples: float) -> Tensor:
+        """Return covariances (… × n × n) of luck with so many independent examples, nats².
+
+        Args:
+            index: Choice indices (… × n × groups).
+            examples: How many examples the losses are means over.
+        """
+        points = torch.from_numpy(index)
+        slope = float(self.model.mean_module.slope.detach())
+        kernel = self.features.error_kernel.scaled(2 * slope / (examples * self.outcome.unit))
+        nats = self._slopes(points.flatten(0, -2)).view(points.shape[:-1])
+        return kernel(points, points) * nats[..., :, None] * nats[..., None, :]
+
+    def _slopes(self, points: Tensor) -> Tensor:
+        """Return nats to a unit of y at configurations (n × groups)."""
+        return self.outcome.slopes(*self.tables.predict(points))
 
     def predict_moves(
         self, index: Integers, groups: Integers, choices: Integers
@@ -184,9 +200,9 @@ class Surrogate:
         return result
 
     def fantasise(self, pending: Integers) -> Surrogate:
-        """Return the surrogate as if the pending configurations had scored what is expected.
+        """Return the surrogate as if the pending configurations had scored what is expected of y.
 
-        The means stay; the uncertainty near pending configurations shrinks, so a batch spreads.
+        Means of y stay; the uncertainty near pending configurations shrinks, so a batch spreads.
 
         Args:
             pending: Choice indices (pending × groups).
@@ -242,8 +258,8 @@ def fit_surrogate(
         _fitted(features, index, loss, examples, outcome)
         for outcome in (linear_outcome(loss), logarithmic_outcome(loss))
     )
-    is_linear = linear.density + _STRONG_EVIDENCE > logarithmic.density
-    fitted = linear if is_linear else logarithmic
+    is_logarithmic = logarithmic.density - linear.density >= _DECISIVE_EVIDENCE
+    fitted = logarithmic if is_logarithmic and np.ptp(loss) > 0 else linear
     tables = _tables(fitted.model, features, with_luck=False)
     return Surrogate(fitted.model, features, fitted.outcome, tables)
 

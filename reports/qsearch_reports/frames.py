@@ -30,7 +30,6 @@ POINT_COLUMNS = (
     "expected_loss",
     "expected_loss_deviation",
     "decisive_loss",
-    "decisive_error",
     "metric",
     "metric_standard_error",
     "seconds",
@@ -55,6 +54,7 @@ class Headline:
         on_front: Configurations on the segmented front of the latest round.
         best: Row of :func:`points_frame` with the least ``decisive_loss`` of the latest round, if
             any.
+        is_expected: Whether ``decisive_loss`` is the expected loss there.
         within_one_percent: Row with the fewest average bits whose ``decisive_loss`` is at most 1 %
             above the least.
     """
@@ -67,6 +67,7 @@ class Headline:
     hypervolume: float | None
     on_front: int
     best: pd.Series | None
+    is_expected: bool
     within_one_percent: pd.Series | None
 
 
@@ -78,10 +79,9 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
 
     Returns:
         Table with :data:`POINT_COLUMNS`, numbered from 0, in order of round and trial.
-        ``decisive_loss`` is what configurations are chosen by, the expected loss where there is
-        one, and ``decisive_error`` its uncertainty.
-        ``latest`` marks the rows of the last round with a completed evaluation: those are all
-        under the adapter as it now is, so only they are comparable with each other.
+        ``decisive_loss`` is what configurations are chosen by: the expected loss where there is
+        one. ``latest`` marks the rows of the last finished round, or of the first while it runs:
+        those are all under one adapter, so only they are comparable with each other.
     """
     completed = record.trials[record.trials["status"] == "completed"]
     ordered = completed.sort_values(["round", "trial"], kind="stable").reset_index(drop=True)
@@ -106,9 +106,7 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
             "decisive_loss": decisive_loss(ordered),
         }
     )
-    error = points["expected_loss_deviation"].fillna(points["standard_error"])
-    points["decisive_error"] = error
-    points["latest"] = points["round"] == points["round"].max()
+    points["latest"] = points["round"] == (record.rounds[-1].round if record.rounds else 0)
     return points[list(POINT_COLUMNS)]
 
 
@@ -301,7 +299,7 @@ def headline(record: StudyRecord) -> Headline:
     best = within = None
     if not losses.empty:
         best = latest.sort_values(["decisive_loss", "average_bits"]).iloc[0]
-        close = latest[losses <= losses.min() + 0.01 * abs(losses.min())]
+        close = latest[latest["decisive_loss"] <= losses.min() + 0.01 * abs(losses.min())]
         within = close.sort_values(["average_bits", "decisive_loss"]).iloc[0]
     return Headline(
         evaluations=len(points),
@@ -315,5 +313,6 @@ def headline(record: StudyRecord) -> Headline:
         hypervolume=record.rounds[-1].hypervolume if record.rounds else None,
         on_front=int(latest["on_front"].sum()),
         best=best,
+        is_expected=bool(latest["expected_loss"].notna().any()),
         within_one_percent=within,
     )

@@ -205,6 +205,19 @@ def test_check_counts_no_screening_that_a_limit_of_evaluations_rules_out() -> No
     assert lines["rounds"] == "2, about 13 evaluations and 9 on a part of the examples"
 
 
+def test_check_counts_no_round_that_a_limit_of_evaluations_rules_out() -> None:
+    """Two whole rounds take 14 of 15 evaluations; the one that is left makes no round."""
+    limits = {"rounds": 9, "stop": StopSpec(evaluations=15), "scores": "measured"}
+    search = SCREENED.search.model_copy(update=limits)
+    said = dict(check_study(SCREENED.model_copy(update={"search": search}), "my.yaml"))["rounds"]
+    groups = len(assemble(SCREENED, "my.yaml").space.groups)
+    probes = 2 * (groups + 1)
+    assert said == (
+        f"2, about 14 evaluations and {probes} to measure sensitivities"
+        " and 12 on a part of the examples"
+    )
+
+
 def test_screened_out_trials_are_abandoned_in_ax(tmp_path: Path) -> None:
     run_study(SCREENED, tmp_path)
     with closing(sqlite3.connect(next(tmp_path.glob("*.db")))) as database:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -71,18 +73,27 @@ def test_what_a_part_has_in_common_does_not_matter(surrogate: Surrogate) -> None
     assert float((high - low).abs().max()) < 0.2
 
 
-def test_beliefs_are_those_of_gaussian_conditioning(surrogate: Surrogate) -> None:
-    part = part_of(sampled(5, 3))
-    whole = surrogate.on_examples
+def multiplied(index: Integers) -> Floats:
+    """Losses whose logarithm errors add to, up to several times the least."""
+    return np.exp(8 * loss_of(index) / loss_of(sampled(60, 1)).max())
+
+
+@pytest.mark.parametrize("losses", [loss_of, multiplied])
+def test_beliefs_are_those_of_gaussian_conditioning(losses: Callable[[Integers], Floats]) -> None:
+    known, part = sampled(60, 1), part_of(sampled(5, 3))
+    surrogate = fit_surrogate(FEATURES, known, losses(known), 10**6)
+    outcome, whole = surrogate.outcome, surrogate.on_examples
+    assert (outcome.floor is None) == (losses is loss_of)
     with torch.no_grad():
-        posterior = whole.model.posterior(torch.from_numpy(part.index).double())
-    assert surrogate.outcome.floor is None
-    together = posterior.mvn.covariance_matrix.numpy() * surrogate.outcome.scale**2
-    index = torch.from_numpy(part.index)
-    unit = surrogate.luck_with(1)(index, index).numpy()
+        posterior = whole.model.posterior(torch.from_numpy(part.index).double()).mvn
+    together = posterior.covariance_matrix.numpy() * outcome.scale**2
+    if outcome.floor is not None:  # Log-normal moments.
+        height = whole.predict(part.index)[0].numpy() - outcome.floor
+        together = np.outer(height, height) * np.expm1(together)
+    unit = surrogate.luck(part.index, 1).numpy()
     more_luck = unit * (1 / part.examples - part.share / part.examples)
-    observed = together + more_luck
-    observed += 100 * surrogate.outcome.scale**2 + np.eye(5) * surrogate.noise**2 / part.share
+    observed = together + more_luck + 100 * outcome.unit**2
+    observed += np.diag(surrogate.noise(part.index).numpy() ** 2) / part.share
     gain = surrogate.covariance(part.index, whole).numpy() @ np.linalg.inv(observed)
     found_mean, found_deviation = beliefs(surrogate, part)
     mean, deviation = (values.numpy() for values in surrogate.predict(part.index))
@@ -90,6 +101,18 @@ def test_beliefs_are_those_of_gaussian_conditioning(surrogate: Surrogate) -> Non
     assert found_mean.numpy() == pytest.approx(mean + gain @ (part.loss - seen), rel=1e-5)
     explained = np.einsum("ab,bc,ac->a", gain, observed, gain)
     assert found_deviation.numpy() == pytest.approx(np.sqrt(deviation**2 - explained), rel=1e-3)
+
+
+@pytest.mark.parametrize("losses", [loss_of, multiplied])
+def test_noise_is_in_proportion_where_errors_multiply(losses: Callable[[Integers], Floats]) -> None:
+    known, index = sampled(60, 1), sampled(30, 2)
+    surrogate = fit_surrogate(FEATURES, known, losses(known), 10**6)
+    noise, mean = surrogate.noise(index).numpy(), surrogate.predict(index)[0].numpy()
+    if surrogate.outcome.floor is None:
+        assert np.ptp(noise) == 0
+    else:
+        height = mean - surrogate.outcome.floor
+        assert noise / noise[0] == pytest.approx(height / height[0])
 
 
 def test_a_part_of_what_was_seen_whole_says_nothing_new() -> None:
@@ -101,7 +124,7 @@ def test_a_part_of_what_was_seen_whole_says_nothing_new() -> None:
     seen = index[:1]
     part = PartLosses(np.concatenate([seen, sampled(3, 8)]), np.zeros(4) + loss.mean(), 50, 0.25)
     part.loss[:] = fitted.on_examples.predict(part.index)[0].numpy()
-    part.loss[0] += 3 * float(generator.uniform(1, 2)) * fitted.noise
+    part.loss[0] += 3 * float(generator.uniform(1, 2)) * float(fitted.noise(seen)[0])
     before = fitted.predict(seen)
     mean, deviation = beliefs(fitted, part)
     assert abs(float(mean[0] - before[0])) < 0.5 * float(before[1])

@@ -297,9 +297,9 @@ def test_samples_are_of_the_task_loss(
 
 def multiplied(index: Integers, noise: float, seed: int = 0) -> Floats:
     """A loss that errors multiply, with an error in proportion."""
-    height = losses_of(index, 0.0) - 0.3
+    unit = losses_of(sampled(60, 1), 0.0).std()
     drawn = noise * np.random.default_rng(seed).standard_normal(len(index))
-    return np.asarray(1 + np.exp(3 * height / height.std() - 6 + drawn))
+    return np.asarray(1 + np.exp(3 * (losses_of(index, 0.0) - 0.3) / unit - 6 + drawn))
 
 
 def test_losses_that_errors_multiply_are_modelled_by_their_logarithm() -> None:

@@ -27,7 +27,7 @@ def test_points_hold_completed_evaluations_of_all_rounds_and_no_failed_one(recor
     assert points["loss"].notna().all()
 
 
-def test_latest_points_are_those_of_the_last_round_with_a_completed_evaluation(record):
+def test_latest_points_are_those_of_the_last_finished_round(record):
     latest = frames.latest_points(frames.points_frame(record))
     assert set(latest["round"]) == {3}
     assert sorted(latest["trial"]) == sorted(record.latest["trial"])
@@ -114,13 +114,21 @@ def test_headline_goes_by_observed_losses_where_none_are_expected(make_record):
     assert frames.headline(record).best["loss"] == record.latest["loss"].min()
 
 
-def test_decisive_loss_is_the_expected_one_with_its_own_error(record, make_record):
+def test_decisive_loss_is_the_expected_one_where_there_is_one(record, make_record):
     points = frames.points_frame(record)
     assert (points["decisive_loss"] == points["expected_loss"]).all()
-    assert (points["decisive_error"] == points["expected_loss_deviation"]).all()
-    points = frames.points_frame(make_record(expected=False))
+    assert frames.headline(record).is_expected
+    unexpected = make_record(expected=False)
+    points = frames.points_frame(unexpected)
     assert (points["decisive_loss"] == points["loss"]).all()
-    assert (points["decisive_error"] == points["standard_error"]).all()
+    assert not frames.headline(unexpected).is_expected
+
+
+def test_a_round_that_is_still_running_is_not_the_latest(record):
+    running = replace(record, rounds=record.rounds[:-1])
+    latest = frames.latest_points(frames.points_frame(running))
+    assert set(latest["round"]) == {2}
+    assert sorted(latest["trial"]) == sorted(running.latest["trial"])
 
 
 def test_study_without_trials_has_empty_frames_and_no_best(make_record):
