@@ -45,6 +45,12 @@ def indices_of(table: pd.DataFrame) -> Integers:
     return np.array(table["index"].tolist(), dtype=np.int64)
 
 
+def distinct(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the first row of each configuration in a table, in order of choice indices."""
+    _, first = np.unique(indices_of(table), axis=0, return_index=True)
+    return table.iloc[first]
+
+
 def losses_by_key(table: pd.DataFrame) -> dict[bytes, float]:
     """Return the losses of a recorded table by the bytes of their choice indices."""
     keys = [row.tobytes() for row in indices_of(table)]

@@ -31,7 +31,7 @@ from safetensors.numpy import save_file as save_arrays
 from scipy import stats
 
 from benchmarks.objectives import DATA, Objective, assembled, known_objective
-from benchmarks.search_runs import indices_of, recorded_runs
+from benchmarks.search_runs import distinct, indices_of, recorded_runs
 from qsearch.configuration import LayerConfiguration
 from qsearch.plugins import Quantizer
 from qsearch.proxy import allocate
@@ -98,8 +98,8 @@ def real_losses() -> tuple[Integers, Floats, list[str]]:
     rows = pd.concat(
         [table.assign(method=method) for method, found in tables.items() for table in found]
     )
-    index, first = np.unique(indices_of(rows), axis=0, return_index=True)
-    return index, rows["loss"].to_numpy()[first], rows["method"].to_numpy()[first].tolist()
+    rows = distinct(rows)
+    return indices_of(rows), rows["loss"].to_numpy(), rows["method"].tolist()
 
 
 def fit_of(terms: Floats, loss: Floats) -> Floats:

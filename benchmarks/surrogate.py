@@ -26,7 +26,7 @@ from sklearn.linear_model import BayesianRidge
 
 from benchmarks.objectives import BITS, DATA, Objective, known_objective
 from benchmarks.recording import Benchmark
-from benchmarks.search_runs import indices_of, recorded_runs
+from benchmarks.search_runs import distinct, indices_of, recorded_runs
 from benchmarks.stand_in import stand_in
 from qsearch.features import score_features
 from qsearch.space import Floats, Integers, Space
@@ -36,9 +36,6 @@ HELD_OUT = 200
 SAAS = "SAAS on ordinal knobs"
 SAAS_SIZES = (20, 30, 60)
 """Training sizes at which SAAS is fitted: at 120 losses a fit takes about a minute."""
-
-SPREAD = (2000 + HELD_OUT, 7)
-"""How many random configurations of the stand-in are drawn, and with which seed."""
 
 Prediction = tuple[Floats, Floats]
 """Means and standard deviations of observed losses (n), (n)."""
@@ -173,20 +170,18 @@ def random_minilm() -> LossSet:
 def searched_smollm2() -> LossSet:
     """Real losses of what all recorded searches evaluated of SmolLM2, each configuration once."""
     name = "smollm2-wikitext2"
-    rows = pd.concat(recorded_runs(name).values())
-    index, first = np.unique(indices_of(rows), axis=0, return_index=True)
-    loss = rows["loss"].to_numpy()[first]
+    rows = distinct(pd.concat(recorded_runs(name).values()))
+    index, loss = indices_of(rows), rows["loss"].to_numpy()
     sizes = (20, 60, 240)
     return LossSet(known_objective(name), index, loss, sizes, repeats=10, on_knobs=False)
 
 
 def random_stand_in() -> LossSet:
-    """Losses of random configurations by the stand-in: as many as are asked for."""
-    objective = stand_in()
-    count, seed = SPREAD
-    index = objective.space.sample(count, BITS, np.random.default_rng(seed))
+    """Losses of random configurations by the stand-in, which gives as many as are asked for."""
+    objective, sizes = stand_in(), (500, 1000, 2000)
+    index = objective.space.sample(max(sizes) + HELD_OUT, BITS, np.random.default_rng(7))
     loss = np.array([objective.evaluate(row) for row in index])
-    return LossSet(objective, index, loss, (500, 1000, 2000), repeats=3, on_knobs=False)
+    return LossSet(objective, index, loss, sizes, repeats=3, on_knobs=False)
 
 
 def measure(predict: Surrogate, losses: LossSet, size: int) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 
 import numpy as np
+import pandas as pd
 from ax.core.trial import Trial
 from ax.core.trial_status import TrialStatus
 from ax.storage.sqa_store.db import NAME_OR_TYPE_FIELD_LENGTH
@@ -15,13 +16,12 @@ from qsearch.candidates import find_candidates, forget_candidates
 from qsearch.errors import QsearchError
 from qsearch.evaluation import TrainReport
 from qsearch.executors import Failure, evaluate_serially
-from qsearch.pareto import normalised_hypervolume, segmented_front
+from qsearch.pareto import normalised_hypervolume
 from qsearch.plugins import CountsExamples
 from qsearch.recording import Study, save_record, training_set_of, trial_rows
 from qsearch.records import RoundRecord
 from qsearch.scoring import round_scores
 from qsearch.search import reference_point
-from qsearch.space import Floats
 from qsearch.stopping import round_shares
 from qsearch.store import (
     LOG,
@@ -35,8 +35,8 @@ from qsearch.transactions import one_transaction
 from qsearch.trials import (
     FAILED_REASON,
     FAILED_ROUND,
-    ExpectedLosses,
     ax_data,
+    decisive_front,
     evaluated_in,
 )
 
@@ -74,22 +74,28 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     candidates = find_candidates(study, round, first, of_search, time_is_up)
     search_seconds = time.monotonic() - search_start
     seconds += _evaluate(study, round, candidates, "evaluating candidates", time_is_up)
-    points, members = _points(study, round)
-    if not members:
+    rows = _completed(study, round)
+    if rows.empty:
         raise QsearchError(
             f"round {round}: every evaluation failed, first with: {_first_reason(study, round)};"
             f" all reasons are in {study.directory / LOG}; the same command tries again"
         )
     fit_start = time.monotonic()
-    expected = _expected_losses(study, members)
+    expected = _expected_losses(study, rows["trial"].tolist())
     search_seconds += time.monotonic() - fit_start
-    next_set = _next_set(study, points, members, expected)
-    reference = _reference(study, round, points)
+    if expected:
+        rows = rows.assign(expected_loss=[expected[number][0] for number in rows["trial"]])
+    next_set = tuple(rows.loc[decisive_front(rows, study.edges), "trial"].tolist())
+    of_first = rows if round == 0 else _completed(study, 0)
+    # The reference point is fixed by round 0, so that rounds compare.
+    reference = reference_point(of_first["loss"].to_numpy(), study.spec.search.average_bits)
     record = RoundRecord(
         round=round,
         training_set=training_set,
         hypervolume=normalised_hypervolume(
-            points, reference, (0.0, study.parts.space.average_bits_range[0])
+            rows[["loss", "average_bits"]].to_numpy(),
+            reference,
+            (0.0, study.parts.space.average_bits_range[0]),
         ),
         train_seconds=report.seconds,
         evaluate_seconds=seconds,
@@ -250,12 +256,10 @@ def _evaluate(
     return time.monotonic() - start
 
 
-def _points(study: Study, round: int) -> tuple[Floats, list[int]]:
-    """Return (loss, average bits) of the round's completed trials, and their numbers."""
+def _completed(study: Study, round: int) -> pd.DataFrame:
+    """Return the rows of the round's completed trials."""
     table = trial_rows(study)
-    rows = table[(table["round"] == round) & (table["status"] == "completed")]
-    points = rows[["loss", "average_bits"]].to_numpy(dtype=np.float64)
-    return points, [int(number) for number in rows["trial"]]
+    return table[(table["round"] == round) & (table["status"] == "completed")]
 
 
 def _expected_losses(study: Study, members: Sequence[int]) -> dict[int, tuple[float, float]]:
@@ -267,21 +271,3 @@ def _expected_losses(study: Study, members: Sequence[int]) -> dict[int, tuple[fl
     rows = [space.from_parameters(experiment.trials[number].arm.parameters) for number in members]
     mean, deviation = study.node.expected_loss(np.array(rows, dtype=np.int64))
     return dict(zip(members, zip(mean.tolist(), deviation.tolist(), strict=True), strict=True))
-
-
-def _next_set(
-    study: Study, points: Floats, members: Sequence[int], expected: ExpectedLosses
-) -> tuple[int, ...]:
-    """Return the trials on the front of their segment, by expected loss where there is one."""
-    loss = [expected[number][0] for number in members] if expected else points[:, 0]
-    keep = segmented_front(np.column_stack([loss, points[:, 1]]), study.edges)
-    return tuple(number for number, kept in zip(members, keep, strict=True) if kept)
-
-
-def _reference(study: Study, round: int, points: Floats) -> tuple[float, float]:
-    """Return the reference point: fixed by round 0, so that rounds compare."""
-    if round > 0:
-        table = trial_rows(study)
-        rows = table[(table["round"] == 0) & (table["status"] == "completed")]
-        points = rows[["loss", "average_bits"]].to_numpy(dtype=np.float64)
-    return reference_point(points[:, 0], study.spec.search.average_bits)

@@ -12,7 +12,7 @@ from ax.core.trial_status import TrialStatus
 
 from qsearch.evaluation import Evaluation
 from qsearch.generation import AVERAGE_BITS, LOSS, stored_precision
-from qsearch.pareto import segment_of, segmented_front
+from qsearch.pareto import Booleans, segment_of, segmented_front
 from qsearch.records import TRIAL_COLUMNS, decisive_loss, empty_trials
 from qsearch.space import Floats, Space
 
@@ -140,9 +140,18 @@ def trial_table(
     table["on_front"] = False
     completed = table[table["status"] == "completed"]
     for _, rows_of_round in completed.groupby("round"):
-        points = np.column_stack([decisive_loss(rows_of_round), rows_of_round["average_bits"]])
-        table.loc[rows_of_round.index, "on_front"] = segmented_front(points, edges)
+        table.loc[rows_of_round.index, "on_front"] = decisive_front(rows_of_round, edges)
     return table[list(TRIAL_COLUMNS)]
+
+
+def decisive_front(trials: pd.DataFrame, edges: Floats) -> Booleans:
+    """Return which completed rows of one round are on its segmented front, by decisive loss (rows).
+
+    Args:
+        trials: Rows of a trial table.
+        edges: Edges of the segments (segments + 1).
+    """
+    return segmented_front(np.column_stack([decisive_loss(trials), trials["average_bits"]]), edges)
 
 
 def method_of(trial: object) -> str:
