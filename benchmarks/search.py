@@ -25,7 +25,7 @@ from benchmarks.searchers import SEARCHERS
 
 METHODS = {**SEARCHERS, **PEERS}
 
-SLOW = ("ax", "optuna-gp")
+SLOW = ("ax", "ax-one-restart", "optuna-gp")
 """Peers left out unless named: a candidate costs them many times an evaluation (measured: Ax's
 default on 180 discrete parameters over 400 s, Optuna's process 4 to 12 s and rising)."""
 
@@ -43,7 +43,7 @@ class Plan:
         own_evaluations: Evaluations after which qsearch is compared with its peers' last.
         methods: Names of methods.
         seeds: Seeds of each.
-        starts: ``warm``, ``cold``, or both.
+        starts: Of ``warm``, ``mixed`` and ``cold``.
     """
 
     make: Callable[[], Objective]
@@ -79,9 +79,9 @@ PLANS = {
         known=lambda: known_objective("smollm2-wikitext2"),
         evaluations=100,
         own_evaluations=25,
-        methods=(*SEARCHERS, "milp", "amq", "evopress", "optuna-tpe"),
+        methods=(*SEARCHERS, "milp", "uniform", "amq", "evopress", "optuna-tpe"),
         seeds=2,
-        starts=("warm",),
+        starts=("warm", "mixed"),
     ),
     stand_in.NAME: Plan(
         make=stand_in.stand_in,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.objectives import BITS, DATA, Objective
+from benchmarks.peers.ladders import ladder_of
 from benchmarks.peers.protocol import Peer, Problem, run_peer
 from qsearch.records import write_atomically
 from qsearch.search import reference_point
@@ -25,7 +26,8 @@ class Run:
     Args:
         objective: Name of the objective.
         method: Name of the method.
-        start: ``cold``, or ``warm``: from the allocator's front.
+        start: ``cold``; ``warm``, from the allocator's front; or ``mixed``, from as many
+            configurations, about half of them uniform.
         seed: Seed of its randomness.
     """
 
@@ -120,6 +122,25 @@ def without_start(problem: Problem) -> Problem:
     return replace(problem, start=problem.start[:0], start_loss=problem.start_loss[:0])
 
 
+def with_mixed_start(problem: Problem, losses: Callable[[Integers], float]) -> Problem:
+    """Return a problem with uniform configurations in place of every other allocation.
+
+    Each is the one of most average bits within the allocation's, of those that no other uniform
+    configuration betters in both bits and total score. A study's own first set is mixed as well.
+
+    Args:
+        problem: With the warm start.
+        losses: Losses of the objective.
+    """
+    start, bits = problem.start.copy(), problem.space.bits_table
+    ladder = ladder_of(problem.mean_scores, bits)
+    for position in range(1, len(start), 2):
+        budget = float(problem.space.average_bits(start[position]))
+        start[position] = ladder[bits[ladder] <= budget][-1]
+    start_loss = np.array([losses(index) for index in start])
+    return replace(problem, start=start, start_loss=start_loss)
+
+
 def record_run(
     run: Run, peer: Peer, objective: Objective, losses: Losses, evaluations: int
 ) -> pd.DataFrame:
@@ -147,6 +168,8 @@ def record_run(
     problem = warm_problem(objective, losses)
     if run.start == "cold":
         problem = without_start(problem)
+    elif run.start == "mixed":
+        problem = with_mixed_start(problem, losses)
     start = problem.start
     rows = list(zip(start, problem.start_loss.tolist(), strict=True))
 

@@ -27,6 +27,8 @@ from qsearch.space import Floats
 BUDGETS = np.linspace(*BITS, 51)
 """Average bits at which fronts are compared."""
 
+STARTS = ("warm", "mixed", "cold")
+
 ALLOCATORS = ("milp", "uniform")
 """Peers that need no search; qsearch shall never be below them."""
 
@@ -47,8 +49,6 @@ def report(
     """
     recorded = recorded_runs(objective.name)
     runs = {run: table for run, table in recorded.items() if _complete(table, evaluations)}
-    for run in recorded.keys() - runs.keys():
-        print(f"  left out, not complete: {run.name} ({len(recorded[run])} evaluations)")
     if not runs:
         return []
     reference, best = reference_box(objective)
@@ -65,14 +65,25 @@ def report(
         benchmark.row(
             objective=objective.name, start=start, method=method, seeds=len(found), **figures
         )
+    for run, table in recorded.items():
+        if run not in runs:
+            so_far = hypervolumes(table, reference, best)
+            benchmark.row(
+                objective=objective.name,
+                start=run.start,
+                method=run.method,
+                seed=run.seed,
+                evaluations=len(table),
+                **{f"after {n}": f"{so_far[n - 1]:.4f}" for n in counts if n <= len(table)},
+            )
     for method in SEARCHERS:
-        for start in ("warm", "cold"):
+        for start in STARTS:
             compared = Compared(benchmark, objective.name, start, method)
             _claim_fewer_evaluations(compared, curves, own_evaluations)
             _claim_area(compared, curves)
-        _claim_allocators(
-            Compared(benchmark, objective.name, "warm", method), objective, runs, own_evaluations
-        )
+            if start != "cold":
+                for count in (own_evaluations, evaluations):
+                    _claim_allocators(compared, objective, runs, count)
     return [_figure(objective.name, curves)]
 
 
@@ -95,7 +106,7 @@ class Compared:
     Args:
         benchmark: Where they go.
         objective: Name of the objective.
-        start: ``warm`` or ``cold``.
+        start: One of ``STARTS``.
         method: qsearch, or a variant of it.
     """
 
@@ -177,14 +188,14 @@ def p_value_above(own: Floats, others: Floats) -> float | None:
 
 
 def _claim_allocators(
-    compared: Compared, objective: Objective, runs: dict[Run, pd.DataFrame], own_evaluations: int
+    compared: Compared, objective: Objective, runs: dict[Run, pd.DataFrame], count: int
 ) -> None:
-    """Claim that no seed's loss is above an allocator's at any budget, but for luck."""
+    """Claim that after as many evaluations no seed's loss is above an allocator's, but for luck."""
 
     def tables_of(method: str) -> list[pd.DataFrame]:
         wanted = (compared.start, method)
         found = (table for run, table in runs.items() if (run.start, run.method) == wanted)
-        return [table.iloc[:own_evaluations] for table in found]
+        return [table.iloc[:count] for table in found]
 
     own = tables_of(compared.method)
     for name in ALLOCATORS:
@@ -193,7 +204,7 @@ def _claim_allocators(
             continue
         worst = max(_excess(objective, table, other) for table in own for other in others)
         compared.benchmark.claim(
-            f"{compared.title}, {own_evaluations} evaluations each: greatest excess of"
+            f"{compared.title}, {count} evaluations each: greatest excess of"
             f" {compared.method}'s loss over {name}'s within any budget, in standard deviations of"
             f" its luck ({worst[1]:.4f} nats at {worst[2]:.2f} bits)",
             worst[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 
 from benchmarks.peers.allocation import milp_peer, random_peer, uniform_peer
@@ -18,6 +19,7 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
         "uniform": uniform_peer,
         "milp": milp_peer,
         "ax": ax_peer,
+        "ax-one-restart": partial(ax_peer, restarts=1),
         "optuna-tpe": optuna_tpe_peer,
         "optuna-nsga2": optuna_nsga2_peer,
         "optuna-gp": optuna_gp_peer,
