@@ -35,7 +35,7 @@ from qsearch.surrogate import fit_surrogate
 HELD_OUT = 200
 SAAS = "SAAS on ordinal knobs"
 SAAS_REPEATS = 3
-"""Splits of SAAS from 120 losses up, where a fit takes a minute and more."""
+"""Splits of SAAS from 120 losses up, where a fit takes 40 s and more."""
 
 Prediction = tuple[Floats, Floats]
 """Means and standard deviations of observed losses (n), (n)."""
