@@ -52,9 +52,12 @@ def report(
     if not runs:
         return []
     reference, best = reference_box(objective)
-    curves = _gathered(
-        runs, lambda table: by_evaluation(hypervolumes(table, reference, best), evaluations)
-    )
+
+    def curve(table: pd.DataFrame) -> Floats:
+        return by_evaluation(hypervolumes(table, reference, best), evaluations)
+
+    curves = _gathered(runs, curve)
+    rivals = _gathered(recorded, curve) | curves
     counts = sorted({len(objective.warm_start), own_evaluations // 2, own_evaluations})
     counts = [*counts, 2 * own_evaluations, evaluations]
     for (start, method), found in curves.items():
@@ -79,8 +82,8 @@ def report(
     for method in SEARCHERS:
         for start in STARTS:
             compared = Compared(benchmark, objective.name, start, method)
-            _claim_fewer_evaluations(compared, curves, own_evaluations)
-            _claim_area(compared, curves)
+            _claim_fewer_evaluations(compared, curves, rivals, own_evaluations)
+            _claim_area(compared, curves, rivals)
             if start != "cold":
                 for count in (own_evaluations, evaluations):
                     _claim_allocators(compared, objective, runs, count)
@@ -124,13 +127,18 @@ class Compared:
         """Return the method's curves (seeds × evaluations), if there are any."""
         return curves.get((self.start, self.method))
 
-    def peers(self, curves: Curves) -> dict[str, Floats]:
-        """Return the curves of its peers by name."""
-        return {m: c for (s, m), c in curves.items() if s == self.start and m not in SEARCHERS}
+    def peers(self, rivals: Curves) -> dict[str, Floats]:
+        """Return the curves of its peers by name.
+
+        One of which no run is complete counts with what it has so far, which is a lower bound.
+        """
+        return {m: c for (s, m), c in rivals.items() if s == self.start and m not in SEARCHERS}
 
 
-def _claim_fewer_evaluations(compared: Compared, curves: Curves, own_evaluations: int) -> None:
-    own, peers = compared.own(curves), compared.peers(curves)
+def _claim_fewer_evaluations(
+    compared: Compared, curves: Curves, rivals: Curves, own_evaluations: int
+) -> None:
+    own, peers = compared.own(curves), compared.peers(rivals)
     if own is None or not peers:
         return
     best = max(peers, key=lambda method: float(peers[method][:, -1].mean()))
@@ -144,20 +152,20 @@ def _claim_fewer_evaluations(compared: Compared, curves: Curves, own_evaluations
     )
 
 
-def _claim_area(compared: Compared, curves: Curves) -> None:
-    own, peers = compared.own(curves), compared.peers(curves)
+def _claim_area(compared: Compared, curves: Curves, rivals: Curves) -> None:
+    own, peers = compared.own(curves), compared.peers(rivals)
     if own is None or not peers:
         return
     rival = max(peers, key=lambda method: float(peers[method].mean()))
-    areas, rivals = own.mean(axis=1), peers[rival].mean(axis=1)
+    areas, others = own.mean(axis=1), peers[rival].mean(axis=1)
     compared.benchmark.claim(
         f"{compared.title}: area under the curve of {compared.method} over the best peer's"
         f" ({rival})",
-        float(areas.mean() / rivals.mean()),
+        float(areas.mean() / others.mean()),
         1.0,
         "higher",
     )
-    p_value = p_value_above(areas, rivals)
+    p_value = p_value_above(areas, others)
     if p_value is not None:
         compared.benchmark.claim(
             f"{compared.title}: one-sided p-value (Welch's t-test) of {compared.method}'s area"
