@@ -27,7 +27,7 @@ METHODS = {**SEARCHERS, **PEERS}
 
 SLOW = ("ax", "ax-one-restart", "optuna-gp")
 """Peers left out unless named: a candidate costs them many times an evaluation (measured: Ax's
-default on 180 discrete parameters over 400 s, Optuna's process 4 to 12 s and rising)."""
+default on 180 discrete parameters over 400 s, Optuna's process 5 to 25 s)."""
 
 QUICK = (*SEARCHERS, *(name for name in PEERS if name not in SLOW))
 
