@@ -25,6 +25,7 @@ from botorch.utils.multi_objective.box_decompositions.non_dominated import (
     FastNondominatedPartitioning,
 )
 from peft import LoraConfig, get_peft_model
+from qsearch_coalora.loop import TrainingLoop
 from qsearch_coalora.options import CoALoRAOptions
 from qsearch_coalora.trainer import CoALoRATrainer
 from qsearch_quantizers.normal_float import NormalFloat, nf_codes
@@ -71,7 +72,7 @@ def training_step(benchmark: Benchmark) -> None:
         options = CoALoRAOptions(
             rank=16,
             batch_size=batch,
-            steps=1,
+            steps=1_000,
             warmup_steps=0,
             configurations_per_step=per_step,
         )
@@ -110,26 +111,14 @@ def training_step(benchmark: Benchmark) -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    turn = 0
-
     def coalora_step(subject: CoALoRATrainer) -> Callable[[], None]:
         # Fill the cache; a study meets each layer configuration of its set many times.
         for configuration in configurations:
             subject.adapted.activate(configuration)
-        groups = subject.adapted.parameter_groups()
-        own = torch.optim.AdamW(groups)
-        parameters = [parameter for group in groups for parameter in group["params"]]
+        plan = subject._plan(configurations, 0)
+        loop = TrainingLoop(subject.adapted, subject.task, subject.options, plan)
         subject.adapted.peft_model.train()
-
-        def step() -> None:
-            nonlocal turn
-            turn += 1
-            subject._accumulate_gradients(examples, _advancing(configurations, turn))
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            own.step()
-            own.zero_grad()
-
-        return step
+        return loop._step
 
     times = alternate(
         {
@@ -152,12 +141,6 @@ def training_step(benchmark: Benchmark) -> None:
         None,
         "lower",
     )
-
-
-def _advancing(configurations: list, first: int):  # type: ignore[no-untyped-def, type-arg]
-    while True:
-        yield configurations[first % len(configurations)]
-        first += 1
 
 
 def quantizing(benchmark: Benchmark) -> None:

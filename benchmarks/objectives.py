@@ -16,13 +16,13 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
 from qsearch.assembly import Assembly, assemble
+from qsearch.capabilities import CountsExamples, EvaluatesPart
 from qsearch.correlation import error_correlation
 from qsearch.initial import initial_configurations
-from qsearch.plugins import CountsExamples, EvaluatesPart
 from qsearch.proxy import allocate_front, weighted_scores
 from qsearch.space import Floats, Integers, Space
 from qsearch.spec import load_spec
-from qsearch.store import read_adapter, write_adapter
+from qsearch.training_state import read_adapter, write_adapter
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"

@@ -36,7 +36,7 @@ from qsearch.configuration import LayerConfiguration
 from qsearch.plugins import Quantizer
 from qsearch.proxy import allocate
 from qsearch.space import Floats, Integers
-from qsearch.store import read_adapter
+from qsearch.training_state import read_adapter
 
 NAME = "minilm-sst2-stand-in"
 REAL = "minilm-sst2"

@@ -8,17 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from qsearch.capabilities import CountsExamples, EvaluatesPart
 from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
-from qsearch.plugins import (
-    CountsExamples,
-    EvaluatesPart,
-    Group,
-    Quantizer,
-    Task,
-    Trainer,
-    load_plugin,
-)
+from qsearch.plugins import Group, Quantizer, Task, Trainer, load_plugin
 from qsearch.space import Space
 from qsearch.spec import PluginSpec, StudySpec, validate
 

@@ -13,11 +13,11 @@ import numpy as np
 from ax.core.trial_status import TrialStatus
 from ax.exceptions.generation_strategy import GenerationStrategyCompleted
 
+from qsearch.capabilities import CountsExamples, EvaluatesPart
 from qsearch.configuration import Configuration
 from qsearch.evaluation import Evaluation
 from qsearch.executors import Failure, evaluate_serially
 from qsearch.fidelity import PartLosses
-from qsearch.plugins import CountsExamples, EvaluatesPart
 from qsearch.recording import Study
 from qsearch.records import write_json
 from qsearch.search_spec import ScreeningSpec
@@ -30,6 +30,9 @@ from qsearch.store import (
 )
 from qsearch.transactions import one_transaction
 from qsearch.trials import evaluated_in
+
+_RANDOM_DRAWS = 100
+"""Draws after which a space counts as used up."""
 
 
 def find_candidates(
@@ -94,6 +97,10 @@ def _generate(
         if time_is_up():
             return False
         study.tell("searching", round, done=done, total=wanted)
+        if study.spec.search.propose == "random":
+            if not _attach_random(study, round):
+                break
+            continue
         try:
             # One at a time: Ax saves several at once only with a warning and lost ids.
             with one_transaction():
@@ -103,6 +110,22 @@ def _generate(
         except GenerationStrategyCompleted:
             break
     return True
+
+
+def _attach_random(study: Study, round: int) -> bool:
+    """Attach a new random configuration as a trial; return whether one was found."""
+    space, trials = study.parts.space, study.client._experiment.trials
+    known = {space.from_parameters(trial.arm.parameters).tobytes() for trial in trials.values()}
+    generator = np.random.default_rng([study.spec.seed, round, len(trials)])
+    bits = study.spec.search.average_bits
+    for index in space.sample(_RANDOM_DRAWS, bits, generator):
+        if space.within(index[None], bits)[0] and index.tobytes() not in known:
+            with one_transaction():
+                study.client.attach_trial(
+                    dict(space.parameters(index)), arm_name=f"random-{len(trials)}"
+                )
+            return True
+    return False
 
 
 def _screened(study: Study, round: int) -> dict[int, float]:

@@ -79,7 +79,7 @@ def _planned(search: SearchSpec) -> tuple[int, int, int]:
     rounds = evaluations = candidates = 0
     limit = math.inf if search.stop.evaluations is None else search.stop.evaluations
     while rounds < search.rounds and limit - evaluations >= LEAST_EVALUATIONS:
-        of_set, of_search = round_shares(search, evaluations, search.initial)
+        of_set, of_search = round_shares(search, evaluations, search.initial_count)
         rounds += 1
         evaluations += of_set + of_search
         candidates += of_search

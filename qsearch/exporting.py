@@ -12,7 +12,8 @@ from qsearch.assembly import assemble
 from qsearch.errors import InputError
 from qsearch.records import best_under, read_study, row_configuration
 from qsearch.spec import load_spec
-from qsearch.store import STUDY_YAML, read_adapter
+from qsearch.store import STUDY_YAML
+from qsearch.training_state import read_adapter
 
 
 def export_configuration(directory: Path, bits: float, to: Path, format: str) -> pd.Series:

@@ -9,7 +9,8 @@ constructed as
 * ``qsearch.trainers``: ``cls(options, model, task, quantizer, seed)``
 
 A fourth group, ``qsearch.reports``, names two functions: ``page``, which writes the report of
-study directories to a file, and ``summary``, which returns a table for the terminal.
+study directories to a file, and ``summary``, which returns a table for the terminal. What plugins
+may have besides is in :mod:`qsearch.capabilities`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from qsearch.errors import InputError
 from qsearch.evaluation import Evaluation, Metric, TrainReport
 from qsearch.layers import LayerSpec
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "held-out", "validation", "test"]
+"""``held-out`` is a part of the training data that is not trained on; see :class:`HoldsOut`."""
 Group = Literal["quantizers", "trainers", "tasks", "reports"]
 Progress = Callable[[int, int, float], None]
 """Called as ``progress(step, total steps, loss)``."""
@@ -174,24 +176,6 @@ class Task(Protocol):
         ...
 
 
-@runtime_checkable
-class CountsExamples(Protocol):
-    """What a task may have besides: then the search can tell a good configuration from a lucky one.
-
-    Without it, the search takes the loss on the validation examples for the loss that matters. The
-    loss must be a mean negative log-likelihood in nats, such as cross-entropy: luck's variance
-    follows from that.
-    """
-
-    def examples(self, split: Split) -> int:
-        """Return how many independent predictions a split's mean loss is over.
-
-        Such as texts that are classified, or tokens that are predicted. The engine asks after the
-        trainer has trained or loaded a state, so the data are prepared.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class TrainerState:
     """All that a trainer needs to go on: tensors for safetensors, the rest for JSON."""
@@ -293,17 +277,6 @@ class Trainer(Protocol):
         Raises:
             InputError: If the format is unknown.
         """
-        ...
-
-
-@runtime_checkable
-class EvaluatesPart(Protocol):
-    """What a trainer may have besides: then a study can screen candidates."""
-
-    def evaluate_part(
-        self, configurations: Sequence[Configuration], split: Split, one_in: int
-    ) -> Sequence[Evaluation]:
-        """Evaluate configurations on one example in ``one_in`` of a split, the same for all."""
         ...
 
 

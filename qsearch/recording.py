@@ -22,7 +22,8 @@ from qsearch.records import StudyRecord, write_study
 from qsearch.search import reference_point
 from qsearch.space import Floats
 from qsearch.spec import StudySpec
-from qsearch.store import adapter_path, read_rounds
+from qsearch.store import read_rounds
+from qsearch.training_state import adapter_path
 from qsearch.trials import method_of, trial_table
 
 _VERSIONS = ("qsearch", "ax-platform", "botorch", "gpytorch", "torch", "transformers", "peft")

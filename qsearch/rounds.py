@@ -13,11 +13,11 @@ from ax.core.trial_status import TrialStatus
 from ax.storage.sqa_store.db import NAME_OR_TYPE_FIELD_LENGTH
 
 from qsearch.candidates import find_candidates, forget_candidates
+from qsearch.capabilities import CountsExamples, ResumesTraining
 from qsearch.errors import QsearchError
 from qsearch.evaluation import TrainReport
 from qsearch.executors import Failure, evaluate_serially
-from qsearch.pareto import normalised_hypervolume
-from qsearch.plugins import CountsExamples
+from qsearch.pareto import Booleans, normalised_hypervolume
 from qsearch.recording import Study, save_record, training_set_of, trial_rows
 from qsearch.records import RoundRecord
 from qsearch.scoring import round_scores
@@ -26,10 +26,14 @@ from qsearch.stopping import round_shares
 from qsearch.store import (
     LOG,
     RoundState,
-    adapter_path,
-    read_adapter,
-    write_adapter,
     write_round,
+)
+from qsearch.training_state import (
+    adapter_path,
+    forget_unfinished_training,
+    read_adapter,
+    unfinished_training,
+    write_adapter,
 )
 from qsearch.transactions import one_transaction
 from qsearch.trials import (
@@ -85,7 +89,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     search_seconds += time.monotonic() - fit_start
     if expected:
         rows = rows.assign(expected_loss=[expected[number][0] for number in rows["trial"]])
-    next_set = tuple(rows.loc[decisive_front(rows, study.edges), "trial"].tolist())
+    next_set = tuple(rows.loc[_kept(study, rows), "trial"].tolist())
     of_first = rows if round == 0 else _completed(study, 0)
     # The reference point is fixed by round 0, so that rounds compare.
     reference = reference_point(of_first["loss"].to_numpy(), study.spec.search.average_bits)
@@ -105,6 +109,14 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     write_round(study.directory, RoundState(record, next_set, _ever_evaluated(study), expected))
     study.tell("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
     save_record(study)
+
+
+def _kept(study: Study, rows: pd.DataFrame) -> Booleans:
+    """Return which completed rows of a round are the next set."""
+    keep = study.spec.search.keep
+    if keep == "all":
+        return np.ones(len(rows), dtype=np.bool_)
+    return decisive_front(rows, study.edges if keep == "segments" else study.edges[[0, -1]])
 
 
 def _examples(study: Study) -> int | None:
@@ -175,13 +187,15 @@ def _train(study: Study, round: int, training_set: Sequence[int]) -> TrainReport
         if round > 0:
             trainer.load_state(read_adapter(study.directory, round - 1)[0])
         configurations = [study.configuration(number) for number in training_set]
-        trained = trainer.train(
-            configurations,
-            round,
-            lambda step, total, loss: study.tell(
-                "training", round, step=step, total=total, loss=loss
-            ),
-        )
+
+        def progress(step: int, total: int, loss: float) -> None:
+            study.tell("training", round, step=step, total=total, loss=loss)
+
+        if isinstance(trainer, ResumesTraining):
+            unfinished = unfinished_training(study.directory, round)
+            trained = trainer.train_resumably(configurations, round, progress, unfinished)
+        else:
+            trained = trainer.train(configurations, round, progress)
         write_adapter(study.directory, round, trainer.state(), trained)
         study.tell(
             "trained",
@@ -191,6 +205,7 @@ def _train(study: Study, round: int, training_set: Sequence[int]) -> TrainReport
             loss=float(np.mean(trained.losses[-20:])) if trained.losses else None,
             **trained.details,
         )
+    forget_unfinished_training(study.directory, round)
     # Loading what was saved makes a resumed round equal an uninterrupted one.
     state, report = read_adapter(study.directory, round)
     trainer.load_state(state)

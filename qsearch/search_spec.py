@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class StopSpec(BaseModel):
@@ -49,12 +49,41 @@ class ScreeningSpec(BaseModel):
     factor: int = Field(strict=True, default=3, ge=2)
 
 
+class InitialSpec(BaseModel):
+    """A first set that is named budget by budget.
+
+    Args:
+        uniform: Average bits; for each, the configuration of least error within them that
+            quantizes all layers alike.
+        allocated: Average bits; for each, the proxy allocator's configuration within them.
+        random: Number of random configurations.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    uniform: tuple[float, ...] = ()
+    allocated: tuple[float, ...] = ()
+    random: int = Field(strict=True, default=0, ge=0)
+
+    @property
+    def count(self) -> int:
+        """Number of configurations, if none occurs twice."""
+        return len(self.uniform) + len(self.allocated) + self.random
+
+    @model_validator(mode="after")
+    def _enough(self) -> InitialSpec:
+        if self.count < 2:
+            raise ValueError("name two configurations or more")
+        return self
+
+
 class SearchSpec(BaseModel):
     """How long and where to search.
 
     Args:
         rounds: Most rounds of train, evaluate, search, filter.
-        initial: Configurations of the first set.
+        initial: Configurations of the first set: how many, a third each uniform, allocated and
+            random; or which.
         candidates: New configurations that each round evaluates.
         segments: Segments of the Pareto filter.
         average_bits: Interval of average bits to search.
@@ -64,6 +93,11 @@ class SearchSpec(BaseModel):
         target: What the search lowers: ``task`` is the loss on the task, for which it is luck
             how well a configuration suits the validation examples; ``examples`` is the loss on
             these examples, luck included.
+        propose: Where candidates come from: ``improvement`` is the search; ``random`` draws them
+            uniformly over average bits.
+        walks: Whether candidates are improved by finite differences, one changed group at a time.
+        keep: What a round passes on as the next set: ``segments`` is the Pareto front within each
+            segment of average bits; ``front`` the Pareto front; ``all`` whatever it evaluated.
         screening: Evaluates more candidates on a part of the examples first; none by default.
         stop: What ends the study before its last round.
     """
@@ -71,14 +105,22 @@ class SearchSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rounds: int = Field(strict=True, default=3, ge=1)
-    initial: int = Field(strict=True, default=24, ge=2)
+    initial: Annotated[int, Field(strict=True, ge=2)] | InitialSpec = 24
     candidates: int = Field(strict=True, default=12, ge=0)
     segments: int = Field(strict=True, default=40, ge=1)
     average_bits: tuple[float, float] = (2.25, 7.25)
     scores: Literal["gradient", "measured"] = "gradient"
     target: Literal["task", "examples"] = "task"
+    propose: Literal["improvement", "random"] = "improvement"
+    walks: bool = Field(strict=True, default=True)
+    keep: Literal["segments", "front", "all"] = "segments"
     screening: ScreeningSpec | None = None
     stop: StopSpec = StopSpec()
+
+    @property
+    def initial_count(self) -> int:
+        """Most configurations of the first set."""
+        return self.initial if isinstance(self.initial, int) else self.initial.count
 
     @field_validator("average_bits")
     @classmethod

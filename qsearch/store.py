@@ -26,19 +26,17 @@ from ax.storage.sqa_store.db import (
 )
 from ax.storage.sqa_store.sqa_classes import SQAExperiment
 from ax.utils.common.logger import set_ax_logger_levels
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from qsearch.errors import InputError, QsearchError
-from qsearch.evaluation import TrainReport
 from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
-from qsearch.plugins import TrainerState
 from qsearch.records import RoundRecord, write_atomically, write_json
 from qsearch.space import Floats, Space
+from qsearch.training_state import adapter_path
 
 STUDY_YAML = "study.yaml"
 DATABASE = "study.db"
@@ -233,48 +231,6 @@ def delete_measurement(directory: Path, name: str) -> None:
 
 def _measurement_path(directory: Path, name: str) -> Path:
     return directory / "state" / f"{name}.safetensors"
-
-
-def adapter_path(directory: Path, round: int) -> Path:
-    """Return where the adapter of a round is saved."""
-    return directory / "state" / f"adapter-{round}.safetensors"
-
-
-def write_adapter(directory: Path, round: int, state: TrainerState, report: TrainReport) -> None:
-    """Save a round's trained adapter and its report in one file, so that both exist or neither."""
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.tensors.items()}
-    header = {
-        "state": json.dumps(dict(state.metadata)),
-        "report": json.dumps(
-            {
-                "steps": report.steps,
-                "seconds": report.seconds,
-                "losses": report.losses,
-                "details": dict(report.details),
-            }
-        ),
-    }
-    write_atomically(
-        adapter_path(directory, round), lambda path: save_file(tensors, path, metadata=header)
-    )
-
-
-def read_adapter(directory: Path, round: int) -> tuple[TrainerState, TrainReport]:
-    """Load what :func:`write_adapter` saved.
-
-    Raises:
-        QsearchError: If the file is damaged.
-    """
-    path = adapter_path(directory, round)
-    try:
-        with safe_open(path, framework="pt") as stream:
-            header = stream.metadata()
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        report = json.loads(header["report"])
-        report["losses"] = tuple(report["losses"])
-        return TrainerState(tensors, json.loads(header["state"])), TrainReport(**report)
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise QsearchError(f"{path}: damaged adapter: {error}") from error
 
 
 @dataclass(frozen=True)

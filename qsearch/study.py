@@ -13,19 +13,20 @@ from qsearch.clock import Clock
 from qsearch.errors import InputError
 from qsearch.events import Event, Observer, event_log
 from qsearch.generation import QsearchNode
-from qsearch.initial import initial_configurations
+from qsearch.initial import initial_configurations, named_configurations
 from qsearch.lock import study_lock
 from qsearch.pareto import segment_edges
 from qsearch.recording import Study, save_record
 from qsearch.records import StudyRecord, write_atomically
 from qsearch.rounds import evaluations_before, run_round
+from qsearch.search import SearchSettings
+from qsearch.search_spec import InitialSpec
 from qsearch.space import Floats
 from qsearch.spec import StudySpec, differences, dump_spec, load_spec
 from qsearch.stopping import out_of_time, stop_reason
 from qsearch.store import (
     LOG,
     STUDY_YAML,
-    adapter_path,
     open_client,
     prepare_directory,
     read_measurement,
@@ -33,6 +34,7 @@ from qsearch.store import (
     storage_errors,
     write_measurement,
 )
+from qsearch.training_state import adapter_path
 from qsearch.transactions import one_transaction
 
 
@@ -121,7 +123,13 @@ def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: O
         storage_url,
         parts.spec.name,
         parts.space,
-        QsearchNode(parts.space, search.average_bits, seed, search.segments),
+        QsearchNode(
+            parts.space,
+            search.average_bits,
+            seed,
+            search.segments,
+            SearchSettings() if search.walks else SearchSettings(steps=0),
+        ),
         parts.task.metric.name,
     )
     edges = segment_edges(search.average_bits, search.segments)
@@ -187,13 +195,12 @@ def _quantization_error(parts: Assembly, directory: Path, observer: Observer) ->
 def _attach_initial(study: Study, error: Floats) -> None:
     experiment = study.client._experiment
     search = study.spec.search
-    wanted = initial_configurations(
-        study.parts.space,
-        error,
-        search.initial,
-        search.average_bits,
-        np.random.default_rng([study.spec.seed, 0]),
-    )
+    generator = np.random.default_rng([study.spec.seed, 0])
+    space, initial, bits = study.parts.space, search.initial, search.average_bits
+    if isinstance(initial, InitialSpec):
+        wanted = named_configurations(space, error, initial, bits, generator)
+    else:
+        wanted = initial_configurations(space, error, initial, bits, generator)
     with one_transaction():
         for position in range(len(experiment.trials), len(wanted)):
             method, index = wanted[position]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
 from qsearch.plugins import LoadedModel, Quantizer
 from qsearch_coalora.discovery import full_layer_names
-from qsearch_coalora.hook import AdjustmentHooks
-from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.hook import AdjustmentHooks, random_basis
 from qsearch_coalora.residual import residual_factors
-from qsearch_coalora.theta import Theta
+from qsearch_coalora.theta import Theta, ThetaOptions
+from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.weight_cache import BoundedCache, QuantizedWeights
 
 ADAPTER = "default"
@@ -26,17 +27,33 @@ FACTOR_CACHE_SHARE = 0.25
 _Factors = tuple[Tensor, Tensor]
 
 
+@dataclass(frozen=True)
+class AdapterShape:
+    """What there is beside plain LoRA.
+
+    Args:
+        theta: Shape of θ, or None without it.
+        theta_learning_rate: Peak rate for θ; None means that of the factors.
+        fixed_rank: How much of the rank holds residual factors.
+    """
+
+    theta: ThetaOptions | None = None
+    theta_learning_rate: float | None = None
+    fixed_rank: int = 0
+
+
 class AdaptedModel:
     """The base model, its quantized weights, the adapter and the task head.
 
-    Base weights and all biases of the base model are frozen. The first ``options.fixed_rank``
-    rows of each A and columns of each B hold residual factors and are not trained.
+    Base weights and all biases of the base model are frozen. The first ``shape.fixed_rank`` rows
+    of each A and columns of each B hold residual factors and are not trained.
 
     Args:
         loaded: The model with its task head.
         layers: Its quantizable layers.
         quantizer: The quantizer.
         options: The trainer's options.
+        shape: What there is beside plain LoRA.
         seed: Draws the initial adapter and θ.
 
     Raises:
@@ -48,29 +65,37 @@ class AdaptedModel:
         loaded: LoadedModel,
         layers: Sequence[LayerSpec],
         quantizer: Quantizer,
-        options: CoALoRAOptions,
+        options: TrainingOptions,
+        shape: AdapterShape,
         seed: int,
     ) -> None:
         smallest = min(min(layer.shape) for layer in layers)
-        if options.fixed_rank > smallest:
+        if shape.fixed_rank > smallest:
             raise InputError(
-                f"trainer residual_rank {options.fixed_rank} is above the least feature count of"
+                f"trainer residual_rank {shape.fixed_rank} is above the least feature count of"
                 f" the model's layers, {smallest}"
             )
         self.layers = tuple(layers)
         self.options = options
+        self.shape = shape
         self.head_names = loaded.head
-        generator = torch.Generator().manual_seed(seed)
-        self.theta = Theta(quantizer.choices(), layers, options.rank, options.theta, generator).to(
-            options.device
-        )
         self.peft_model = _wrap(loaded, layers, options, seed).to(options.device)
         base = self.peft_model.get_base_model()
         self.lora_layers: tuple[Any, ...] = tuple(
             base.get_submodule(name) for name in full_layer_names(loaded.module, layers)
         )
-        projections = [layer.lora_A[ADAPTER] for layer in self.lora_layers]
-        self.hooks = AdjustmentHooks(projections)
+        self.theta: Theta | None = None
+        bases = None
+        if shape.theta is not None:
+            generator = torch.Generator().manual_seed(seed)
+            self.theta = Theta(quantizer.choices(), layers, options.rank, shape.theta, generator)
+            self.theta.to(options.device)
+            if shape.theta.adjustment == "additive":
+                bases = [
+                    random_basis(options.rank, layer.shape[1], generator).to(options.device)
+                    for layer in layers
+                ]
+        self.hooks = AdjustmentHooks([layer.lora_A[ADAPTER] for layer in self.lora_layers], bases)
         bound = options.cache_mebibytes * 2**20
         self.weights = QuantizedWeights(
             layers, [layer.base_layer for layer in self.lora_layers], quantizer, bound
@@ -79,11 +104,12 @@ class AdaptedModel:
             int(bound * FACTOR_CACHE_SHARE),
             lambda factors: factors[0].nbytes + factors[1].nbytes,
         )
-        if options.fixed_rank:
+        self._followers: list[Callable[[Configuration], None]] = []
+        if shape.fixed_rank:
             self._fix_residual_rank()
 
     def _fix_residual_rank(self) -> None:
-        fixed = self.options.fixed_rank
+        fixed = self.shape.fixed_rank
         for A, B in self.factors():
             with torch.no_grad():
                 A[:fixed], B[:, :fixed] = 0, 0
@@ -112,16 +138,38 @@ class AdaptedModel:
         head: nn.Module = wrapper.modules_to_save[ADAPTER]
         return head
 
+    def merge(self, merged: bool) -> None:
+        """Quantize the weights with the adapter merged into them, or leave it beside them.
+
+        A merged adapter is W + B·A·(α/r), quantized as one; nothing is added beside it then.
+        """
+
+        def product(position: int, configuration: LayerConfiguration) -> Tensor:
+            layer = self.lora_layers[position]
+            A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+            result: Tensor = (B @ A).detach() * self.options.scaling
+            return result
+
+        self.weights.add(product if merged else None)
+        for layer in self.lora_layers:
+            layer.scaling[ADAPTER] = 0.0 if merged else self.options.scaling
+
     def activate(self, configuration: Configuration) -> None:
         """Put a configuration's quantized weights, and its residual factors, into the model."""
         self.weights.activate(configuration)
-        if self.options.fixed_rank:
+        if self.shape.fixed_rank:
             self._place_residual_factors(configuration)
+        for follow in self._followers:
+            follow(configuration)
+
+    def after_activation(self, follow: Callable[[Configuration], None]) -> None:
+        """Have a function called after each activation, with the configuration."""
+        self._followers.append(follow)
 
     @torch.no_grad()
     def _place_residual_factors(self, configuration: Configuration) -> None:
         # Always all layers: an optimizer's weight decay has touched the fixed rows too.
-        fixed = self.options.fixed_rank
+        fixed = self.shape.fixed_rank
         for position, (A, B) in enumerate(self.factors()):
             L1, L2 = self._residual_factors(position, configuration[self.layers[position].name])
             A[:fixed] = L2
@@ -132,13 +180,16 @@ class AdaptedModel:
             dequantized = self.lora_layers[position].base_layer.weight.data
             generator = torch.Generator().manual_seed(position)
             original = self.weights.originals[position]
-            return residual_factors(original, dequantized, self.options.fixed_rank, generator)
+            return residual_factors(original, dequantized, self.shape.fixed_rank, generator)
 
         return self._factors.get((position, configuration), make)
 
-    def adjustments(self, configuration: Configuration) -> Tensor:
-        """Return U of a configuration (layers × r × r), with its graph to θ."""
-        U: Tensor = self.theta(self.theta.encode(configuration).to(self.options.device))
+    def adjustments(self, configuration: Configuration) -> Tensor | None:
+        """Return U of a configuration (layers × r × r), with its graph to θ; None without θ."""
+        if self.theta is None:
+            return None
+        codes = self.theta.encode(configuration, self.layers)
+        U: Tensor = self.theta(codes.to(self.options.device))
         return U
 
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -155,27 +206,31 @@ class AdaptedModel:
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what is trained, in groups with their learning rates, for AdamW."""
         adapter = [p for pair in self.factors() for p in pair if p.requires_grad]
-        theta_rate = self.options.theta_learning_rate or self.options.learning_rate
-        return [
-            {
-                "params": [*adapter, *self.head_parameters().values()],
-                "lr": self.options.learning_rate,
-            },
-            {"params": list(self.theta.parameters()), "lr": theta_rate},
-        ]
+        rate = self.options.learning_rate
+        groups = [{"params": [*adapter, *self.head_parameters().values()], "lr": rate}]
+        if self.theta is not None:
+            theta_rate = self.shape.theta_learning_rate or rate
+            groups.append({"params": list(self.theta.parameters()), "lr": theta_rate})
+        return groups
+
+    def _named_trained(self) -> dict[str, nn.Parameter]:
+        found: dict[str, nn.Parameter] = {}
+        for layer, (A, B) in zip(self.layers, self.factors(), strict=True):
+            found |= {f"lora.{layer.name}.A": A, f"lora.{layer.name}.B": B}
+        if self.theta is not None:
+            found |= {f"theta.{name}": value for name, value in self.theta.named_parameters()}
+        return found | {f"head.{name}": value for name, value in self.head_parameters().items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of all trained tensors by name, on the CPU.
 
         Rows that hold residual factors are zero: they follow from the configuration.
         """
-        fixed = self.options.fixed_rank
-        found: dict[str, Tensor] = {}
+        fixed = self.shape.fixed_rank
+        found: dict[str, Tensor] = dict(self._named_trained())
         for layer, (A, B) in zip(self.layers, self.factors(), strict=True):
             found[f"lora.{layer.name}.A"] = _without(A, slice(0, fixed))
             found[f"lora.{layer.name}.B"] = _without(B, (slice(None), slice(0, fixed)))
-        found |= {f"theta.{name}": value for name, value in self.theta.named_parameters()}
-        found |= {f"head.{name}": value for name, value in self.head_parameters().items()}
         return {name: value.detach().clone().cpu().contiguous() for name, value in found.items()}
 
     @torch.no_grad()
@@ -185,11 +240,7 @@ class AdaptedModel:
         Raises:
             InputError: If a tensor is missing, unknown or of another shape.
         """
-        own: dict[str, Tensor] = {}
-        for layer, (A, B) in zip(self.layers, self.factors(), strict=True):
-            own |= {f"lora.{layer.name}.A": A, f"lora.{layer.name}.B": B}
-        own |= {f"theta.{name}": value for name, value in self.theta.named_parameters()}
-        own |= {f"head.{name}": value for name, value in self.head_parameters().items()}
+        own = self._named_trained()
         if set(own) != set(tensors):
             differing = sorted(set(own) ^ set(tensors))[:3]
             raise InputError(f"the saved adapter has other tensors than this study: {differing}")
@@ -214,7 +265,7 @@ def _mask_gradient(parameter: nn.Parameter, fixed: Any) -> None:
 
 
 def _wrap(
-    loaded: LoadedModel, layers: Sequence[LayerSpec], options: CoALoRAOptions, seed: int
+    loaded: LoadedModel, layers: Sequence[LayerSpec], options: TrainingOptions, seed: int
 ) -> Any:
     try:
         import peft
@@ -229,6 +280,9 @@ def _wrap(
         modules_to_save=list(loaded.head) or None,
         task_type=_task_type(loaded.module),
     )
+    if options.gradient_checkpointing:
+        # Without reentrance, a layer's second forward pass sees the same U as the first.
+        loaded.module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return peft.get_peft_model(loaded.module, config, adapter_name=ADAPTER)

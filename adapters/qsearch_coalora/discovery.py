@@ -18,7 +18,7 @@ _ROLES = {
     "attention.output.dense": "attention_output",
     "intermediate.dense": "intermediate",
     "output.dense": "output",
-    # Llama, Qwen2, Mistral
+    # Llama, Qwen2, Qwen3, Mistral
     "self_attn.q_proj": "query",
     "self_attn.k_proj": "key",
     "self_attn.v_proj": "value",

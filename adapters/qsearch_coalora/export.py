@@ -104,9 +104,10 @@ def folded_state(adapted: AdaptedModel, configuration: Configuration) -> dict[st
     tensors = {name: tensor.detach().clone().cpu() for name, tensor in state.items()}
     names = {id(module): name for name, module in adapted.peft_model.named_modules()}
     U = adapted.adjustments(configuration)
-    for layer, adjustment in zip(adapted.lora_layers, U, strict=True):
-        A = layer.lora_A[ADAPTER].weight
-        folded = A + adjustment @ A
+    if U is None:
+        return tensors
+    for position, layer in enumerate(adapted.lora_layers):
+        folded = adapted.hooks.folded(position, layer.lora_A[ADAPTER].weight, U[position])
         tensors[f"{names[id(layer)]}.lora_A.weight"] = folded.cpu().contiguous()
     return tensors
 

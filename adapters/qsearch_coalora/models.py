@@ -268,3 +268,15 @@ def _quiet(transformers: Any) -> Iterator[None]:
         logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()
+
+
+def require_gradient_checkpointing(module: nn.Module) -> None:
+    """Check that a model can compute activations again in the backward pass.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    if not getattr(module, "supports_gradient_checkpointing", False):
+        raise InputError(
+            f"trainer.gradient_checkpointing: {type(module).__name__} cannot do it; leave it false"
+        )

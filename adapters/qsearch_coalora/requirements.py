@@ -10,7 +10,7 @@ from torch import nn
 from qsearch.layers import LayerSpec
 from qsearch.plugins import Requirements
 from qsearch_coalora.adapted_model import FACTOR_CACHE_SHARE
-from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.workload import Workload, floating_point_operations, work_parameters
 
 _FLOAT_BYTES = 4
@@ -24,7 +24,8 @@ _ACTIVATION_SHARE = 0.5
 def estimate_requirements(
     model: nn.Module,
     layers: Sequence[LayerSpec],
-    options: CoALoRAOptions,
+    options: TrainingOptions,
+    configurations_per_step: int,
     workload: Workload | None,
     notes: Sequence[str],
 ) -> Requirements:
@@ -38,6 +39,7 @@ def estimate_requirements(
         model: The model, on the meta device.
         layers: Its quantizable layers.
         options: The trainer's options.
+        configurations_per_step: Configurations that share the examples of a batch.
         workload: The task's workload, if the task tells it.
         notes: Sentences for the user.
     """
@@ -48,7 +50,7 @@ def estimate_requirements(
     activations = weights * _ACTIVATION_SHARE
     notes = list(notes)
     if workload is not None:
-        examples = math.ceil(options.batch_size / options.configurations_per_step)
+        examples = math.ceil(options.batch_size / configurations_per_step)
         features = sum(sum(layer.shape) for layer in layers)
         saved = features * examples * workload.example_tokens * _FLOAT_BYTES
         activations = max(activations, saved)

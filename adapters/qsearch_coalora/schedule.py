@@ -1,13 +1,13 @@
-"""What training does at which step: seeds, the order of configurations, the learning rate."""
+"""What a round's randomness is drawn from, and how its learning rate goes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from typing import Literal
 
 import numpy as np
-import torch
 
-from qsearch.configuration import Configuration
+Schedule = Literal["linear", "cosine", "constant"]
 
 
 def seeds(seed: int, round: int) -> tuple[int, int, int]:
@@ -16,17 +16,18 @@ def seeds(seed: int, round: int) -> tuple[int, int, int]:
     return int(first), int(second), int(third)
 
 
-def shuffled_passes(
-    configurations: Sequence[Configuration], generator: torch.Generator
-) -> Iterator[Configuration]:
-    """Yield configurations without end: each once in a pass, every pass in another order."""
-    while True:
-        for index in torch.randperm(len(configurations), generator=generator).tolist():
-            yield configurations[index]
+def rate_share(schedule: Schedule, step: int, total: int, warmup: int) -> float:
+    """Return the learning rate as a share of its peak: up during the warm-up, then as scheduled.
 
-
-def ramp(step: int, total: int, warmup: int) -> float:
-    """Return the learning rate as a share of its peak: up during the warm-up, then down to 0."""
+    Args:
+        schedule: ``linear`` and ``cosine`` fall to zero at the end; ``constant`` stays.
+        step: Index of the step, from 0.
+        total: Steps of the round.
+        warmup: Steps of the warm-up.
+    """
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    return (total - step) / max(total - warmup, 1)
+    done = (step - warmup) / max(total - warmup, 1)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if schedule == "linear" else 1.0

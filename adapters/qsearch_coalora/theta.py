@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from qsearch.configuration import Choices, Configuration
+from qsearch.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.layers import LayerSpec
+
+UNKNOWN = -1
+"""Code of a knob's value, a role or a block that θ has no embedding of."""
 
 
 class ThetaOptions(BaseModel):
-    """Size of θ.
+    """Shape of θ.
 
     Args:
         embedding_dim: Dimensions of each embedding.
         hidden: Width of the hidden layer.
+        role: Whether θ sees the layer's role.
+        block: Whether θ sees the layer's block.
+        adjustment: ``multiplicative`` makes the second factor (I + U)·L2, as the paper does;
+            ``additive`` makes it L2 + U·R with a fixed random R with orthonormal rows, so that an
+            adjustment does not depend on what L2 has learnt.
+        rank: Rank of U, as a product of an r × rank and a rank × r matrix. None makes it r × r.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     embedding_dim: int = Field(default=8, ge=1)
     hidden: int = Field(default=128, ge=1)
+    role: bool = True
+    block: bool = True
+    adjustment: Literal["multiplicative", "additive"] = "multiplicative"
+    rank: int | None = Field(default=None, ge=1)
 
 
 class Theta(nn.Module):
@@ -34,16 +48,16 @@ class Theta(nn.Module):
     zero, so U ≈ 0 and the adapter starts as a plain LoRA adapter. (CoA-LoRA, ICLR 2026,
     section "Compact embedding and layer-wise parallel adjustment".)
 
+    A layer of a role or block that θ has not seen, or with knobs or values that it does not know,
+    gets U = 0: plain LoRA.
+
     Args:
         choices: The quantizer's knobs.
         layers: The model's layers.
         rank: Rank r of the adapter.
-        options: Sizes.
+        options: Shape.
         generator: Draws the initial weights.
     """
-
-    role_ids: Tensor
-    block_ids: Tensor
 
     def __init__(
         self,
@@ -55,62 +69,93 @@ class Theta(nn.Module):
     ) -> None:
         super().__init__()
         self.choices = choices
-        self.names = tuple(layer.name for layer in layers)
         self.rank = rank
-        roles = sorted({layer.role for layer in layers})
-        blocks = sorted({layer.block for layer in layers})
+        self.options = options
+        self.roles = sorted({layer.role for layer in layers})
+        self.blocks = sorted({layer.block for layer in layers})
         dim = options.embedding_dim
         self.knobs = nn.ModuleList(nn.Embedding(size, dim) for size in choices.sizes)
-        self.role = nn.Embedding(len(roles), dim)
-        self.block = nn.Embedding(len(blocks), dim)
-        features = dim * (len(choices.knobs) + 2)
+        self.role = nn.Embedding(len(self.roles), dim) if options.role else None
+        self.block = nn.Embedding(len(self.blocks), dim) if options.block else None
+        features = dim * len(self._embeddings)
         self.norm = nn.LayerNorm(features)
         self.hidden = nn.Linear(features, options.hidden)
-        self.output = nn.Linear(options.hidden, rank * rank)
-        self.register_buffer(
-            "role_ids", torch.tensor([roles.index(layer.role) for layer in layers]), False
-        )
-        self.register_buffer(
-            "block_ids", torch.tensor([blocks.index(layer.block) for layer in layers]), False
-        )
+        outputs = rank * rank if options.rank is None else 2 * rank * options.rank
+        self.output = nn.Linear(options.hidden, outputs)
         self._initialise(generator)
+
+    @property
+    def _embeddings(self) -> list[nn.Embedding]:
+        found = (*self.knobs, self.role, self.block)
+        return [embedding for embedding in found if isinstance(embedding, nn.Embedding)]
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        for embedding in (*self.knobs, self.role, self.block):
+        for embedding in self._embeddings:
             embedding.weight.normal_(generator=generator)
         bound = self.hidden.in_features**-0.5
         self.hidden.weight.uniform_(-bound, bound, generator=generator)
         self.hidden.bias.zero_()
         self.output.weight.normal_(std=1e-3, generator=generator)
         self.output.bias.zero_()
+        if self.options.rank is not None:
+            # One factor starts near zero, the other does not: from two near zero, nothing learns.
+            right = self.output.bias[self.rank * self.options.rank :]
+            right.normal_(std=self.options.rank**-0.5, generator=generator)
 
-    def encode(self, configuration: Configuration) -> Tensor:
-        """Return a configuration as value indices, integers (layers × knobs)."""
-        return torch.tensor(
-            [
-                [knob.index(configuration[name][knob.name]) for knob in self.choices.knobs]
-                for name in self.names
-            ]
-        )
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Map value indices to adjustments.
+    def encode(self, configuration: Configuration, layers: Sequence[LayerSpec]) -> Tensor:
+        """Return what θ sees of layers under a configuration.
 
         Args:
-            codes: Value index of each layer's knobs, integers (layers × knobs).
+            configuration: The configuration.
+            layers: Layers, of the model that θ was made for or of another.
 
         Returns:
-            U (layers × r × r).
+            For each layer the index of each knob's value, of its role and of its block, as far
+            as θ sees them; integers (layers × embeddings), ``UNKNOWN`` where it has none.
+        """
+        return torch.tensor([self._code(configuration.get(x.name), x) for x in layers])
+
+    def _code(self, chosen: LayerConfiguration | None, layer: LayerSpec) -> list[int]:
+        knobs = self.choices.knobs
+        if chosen is None or set(chosen) != {knob.name for knob in knobs}:
+            code = [UNKNOWN] * len(knobs)
+        else:
+            code = [_position(knob.values, chosen[knob.name]) for knob in knobs]
+        if self.options.role:
+            code.append(_position(self.roles, layer.role))
+        if self.options.block:
+            code.append(_position(self.blocks, layer.block))
+        return code
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Map codes to adjustments.
+
+        Args:
+            codes: What :meth:`encode` returns (layers × embeddings).
+
+        Returns:
+            U (layers × r × r); zero for a layer with an unknown code.
 
         Raises:
-            ValueError: If the shape of the codes is not layers × knobs.
+            ValueError: If the codes have another number of columns.
         """
-        expected = (len(self.names), len(self.knobs))
-        if tuple(codes.shape) != expected:
-            raise ValueError(f"codes must be layers × knobs {expected}, not {tuple(codes.shape)}")
-        embedded = [embed(codes[:, index]) for index, embed in enumerate(self.knobs)]
-        embedded += [self.role(self.role_ids), self.block(self.block_ids)]
+        if codes.ndim != 2 or codes.shape[1] != len(self._embeddings):
+            expected = f"layers × {len(self._embeddings)}"
+            raise ValueError(f"codes must be {expected}, not {tuple(codes.shape)}")
+        known = (codes != UNKNOWN).all(dim=1)
+        codes = codes.clamp_min(0)
+        embedded = [embed(codes[:, index]) for index, embed in enumerate(self._embeddings)]
         hidden = nn.functional.silu(self.hidden(self.norm(torch.cat(embedded, dim=-1))))
-        U: Tensor = self.output(hidden).view(-1, self.rank, self.rank)
-        return U
+        output: Tensor = self.output(hidden)
+        if self.options.rank is None:
+            U = output.view(-1, self.rank, self.rank)
+        else:
+            left, right = output.chunk(2, dim=1)
+            inner = self.options.rank
+            U = left.view(-1, self.rank, inner) @ right.view(-1, inner, self.rank)
+        return U * known[:, None, None]
+
+
+def _position(values: Sequence[object], value: object) -> int:
+    return values.index(value) if value in values else UNKNOWN

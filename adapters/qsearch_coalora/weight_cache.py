@@ -69,6 +69,15 @@ class BoundedCache(Generic[_Key, _Value]):
                 self._nbytes -= self._size(oldest)
         return value
 
+    def clear(self) -> None:
+        """Forget all values; hits and misses stay counted."""
+        self._values.clear()
+        self._nbytes = 0
+
+
+FULL_PRECISION = Configuration({})
+"""The configuration that quantizes nothing."""
+
 
 class QuantizedWeights:
     """The quantizable weights of one model, switched between configurations in place.
@@ -95,6 +104,7 @@ class QuantizedWeights:
         self._modules = tuple(modules)
         self._quantizer = quantizer
         self.originals: tuple[Tensor, ...] = tuple(module.weight.data for module in modules)
+        self._added: Callable[[int, LayerConfiguration], Tensor] | None = None
         self._active: list[LayerConfiguration | None] = [None] * len(self._names)
         self.cache: BoundedCache[tuple[int, LayerConfiguration], QuantizedTensor] = BoundedCache(
             bound, lambda quantized: quantized.nbytes
@@ -110,14 +120,34 @@ class QuantizedWeights:
         """
         return self.cache.get(
             (position, configuration),
-            lambda: self._quantizer.quantize(self.originals[position], configuration),
+            lambda: self._quantizer.quantize(
+                self._to_quantize(position, configuration), configuration
+            ),
         )
+
+    def _to_quantize(self, position: int, configuration: LayerConfiguration) -> Tensor:
+        original = self.originals[position]
+        return original if self._added is None else original + self._added(position, configuration)
+
+    def add(self, added: Callable[[int, LayerConfiguration], Tensor] | None) -> None:
+        """Quantize the sum of each original weight and something else from now on.
+
+        What was quantized before is forgotten, and the original weights are active.
+
+        Args:
+            added: Returns what is added to the weight at a position (output features × input
+                features) under a layer configuration; None adds nothing.
+        """
+        self._added = added
+        self.cache.clear()
+        self.restore()
 
     @torch.no_grad()
     def activate(self, configuration: Configuration) -> tuple[int, ...]:
         """Put the dequantized weights of a configuration into the model.
 
         Layers whose layer configuration is already active are left as they are.
+        ``FULL_PRECISION`` puts the original weights back.
 
         Returns:
             Positions of the layers that changed.
@@ -125,6 +155,9 @@ class QuantizedWeights:
         Raises:
             KeyError: If the configuration lacks a layer.
         """
+        if configuration == FULL_PRECISION:
+            self.restore()
+            return tuple(range(len(self._names)))
         changed = []
         for position, name in enumerate(self._names):
             wanted = configuration[name]

@@ -9,7 +9,7 @@ from torch import nn
 
 from qsearch.errors import InputError
 from qsearch.plugins import Task
-from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.training_options import TrainingOptions
 
 _STEP_COST = 3
 """Forward passes that a training step costs: one forward, and two in the backward pass. Frozen
@@ -89,7 +89,7 @@ def work_parameters(model: nn.Module) -> int:
 
 
 def floating_point_operations(
-    parameters: int, options: CoALoRAOptions, workload: Workload
+    parameters: int, options: TrainingOptions, workload: Workload
 ) -> tuple[tuple[float, float], float]:
     """Estimate the operations of training and of evaluating.
 
@@ -108,7 +108,7 @@ def floating_point_operations(
     if workload.evaluated_examples is None:
         return (0.0, 0.0), 0.0
     example = 2.0 * parameters * workload.example_tokens
-    step = _STEP_COST * example * options.batch_size
+    step = _STEP_COST * example * options.batch_size * options.accumulation_steps
     return (
         (step * options.round_steps(0), step * options.round_steps(1)),
         example * workload.evaluated_examples,

@@ -69,7 +69,8 @@ def quantizer() -> RoundingQuantizer:
     return RoundingQuantizer()
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def small_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of words."""
     vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -93,7 +94,7 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     BertForSequenceClassification(config).bert.save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -111,7 +112,7 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)
-    _tokenizer().save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
     return folder
 
 

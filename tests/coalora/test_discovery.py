@@ -15,8 +15,12 @@ from transformers import (
     DistilBertModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -42,8 +46,10 @@ DECODER_ROLES = {"query", "key", "value", "attention_output", "gate", "up", "dow
         (lambda: RobertaForSequenceClassification(RobertaConfig(**SMALL)), ENCODER_ROLES),
         (lambda: LlamaForCausalLM(LlamaConfig(**SMALL)), DECODER_ROLES),
         (lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, num_key_value_heads=1)), DECODER_ROLES),
+        (lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, num_key_value_heads=1)), DECODER_ROLES),
+        (lambda: MistralForCausalLM(MistralConfig(**SMALL, num_key_value_heads=1)), DECODER_ROLES),
     ],
-    ids=["bert", "roberta", "llama", "qwen2"],
+    ids=["bert", "roberta", "llama", "qwen2", "qwen3", "mistral"],
 )
 def test_known_architectures_have_each_role_once_in_each_block(model, roles) -> None:
     with torch.device("meta"):

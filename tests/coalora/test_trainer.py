@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from qsearch_coalora.export import folded_state
 from qsearch_coalora.options import CoALoRAOptions
 from qsearch_coalora.part import one_example_in
-from qsearch_coalora.schedule import shuffled_passes
+from qsearch_coalora.sampling import SetSampler, uniform_pass
 from qsearch_coalora.statistics import weighted_mean
 
 from qsearch.errors import EvaluationError, InputError
@@ -80,9 +81,9 @@ def test_base_weights_and_biases_are_not_trained(make_trainer, make_configuratio
 
 
 def test_every_configuration_of_the_set_is_drawn_once_in_each_pass() -> None:
-    drawn = shuffled_passes(["a", "b", "c"], torch.Generator().manual_seed(0))
+    drawn = SetSampler(3, uniform_pass, torch.Generator().manual_seed(0))
     passes = [[next(drawn) for _ in range(3)] for _ in range(4)]
-    assert all(sorted(once) == ["a", "b", "c"] for once in passes)
+    assert all(sorted(once) == [0, 1, 2] for once in passes)
     assert len({tuple(once) for once in passes}) > 1
 
 
@@ -288,3 +289,42 @@ def test_the_weighted_mean_of_equal_weights_has_the_textbook_standard_error() ->
     mean, error = weighted_mean(values, torch.full((4,), 3.0))
     assert mean == pytest.approx(4.0)
     assert error == pytest.approx(values.std().item() / 2)
+
+
+def test_a_state_from_before_theta_had_more_options_is_read(make_trainer) -> None:
+    trainer = make_trainer()
+    state = trainer.state()
+    assert state.metadata["belongs_to"]["theta"] == {"embedding_dim": 8, "hidden": 128}
+    make_trainer().load_state(state)
+
+
+def test_a_state_of_another_adjustment_is_refused(make_trainer) -> None:
+    state = make_trainer(theta={"adjustment": "additive"}).state()
+    with pytest.raises(InputError, match=r"theta was .*additive"):
+        make_trainer().load_state(state)
+
+
+@pytest.mark.parametrize(
+    "theta", [{"adjustment": "additive"}, {"rank": 2}, {"role": False, "block": False}]
+)
+def test_every_shape_of_theta_trains_and_folds(make_trainer, make_configuration, theta) -> None:
+    trainer = make_trainer(theta=theta, learning_rate=1e-2)
+    chosen = make_configuration(trainer, 0)
+    trainer.train([chosen], 0)
+    adapted = trainer.adapted
+    adapted.peft_model.eval()
+    trainer.prepare(chosen)
+    batch = next(iter(trainer.task.batches("validation", 8)))
+    with torch.no_grad():
+        adjusted = adapted.logits(batch)
+        tensors = folded_state(adapted, chosen)
+        adapted.hooks.clear()
+        plain = adapted.logits(batch)
+        for position, layer in enumerate(adapted.lora_layers):
+            U = adapted.adjustments(chosen)[position]
+            A = layer.lora_A["default"].weight
+            A.copy_(adapted.hooks.folded(position, A, U))
+        folded = adapted.logits(batch)
+    assert not torch.allclose(adjusted, plain, atol=1e-6)
+    torch.testing.assert_close(folded, adjusted, atol=1e-5, rtol=1e-4)
+    assert any(name.endswith("lora_A.weight") for name in tensors)

@@ -22,7 +22,7 @@ from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.generation import registry_bundle
 from qsearch.records import read_study
 from qsearch.spec import load_spec
-from qsearch.store import read_adapter
+from qsearch.training_state import read_adapter
 from tests.end_to_end.conftest import command, run, small_study
 
 

@@ -17,12 +17,13 @@ from qsearch_coalora.tasks.classification import ClassificationOptions
 from qsearch_coalora.tasks.data import HubDataset
 from qsearch_coalora.tasks.docstrings import DocstringSource
 from qsearch_coalora.theta import ThetaOptions
+from qsearch_coalora.training_options import EarlyStopping, SamplingOptions, TrainingOptions
 from qsearch_quantizers.integer import Integer
 from qsearch_quantizers.normal_float import NormalFloat
 
 from qsearch.checking import check_study
 from qsearch.plugins import ModelSpec
-from qsearch.search_spec import SearchSpec, StopSpec
+from qsearch.search_spec import InitialSpec, SearchSpec, StopSpec
 from qsearch.spec import SpaceSpec, StudySpec, load_spec
 from qsearch.templates import read_template, template_names
 from tests.end_to_end.conftest import ROOT, command, run
@@ -117,6 +118,7 @@ def _documented(section: str) -> dict[str, str]:
         ("`model`", ModelSpec),
         ("`space`", SpaceSpec),
         ("`search`", SearchSpec),
+        ("`search.initial`", InitialSpec),
         ("`search.stop`", StopSpec),
         ("`task: {name: classification}`", ClassificationOptions),
         ("`task: {name: causal-lm}`", CausalOptions),
@@ -124,7 +126,10 @@ def _documented(section: str) -> dict[str, str]:
         ("`task.docstrings`", DocstringSource),
         ("`quantizer: {name: normal-float}`", NormalFloat.Options),
         ("`quantizer: {name: integer}`", Integer.Options),
+        ("Every trainer of qsearch", TrainingOptions),
+        ("`trainer.early_stopping`", EarlyStopping),
         ("`trainer: {name: coa-lora}`", CoALoRAOptions),
+        ("`trainer.sampling`", SamplingOptions),
         ("`trainer.theta`", ThetaOptions),
     ],
 )
@@ -139,9 +144,13 @@ def test_documentation_names_every_field_with_its_default(
             return "see below"
         if isinstance(value, tuple):
             return json.dumps(list(value))
+        if isinstance(value, bool):
+            return str(value).lower()
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
         return "none" if value is None else str(value)
 
-    expected = {name: shown(field) for name, field in model.model_fields.items()}
+    elsewhere = TrainingOptions.model_fields if model is CoALoRAOptions else {}
+    fields = {name: field for name, field in model.model_fields.items() if name not in elsewhere}
+    expected = {name: shown(field) for name, field in fields.items()}
     assert _documented(section) == expected

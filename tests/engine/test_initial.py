@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from qsearch.configuration import Choices, Knob
 from qsearch.errors import InputError
-from qsearch.initial import initial_configurations
-from qsearch.proxy import error_scores
+from qsearch.initial import initial_configurations, named_configurations
+from qsearch.proxy import allocate, error_scores
+from qsearch.search_spec import InitialSpec
 from qsearch.space import Integers, Space
 from tests.engine.support import INTEGER, errors_of, make_space
 
@@ -119,3 +121,43 @@ def test_an_interval_that_holds_nothing_is_refused() -> None:
     space = Space(whole.layers[:1], INTEGER, whole.storage_bits)
     with pytest.raises(InputError, match=r"average_bits: found 0 configurations in \[5, 8\]"):
         first_set(6, bits=(5, 8), space=space)
+
+
+def named(**fields: object) -> list[tuple[str, Integers]]:
+    generator = np.random.default_rng(0)
+    wanted = InitialSpec.model_validate(fields)
+    return named_configurations(SPACE, ERRORS, wanted, (2.25, 7.25), generator)
+
+
+def test_named_uniform_ones_have_the_least_error_within_their_budgets() -> None:
+    chosen = named(uniform=[2.6, 4.3])
+    for (method, index), budget in zip(chosen, (2.6, 4.3), strict=True):
+        assert method == "uniform"
+        assert (index == index[0]).all()
+        fitting = (SPACE.bits_table <= budget) & (SPACE.bits_table >= 2.25)
+        assert ERRORS[:, index[0]].mean() == ERRORS[:, fitting].mean(axis=0).min()
+
+
+def test_named_allocated_ones_are_the_allocators() -> None:
+    (method, index), _ = named(allocated=[3.0, 5.0])
+    assert method == "milp"
+    assert np.array_equal(index, allocate(SPACE, error_scores(SPACE, ERRORS), 3.0))
+
+
+def test_named_random_ones_are_new_and_inside() -> None:
+    chosen = named(uniform=[3.0], random=7)
+    assert [method for method, _ in chosen] == ["uniform"] + ["random"] * 7
+    drawn = np.array([index for _, index in chosen])
+    assert len(np.unique(drawn, axis=0)) == 8
+    assert SPACE.within(drawn, (2.25, 7.25)).all()
+
+
+@pytest.mark.parametrize("field", ["uniform", "allocated"])
+def test_a_budget_that_nothing_fits_is_refused_by_name(field: str) -> None:
+    with pytest.raises(InputError, match=rf"search\.initial\.{field}: .* has 2 or fewer"):
+        named(**{field: [2.0, 3.0]})
+
+
+def test_a_named_set_of_one_is_refused() -> None:
+    with pytest.raises(ValidationError, match="two configurations"):
+        InitialSpec(uniform=(3.0,))

@@ -19,16 +19,14 @@ from qsearch.plugins import TrainerState
 from qsearch.records import RoundRecord
 from qsearch.store import (
     RoundState,
-    adapter_path,
     open_client,
     prepare_directory,
-    read_adapter,
     read_measurement,
     read_rounds,
-    write_adapter,
     write_measurement,
     write_round,
 )
+from qsearch.training_state import adapter_path, read_adapter, write_adapter
 from tests.engine.support import INTEGER, make_space
 
 SPACE = make_space(1, INTEGER)

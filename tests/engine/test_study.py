@@ -31,8 +31,9 @@ from qsearch.plugins import load_plugin
 from qsearch.records import read_study, row_configuration
 from qsearch.search import reference_point
 from qsearch.spec import StudySpec, load_spec
-from qsearch.store import read_adapter, read_rounds
+from qsearch.store import read_rounds
 from qsearch.study import run_study
+from qsearch.training_state import read_adapter
 from tests.engine.support import in_child, results, study_spec
 
 # Failures in the set, among the candidates, and of what a former round has completed.

@@ -15,7 +15,7 @@ from qsearch.evaluation import Metric
 from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
 from qsearch_coalora.models import load_pretrained, load_tokenizer
 from qsearch_coalora.statistics import require_examples, weighted_mean
-from qsearch_coalora.tasks.data import HubDataset, read_dataset, read_lines
+from qsearch_coalora.tasks.data import HubDataset, hold_out, read_dataset, read_lines
 from qsearch_coalora.workload import Workload
 
 _CHARACTERS_AT_ONCE = 2**16
@@ -67,6 +67,7 @@ class CausalLanguageModelling:
         self.options = options
         self._tokenizer: Any = None
         self._sequences: dict[Split, Tensor] = {}
+        self._held_out = 0
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
         """Load the model with its language-modelling head; nothing is drawn.
@@ -105,6 +106,10 @@ class CausalLanguageModelling:
         self._sequences.clear()
         for split in ("train", "validation"):
             self._packed(split)
+
+    def hold_out(self, examples: int) -> None:
+        """Make so many sequences of the training data the split ``held-out``."""
+        self._held_out = examples
 
     def examples(self, split: Split) -> int:
         """Return the number of tokens that a split's loss is over: of each sequence all but one.
@@ -152,20 +157,28 @@ class CausalLanguageModelling:
 
     def _packed(self, split: Split) -> Tensor:
         if split not in self._sequences:
-            options = self.options
-            limit = options.train_tokens if split == "train" else options.validation_tokens
-            tokens = self._tokens(self._lines(split), limit)
-            count = len(tokens) // options.length
-            if count < 1:
-                raise InputError(
-                    f"the {split} text has {len(tokens)} tokens, fewer than task.length"
-                    f" {options.length}"
-                )
-            if split != "train":
-                require_examples(split, count, f"sequences of task.length {options.length} tokens")
-            packed = torch.tensor(tokens[: count * options.length])
-            self._sequences[split] = packed.view(count, options.length)
+            if split in ("train", "held-out"):
+                whole = self._pack("train")
+                kept, held = hold_out(len(whole), self._held_out, "sequences")
+                self._sequences["train"] = whole[torch.from_numpy(kept)]
+                self._sequences["held-out"] = whole[torch.from_numpy(held)]
+            else:
+                self._sequences[split] = self._pack(split)
         return self._sequences[split]
+
+    def _pack(self, split: Split) -> Tensor:
+        options = self.options
+        limit = options.train_tokens if split == "train" else options.validation_tokens
+        tokens = self._tokens(self._lines(split), limit)
+        count = len(tokens) // options.length
+        if count < 1:
+            raise InputError(
+                f"the {split} text has {len(tokens)} tokens, fewer than task.length"
+                f" {options.length}"
+            )
+        if split != "train":
+            require_examples(split, count, f"sequences of task.length {options.length} tokens")
+        return torch.tensor(tokens[: count * options.length]).view(count, options.length)
 
     def _tokens(self, lines: Iterable[str], limit: int | None) -> list[int]:
         tokens: list[int] = []

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,11 +17,19 @@ from torch import Tensor, nn
 from qsearch.errors import InputError
 from qsearch.evaluation import Metric
 from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
+from qsearch.space import Integers
 from qsearch_coalora.discovery import backbone
+from qsearch_coalora.metrics import accuracy, confusion, f1_score, hits
 from qsearch_coalora.models import load_pretrained, load_tokenizer
 from qsearch_coalora.statistics import LEAST_EXAMPLES, require_examples
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad
-from qsearch_coalora.tasks.data import HubDataset, read_dataset, read_table, select_columns
+from qsearch_coalora.tasks.data import (
+    HubDataset,
+    hold_out,
+    read_dataset,
+    read_table,
+    select_columns,
+)
 from qsearch_coalora.tasks.docstrings import DocstringSource, collect_docstrings
 from qsearch_coalora.workload import Workload
 
@@ -40,6 +48,7 @@ class ClassificationOptions(BaseModel):
         docstrings: Docstrings of installed packages.
         text: Column of the text, or the two columns of a pair.
         label: Column of the label.
+        metric: ``accuracy``, or ``f1`` of the second of two labels, as GLUE has it for QQP.
         max_length: Tokens after which a text is cut.
         train_examples: Bound on the training examples (a fixed random subset).
         validation_examples: The same for each evaluation split.
@@ -54,6 +63,7 @@ class ClassificationOptions(BaseModel):
     docstrings: DocstringSource | None = None
     text: str | tuple[str, str] = "text"
     label: str = "label"
+    metric: Literal["accuracy", "f1"] = "accuracy"
     max_length: int = Field(default=128, ge=2)
     train_examples: int | None = Field(default=None, ge=1)
     validation_examples: int | None = Field(default=None, ge=LEAST_EXAMPLES)
@@ -90,7 +100,10 @@ class LabelledTexts:
         if count is None or count >= len(self.labels):
             return self
         chosen = np.random.default_rng(_SUBSET_SEED).permutation(len(self.labels))[:count]
-        chosen.sort()
+        return self.at(np.sort(chosen))
+
+    def at(self, chosen: Integers) -> LabelledTexts:
+        """Return the examples at some positions."""
         return LabelledTexts(
             tuple(self.texts[index] for index in chosen),
             tuple(self.labels[index] for index in chosen),
@@ -104,24 +117,31 @@ class _Encoded:
 
 
 class Classification:
-    """Sequence classification with cross-entropy loss and accuracy."""
+    """Sequence classification with cross-entropy loss, and accuracy or F1."""
 
     Options = ClassificationOptions
     name = "classification"
-    metric = Metric("accuracy", "higher")
 
     def __init__(self, options: ClassificationOptions) -> None:
         self.options = options
         self._texts: dict[Split, LabelledTexts] = {}
         self._encoded: dict[Split, _Encoded] = {}
         self._tokenizer: Any = None
+        self._held_out = 0
+
+    @property
+    def metric(self) -> Metric:
+        """The figure of merit."""
+        return Metric(self.options.metric, "higher")
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Labels of the training data, in order; reading them reads that data."""
-        found = set(self._read("train").labels)
+        found = set(self._training.labels)
         if len(found) < 2:
             raise InputError(f"the training data has one label only: {sorted(found)}")
+        if self.options.metric == "f1" and len(found) > 2:
+            raise InputError(f"task.metric f1 needs two labels; the data has {len(found)}")
         if all(_INTEGER.fullmatch(label) for label in found):
             return tuple(sorted(found, key=lambda label: (int(label), label)))
         return tuple(sorted(found))
@@ -172,6 +192,10 @@ class Classification:
         for split in ("train", "validation"):
             self._encode(split)
 
+    def hold_out(self, examples: int) -> None:
+        """Make so many texts, or pairs, of the training data the split ``held-out``."""
+        self._held_out = examples
+
     def examples(self, split: Split) -> int:
         """Return the number of texts, or pairs of texts, of a split."""
         return len(self._read(split).labels)
@@ -198,13 +222,15 @@ class Classification:
         """
         labels = batch["labels"]
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-        hits = (logits.argmax(-1) == labels).float()
-        return Scores(losses, hits, torch.ones_like(hits))
+        predicted = logits.argmax(-1)
+        of = confusion if self.options.metric == "f1" else hits
+        metrics = of(predicted, labels)
+        return Scores(losses, metrics, torch.ones_like(metrics))
 
     def summarise(self, scores: Scores) -> tuple[float, float]:
-        """Return accuracy and its binomial standard error."""
-        accuracy = scores.metrics.double().mean().item()
-        return accuracy, (accuracy * (1 - accuracy) / len(scores.metrics)) ** 0.5
+        """Return the metric and its standard error."""
+        of = f1_score if self.options.metric == "f1" else accuracy
+        return of(scores.metrics)
 
     def _encode(self, split: Split) -> _Encoded:
         if split not in self._encoded:
@@ -224,11 +250,20 @@ class Classification:
             )
         return self._encoded[split]
 
+    @cached_property
+    def _training(self) -> LabelledTexts:
+        """All training data, held-out examples included."""
+        return self._read_all("train").subset(self.options.train_examples)
+
     def _read(self, split: Split) -> LabelledTexts:
         if split not in self._texts:
-            options = self.options
-            limit = options.train_examples if split == "train" else options.validation_examples
-            self._texts[split] = self._read_all(split).subset(limit)
+            if split in ("train", "held-out"):
+                kept, held = hold_out(len(self._training.labels), self._held_out, "examples")
+                self._texts["train"] = self._training.at(kept)
+                self._texts["held-out"] = self._training.at(held)
+            else:
+                limit = self.options.validation_examples
+                self._texts[split] = self._read_all(split).subset(limit)
         return self._texts[split]
 
     def _read_all(self, split: Split) -> LabelledTexts:

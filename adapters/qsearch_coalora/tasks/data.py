@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from qsearch.errors import InputError
 from qsearch.plugins import Split
+from qsearch.space import Integers
+
+_HOLD_OUT_SEED = 1
 
 
 def _read_separated(path: Path, **arguments: Any) -> pd.DataFrame:
@@ -108,6 +112,28 @@ def read_dataset(source: HubDataset, split: Split) -> Any:
         raise InputError(
             f"task.dataset {source.name!r}, split {name!r} cannot be loaded: {reason}"
         ) from error
+
+
+def hold_out(count: int, held: int, unit: str) -> tuple[Integers, Integers]:
+    """Return which training examples are trained on, and which are held out.
+
+    The choice is random, and the same for the same counts.
+
+    Args:
+        count: Number of training examples.
+        held: How many are held out.
+        unit: What they are, in the plural, for the message.
+
+    Raises:
+        InputError: If none would be left.
+    """
+    if held >= count:
+        raise InputError(
+            f"trainer.early_stopping.examples {held} must be below the {count} {unit} of the"
+            " training data"
+        )
+    order = np.random.default_rng(_HOLD_OUT_SEED).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
 
 
 def select_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> pd.DataFrame:

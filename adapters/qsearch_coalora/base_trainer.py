@@ -1,0 +1,417 @@
+"""What all trainers of this package have in common: one model, its evaluation, its state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qsearch.capabilities import HoldsOut, UnfinishedTraining
+from qsearch.configuration import Configuration, LayerConfiguration
+from qsearch.errors import EvaluationError, InputError
+from qsearch.evaluation import Evaluation, TrainReport
+from qsearch.layers import LayerSpec
+from qsearch.plugins import (
+    LoadedModel,
+    ModelSpec,
+    Progress,
+    Quantizer,
+    Requirements,
+    Scores,
+    Split,
+    Task,
+    TrainerState,
+)
+from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape
+from qsearch_coalora.device import require_device
+from qsearch_coalora.discovery import discover_layers, require_same_layers
+from qsearch_coalora.export import EXPORTERS, ExportJob
+from qsearch_coalora.held_out import HeldOutLoss, spread_over
+from qsearch_coalora.loop import RoundPlan, TrainingLoop
+from qsearch_coalora.models import load_config, require_gradient_checkpointing, skeleton
+from qsearch_coalora.part import one_example_in
+from qsearch_coalora.quantization_error import quantization_errors
+from qsearch_coalora.requirements import estimate_requirements
+from qsearch_coalora.sampling import BatchStream, SetSampler, uniform_pass
+from qsearch_coalora.saved_state import digest, require_own, saved_state
+from qsearch_coalora.schedule import seeds
+from qsearch_coalora.sensitivity import layer_sensitivities
+from qsearch_coalora.statistics import weighted_mean
+from qsearch_coalora.training_options import TrainingOptions
+from qsearch_coalora.workload import require_positions, task_workload
+
+
+class AdapterTrainer:
+    """A trainer whose configurations share one model in memory.
+
+    The model and the data are loaded at first use. Each round starts a fresh AdamW and a fresh
+    learning-rate schedule, so a round's result depends on the saved tensors, the set, the seed
+    and the round alone.
+
+    Args:
+        options: The trainer's options.
+        model: Which model.
+        task: Data, loss and metric.
+        quantizer: The quantizer.
+        seed: Seed of everything random.
+    """
+
+    Options: ClassVar[type[TrainingOptions]]
+    export_formats: ClassVar[tuple[str, ...]] = tuple(EXPORTERS)
+
+    def __init__(
+        self,
+        options: Any,
+        model: ModelSpec,
+        task: Task,
+        quantizer: Quantizer,
+        seed: int,
+    ) -> None:
+        self.options = options
+        self.model = model
+        self.task = task
+        self.quantizer = quantizer
+        self.seed = seed
+
+    # What a method decides
+
+    @property
+    def shape(self) -> AdapterShape:
+        """What of the adapter there is beside plain LoRA; nothing unless a method says more."""
+        return AdapterShape()
+
+    @property
+    def configurations_per_step(self) -> int:
+        """How many configurations share the examples of a batch."""
+        return 1
+
+    def sampler(
+        self, configurations: Sequence[Configuration], generator: torch.Generator
+    ) -> SetSampler:
+        """Return what draws the configurations that a round is trained under."""
+        return SetSampler(len(configurations), uniform_pass, generator)
+
+    @torch.no_grad()
+    def prepare(self, configuration: Configuration) -> None:
+        """Make the model the one of a configuration."""
+        self.adapted.activate(configuration)
+        self.adapted.hooks.set(self.adapted.adjustments(configuration))
+
+    # The model and its layers
+
+    @cached_property
+    def _config(self) -> tuple[Any, tuple[str, ...]]:
+        return load_config(self.model)
+
+    @cached_property
+    def _layers(self) -> tuple[LayerSpec, ...]:
+        return discover_layers(skeleton(self._config[0]), self.model.layers)
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model with its data prepared; reading it loads both."""
+        require_device(self.options.device)
+        self._hold_out()
+        loaded = self.task.load_model(self.model, self.seed)
+        require_same_layers(self._layers, discover_layers(loaded.module, self.model.layers))
+        require_positions(loaded.module, task_workload(self.task))
+        if self.options.gradient_checkpointing:
+            require_gradient_checkpointing(loaded.module)
+        self.task.prepare(loaded.tokenizer)
+        return loaded
+
+    def _hold_out(self) -> None:
+        stopping = self.options.early_stopping
+        if stopping is None:
+            return
+        if not isinstance(self.task, HoldsOut):
+            raise InputError(
+                f"trainer.early_stopping: task {self.task.name!r} cannot hold out training"
+                " examples; leave early_stopping out"
+            )
+        self.task.hold_out(stopping.examples)
+
+    @cached_property
+    def adapted(self) -> AdaptedModel:
+        """The adapted model; reading it loads the model and the data."""
+        return AdaptedModel(
+            self.loaded, self._layers, self.quantizer, self.options, self.shape, self.seed
+        )
+
+    def layers(self) -> Sequence[LayerSpec]:
+        """Return the model's quantizable layers, without loading weights.
+
+        Raises:
+            InputError: If the model has none that the study's patterns match.
+        """
+        return self._layers
+
+    def requirements(self) -> Requirements:
+        """Say what the study needs, without loading weights or data.
+
+        Raises:
+            InputError: If the task's examples are longer than the model can read.
+        """
+        config, notes = self._config
+        model, workload = skeleton(config), task_workload(self.task)
+        require_positions(model, workload)
+        return estimate_requirements(
+            model, self._layers, self.options, self.configurations_per_step, workload, notes
+        )
+
+    # Training
+
+    def train(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None = None,
+    ) -> TrainReport:
+        """Train on the expected loss over a set; a function of state, set, seed and round.
+
+        Args:
+            configurations: The set; configurations are drawn from it at each step.
+            round: Index of the round, from 0.
+            progress: Called after each step.
+
+        Raises:
+            InputError: If the set is empty.
+            QsearchError: If the loss or its gradient is no longer finite; the adapter in memory
+                must not be used then.
+        """
+        kept_nowhere = UnfinishedTraining(lambda: None, lambda state: None)
+        return self.train_resumably(configurations, round, progress, kept_nowhere)
+
+    def train_resumably(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None,
+        unfinished: UnfinishedTraining,
+    ) -> TrainReport:
+        """Train as :meth:`train` does, from the saved step if there is one.
+
+        Args:
+            configurations: The set.
+            round: Index of the round, from 0.
+            progress: Called after each step.
+            unfinished: Where the state of an unfinished round is kept.
+
+        Raises:
+            InputError: If the set is empty.
+            QsearchError: If the loss or its gradient is no longer finite.
+        """
+        if not configurations:
+            raise InputError("a training set needs at least one configuration")
+        trains = digest(list(configurations), round, self._identity())
+        loop = TrainingLoop(
+            self.adapted, self.task, self.options, self._plan(configurations, round)
+        )
+        saved = unfinished.load()
+        if saved is not None and saved.metadata.get("trains") == trains:
+            loop.restore(saved)
+        return loop.run(
+            progress,
+            lambda state: unfinished.save(
+                TrainerState(state.tensors, {**state.metadata, "trains": trains})
+            ),
+        )
+
+    def _plan(self, configurations: Sequence[Configuration], round: int) -> RoundPlan:
+        data_seed, set_seed, dropout_seed = seeds(self.seed, round)
+        return RoundPlan(
+            round=round,
+            configurations=configurations,
+            sampler=self.sampler(configurations, torch.Generator().manual_seed(set_seed)),
+            batches=self._batches(torch.Generator().manual_seed(data_seed)),
+            dropout_seed=dropout_seed,
+            parts=self.configurations_per_step,
+            held_out=self._held_out(configurations),
+        )
+
+    def _batches(self, generator: torch.Generator) -> BatchStream:
+        size = self.options.batch_size
+        return BatchStream(lambda drawn: self.task.batches("train", size, drawn), generator)
+
+    def _held_out(self, configurations: Sequence[Configuration]) -> HeldOutLoss | None:
+        stopping = self.options.early_stopping
+        if stopping is None:
+            return None
+        followed = spread_over(self.average_bits(configurations), stopping.configurations)
+        return HeldOutLoss(
+            stopping,
+            [configurations[position] for position in followed],
+            self._held_out_loss,
+        )
+
+    def _held_out_loss(self, configuration: Configuration) -> float:
+        self.prepare(configuration)
+        scores = self._scores("held-out", one_in=1)
+        return weighted_mean(scores.losses, scores.weights)[0]
+
+    def average_bits(self, configurations: Sequence[Configuration]) -> list[float]:
+        """Return storage bits per quantized weight of configurations."""
+        storage = {
+            chosen: self.quantizer.storage_bits(chosen)
+            for chosen in {c for configuration in configurations for c in configuration.values()}
+        }
+        weights = sum(layer.parameters for layer in self._layers)
+        return [
+            sum(layer.parameters * storage[configuration[layer.name]] for layer in self._layers)
+            / weights
+            for configuration in configurations
+        ]
+
+    # Evaluation
+
+    def evaluate(
+        self, configurations: Sequence[Configuration], split: Split
+    ) -> Sequence[Evaluation]:
+        """Evaluate configurations on the same batches, in the order given.
+
+        A loss that is not a number is returned as it is.
+
+        Raises:
+            EvaluationError: If a configuration cannot be quantized or evaluated.
+        """
+        return self.evaluate_part(configurations, split, one_in=1)
+
+    def evaluate_part(
+        self, configurations: Sequence[Configuration], split: Split, one_in: int
+    ) -> Sequence[Evaluation]:
+        """Evaluate configurations on every ``one_in``-th example, the same for all.
+
+        Raises:
+            EvaluationError: If a configuration cannot be quantized or evaluated.
+        """
+        return tuple(
+            self._evaluate(configuration, split, one_in) for configuration in configurations
+        )
+
+    def _evaluate(self, configuration: Configuration, split: Split, one_in: int) -> Evaluation:
+        started = time.perf_counter()
+        self.adapted.peft_model.eval()
+        try:
+            self.prepare(configuration)
+            scores = self._scores(split, one_in)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise EvaluationError(f"evaluation failed: {type(error).__name__}: {error}") from error
+        finally:
+            self.adapted.hooks.clear()
+        loss, standard_error = weighted_mean(scores.losses, scores.weights)
+        metric, metric_error = self.task.summarise(scores)
+        return Evaluation(loss, standard_error, metric, metric_error, time.perf_counter() - started)
+
+    @torch.no_grad()
+    def _scores(self, split: Split, one_in: int) -> Scores:
+        """Return what the model scores as it is, on the CPU."""
+        batches = self.task.batches(split, self.options.eval_batch_size)
+        parts = [self._score(batch) for batch in one_example_in(one_in, batches)]
+        return Scores.concatenate([_on_cpu(part) for part in parts])
+
+    def _score(self, batch: Mapping[str, Tensor]) -> Scores:
+        logits = self.adapted.logits(batch)
+        return self.task.score(logits, {k: v.to(logits.device) for k, v in batch.items()})
+
+    # Scores of layers
+
+    def quantization_error(
+        self, layer_configurations: Sequence[LayerConfiguration]
+    ) -> npt.NDArray[np.float64]:
+        """Return relative squared error ‖W−W̃‖²/‖W‖² (layers × layer configurations)."""
+        return quantization_errors(
+            self.adapted.weights.originals, self.quantizer, layer_configurations
+        )
+
+    def sensitivity(
+        self, configurations: Sequence[Configuration], round: int
+    ) -> npt.NDArray[np.float64]:
+        """Return the expected rise of the loss per unit of relative squared error (layers).
+
+        From gradients of ``calibration_batches`` training batches, each under a configuration
+        drawn from the set, with the adapter as it is now.
+
+        Args:
+            configurations: The set.
+            round: Index of the round; with the seed, it draws batches and configurations.
+
+        Raises:
+            InputError: If the set is empty.
+        """
+        if not configurations:
+            raise InputError("a training set needs at least one configuration")
+        adapted = self.adapted
+        adapted.peft_model.eval()
+        data_seed, set_seed, _ = seeds(self.seed, round)
+        batches = self._batches(torch.Generator().manual_seed(data_seed))
+        generator = torch.Generator().manual_seed(set_seed)
+        drawn = SetSampler(len(configurations), uniform_pass, generator)
+
+        def run() -> Tensor:
+            self.prepare(configurations[next(drawn)])
+            return self._score(next(batches)).losses
+
+        try:
+            return layer_sensitivities(
+                [layer.base_layer for layer in adapted.lora_layers],
+                adapted.weights.originals,
+                [run] * self.options.calibration_batches,
+            )
+        finally:
+            adapted.hooks.clear()
+
+    # State and export
+
+    def state(self) -> TrainerState:
+        """Return the trained tensors, and what they belong to."""
+        return saved_state(self.adapted.tensors(), self._identity())
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            InputError: If the state belongs to another model or other options.
+        """
+        require_own(state, self._identity())
+        self.adapted.load_tensors(state.tensors)
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what a saved state must agree in with this trainer."""
+        options = self.options
+        return {
+            "model": self.model.name,
+            "layers": [layer.name for layer in self._layers],
+            "quantizer": self.quantizer.name,
+            "choices": {knob.name: list(knob.values) for knob in self.quantizer.choices().knobs},
+            "rank": options.rank,
+            "scaling": options.scaling,
+        }
+
+    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
+        """Write one of :attr:`export_formats` for a configuration into a directory.
+
+        Raises:
+            InputError: If the format is unknown.
+        """
+        if format not in EXPORTERS:
+            raise InputError(f"no export format {format!r}; this trainer has {list(EXPORTERS)}")
+        directory.mkdir(parents=True, exist_ok=True)
+        job = ExportJob(
+            self.adapted,
+            self.model,
+            configuration,
+            self.quantizer,
+            lambda: self.task.load_model(self.model, self.seed),
+        )
+        EXPORTERS[format](job, directory)
+
+
+def _on_cpu(scores: Scores) -> Scores:
+    return Scores(scores.losses.cpu(), scores.metrics.cpu(), scores.weights.cpu())

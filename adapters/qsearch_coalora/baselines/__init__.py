@@ -1,0 +1,1 @@
+"""What CoA-LoRA is compared with: the same model, data, optimizer and steps."""

@@ -1,0 +1,122 @@
+"""LQ-LoRA: one LoRA for each configuration, beside a quantized part that was found with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qsearch.configuration import Configuration, LayerConfiguration
+from qsearch.threads import one_thread
+from qsearch_coalora.adapted_model import FACTOR_CACHE_SHARE, AdaptedModel
+from qsearch_coalora.baselines.decomposition import Decomposition, decompose
+from qsearch_coalora.baselines.importance import row_and_column_importance
+from qsearch_coalora.baselines.per_configuration import Adapter, PerConfigurationTrainer
+from qsearch_coalora.schedule import seeds
+from qsearch_coalora.training_options import TrainingOptions
+from qsearch_coalora.weight_cache import BoundedCache
+
+
+class LQLoRATrainer(PerConfigurationTrainer):
+    """Decomposes each weight into a quantized and a low-rank part, then trains the latter.
+
+    (Guo et al. 2024, "LQ-LoRA: Low-rank Plus Quantized Matrix Decomposition for Efficient Language
+    Model Finetuning".) The error is weighted by Fisher information of ``calibration_batches``.
+    """
+
+    Options = TrainingOptions
+
+    @cached_property
+    def adapted(self) -> AdaptedModel:
+        """The adapted model; reading it loads the model and the data."""
+        adapted = super().adapted
+        bound = int(self.options.cache_mebibytes * 2**20 * FACTOR_CACHE_SHARE)
+        self._decompositions = BoundedCache[tuple[int, LayerConfiguration], Decomposition](
+            bound, lambda found: found.L1.nbytes + found.L2.nbytes
+        )
+        self._importance = self._measured_importance(adapted)
+        adapted.weights.add(self._minus_low_rank)
+        return adapted
+
+    def _measured_importance(self, adapted: AdaptedModel) -> list[tuple[Tensor, Tensor]]:
+        """Return D_row and D_col of each layer, from the model in full precision."""
+        adapted.peft_model.eval()
+        batches = self._batches(torch.Generator().manual_seed(seeds(self.seed, 0)[0]))
+
+        def run() -> Tensor:
+            batch = next(batches)
+            return self.task.score(adapted.logits(batch), batch).losses
+
+        return row_and_column_importance(
+            [layer.base_layer for layer in adapted.lora_layers],
+            [run] * self.options.calibration_batches,
+        )
+
+    def start(self, configuration: Configuration) -> Adapter:
+        """Return the adapter of the decomposition's low-rank part, and the initial head."""
+        tensors = dict(super().start(configuration))
+        for position, layer in enumerate(self.adapted.layers):
+            found = self._decomposed(position, configuration[layer.name])
+            tensors[f"lora.{layer.name}.A"] = found.L2.cpu()
+            tensors[f"lora.{layer.name}.B"] = found.L1.cpu() / self.options.scaling
+        return tensors
+
+    def _minus_low_rank(self, position: int, chosen: LayerConfiguration) -> Tensor:
+        found = self._decomposed(position, chosen)
+        return -(found.L1 @ found.L2)
+
+    def _decomposed(self, position: int, chosen: LayerConfiguration) -> Decomposition:
+        quantizer = self.quantizer
+
+        def make() -> Decomposition:
+            weight = self.adapted.weights.originals[position]
+            return decompose(
+                weight,
+                lambda matrix: quantizer.dequantize(quantizer.quantize(matrix, chosen)).to(weight),
+                self.options.rank,
+                self._importance[position],
+                torch.Generator().manual_seed(position),
+            )
+
+        return self._decompositions.get((position, chosen), make)
+
+    @torch.no_grad()
+    def quantization_error(
+        self, layer_configurations: Sequence[LayerConfiguration]
+    ) -> npt.NDArray[np.float64]:
+        """Return squared errors weighted by Fisher information, per weight.
+
+        The proxy allocator then minimises what the paper's integer program does (Guo et al. 2024,
+        section 3.2). The error is that of quantizing alone, without a low-rank part.
+
+        Args:
+            layer_configurations: What to measure.
+
+        Returns:
+            Errors (layers × layer configurations).
+        """
+        adapted = self.adapted
+        with one_thread():
+            return np.array(
+                [
+                    [self._weighted_error(position, chosen) for chosen in layer_configurations]
+                    for position in range(len(adapted.layers))
+                ]
+            )
+
+    def _weighted_error(self, position: int, chosen: LayerConfiguration) -> float:
+        weight = self.adapted.weights.originals[position]
+        rows, columns = self._importance[position]
+        quantizer = self.quantizer
+        off = weight - quantizer.dequantize(quantizer.quantize(weight, chosen)).to(weight)
+        return float((off * rows[:, None] * columns[None]).double().square().mean())
+
+    def sensitivity(
+        self, configurations: Sequence[Configuration], round: int
+    ) -> npt.NDArray[np.float64]:
+        """Return each layer's number of weights: the errors are weighted already (layers)."""
+        return np.array([layer.parameters for layer in self.adapted.layers], dtype=np.float64)

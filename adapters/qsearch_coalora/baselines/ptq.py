@@ -1,0 +1,52 @@
+"""PTQ: the model is fine-tuned in full precision, then quantized, with no adapter beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qsearch.capabilities import UnfinishedTraining
+from qsearch.configuration import Configuration
+from qsearch.evaluation import TrainReport
+from qsearch.plugins import Progress, TrainerState
+from qsearch_coalora.base_trainer import AdapterTrainer
+from qsearch_coalora.training_options import TrainingOptions
+from qsearch_coalora.weight_cache import FULL_PRECISION
+
+
+class PTQOptions(TrainingOptions):
+    """Options of post-training quantization.
+
+    Args:
+        fine_tune: Whether round 0 trains a LoRA in full precision, which is then merged into the
+            weights. Without it the model is quantized as it is.
+    """
+
+    fine_tune: bool = True
+
+
+class PTQTrainer(AdapterTrainer):
+    """Fine-tunes in full precision, merges, and quantizes; later rounds train nothing."""
+
+    Options = PTQOptions
+    options: PTQOptions
+    export_formats = ()
+
+    def train_resumably(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None,
+        unfinished: UnfinishedTraining,
+    ) -> TrainReport:
+        """Fine-tune in full precision in round 0; see :meth:`AdapterTrainer.train`."""
+        if round > 0 or not self.options.fine_tune:
+            return TrainReport(0, 0.0, ())
+        self.adapted.merge(False)
+        report = super().train_resumably([FULL_PRECISION], round, progress, unfinished)
+        self.adapted.merge(True)
+        return report
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state, merged; see :meth:`AdapterTrainer.load_state`."""
+        super().load_state(state)
+        self.adapted.merge(True)

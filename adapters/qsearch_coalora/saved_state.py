@@ -1,0 +1,72 @@
+"""What a saved adapter belongs to, and whether it is this study's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from torch import Tensor
+
+from qsearch.configuration import Configuration
+from qsearch.errors import InputError
+from qsearch.plugins import TrainerState
+
+_FORMAT = 1
+
+
+def saved_state(tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> TrainerState:
+    """Return trained tensors with what they belong to, and the versions that made them.
+
+    Args:
+        tensors: The tensors.
+        identity: What a trainer must agree in to go on from them.
+    """
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
+    return TrainerState(
+        tensors, {"format": _FORMAT, "belongs_to": dict(identity), "versions": versions}
+    )
+
+
+def require_own(state: TrainerState, identity: Mapping[str, Any]) -> None:
+    """Check that a saved state belongs to a trainer.
+
+    Args:
+        state: The saved state.
+        identity: The trainer's.
+
+    Raises:
+        InputError: If it has another format, or belongs to another model or other options.
+    """
+    if state.metadata.get("format") != _FORMAT:
+        raise InputError(
+            f"the saved adapter has format {state.metadata.get('format')!r};"
+            f" this qsearch reads {_FORMAT}"
+        )
+    saved = state.metadata.get("belongs_to", {})
+    details = "; ".join(
+        f"{key} was {_short(saved.get(key))}, is {_short(own)}"
+        for key, own in identity.items()
+        if saved.get(key) != own
+    )
+    if details:
+        raise InputError(f"the saved adapter belongs to another study: {details}")
+
+
+def digest(*told: Any) -> str:
+    """Return a text that differs where JSON data or configurations differ."""
+    text = json.dumps(told, sort_keys=True, default=_as_json)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _as_json(value: object) -> str:
+    if isinstance(value, Configuration):
+        return value.to_json()
+    raise TypeError(f"{type(value).__name__} is no JSON data")
+
+
+def _short(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"

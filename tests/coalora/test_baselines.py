@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from qsearch_coalora.adapted_model import ADAPTER
+from qsearch_coalora.base_trainer import AdapterTrainer
+from qsearch_coalora.baselines.decomposition import decompose
+from qsearch_coalora.baselines.importance import row_and_column_importance
+from qsearch_coalora.baselines.lq_lora import LQLoRATrainer
+from qsearch_coalora.baselines.nf4 import NF4, FourBitLayers
+from qsearch_coalora.baselines.ptq import PTQTrainer
+from qsearch_coalora.baselines.qlora import QLoRATrainer
+from qsearch_coalora.baselines.shared_lora import SharedLoRATrainer
+from qsearch_coalora.tasks.classification import Classification
+from qsearch_coalora.weight_cache import FULL_PRECISION
+from qsearch_quantizers.normal_float import NormalFloat
+
+from qsearch.capabilities import UnfinishedTraining
+from qsearch.configuration import Configuration
+from qsearch.layers import LayerSpec
+from qsearch.plugins import ModelSpec
+
+METHODS = [SharedLoRATrainer, QLoRATrainer, LQLoRATrainer, PTQTrainer]
+EACH = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+PER_CONFIGURATION = pytest.mark.parametrize("method", [QLoRATrainer, LQLoRATrainer])
+
+Make = Callable[..., AdapterTrainer]
+
+
+@pytest.fixture
+def make(bert_folder, table_files, quantizer) -> Make:
+    """Return a maker of trainers of a method on the small BERT; options as keywords."""
+
+    def maker(method: Any, plugin: Any = quantizer, **options: object) -> AdapterTrainer:
+        train, validation = table_files
+        task = Classification(Classification.Options(train=train, validation=validation))
+        fields = {"rank": 4, "steps": 4, "batch_size": 8, "warmup_steps": 1} | options
+        model = ModelSpec(name=str(bert_folder))
+        return method(method.Options(**fields), model, task, plugin, 0)
+
+    return maker
+
+
+def losses(trainer: AdapterTrainer, chosen: list[Configuration]) -> list[float]:
+    return [evaluation.loss for evaluation in trainer.evaluate(chosen, "validation")]
+
+
+@EACH
+def test_training_lowers_the_loss(make: Make, make_configuration, method) -> None:
+    trainer = make(method, steps=120, learning_rate=1e-2)
+    report = trainer.train([make_configuration(trainer, 0)], 0)
+    assert report.steps == len(report.losses) == 120
+    assert sum(report.losses[-10:]) < sum(report.losses[:10]) * 0.9
+
+
+@EACH
+def test_a_saved_state_evaluates_as_before(make: Make, make_configuration, method) -> None:
+    trainer = make(method)
+    chosen = [make_configuration(trainer, index) for index in range(3)]
+    trainer.train(chosen, 0)
+    expected = losses(trainer, chosen)
+    assert len(set(expected)) == 3
+    other = make(method)
+    other.load_state(trainer.state())
+    assert losses(other, chosen[::-1])[::-1] == expected
+
+
+@EACH
+def test_a_killed_training_goes_on_as_if_never_stopped(
+    make: Make, make_configuration, method
+) -> None:
+    options = {"steps": 7, "checkpoint_steps": 2}
+    whole = make(method, **options)
+    chosen = [make_configuration(whole, index) for index in range(2)]
+    expected = whole.train(chosen, 0)
+    killed, kept = make(method, **options), []
+
+    def save(state: Any) -> None:
+        kept.append(state)
+        if len(kept) == (2 if method in (SharedLoRATrainer, PTQTrainer) else 5):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed.train_resumably(chosen, 0, None, UnfinishedTraining(lambda: None, save))
+    resumed = make(method, **options)
+    unfinished = UnfinishedTraining(lambda: kept[-1], lambda state: None)
+    report = resumed.train_resumably(chosen, 0, None, unfinished)
+    assert report.losses == expected.losses[-len(report.losses) :]
+    assert losses(resumed, chosen) == losses(whole, chosen)
+
+
+def test_shared_lora_is_the_same_for_all_configurations(make: Make, make_configuration) -> None:
+    trainer = make(SharedLoRATrainer)
+    assert trainer.adapted.theta is None
+    assert trainer.adapted.adjustments(make_configuration(trainer, 0)) is None
+    assert not [name for name in trainer.adapted.tensors() if name.startswith("theta.")]
+
+
+@PER_CONFIGURATION
+def test_each_configuration_has_a_lora_that_no_other_changes(
+    make: Make, make_configuration, method
+) -> None:
+    alone, both = make(method), make(method)
+    chosen = [make_configuration(alone, index) for index in range(2)]
+    alone.train(chosen[:1], 0)
+    both.train(chosen[::-1], 0)
+    assert losses(alone, chosen[:1]) == losses(both, chosen[:1])
+
+
+@PER_CONFIGURATION
+def test_a_configuration_outside_the_set_is_trained_when_it_is_evaluated(
+    make: Make, make_configuration, method
+) -> None:
+    early, late = make(method), make(method)
+    chosen = [make_configuration(early, index) for index in range(2)]
+    early.train(chosen, 0)
+    late.train(chosen[:1], 0)
+    assert losses(late, chosen) == losses(early, chosen)
+
+
+@PER_CONFIGURATION
+def test_what_is_trained_is_not_trained_again(make: Make, make_configuration, method) -> None:
+    trainer = make(method)
+    chosen = [make_configuration(trainer, 0)]
+    trainer.train(chosen, 0)
+    before = losses(trainer, chosen)
+    assert trainer.train(chosen, 1).steps == 0
+    assert losses(trainer, chosen) == before
+
+
+def test_ptq_quantizes_the_merged_weights_and_adds_nothing(make: Make, make_configuration) -> None:
+    trainer = make(PTQTrainer, steps=20, learning_rate=1e-2)
+    chosen = make_configuration(trainer, 0)
+    trainer.train([chosen], 0)
+    adapted = trainer.adapted
+    adapted.activate(chosen)
+    layer = adapted.lora_layers[0]
+    A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    assert (B @ A).abs().max() > 0
+    merged = adapted.weights.originals[0] + B @ A
+    quantizer = trainer.quantizer
+    expected = quantizer.dequantize(quantizer.quantize(merged, chosen[adapted.layers[0].name]))
+    assert torch.equal(layer.base_layer.weight.data, expected.detach())
+    inputs = torch.randn(2, 5, 32)
+    torch.testing.assert_close(layer(inputs), layer.base_layer(inputs))
+
+
+def test_ptq_trains_in_full_precision(make: Make, make_configuration) -> None:
+    trainer = make(PTQTrainer)
+    used: list[Configuration] = []
+    adapted = trainer.adapted
+    adapted.after_activation(used.append)
+    trainer.train([make_configuration(trainer, 0)], 0)
+    assert set(used) == {FULL_PRECISION}
+
+
+def test_ptq_without_fine_tuning_takes_no_step(make: Make, make_configuration) -> None:
+    trainer = make(PTQTrainer, fine_tune=False)
+    assert trainer.train([make_configuration(trainer, 0)], 0).steps == 0
+
+
+def test_bitsandbytes_layers_are_where_the_configuration_is_nf4() -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    plugin = NormalFloat(NormalFloat.Options())
+    layers = [LayerSpec(name, "query", 0, (96, 64)) for name in ("first", "second")]
+    lora_layers = [SimpleNamespace(base_layer=torch.nn.Linear(64, 96)) for _ in layers]
+    originals = [layer.base_layer.weight.data for layer in lora_layers]
+    four_bit = FourBitLayers(layers, lora_layers, originals)
+    other = plugin.choices().layer_configuration(0)
+    four_bit.place(Configuration({"first": NF4, "second": other}))
+    placed = lora_layers[0].base_layer
+    assert isinstance(placed, bitsandbytes.nn.Linear4bit)
+    assert type(lora_layers[1].base_layer) is torch.nn.Linear
+    inputs = torch.randn(5, 64)
+    ours = plugin.dequantize(plugin.quantize(originals[0], NF4))
+    mine = torch.nn.functional.linear(inputs, ours, placed.bias)
+    exact = torch.nn.functional.linear(inputs, originals[0], placed.bias)
+    # Our quantizer refines its scales, so the codes differ; the errors are of one size.
+    ratio = float((placed(inputs) - exact).norm() / (mine - exact).norm())
+    assert 0.8 < ratio < 1.3
+    four_bit.place(Configuration({"first": other, "second": other}))
+    assert type(lora_layers[0].base_layer) is torch.nn.Linear
+
+
+def test_qlora_places_them_with_normal_float_alone(make: Make, make_configuration) -> None:
+    pytest.importorskip("bitsandbytes")
+    for plugin, expected in ((NormalFloat(NormalFloat.Options()), 1), (None, 0)):
+        trainer = make(QLoRATrainer) if plugin is None else make(QLoRATrainer, plugin)
+        assert len(trainer.adapted._followers) == expected
+
+
+def test_a_decomposition_is_better_than_quantizing_and_never_gets_worse(quantizer) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(24, 16, generator=generator)
+    chosen = quantizer.choices().layer_configuration(0)
+    importance = (torch.rand(24, generator=generator) + 0.5, torch.rand(16, generator=generator))
+    scale = importance[0][:, None] * importance[1][None]
+
+    def quantized(matrix: torch.Tensor) -> torch.Tensor:
+        return quantizer.dequantize(quantizer.quantize(matrix, chosen))
+
+    found = decompose(weight, quantized, 4, importance, torch.Generator().manual_seed(0))
+    low_rank = found.L1 @ found.L2
+    assert torch.linalg.matrix_rank(low_rank) == 4
+    error = ((weight - quantized(weight - low_rank) - low_rank) * scale).double().square().sum()
+    assert found.error == pytest.approx(float(error), rel=1e-6)
+    torch.testing.assert_close(found.L1.norm(dim=0), found.L2.norm(dim=1))
+    plain = float(((weight - quantized(weight)) * scale).double().square().sum())
+    assert found.error < 0.8 * plain
+
+
+def test_lq_lora_starts_from_its_decomposition(make: Make, make_configuration) -> None:
+    trainer = make(LQLoRATrainer)
+    chosen = make_configuration(trainer, 0)
+    start = trainer.start(chosen)
+    adapted = trainer.adapted
+    adapted.load_tensors(start)
+    adapted.activate(chosen)
+    for layer, original in zip(adapted.lora_layers, adapted.weights.originals, strict=True):
+        A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        quantized = layer.base_layer.weight
+        assert (original - quantized - B @ A).norm() < (original - quantized).norm()
+
+
+def test_lq_lora_weights_errors_by_fisher_information(make: Make) -> None:
+    trainer = make(LQLoRATrainer)
+    chosen = trainer.quantizer.choices().layer_configurations
+    errors = trainer.quantization_error(chosen)
+    assert errors.shape == (len(trainer.layers()), len(chosen))
+    plain = make(QLoRATrainer).quantization_error(chosen)
+    # Both fall with bits, but layers compare otherwise.
+    assert (np.argsort(errors[0]) == np.argsort(plain[0])).all()
+    assert np.corrcoef(errors[:, 0], plain[:, 0])[0, 1] < 0.99
+
+
+def test_importance_has_the_mean_of_the_fisher_information() -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(3, 2, bias=False)
+    inputs, targets = torch.randn(5, 4, 3), torch.randn(5, 4, 2)
+
+    def run() -> torch.Tensor:
+        return (linear(inputs) - targets).square().sum(dim=(1, 2))
+
+    ((rows, columns),) = row_and_column_importance([linear], [run])
+    gradients = []
+    for example in range(5):
+        loss = (linear(inputs[example]) - targets[example]).square().sum()
+        gradients.append(torch.autograd.grad(loss, linear.weight)[0])
+    fisher = torch.stack(gradients).square().mean(dim=0)
+    assert float((rows.square()[:, None] * columns.square()).mean()) == pytest.approx(
+        float(fisher.mean()), rel=1e-5
+    )
+    torch.testing.assert_close(rows.square(), fisher.mean(dim=1))
+    torch.testing.assert_close(columns.square(), fisher.mean(dim=0) / fisher.mean())
