@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qsearch.capabilities import HoldsOut, UnfinishedTraining
+from qsearch.capabilities import UnfinishedTraining
 from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.errors import EvaluationError, InputError
 from qsearch.evaluation import Evaluation, TrainReport
@@ -30,10 +30,11 @@ from qsearch.plugins import (
     TrainerState,
 )
 from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape
+from qsearch_coalora.bits import average_bits
 from qsearch_coalora.device import require_device
 from qsearch_coalora.discovery import discover_layers, require_same_layers
 from qsearch_coalora.export import EXPORTERS, ExportJob
-from qsearch_coalora.held_out import HeldOutLoss, spread_over
+from qsearch_coalora.held_out import HeldOutLoss, hold_out, spread_over
 from qsearch_coalora.loop import RoundPlan, TrainingLoop
 from qsearch_coalora.models import load_config, require_gradient_checkpointing, skeleton
 from qsearch_coalora.part import one_example_in
@@ -118,7 +119,7 @@ class AdapterTrainer:
     def loaded(self) -> LoadedModel:
         """The model with its data prepared; reading it loads both."""
         require_device(self.options.device)
-        self._hold_out()
+        hold_out(self.task, self.options.early_stopping)
         loaded = self.task.load_model(self.model, self.seed)
         require_same_layers(self._layers, discover_layers(loaded.module, self.model.layers))
         require_positions(loaded.module, task_workload(self.task))
@@ -126,17 +127,6 @@ class AdapterTrainer:
             require_gradient_checkpointing(loaded.module)
         self.task.prepare(loaded.tokenizer)
         return loaded
-
-    def _hold_out(self) -> None:
-        stopping = self.options.early_stopping
-        if stopping is None:
-            return
-        if not isinstance(self.task, HoldsOut):
-            raise InputError(
-                f"trainer.early_stopping: task {self.task.name!r} cannot hold out training"
-                " examples; leave early_stopping out"
-            )
-        self.task.hold_out(stopping.examples)
 
     @cached_property
     def adapted(self) -> AdaptedModel:
@@ -258,16 +248,7 @@ class AdapterTrainer:
 
     def average_bits(self, configurations: Sequence[Configuration]) -> list[float]:
         """Return storage bits per quantized weight of configurations."""
-        storage = {
-            chosen: self.quantizer.storage_bits(chosen)
-            for chosen in {c for configuration in configurations for c in configuration.values()}
-        }
-        weights = sum(layer.parameters for layer in self._layers)
-        return [
-            sum(layer.parameters * storage[configuration[layer.name]] for layer in self._layers)
-            / weights
-            for configuration in configurations
-        ]
+        return average_bits(self.quantizer, self._layers, configurations)
 
     # Evaluation
 

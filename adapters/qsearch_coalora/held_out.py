@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from qsearch.capabilities import HoldsOut
 from qsearch.configuration import Configuration
+from qsearch.errors import InputError
+from qsearch.plugins import Task
 from qsearch_coalora.adapted_model import AdaptedModel
 from qsearch_coalora.training_options import EarlyStopping
 
@@ -83,6 +86,22 @@ class HeldOutLoss:
             for name, tensor in state.items()
             if name.startswith(_BEST)
         }
+
+
+def hold_out(task: Task, stopping: EarlyStopping | None) -> None:
+    """Have a task hold out training examples, if training may stop early.
+
+    Raises:
+        InputError: If the task cannot.
+    """
+    if stopping is None:
+        return
+    if not isinstance(task, HoldsOut):
+        raise InputError(
+            f"trainer.early_stopping: task {task.name!r} cannot hold out training examples; leave"
+            " early_stopping out"
+        )
+    task.hold_out(stopping.examples)
 
 
 def spread_over(average_bits: Sequence[float], count: int) -> list[int]:
