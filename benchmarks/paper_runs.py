@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.objectives import DATA
+from benchmarks.objectives import DATA, SHARED
 from qsearch.assembly import assemble
 from qsearch.records import StudyRecord, best_under, read_study, row_configuration, write_json
 from qsearch.spec import StudySpec, load_spec
@@ -19,17 +20,46 @@ ROOT = Path(__file__).parent.parent
 BUDGETS = (2.5, 3.0, 4.0, 5.0, 6.0)
 """Average bits that each method has to serve."""
 
-_SERVED_ALONE = ("rounds=1", "candidates=0")
 
-METHODS: Mapping[str, tuple[str, ...]] = {
-    "qlora": (*_SERVED_ALONE, f"initial={{uniform: {list(BUDGETS)}}}"),
-    "lq-lora": (*_SERVED_ALONE, f"initial={{allocated: {list(BUDGETS)}}}"),
-    "ptq": (*_SERVED_ALONE, f"initial={{allocated: {list(BUDGETS)}}}"),
-    "shared-lora": (),
-    "coa-lora": (),
+@dataclass(frozen=True)
+class Entry:
+    """A method, or an ablation of one, as what a study's YAML is changed by.
+
+    Args:
+        trainer: Name of the trainer.
+        changes: Assignments such as ``search.walks=false``.
+    """
+
+    trainer: str
+    changes: tuple[str, ...] = ()
+
+
+_SERVED_ALONE = ("search.rounds=1", "search.candidates=0")
+
+METHODS: Mapping[str, Entry] = {
+    "qlora": Entry("qlora", (*_SERVED_ALONE, f"search.initial={{uniform: {list(BUDGETS)}}}")),
+    "lq-lora": Entry("lq-lora", (*_SERVED_ALONE, f"search.initial={{allocated: {list(BUDGETS)}}}")),
+    "ptq": Entry("ptq", (*_SERVED_ALONE, f"search.initial={{allocated: {list(BUDGETS)}}}")),
+    "shared-lora": Entry("shared-lora"),
+    "coa-lora": Entry("coa-lora"),
 }
-"""By trainer: what of the study's search differs. QLoRA has the best uniform configuration of each
-budget, LQ-LoRA and PTQ the allocator's; one LoRA for all is searched like CoA-LoRA."""
+"""QLoRA has the best uniform configuration of each budget, LQ-LoRA and PTQ the allocator's; one
+LoRA for all is searched like CoA-LoRA."""
+
+ABLATIONS: Mapping[str, Entry] = {
+    "frozen-set": Entry("coa-lora", ("search.candidates=0", "search.keep=all")),
+    "random-extension": Entry(
+        "coa-lora", ("search.propose=random", "search.candidates=10", "search.keep=all")
+    ),
+    "no-segments": Entry("coa-lora", ("search.keep=front",)),
+    "no-walks": Entry("coa-lora", ("search.walks=false",)),
+    "rank-8": Entry("coa-lora", ("trainer.rank=8",)),
+    "rank-32": Entry("coa-lora", ("trainer.rank=32",)),
+    "integer": Entry("coa-lora", ("quantizer.name=integer",)),
+}
+"""CoA-LoRA's study with one thing changed."""
+
+ENTRIES: Mapping[str, Entry] = {**METHODS, **ABLATIONS}
 
 
 @dataclass(frozen=True)
@@ -56,7 +86,7 @@ class Outcome:
     """A method's study with one seed.
 
     Args:
-        method: The trainer.
+        method: Name in ``ENTRIES``.
         seed: The study's seed.
         served: One configuration a budget.
         train_minutes: Wall time of training.
@@ -81,32 +111,34 @@ class Outcome:
         return self.train_minutes + self.evaluate_minutes + self.search_minutes
 
 
-def study_of(study: Path, method: str, seed: int, overrides: tuple[str, ...] = ()) -> StudySpec:
+def study_of(study: Path, method: str, seed: int) -> StudySpec:
     """Return a method's study.
 
     Args:
         study: YAML of the study; its trainer's options are those that all methods have.
-        method: The trainer.
+        method: Name in ``ENTRIES``.
         seed: Seed.
-        overrides: Further assignments, such as an ablation's.
     """
-    of_method = tuple(f"search.{text}" for text in METHODS.get(method, ()))
-    own = (f"trainer.name={method}", f"seed={seed}", f"name={study.stem}-{method}-{seed}")
-    return load_spec(study, (*own, *of_method, *overrides))
+    entry = ENTRIES[method]
+    own = (f"trainer.name={entry.trainer}", f"seed={seed}", f"name={study.stem}-{method}-{seed}")
+    environment = {"QSEARCH_DATA": str(SHARED), **os.environ}
+    return load_spec(study, (*own, *entry.changes), environment)
 
 
-def outcome_of(plan: str, study: Path, method: str, seed: int) -> Outcome:
+def outcome_of(study: Path, method: str, seed: int, recorded: bool = False) -> Outcome | None:
     """Return what a method came to, from its record or else by running its study.
 
     Args:
-        plan: Name of the comparison; its records are in a folder of that name.
-        study: YAML of the study.
-        method: The trainer.
+        study: YAML of the study; its records are in a folder of its name.
+        method: Name in ``ENTRIES``.
         seed: Seed.
+        recorded: Whether to return None rather than run anything.
     """
-    path = DATA / "paper" / plan / f"{method}-{seed}.json"
+    path = DATA / "paper" / study.stem / f"{method}-{seed}.json"
     if not path.is_file():
-        directory = ROOT / "runs" / "paper" / plan / f"{method}-{seed}"
+        if recorded:
+            return None
+        directory = ROOT / "runs" / "paper" / study.stem / f"{method}-{seed}"
         outcome = _run(study_of(study, method, seed), directory, method, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(outcome))

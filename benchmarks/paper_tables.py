@@ -1,0 +1,200 @@
+"""What the paper's comparison came to: hypervolumes, gaps, minutes, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from scipy import stats
+
+from benchmarks.paper_runs import BUDGETS, Outcome, Served
+from qsearch.pareto import normalised_hypervolume
+from qsearch.space import Floats
+
+BITS = (2.25, 7.25)
+"""Average bits between which hypervolume is taken."""
+
+REFERENCE = "qlora"
+"""What gaps are measured from."""
+
+PAPER = pd.DataFrame(
+    [
+        ("qlora", "QNLI", 0.58, None, 119),
+        ("qlora", "MNLI", 0.54, None, 208),
+        ("qlora", "SST-2", 0.63, None, 97),
+        ("qlora", "QQP", 0.54, None, 189),
+        ("lq-lora", "QNLI", 0.59, 2.81, 108),
+        ("lq-lora", "MNLI", 0.57, 8.13, 183),
+        ("lq-lora", "SST-2", 0.64, 1.54, 91),
+        ("lq-lora", "QQP", 0.54, 0.47, 172),
+        ("shared-lora", "QNLI", 0.60, 2.90, 21),
+        ("shared-lora", "MNLI", 0.57, 8.11, 35),
+        ("shared-lora", "SST-2", 0.61, -5.06, 19),
+        ("shared-lora", "QQP", 0.53, -1.18, 32),
+        ("coa-lora", "QNLI", 0.62, 4.34, 57),
+        ("coa-lora", "MNLI", 0.59, 8.89, 91),
+        ("coa-lora", "SST-2", 0.67, 1.74, 52),
+        ("coa-lora", "QQP", 0.60, 7.87, 88),
+    ],
+    columns=["method", "task", "hypervolume", "gap", "minutes"],
+)
+"""The paper's table: RoBERTa-large, six configurations served; gaps in points."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How quality is measured.
+
+    Args:
+        value: ``metric``, of which more is better, or ``loss``.
+        worst: Its value at the reference point.
+        best: Its value at the ideal point.
+        unit: Unit of gaps.
+        per_unit: Units in a difference of 1.
+    """
+
+    value: Literal["metric", "loss"]
+    worst: float
+    best: float
+    unit: str
+    per_unit: float
+
+    def quality(self, served: Served) -> float:
+        """Return the value with its sign such that more is better."""
+        return served.metric if self.value == "metric" else -served.loss
+
+    def hypervolume(self, outcome: Outcome) -> float:
+        """Return the share of the box that the served configurations dominate.
+
+        The box goes from the worst quality at the most bits to the best at the least.
+        """
+        sign = 1 if self.value == "metric" else -1
+        points = np.array([[-self.quality(one), one.average_bits] for one in outcome.served])
+        reference, ideal = (-sign * self.worst, BITS[1]), (-sign * self.best, BITS[0])
+        return normalised_hypervolume(points, reference, ideal)
+
+    def gap(self, outcome: Outcome, reference: Outcome) -> float:
+        """Return the mean over the budgets of the quality above another's, in units."""
+        pairs = zip(outcome.served, reference.served, strict=True)
+        return self.per_unit * float(
+            np.mean([self.quality(own) - self.quality(other) for own, other in pairs])
+        )
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A method's figures over seeds.
+
+    Args:
+        method: The method.
+        hypervolume: One a seed (n).
+        gap: Units above QLoRA with the same seed (n); NaN where that is missing.
+        minutes: Until all budgets could be served (n).
+    """
+
+    method: str
+    hypervolume: Floats
+    gap: Floats
+    minutes: Floats
+
+
+def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[Figures]:
+    """Return the figures of each method.
+
+    Args:
+        outcomes: By method, one a seed.
+        scale: How quality is measured.
+    """
+    references = {one.seed: one for one in outcomes.get(REFERENCE, ())}
+    return [
+        Figures(
+            method,
+            np.array([scale.hypervolume(one) for one in found]),
+            np.array(
+                [
+                    scale.gap(one, references[one.seed]) if one.seed in references else np.nan
+                    for one in found
+                ]
+            ),
+            np.array([one.minutes for one in found]),
+        )
+        for method, found in outcomes.items()
+        if found
+    ]
+
+
+def half_width(values: Floats) -> float:
+    """Return half of the 95 % confidence interval of the mean (Student's t); NaN for one value."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def table_of(figures: Sequence[Figures]) -> pd.DataFrame:
+    """Return one row a method: seeds, then mean and half width of each figure."""
+    rows = []
+    for one in figures:
+        row: dict[str, object] = {"method": one.method, "seeds": len(one.hypervolume)}
+        for name in ("hypervolume", "gap", "minutes"):
+            values = getattr(one, name)
+            row[name], row[f"{name} ±"] = float(values.mean()), half_width(values)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def markdown_of(table: pd.DataFrame, unit: str) -> str:
+    """Return a table of :func:`table_of` as Markdown."""
+    lines = [f"| method | seeds | hypervolume | gap ({unit}) | minutes |", "|---|---|---|---|---|"]
+    for row in table.to_dict("records"):
+        cells = [str(row["method"]), str(row["seeds"])]
+        for name, digits in (("hypervolume", 3), ("gap", 2), ("minutes", 1)):
+            value, half = row[name], row[f"{name} ±"]
+            text = "–" if np.isnan(value) else f"{value:.{digits}f}"
+            cells.append(text if np.isnan(half) else f"{text} ± {half:.{digits}f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def paper_markdown() -> str:
+    """Return the paper's table as Markdown."""
+    tasks = list(PAPER["task"].unique())
+    lines = ["| method | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    for method, rows in PAPER.groupby("method", sort=False):
+        cells = [
+            f"{row.hypervolume:.2f} / {'–' if pd.isna(row.gap) else f'{row.gap:+.2f}'}"
+            f" / {row.minutes}"
+            for row in rows.itertuples()
+        ]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def figure_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale, title: str) -> go.Figure:
+    """Return quality by budget, the mean of the seeds with their range."""
+    figure = go.Figure()
+    for method, found in outcomes.items():
+        if not found:
+            continue
+        quality = np.array([[scale.quality(one) for one in outcome.served] for outcome in found])
+        mean = quality.mean(axis=0)
+        figure.add_scatter(
+            x=BUDGETS,
+            y=mean,
+            name=method,
+            error_y={
+                "type": "data",
+                "array": quality.max(axis=0) - mean,
+                "arrayminus": mean - quality.min(axis=0),
+            },
+        )
+    quantity = "metric" if scale.value == "metric" else "negative loss (nats)"
+    figure.update_layout(
+        title=title,
+        xaxis_title="budget (average bits)",
+        yaxis_title=f"{quantity} on the test split",
+    )
+    return figure

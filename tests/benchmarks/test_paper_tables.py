@@ -1,0 +1,102 @@
+"""The paper's comparison says what its records say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks import paper_tables
+from benchmarks.paper import PLANS, claim_against_rivals
+from benchmarks.paper_runs import BUDGETS, ENTRIES, METHODS, Outcome, Served, study_of
+from benchmarks.paper_tables import Scale, figure_of, figures_of, markdown_of, table_of
+from benchmarks.recording import Benchmark
+
+ACCURACY = Scale("metric", worst=0.5, best=1.0, unit="points", per_unit=100)
+LOSS = Scale("loss", worst=10.0, best=0.0, unit="nats", per_unit=1)
+
+
+def outcome(
+    method: str, accuracy: float, seed: int = 0, minutes: float = 10.0, loss: float = 3.0
+) -> Outcome:
+    served = tuple(Served(budget, budget, loss, accuracy, 0.01) for budget in BUDGETS)
+    return Outcome(method, seed, served, minutes, 0.0, 0.0, 5, 100)
+
+
+def test_hypervolume_of_one_quality_is_a_rectangle() -> None:
+    # (0.8 - 0.5) / 0.5 of the height, from 2.5 to 7.25 of the 5 bits.
+    assert ACCURACY.hypervolume(outcome("ptq", 0.8)) == pytest.approx(0.6 * 4.75 / 5)
+    assert LOSS.hypervolume(outcome("ptq", 0.8, loss=4.0)) == pytest.approx(0.6 * 4.75 / 5)
+
+
+def test_a_quality_worse_than_the_reference_has_no_hypervolume() -> None:
+    assert ACCURACY.hypervolume(outcome("ptq", 0.45)) == 0
+
+
+def test_a_gap_is_positive_where_the_method_is_better_than_the_reference() -> None:
+    better, worse = outcome("coa-lora", 0.83, loss=2.5), outcome("qlora", 0.8, loss=3.0)
+    assert ACCURACY.gap(better, worse) == pytest.approx(3.0)
+    assert LOSS.gap(better, worse) == pytest.approx(0.5)
+
+
+def test_gaps_are_taken_between_equal_seeds() -> None:
+    outcomes = {
+        "qlora": [outcome("qlora", 0.80, 0), outcome("qlora", 0.70, 1)],
+        "coa-lora": [outcome("coa-lora", 0.72, 1), outcome("coa-lora", 0.9, 2)],
+    }
+    (reference, own) = figures_of(outcomes, ACCURACY)
+    assert reference.gap.tolist() == [0, 0]
+    assert own.gap[0] == pytest.approx(2.0)
+    assert np.isnan(own.gap[1])
+
+
+def test_half_width_is_students() -> None:
+    # t(0.975, 2 degrees of freedom) = 4.302653 (tables); deviation 1, root of 3.
+    assert paper_tables.half_width(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.302653 / 3**0.5)
+    assert np.isnan(paper_tables.half_width(np.array([1.0])))
+
+
+def test_claims_compare_hypervolume_and_minutes() -> None:
+    outcomes = {
+        "qlora": [outcome("qlora", 0.8, seed, 100) for seed in range(3)],
+        "shared-lora": [outcome("shared-lora", 0.79, seed, 20) for seed in range(3)],
+        "coa-lora": [outcome("coa-lora", 0.82 + 0.001 * seed, seed, 40) for seed in range(3)],
+    }
+    benchmark = Benchmark("paper")
+    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
+    assert [claim.met for claim in benchmark.claims] == [True, True, True, True]
+    assert benchmark.claims[-1].value == pytest.approx(0.4)
+
+
+def test_overlapping_intervals_miss_the_claim() -> None:
+    outcomes = {
+        "shared-lora": [outcome("shared-lora", 0.80, seed) for seed in range(2)],
+        "coa-lora": [outcome("coa-lora", 0.78 + 0.05 * seed, seed) for seed in range(2)],
+    }
+    benchmark = Benchmark("paper")
+    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
+    (interval,) = [claim for claim in benchmark.claims if "interval" in claim.claim]
+    assert interval.met is False
+
+
+def test_the_tables_name_each_method_and_the_figure_draws_it() -> None:
+    outcomes = {"qlora": [outcome("qlora", 0.8)], "ptq": [outcome("ptq", 0.7)], "lq-lora": []}
+    text = markdown_of(table_of(figures_of(outcomes, ACCURACY)), "points")
+    assert "| qlora | 1 | 0.570 | 0.00 | 10.0 |" in text
+    assert "| ptq | 1 | 0.380 | -10.00 | 10.0 |" in text
+    assert [trace.name for trace in figure_of(outcomes, ACCURACY, "made").data] == ["qlora", "ptq"]
+
+
+def test_the_papers_table_is_as_published() -> None:
+    assert "| coa-lora | 0.62 / +4.34 / 57 |" in paper_tables.paper_markdown()
+    assert "0.63 / – / 97" in paper_tables.paper_markdown()
+
+
+@pytest.mark.parametrize("method", ENTRIES)
+def test_every_entry_is_a_study_that_differs_from_the_plan_as_it_says(method: str) -> None:
+    plan = PLANS["sst2-minilm"].study
+    spec = study_of(plan, method, 2)
+    assert spec.seed == 2
+    assert spec.trainer.name == ENTRIES[method].trainer
+    if method not in METHODS:
+        own = study_of(plan, "coa-lora", 2)
+        assert spec != own.model_copy(update={"name": spec.name})

@@ -1,0 +1,60 @@
+"""The paper's comparison, run on a small model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import paper_runs, zero_shot
+from benchmarks.paper_runs import BUDGETS, METHODS, outcome_of
+
+STUDY = """\
+name: made
+model: {{name: {model}}}
+task: {{name: classification, train: {train}, validation: {validation}, test: {validation}}}
+quantizer: {{name: normal-float}}
+trainer: {{name: coa-lora, rank: 4, steps: 3, batch_size: 8, warmup_steps: 1}}
+search: {{rounds: 1, initial: 8, candidates: 2, segments: 10, average_bits: [2.25, 7.25]}}
+"""
+
+
+@pytest.fixture
+def study(
+    bert_folder: Path,
+    table_files: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    for module in (paper_runs, zero_shot):
+        monkeypatch.setattr(module, "DATA", tmp_path / "data")
+    monkeypatch.setattr(paper_runs, "ROOT", tmp_path)
+    path = tmp_path / "made.yaml"
+    train, validation = table_files
+    path.write_text(STUDY.format(model=bert_folder, train=train, validation=validation))
+    return path
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_serves_every_budget_and_is_recorded(study: Path, method: str) -> None:
+    assert outcome_of(study, method, 0, recorded=True) is None
+    outcome = outcome_of(study, method, 0)
+    assert outcome is not None
+    assert [one.budget for one in outcome.served] == list(BUDGETS)
+    assert all(one.average_bits <= one.budget for one in outcome.served)
+    assert all(0 <= one.metric <= 1 for one in outcome.served)
+    assert outcome.minutes > 0
+    assert outcome_of(study, method, 0, recorded=True) == outcome
+
+
+def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zero_shot, "CONFIGURATIONS", 8)
+    assert zero_shot.zero_shot(study, 0, recorded=True) is None
+    found = zero_shot.zero_shot(study, 0)
+    assert found is not None
+    assert len(found) == 8
+    assert [one.average_bits for one in found] == sorted(one.average_bits for one in found)
+    assert any(one.seen_loss != one.unseen_loss for one in found)
+    assert zero_shot.zero_shot(study, 0, recorded=True) == found
