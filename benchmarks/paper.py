@@ -10,6 +10,7 @@ budgets is measured on the test split. Every study that is finished is recorded 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -72,6 +73,14 @@ PLANS = {
             seeds=3,
             ablations=tuple(ABLATIONS),
             zero_shot=True,
+        ),
+        Plan(
+            study=_PLANS / "wikitext2-smollm2.yaml",
+            # From guessing one of 49,152 tokens to knowing the next.
+            scale=Scale("loss", worst=math.log(49_152), best=0.0, unit="nats", per_unit=1),
+            seeds=3,
+            ablations=(),
+            zero_shot=False,
         ),
     )
 }

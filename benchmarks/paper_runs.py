@@ -121,8 +121,29 @@ def study_of(study: Path, method: str, seed: int) -> StudySpec:
     """
     entry = ENTRIES[method]
     own = (f"trainer.name={entry.trainer}", f"seed={seed}", f"name={study.stem}-{method}-{seed}")
-    environment = {"QSEARCH_DATA": str(SHARED), **os.environ}
+    environment = {"QSEARCH_DATA": str(SHARED), "PAPER_TEXT": str(_text_folder()), **os.environ}
+    _split_text(Path(environment["QSEARCH_DATA"]), Path(environment["PAPER_TEXT"]))
     return load_spec(study, (*own, *entry.changes), environment)
+
+
+def _text_folder() -> Path:
+    return ROOT / "runs" / "paper" / "text"
+
+
+def _split_text(data: Path, folder: Path) -> None:
+    """Write nine tenths of WikiText-2's validation lines as training text, the rest as validation.
+
+    The library that holds the training file is out of reach where there is no model hub.
+    """
+    source = data / "wikitext2" / "valid.txt"
+    parts = {name: folder / f"wikitext2-{name}.txt" for name in ("train", "validation")}
+    if not source.is_file() or all(path.is_file() for path in parts.values()):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    cut = 9 * len(lines) // 10
+    for name, part in (("train", lines[:cut]), ("validation", lines[cut:])):
+        parts[name].write_text("".join(part), encoding="utf-8")
 
 
 def outcome_of(study: Path, method: str, seed: int, recorded: bool = False) -> Outcome | None:
