@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from typing import Any
 
 from benchmarks.objectives import DATA, SHARED
 from qsearch.assembly import assemble
-from qsearch.records import StudyRecord, best_under, read_study, row_configuration, write_json
+from qsearch.clock import Clock
+from qsearch.errors import InputError
+from qsearch.records import best_under, read_study, row_configuration, write_json
 from qsearch.spec import StudySpec, load_spec
 from qsearch.study import run_study
 from qsearch.training_state import read_adapter
@@ -88,27 +91,28 @@ class Outcome:
     Args:
         method: Name in ``ENTRIES``.
         seed: The study's seed.
+        plan: Digest of the study and the budgets, so that no other plan's record is taken for it.
         served: One configuration a budget.
-        train_minutes: Wall time of training.
-        evaluate_minutes: Of evaluations, training inside them included.
-        search_minutes: Of fits and searches.
+        minutes: Wall time of the study until all budgets could be served: loading, scores,
+            training, evaluations, fits and searches, over all sessions.
+        train_minutes: Those of training in the rounds.
         evaluations: How many configurations were evaluated, each round's counted.
         steps: Optimizer steps.
     """
 
     method: str
     seed: int
+    plan: str
     served: tuple[Served, ...]
+    minutes: float
     train_minutes: float
-    evaluate_minutes: float
-    search_minutes: float
     evaluations: int
     steps: int
 
     @property
-    def minutes(self) -> float:
-        """Wall time until all budgets could be served."""
-        return self.train_minutes + self.evaluate_minutes + self.search_minutes
+    def configurations(self) -> int:
+        """How many different configurations serve the budgets."""
+        return len({one.average_bits for one in self.served})
 
 
 def study_of(study: Path, method: str, seed: int) -> StudySpec:
@@ -122,7 +126,8 @@ def study_of(study: Path, method: str, seed: int) -> StudySpec:
     entry = ENTRIES[method]
     own = (f"trainer.name={entry.trainer}", f"seed={seed}", f"name={study.stem}-{method}-{seed}")
     environment = {"QSEARCH_DATA": str(SHARED), "PAPER_TEXT": str(_text_folder()), **os.environ}
-    _split_text(Path(environment["QSEARCH_DATA"]), Path(environment["PAPER_TEXT"]))
+    if "PAPER_TEXT" in study.read_text(encoding="utf-8"):
+        _split_text(Path(environment["QSEARCH_DATA"]), Path(environment["PAPER_TEXT"]))
     return load_spec(study, (*own, *entry.changes), environment)
 
 
@@ -137,8 +142,10 @@ def _split_text(data: Path, folder: Path) -> None:
     """
     source = data / "wikitext2" / "valid.txt"
     parts = {name: folder / f"wikitext2-{name}.txt" for name in ("train", "validation")}
-    if not source.is_file() or all(path.is_file() for path in parts.values()):
+    if all(path.is_file() for path in parts.values()):
         return
+    if not source.is_file():
+        raise InputError(f"{source} does not exist; name its data folder by QSEARCH_DATA")
     folder.mkdir(parents=True, exist_ok=True)
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     cut = 9 * len(lines) // 10
@@ -154,22 +161,51 @@ def outcome_of(study: Path, method: str, seed: int, recorded: bool = False) -> O
         method: Name in ``ENTRIES``.
         seed: Seed.
         recorded: Whether to return None rather than run anything.
+
+    Raises:
+        InputError: If the record is of another plan.
     """
     path = DATA / "paper" / study.stem / f"{method}-{seed}.json"
+    plan = plan_digest(study, method, seed)
     if not path.is_file():
         if recorded:
             return None
         directory = ROOT / "runs" / "paper" / study.stem / f"{method}-{seed}"
-        outcome = _run(study_of(study, method, seed), directory, method, seed)
+        outcome = _run(study_of(study, method, seed), directory, method, seed, plan)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(outcome))
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    require_plan(path, found["plan"], plan)
     served = tuple(Served(**one) for one in found.pop("served"))
     return Outcome(served=served, **found)
 
 
-def _run(spec: StudySpec, directory: Path, method: str, seed: int) -> Outcome:
-    record = run_study(spec, directory)
+def plan_digest(study: Path, method: str, seed: int) -> str:
+    """Return a text that differs where the method's study or the budgets differ.
+
+    Where a machine keeps its data makes no difference.
+    """
+    entry = ENTRIES[method]
+    told = [study.read_text(encoding="utf-8"), entry.trainer, *entry.changes, str(BUDGETS)]
+    return hashlib.sha256("\n".join([*told, str(seed)]).encode()).hexdigest()[:16]
+
+
+def require_plan(path: Path, recorded: str, plan: str) -> None:
+    """Check that a record is of the plan as it is now.
+
+    Raises:
+        InputError: If it is not.
+    """
+    if recorded != plan:
+        raise InputError(
+            f"{path}: recorded under another plan ({recorded}, now {plan}); delete it, and its"
+            " folder under runs/paper, to run it anew"
+        )
+
+
+def _run(spec: StudySpec, directory: Path, method: str, seed: int, plan: str) -> Outcome:
+    run_study(spec, directory)
+    minutes = 60 * Clock(directory).hours
     record = read_study(directory)
     parts = assemble(spec)
     last = len(record.rounds) - 1
@@ -179,17 +215,15 @@ def _run(spec: StudySpec, directory: Path, method: str, seed: int) -> Outcome:
     return Outcome(
         method,
         seed,
+        plan,
         tuple(
             Served(
                 budget, float(row["average_bits"]), one.loss, one.metric, one.metric_standard_error
             )
             for budget, row, one in zip(BUDGETS, rows, tested, strict=True)
         ),
-        *(_minutes(record, part) for part in ("train", "evaluate", "search")),
+        minutes,
+        train_minutes=sum(entry.train_seconds for entry in record.rounds) / 60,
         evaluations=len(record.trials),
         steps=sum(len(entry.train_losses) for entry in record.rounds),
     )
-
-
-def _minutes(record: StudyRecord, part: str) -> float:
-    return float(sum(getattr(entry, f"{part}_seconds") for entry in record.rounds)) / 60

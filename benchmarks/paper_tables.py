@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,12 +94,28 @@ class Figures:
         hypervolume: One a seed (n).
         gap: Units above QLoRA with the same seed (n); NaN where that is missing.
         minutes: Until all budgets could be served (n).
+        seeds: The seeds (n).
+        configurations: How many configurations serve the budgets (n).
     """
 
     method: str
     hypervolume: Floats
     gap: Floats
     minutes: Floats
+    seeds: tuple[int, ...]
+    configurations: tuple[int, ...]
+
+    def at(self, seeds: Collection[int]) -> Figures:
+        """Return the figures of some seeds alone."""
+        kept = [position for position, seed in enumerate(self.seeds) if seed in seeds]
+        return Figures(
+            self.method,
+            self.hypervolume[kept],
+            self.gap[kept],
+            self.minutes[kept],
+            tuple(self.seeds[position] for position in kept),
+            tuple(self.configurations[position] for position in kept),
+        )
 
 
 def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[Figures]:
@@ -121,6 +137,8 @@ def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[
                 ]
             ),
             np.array([one.minutes for one in found]),
+            tuple(one.seed for one in found),
+            tuple(one.configurations for one in found),
         )
         for method, found in outcomes.items()
         if found
@@ -138,7 +156,11 @@ def table_of(figures: Sequence[Figures]) -> pd.DataFrame:
     """Return one row a method: seeds, then mean and half width of each figure."""
     rows = []
     for one in figures:
-        row: dict[str, object] = {"method": one.method, "seeds": len(one.hypervolume)}
+        row: dict[str, object] = {
+            "method": one.method,
+            "seeds": len(one.seeds),
+            "configurations": max(one.configurations),
+        }
         for name in ("hypervolume", "gap", "minutes"):
             values = getattr(one, name)
             row[name], row[f"{name} ±"] = float(values.mean()), half_width(values)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.objectives import DATA
-from benchmarks.paper_runs import study_of
+from benchmarks.paper_runs import plan_digest, require_plan, study_of
 from qsearch.assembly import assemble
 from qsearch.initial import initial_configurations
 from qsearch.records import write_json
@@ -48,14 +48,20 @@ def zero_shot(study: Path, seed: int, recorded: bool = False) -> list[Seen] | No
         study: YAML of CoA-LoRA's study.
         seed: Seed.
         recorded: Whether to return None rather than train anything.
+
+    Raises:
+        InputError: If the record is of another plan.
     """
     path = DATA / "paper" / study.stem / f"zero-shot-{seed}.json"
     if not path.is_file():
         if recorded:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, [asdict(one) for one in _trained(study, seed)])
-    return [Seen(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
+        found = [asdict(one) for one in _trained(study, seed)]
+        write_json(path, {"plan": plan_digest(study, "coa-lora", seed), "configurations": found})
+    record = json.loads(path.read_text(encoding="utf-8"))
+    require_plan(path, record["plan"], plan_digest(study, "coa-lora", seed))
+    return [Seen(**one) for one in record["configurations"]]
 
 
 def mean_gap(found: list[Seen]) -> float:

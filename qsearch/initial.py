@@ -7,7 +7,7 @@ import numpy as np
 from qsearch.errors import InputError
 from qsearch.pareto import non_dominated
 from qsearch.proxy import allocate_front, error_scores
-from qsearch.search_spec import InitialSpec
+from qsearch.search_spec import InitialSpec, SearchSpec
 from qsearch.space import Floats, Integers, Space
 
 
@@ -91,6 +91,28 @@ def named_configurations(
         chosen.setdefault(found[0].tobytes(), ("milp", found[0]))
     _add_random(chosen, space, len(chosen) + initial.random, bits, generator)
     return _two_or_more(chosen, bits)
+
+
+def require_budgets(space: Space, search: SearchSpec) -> None:
+    """Check that every budget named by a study's first set can be met.
+
+    Args:
+        space: The space.
+        search: The study's search.
+
+    Raises:
+        InputError: If one is below all configurations inside the interval of average bits.
+    """
+    if not isinstance(search.initial, InitialSpec):
+        return
+    bits = search.average_bits
+    inside = space.bits_table[(space.bits_table >= bits[0]) & (space.bits_table <= bits[1])]
+    for budget in search.initial.uniform:
+        if not (inside <= budget).any():
+            raise _nothing_fits("uniform", budget, bits)
+    for budget in search.initial.allocated:
+        if budget < max(bits[0], space.average_bits_range[0]):
+            raise _nothing_fits("allocated", budget, bits)
 
 
 def _nothing_fits(field: str, budget: float, bits: tuple[float, float]) -> InputError:

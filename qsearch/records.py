@@ -70,8 +70,9 @@ class RoundRecord:
         training_set: Trials that the adapter was trained on.
         hypervolume: Of the round's completed trials, normalised (see :class:`StudyRecord`).
         train_seconds: Wall time of training.
-        evaluate_seconds: Wall time of all evaluations.
-        search_seconds: Wall time of fitting and searching, screening included.
+        evaluate_seconds: Wall time of all evaluations that gave a loss.
+        search_seconds: Wall time of fitting and searching, screening included, in the session
+            that finished the round.
         train_losses: Training loss of each step, nats.
     """
 

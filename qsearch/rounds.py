@@ -70,14 +70,14 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
         round_scores(study, round, configurations), study.correlation, _examples(study)
     )
     to_evaluate = training_set[:of_set]
-    seconds = _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up)
+    _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up)
     save_record(study)
     if _without_result(study, round, to_evaluate):
         return
     search_start = time.monotonic()
     candidates = find_candidates(study, round, first, of_search, time_is_up)
     search_seconds = time.monotonic() - search_start
-    seconds += _evaluate(study, round, candidates, "evaluating candidates", time_is_up)
+    _evaluate(study, round, candidates, "evaluating candidates", time_is_up)
     rows = _completed(study, round)
     if rows.empty:
         raise QsearchError(
@@ -102,7 +102,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
             (0.0, study.parts.space.average_bits_range[0]),
         ),
         train_seconds=report.seconds,
-        evaluate_seconds=seconds,
+        evaluate_seconds=float(rows["seconds"].sum()),
         search_seconds=search_seconds,
         train_losses=report.losses,
     )
@@ -225,8 +225,8 @@ def _without_result(study: Study, round: int, numbers: Sequence[int]) -> list[in
 
 def _evaluate(
     study: Study, round: int, numbers: Sequence[int], phase: str, time_is_up: Callable[[], bool]
-) -> float:
-    """Evaluate trials that have no result in this round; return the round's seconds for them."""
+) -> None:
+    """Evaluate trials that have no result in this round."""
     experiment = study.client._experiment
     waiting = _without_result(study, round, numbers)
     for number in set(numbers).difference(waiting):
@@ -234,7 +234,6 @@ def _evaluate(
             study.client.complete_trial(number)  # Killed between data and completion.
     configurations = [study.configuration(number) for number in waiting]
     space = study.parts.space
-    start = time.monotonic()
     study.tell(phase, round, total=len(waiting))
     results = evaluate_serially(study.evaluate, configurations)
     # The results are lazy: where the numbers end early, no more is evaluated.
@@ -268,7 +267,6 @@ def _evaluate(
             done=position,
             total=len(waiting),
         )
-    return time.monotonic() - start
 
 
 def _completed(study: Study, round: int) -> pd.DataFrame:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 
 class StopSpec(BaseModel):
@@ -77,6 +86,17 @@ class InitialSpec(BaseModel):
         return self
 
 
+def _alternative(value: object) -> str:
+    return "[named]" if isinstance(value, Mapping | InitialSpec) else "[number]"
+
+
+_Initial = Annotated[
+    Annotated[int, Field(strict=True, ge=2), Tag("[number]")]
+    | Annotated[InitialSpec, Tag("[named]")],
+    Discriminator(_alternative),
+]
+
+
 class SearchSpec(BaseModel):
     """How long and where to search.
 
@@ -105,7 +125,7 @@ class SearchSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rounds: int = Field(strict=True, default=3, ge=1)
-    initial: Annotated[int, Field(strict=True, ge=2)] | InitialSpec = 24
+    initial: _Initial = 24
     candidates: int = Field(strict=True, default=12, ge=0)
     segments: int = Field(strict=True, default=40, ge=1)
     average_bits: tuple[float, float] = (2.25, 7.25)

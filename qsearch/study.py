@@ -13,7 +13,7 @@ from qsearch.clock import Clock
 from qsearch.errors import InputError
 from qsearch.events import Event, Observer, event_log
 from qsearch.generation import QsearchNode
-from qsearch.initial import initial_configurations, named_configurations
+from qsearch.initial import initial_configurations, named_configurations, require_budgets
 from qsearch.lock import study_lock
 from qsearch.pareto import segment_edges
 from qsearch.recording import Study, save_record
@@ -69,6 +69,7 @@ def run_study(
     with study_lock(directory), storage_errors(directory):
         clock = Clock(directory)
         parts = assemble(spec, where)
+        require_budgets(parts.space, spec.search)
         changed = _claim(parts.spec, directory)
         log = event_log(directory / LOG)
 

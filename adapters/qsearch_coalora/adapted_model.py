@@ -15,16 +15,12 @@ from qsearch.layers import LayerSpec
 from qsearch.plugins import LoadedModel, Quantizer
 from qsearch_coalora.discovery import full_layer_names
 from qsearch_coalora.hook import AdjustmentHooks, random_basis
-from qsearch_coalora.residual import residual_factors
+from qsearch_coalora.residual import Factors, residual_factors
 from qsearch_coalora.theta import Theta, ThetaOptions
 from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.weight_cache import BoundedCache, QuantizedWeights
 
 ADAPTER = "default"
-FACTOR_CACHE_SHARE = 0.25
-"""Bound of the cache of residual factors, as a share of that of quantized weights."""
-
-_Factors = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,13 +92,9 @@ class AdaptedModel:
                     for layer in layers
                 ]
         self.hooks = AdjustmentHooks([layer.lora_A[ADAPTER] for layer in self.lora_layers], bases)
-        bound = options.cache_mebibytes * 2**20
+        self.cache = BoundedCache(options.cache_mebibytes * 2**20)
         self.weights = QuantizedWeights(
-            layers, [layer.base_layer for layer in self.lora_layers], quantizer, bound
-        )
-        self._factors: BoundedCache[tuple[int, LayerConfiguration], _Factors] = BoundedCache(
-            int(bound * FACTOR_CACHE_SHARE),
-            lambda factors: factors[0].nbytes + factors[1].nbytes,
+            layers, [layer.base_layer for layer in self.lora_layers], quantizer, self.cache
         )
         self._followers: list[Callable[[Configuration], None]] = []
         if shape.fixed_rank:
@@ -171,18 +163,18 @@ class AdaptedModel:
         # Always all layers: an optimizer's weight decay has touched the fixed rows too.
         fixed = self.shape.fixed_rank
         for position, (A, B) in enumerate(self.factors()):
-            L1, L2 = self._residual_factors(position, configuration[self.layers[position].name])
-            A[:fixed] = L2
-            B[:, :fixed] = L1 / self.options.scaling
+            found = self._residual_factors(position, configuration[self.layers[position].name])
+            A[:fixed] = found.L2
+            B[:, :fixed] = found.L1 / self.options.scaling
 
-    def _residual_factors(self, position: int, configuration: LayerConfiguration) -> _Factors:
-        def make() -> _Factors:
+    def _residual_factors(self, position: int, configuration: LayerConfiguration) -> Factors:
+        def make() -> Factors:
             dequantized = self.lora_layers[position].base_layer.weight.data
             generator = torch.Generator().manual_seed(position)
             original = self.weights.originals[position]
             return residual_factors(original, dequantized, self.shape.fixed_rank, generator)
 
-        return self._factors.get((position, configuration), make)
+        return self.cache.get(("residual", position, configuration), make)
 
     def adjustments(self, configuration: Configuration) -> Tensor | None:
         """Return U of a configuration (layers × r × r), with its graph to θ; None without θ."""

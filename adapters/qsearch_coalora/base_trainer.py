@@ -41,11 +41,11 @@ from qsearch_coalora.part import one_example_in
 from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.requirements import estimate_requirements
 from qsearch_coalora.sampling import BatchStream, SetSampler, uniform_pass
-from qsearch_coalora.saved_state import digest, require_own, saved_state
+from qsearch_coalora.saved_state import UNFINISHED_FORMAT, digest, require_own, saved_state
 from qsearch_coalora.schedule import seeds
 from qsearch_coalora.sensitivity import layer_sensitivities
 from qsearch_coalora.statistics import weighted_mean
-from qsearch_coalora.training_options import TrainingOptions
+from qsearch_coalora.training_options import NOT_OF_THE_RESULT, TrainingOptions
 from qsearch_coalora.workload import require_positions, task_workload
 
 
@@ -99,9 +99,13 @@ class AdapterTrainer:
         """Return what draws the configurations that a round is trained under."""
         return SetSampler(len(configurations), uniform_pass, generator)
 
-    @torch.no_grad()
     def prepare(self, configuration: Configuration) -> None:
         """Make the model the one of a configuration."""
+        self.activate(configuration)
+
+    @torch.no_grad()
+    def activate(self, configuration: Configuration) -> None:
+        """Put a configuration's weights and adjustments under the adapter as it is."""
         self.adapted.activate(configuration)
         self.adapted.hooks.set(self.adapted.adjustments(configuration))
 
@@ -200,7 +204,7 @@ class AdapterTrainer:
         """
         if not configurations:
             raise InputError("a training set needs at least one configuration")
-        trains = digest(list(configurations), round, self._identity())
+        trains = digest(list(configurations), round, self._training_identity())
         loop = TrainingLoop(
             self.adapted, self.task, self.options, self._plan(configurations, round)
         )
@@ -234,15 +238,14 @@ class AdapterTrainer:
         stopping = self.options.early_stopping
         if stopping is None:
             return None
-        followed = spread_over(self.average_bits(configurations), stopping.configurations)
-        return HeldOutLoss(
-            stopping,
-            [configurations[position] for position in followed],
-            self._held_out_loss,
-        )
+        followed = list(configurations)
+        if len(followed) > 1:
+            spread = spread_over(self.average_bits(configurations), stopping.configurations)
+            followed = [configurations[position] for position in spread]
+        return HeldOutLoss(stopping, followed, self._held_out_loss)
 
     def _held_out_loss(self, configuration: Configuration) -> float:
-        self.prepare(configuration)
+        self.activate(configuration)
         scores = self._scores("held-out", one_in=1)
         return weighted_mean(scores.losses, scores.weights)[0]
 
@@ -341,7 +344,7 @@ class AdapterTrainer:
 
         try:
             return layer_sensitivities(
-                [layer.base_layer for layer in adapted.lora_layers],
+                adapted.lora_layers,
                 adapted.weights.originals,
                 [run] * self.options.calibration_batches,
             )
@@ -373,6 +376,17 @@ class AdapterTrainer:
             "choices": {knob.name: list(knob.values) for knob in self.quantizer.choices().knobs},
             "rank": options.rank,
             "scaling": options.scaling,
+        }
+
+    def _training_identity(self) -> dict[str, Any]:
+        """Return what an unfinished training must agree in with this trainer."""
+        task_options = getattr(self.task, "options", None)
+        return {
+            **self._identity(),
+            "format": UNFINISHED_FORMAT,
+            "seed": self.seed,
+            "trainer": self.options.model_dump(mode="json", exclude=NOT_OF_THE_RESULT),
+            "task": [self.task.name, task_options.model_dump(mode="json") if task_options else {}],
         }
 
     def export(self, configuration: Configuration, directory: Path, format: str) -> None:

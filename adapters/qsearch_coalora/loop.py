@@ -73,6 +73,7 @@ class TrainingLoop:
         self._bfloat16 = trains_in_bfloat16(options.precision, self._device)
         self._losses: list[float] = []
         self._seconds = self._switch_seconds = 0.0
+        self._hits = self._misses = 0
 
     def run(
         self, progress: Progress | None = None, keep: Callable[[TrainerState], None] | None = None
@@ -88,7 +89,6 @@ class TrainingLoop:
                 must not be used then.
         """
         adapted, held_out = self._adapted, self._plan.held_out
-        before = adapted.weights.cache.counts
         adapted.peft_model.train()
         try:
             with torch.random.fork_rng():
@@ -102,9 +102,9 @@ class TrainingLoop:
                     done = len(self._losses)
                     if held_out is not None and (done % held_out.every == 0 or done == self._total):
                         held_out.look(adapted)
-                    self._seconds += time.perf_counter() - started
                     if progress is not None:
                         progress(done, self._total, self._losses[-1])
+                    self._seconds += time.perf_counter() - started
                     if keep is not None and done % self._options.checkpoint_steps == 0:
                         keep(self.state())
                 if held_out is not None:
@@ -112,7 +112,7 @@ class TrainingLoop:
         finally:
             adapted.hooks.clear()
             self._optimizer.zero_grad()
-        return self._report(before.hits, before.misses)
+        return self._report()
 
     def _step(self) -> None:
         """Take one optimizer step."""
@@ -141,9 +141,7 @@ class TrainingLoop:
             part = {name: tensor[offset::parts] for name, tensor in batch.items()}
             position = next(plan.sampler)
             configuration = plan.configurations[position]
-            started = time.perf_counter()
-            adapted.activate(configuration)
-            self._switch_seconds += time.perf_counter() - started
+            self._switch(configuration)
             adapted.hooks.set(adapted.adjustments(configuration))
             scores = self._score(part)
             loss = (scores.losses * scores.weights).sum() / scores.weights.sum()
@@ -154,6 +152,15 @@ class TrainingLoop:
             plan.sampler.note(position, loss.item())
             total += loss.item() * share
         return total
+
+    def _switch(self, configuration: Configuration) -> None:
+        """Put a configuration's weights into the model; count time and look-ups."""
+        started, before = time.perf_counter(), self._adapted.cache.counts
+        self._adapted.activate(configuration)
+        after = self._adapted.cache.counts
+        self._hits += after.hits - before.hits
+        self._misses += after.misses - before.misses
+        self._switch_seconds += time.perf_counter() - started
 
     def _score(self, batch: Mapping[str, Tensor]) -> Scores:
         with autocast(self._bfloat16, self._device):
@@ -172,12 +179,12 @@ class TrainingLoop:
                 " trainer.theta_learning_rate"
             )
 
-    def _report(self, hits: int, misses: int) -> TrainReport:
-        after = self._adapted.weights.cache.counts
-        looked_up = after.hits + after.misses - hits - misses
+    def _report(self) -> TrainReport:
+        looked_up = self._hits + self._misses
         details = {
-            "cache_hit_rate": (after.hits - hits) / max(looked_up, 1),
-            "cache_mebibytes": after.nbytes / 2**20,
+            # One configuration alone is never switched, which is no miss.
+            "cache_hit_rate": self._hits / looked_up if looked_up else 1.0,
+            "cache_mebibytes": self._adapted.cache.counts.nbytes / 2**20,
             "cache_mebibytes_allowed": float(self._options.cache_mebibytes),
             "switch_seconds": self._switch_seconds,
             "switch_share": self._switch_seconds / self._seconds if self._seconds else 0.0,
@@ -205,9 +212,13 @@ class TrainingLoop:
             for name, tensor in named.items()
         }
         tensors["losses"] = torch.tensor(self._losses, dtype=torch.float64)
-        return TrainerState(
-            tensors, {"seconds": self._seconds, "switch_seconds": self._switch_seconds}
-        )
+        metadata = {
+            "seconds": self._seconds,
+            "switch_seconds": self._switch_seconds,
+            "hits": self._hits,
+            "misses": self._misses,
+        }
+        return TrainerState(tensors, metadata)
 
     def restore(self, state: TrainerState) -> None:
         """Go on from a saved state of the same plan."""
@@ -231,6 +242,7 @@ class TrainingLoop:
         self._losses = state.tensors["losses"].tolist()
         self._seconds = float(state.metadata["seconds"])
         self._switch_seconds = float(state.metadata["switch_seconds"])
+        self._hits, self._misses = int(state.metadata["hits"]), int(state.metadata["misses"])
 
     def _randomness(self) -> dict[str, Tensor]:
         found = {"cpu": torch.get_rng_state()}

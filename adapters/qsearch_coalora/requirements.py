@@ -9,7 +9,6 @@ from torch import nn
 
 from qsearch.layers import LayerSpec
 from qsearch.plugins import Requirements
-from qsearch_coalora.adapted_model import FACTOR_CACHE_SHARE
 from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.workload import Workload, floating_point_operations, work_parameters
 
@@ -64,7 +63,7 @@ def estimate_requirements(
         weights
         + activations
         + adapter * _FLOAT_BYTES * _TRAINED_COPIES
-        + options.cache_mebibytes * 2**20 * (1 + FACTOR_CACHE_SHARE)
+        + options.cache_mebibytes * 2**20
     )
     if workload is None:
         return Requirements(parameters, int(memory), notes=tuple(notes))

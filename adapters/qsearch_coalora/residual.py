@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,28 @@ OVERSAMPLING = 8
 POWER_ITERATIONS = 4
 
 
+@dataclass(frozen=True)
+class Factors:
+    """Two factors of a matrix of low rank.
+
+    Args:
+        L1: Output features × r.
+        L2: r × input features.
+    """
+
+    L1: Tensor
+    L2: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that both take."""
+        return self.L1.nbytes + self.L2.nbytes
+
+
 @torch.no_grad()
 def residual_factors(
     weight: Tensor, quantized: Tensor, rank: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> Factors:
     """Return the factors of a rank-r approximation of W − W̃ by randomised SVD.
 
     The singular values are shared evenly: L1 = P·√S and L2 = √S·Qᵀ. (Halko, Martinsson and
@@ -25,7 +45,7 @@ def residual_factors(
         generator: Draws the random test matrix, on the CPU.
 
     Returns:
-        L1 (output features × r) and L2 (r × input features), L1·L2 ≈ W − W̃.
+        L1·L2 ≈ W − W̃.
 
     Raises:
         ValueError: If the rank is above the smaller feature count.
@@ -40,4 +60,4 @@ def residual_factors(
         basis = torch.linalg.qr(residual @ torch.linalg.qr(residual.T @ basis).Q).Q
     left, singular, right = torch.linalg.svd(basis.T @ residual, full_matrices=False)
     root = singular[:rank].sqrt()
-    return (basis @ left[:, :rank]) * root, root[:, None] * right[:rank]
+    return Factors((basis @ left[:, :rank]) * root, root[:, None] * right[:rank])

@@ -15,6 +15,8 @@ from qsearch.errors import InputError
 from qsearch.plugins import TrainerState
 
 _FORMAT = 1
+UNFINISHED_FORMAT = 1
+"""Of the state of an unfinished training; one of another format counts as none."""
 
 
 def saved_state(tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> TrainerState:

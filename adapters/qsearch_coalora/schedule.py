@@ -23,8 +23,9 @@ def rate_share(schedule: Schedule, step: int, total: int, warmup: int) -> float:
         schedule: ``linear`` and ``cosine`` fall to zero at the end; ``constant`` stays.
         step: Index of the step, from 0.
         total: Steps of the round.
-        warmup: Steps of the warm-up.
+        warmup: Steps of the warm-up; half of the round counts if that is less.
     """
+    warmup = min(warmup, total // 2)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     done = (step - warmup) / max(total - warmup, 1)

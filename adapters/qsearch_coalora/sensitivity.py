@@ -29,7 +29,8 @@ def layer_sensitivities(
     computations", extended to sequences).
 
     Args:
-        modules: Linear modules of the layers; inputs (examples × positions × features).
+        modules: The layers' linear modules, an adapter around them included; inputs (examples ×
+            positions × features).
         weights: Their original weights (output features × input features).
         batches: Each runs the model on one batch and returns its examples' losses (examples).
 

@@ -29,11 +29,13 @@ class CoALoRATrainer(SetTrainer):
         return {
             **super()._identity(),
             "residual_rank": self.options.fixed_rank,
-            "theta": _identity_of(self.options.theta),
+            "theta": _identity_of(self.options.theta, self.seed),
         }
 
 
-def _identity_of(theta: ThetaOptions) -> dict[str, Any]:
+def _identity_of(theta: ThetaOptions, seed: int) -> dict[str, Any]:
     """Return θ's shape: its sizes, and what else is not as by default, which old states lack."""
     sizes = {"embedding_dim": theta.embedding_dim, "hidden": theta.hidden}
-    return sizes | theta.model_dump(exclude_defaults=True)
+    # The additive adjustment's bases are drawn from the seed, not saved.
+    drawn = {"basis_seed": seed} if theta.adjustment == "additive" else {}
+    return sizes | drawn | theta.model_dump(exclude_defaults=True)

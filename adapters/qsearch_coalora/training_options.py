@@ -9,6 +9,9 @@ from qsearch_coalora.precision import Precision
 from qsearch_coalora.sampling import Order
 from qsearch_coalora.schedule import Schedule
 
+NOT_OF_THE_RESULT = frozenset({"checkpoint_steps", "cache_mebibytes"})
+"""Options that change no result."""
+
 
 class EarlyStopping(BaseModel):
     """Ends a round's training when the loss on held-out training examples no longer falls.
@@ -42,7 +45,7 @@ class TrainingOptions(BaseModel):
             a full restart would disturb. None means the same.
         weight_decay: Decoupled weight decay.
         schedule: How the rate goes after the warm-up: ``linear`` and ``cosine`` fall to zero.
-        warmup_steps: Steps over which a round's rate rises.
+        warmup_steps: Steps over which a round's rate rises, half of the round at most.
         max_grad_norm: Gradients are scaled down to this norm.
         steps: Optimizer steps of each round.
         first_steps: Steps of round 0. None means ``steps``.
@@ -58,7 +61,7 @@ class TrainingOptions(BaseModel):
             them, in models that can.
         checkpoint_steps: Steps after which an unfinished round's training is saved; a killed
             study goes on from there.
-        cache_mebibytes: Bound of the cache of quantized weights.
+        cache_mebibytes: Bound of the cache of quantized weights and residual factors.
         device: PyTorch device, such as ``cpu`` or ``cuda``.
     """
 

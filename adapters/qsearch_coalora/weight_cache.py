@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import random
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,7 @@ from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.layers import LayerSpec
 from qsearch.plugins import QuantizedTensor, Quantizer
 
-_Key = TypeVar("_Key", bound=Hashable)
-_Value = TypeVar("_Value")
+_Value = TypeVar("_Value", bound="Sized")
 
 
 @dataclass(frozen=True)
@@ -33,44 +32,65 @@ class CacheCounts:
     nbytes: int
 
 
-class BoundedCache(Generic[_Key, _Value]):
-    """Values by key; the least recently used leave when their bytes pass the bound.
+class Sized(Protocol):
+    """What a cache can hold."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it takes."""
+        ...
+
+
+class BoundedCache:
+    """Values by key; when their bytes pass the bound, randomly drawn ones leave.
+
+    A round passes over its whole set again and again. Where a set is somewhat too large, a cache
+    that drops what was used least recently would have dropped each value before it comes round.
 
     Args:
         bound: Bytes that values may take together. A value above the bound is not kept.
-        size: Returns a value's bytes.
     """
 
-    def __init__(self, bound: int, size: Callable[[_Value], int]) -> None:
+    def __init__(self, bound: int) -> None:
         self.bound = bound
-        self._size = size
-        self._values: OrderedDict[_Key, _Value] = OrderedDict()
+        self._keys: list[Hashable] = []
+        self._values: dict[Hashable, Sized] = {}
         self._nbytes = self._hits = self._misses = 0
+        self._draw = random.Random(0)  # noqa: S311  # Decides what is kept, never a result.
 
     @property
     def counts(self) -> CacheCounts:
         """Hits, misses and bytes."""
         return CacheCounts(self._hits, self._misses, self._nbytes)
 
-    def get(self, key: _Key, make: Callable[[], _Value]) -> _Value:
-        """Return the value of a key, made on a miss."""
+    def get(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
+        """Return the value of a key, made on a miss.
+
+        Args:
+            key: Names the value; a key always goes with the same type of value.
+            make: Makes it.
+        """
         if key in self._values:
             self._hits += 1
-            self._values.move_to_end(key)
-            return self._values[key]
+            return cast(_Value, self._values[key])
         self._misses += 1
         value = make()
-        size = self._size(value)
-        if size <= self.bound:
+        if value.nbytes <= self.bound:
+            while self._nbytes + value.nbytes > self.bound:
+                self._drop_one()
+            self._keys.append(key)
             self._values[key] = value
-            self._nbytes += size
-            while self._nbytes > self.bound:
-                _, oldest = self._values.popitem(last=False)
-                self._nbytes -= self._size(oldest)
+            self._nbytes += value.nbytes
         return value
+
+    def _drop_one(self) -> None:
+        position = self._draw.randrange(len(self._keys))
+        self._keys[position], self._keys[-1] = self._keys[-1], self._keys[position]
+        self._nbytes -= self._values.pop(self._keys.pop()).nbytes
 
     def clear(self) -> None:
         """Forget all values; hits and misses stay counted."""
+        self._keys.clear()
         self._values.clear()
         self._nbytes = 0
 
@@ -90,7 +110,7 @@ class QuantizedWeights:
         layers: The layers.
         modules: Their linear modules, in the same order; weights must not require gradients.
         quantizer: Quantizes and dequantizes.
-        bound: Bytes that cached quantized weights may take.
+        cache: Keeps quantized weights.
     """
 
     def __init__(
@@ -98,7 +118,7 @@ class QuantizedWeights:
         layers: Sequence[LayerSpec],
         modules: Sequence[nn.Linear],
         quantizer: Quantizer,
-        bound: int,
+        cache: BoundedCache,
     ) -> None:
         self._names = tuple(layer.name for layer in layers)
         self._modules = tuple(modules)
@@ -106,9 +126,7 @@ class QuantizedWeights:
         self.originals: tuple[Tensor, ...] = tuple(module.weight.data for module in modules)
         self._added: Callable[[int, LayerConfiguration], Tensor] | None = None
         self._active: list[LayerConfiguration | None] = [None] * len(self._names)
-        self.cache: BoundedCache[tuple[int, LayerConfiguration], QuantizedTensor] = BoundedCache(
-            bound, lambda quantized: quantized.nbytes
-        )
+        self.cache = cache
 
     @torch.no_grad()
     def quantized(self, position: int, configuration: LayerConfiguration) -> QuantizedTensor:
@@ -119,7 +137,7 @@ class QuantizedWeights:
             configuration: Its layer configuration.
         """
         return self.cache.get(
-            (position, configuration),
+            ("quantized", position, configuration),
             lambda: self._quantizer.quantize(
                 self._to_quantize(position, configuration), configuration
             ),

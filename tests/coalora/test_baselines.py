@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from qsearch_coalora.adapted_model import ADAPTER
 from qsearch_coalora.base_trainer import AdapterTrainer
+from qsearch_coalora.baselines import nf4
 from qsearch_coalora.baselines.decomposition import decompose
 from qsearch_coalora.baselines.importance import row_and_column_importance
 from qsearch_coalora.baselines.lq_lora import LQLoRATrainer
@@ -19,6 +22,7 @@ from qsearch_coalora.baselines.shared_lora import SharedLoRATrainer
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.weight_cache import FULL_PRECISION
 from qsearch_quantizers.normal_float import NormalFloat
+from safetensors.torch import load_file
 
 from qsearch.capabilities import UnfinishedTraining
 from qsearch.configuration import Configuration
@@ -90,7 +94,9 @@ def test_a_killed_training_goes_on_as_if_never_stopped(
     resumed = make(method, **options)
     unfinished = UnfinishedTraining(lambda: kept[-1], lambda state: None)
     report = resumed.train_resumably(chosen, 0, None, unfinished)
-    assert report.losses == expected.losses[-len(report.losses) :]
+    assert report.losses == expected.losses
+    assert report.steps == expected.steps
+    assert report.seconds > 0
     assert losses(resumed, chosen) == losses(whole, chosen)
 
 
@@ -121,6 +127,58 @@ def test_a_configuration_outside_the_set_is_trained_when_it_is_evaluated(
     early.train(chosen, 0)
     late.train(chosen[:1], 0)
     assert losses(late, chosen) == losses(early, chosen)
+
+
+@EACH
+def test_every_method_can_stop_early(make: Make, make_configuration, method) -> None:
+    stopping = {"examples": 16, "every": 2, "patience": 1}
+    trainer = make(method, steps=30, learning_rate=0.5, early_stopping=stopping)
+    report = trainer.train([make_configuration(trainer, index) for index in range(2)], 0)
+    most = 30 * (2 if method in (QLoRATrainer, LQLoRATrainer) else 1)
+    assert 0 < report.steps < most
+
+
+@PER_CONFIGURATION
+def test_a_resumed_process_starts_each_configuration_where_the_first_did(
+    make: Make, make_configuration, method
+) -> None:
+    whole = make(method, steps=20, learning_rate=1e-2)
+    chosen = [make_configuration(whole, index) for index in range(2)]
+    whole.train(chosen[:1], 0)
+    resumed = make(method, steps=20, learning_rate=1e-2)
+    resumed.load_state(whole.state())
+    assert losses(resumed, chosen) == losses(whole, chosen)
+
+
+def test_an_exported_adapter_is_the_configurations_own(
+    make: Make, make_configuration, tmp_path: Path
+) -> None:
+    trained = make(QLoRATrainer, steps=20, learning_rate=1e-2)
+    chosen = [make_configuration(trained, index) for index in range(2)]
+    trained.train(chosen, 0)
+    trainer = make(QLoRATrainer, steps=20, learning_rate=1e-2)
+    trainer.load_state(trained.state())
+    trainer.evaluate(chosen[1:], "validation")
+    trainer.export(chosen[0], tmp_path / "adapter", "adapter")
+    exported = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    adapter = trained._trained[chosen[0]].adapter
+    layer = trained.layers()[0].name
+    (name,) = [name for name in exported if f"{layer}.lora_B" in name]
+    assert exported[name].abs().max() > 0
+    assert torch.equal(exported[name], adapter[f"lora.{layer}.B"])
+
+
+def test_an_unfinished_training_with_other_options_begins_again(
+    make: Make, make_configuration
+) -> None:
+    first = make(SharedLoRATrainer, steps=6, checkpoint_steps=2)
+    chosen = [make_configuration(first, 0)]
+    kept: list[Any] = []
+    first.train_resumably(chosen, 0, None, UnfinishedTraining(lambda: None, kept.append))
+    unfinished = UnfinishedTraining(lambda: kept[-1], lambda state: None)
+    other = make(SharedLoRATrainer, steps=3, checkpoint_steps=2)
+    expected = make(SharedLoRATrainer, steps=3).train(chosen, 0)
+    assert other.train_resumably(chosen, 0, None, unfinished).losses == expected.losses
 
 
 @PER_CONFIGURATION
@@ -188,6 +246,24 @@ def test_bitsandbytes_layers_are_where_the_configuration_is_nf4() -> None:
     assert type(lora_layers[0].base_layer) is torch.nn.Linear
 
 
+def test_bitsandbytes_layers_train_after_they_were_evaluated(make: Make) -> None:
+    pytest.importorskip("bitsandbytes")
+    # The small model's layers are below the size from which bitsandbytes decodes rightly.
+    with mock.patch.object(nf4, "_LEAST_WEIGHTS", 0):
+        trainer = make(QLoRATrainer, NormalFloat(NormalFloat.Options()), steps=2)
+        names = [layer.name for layer in trainer.layers()]
+        other = trainer.quantizer.choices().layer_configuration(0)
+        all_nf4 = Configuration(dict.fromkeys(names, NF4))
+        nearly = Configuration({name: NF4 if name != names[0] else other for name in names})
+        trainer.train([all_nf4], 0)
+        sensitivity = trainer.sensitivity([all_nf4], 0)
+        assert sensitivity.shape == (len(names),)
+        assert (sensitivity > 0).all()
+        first, second = trainer.evaluate([all_nf4, nearly], "validation")
+        assert first.loss != second.loss
+        assert trainer.train([nearly], 1).steps == 0
+
+
 def test_qlora_places_them_with_normal_float_alone(make: Make, make_configuration) -> None:
     pytest.importorskip("bitsandbytes")
     for plugin, expected in ((NormalFloat(NormalFloat.Options()), 1), (None, 0)):
@@ -212,7 +288,7 @@ def test_a_decomposition_is_better_than_quantizing_and_never_gets_worse(quantize
     assert found.error == pytest.approx(float(error), rel=1e-6)
     torch.testing.assert_close(found.L1.norm(dim=0), found.L2.norm(dim=1))
     plain = float(((weight - quantized(weight)) * scale).double().square().sum())
-    assert found.error < 0.8 * plain
+    assert found.error < 0.7 * plain
 
 
 def test_lq_lora_starts_from_its_decomposition(make: Make, make_configuration) -> None:

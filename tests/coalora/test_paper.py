@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import paper_runs, zero_shot
 from benchmarks.paper_runs import BUDGETS, METHODS, outcome_of
+from qsearch.errors import InputError
 
 STUDY = """\
 name: made
@@ -44,7 +45,15 @@ def test_a_method_serves_every_budget_and_is_recorded(study: Path, method: str) 
     assert all(one.average_bits <= one.budget for one in outcome.served)
     assert all(0 <= one.metric <= 1 for one in outcome.served)
     assert outcome.minutes > 0
+    assert outcome.minutes >= outcome.train_minutes
     assert outcome_of(study, method, 0, recorded=True) == outcome
+
+
+def test_a_record_of_another_plan_is_refused(study: Path) -> None:
+    outcome_of(study, "ptq", 0)
+    study.write_text(study.read_text().replace("steps: 3", "steps: 4"))
+    with pytest.raises(InputError, match="another plan"):
+        outcome_of(study, "ptq", 0, recorded=True)
 
 
 def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(

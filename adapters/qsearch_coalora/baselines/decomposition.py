@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qsearch_coalora.residual import residual_factors
 
-MOST_TURNS = 20
+MOST_TURNS = 100
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Decomposition:
     error: float
     turns: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that both factors take."""
+        return self.L1.nbytes + self.L2.nbytes
+
 
 @torch.no_grad()
 def decompose(
@@ -42,7 +47,8 @@ def decompose(
 
     (Guo et al. 2024, "LQ-LoRA: Low-rank Plus Quantized Matrix Decomposition", algorithms 1 and 2
     and section 3.3: with an importance whose rows and columns are alike, the weighted low-rank
-    part is the SVD of D_row (W − Q) D_col, scaled back.)
+    part is the SVD of D_row (W − Q) D_col, scaled back. As there, Q = 0 at first: from Q = the
+    quantized W, the errors found are up to twice as large.)
 
     Args:
         weight: W (output features × input features).
@@ -55,13 +61,13 @@ def decompose(
         The decomposition of least error.
     """
     rows, columns = importance[0][:, None], importance[1][None]
-    quantized = quantize(weight)
+    quantized = torch.zeros_like(weight)
     best: Decomposition | None = None
     for turn in range(1, MOST_TURNS + 1):
-        left, right = residual_factors(
+        scaled = residual_factors(
             weight * rows * columns, quantized * rows * columns, rank, generator
         )
-        L1, L2 = _balanced(left / rows, right / columns)
+        L1, L2 = _balanced(scaled.L1 / rows, scaled.L2 / columns)
         quantized = quantize(weight - L1 @ L2)
         error = float(((weight - quantized - L1 @ L2) * rows * columns).double().square().sum())
         if best is not None and error >= best.error:

@@ -23,7 +23,8 @@ def row_and_column_importance(
     D_row² D_col² has the mean of F: ‖D_row E D_col‖² is then about Σ F E², whatever the layer.
 
     Args:
-        modules: Linear modules of the layers; inputs (examples × positions × features).
+        modules: The layers' linear modules, an adapter around them included; inputs (examples ×
+            positions × features).
         batches: Each runs the model on one batch and returns its examples' losses (examples).
 
     Raises:

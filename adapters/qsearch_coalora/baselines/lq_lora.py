@@ -12,32 +12,32 @@ from torch import Tensor
 
 from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.threads import one_thread
-from qsearch_coalora.adapted_model import FACTOR_CACHE_SHARE, AdaptedModel
+from qsearch_coalora.adapted_model import AdaptedModel
 from qsearch_coalora.baselines.decomposition import Decomposition, decompose
 from qsearch_coalora.baselines.importance import row_and_column_importance
 from qsearch_coalora.baselines.per_configuration import Adapter, PerConfigurationTrainer
 from qsearch_coalora.schedule import seeds
 from qsearch_coalora.training_options import TrainingOptions
-from qsearch_coalora.weight_cache import BoundedCache
 
 
 class LQLoRATrainer(PerConfigurationTrainer):
     """Decomposes each weight into a quantized and a low-rank part, then trains the latter.
 
     (Guo et al. 2024, "LQ-LoRA: Low-rank Plus Quantized Matrix Decomposition for Efficient Language
-    Model Finetuning".) The error is weighted by Fisher information of ``calibration_batches``.
+    Model Finetuning".) The error is weighted by Fisher information of ``calibration_batches``; a
+    new task head is the one drawn, not trained, as no other method trains one beforehand.
+
+    Nothing is exported: the adapter belongs to weights quantized without their low-rank part,
+    which the study's configuration alone does not tell.
     """
 
     Options = TrainingOptions
+    export_formats = ()
 
     @cached_property
     def adapted(self) -> AdaptedModel:
         """The adapted model; reading it loads the model and the data."""
         adapted = super().adapted
-        bound = int(self.options.cache_mebibytes * 2**20 * FACTOR_CACHE_SHARE)
-        self._decompositions = BoundedCache[tuple[int, LayerConfiguration], Decomposition](
-            bound, lambda found: found.L1.nbytes + found.L2.nbytes
-        )
         self._importance = self._measured_importance(adapted)
         adapted.weights.add(self._minus_low_rank)
         return adapted
@@ -49,11 +49,12 @@ class LQLoRATrainer(PerConfigurationTrainer):
 
         def run() -> Tensor:
             batch = next(batches)
-            return self.task.score(adapted.logits(batch), batch).losses
+            logits = adapted.logits(batch)
+            on_device = {name: tensor.to(logits.device) for name, tensor in batch.items()}
+            return self.task.score(logits, on_device).losses
 
         return row_and_column_importance(
-            [layer.base_layer for layer in adapted.lora_layers],
-            [run] * self.options.calibration_batches,
+            adapted.lora_layers, [run] * self.options.calibration_batches
         )
 
     def start(self, configuration: Configuration) -> Adapter:
@@ -82,7 +83,7 @@ class LQLoRATrainer(PerConfigurationTrainer):
                 torch.Generator().manual_seed(position),
             )
 
-        return self._decompositions.get((position, chosen), make)
+        return self.adapted.cache.get(("decomposition", position, chosen), make)
 
     @torch.no_grad()
     def quantization_error(

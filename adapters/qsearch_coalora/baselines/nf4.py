@@ -85,4 +85,6 @@ class FourBitLayers:
             weight.cpu().clone(), requires_grad=False, compress_statistics=True, quant_type="nf4"
         )
         layer.bias = plain.bias
+        # Its fast format is for inference alone, and never turned back for training.
+        layer.support_avx512bf16_for_cpu = False
         return layer.to(weight.device)

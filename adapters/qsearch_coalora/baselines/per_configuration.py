@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,29 +17,49 @@ from qsearch.configuration import Configuration
 from qsearch.errors import EvaluationError, InputError, QsearchError
 from qsearch.evaluation import TrainReport
 from qsearch.plugins import Progress, TrainerState
+from qsearch_coalora.adapted_model import AdaptedModel
 from qsearch_coalora.base_trainer import AdapterTrainer
 from qsearch_coalora.saved_state import digest, require_own, saved_state
 
 Adapter = Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a configuration's training came to.
+
+    Args:
+        adapter: The trained tensors.
+        report: What it took, the making of its start included.
+    """
+
+    adapter: Adapter
+    report: TrainReport
+
+
 class PerConfigurationTrainer(AdapterTrainer):
     """Trains a LoRA of its own for every configuration, each from the same start, data and seed.
 
     A configuration is trained when it is in a training set for the first time, or else when it is
-    evaluated; the evaluation's seconds hold the training then. A configuration that is trained is
-    never trained again. Trained adapters are kept in memory, on the CPU.
+    evaluated or exported; the evaluation's seconds hold the training then. Trained adapters are
+    kept in memory, on the CPU, until a state is loaded that lacks them; trained again, a
+    configuration comes out the same.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._trained: dict[Configuration, Adapter] = {}
-        self._start: Adapter | None = None
+        self._trained: dict[Configuration, Trained] = {}
+
+    @cached_property
+    def adapted(self) -> AdaptedModel:
+        """The adapted model; reading it loads the model and the data."""
+        adapted = super().adapted
+        self._start = adapted.tensors()  # Before anything can be trained or loaded.
+        return adapted
 
     def start(self, configuration: Configuration) -> Adapter:
         """Return the adapter and head that a configuration's training starts from."""
-        if self._start is None:
-            self._start = self.adapted.tensors()
+        self.adapted  # noqa: B018
         return self._start
 
     def train_resumably(
@@ -48,14 +72,15 @@ class PerConfigurationTrainer(AdapterTrainer):
         """Train those of the set that are not trained yet; see :meth:`AdapterTrainer.train`."""
         if not configurations:
             raise InputError("a training set needs at least one configuration")
-        trains = digest(list(configurations), self._identity())
+        trains = digest(list(configurations), self._training_identity())
+        waiting = [c for c in dict.fromkeys(configurations) if c not in self._trained]
         saved = unfinished.load()
         if saved is not None and saved.metadata.get("set") == trains:
             self._trained |= _trained_of(saved)
-        waiting = [c for c in dict.fromkeys(configurations) if c not in self._trained]
         steps = self.options.round_steps(0)
-        reports = []
         for number, configuration in enumerate(waiting):
+            if configuration in self._trained:
+                continue
 
             def shifted(step: int, total: int, loss: float, number: int = number) -> None:
                 if progress is not None:
@@ -64,9 +89,8 @@ class PerConfigurationTrainer(AdapterTrainer):
             def keep(state: TrainerState) -> None:
                 unfinished.save(_with_trained(state, self._trained, set=trains))
 
-            reports.append(
-                self._train_one(configuration, shifted, UnfinishedTraining(unfinished.load, keep))
-            )
+            self._train_one(configuration, shifted, UnfinishedTraining(unfinished.load, keep))
+        reports = [self._trained[configuration].report for configuration in waiting]
         return TrainReport(
             steps=sum(report.steps for report in reports),
             seconds=sum(report.seconds for report in reports),
@@ -79,12 +103,14 @@ class PerConfigurationTrainer(AdapterTrainer):
         configuration: Configuration,
         progress: Progress | None,
         unfinished: UnfinishedTraining,
-    ) -> TrainReport:
+    ) -> None:
+        started = time.perf_counter()
         self.adapted.load_tensors(self.start(configuration))
+        before = time.perf_counter() - started
         # Round 0 for all: each has the same data, in the same order, at the same rates.
         report = super().train_resumably([configuration], 0, progress, unfinished)
-        self._trained[configuration] = self.adapted.tensors()
-        return report
+        report = replace(report, seconds=report.seconds + before)
+        self._trained[configuration] = Trained(self.adapted.tensors(), report)
 
     def prepare(self, configuration: Configuration) -> None:
         """Make the model the one of a configuration, trained now if it is not yet."""
@@ -96,7 +122,7 @@ class PerConfigurationTrainer(AdapterTrainer):
             except QsearchError as error:
                 raise EvaluationError(str(error)) from error
             self.adapted.peft_model.eval()
-        self.adapted.load_tensors(self._trained[configuration])
+        self.adapted.load_tensors(self._trained[configuration].adapter)
         super().prepare(configuration)
 
     def state(self) -> TrainerState:
@@ -112,28 +138,42 @@ class PerConfigurationTrainer(AdapterTrainer):
         require_own(state, self._identity())
         self._trained = _trained_of(state)
 
+    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
+        """Write the adapter of a configuration; see :meth:`AdapterTrainer.export`."""
+        self.prepare(configuration)
+        super().export(configuration, directory, format)
+
 
 def _with_trained(
-    state: TrainerState, trained: Mapping[Configuration, Adapter], **told: str
+    state: TrainerState, trained: Mapping[Configuration, Trained], **told: str
 ) -> TrainerState:
     """Return a state with trained adapters beside what it holds."""
     packed = {
         f"trained-{number}.{name}": tensor
-        for number, adapter in enumerate(trained.values())
-        for name, tensor in adapter.items()
+        for number, one in enumerate(trained.values())
+        for name, tensor in one.adapter.items()
     }
-    names = [configuration.to_json() for configuration in trained]
-    return TrainerState({**state.tensors, **packed}, {**state.metadata, "trained": names, **told})
+    reports = [
+        {"configuration": configuration.to_json(), **asdict(one.report)}
+        for configuration, one in trained.items()
+    ]
+    metadata = {**state.metadata, "trained": reports, **told}
+    return TrainerState({**state.tensors, **packed}, metadata)
 
 
-def _trained_of(state: TrainerState) -> dict[Configuration, Adapter]:
+def _trained_of(state: TrainerState) -> dict[Configuration, Trained]:
     """Return the trained adapters that a state holds."""
-    found: dict[Configuration, Adapter] = {}
-    for number, text in enumerate(state.metadata["trained"]):
+    found: dict[Configuration, Trained] = {}
+    for number, saved in enumerate(state.metadata["trained"]):
         prefix = f"trained-{number}."
-        found[Configuration.from_json(text)] = {
+        adapter = {
             name.removeprefix(prefix): tensor
             for name, tensor in state.tensors.items()
             if name.startswith(prefix)
         }
+        told = {name: value for name, value in saved.items() if name != "configuration"}
+        told["losses"] = tuple(told["losses"])
+        found[Configuration.from_json(saved["configuration"])] = Trained(
+            adapter, TrainReport(**told)
+        )
     return found

@@ -32,7 +32,8 @@ class CausalOptions(BaseModel):
         text: Its column that holds text.
         length: Tokens of each sequence; text is packed without padding.
         train_tokens: Bound on the training tokens, from the start of the text.
-        validation_tokens: The same for each evaluation split.
+        validation_tokens: The same for the validation tokens.
+        test_tokens: The same for the test split.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +46,7 @@ class CausalOptions(BaseModel):
     length: int = Field(default=256, ge=2)
     train_tokens: int | None = Field(default=None, ge=2)
     validation_tokens: int | None = Field(default=None, ge=2)
+    test_tokens: int | None = Field(default=None, ge=2)
 
     @model_validator(mode="after")
     def _one_source(self) -> CausalOptions:
@@ -168,7 +170,11 @@ class CausalLanguageModelling:
 
     def _pack(self, split: Split) -> Tensor:
         options = self.options
-        limit = options.train_tokens if split == "train" else options.validation_tokens
+        limit = {
+            "train": options.train_tokens,
+            "validation": options.validation_tokens,
+            "test": options.test_tokens,
+        }[split]
         tokens = self._tokens(self._lines(split), limit)
         count = len(tokens) // options.length
         if count < 1:

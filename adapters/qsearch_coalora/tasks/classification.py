@@ -51,7 +51,8 @@ class ClassificationOptions(BaseModel):
         metric: ``accuracy``, or ``f1`` of the second of two labels, as GLUE has it for QQP.
         max_length: Tokens after which a text is cut.
         train_examples: Bound on the training examples (a fixed random subset).
-        validation_examples: The same for each evaluation split.
+        validation_examples: The same for the validation examples.
+        test_examples: The same for the test split.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,6 +68,7 @@ class ClassificationOptions(BaseModel):
     max_length: int = Field(default=128, ge=2)
     train_examples: int | None = Field(default=None, ge=1)
     validation_examples: int | None = Field(default=None, ge=LEAST_EXAMPLES)
+    test_examples: int | None = Field(default=None, ge=LEAST_EXAMPLES)
 
     @model_validator(mode="after")
     def _one_source(self) -> ClassificationOptions:
@@ -262,7 +264,8 @@ class Classification:
                 self._texts["train"] = self._training.at(kept)
                 self._texts["held-out"] = self._training.at(held)
             else:
-                limit = self.options.validation_examples
+                options = self.options
+                limit = options.test_examples if split == "test" else options.validation_examples
                 self._texts[split] = self._read_all(split).subset(limit)
         return self._texts[split]
 
