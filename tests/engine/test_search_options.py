@@ -78,3 +78,13 @@ def test_a_study_goes_on_with_the_options_it_began_with_alone(tmp_path: Path) ->
     run(tmp_path / "run")
     with pytest.raises(InputError, match=r"search\.keep"):
         run(tmp_path / "run", search__keep="all")
+
+
+@pytest.mark.parametrize("field", ["uniform", "allocated"])
+def test_a_budget_that_nothing_meets_is_refused_before_the_directory_is_the_studys(
+    tmp_path: Path, field: str
+) -> None:
+    with pytest.raises(InputError, match=rf"search\.initial\.{field}: .* has 1 or fewer"):
+        run(tmp_path / "run", search__initial={field: [1.0, 3.0]})
+    record = run(tmp_path / "run", search__initial={field: [3.0, 4.0]})
+    assert len(record.rounds) == 3

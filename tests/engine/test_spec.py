@@ -79,7 +79,12 @@ def test_unknown_section_lists_the_sections(study: Path) -> None:
         ("search__rounds", None, "valid integer"),
         ("search__rounds", True, "valid integer"),
         ("search__rounds", 0, "greater than or equal to 1"),
-        ("search__initial", 1, "greater than or equal to 2"),
+        ("search__initial", 1, "search.initial: Input should be greater than or equal to 2, not 1"),
+        (
+            "search__initial",
+            {"unifrm": [3]},
+            "search.initial.unifrm: unknown field; allowed here: al",
+        ),
         ("search__candidates", -1, "greater than or equal to 0"),
         ("search__segments", 0, "greater than or equal to 1"),
         ("search__average_bits", [3, 2], "0 < low < high"),
