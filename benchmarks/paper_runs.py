@@ -56,6 +56,7 @@ ABLATIONS: Mapping[str, Entry] = {
     ),
     "no-segments": Entry("coa-lora", ("search.keep=front",)),
     "no-walks": Entry("coa-lora", ("search.walks=false",)),
+    "init-shared": Entry("coa-lora", ("trainer.init=shared",)),
     "rank-8": Entry("coa-lora", ("trainer.rank=8",)),
     "rank-32": Entry("coa-lora", ("trainer.rank=32",)),
     "integer": Entry("coa-lora", ("quantizer.name=integer",)),
