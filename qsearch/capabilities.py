@@ -68,6 +68,10 @@ class UnfinishedTraining:
     save: Callable[[TrainerState], None]
 
 
+KEPT_NOWHERE = UnfinishedTraining(lambda: None, lambda state: None)
+"""For a training that begins anew and cannot be gone on with."""
+
+
 @runtime_checkable
 class ResumesTraining(Protocol):
     """What a trainer may have besides: then a killed round goes on within its training."""

@@ -116,11 +116,11 @@ class Scores:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Scores]) -> Scores:
-        """Join the scores of several batches."""
+        """Join the scores of several batches, on the CPU."""
         return cls(
-            torch.cat([part.losses for part in parts]),
-            torch.cat([part.metrics for part in parts]),
-            torch.cat([part.weights for part in parts]),
+            torch.cat([part.losses.cpu() for part in parts]),
+            torch.cat([part.metrics.cpu() for part in parts]),
+            torch.cat([part.weights.cpu() for part in parts]),
         )
 
 

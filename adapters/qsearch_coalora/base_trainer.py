@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qsearch.capabilities import UnfinishedTraining
+from qsearch.capabilities import KEPT_NOWHERE, UnfinishedTraining
 from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.errors import EvaluationError, InputError
 from qsearch.evaluation import Evaluation, TrainReport
@@ -34,18 +34,18 @@ from qsearch_coalora.bits import average_bits
 from qsearch_coalora.device import require_device
 from qsearch_coalora.discovery import discover_layers, require_same_layers
 from qsearch_coalora.export import EXPORTERS, ExportJob
-from qsearch_coalora.held_out import HeldOutLoss, hold_out, spread_over
+from qsearch_coalora.held_out import HeldOutLoss, followed_in, hold_out
 from qsearch_coalora.loop import RoundPlan, TrainingLoop
 from qsearch_coalora.models import load_config, require_gradient_checkpointing, skeleton
 from qsearch_coalora.part import one_example_in
 from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.requirements import estimate_requirements
 from qsearch_coalora.sampling import BatchStream, SetSampler, uniform_pass
-from qsearch_coalora.saved_state import UNFINISHED_FORMAT, digest, require_own, saved_state
+from qsearch_coalora.saved_state import digest, require_own, saved_state, training_identity
 from qsearch_coalora.schedule import seeds
 from qsearch_coalora.sensitivity import layer_sensitivities
 from qsearch_coalora.statistics import weighted_mean
-from qsearch_coalora.training_options import NOT_OF_THE_RESULT, TrainingOptions
+from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.workload import require_positions, task_workload
 
 
@@ -180,8 +180,7 @@ class AdapterTrainer:
             QsearchError: If the loss or its gradient is no longer finite; the adapter in memory
                 must not be used then.
         """
-        kept_nowhere = UnfinishedTraining(lambda: None, lambda state: None)
-        return self.train_resumably(configurations, round, progress, kept_nowhere)
+        return self.train_resumably(configurations, round, progress, KEPT_NOWHERE)
 
     def train_resumably(
         self,
@@ -238,10 +237,7 @@ class AdapterTrainer:
         stopping = self.options.early_stopping
         if stopping is None:
             return None
-        followed = list(configurations)
-        if len(followed) > 1:
-            spread = spread_over(self.average_bits(configurations), stopping.configurations)
-            followed = [configurations[position] for position in spread]
+        followed = followed_in(configurations, stopping.configurations, self.average_bits)
         return HeldOutLoss(stopping, followed, self._held_out_loss)
 
     def _held_out_loss(self, configuration: Configuration) -> float:
@@ -297,8 +293,7 @@ class AdapterTrainer:
     def _scores(self, split: Split, one_in: int) -> Scores:
         """Return what the model scores as it is, on the CPU."""
         batches = self.task.batches(split, self.options.eval_batch_size)
-        parts = [self._score(batch) for batch in one_example_in(one_in, batches)]
-        return Scores.concatenate([_on_cpu(part) for part in parts])
+        return Scores.concatenate([self._score(b) for b in one_example_in(one_in, batches)])
 
     def _score(self, batch: Mapping[str, Tensor]) -> Scores:
         logits = self.adapted.logits(batch)
@@ -380,14 +375,7 @@ class AdapterTrainer:
 
     def _training_identity(self) -> dict[str, Any]:
         """Return what an unfinished training must agree in with this trainer."""
-        task_options = getattr(self.task, "options", None)
-        return {
-            **self._identity(),
-            "format": UNFINISHED_FORMAT,
-            "seed": self.seed,
-            "trainer": self.options.model_dump(mode="json", exclude=NOT_OF_THE_RESULT),
-            "task": [self.task.name, task_options.model_dump(mode="json") if task_options else {}],
-        }
+        return training_identity(self._identity(), self.seed, self.options, self.task)
 
     def export(self, configuration: Configuration, directory: Path, format: str) -> None:
         """Write one of :attr:`export_formats` for a configuration into a directory.
@@ -406,7 +394,3 @@ class AdapterTrainer:
             lambda: self.task.load_model(self.model, self.seed),
         )
         EXPORTERS[format](job, directory)
-
-
-def _on_cpu(scores: Scores) -> Scores:
-    return Scores(scores.losses.cpu(), scores.metrics.cpu(), scores.weights.cpu())

@@ -104,6 +104,24 @@ def hold_out(task: Task, stopping: EarlyStopping | None) -> None:
     task.hold_out(stopping.examples)
 
 
+def followed_in(
+    configurations: Sequence[Configuration],
+    count: int,
+    average_bits: Callable[[Sequence[Configuration]], Sequence[float]],
+) -> list[Configuration]:
+    """Return at most ``count`` configurations of a set, evenly spread in average bits.
+
+    Args:
+        configurations: The set.
+        count: How many.
+        average_bits: Returns average bits; not asked if all are returned.
+    """
+    if count >= len(configurations):
+        return list(configurations)
+    found = spread_over(average_bits(configurations), count)
+    return [configurations[position] for position in found]
+
+
 def spread_over(average_bits: Sequence[float], count: int) -> list[int]:
     """Return positions of at most ``count`` configurations, evenly spread in average bits."""
     order = sorted(range(len(average_bits)), key=lambda position: average_bits[position])

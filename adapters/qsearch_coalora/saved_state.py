@@ -12,10 +12,11 @@ from torch import Tensor
 
 from qsearch.configuration import Configuration
 from qsearch.errors import InputError
-from qsearch.plugins import TrainerState
+from qsearch.plugins import Task, TrainerState
+from qsearch_coalora.training_options import NOT_OF_THE_RESULT, TrainingOptions
 
 _FORMAT = 1
-UNFINISHED_FORMAT = 1
+_UNFINISHED_FORMAT = 1
 """Of the state of an unfinished training; one of another format counts as none."""
 
 
@@ -55,6 +56,27 @@ def require_own(state: TrainerState, identity: Mapping[str, Any]) -> None:
     )
     if details:
         raise InputError(f"the saved adapter belongs to another study: {details}")
+
+
+def training_identity(
+    identity: Mapping[str, Any], seed: int, options: TrainingOptions, task: Task
+) -> dict[str, Any]:
+    """Return what an unfinished training must agree in with a trainer to be gone on with.
+
+    Args:
+        identity: What a saved adapter must agree in.
+        seed: The trainer's seed.
+        options: The trainer's options.
+        task: Its task.
+    """
+    task_options = getattr(task, "options", None)
+    return {
+        **identity,
+        "format": _UNFINISHED_FORMAT,
+        "seed": seed,
+        "trainer": options.model_dump(mode="json", exclude=set(NOT_OF_THE_RESULT)),
+        "task": [task.name, task_options.model_dump(mode="json") if task_options else {}],
+    }
 
 
 def digest(*told: Any) -> str:

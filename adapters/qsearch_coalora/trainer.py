@@ -38,4 +38,4 @@ def _identity_of(theta: ThetaOptions, seed: int) -> dict[str, Any]:
     sizes = {"embedding_dim": theta.embedding_dim, "hidden": theta.hidden}
     # The additive adjustment's bases are drawn from the seed, not saved.
     drawn = {"basis_seed": seed} if theta.adjustment == "additive" else {}
-    return sizes | drawn | theta.model_dump(exclude_defaults=True)
+    return sizes | theta.model_dump(exclude_defaults=True) | drawn

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qsearch.capabilities import UnfinishedTraining
+from qsearch.capabilities import KEPT_NOWHERE, UnfinishedTraining
 from qsearch.configuration import Configuration
 from qsearch.errors import EvaluationError, InputError, QsearchError
 from qsearch.evaluation import TrainReport
@@ -117,8 +117,7 @@ class PerConfigurationTrainer(AdapterTrainer):
         if configuration not in self._trained:
             try:
                 with torch.enable_grad():
-                    nowhere = UnfinishedTraining(lambda: None, lambda state: None)
-                    self._train_one(configuration, None, nowhere)
+                    self._train_one(configuration, None, KEPT_NOWHERE)
             except QsearchError as error:
                 raise EvaluationError(str(error)) from error
             self.adapted.peft_model.eval()
