@@ -26,7 +26,7 @@ from ax.utils.common.logger import set_ax_logger_levels
 from qsearch_coalora.discovery import discover_layers
 from qsearch_coalora.models import load_pretrained, load_tokenizer
 from qsearch_coalora.quantization_error import quantization_errors
-from qsearch_coalora.weight_cache import QuantizedWeights
+from qsearch_coalora.weight_cache import BoundedCache, QuantizedWeights
 from qsearch_quantizers.normal_float import NormalFloat
 
 from qsearch.correlation import error_correlation
@@ -60,7 +60,7 @@ def prepare() -> tuple[Space, QsearchNode, Callable[[Integers], float]]:
     bits = tuple(QUANTIZER.storage_bits(choice) for choice in choices.layer_configurations)
     space = Space(layers, choices, bits, FUSED_ROLES)
     modules = [model.get_submodule(layer.name) for layer in layers]
-    weights = QuantizedWeights(layers, modules, QUANTIZER, bound=2**28)
+    weights = QuantizedWeights(layers, modules, QUANTIZER, BoundedCache(2**28))
     batch = load_tokenizer(MODEL)(sentences(), padding=True, return_tensors="pt")
     mask = batch["attention_mask"][..., None]
 
