@@ -158,7 +158,8 @@ def report(benchmark: Benchmark, plan: Plan, stop: float) -> tuple[go.Figure, st
             "lower",
         )
     served = {name: outcomes[name] for name in METHODS}
-    text = f"## {plan.name}\n\n{markdown_of(table, plan.scale.unit)}\n"
+    shown = markdown_of(table, plan.scale.unit) if figures else "Nothing is recorded yet."
+    text = f"## {plan.name}\n\n{shown}\n"
     return figure_of(served, plan.scale, plan.name), text
 
 
