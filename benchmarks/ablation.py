@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import stand_in
+from benchmarks.confidence import interval
 from benchmarks.objectives import Objective
 from benchmarks.peers.protocol import Problem, Proposals, run_peer
 from benchmarks.recording import Benchmark
@@ -30,7 +31,6 @@ from benchmarks.search_runs import (
     warm_problem,
     without_start,
 )
-from benchmarks.search_tables import interval
 from benchmarks.searchers import Variant, qsearch_searcher
 from qsearch.features import Features
 from qsearch.kernels import ProxyMean

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 
+from benchmarks.confidence import half_width
 from benchmarks.paper_runs import ABLATIONS, METHODS, Outcome, outcome_of
 from benchmarks.paper_tables import (
     Figures,
     Scale,
     figure_of,
     figures_of,
-    half_width,
     markdown_of,
     paper_markdown,
     table_of,
@@ -112,11 +112,7 @@ def main() -> None:
     texts.append(f"## The paper's own figures (RoBERTa-large)\n\n{paper_markdown()}\n")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "paper.md").write_text("\n".join(texts), encoding="utf-8")
-    page = "".join(
-        figure.to_html(full_html=False, include_plotlyjs="cdn" if number == 0 else False)
-        for number, figure in enumerate(figures)
-    )
-    (RESULTS / "paper.html").write_text(page, encoding="utf-8")
+    benchmark.write_page(figures)
     benchmark.write()
     if refused:
         sys.exit(1)
@@ -170,9 +166,9 @@ def claim_against_rivals(benchmark: Benchmark, plan: Plan, figures: Sequence[Fig
     """
     by_name = {one.method: one for one in figures}
     for name in RIVALS:
-        common = set(by_name[OURS].seeds if OURS in by_name else ()) & set(
-            by_name[name].seeds if name in by_name else ()
-        )
+        if OURS not in by_name or name not in by_name:
+            continue
+        common = set(by_name[OURS].seeds) & set(by_name[name].seeds)
         if len(common) < LEAST_SEEDS:
             continue
         own, rival = by_name[OURS].at(common), by_name[name].at(common)

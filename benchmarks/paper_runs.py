@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -168,15 +168,14 @@ def outcome_of(study: Path, method: str, seed: int, recorded: bool = False) -> O
     """
     path = DATA / "paper" / study.stem / f"{method}-{seed}.json"
     plan = plan_digest(study, method, seed)
-    if not path.is_file():
-        if recorded:
-            return None
+
+    def run() -> dict[str, Any]:
         directory = ROOT / "runs" / "paper" / study.stem / f"{method}-{seed}"
-        outcome = _run(study_of(study, method, seed), directory, method, seed, plan)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(outcome))
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    require_plan(path, found["plan"], plan)
+        return asdict(_run(study_of(study, method, seed), directory, method, seed, plan))
+
+    found = record_at(path, plan, None if recorded else run)
+    if found is None:
+        return None
     served = tuple(Served(**one) for one in found.pop("served"))
     return Outcome(served=served, **found)
 
@@ -191,17 +190,32 @@ def plan_digest(study: Path, method: str, seed: int) -> str:
     return hashlib.sha256("\n".join([*told, str(seed)]).encode()).hexdigest()[:16]
 
 
-def require_plan(path: Path, recorded: str, plan: str) -> None:
-    """Check that a record is of the plan as it is now.
+def record_at(
+    path: Path, plan: str, make: Callable[[], dict[str, Any]] | None
+) -> dict[str, Any] | None:
+    """Return a record, made and written if it is not there.
+
+    Args:
+        path: Its JSON file.
+        plan: Digest of the plan, which a record has as ``plan``.
+        make: Makes the record; None makes none.
 
     Raises:
-        InputError: If it is not.
+        InputError: If the record is of another plan.
     """
-    if recorded != plan:
+    if not path.is_file():
+        if make is None:
+            return None
+        made = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, made)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if found["plan"] != plan:
         raise InputError(
-            f"{path}: recorded under another plan ({recorded}, now {plan}); delete it, and its"
+            f"{path}: recorded under another plan ({found['plan']}, now {plan}); delete it, and its"
             " folder under runs/paper, to run it anew"
         )
+    return found
 
 
 def _run(spec: StudySpec, directory: Path, method: str, seed: int, plan: str) -> Outcome:

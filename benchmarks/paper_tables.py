@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy import stats
 
+from benchmarks.confidence import half_width
 from benchmarks.paper_runs import BUDGETS, Outcome, Served
 from qsearch.pareto import normalised_hypervolume
 from qsearch.space import Floats
@@ -143,13 +143,6 @@ def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[
         for method, found in outcomes.items()
         if found
     ]
-
-
-def half_width(values: Floats) -> float:
-    """Return half of the 95 % confidence interval of the mean (Student's t); NaN for one value."""
-    if len(values) < 2:
-        return float("nan")
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def table_of(figures: Sequence[Figures]) -> pd.DataFrame:

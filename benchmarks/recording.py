@@ -9,10 +9,12 @@ import platform
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import plotly.graph_objects as go
 import torch
 
 RESULTS = Path(__file__).parent / "results"
@@ -78,6 +80,15 @@ class Benchmark:
         """Record and print a row."""
         self.rows.append(figures)
         print("  " + ", ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
+
+    def write_page(self, figures: Sequence[go.Figure]) -> None:
+        """Write ``results/NAME.html``, a page of figures."""
+        RESULTS.mkdir(exist_ok=True)
+        page = "".join(
+            figure.to_html(full_html=False, include_plotlyjs="cdn" if number == 0 else False)
+            for number, figure in enumerate(figures)
+        )
+        (RESULTS / f"{self.name}.html").write_text(page, encoding="utf-8")
 
     def write(self) -> Path:
         """Write the result file."""

@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 from benchmarks import search_tables, stand_in
 from benchmarks.objectives import Objective, known_objective, minilm_sst2, smollm2_wikitext2
 from benchmarks.peers import PEERS
-from benchmarks.recording import RESULTS, Benchmark
+from benchmarks.recording import Benchmark
 from benchmarks.search_runs import Losses, Run, record_run, recorded_runs
 from benchmarks.searchers import SEARCHERS
 
@@ -117,14 +117,7 @@ def main() -> None:
             figures += search_tables.report(
                 benchmark, plan.known(), plan.evaluations, plan.own_evaluations
             )
-    page = RESULTS / "search.html"
-    page.write_text(
-        "".join(
-            figure.to_html(full_html=False, include_plotlyjs="cdn" if number == 0 else False)
-            for number, figure in enumerate(figures)
-        ),
-        encoding="utf-8",
-    )
+    benchmark.write_page(figures)
     benchmark.write()
 
 

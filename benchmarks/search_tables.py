@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy import stats
 
+from benchmarks.confidence import interval
 from benchmarks.luck import fitted_to, luck_deviation
 from benchmarks.objectives import BITS, Objective
 from benchmarks.recording import Benchmark
@@ -254,12 +255,3 @@ def _figure(objective: str, curves: Curves) -> go.Figure:
         yaxis_title="share of the reference box",
     )
     return figure
-
-
-def interval(values: Floats) -> str:
-    """Return the mean with its 95 % confidence interval over seeds."""
-    mean = f"{values.mean():.4f}"
-    if len(values) < 2:
-        return mean
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{mean} ± {half:.4f}"

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmarks.confidence import interval
 from benchmarks.luck import fitted_to
 from benchmarks.objectives import DATA, Objective, Wide, wide
 from benchmarks.recording import Benchmark, only_recorded
 from benchmarks.search import PLANS
 from benchmarks.search_runs import Run, indices_of, losses_by_key, recorded_runs
-from benchmarks.search_tables import interval
 from benchmarks.searchers import SEARCHERS
 from qsearch.records import write_atomically
 from qsearch.space import Floats, Integers

@@ -7,17 +7,16 @@ what is compared is the same configuration with itself.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.objectives import DATA
-from benchmarks.paper_runs import plan_digest, require_plan, study_of
+from benchmarks.paper_runs import plan_digest, record_at, study_of
 from qsearch.assembly import assemble
 from qsearch.initial import initial_configurations
-from qsearch.records import write_json
 
 CONFIGURATIONS = 48
 
@@ -53,15 +52,13 @@ def zero_shot(study: Path, seed: int, recorded: bool = False) -> list[Seen] | No
         InputError: If the record is of another plan.
     """
     path = DATA / "paper" / study.stem / f"zero-shot-{seed}.json"
-    if not path.is_file():
-        if recorded:
-            return None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        found = [asdict(one) for one in _trained(study, seed)]
-        write_json(path, {"plan": plan_digest(study, "coa-lora", seed), "configurations": found})
-    record = json.loads(path.read_text(encoding="utf-8"))
-    require_plan(path, record["plan"], plan_digest(study, "coa-lora", seed))
-    return [Seen(**one) for one in record["configurations"]]
+    plan = plan_digest(study, "coa-lora", seed)
+
+    def train() -> dict[str, Any]:
+        return {"plan": plan, "configurations": [asdict(one) for one in _trained(study, seed)]}
+
+    record = record_at(path, plan, None if recorded else train)
+    return None if record is None else [Seen(**one) for one in record["configurations"]]
 
 
 def mean_gap(found: list[Seen]) -> float:
@@ -71,18 +68,19 @@ def mean_gap(found: list[Seen]) -> float:
 
 def _trained(study: Path, seed: int) -> list[Seen]:
     spec = study_of(study, "coa-lora", seed)
+    first, second = assemble(spec), assemble(spec)
+    space = first.space
+    initial = initial_configurations(
+        space,
+        first.trainer.quantization_error(space.choices.layer_configurations),
+        CONFIGURATIONS,
+        spec.search.average_bits,
+        np.random.default_rng(seed),
+    )
+    ordered = sorted((index for _, index in initial), key=space.average_bits)
+    configurations = [space.decode(index) for index in ordered]
     evaluations = []
-    for turn in range(2):
-        parts = assemble(spec)
-        first = initial_configurations(
-            parts.space,
-            parts.trainer.quantization_error(parts.space.choices.layer_configurations),
-            CONFIGURATIONS,
-            spec.search.average_bits,
-            np.random.default_rng(seed),
-        )
-        ordered = sorted((index for _, index in first), key=parts.space.average_bits)
-        configurations = [parts.space.decode(index) for index in ordered]
+    for turn, parts in enumerate((first, second)):
         parts.trainer.train(configurations[turn::2], 0)
         evaluations.append(parts.trainer.evaluate(configurations, "test"))
     found = []
@@ -90,7 +88,7 @@ def _trained(study: Path, seed: int) -> list[Seen]:
         seen, unseen = (evaluations[(position + other) % 2][position] for other in range(2))
         found.append(
             Seen(
-                float(parts.space.average_bits(index)),
+                float(space.average_bits(index)),
                 seen.metric,
                 unseen.metric,
                 seen.loss,

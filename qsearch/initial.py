@@ -7,7 +7,7 @@ import numpy as np
 from qsearch.errors import InputError
 from qsearch.pareto import non_dominated
 from qsearch.proxy import allocate_front, error_scores
-from qsearch.search_spec import InitialSpec, SearchSpec
+from qsearch.search_spec import InitialSpec
 from qsearch.space import Floats, Integers, Space
 
 
@@ -74,12 +74,11 @@ def named_configurations(
     Raises:
         InputError: If nothing fits a budget, or fewer than two configurations are left.
     """
+    require_budgets(space, initial, bits)
     chosen: dict[bytes, tuple[str, Integers]] = {}
     ladder = _uniform_ladder(space, quantization_error, bits)
     for budget in initial.uniform:
         fitting = ladder[space.bits_table[ladder] <= budget]
-        if not len(fitting):
-            raise _nothing_fits("uniform", budget, bits)
         index = np.full(len(space.groups), fitting[-1], dtype=np.int64)
         chosen.setdefault(index.tobytes(), ("uniform", index))
     scores = error_scores(space, quantization_error)
@@ -93,24 +92,22 @@ def named_configurations(
     return _two_or_more(chosen, bits)
 
 
-def require_budgets(space: Space, search: SearchSpec) -> None:
-    """Check that every budget named by a study's first set can be met.
+def require_budgets(space: Space, initial: InitialSpec, bits: tuple[float, float]) -> None:
+    """Check, without quantization errors, that every budget of a named first set can be met.
 
     Args:
         space: The space.
-        search: The study's search.
+        initial: The first set.
+        bits: Interval of average bits.
 
     Raises:
-        InputError: If one is below all configurations inside the interval of average bits.
+        InputError: If one is below all configurations inside the interval.
     """
-    if not isinstance(search.initial, InitialSpec):
-        return
-    bits = search.average_bits
     inside = space.bits_table[(space.bits_table >= bits[0]) & (space.bits_table <= bits[1])]
-    for budget in search.initial.uniform:
+    for budget in initial.uniform:
         if not (inside <= budget).any():
             raise _nothing_fits("uniform", budget, bits)
-    for budget in search.initial.allocated:
+    for budget in initial.allocated:
         if budget < max(bits[0], space.average_bits_range[0]):
             raise _nothing_fits("allocated", budget, bits)
 

@@ -69,7 +69,8 @@ def run_study(
     with study_lock(directory), storage_errors(directory):
         clock = Clock(directory)
         parts = assemble(spec, where)
-        require_budgets(parts.space, spec.search)
+        if isinstance(spec.search.initial, InitialSpec):
+            require_budgets(parts.space, spec.search.initial, spec.search.average_bits)
         changed = _claim(parts.spec, directory)
         log = event_log(directory / LOG)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
-from qsearch.plugins import LoadedModel, Quantizer
+from qsearch.plugins import LoadedModel, Quantizer, Scores, Task
 from qsearch_coalora.discovery import full_layer_names
 from qsearch_coalora.hook import AdjustmentHooks, random_basis
 from qsearch_coalora.residual import Factors, residual_factors
@@ -243,6 +243,12 @@ class AdaptedModel:
                     f" this study's has {tuple(value.shape)}"
                 )
             value.copy_(tensors[name])
+
+
+def score(task: Task, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
+    """Have a task score a batch's logits, in float32 and on their device."""
+    on_device = {name: tensor.to(logits.device) for name, tensor in batch.items()}
+    return task.score(logits.float(), on_device)
 
 
 def _without(tensor: Tensor, fixed: Any) -> Tensor:

@@ -29,7 +29,7 @@ from qsearch.plugins import (
     Task,
     TrainerState,
 )
-from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape
+from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape, score
 from qsearch_coalora.bits import average_bits
 from qsearch_coalora.device import require_device
 from qsearch_coalora.discovery import discover_layers, require_same_layers
@@ -296,8 +296,7 @@ class AdapterTrainer:
         return Scores.concatenate([self._score(b) for b in one_example_in(one_in, batches)])
 
     def _score(self, batch: Mapping[str, Tensor]) -> Scores:
-        logits = self.adapted.logits(batch)
-        return self.task.score(logits, {k: v.to(logits.device) for k, v in batch.items()})
+        return score(self.task, self.adapted.logits(batch), batch)
 
     # Scores of layers
 

@@ -15,7 +15,7 @@ from qsearch.configuration import Configuration
 from qsearch.errors import QsearchError
 from qsearch.evaluation import TrainReport
 from qsearch.plugins import Progress, Scores, Task, TrainerState
-from qsearch_coalora.adapted_model import AdaptedModel
+from qsearch_coalora.adapted_model import AdaptedModel, score
 from qsearch_coalora.device import parse_device
 from qsearch_coalora.held_out import HeldOutLoss
 from qsearch_coalora.precision import autocast, trains_in_bfloat16
@@ -165,9 +165,7 @@ class TrainingLoop:
     def _score(self, batch: Mapping[str, Tensor]) -> Scores:
         with autocast(self._bfloat16, self._device):
             logits = self._adapted.logits(batch)
-        return self._task.score(
-            logits.float(), {name: tensor.to(logits.device) for name, tensor in batch.items()}
-        )
+        return score(self._task, logits, batch)
 
     def _require_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):

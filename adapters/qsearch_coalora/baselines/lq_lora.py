@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.threads import one_thread
-from qsearch_coalora.adapted_model import AdaptedModel
+from qsearch_coalora.adapted_model import AdaptedModel, score
 from qsearch_coalora.baselines.decomposition import Decomposition, decompose
 from qsearch_coalora.baselines.importance import row_and_column_importance
 from qsearch_coalora.baselines.per_configuration import Adapter, PerConfigurationTrainer
@@ -49,9 +49,7 @@ class LQLoRATrainer(PerConfigurationTrainer):
 
         def run() -> Tensor:
             batch = next(batches)
-            logits = adapted.logits(batch)
-            on_device = {name: tensor.to(logits.device) for name, tensor in batch.items()}
-            return self.task.score(logits, on_device).losses
+            return score(self.task, adapted.logits(batch), batch).losses
 
         return row_and_column_importance(
             adapted.lora_layers, [run] * self.options.calibration_batches
