@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from qsearch.layers import LayerSpec
 from qsearch.plugins import LoadedModel, Quantizer, Scores, Task
 from qsearch_coalora.discovery import full_layer_names
 from qsearch_coalora.hook import AdjustmentHooks, random_basis
+from qsearch_coalora.input_norm import InputNorm, input_norms
 from qsearch_coalora.residual import Factors, residual_factors
 from qsearch_coalora.theta import Theta, ThetaOptions
 from qsearch_coalora.training_options import TrainingOptions
@@ -29,12 +30,14 @@ class AdapterShape:
 
     Args:
         theta: Shape of θ, or None without it.
-        theta_learning_rate: Peak rate for θ; None means that of the factors.
+        theta_rate: Peak rate for θ.
+        theta_start: Share of round 0's steps that go by before θ is used and trained.
         fixed_rank: How much of the rank holds residual factors.
     """
 
     theta: ThetaOptions | None = None
-    theta_learning_rate: float | None = None
+    theta_rate: float = 0.0
+    theta_start: float = 0.0
     fixed_rank: int = 0
 
 
@@ -96,6 +99,7 @@ class AdaptedModel:
         self.weights = QuantizedWeights(
             layers, [layer.base_layer for layer in self.lora_layers], quantizer, self.cache
         )
+        self._norms: Sequence[InputNorm | None] = [None] * len(self.layers)
         self._followers: list[Callable[[Configuration], None]] = []
         if shape.fixed_rank:
             self._fix_residual_rank()
@@ -158,6 +162,22 @@ class AdaptedModel:
         """Have a function called after each activation, with the configuration."""
         self._followers.append(follow)
 
+    def measure_inputs(
+        self, batches: Iterable[Mapping[str, Tensor]], generator: torch.Generator
+    ) -> None:
+        """Take residual factors in the norm of the layers' inputs from now on.
+
+        The inputs are those of the base model: its original weights, without the adapter.
+
+        Args:
+            batches: What the base model is run on.
+            generator: Draws where the search for principal components starts.
+        """
+        self.weights.restore()
+        self.peft_model.eval()
+        with self.peft_model.disable_adapter():
+            self._norms = input_norms(self.lora_layers, self.logits, batches, generator)
+
     @torch.no_grad()
     def _place_residual_factors(self, configuration: Configuration) -> None:
         # Always all layers: an optimizer's weight decay has touched the fixed rows too.
@@ -172,7 +192,8 @@ class AdaptedModel:
             dequantized = self.lora_layers[position].base_layer.weight.data
             generator = torch.Generator().manual_seed(position)
             original = self.weights.originals[position]
-            return residual_factors(original, dequantized, self.shape.fixed_rank, generator)
+            norm = self._norms[position]
+            return residual_factors(original, dequantized, self.shape.fixed_rank, generator, norm)
 
         return self.cache.get(("residual", position, configuration), make)
 
@@ -201,8 +222,7 @@ class AdaptedModel:
         rate = self.options.learning_rate
         groups = [{"params": [*adapter, *self.head_parameters().values()], "lr": rate}]
         if self.theta is not None:
-            theta_rate = self.shape.theta_learning_rate or rate
-            groups.append({"params": list(self.theta.parameters()), "lr": theta_rate})
+            groups.append({"params": list(self.theta.parameters()), "lr": self.shape.theta_rate})
         return groups
 
     def _named_trained(self) -> dict[str, nn.Parameter]:

@@ -65,6 +65,9 @@ class TrainingLoop:
         self._options = options
         self._plan = plan
         self._total = options.round_steps(plan.round)
+        first = plan.round == 0
+        self._adjusts_from = int(adapted.shape.theta_start * self._total) if first else 0
+        adapted.weights.expect(plan.configurations)
         groups = adapted.parameter_groups()
         self._rates = [group["lr"] * options.rate_scale(plan.round) for group in groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
@@ -142,7 +145,8 @@ class TrainingLoop:
             position = next(plan.sampler)
             configuration = plan.configurations[position]
             self._switch(configuration)
-            adapted.hooks.set(adapted.adjustments(configuration))
+            adjusts = len(self._losses) >= self._adjusts_from
+            adapted.hooks.set(adapted.adjustments(configuration) if adjusts else None)
             scores = self._score(part)
             loss = (scores.losses * scores.weights).sum() / scores.weights.sum()
             share = len(range(offset, size, parts)) / size

@@ -9,9 +9,15 @@ from pydantic import Field, model_validator
 from qsearch_coalora.theta import ThetaOptions
 from qsearch_coalora.training_options import SetTrainingOptions
 
+THETA_RATE = 3.0
+"""θ's peak rate over that of the factors, where none is given."""
+
 
 class CoALoRAOptions(SetTrainingOptions):
     """Options of the CoA-LoRA trainer.
+
+    LoRA's α is divided by the trained rank, residual factors left out: so the trained factors move
+    the weights as fast as those of plain LoRA with the same α and that rank.
 
     Args:
         init: ``shared`` trains one pair of factors for all configurations; ``residual`` fills
@@ -22,13 +28,19 @@ class CoALoRAOptions(SetTrainingOptions):
             chance on SST-2 (.655 to .678), since only θ and the head can learn the task then.
         residual_rank: With ``residual``, how much of the rank those factors take; the rest is
             shared and trained. None means half. The paper's text has all of it.
-        theta_learning_rate: Peak rate for θ. None means the same.
+        residual_norm: Norm in which those factors come nearest to W − W̃: ``frobenius``, or
+            ``inputs``, that of the change in the layer's outputs, measured on
+            ``calibration_batches`` batches under the base model.
+        theta_learning_rate: Peak rate for θ. None means three times that of the factors.
+        theta_start: Share of round 0's steps that train plain LoRA, U = 0, before θ joins.
         theta: Shape of θ.
     """
 
     init: Literal["shared", "residual"] = "residual"
     residual_rank: int | None = Field(default=None, ge=1)
+    residual_norm: Literal["frobenius", "inputs"] = "inputs"
     theta_learning_rate: float | None = Field(default=None, gt=0)
+    theta_start: float = Field(default=0.5, ge=0, lt=1)
     theta: ThetaOptions = ThetaOptions()
 
     @model_validator(mode="after")
@@ -38,6 +50,17 @@ class CoALoRAOptions(SetTrainingOptions):
         if self.fixed_rank > self.rank:
             raise ValueError(f"residual_rank must be at most rank ({self.rank})")
         return self
+
+    @property
+    def scaling(self) -> float:
+        """LoRA's α over the trained rank; residual factors are not scaled."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return alpha / (self.rank - self.fixed_rank or self.rank)
+
+    @property
+    def theta_rate(self) -> float:
+        """Peak rate for θ."""
+        return self.theta_learning_rate or THETA_RATE * self.learning_rate
 
     @property
     def fixed_rank(self) -> int:

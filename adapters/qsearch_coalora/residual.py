@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qsearch_coalora.input_norm import InputNorm
+
 OVERSAMPLING = 8
 POWER_ITERATIONS = 4
 
@@ -31,18 +33,26 @@ class Factors:
 
 @torch.no_grad()
 def residual_factors(
-    weight: Tensor, quantized: Tensor, rank: int, generator: torch.Generator
+    weight: Tensor,
+    quantized: Tensor,
+    rank: int,
+    generator: torch.Generator,
+    norm: InputNorm | None = None,
 ) -> Factors:
     """Return the factors of a rank-r approximation of W − W̃ by randomised SVD.
 
     The singular values are shared evenly: L1 = P·√S and L2 = √S·Qᵀ. (Halko, Martinsson and
-    Tropp 2011, algorithms 4.4 and 5.1.)
+    Tropp 2011, algorithms 4.4 and 5.1.) In the norm of a layer's inputs, ‖E·R‖, they are those of
+    (W − W̃)·R, and R⁻¹ goes into L2: so the outputs are as near as a rank-r term can bring them.
+    (Zhang et al.,
+    "QERA: an analytical framework for quantization error reconstruction".)
 
     Args:
         weight: W (output features × input features).
         quantized: W̃ as dequantized, same shape.
         rank: Rank r, at most the smaller feature count.
         generator: Draws the random test matrix, on the CPU.
+        norm: In which W − W̃ is approximated; None is the Frobenius norm.
 
     Returns:
         L1·L2 ≈ W − W̃.
@@ -53,6 +63,8 @@ def residual_factors(
     residual = (weight - quantized).float()
     if rank > min(residual.shape):
         raise ValueError(f"rank must be at most {min(residual.shape)}, not {rank}")
+    if norm is not None:
+        residual = norm.whiten(residual)
     width = min(rank + OVERSAMPLING, *residual.shape)
     test = torch.randn(residual.shape[1], width, generator=generator).to(residual)
     basis = torch.linalg.qr(residual @ test).Q
@@ -60,4 +72,13 @@ def residual_factors(
         basis = torch.linalg.qr(residual @ torch.linalg.qr(residual.T @ basis).Q).Q
     left, singular, right = torch.linalg.svd(basis.T @ residual, full_matrices=False)
     root = singular[:rank].sqrt()
-    return Factors((basis @ left[:, :rank]) * root, root[:, None] * right[:rank])
+    L1, L2 = (basis @ left[:, :rank]) * root, root[:, None] * right[:rank]
+    return Factors(L1, L2) if norm is None else _balanced(L1, norm.unwhiten(L2))
+
+
+def _balanced(L1: Tensor, L2: Tensor) -> Factors:
+    """Return factors with the same product, each column of L1 as long as its row of L2."""
+    tiny = torch.finfo(L1.dtype).tiny
+    lengths = L1.norm(dim=0).clamp_min(tiny), L2.norm(dim=1).clamp_min(tiny)
+    scale = (lengths[1] / lengths[0]).sqrt()
+    return Factors(L1 * scale, L2 / scale[:, None])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
-from qsearch_coalora.adapted_model import AdapterShape
+import torch
+
+from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape
 from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.schedule import seeds
 from qsearch_coalora.set_trainer import SetTrainer
 from qsearch_coalora.theta import ThetaOptions
 
@@ -23,12 +27,28 @@ class CoALoRATrainer(SetTrainer):
     def shape(self) -> AdapterShape:
         """θ, and how much of the rank holds residual factors."""
         options = self.options
-        return AdapterShape(options.theta, options.theta_learning_rate, options.fixed_rank)
+        return AdapterShape(
+            options.theta, options.theta_rate, options.theta_start, options.fixed_rank
+        )
+
+    @cached_property
+    def adapted(self) -> AdaptedModel:
+        """The adapted model; reading it loads model and data, and measures the layers' inputs."""
+        adapted = super().adapted
+        if self.options.fixed_rank and self.options.residual_norm == "inputs":
+            data_seed, set_seed, _ = seeds(self.seed, 0)
+            batches = self._batches(torch.Generator().manual_seed(data_seed))
+            drawn = [next(batches) for _ in range(self.options.calibration_batches)]
+            adapted.measure_inputs(drawn, torch.Generator().manual_seed(set_seed))
+        return adapted
 
     def _identity(self) -> dict[str, Any]:
+        # States from before there was another norm lack it.
+        norm = self.options.residual_norm if self.options.fixed_rank else "frobenius"
         return {
             **super()._identity(),
             "residual_rank": self.options.fixed_rank,
+            **({"residual_norm": norm} if norm != "frobenius" else {}),
             "theta": _identity_of(self.options.theta, self.seed),
         }
 

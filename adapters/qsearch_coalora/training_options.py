@@ -61,7 +61,9 @@ class TrainingOptions(BaseModel):
             them, in models that can.
         checkpoint_steps: Steps after which an unfinished round's training is saved; a killed
             study goes on from there.
-        cache_mebibytes: Bound of the cache of quantized weights and residual factors.
+        cache_mebibytes: Bound of the cache of weights and residual factors. Where it holds the
+            dequantized weights of a whole set, switching costs nothing; else quantized ones are
+            kept, and dequantized at each switch.
         device: PyTorch device, such as ``cpu`` or ``cuda``.
     """
 

@@ -110,7 +110,7 @@ class QuantizedWeights:
         layers: The layers.
         modules: Their linear modules, in the same order; weights must not require gradients.
         quantizer: Quantizes and dequantizes.
-        cache: Keeps quantized weights.
+        cache: Keeps quantized weights, or dequantized ones (:meth:`expect`).
     """
 
     def __init__(
@@ -125,8 +125,29 @@ class QuantizedWeights:
         self._quantizer = quantizer
         self.originals: tuple[Tensor, ...] = tuple(module.weight.data for module in modules)
         self._added: Callable[[int, LayerConfiguration], Tensor] | None = None
+        self._keeps_dequantized = False
         self._active: list[LayerConfiguration | None] = [None] * len(self._names)
         self.cache = cache
+
+    def expect(self, configurations: Sequence[Configuration]) -> None:
+        """Choose what the cache keeps while configurations are switched again and again.
+
+        Dequantized weights if those of all of them fit, since a switch then costs nothing; else
+        quantized ones, which take a quarter of the memory or less.
+
+        Args:
+            configurations: What is switched among.
+        """
+        kept = {
+            (position, configuration[name])
+            for configuration in configurations
+            for position, name in enumerate(self._names)
+        }
+        needed = sum(self.originals[position].nbytes for position, _ in kept)
+        keeps_dequantized = needed <= self.cache.bound
+        if keeps_dequantized != self._keeps_dequantized:
+            self.cache.clear()
+        self._keeps_dequantized = keeps_dequantized
 
     @torch.no_grad()
     def quantized(self, position: int, configuration: LayerConfiguration) -> QuantizedTensor:
@@ -136,12 +157,23 @@ class QuantizedWeights:
             position: The layer's place in the list of layers.
             configuration: Its layer configuration.
         """
-        return self.cache.get(
-            ("quantized", position, configuration),
-            lambda: self._quantizer.quantize(
-                self._to_quantize(position, configuration), configuration
-            ),
-        )
+
+        def make() -> QuantizedTensor:
+            weight = self._to_quantize(position, configuration)
+            return self._quantizer.quantize(weight, configuration)
+
+        if self._keeps_dequantized:
+            return make()
+        return self.cache.get(("quantized", position, configuration), make)
+
+    def _dequantized(self, position: int, configuration: LayerConfiguration) -> Tensor:
+        def make() -> Tensor:
+            quantized = self.quantized(position, configuration)
+            return self._quantizer.dequantize(quantized).to(self.originals[position])
+
+        if not self._keeps_dequantized:
+            return make()
+        return self.cache.get(("dequantized", position, configuration), make)
 
     def _to_quantize(self, position: int, configuration: LayerConfiguration) -> Tensor:
         original = self.originals[position]
@@ -181,11 +213,8 @@ class QuantizedWeights:
             wanted = configuration[name]
             if self._active[position] == wanted:
                 continue
-            quantized = self.quantized(position, wanted)
             # Replacing the storage saves a copy of every weight; no graph may be alive here.
-            self._modules[position].weight.data = self._quantizer.dequantize(quantized).to(
-                self.originals[position]
-            )
+            self._modules[position].weight.data = self._dequantized(position, wanted)
             self._active[position] = wanted
             changed.append(position)
         return tuple(changed)

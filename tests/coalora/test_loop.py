@@ -83,6 +83,20 @@ def test_a_saved_step_of_another_set_or_round_is_not_used(make_trainer, make_con
         assert equal(plain.state(), offered.state())
 
 
+@pytest.mark.parametrize(("round", "joined"), [(0, False), (1, True)])
+def test_theta_joins_after_its_share_of_the_first_round(
+    make_trainer, make_configuration, round: int, joined: bool
+) -> None:
+    trainer = make_trainer(steps=4, checkpoint_steps=2, theta_start=0.5)
+    before = trainer.state().tensors
+    kept: list[TrainerState] = []
+    unfinished = UnfinishedTraining(lambda: None, kept.append)
+    trainer.train_resumably([make_configuration(trainer, 0)], round, None, unfinished)
+    weight = "theta.output.weight"
+    changed = [not torch.equal(state.tensors[f"model.{weight}"], before[weight]) for state in kept]
+    assert changed == [joined, True]
+
+
 def test_accumulated_batches_are_one_large_batch(make_trainer, make_configuration) -> None:
     # Without dropout and with one pass over the data a step, both see the same examples.
     states = []

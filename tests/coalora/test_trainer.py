@@ -50,13 +50,13 @@ def test_training_goes_on_from_a_saved_state_as_if_never_stopped(
 
 
 def test_training_lowers_the_loss_and_changes_every_part(make_trainer, make_configuration) -> None:
-    trainer = make_trainer(steps=60, learning_rate=5e-3)
+    trainer = make_trainer(steps=90, learning_rate=5e-3)
     before = trainer.state().tensors
     chosen = [make_configuration(trainer, index) for index in range(4)]
     seen = []
     report = trainer.train(chosen, 0, lambda *step: seen.append(step))
-    assert report.steps == len(report.losses) == len(seen) == 60
-    assert seen[-1][:2] == (60, 60)
+    assert report.steps == len(report.losses) == len(seen) == 90
+    assert seen[-1][:2] == (90, 90)
     assert sum(report.losses[-10:]) < sum(report.losses[:10]) * 0.9
     after = trainer.state().tensors
     for part in ("lora.", "theta.", "head."):
@@ -229,7 +229,7 @@ def test_a_state_with_a_tensor_missing_is_refused(make_trainer) -> None:
 def test_residual_factors_follow_the_configuration_and_are_not_trained(
     make_trainer, make_configuration, residual_rank
 ) -> None:
-    trainer = make_trainer(residual_rank=residual_rank, weight_decay=0.1)
+    trainer = make_trainer(residual_rank=residual_rank, residual_norm="frobenius", weight_decay=0.1)
     wanted = make_configuration(trainer, 0)
     adapted = trainer.adapted
     fixed = trainer.options.fixed_rank
@@ -237,7 +237,7 @@ def test_residual_factors_follow_the_configuration_and_are_not_trained(
     def fixed_product() -> torch.Tensor:
         adapted.activate(wanted)
         A, B = next(adapted.factors())
-        return (B[:, :fixed] @ A[:fixed]).detach().clone()
+        return (B[:, :fixed] @ A[:fixed]).detach() * trainer.options.scaling
 
     before = fixed_product()
     quantized = adapted.lora_layers[0].base_layer.weight
@@ -263,6 +263,12 @@ def test_half_of_the_rank_is_residual_unless_told_otherwise() -> None:
     assert CoALoRAOptions(rank=16).fixed_rank == 8
     assert CoALoRAOptions(rank=16, init="shared").fixed_rank == 0
     assert CoALoRAOptions(rank=16, residual_rank=16).fixed_rank == 16
+
+
+def test_alpha_is_divided_by_the_trained_rank() -> None:
+    assert CoALoRAOptions(rank=16, alpha=16, residual_rank=4).scaling == pytest.approx(16 / 12)
+    assert CoALoRAOptions(rank=16, init="shared").scaling == 1
+    assert CoALoRAOptions(rank=16, residual_rank=16).scaling == 1
 
 
 def test_a_residual_rank_above_the_model_is_refused(make_trainer) -> None:

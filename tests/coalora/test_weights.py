@@ -78,6 +78,34 @@ def test_a_switch_back_comes_from_the_cache(modules, quantizer) -> None:
     assert weights.cache.counts.hits == 1
 
 
+def test_where_the_dequantized_weights_of_a_set_fit_no_switch_dequantizes(
+    modules, quantizer
+) -> None:
+    weights = QuantizedWeights(LAYERS, modules, quantizer, BoundedCache(2**20))
+    chosen = [configuration(2, 4), configuration(8, 4)]
+    weights.expect(chosen)
+    weights.activate(chosen[0])
+    first = modules[0].weight.data
+    weights.activate(chosen[1])
+    weights.activate(chosen[0])
+    assert modules[0].weight.data_ptr() == first.data_ptr()
+    assert quantizer.calls == 3
+    assert weights.cache.counts.nbytes == sum(
+        4 * layer.parameters for layer in (LAYERS[0], LAYERS[0], LAYERS[1])
+    )
+
+
+def test_where_they_do_not_fit_quantized_weights_are_kept(modules, quantizer) -> None:
+    chosen = [configuration(2, 4), configuration(8, 4)]
+    bound = 4 * (2 * LAYERS[0].parameters + LAYERS[1].parameters) - 1
+    weights = QuantizedWeights(LAYERS, modules, quantizer, BoundedCache(bound))
+    weights.expect(chosen)
+    for one in (*chosen, *chosen):
+        weights.activate(one)
+    assert quantizer.calls == 3
+    assert weights.cache.counts.nbytes < bound / 2
+
+
 def test_weights_are_quantized_from_the_originals_and_restored_exactly(modules, quantizer) -> None:
     originals = [module.weight.clone() for module in modules]
     biases = [module.bias.clone() for module in modules]

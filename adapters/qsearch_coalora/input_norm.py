@@ -1,0 +1,138 @@
+"""The norm in which an error of a weight weighs as much as it moves the layer's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+COMPONENTS = 128
+"""Principal components of a layer's inputs that are kept."""
+
+FLOOR = 0.01
+"""What is added to the mean square of the inputs along each direction, as a share of the mean
+over all: no direction may count for nothing because a few batches do not show it."""
+
+
+@dataclass(frozen=True)
+class InputNorm:
+    """‖E·R‖ with R² the second moment E[x·xᵀ] of a layer's inputs x: how far E moves the outputs.
+
+    R² is kept as its principal components and one value for all other directions.
+
+    Args:
+        basis: Principal components (input features × components), orthonormal columns.
+        scales: Root mean square of the inputs along each (components), positive.
+        rest: The same along any other direction, positive.
+    """
+
+    basis: Tensor
+    scales: Tensor
+    rest: float
+
+    def whiten(self, error: Tensor) -> Tensor:
+        """Return E·R (output features × input features)."""
+        return error * self.rest + (error @ self.basis) * (self.scales - self.rest) @ self.basis.T
+
+    def unwhiten(self, rows: Tensor) -> Tensor:
+        """Return rows·R⁻¹ (any × input features)."""
+        inverse, rest = self.scales.reciprocal(), 1 / self.rest
+        return rows * rest + (rows @ self.basis) * (inverse - rest) @ self.basis.T
+
+
+@torch.no_grad()
+def input_norms(
+    modules: Sequence[nn.Module],
+    run: Callable[[Mapping[str, Tensor]], object],
+    batches: Iterable[Mapping[str, Tensor]],
+    generator: torch.Generator,
+) -> list[InputNorm | None]:
+    """Return the norm of each layer's inputs.
+
+    Components come from two passes over the batches, so that no matrix of input features × input
+    features is held: one finds the subspace, the other its second moment. (Randomised subspace
+    iteration; Halko, Martinsson and Tropp 2011.)
+
+    Args:
+        modules: The layers' linear modules; inputs (… × input features).
+        run: Runs the model on a batch.
+        batches: Batches; where one has an ``attention_mask`` (examples × positions), padding does
+            not count.
+        generator: Draws where the search for components starts, on the CPU.
+
+    Returns:
+        For each layer its norm, or None where it had no input.
+    """
+    batches = list(batches)
+    starts: dict[int, Tensor] = {}
+    sketches: dict[int, Tensor] = {}
+    for position, inputs in _inputs(modules, run, batches):
+        features = inputs.shape[1]
+        if features not in starts:
+            count = min(COMPONENTS, features)
+            starts[features] = torch.randn(features, count, generator=generator).to(inputs)
+        sketch = inputs.T @ (inputs @ starts[features])
+        sketches[position] = sketches[position] + sketch if position in sketches else sketch
+    bases = {position: torch.linalg.qr(sketch).Q for position, sketch in sketches.items()}
+    moments = {position: basis.new_zeros(basis.shape[1:] * 2) for position, basis in bases.items()}
+    totals = dict.fromkeys(bases, 0.0)
+    counts = dict.fromkeys(bases, 0)
+    for position, inputs in _inputs(modules, run, batches):
+        projected = inputs @ bases[position]
+        moments[position] += projected.T @ projected
+        totals[position] += float(inputs.square().sum())
+        counts[position] += len(inputs)
+    return [
+        _norm(bases[position], moments[position] / counts[position], totals[position] / count)
+        if (count := counts.get(position))
+        else None
+        for position in range(len(modules))
+    ]
+
+
+def _norm(basis: Tensor, moment: Tensor, total: float) -> InputNorm:
+    """Return the norm of inputs with a second moment in a subspace, and a total mean square."""
+    features, count = basis.shape
+    squares, components = torch.linalg.eigh(moment)
+    squares = squares.clamp_min(0)
+    left_over = max(total - float(squares.sum()), 0.0) / max(features - count, 1)
+    floor = FLOOR * (total / features or 1.0)
+    return InputNorm(basis @ components, (squares + floor).sqrt(), (left_over + floor) ** 0.5)
+
+
+def _inputs(
+    modules: Sequence[nn.Module],
+    run: Callable[[Mapping[str, Tensor]], object],
+    batches: Iterable[Mapping[str, Tensor]],
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield a layer's position and its inputs (tokens × features), batch by batch."""
+    for batch in batches:
+        with _recorded_inputs(modules) as recorded:
+            run(batch)
+        mask = batch.get("attention_mask")
+        while recorded:
+            position, inputs = recorded.popitem()
+            if mask is not None and inputs.shape[:-1] == mask.shape:
+                inputs = inputs[mask.to(inputs.device).bool()]
+            yield position, inputs.reshape(-1, inputs.shape[-1]).float()
+
+
+@contextmanager
+def _recorded_inputs(modules: Sequence[nn.Module]) -> Iterator[dict[int, Tensor]]:
+    recorded: dict[int, Tensor] = {}
+
+    def hook(position: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            recorded[position] = inputs[0]
+
+        return record
+
+    handles = [m.register_forward_pre_hook(hook(place)) for place, m in enumerate(modules)]
+    try:
+        yield recorded
+    finally:
+        for handle in handles:
+            handle.remove()
