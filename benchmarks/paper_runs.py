@@ -10,10 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from benchmarks.objectives import DATA, SHARED
 from qsearch.assembly import assemble
 from qsearch.clock import Clock
 from qsearch.errors import InputError
+from qsearch.plugins import load_plugin
 from qsearch.records import best_under, read_study, row_configuration, write_json
 from qsearch.spec import StudySpec, load_spec
 from qsearch.study import run_study
@@ -116,15 +119,18 @@ class Outcome:
         return len({one.average_bits for one in self.served})
 
 
-def study_of(study: Path, method: str, seed: int) -> StudySpec:
+def study_of(
+    study: Path, method: str, seed: int, entries: Mapping[str, Entry] = ENTRIES
+) -> StudySpec:
     """Return a method's study.
 
     Args:
         study: YAML of the study; its trainer's options are those that all methods have.
-        method: Name in ``ENTRIES``.
+        method: Name of the method.
         seed: Seed.
+        entries: Methods by name.
     """
-    entry = ENTRIES[method]
+    entry = entries[method]
     own = (f"trainer.name={entry.trainer}", f"seed={seed}", f"name={study.stem}-{method}-{seed}")
     environment = {"QSEARCH_DATA": str(SHARED), "PAPER_TEXT": str(_text_folder()), **os.environ}
     if "PAPER_TEXT" in study.read_text(encoding="utf-8"):
@@ -180,13 +186,20 @@ def outcome_of(study: Path, method: str, seed: int, recorded: bool = False) -> O
     return Outcome(served=served, **found)
 
 
-def plan_digest(study: Path, method: str, seed: int) -> str:
-    """Return a text that differs where the method's study or the budgets differ.
+def plan_digest(study: Path, method: str, seed: int, entries: Mapping[str, Entry] = ENTRIES) -> str:
+    """Return a text that differs where the method's study, a default or the budgets differ.
 
     Where a machine keeps its data makes no difference.
     """
-    entry = ENTRIES[method]
-    told = [study.read_text(encoding="utf-8"), entry.trainer, *entry.changes, str(BUDGETS)]
+    entry = entries[method]
+    defaults: BaseModel = load_plugin("trainers", entry.trainer).Options()
+    told = [
+        study.read_text(encoding="utf-8"),
+        entry.trainer,
+        *entry.changes,
+        str(BUDGETS),
+        defaults.model_dump_json(),
+    ]
     return hashlib.sha256("\n".join([*told, str(seed)]).encode()).hexdigest()[:16]
 
 

@@ -21,13 +21,11 @@ class CoALoRAOptions(SetTrainingOptions):
 
     Args:
         init: ``shared`` trains one pair of factors for all configurations; ``residual`` fills
-            some or all of the rank with the factors of W − W̃ of each configuration. Measured on
-            MiniLM (rank 16, one seed, standard errors near .02; loss at uniform 2, 3, 4, 8 bits):
-            on SST-2, shared .440, .392, .373, .374 and half residual .411, .381, .375, .371; on
-            docstrings, .871, .841, .797, .823 and .817, .863, .789, .822. All residual stays near
-            chance on SST-2 (.655 to .678), since only θ and the head can learn the task then.
+            some or all of the rank with the factors of W − W̃ of each configuration. What both
+            are worth stands in docs/design.md.
         residual_rank: With ``residual``, how much of the rank those factors take; the rest is
-            shared and trained. None means half. The paper's text has all of it.
+            shared and trained. None means half. The paper's text has all of it; then only θ and
+            the head learn the task, and SST-2 stays near chance.
         residual_norm: Norm in which those factors come nearest to W − W̃: ``frobenius``, or
             ``inputs``, that of the change in the layer's outputs, measured on
             ``calibration_batches`` batches under the base model.

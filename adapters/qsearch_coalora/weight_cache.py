@@ -141,6 +141,7 @@ class QuantizedWeights:
         kept = {
             (position, configuration[name])
             for configuration in configurations
+            if configuration != FULL_PRECISION
             for position, name in enumerate(self._names)
         }
         needed = sum(self.originals[position].nbytes for position, _ in kept)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import paper_runs, zero_shot
+from benchmarks import adapter, paper_runs, zero_shot
 from benchmarks.paper_runs import BUDGETS, METHODS, outcome_of
 from qsearch.errors import InputError
 
@@ -27,7 +27,7 @@ def study(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    for module in (paper_runs, zero_shot):
+    for module in (adapter, paper_runs, zero_shot):
         monkeypatch.setattr(module, "DATA", tmp_path / "data")
     monkeypatch.setattr(paper_runs, "ROOT", tmp_path)
     path = tmp_path / "made.yaml"
@@ -67,3 +67,17 @@ def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(
     assert [one.average_bits for one in found] == sorted(one.average_bits for one in found)
     assert any(one.seen_loss != one.unseen_loss for one in found)
     assert zero_shot.zero_shot(study, 0, recorded=True) == found
+
+
+@pytest.mark.parametrize("variant", adapter.VARIANTS)
+def test_a_variant_of_the_adapter_is_trained_once_and_recorded(
+    study: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    monkeypatch.setattr(adapter, "STUDY", study)
+    monkeypatch.setattr(adapter, "CONFIGURATIONS", 6)
+    assert adapter.outcome_of(variant, 0, recorded=True) is None
+    found = adapter.outcome_of(variant, 0)
+    assert found is not None
+    assert len(found["test_loss"]) == len(found["validation_metric"]) == len(adapter.LEVELS)
+    assert found["average_bits"] == sorted(found["average_bits"])
+    assert adapter.outcome_of(variant, 0, recorded=True) == found
