@@ -132,21 +132,27 @@ def study_of(
     """
     entry = entries[method]
     own = (f"trainer.name={entry.trainer}", f"seed={seed}", f"name={study.stem}-{method}-{seed}")
-    environment = {"QSEARCH_DATA": str(SHARED), "PAPER_TEXT": str(_text_folder()), **os.environ}
-    if "PAPER_TEXT" in study.read_text(encoding="utf-8"):
-        _split_text(Path(environment["QSEARCH_DATA"]), Path(environment["PAPER_TEXT"]))
-    return load_spec(study, (*own, *entry.changes), environment)
+    return load_spec(study, (*own, *entry.changes), _environment())
 
 
-def _text_folder() -> Path:
-    return ROOT / "runs" / "paper" / "text"
+def _environment() -> dict[str, str]:
+    text = ROOT / "runs" / "paper" / "text"
+    return {"QSEARCH_DATA": str(SHARED), "PAPER_TEXT": str(text), **os.environ}
 
 
-def _split_text(data: Path, folder: Path) -> None:
-    """Write nine tenths of WikiText-2's validation lines as training text, the rest as validation.
+def prepare_text(study: Path) -> None:
+    """Write the texts that a plan trains and validates on, where it has its own.
 
-    The library that holds the training file is out of reach where there is no model hub.
+    Nine tenths of WikiText-2's validation lines are training text, the rest validation: the
+    library that holds the training file is out of reach where there is no model hub.
+
+    Raises:
+        InputError: If the data is absent.
     """
+    if "PAPER_TEXT" not in study.read_text(encoding="utf-8"):
+        return
+    environment = _environment()
+    data, folder = Path(environment["QSEARCH_DATA"]), Path(environment["PAPER_TEXT"])
     source = data / "wikitext2" / "valid.txt"
     parts = {name: folder / f"wikitext2-{name}.txt" for name in ("train", "validation")}
     if all(path.is_file() for path in parts.values()):
@@ -177,6 +183,7 @@ def outcome_of(study: Path, method: str, seed: int, recorded: bool = False) -> O
 
     def run() -> dict[str, Any]:
         directory = ROOT / "runs" / "paper" / study.stem / f"{method}-{seed}"
+        prepare_text(study)
         return asdict(_run(study_of(study, method, seed), directory, method, seed, plan))
 
     found = record_at(path, plan, None if recorded else run)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.objectives import DATA
-from benchmarks.paper_runs import plan_digest, record_at, study_of
+from benchmarks.paper_runs import plan_digest, prepare_text, record_at, study_of
 from qsearch.assembly import assemble
 from qsearch.initial import initial_configurations
 
@@ -67,6 +67,7 @@ def mean_gap(found: list[Seen]) -> float:
 
 
 def _trained(study: Path, seed: int) -> list[Seen]:
+    prepare_text(study)
     spec = study_of(study, "coa-lora", seed)
     first, second = assemble(spec), assemble(spec)
     space = first.space

@@ -44,8 +44,7 @@ def residual_factors(
     The singular values are shared evenly: L1 = P·√S and L2 = √S·Qᵀ. (Halko, Martinsson and
     Tropp 2011, algorithms 4.4 and 5.1.) In the norm of a layer's inputs, ‖E·R‖, they are those of
     (W − W̃)·R, and R⁻¹ goes into L2: so the outputs are as near as a rank-r term can bring them.
-    (Zhang et al.,
-    "QERA: an analytical framework for quantization error reconstruction".)
+    (Zhang et al. 2025, "QERA: an analytical framework for quantization error reconstruction".)
 
     Args:
         weight: W (output features × input features).

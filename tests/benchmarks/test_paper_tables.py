@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import paper_runs, paper_tables
 from benchmarks.paper import PLANS, claim_against_rivals
-from benchmarks.paper_runs import BUDGETS, ENTRIES, METHODS, Outcome, Served, study_of
+from benchmarks.paper_runs import BUDGETS, ENTRIES, METHODS, Outcome, Served, prepare_text, study_of
 from benchmarks.paper_tables import Scale, figure_of, figures_of, markdown_of, table_of
 from benchmarks.recording import Benchmark
 
@@ -132,7 +132,9 @@ def test_wikitexts_validation_lines_are_parted_into_training_and_validation(
     source.write_text("".join(f"line {number}\n" for number in range(20)))
     monkeypatch.setattr(paper_runs, "ROOT", tmp_path)
     monkeypatch.setenv("QSEARCH_DATA", str(tmp_path / "data"))
-    spec = study_of(PLANS["wikitext2-smollm2"].study, "coa-lora", 0)
+    study = PLANS["wikitext2-smollm2"].study
+    prepare_text(study)
+    spec = study_of(study, "coa-lora", 0)
     options = spec.task.options
     assert len(Path(options["train"]).read_text().splitlines()) == 18
     assert Path(options["validation"]).read_text() == "line 18\nline 19\n"

@@ -186,6 +186,7 @@ def test_trainer_takes_as_many_training_batches_as_asked(
 ) -> None:
     trainer = make_trainer(calibration_batches=3)
     chosen = [make_configuration(trainer, n) for n in range(2)]
+    _ = trainer.adapted  # Measures the layers' inputs, on batches too.
     seen = []
     batches = trainer.task.batches
 
@@ -202,7 +203,7 @@ def test_trainer_takes_as_many_training_batches_as_asked(
 def test_trainer_leaves_adapter_weights_and_later_training_unchanged(
     make_trainer, make_configuration
 ) -> None:
-    plain, measuring = make_trainer(), make_trainer(calibration_batches=2)
+    plain, measuring = (make_trainer(calibration_batches=2) for _ in range(2))
     chosen = [make_configuration(plain, n) for n in range(3)]
     plain.train(chosen, 0)
     measuring.train(chosen, 0)
