@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -130,9 +130,7 @@ def _recorded_inputs(modules: Sequence[nn.Module]) -> Iterator[dict[int, Tensor]
 
         return record
 
-    handles = [m.register_forward_pre_hook(hook(place)) for place, m in enumerate(modules)]
-    try:
+    with ExitStack() as handles:
+        for position, module in enumerate(modules):
+            handles.enter_context(module.register_forward_pre_hook(hook(position)))
         yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()

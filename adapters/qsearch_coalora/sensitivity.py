@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -70,12 +70,10 @@ def recorded_calls(modules: Sequence[nn.Module]) -> Iterator[dict[int, tuple[Ten
 
         return record
 
-    handles = [m.register_forward_hook(hook(position)) for position, m in enumerate(modules)]
-    try:
+    with ExitStack() as handles:
+        for position, module in enumerate(modules):
+            handles.enter_context(module.register_forward_hook(hook(position)))
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _squared_norms(inputs: Tensor, gradient: Tensor) -> Tensor:
