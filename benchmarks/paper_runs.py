@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from benchmarks.objectives import DATA, SHARED
+from benchmarks.objectives import DATA
+from benchmarks.paper_text import RULES, environment, prepare_text
 from qsearch.assembly import assemble
 from qsearch.clock import Clock
 from qsearch.errors import InputError
@@ -132,38 +132,7 @@ def study_of(
     """
     entry = entries[method]
     own = (f"trainer.name={entry.trainer}", f"seed={seed}", f"name={study.stem}-{method}-{seed}")
-    return load_spec(study, (*own, *entry.changes), _environment())
-
-
-def _environment() -> dict[str, str]:
-    text = ROOT / "runs" / "paper" / "text"
-    return {"QSEARCH_DATA": str(SHARED), "PAPER_TEXT": str(text), **os.environ}
-
-
-def prepare_text(study: Path) -> None:
-    """Write the texts that a plan trains and validates on, where it has its own.
-
-    Nine tenths of WikiText-2's validation lines are training text, the rest validation: the
-    library that holds the training file is out of reach where there is no model hub.
-
-    Raises:
-        InputError: If the data is absent.
-    """
-    if "PAPER_TEXT" not in study.read_text(encoding="utf-8"):
-        return
-    environment = _environment()
-    data, folder = Path(environment["QSEARCH_DATA"]), Path(environment["PAPER_TEXT"])
-    source = data / "wikitext2" / "valid.txt"
-    parts = {name: folder / f"wikitext2-{name}.txt" for name in ("train", "validation")}
-    if all(path.is_file() for path in parts.values()):
-        return
-    if not source.is_file():
-        raise InputError(f"{source} does not exist; name its data folder by QSEARCH_DATA")
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-    cut = 9 * len(lines) // 10
-    for name, part in (("train", lines[:cut]), ("validation", lines[cut:])):
-        parts[name].write_text("".join(part), encoding="utf-8")
+    return load_spec(study, (*own, *entry.changes), environment())
 
 
 def outcome_of(study: Path, method: str, seed: int, recorded: bool = False) -> Outcome | None:
@@ -205,6 +174,7 @@ def plan_digest(study: Path, method: str, seed: int, entries: Mapping[str, Entry
         entry.trainer,
         *entry.changes,
         str(BUDGETS),
+        str(RULES),
         defaults.model_dump_json(),
     ]
     return hashlib.sha256("\n".join([*told, str(seed)]).encode()).hexdigest()[:16]

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.objectives import DATA
-from benchmarks.paper_runs import plan_digest, prepare_text, record_at, study_of
+from benchmarks.paper_runs import plan_digest, record_at, study_of
+from benchmarks.paper_text import prepare_text
 from qsearch.assembly import assemble
 from qsearch.initial import initial_configurations
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from benchmarks import paper_runs, paper_tables
+from benchmarks import paper_tables
 from benchmarks.paper import PLANS, claim_against_rivals
-from benchmarks.paper_runs import BUDGETS, ENTRIES, METHODS, Outcome, Served, prepare_text, study_of
+from benchmarks.paper_runs import BUDGETS, ENTRIES, METHODS, Outcome, Served, study_of
 from benchmarks.paper_tables import Scale, figure_of, figures_of, markdown_of, table_of
 from benchmarks.recording import Benchmark
 
@@ -112,9 +110,8 @@ def test_the_papers_table_is_as_published() -> None:
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("method", ENTRIES)
 def test_every_entry_is_a_study_that_differs_from_the_plan_as_it_says(
-    name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, method: str
 ) -> None:
-    monkeypatch.setattr(paper_runs, "ROOT", tmp_path)
     plan = PLANS[name].study
     spec = study_of(plan, method, 2)
     assert spec.seed == 2
@@ -122,19 +119,3 @@ def test_every_entry_is_a_study_that_differs_from_the_plan_as_it_says(
     if method not in METHODS:
         own = study_of(plan, "coa-lora", 2)
         assert spec != own.model_copy(update={"name": spec.name})
-
-
-def test_wikitexts_validation_lines_are_parted_into_training_and_validation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = tmp_path / "data" / "wikitext2" / "valid.txt"
-    source.parent.mkdir(parents=True)
-    source.write_text("".join(f"line {number}\n" for number in range(20)))
-    monkeypatch.setattr(paper_runs, "ROOT", tmp_path)
-    monkeypatch.setenv("QSEARCH_DATA", str(tmp_path / "data"))
-    study = PLANS["wikitext2-smollm2"].study
-    prepare_text(study)
-    spec = study_of(study, "coa-lora", 0)
-    options = spec.task.options
-    assert len(Path(options["train"]).read_text().splitlines()) == 18
-    assert Path(options["validation"]).read_text() == "line 18\nline 19\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import adapter, paper_runs, zero_shot
+from benchmarks import adapter, paper_runs, paper_text, zero_shot
 from benchmarks.paper_runs import BUDGETS, METHODS, outcome_of
 from qsearch.errors import InputError
 
@@ -29,7 +29,8 @@ def study(
 ) -> Path:
     for module in (adapter, paper_runs, zero_shot):
         monkeypatch.setattr(module, "DATA", tmp_path / "data")
-    monkeypatch.setattr(paper_runs, "ROOT", tmp_path)
+    for module in (paper_runs, paper_text):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     path = tmp_path / "made.yaml"
     train, validation = table_files
     path.write_text(STUDY.format(model=bert_folder, train=train, validation=validation))
@@ -73,11 +74,10 @@ def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(
 def test_a_variant_of_the_adapter_is_trained_once_and_recorded(
     study: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
-    monkeypatch.setattr(adapter, "STUDY", study)
     monkeypatch.setattr(adapter, "CONFIGURATIONS", 6)
-    assert adapter.outcome_of(variant, 0, recorded=True) is None
-    found = adapter.outcome_of(variant, 0)
+    assert adapter.outcome_of(study, variant, 0, recorded=True) is None
+    found = adapter.outcome_of(study, variant, 0)
     assert found is not None
     assert len(found["test_loss"]) == len(found["validation_metric"]) == len(adapter.LEVELS)
     assert found["average_bits"] == sorted(found["average_bits"])
-    assert adapter.outcome_of(variant, 0, recorded=True) == found
+    assert adapter.outcome_of(study, variant, 0, recorded=True) == found
