@@ -23,12 +23,12 @@ from qsearch.errors import InputError
 ROOT = Path(__file__).parent.parent
 
 LEAST_WORDS = 10
-"""Words of a validation phrase; test sentences have 20 on average, all phrases 9."""
+"""Words of a phrase that is evaluated; test sentences have 20 on average, all phrases 9."""
 
 VALIDATION_PHRASES = 512
 
 SHARED_WORDS = 4
-"""Words in a row that no training phrase shares with a validation phrase."""
+"""Words in a row that no training phrase shares with one that is evaluated."""
 
 TRAINING_SHARE = 0.9
 """Share of the lines of running text that is trained on."""
