@@ -17,10 +17,9 @@ from pathlib import Path
 import pandas as pd
 from qsearch_coalora.tasks.data import read_table
 
-from benchmarks.objectives import SHARED
+from benchmarks.objectives import ROOT, SHARED
 from qsearch.errors import InputError
-
-ROOT = Path(__file__).parent.parent
+from qsearch.records import write_atomically
 
 LEAST_WORDS = 10
 """Words of a phrase that is evaluated; test sentences have 20 on average, all phrases 9."""
@@ -112,6 +111,4 @@ _TEXTS: Mapping[str, Callable[[Path, Path], None]] = {
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Of two runs side by side, each puts a whole file in place.
-    own = path.with_name(f"{path.name}.{os.getpid()}")
-    own.write_text(text, encoding="utf-8")
-    own.replace(path)
+    write_atomically(path, lambda own: own.write_text(text, encoding="utf-8"))
