@@ -1,4 +1,4 @@
-"""What the main job costs: training step, quantizing, memory, and scoring candidates.
+"""What quantizing a weight and scoring candidates costs.
 
 Each figure stands beside a peer's in the same run, measured in turn, so that a slow moment of the
 machine hits both; the ratio of medians is reported.
@@ -6,14 +6,9 @@ machine hits both; the ratio of medians is reported.
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import bitsandbytes.functional
 import numpy as np
@@ -24,27 +19,17 @@ from botorch.settings import validate_input_scaling
 from botorch.utils.multi_objective.box_decompositions.non_dominated import (
     FastNondominatedPartitioning,
 )
-from peft import LoraConfig, get_peft_model
-from qsearch_coalora.loop import TrainingLoop
-from qsearch_coalora.options import CoALoRAOptions
-from qsearch_coalora.trainer import CoALoRATrainer
 from qsearch_quantizers.normal_float import NormalFloat, nf_codes
 
 from benchmarks.recording import Benchmark
 from qsearch.acquisition import log_expected_hypervolume_improvement
-from qsearch.assembly import assemble
 from qsearch.configuration import LayerConfiguration
 from qsearch.features import score_features
 from qsearch.layers import LayerSpec
 from qsearch.pareto import front
-from qsearch.plugins import ModelSpec
 from qsearch.proxy import error_scores
 from qsearch.space import Space
-from qsearch.spec import load_spec
 from qsearch.surrogate import fit_surrogate
-
-ROOT = Path(__file__).parent.parent
-QUICKSTART = ROOT / "studies" / "quickstart.yaml"
 
 
 def alternate(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -57,90 +42,6 @@ def alternate(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str,
             if turn:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def training_step(benchmark: Benchmark) -> None:
-    """Compare a CoA-LoRA step, with the configuration changed, to a plain PEFT LoRA step."""
-    spec = load_spec(QUICKSTART)
-    parts = assemble(spec)
-    batch = 32
-    generator = np.random.default_rng(0)
-    sample = parts.space.sample(4, spec.search.average_bits, generator)
-    configurations = [parts.space.decode(index) for index in sample]
-
-    def trainer(per_step: int) -> CoALoRATrainer:
-        options = CoALoRAOptions(
-            rank=16,
-            batch_size=batch,
-            steps=1_000,
-            warmup_steps=0,
-            configurations_per_step=per_step,
-        )
-        return CoALoRATrainer(options, spec.model, parts.task, parts.quantizer, seed=0)
-
-    plain = parts.task.load_model(ModelSpec(name=spec.model.name), seed=0)
-    parts.task.prepare(plain.tokenizer)
-    names = [layer.name.rpartition(".")[2] for layer in parts.space.layers]
-    model = get_peft_model(
-        plain.module,
-        LoraConfig(
-            r=16,
-            lora_alpha=16,
-            target_modules=[
-                name
-                for name, module in plain.module.named_modules()
-                if isinstance(module, torch.nn.Linear)
-                and name.endswith(tuple(names))
-                and ".layer." in name
-            ],
-            modules_to_save=["classifier"],
-        ),
-    ).train()
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-3
-    )
-    # The same examples for all: padding would otherwise decide the comparison.
-    examples = next(iter(parts.task.batches("train", batch, torch.Generator().manual_seed(0))))
-    parts.task.batches = lambda *_, **__: iter([examples])  # type: ignore[method-assign]
-    inputs = {key: value for key, value in examples.items() if key != "labels"}
-
-    def plain_step() -> None:
-        scores = parts.task.score(model(**inputs).logits, examples)
-        scores.losses.mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def coalora_step(subject: CoALoRATrainer) -> Callable[[], None]:
-        # Fill the cache; a study meets each layer configuration of its set many times.
-        for configuration in configurations:
-            subject.adapted.activate(configuration)
-        plan = subject._plan(configurations, 0)
-        loop = TrainingLoop(subject.adapted, subject.task, subject.options, plan)
-        subject.adapted.peft_model.train()
-        return loop._step
-
-    times = alternate(
-        {
-            "plain": plain_step,
-            "coa-lora": coalora_step(trainer(1)),
-            "coa-lora, two configurations": coalora_step(trainer(2)),
-        },
-        repeats=30,
-    )
-    benchmark.row(measure="training step", **{f"{k} (s)": round(v, 4) for k, v in times.items()})
-    benchmark.claim(
-        "CoA-LoRA step with a changed configuration, warm cache, over a plain PEFT LoRA step",
-        times["coa-lora"] / times["plain"],
-        1.10,
-        "lower",
-    )
-    benchmark.claim(
-        "the same with the batch split between two configurations (the default)",
-        times["coa-lora, two configurations"] / times["plain"],
-        None,
-        "lower",
-    )
 
 
 def quantizing(benchmark: Benchmark) -> None:
@@ -197,83 +98,6 @@ def quantizing(benchmark: Benchmark) -> None:
             1.0,
             "higher",
         )
-
-
-PLAIN_TRAINING = """
-import sys
-from pathlib import Path
-import torch
-from peft import LoraConfig, get_peft_model
-from qsearch.assembly import assemble
-from qsearch.spec import load_spec
-spec = load_spec(Path(sys.argv[1]))
-parts = assemble(spec)
-loaded = parts.task.load_model(spec.model, 0)
-parts.task.prepare(loaded.tokenizer)
-names = tuple(layer.name for layer in parts.space.layers)
-targets = [name for name, _ in loaded.module.named_modules() if name.endswith(names)]
-config = LoraConfig(r=16, target_modules=targets, modules_to_save=list(loaded.head))
-model = get_peft_model(loaded.module, config).train()
-optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-batches = parts.task.batches("train", 32, torch.Generator().manual_seed(0))
-for batch, _ in zip(batches, range(20)):
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
-    parts.task.score(model(**inputs).logits, batch).losses.mean().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-model.eval()
-with torch.no_grad():
-    for batch in parts.task.batches("validation", 64):
-        model(**{key: value for key, value in batch.items() if key != "labels"})
-"""
-
-
-def peak_memory(arguments: list[str]) -> float:
-    """Run a command and return its peak resident memory, MiB."""
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(arguments, stdout=output, stderr=output)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            output.seek(0)
-            raise RuntimeError(output.read().decode()[-2000:])
-    return usage.ru_maxrss / 1024
-
-
-def memory(benchmark: Benchmark) -> None:
-    """Compare the peak memory of whole studies to that of one plain LoRA training."""
-    plain = peak_memory([sys.executable, "-c", PLAIN_TRAINING, str(QUICKSTART)])
-    benchmark.row(measure="peak memory", subject="plain PEFT LoRA training", MiB=round(plain))
-    peaks = {}
-    for configurations in (8, 64):
-        with tempfile.TemporaryDirectory() as folder:
-            peaks[configurations] = peak_memory(
-                [
-                    sys.executable, "-m", "qsearch.cli", "run", str(QUICKSTART),
-                    "--out", f"{folder}/run",
-                    "--set", "search.rounds=1",
-                    "--set", f"search.initial={configurations}",
-                    "--set", "search.candidates=2",
-                    "--set", f"trainer.first_steps={configurations}",
-                    "--set", "task.docstrings.validation_texts=16",
-                ]
-            )  # fmt: skip
-        benchmark.row(
-            measure="peak memory",
-            subject=f"study of {configurations} configurations",
-            MiB=round(peaks[configurations]),
-        )
-    benchmark.claim(
-        "peak memory of a study of 64 configurations over plain PEFT LoRA training, MiniLM-L6",
-        peaks[64] / plain,
-        1.5,
-        "lower",
-    )
-    benchmark.claim(
-        "peak memory of a study of 64 configurations over one of 8",
-        peaks[64] / peaks[8],
-        1.25,
-        "lower",
-    )
 
 
 def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> None:
@@ -347,8 +171,6 @@ def main() -> None:
     benchmark = Benchmark("basics")
     quantizing(benchmark)
     acquisition(benchmark)
-    training_step(benchmark)
-    memory(benchmark)
     benchmark.write()
 
 

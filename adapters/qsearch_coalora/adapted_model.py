@@ -14,7 +14,7 @@ from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
 from qsearch.plugins import LoadedModel, Quantizer, Scores, Task
 from qsearch_coalora.discovery import full_layer_names
-from qsearch_coalora.hook import AdjustmentHooks, random_basis
+from qsearch_coalora.folding import FoldedProjections, random_basis
 from qsearch_coalora.input_norm import InputNorm, input_norms
 from qsearch_coalora.residual import Factors, residual_factors
 from qsearch_coalora.theta import Theta, ThetaOptions
@@ -94,7 +94,8 @@ class AdaptedModel:
                     random_basis(options.rank, layer.shape[1], generator).to(options.device)
                     for layer in layers
                 ]
-        self.hooks = AdjustmentHooks([layer.lora_A[ADAPTER] for layer in self.lora_layers], bases)
+        projections = [layer.lora_A[ADAPTER] for layer in self.lora_layers]
+        self.projections = FoldedProjections(projections, bases)
         self.cache = BoundedCache(options.cache_mebibytes * 2**20)
         self.weights = QuantizedWeights(
             layers, [layer.base_layer for layer in self.lora_layers], quantizer, self.cache
@@ -151,7 +152,11 @@ class AdaptedModel:
             layer.scaling[ADAPTER] = 0.0 if merged else self.options.scaling
 
     def activate(self, configuration: Configuration) -> None:
-        """Put a configuration's quantized weights, and its residual factors, into the model."""
+        """Put a configuration's quantized weights, and its residual factors, into the model.
+
+        Adjustments, which were of another A, are cleared.
+        """
+        self.projections.clear()
         self.weights.activate(configuration)
         if self.shape.fixed_rank:
             self._place_residual_factors(configuration)

@@ -107,7 +107,7 @@ class AdapterTrainer:
     def activate(self, configuration: Configuration) -> None:
         """Put a configuration's weights and adjustments under the adapter as it is."""
         self.adapted.activate(configuration)
-        self.adapted.hooks.set(self.adapted.adjustments(configuration))
+        self.adapted.projections.set(self.adapted.adjustments(configuration))
 
     # The model and its layers
 
@@ -284,7 +284,7 @@ class AdapterTrainer:
         except (RuntimeError, ValueError, KeyError) as error:
             raise EvaluationError(f"evaluation failed: {type(error).__name__}: {error}") from error
         finally:
-            self.adapted.hooks.clear()
+            self.adapted.projections.clear()
         loss, standard_error = weighted_mean(scores.losses, scores.weights)
         metric, metric_error = self.task.summarise(scores)
         return Evaluation(loss, standard_error, metric, metric_error, time.perf_counter() - started)
@@ -343,7 +343,7 @@ class AdapterTrainer:
                 [run] * self.options.calibration_batches,
             )
         finally:
-            adapted.hooks.clear()
+            adapted.projections.clear()
 
     # State and export
 

@@ -91,7 +91,7 @@ configuration; on other weights the adapter is less exact.
 def folded_state(adapted: AdaptedModel, configuration: Configuration) -> dict[str, Tensor]:
     """Return the PEFT state of the adapter with (I + U) folded into A.
 
-    With A′ = (I + U)·A, x·A′ᵀ = h + h·Uᵀ for h = x·Aᵀ, so plain PEFT gives the same outputs.
+    With A′ = (I + U)·A in the place of A, plain PEFT gives the same outputs.
 
     Args:
         adapted: The adapted model; its weights are switched to the configuration.
@@ -106,8 +106,8 @@ def folded_state(adapted: AdaptedModel, configuration: Configuration) -> dict[st
     U = adapted.adjustments(configuration)
     if U is None:
         return tensors
-    for position, layer in enumerate(adapted.lora_layers):
-        folded = adapted.hooks.folded(position, layer.lora_A[ADAPTER].weight, U[position])
+    adapted.projections.set(U)
+    for layer, folded in zip(adapted.lora_layers, adapted.projections.weights(), strict=True):
         tensors[f"{names[id(layer)]}.lora_A.weight"] = folded.cpu().contiguous()
     return tensors
 

@@ -71,8 +71,8 @@ class TrainingLoop:
         groups = adapted.parameter_groups()
         self._rates = [group["lr"] * options.rate_scale(plan.round) for group in groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay)
         self._device = parse_device(options.device)
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=True)
         self._bfloat16 = trains_in_bfloat16(options.precision, self._device)
         self._losses: list[float] = []
         self._seconds = self._switch_seconds = 0.0
@@ -113,7 +113,7 @@ class TrainingLoop:
                 if held_out is not None:
                     held_out.take_best(adapted)
         finally:
-            adapted.hooks.clear()
+            adapted.projections.clear()
             self._optimizer.zero_grad()
         return self._report()
 
@@ -146,7 +146,7 @@ class TrainingLoop:
             configuration = plan.configurations[position]
             self._switch(configuration)
             adjusts = len(self._losses) >= self._adjusts_from
-            adapted.hooks.set(adapted.adjustments(configuration) if adjusts else None)
+            adapted.projections.set(adapted.adjustments(configuration) if adjusts else None)
             scores = self._score(part)
             loss = (scores.losses * scores.weights).sum() / scores.weights.sum()
             share = len(range(offset, size, parts)) / size

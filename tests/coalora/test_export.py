@@ -25,9 +25,9 @@ def study_logits(trainer, configuration, batch) -> torch.Tensor:
     adapted.activate(configuration)
     U = adapted.adjustments(configuration)
     assert U.abs().max() > 1e-3  # else folding would be tested on nothing
-    adapted.hooks.set(U)
+    adapted.projections.set(U)
     logits = adapted.logits(batch)
-    adapted.hooks.clear()
+    adapted.projections.clear()
     return logits
 
 
@@ -124,5 +124,5 @@ def test_zero_adjustments_equal_plain_lora_exactly(make_trainer, make_configurat
     batch = next(iter(trainer.task.batches("validation", 8)))
     with torch.no_grad():
         plain = adapted.logits(batch)
-        adapted.hooks.set(torch.zeros(len(adapted.layers), 4, 4))
+        adapted.projections.set(torch.zeros(len(adapted.layers), 4, 4))
         assert torch.equal(adapted.logits(batch), plain)

@@ -184,9 +184,9 @@ def _study_logits(trainer: Any, configuration: Configuration, batch: Any) -> tor
     adapted = trainer.adapted
     adapted.peft_model.eval()
     adapted.activate(configuration)
-    adapted.hooks.set(adapted.adjustments(configuration))
+    adapted.projections.set(adapted.adjustments(configuration))
     logits: torch.Tensor = adapted.logits(batch)
-    adapted.hooks.clear()
+    adapted.projections.clear()
     return logits
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from qsearch_coalora.hook import AdjustmentHooks, random_basis
+from qsearch_coalora.folding import FoldedProjections, random_basis
 from qsearch_coalora.theta import Theta, ThetaOptions
 from torch import nn
 
@@ -72,11 +72,11 @@ def test_codes_of_another_shape_are_refused_with_both_shapes() -> None:
         make_theta()(torch.zeros(6, 4, dtype=torch.long))
 
 
-def test_gradient_reaches_theta_through_the_hook() -> None:
+def test_gradient_reaches_theta_through_the_projections() -> None:
     theta = make_theta()
     projections = [nn.Linear(8, 4, bias=False) for _ in LAYERS]
-    hooks = AdjustmentHooks(projections)
-    hooks.set(theta(codes_of(theta)))
+    folded = FoldedProjections(projections)
+    folded.set(theta(codes_of(theta)))
     inputs = torch.randn(2, 8)
     sum(projection(inputs).square().sum() for projection in projections).backward()
     assert all(parameter.grad is not None for parameter in theta.parameters())
@@ -87,39 +87,56 @@ def test_zero_adjustments_change_nothing_at_all() -> None:
     projection = nn.Linear(8, 4, bias=False)
     inputs = torch.randn(3, 8)
     plain = projection(inputs)
-    hooks = AdjustmentHooks([projection])
+    folded = FoldedProjections([projection])
     assert torch.equal(projection(inputs), plain)
-    hooks.set(torch.zeros(1, 4, 4))
+    folded.set(torch.zeros(1, 4, 4))
     assert torch.equal(projection(inputs), plain)
+
+
+def test_layers_of_other_widths_are_folded_apart() -> None:
+    projections = [nn.Linear(width, 4, bias=False).double() for width in (8, 6, 8)]
+    U = torch.randn(3, 4, 4, dtype=torch.float64)
+    FoldedProjections(projections).set(U)
+    for position, projection in enumerate(projections):
+        inputs = torch.randn(2, projection.in_features, dtype=torch.float64)
+        expected = inputs @ ((torch.eye(4) + U[position]) @ projection.weight).T
+        torch.testing.assert_close(projection(inputs), expected)
+
+
+def test_gradient_reaches_the_factor_that_is_folded() -> None:
+    projection = nn.Linear(8, 4, bias=False).double()
+    U = torch.randn(1, 4, 4, dtype=torch.float64)
+    inputs = torch.randn(3, 8, dtype=torch.float64)
+    FoldedProjections([projection]).set(U)
+    projection(inputs).sum().backward()
+    expected = (torch.eye(4) + U[0]).T @ torch.ones(4, 3).double() @ inputs
+    torch.testing.assert_close(projection.weight.grad, expected)
 
 
 def test_an_adjustment_multiplies_i_plus_u_from_the_left() -> None:
     projection = nn.Linear(8, 4, bias=False).double()
     U = torch.randn(1, 4, 4, dtype=torch.float64)
     inputs = torch.randn(3, 8, dtype=torch.float64)
-    hooks = AdjustmentHooks([projection])
-    hooks.set(U)
+    folded = FoldedProjections([projection])
+    folded.set(U)
     expected = inputs @ ((torch.eye(4) + U[0]) @ projection.weight).T
     torch.testing.assert_close(projection(inputs), expected)
 
 
-def test_cleared_and_removed_hooks_leave_plain_lora() -> None:
+def test_cleared_adjustments_leave_plain_lora() -> None:
     projection = nn.Linear(8, 4, bias=False)
     inputs = torch.randn(3, 8)
     plain = projection(inputs)
-    hooks = AdjustmentHooks([projection])
-    hooks.set(torch.ones(1, 4, 4))
+    folded = FoldedProjections([projection])
+    folded.set(torch.ones(1, 4, 4))
     assert not torch.equal(projection(inputs), plain)
-    hooks.clear()
-    assert torch.equal(projection(inputs), plain)
-    hooks.set(torch.ones(1, 4, 4))
-    hooks.remove()
+    folded.clear()
     assert torch.equal(projection(inputs), plain)
 
 
 def test_adjustments_for_another_number_of_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="expected U for 1 layers, received 2"):
-        AdjustmentHooks([nn.Linear(8, 4)]).set(torch.zeros(2, 4, 4))
+        FoldedProjections([nn.Linear(8, 4)]).set(torch.zeros(2, 4, 4))
 
 
 def theta_with(**options: object) -> Theta:
@@ -187,12 +204,11 @@ def test_an_additive_adjustment_adds_u_times_the_basis() -> None:
     basis = random_basis(4, 8, torch.Generator().manual_seed(0)).double()
     U = torch.randn(1, 4, 4, dtype=torch.float64)
     inputs = torch.randn(3, 8, dtype=torch.float64)
-    hooks = AdjustmentHooks([projection], [basis])
-    hooks.set(U)
+    folded = FoldedProjections([projection], [basis])
+    folded.set(U)
     expected = inputs @ (projection.weight + U[0] @ basis).T
     torch.testing.assert_close(projection(inputs), expected)
-    hooks.clear()
-    torch.testing.assert_close(inputs @ hooks.folded(0, projection.weight, U[0]).T, expected)
+    torch.testing.assert_close(inputs @ folded.weights()[0].T, expected)
 
 
 @pytest.mark.parametrize(("rank", "features"), [(4, 9), (9, 4)])

@@ -1,0 +1,77 @@
+"""The adjustment U folded into the low-rank projections of plain PEFT LoRA layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class FoldedProjections:
+    """Every layer's ``lora_A``, which multiplies by A′ = (I + U)·A while adjustments are set.
+
+    With a basis R given, A′ = A + U·R. Without adjustments, layers are untouched plain LoRA. A′ is
+    computed for all layers of a width at once, when adjustments are set, and not for each input:
+    products with r × r matrices are so small that a step's time would go into calling them.
+
+    Args:
+        projections: The ``lora_A`` module of each layer, in layer order.
+        bases: R of each layer (r × input features), in layer order, or None.
+    """
+
+    def __init__(
+        self, projections: Sequence[nn.Linear], bases: Sequence[Tensor] | None = None
+    ) -> None:
+        self._projections = tuple(projections)
+        self._bases = bases
+        self._folded: list[Tensor] | None = None
+        self._positions_by_width: dict[int, list[int]] = {}
+        for position, projection in enumerate(projections):
+            self._positions_by_width.setdefault(projection.in_features, []).append(position)
+            projection.forward = self._forward(position)  # type: ignore[method-assign]
+
+    def _forward(self, position: int) -> Callable[[Tensor], Tensor]:
+        def project(inputs: Tensor) -> Tensor:
+            weight = self._projections[position].weight
+            return nn.functional.linear(inputs, self._folded[position] if self._folded else weight)
+
+        return project
+
+    def set(self, U: Tensor | None) -> None:
+        """Use adjustments of the present A from now on, or plain LoRA.
+
+        Args:
+            U: One matrix per layer (layers × r × r); gradients flow into it, and into A.
+
+        Raises:
+            ValueError: If the number of matrices is not the number of layers.
+        """
+        self.clear()
+        if U is None:
+            return
+        if len(U) != len(self._projections):
+            raise ValueError(f"expected U for {len(self._projections)} layers, received {len(U)}")
+        folded: dict[int, Tensor] = {}
+        for positions in self._positions_by_width.values():
+            A = torch.stack([self._projections[position].weight for position in positions])
+            R = A if self._bases is None else torch.stack([self._bases[at] for at in positions])
+            folded |= zip(positions, torch.baddbmm(A, U[positions], R), strict=True)
+        self._folded = [folded[position] for position in range(len(folded))]
+
+    def clear(self) -> None:
+        """Go back to plain LoRA."""
+        self._folded = None
+
+    def weights(self) -> list[Tensor]:
+        """Return what each layer multiplies by (r × input features): A′, or A of plain LoRA."""
+        return self._folded or [projection.weight for projection in self._projections]
+
+
+@torch.no_grad()
+def random_basis(rank: int, features: int, generator: torch.Generator) -> Tensor:
+    """Return a random matrix with orthonormal rows (rank × features), or columns if it is tall."""
+    wide = torch.randn(max(rank, features), min(rank, features), generator=generator)
+    basis = torch.linalg.qr(wide).Q
+    result: Tensor = basis.T if rank <= features else basis
+    return result.contiguous()

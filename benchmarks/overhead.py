@@ -1,0 +1,260 @@
+"""What configuration-awareness costs: θ in a step and in memory, switching, and a study's memory.
+
+Steps are those of the paper's two plans, with their own options; a plain LoRA step by PEFT on the
+same examples stands beside them. Memory is the peak of whole processes.
+
+    python -m benchmarks.overhead
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from qsearch_coalora.adapted_model import score
+from qsearch_coalora.loop import TrainingLoop
+from qsearch_coalora.precision import autocast, trains_in_bfloat16
+from qsearch_coalora.trainer import CoALoRATrainer
+
+from benchmarks.paper import OURS, PLANS
+from benchmarks.paper_runs import Entry, study_of
+from benchmarks.paper_text import environment, prepare_text
+from benchmarks.recording import Benchmark
+from qsearch.assembly import Assembly, assemble
+from qsearch.configuration import Configuration
+from qsearch.layers import LayerSpec
+from qsearch.plugins import LoadedModel
+
+ROOT = Path(__file__).parent.parent
+REPEATS = 20
+SWITCHED = 4
+"""Configurations that are switched among in the timed steps."""
+
+CONFIGURATIONS = 50
+"""Those of the study whose memory is measured."""
+
+TRAINED_STEPS = 24
+PROCESSES = 3
+"""Times that a process is run whose peak is compared to within some per cent."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A study whose memory is measured.
+
+    Args:
+        study: Its YAML.
+        changes: What makes its evaluations short; they change no size that matters to memory.
+    """
+
+    study: Path
+    changes: tuple[str, ...]
+
+
+JOBS = {
+    "MiniLM-L6": Job(ROOT / "studies" / "quickstart.yaml", ()),
+    "SmolLM2-135M": Job(
+        ROOT / "studies" / "smollm2.yaml",
+        ("task.validation_tokens=512", "trainer.cache_mebibytes=256"),
+    ),
+}
+
+
+def main() -> None:
+    """Measure all and write ``results/overhead.json``."""
+    warnings.filterwarnings("ignore")
+    benchmark = Benchmark("overhead")
+    for plan in PLANS.values():
+        steps(benchmark, plan.name, plan.study)
+    for model, job in JOBS.items():
+        memory(benchmark, model, job)
+    benchmark.write()
+
+
+def steps(benchmark: Benchmark, name: str, study: Path) -> None:
+    """Time a step without θ, with it, with a switch before it, and a plain one by PEFT.
+
+    Args:
+        benchmark: Where rows and claims go.
+        name: Name of the plan.
+        study: Its YAML.
+    """
+    prepare_text(study)
+    one_by_one = Entry(OURS, ("trainer.configurations_per_step=1",))
+    parts = assemble(study_of(study, OURS, 0, {OURS: one_by_one}))
+    trainer = parts.trainer
+    assert isinstance(trainer, CoALoRATrainer)
+    bits, generator = parts.spec.search.average_bits, np.random.default_rng(0)
+    sample = parts.space.sample(1 + SWITCHED, bits, generator)
+    constant, *switched = (parts.space.decode(index) for index in sample)
+    adapted, options = trainer.adapted, trainer.options
+    # The same examples for all: padding would otherwise decide the comparison.
+    batch = next(iter(parts.task.batches("train", options.batch_size)))
+
+    def loop(configurations: Sequence[Configuration], round: int) -> Callable[[], object]:
+        plan = replace(trainer._plan(configurations, round), batches=repeat(batch))
+        return TrainingLoop(adapted, parts.task, options, plan)._step
+
+    # θ takes no part in the first half of round 0's steps.
+    without, with_theta, with_switch = loop([constant], 0), loop([constant], 1), loop(switched, 1)
+    plain = plain_step(parts, parts.task.load_model(parts.spec.model, 0))
+    for configuration in (*switched, constant):
+        adapted.activate(configuration)
+    adapted.peft_model.train()
+    times = alternate(
+        {
+            "plain": lambda: plain(batch),
+            "without θ": without,
+            "with θ": with_theta,
+            "switching": with_switch,
+        },
+        before=lambda: adapted.activate(constant),
+    )
+    benchmark.row(plan=name, **{f"{call} (s)": round(time, 4) for call, time in times.items()})
+    for over, under, what, target in (
+        ("with θ", "without θ", "a step with θ over one without", 1.05),
+        ("switching", "with θ", "a step after a switch (warm cache) over one without", 1.05),
+        ("switching", "plain", "a step with θ and a switch over a plain LoRA step by PEFT", 1.10),
+    ):
+        benchmark.claim(f"{name}: {what}", times[over] / times[under], target, "lower")
+
+
+def plain_step(
+    parts: Assembly, loaded: LoadedModel
+) -> Callable[[Mapping[str, torch.Tensor]], object]:
+    """Return a training step of plain LoRA on the unquantized model, with a study's options."""
+    assert isinstance(parts.trainer, CoALoRATrainer)
+    options = parts.trainer.options
+    model = get_peft_model(
+        loaded.module,
+        LoraConfig(
+            r=options.rank,
+            target_modules=_full_names(loaded.module, parts.space.layers),
+            modules_to_save=list(loaded.head) or None,
+        ),
+    ).train()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate)
+    cpu = torch.device("cpu")
+
+    def step(batch: Mapping[str, torch.Tensor]) -> None:
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        with autocast(trains_in_bfloat16(options.precision, cpu), cpu):
+            logits = model(**inputs).logits
+        scores = score(parts.task, logits, batch)
+        ((scores.losses * scores.weights).sum() / scores.weights.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _full_names(module: torch.nn.Module, layers: Sequence[LayerSpec]) -> list[str]:
+    names = tuple(layer.name for layer in layers)
+    return [name for name, _ in module.named_modules() if name.endswith(names)]
+
+
+def alternate(
+    calls: Mapping[str, Callable[[], object]], before: Callable[[], object]
+) -> dict[str, float]:
+    """Return the median seconds of each call, all called in turn after one warm-up each.
+
+    Args:
+        calls: What is timed.
+        before: Called before each call, untimed.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(REPEATS + 1):
+        for name, call in calls.items():
+            before()
+            started = time.perf_counter()
+            call()
+            if turn:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+PLAIN_TRAINING = """
+import sys
+from pathlib import Path
+import torch
+from benchmarks.overhead import TRAINED_STEPS, plain_step
+from qsearch.assembly import assemble
+from qsearch.spec import load_spec
+parts = assemble(load_spec(Path(sys.argv[1]), sys.argv[2:]))
+loaded, options = parts.task.load_model(parts.spec.model, 0), parts.trainer.options
+parts.task.prepare(loaded.tokenizer)
+step = plain_step(parts, loaded)
+for batch, _ in zip(parts.task.batches("train", options.batch_size), range(TRAINED_STEPS)):
+    step(batch)
+"""
+
+
+def memory(benchmark: Benchmark, model: str, job: Job) -> None:
+    """Compare peaks: θ's part of a training, and a whole study beside one plain LoRA training.
+
+    Args:
+        benchmark: Where rows and claims go.
+        model: The model's name.
+        job: The study.
+    """
+    alone = (f"trainer.first_steps={TRAINED_STEPS}", "search.initial={uniform: [3.0, 4.0]}")
+    study = (f"trainer.first_steps={CONFIGURATIONS}", f"search.initial={CONFIGURATIONS}")
+    plain = [sys.executable, "-c", PLAIN_TRAINING, str(job.study), *job.changes]
+    theta = ("trainer.init=shared", "trainer.theta_start=0")
+    peaks = {
+        "plain LoRA by PEFT": statistics.median(peak_memory(plain) for _ in range(PROCESSES)),
+        "training without θ": _study_peak(job, ("trainer.name=shared-lora", *alone), PROCESSES),
+        "training with θ": _study_peak(job, (*theta, *alone), PROCESSES),
+        f"study of {CONFIGURATIONS} configurations": _study_peak(job, study, 1),
+    }
+    for subject, peak in peaks.items():
+        benchmark.row(measure="peak memory", model=model, subject=subject, MiB=round(peak))
+    for over, under, target in (
+        ("training with θ", "training without θ", 1.02),
+        (f"study of {CONFIGURATIONS} configurations", "plain LoRA by PEFT", 1.5),
+    ):
+        claim = f"{model}: peak memory of {over} over {under}"
+        benchmark.claim(claim, peaks[over] / peaks[under], target, "lower")
+
+
+def _study_peak(job: Job, changes: Sequence[str], processes: int) -> float:
+    """Return the median peak memory of a study of one round without a search, MiB."""
+    settings = (*job.changes, "search.rounds=1", "search.candidates=0", *changes)
+    told = [word for setting in settings for word in ("--set", setting)]
+    peaks = []
+    for _ in range(processes):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "qsearch.cli", "run", str(job.study)]
+            peaks.append(peak_memory([*command, "--out", f"{folder}/run", *told]))
+    return statistics.median(peaks)
+
+
+def peak_memory(arguments: Sequence[str]) -> float:
+    """Run a command and return its peak resident memory, MiB."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            list(arguments), stdout=output, stderr=output, env={**os.environ, **environment()}
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            output.seek(0)
+            raise RuntimeError(output.read().decode()[-2000:])
+    return usage.ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
