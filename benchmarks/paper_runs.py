@@ -62,6 +62,8 @@ ABLATIONS: Mapping[str, Entry] = {
     "init-shared": Entry("coa-lora", ("trainer.init=shared",)),
     "rank-8": Entry("coa-lora", ("trainer.rank=8",)),
     "rank-32": Entry("coa-lora", ("trainer.rank=32",)),
+    "rank-64": Entry("coa-lora", ("trainer.rank=64",)),
+    "rank-128": Entry("coa-lora", ("trainer.rank=128",)),
     "integer": Entry("coa-lora", ("quantizer.name=integer",)),
 }
 """CoA-LoRA's study with one thing changed."""

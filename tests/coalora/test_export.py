@@ -114,6 +114,25 @@ def test_a_folder_without_an_adapter_is_no_packed_export(tmp_path) -> None:
         load_packed(tmp_path)
 
 
+def test_activating_a_configuration_clears_the_adjustments_of_the_last(
+    make_trainer, make_configuration
+) -> None:
+    trainer = make_trainer()
+    adapted = trainer.adapted
+    adapted.peft_model.eval()
+    chosen = make_configuration(trainer, 0)
+    adapted.activate(chosen)
+    for _, B in adapted.factors():
+        torch.nn.init.normal_(B)
+    batch = next(iter(trainer.task.batches("validation", 8)))
+    with torch.no_grad():
+        plain = adapted.logits(batch)
+        adapted.projections.set(torch.ones(len(adapted.layers), 4, 4))
+        assert not torch.equal(adapted.logits(batch), plain)
+        adapted.activate(chosen)
+        assert torch.equal(adapted.logits(batch), plain)
+
+
 def test_zero_adjustments_equal_plain_lora_exactly(make_trainer, make_configuration) -> None:
     trainer = make_trainer()
     adapted = trainer.adapted
