@@ -121,9 +121,9 @@ def test_activating_a_configuration_clears_the_adjustments_of_the_last(
     adapted = trainer.adapted
     adapted.peft_model.eval()
     chosen = make_configuration(trainer, 0)
-    adapted.activate(chosen)
     for _, B in adapted.factors():
         torch.nn.init.normal_(B)
+    adapted.activate(chosen)
     batch = next(iter(trainer.task.batches("validation", 8)))
     with torch.no_grad():
         plain = adapted.logits(batch)
