@@ -20,11 +20,12 @@ from benchmarks.confidence import half_width, interval
 from benchmarks.objectives import DATA
 from benchmarks.paper import OURS, PLANS
 from benchmarks.paper_runs import Entry, plan_digest, record_at, study_of
-from benchmarks.paper_text import prepare_text
+from benchmarks.paper_text import environment, prepare_text
 from benchmarks.recording import Benchmark, only_recorded
 from qsearch.assembly import assemble
 from qsearch.initial import initial_configurations
 from qsearch.proxy import allocate_front, error_scores
+from qsearch.spec import load_spec
 
 SEEDS = 3
 CONFIGURATIONS = 16
@@ -32,15 +33,27 @@ LEVELS = (2.3, 3.0, 6.0)
 LOW = 2
 """How many of the levels count as low bits."""
 
-VARIANTS: Mapping[str, Entry] = {
-    "shared-lora": Entry("shared-lora"),
-    "coa-lora": Entry("coa-lora"),
-    "frobenius": Entry("coa-lora", ("trainer.residual_norm=frobenius",)),
-    "init-shared": Entry("coa-lora", ("trainer.init=shared",)),
-    "theta-from-start": Entry("coa-lora", ("trainer.theta_start=0",)),
-    "lora-for-each": Entry("qlora"),
-}
-"""CoA-LoRA as by default, with one thing changed, one LoRA for all, and one for each level."""
+LONGER = 3
+"""Times the plan's steps that the longer trainings take."""
+
+
+def variants(steps: int) -> Mapping[str, Entry]:
+    """Return CoA-LoRA as by default, with one thing changed, and LoRA for all and for each level.
+
+    Args:
+        steps: The plan's steps.
+    """
+    longer = f"trainer.first_steps={LONGER * steps}"
+    return {
+        "shared-lora": Entry("shared-lora"),
+        "coa-lora": Entry("coa-lora"),
+        "frobenius": Entry("coa-lora", ("trainer.residual_norm=frobenius",)),
+        "init-shared": Entry("coa-lora", ("trainer.init=shared",)),
+        "theta-from-start": Entry("coa-lora", ("trainer.theta_start=0",)),
+        "lora-for-each": Entry("qlora"),
+        "shared-lora-longer": Entry("shared-lora", (longer,)),
+        "coa-lora-longer": Entry("coa-lora", (longer,)),
+    }
 
 
 def main() -> None:
@@ -50,7 +63,7 @@ def main() -> None:
     for name, plan in PLANS.items():
         losses: dict[str, dict[int, float]] = {}
         for seed in range(SEEDS):
-            for variant in VARIANTS:
+            for variant in variants_of(plan.study):
                 found = outcome_of(plan.study, variant, seed, recorded)
                 if found is not None:
                     losses.setdefault(variant, {})[seed] = _loss_at_low_bits(found)
@@ -85,22 +98,29 @@ def outcome_of(
 
     Args:
         study: YAML of the study; its records are in a folder of its name.
-        variant: Name in :data:`VARIANTS`.
+        variant: Name among :func:`variants`.
         seed: Seed.
         recorded: Whether to return None rather than train anything.
 
     Raises:
         InputError: If the record is of another plan.
     """
-    own = (plan_digest(study, variant, seed, VARIANTS), CONFIGURATIONS, *LEVELS)
+    own = (plan_digest(study, variant, seed, variants_of(study)), CONFIGURATIONS, *LEVELS)
     plan = "-".join(map(str, own))
     path = DATA / "adapter" / study.stem / f"{variant}-{seed}.json"
     return record_at(path, plan, None if recorded else lambda: _train(study, variant, seed, plan))
 
 
+def variants_of(study: Path) -> Mapping[str, Entry]:
+    """Return the variants of a plan."""
+    options = load_spec(study, (), environment()).trainer.options
+    return variants(options.get("first_steps", options["steps"]))
+
+
 def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:
     prepare_text(study)
-    spec = study_of(study, variant, seed, VARIANTS)
+    entries = variants_of(study)
+    spec = study_of(study, variant, seed, entries)
     parts = assemble(spec)
     space, trainer = parts.space, parts.trainer
     errors = trainer.quantization_error(space.choices.layer_configurations)
@@ -108,7 +128,7 @@ def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:
     initial = initial_configurations(space, errors, CONFIGURATIONS, bits, generator)
     levels = allocate_front(space, error_scores(space, errors), LEVELS)
     configurations = [space.decode(index) for index in levels]
-    alone = VARIANTS[variant].trainer == "qlora"
+    alone = entries[variant].trainer == "qlora"
     first_set = [space.decode(index) for _, index in initial]
     report = trainer.train(configurations if alone else first_set, 0)
     outcome: dict[str, Any] = {
