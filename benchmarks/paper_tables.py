@@ -67,13 +67,20 @@ class Scale:
         """Return the value with its sign such that more is better."""
         return served.metric if self.value == "metric" else -served.loss
 
-    def hypervolume(self, outcome: Outcome) -> float:
+    def hypervolume(
+        self, outcome: Outcome, at: Literal["budget", "average_bits"] = "budget"
+    ) -> float:
         """Return the share of the box that the served configurations dominate.
 
         The box goes from the worst quality at the most bits to the best at the least.
+
+        Args:
+            outcome: What is served.
+            at: Where a configuration stands: at the budget that it serves, so that bits left
+                unused gain nothing, or at its own average bits.
         """
         sign = 1 if self.value == "metric" else -1
-        points = np.array([[-self.quality(one), one.average_bits] for one in outcome.served])
+        points = np.array([[-self.quality(one), getattr(one, at)] for one in outcome.served])
         reference, ideal = (-sign * self.worst, BITS[1]), (-sign * self.best, BITS[0])
         return normalised_hypervolume(points, reference, ideal)
 
@@ -91,7 +98,8 @@ class Figures:
 
     Args:
         method: The method.
-        hypervolume: One a seed (n).
+        hypervolume: One a seed, at budgets (n).
+        hypervolume_at_bits: The same at the configurations' own average bits (n).
         gap: Units above QLoRA with the same seed (n); NaN where that is missing.
         minutes: Until all budgets could be served (n).
         seeds: The seeds (n).
@@ -100,6 +108,7 @@ class Figures:
 
     method: str
     hypervolume: Floats
+    hypervolume_at_bits: Floats
     gap: Floats
     minutes: Floats
     seeds: tuple[int, ...]
@@ -111,6 +120,7 @@ class Figures:
         return Figures(
             self.method,
             self.hypervolume[kept],
+            self.hypervolume_at_bits[kept],
             self.gap[kept],
             self.minutes[kept],
             tuple(self.seeds[position] for position in kept),
@@ -130,6 +140,7 @@ def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[
         Figures(
             method,
             np.array([scale.hypervolume(one) for one in found]),
+            np.array([scale.hypervolume(one, at="average_bits") for one in found]),
             np.array(
                 [
                     scale.gap(one, references[one.seed]) if one.seed in references else np.nan
@@ -154,7 +165,7 @@ def table_of(figures: Sequence[Figures]) -> pd.DataFrame:
             "seeds": len(one.seeds),
             "configurations": max(one.configurations),
         }
-        for name in ("hypervolume", "gap", "minutes"):
+        for name in ("hypervolume", "hypervolume_at_bits", "gap", "minutes"):
             values = getattr(one, name)
             row[name], row[f"{name} ±"] = float(values.mean()), half_width(values)
         rows.append(row)
@@ -163,10 +174,14 @@ def table_of(figures: Sequence[Figures]) -> pd.DataFrame:
 
 def markdown_of(table: pd.DataFrame, unit: str) -> str:
     """Return a table of :func:`table_of` as Markdown."""
-    lines = [f"| method | seeds | hypervolume | gap ({unit}) | minutes |", "|---|---|---|---|---|"]
+    lines = [
+        f"| method | seeds | hypervolume | at own bits | gap ({unit}) | minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    shown = (("hypervolume", 3), ("hypervolume_at_bits", 3), ("gap", 2), ("minutes", 1))
     for row in table.to_dict("records"):
         cells = [str(row["method"]), str(row["seeds"])]
-        for name, digits in (("hypervolume", 3), ("gap", 2), ("minutes", 1)):
+        for name, digits in shown:
             value, half = row[name], row[f"{name} ±"]
             text = "–" if np.isnan(value) else f"{value:.{digits}f}"
             cells.append(text if np.isnan(half) else f"{text} ± {half:.{digits}f}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -26,6 +28,13 @@ def test_hypervolume_of_one_quality_is_a_rectangle() -> None:
     # (0.8 - 0.5) / 0.5 of the height, from 2.5 to 7.25 of the 5 bits.
     assert ACCURACY.hypervolume(outcome("ptq", 0.8)) == pytest.approx(0.6 * 4.75 / 5)
     assert LOSS.hypervolume(outcome("ptq", 0.8, loss=4.0)) == pytest.approx(0.6 * 4.75 / 5)
+
+
+def test_bits_left_unused_count_at_own_bits_alone() -> None:
+    full = outcome("qlora", 0.8)
+    spare = replace(full, served=tuple(replace(one, average_bits=2.25) for one in full.served))
+    assert ACCURACY.hypervolume(spare) == pytest.approx(ACCURACY.hypervolume(full))
+    assert ACCURACY.hypervolume(spare, at="average_bits") == pytest.approx(0.6)
 
 
 def test_a_quality_worse_than_the_reference_has_no_hypervolume() -> None:
@@ -97,8 +106,8 @@ def test_overlapping_intervals_miss_the_claim() -> None:
 def test_the_tables_name_each_method_and_the_figure_draws_it() -> None:
     outcomes = {"qlora": [outcome("qlora", 0.8)], "ptq": [outcome("ptq", 0.7)], "lq-lora": []}
     text = markdown_of(table_of(figures_of(outcomes, ACCURACY)), "points")
-    assert "| qlora | 1 | 0.570 | 0.00 | 10.0 |" in text
-    assert "| ptq | 1 | 0.380 | -10.00 | 10.0 |" in text
+    assert "| qlora | 1 | 0.570 | 0.570 | 0.00 | 10.0 |" in text
+    assert "| ptq | 1 | 0.380 | 0.380 | -10.00 | 10.0 |" in text
     assert [trace.name for trace in figure_of(outcomes, ACCURACY, "made").data] == ["qlora", "ptq"]
 
 
