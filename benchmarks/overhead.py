@@ -25,7 +25,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from qsearch_coalora.adapted_model import score
 from qsearch_coalora.loop import TrainingLoop
-from qsearch_coalora.precision import autocast, trains_in_bfloat16
+from qsearch_coalora.precision import autocast, uses_bfloat16
 from qsearch_coalora.trainer import CoALoRATrainer
 
 from benchmarks.paper import OURS, PLANS
@@ -101,7 +101,7 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     constant, *switched = (parts.space.decode(index) for index in sample)
     adapted, options = trainer.adapted, trainer.options
     # The same examples for all: padding would otherwise decide the comparison.
-    batch = next(iter(parts.task.batches("train", options.batch_size)))
+    batch = next(iter(parts.task.batches("train", options.batch_size, torch.Generator())))
 
     def loop(configurations: Sequence[Configuration], round: int) -> Callable[[], object]:
         plan = replace(trainer._plan(configurations, round), batches=repeat(batch))
@@ -151,7 +151,7 @@ def plain_step(
 
     def step(batch: Mapping[str, torch.Tensor]) -> None:
         inputs = {key: value for key, value in batch.items() if key != "labels"}
-        with autocast(trains_in_bfloat16(options.precision, cpu), cpu):
+        with autocast(uses_bfloat16(options.precision, cpu), cpu):
             logits = model(**inputs).logits
         scores = score(parts.task, logits, batch)
         ((scores.losses * scores.weights).sum() / scores.weights.sum()).backward()

@@ -31,13 +31,14 @@ from qsearch.plugins import (
 )
 from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape, score
 from qsearch_coalora.bits import average_bits
-from qsearch_coalora.device import require_device
+from qsearch_coalora.device import parse_device, require_device
 from qsearch_coalora.discovery import discover_layers, require_same_layers
 from qsearch_coalora.export import EXPORTERS, ExportJob
 from qsearch_coalora.held_out import HeldOutLoss, followed_in, hold_out
 from qsearch_coalora.loop import RoundPlan, TrainingLoop
 from qsearch_coalora.models import load_config, require_gradient_checkpointing, skeleton
 from qsearch_coalora.part import one_example_in
+from qsearch_coalora.precision import autocast, uses_bfloat16
 from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.requirements import estimate_requirements
 from qsearch_coalora.sampling import BatchStream, SetSampler, uniform_pass
@@ -292,8 +293,10 @@ class AdapterTrainer:
     @torch.no_grad()
     def _scores(self, split: Split, one_in: int) -> Scores:
         """Return what the model scores as it is, on the CPU."""
-        batches = self.task.batches(split, self.options.eval_batch_size)
-        return Scores.concatenate([self._score(b) for b in one_example_in(one_in, batches)])
+        options, device = self.options, parse_device(self.options.device)
+        batches = self.task.batches(split, options.eval_batch_size)
+        with autocast(uses_bfloat16(options.eval_precision, device), device):
+            return Scores.concatenate([self._score(b) for b in one_example_in(one_in, batches)])
 
     def _score(self, batch: Mapping[str, Tensor]) -> Scores:
         return score(self.task, self.adapted.logits(batch), batch)

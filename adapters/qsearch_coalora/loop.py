@@ -18,7 +18,7 @@ from qsearch.plugins import Progress, Scores, Task, TrainerState
 from qsearch_coalora.adapted_model import AdaptedModel, score
 from qsearch_coalora.device import parse_device
 from qsearch_coalora.held_out import HeldOutLoss
-from qsearch_coalora.precision import autocast, trains_in_bfloat16
+from qsearch_coalora.precision import autocast, uses_bfloat16
 from qsearch_coalora.sampling import BatchStream, SetSampler
 from qsearch_coalora.schedule import rate_share
 from qsearch_coalora.training_options import TrainingOptions
@@ -73,7 +73,7 @@ class TrainingLoop:
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._device = parse_device(options.device)
         self._optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=True)
-        self._bfloat16 = trains_in_bfloat16(options.precision, self._device)
+        self._bfloat16 = uses_bfloat16(options.precision, self._device)
         self._losses: list[float] = []
         self._seconds = self._switch_seconds = 0.0
         self._hits = self._misses = 0

@@ -1,4 +1,4 @@
-"""The number format that training multiplies matrices in."""
+"""The number format that matrices are multiplied in."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def trains_in_bfloat16(precision: Precision, device: torch.device) -> bool:
-    """Return whether training on a device uses bfloat16 autocast."""
+def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Return whether a device uses bfloat16 autocast under an option."""
     return precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device))
 
 
 def autocast(bfloat16: bool, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context that a training step's forward pass runs in."""
+    """Return the context that a forward pass runs in."""
     return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()

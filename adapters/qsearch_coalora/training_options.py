@@ -56,7 +56,7 @@ class TrainingOptions(BaseModel):
         calibration_batches: Training batches whose gradients give the layers' sensitivities.
         precision: Number format of the matrix products in training: ``bfloat16`` (autocast),
             ``float32``, or ``auto``, bfloat16 where the device multiplies it in hardware.
-            Evaluations use float32.
+        eval_precision: The same in evaluations.
         gradient_checkpointing: Computes activations again in the backward pass instead of keeping
             them, in models that can.
         checkpoint_steps: Steps after which an unfinished round's training is saved; a killed
@@ -85,6 +85,7 @@ class TrainingOptions(BaseModel):
     eval_batch_size: int = Field(default=64, ge=1)
     calibration_batches: int = Field(default=8, ge=1)
     precision: Precision = "float32"
+    eval_precision: Precision = "float32"
     gradient_checkpointing: bool = False
     checkpoint_steps: int = Field(default=100, ge=1)
     cache_mebibytes: int = Field(default=256, ge=0)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from qsearch_coalora.held_out import spread_over
-from qsearch_coalora.precision import multiplies_bfloat16, trains_in_bfloat16
+from qsearch_coalora.precision import multiplies_bfloat16, uses_bfloat16
 from qsearch_coalora.schedule import rate_share
 
 from qsearch.capabilities import UnfinishedTraining
@@ -159,9 +159,9 @@ def test_followed_configurations_are_spread_over_average_bits() -> None:
 
 def test_bfloat16_is_auto_where_the_hardware_multiplies_it() -> None:
     cpu = torch.device("cpu")
-    assert trains_in_bfloat16("auto", cpu) == multiplies_bfloat16(cpu)
-    assert trains_in_bfloat16("bfloat16", cpu)
-    assert not trains_in_bfloat16("float32", cpu)
+    assert uses_bfloat16("auto", cpu) == multiplies_bfloat16(cpu)
+    assert uses_bfloat16("bfloat16", cpu)
+    assert not uses_bfloat16("float32", cpu)
 
 
 def test_bfloat16_trains_about_as_float32_and_keeps_float32_factors(

@@ -332,3 +332,19 @@ def test_every_shape_of_theta_trains_and_folds(make_trainer, make_configuration,
         folded = adapted.logits(batch)
     assert not torch.allclose(adjusted, plain, atol=1e-6)
     torch.testing.assert_close(folded, adjusted, atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_evaluates_about_as_float32_and_trains_the_same(
+    make_trainer, make_configuration
+) -> None:
+    found, factors = {}, {}
+    for precision in ("float32", "bfloat16"):
+        trainer = make_trainer(steps=20, learning_rate=5e-3, eval_precision=precision)
+        chosen = make_configuration(trainer, 0)
+        trainer.train([chosen], 0)
+        (found[precision],) = trainer.evaluate([chosen], "validation")
+        factors[precision] = trainer.state().tensors
+    assert found["bfloat16"].loss != found["float32"].loss
+    assert found["bfloat16"].loss == pytest.approx(found["float32"].loss, rel=0.02)
+    for name, tensor in factors["float32"].items():
+        assert torch.equal(tensor, factors["bfloat16"][name])
