@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.confidence import half_width, interval
 from benchmarks.objectives import DATA
 from benchmarks.paper import OURS, PLANS
-from benchmarks.paper_runs import Entry, plan_digest, record_at, study_of
+from benchmarks.paper_runs import Entry, for_all, plan_digest, record_at, study_of
 from benchmarks.paper_text import environment, prepare_text
 from benchmarks.recording import Benchmark, only_recorded
 from qsearch.assembly import assemble
@@ -33,7 +33,7 @@ LEVELS = (2.3, 3.0, 6.0)
 LOW = 2
 """How many of the levels count as low bits."""
 
-LONGER = 3
+LONGER = 2
 """Times the plan's steps that the longer trainings take."""
 
 
@@ -45,14 +45,14 @@ def variants(steps: int) -> Mapping[str, Entry]:
     """
     longer = f"trainer.first_steps={LONGER * steps}"
     return {
-        "shared-lora": Entry("shared-lora"),
-        "coa-lora": Entry("coa-lora"),
-        "frobenius": Entry("coa-lora", ("trainer.residual_norm=frobenius",)),
-        "init-shared": Entry("coa-lora", ("trainer.init=shared",)),
-        "theta-from-start": Entry("coa-lora", ("trainer.theta_start=0",)),
+        "shared-lora": for_all("shared-lora"),
+        "coa-lora": for_all("coa-lora"),
+        "frobenius": for_all("coa-lora", "trainer.residual_norm=frobenius"),
+        "init-shared": for_all("coa-lora", "trainer.init=shared"),
+        "theta-from-start": for_all("coa-lora", "trainer.theta_start=0"),
         "lora-for-each": Entry("qlora"),
-        "shared-lora-longer": Entry("shared-lora", (longer,)),
-        "coa-lora-longer": Entry("coa-lora", (longer,)),
+        "shared-lora-longer": for_all("shared-lora", longer),
+        "coa-lora-longer": for_all("coa-lora", longer),
     }
 
 

@@ -29,7 +29,7 @@ from qsearch_coalora.precision import autocast, uses_bfloat16
 from qsearch_coalora.trainer import CoALoRATrainer
 
 from benchmarks.paper import OURS, PLANS
-from benchmarks.paper_runs import Entry, study_of
+from benchmarks.paper_runs import study_of
 from benchmarks.paper_text import environment, prepare_text
 from benchmarks.recording import Benchmark
 from qsearch.assembly import Assembly, assemble
@@ -92,8 +92,7 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
         study: Its YAML.
     """
     prepare_text(study)
-    one_by_one = Entry(OURS, ("trainer.configurations_per_step=1",))
-    parts = assemble(study_of(study, OURS, 0, {OURS: one_by_one}))
+    parts = assemble(study_of(study, OURS, 0))
     trainer = parts.trainer
     assert isinstance(trainer, CoALoRATrainer)
     bits, generator = parts.spec.search.average_bits, np.random.default_rng(0)

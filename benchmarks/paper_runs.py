@@ -40,31 +40,51 @@ class Entry:
     changes: tuple[str, ...] = ()
 
 
+def for_all(trainer: str, *changes: str) -> Entry:
+    """Return a method with one adapter for all configurations: one of them a step.
+
+    On SST-2 that is as good as two that share a batch, in four fifths of the time.
+
+    Args:
+        trainer: Name of the trainer.
+        changes: Assignments such as ``search.walks=false``.
+    """
+    return Entry(trainer, ("trainer.configurations_per_step=1", *changes))
+
+
 _SERVED_ALONE = ("search.rounds=1", "search.candidates=0")
 
 METHODS: Mapping[str, Entry] = {
     "qlora": Entry("qlora", (*_SERVED_ALONE, f"search.initial={{uniform: {list(BUDGETS)}}}")),
-    "lq-lora": Entry("lq-lora", (*_SERVED_ALONE, f"search.initial={{allocated: {list(BUDGETS)}}}")),
+    "lq-lora": Entry(
+        "lq-lora",
+        (
+            *_SERVED_ALONE,
+            f"search.initial={{allocated: {list(BUDGETS)}}}",
+            "trainer.learning_rate=3.0e-4",
+        ),
+    ),
     "ptq": Entry("ptq", (*_SERVED_ALONE, f"search.initial={{allocated: {list(BUDGETS)}}}")),
-    "shared-lora": Entry("shared-lora"),
-    "coa-lora": Entry("coa-lora"),
+    "shared-lora": for_all("shared-lora"),
+    "coa-lora": for_all("coa-lora"),
 }
 """QLoRA has the best uniform configuration of each budget, LQ-LoRA and PTQ the allocator's; one
-LoRA for all is searched like CoA-LoRA."""
+LoRA for all is searched like CoA-LoRA. LQ-LoRA trains principal components of the weights, and has
+the rate that suited it best on SST-2."""
 
 ABLATIONS: Mapping[str, Entry] = {
-    "frozen-set": Entry("coa-lora", ("search.candidates=0", "search.keep=all")),
-    "random-extension": Entry(
-        "coa-lora", ("search.propose=random", "search.candidates=10", "search.keep=all")
+    "frozen-set": for_all("coa-lora", "search.candidates=0", "search.keep=all"),
+    "random-extension": for_all(
+        "coa-lora", "search.propose=random", "search.candidates=10", "search.keep=all"
     ),
-    "no-segments": Entry("coa-lora", ("search.keep=front",)),
-    "no-walks": Entry("coa-lora", ("search.walks=false",)),
-    "init-shared": Entry("coa-lora", ("trainer.init=shared",)),
-    "rank-8": Entry("coa-lora", ("trainer.rank=8",)),
-    "rank-32": Entry("coa-lora", ("trainer.rank=32",)),
-    "rank-64": Entry("coa-lora", ("trainer.rank=64",)),
-    "rank-128": Entry("coa-lora", ("trainer.rank=128",)),
-    "integer": Entry("coa-lora", ("quantizer.name=integer",)),
+    "no-segments": for_all("coa-lora", "search.keep=front"),
+    "no-walks": for_all("coa-lora", "search.walks=false"),
+    "init-shared": for_all("coa-lora", "trainer.init=shared"),
+    "rank-8": for_all("coa-lora", "trainer.rank=8"),
+    "rank-32": for_all("coa-lora", "trainer.rank=32"),
+    "rank-64": for_all("coa-lora", "trainer.rank=64"),
+    "rank-128": for_all("coa-lora", "trainer.rank=128"),
+    "integer": for_all("coa-lora", "quantizer.name=integer"),
 }
 """CoA-LoRA's study with one thing changed."""
 
