@@ -38,14 +38,14 @@ from qsearch.layers import LayerSpec
 from qsearch.plugins import LoadedModel
 
 ROOT = Path(__file__).parent.parent
-REPEATS = 20
+REPEATS = 15
 SWITCHED = 4
 """Configurations that are switched among in the timed steps."""
 
 CONFIGURATIONS = 50
 """Those of the study whose memory is measured."""
 
-TRAINED_STEPS = 24
+TRAINED_STEPS = 8
 PROCESSES = 3
 """Times that a process is run whose peak is compared to within some per cent."""
 
@@ -211,7 +211,7 @@ def memory(benchmark: Benchmark, model: str, job: Job) -> None:
         job: The study.
     """
     alone = (f"trainer.first_steps={TRAINED_STEPS}", "search.initial={uniform: [3.0, 4.0]}")
-    study = (f"trainer.first_steps={CONFIGURATIONS}", f"search.initial={CONFIGURATIONS}")
+    study = (f"trainer.first_steps={CONFIGURATIONS // 2}", f"search.initial={CONFIGURATIONS}")
     plain = [sys.executable, "-c", PLAIN_TRAINING, str(job.study), *job.changes]
     theta = ("trainer.init=shared", "trainer.theta_start=0")
     peaks = {
