@@ -109,6 +109,7 @@ def folded_state(adapted: AdaptedModel, configuration: Configuration) -> dict[st
     adapted.projections.set(U)
     for layer, folded in zip(adapted.lora_layers, adapted.projections.weights(), strict=True):
         tensors[f"{names[id(layer)]}.lora_A.weight"] = folded.cpu().contiguous()
+    adapted.projections.clear()
     return tensors
 
 
