@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from qsearch_coalora.options import CoALoRAOptions
 
 from benchmarks.confidence import half_width, interval
 from benchmarks.objectives import DATA
@@ -114,7 +115,7 @@ def outcome_of(
 def variants_of(study: Path) -> Mapping[str, Entry]:
     """Return the variants of a plan."""
     options = load_spec(study, (), environment()).trainer.options
-    return variants(options.get("first_steps", options["steps"]))
+    return variants(CoALoRAOptions.model_validate(options).round_steps(0))
 
 
 def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:

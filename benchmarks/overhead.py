@@ -24,20 +24,20 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from qsearch_coalora.adapted_model import score
+from qsearch_coalora.discovery import full_layer_names
 from qsearch_coalora.loop import TrainingLoop
 from qsearch_coalora.precision import autocast, uses_bfloat16
 from qsearch_coalora.trainer import CoALoRATrainer
 
+from benchmarks.objectives import ROOT
 from benchmarks.paper import OURS, PLANS
 from benchmarks.paper_runs import study_of
 from benchmarks.paper_text import environment, prepare_text
 from benchmarks.recording import Benchmark
 from qsearch.assembly import Assembly, assemble
 from qsearch.configuration import Configuration
-from qsearch.layers import LayerSpec
 from qsearch.plugins import LoadedModel
 
-ROOT = Path(__file__).parent.parent
 REPEATS = 15
 SWITCHED = 4
 """Configurations that are switched among in the timed steps."""
@@ -140,7 +140,7 @@ def plain_step(
         loaded.module,
         LoraConfig(
             r=options.rank,
-            target_modules=_full_names(loaded.module, parts.space.layers),
+            target_modules=list(full_layer_names(loaded.module, parts.space.layers)),
             modules_to_save=list(loaded.head) or None,
         ),
     ).train()
@@ -159,11 +159,6 @@ def plain_step(
         optimizer.zero_grad()
 
     return step
-
-
-def _full_names(module: torch.nn.Module, layers: Sequence[LayerSpec]) -> list[str]:
-    names = tuple(layer.name for layer in layers)
-    return [name for name, _ in module.named_modules() if name.endswith(names)]
 
 
 def alternate(

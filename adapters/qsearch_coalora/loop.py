@@ -71,8 +71,8 @@ class TrainingLoop:
         groups = adapted.parameter_groups()
         self._rates = [group["lr"] * options.rate_scale(plan.round) for group in groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
-        self._device = parse_device(options.device)
         self._optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=True)
+        self._device = parse_device(options.device)
         self._bfloat16 = uses_bfloat16(options.precision, self._device)
         self._losses: list[float] = []
         self._seconds = self._switch_seconds = 0.0

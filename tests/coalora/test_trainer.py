@@ -332,6 +332,7 @@ def test_every_shape_of_theta_trains_and_folds(make_trainer, make_configuration,
         folded = adapted.logits(batch)
     assert not torch.allclose(adjusted, plain, atol=1e-6)
     torch.testing.assert_close(folded, adjusted, atol=1e-5, rtol=1e-4)
+    assert any(name.endswith("lora_A.weight") for name in tensors)
 
 
 def test_bfloat16_evaluates_about_as_float32_and_trains_the_same(
