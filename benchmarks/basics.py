@@ -6,9 +6,7 @@ machine hits both; the ratio of medians is reported.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import bitsandbytes.functional
 import numpy as np
@@ -22,6 +20,7 @@ from botorch.utils.multi_objective.box_decompositions.non_dominated import (
 from qsearch_quantizers.normal_float import NormalFloat, nf_codes
 
 from benchmarks.recording import Benchmark
+from benchmarks.timing import alternate, medians
 from qsearch.acquisition import log_expected_hypervolume_improvement
 from qsearch.configuration import LayerConfiguration
 from qsearch.features import score_features
@@ -30,18 +29,6 @@ from qsearch.pareto import front
 from qsearch.proxy import error_scores
 from qsearch.space import Space
 from qsearch.surrogate import fit_surrogate
-
-
-def alternate(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each call, all called in turn after one warm-up each."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def quantizing(benchmark: Benchmark) -> None:
@@ -60,19 +47,21 @@ def quantizing(benchmark: Benchmark) -> None:
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.02
         theirs = bitsandbytes.functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
         ours = quantizer.quantize(weight, configuration)
-        times = alternate(
-            {
-                "bitsandbytes quantize": lambda w=weight: bitsandbytes.functional.quantize_4bit(
-                    w, blocksize=64, quant_type="nf4"
-                ),
-                "one-level quantize": lambda w=weight: nf_codes(w, 4, 64),
-                "two-level quantize": lambda w=weight: quantizer.quantize(w, configuration),
-                "bitsandbytes dequantize": lambda t=theirs: bitsandbytes.functional.dequantize_4bit(
-                    *t
-                ),
-                "two-level dequantize": lambda q=ours: quantizer.dequantize(q),
-            },
-            repeats=9,
+        times = medians(
+            alternate(
+                {
+                    "bitsandbytes quantize": lambda w=weight: bitsandbytes.functional.quantize_4bit(
+                        w, blocksize=64, quant_type="nf4"
+                    ),
+                    "one-level quantize": lambda w=weight: nf_codes(w, 4, 64),
+                    "two-level quantize": lambda w=weight: quantizer.quantize(w, configuration),
+                    "bitsandbytes dequantize": lambda t=theirs: (
+                        bitsandbytes.functional.dequantize_4bit(*t)
+                    ),
+                    "two-level dequantize": lambda q=ours: quantizer.dequantize(q),
+                },
+                repeats=9,
+            )
         )
         benchmark.row(
             measure="quantize",
@@ -145,7 +134,8 @@ def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> 
             with torch.no_grad():
                 return torch.cat([peer(part) for part in queries.split(256)])
 
-        times = alternate({"qsearch": ours, "botorch": theirs}, repeats=1 if layers > 36 else 3)
+        calls = {"qsearch": ours, "botorch": theirs}
+        times = medians(alternate(calls, repeats=1 if layers > 36 else 3))
         benchmark.row(
             measure="score 10,000 neighbours",
             layers=layers,

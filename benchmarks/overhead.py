@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,11 +33,12 @@ from benchmarks.paper import OURS, PLANS
 from benchmarks.paper_runs import study_of
 from benchmarks.paper_text import environment, prepare_text
 from benchmarks.recording import Benchmark
+from benchmarks.timing import alternate, median_ratio, medians
 from qsearch.assembly import Assembly, assemble
 from qsearch.configuration import Configuration
 from qsearch.plugins import LoadedModel
 
-REPEATS = 15
+REPEATS = 40
 SWITCHED = 4
 """Configurations that are switched among in the timed steps."""
 
@@ -119,15 +119,17 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
             "with θ": with_theta,
             "switching": with_switch,
         },
+        REPEATS,
         before=lambda: adapted.activate(constant),
     )
-    benchmark.row(plan=name, **{f"{call} (s)": round(time, 4) for call, time in times.items()})
+    shown = {f"{call} (s)": round(seconds, 4) for call, seconds in medians(times).items()}
+    benchmark.row(plan=name, **shown)
     for over, under, what, target in (
         ("with θ", "without θ", "a step with θ over one without", 1.05),
         ("switching", "with θ", "a step after a switch (warm cache) over one without", 1.05),
         ("switching", "plain", "a step with θ and a switch over a plain LoRA step by PEFT", 1.10),
     ):
-        benchmark.claim(f"{name}: {what}", times[over] / times[under], target, "lower")
+        benchmark.claim(f"{name}: {what}", median_ratio(times[over], times[under]), target, "lower")
 
 
 def plain_step(
@@ -159,26 +161,6 @@ def plain_step(
         optimizer.zero_grad()
 
     return step
-
-
-def alternate(
-    calls: Mapping[str, Callable[[], object]], before: Callable[[], object]
-) -> dict[str, float]:
-    """Return the median seconds of each call, all called in turn after one warm-up each.
-
-    Args:
-        calls: What is timed.
-        before: Called before each call, untimed.
-    """
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(REPEATS + 1):
-        for name, call in calls.items():
-            before()
-            started = time.perf_counter()
-            call()
-            if turn:
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 PLAIN_TRAINING = """

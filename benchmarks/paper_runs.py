@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from benchmarks.objectives import DATA
+from benchmarks.objectives import DATA, ROOT
 from benchmarks.paper_text import RULES, environment, prepare_text
 from qsearch.assembly import assemble
 from qsearch.clock import Clock
@@ -22,7 +22,6 @@ from qsearch.spec import StudySpec, load_spec
 from qsearch.study import run_study
 from qsearch.training_state import read_adapter
 
-ROOT = Path(__file__).parent.parent
 BUDGETS = (2.5, 3.0, 4.0, 5.0, 6.0)
 """Average bits that each method has to serve."""
 

@@ -13,6 +13,7 @@ from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
 from qsearch.plugins import LoadedModel, Quantizer, Scores, Task
+from qsearch_coalora.device import parse_device
 from qsearch_coalora.discovery import full_layer_names
 from qsearch_coalora.folding import FoldedProjections, random_basis
 from qsearch_coalora.input_norm import InputNorm, input_norms
@@ -217,6 +218,10 @@ class AdaptedModel:
             for name, tensor in batch.items()
             if name != "labels"
         }
+        # Autocast casts each factor's input; PEFT would first cast it to the factor's dtype.
+        casts = not torch.is_autocast_enabled(parse_device(self.options.device).type)
+        for layer in self.lora_layers:
+            layer.cast_input_dtype_enabled = casts
         output = self.peft_model(**inputs)
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits

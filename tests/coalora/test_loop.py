@@ -179,6 +179,20 @@ def test_bfloat16_trains_about_as_float32_and_keeps_float32_factors(
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.15)
 
 
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_inputs_of_factors_keep_the_precision_of_training(
+    make_trainer, make_configuration, precision: str, expected: torch.dtype
+) -> None:
+    trainer = make_trainer(steps=1, precision=precision)
+    seen: set[torch.dtype] = set()
+    factor = trainer.adapted.lora_layers[-1].lora_A["default"]
+    factor.register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].dtype))
+    trainer.train([make_configuration(trainer, 0)], 0)
+    assert seen == {expected}
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_rates_rise_in_the_warm_up_and_never_after(schedule) -> None:
     shares = [rate_share(schedule, step, 100, 10) for step in range(100)]
