@@ -38,11 +38,12 @@ LONGER = 2
 """Times the plan's steps that the longer trainings take."""
 
 
-def variants(steps: int) -> Mapping[str, Entry]:
+def variants(steps: int, rank: int) -> Mapping[str, Entry]:
     """Return CoA-LoRA as by default, with one thing changed, and LoRA for all and for each level.
 
     Args:
         steps: The plan's steps.
+        rank: The plan's rank.
     """
     longer = f"trainer.first_steps={LONGER * steps}"
     return {
@@ -50,6 +51,7 @@ def variants(steps: int) -> Mapping[str, Entry]:
         "coa-lora": for_all("coa-lora"),
         "frobenius": for_all("coa-lora", "trainer.residual_norm=frobenius"),
         "init-shared": for_all("coa-lora", "trainer.init=shared"),
+        "residual-alone": for_all("coa-lora", f"trainer.residual_rank={rank}"),
         "theta-from-start": for_all("coa-lora", "trainer.theta_start=0"),
         "lora-for-each": Entry("qlora"),
         "shared-lora-longer": for_all("shared-lora", longer),
@@ -115,7 +117,8 @@ def outcome_of(
 def variants_of(study: Path) -> Mapping[str, Entry]:
     """Return the variants of a plan."""
     options = load_spec(study, (), environment()).trainer.options
-    return variants(CoALoRAOptions.model_validate(options).round_steps(0))
+    found = CoALoRAOptions.model_validate(options)
+    return variants(found.round_steps(0), found.rank)
 
 
 def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:

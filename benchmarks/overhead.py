@@ -98,7 +98,9 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     bits, generator = parts.spec.search.average_bits, np.random.default_rng(0)
     sample = parts.space.sample(1 + SWITCHED, bits, generator)
     constant, *switched = (parts.space.decode(index) for index in sample)
-    adapted, options = trainer.adapted, trainer.options
+    # As many steps as are timed, or θ would join the loop without it.
+    enough = {"first_steps": 4 * REPEATS, "steps": 4 * REPEATS}
+    adapted, options = trainer.adapted, trainer.options.model_copy(update=enough)
     # The same examples for all: padding would otherwise decide the comparison.
     batch = next(iter(parts.task.batches("train", options.batch_size, torch.Generator())))
 
@@ -147,7 +149,9 @@ def plain_step(
         ),
     ).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+    )
     cpu = torch.device("cpu")
 
     def step(batch: Mapping[str, torch.Tensor]) -> None:
@@ -174,7 +178,8 @@ parts = assemble(load_spec(Path(sys.argv[1]), sys.argv[2:]))
 loaded, options = parts.task.load_model(parts.spec.model, 0), parts.trainer.options
 parts.task.prepare(loaded.tokenizer)
 step = plain_step(parts, loaded)
-for batch, _ in zip(parts.task.batches("train", options.batch_size), range(TRAINED_STEPS)):
+drawn = torch.Generator().manual_seed(0)
+for batch, _ in zip(parts.task.batches("train", options.batch_size, drawn), range(TRAINED_STEPS)):
     step(batch)
 """
 

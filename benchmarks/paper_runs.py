@@ -141,7 +141,11 @@ class Outcome:
 
 
 def study_of(
-    study: Path, method: str, seed: int, entries: Mapping[str, Entry] = ENTRIES
+    study: Path,
+    method: str,
+    seed: int,
+    entries: Mapping[str, Entry] = ENTRIES,
+    variables: Mapping[str, str] | None = None,
 ) -> StudySpec:
     """Return a method's study.
 
@@ -150,10 +154,11 @@ def study_of(
         method: Name of the method.
         seed: Seed.
         entries: Methods by name.
+        variables: Where data is; that of this machine if None.
     """
     entry = entries[method]
     own = (f"trainer.name={entry.trainer}", f"seed={seed}", f"name={study.stem}-{method}-{seed}")
-    return load_spec(study, (*own, *entry.changes), environment())
+    return load_spec(study, (*own, *entry.changes), variables or environment())
 
 
 def outcome_of(study: Path, method: str, seed: int, recorded: bool = False) -> Outcome | None:
@@ -183,22 +188,25 @@ def outcome_of(study: Path, method: str, seed: int, recorded: bool = False) -> O
     return Outcome(served=served, **found)
 
 
+_SOMEWHERE = {"QSEARCH_DATA": "/data", "PAPER_TEXT": "/text"}
+
+
 def plan_digest(study: Path, method: str, seed: int, entries: Mapping[str, Entry] = ENTRIES) -> str:
     """Return a text that differs where the method's study, a default or the budgets differ.
 
     Where a machine keeps its data makes no difference.
     """
-    entry = entries[method]
-    defaults: BaseModel = load_plugin("trainers", entry.trainer).Options()
-    told = [
-        study.read_text(encoding="utf-8"),
-        entry.trainer,
-        *entry.changes,
-        str(BUDGETS),
-        str(RULES),
-        defaults.model_dump_json(),
-    ]
-    return hashlib.sha256("\n".join([*told, str(seed)]).encode()).hexdigest()[:16]
+    spec = study_of(study, method, seed, entries, _SOMEWHERE)
+    told = spec.model_dump(mode="json")
+    for kind, section in (
+        ("trainers", spec.trainer),
+        ("quantizers", spec.quantizer),
+        ("tasks", spec.task),
+    ):
+        options: BaseModel = load_plugin(kind, section.name).Options(**section.options)
+        told[kind] = [section.name, options.model_dump(mode="json")]
+    text = json.dumps([told, BUDGETS, RULES], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def record_at(

@@ -104,6 +104,7 @@ class Figures:
         minutes: Until all budgets could be served (n).
         seeds: The seeds (n).
         configurations: How many configurations serve the budgets (n).
+        evaluations: How many were evaluated (n).
     """
 
     method: str
@@ -113,6 +114,7 @@ class Figures:
     minutes: Floats
     seeds: tuple[int, ...]
     configurations: tuple[int, ...]
+    evaluations: tuple[int, ...]
 
     def at(self, seeds: Collection[int]) -> Figures:
         """Return the figures of some seeds alone."""
@@ -125,6 +127,7 @@ class Figures:
             self.minutes[kept],
             tuple(self.seeds[position] for position in kept),
             tuple(self.configurations[position] for position in kept),
+            tuple(self.evaluations[position] for position in kept),
         )
 
 
@@ -150,10 +153,15 @@ def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[
             np.array([one.minutes for one in found]),
             tuple(one.seed for one in found),
             tuple(one.configurations for one in found),
+            tuple(one.evaluations for one in found),
         )
         for method, found in outcomes.items()
         if found
     ]
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def table_of(figures: Sequence[Figures]) -> pd.DataFrame:
@@ -167,7 +175,8 @@ def table_of(figures: Sequence[Figures]) -> pd.DataFrame:
         }
         for name in ("hypervolume", "hypervolume_at_bits", "gap", "minutes"):
             values = getattr(one, name)
-            row[name], row[f"{name} ±"] = float(values.mean()), half_width(values)
+            values = values[np.isfinite(values)]
+            row[name], row[f"{name} ±"] = _mean(values), half_width(values)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -100,14 +101,20 @@ class Benchmark:
             "commit": _commit(),
             "machine": _machine(),
             "claims": [
-                {**asdict(claim), "value": float(f"{claim.value:.4g}"), "met": claim.met}
+                {**asdict(claim), "value": _known(float(f"{claim.value:.4g}")), "met": claim.met}
                 for claim in self.claims
             ],
-            "rows": self.rows,
+            "rows": [{key: _known(value) for key, value in row.items()} for row in self.rows],
         }
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(result, indent=1, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
         print(f"wrote {path}")
         return path
+
+
+def _known(value: Any) -> Any:
+    """Return None in place of a number that is not finite, which JSON cannot say."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _commit() -> str:

@@ -53,7 +53,7 @@ def zero_shot(study: Path, seed: int, recorded: bool = False) -> list[Seen] | No
         InputError: If the record is of another plan.
     """
     path = DATA / "paper" / study.stem / f"zero-shot-{seed}.json"
-    plan = plan_digest(study, "coa-lora", seed)
+    plan = f"{plan_digest(study, 'coa-lora', seed)}-{CONFIGURATIONS}"
 
     def train() -> dict[str, Any]:
         return {"plan": plan, "configurations": [asdict(one) for one in _trained(study, seed)]}

@@ -111,12 +111,17 @@ class AdaptedModel:
         for A, B in self.factors():
             with torch.no_grad():
                 A[:fixed], B[:, :fixed] = 0, 0
-            if fixed == self.options.rank:
-                A.requires_grad_(False)
-                B.requires_grad_(False)
-            else:
+            if fixed < self.options.rank:
                 _mask_gradient(A, slice(0, fixed))
                 _mask_gradient(B, (slice(None), slice(0, fixed)))
+        self._freeze_what_is_not_trained()
+
+    def _freeze_what_is_not_trained(self) -> None:
+        """Take the factors out of training where residual factors are all of the rank."""
+        if self.shape.fixed_rank == self.options.rank:
+            for pair in self.factors():
+                for factor in pair:
+                    factor.requires_grad_(False)
 
     def factors(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         """Yield each layer's A (r × input features) and B (output features × r)."""
@@ -183,6 +188,8 @@ class AdaptedModel:
         self.peft_model.eval()
         with self.peft_model.disable_adapter():
             self._norms = input_norms(self.lora_layers, self.logits, batches, generator)
+        # PEFT makes every factor trainable when it enables the adapter again.
+        self._freeze_what_is_not_trained()
 
     @torch.no_grad()
     def _place_residual_factors(self, configuration: Configuration) -> None:

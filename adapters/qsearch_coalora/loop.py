@@ -24,6 +24,10 @@ from qsearch_coalora.schedule import rate_share
 from qsearch_coalora.training_options import TrainingOptions
 
 
+class DivergedError(QsearchError):
+    """The training loss, or its gradient, is no longer finite."""
+
+
 @dataclass(frozen=True)
 class RoundPlan:
     """What a round trains on.
@@ -88,7 +92,7 @@ class TrainingLoop:
             keep: Called with the state after every ``checkpoint_steps`` steps.
 
         Raises:
-            QsearchError: If the loss or its gradient is no longer finite; the adapter in memory
+            DivergedError: If the loss or its gradient is no longer finite; the adapter in memory
                 must not be used then.
         """
         adapted, held_out = self._adapted, self._plan.held_out
@@ -99,12 +103,13 @@ class TrainingLoop:
                     self._restore_randomness()
                 else:
                     torch.manual_seed(self._plan.dropout_seed)
+                if not self._losses:
+                    self._look_at_held_out()
                 while len(self._losses) < self._total and not (held_out and held_out.stops):
                     started = time.perf_counter()
                     self._step()
+                    self._look_at_held_out()
                     done = len(self._losses)
-                    if held_out is not None and (done % held_out.every == 0 or done == self._total):
-                        held_out.look(adapted)
                     if progress is not None:
                         progress(done, self._total, self._losses[-1])
                     self._seconds += time.perf_counter() - started
@@ -116,6 +121,14 @@ class TrainingLoop:
             adapted.projections.clear()
             self._optimizer.zero_grad()
         return self._report()
+
+    def _look_at_held_out(self) -> None:
+        """Measure the held-out loss if it is time: from when θ has joined, or from the start."""
+        held_out, done = self._plan.held_out, len(self._losses)
+        if held_out is None or done < self._adjusts_from:
+            return
+        if (done - self._adjusts_from) % held_out.every == 0 or done == self._total:
+            held_out.look(self._adapted)
 
     def _step(self) -> None:
         """Take one optimizer step."""
@@ -175,7 +188,7 @@ class TrainingLoop:
         if not math.isfinite(value):
             options, round = self._options, self._plan.round
             rate = options.learning_rate * options.rate_scale(round)
-            raise QsearchError(
+            raise DivergedError(
                 f"round {round}: the training {what} became {value} at step {step + 1} of"
                 f" {self._total}; lower trainer.learning_rate (it is {rate:g} in this round) or"
                 " trainer.theta_learning_rate"

@@ -30,7 +30,8 @@ class CoALoRAOptions(SetTrainingOptions):
             ``inputs``, that of the change in the layer's outputs, measured on
             ``calibration_batches`` batches under the base model.
         theta_learning_rate: Peak rate for θ. None means three times that of the factors.
-        theta_start: Share of round 0's steps that train plain LoRA, U = 0, before θ joins.
+        theta_start: Share of round 0's steps that train plain LoRA, U = 0, before θ joins. None
+            do where residual factors take all of the rank.
         theta: Shape of θ.
     """
 

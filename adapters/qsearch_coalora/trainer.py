@@ -27,9 +27,9 @@ class CoALoRATrainer(SetTrainer):
     def shape(self) -> AdapterShape:
         """θ, and how much of the rank holds residual factors."""
         options = self.options
-        return AdapterShape(
-            options.theta, options.theta_rate, options.theta_start, options.fixed_rank
-        )
+        # Where residual factors are all of the rank, there is no plain LoRA to begin with.
+        start = options.theta_start if options.fixed_rank < options.rank else 0.0
+        return AdapterShape(options.theta, options.theta_rate, start, options.fixed_rank)
 
     @cached_property
     def adapted(self) -> AdaptedModel:

@@ -16,7 +16,8 @@ NOT_OF_THE_RESULT = frozenset({"checkpoint_steps", "cache_mebibytes"})
 class EarlyStopping(BaseModel):
     """Ends a round's training when the loss on held-out training examples no longer falls.
 
-    The round then goes on from the step of the least held-out loss.
+    The round ends with the adapter of the least held-out loss, which can be that it began with.
+    Looks begin when all that is trained has joined, and are ``every`` steps apart.
 
     Args:
         examples: Training examples that are held out.

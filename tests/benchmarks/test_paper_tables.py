@@ -47,6 +47,16 @@ def test_a_gap_is_positive_where_the_method_is_better_than_the_reference() -> No
     assert LOSS.gap(better, worse) == pytest.approx(0.5)
 
 
+def test_a_seed_without_its_reference_leaves_the_gaps_of_others() -> None:
+    outcomes = {
+        "qlora": [outcome("qlora", 0.70, 1), outcome("qlora", 0.70, 2)],
+        "coa-lora": [outcome("coa-lora", 0.8, 0), outcome("coa-lora", 0.72, 1)],
+    }
+    row = table_of(figures_of(outcomes, ACCURACY)).set_index("method").loc["coa-lora"]
+    assert row["gap"] == pytest.approx(2.0)
+    assert np.isnan(row["gap ±"])
+
+
 def test_gaps_are_taken_between_equal_seeds() -> None:
     outcomes = {
         "qlora": [outcome("qlora", 0.80, 0), outcome("qlora", 0.70, 1)],

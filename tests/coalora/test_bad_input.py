@@ -65,6 +65,14 @@ def test_corrupt_gguf_is_refused(table_files, quantizer, tmp_path) -> None:
         trainer_of(str(tmp_path / "model.gguf"), table_files, quantizer).layers()
 
 
+@pytest.mark.parametrize(
+    "columns", [{"text": ("a", "a")}, {"text": "a", "label": "a"}, {"text": ("a", "label")}]
+)
+def test_a_column_named_twice_is_refused(columns) -> None:
+    with pytest.raises(ValidationError, match="name a column twice"):
+        Classification.Options(train=Path("t"), validation=Path("v"), **columns)
+
+
 def test_labels_keep_their_text(tmp_path) -> None:
     for name in ("train", "validation"):
         rows = "".join(f"w{n}\t{label}\n" for n, label in enumerate(["None", "NA", "²", "NA"]))

@@ -19,6 +19,7 @@ from qsearch_coalora.baselines.nf4 import NF4, FourBitLayers
 from qsearch_coalora.baselines.ptq import PTQTrainer
 from qsearch_coalora.baselines.qlora import QLoRATrainer
 from qsearch_coalora.baselines.shared_lora import SharedLoRATrainer
+from qsearch_coalora.loop import DivergedError
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.weight_cache import FULL_PRECISION
 from qsearch_quantizers.normal_float import NormalFloat
@@ -26,6 +27,7 @@ from safetensors.torch import load_file
 
 from qsearch.capabilities import UnfinishedTraining
 from qsearch.configuration import Configuration
+from qsearch.errors import EvaluationError, InputError
 from qsearch.layers import LayerSpec
 from qsearch.plugins import ModelSpec
 
@@ -136,6 +138,46 @@ def test_every_method_can_stop_early(make: Make, make_configuration, method) -> 
     report = trainer.train([make_configuration(trainer, index) for index in range(2)], 0)
     most = 30 * (2 if method in (QLoRATrainer, LQLoRATrainer) else 1)
     assert 0 < report.steps < most
+
+
+@PER_CONFIGURATION
+def test_what_an_evaluation_trained_is_not_trained_again_in_the_next_set(
+    make: Make, make_configuration, method
+) -> None:
+    trainer = make(method)
+    chosen = [make_configuration(trainer, index) for index in range(2)]
+    trainer.train(chosen[:1], 0)
+    end_of_round = trainer.state()
+    expected = losses(trainer, chosen)
+    trainer.load_state(end_of_round)
+    with mock.patch.object(AdapterTrainer, "train_resumably") as trained:
+        report = trainer.train(chosen, 1)
+    assert not trained.called
+    assert (report.steps, report.seconds) == (4, 0)
+    assert losses(trainer, chosen) == expected
+
+
+@PER_CONFIGURATION
+def test_a_training_that_diverges_leaves_the_other_configurations_alone(
+    make: Make, make_configuration, method
+) -> None:
+    trainer, whole = make(method), make(method)
+    chosen = [make_configuration(trainer, index) for index in range(3)]
+    whole.train(chosen[1:], 0)
+    train = AdapterTrainer.train_resumably
+
+    def diverge_first(own: Any, configurations: Any, *rest: Any) -> Any:
+        if configurations == chosen[:1]:
+            raise DivergedError("the training loss became nan")
+        return train(own, configurations, *rest)
+
+    with mock.patch.object(AdapterTrainer, "train_resumably", diverge_first):
+        trainer.train(chosen, 0)
+        with pytest.raises(EvaluationError, match="became nan"):
+            trainer.evaluate(chosen[:1], "validation")
+        with pytest.raises(DivergedError, match="became nan"):
+            trainer.train(chosen[:1], 0)
+    assert losses(trainer, chosen[1:]) == losses(whole, chosen[1:])
 
 
 @PER_CONFIGURATION
@@ -313,6 +355,11 @@ def test_lq_lora_weights_errors_by_fisher_information(make: Make) -> None:
     # Both fall with bits, but layers compare otherwise.
     assert (np.argsort(errors[0]) == np.argsort(plain[0])).all()
     assert np.corrcoef(errors[:, 0], plain[:, 0])[0, 1] < 0.99
+
+
+def test_a_rank_above_the_models_features_is_refused(make: Make) -> None:
+    with pytest.raises(InputError, match=r"trainer\.rank 33 is above .* 32"):
+        make(LQLoRATrainer, rank=33).adapted  # noqa: B018
 
 
 def test_importance_has_the_mean_of_the_fisher_information() -> None:

@@ -134,6 +134,29 @@ def test_early_stopping_takes_the_step_of_the_least_held_out_loss(
     assert sum(again) / 3 == pytest.approx(report.details["held_out_loss"], rel=1e-6)
 
 
+def test_a_round_that_only_harms_ends_with_the_adapter_it_began_with(
+    make_trainer, make_configuration
+) -> None:
+    stopping = {"examples": 24, "every": 2, "patience": 2}
+    trainer = make_trainer(steps=40, theta_start=0, early_stopping=stopping)
+    chosen = [make_configuration(trainer, index) for index in range(3)]
+    trainer.train(chosen, 0)
+    before = trainer.state().tensors
+    harmful = make_trainer(steps=40, learning_rate=0.5, early_stopping=stopping)
+    harmful.load_state(trainer.state())
+    report = harmful.train(chosen, 1)
+    assert report.steps == 4
+    for name, tensor in harmful.state().tensors.items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_no_training_stops_before_theta_has_joined(make_trainer, make_configuration) -> None:
+    stopping = {"examples": 24, "every": 1, "patience": 1}
+    trainer = make_trainer(steps=40, learning_rate=0.5, theta_start=0.5, early_stopping=stopping)
+    report = trainer.train([make_configuration(trainer, index) for index in range(3)], 0)
+    assert 20 < report.steps < 40
+
+
 def test_held_out_examples_are_not_trained_on(make_trainer) -> None:
     trainer = make_trainer(early_stopping={"examples": 30})
     trainer.loaded  # noqa: B018

@@ -94,6 +94,16 @@ def test_a_causal_model_is_trained_and_exported(
     require_whole(trained(spec, causal_task(tmp_path), quantizer), make_configuration)
 
 
+@pytest.mark.parametrize("norm", ["inputs", "frobenius"])
+def test_theta_alone_trains_a_causal_model(
+    norm: str, llama_folder: Path, tmp_path: Path, quantizer, make_configuration
+) -> None:
+    spec = ModelSpec(name=str(llama_folder))
+    options = {"residual_rank": 4, "residual_norm": norm}
+    trainer = trained(spec, causal_task(tmp_path), quantizer, **options)
+    require_whole(trainer, make_configuration)
+
+
 @pytest.mark.parametrize("name", CAUSAL)
 def test_gradient_checkpointing_changes_no_gradient(
     name: str, tmp_path: Path, quantizer, make_configuration

@@ -70,7 +70,7 @@ def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(
     assert zero_shot.zero_shot(study, 0, recorded=True) == found
 
 
-@pytest.mark.parametrize("variant", adapter.variants(3))
+@pytest.mark.parametrize("variant", adapter.variants(3, 4))
 def test_a_variant_of_the_adapter_is_trained_once_and_recorded(
     study: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:

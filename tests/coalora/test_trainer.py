@@ -259,6 +259,21 @@ def test_residual_training_resumes_exactly(make_trainer, make_configuration) -> 
     ]
 
 
+@pytest.mark.parametrize("norm", ["inputs", "frobenius"])
+def test_residual_factors_of_full_rank_leave_theta_and_the_head_alone_to_train(
+    make_trainer, make_configuration, norm
+) -> None:
+    trainer = make_trainer(residual_rank=4, residual_norm=norm)
+    factors = [factor for pair in trainer.adapted.factors() for factor in pair]
+    assert not any(factor.requires_grad for factor in factors)
+    before = trainer.state().tensors
+    trainer.train([make_configuration(trainer, 0)], 0)
+    after = trainer.state().tensors
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert {name.partition(".")[0] for name in changed} == {"theta", "head"}
+
+
 def test_half_of_the_rank_is_residual_unless_told_otherwise() -> None:
     assert CoALoRAOptions(rank=16).fixed_rank == 8
     assert CoALoRAOptions(rank=16, init="shared").fixed_rank == 0

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qsearch.configuration import Configuration, LayerConfiguration
+from qsearch.errors import InputError
 from qsearch.threads import one_thread
 from qsearch_coalora.adapted_model import AdaptedModel, score
 from qsearch_coalora.baselines.decomposition import Decomposition, decompose
@@ -36,7 +37,17 @@ class LQLoRATrainer(PerConfigurationTrainer):
 
     @cached_property
     def adapted(self) -> AdaptedModel:
-        """The adapted model; reading it loads the model and the data."""
+        """The adapted model; reading it loads the model and the data.
+
+        Raises:
+            InputError: If the rank is above a layer's feature count.
+        """
+        smallest = min(min(layer.shape) for layer in self.layers())
+        if self.options.rank > smallest:
+            raise InputError(
+                f"trainer.rank {self.options.rank} is above the least feature count of the model's"
+                f" layers, {smallest}; lq-lora takes that many components out of each weight"
+            )
         adapted = super().adapted
         self._importance = self._measured_importance(adapted)
         adapted.weights.add(self._minus_low_rank)

@@ -19,6 +19,7 @@ from qsearch.evaluation import TrainReport
 from qsearch.plugins import Progress, TrainerState
 from qsearch_coalora.adapted_model import AdaptedModel
 from qsearch_coalora.base_trainer import AdapterTrainer
+from qsearch_coalora.loop import DivergedError
 from qsearch_coalora.saved_state import digest, require_own, saved_state
 
 Adapter = Mapping[str, Tensor]
@@ -42,13 +43,16 @@ class PerConfigurationTrainer(AdapterTrainer):
 
     A configuration is trained when it is in a training set for the first time, or else when it is
     evaluated or exported; the evaluation's seconds hold the training then. Trained adapters are
-    kept in memory, on the CPU, until a state is loaded that lacks them; trained again, a
-    configuration comes out the same.
+    kept in memory, on the CPU. Those that a loaded state lacks are kept until the next training
+    set, which may hold them; trained again, a configuration comes out the same. One whose training
+    diverges fails when it is evaluated, and leaves the others alone.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._trained: dict[Configuration, Trained] = {}
+        self._spare: dict[Configuration, Trained] = {}
+        self._diverged: dict[Configuration, str] = {}
 
     @cached_property
     def adapted(self) -> AdaptedModel:
@@ -69,7 +73,12 @@ class PerConfigurationTrainer(AdapterTrainer):
         progress: Progress | None,
         unfinished: UnfinishedTraining,
     ) -> TrainReport:
-        """Train those of the set that are not trained yet; see :meth:`AdapterTrainer.train`."""
+        """Train those of the set that are not trained yet; see :meth:`AdapterTrainer.train`.
+
+        Raises:
+            InputError: If the set is empty.
+            DivergedError: If the training of each configuration of the set diverges.
+        """
         if not configurations:
             raise InputError("a training set needs at least one configuration")
         trains = digest(list(configurations), self._training_identity())
@@ -89,13 +98,18 @@ class PerConfigurationTrainer(AdapterTrainer):
             def keep(state: TrainerState) -> None:
                 unfinished.save(_with_trained(state, self._trained, set=trains))
 
-            self._train_one(configuration, shifted, UnfinishedTraining(unfinished.load, keep))
-        reports = [self._trained[configuration].report for configuration in waiting]
+            try:
+                self._train_one(configuration, shifted, UnfinishedTraining(unfinished.load, keep))
+            except DivergedError:
+                if self._diverged.keys() >= set(configurations):
+                    raise
+        self._spare.clear()
+        reports = [self._trained[one].report for one in waiting if one in self._trained]
         return TrainReport(
             steps=sum(report.steps for report in reports),
             seconds=sum(report.seconds for report in reports),
             losses=tuple(loss for report in reports for loss in report.losses),
-            details={"trained_configurations": float(len(waiting))},
+            details={"trained_configurations": float(len(reports))},
         )
 
     def _train_one(
@@ -104,11 +118,22 @@ class PerConfigurationTrainer(AdapterTrainer):
         progress: Progress | None,
         unfinished: UnfinishedTraining,
     ) -> None:
+        if configuration in self._spare:
+            found = self._spare.pop(configuration)
+            # Its seconds are an evaluation's already.
+            self._trained[configuration] = replace(found, report=replace(found.report, seconds=0.0))
+            return
+        if configuration in self._diverged:
+            raise DivergedError(self._diverged[configuration])
         started = time.perf_counter()
         self.adapted.load_tensors(self.start(configuration))
         before = time.perf_counter() - started
-        # Round 0 for all: each has the same data, in the same order, at the same rates.
-        report = super().train_resumably([configuration], 0, progress, unfinished)
+        try:
+            # Round 0 for all: each has the same data, in the same order, at the same rates.
+            report = super().train_resumably([configuration], 0, progress, unfinished)
+        except DivergedError as error:
+            self._diverged[configuration] = str(error)
+            raise
         report = replace(report, seconds=report.seconds + before)
         self._trained[configuration] = Trained(self.adapted.tensors(), report)
 
@@ -135,6 +160,7 @@ class PerConfigurationTrainer(AdapterTrainer):
             InputError: If the state belongs to another model or other options.
         """
         require_own(state, self._identity())
+        self._spare |= self._trained
         self._trained = _trained_of(state)
 
     def export(self, configuration: Configuration, directory: Path, format: str) -> None:

@@ -77,6 +77,9 @@ class ClassificationOptions(BaseModel):
             raise ValueError("give exactly one of: train and validation files, dataset, docstrings")
         if files and (self.train is None or self.validation is None):
             raise ValueError("files need both train and validation")
+        columns = (*self.text_columns, self.label)
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"text and label name a column twice: {', '.join(columns)}")
         return self
 
     @property
