@@ -146,9 +146,13 @@ class CausalLanguageModelling:
             batch: The batch, with ``labels`` (sequences × tokens).
         """
         targets = batch["labels"][:, 1:]
-        losses = nn.functional.cross_entropy(
-            logits[:, :-1].transpose(1, 2), targets, reduction="none"
-        ).mean(dim=1)
+        # Sequence by sequence: all at once, logits of a large vocabulary would be copied first.
+        losses = torch.stack(
+            [
+                nn.functional.cross_entropy(sequence[:-1], following)
+                for sequence, following in zip(logits, targets, strict=True)
+            ]
+        )
         return Scores(losses, losses.detach(), torch.full_like(losses, targets.shape[1]).detach())
 
     def summarise(self, scores: Scores) -> tuple[float, float]:
