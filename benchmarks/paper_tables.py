@@ -160,10 +160,6 @@ def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[
     ]
 
 
-def _mean(values: Floats) -> float:
-    return float(values.mean()) if len(values) else float("nan")
-
-
 def table_of(figures: Sequence[Figures]) -> pd.DataFrame:
     """Return one row a method: seeds, then mean and half width of each figure."""
     rows = []
@@ -174,9 +170,8 @@ def table_of(figures: Sequence[Figures]) -> pd.DataFrame:
             "configurations": max(one.configurations),
         }
         for name in ("hypervolume", "hypervolume_at_bits", "gap", "minutes"):
-            values = getattr(one, name)
-            values = values[np.isfinite(values)]
-            row[name], row[f"{name} ±"] = _mean(values), half_width(values)
+            known = pd.Series(getattr(one, name)).dropna()
+            row[name], row[f"{name} ±"] = float(known.mean()), half_width(known.to_numpy())
         rows.append(row)
     return pd.DataFrame(rows)
 

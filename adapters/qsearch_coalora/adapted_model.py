@@ -17,7 +17,7 @@ from qsearch_coalora.device import parse_device
 from qsearch_coalora.discovery import full_layer_names
 from qsearch_coalora.folding import FoldedProjections, random_basis
 from qsearch_coalora.input_norm import InputNorm, input_norms
-from qsearch_coalora.residual import Factors, residual_factors
+from qsearch_coalora.residual import Factors, require_rank, residual_factors
 from qsearch_coalora.theta import Theta, ThetaOptions
 from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.weight_cache import BoundedCache, QuantizedWeights
@@ -69,12 +69,7 @@ class AdaptedModel:
         shape: AdapterShape,
         seed: int,
     ) -> None:
-        smallest = min(min(layer.shape) for layer in layers)
-        if shape.fixed_rank > smallest:
-            raise InputError(
-                f"trainer residual_rank {shape.fixed_rank} is above the least feature count of"
-                f" the model's layers, {smallest}"
-            )
+        require_rank(shape.fixed_rank, layers, "trainer.residual_rank")
         self.layers = tuple(layers)
         self.options = options
         self.shape = shape

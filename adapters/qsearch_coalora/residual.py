@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from qsearch.errors import InputError
+from qsearch.layers import LayerSpec
 from qsearch_coalora.input_norm import InputNorm
 
 OVERSAMPLING = 8
@@ -29,6 +32,24 @@ class Factors:
     def nbytes(self) -> int:
         """Bytes that both take."""
         return self.L1.nbytes + self.L2.nbytes
+
+
+def require_rank(rank: int, layers: Sequence[LayerSpec], field: str) -> None:
+    """Refuse a rank that some layer's weight does not have.
+
+    Args:
+        rank: How many components are taken out of each weight.
+        layers: The layers.
+        field: The study's field, for the message.
+
+    Raises:
+        InputError: If the rank is above the smallest feature count.
+    """
+    smallest = min(min(layer.shape) for layer in layers)
+    if rank > smallest:
+        raise InputError(
+            f"{field} {rank} is above the least feature count of the model's layers, {smallest}"
+        )
 
 
 @torch.no_grad()

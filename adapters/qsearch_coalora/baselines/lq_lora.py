@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from qsearch.configuration import Configuration, LayerConfiguration
-from qsearch.errors import InputError
 from qsearch.threads import one_thread
 from qsearch_coalora.adapted_model import AdaptedModel, score
 from qsearch_coalora.baselines.decomposition import Decomposition, decompose
 from qsearch_coalora.baselines.importance import row_and_column_importance
 from qsearch_coalora.baselines.per_configuration import Adapter, PerConfigurationTrainer
+from qsearch_coalora.residual import require_rank
 from qsearch_coalora.schedule import seeds
 from qsearch_coalora.training_options import TrainingOptions
 
@@ -42,12 +42,7 @@ class LQLoRATrainer(PerConfigurationTrainer):
         Raises:
             InputError: If the rank is above a layer's feature count.
         """
-        smallest = min(min(layer.shape) for layer in self.layers())
-        if self.options.rank > smallest:
-            raise InputError(
-                f"trainer.rank {self.options.rank} is above the least feature count of the model's"
-                f" layers, {smallest}; lq-lora takes that many components out of each weight"
-            )
+        require_rank(self.options.rank, self.layers(), "trainer.rank")
         adapted = super().adapted
         self._importance = self._measured_importance(adapted)
         adapted.weights.add(self._minus_low_rank)
