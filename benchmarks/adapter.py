@@ -29,6 +29,8 @@ from qsearch.proxy import allocate_front, error_scores
 from qsearch.spec import load_spec
 
 SEEDS = 3
+"""Seeds of the variants that answer what residual factors and θ are each worth."""
+
 CONFIGURATIONS = 16
 LEVELS = (2.3, 3.0, 6.0)
 LOW = 2
@@ -37,26 +39,42 @@ LOW = 2
 LONGER = 2
 """Times the plan's steps that the longer trainings take."""
 
+OVER_SEEDS = frozenset(
+    {"shared-lora", "shared-lora-alpha", "coa-lora", "without-theta", "init-shared"}
+)
+"""Variants of all seeds; the others are trials of one."""
 
-def variants(steps: int, rank: int) -> Mapping[str, Entry]:
+
+def variants(options: CoALoRAOptions) -> Mapping[str, Entry]:
     """Return CoA-LoRA as by default, with one thing changed, and LoRA for all and for each level.
 
     Args:
-        steps: The plan's steps.
-        rank: The plan's rank.
+        options: The plan's options of CoA-LoRA.
     """
-    longer = f"trainer.first_steps={LONGER * steps}"
+    longer = f"trainer.first_steps={LONGER * options.round_steps(0)}"
+    rank, rate = options.rank, options.learning_rate
     return {
         "shared-lora": for_all("shared-lora"),
+        # CoA-LoRA's trained factors, half of the rank, are scaled by α over that half.
+        "shared-lora-alpha": for_all("shared-lora", f"trainer.alpha={2 * rank}"),
         "coa-lora": for_all("coa-lora"),
-        "frobenius": for_all("coa-lora", "trainer.residual_norm=frobenius"),
+        "without-theta": for_all("coa-lora", "trainer.theta_learning_rate=0"),
         "init-shared": for_all("coa-lora", "trainer.init=shared"),
+        "frobenius": for_all("coa-lora", "trainer.residual_norm=frobenius"),
         "residual-alone": for_all("coa-lora", f"trainer.residual_rank={rank}"),
         "theta-from-start": for_all("coa-lora", "trainer.theta_start=0"),
+        "theta-at-rate-1": for_all("coa-lora", f"trainer.theta_learning_rate={rate}"),
+        "theta-at-rate-10": for_all("coa-lora", f"trainer.theta_learning_rate={10 * rate}"),
+        "theta-additive": for_all("coa-lora", "trainer.theta={adjustment: additive}"),
         "lora-for-each": Entry("qlora"),
         "shared-lora-longer": for_all("shared-lora", longer),
         "coa-lora-longer": for_all("coa-lora", longer),
     }
+
+
+def seeds_of(variant: str) -> range:
+    """Return the seeds that a variant is trained with."""
+    return range(SEEDS if variant in OVER_SEEDS else 1)
 
 
 def main() -> None:
@@ -65,8 +83,8 @@ def main() -> None:
     benchmark = Benchmark("adapter")
     for name, plan in PLANS.items():
         losses: dict[str, dict[int, float]] = {}
-        for seed in range(SEEDS):
-            for variant in variants_of(plan.study):
+        for variant in variants_of(plan.study):
+            for seed in seeds_of(variant):
                 found = outcome_of(plan.study, variant, seed, recorded)
                 if found is not None:
                     losses.setdefault(variant, {})[seed] = _loss_at_low_bits(found)
@@ -85,9 +103,10 @@ def _claim(benchmark: Benchmark, study: str, losses: Mapping[str, Mapping[int, f
         if rival == OURS or not seeds:
             continue
         gaps = np.array([own[seed] - other[seed] for seed in seeds])
+        over = f"{len(seeds)} seeds (± {half_width(gaps):.4f})" if len(seeds) > 1 else "one seed"
         benchmark.claim(
             f"{study}: loss of {OURS} less that of {rival} at {LEVELS[LOW - 1]:g} bits and less,"
-            f" nats, {len(seeds)} seeds (± {half_width(gaps):.4f})",
+            f" nats, {over}",
             float(gaps.mean()),
             0.0,
             "lower",
@@ -117,8 +136,7 @@ def outcome_of(
 def variants_of(study: Path) -> Mapping[str, Entry]:
     """Return the variants of a plan."""
     options = load_spec(study, (), environment()).trainer.options
-    found = CoALoRAOptions.model_validate(options)
-    return variants(found.round_steps(0), found.rank)
+    return variants(CoALoRAOptions.model_validate(options))
 
 
 def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from benchmarks.objectives import DATA, ROOT
 from benchmarks.paper_text import RULES, environment, prepare_text
+from benchmarks.recording import commit, machine
 from qsearch.assembly import assemble
 from qsearch.clock import Clock
 from qsearch.errors import InputError
@@ -84,8 +85,12 @@ ABLATIONS: Mapping[str, Entry] = {
     "rank-64": for_all("coa-lora", "trainer.rank=64"),
     "rank-128": for_all("coa-lora", "trainer.rank=128"),
     "integer": for_all("coa-lora", "quantizer.name=integer"),
+    "integer-shared-lora": for_all("shared-lora", "quantizer.name=integer"),
+    "integer-qlora": replace(
+        METHODS["qlora"], changes=(*METHODS["qlora"].changes, "quantizer.name=integer")
+    ),
 }
-"""CoA-LoRA's study with one thing changed."""
+"""CoA-LoRA's study with one thing changed; and its rivals with integers, for comparison."""
 
 ENTRIES: Mapping[str, Entry] = {**METHODS, **ABLATIONS}
 
@@ -123,6 +128,7 @@ class Outcome:
         train_minutes: Those of training in the rounds.
         evaluations: How many configurations were evaluated, each round's counted.
         steps: Optimizer steps.
+        machine: Where it ran, of what commit, and how busy that machine was at the end.
     """
 
     method: str
@@ -133,6 +139,7 @@ class Outcome:
     train_minutes: float
     evaluations: int
     steps: int
+    machine: Mapping[str, Any]
 
     @property
     def configurations(self) -> int:
@@ -260,4 +267,5 @@ def _run(spec: StudySpec, directory: Path, method: str, seed: int, plan: str) ->
         train_minutes=sum(entry.train_seconds for entry in record.rounds) / 60,
         evaluations=len(record.trials),
         steps=sum(len(entry.train_losses) for entry in record.rounds),
+        machine={**machine(), "commit": commit()},
     )

@@ -19,7 +19,10 @@ BITS = (2.25, 7.25)
 """Average bits between which hypervolume is taken."""
 
 REFERENCE = "qlora"
-"""What gaps are measured from."""
+"""What gaps are measured from, by methods with the plan's quantizer."""
+
+INTEGER_REFERENCE = "integer-qlora"
+"""The same, by methods with integers in its place."""
 
 PAPER = pd.DataFrame(
     [
@@ -105,6 +108,7 @@ class Figures:
         seeds: The seeds (n).
         configurations: How many configurations serve the budgets (n).
         evaluations: How many were evaluated (n).
+        processors: Where they ran (n).
     """
 
     method: str
@@ -115,6 +119,7 @@ class Figures:
     seeds: tuple[int, ...]
     configurations: tuple[int, ...]
     evaluations: tuple[int, ...]
+    processors: tuple[str, ...]
 
     def at(self, seeds: Collection[int]) -> Figures:
         """Return the figures of some seeds alone."""
@@ -128,6 +133,7 @@ class Figures:
             tuple(self.seeds[position] for position in kept),
             tuple(self.configurations[position] for position in kept),
             tuple(self.evaluations[position] for position in kept),
+            tuple(self.processors[position] for position in kept),
         )
 
 
@@ -138,30 +144,42 @@ def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[
         outcomes: By method, one a seed.
         scale: How quality is measured.
     """
-    references = {one.seed: one for one in outcomes.get(REFERENCE, ())}
     return [
         Figures(
             method,
             np.array([scale.hypervolume(one) for one in found]),
             np.array([scale.hypervolume(one, at="average_bits") for one in found]),
-            np.array(
-                [
-                    scale.gap(one, references[one.seed]) if one.seed in references else np.nan
-                    for one in found
-                ]
-            ),
+            _gaps(found, outcomes.get(reference_of(method), ()), scale),
             np.array([one.minutes for one in found]),
             tuple(one.seed for one in found),
             tuple(one.configurations for one in found),
             tuple(one.evaluations for one in found),
+            tuple(one.machine["processor"] for one in found),
         )
         for method, found in outcomes.items()
         if found
     ]
 
 
-def table_of(figures: Sequence[Figures]) -> pd.DataFrame:
-    """Return one row a method: seeds, then mean and half width of each figure."""
+def reference_of(method: str) -> str:
+    """Return what a method's gaps are measured from: QLoRA with the same quantizer."""
+    return INTEGER_REFERENCE if method.startswith("integer") else REFERENCE
+
+
+def _gaps(found: Sequence[Outcome], references: Sequence[Outcome], scale: Scale) -> Floats:
+    by_seed = {one.seed: one for one in references}
+    return np.array(
+        [scale.gap(one, by_seed[one.seed]) if one.seed in by_seed else np.nan for one in found]
+    )
+
+
+def table_of(figures: Sequence[Figures], paper_task: str | None = None) -> pd.DataFrame:
+    """Return one row a method: seeds, then mean and half width of each figure.
+
+    Args:
+        figures: Those of each method.
+        paper_task: The task of the paper's table whose figures stand beside.
+    """
     rows = []
     for one in figures:
         row: dict[str, object] = {
@@ -173,24 +191,81 @@ def table_of(figures: Sequence[Figures]) -> pd.DataFrame:
             known = pd.Series(getattr(one, name)).dropna()
             row[name], row[f"{name} ±"] = float(known.mean()), half_width(known.to_numpy())
         rows.append(row)
+    table = pd.DataFrame(rows)
+    if paper_task is None:
+        return table
+    theirs = PAPER[PAPER["task"] == paper_task].drop(columns="task").set_index("method")
+    return table.join(theirs.add_prefix("paper's "), on="method")
+
+
+def budget_table(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> pd.DataFrame:
+    """Return one row a method and budget: bits served and quality, means over seeds.
+
+    Args:
+        outcomes: By method, one a seed.
+        scale: How quality is measured; losses are as they are, less is better.
+    """
+    rows = []
+    for method, found in outcomes.items():
+        for position, budget in enumerate(BUDGETS if found else ()):
+            served = [outcome.served[position] for outcome in found]
+            values = np.array([getattr(one, scale.value) for one in served])
+            rows.append(
+                {
+                    "method": method,
+                    "seeds": len(found),
+                    "budget": budget,
+                    "average_bits": float(np.mean([one.average_bits for one in served])),
+                    scale.value: float(values.mean()),
+                    f"{scale.value} ±": half_width(values),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def markdown_of(table: pd.DataFrame, unit: str) -> str:
     """Return a table of :func:`table_of` as Markdown."""
-    lines = [
-        f"| method | seeds | hypervolume | at own bits | gap ({unit}) | minutes |",
-        "|---|---|---|---|---|---|",
-    ]
+    header = ["method", "seeds", "hypervolume", "at own bits", f"gap ({unit})", "minutes"]
+    has_paper = "paper's hypervolume" in table
+    if has_paper:
+        header.append("the paper's hypervolume / gap / minutes")
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     shown = (("hypervolume", 3), ("hypervolume_at_bits", 3), ("gap", 2), ("minutes", 1))
     for row in table.to_dict("records"):
         cells = [str(row["method"]), str(row["seeds"])]
-        for name, digits in shown:
-            value, half = row[name], row[f"{name} ±"]
-            text = "–" if np.isnan(value) else f"{value:.{digits}f}"
-            cells.append(text if np.isnan(half) else f"{text} ± {half:.{digits}f}")
+        cells += [_cell(row[name], row[f"{name} ±"], digits) for name, digits in shown]
+        if has_paper:
+            cells.append(_papers(*(row[f"paper's {name}"] for name in _PAPERS_FIGURES)))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def budget_markdown(table: pd.DataFrame, scale: Scale) -> str:
+    """Return a table of :func:`budget_table` as Markdown, one column a budget."""
+    header = ["method", "seeds", *(f"{budget:g} bits" for budget in BUDGETS)]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for (method, seeds), rows in table.groupby(["method", "seeds"], sort=False):
+        cells = [
+            f"{_cell(row[scale.value], row[f'{scale.value} ±'], 3)} ({row['average_bits']:.2f})"
+            for row in rows.to_dict("records")
+        ]
+        lines.append("| " + " | ".join([str(method), str(seeds), *cells]) + " |")
+    return "\n".join(lines)
+
+
+_PAPERS_FIGURES = ("hypervolume", "gap", "minutes")
+
+
+def _cell(value: float, half: float, digits: int) -> str:
+    if np.isnan(value):
+        return "–"
+    return f"{value:.{digits}f}" + ("" if np.isnan(half) else f" ± {half:.{digits}f}")
+
+
+def _papers(hypervolume: float, gap: float, minutes: float) -> str:
+    if np.isnan(hypervolume):
+        return "–"
+    return f"{hypervolume:.2f} / {'–' if np.isnan(gap) else f'{gap:+.2f}'} / {minutes:.0f}"
 
 
 def paper_markdown() -> str:
@@ -198,11 +273,7 @@ def paper_markdown() -> str:
     tasks = list(PAPER["task"].unique())
     lines = ["| method | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
     for method, rows in PAPER.groupby("method", sort=False):
-        cells = [
-            f"{row.hypervolume:.2f} / {'–' if pd.isna(row.gap) else f'{row.gap:+.2f}'}"
-            f" / {row.minutes}"
-            for row in rows.itertuples()
-        ]
+        cells = [_papers(*figures) for figures in rows[list(_PAPERS_FIGURES)].to_numpy()]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

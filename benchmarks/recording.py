@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import math
 import os
@@ -10,15 +11,28 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import plotly.graph_objects as go
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+
+_PAGE = """\
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font-family: sans-serif; margin: 2em }}
+td, th {{ text-align: left; padding: .2em 1em .2em 0 }}
+</style></head>
+<body><h1>{title}</h1>
+{body}
+</body></html>
+"""
 
 
 def only_recorded(description: str | None) -> bool:
@@ -82,13 +96,25 @@ class Benchmark:
         self.rows.append(figures)
         print("  " + ", ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
 
-    def write_page(self, figures: Sequence[go.Figure]) -> None:
-        """Write ``results/NAME.html``, a page of figures."""
+    def write_page(
+        self, figures: Sequence[go.Figure], tables: Mapping[str, pd.DataFrame] | None = None
+    ) -> None:
+        """Write ``results/NAME.html``, one page without links: figures, claims and tables.
+
+        Args:
+            figures: What is drawn.
+            tables: Tables by title.
+        """
         RESULTS.mkdir(exist_ok=True)
-        page = "".join(
-            figure.to_html(full_html=False, include_plotlyjs="cdn" if number == 0 else False)
+        parts = [
+            figure.to_html(full_html=False, include_plotlyjs=number == 0)
             for number, figure in enumerate(figures)
-        )
+        ]
+        claims = pd.DataFrame([{**asdict(one), "met": one.met} for one in self.claims])
+        for title, table in {"claims": claims, **(tables or {})}.items():
+            body = table.to_html(index=False, float_format="{:.4g}".format, na_rep="–", border=0)
+            parts.append(f"<h2>{html.escape(title)}</h2>\n{body}")
+        page = _PAGE.format(title=html.escape(self.name), body="\n".join(parts))
         (RESULTS / f"{self.name}.html").write_text(page, encoding="utf-8")
 
     def write(self) -> Path:
@@ -98,8 +124,8 @@ class Benchmark:
         result = {
             "benchmark": self.name,
             "command": f"make bench-{self.name}",
-            "commit": _commit(),
-            "machine": _machine(),
+            "commit": commit(),
+            "machine": machine(),
             "claims": [
                 {**asdict(claim), "value": _known(float(f"{claim.value:.4g}")), "met": claim.met}
                 for claim in self.claims
@@ -117,14 +143,16 @@ def _known(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the commit that is checked out, marked where files differ from it."""
     shown = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return shown.stdout.strip() or "unknown"
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what this machine is, and how busy."""
     processor = platform.processor()
     information = Path("/proc/cpuinfo")
     if information.is_file():

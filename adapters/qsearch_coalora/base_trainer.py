@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,6 +66,7 @@ class AdapterTrainer:
     """
 
     Options: ClassVar[type[TrainingOptions]]
+    method: ClassVar[str] = "LoRA"
     export_formats: ClassVar[tuple[str, ...]] = tuple(EXPORTERS)
 
     def __init__(
@@ -388,11 +389,6 @@ class AdapterTrainer:
         if format not in EXPORTERS:
             raise InputError(f"no export format {format!r}; this trainer has {list(EXPORTERS)}")
         directory.mkdir(parents=True, exist_ok=True)
-        job = ExportJob(
-            self.adapted,
-            self.model,
-            configuration,
-            self.quantizer,
-            lambda: self.task.load_model(self.model, self.seed),
-        )
+        model = partial(self.task.load_model, self.model, self.seed)
+        job = ExportJob(self.adapted, self.model, configuration, self.quantizer, model, self.method)
         EXPORTERS[format](job, directory)

@@ -30,7 +30,7 @@ tags: [lora, quantization, qsearch]
 # {model}, packed by qsearch
 
 The base model with its weights packed as `adapter/configuration.json` says, layer by layer, and
-the CoA-LoRA adapter of that configuration in the folder `adapter`. Both together:
+the {method} adapter of that configuration in the folder `adapter`. Both together:
 
 ```python
 from pathlib import Path
@@ -52,6 +52,7 @@ class ExportJob:
         configuration: The configuration.
         quantizer: The quantizer.
         load: Loads the base model anew, without an adapter.
+        method: Name of the method that trained the adapter.
     """
 
     adapted: AdaptedModel
@@ -59,6 +60,7 @@ class ExportJob:
     configuration: Configuration
     quantizer: Quantizer
     load: Callable[[], LoadedModel]
+    method: str
 
 
 Exporter = Callable[[ExportJob, Path], None]
@@ -70,11 +72,10 @@ library_name: peft
 tags: [lora, quantization, qsearch]
 ---
 
-# CoA-LoRA adapter for {model}
+# {method} adapter for {model}
 
 A plain PEFT LoRA adapter (rank {rank}) for the base model quantized as `configuration.json` says,
-layer by layer. The adjustment (I + U) of this configuration is folded into the `lora_A` weights,
-so nothing of qsearch is needed to run it:
+layer by layer.{folded} Nothing of qsearch is needed to run it:
 
 ```python
 from peft import PeftModel
@@ -85,6 +86,8 @@ model = PeftModel.from_pretrained(quantized_base_model, "path/to/this/folder")
 `quantized_base_model` is the base model with its weights quantized and dequantized by that
 configuration; on other weights the adapter is less exact.
 """
+
+_FOLDED = " The adjustment (I + U) of this configuration is folded into the `lora_A` weights."
 
 
 @torch.no_grad()
@@ -124,7 +127,12 @@ def export_adapter(job: ExportJob, directory: Path) -> None:
     save_file(state, str(directory / "adapter_model.safetensors"), metadata={"format": "pt"})
     readable = {name: dict(layer) for name, layer in job.configuration.items()}
     write_json(directory / "configuration.json", readable)
-    card = _CARD.format(model=job.model.name, rank=adapted.options.rank)
+    card = _CARD.format(
+        model=job.model.name,
+        method=job.method,
+        rank=adapted.options.rank,
+        folded="" if adapted.theta is None else _FOLDED,
+    )
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -167,7 +175,7 @@ def export_packed(job: ExportJob, directory: Path) -> None:
     )
     (directory / "adapter").mkdir(exist_ok=True)
     export_adapter(job, directory / "adapter")
-    card = _PACKED_CARD.format(model=job.model.name)
+    card = _PACKED_CARD.format(model=job.model.name, method=job.method)
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 

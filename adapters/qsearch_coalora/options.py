@@ -29,7 +29,8 @@ class CoALoRAOptions(SetTrainingOptions):
         residual_norm: Norm in which those factors come nearest to W − W̃: ``frobenius``, or
             ``inputs``, that of the change in the layer's outputs, measured on
             ``calibration_batches`` batches under the base model.
-        theta_learning_rate: Peak rate for θ. None means three times that of the factors.
+        theta_learning_rate: Peak rate for θ. None means three times that of the factors; 0 leaves U
+            near zero.
         theta_start: Share of round 0's steps that train plain LoRA, U = 0, before θ joins. None
             do where residual factors take all of the rank.
         theta: Shape of θ.
@@ -38,7 +39,7 @@ class CoALoRAOptions(SetTrainingOptions):
     init: Literal["shared", "residual"] = "residual"
     residual_rank: int | None = Field(default=None, ge=1)
     residual_norm: Literal["frobenius", "inputs"] = "inputs"
-    theta_learning_rate: float | None = Field(default=None, gt=0)
+    theta_learning_rate: float | None = Field(default=None, ge=0)
     theta_start: float = Field(default=0.5, ge=0, lt=1)
     theta: ThetaOptions = ThetaOptions()
 
@@ -59,7 +60,9 @@ class CoALoRAOptions(SetTrainingOptions):
     @property
     def theta_rate(self) -> float:
         """Peak rate for θ."""
-        return self.theta_learning_rate or THETA_RATE * self.learning_rate
+        if self.theta_learning_rate is None:
+            return THETA_RATE * self.learning_rate
+        return self.theta_learning_rate
 
     @property
     def fixed_rank(self) -> int:

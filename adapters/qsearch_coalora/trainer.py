@@ -22,6 +22,7 @@ class CoALoRATrainer(SetTrainer):
 
     Options = CoALoRAOptions
     options: CoALoRAOptions
+    method = "CoA-LoRA"
 
     @property
     def shape(self) -> AdapterShape:

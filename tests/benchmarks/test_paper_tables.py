@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import paper_tables
+from benchmarks import paper, paper_tables, recording
 from benchmarks.paper import PLANS, claim_against_rivals
 from benchmarks.paper_runs import BUDGETS, ENTRIES, METHODS, Outcome, Served, study_of
-from benchmarks.paper_tables import Scale, figure_of, figures_of, markdown_of, table_of
+from benchmarks.paper_tables import (
+    Scale,
+    budget_markdown,
+    budget_table,
+    figure_of,
+    figures_of,
+    markdown_of,
+    table_of,
+)
 from benchmarks.recording import Benchmark
+from benchmarks.zero_shot import Seen
 
 ACCURACY = Scale("metric", worst=0.5, best=1.0, unit="points", per_unit=100)
 LOSS = Scale("loss", worst=10.0, best=0.0, unit="nats", per_unit=1)
 
 
 def outcome(
-    method: str, accuracy: float, seed: int = 0, minutes: float = 10.0, loss: float = 3.0
+    method: str,
+    accuracy: float,
+    seed: int = 0,
+    minutes: float = 10.0,
+    loss: float = 3.0,
+    processor: str = "one",
 ) -> Outcome:
     served = tuple(Served(budget, budget, loss, accuracy, 0.01) for budget in BUDGETS)
-    return Outcome(method, seed, "plan", served, minutes, minutes / 2, 5, 100)
+    machine = {"processor": processor, "commit": "abc"}
+    return Outcome(method, seed, "plan", served, minutes, minutes / 2, 5, 100, machine)
 
 
 def test_hypervolume_of_one_quality_is_a_rectangle() -> None:
@@ -88,24 +105,37 @@ def test_claims_compare_hypervolume_and_minutes() -> None:
     assert "5 runs" in minutes.claim
 
 
-def test_claims_are_over_common_seeds_and_need_two() -> None:
+def test_claims_are_over_common_seeds_and_need_three() -> None:
     outcomes = {
-        "qlora": [outcome("qlora", 0.9, 0), outcome("qlora", 0.7, 1), outcome("qlora", 0.7, 2)],
-        "lq-lora": [outcome("lq-lora", 0.7, 0)],
-        "coa-lora": [outcome("coa-lora", 0.8, seed) for seed in (1, 2)],
+        "qlora": [outcome("qlora", 0.9, 0), *(outcome("qlora", 0.7, seed) for seed in (1, 2, 3))],
+        "lq-lora": [outcome("lq-lora", 0.7, seed) for seed in (0, 1, 2)],
+        "coa-lora": [outcome("coa-lora", 0.8, seed) for seed in (1, 2, 3)],
     }
     benchmark = Benchmark("paper")
     claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
     (volume, minutes) = benchmark.claims
-    assert "less that of qlora, 2 seeds" in volume.claim
+    assert "less that of qlora, 3 seeds" in volume.claim
     assert volume.value == pytest.approx(0.2 * 4.75 / 5)
     assert minutes.value == pytest.approx(1)
 
 
+def test_minutes_are_compared_on_equal_processors_alone() -> None:
+    own = [outcome("coa-lora", 0.8, seed, 40) for seed in range(3)]
+    rivals = [outcome("qlora", 0.8, 0, 100)]
+    rivals += [outcome("qlora", 0.8, seed, 10, processor="other") for seed in (1, 2)]
+    for faster, expected in ((rivals, [0.4]), (rivals[1:] * 2, [])):
+        numbered = [replace(one, seed=seed) for seed, one in enumerate(faster[:3])]
+        benchmark = Benchmark("paper")
+        figures = figures_of({"coa-lora": own, "qlora": numbered}, ACCURACY)
+        claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures)
+        found = [claim.value for claim in benchmark.claims if "minutes" in claim.claim]
+        assert found == pytest.approx(expected)
+
+
 def test_overlapping_intervals_miss_the_claim() -> None:
     outcomes = {
-        "shared-lora": [outcome("shared-lora", 0.80, seed) for seed in range(2)],
-        "coa-lora": [outcome("coa-lora", 0.78 + 0.05 * seed, seed) for seed in range(2)],
+        "shared-lora": [outcome("shared-lora", 0.80, seed) for seed in range(3)],
+        "coa-lora": [outcome("coa-lora", 0.78 + 0.05 * seed, seed) for seed in range(3)],
     }
     benchmark = Benchmark("paper")
     claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
@@ -119,6 +149,73 @@ def test_the_tables_name_each_method_and_the_figure_draws_it() -> None:
     assert "| qlora | 1 | 0.570 | 0.570 | 0.00 | 10.0 |" in text
     assert "| ptq | 1 | 0.380 | 0.380 | -10.00 | 10.0 |" in text
     assert [trace.name for trace in figure_of(outcomes, ACCURACY, "made").data] == ["qlora", "ptq"]
+
+
+def test_the_papers_figures_stand_beside_ours() -> None:
+    outcomes = {"coa-lora": [outcome("coa-lora", 0.8)], "ptq": [outcome("ptq", 0.7)]}
+    table = table_of(figures_of(outcomes, ACCURACY), "SST-2")
+    assert table.set_index("method").loc["coa-lora", "paper's hypervolume"] == 0.67
+    text = markdown_of(table, "points")
+    assert "| coa-lora | 1 | 0.570 | 0.570 | – | 10.0 | 0.67 / +1.74 / 52 |" in text
+    assert "| ptq | 1 | 0.380 | 0.380 | – | 10.0 | – |" in text
+
+
+def test_integers_are_measured_from_qlora_with_integers() -> None:
+    outcomes = {
+        "qlora": [outcome("qlora", 0.9)],
+        "integer-qlora": [outcome("integer-qlora", 0.7)],
+        "integer": [outcome("integer", 0.8)],
+    }
+    table = table_of(figures_of(outcomes, ACCURACY)).set_index("method")
+    assert table.loc["integer", "gap"] == pytest.approx(10.0)
+
+
+def test_quality_is_told_for_each_budget_with_the_bits_served() -> None:
+    spare = outcome("qlora", 0.8)
+    spare = replace(spare, served=tuple(replace(one, average_bits=2.25) for one in spare.served))
+    table = budget_table({"qlora": [spare, outcome("qlora", 0.7, 1)], "ptq": []}, ACCURACY)
+    assert table["budget"].tolist() == list(BUDGETS)
+    assert table["metric"].tolist() == pytest.approx([0.75] * len(BUDGETS))
+    assert table["average_bits"][0] == pytest.approx((2.25 + 2.5) / 2)
+    # t(0.975, 1 degree of freedom) = 12.706 (tables), deviation .0707, root of 2.
+    assert "| qlora | 2 | 0.750 ± 0.635 (2.38) |" in budget_markdown(table, ACCURACY)
+
+
+def test_the_report_has_tables_claims_and_a_page_without_links(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = {
+        name: [outcome(name, 0.8 + 0.01 * position, seed) for seed in range(3)]
+        for position, name in enumerate(("qlora", "shared-lora", "coa-lora"))
+    }
+    seen = [Seen(2.5, 0.82, 0.81, 0.4, 0.4), Seen(3.0, 0.83, 0.83, 0.4, 0.4)]
+
+    def recorded(study: Path, name: str, seed: int, recorded: bool) -> Outcome | None:
+        assert recorded
+        return found[name][seed] if name in found and "sst2" in study.name else None
+
+    monkeypatch.setattr(paper, "outcome_of", recorded)
+    monkeypatch.setattr(paper, "zero_shot", lambda study, seed, recorded: seen)
+    for module in (paper, recording):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["paper", "--recorded"])
+    paper.main()
+    text = (tmp_path / "paper.md").read_text()
+    assert "a share of the box from a metric of 0.5 at 7.25 bits" in text
+    assert "| coa-lora | 3 | 0.608 ± 0.000 | 0.608 ± 0.000 | 2.00 ± 0.00 | 10.0 ± 0.0 |" in text
+    assert "Nothing is recorded yet." in text
+    result = json.loads((tmp_path / "paper.json").read_text())
+    assert {row["table"] for row in result["rows"]} == {
+        "methods",
+        "quality by budget",
+        "seen less unseen",
+        "machines",
+    }
+    (zero, _) = [claim for claim in result["claims"] if "unseen" in claim["claim"]]
+    assert zero["value"] == pytest.approx(0.5)
+    page = (tmp_path / "paper.html").read_text()
+    assert "sst2-minilm: quality by budget" in page
+    assert 'src="http' not in page
 
 
 def test_the_papers_table_is_as_published() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from qsearch_coalora.adapted_model import ADAPTER
 from qsearch_coalora.base_trainer import AdapterTrainer
-from qsearch_coalora.baselines import nf4
+from qsearch_coalora.baselines import decomposition, nf4
 from qsearch_coalora.baselines.decomposition import decompose
 from qsearch_coalora.baselines.importance import row_and_column_importance
 from qsearch_coalora.baselines.lq_lora import LQLoRATrainer
@@ -30,6 +30,8 @@ from qsearch.configuration import Configuration
 from qsearch.errors import EvaluationError, InputError
 from qsearch.layers import LayerSpec
 from qsearch.plugins import ModelSpec
+from qsearch.proxy import allocate_front
+from qsearch.space import Space
 
 METHODS = [SharedLoRATrainer, QLoRATrainer, LQLoRATrainer, PTQTrainer]
 EACH = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
@@ -306,6 +308,33 @@ def test_bitsandbytes_layers_train_after_they_were_evaluated(make: Make) -> None
         assert trainer.train([nearly], 1).steps == 0
 
 
+def test_weights_of_bitsandbytes_are_not_exported_as_ours(make: Make, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    with mock.patch.object(nf4, "_LEAST_WEIGHTS", 0):
+        trainer = make(QLoRATrainer, NormalFloat(NormalFloat.Options()), steps=1)
+        names = [layer.name for layer in trainer.layers()]
+        all_nf4 = Configuration(dict.fromkeys(names, NF4))
+        trainer.train([all_nf4], 0)
+        with pytest.raises(InputError, match=r"packed: .* bitsandbytes quantized \(12 layers"):
+            trainer.export(all_nf4, tmp_path / "packed", "packed")
+        trainer.export(all_nf4, tmp_path / "adapter", "adapter")
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "# QLoRA adapter for" in card
+    assert "(I + U)" not in card
+    assert f"quantized by bitsandbytes (`nf4`, double quantization): {names[0]}, " in card
+
+
+def test_what_was_trained_with_bitsandbytes_is_not_loaded_without(make: Make) -> None:
+    pytest.importorskip("bitsandbytes")
+    plugin = NormalFloat(NormalFloat.Options())
+    state = make(QLoRATrainer, plugin).state()
+    without = mock.patch(
+        "qsearch_coalora.baselines.qlora.bitsandbytes_is_installed", return_value=False
+    )
+    with without, pytest.raises(InputError, match="bitsandbytes"):
+        make(QLoRATrainer, plugin).load_state(state)
+
+
 def test_qlora_places_them_with_normal_float_alone(make: Make, make_configuration) -> None:
     pytest.importorskip("bitsandbytes")
     for plugin, expected in ((NormalFloat(NormalFloat.Options()), 1), (None, 0)):
@@ -313,17 +342,27 @@ def test_qlora_places_them_with_normal_float_alone(make: Make, make_configuratio
         assert len(trainer.adapted._followers) == expected
 
 
-def test_a_decomposition_is_better_than_quantizing_and_never_gets_worse(quantizer) -> None:
+@pytest.fixture
+def decomposed() -> Callable[[], Any]:
+    """Return a maker of a decomposition with its quantizing function, weight and importance."""
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(24, 16, generator=generator)
+    weight = torch.randn(48, 64, generator=generator)
+    quantizer = NormalFloat(NormalFloat.Options())
     chosen = quantizer.choices().layer_configuration(0)
-    importance = (torch.rand(24, generator=generator) + 0.5, torch.rand(16, generator=generator))
-    scale = importance[0][:, None] * importance[1][None]
+    importance = (torch.rand(48, generator=generator) + 0.5, torch.rand(64, generator=generator))
 
     def quantized(matrix: torch.Tensor) -> torch.Tensor:
         return quantizer.dequantize(quantizer.quantize(matrix, chosen))
 
-    found = decompose(weight, quantized, 4, importance, torch.Generator().manual_seed(0))
+    def make() -> Any:
+        found = decompose(weight, quantized, 4, importance, torch.Generator().manual_seed(0))
+        return found, quantized, weight, importance[0][:, None] * importance[1][None]
+
+    return make
+
+
+def test_a_decomposition_is_better_than_quantizing(decomposed) -> None:
+    found, quantized, weight, scale = decomposed()
     low_rank = found.L1 @ found.L2
     assert torch.linalg.matrix_rank(low_rank) == 4
     error = ((weight - quantized(weight - low_rank) - low_rank) * scale).double().square().sum()
@@ -331,6 +370,19 @@ def test_a_decomposition_is_better_than_quantizing_and_never_gets_worse(quantize
     torch.testing.assert_close(found.L1.norm(dim=0), found.L2.norm(dim=1))
     plain = float(((weight - quantized(weight)) * scale).double().square().sum())
     assert found.error < 0.7 * plain
+
+
+def test_a_decomposition_takes_turns_until_its_error_rises(
+    decomposed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = decomposed()[0]
+    errors = []
+    for turns in range(1, found.turns + 2):
+        monkeypatch.setattr(decomposition, "MOST_TURNS", turns)
+        errors.append(decomposed()[0].error)
+    assert found.turns > 1
+    assert errors[:-1] == sorted(set(errors), reverse=True)
+    assert errors[-1] == found.error
 
 
 def test_lq_lora_starts_from_its_decomposition(make: Make, make_configuration) -> None:
@@ -355,6 +407,23 @@ def test_lq_lora_weights_errors_by_fisher_information(make: Make) -> None:
     # Both fall with bits, but layers compare otherwise.
     assert (np.argsort(errors[0]) == np.argsort(plain[0])).all()
     assert np.corrcoef(errors[:, 0], plain[:, 0])[0, 1] < 0.99
+
+
+def test_lq_lora_allocates_bits_to_the_layers_that_the_loss_depends_on(make: Make) -> None:
+    trainer = make(LQLoRATrainer)
+    layers, choices = trainer.layers(), trainer.quantizer.choices()
+    storage = tuple(map(trainer.quantizer.storage_bits, choices.layer_configurations))
+    space = Space(layers, choices, storage)
+    given = []
+    trainer.adapted  # noqa: B018  # Measures the importance that is changed below.
+    for factor in (1.0, 1e6):
+        rows, columns = trainer._importance[0]
+        trainer._importance[0] = (rows * factor, columns)
+        errors = trainer.quantization_error(choices.layer_configurations)
+        scores = trainer.sensitivity([], 0)[:, None] * errors
+        (index,) = allocate_front(space, scores, (3.0,))
+        given.append(space.decode(index)[layers[0].name].integer("bits"))
+    assert given[0] < given[1] == 8
 
 
 def test_a_rank_above_the_models_features_is_refused(make: Make) -> None:

@@ -3,10 +3,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
+from qsearch_coalora.tasks.causal import CausalLanguageModelling
+from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.tasks.data import HubDataset, read_dataset
 
 from qsearch.errors import InputError
+from qsearch.plugins import ModelSpec
 
 pytest.importorskip("datasets")
 
@@ -44,3 +49,69 @@ def test_missing_file_is_told_with_its_data_set(folder: Path) -> None:
 def test_a_folder_is_not_downloaded(folder: Path) -> None:
     assert HubDataset(name=str(folder)).note == ""
     assert HubDataset(name="owner/set").note
+
+
+# Shaped as the hub's nyu-mll/glue: named splits, integer labels, an index; QQP's pairs.
+GLUE = pd.DataFrame(
+    {
+        "question1": [f"w{index} w1" for index in range(6)],
+        "question2": [f"w2 w{index}" for index in range(6)],
+        "label": [0, 1, 1, 0, 1, 0],
+        "idx": range(6),
+    }
+)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_a_glue_data_set_is_classified_by_its_integer_labels(
+    folder: Path, bert_folder: Path, metric: str
+) -> None:
+    for split in ("train", "validation"):
+        GLUE.to_parquet(folder / f"{split}.parquet")
+    files = {split: f"{split}.parquet" for split in ("train", "validation")}
+    task = Classification(
+        Classification.Options(
+            dataset=HubDataset(name=str(folder), files=files),
+            text=("question1", "question2"),
+            metric=metric,
+        )
+    )
+    task.prepare(task.load_model(ModelSpec(name=str(bert_folder)), 0).tokenizer)
+    assert task.labels == ("0", "1")
+    batches = list(task.batches("train", 6))
+    labels = torch.cat([batch["labels"] for batch in batches])
+    assert labels.sum() == 3
+    assert batches[0]["input_ids"].shape[1] >= 4
+
+
+def test_a_data_set_with_unlabelled_examples_is_refused(folder: Path, bert_folder: Path) -> None:
+    # GLUE's own test splits carry the label -1.
+    GLUE.to_parquet(folder / "train.parquet")
+    GLUE.assign(label=-1).to_parquet(folder / "validation.parquet")
+    files = {split: f"{split}.parquet" for split in ("train", "validation")}
+    task = Classification(
+        Classification.Options(
+            dataset=HubDataset(name=str(folder), files=files), text=("question1", "question2")
+        )
+    )
+    tokenizer = task.load_model(ModelSpec(name=str(bert_folder)), 0).tokenizer
+    with pytest.raises(InputError, match="-1"):
+        task.prepare(tokenizer)
+
+
+def test_the_text_of_a_data_set_is_packed_in_its_order(folder: Path, llama_folder: Path) -> None:
+    for name in ("train", "validation"):
+        rows = [json.dumps({"text": f"w{index} w{index + 1}\n"}) for index in range(20)]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    files = {split: f"{split}.jsonl" for split in ("train", "validation")}
+    task = CausalLanguageModelling(
+        CausalLanguageModelling.Options(
+            dataset=HubDataset(name=str(folder), files=files), length=8, train_tokens=24
+        )
+    )
+    tokenizer = task.load_model(ModelSpec(name=str(llama_folder)), 0).tokenizer
+    task.prepare(tokenizer)
+    (batch,) = task.batches("train", 4)
+    words = tokenizer.convert_ids_to_tokens(batch["input_ids"].flatten().tolist())
+    assert words[:6] == ["w0", "w1", "w1", "w2", "w2", "w3"]
+    assert batch["input_ids"].shape == (3, 8)

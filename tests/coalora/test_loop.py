@@ -230,3 +230,21 @@ def test_the_cosine_is_at_half_in_the_middle_and_ends_near_zero() -> None:
     assert rate_share("cosine", 99, 100, 0) < 1e-3
     assert rate_share("linear", 75, 100, 0) == pytest.approx(0.25)
     assert math.isclose(rate_share("constant", 99, 100, 0), 1.0)
+
+
+def test_a_training_tells_its_cache_and_its_switches(make_trainer, make_configuration) -> None:
+    trainer = make_trainer(steps=12, cache_mebibytes=3)
+    chosen = [make_configuration(trainer, index) for index in range(2)]
+    first, again = trainer.train(chosen, 0).details, trainer.train(chosen, 1).details
+    # Of 12 steps, 2 configurations a step, the first pass alone finds nothing in the cache.
+    assert 0.5 < first["cache_hit_rate"] < again["cache_hit_rate"] == 1
+    assert first["cache_mebibytes_allowed"] == 3
+    assert 0 < first["cache_mebibytes"] <= 3
+    assert 0 < first["switch_share"] < 1
+    assert first["switch_seconds"] > 0
+
+
+def test_a_cache_without_room_is_told_by_its_hit_rate(make_trainer, make_configuration) -> None:
+    trainer = make_trainer(steps=4, cache_mebibytes=0)
+    details = trainer.train([make_configuration(trainer, index) for index in range(2)], 0).details
+    assert details["cache_hit_rate"] == details["cache_mebibytes"] == 0

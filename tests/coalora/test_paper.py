@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from qsearch_coalora.options import CoALoRAOptions
 
 from benchmarks import adapter, paper_runs, paper_text, zero_shot
 from benchmarks.paper_runs import BUDGETS, METHODS, outcome_of
@@ -47,6 +48,7 @@ def test_a_method_serves_every_budget_and_is_recorded(study: Path, method: str) 
     assert all(0 <= one.metric <= 1 for one in outcome.served)
     assert outcome.minutes > 0
     assert outcome.minutes >= outcome.train_minutes
+    assert {"processor", "threads", "commit"} <= outcome.machine.keys()
     assert outcome_of(study, method, 0, recorded=True) == outcome
 
 
@@ -70,7 +72,7 @@ def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(
     assert zero_shot.zero_shot(study, 0, recorded=True) == found
 
 
-@pytest.mark.parametrize("variant", adapter.variants(3, 4))
+@pytest.mark.parametrize("variant", adapter.variants(CoALoRAOptions()))
 def test_a_variant_of_the_adapter_is_trained_once_and_recorded(
     study: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:

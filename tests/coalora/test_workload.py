@@ -13,6 +13,8 @@ from qsearch_coalora.workload import (
 )
 from torch import nn
 
+from qsearch.plugins import ModelSpec, Requirements, load_plugin
+
 
 def test_embeddings_do_no_work() -> None:
     with torch.device("meta"):
@@ -82,3 +84,32 @@ def test_requirements_say_when_the_data_must_tell_the_time(make_trainer) -> None
     needs = make_trainer().requirements()  # files without a bound on their examples
     assert needs.evaluation_flops == 0
     assert "time is not estimated" in needs.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "rounds", "with_an_evaluation"),
+    [
+        ("coa-lora", (1, 1), 0),
+        ("ptq", (1, 0), 0),
+        ("qlora", (0, 0), 1),
+        ("lq-lora", (0, 0), 1),
+    ],
+)
+def test_requirements_count_the_trainings_of_a_method(
+    bert_folder, table_files, quantizer, method: str, rounds, with_an_evaluation: int
+) -> None:
+    train, validation = table_files
+    task = Classification(
+        Classification.Options(train=train, validation=validation, validation_examples=8)
+    )
+
+    def requirements(name: str) -> Requirements:
+        plugin = load_plugin("trainers", name)
+        model = ModelSpec(name=str(bert_folder))
+        return plugin(plugin.Options(steps=5), model, task, quantizer, 0).requirements()
+
+    plain, needs = requirements("shared-lora"), requirements(method)
+    training, evaluation = plain.training_flops[0], plain.evaluation_flops
+    assert training > 0
+    assert needs.training_flops == (rounds[0] * training, rounds[1] * training)
+    assert needs.evaluation_flops == evaluation + with_an_evaluation * training

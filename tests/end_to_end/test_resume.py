@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pandas.testing import assert_frame_equal
+from safetensors import safe_open
 
 from tests.end_to_end.conftest import command, results, run, small_study
 
@@ -52,6 +53,25 @@ def test_killed_study_resumes_to_the_uninterrupted_result(study: Path, tmp_path:
         process.send_signal(signal.SIGKILL)
         process.wait()
     run(small_study(directory))
+    assert_frame_equal(results(directory), results(study), check_exact=True)
+
+
+def test_a_study_killed_between_two_saved_steps_goes_on_from_the_last(
+    study: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "killed"
+    arguments = small_study(directory, trainer__checkpoint_steps="1")
+    saved = directory / "state" / "training-0.safetensors"
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not saved.is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    with safe_open(saved, framework="pt") as stream:
+        done = len(stream.get_tensor("losses"))
+    assert 1 <= done < 4
+    run(arguments)
     assert_frame_equal(results(directory), results(study), check_exact=True)
 
 

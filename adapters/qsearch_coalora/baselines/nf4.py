@@ -36,6 +36,15 @@ def bitsandbytes_is_installed() -> bool:
     return True
 
 
+def in_four_bit(layers: Sequence[LayerSpec], configuration: Configuration) -> list[str]:
+    """Return the names of the layers that bitsandbytes quantizes: large, and NF4."""
+    return [
+        layer.name
+        for layer in layers
+        if layer.parameters >= _LEAST_WEIGHTS and configuration.get(layer.name) == NF4
+    ]
+
+
 class FourBitLayers:
     """Puts bitsandbytes' layers into LoRA layers whose layer configuration is NF4.
 
@@ -51,7 +60,7 @@ class FourBitLayers:
         lora_layers: Sequence[Any],
         originals: Sequence[Tensor],
     ) -> None:
-        self._names = tuple(layer.name for layer in layers)
+        self._layers = tuple(layers)
         self._lora_layers = tuple(lora_layers)
         self._originals = tuple(originals)
         self._plain: tuple[nn.Linear, ...] = tuple(layer.base_layer for layer in lora_layers)
@@ -59,10 +68,10 @@ class FourBitLayers:
 
     def place(self, configuration: Configuration) -> None:
         """Put the 4-bit layers in where the configuration is NF4, and plain layers elsewhere."""
-        for position, name in enumerate(self._names):
+        four_bit = set(in_four_bit(self._layers, configuration))
+        for position, layer in enumerate(self._layers):
             wanted: nn.Module = self._plain[position]
-            large = self._originals[position].numel() >= _LEAST_WEIGHTS
-            if large and configuration.get(name) == NF4:
+            if layer.name in four_bit:
                 if position not in self._made:
                     self._made[position] = self._make(position)
                 wanted = self._made[position]

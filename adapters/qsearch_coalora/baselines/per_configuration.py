@@ -16,7 +16,7 @@ from qsearch.capabilities import KEPT_NOWHERE, UnfinishedTraining
 from qsearch.configuration import Configuration
 from qsearch.errors import EvaluationError, InputError, QsearchError
 from qsearch.evaluation import TrainReport
-from qsearch.plugins import Progress, TrainerState
+from qsearch.plugins import Progress, Requirements, TrainerState
 from qsearch_coalora.adapted_model import AdaptedModel
 from qsearch_coalora.base_trainer import AdapterTrainer
 from qsearch_coalora.loop import DivergedError
@@ -65,6 +65,14 @@ class PerConfigurationTrainer(AdapterTrainer):
         """Return the adapter and head that a configuration's training starts from."""
         self.adapted  # noqa: B018
         return self._start
+
+    def requirements(self) -> Requirements:
+        """Say what the study needs: a training with the first evaluation of each configuration."""
+        needs = super().requirements()
+        first, _ = needs.training_flops
+        return replace(
+            needs, training_flops=(0.0, 0.0), evaluation_flops=needs.evaluation_flops + first
+        )
 
     def train_resumably(
         self,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qsearch.capabilities import UnfinishedTraining
 from qsearch.configuration import Configuration
 from qsearch.evaluation import TrainReport
-from qsearch.plugins import Progress, TrainerState
+from qsearch.plugins import Progress, Requirements, TrainerState
 from qsearch_coalora.base_trainer import AdapterTrainer
 from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.weight_cache import FULL_PRECISION
@@ -30,6 +31,12 @@ class PTQTrainer(AdapterTrainer):
     Options = PTQOptions
     options: PTQOptions
     export_formats = ()
+
+    def requirements(self) -> Requirements:
+        """Say what the study needs: one fine-tuning, or none."""
+        needs = super().requirements()
+        first = needs.training_flops[0] if self.options.fine_tune else 0.0
+        return replace(needs, training_flops=(first, 0.0))
 
     def train_resumably(
         self,

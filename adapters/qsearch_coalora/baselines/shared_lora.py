@@ -10,3 +10,4 @@ class SharedLoRATrainer(SetTrainer):
     """Trains one LoRA on the expected loss over the set, without θ: the same for all of it."""
 
     Options = SetTrainingOptions
+    method = "Shared-LoRA"
