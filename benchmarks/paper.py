@@ -55,7 +55,8 @@ class Plan:
         study: YAML under ``plans``.
         scale: How quality is measured.
         seeds: Seeds of each method.
-        ablations: Names of ablations, run with the same seeds.
+        ablations: Names of ablations.
+        ablation_seeds: Seeds of each of them.
         zero_shot: Whether seen configurations are compared with unseen ones.
         paper_task: The task of the paper's table whose figures stand beside.
     """
@@ -64,6 +65,7 @@ class Plan:
     scale: Scale
     seeds: int
     ablations: tuple[str, ...]
+    ablation_seeds: int
     zero_shot: bool
     paper_task: str | None
 
@@ -83,6 +85,7 @@ PLANS = {
             scale=Scale("metric", worst=0.5, best=1.0, unit="points", per_unit=100),
             seeds=3,
             ablations=tuple(name for name in ABLATIONS if name not in ("rank-64", "rank-128")),
+            ablation_seeds=3,
             zero_shot=True,
             paper_task="SST-2",
         ),
@@ -92,6 +95,7 @@ PLANS = {
             scale=Scale("loss", worst=math.log(49_152), best=0.0, unit="nats", per_unit=1),
             seeds=3,
             ablations=("rank-32", "rank-64", "rank-128"),
+            ablation_seeds=1,
             zero_shot=False,
             paper_task=None,
         ),
@@ -156,6 +160,8 @@ def report_of(benchmark: Benchmark, plan: Plan, stop: float) -> Report:
     outcomes: dict[str, list[Outcome]] = {name: [] for name in (*METHODS, *plan.ablations)}
     for seed in range(plan.seeds):
         for name, found in outcomes.items():
+            if name in plan.ablations and seed >= plan.ablation_seeds:
+                continue
             outcome = outcome_of(plan.study, name, seed, recorded=time.monotonic() >= stop)
             if outcome is not None:
                 found.append(outcome)
@@ -185,7 +191,7 @@ def _text_of(plan: Plan, figures: Sequence[Figures], tables: Mapping[str, pd.Dat
         f"## {plan.name}\n\n{markdown_of(tables['methods'], scale.unit)}\n\n"
         f"Means over seeds with 95 % intervals. Hypervolume is a share of the box from a"
         f" {scale.value} of {scale.worst:.4g} at {BITS[1]} bits to {scale.best:g} at {BITS[0]};"
-        " gaps are from QLoRA with the same quantizer, means over the budgets.\n\n"
+        " gaps are from QLoRA, with integers from PTQ, means over the budgets.\n\n"
         f"{scale.value} on the test split (in brackets: average bits)\n\n"
         f"{budget_markdown(tables['quality by budget'], scale)}\n"
     )

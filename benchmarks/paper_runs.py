@@ -86,8 +86,8 @@ ABLATIONS: Mapping[str, Entry] = {
     "rank-128": for_all("coa-lora", "trainer.rank=128"),
     "integer": for_all("coa-lora", "quantizer.name=integer"),
     "integer-shared-lora": for_all("shared-lora", "quantizer.name=integer"),
-    "integer-qlora": replace(
-        METHODS["qlora"], changes=(*METHODS["qlora"].changes, "quantizer.name=integer")
+    "integer-ptq": replace(
+        METHODS["ptq"], changes=(*METHODS["ptq"].changes, "quantizer.name=integer")
     ),
 }
 """CoA-LoRA's study with one thing changed; and its rivals with integers, for comparison."""

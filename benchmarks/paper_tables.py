@@ -21,7 +21,7 @@ BITS = (2.25, 7.25)
 REFERENCE = "qlora"
 """What gaps are measured from, by methods with the plan's quantizer."""
 
-INTEGER_REFERENCE = "integer-qlora"
+INTEGER_REFERENCE = "integer-ptq"
 """The same, by methods with integers in its place."""
 
 PAPER = pd.DataFrame(
@@ -103,7 +103,7 @@ class Figures:
         method: The method.
         hypervolume: One a seed, at budgets (n).
         hypervolume_at_bits: The same at the configurations' own average bits (n).
-        gap: Units above QLoRA with the same seed (n); NaN where that is missing.
+        gap: Units above :func:`reference_of` with the same seed (n); NaN where that is missing.
         minutes: Until all budgets could be served (n).
         seeds: The seeds (n).
         configurations: How many configurations serve the budgets (n).
@@ -162,7 +162,7 @@ def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[
 
 
 def reference_of(method: str) -> str:
-    """Return what a method's gaps are measured from: QLoRA with the same quantizer."""
+    """Return what a method's gaps are measured from: QLoRA, or with integers PTQ."""
     return INTEGER_REFERENCE if method.startswith("integer") else REFERENCE
 
 

@@ -160,10 +160,10 @@ def test_the_papers_figures_stand_beside_ours() -> None:
     assert "| ptq | 1 | 0.380 | 0.380 | – | 10.0 | – |" in text
 
 
-def test_integers_are_measured_from_qlora_with_integers() -> None:
+def test_integers_are_measured_from_integers() -> None:
     outcomes = {
         "qlora": [outcome("qlora", 0.9)],
-        "integer-qlora": [outcome("integer-qlora", 0.7)],
+        "integer-ptq": [outcome("integer-ptq", 0.7)],
         "integer": [outcome("integer", 0.8)],
     }
     table = table_of(figures_of(outcomes, ACCURACY)).set_index("method")
