@@ -71,7 +71,7 @@ class TrainingLoop:
         self._total = options.round_steps(plan.round)
         first = plan.round == 0
         self._adjusts_from = int(adapted.shape.theta_start * self._total) if first else 0
-        adapted.weights.expect(plan.configurations)
+        adapted.weights.expect(plan.configurations, adapted.shape.fixed_rank)
         groups = adapted.parameter_groups()
         self._rates = [group["lr"] * options.rate_scale(plan.round) for group in groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]

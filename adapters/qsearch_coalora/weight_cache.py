@@ -129,7 +129,7 @@ class QuantizedWeights:
         self._active: list[LayerConfiguration | None] = [None] * len(self._names)
         self.cache = cache
 
-    def expect(self, configurations: Sequence[Configuration]) -> None:
+    def expect(self, configurations: Sequence[Configuration], factor_rank: int = 0) -> None:
         """Choose what the cache keeps while configurations are switched again and again.
 
         Dequantized weights if those of all of them fit, since a switch then costs nothing; else
@@ -137,6 +137,7 @@ class QuantizedWeights:
 
         Args:
             configurations: What is switched among.
+            factor_rank: Rank of the factors that the cache keeps beside each weight.
         """
         kept = {
             (position, configuration[name])
@@ -144,7 +145,10 @@ class QuantizedWeights:
             if configuration != FULL_PRECISION
             for position, name in enumerate(self._names)
         }
-        needed = sum(self.originals[position].nbytes for position, _ in kept)
+        weights = [self.originals[position] for position, _ in kept]
+        needed = sum(
+            weight.nbytes + factor_rank * sum(weight.shape) * weight.itemsize for weight in weights
+        )
         keeps_dequantized = needed <= self.cache.bound
         if keeps_dequantized != self._keeps_dequantized:
             self.cache.clear()

@@ -104,16 +104,16 @@ def test_theta_alone_trains_a_causal_model(
     require_whole(trainer, make_configuration)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_gradient_checkpointing_changes_no_gradient(
-    name: str, tmp_path: Path, quantizer, make_configuration
+    name: str, precision: str, tmp_path: Path, quantizer, make_configuration
 ) -> None:
     spec = folder_of(name, tmp_path, "ForCausalLM", CAUSAL[name])
     states = []
     for checkpointing in (False, True):
-        trainer = trained(
-            spec, causal_task(tmp_path), quantizer, gradient_checkpointing=checkpointing
-        )
+        options = {"gradient_checkpointing": checkpointing, "precision": precision}
+        trainer = trained(spec, causal_task(tmp_path), quantizer, **options)
         calls = count_forward_passes(trainer)
         trainer.train([make_configuration(trainer, index) for index in range(3)], 0)
         states.append((trainer.state().tensors, calls[0]))

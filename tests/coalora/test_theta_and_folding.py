@@ -158,6 +158,13 @@ def test_leaving_out_the_role_or_the_block_adjusts_those_alike(left_out: str, di
     assert len({tuple(matrix.flatten().tolist()) for matrix in U}) == distinct
 
 
+def test_the_width_of_theta_is_that_of_its_options() -> None:
+    theta = theta_with(embedding_dim=3, hidden=5)
+    assert theta.norm.normalized_shape == (4 * 3,)  # Two knobs, the role, the block.
+    assert theta.hidden.out_features == 5
+    assert theta(codes_of(theta)).shape == (len(LAYERS), 4, 4)
+
+
 def test_a_rank_bounds_the_rank_of_adjustments() -> None:
     theta = theta_with(rank=2)
     torch.nn.init.normal_(theta.output.weight)

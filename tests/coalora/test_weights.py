@@ -106,6 +106,19 @@ def test_where_they_do_not_fit_quantized_weights_are_kept(modules, quantizer) ->
     assert weights.cache.counts.nbytes < bound / 2
 
 
+def test_factors_beside_the_weights_need_room_too(modules, quantizer) -> None:
+    chosen = [configuration(2, 4), configuration(8, 4)]
+    wanted = (LAYERS[0], LAYERS[0], LAYERS[1])
+    bound = 4 * sum(layer.parameters + 2 * sum(layer.shape) for layer in wanted)
+    for rank in (2, 3):
+        weights = QuantizedWeights(LAYERS, modules, quantizer, BoundedCache(bound))
+        weights.expect(chosen, rank)
+        for one in chosen:
+            weights.activate(one)
+        kept_dequantized = weights.cache.counts.nbytes == 4 * sum(one.parameters for one in wanted)
+        assert kept_dequantized == (rank == 2)
+
+
 def test_weights_are_quantized_from_the_originals_and_restored_exactly(modules, quantizer) -> None:
     originals = [module.weight.clone() for module in modules]
     biases = [module.bias.clone() for module in modules]
