@@ -2,7 +2,7 @@
 
 Steps are those of the paper's two plans, with their own options; a plain LoRA step by PEFT on the
 same examples stands beside them. Memory is the peak of whole processes, of studies with their own
-cache, and with one that holds all dequantized weights, where no switch costs anything.
+cache, and with one that holds all dequantized weights, so that no switch dequantizes.
 
     python -m benchmarks.overhead
 """
@@ -22,22 +22,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
-from qsearch_coalora.adapted_model import score
-from qsearch_coalora.discovery import full_layer_names
 from qsearch_coalora.loop import TrainingLoop
-from qsearch_coalora.precision import autocast, uses_bfloat16
 from qsearch_coalora.trainer import CoALoRATrainer
 
 from benchmarks.objectives import ROOT
 from benchmarks.paper import OURS, PLANS
 from benchmarks.paper_runs import for_all, study_of
 from benchmarks.paper_text import environment, prepare_text
+from benchmarks.plain_lora import TRAINED_STEPS, plain_step
 from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, median_ratio, medians
 from qsearch.assembly import Assembly, assemble
 from qsearch.configuration import Configuration
-from qsearch.plugins import LoadedModel
 from qsearch.spec import load_spec
 
 REPEATS = 40
@@ -49,7 +45,6 @@ CONFIGURATIONS = 50
 
 CANDIDATES = 10
 
-TRAINED_STEPS = 8
 PROCESSES = 3
 """Times that a process is run whose peak is compared to within some per cent."""
 
@@ -91,7 +86,7 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     """Time a step without θ, with it, with a switch before it, and a plain one by PEFT.
 
     Switches are timed from dequantized weights in the cache, and from quantized ones, which a cache
-    too small for those holds.
+    of half their size holds. Every step but the plain one copies residual factors.
 
     Args:
         benchmark: Where rows and claims go.
@@ -110,7 +105,8 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     # The same examples for all: padding would otherwise decide the comparison.
     batch_size = _trainer(parts).options.batch_size
     batch = next(iter(parts.task.batches("train", batch_size, torch.Generator())))
-    plain = plain_step(parts, parts.task.load_model(parts.spec.model, 0))
+    loaded = parts.task.load_model(parts.spec.model, 0)
+    plain = plain_step(loaded, parts.space.layers, parts.task, _trainer(parts).options)
     calls: dict[str, Callable[[], object]] = {
         "plain": lambda: plain(batch),
         # θ takes no part in the first half of round 0's steps.
@@ -160,56 +156,6 @@ def _loop(
     return TrainingLoop(trainer.adapted, parts.task, options, plan)._step
 
 
-def plain_step(
-    parts: Assembly, loaded: LoadedModel
-) -> Callable[[Mapping[str, torch.Tensor]], object]:
-    """Return a training step of plain LoRA on the unquantized model, with a study's options."""
-    assert isinstance(parts.trainer, CoALoRATrainer)
-    options = parts.trainer.options
-    model = get_peft_model(
-        loaded.module,
-        LoraConfig(
-            r=options.rank,
-            target_modules=list(full_layer_names(loaded.module, parts.space.layers)),
-            modules_to_save=list(loaded.head) or None,
-        ),
-    ).train()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
-    )
-    cpu = torch.device("cpu")
-
-    def step(batch: Mapping[str, torch.Tensor]) -> None:
-        inputs = {key: value for key, value in batch.items() if key != "labels"}
-        with autocast(uses_bfloat16(options.precision, cpu), cpu):
-            logits = model(**inputs).logits
-        scores = score(parts.task, logits, batch)
-        ((scores.losses * scores.weights).sum() / scores.weights.sum()).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-PLAIN_TRAINING = """
-import sys
-from pathlib import Path
-import torch
-from benchmarks.overhead import TRAINED_STEPS, plain_step
-from qsearch.assembly import assemble
-from qsearch.spec import load_spec
-parts = assemble(load_spec(Path(sys.argv[1]), sys.argv[2:]))
-loaded, options = parts.task.load_model(parts.spec.model, 0), parts.trainer.options
-parts.task.prepare(loaded.tokenizer)
-step = plain_step(parts, loaded)
-drawn = torch.Generator().manual_seed(0)
-for batch, _ in zip(parts.task.batches("train", options.batch_size, drawn), range(TRAINED_STEPS)):
-    step(batch)
-"""
-
-
 def memory(benchmark: Benchmark, model: str, job: Job) -> None:
     """Compare peaks: θ's part of a training, and a whole study beside one plain LoRA training.
 
@@ -231,11 +177,9 @@ def memory(benchmark: Benchmark, model: str, job: Job) -> None:
     parts = assemble(load_spec(job.study, job.changes, environment()))
     quantizable = sum(4 * layer.parameters for layer in parts.space.layers)
     all_held = f"trainer.cache_mebibytes={CONFIGURATIONS * quantizable // 2**20}"
-    own, held = (
-        f"study of {CONFIGURATIONS} configurations{cache}"
-        for cache in ("", ", all dequantized in the cache")
-    )
-    plain = [sys.executable, "-c", PLAIN_TRAINING, str(job.study), *job.changes]
+    own = f"study of {CONFIGURATIONS} configurations"
+    held = f"{own}, all dequantized in the cache"
+    plain = [sys.executable, "-m", "benchmarks.plain_lora", str(job.study), *job.changes]
     theta = ("trainer.init=shared", "trainer.theta_start=0")
     peaks = {
         "plain LoRA by PEFT": statistics.median(peak_memory(plain) for _ in range(PROCESSES)),
@@ -257,7 +201,9 @@ def memory(benchmark: Benchmark, model: str, job: Job) -> None:
 
 def _study_peak(job: Job, changes: Sequence[str], processes: int) -> float:
     """Return the median peak memory of a study of one round, MiB."""
-    settings = (*job.changes, "search.rounds=1", *changes)
+    # One configuration a step: a backward pass then has as many examples as plain LoRA's.
+    whole_batch = "trainer.configurations_per_step=1"
+    settings = (*job.changes, "search.rounds=1", whole_batch, *changes)
     told = [word for setting in settings for word in ("--set", setting)]
     peaks = []
     for _ in range(processes):
@@ -267,17 +213,34 @@ def _study_peak(job: Job, changes: Sequence[str], processes: int) -> float:
     return statistics.median(peaks)
 
 
+_MEASURED = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def peak_memory(arguments: Sequence[str]) -> float:
-    """Run a command and return its peak resident memory, MiB."""
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            list(arguments), stdout=output, stderr=output, env={**os.environ, **environment()}
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            output.seek(0)
-            raise RuntimeError(output.read().decode()[-2000:])
-    return usage.ru_maxrss / 1024
+    """Run a command and return its peak resident memory, MiB.
+
+    A small process starts it: to Linux, a new process has had the memory of the one it came from.
+
+    Raises:
+        RuntimeError: If it fails; with the end of its output.
+    """
+    found = subprocess.run(
+        [sys.executable, "-c", _MEASURED, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **environment()},
+    )
+    if found.returncode:
+        raise RuntimeError(found.stderr[-2000:])
+    return int(found.stdout) / 1024
 
 
 if __name__ == "__main__":

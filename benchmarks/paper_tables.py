@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -108,7 +108,7 @@ class Figures:
         seeds: The seeds (n).
         configurations: How many configurations serve the budgets (n).
         evaluations: How many were evaluated (n).
-        processors: Where they ran (n).
+        machines: Processor, cores and threads that they ran on (n).
     """
 
     method: str
@@ -119,7 +119,7 @@ class Figures:
     seeds: tuple[int, ...]
     configurations: tuple[int, ...]
     evaluations: tuple[int, ...]
-    processors: tuple[str, ...]
+    machines: tuple[tuple[Any, ...], ...]
 
     def at(self, seeds: Collection[int]) -> Figures:
         """Return the figures of some seeds alone."""
@@ -133,7 +133,7 @@ class Figures:
             tuple(self.seeds[position] for position in kept),
             tuple(self.configurations[position] for position in kept),
             tuple(self.evaluations[position] for position in kept),
-            tuple(self.processors[position] for position in kept),
+            tuple(self.machines[position] for position in kept),
         )
 
 
@@ -154,11 +154,14 @@ def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[
             tuple(one.seed for one in found),
             tuple(one.configurations for one in found),
             tuple(one.evaluations for one in found),
-            tuple(one.machine["processor"] for one in found),
+            tuple(tuple(one.machine[key] for key in _MACHINE) for one in found),
         )
         for method, found in outcomes.items()
         if found
     ]
+
+
+_MACHINE = ("processor", "cores", "threads")
 
 
 def reference_of(method: str) -> str:

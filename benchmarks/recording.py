@@ -35,6 +35,21 @@ td, th {{ text-align: left; padding: .2em 1em .2em 0 }}
 """
 
 
+def _commit() -> str:
+    shown = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    return shown.stdout.strip() or "unknown"
+
+
+COMMIT = _commit()
+"""The commit whose code runs, marked where files differ from it; asked before files can change."""
+
+
 def only_recorded(description: str | None) -> bool:
     """Read the command line of a benchmark that keeps its evaluations; silence warnings.
 
@@ -124,7 +139,7 @@ class Benchmark:
         result = {
             "benchmark": self.name,
             "command": f"make bench-{self.name}",
-            "commit": commit(),
+            "commit": COMMIT,
             "machine": machine(),
             "claims": [
                 {**asdict(claim), "value": _known(float(f"{claim.value:.4g}")), "met": claim.met}
@@ -141,14 +156,6 @@ class Benchmark:
 def _known(value: Any) -> Any:
     """Return None in place of a number that is not finite, which JSON cannot say."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def commit() -> str:
-    """Return the commit that is checked out, marked where files differ from it."""
-    shown = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return shown.stdout.strip() or "unknown"
 
 
 def machine() -> dict[str, Any]:

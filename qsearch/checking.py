@@ -36,10 +36,12 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     probes = rounds * (len(space.groups) + 1) if search.scores == "measured" else 0
     screened = candidates * search.screening.factor if search.screening else 0
     part = screened / search.screening.one_in if search.screening else 0.0
+    configurations = search.initial_count + candidates + probes + screened
     flops = (
         needs.training_flops[0]
         + (rounds - 1) * needs.training_flops[1]
         + (evaluations + probes + part) * needs.evaluation_flops
+        + configurations * needs.first_evaluation_flops
     )
     lines = [
         ("study", spec.name),

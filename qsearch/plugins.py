@@ -193,6 +193,8 @@ class Requirements:
         memory_bytes: Estimated peak memory of training.
         training_flops: Floating-point operations of training in round 0 and in each later round.
         evaluation_flops: Floating-point operations of evaluating one configuration.
+        first_evaluation_flops: Those that come with the first evaluation of each configuration
+            alone, such as a training of its own.
         notes: Sentences for the user, such as a model that has to be downloaded first.
     """
 
@@ -200,6 +202,7 @@ class Requirements:
     memory_bytes: int
     training_flops: tuple[float, float] = (0.0, 0.0)
     evaluation_flops: float = 0.0
+    first_evaluation_flops: float = 0.0
     notes: tuple[str, ...] = ()
 
 

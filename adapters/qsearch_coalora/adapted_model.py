@@ -31,7 +31,7 @@ class AdapterShape:
 
     Args:
         theta: Shape of θ, or None without it.
-        theta_rate: Peak rate for θ.
+        theta_rate: Peak rate for θ; 0 leaves it as it is.
         theta_start: Share of round 0's steps that go by before θ is used and trained.
         fixed_rank: How much of the rank holds residual factors.
     """
@@ -84,7 +84,7 @@ class AdaptedModel:
         if shape.theta is not None:
             generator = torch.Generator().manual_seed(seed)
             self.theta = Theta(quantizer.choices(), layers, options.rank, shape.theta, generator)
-            self.theta.to(options.device)
+            self.theta.to(options.device).requires_grad_(shape.theta_rate > 0)
             if shape.theta.adjustment == "additive":
                 bases = [
                     random_basis(options.rank, layer.shape[1], generator).to(options.device)
@@ -233,7 +233,7 @@ class AdaptedModel:
         adapter = [p for pair in self.factors() for p in pair if p.requires_grad]
         rate = self.options.learning_rate
         groups = [{"params": [*adapter, *self.head_parameters().values()], "lr": rate}]
-        if self.theta is not None:
+        if self.theta is not None and self.shape.theta_rate:
             groups.append({"params": list(self.theta.parameters()), "lr": self.shape.theta_rate})
         return groups
 

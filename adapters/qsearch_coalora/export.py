@@ -87,7 +87,7 @@ model = PeftModel.from_pretrained(quantized_base_model, "path/to/this/folder")
 configuration; on other weights the adapter is less exact.
 """
 
-_FOLDED = " The adjustment (I + U) of this configuration is folded into the `lora_A` weights."
+_FOLDED = " The adjustment U of this configuration is folded into the `lora_A` weights."
 
 
 @torch.no_grad()

@@ -49,6 +49,8 @@ class CoALoRAOptions(SetTrainingOptions):
             raise ValueError("residual_rank is only for init: residual")
         if self.fixed_rank > self.rank:
             raise ValueError(f"residual_rank must be at most rank ({self.rank})")
+        if self.fixed_rank == self.rank and not self.theta_rate:
+            raise ValueError("theta_learning_rate must be above 0 where residual_rank is rank")
         return self
 
     @property

@@ -73,4 +73,4 @@ def estimate_requirements(
             " has; bound them in the task's options"
         )
     training, evaluation = floating_point_operations(work_parameters(model), options, workload)
-    return Requirements(parameters, int(memory), training, evaluation, tuple(notes))
+    return Requirements(parameters, int(memory), training, evaluation, notes=tuple(notes))

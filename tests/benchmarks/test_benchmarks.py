@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from benchmarks import basics, fidelity, search_runs, search_tables, stand_in, u
 from benchmarks.candidates import problem_of, seconds_of
 from benchmarks.luck import fitted_to, luck_deviation
 from benchmarks.objectives import Objective
+from benchmarks.overhead import peak_memory
 from benchmarks.peers import Archive, Peer, Problem, Proposals
 from benchmarks.peers.allocation import random_peer
 from benchmarks.recording import Benchmark, Claim
@@ -279,3 +281,15 @@ def test_claims_are_met_without_rounding(
     value: float, target: float | None, better: str, met: bool | None
 ) -> None:
     assert Claim("c", value, target, better).met is met  # type: ignore[arg-type]
+
+
+def test_the_peak_of_a_process_is_its_own() -> None:
+    held = np.ones(300 * 2**17)  # 300 MiB
+    assert peak_memory([sys.executable, "-c", "pass"]) < 100
+    assert peak_memory([sys.executable, "-c", "bytearray(200 * 2**20)"]) > 200
+    assert held.nbytes == 300 * 2**20
+
+
+def test_a_process_that_fails_is_told_with_its_output() -> None:
+    with pytest.raises(RuntimeError, match="no such thing"):
+        peak_memory([sys.executable, "-c", "raise SystemExit('no such thing')"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -320,19 +321,26 @@ def test_weights_of_bitsandbytes_are_not_exported_as_ours(make: Make, tmp_path: 
         trainer.export(all_nf4, tmp_path / "adapter", "adapter")
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert "# QLoRA adapter for" in card
-    assert "(I + U)" not in card
+    assert "adjustment U" not in card
     assert f"quantized by bitsandbytes (`nf4`, double quantization): {names[0]}, " in card
 
 
-def test_what_was_trained_with_bitsandbytes_is_not_loaded_without(make: Make) -> None:
+def test_what_was_trained_on_weights_of_bitsandbytes_is_not_loaded_without(make: Make) -> None:
     pytest.importorskip("bitsandbytes")
     plugin = NormalFloat(NormalFloat.Options())
-    state = make(QLoRATrainer, plugin).state()
+    other = plugin.choices().layer_configuration(0)
     without = mock.patch(
         "qsearch_coalora.baselines.qlora.bitsandbytes_is_installed", return_value=False
     )
-    with without, pytest.raises(InputError, match="bitsandbytes"):
-        make(QLoRATrainer, plugin).load_state(state)
+    for chosen, loads in ((NF4, False), (other, True)):
+        with mock.patch.object(nf4, "_LEAST_WEIGHTS", 0):
+            trainer = make(QLoRATrainer, plugin, steps=1)
+            names = [layer.name for layer in trainer.layers()]
+            trainer.train([Configuration(dict.fromkeys(names, chosen))], 0)
+            state = trainer.state()
+            expected = nullcontext() if loads else pytest.raises(InputError, match="bitsandbytes")
+            with without, expected:
+                make(QLoRATrainer, plugin, steps=1).load_state(state)
 
 
 def test_qlora_places_them_with_normal_float_alone(make: Make, make_configuration) -> None:

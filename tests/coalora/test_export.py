@@ -74,7 +74,7 @@ def test_an_exported_adapter_says_what_it_is_for(
     assert written == {name: dict(layer) for name, layer in wanted.items()}
     card = (tmp_path / "README.md").read_text()
     assert "# CoA-LoRA adapter for" in card
-    assert "(I + U)" in card
+    assert "adjustment U" in card
     assert "PeftModel.from_pretrained" in card
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == trainer.model.name

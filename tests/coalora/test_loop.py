@@ -97,6 +97,26 @@ def test_theta_joins_after_its_share_of_the_first_round(
     assert changed == [joined, True]
 
 
+def test_a_rate_of_zero_leaves_theta_alone_and_out_of_the_gradient_norm(
+    make_trainer, make_configuration
+) -> None:
+    states = []
+    for start in (0.0, 0.9):
+        trainer = make_trainer(
+            steps=3, theta_learning_rate=0, theta_start=start, max_grad_norm=1e-3, init="shared"
+        )
+        before = trainer.state().tensors
+        torch.nn.init.zeros_(trainer.adapted.theta.output.weight)
+        torch.nn.init.zeros_(trainer.adapted.theta.output.bias)
+        trainer.train([make_configuration(trainer, 0)], 0)
+        states.append(trainer.state())
+        own = [name for name in before if name.startswith("theta.") and "output" not in name]
+        assert own
+        assert all(torch.equal(before[name], states[-1].tensors[name]) for name in own)
+    # With U = 0, whether θ has joined makes no difference then.
+    assert equal(*states)
+
+
 def test_accumulated_batches_are_one_large_batch(make_trainer, make_configuration) -> None:
     # Without dropout and with one pass over the data a step, both see the same examples.
     states = []
@@ -113,8 +133,9 @@ def test_accumulated_batches_are_one_large_batch(make_trainer, make_configuratio
                 module.p = 0.0
         trainer.train([make_configuration(trainer, 0)], 0)
         states.append(trainer.state().tensors)
+    # Within a hundredth of what AdamW's first step moves: it magnifies how sums are rounded.
     for name, value in states[0].items():
-        torch.testing.assert_close(value, states[1][name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(value, states[1][name], rtol=1e-3, atol=1e-4)
 
 
 def test_early_stopping_takes_the_step_of_the_least_held_out_loss(

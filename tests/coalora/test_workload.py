@@ -87,7 +87,7 @@ def test_requirements_say_when_the_data_must_tell_the_time(make_trainer) -> None
 
 
 @pytest.mark.parametrize(
-    ("method", "rounds", "with_an_evaluation"),
+    ("method", "rounds", "for_each_configuration"),
     [
         ("coa-lora", (1, 1), 0),
         ("ptq", (1, 0), 0),
@@ -96,7 +96,7 @@ def test_requirements_say_when_the_data_must_tell_the_time(make_trainer) -> None
     ],
 )
 def test_requirements_count_the_trainings_of_a_method(
-    bert_folder, table_files, quantizer, method: str, rounds, with_an_evaluation: int
+    bert_folder, table_files, quantizer, method: str, rounds, for_each_configuration: int
 ) -> None:
     train, validation = table_files
     task = Classification(
@@ -112,4 +112,5 @@ def test_requirements_count_the_trainings_of_a_method(
     training, evaluation = plain.training_flops[0], plain.evaluation_flops
     assert training > 0
     assert needs.training_flops == (rounds[0] * training, rounds[1] * training)
-    assert needs.evaluation_flops == evaluation + with_an_evaluation * training
+    assert needs.evaluation_flops == evaluation
+    assert needs.first_evaluation_flops == for_each_configuration * training

@@ -70,9 +70,7 @@ class PerConfigurationTrainer(AdapterTrainer):
         """Say what the study needs: a training with the first evaluation of each configuration."""
         needs = super().requirements()
         first, _ = needs.training_flops
-        return replace(
-            needs, training_flops=(0.0, 0.0), evaluation_flops=needs.evaluation_flops + first
-        )
+        return replace(needs, training_flops=(0.0, 0.0), first_evaluation_flops=first)
 
     def train_resumably(
         self,

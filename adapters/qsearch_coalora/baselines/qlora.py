@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from qsearch.configuration import Configuration
 from qsearch.errors import InputError
+from qsearch.plugins import TrainerState
 from qsearch_coalora.adapted_model import AdaptedModel
 from qsearch_coalora.baselines.nf4 import FourBitLayers, bitsandbytes_is_installed, in_four_bit
 from qsearch_coalora.baselines.per_configuration import PerConfigurationTrainer
@@ -23,8 +23,8 @@ class QLoRATrainer(PerConfigurationTrainer):
 
     (Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs".) Layers quantized as
     bitsandbytes' NF4 with double quantization are bitsandbytes' own 4-bit layers where it is
-    installed; all others are quantized by the study's quantizer. What was trained with it is not
-    loaded without it, since its codes are not quite those of our normal float.
+    installed; all others are quantized by the study's quantizer. Its codes are not quite those of
+    our normal float, so adapters of such layers are not loaded without it, nor ours with it.
     """
 
     Options = TrainingOptions
@@ -43,8 +43,30 @@ class QLoRATrainer(PerConfigurationTrainer):
     def _uses_bitsandbytes(self) -> bool:
         return self.quantizer.name == "normal-float" and bitsandbytes_is_installed()
 
-    def _identity(self) -> dict[str, Any]:
-        return {**super()._identity(), "bitsandbytes": self._uses_bitsandbytes}
+    def state(self) -> TrainerState:
+        """Return all trained adapters, and whether bitsandbytes had a part in them."""
+        state = super().state()
+        return TrainerState(
+            state.tensors, {**state.metadata, "bitsandbytes": self._uses_bitsandbytes}
+        )
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state; see :meth:`PerConfigurationTrainer.load_state`.
+
+        Raises:
+            InputError: If it has adapters of weights that bitsandbytes quantized where it is not
+                installed, or the other way round.
+        """
+        super().load_state(state)
+        own, saved = self._uses_bitsandbytes, state.metadata.get("bitsandbytes")
+        if saved not in (None, own) and any(
+            in_four_bit(self.layers(), configuration) for configuration in self._trained
+        ):
+            raise InputError(
+                "the saved adapter belongs to another study:"
+                f" bitsandbytes was {'' if saved else 'not '}installed, which quantizes NF4"
+                " layers by itself"
+            )
 
     def export(self, configuration: Configuration, directory: Path, format: str) -> None:
         """Write a configuration's LoRA; see :meth:`AdapterTrainer.export`.
