@@ -1,8 +1,9 @@
 """What configuration-awareness costs: θ in a step and in memory, switching, and a study's memory.
 
 Steps are those of the paper's two plans, with their own options; a plain LoRA step by PEFT on the
-same examples stands beside them. Memory is the peak of whole processes, of studies with their own
-cache, and with one that holds all dequantized weights, so that no switch dequantizes.
+same examples stands beside them. Memory is the peak of whole processes, of studies with the default
+bound of the cache, with their own, and with one that holds all dequantized weights, so that no
+switch dequantizes.
 
     python -m benchmarks.overhead
 """
@@ -176,24 +177,31 @@ def memory(benchmark: Benchmark, model: str, job: Job) -> None:
     )
     parts = assemble(load_spec(job.study, job.changes, environment()))
     quantizable = sum(4 * layer.parameters for layer in parts.space.layers)
-    all_held = f"trainer.cache_mebibytes={CONFIGURATIONS * quantizable // 2**20}"
-    own = f"study of {CONFIGURATIONS} configurations"
-    held = f"{own}, all dequantized in the cache"
+    bounds = {
+        CoALoRATrainer.Options().cache_mebibytes,
+        _trainer(parts).options.cache_mebibytes,
+        CONFIGURATIONS * quantizable // 2**20,
+    }
+    studies = {
+        f"study of {CONFIGURATIONS} configurations, cache of {bound} MiB": (
+            *study,
+            f"trainer.cache_mebibytes={bound}",
+        )
+        for bound in sorted(bounds)
+    }
     plain = [sys.executable, "-m", "benchmarks.plain_lora", str(job.study), *job.changes]
     theta = ("trainer.init=shared", "trainer.theta_start=0")
     peaks = {
         "plain LoRA by PEFT": statistics.median(peak_memory(plain) for _ in range(PROCESSES)),
         "training without θ": _study_peak(job, ("trainer.name=shared-lora", *alone), PROCESSES),
         "training with θ": _study_peak(job, (*theta, *alone), PROCESSES),
-        own: _study_peak(job, study, 1),
-        held: _study_peak(job, (*study, all_held), 1),
+        **{name: _study_peak(job, changes, 1) for name, changes in studies.items()},
     }
     for subject, peak in peaks.items():
         benchmark.row(measure="peak memory", model=model, subject=subject, MiB=round(peak))
     for over, under, target in (
         ("training with θ", "training without θ", 1.02),
-        (own, "plain LoRA by PEFT", 1.5),
-        (held, "plain LoRA by PEFT", 1.5),
+        *((name, "plain LoRA by PEFT", 1.5) for name in studies),
     ):
         claim = f"{model}: peak memory of {over} over {under}"
         benchmark.claim(claim, peaks[over] / peaks[under], target, "lower")

@@ -37,13 +37,11 @@ def error_correlation(quantizer: Quantizer) -> Floats:
         InputError: If the quantizer gives weights that are not finite.
     """
     weight = torch.randn(_SAMPLE_SHAPE, generator=torch.Generator().manual_seed(0))
+    choices = quantizer.choices().layer_configurations
+    errors = torch.empty(len(choices), weight.numel())
     with one_thread():
-        errors = torch.stack(
-            [
-                (quantizer.dequantize(quantizer.quantize(weight, choice)) - weight).flatten()
-                for choice in quantizer.choices().layer_configurations
-            ]
-        )
+        for error, choice in zip(errors, choices, strict=True):
+            error[:] = (quantizer.dequantize(quantizer.quantize(weight, choice)) - weight).flatten()
         products = (errors @ errors.T).double()
     norm = products.diagonal().sqrt()
     broken = (~norm.isfinite()).nonzero().flatten().tolist()

@@ -64,11 +64,11 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     used = evaluations_before(study, round)
     of_set, of_search = round_shares(study.spec.search, used, len(training_set))
     study.tell("round started", round, training_set=len(training_set))
+    correlation = study.correlation  # Measured before training takes its memory.
     report = _train(study, round, training_set)
     configurations = [study.configuration(number) for number in training_set]
-    study.node.use_scores(
-        round_scores(study, round, configurations), study.correlation, _examples(study)
-    )
+    scores = round_scores(study, round, configurations)
+    study.node.use_scores(scores, correlation, _examples(study))
     to_evaluate = training_set[:of_set]
     _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up)
     save_record(study)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,7 +37,7 @@ from qsearch_coalora.export import EXPORTERS, ExportJob
 from qsearch_coalora.held_out import HeldOutLoss, followed_in, hold_out
 from qsearch_coalora.loop import RoundPlan, TrainingLoop
 from qsearch_coalora.models import load_config, require_gradient_checkpointing, skeleton
-from qsearch_coalora.part import one_example_in
+from qsearch_coalora.part import in_parts, one_example_in
 from qsearch_coalora.precision import autocast, uses_bfloat16
 from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.requirements import estimate_requirements
@@ -48,6 +48,9 @@ from qsearch_coalora.sensitivity import layer_sensitivities
 from qsearch_coalora.statistics import weighted_mean
 from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.workload import require_positions, task_workload
+
+_PARTS = 4
+"""Of a calibration batch: one at a time has all layers' inputs and gradients in memory."""
 
 
 class AdapterTrainer:
@@ -336,16 +339,14 @@ class AdapterTrainer:
         generator = torch.Generator().manual_seed(set_seed)
         drawn = SetSampler(len(configurations), uniform_pass, generator)
 
-        def run() -> Tensor:
-            self.prepare(configurations[next(drawn)])
-            return self._score(next(batches)).losses
+        def runs() -> Iterator[Callable[[], Tensor]]:
+            for _ in range(self.options.calibration_batches):
+                self.prepare(configurations[next(drawn)])
+                for part in in_parts(next(batches), _PARTS):
+                    yield lambda part=part: self._score(part).losses
 
         try:
-            return layer_sensitivities(
-                adapted.lora_layers,
-                adapted.weights.originals,
-                [run] * self.options.calibration_batches,
-            )
+            return layer_sensitivities(adapted.lora_layers, adapted.weights.originals, runs())
         finally:
             adapted.projections.clear()
 

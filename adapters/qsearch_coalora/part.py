@@ -1,9 +1,10 @@
-"""A fixed part of the examples of a split."""
+"""Parts of the examples of a split or a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 
@@ -23,3 +24,15 @@ def one_example_in(
         seen += size
         if first < size:
             yield {name: values[first::one_in] for name, values in batch.items()}
+
+
+def in_parts(batch: Mapping[str, Tensor], parts: int) -> Iterator[Mapping[str, Tensor]]:
+    """Yield a batch in parts of nearly equal size, as many as it has examples at most.
+
+    Args:
+        batch: Inputs by name (examples × …).
+        parts: How many.
+    """
+    size = len(next(iter(batch.values())))
+    for chosen in torch.arange(size).tensor_split(min(parts, size)):
+        yield {name: values[chosen] for name, values in batch.items()}

@@ -7,7 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from qsearch_coalora import base_trainer
 from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.part import in_parts
 from qsearch_coalora.sensitivity import layer_sensitivities
 from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.trainer import CoALoRATrainer
@@ -246,3 +250,25 @@ def test_sensitivity_of_a_causal_model_is_finite(llama_folder, tmp_path, quantiz
     found = trainer.sensitivity([chosen], 0)
     assert found.shape == (14,)
     assert all(math.isfinite(value) and value > 0 for value in found)
+
+
+def test_parts_of_a_batch_give_the_sensitivities_of_the_whole(
+    make_trainer, make_configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for parts in (1, 4):
+        monkeypatch.setattr(base_trainer, "_PARTS", parts)
+        trainer = make_trainer()
+        found.append(trainer.sensitivity([make_configuration(trainer, 0)], 0))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@given(size=st.integers(1, 40), parts=st.integers(1, 9))
+def test_parts_hold_each_example_once_in_order(size: int, parts: int) -> None:
+    batch = {"a": torch.arange(size), "b": 2 * torch.arange(size)}
+    found = list(in_parts(batch, parts))
+    assert len(found) == min(parts, size)
+    assert torch.cat([part["a"] for part in found]).tolist() == list(range(size))
+    assert all(torch.equal(2 * part["a"], part["b"]) for part in found)
+    sizes = [len(part["a"]) for part in found]
+    assert max(sizes) - min(sizes) <= 1
