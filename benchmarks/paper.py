@@ -26,6 +26,7 @@ from benchmarks.confidence import half_width
 from benchmarks.paper_runs import METHODS, Outcome, outcome_of
 from benchmarks.paper_tables import (
     BITS,
+    OURS,
     PAPER,
     Figures,
     Scale,
@@ -41,7 +42,6 @@ from benchmarks.recording import RESULTS, Benchmark
 from benchmarks.zero_shot import mean_gap, zero_shot
 from qsearch.errors import QsearchError
 
-OURS = "coa-lora"
 RIVALS = ("qlora", "lq-lora", "shared-lora")
 LEAST_SEEDS = 3
 """Seeds that a claim needs."""

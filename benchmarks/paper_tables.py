@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from qsearch.space import Floats
 
 BITS = (2.25, 7.25)
 """Average bits between which hypervolume is taken."""
+
+OURS = "coa-lora"
 
 REFERENCE = "qlora"
 """What gaps are measured from, by methods with the plan's quantizer."""
@@ -179,16 +182,20 @@ def _gaps(found: Sequence[Outcome], references: Sequence[Outcome], scale: Scale)
 def table_of(figures: Sequence[Figures], paper_task: str | None = None) -> pd.DataFrame:
     """Return one row a method: seeds, then mean and half width of each figure.
 
+    ``less ours`` is the hypervolume less that of CoA-LoRA, over the seeds that both have.
+
     Args:
         figures: Those of each method.
         paper_task: The task of the paper's table whose figures stand beside.
     """
     rows = []
+    ours = next((one for one in figures if one.method == OURS), None)
     for one in figures:
         row: dict[str, object] = {
             "method": one.method,
             "seeds": len(one.seeds),
             "configurations": max(one.configurations),
+            "less ours": np.nan if ours is None else _less(one, ours),
         }
         for name in ("hypervolume", "hypervolume_at_bits", "gap", "minutes"):
             known = pd.Series(getattr(one, name)).dropna()
@@ -199,6 +206,14 @@ def table_of(figures: Sequence[Figures], paper_task: str | None = None) -> pd.Da
         return table
     theirs = PAPER[PAPER["task"] == paper_task].drop(columns="task").set_index("method")
     return table.join(theirs.add_prefix("paper's "), on="method")
+
+
+def _less(one: Figures, other: Figures) -> float:
+    """Return the mean hypervolume less another method's, over the seeds that both have."""
+    common = set(one.seeds) & set(other.seeds)
+    if not common:
+        return math.nan
+    return float(one.at(common).hypervolume.mean() - other.at(common).hypervolume.mean())
 
 
 def budget_table(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> pd.DataFrame:
@@ -228,14 +243,17 @@ def budget_table(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> pd.
 
 def markdown_of(table: pd.DataFrame, unit: str) -> str:
     """Return a table of :func:`table_of` as Markdown."""
-    header = ["method", "seeds", "hypervolume", "at own bits", f"gap ({unit})", "minutes"]
+    header = ["method", "seeds", "hypervolume", "less CoA-LoRA's with the same seeds"]
+    header += ["at own bits", f"gap ({unit})", "minutes"]
     has_paper = "paper's hypervolume" in table
     if has_paper:
         header.append("the paper's hypervolume / gap / minutes")
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    shown = (("hypervolume", 3), ("hypervolume_at_bits", 3), ("gap", 2), ("minutes", 1))
+    shown = (("hypervolume_at_bits", 3), ("gap", 2), ("minutes", 1))
     for row in table.to_dict("records"):
         cells = [str(row["method"]), str(row["seeds"])]
+        cells.append(_cell(row["hypervolume"], row["hypervolume ±"], 3))
+        cells.append(_cell(row["less ours"], math.nan, 3))
         cells += [_cell(row[name], row[f"{name} ±"], digits) for name, digits in shown]
         if has_paper:
             cells.append(_papers(*(row[f"paper's {name}"] for name in _PAPERS_FIGURES)))

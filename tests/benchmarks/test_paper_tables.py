@@ -151,8 +151,8 @@ def test_overlapping_intervals_miss_the_claim() -> None:
 def test_the_tables_name_each_method_and_the_figure_draws_it() -> None:
     outcomes = {"qlora": [outcome("qlora", 0.8)], "ptq": [outcome("ptq", 0.7)], "lq-lora": []}
     text = markdown_of(table_of(figures_of(outcomes, ACCURACY)), "points")
-    assert "| qlora | 1 | 0.570 | 0.570 | 0.00 | 10.0 |" in text
-    assert "| ptq | 1 | 0.380 | 0.380 | -10.00 | 10.0 |" in text
+    assert "| qlora | 1 | 0.570 | – | 0.570 | 0.00 | 10.0 |" in text
+    assert "| ptq | 1 | 0.380 | – | 0.380 | -10.00 | 10.0 |" in text
     assert [trace.name for trace in figure_of(outcomes, ACCURACY, "made").data] == ["qlora", "ptq"]
 
 
@@ -161,8 +161,19 @@ def test_the_papers_figures_stand_beside_ours() -> None:
     table = table_of(figures_of(outcomes, ACCURACY), "SST-2")
     assert table.set_index("method").loc["coa-lora", "paper's hypervolume"] == 0.67
     text = markdown_of(table, "points")
-    assert "| coa-lora | 1 | 0.570 | 0.570 | – | 10.0 | 0.67 / +1.74 / 52 |" in text
-    assert "| ptq | 1 | 0.380 | 0.380 | – | 10.0 | – |" in text
+    assert "| coa-lora | 1 | 0.570 | 0.000 | 0.570 | – | 10.0 | 0.67 / +1.74 / 52 |" in text
+    assert "| ptq | 1 | 0.380 | -0.190 | 0.380 | – | 10.0 | – |" in text
+
+
+def test_an_ablation_is_compared_with_ours_over_its_own_seeds() -> None:
+    outcomes = {
+        "coa-lora": [outcome("coa-lora", 0.8, 0), outcome("coa-lora", 0.9, 1)],
+        "rank-8": [outcome("rank-8", 0.8, 1)],
+        "rank-32": [outcome("rank-32", 0.8, 2)],
+    }
+    table = table_of(figures_of(outcomes, ACCURACY)).set_index("method")
+    assert table.loc["rank-8", "less ours"] == pytest.approx(-0.2 * 4.75 / 5)
+    assert np.isnan(table.loc["rank-32", "less ours"])
 
 
 def test_integers_are_measured_from_integers() -> None:
@@ -207,7 +218,10 @@ def test_the_report_has_tables_claims_and_a_page_without_links(
     paper.main()
     text = (tmp_path / "paper.md").read_text()
     assert "a share of the box from a metric of 0.5 at 7.25 bits" in text
-    assert "| coa-lora | 3 | 0.608 ± 0.000 | 0.608 ± 0.000 | 2.00 ± 0.00 | 10.0 ± 0.0 |" in text
+    assert (
+        "| coa-lora | 3 | 0.608 ± 0.000 | 0.000 | 0.608 ± 0.000 | 2.00 ± 0.00 | 10.0 ± 0.0 |"
+        in text
+    )
     assert "Nothing is recorded yet." in text
     result = json.loads((tmp_path / "paper.json").read_text())
     assert {row["table"] for row in result["rows"]} == {
