@@ -63,7 +63,8 @@ def residual_factors(
     """Return the factors of a rank-r approximation of W − W̃ by randomised SVD.
 
     The singular values are shared evenly: L1 = P·√S and L2 = √S·Qᵀ. (Halko, Martinsson and
-    Tropp 2011, algorithms 4.4 and 5.1.) In the norm of a layer's inputs, ‖E·R‖, they are those of
+    Tropp 2011, algorithms 4.4 and 5.1; `torch.svd_lowrank` takes as long, but draws from the global
+    generator.) In the norm of a layer's inputs, ‖E·R‖, they are those of
     (W − W̃)·R, and R⁻¹ goes into L2: so the outputs are as near as a rank-r term can bring them.
     (Zhang et al. 2025, "QERA: an analytical framework for quantization error reconstruction".)
 
