@@ -248,7 +248,7 @@ def markdown_of(table: pd.DataFrame, unit: str) -> str:
     has_paper = "paper's hypervolume" in table
     if has_paper:
         header.append("the paper's hypervolume / gap / minutes")
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    rows = []
     shown = (("hypervolume_at_bits", 3), ("gap", 2), ("minutes", 1))
     for row in table.to_dict("records"):
         cells = [str(row["method"]), str(row["seeds"])]
@@ -257,24 +257,29 @@ def markdown_of(table: pd.DataFrame, unit: str) -> str:
         cells += [_cell(row[name], row[f"{name} ±"], digits) for name, digits in shown]
         if has_paper:
             cells.append(_papers(*(row[f"paper's {name}"] for name in _PAPERS_FIGURES)))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return _markdown(header, rows)
 
 
 def budget_markdown(table: pd.DataFrame, scale: Scale) -> str:
     """Return a table of :func:`budget_table` as Markdown, one column a budget."""
     header = ["method", "seeds", *(f"{budget:g} bits" for budget in BUDGETS)]
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    lines = []
     for (method, seeds), rows in table.groupby(["method", "seeds"], sort=False):
         cells = [
             f"{_cell(row[scale.value], row[f'{scale.value} ±'], 3)} ({row['average_bits']:.2f})"
             for row in rows.to_dict("records")
         ]
-        lines.append("| " + " | ".join([str(method), str(seeds), *cells]) + " |")
-    return "\n".join(lines)
+        lines.append([str(method), str(seeds), *cells])
+    return _markdown(header, lines)
 
 
 _PAPERS_FIGURES = ("hypervolume", "gap", "minutes")
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruled = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join([*ruled, *("| " + " | ".join(cells) + " |" for cells in rows)])
 
 
 def _cell(value: float, half: float, digits: int) -> str:
@@ -292,11 +297,11 @@ def _papers(hypervolume: float, gap: float, minutes: float) -> str:
 def paper_markdown() -> str:
     """Return the paper's table as Markdown."""
     tasks = list(PAPER["task"].unique())
-    lines = ["| method | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
-    for method, rows in PAPER.groupby("method", sort=False):
-        cells = [_papers(*figures) for figures in rows[list(_PAPERS_FIGURES)].to_numpy()]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    lines = [
+        [str(method), *(_papers(*figures) for figures in rows[list(_PAPERS_FIGURES)].to_numpy())]
+        for method, rows in PAPER.groupby("method", sort=False)
+    ]
+    return _markdown(["method", *tasks], lines)
 
 
 def figure_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale, title: str) -> go.Figure:

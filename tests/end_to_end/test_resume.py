@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,10 @@ from safetensors import safe_open
 from tests.end_to_end.conftest import command, results, run, small_study
 
 
-def start_until(arguments: list[str], log: Path, event: str, count: int) -> subprocess.Popen[bytes]:
-    """Start a study and return once its log holds an event so many times."""
+def start_when(
+    arguments: list[str], happened: Callable[[], bool], what: str
+) -> subprocess.Popen[bytes]:
+    """Start a study and return once something has happened."""
     process = subprocess.Popen(
         arguments,
         stdout=subprocess.DEVNULL,
@@ -27,16 +29,25 @@ def start_until(arguments: list[str], log: Path, event: str, count: int) -> subp
     )
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        lines = log.read_text().splitlines() if log.is_file() else []
-        events = [json.loads(line)["event"] for line in lines if line.endswith("}")]
-        if events.count(event) >= count:
+        if happened():
             return process
         if process.poll() is not None:
             break
         time.sleep(0.005)
     process.kill()
     assert process.stderr is not None
-    raise AssertionError(f"{event} did not come: {process.stderr.read().decode()}")
+    raise AssertionError(f"{what} did not come: {process.stderr.read().decode()}")
+
+
+def start_until(arguments: list[str], log: Path, event: str, count: int) -> subprocess.Popen[bytes]:
+    """Start a study and return once its log holds an event so many times."""
+
+    def happened() -> bool:
+        lines = log.read_text().splitlines() if log.is_file() else []
+        events = [json.loads(line)["event"] for line in lines if line.endswith("}")]
+        return events.count(event) >= count
+
+    return start_when(arguments, happened, event)
 
 
 def test_killed_study_resumes_to_the_uninterrupted_result(study: Path, tmp_path: Path) -> None:
@@ -62,15 +73,7 @@ def test_a_study_killed_between_two_saved_steps_goes_on_from_the_last(tmp_path: 
     run(small_study(whole, **options))
     arguments = small_study(directory, trainer__checkpoint_steps="1", **options)
     saved = directory / "state" / "training-0.safetensors"
-    process = subprocess.Popen(
-        arguments,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    deadline = time.monotonic() + 300
-    while not saved.is_file() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    process = start_when(arguments, saved.is_file, "a saved step")
     process.kill()
     process.wait()
     with safe_open(saved, framework="pt") as stream:
