@@ -99,6 +99,7 @@ PLANS = {
             seeds=3,
             # Those of the search are here: on SST-2, losses are too flat to tell searches apart.
             ablations={
+                "longer": 3,
                 "frozen-set": 2,
                 "random-extension": 2,
                 "no-segments": 2,
