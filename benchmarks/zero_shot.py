@@ -2,7 +2,8 @@
 
 A first set is split in two halves of like average bits. One adapter is trained on either half, and
 both evaluate both halves: each configuration is seen by one adapter and unseen by the other, so
-what is compared is the same configuration with itself.
+what is compared is the same configuration with itself. A training that was killed goes on from its
+last checkpoint under ``runs/paper``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.objectives import DATA
+from benchmarks.objectives import DATA, ROOT
 from benchmarks.paper_runs import plan_digest, record_at, study_of
 from benchmarks.paper_text import prepare_text
 from qsearch.assembly import assemble
+from qsearch.capabilities import ResumesTraining
 from qsearch.initial import initial_configurations
+from qsearch.training_state import unfinished_training
 
 CONFIGURATIONS = 48
 
@@ -81,9 +84,13 @@ def _trained(study: Path, seed: int) -> list[Seen]:
     )
     ordered = sorted((index for _, index in initial), key=space.average_bits)
     configurations = [space.decode(index) for index in ordered]
+    directory = ROOT / "runs" / "paper" / study.stem / f"zero-shot-{seed}"
+    (directory / "state").mkdir(parents=True, exist_ok=True)
     evaluations = []
     for turn, parts in enumerate((first, second)):
-        parts.trainer.train(configurations[turn::2], 0)
+        assert isinstance(parts.trainer, ResumesTraining)
+        unfinished = unfinished_training(directory, turn)
+        parts.trainer.train_resumably(configurations[turn::2], 0, None, unfinished)
         evaluations.append(parts.trainer.evaluate(configurations, "test"))
     found = []
     for position, index in enumerate(ordered):
