@@ -13,8 +13,8 @@ import pytest
 from benchmarks import basics, fidelity, search_runs, search_tables, stand_in, unseen
 from benchmarks.candidates import problem_of, seconds_of
 from benchmarks.luck import fitted_to, luck_deviation
+from benchmarks.memory import peak_memory
 from benchmarks.objectives import Objective
-from benchmarks.overhead import peak_memory
 from benchmarks.peers import Archive, Peer, Problem, Proposals
 from benchmarks.peers.allocation import random_peer
 from benchmarks.recording import Benchmark, Claim
