@@ -35,11 +35,13 @@ class Entry:
         trainer: Name of the trainer.
         changes: Assignments such as ``search.walks=false``.
         by_plan: More of them, by the name of the plan.
+        reference: The method that its gaps are measured from, of the same quantizer.
     """
 
     trainer: str
     changes: tuple[str, ...] = ()
     by_plan: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reference: str = "qlora"
 
 
 def for_all(trainer: str, *changes: str) -> Entry:
@@ -84,11 +86,18 @@ ABLATIONS: Mapping[str, Entry] = {
     "rank-32": for_all("coa-lora", "trainer.rank=32"),
     "rank-64": for_all("coa-lora", "trainer.rank=64"),
     "rank-128": for_all("coa-lora", "trainer.rank=128"),
-    "integer": for_all("coa-lora", "quantizer.name=integer"),
-    "integer-shared-lora": for_all("shared-lora", "quantizer.name=integer"),
-    "integer-ptq": replace(
-        METHODS["ptq"], changes=(*METHODS["ptq"].changes, "quantizer.name=integer")
-    ),
+    **{
+        name: replace(
+            entry,
+            changes=(*entry.changes, "quantizer.name=integer"),
+            reference="integer-ptq",
+        )
+        for name, entry in (
+            ("integer", METHODS["coa-lora"]),
+            ("integer-shared-lora", METHODS["shared-lora"]),
+            ("integer-ptq", METHODS["ptq"]),
+        )
+    },
 }
 """CoA-LoRA's study with one thing changed; and its rivals with integers, for comparison.
 

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from benchmarks.confidence import half_width
-from benchmarks.paper_runs import BUDGETS, Outcome, Served
+from benchmarks.paper_runs import BUDGETS, ENTRIES, Outcome, Served
 from qsearch.pareto import normalised_hypervolume
 from qsearch.space import Floats
 
@@ -20,12 +20,6 @@ BITS = (2.25, 7.25)
 """Average bits between which hypervolume is taken."""
 
 OURS = "coa-lora"
-
-REFERENCE = "qlora"
-"""What gaps are measured from, by methods with the plan's quantizer."""
-
-INTEGER_REFERENCE = "integer-ptq"
-"""The same, by methods with integers in its place."""
 
 PAPER = pd.DataFrame(
     [
@@ -106,7 +100,7 @@ class Figures:
         method: The method.
         hypervolume: One a seed, at budgets (n).
         hypervolume_at_bits: The same at the configurations' own average bits (n).
-        gap: Units above :func:`reference_of` with the same seed (n); NaN where that is missing.
+        gap: Units above the entry's reference with the same seed (n); NaN where that is missing.
         minutes: Until all budgets could be served (n).
         seeds: The seeds (n).
         configurations: How many configurations serve the budgets (n).
@@ -152,7 +146,7 @@ def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[
             method,
             np.array([scale.hypervolume(one) for one in found]),
             np.array([scale.hypervolume(one, at="average_bits") for one in found]),
-            _gaps(found, outcomes.get(reference_of(method), ()), scale),
+            _gaps(found, outcomes.get(ENTRIES[method].reference, ()), scale),
             np.array([one.minutes for one in found]),
             tuple(one.seed for one in found),
             tuple(one.configurations for one in found),
@@ -165,11 +159,6 @@ def figures_of(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> list[
 
 
 _MACHINE = ("processor", "cores", "threads")
-
-
-def reference_of(method: str) -> str:
-    """Return what a method's gaps are measured from: QLoRA, or with integers PTQ."""
-    return INTEGER_REFERENCE if method.startswith("integer") else REFERENCE
 
 
 def _gaps(found: Sequence[Outcome], references: Sequence[Outcome], scale: Scale) -> Floats:
