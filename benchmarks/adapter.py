@@ -39,16 +39,16 @@ LOW = 2
 LONGER = 2
 """Times the plan's steps that the longer trainings take."""
 
+TRIED_ON = "wikitext2-smollm2"
+"""The plan that tells variants apart with one seed: quantization costs SmolLM2 whole nats."""
+
 _PARTS = frozenset({"shared-lora", "coa-lora", "without-theta"})
 
 OVER_SEEDS = {
     "sst2-minilm": _PARTS,
-    "wikitext2-smollm2": _PARTS | {"shared-lora-alpha", "init-shared"},
+    TRIED_ON: _PARTS | {"shared-lora-alpha", "init-shared"},
 }
 """Variants of all seeds by plan; the others are trials of one, on :data:`TRIED_ON` alone."""
-
-TRIED_ON = "wikitext2-smollm2"
-"""The plan that tells variants apart with one seed: quantization costs SmolLM2 whole nats."""
 
 
 def variants(options: CoALoRAOptions) -> Mapping[str, Entry]:

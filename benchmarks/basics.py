@@ -168,7 +168,8 @@ def captured_squares(benchmark: Benchmark) -> None:
 
 def _captured(weight: torch.Tensor, quantized: torch.Tensor, norm: InputNorm | None) -> float:
     found = residual_factors(weight, quantized, RANK, torch.Generator().manual_seed(0), norm)
-    residual, left = weight - quantized, weight - quantized - found.L1 @ found.L2
+    residual = weight - quantized
+    left = residual - found.L1 @ found.L2
     if norm is not None:
         residual, left = norm.whiten(residual), norm.whiten(left)
     most = torch.linalg.svdvals(residual)[:RANK].square().sum()

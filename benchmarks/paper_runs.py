@@ -73,6 +73,12 @@ METHODS: Mapping[str, Entry] = {
 LoRA for all is searched like CoA-LoRA. LQ-LoRA trains principal components of the weights, and has
 the rate that suited it best: on SST-2 a lower one than the others."""
 
+
+def _with_integers(entry: Entry) -> Entry:
+    changes = (*entry.changes, "quantizer.name=integer")
+    return replace(entry, changes=changes, reference="integer-ptq")
+
+
 ABLATIONS: Mapping[str, Entry] = {
     "frozen-set": for_all("coa-lora", "search.candidates=0", "search.keep=all"),
     "random-extension": for_all(
@@ -86,18 +92,9 @@ ABLATIONS: Mapping[str, Entry] = {
     "rank-32": for_all("coa-lora", "trainer.rank=32"),
     "rank-64": for_all("coa-lora", "trainer.rank=64"),
     "rank-128": for_all("coa-lora", "trainer.rank=128"),
-    **{
-        name: replace(
-            entry,
-            changes=(*entry.changes, "quantizer.name=integer"),
-            reference="integer-ptq",
-        )
-        for name, entry in (
-            ("integer", METHODS["coa-lora"]),
-            ("integer-shared-lora", METHODS["shared-lora"]),
-            ("integer-ptq", METHODS["ptq"]),
-        )
-    },
+    "integer": _with_integers(METHODS["coa-lora"]),
+    "integer-shared-lora": _with_integers(METHODS["shared-lora"]),
+    "integer-ptq": _with_integers(METHODS["ptq"]),
 }
 """CoA-LoRA's study with one thing changed; and its rivals with integers, for comparison.
 
