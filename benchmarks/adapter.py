@@ -75,6 +75,7 @@ def variants(options: CoALoRAOptions) -> Mapping[str, Entry]:
         "lora-for-each": Entry("qlora"),
         "shared-lora-longer": for_all("shared-lora", longer),
         "coa-lora-longer": for_all("coa-lora", longer),
+        "without-theta-longer": for_all("coa-lora", "trainer.theta_learning_rate=0", longer),
     }
 
 

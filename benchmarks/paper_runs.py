@@ -220,7 +220,8 @@ def plan_digest(study: Path, method: str, seed: int, entries: Mapping[str, Entry
         ("tasks", spec.task),
     ):
         options: BaseModel = load_plugin(kind, section.name).Options(**section.options)
-        told[kind] = [section.name, options.model_dump(mode="json")]
+        # An option that is not given says nothing, so a new one leaves records as they are.
+        told[kind] = [section.name, options.model_dump(mode="json", exclude_none=True)]
     text = json.dumps([told, BUDGETS, RULES], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -43,6 +43,7 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
         + (evaluations + probes + part) * needs.evaluation_flops
         + configurations * needs.first_evaluation_flops
     )
+    memory = needs.memory_bytes + configurations * needs.configuration_bytes
     lines = [
         ("study", spec.name),
         ("model", f"{spec.model.name}, {needs.parameters / 1e6:.1f} M parameters"),
@@ -63,7 +64,7 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
             + (f" and {probes} to measure sensitivities" if probes else "")
             + (f" and {screened} on a part of the examples" if screened else ""),
         ),
-        ("memory", f"about {needs.memory_bytes / 2**30:.1f} GiB"),
+        ("memory", f"about {memory / 2**30:.1f} GiB"),
     ]
     if flops:
         hours = flops / _flops_per_second() / 3600

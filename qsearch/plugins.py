@@ -195,6 +195,8 @@ class Requirements:
         evaluation_flops: Floating-point operations of evaluating one configuration.
         first_evaluation_flops: Those that come with the first evaluation of each configuration
             alone, such as a training of its own.
+        configuration_bytes: Memory that each evaluated configuration takes from then on, such as
+            an adapter of its own.
         notes: Sentences for the user, such as a model that has to be downloaded first.
     """
 
@@ -203,6 +205,7 @@ class Requirements:
     training_flops: tuple[float, float] = (0.0, 0.0)
     evaluation_flops: float = 0.0
     first_evaluation_flops: float = 0.0
+    configuration_bytes: int = 0
     notes: tuple[str, ...] = ()
 
 

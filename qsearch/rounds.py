@@ -200,10 +200,13 @@ def _train(study: Study, round: int, training_set: Sequence[int]) -> TrainReport
         study.tell(
             "trained",
             round,
-            steps=trained.steps,
-            seconds=trained.seconds,
-            loss=float(np.mean(trained.losses[-20:])) if trained.losses else None,
-            **trained.details,
+            **{
+                # A trainer's own details do not hide what every event tells.
+                **{k: v for k, v in trained.details.items() if k not in ("kind", "round")},
+                "steps": trained.steps,
+                "seconds": trained.seconds,
+                "loss": float(np.mean(trained.losses[-20:])) if trained.losses else None,
+            },
         )
     forget_unfinished_training(study.directory, round)
     # Loading what was saved makes a resumed round equal an uninterrupted one.

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from qsearch.configuration import Configuration, LayerConfiguration
-from qsearch.errors import InputError
+from qsearch.errors import EvaluationError, InputError
 from qsearch.layers import LayerSpec
 from qsearch.plugins import LoadedModel, Quantizer, Scores, Task
 from qsearch_coalora.device import parse_device
 from qsearch_coalora.discovery import full_layer_names
 from qsearch_coalora.folding import FoldedProjections, random_basis
 from qsearch_coalora.input_norm import InputNorm, input_norms
-from qsearch_coalora.residual import Factors, require_rank, residual_factors
+from qsearch_coalora.residual import RESIDUAL_RANK, Factors, require_rank, residual_factors
 from qsearch_coalora.theta import Theta, ThetaOptions
 from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.weight_cache import BoundedCache, QuantizedWeights
@@ -69,7 +69,7 @@ class AdaptedModel:
         shape: AdapterShape,
         seed: int,
     ) -> None:
-        require_rank(shape.fixed_rank, layers, "trainer.residual_rank")
+        require_rank(shape.fixed_rank, layers, RESIDUAL_RANK)
         self.layers = tuple(layers)
         self.options = options
         self.shape = shape
@@ -186,6 +186,10 @@ class AdaptedModel:
         # PEFT makes every factor trainable when it enables the adapter again.
         self._freeze_what_is_not_trained()
 
+    def input_sizes(self) -> list[float | None]:
+        """Return each layer's root mean square input, None where it was not measured."""
+        return [None if norm is None else norm.size for norm in self._norms]
+
     @torch.no_grad()
     def _place_residual_factors(self, configuration: Configuration) -> None:
         # Always all layers: an optimizer's weight decay has touched the fixed rows too.
@@ -198,6 +202,11 @@ class AdaptedModel:
     def _residual_factors(self, position: int, configuration: LayerConfiguration) -> Factors:
         def make() -> Factors:
             dequantized = self.lora_layers[position].base_layer.weight.data
+            if not dequantized.isfinite().all():
+                raise EvaluationError(
+                    f"layer {self.layers[position].name!r} quantized as {dict(configuration)} has"
+                    " values that are not finite"
+                )
             generator = torch.Generator().manual_seed(position)
             original = self.weights.originals[position]
             norm = self._norms[position]

@@ -36,11 +36,13 @@ from qsearch_coalora.discovery import discover_layers, require_same_layers
 from qsearch_coalora.export import EXPORTERS, ExportJob
 from qsearch_coalora.held_out import HeldOutLoss, followed_in, hold_out
 from qsearch_coalora.loop import RoundPlan, TrainingLoop
+from qsearch_coalora.memory import telling_of_memory
 from qsearch_coalora.models import load_config, require_gradient_checkpointing, skeleton
 from qsearch_coalora.part import in_parts, one_example_in
 from qsearch_coalora.precision import autocast, uses_bfloat16
 from qsearch_coalora.quantization_error import quantization_errors
 from qsearch_coalora.requirements import estimate_requirements
+from qsearch_coalora.residual import RESIDUAL_RANK, require_rank
 from qsearch_coalora.sampling import BatchStream, SetSampler, uniform_pass
 from qsearch_coalora.saved_state import digest, require_own, saved_state, training_identity
 from qsearch_coalora.schedule import seeds
@@ -50,7 +52,7 @@ from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.workload import require_positions, task_workload
 
 _PARTS = 4
-"""Of a calibration batch: one at a time has all layers' inputs and gradients in memory."""
+"""Least of a calibration batch: one at a time has all layers' inputs and gradients in memory."""
 
 
 class AdapterTrainer:
@@ -140,6 +142,11 @@ class AdapterTrainer:
     @cached_property
     def adapted(self) -> AdaptedModel:
         """The adapted model; reading it loads the model and the data."""
+        with telling_of_memory():
+            return self.make_adapted()
+
+    def make_adapted(self) -> AdaptedModel:
+        """Return the adapted model, with what a method puts into it."""
         return AdaptedModel(
             self.loaded, self._layers, self.quantizer, self.options, self.shape, self.seed
         )
@@ -156,8 +163,10 @@ class AdapterTrainer:
         """Say what the study needs, without loading weights or data.
 
         Raises:
-            InputError: If the task's examples are longer than the model can read.
+            InputError: If the task's examples are longer than the model can read, or the rank is
+                above a layer's.
         """
+        require_rank(self.shape.fixed_rank, self._layers, RESIDUAL_RANK)
         config, notes = self._config
         model, workload = skeleton(config), task_workload(self.task)
         require_positions(model, workload)
@@ -173,20 +182,10 @@ class AdapterTrainer:
         round: int,
         progress: Progress | None = None,
     ) -> TrainReport:
-        """Train on the expected loss over a set; a function of state, set, seed and round.
-
-        Args:
-            configurations: The set; configurations are drawn from it at each step.
-            round: Index of the round, from 0.
-            progress: Called after each step.
-
-        Raises:
-            InputError: If the set is empty.
-            QsearchError: If the loss or its gradient is no longer finite; the adapter in memory
-                must not be used then.
-        """
+        """Train on the expected loss over a set; see :meth:`train_resumably`."""
         return self.train_resumably(configurations, round, progress, KEPT_NOWHERE)
 
+    @telling_of_memory()
     def train_resumably(
         self,
         configurations: Sequence[Configuration],
@@ -194,17 +193,20 @@ class AdapterTrainer:
         progress: Progress | None,
         unfinished: UnfinishedTraining,
     ) -> TrainReport:
-        """Train as :meth:`train` does, from the saved step if there is one.
+        """Train on the expected loss over a set, from the saved step if there is one.
+
+        What comes out is a function of state, set, seed and round.
 
         Args:
-            configurations: The set.
+            configurations: The set; configurations are drawn from it at each step.
             round: Index of the round, from 0.
             progress: Called after each step.
             unfinished: Where the state of an unfinished round is kept.
 
         Raises:
             InputError: If the set is empty.
-            QsearchError: If the loss or its gradient is no longer finite.
+            QsearchError: If the loss or its gradient is no longer finite, or memory runs out; the
+                adapter in memory must not be used then.
         """
         if not configurations:
             raise InputError("a training set needs at least one configuration")
@@ -307,6 +309,7 @@ class AdapterTrainer:
 
     # Scores of layers
 
+    @telling_of_memory()
     def quantization_error(
         self, layer_configurations: Sequence[LayerConfiguration]
     ) -> npt.NDArray[np.float64]:
@@ -315,6 +318,7 @@ class AdapterTrainer:
             self.adapted.weights.originals, self.quantizer, layer_configurations
         )
 
+    @telling_of_memory()
     def sensitivity(
         self, configurations: Sequence[Configuration], round: int
     ) -> npt.NDArray[np.float64]:
@@ -342,7 +346,7 @@ class AdapterTrainer:
         def runs() -> Iterator[Callable[[], Tensor]]:
             for _ in range(self.options.calibration_batches):
                 self.prepare(configurations[next(drawn)])
-                for part in in_parts(next(batches), _PARTS):
+                for part in in_parts(next(batches), max(_PARTS, self.configurations_per_step)):
                     yield lambda part=part: self._score(part).losses
 
         try:

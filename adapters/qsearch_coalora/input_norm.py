@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,13 @@ class InputNorm:
     scales: Tensor
     rest: float
 
+    @property
+    def size(self) -> float:
+        """Root of E‖x‖² over the number of input features."""
+        features, components = self.basis.shape
+        others = (features - components) * self.rest**2
+        return float(((self.scales.square().sum() + others) / features).sqrt())
+
     def whiten(self, error: Tensor) -> Tensor:
         """Return E·R (output features × input features)."""
         return error * self.rest + (error @ self.basis) * (self.scales - self.rest) @ self.basis.T
@@ -45,7 +52,7 @@ class InputNorm:
 
 @torch.no_grad()
 def input_norms(
-    modules: Sequence[nn.Module],
+    modules: Sequence[nn.Linear],
     run: Callable[[Mapping[str, Tensor]], object],
     batches: Iterable[Mapping[str, Tensor]],
     generator: torch.Generator,
@@ -69,22 +76,26 @@ def input_norms(
     batches = list(batches)
     starts: dict[int, Tensor] = {}
     sketches: dict[int, Tensor] = {}
-    for position, inputs in _inputs(modules, run, batches):
-        features = inputs.shape[1]
-        if features not in starts:
-            count = min(COMPONENTS, features)
-            starts[features] = torch.randn(features, count, generator=generator).to(inputs)
-        sketch = inputs.T @ (inputs @ starts[features])
+    for features in dict.fromkeys(int(module.in_features) for module in reversed(modules)):
+        starts[features] = torch.randn(features, min(COMPONENTS, features), generator=generator)
+
+    def search(position: int, inputs: Tensor) -> None:
+        sketch = inputs.T @ (inputs @ starts[inputs.shape[1]].to(inputs))
         sketches[position] = sketches[position] + sketch if position in sketches else sketch
+
+    _with_inputs(modules, run, batches, search)
     bases = {position: torch.linalg.qr(sketch).Q for position, sketch in sketches.items()}
     moments = {position: basis.new_zeros(basis.shape[1:] * 2) for position, basis in bases.items()}
     totals = dict.fromkeys(bases, 0.0)
     counts = dict.fromkeys(bases, 0)
-    for position, inputs in _inputs(modules, run, batches):
+
+    def measure(position: int, inputs: Tensor) -> None:
         projected = inputs @ bases[position]
         moments[position] += projected.T @ projected
         totals[position] += float(inputs.square().sum())
         counts[position] += len(inputs)
+
+    _with_inputs(modules, run, batches, measure)
     return [
         _norm(bases[position], moments[position] / counts[position], totals[position] / count)
         if (count := counts.get(position))
@@ -103,34 +114,29 @@ def _norm(basis: Tensor, moment: Tensor, total: float) -> InputNorm:
     return InputNorm(basis @ components, (squares + floor).sqrt(), (left_over + floor) ** 0.5)
 
 
-def _inputs(
+def _with_inputs(
     modules: Sequence[nn.Module],
     run: Callable[[Mapping[str, Tensor]], object],
     batches: Iterable[Mapping[str, Tensor]],
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield a layer's position and its inputs (tokens × features), batch by batch."""
-    for batch in batches:
-        with _recorded_inputs(modules) as recorded:
-            run(batch)
-        mask = batch.get("attention_mask")
-        while recorded:
-            position, inputs = recorded.popitem()
+    use: Callable[[int, Tensor], None],
+) -> None:
+    """Give each layer's position and inputs (tokens × features) away while the model runs.
+
+    So the inputs of one layer are held at a time, not those of all.
+    """
+
+    def hook(position: int, mask: Tensor | None) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def given(module: nn.Module, found: tuple[Tensor, ...]) -> None:
+            inputs = found[0]
             if mask is not None and inputs.shape[:-1] == mask.shape:
                 inputs = inputs[mask.to(inputs.device).bool()]
-            yield position, inputs.reshape(-1, inputs.shape[-1]).float()
+            use(position, inputs.reshape(-1, inputs.shape[-1]).float())
 
+        return given
 
-@contextmanager
-def _recorded_inputs(modules: Sequence[nn.Module]) -> Iterator[dict[int, Tensor]]:
-    recorded: dict[int, Tensor] = {}
-
-    def hook(position: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            recorded[position] = inputs[0]
-
-        return record
-
-    with ExitStack() as handles:
-        for position, module in enumerate(modules):
-            handles.enter_context(module.register_forward_pre_hook(hook(position)))
-        yield recorded
+    for batch in batches:
+        mask = batch.get("attention_mask")
+        with ExitStack() as handles:
+            for position, module in enumerate(modules):
+                handles.enter_context(module.register_forward_pre_hook(hook(position, mask)))
+            run(batch)

@@ -23,6 +23,9 @@ from qsearch_coalora.sampling import BatchStream, SetSampler
 from qsearch_coalora.schedule import rate_share
 from qsearch_coalora.training_options import TrainingOptions
 
+KEEP_SECONDS = 60.0
+"""After how long an unfinished training is saved, whatever its number of steps."""
+
 
 class DivergedError(QsearchError):
     """The training loss, or its gradient, is no longer finite."""
@@ -79,7 +82,7 @@ class TrainingLoop:
         self._device = parse_device(options.device)
         self._bfloat16 = uses_bfloat16(options.precision, self._device)
         self._losses: list[float] = []
-        self._seconds = self._switch_seconds = 0.0
+        self._seconds = self._step_seconds = self._switch_seconds = 0.0
         self._hits = self._misses = 0
 
     def run(
@@ -89,7 +92,8 @@ class TrainingLoop:
 
         Args:
             progress: Called after each step.
-            keep: Called with the state after every ``checkpoint_steps`` steps.
+            keep: Called with the state after every ``checkpoint_steps`` steps, and where
+                :data:`KEEP_SECONDS` have passed since; not at the end.
 
         Raises:
             DivergedError: If the loss or its gradient is no longer finite; the adapter in memory
@@ -97,6 +101,7 @@ class TrainingLoop:
         """
         adapted, held_out = self._adapted, self._plan.held_out
         adapted.peft_model.train()
+        kept = time.monotonic()
         try:
             with torch.random.fork_rng():
                 if self._losses:
@@ -108,13 +113,18 @@ class TrainingLoop:
                 while len(self._losses) < self._total and not (held_out and held_out.stops):
                     started = time.perf_counter()
                     self._step()
+                    self._step_seconds += time.perf_counter() - started
                     self._look_at_held_out()
                     done = len(self._losses)
                     if progress is not None:
                         progress(done, self._total, self._losses[-1])
                     self._seconds += time.perf_counter() - started
-                    if keep is not None and done % self._options.checkpoint_steps == 0:
+                    due = done % self._options.checkpoint_steps == 0
+                    if keep is None or done == self._total:
+                        continue
+                    if due or time.monotonic() - kept > KEEP_SECONDS:
                         keep(self.state())
+                        kept = time.monotonic()
                 if held_out is not None:
                     held_out.take_best(adapted)
         finally:
@@ -137,9 +147,12 @@ class TrainingLoop:
         share = rate_share(options.schedule, step, self._total, options.warmup_steps)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
+        batches = [next(plan.batches) for _ in range(options.accumulation_steps)]
+        examples = sum(map(_size, batches))
         loss = 0.0
-        for _ in range(options.accumulation_steps):
-            loss += self._accumulate_gradients(next(plan.batches)) / options.accumulation_steps
+        for batch in batches:
+            # The last batch of a pass may be smaller; each example counts alike.
+            loss += self._accumulate_gradients(batch, _size(batch) / examples)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, options.max_grad_norm)
         self._require_finite("loss", loss, step)
         self._require_finite("gradient norm", norm.item(), step)
@@ -147,10 +160,18 @@ class TrainingLoop:
         self._optimizer.zero_grad()
         self._losses.append(loss)
 
-    def _accumulate_gradients(self, batch: Mapping[str, Tensor]) -> float:
-        """Add the gradient of a batch's mean loss, its examples shared among configurations."""
+    def _accumulate_gradients(self, batch: Mapping[str, Tensor], weight: float) -> float:
+        """Add the gradient of a batch's mean loss, its examples shared among configurations.
+
+        Args:
+            batch: The batch.
+            weight: What gradient and loss are multiplied by.
+
+        Returns:
+            The loss, weighted.
+        """
         plan, adapted = self._plan, self._adapted
-        size = len(next(iter(batch.values())))
+        size = _size(batch)
         parts = min(plan.parts, size)
         total = 0.0
         for offset in range(parts):
@@ -162,10 +183,9 @@ class TrainingLoop:
             adapted.projections.set(adapted.adjustments(configuration) if adjusts else None)
             scores = self._score(part)
             loss = (scores.losses * scores.weights).sum() / scores.weights.sum()
-            share = len(range(offset, size, parts)) / size
+            share = weight * (len(range(offset, size, parts)) / size)
             # Backward before the next switch: the weights it differentiates are replaced then.
-            scaled = loss * share / self._options.accumulation_steps
-            scaled.backward()  # type: ignore[no-untyped-call]
+            (loss * share).backward()  # type: ignore[no-untyped-call]
             plan.sampler.note(position, loss.item())
             total += loss.item() * share
         return total
@@ -191,7 +211,7 @@ class TrainingLoop:
             raise DivergedError(
                 f"round {round}: the training {what} became {value} at step {step + 1} of"
                 f" {self._total}; lower trainer.learning_rate (it is {rate:g} in this round) or"
-                " trainer.theta_learning_rate"
+                " trainer.theta_learning_rate, and begin the study in another directory"
             )
 
     def _report(self) -> TrainReport:
@@ -202,7 +222,7 @@ class TrainingLoop:
             "cache_mebibytes": self._adapted.cache.counts.nbytes / 2**20,
             "cache_mebibytes_allowed": float(self._options.cache_mebibytes),
             "switch_seconds": self._switch_seconds,
-            "switch_share": self._switch_seconds / self._seconds if self._seconds else 0.0,
+            "switch_share": self._switch_seconds / (self._step_seconds or 1.0),
             "bfloat16": float(self._bfloat16),
         }
         if self._plan.held_out is not None:
@@ -229,6 +249,7 @@ class TrainingLoop:
         tensors["losses"] = torch.tensor(self._losses, dtype=torch.float64)
         metadata = {
             "seconds": self._seconds,
+            "step_seconds": self._step_seconds,
             "switch_seconds": self._switch_seconds,
             "hits": self._hits,
             "misses": self._misses,
@@ -256,6 +277,7 @@ class TrainingLoop:
         self._saved_randomness = parts["random"]
         self._losses = state.tensors["losses"].tolist()
         self._seconds = float(state.metadata["seconds"])
+        self._step_seconds = float(state.metadata["step_seconds"])
         self._switch_seconds = float(state.metadata["switch_seconds"])
         self._hits, self._misses = int(state.metadata["hits"]), int(state.metadata["misses"])
 
@@ -269,3 +291,8 @@ class TrainingLoop:
         torch.set_rng_state(self._saved_randomness["cpu"])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(self._saved_randomness["cuda"], self._device)
+
+
+def _size(batch: Mapping[str, Tensor]) -> int:
+    """Return a batch's number of examples."""
+    return len(next(iter(batch.values())))

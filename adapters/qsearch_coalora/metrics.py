@@ -21,8 +21,13 @@ def accuracy(right: Tensor) -> tuple[float, float]:
 
 
 def confusion(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Return each example's cell of the table of two labels (n): 2 · predicted + label."""
-    return (2 * predicted + labels).float()
+    """Return each example's cell of the table of two labels (n): 2 · predicted + label.
+
+    Args:
+        predicted: Whether label 1 is predicted (n), 0 or 1.
+        labels: Whether it is right (n), the same.
+    """
+    return 2 * predicted.float() + labels.float()
 
 
 def f1_score(cells: Tensor) -> tuple[float, float]:

@@ -174,12 +174,44 @@ def load_tokenizer(model: ModelSpec) -> Any:
     """Load the model's tokenizer; a padding token is set if it has none.
 
     Raises:
-        InputError: If it cannot be found or reached.
+        InputError: If it cannot be found or reached, or knows no words.
     """
     tokenizer = _from_pretrained(resolve_model(model.name), "AutoTokenizer")
+    # What transformers makes of a folder without a tokenizer's files.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise InputError(
+            f"model.name {model.name!r} has no tokenizer: its vocabulary holds special tokens only;"
+            " save the tokenizer beside the model (tokenizer.save_pretrained)"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
+
+
+def require_embeddings(model: ModelSpec, module: nn.Module, tokenizer: Any, *, pads: bool) -> None:
+    """Check that a model has an embedding for each token of its tokenizer's texts.
+
+    Args:
+        model: The model, for messages.
+        module: The model as loaded.
+        tokenizer: Its tokenizer. Tokens beside its vocabulary proper need no embedding.
+        pads: Whether its padding token is fed to the model too.
+
+    Raises:
+        InputError: If it lacks one.
+    """
+    known: int = module.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    ids = {token: index for token, index in tokenizer.get_vocab().items() if token not in special}
+    if pads:
+        ids[tokenizer.pad_token] = tokenizer.pad_token_id
+    last = max(ids, key=lambda token: ids[token])
+    if ids[last] >= known:
+        raise InputError(
+            f"model.name {model.name!r} has {known} embeddings, but its tokenizer's token {last!r}"
+            f" has number {ids[last]}; resize the model's embeddings, or save the tokenizer that"
+            " belongs to it"
+        )
 
 
 def import_transformers() -> Any:

@@ -39,7 +39,7 @@ class CoALoRAOptions(SetTrainingOptions):
     init: Literal["shared", "residual"] = "residual"
     residual_rank: int | None = Field(default=None, ge=1)
     residual_norm: Literal["frobenius", "inputs"] = "inputs"
-    theta_learning_rate: float | None = Field(default=None, ge=0)
+    theta_learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     theta_start: float = Field(default=0.5, ge=0, lt=1)
     theta: ThetaOptions = ThetaOptions()
 
@@ -48,7 +48,9 @@ class CoALoRAOptions(SetTrainingOptions):
         if self.init == "shared" and self.residual_rank is not None:
             raise ValueError("residual_rank is only for init: residual")
         if self.fixed_rank > self.rank:
-            raise ValueError(f"residual_rank must be at most rank ({self.rank})")
+            raise ValueError(f"residual_rank {self.fixed_rank} must be at most rank, {self.rank}")
+        if self.theta.rank is not None and self.theta.rank > self.rank:
+            raise ValueError(f"theta.rank {self.theta.rank} must be at most rank, {self.rank}")
         if self.fixed_rank == self.rank and not self.theta_rate:
             raise ValueError("theta_learning_rate must be above 0 where residual_rank is rank")
         return self

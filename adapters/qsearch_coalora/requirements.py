@@ -20,6 +20,11 @@ _ACTIVATION_SHARE = 0.5
 """Least memory of activations and temporary tensors, as a share of the weights; a rule of thumb."""
 
 
+def adapter_bytes(layers: Sequence[LayerSpec], rank: int) -> int:
+    """Return the bytes of a LoRA's factors for some layers."""
+    return rank * sum(sum(layer.shape) for layer in layers) * _FLOAT_BYTES
+
+
 def estimate_requirements(
     model: nn.Module,
     layers: Sequence[LayerSpec],
@@ -44,7 +49,6 @@ def estimate_requirements(
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     quantizable = sum(layer.parameters for layer in layers)
-    adapter = sum(options.rank * sum(layer.shape) for layer in layers)
     weights = (parameters + quantizable) * _FLOAT_BYTES
     activations = weights * _ACTIVATION_SHARE
     notes = list(notes)
@@ -54,6 +58,12 @@ def estimate_requirements(
         saved = features * examples * workload.example_tokens * _FLOAT_BYTES
         activations = max(activations, saved)
         notes += workload.notes
+    codes = quantizable / 2**20
+    if options.cache_mebibytes < codes:
+        notes.append(
+            f"trainer.cache_mebibytes {options.cache_mebibytes} is less than the {codes:.0f} MiB of"
+            " one configuration's quantized weights, so most are quantized again at each switch"
+        )
     if options.device != "cpu":
         notes.append(
             f"the study runs on {options.device}: the memory is needed there, and a time above is"
@@ -62,7 +72,7 @@ def estimate_requirements(
     memory = (
         weights
         + activations
-        + adapter * _FLOAT_BYTES * _TRAINED_COPIES
+        + adapter_bytes(layers, options.rank) * _TRAINED_COPIES
         + options.cache_mebibytes * 2**20
     )
     if workload is None:

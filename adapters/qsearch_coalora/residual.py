@@ -12,6 +12,9 @@ from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
 from qsearch_coalora.input_norm import InputNorm
 
+RESIDUAL_RANK = "trainer.residual_rank (half of trainer.rank if it is not given)"
+"""How messages name the rank of residual factors."""
+
 OVERSAMPLING = 8
 POWER_ITERATIONS = 4
 

@@ -41,7 +41,9 @@ class SetSampler:
         return position
 
     def note(self, position: int, loss: float) -> None:
-        """Note the loss that training met at a configuration."""
+        """Note the loss that training met at a configuration, if it is finite."""
+        if not np.isfinite(loss):
+            return
         before = float(self._losses[position])
         self._losses[position] = loss if np.isnan(before) else MEMORY * before + (1 - MEMORY) * loss
 

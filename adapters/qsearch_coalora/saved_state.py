@@ -16,7 +16,7 @@ from qsearch.plugins import Task, TrainerState
 from qsearch_coalora.training_options import NOT_OF_THE_RESULT, TrainingOptions
 
 _FORMAT = 1
-_UNFINISHED_FORMAT = 1
+_UNFINISHED_FORMAT = 2
 """Of the state of an unfinished training; one of another format counts as none."""
 
 

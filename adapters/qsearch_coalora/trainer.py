@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import math
 from typing import Any
 
 import torch
 
+from qsearch.errors import InputError
+from qsearch.plugins import TrainerState
 from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape
 from qsearch_coalora.options import CoALoRAOptions
 from qsearch_coalora.schedule import seeds
@@ -32,16 +34,44 @@ class CoALoRATrainer(SetTrainer):
         start = options.theta_start if options.fixed_rank < options.rank else 0.0
         return AdapterShape(options.theta, options.theta_rate, start, options.fixed_rank)
 
-    @cached_property
-    def adapted(self) -> AdaptedModel:
-        """The adapted model; reading it loads model and data, and measures the layers' inputs."""
-        adapted = super().adapted
+    def make_adapted(self) -> AdaptedModel:
+        """Return the adapted model, with the norms of its layers' inputs if those are used."""
+        adapted = super().make_adapted()
         if self.options.fixed_rank and self.options.residual_norm == "inputs":
             data_seed, set_seed, _ = seeds(self.seed, 0)
             batches = self._batches(torch.Generator().manual_seed(data_seed))
             drawn = [next(batches) for _ in range(self.options.calibration_batches)]
             adapted.measure_inputs(drawn, torch.Generator().manual_seed(set_seed))
         return adapted
+
+    def state(self) -> TrainerState:
+        """Return the trained tensors, and the sizes of the inputs that residual factors go by."""
+        state = super().state()
+        return TrainerState(
+            state.tensors, {**state.metadata, "input_sizes": self.adapted.input_sizes()}
+        )
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state; see :meth:`AdapterTrainer.load_state`.
+
+        Raises:
+            InputError: If the layers' inputs are others than when it was saved: residual factors
+                would be others too.
+        """
+        super().load_state(state)
+        # States from before sizes were saved lack them.
+        for layer, own, saved in zip(
+            self._layers,
+            self.adapted.input_sizes(),
+            state.metadata.get("input_sizes", self.adapted.input_sizes()),
+            strict=True,
+        ):
+            if own != saved and not _nearly(own, saved):
+                raise InputError(
+                    "the saved adapter belongs to other training data or another model: inputs of"
+                    f" layer {layer.name!r} had a root mean square of {saved}, have {own}; bring"
+                    " back the data (or the packages whose texts it is) of when the study began"
+                )
 
     def _identity(self) -> dict[str, Any]:
         # States from before there was another norm lack it.
@@ -52,6 +82,14 @@ class CoALoRATrainer(SetTrainer):
             **({"residual_norm": norm} if norm != "frobenius" else {}),
             "theta": _identity_of(self.options.theta, self.seed),
         }
+
+
+_SAME = 1e-3
+"""Relative difference of sizes that rounding on another machine may make; other data, more."""
+
+
+def _nearly(own: float | None, saved: float | None) -> bool:
+    return own is not None and saved is not None and math.isclose(own, saved, rel_tol=_SAME)
 
 
 def _identity_of(theta: ThetaOptions, seed: int) -> dict[str, Any]:

@@ -60,8 +60,8 @@ class TrainingOptions(BaseModel):
         eval_precision: The same in evaluations.
         gradient_checkpointing: Computes activations again in the backward pass instead of keeping
             them, in models that can.
-        checkpoint_steps: Steps after which an unfinished round's training is saved; a killed
-            study goes on from there.
+        checkpoint_steps: Steps after which an unfinished round's training is saved, or sooner if
+            a minute has passed; a killed study goes on from there.
         cache_mebibytes: Bound of the cache of weights and residual factors. Where it holds the
             dequantized weights of a whole set, switching costs nothing; else quantized ones are
             kept, and dequantized at each switch.
@@ -71,10 +71,10 @@ class TrainingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     rank: int = Field(default=16, ge=1)
-    alpha: float | None = Field(default=None, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    later_learning_rate: float | None = Field(default=None, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    later_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     schedule: Schedule = "linear"
     warmup_steps: int = Field(default=10, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)

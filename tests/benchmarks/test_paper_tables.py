@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import paper, paper_tables, recording
 from benchmarks.paper import PLANS, claim_against_rivals
-from benchmarks.paper_runs import BUDGETS, ENTRIES, METHODS, Outcome, Served, study_of
+from benchmarks.paper_runs import BUDGETS, ENTRIES, METHODS, Outcome, Served, plan_digest, study_of
 from benchmarks.paper_tables import (
     Scale,
     budget_markdown,
@@ -23,6 +23,7 @@ from benchmarks.paper_tables import (
 )
 from benchmarks.recording import Benchmark
 from benchmarks.zero_shot import Seen
+from qsearch.errors import InputError
 
 ACCURACY = Scale("metric", worst=0.5, best=1.0, unit="points", per_unit=100)
 LOSS = Scale("loss", worst=10.0, best=0.0, unit="nats", per_unit=1)
@@ -235,6 +236,24 @@ def test_the_report_has_tables_claims_and_a_page_without_links(
     page = (tmp_path / "paper.html").read_text()
     assert "sst2-minilm: quality by budget" in page
     assert 'src="http' not in page
+    assert "0.5000 ± 0.0000 points (3 seeds of 2 configurations)" in text
+
+
+def test_a_record_that_is_refused_leaves_the_results_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(study: Path, name: str, seed: int, recorded: bool) -> None:
+        if "sst2" in study.name:
+            raise InputError(f"{name}-{seed}.json: recorded under another plan")
+
+    monkeypatch.setattr(paper, "outcome_of", refused)
+    for module in (paper, recording):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["paper", "--recorded"])
+    with pytest.raises(SystemExit, match="1"):
+        paper.main()
+    assert "sst2-minilm: qlora-0.json: recorded under another plan" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_papers_table_is_as_published() -> None:
@@ -242,12 +261,15 @@ def test_the_papers_table_is_as_published() -> None:
     assert "0.63 / – / 97" in paper_tables.paper_markdown()
 
 
-@pytest.mark.parametrize("name", PLANS)
-@pytest.mark.parametrize("method", ENTRIES)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, method) for name, plan in PLANS.items() for method in (*METHODS, *plan.ablations)],
+)
 def test_every_entry_is_a_study_that_differs_from_the_plan_as_it_says(
     name: str, method: str
 ) -> None:
     plan = PLANS[name].study
+    assert plan_digest(plan, method, 2) != plan_digest(plan, method, 1)
     spec = study_of(plan, method, 2)
     assert spec.seed == 2
     assert spec.trainer.name == ENTRIES[method].trainer

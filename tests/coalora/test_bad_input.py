@@ -6,12 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import transformers
 from pydantic import ValidationError
+from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.trainer import CoALoRATrainer
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from qsearch.errors import InputError, QsearchError
 from qsearch.plugins import ModelSpec
+from tests.coalora.conftest import small_tokenizer
 
 
 def trainer_of(
@@ -57,6 +62,53 @@ def test_truncated_weights_are_refused(bert_folder, table_files, quantizer, tmp_
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match=str(tmp_path / "model")):
         _ = trainer_of(str(tmp_path / "model"), table_files, quantizer).loaded
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "Qwen2"])
+def test_a_model_without_a_tokenizer_is_refused(kind, table_files, quantizer, tmp_path) -> None:
+    """transformers makes an empty one: every text would be the same."""
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=63,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=200,
+    )
+    getattr(transformers, f"{kind}ForSequenceClassification")(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has no tokenizer"):
+        trainer_of(str(tmp_path), table_files, quantizer).loaded  # noqa: B018
+
+
+@pytest.mark.parametrize("added", ["token", "padding"])
+def test_a_tokenizer_of_another_model_is_refused(
+    added, bert_folder, table_files, quantizer, tmp_path
+) -> None:
+    shutil.copytree(bert_folder, tmp_path / "model")
+    tokenizer = small_tokenizer()
+    if added == "padding":
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    else:
+        vocabulary = {**tokenizer.get_vocab(), "w60": 63}
+        words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]"
+        )
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match=r"63 embeddings, .* '(<pad>|w60)' has number 63"):
+        trainer_of(str(tmp_path / "model"), table_files, quantizer).loaded  # noqa: B018
+
+
+def test_a_padding_token_that_text_never_has_needs_no_embedding(llama_folder, tmp_path) -> None:
+    shutil.copytree(llama_folder, tmp_path / "model")
+    tokenizer = small_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(tmp_path / "model")
+    task = CausalLanguageModelling(
+        CausalLanguageModelling.Options(train=tmp_path / "a.txt", validation=tmp_path / "a.txt")
+    )
+    assert task.load_model(ModelSpec(name=str(tmp_path / "model")), 0).tokenizer.pad_token_id == 63
 
 
 def test_corrupt_gguf_is_refused(table_files, quantizer, tmp_path) -> None:

@@ -21,7 +21,9 @@ from qsearch_coalora.baselines.ptq import PTQTrainer
 from qsearch_coalora.baselines.qlora import QLoRATrainer
 from qsearch_coalora.baselines.shared_lora import SharedLoRATrainer
 from qsearch_coalora.loop import DivergedError
+from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
+from qsearch_coalora.trainer import CoALoRATrainer
 from qsearch_coalora.weight_cache import FULL_PRECISION
 from qsearch_quantizers.normal_float import NormalFloat
 from safetensors.torch import load_file
@@ -33,10 +35,12 @@ from qsearch.layers import LayerSpec
 from qsearch.plugins import ModelSpec
 from qsearch.proxy import allocate_front
 from qsearch.space import Space
+from tests.coalora.conftest import WORDS
 
 METHODS = [SharedLoRATrainer, QLoRATrainer, LQLoRATrainer, PTQTrainer]
 EACH = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
-PER_CONFIGURATION = pytest.mark.parametrize("method", [QLoRATrainer, LQLoRATrainer])
+EACH_ITS_OWN = [QLoRATrainer, LQLoRATrainer]
+PER_CONFIGURATION = pytest.mark.parametrize("method", EACH_ITS_OWN)
 
 Make = Callable[..., AdapterTrainer]
 
@@ -180,7 +184,25 @@ def test_a_training_that_diverges_leaves_the_other_configurations_alone(
             trainer.evaluate(chosen[:1], "validation")
         with pytest.raises(DivergedError, match="became nan"):
             trainer.train(chosen[:1], 0)
+        resumed = make(method)
+        resumed.load_state(trainer.state())
+        assert resumed.sensitivity(chosen, 0).shape == (len(resumed.layers()),)
+        if method is QLoRATrainer:
+            with pytest.raises(EvaluationError, match="became nan"):
+                resumed.sensitivity(chosen[:1], 0)
     assert losses(trainer, chosen[1:]) == losses(whole, chosen[1:])
+
+
+@PER_CONFIGURATION
+def test_what_a_training_tells_of_its_cache_is_the_mean_over_configurations(
+    make: Make, make_configuration, method
+) -> None:
+    trainer = make(method)
+    details = trainer.train([make_configuration(trainer, index) for index in range(2)], 0).details
+    assert details["trained_configurations"] == 2
+    assert 0 <= details["cache_hit_rate"] <= 1
+    assert details["cache_mebibytes_allowed"] == trainer.options.cache_mebibytes
+    assert details["switch_seconds"] > 0
 
 
 @PER_CONFIGURATION
@@ -224,6 +246,93 @@ def test_an_unfinished_training_with_other_options_begins_again(
     other = make(SharedLoRATrainer, steps=3, checkpoint_steps=2)
     expected = make(SharedLoRATrainer, steps=3).train(chosen, 0)
     assert other.train_resumably(chosen, 0, None, unfinished).losses == expected.losses
+
+
+@PER_CONFIGURATION
+def test_what_is_trained_is_kept_before_the_next_training_begins(
+    make: Make, make_configuration, method
+) -> None:
+    killed, kept = make(method), []
+    chosen = [make_configuration(killed, index) for index in range(3)]
+
+    def kill_third(step: int, total: int, loss: float) -> None:
+        if step == 2 * 4 + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed.train_resumably(chosen, 0, kill_third, UnfinishedTraining(lambda: None, kept.append))
+    resumed, whole = make(method), make(method)
+    whole.train(chosen, 0)
+    train, trained = AdapterTrainer.train_resumably, []
+
+    def counted(own: Any, configurations: Any, *rest: Any) -> Any:
+        trained.append(configurations)
+        return train(own, configurations, *rest)
+
+    with mock.patch.object(AdapterTrainer, "train_resumably", counted):
+        unfinished = UnfinishedTraining(lambda: kept[-1], lambda state: None)
+        assert resumed.train_resumably(chosen, 0, None, unfinished).steps == 12
+    assert trained == [chosen[2:]]
+    assert losses(resumed, chosen) == losses(whole, chosen)
+
+
+def test_every_method_sees_the_same_batches(make: Make, make_configuration) -> None:
+    """Of each step, whatever configuration it is under; CoA-LoRA's among them."""
+    seen: dict[str, list[list[torch.Tensor]]] = {}
+    for method in (*METHODS, CoALoRATrainer):
+        trainer = make(method, steps=3)
+        chosen = [make_configuration(trainer, index) for index in range(2)]
+        read = trainer.task.batches
+        runs: list[list[torch.Tensor]] = []
+
+        def batches(split: Any, *rest: Any, read: Any = read, runs: Any = runs) -> Any:
+            inputs: list[torch.Tensor] = []
+            runs.append(inputs)
+            for batch in read(split, *rest):
+                inputs.append(batch["input_ids"])
+                yield batch
+
+        trainer.loaded  # noqa: B018
+        trainer.adapted  # noqa: B018
+        runs.clear()
+        with mock.patch.object(trainer.task, "batches", batches):
+            trainer.train(chosen, 0)
+        assert [len(run) for run in runs] == [3] * (2 if method in EACH_ITS_OWN else 1)
+        seen[method.__name__] = runs
+    (expected,) = seen["SharedLoRATrainer"]
+    for runs in seen.values():
+        for run in runs:
+            assert all(torch.equal(one, other) for one, other in zip(run, expected, strict=True))
+
+
+@pytest.fixture
+def make_causal(llama_folder, tmp_path, quantizer) -> Make:
+    """Return a maker of trainers of a method on the small Llama."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(" ".join(WORDS[n:] + WORDS[:n]) for n in range(40)))
+
+    def maker(method: Any, **options: object) -> AdapterTrainer:
+        task = CausalLanguageModelling(
+            CausalLanguageModelling.Options(train=text, validation=text, length=24)
+        )
+        fields = {"rank": 4, "steps": 40, "batch_size": 8, "learning_rate": 1e-2} | options
+        model = ModelSpec(name=str(llama_folder))
+        return method(method.Options(**fields), model, task, quantizer, 0)
+
+    return maker
+
+
+@EACH
+def test_every_method_trains_a_causal_model(make_causal: Make, make_configuration, method) -> None:
+    trainer = make_causal(method)
+    chosen = [make_configuration(trainer, index) for index in range(2)]
+    untrained = losses(make_causal(PTQTrainer, fine_tune=False), chosen)
+    trainer.train(chosen, 0)
+    after = losses(trainer, chosen)
+    assert all(new < old for new, old in zip(after, untrained, strict=True))
+    resumed = make_causal(method)
+    resumed.load_state(trainer.state())
+    assert losses(resumed, chosen) == after
 
 
 @PER_CONFIGURATION
@@ -404,6 +513,18 @@ def test_lq_lora_starts_from_its_decomposition(make: Make, make_configuration) -
         A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         quantized = layer.base_layer.weight
         assert (original - quantized - B @ A).norm() < (original - quantized).norm()
+
+
+def test_lq_lora_decomposes_each_weight_once(make: Make, make_configuration) -> None:
+    trainer = make(LQLoRATrainer)
+    chosen = [make_configuration(trainer, index) for index in range(2)]
+    pairs = {(layer.name, one[layer.name]) for one in chosen for layer in trainer.layers()}
+    with mock.patch(
+        "qsearch_coalora.baselines.lq_lora.decompose", side_effect=decompose
+    ) as decomposed:
+        trainer.train(chosen, 0)
+        trainer.evaluate(chosen, "validation")
+    assert decomposed.call_count == len(pairs)
 
 
 def test_lq_lora_weights_errors_by_fisher_information(make: Make) -> None:

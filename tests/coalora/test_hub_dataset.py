@@ -97,6 +97,74 @@ def test_a_data_set_with_unlabelled_examples_is_refused(folder: Path, bert_folde
         task.prepare(tokenizer)
 
 
+def test_label_names_of_a_data_set_are_in_its_own_order(folder: Path, bert_folder: Path) -> None:
+    import datasets
+
+    # QQP's names: sorted, F1 would be of the pairs that are no duplicates.
+    names = datasets.ClassLabel(names=["not_duplicate", "duplicate"])
+    for split in ("train", "validation"):
+        made = datasets.Dataset.from_pandas(GLUE).cast_column("label", names)
+        made.to_parquet(folder / f"{split}.parquet")
+    files = {split: f"{split}.parquet" for split in ("train", "validation")}
+    task = Classification(
+        Classification.Options(
+            dataset=HubDataset(name=str(folder), files=files),
+            text=("question1", "question2"),
+            metric="f1",
+        )
+    )
+    task.prepare(task.load_model(ModelSpec(name=str(bert_folder)), 0).tokenizer)
+    assert task.labels == ("not_duplicate", "duplicate")
+    labels = torch.tensor([1, 1, 0])
+    logits = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    assert task.summarise(task.score(logits, {"labels": labels}))[0] == pytest.approx(2 / 3)
+
+
+# MNLI's columns and splits: three labels, pairs, and two validation sets.
+MNLI = pd.DataFrame(
+    {
+        "premise": [f"w{index} w1" for index in range(9)],
+        "hypothesis": [f"w2 w{index}" for index in range(9)],
+        "label": [0, 1, 2] * 3,
+    }
+)
+
+
+def test_mnli_is_validated_on_its_matched_pairs(folder: Path, bert_folder: Path) -> None:
+    import datasets
+
+    names = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
+    sizes = {"train": 9, "validation_matched": 6, "validation_mismatched": 3}
+    for split, size in sizes.items():
+        made = datasets.Dataset.from_pandas(MNLI[:size]).cast_column("label", names)
+        made.to_parquet(folder / f"{split}.parquet")
+    source = HubDataset(
+        name=str(folder),
+        files={split: f"{split}.parquet" for split in sizes},
+        validation="validation_matched",
+    )
+    task = Classification(Classification.Options(dataset=source, text=("premise", "hypothesis")))
+    loaded = task.load_model(ModelSpec(name=str(bert_folder)), 0)
+    task.prepare(loaded.tokenizer)
+    assert task.examples("validation") == 6
+    assert task.labels == ("entailment", "neutral", "contradiction")
+    assert loaded.module.config.num_labels == 3
+
+
+def test_rows_of_text_are_lines_once_and_none_without_text(
+    folder: Path, llama_folder: Path
+) -> None:
+    texts = ["w0\n", "w1", None, "w2"]
+    rows = "\n".join(json.dumps({"text": text}) for text in texts)
+    for name in ("train", "validation"):
+        (folder / f"{name}.jsonl").write_text(f"{rows}\n")
+    files = {split: f"{split}.jsonl" for split in ("train", "validation")}
+    task = CausalLanguageModelling(
+        CausalLanguageModelling.Options(dataset=HubDataset(name=str(folder), files=files))
+    )
+    assert list(task._lines("train")) == ["w0\n", "w1\n", "w2\n"]
+
+
 def test_the_text_of_a_data_set_is_packed_in_its_order(folder: Path, llama_folder: Path) -> None:
     for name in ("train", "validation"):
         rows = [json.dumps({"text": f"w{index} w{index + 1}\n"}) for index in range(20)]

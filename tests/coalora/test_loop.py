@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 from qsearch_coalora.held_out import spread_over
-from qsearch_coalora.precision import multiplies_bfloat16, uses_bfloat16
 from qsearch_coalora.schedule import rate_share
 
 from qsearch.capabilities import UnfinishedTraining
 from qsearch.errors import InputError
 from qsearch.plugins import TrainerState
+from qsearch.store import prepare_directory
+from qsearch.training_state import unfinished_training
 
 
 def equal(first: TrainerState, second: TrainerState) -> bool:
@@ -67,6 +68,50 @@ def test_a_training_that_was_killed_goes_on_as_if_never_stopped(
     assert equal(whole.state(), resumed.state())
 
 
+@pytest.mark.parametrize("saves", [1, 4, -2, -1])
+def test_a_training_that_was_killed_stops_as_early_as_if_never_stopped(
+    make_trainer, make_configuration, tmp_path, saves: int
+) -> None:
+    """With all that a step depends on, through a file: the best look may precede the kill."""
+    options = {
+        "steps": 60,
+        "learning_rate": 0.1,
+        "schedule": "constant",
+        "theta_start": 0.1,
+        "checkpoint_steps": 1,
+        "batch_size": 7,
+        "accumulation_steps": 3,
+        "precision": "bfloat16",
+        "weight_decay": 0.1,
+        "sampling": {"by": "loss"},
+        "early_stopping": {"examples": 24, "every": 3, "patience": 2},
+    }
+    whole = make_trainer(**options)
+    chosen = [make_configuration(whole, index) for index in range(3)]
+    expected = whole.train(chosen, 0)
+    assert 8 < expected.steps < 60
+    prepare_directory(tmp_path / "study")
+    file = unfinished_training(tmp_path / "study", 0)
+    last = saves if saves > 0 else expected.steps + 1 + saves
+    count = itertools.count(1)
+
+    def save(state: TrainerState) -> None:
+        file.save(state)
+        if next(count) == last:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        make_trainer(**options).train_resumably(
+            chosen, 0, None, UnfinishedTraining(lambda: None, save)
+        )
+    resumed = make_trainer(**options)
+    unfinished = UnfinishedTraining(file.load, lambda state: None)
+    report = resumed.train_resumably(chosen, 0, None, unfinished)
+    assert report.losses == expected.losses
+    assert report.details["held_out_loss"] == expected.details["held_out_loss"]
+    assert equal(whole.state(), resumed.state())
+
+
 def test_a_saved_step_of_another_set_or_round_is_not_used(make_trainer, make_configuration) -> None:
     options = {"steps": 4, "checkpoint_steps": 2}
     first = make_trainer(**options)
@@ -94,7 +139,8 @@ def test_theta_joins_after_its_share_of_the_first_round(
     trainer.train_resumably([make_configuration(trainer, 0)], round, None, unfinished)
     weight = "theta.output.weight"
     changed = [not torch.equal(state.tensors[f"model.{weight}"], before[weight]) for state in kept]
-    assert changed == [joined, True]
+    assert changed == [joined]
+    assert not torch.equal(trainer.state().tensors[weight], before[weight])
 
 
 def test_a_rate_of_zero_leaves_theta_alone_and_out_of_the_gradient_norm(
@@ -199,13 +245,6 @@ def test_followed_configurations_are_spread_over_average_bits() -> None:
     assert [bits[position] for position in spread_over(bits, 3)] == [2.0, 4.0, 8.0]
     assert [bits[position] for position in spread_over(bits, 1)] == [4.0]
     assert len(spread_over(bits, 9)) == 5
-
-
-def test_bfloat16_is_auto_where_the_hardware_multiplies_it() -> None:
-    cpu = torch.device("cpu")
-    assert uses_bfloat16("auto", cpu) == multiplies_bfloat16(cpu)
-    assert uses_bfloat16("bfloat16", cpu)
-    assert not uses_bfloat16("float32", cpu)
 
 
 def test_bfloat16_trains_about_as_float32_and_keeps_float32_factors(

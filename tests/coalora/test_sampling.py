@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from qsearch_coalora.sampling import (
     uniform_pass,
 )
 from torch import Tensor
+
+from qsearch.configuration import Configuration
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -43,6 +46,52 @@ def test_losses_draw_in_proportion_once_all_are_known() -> None:
         sampler.note(2, 8.0)
     found = Counter(drawn(sampler, 3000))
     assert found[2] / 3000 == pytest.approx(0.8, abs=0.04)
+
+
+def test_a_loss_that_is_not_finite_is_not_noted() -> None:
+    sampler = SetSampler(2, loss_weighted_pass, generator())
+    sampler.note(0, 1.0)
+    sampler.note(1, float("inf"))
+    assert sorted(drawn(sampler, 2)) == [0, 1]
+
+
+def visits(trainer: Any, chosen: list[Configuration]) -> Counter[int]:
+    """Train, and count how often each configuration is active in a step."""
+    seen: list[int] = []
+    trainer.adapted.after_activation(lambda configuration: seen.append(chosen.index(configuration)))
+    trainer.train(chosen, 0)
+    return Counter(seen)
+
+
+def test_a_training_by_segment_gives_segments_equal_shares(
+    make_trainer, make_configuration
+) -> None:
+    choices = make_trainer().quantizer.choices()
+    names = [layer.name for layer in make_trainer().layers()]
+    low, high = choices.layer_configuration(0), choices.layer_configuration(choices.size - 1)
+    # Three of nearly two bits, one of eight.
+    chosen = [Configuration(dict.fromkeys(names, low) | {names[n]: high}) for n in range(3)]
+    chosen.append(Configuration(dict.fromkeys(names, high)))
+    for by, expected in (("segment", 20), ("uniform", 10)):
+        sampling = {"by": by, "segments": 2}
+        trainer = make_trainer(steps=40, configurations_per_step=1, sampling=sampling)
+        assert visits(trainer, chosen)[3] == expected
+
+
+def test_a_training_by_loss_goes_by_the_losses_that_it_met(
+    make_trainer, make_configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[Tensor] = []
+
+    def one_pass(losses: Tensor, generator: torch.Generator) -> Tensor:
+        met.append(losses.clone())
+        return loss_weighted_pass(losses, generator)
+
+    monkeypatch.setattr("qsearch_coalora.set_trainer.loss_weighted_pass", one_pass)
+    trainer = make_trainer(steps=3, configurations_per_step=1, sampling={"by": "loss"})
+    report = trainer.train([make_configuration(trainer, index) for index in range(2)], 0)
+    assert met[0].isnan().all()
+    assert sorted(met[1].tolist()) == pytest.approx(sorted(report.losses[:2]))
 
 
 def test_until_all_have_losses_each_is_drawn_once_in_a_pass() -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
-from qsearch_coalora.tasks.batching import length_grouped
+from qsearch_coalora.tasks.batching import encode, length_grouped
 from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.tasks.data import read_table
@@ -15,6 +15,7 @@ from qsearch_coalora.trainer import CoALoRATrainer
 
 from qsearch.errors import InputError
 from qsearch.plugins import ModelSpec, Scores
+from tests.coalora.conftest import small_tokenizer
 
 
 def classification(**options: object) -> Classification:
@@ -110,6 +111,22 @@ def test_pairs_of_texts_are_encoded_together(bert_folder, tmp_path) -> None:
     assert batch["attention_mask"].sum(dim=1).tolist() == [3, 3]
 
 
+def test_a_text_without_a_token_is_refused() -> None:
+    with pytest.raises(InputError, match="no token of the text ' '"):
+        encode(small_tokenizer(), [("w1",), (" ",)], 8)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_length_without_room_for_text_is_refused(tmp_path, pair: bool) -> None:
+    tokenizer = small_tokenizer()
+    tokenizer.num_special_tokens_to_add = lambda pair: 3 if pair else 2
+    texts = [("w1", "w2"), ("w3", "w4")] if pair else [("w1",), ("w3",)]
+    least = 5 if pair else 3
+    assert len(encode(tokenizer, texts, least)) == 2
+    with pytest.raises(InputError, match=rf"max_length {least - 1} leaves.* at least {least}"):
+        encode(tokenizer, texts, least - 1)
+
+
 def test_integer_labels_keep_their_order(table_files, tmp_path) -> None:
     (tmp_path / "train.csv").write_text("text,label\nw1,10\nw2,9\nw3,2\n")
     task = classification(train=tmp_path / "train.csv", validation=table_files[1])
@@ -187,6 +204,15 @@ def test_perplexity_is_the_exponential_of_the_mean_token_loss(tmp_path) -> None:
 def test_text_shorter_than_a_sequence_is_refused(llama_folder, tmp_path) -> None:
     with pytest.raises(InputError, match=r"3000 tokens.*length 4000"):
         prepared(llama_folder, causal(tmp_path, length=4000))
+
+
+@pytest.mark.parametrize(
+    ("split", "tokens", "least"), [("train", 15, 16), ("validation", 31, 32), ("test", 31, 32)]
+)
+def test_a_bound_below_what_a_split_needs_is_refused(tmp_path, split, tokens, least) -> None:
+    with pytest.raises(ValidationError, match=rf"{split}_tokens {tokens} must be at least {least}"):
+        causal(tmp_path, **{f"{split}_tokens": tokens})
+    causal(tmp_path, **{f"{split}_tokens": least})
 
 
 def test_an_encoder_is_no_causal_language_model(bert_folder, tmp_path) -> None:

@@ -4,14 +4,17 @@ import math
 
 import pytest
 import torch
+from qsearch_coalora.adapted_model import ADAPTER
 from qsearch_coalora.export import folded_state
 from qsearch_coalora.options import CoALoRAOptions
 from qsearch_coalora.part import one_example_in
 from qsearch_coalora.sampling import SetSampler, uniform_pass
 from qsearch_coalora.statistics import weighted_mean
+from qsearch_coalora.tasks.classification import Classification
+from qsearch_coalora.trainer import CoALoRATrainer
 
 from qsearch.errors import EvaluationError, InputError
-from qsearch.plugins import TrainerState
+from qsearch.plugins import ModelSpec, TrainerState
 
 
 def test_layers_and_requirements_need_no_weights_and_no_data(make_trainer) -> None:
@@ -287,8 +290,72 @@ def test_alpha_is_divided_by_the_trained_rank() -> None:
 
 
 def test_a_residual_rank_above_the_model_is_refused(make_trainer) -> None:
-    with pytest.raises(InputError, match=r"residual_rank 40.*32"):
-        _ = make_trainer(rank=40, init="residual", residual_rank=40).adapted
+    trainer = make_trainer(rank=80)
+    for use in (trainer.requirements, lambda: trainer.adapted):
+        with pytest.raises(InputError, match=r"residual_rank \(half of trainer.rank.*\) 40 .* 32"):
+            use()
+
+
+def test_residual_factors_are_by_default_in_the_norm_of_the_inputs(
+    make_trainer, make_configuration
+) -> None:
+    found = {}
+    for norm in ("inputs", "frobenius"):
+        trainer = make_trainer(rank=8, residual_norm=norm)
+        assert make_trainer(rank=8).options.residual_norm == "inputs"
+        trainer.prepare(make_configuration(trainer, 0))
+        layer = trainer.adapted.lora_layers[3]
+        A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        off = trainer.adapted.weights.originals[3] - layer.base_layer.weight
+        found[norm] = off - (B[:, :4] @ A[:4]).detach() * trainer.options.scaling
+        inputs: list[torch.Tensor] = []
+        layer.register_forward_pre_hook(lambda _, given, seen=inputs: seen.append(given[0]))
+        trainer.evaluate([make_configuration(trainer, 0)], "validation")
+        x = torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in inputs])
+    # Each is the better one in its own norm.
+    assert found["frobenius"].norm() < found["inputs"].norm()
+    assert (x @ found["inputs"].T).norm() < (x @ found["frobenius"].T).norm()
+
+
+def test_weights_that_are_not_finite_are_told_with_their_layer(
+    make_trainer, make_configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer()
+    good = trainer.quantizer.dequantize
+    monkeypatch.setattr(trainer.quantizer, "dequantize", lambda found: good(found) * float("nan"))
+    first = trainer.layers()[0].name
+    with pytest.raises(EvaluationError, match=rf"'{first}' .*bits.* not finite"):
+        trainer.evaluate([make_configuration(trainer, 0)], "validation")
+
+
+def test_other_training_data_than_the_adapters_is_refused(
+    bert_folder, table_files, quantizer, make_configuration, tmp_path
+) -> None:
+    """Residual factors follow from its inputs: the adapter would be another one."""
+    train = tmp_path / "train.tsv"
+    train.write_text(table_files[0].read_text())
+
+    def make() -> CoALoRATrainer:
+        task = Classification(Classification.Options(train=train, validation=table_files[1]))
+        options = CoALoRATrainer.Options(rank=4, steps=2, batch_size=8)
+        return CoALoRATrainer(options, ModelSpec(name=str(bert_folder)), task, quantizer, 0)
+
+    trained = make()
+    trained.train([make_configuration(trained, 0)], 0)
+    state = trained.state()
+    make().load_state(state)
+    unknown = {k: v for k, v in state.metadata.items() if k != "input_sizes"}
+    make().load_state(TrainerState(state.tensors, unknown))
+    with train.open("a") as stream:
+        stream.write("w59 w58 w57\tright\n")
+    with pytest.raises(InputError, match=r"other training data.*root mean square"):
+        make().load_state(state)
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "theta_learning_rate", "alpha"])
+def test_rates_without_bound_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        CoALoRAOptions(**{field: float("inf")})
 
 
 @pytest.mark.parametrize(
@@ -296,12 +363,15 @@ def test_a_residual_rank_above_the_model_is_refused(make_trainer) -> None:
     [
         {"init": "shared", "residual_rank": 2},
         {"init": "residual", "rank": 4, "residual_rank": 5},
+        {"rank": 4, "theta": {"rank": 5}},
         {"batch_size": 1, "configurations_per_step": 2},
         {"unknown": 1},
     ],
 )
 def test_options_that_do_not_fit_are_refused(options) -> None:
-    with pytest.raises(ValueError, match=r"residual_rank|configurations_per_step|Extra"):
+    with pytest.raises(
+        ValueError, match=r"residual_rank|theta\.rank 5|configurations_per_step|Extra"
+    ):
         CoALoRAOptions(**options)
 
 

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+import transformers
 from qsearch_coalora.options import CoALoRAOptions
 from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.workload import (
     Workload,
     floating_point_operations,
+    position_limit,
+    require_positions,
     task_workload,
     work_parameters,
 )
 from torch import nn
 
+from qsearch.errors import InputError
 from qsearch.plugins import ModelSpec, Requirements, load_plugin
 
 
@@ -114,3 +120,29 @@ def test_requirements_count_the_trainings_of_a_method(
     assert needs.training_flops == (rounds[0] * training, rounds[1] * training)
     assert needs.evaluation_flops == evaluation
     assert needs.first_evaluation_flops == for_each_configuration * training
+    # Rank 16, and in each of two blocks four matrices of 32 x 32 and two of 32 x 64.
+    adapter = 16 * 2 * (4 * 64 + 2 * 96) * 4
+    assert needs.configuration_bytes == for_each_configuration * adapter
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("Bert", 40), ("Roberta", 38), ("Llama", 40)])
+def test_positions_before_the_first_token_are_no_room_for_text(kind: str, limit: int) -> None:
+    """RoBERTa numbers positions from after its padding's, 1."""
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=63,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    model = getattr(transformers, f"{kind}Model")(config)
+    assert position_limit(model) == limit
+    for tokens in (limit, limit + 1):
+        if tokens > limit and kind == "Llama":
+            break  # Its positions are rotations, which go on.
+        inputs = {"input_ids": torch.full((1, tokens), 5)}
+        with nullcontext() if tokens <= limit else pytest.raises((IndexError, RuntimeError)):
+            model(**inputs)
+    with pytest.raises(InputError, match=f"above the {limit} tokens"):
+        require_positions(model, Workload(limit + 1, None))

@@ -44,6 +44,17 @@ def test_each_round_trains_searches_and_filters(study: Path) -> None:
     assert (trials["status"] == "completed").all()
 
 
+def test_the_log_tells_of_each_trainings_cache(study: Path) -> None:
+    lines = [json.loads(line) for line in (study / "log.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["event"] == "trained"]
+    assert len(trained) == 2
+    for line in trained:
+        assert 0 <= line["cache_hit_rate"] <= 1
+        assert 0 < line["cache_mebibytes"] <= line["cache_mebibytes_allowed"]
+        assert 0 < line["switch_seconds"] < line["seconds"]
+        assert 0 < line["switch_share"] < 1
+
+
 def test_unseen_marks_candidates_that_no_training_used(study: Path) -> None:
     trials = read_study(study).trials
     last = trials[trials["round"] == 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,21 @@ def test_check_tells_layers_space_memory_and_time() -> None:
     assert lines["memory"] == "about 1.0 GiB"
     assert "on this machine's CPU" in lines["time"]
     assert lines["note"] == "needs nothing"
+
+
+def test_check_counts_the_memory_that_each_configuration_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    needs = trainer.requirements
+
+    def keeping(self: Any) -> Any:
+        return replace(needs(self), configuration_bytes=2**30)
+
+    monkeypatch.setattr(trainer, "requirements", keeping)
+    # Eight configurations at first, and four candidates.
+    spec = study_spec(search__rounds=1, search__initial=8, search__candidates=4)
+    assert dict(check_study(spec, "my.yaml"))["memory"] == "about 13.0 GiB"
 
 
 def test_check_counts_limits_and_probes() -> None:

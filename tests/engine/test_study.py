@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,26 @@ def test_training_that_raises_loses_nothing(
     assert len(read_study(tmp_path / "run").rounds) == 1
     run_study(study_spec(**SMALL), tmp_path / "run")
     assert len(read_study(tmp_path / "run").rounds) == 2
+
+
+def test_a_trainers_details_hide_nothing_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    original = trainer.train
+    details = {"steps": 99.0, "kind": 1.0, "round": 7.0, "own": 5.0}
+
+    def telling(self: Any, configurations: Any, round: int, progress: Any = None) -> Any:
+        return replace(original(self, configurations, round, progress), details=details)
+
+    monkeypatch.setattr(trainer, "train", telling)
+    run_study(study_spec(**SMALL), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    trained = [line for line in lines if line["event"] == "trained"]
+    assert [(line["round"], line["steps"], line["own"]) for line in trained] == [
+        (0, 3, 5.0),
+        (1, 3, 5.0),
+    ]
 
 
 # Going on

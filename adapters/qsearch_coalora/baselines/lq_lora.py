@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qsearch.configuration import Configuration, LayerConfiguration
+from qsearch.plugins import Requirements
 from qsearch.threads import one_thread
 from qsearch_coalora.adapted_model import AdaptedModel, score
 from qsearch_coalora.baselines.decomposition import Decomposition, decompose
@@ -35,18 +35,25 @@ class LQLoRATrainer(PerConfigurationTrainer):
     Options = TrainingOptions
     export_formats = ()
 
-    @cached_property
-    def adapted(self) -> AdaptedModel:
-        """The adapted model; reading it loads the model and the data.
+    def make_adapted(self) -> AdaptedModel:
+        """Return the adapted model, whose weights are quantized without their low-rank part.
 
         Raises:
             InputError: If the rank is above a layer's feature count.
         """
-        require_rank(self.options.rank, self.layers(), "trainer.rank")
-        adapted = super().adapted
+        self._require_rank()
+        adapted = super().make_adapted()
         self._importance = self._measured_importance(adapted)
         adapted.weights.add(self._minus_low_rank)
         return adapted
+
+    def requirements(self) -> Requirements:
+        """Say what the study needs; see :meth:`PerConfigurationTrainer.requirements`."""
+        self._require_rank()
+        return super().requirements()
+
+    def _require_rank(self) -> None:
+        require_rank(self.options.rank, self.layers(), "trainer.rank")
 
     def _measured_importance(self, adapted: AdaptedModel) -> list[tuple[Tensor, Tensor]]:
         """Return D_row and D_col of each layer, from the model in full precision."""
@@ -95,8 +102,10 @@ class LQLoRATrainer(PerConfigurationTrainer):
     ) -> npt.NDArray[np.float64]:
         """Return squared errors weighted by Fisher information, per weight.
 
-        The proxy allocator then minimises what the paper's integer program does (Guo et al. 2024,
-        section 3.2). The error is that of quantizing alone, without a low-rank part.
+        The proxy allocator then minimises their sum, as the paper's integer program does (Guo et
+        al. 2024, section 3.2), but for two things: the error is that of quantizing alone, where the
+        authors' program has that of the decomposition, and the weights are the factors of
+        :mod:`importance`, not one for each element.
 
         Args:
             layer_configurations: What to measure.

@@ -31,7 +31,8 @@ def bitsandbytes_is_installed() -> bool:
     """Return whether bitsandbytes can be imported."""
     try:
         import bitsandbytes  # noqa: F401
-    except ImportError:
+    # Where its CUDA library does not fit the machine's, it raises what it happens to meet.
+    except Exception:
         return False
     return True
 

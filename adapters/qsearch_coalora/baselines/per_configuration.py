@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from qsearch.plugins import Progress, Requirements, TrainerState
 from qsearch_coalora.adapted_model import AdaptedModel
 from qsearch_coalora.base_trainer import AdapterTrainer
 from qsearch_coalora.loop import DivergedError
+from qsearch_coalora.requirements import adapter_bytes
 from qsearch_coalora.saved_state import digest, require_own, saved_state
 
 Adapter = Mapping[str, Tensor]
@@ -54,10 +57,9 @@ class PerConfigurationTrainer(AdapterTrainer):
         self._spare: dict[Configuration, Trained] = {}
         self._diverged: dict[Configuration, str] = {}
 
-    @cached_property
-    def adapted(self) -> AdaptedModel:
-        """The adapted model; reading it loads the model and the data."""
-        adapted = super().adapted
+    def make_adapted(self) -> AdaptedModel:
+        """Return the adapted model; see :meth:`AdapterTrainer.make_adapted`."""
+        adapted = super().make_adapted()
         self._start = adapted.tensors()  # Before anything can be trained or loaded.
         return adapted
 
@@ -67,10 +69,15 @@ class PerConfigurationTrainer(AdapterTrainer):
         return self._start
 
     def requirements(self) -> Requirements:
-        """Say what the study needs: a training with the first evaluation of each configuration."""
+        """Say what the study needs: with each configuration's first evaluation, a training."""
         needs = super().requirements()
         first, _ = needs.training_flops
-        return replace(needs, training_flops=(0.0, 0.0), first_evaluation_flops=first)
+        return replace(
+            needs,
+            training_flops=(0.0, 0.0),
+            first_evaluation_flops=first,
+            configuration_bytes=adapter_bytes(self._layers, self.options.rank),
+        )
 
     def train_resumably(
         self,
@@ -106,6 +113,7 @@ class PerConfigurationTrainer(AdapterTrainer):
 
             try:
                 self._train_one(configuration, shifted, UnfinishedTraining(unfinished.load, keep))
+                keep(TrainerState({}, {}))
             except DivergedError:
                 if self._diverged.keys() >= set(configurations):
                     raise
@@ -115,7 +123,7 @@ class PerConfigurationTrainer(AdapterTrainer):
             steps=sum(report.steps for report in reports),
             seconds=sum(report.seconds for report in reports),
             losses=tuple(loss for report in reports for loss in report.losses),
-            details={"trained_configurations": float(len(reports))},
+            details={"trained_configurations": float(len(reports)), **_mean_details(reports)},
         )
 
     def _train_one(
@@ -132,6 +140,8 @@ class PerConfigurationTrainer(AdapterTrainer):
         if configuration in self._diverged:
             raise DivergedError(self._diverged[configuration])
         started = time.perf_counter()
+        # Before the start is made: what it puts into the cache would be forgotten with a change.
+        self.adapted.weights.expect([configuration], self.adapted.shape.fixed_rank)
         self.adapted.load_tensors(self.start(configuration))
         before = time.perf_counter() - started
         try:
@@ -145,15 +155,40 @@ class PerConfigurationTrainer(AdapterTrainer):
 
     def prepare(self, configuration: Configuration) -> None:
         """Make the model the one of a configuration, trained now if it is not yet."""
-        if configuration not in self._trained:
-            try:
-                with torch.enable_grad():
-                    self._train_one(configuration, None, KEPT_NOWHERE)
-            except QsearchError as error:
-                raise EvaluationError(str(error)) from error
-            self.adapted.peft_model.eval()
+        self._require_trained(configuration)
         self.adapted.load_tensors(self._trained[configuration].adapter)
         super().prepare(configuration)
+
+    def _require_trained(self, configuration: Configuration) -> None:
+        if configuration in self._trained:
+            return
+        try:
+            with torch.enable_grad():
+                self._train_one(configuration, None, KEPT_NOWHERE)
+        except QsearchError as error:
+            raise EvaluationError(str(error)) from error
+        self.adapted.peft_model.eval()
+
+    def sensitivity(
+        self, configurations: Sequence[Configuration], round: int
+    ) -> npt.NDArray[np.float64]:
+        """Return the sensitivities under those of the set whose training does not diverge.
+
+        See :meth:`AdapterTrainer.sensitivity`.
+
+        Raises:
+            EvaluationError: If none is left.
+        """
+        kept = []
+        for configuration in configurations:
+            try:
+                self._require_trained(configuration)
+            except EvaluationError:
+                if not kept and configuration == configurations[-1]:
+                    raise
+            else:
+                kept.append(configuration)
+        return super().sensitivity(kept, round)
 
     def state(self) -> TrainerState:
         """Return all trained adapters, and what they belong to."""
@@ -173,6 +208,15 @@ class PerConfigurationTrainer(AdapterTrainer):
         """Write the adapter of a configuration; see :meth:`AdapterTrainer.export`."""
         self.prepare(configuration)
         super().export(configuration, directory, format)
+
+
+def _mean_details(reports: Sequence[TrainReport]) -> dict[str, float]:
+    """Return each detail's mean over trainings."""
+    names = dict.fromkeys(name for report in reports for name in report.details)
+    return {
+        name: fmean(report.details[name] for report in reports if name in report.details)
+        for name in names
+    }
 
 
 def _with_trained(

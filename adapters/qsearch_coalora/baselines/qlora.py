@@ -30,10 +30,9 @@ class QLoRATrainer(PerConfigurationTrainer):
     Options = TrainingOptions
     method = "QLoRA"
 
-    @cached_property
-    def adapted(self) -> AdaptedModel:
-        """The adapted model; reading it loads the model and the data."""
-        adapted = super().adapted
+    def make_adapted(self) -> AdaptedModel:
+        """Return the adapted model; see :meth:`AdapterTrainer.make_adapted`."""
+        adapted = super().make_adapted()
         if self._uses_bitsandbytes:
             layers = FourBitLayers(adapted.layers, adapted.lora_layers, adapted.weights.originals)
             adapted.after_activation(layers.place)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from qsearch.errors import InputError
+
 _GROUP_BATCHES = 8
 """Shuffled batches that are sorted by length among themselves."""
 
@@ -25,9 +27,20 @@ def encode(
 
     Returns:
         For each example, its inputs by name, integers (tokens).
+
+    Raises:
+        InputError: If there is no room for a token of each text, or a text has no token.
     """
     columns = [list(column) for column in zip(*texts, strict=True)]
+    least = tokenizer.num_special_tokens_to_add(pair=len(columns) > 1) + len(columns)
+    if max_length < least:
+        raise InputError(
+            f"task.max_length {max_length} leaves no room for text; give at least {least}"
+        )
     encoded = tokenizer(*columns, truncation=True, max_length=max_length, padding=False)
+    empty = next((index for index, ids in enumerate(encoded["input_ids"]) if not ids), None)
+    if empty is not None:
+        raise InputError(f"the tokenizer makes no token of the text {' '.join(texts[empty])!r}")
     return tuple(
         {name: torch.tensor(values[index]) for name, values in encoded.items()}
         for index in range(len(texts))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qsearch.errors import InputError
 from qsearch.evaluation import Metric
 from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
-from qsearch_coalora.models import load_pretrained, load_tokenizer
+from qsearch_coalora.models import load_pretrained, load_tokenizer, require_embeddings
 from qsearch_coalora.statistics import require_examples, weighted_mean
 from qsearch_coalora.tasks.data import HubDataset, hold_out, read_dataset, read_lines
 from qsearch_coalora.workload import Workload
@@ -55,6 +55,12 @@ class CausalOptions(BaseModel):
             raise ValueError("give exactly one of: train and validation files, dataset")
         if files and (self.train is None or self.validation is None):
             raise ValueError("files need both train and validation")
+        for name, sequences in (("train", 1), ("validation", 2), ("test", 2)):
+            tokens, least = getattr(self, f"{name}_tokens"), sequences * self.length
+            if tokens is not None and tokens < least:
+                raise ValueError(
+                    f"{name}_tokens {tokens} must be at least {least}: {sequences} x length"
+                )
         return self
 
 
@@ -75,7 +81,8 @@ class CausalLanguageModelling:
         """Load the model with its language-modelling head; nothing is drawn.
 
         Raises:
-            InputError: If the model cannot be found or lacks weights.
+            InputError: If the model cannot be found or lacks weights, or its tokenizer is another
+                model's.
         """
         module, missing = load_pretrained(model, "AutoModelForCausalLM")
         if missing:
@@ -84,7 +91,9 @@ class CausalLanguageModelling:
                 f" it lacks {sorted(missing)[:3]}"
             )
         module.config.use_cache = False
-        return LoadedModel(module, load_tokenizer(model))
+        tokenizer = load_tokenizer(model)
+        require_embeddings(model, module, tokenizer, pads=False)
+        return LoadedModel(module, tokenizer)
 
     def workload(self) -> Workload:
         """Return how much the model computes, from the options alone."""
@@ -207,13 +216,20 @@ class CausalLanguageModelling:
                     f"task.dataset {options.dataset.name!r} has no column {options.text!r};"
                     f" its columns: {table.column_names}"
                 )
-            return (f"{row[options.text]}\n" for row in table)
+            return _as_lines(row[options.text] for row in table)
         path = {"train": options.train, "validation": options.validation, "test": options.test}[
             split
         ]
         if path is None:
             raise InputError(f"task.{split} is not given, so there is no {split} split")
         return read_lines(path)
+
+
+def _as_lines(texts: Iterable[str | None]) -> Iterator[str]:
+    """Yield texts with one line end each, as a text file has them; a row without text is none."""
+    for text in texts:
+        if text is not None:
+            yield text if text.endswith("\n") else f"{text}\n"
 
 
 def _chunks(lines: Iterable[str]) -> Iterator[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
 from qsearch.space import Integers
 from qsearch_coalora.discovery import backbone
 from qsearch_coalora.metrics import accuracy, confusion, f1_score, hits
-from qsearch_coalora.models import load_pretrained, load_tokenizer
+from qsearch_coalora.models import load_pretrained, load_tokenizer, require_embeddings
 from qsearch_coalora.statistics import LEAST_EXAMPLES, require_examples
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad
 from qsearch_coalora.tasks.data import (
@@ -29,12 +28,15 @@ from qsearch_coalora.tasks.data import (
     read_dataset,
     read_table,
     select_columns,
+    with_label_names,
 )
 from qsearch_coalora.tasks.docstrings import DocstringSource, collect_docstrings
+from qsearch_coalora.tasks.labels import as_the_head_has_them, require_all, sorted_labels
 from qsearch_coalora.workload import Workload
 
+Label = Annotated[str, Field(coerce_numbers_to_str=True)]
+
 _SUBSET_SEED = 0
-_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
 class ClassificationOptions(BaseModel):
@@ -48,7 +50,11 @@ class ClassificationOptions(BaseModel):
         docstrings: Docstrings of installed packages.
         text: Column of the text, or the two columns of a pair.
         label: Column of the label.
-        metric: ``accuracy``, or ``f1`` of the second of two labels, as GLUE has it for QQP.
+        labels: The labels in the order of the model's outputs. By default that of a fine-tuned
+            head whose outputs have the labels' names; else the data set's own, or sorted.
+        metric: ``accuracy``, or ``f1`` of one of two labels, as GLUE has it for QQP.
+        positive: The label that ``f1`` is of; by default the second in the data set's own order,
+            or sorted.
         max_length: Tokens after which a text is cut.
         train_examples: Bound on the training examples (a fixed random subset).
         validation_examples: The same for the validation examples.
@@ -64,7 +70,9 @@ class ClassificationOptions(BaseModel):
     docstrings: DocstringSource | None = None
     text: str | tuple[str, str] = "text"
     label: str = "label"
+    labels: tuple[Label, ...] | None = None
     metric: Literal["accuracy", "f1"] = "accuracy"
+    positive: Label | None = None
     max_length: int = Field(default=128, ge=2)
     train_examples: int | None = Field(default=None, ge=1)
     validation_examples: int | None = Field(default=None, ge=LEAST_EXAMPLES)
@@ -80,6 +88,10 @@ class ClassificationOptions(BaseModel):
         columns = (*self.text_columns, self.label)
         if len(set(columns)) < len(columns):
             raise ValueError(f"text and label name a column twice: {', '.join(columns)}")
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels name one twice: {', '.join(self.labels)}")
+        if self.positive is not None and self.metric != "f1":
+            raise ValueError(f"positive is the label of metric f1; metric is {self.metric}")
         return self
 
     @property
@@ -95,10 +107,12 @@ class LabelledTexts:
     Args:
         texts: One or two texts an example.
         labels: One label an example.
+        order: All labels in the data set's own order, empty if it has none.
     """
 
     texts: tuple[tuple[str, ...], ...]
     labels: tuple[str, ...]
+    order: tuple[str, ...] = ()
 
     def subset(self, count: int | None) -> LabelledTexts:
         """Return a fixed random subset of at most ``count`` examples, in the original order."""
@@ -109,9 +123,10 @@ class LabelledTexts:
 
     def at(self, chosen: Integers) -> LabelledTexts:
         """Return the examples at some positions."""
-        return LabelledTexts(
-            tuple(self.texts[index] for index in chosen),
-            tuple(self.labels[index] for index in chosen),
+        return replace(
+            self,
+            texts=tuple(self.texts[index] for index in chosen),
+            labels=tuple(self.labels[index] for index in chosen),
         )
 
 
@@ -133,42 +148,64 @@ class Classification:
         self._encoded: dict[Split, _Encoded] = {}
         self._tokenizer: Any = None
         self._held_out = 0
+        self._head_labels: tuple[str, ...] | None = None
 
     @property
     def metric(self) -> Metric:
         """The figure of merit."""
         return Metric(self.options.metric, "higher")
 
-    @cached_property
+    @property
     def labels(self) -> tuple[str, ...]:
-        """Labels of the training data, in order; reading them reads that data."""
+        """Labels in the order of the model's outputs; reading them reads the training data."""
+        if self.options.labels is not None:
+            return require_all(self.options.labels, self._data_labels)
+        return self._data_labels if self._head_labels is None else self._head_labels
+
+    @cached_property
+    def _data_labels(self) -> tuple[str, ...]:
+        """Labels of the training data, in its order."""
         found = set(self._training.labels)
         if len(found) < 2:
             raise InputError(f"the training data has one label only: {sorted(found)}")
         if self.options.metric == "f1" and len(found) > 2:
             raise InputError(f"task.metric f1 needs two labels; the data has {len(found)}")
-        if all(_INTEGER.fullmatch(label) for label in found):
-            return tuple(sorted(found, key=lambda label: (int(label), label)))
-        return tuple(sorted(found))
+        if self.options.positive is not None and self.options.positive not in found:
+            raise InputError(
+                f"task.positive {self.options.positive!r} is no label of the training data, which"
+                f" has {list(sorted_labels(found))}"
+            )
+        order = self._training.order
+        return tuple(label for label in order if label in found) or sorted_labels(found)
+
+    @property
+    def _positive(self) -> int:
+        """The output of the label that F1 is of."""
+        return self.labels.index(self.options.positive or self._data_labels[1])
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
         """Load the model with a classification head; a new head is drawn from the seed.
 
         Raises:
-            InputError: If the model cannot be found, or the data cannot be read.
+            InputError: If the model cannot be found, the data cannot be read, or which output is
+                for which label cannot be told.
         """
         tokenizer = load_tokenizer(model)
-        names = dict(enumerate(self.labels))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module, missing = load_pretrained(
                 model,
                 "AutoModelForSequenceClassification",
-                num_labels=len(names),
-                id2label=names,
-                label2id={label: index for index, label in names.items()},
-                pad_token_id=tokenizer.pad_token_id,
+                num_labels=len(self._data_labels),
             )
+        require_embeddings(model, module, tokenizer, pads=True)
+        module.config.pad_token_id = tokenizer.pad_token_id
+        if self.options.labels is None and not _head_is_new(module, missing):
+            self._head_labels = as_the_head_has_them(
+                self._data_labels, module.config.id2label, model.name
+            )
+        module.config.id2label = dict(enumerate(self.labels))
+        module.config.label2id = {label: index for index, label in enumerate(self.labels)}
         return LoadedModel(module, tokenizer, _head(module, missing))
 
     def workload(self) -> Workload:
@@ -228,8 +265,10 @@ class Classification:
         labels = batch["labels"]
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         predicted = logits.argmax(-1)
-        of = confusion if self.options.metric == "f1" else hits
-        metrics = of(predicted, labels)
+        if self.options.metric == "f1":
+            metrics = confusion(predicted == self._positive, labels == self._positive)
+        else:
+            metrics = hits(predicted, labels)
         return Scores(losses, metrics, torch.ones_like(metrics))
 
     def summarise(self, scores: Scores) -> tuple[float, float]:
@@ -280,7 +319,7 @@ class Classification:
                 tuple((text,) for text, _ in pairs), tuple(label for _, label in pairs)
             )
         if options.dataset is not None:
-            table = read_dataset(options.dataset, split).to_pandas()
+            table, order = with_label_names(read_dataset(options.dataset, split), options.label)
             where = f"task.dataset {options.dataset.name!r}"
         else:
             path = {"train": options.train, "validation": options.validation, "test": options.test}[
@@ -288,10 +327,10 @@ class Classification:
             ]
             if path is None:
                 raise InputError(f"task.{split} is not given, so there is no {split} split")
-            table, where = read_table(path), f"data file {path}"
+            table, order, where = read_table(path), (), f"data file {path}"
         kept = select_columns(table, (*options.text_columns, options.label), where)
         texts = zip(*(kept[column] for column in options.text_columns), strict=True)
-        return LabelledTexts(tuple(texts), tuple(kept[options.label]))
+        return LabelledTexts(tuple(texts), tuple(kept[options.label]), order)
 
 
 def _head(module: nn.Module, missing: set[str]) -> tuple[str, ...]:
@@ -306,3 +345,9 @@ def _head(module: nn.Module, missing: set[str]) -> tuple[str, ...]:
         {name.rpartition(".")[0] for name in missing if prefix and name.startswith(f"{prefix}.")}
     )
     return (*outside, *anew)
+
+
+def _head_is_new(module: nn.Module, missing: set[str]) -> bool:
+    """Return whether parameters outside the headless model were drawn anew."""
+    prefix, _ = backbone(module)
+    return any(not name.startswith(f"{prefix}.") for name in missing)

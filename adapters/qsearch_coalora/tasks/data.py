@@ -114,6 +114,26 @@ def read_dataset(source: HubDataset, split: Split) -> Any:
         ) from error
 
 
+def with_label_names(dataset: Any, column: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return a data set's table, with names in place of labels' numbers where it has names.
+
+    Args:
+        dataset: A ``datasets.Dataset``.
+        column: Its column of labels.
+
+    Returns:
+        The table, and the names in the data set's order (empty if it has none). A number that has
+        no name, such as the -1 of unlabelled examples, stays.
+    """
+    table: pd.DataFrame = dataset.to_pandas()
+    names = tuple(getattr(dataset.features.get(column), "names", ()))
+
+    def named(value: Any) -> Any:
+        return names[int(value)] if pd.notna(value) and 0 <= value < len(names) else value
+
+    return (table.assign(**{column: table[column].map(named)}) if names else table), names
+
+
 def hold_out(count: int, held: int, unit: str) -> tuple[Integers, Integers]:
     """Return which training examples are trained on, and which are held out.
 

@@ -1,0 +1,59 @@
+"""The labels of a classification, and the order of the model's outputs for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from qsearch.errors import InputError
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_UNNAMED = re.compile(r"LABEL_[0-9]+")
+
+
+def sorted_labels(labels: Collection[str]) -> tuple[str, ...]:
+    """Return distinct labels in order, integers by their values."""
+    found = set(labels)
+    if all(_INTEGER.fullmatch(label) for label in found):
+        return tuple(sorted(found, key=lambda label: (int(label), label)))
+    return tuple(sorted(found))
+
+
+def require_all(given: Sequence[str], labels: Collection[str]) -> tuple[str, ...]:
+    """Return labels as given, if they are those of the training data.
+
+    Raises:
+        InputError: If they are not.
+    """
+    if set(given) != set(labels):
+        raise InputError(
+            f"task.labels {list(given)} must be the labels of the training data,"
+            f" {list(sorted_labels(labels))}"
+        )
+    return tuple(given)
+
+
+def as_the_head_has_them(
+    labels: Sequence[str], outputs: Mapping[int, str], model: str
+) -> tuple[str, ...]:
+    """Return labels in the order of a trained head's outputs.
+
+    Args:
+        labels: The data's labels, in its order.
+        outputs: The outputs' names, ``id2label`` of the model's configuration. Where it has none
+            of its own, the head was trained on labels in the data's order, as far as can be told.
+        model: Name of the model, for messages.
+
+    Raises:
+        InputError: If the outputs have other names than the labels.
+    """
+    names = [outputs[index] for index in sorted(outputs)]
+    if all(_UNNAMED.fullmatch(name) for name in names):
+        return tuple(labels)
+    by_name = {label.casefold(): label for label in labels}
+    if sorted(by_name) != sorted(name.casefold() for name in names):
+        raise InputError(
+            f"model.name {model!r} has outputs named {names}, the training data has labels"
+            f" {list(labels)}: give task.labels, the data's labels in the order of the outputs"
+        )
+    return tuple(by_name[name.casefold()] for name in names)
