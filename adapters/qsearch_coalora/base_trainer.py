@@ -163,8 +163,7 @@ class AdapterTrainer:
         """Say what the study needs, without loading weights or data.
 
         Raises:
-            InputError: If the task's examples are longer than the model can read, or the rank is
-                above a layer's.
+            InputError: If the task's examples are too long for the model, or the rank too great.
         """
         require_rank(self.shape.fixed_rank, self._layers, RESIDUAL_RANK)
         config, notes = self._config
@@ -286,8 +285,9 @@ class AdapterTrainer:
         started = time.perf_counter()
         self.adapted.peft_model.eval()
         try:
-            self.prepare(configuration)
-            scores = self._scores(split, one_in)
+            with telling_of_memory():
+                self.prepare(configuration)
+                scores = self._scores(split, one_in)
         except (RuntimeError, ValueError, KeyError) as error:
             raise EvaluationError(f"evaluation failed: {type(error).__name__}: {error}") from error
         finally:

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import torch
 
-from qsearch.errors import QsearchError
+from qsearch.errors import EvaluationError
 
 
-class OutOfMemoryError(QsearchError):
-    """The device has no memory left."""
+class OutOfMemoryError(EvaluationError):
+    """The device has no memory left; in an evaluation, its configuration alone fails."""
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def telling_of_memory() -> Iterator[None]:
 def _told(error: Exception) -> OutOfMemoryError:
     first = str(error).strip().splitlines()[:1]
     return OutOfMemoryError(
-        "memory ran out; lower trainer.batch_size or trainer.cache_mebibytes, raise"
-        " trainer.configurations_per_step or trainer.accumulation_steps, or set"
-        " trainer.gradient_checkpointing" + (f" ({first[0]})" if first else "")
+        "memory ran out; lower trainer.batch_size, trainer.eval_batch_size or"
+        " trainer.cache_mebibytes, or set trainer.gradient_checkpointing"
+        + (f" ({first[0]})" if first else "")
     )

@@ -178,40 +178,54 @@ def load_tokenizer(model: ModelSpec) -> Any:
     """
     tokenizer = _from_pretrained(resolve_model(model.name), "AutoTokenizer")
     # What transformers makes of a folder without a tokenizer's files.
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+    if not _words(tokenizer):
         raise InputError(
             f"model.name {model.name!r} has no tokenizer: its vocabulary holds special tokens only;"
             " save the tokenizer beside the model (tokenizer.save_pretrained)"
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise InputError(
+            f"model.name {model.name!r}: the tokenizer has no padding, end or unknown token; give"
+            " it a pad_token and save it"
+        )
     return tokenizer
 
 
-def require_embeddings(model: ModelSpec, module: nn.Module, tokenizer: Any, *, pads: bool) -> None:
-    """Check that a model has an embedding for each token of its tokenizer's texts.
+def require_embeddings(model: ModelSpec, module: nn.Module, tokenizer: Any) -> None:
+    """Check that a model has an embedding for each word of its tokenizer.
+
+    Special and added tokens need none: text seldom has them.
 
     Args:
         model: The model, for messages.
-        module: The model as loaded.
-        tokenizer: Its tokenizer. Tokens beside its vocabulary proper need no embedding.
-        pads: Whether its padding token is fed to the model too.
+        module: The model as loaded; one without a table of embeddings is not checked.
+        tokenizer: Its tokenizer.
 
     Raises:
         InputError: If it lacks one.
     """
-    known: int = module.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-    ids = {token: index for token, index in tokenizer.get_vocab().items() if token not in special}
-    if pads:
-        ids[tokenizer.pad_token] = tokenizer.pad_token_id
-    last = max(ids, key=lambda token: ids[token])
-    if ids[last] >= known:
+    try:
+        embeddings: Any = module.get_input_embeddings()  # type: ignore[operator]
+    except NotImplementedError:
+        return
+    known = getattr(embeddings, "num_embeddings", None)
+    words = _words(tokenizer)
+    last = max(words, key=lambda token: words[token], default=None)
+    if known is not None and last is not None and words[last] >= known:
         raise InputError(
             f"model.name {model.name!r} has {known} embeddings, but its tokenizer's token {last!r}"
-            f" has number {ids[last]}; resize the model's embeddings, or save the tokenizer that"
+            f" has number {words[last]}; resize the model's embeddings, or save the tokenizer that"
             " belongs to it"
         )
+
+
+def _words(tokenizer: Any) -> dict[str, int]:
+    """Return the numbers of a tokenizer's tokens that are neither special nor added."""
+    # The word boundary alone is what transformers gives T5 and its kin without a vocabulary.
+    others = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), "\u2581"}
+    return {token: index for token, index in tokenizer.get_vocab().items() if token not in others}
 
 
 def import_transformers() -> Any:

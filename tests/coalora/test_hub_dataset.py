@@ -120,6 +120,28 @@ def test_label_names_of_a_data_set_are_in_its_own_order(folder: Path, bert_folde
     assert task.summarise(task.score(logits, {"labels": labels}))[0] == pytest.approx(2 / 3)
 
 
+def test_examples_without_a_label_are_left_out_where_labels_have_names(
+    folder: Path, bert_folder: Path
+) -> None:
+    import datasets
+
+    # SNLI's examples without a majority have -1, in training too; and training may lack a label.
+    names = datasets.ClassLabel(names=["yes", "perhaps", "no"])
+    made = datasets.Dataset.from_pandas(GLUE.assign(label=[0, -1, 2, 0, 2, -1]))
+    for split in ("train", "validation"):
+        made.cast_column("label", names).to_parquet(folder / f"{split}.parquet")
+    files = {split: f"{split}.parquet" for split in ("train", "validation")}
+    task = Classification(
+        Classification.Options(
+            dataset=HubDataset(name=str(folder), files=files), text=("question1", "question2")
+        )
+    )
+    loaded = task.load_model(ModelSpec(name=str(bert_folder)), 0)
+    task.prepare(loaded.tokenizer)
+    assert task.examples("train") == task.examples("validation") == 4
+    assert loaded.module.config.id2label == {0: "yes", 1: "perhaps", 2: "no"}
+
+
 # MNLI's columns and splits: three labels, pairs, and two validation sets.
 MNLI = pd.DataFrame(
     {

@@ -64,18 +64,46 @@ def test_outputs_with_other_names_are_refused_unless_their_order_is_given(
     assert task.load_model(fine_tuned, 0).module.config.id2label == {0: "1", 1: "0"}
 
 
-def test_outputs_without_names_are_in_the_datas_order() -> None:
-    outputs = {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+@pytest.mark.parametrize("names", [["LABEL_0", "LABEL_1", "LABEL_2"], [None, None, None]])
+def test_outputs_without_names_are_in_the_datas_order(names: list[str | None]) -> None:
+    outputs = dict(enumerate(names))
     assert as_the_head_has_them(("a", "c", "b"), outputs, "model") == ("a", "c", "b")
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs"),
+    [
+        (("LABEL_0", "LABEL_1"), {0: "LABEL_1", 1: "LABEL_0"}),
+        (("0", "1"), {0: 1, 1: 0}),
+        (("US", "us"), {0: "us", 1: "US"}),
+    ],
+)
+def test_labels_that_are_the_outputs_names_are_in_their_order(labels, outputs) -> None:
+    expected = tuple(str(name) for name in outputs.values())
+    assert as_the_head_has_them(labels, outputs, "model") == expected
 
 
 def test_labels_that_differ_in_case_alone_are_not_guessed() -> None:
     with pytest.raises(InputError, match=r"give task\.labels"):
-        as_the_head_has_them(("no", "No"), {0: "No", 1: "no"}, "model")
+        as_the_head_has_them(("no", "No"), {0: "NO", 1: "no"}, "model")
+
+
+def test_a_head_with_more_outputs_than_the_data_has_labels_wants_them_all(
+    bert_folder, table_files, tmp_path
+) -> None:
+    names = {0: "right", 1: "between", 2: "left"}
+    module = AutoModelForSequenceClassification.from_pretrained(bert_folder, id2label=names)
+    module.save_pretrained(tmp_path)
+    small_tokenizer().save_pretrained(tmp_path)
+    spec = ModelSpec(name=str(tmp_path))
+    with pytest.raises(InputError, match=r"3 outputs, named \['right', 'between', 'left'\]"):
+        task_of(table_files).load_model(spec, 0)
+    task = task_of(table_files, labels=["right", "between", "left"])
+    assert task.load_model(spec, 0).module.config.id2label == names
 
 
 def test_given_labels_must_be_those_of_the_data(table_files) -> None:
-    with pytest.raises(InputError, match=r"\['up', 'left'\].*\['left', 'right'\]"):
+    with pytest.raises(InputError, match=r"\['up', 'left'\].*lacks \['right'\]"):
         task_of(table_files, labels=["up", "left"]).labels  # noqa: B018
 
 

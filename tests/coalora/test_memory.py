@@ -6,6 +6,8 @@ import pytest
 import torch
 from qsearch_coalora.memory import OutOfMemoryError, telling_of_memory
 
+from qsearch.errors import EvaluationError
+
 CPU_ERROR = "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: 1 TB"
 
 
@@ -50,6 +52,16 @@ def test_a_trainer_tells_of_memory(
     arguments = {"quantization_error": (list(chosen[0].values())[:1],)}
     with pytest.raises(OutOfMemoryError):
         getattr(trainer, part)(*arguments.get(part, (chosen, 0)))
+
+
+def test_an_evaluation_without_memory_fails_alone_and_says_why(
+    make_trainer, make_configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer()
+    trainer.adapted  # noqa: B018
+    monkeypatch.setattr(trainer.adapted, "logits", lambda _: torch.empty(2**55))
+    with pytest.raises(EvaluationError, match=r"trainer\.eval_batch_size"):
+        trainer.evaluate([make_configuration(trainer, 0)], "validation")
 
 
 def test_a_model_that_could_not_be_made_is_made_again(

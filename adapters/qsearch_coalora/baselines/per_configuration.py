@@ -179,15 +179,16 @@ class PerConfigurationTrainer(AdapterTrainer):
         Raises:
             EvaluationError: If none is left.
         """
-        kept = []
         for configuration in configurations:
             try:
                 self._require_trained(configuration)
             except EvaluationError:
-                if not kept and configuration == configurations[-1]:
+                # What else hinders a training, such as memory, ends the study.
+                if configuration not in self._diverged:
                     raise
-            else:
-                kept.append(configuration)
+        kept = [one for one in configurations if one in self._trained]
+        if configurations and not kept:
+            raise EvaluationError(self._diverged[configurations[0]])
         return super().sensitivity(kept, round)
 
     def state(self) -> TrainerState:

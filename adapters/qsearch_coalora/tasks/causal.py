@@ -92,7 +92,7 @@ class CausalLanguageModelling:
             )
         module.config.use_cache = False
         tokenizer = load_tokenizer(model)
-        require_embeddings(model, module, tokenizer, pads=False)
+        require_embeddings(model, module, tokenizer)
         return LoadedModel(module, tokenizer)
 
     def workload(self) -> Workload:

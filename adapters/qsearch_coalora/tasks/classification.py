@@ -19,7 +19,12 @@ from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
 from qsearch.space import Integers
 from qsearch_coalora.discovery import backbone
 from qsearch_coalora.metrics import accuracy, confusion, f1_score, hits
-from qsearch_coalora.models import load_pretrained, load_tokenizer, require_embeddings
+from qsearch_coalora.models import (
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+    require_embeddings,
+)
 from qsearch_coalora.statistics import LEAST_EXAMPLES, require_examples
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad
 from qsearch_coalora.tasks.data import (
@@ -168,15 +173,16 @@ class Classification:
         found = set(self._training.labels)
         if len(found) < 2:
             raise InputError(f"the training data has one label only: {sorted(found)}")
-        if self.options.metric == "f1" and len(found) > 2:
-            raise InputError(f"task.metric f1 needs two labels; the data has {len(found)}")
+        # Of a data set's own labels, training examples may lack some.
+        labels = self._training.order or sorted_labels(found)
+        if self.options.metric == "f1" and len(labels) > 2:
+            raise InputError(f"task.metric f1 needs two labels; the data has {len(labels)}")
         if self.options.positive is not None and self.options.positive not in found:
             raise InputError(
                 f"task.positive {self.options.positive!r} is no label of the training data, which"
                 f" has {list(sorted_labels(found))}"
             )
-        order = self._training.order
-        return tuple(label for label in order if label in found) or sorted_labels(found)
+        return labels
 
     @property
     def _positive(self) -> int:
@@ -191,15 +197,16 @@ class Classification:
                 for which label cannot be told.
         """
         tokenizer = load_tokenizer(model)
+        self._require_fitting(load_config(model)[0], tokenizer, model.name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module, missing = load_pretrained(
                 model,
                 "AutoModelForSequenceClassification",
-                num_labels=len(self._data_labels),
+                num_labels=len(self.options.labels or self._data_labels),
+                pad_token_id=tokenizer.pad_token_id,
             )
-        require_embeddings(model, module, tokenizer, pads=True)
-        module.config.pad_token_id = tokenizer.pad_token_id
+        require_embeddings(model, module, tokenizer)
         if self.options.labels is None and not _head_is_new(module, missing):
             self._head_labels = as_the_head_has_them(
                 self._data_labels, module.config.id2label, model.name
@@ -207,6 +214,24 @@ class Classification:
         module.config.id2label = dict(enumerate(self.labels))
         module.config.label2id = {label: index for index, label in enumerate(self.labels)}
         return LoadedModel(module, tokenizer, _head(module, missing))
+
+    def _require_fitting(self, config: Any, tokenizer: Any, model: str) -> None:
+        """Refuse what transformers would only tell of in its own terms."""
+        size = getattr(config, "vocab_size", None)
+        if isinstance(size, int) and tokenizer.pad_token_id >= size:
+            raise InputError(
+                f"model.name {model!r} has {size} embeddings, but its tokenizer's padding token"
+                f" {tokenizer.pad_token!r} has number {tokenizer.pad_token_id}; resize the model's"
+                " embeddings, or save the tokenizer that belongs to it"
+            )
+        labels = self.options.labels or self._data_labels
+        heads = [name for name in config.architectures or () if "SequenceClassif" in name]
+        if heads and config.num_labels != len(labels):
+            raise InputError(
+                f"model.name {model!r} has {config.num_labels} outputs, named"
+                f" {list(config.id2label.values())[:20]}; the training data has labels"
+                f" {list(labels)[:20]}: give task.labels, one for each output in their order"
+            )
 
     def workload(self) -> Workload:
         """Return how much the model computes, from the options alone; padding counts."""

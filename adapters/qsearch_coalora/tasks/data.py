@@ -123,13 +123,13 @@ def with_label_names(dataset: Any, column: str) -> tuple[pd.DataFrame, tuple[str
 
     Returns:
         The table, and the names in the data set's order (empty if it has none). A number that has
-        no name, such as the -1 of unlabelled examples, stays.
+        no name, such as the -1 of unlabelled examples, becomes a missing value.
     """
     table: pd.DataFrame = dataset.to_pandas()
     names = tuple(getattr(dataset.features.get(column), "names", ()))
 
     def named(value: Any) -> Any:
-        return names[int(value)] if pd.notna(value) and 0 <= value < len(names) else value
+        return names[int(value)] if pd.notna(value) and 0 <= value < len(names) else None
 
     return (table.assign(**{column: table[column].map(named)}) if names else table), names
 

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from qsearch.errors import InputError
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-_UNNAMED = re.compile(r"LABEL_[0-9]+")
+_UNNAMED = re.compile(r"LABEL_[0-9]+|None")
+"""What transformers calls outputs without a name, and a null in ``config.json``."""
 
 
 def sorted_labels(labels: Collection[str]) -> tuple[str, ...]:
@@ -20,21 +21,22 @@ def sorted_labels(labels: Collection[str]) -> tuple[str, ...]:
 
 
 def require_all(given: Sequence[str], labels: Collection[str]) -> tuple[str, ...]:
-    """Return labels as given, if they are those of the training data.
+    """Return labels as given, if those of the training data are among them.
 
     Raises:
-        InputError: If they are not.
+        InputError: If one is not.
     """
-    if set(given) != set(labels):
+    missing = set(labels) - set(given)
+    if missing:
         raise InputError(
-            f"task.labels {list(given)} must be the labels of the training data,"
-            f" {list(sorted_labels(labels))}"
+            f"task.labels {list(given)} must hold all labels of the training data; it lacks"
+            f" {list(sorted_labels(missing))}"
         )
     return tuple(given)
 
 
 def as_the_head_has_them(
-    labels: Sequence[str], outputs: Mapping[int, str], model: str
+    labels: Sequence[str], outputs: Mapping[int, object], model: str
 ) -> tuple[str, ...]:
     """Return labels in the order of a trained head's outputs.
 
@@ -47,7 +49,9 @@ def as_the_head_has_them(
     Raises:
         InputError: If the outputs have other names than the labels.
     """
-    names = [outputs[index] for index in sorted(outputs)]
+    names = [str(outputs[index]) for index in sorted(outputs)]
+    if sorted(names) == sorted(labels):
+        return tuple(names)
     if all(_UNNAMED.fullmatch(name) for name in names):
         return tuple(labels)
     by_name = {label.casefold(): label for label in labels}
