@@ -87,7 +87,6 @@ ABLATIONS: Mapping[str, Entry] = {
     "no-segments": for_all("coa-lora", "search.keep=front"),
     "no-walks": for_all("coa-lora", "search.walks=false"),
     "longer": for_all("coa-lora", "trainer.first_steps=270"),
-    "init-shared": for_all("coa-lora", "trainer.init=shared"),
     "rank-8": for_all("coa-lora", "trainer.rank=8"),
     "rank-32": for_all("coa-lora", "trainer.rank=32"),
     "rank-64": for_all("coa-lora", "trainer.rank=64"),
