@@ -18,6 +18,7 @@ from qsearch.plugins import Progress, Scores, Task, TrainerState
 from qsearch_coalora.adapted_model import AdaptedModel, score
 from qsearch_coalora.device import parse_device
 from qsearch_coalora.held_out import HeldOutLoss
+from qsearch_coalora.part import examples_in
 from qsearch_coalora.precision import autocast, uses_bfloat16
 from qsearch_coalora.sampling import BatchStream, SetSampler
 from qsearch_coalora.schedule import rate_share
@@ -148,11 +149,11 @@ class TrainingLoop:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
         batches = [next(plan.batches) for _ in range(options.accumulation_steps)]
-        examples = sum(map(_size, batches))
+        examples = sum(map(examples_in, batches))
         loss = 0.0
         for batch in batches:
             # The last batch of a pass may be smaller; each example counts alike.
-            loss += self._accumulate_gradients(batch, _size(batch) / examples)
+            loss += self._accumulate_gradients(batch, examples_in(batch) / examples)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, options.max_grad_norm)
         self._require_finite("loss", loss, step)
         self._require_finite("gradient norm", norm.item(), step)
@@ -171,7 +172,7 @@ class TrainingLoop:
             The loss, weighted.
         """
         plan, adapted = self._plan, self._adapted
-        size = _size(batch)
+        size = examples_in(batch)
         parts = min(plan.parts, size)
         total = 0.0
         for offset in range(parts):
@@ -291,8 +292,3 @@ class TrainingLoop:
         torch.set_rng_state(self._saved_randomness["cpu"])
         if self._device.type == "cuda":
             torch.cuda.set_rng_state(self._saved_randomness["cuda"], self._device)
-
-
-def _size(batch: Mapping[str, Tensor]) -> int:
-    """Return a batch's number of examples."""
-    return len(next(iter(batch.values())))

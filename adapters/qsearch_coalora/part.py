@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def examples_in(batch: Mapping[str, Tensor]) -> int:
+    """Return a batch's number of examples."""
+    return len(next(iter(batch.values())))
+
+
 def one_example_in(
     one_in: int, batches: Iterator[Mapping[str, Tensor]]
 ) -> Iterator[Mapping[str, Tensor]]:
@@ -19,7 +24,7 @@ def one_example_in(
     """
     seen = 0
     for batch in batches:
-        size = len(next(iter(batch.values())))
+        size = examples_in(batch)
         first = -seen % one_in
         seen += size
         if first < size:
@@ -33,6 +38,6 @@ def in_parts(batch: Mapping[str, Tensor], parts: int) -> Iterator[Mapping[str, T
         batch: Inputs by name (examples × …).
         parts: How many.
     """
-    size = len(next(iter(batch.values())))
+    size = examples_in(batch)
     for chosen in torch.arange(size).tensor_split(min(parts, size)):
         yield {name: values[chosen] for name, values in batch.items()}

@@ -66,7 +66,7 @@ class CoALoRATrainer(SetTrainer):
             state.metadata.get("input_sizes", self.adapted.input_sizes()),
             strict=True,
         ):
-            if own != saved and not _nearly(own, saved):
+            if not _alike(own, saved):
                 raise InputError(
                     "the saved adapter belongs to other training data or another model: inputs of"
                     f" layer {layer.name!r} had a root mean square of {saved}, have {own}; bring"
@@ -88,8 +88,10 @@ _SAME = 1e-3
 """Relative difference of sizes that rounding on another machine may make; other data, more."""
 
 
-def _nearly(own: float | None, saved: float | None) -> bool:
-    return own is not None and saved is not None and math.isclose(own, saved, rel_tol=_SAME)
+def _alike(own: float | None, saved: float | None) -> bool:
+    if own is None or saved is None:
+        return own is saved
+    return math.isclose(own, saved, rel_tol=_SAME)
 
 
 def _identity_of(theta: ThetaOptions, seed: int) -> dict[str, Any]:

@@ -62,18 +62,21 @@ GLUE = pd.DataFrame(
 )
 
 
+def pairs_in(folder: Path, **options: object) -> Classification:
+    """Return the task of QQP's pairs in a data set's two Parquet files."""
+    files = {split: f"{split}.parquet" for split in ("train", "validation")}
+    dataset = HubDataset(name=str(folder), files=files)
+    return Classification(
+        Classification.Options(dataset=dataset, text=("question1", "question2"), **options)
+    )
+
+
 def test_a_glue_data_set_is_classified_by_its_integer_labels(
     folder: Path, bert_folder: Path
 ) -> None:
     for split in ("train", "validation"):
         GLUE.to_parquet(folder / f"{split}.parquet")
-    files = {split: f"{split}.parquet" for split in ("train", "validation")}
-    task = Classification(
-        Classification.Options(
-            dataset=HubDataset(name=str(folder), files=files),
-            text=("question1", "question2"),
-        )
-    )
+    task = pairs_in(folder)
     task.prepare(task.load_model(ModelSpec(name=str(bert_folder)), 0).tokenizer)
     assert task.labels == ("0", "1")
     batches = list(task.batches("train", 6))
@@ -86,12 +89,7 @@ def test_a_data_set_with_unlabelled_examples_is_refused(folder: Path, bert_folde
     # GLUE's own test splits carry the label -1.
     GLUE.to_parquet(folder / "train.parquet")
     GLUE.assign(label=-1).to_parquet(folder / "validation.parquet")
-    files = {split: f"{split}.parquet" for split in ("train", "validation")}
-    task = Classification(
-        Classification.Options(
-            dataset=HubDataset(name=str(folder), files=files), text=("question1", "question2")
-        )
-    )
+    task = pairs_in(folder)
     tokenizer = task.load_model(ModelSpec(name=str(bert_folder)), 0).tokenizer
     with pytest.raises(InputError, match=r"labels \['-1'\]"):
         task.prepare(tokenizer)
@@ -105,14 +103,7 @@ def test_label_names_of_a_data_set_are_in_its_own_order(folder: Path, bert_folde
     for split in ("train", "validation"):
         made = datasets.Dataset.from_pandas(GLUE).cast_column("label", names)
         made.to_parquet(folder / f"{split}.parquet")
-    files = {split: f"{split}.parquet" for split in ("train", "validation")}
-    task = Classification(
-        Classification.Options(
-            dataset=HubDataset(name=str(folder), files=files),
-            text=("question1", "question2"),
-            metric="f1",
-        )
-    )
+    task = pairs_in(folder, metric="f1")
     task.prepare(task.load_model(ModelSpec(name=str(bert_folder)), 0).tokenizer)
     assert task.labels == ("not_duplicate", "duplicate")
     labels = torch.tensor([1, 1, 0])
@@ -130,12 +121,7 @@ def test_examples_without_a_label_are_left_out_where_labels_have_names(
     made = datasets.Dataset.from_pandas(GLUE.assign(label=[0, -1, 2, 0, 2, -1]))
     for split in ("train", "validation"):
         made.cast_column("label", names).to_parquet(folder / f"{split}.parquet")
-    files = {split: f"{split}.parquet" for split in ("train", "validation")}
-    task = Classification(
-        Classification.Options(
-            dataset=HubDataset(name=str(folder), files=files), text=("question1", "question2")
-        )
-    )
+    task = pairs_in(folder)
     loaded = task.load_model(ModelSpec(name=str(bert_folder)), 0)
     task.prepare(loaded.tokenizer)
     assert task.examples("train") == task.examples("validation") == 4
