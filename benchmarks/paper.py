@@ -85,9 +85,9 @@ PLANS = {
             ablations={
                 "rank-8": 1,
                 "rank-32": 1,
-                "integer": 1,
-                "integer-shared-lora": 1,
-                "integer-ptq": 1,
+                "integer": 3,
+                "integer-shared-lora": 3,
+                "integer-ptq": 3,
             },
             zero_shot=True,
             paper_task="SST-2",
@@ -100,10 +100,10 @@ PLANS = {
             # Those of the search are here: on SST-2, losses are too flat to tell searches apart.
             ablations={
                 "longer": 3,
-                "frozen-set": 1,
-                "random-extension": 1,
-                "no-segments": 1,
-                "no-walks": 1,
+                "frozen-set": 3,
+                "random-extension": 3,
+                "no-segments": 3,
+                "no-walks": 3,
                 "rank-32": 1,
                 "rank-64": 1,
                 "rank-128": 1,
