@@ -25,7 +25,7 @@ from qsearch_coalora.residual import (
     residual_factors,
 )
 from qsearch_coalora.trainer import CoALoRATrainer
-from qsearch_quantizers.normal_float import NormalFloat, nf_codes
+from qsearch_quantizers.normal_float import NormalFloat, nf_encode
 
 from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
@@ -67,7 +67,7 @@ def quantizing(benchmark: Benchmark) -> None:
                     "bitsandbytes quantize": lambda w=weight: bitsandbytes.functional.quantize_4bit(
                         w, blocksize=64, quant_type="nf4"
                     ),
-                    "one-level quantize": lambda w=weight: nf_codes(w, 4, 64),
+                    "one-level quantize": lambda w=weight: nf_encode(w, 4, 64),
                     "two-level quantize": lambda w=weight: quantizer.quantize(w, configuration),
                     "bitsandbytes dequantize": lambda t=theirs: (
                         bitsandbytes.functional.dequantize_4bit(*t)

@@ -1,4 +1,4 @@
-"""Normal-float levels, and exact nearest-level coding at memory speed."""
+"""Normal-float levels, exact nearest-level coding, and decoding of packed codes."""
 
 from __future__ import annotations
 
@@ -117,6 +117,45 @@ def decode(codes: Tensor, table: LevelTable) -> Tensor:
     """
     index = codes.view(-1).view(torch.uint16).to(torch.int32)
     return table.pairs.index_select(0, index).view(torch.float32).view(codes.shape)
+
+
+@lru_cache(maxsize=16)
+def group_levels(bits: int, device: torch.device) -> Tensor:
+    """Return the levels of several neighbouring codes by their packed bits.
+
+    Args:
+        bits: 2, 3, 4 or 8.
+        device: Where to.
+
+    Returns:
+        Elements (2^(bits·codes)) of 4 bytes a code: four codes of 2 or 3 bits, two of 4 or 8, so
+        that one lookup decodes all of them.
+    """
+    codes = 4 if bits <= 3 else 2
+    packed = torch.arange(2 ** (bits * codes))
+    single = torch.stack([packed >> bits * place & 2**bits - 1 for place in range(codes)], dim=1)
+    element = torch.complex128 if codes == 4 else torch.float64
+    return normal_float_levels(bits)[single].view(element).flatten().to(device)
+
+
+def decode_packed(packed: Tensor, bits: int, levels: Tensor) -> None:
+    """Write the level of each packed code.
+
+    Args:
+        packed: Whole groups of 8 codes from :func:`qsearch_quantizers.packing.pack`, uint8.
+        bits: 2, 3, 4 or 8.
+        levels: Where to: contiguous float32, one element a code.
+    """
+    table = group_levels(bits, packed.device)
+    groups = levels.view(table.dtype)
+    if bits == 3:
+        low, middle, high = packed.view(-1, 3).int().unbind(dim=1)
+        words = low.add(middle, alpha=1 << 8).add_(high, alpha=1 << 16)
+        torch.index_select(table, 0, words & 0xFFF, out=groups[0::2])
+        torch.index_select(table, 0, words >> 12, out=groups[1::2])
+    else:
+        index = packed.view(torch.uint16) if bits == 8 else packed
+        torch.index_select(table, 0, index.int(), out=groups)
 
 
 def chunk_of(blocks: int, block_size: int, device: torch.device) -> int:

@@ -13,7 +13,15 @@ from qsearch.configuration import Choices, Knob, LayerConfiguration
 from qsearch.plugins import QuantizedTensor
 from qsearch_quantizers.checks import check_weight, in_order
 from qsearch_quantizers.layout import TensorLayout
-from qsearch_quantizers.levels import LevelTable, chunk_of, decode, encode, level_table
+from qsearch_quantizers.levels import (
+    LevelTable,
+    chunk_of,
+    decode,
+    decode_packed,
+    encode,
+    level_table,
+)
+from qsearch_quantizers.packing import pack, packed_bytes, unpack
 
 Bits = Literal[2, 3, 4, 8]
 ScaleDtype = Literal["bfloat16", "float16", "float32"]
@@ -94,8 +102,8 @@ class NormalFloat:
             configuration: One of the quantizer's layer configurations.
 
         Returns:
-            ``codes`` (output features × input features, uint8), ``scale_codes`` (blocks, uint8)
-            and ``scales`` (scale blocks, in the scale dtype).
+            ``codes`` (packed, uint8), ``scale_codes`` (blocks, uint8) and ``scales`` (scale
+            blocks, in the scale dtype).
 
         Raises:
             InputError: If the weight is no finite floating-point matrix, or the layer
@@ -103,23 +111,22 @@ class NormalFloat:
         """
         self._choices.index(configuration)
         check_weight(weight)
-        block_size = configuration.integer("block_size")
+        bits, block_size = configuration.integer("bits"), configuration.integer("block_size")
         flat = weight.detach().contiguous().view(-1)
         absmax = _absolute_maxima(flat, block_size)
         scale_codes, scales = _quantize_scales(absmax, configuration)
         upper = _block_scales(scale_codes, scales, configuration)
-        lower_codes = _shrunk(scale_codes, SHRINK[configuration.integer("bits")])
+        lower_codes = _shrunk(scale_codes, SHRINK[bits])
         lower = _block_scales(lower_codes, scales, configuration)
-        table = level_table(configuration.integer("bits"), weight.device)
-        codes = torch.empty(flat.shape, dtype=torch.uint8, device=weight.device)
+        table = level_table(bits, weight.device)
+        codes = _empty_codes(flat, bits)
         step = chunk_of(absmax.numel(), block_size, weight.device)
         for first in range(0, absmax.numel(), step):
             blocks = _blocks(flat, first, step, block_size)
             chosen, use_lower = _least_error_codes(
                 blocks, upper[first : first + step], lower[first : first + step], table
             )
-            part = codes[first * block_size : (first + step) * block_size]
-            part.copy_(chosen.view(-1)[: part.numel()])
+            _pack_blocks(chosen, bits, codes, first, flat.numel())
             torch.where(
                 use_lower,
                 lower_codes[first : first + step],
@@ -127,7 +134,7 @@ class NormalFloat:
                 out=scale_codes[first : first + step],
             )
         return QuantizedTensor(
-            {"codes": codes.view(weight.shape), "scale_codes": scale_codes, "scales": scales},
+            {"codes": codes, "scale_codes": scale_codes, "scales": scales},
             (weight.shape[0], weight.shape[1]),
             configuration,
         )
@@ -143,6 +150,7 @@ class NormalFloat:
             scales,
             configuration.integer("bits"),
             configuration.integer("block_size"),
+            quantized.shape,
         )
 
     def layout(
@@ -152,8 +160,9 @@ class NormalFloat:
         weights = shape[0] * shape[1]
         blocks = -(-weights // configuration.integer("block_size"))
         scale_blocks = -(-blocks // configuration.integer("scale_block_size"))
+        code_bytes = packed_bytes(weights, configuration.integer("bits"))
         return {
-            "codes": TensorLayout(shape, torch.uint8, configuration.integer("bits")),
+            "codes": TensorLayout((code_bytes,), torch.uint8, None),
             "scale_codes": TensorLayout(
                 (blocks,), torch.uint8, configuration.integer("scale_bits")
             ),
@@ -163,65 +172,78 @@ class NormalFloat:
         }
 
 
-def nf_codes(weight: Tensor, bits: int, block_size: int) -> tuple[Tensor, Tensor]:
+def nf_encode(weight: Tensor, bits: int, block_size: int) -> tuple[Tensor, Tensor]:
     """Quantize with one level of float32 scales, as QLoRA without double quantization.
 
     Args:
         weight: Finite floating-point tensor; it is flattened row by row.
-        bits: 2 to 8.
-        block_size: Even number of weights that share a scale.
+        bits: 2, 3, 4 or 8.
+        block_size: Number of weights that share a scale, a multiple of 8.
 
     Returns:
-        Codes (shape of the weight, uint8) and absolute maxima (blocks, float32).
+        Packed codes (uint8) and absolute maxima (blocks, float32).
     """
     flat = weight.detach().contiguous().view(-1)
     absmax = _absolute_maxima(flat, block_size)
     table = level_table(bits, weight.device)
-    codes = torch.empty(flat.shape, dtype=torch.uint8, device=weight.device)
+    codes = _empty_codes(flat, bits)
     step = chunk_of(absmax.numel(), block_size, weight.device)
     for first in range(0, absmax.numel(), step):
         scales = absmax[first : first + step].clamp(min=TINY)
         scaled = _blocks(flat, first, step, block_size) * scales.reciprocal().unsqueeze(1)
-        part = codes[first * block_size : (first + step) * block_size]
-        part.copy_(encode(scaled.clamp_(-1, 1), table).view(-1)[: part.numel()])
-    return codes.view(weight.shape), absmax
+        chosen = encode(scaled.clamp_(-1, 1), table)
+        _pack_blocks(chosen, bits, codes, first, flat.numel())
+    return codes, absmax
 
 
-def nf_decode(codes: Tensor, scales: Tensor, bits: int, block_size: int) -> Tensor:
+def nf_decode(
+    codes: Tensor, scales: Tensor, bits: int, block_size: int, shape: tuple[int, ...]
+) -> Tensor:
     """Return levels times scales.
 
     Args:
-        codes: Codes of any shape, uint8, flattened row by row into blocks.
+        codes: Packed codes of a weight, flattened row by row into blocks, uint8.
         scales: One scale a block (blocks), float32.
-        bits: Bits of the codes.
-        block_size: Even number of weights that share a scale.
+        bits: Bits of the codes: 2, 3, 4 or 8.
+        block_size: Number of weights that share a scale, a multiple of 8.
+        shape: Shape of the weight.
 
     Returns:
-        Weights of the shape of the codes, float32.
+        Weight of that shape, float32.
     """
-    table = level_table(bits, codes.device)
-    flat = codes.contiguous().view(-1)
-    weight = torch.empty(flat.shape, dtype=torch.float32, device=codes.device)
+    weight = torch.empty(shape, dtype=torch.float32, device=codes.device)
+    flat = weight.view(-1)
     whole = flat.numel() // block_size
     step = chunk_of(whole, block_size, codes.device)
     for first in range(0, whole, step):
         last = min(first + step, whole)
-        part = slice(first * block_size, last * block_size)
-        torch.mul(
-            decode(flat[part], table).view(-1, block_size),
-            scales[first:last].unsqueeze(1),
-            out=weight[part].view(-1, block_size),
-        )
-    if whole * block_size < flat.numel():
-        rest = slice(whole * block_size, None)
-        weight[rest] = table.levels[flat[rest].long()] * scales[whole]
-    return weight.view(codes.shape)
+        part = flat[first * block_size : last * block_size]
+        some = codes[first * block_size * bits // 8 : last * block_size * bits // 8]
+        decode_packed(some, bits, part)
+        part.view(-1, block_size).mul_(scales[first:last].unsqueeze(1))
+    rest = flat[whole * block_size :]
+    if rest.numel():
+        some = unpack(codes[whole * block_size * bits // 8 :], bits, rest.numel())
+        rest.copy_(level_table(bits, codes.device).levels[some.long()] * scales[whole])
+    return weight
+
+
+def _empty_codes(flat: Tensor, bits: int) -> Tensor:
+    size = packed_bytes(flat.numel(), bits)
+    return torch.empty(size, dtype=torch.uint8, device=flat.device)
 
 
 def _blocks(flat: Tensor, first: int, count: int, block_size: int) -> Tensor:
     """Return up to ``count`` blocks as float32 rows; zeros fill the last one."""
     part = flat[first * block_size : (first + count) * block_size].float()
     return torch.nn.functional.pad(part, (0, -part.numel() % block_size)).view(-1, block_size)
+
+
+def _pack_blocks(blocks: Tensor, bits: int, packed: Tensor, first: int, count: int) -> None:
+    """Pack the codes of blocks (blocks × block size) from block ``first`` on; ``count`` are all."""
+    start = first * blocks.shape[1]
+    some = pack(blocks.view(-1)[: count - start], bits)
+    packed[start * bits // 8 :][: some.numel()].copy_(some)
 
 
 def _absolute_maxima(flat: Tensor, block_size: int) -> Tensor:

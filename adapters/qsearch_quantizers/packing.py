@@ -1,12 +1,12 @@
 """Codes of 1 to 8 bits packed into bytes.
 
 Codes follow one another without gaps, least significant bits first: code i occupies bits
-``i·bits`` to ``(i+1)·bits - 1`` of the byte stream. The last byte is filled with zeros.
+``i·bits`` to ``(i+1)·bits - 1`` of the byte stream. The last byte is filled with zeros. Eight codes
+at a time are moved inside one 64-bit word, in the little-endian order of safetensors.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -47,18 +47,18 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     flat = codes.contiguous().view(-1)
     if bits == 8:
         return flat.clone()
-    per_group, group_bytes, word = _group(bits)
-    shifts = bits * torch.arange(per_group, device=codes.device)
-    byte_shifts = 8 * torch.arange(group_bytes, device=codes.device)
     packed = torch.empty(packed_bytes(flat.numel(), bits), dtype=torch.uint8, device=codes.device)
     for first in range(0, flat.numel(), CHUNK):
         part = flat[first : first + CHUNK]
-        part = torch.nn.functional.pad(part, (0, -part.numel() % per_group)).view(-1, per_group)
-        # codes occupy distinct bits, so their sum is their union
-        words = (part.to(word) << shifts.to(word)).sum(dim=1, dtype=word)
-        some = (words.unsqueeze(1) >> byte_shifts.to(word)) & 255
+        words = torch.nn.functional.pad(part, (0, -part.numel() % 8)).view(torch.int64)
+        # neighbours join: eight codes become four pairs, two fours, and one word
+        for joined in (1, 2, 4):
+            even, odd = _fields(joined, bits)
+            moved = (words >> joined * (8 - bits)).bitwise_and_(odd)
+            words = (words & even).bitwise_or_(moved)
+        some = words.view(torch.uint8).view(-1, 8)[:, :bits].reshape(-1)
         into = packed[first * bits // 8 : packed_bytes(first + CHUNK, bits)]
-        into.copy_(some.view(-1)[: into.numel()])
+        into.copy_(some[: into.numel()])
     return packed
 
 
@@ -84,16 +84,19 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         )
     if bits == 8:
         return packed.clone()
-    per_group, group_bytes, word = _group(bits)
-    shifts = (bits * torch.arange(per_group, device=packed.device)).to(word)
     codes = torch.empty(count, dtype=torch.uint8, device=packed.device)
     for first in range(0, count, CHUNK):
         part = packed[first * bits // 8 : packed_bytes(first + CHUNK, bits)]
-        part = torch.nn.functional.pad(part, (0, -part.numel() % group_bytes))
-        words = _words(part.view(-1, group_bytes), word)
-        some = (words.unsqueeze(1) >> shifts) & (2**bits - 1)
+        groups = torch.nn.functional.pad(part, (0, -part.numel() % bits)).view(-1, bits)
+        words = torch.zeros(groups.shape[0], dtype=torch.int64, device=packed.device)
+        for position in range(bits):
+            words.bitwise_or_(groups[:, position].long() << 8 * position)
+        for joined in (4, 2, 1):
+            even, odd = _fields(joined, bits)
+            moved = (words & odd).bitwise_left_shift_(joined * (8 - bits))
+            words.bitwise_and_(even).bitwise_or_(moved)
         into = codes[first : first + CHUNK]
-        into.copy_(some.view(-1)[: into.numel()])
+        into.copy_(words.view(torch.uint8)[: into.numel()])
     return codes
 
 
@@ -152,19 +155,8 @@ def _check_bits(bits: int) -> None:
         raise InputError(f"bits must be 1 to 8, not {bits}")
 
 
-def _group(bits: int) -> tuple[int, int, torch.dtype]:
-    """Return the least number of codes that fills whole bytes, those bytes, and a wide type."""
-    per_group = 8 // math.gcd(bits, 8)
-    group_bytes = bits * per_group // 8
-    word = {1: torch.uint8, 2: torch.int32, 3: torch.int32}.get(group_bytes, torch.int64)
-    return per_group, group_bytes, word
-
-
-def _words(groups: Tensor, word: torch.dtype) -> Tensor:
-    """Return the little-endian integer that each row of bytes is."""
-    if groups.shape[1] == 1:
-        return groups[:, 0]
-    words = groups[:, 0].to(word)
-    for position in range(1, groups.shape[1]):
-        words |= groups[:, position].to(word) << (8 * position)
-    return words
+def _fields(joined: int, bits: int) -> tuple[int, int]:
+    """Return masks of a word: where ``joined`` codes stand without gaps, and their neighbours."""
+    ones = (1 << joined * bits) - 1
+    even = sum(ones << shift for shift in range(0, 64, 16 * joined))
+    return even, even << joined * bits

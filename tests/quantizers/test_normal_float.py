@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from qsearch_quantizers.levels import encode, level_table, normal_float_levels
-from qsearch_quantizers.normal_float import NormalFloat, nf_codes, nf_decode
+from qsearch_quantizers.normal_float import NormalFloat, nf_decode, nf_encode
+from qsearch_quantizers.packing import pack
 from scipy.stats import norm
 
 from qsearch.configuration import LayerConfiguration
@@ -94,8 +95,8 @@ def test_codes_with_float32_scales_are_those_of_bitsandbytes(size):
     weight = normal(97, size, seed=1)
     packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
     expected = torch.stack([packed.view(-1) >> 4, packed.view(-1) & 15], dim=1)
-    codes, absmax = nf_codes(weight, 4, 64)
-    assert torch.equal(codes.view(-1), expected.view(-1))
+    codes, absmax = nf_encode(weight, 4, 64)
+    assert torch.equal(codes, pack(expected, 4))
     assert torch.equal(absmax, state.absmax)
 
 
@@ -110,9 +111,21 @@ def test_encoding_is_exactly_nearest_level_by_bisection(bits):
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("shape", [(3, 64), (5, 7), (1100, 1024)])
+def test_decoding_packed_codes_multiplies_the_level_of_each_by_its_scale(bits, shape):
+    codes = torch.randint(0, 2**bits, shape, dtype=torch.uint8)
+    scales = torch.rand(-(-codes.numel() // 16))
+    expected = normal_float_levels(bits)[codes.long().view(-1)]
+    expected = expected * scales.repeat_interleave(16)[: codes.numel()]
+    decoded = nf_decode(pack(codes, bits), scales, bits, 16, shape)
+    assert torch.equal(decoded, expected.view(shape))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_one_level_quantization_is_idempotent(bits):
-    codes, absmax = nf_codes(normal(33, 65), bits, 16)
-    again, absmax_again = nf_codes(nf_decode(codes, absmax, bits, 16), bits, 16)
+    codes, absmax = nf_encode(normal(33, 65), bits, 16)
+    decoded = nf_decode(codes, absmax, bits, 16, (33, 65))
+    again, absmax_again = nf_encode(decoded, bits, 16)
     assert torch.equal(again, codes)
     assert torch.equal(absmax_again, absmax)
 
@@ -152,7 +165,7 @@ def test_eight_scale_bits_give_less_error_than_two(bits):
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_two_level_scales_of_eight_bits_do_not_cost_accuracy(bits):
     weight = normal(128, 256)
-    one_level = nf_decode(*nf_codes(weight, bits, 64), bits, 64)
+    one_level = nf_decode(*nf_encode(weight, bits, 64), bits, 64, (128, 256))
     reference = float((one_level - weight).norm() / weight.norm())
     assert relative_error(weight, layer_configuration(bits=bits)) <= 1.01 * reference
 
