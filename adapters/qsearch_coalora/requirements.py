@@ -62,7 +62,7 @@ def estimate_requirements(
     if options.cache_mebibytes < codes:
         notes.append(
             f"trainer.cache_mebibytes {options.cache_mebibytes} is less than the {codes:.0f} MiB of"
-            " one configuration's quantized weights, so most are quantized again at each switch"
+            " one configuration at 8 bits, so most weights are quantized again at each switch"
         )
     if options.device != "cpu":
         notes.append(
