@@ -252,7 +252,7 @@ def _absolute_maxima(flat: Tensor, block_size: int) -> Tensor:
     step = chunk_of(blocks, block_size, flat.device)
     for first in range(0, blocks, step):
         part = _blocks(flat, first, step, block_size)
-        torch.linalg.vector_norm(part, ord=torch.inf, dim=1, out=absmax[first : first + step])
+        torch.amax(part.abs(), dim=1, out=absmax[first : first + step])
     return absmax
 
 
