@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -171,7 +170,7 @@ def _gaps(found: Sequence[Outcome], references: Sequence[Outcome], scale: Scale)
 def table_of(figures: Sequence[Figures], paper_task: str | None = None) -> pd.DataFrame:
     """Return one row a method: seeds, then mean and half width of each figure.
 
-    ``less ours`` is the hypervolume less that of CoA-LoRA, over the seeds that both have.
+    ``less ours`` is the hypervolume less that of CoA-LoRA with the same seed.
 
     Args:
         figures: Those of each method.
@@ -184,10 +183,11 @@ def table_of(figures: Sequence[Figures], paper_task: str | None = None) -> pd.Da
             "method": one.method,
             "seeds": len(one.seeds),
             "configurations": max(one.configurations),
-            "less ours": np.nan if ours is None else _less(one, ours),
         }
-        for name in ("hypervolume", "hypervolume_at_bits", "gap", "minutes"):
-            known = pd.Series(getattr(one, name)).dropna()
+        measured = {name: getattr(one, name) for name in _MEASURED}
+        measured["less ours"] = np.array([]) if ours is None else _less(one, ours)
+        for name, values in measured.items():
+            known = pd.Series(values, dtype=float).dropna()
             row[name], row[f"{name} ±"] = float(known.mean()), half_width(known.to_numpy())
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -197,12 +197,14 @@ def table_of(figures: Sequence[Figures], paper_task: str | None = None) -> pd.Da
     return table.join(theirs.add_prefix("paper's "), on="method")
 
 
-def _less(one: Figures, other: Figures) -> float:
-    """Return the mean hypervolume less another method's, over the seeds that both have."""
-    common = set(one.seeds) & set(other.seeds)
-    if not common:
-        return math.nan
-    return float(one.at(common).hypervolume.mean() - other.at(common).hypervolume.mean())
+_MEASURED = ("hypervolume", "hypervolume_at_bits", "gap", "minutes")
+
+
+def _less(one: Figures, other: Figures) -> Floats:
+    """Return the hypervolume less another method's with each seed that both have (n)."""
+    theirs = dict(zip(other.seeds, other.hypervolume, strict=True))
+    pairs = zip(one.seeds, one.hypervolume, strict=True)
+    return np.array([own - theirs[seed] for seed, own in pairs if seed in theirs])
 
 
 def budget_table(outcomes: Mapping[str, Sequence[Outcome]], scale: Scale) -> pd.DataFrame:
@@ -242,7 +244,7 @@ def markdown_of(table: pd.DataFrame, unit: str) -> str:
     for row in table.to_dict("records"):
         cells = [str(row["method"]), str(row["seeds"])]
         cells.append(_cell(row["hypervolume"], row["hypervolume ±"], 3))
-        cells.append(_cell(row["less ours"], math.nan, 3))
+        cells.append(_cell(row["less ours"], row["less ours ±"], 3))
         cells += [_cell(row[name], row[f"{name} ±"], digits) for name, digits in shown]
         if has_paper:
             cells.append(_papers(*(row[f"paper's {name}"] for name in _PAPERS_FIGURES)))
