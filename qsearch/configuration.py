@@ -70,6 +70,11 @@ class LayerConfiguration(Mapping[str, KnobValue]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, LayerConfiguration):
+            return self._values == other._values
+        return super().__eq__(other)
+
     def __hash__(self) -> int:
         return self._hash
 

@@ -280,10 +280,13 @@ def _shrunk(codes: Tensor, factor: float) -> Tensor:
 
 def _block_scales(codes: Tensor, scales: Tensor, configuration: LayerConfiguration) -> Tensor:
     """Return the scale of each block (blocks), float32."""
-    steps = 2 ** configuration.integer("scale_bits")
     size = configuration.integer("scale_block_size")
-    unit = (scales.float() / steps).repeat_interleave(size)[: codes.numel()]
-    return codes.float().add_(1).mul_(unit)
+    units = scales.float() / 2 ** configuration.integer("scale_bits")
+    multiples = codes.float().add_(1)
+    whole = multiples.numel() // size
+    multiples[: whole * size].view(whole, size).mul_(units[:whole].unsqueeze(1))
+    multiples[whole * size :].mul_(units[whole:])
+    return multiples
 
 
 def _least_error_codes(
