@@ -230,10 +230,8 @@ def test_the_report_has_tables_claims_and_a_page_without_links(
     paper.main()
     text = (tmp_path / "paper.md").read_text()
     assert "a share of the box from a metric of 0.5 at 7.25 bits" in text
-    assert (
-        "| coa-lora | 3 | 0.608 ± 0.000 | 0.000 ± 0.000 | 0.608 ± 0.000 | 2.00 ± 0.00 | 10.0 ± 0.0 |"
-        in text
-    )
+    row = "| 0.608 ± 0.000 | 0.000 ± 0.000 | 0.608 ± 0.000 | 2.00 ± 0.00 | 10.0 ± 0.0 |"
+    assert f"| coa-lora | 3 {row}" in text
     assert "Nothing is recorded yet." in text
     result = json.loads((tmp_path / "paper.json").read_text())
     assert {row["table"] for row in result["rows"]} == {
