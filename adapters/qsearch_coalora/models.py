@@ -213,10 +213,27 @@ def require_embeddings(model: ModelSpec, module: nn.Module, tokenizer: Any) -> N
     known = getattr(embeddings, "num_embeddings", None)
     words = _words(tokenizer)
     last = max(words, key=lambda token: words[token], default=None)
-    if known is not None and last is not None and words[last] >= known:
+    if known is not None and last is not None:
+        require_embedding(model.name, known, "token", last, words[last])
+
+
+def require_embedding(model: str, known: int, kind: str, token: str, number: int) -> None:
+    """Check that a model has an embedding for one token.
+
+    Args:
+        model: The model's name, for messages.
+        known: How many embeddings it has.
+        kind: What the token is, for messages.
+        token: The token.
+        number: Its number.
+
+    Raises:
+        InputError: If it has none.
+    """
+    if number >= known:
         raise InputError(
-            f"model.name {model.name!r} has {known} embeddings, but its tokenizer's token {last!r}"
-            f" has number {words[last]}; resize the model's embeddings, or save the tokenizer that"
+            f"model.name {model!r} has {known} embeddings, but its tokenizer's {kind} {token!r}"
+            f" has number {number}; resize the model's embeddings, or save the tokenizer that"
             " belongs to it"
         )
 

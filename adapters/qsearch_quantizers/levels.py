@@ -79,12 +79,9 @@ def level_table(bits: int, device: torch.device) -> LevelTable:
     midpoint[cells.long()] = midpoints
     every_cell = torch.arange(CELLS + 1, dtype=torch.int32)
     below = torch.searchsorted(cells, every_cell).to(torch.uint8)
-    pairs = torch.zeros(256 * (levels.numel() - 1) + levels.numel(), 2)
-    first, second = torch.meshgrid(*[torch.arange(levels.numel())] * 2, indexing="ij")
-    pairs[first + 256 * second] = torch.stack([levels[first], levels[second]], dim=-1)
     return LevelTable(
         levels.to(device),
-        pairs.view(torch.float64).flatten().to(device),
+        _grouped(levels, 8, 2).to(device),
         midpoint.to(device),
         below.to(device),
     )
@@ -131,11 +128,7 @@ def group_levels(bits: int, device: torch.device) -> Tensor:
         Elements (2^(bits·codes)) of 4 bytes a code: four codes of 2 or 3 bits, two of 4 or 8, so
         that one lookup decodes all of them.
     """
-    codes = 4 if bits <= 3 else 2
-    packed = torch.arange(2 ** (bits * codes))
-    single = torch.stack([packed >> bits * place & 2**bits - 1 for place in range(codes)], dim=1)
-    element = torch.complex128 if codes == 4 else torch.float64
-    return normal_float_levels(bits)[single].view(element).flatten().to(device)
+    return _grouped(normal_float_levels(bits), bits, 4 if bits <= 3 else 2).to(device)
 
 
 def decode_packed(packed: Tensor, bits: int, levels: Tensor) -> None:
@@ -161,6 +154,16 @@ def decode_packed(packed: Tensor, bits: int, levels: Tensor) -> None:
 def chunk_of(blocks: int, block_size: int, device: torch.device) -> int:
     """Return how many blocks to process at a time: a cache's worth on a CPU, else all."""
     return max(1, CHUNK // block_size) if device.type == "cpu" else max(1, blocks)
+
+
+def _grouped(levels: Tensor, spacing: int, codes: int) -> Tensor:
+    """Return the levels of 2 or 4 codes, ``spacing`` bits apart, by the integer that they make."""
+    last = levels.numel() - 1
+    together = torch.arange(1 + sum(last << spacing * place for place in range(codes)))
+    places = [together >> spacing * place & 2**spacing - 1 for place in range(codes)]
+    # Integers between those that codes make get some level too.
+    single = torch.stack(places, dim=1).clamp_(max=last)
+    return levels[single].view(torch.complex128 if codes == 4 else torch.float64).flatten()
 
 
 def _cell(values: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from qsearch_coalora.models import (
     load_config,
     load_pretrained,
     load_tokenizer,
+    require_embedding,
     require_embeddings,
 )
 from qsearch_coalora.statistics import LEAST_EXAMPLES, require_examples
@@ -203,7 +204,7 @@ class Classification:
             module, missing = load_pretrained(
                 model,
                 "AutoModelForSequenceClassification",
-                num_labels=len(self.options.labels or self._data_labels),
+                num_labels=len(self.labels),
                 pad_token_id=tokenizer.pad_token_id,
             )
         require_embeddings(model, module, tokenizer)
@@ -218,19 +219,15 @@ class Classification:
     def _require_fitting(self, config: Any, tokenizer: Any, model: str) -> None:
         """Refuse what transformers would only tell of in its own terms."""
         size = getattr(config, "vocab_size", None)
-        if isinstance(size, int) and tokenizer.pad_token_id >= size:
-            raise InputError(
-                f"model.name {model!r} has {size} embeddings, but its tokenizer's padding token"
-                f" {tokenizer.pad_token!r} has number {tokenizer.pad_token_id}; resize the model's"
-                " embeddings, or save the tokenizer that belongs to it"
-            )
-        labels = self.options.labels or self._data_labels
+        if isinstance(size, int):
+            padding = (tokenizer.pad_token, tokenizer.pad_token_id)
+            require_embedding(model, size, "padding token", *padding)
         heads = [name for name in config.architectures or () if "SequenceClassif" in name]
-        if heads and config.num_labels != len(labels):
+        if heads and config.num_labels != len(self.labels):
             raise InputError(
                 f"model.name {model!r} has {config.num_labels} outputs, named"
                 f" {list(config.id2label.values())[:20]}; the training data has labels"
-                f" {list(labels)[:20]}: give task.labels, one for each output in their order"
+                f" {list(self.labels)[:20]}: give task.labels, one for each output in their order"
             )
 
     def workload(self) -> Workload:
