@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
 from qsearch.configuration import Choices, Knob, LayerConfiguration
+from qsearch.layout import TensorLayout
 from qsearch.plugins import QuantizedTensor
 from qsearch_quantizers.checks import check_weight, in_order
-from qsearch_quantizers.layout import TensorLayout
 from qsearch_quantizers.levels import (
     LevelTable,
     chunk_of,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qsearch.configuration import LayerConfiguration
-from qsearch_quantizers.layout import PackableQuantizer
+from qsearch.layout import PackableQuantizer
 from qsearch_quantizers.packing import packed_layout, unpack_tensors
 
 

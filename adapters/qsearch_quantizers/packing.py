@@ -14,8 +14,8 @@ from torch import Tensor
 
 from qsearch.configuration import LayerConfiguration
 from qsearch.errors import InputError
+from qsearch.layout import PackableQuantizer, TensorLayout
 from qsearch.plugins import QuantizedTensor
-from qsearch_quantizers.layout import PackableQuantizer, TensorLayout
 
 CHUNK = 1 << 18
 """Codes packed at a time; a multiple of the 8 codes that always fill whole bytes."""

@@ -13,8 +13,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.errors import InputError
+from qsearch.layout import PackableQuantizer
 from qsearch.plugins import load_plugin
-from qsearch_quantizers.layout import PackableQuantizer
 from qsearch_quantizers.packed_linear import PackedLinear
 
 if TYPE_CHECKING:  # transformers may still be importing itself when this module is loaded
@@ -137,7 +137,7 @@ def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:
     if not isinstance(quantizer, PackableQuantizer):
         raise InputError(
             f"quantizer {name!r} has no layout() and cannot be packed;"
-            " see qsearch_quantizers.layout.PackableQuantizer"
+            " see qsearch.layout.PackableQuantizer"
         )
     return quantizer
 

@@ -12,11 +12,11 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from qsearch_quantizers.layout import TensorLayout
 from torch import Tensor
 
 from qsearch.configuration import Choices, Knob, LayerConfiguration
 from qsearch.errors import InputError
+from qsearch.layout import TensorLayout
 from qsearch.plugins import QuantizedTensor
 
 TRITS = 5
