@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from qsearch.configuration import LayerConfiguration
-from qsearch.plugins import Quantizer
+from qsearch.plugins import QuantizedTensor, Quantizer
 
 
 @dataclass(frozen=True)
@@ -42,4 +43,13 @@ class PackableQuantizer(Quantizer, Protocol):
         self, shape: tuple[int, int], configuration: LayerConfiguration
     ) -> Mapping[str, TensorLayout]:
         """Return how the tensors of a weight of this shape are stored, by name."""
+        ...
+
+
+@runtime_checkable
+class DequantizesRows(Protocol):
+    """What a packable quantizer may have besides: then a layer runs without its whole weight."""
+
+    def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
+        """Return rows ``first`` to ``last`` of the float32 weight (rows × input features)."""
         ...

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,6 +75,7 @@ class AdaptedModel:
         self.layers = tuple(layers)
         self.options = options
         self.shape = shape
+        self.seed = seed
         self.head_names = loaded.head
         self.peft_model = _wrap(loaded, layers, options, seed).to(options.device)
         base = self.peft_model.get_base_model()
@@ -179,29 +182,45 @@ class AdaptedModel:
             batches: What the base model is run on.
             generator: Draws where the search for principal components starts.
         """
+        with self.base_model():
+            self._norms = input_norms(self.lora_layers, self.logits, batches, generator)
+
+    @contextmanager
+    def base_model(self) -> Iterator[None]:
+        """Make it the base model inside: its original weights, in evaluation, without adapter."""
         self.weights.restore()
         self.peft_model.eval()
         with self.peft_model.disable_adapter():
-            self._norms = input_norms(self.lora_layers, self.logits, batches, generator)
+            yield
         # PEFT makes every factor trainable when it enables the adapter again.
         self._freeze_what_is_not_trained()
 
     def input_sizes(self) -> list[float | None]:
         """Return each layer's root mean square input, None where it was not measured."""
-        return [None if norm is None else norm.size for norm in self._norms]
+        return [
+            own if norm is None else norm.size
+            for norm, own in zip(self._norms, self.weights.input_sizes(), strict=True)
+        ]
 
     @torch.no_grad()
     def _place_residual_factors(self, configuration: Configuration) -> None:
         # Always all layers: an optimizer's weight decay has touched the fixed rows too.
         fixed = self.shape.fixed_rank
         for position, (A, B) in enumerate(self.factors()):
-            found = self._residual_factors(position, configuration[self.layers[position].name])
+            active = self.lora_layers[position].base_layer.weight.data
+            chosen = configuration[self.layers[position].name]
+            found = self._residual_factors(position, chosen, partial(Tensor.detach, active))
             A[:fixed] = found.L2
             B[:, :fixed] = found.L1 / self.options.scaling
 
-    def _residual_factors(self, position: int, configuration: LayerConfiguration) -> Factors:
+    def _residual_factors(
+        self,
+        position: int,
+        configuration: LayerConfiguration,
+        dequantize: Callable[[], Tensor],
+    ) -> Factors:
         def make() -> Factors:
-            dequantized = self.lora_layers[position].base_layer.weight.data
+            dequantized = dequantize()
             if not dequantized.isfinite().all():
                 raise EvaluationError(
                     f"layer {self.layers[position].name!r} quantized as {dict(configuration)} has"
@@ -213,6 +232,22 @@ class AdaptedModel:
             return residual_factors(original, dequantized, self.shape.fixed_rank, generator, norm)
 
         return self.cache.get(("residual", position, configuration), make)
+
+    @torch.no_grad()
+    def folded_factors(self, configuration: Configuration) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each layer's A′ (r × input features) and B (output features × r) as plain LoRA.
+
+        Weights in the model stay as they are; one layer is dequantized at a time.
+        """
+        U, fixed = self.adjustments(configuration), self.shape.fixed_rank
+        for position, (A, B) in enumerate(self.factors()):
+            A, B = A.detach().clone(), B.detach().clone()
+            if fixed:
+                chosen = configuration[self.layers[position].name]
+                dequantize = partial(self.weights.dequantized, position, chosen)
+                found = self._residual_factors(position, chosen, dequantize)
+                A[:fixed], B[:, :fixed] = found.L2, found.L1 / self.options.scaling
+            yield (A if U is None else self.projections.fold(position, A, U[position])), B
 
     def adjustments(self, configuration: Configuration) -> Tensor | None:
         """Return U of a configuration (layers × r × r), with its graph to θ; None without θ."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,9 +31,10 @@ from qsearch.plugins import (
 )
 from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape, score
 from qsearch_coalora.bits import average_bits
+from qsearch_coalora.calibration import calibrate
 from qsearch_coalora.device import parse_device, require_device
 from qsearch_coalora.discovery import discover_layers, require_same_layers
-from qsearch_coalora.export import EXPORTERS, ExportJob
+from qsearch_coalora.exports import EXPORTERS, ExportJob, write_export
 from qsearch_coalora.held_out import HeldOutLoss, followed_in, hold_out
 from qsearch_coalora.loop import RoundPlan, TrainingLoop
 from qsearch_coalora.memory import telling_of_memory
@@ -147,9 +148,11 @@ class AdapterTrainer:
 
     def make_adapted(self) -> AdaptedModel:
         """Return the adapted model, with what a method puts into it."""
-        return AdaptedModel(
+        adapted = AdaptedModel(
             self.loaded, self._layers, self.quantizer, self.options, self.shape, self.seed
         )
+        calibrate(adapted, self.quantizer, self._batches)
+        return adapted
 
     def layers(self) -> Sequence[LayerSpec]:
         """Return the model's quantizable layers, without loading weights.
@@ -314,8 +317,9 @@ class AdapterTrainer:
         self, layer_configurations: Sequence[LayerConfiguration]
     ) -> npt.NDArray[np.float64]:
         """Return relative squared error ‖W−W̃‖²/‖W‖² (layers × layer configurations)."""
+        weights = self.adapted.weights
         return quantization_errors(
-            self.adapted.weights.originals, self.quantizer, layer_configurations
+            weights.originals, self.quantizer, layer_configurations, moments=weights.moments
         )
 
     @telling_of_memory()
@@ -371,14 +375,13 @@ class AdapterTrainer:
 
     def _identity(self) -> dict[str, Any]:
         """Return what a saved state must agree in with this trainer."""
-        options = self.options
         return {
             "model": self.model.name,
             "layers": [layer.name for layer in self._layers],
             "quantizer": self.quantizer.name,
             "choices": {knob.name: list(knob.values) for knob in self.quantizer.choices().knobs},
-            "rank": options.rank,
-            "scaling": options.scaling,
+            "rank": self.options.rank,
+            "scaling": self.options.scaling,
         }
 
     def _training_identity(self) -> dict[str, Any]:
@@ -391,9 +394,6 @@ class AdapterTrainer:
         Raises:
             InputError: If the format is unknown.
         """
-        if format not in EXPORTERS:
-            raise InputError(f"no export format {format!r}; this trainer has {list(EXPORTERS)}")
-        directory.mkdir(parents=True, exist_ok=True)
-        model = partial(self.task.load_model, self.model, self.seed)
-        job = ExportJob(self.adapted, self.model, configuration, self.quantizer, model, self.method)
-        EXPORTERS[format](job, directory)
+        adapted, tokenizer = self.adapted, self.loaded.tokenizer
+        job = ExportJob(adapted, self.model, tokenizer, configuration, self.quantizer, self.method)
+        write_export(job, directory, format, self.export_formats)

@@ -63,6 +63,10 @@ class FoldedProjections:
         """Go back to plain LoRA."""
         self._folded = None
 
+    def fold(self, position: int, A: Tensor, U: Tensor) -> Tensor:
+        """Return A′ of one layer (r × input features) for some A and U (r × r)."""
+        return A + U @ (A if self._bases is None else self._bases[position])
+
     def weights(self) -> list[Tensor]:
         """Return what each layer multiplies by (r × input features): A′, or A of plain LoRA."""
         return self._folded or [projection.weight for projection in self._projections]

@@ -83,7 +83,7 @@ def input_norms(
         sketch = inputs.T @ (inputs @ starts[inputs.shape[1]].to(inputs))
         sketches[position] = sketches[position] + sketch if position in sketches else sketch
 
-    _with_inputs(modules, run, batches, search)
+    with_inputs(modules, run, batches, search)
     bases = {position: torch.linalg.qr(sketch).Q for position, sketch in sketches.items()}
     moments = {position: basis.new_zeros(basis.shape[1:] * 2) for position, basis in bases.items()}
     totals = dict.fromkeys(bases, 0.0)
@@ -95,7 +95,7 @@ def input_norms(
         totals[position] += float(inputs.square().sum())
         counts[position] += len(inputs)
 
-    _with_inputs(modules, run, batches, measure)
+    with_inputs(modules, run, batches, measure)
     return [
         _norm(bases[position], moments[position] / counts[position], totals[position] / count)
         if (count := counts.get(position))
@@ -114,7 +114,7 @@ def _norm(basis: Tensor, moment: Tensor, total: float) -> InputNorm:
     return InputNorm(basis @ components, (squares + floor).sqrt(), (left_over + floor) ** 0.5)
 
 
-def _with_inputs(
+def with_inputs(
     modules: Sequence[nn.Module],
     run: Callable[[Mapping[str, Tensor]], object],
     batches: Iterable[Mapping[str, Tensor]],
@@ -122,21 +122,38 @@ def _with_inputs(
 ) -> None:
     """Give each layer's position and inputs (tokens × features) away while the model runs.
 
-    So the inputs of one layer are held at a time, not those of all.
+    So the inputs of one layer are held at a time, not those of all. Layers that read the same
+    tensor one after the other get the same object.
+
+    Args:
+        modules: The layers' modules; inputs (… × features).
+        run: Runs the model on a batch.
+        batches: Batches; where one has an ``attention_mask`` (examples × positions), padding is
+            left out.
+        use: Takes a layer's position and inputs, float32.
     """
+    last: tuple[Tensor, Tensor] | None = None
 
     def hook(position: int, mask: Tensor | None) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def given(module: nn.Module, found: tuple[Tensor, ...]) -> None:
+            nonlocal last
             inputs = found[0]
-            if mask is not None and inputs.shape[:-1] == mask.shape:
-                inputs = inputs[mask.to(inputs.device).bool()]
-            use(position, inputs.reshape(-1, inputs.shape[-1]).float())
+            if last is None or last[0] is not inputs:
+                last = inputs, _tokens(inputs, mask)
+            use(position, last[1])
 
         return given
 
     for batch in batches:
-        mask = batch.get("attention_mask")
+        last, mask = None, batch.get("attention_mask")
         with ExitStack() as handles:
             for position, module in enumerate(modules):
                 handles.enter_context(module.register_forward_pre_hook(hook(position, mask)))
             run(batch)
+
+
+def _tokens(inputs: Tensor, mask: Tensor | None) -> Tensor:
+    """Return inputs (tokens × features) without padding."""
+    if mask is not None and inputs.shape[:-1] == mask.shape:
+        inputs = inputs[mask.to(inputs.device).bool()]
+    return inputs.reshape(-1, inputs.shape[-1]).float()

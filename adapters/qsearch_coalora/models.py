@@ -264,7 +264,7 @@ def _from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> 
     transformers = import_transformers()
     load = getattr(transformers, auto_class).from_pretrained
     arguments = {**source.arguments, "trust_remote_code": False, **arguments}
-    with _clear_errors(source.path), _quiet(transformers):
+    with _clear_errors(source.path), quiet_transformers():
         if source.is_local or _is_in_hub_cache(source):
             try:
                 return load(**arguments, local_files_only=True)
@@ -320,8 +320,9 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    logging = transformers.utils.logging
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from warnings and progress bars."""
+    logging = import_transformers().utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from qsearch.capabilities import quantize_weight
 from qsearch.configuration import LayerConfiguration
 from qsearch.plugins import Quantizer
 from qsearch.threads import one_thread
@@ -27,10 +28,11 @@ def quantization_errors(
     quantizer: Quantizer,
     layer_configurations: Sequence[LayerConfiguration],
     sample_weights: int = SAMPLE_WEIGHTS,
+    moments: Sequence[Tensor | None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Measure ‖W−W̃‖²/‖W‖² on whole rows of each weight.
 
-    Rows of layers with the same input features are quantized in one call. Their number is such
+    Rows of layers with the same input features, and the same moment of them, are quantized in one call. Their number is such
     that groups of up to 16,384 weights do not straddle two layers, where the sample is large
     enough for that.
 
@@ -39,12 +41,15 @@ def quantization_errors(
         quantizer: The quantizer.
         layer_configurations: What to measure.
         sample_weights: Bound on the weights sampled from all layers together.
+        moments: Second moments of the layers' inputs (input features × input features), where
+            they were measured; the same object for layers that read the same inputs.
 
     Returns:
         Relative squared errors (layers × layer configurations).
     """
     with one_thread():
-        return _errors(weights, quantizer, layer_configurations, sample_weights)
+        known = moments or [None] * len(weights)
+        return _errors(weights, quantizer, layer_configurations, sample_weights, known)
 
 
 def _errors(
@@ -52,19 +57,22 @@ def _errors(
     quantizer: Quantizer,
     layer_configurations: Sequence[LayerConfiguration],
     sample_weights: int,
+    moments: Sequence[Tensor | None],
 ) -> npt.NDArray[np.float64]:
     limit = max(sample_weights // len(weights), 1)
-    by_width: dict[int, list[int]] = defaultdict(list)
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for position, weight in enumerate(weights):
-        by_width[weight.shape[1]].append(position)
+        alike[weight.shape[1], id(moments[position])].append(position)
     errors = np.zeros((len(weights), len(layer_configurations)))
-    for positions in by_width.values():
+    for positions in alike.values():
+        moment = moments[positions[0]]
         samples = [_sample_rows(weights[position], limit) for position in positions]
         sizes = [len(sample) for sample in samples]
         joined = torch.cat(samples)
         norms = torch.stack([sample.double().square().sum() for sample in samples])
         for column, configuration in enumerate(layer_configurations):
-            difference = quantizer.dequantize(quantizer.quantize(joined, configuration))
+            quantized = quantize_weight(quantizer, joined, configuration, moment)
+            difference = quantizer.dequantize(quantized)
             squared = difference.sub_(joined).square_().sum(dim=1, dtype=torch.float64)
             sums = torch.stack([part.sum() for part in torch.split(squared, sizes)])
             errors[positions, column] = (sums / norms.clamp_min(1e-30)).cpu().numpy()

@@ -10,6 +10,7 @@ import torch
 from qsearch.errors import InputError
 from qsearch.plugins import TrainerState
 from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape
+from qsearch_coalora.calibration import calibration_batches
 from qsearch_coalora.options import CoALoRAOptions
 from qsearch_coalora.schedule import seeds
 from qsearch_coalora.set_trainer import SetTrainer
@@ -38,10 +39,9 @@ class CoALoRATrainer(SetTrainer):
         """Return the adapted model, with the norms of its layers' inputs if those are used."""
         adapted = super().make_adapted()
         if self.options.fixed_rank and self.options.residual_norm == "inputs":
-            data_seed, set_seed, _ = seeds(self.seed, 0)
-            batches = self._batches(torch.Generator().manual_seed(data_seed))
-            drawn = [next(batches) for _ in range(self.options.calibration_batches)]
-            adapted.measure_inputs(drawn, torch.Generator().manual_seed(set_seed))
+            count, set_seed = self.options.calibration_batches, seeds(self.seed, 0)[1]
+            batches = calibration_batches(self._batches, self.seed, count)
+            adapted.measure_inputs(batches, torch.Generator().manual_seed(set_seed))
         return adapted
 
     def state(self) -> TrainerState:

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from qsearch.capabilities import quantize_weight
 from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.layers import LayerSpec
 from qsearch.plugins import QuantizedTensor, Quantizer
@@ -124,6 +125,7 @@ class QuantizedWeights:
         self._modules = tuple(modules)
         self._quantizer = quantizer
         self.originals: tuple[Tensor, ...] = tuple(module.weight.data for module in modules)
+        self.moments: tuple[Tensor | None, ...] = (None,) * len(self._names)
         self._added: Callable[[int, LayerConfiguration], Tensor] | None = None
         self._keeps_dequantized = False
         self._active: list[LayerConfiguration | None] = [None] * len(self._names)
@@ -165,13 +167,16 @@ class QuantizedWeights:
 
         def make() -> QuantizedTensor:
             weight = self._to_quantize(position, configuration)
-            return self._quantizer.quantize(weight, configuration)
+            return quantize_weight(self._quantizer, weight, configuration, self.moments[position])
 
         if self._keeps_dequantized:
             return make()
         return self.cache.get(("quantized", position, configuration), make)
 
-    def _dequantized(self, position: int, configuration: LayerConfiguration) -> Tensor:
+    @torch.no_grad()
+    def dequantized(self, position: int, configuration: LayerConfiguration) -> Tensor:
+        """Return a layer's dequantized weight in the original's type; see :meth:`quantized`."""
+
         def make() -> Tensor:
             quantized = self.quantized(position, configuration)
             return self._quantizer.dequantize(quantized).to(self.originals[position])
@@ -180,9 +185,42 @@ class QuantizedWeights:
             return make()
         return self.cache.get(("dequantized", position, configuration), make)
 
+    def approximated(
+        self, position: int, weight: Tensor, configuration: LayerConfiguration
+    ) -> Tensor:
+        """Return any weight quantized and dequantized as a layer's would be, not cached.
+
+        Args:
+            position: The layer's place in the list of layers.
+            weight: The weight (output features × input features).
+            configuration: A layer configuration.
+        """
+        moment = self.moments[position]
+        quantized = quantize_weight(self._quantizer, weight, configuration, moment)
+        return self._quantizer.dequantize(quantized).to(weight)
+
     def _to_quantize(self, position: int, configuration: LayerConfiguration) -> Tensor:
         original = self.originals[position]
         return original if self._added is None else original + self._added(position, configuration)
+
+    def calibrate(self, moments: Sequence[Tensor]) -> None:
+        """Quantize each weight for its layer's inputs from now on.
+
+        What was quantized before is forgotten, and the original weights are active.
+
+        Args:
+            moments: Each layer's E[x·xᵀ] (input features × input features).
+        """
+        self.moments = tuple(moments)
+        self.cache.clear()
+        self.restore()
+
+    def input_sizes(self) -> list[float | None]:
+        """Return each layer's root mean square input, None where it was not measured."""
+        return [
+            None if moment is None else float(moment.diagonal().mean().sqrt())
+            for moment in self.moments
+        ]
 
     def add(self, added: Callable[[int, LayerConfiguration], Tensor] | None) -> None:
         """Quantize the sum of each original weight and something else from now on.
@@ -219,7 +257,7 @@ class QuantizedWeights:
             if self._active[position] == wanted:
                 continue
             # Replacing the storage saves a copy of every weight; no graph may be alive here.
-            self._modules[position].weight.data = self._dequantized(position, wanted)
+            self._modules[position].weight.data = self.dequantized(position, wanted)
             self._active[position] = wanted
             changed.append(position)
         return tuple(changed)

@@ -153,6 +153,27 @@ class NormalFloat:
             quantized.shape,
         )
 
+    def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
+        """Return some rows of the weight (last - first × input features), float32."""
+        configuration, columns = quantized.configuration, quantized.shape[1]
+        bits, size = configuration.integer("bits"), configuration.integer("block_size")
+        per_scale = configuration.integer("scale_block_size")
+        start, stop = first * columns, last * columns
+        # From the first scale block that the rows touch: scales begin with it.
+        scale_block = start // (size * per_scale)
+        block, end = scale_block * per_scale, -(-stop // size)
+        scales = _block_scales(
+            quantized.tensors["scale_codes"][block:end],
+            quantized.tensors["scales"][scale_block : -(-end // per_scale)],
+            configuration,
+        )
+        first_block = start // size
+        begin = first_block * size
+        end_weight = min(end * size, quantized.shape[0] * columns)
+        codes = quantized.tensors["codes"][begin * bits // 8 : packed_bytes(end_weight, bits)]
+        flat = nf_decode(codes, scales[first_block - block :], bits, size, (end_weight - begin,))
+        return flat[start - begin : stop - begin].view(last - first, columns)
+
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration
     ) -> Mapping[str, TensorLayout]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -16,12 +17,16 @@ from qsearch.errors import InputError
 from qsearch.layout import PackableQuantizer
 from qsearch.plugins import load_plugin
 from qsearch_quantizers.packed_linear import PackedLinear
+from qsearch_quantizers.packing import packed_layout
+from qsearch_quantizers.verification import Stored, require_digests, require_tensors
 
 if TYPE_CHECKING:  # transformers may still be importing itself when this module is loaded
     from transformers import PreTrainedModel
 
 QUANT_METHOD = "qsearch"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 had no adapter and no digests."""
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -33,6 +38,8 @@ class QsearchConfig(QuantizationConfigMixin):
         quantizer: Name of the quantizer plugin.
         quantizer_options: Its options.
         layers: Layer configuration by module path.
+        adapter_rank: Rank of the adapter that every layer has; 0 is none.
+        sha256: Digests of the weight files by name, or None if they are not checked.
         unknown: Anything else is refused, since a reader that ignores it would be wrong.
 
     Raises:
@@ -45,13 +52,15 @@ class QsearchConfig(QuantizationConfigMixin):
         quantizer: object = None,
         quantizer_options: object = None,
         layers: object = None,
+        adapter_rank: object = 0,
+        sha256: object = None,
         quant_method: str = QUANT_METHOD,
         **unknown: object,
     ) -> None:
-        if format_version != FORMAT_VERSION:
+        if format_version not in READABLE_VERSIONS:
             raise InputError(
                 f"quantization_config: format_version is {format_version!r};"
-                f" this qsearch reads {FORMAT_VERSION}"
+                f" this qsearch reads {list(READABLE_VERSIONS)}"
             )
         if unknown:
             raise InputError(f"quantization_config has unknown fields {sorted(unknown)}")
@@ -61,11 +70,19 @@ class QsearchConfig(QuantizationConfigMixin):
             )
         if not isinstance(layers, dict) or not all(isinstance(v, dict) for v in layers.values()):
             raise InputError("quantization_config needs layers: {module path: {knob: value}}")
+        if not isinstance(adapter_rank, int) or adapter_rank < 0:
+            raise InputError(
+                f"quantization_config: adapter_rank must be an integer from 0, not {adapter_rank!r}"
+            )
+        if sha256 is not None and not isinstance(sha256, dict):
+            raise InputError("quantization_config: sha256 must be {file name: digest}")
         self.quant_method = quant_method  # type: ignore[assignment]  # an enum of theirs only
         self.format_version = FORMAT_VERSION
         self.quantizer = quantizer
         self.quantizer_options = quantizer_options
         self.layers = layers
+        self.adapter_rank = adapter_rank
+        self.sha256 = sha256
 
     @property
     def configuration(self) -> Configuration:
@@ -80,35 +97,34 @@ class QsearchHfQuantizer(HfQuantizer):
     requires_calibration = True
     quantization_config: QsearchConfig
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
-        quantizer = build_quantizer(
-            self.quantization_config.quantizer, self.quantization_config.quantizer_options
-        )
-        check_configuration(quantizer, self.quantization_config.configuration)
-        for name, layer in self.quantization_config.configuration.items():
-            linear = linear_layer(model, name)
-            model.set_submodule(
-                name,
-                PackedLinear(
-                    linear.in_features,
-                    linear.out_features,
-                    linear.bias is not None,
-                    layer,
-                    quantizer,
-                    dtype=linear.weight.dtype,
-                    device=linear.weight.device,
-                ),
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: Sequence[str] | None = None, **_: Any
+    ) -> None:
+        config = self.quantization_config
+        paths = [Path(file) for file in checkpoint_files or ()]
+        if config.sha256 is not None and paths:
+            require_digests(paths, config.sha256)
+        config.sha256 = None  # What is saved from here on has other files.
+        quantizer = build_quantizer(config.quantizer, config.quantizer_options)
+        check_configuration(quantizer, config.configuration)
+        stored: dict[str, Stored] = {}
+        for name, layer in config.configuration.items():
+            own_name = name_in(model, name)
+            linear = linear_layer(model, own_name)
+            packed = PackedLinear(
+                linear.in_features,
+                linear.out_features,
+                linear.bias is not None,
+                layer,
+                quantizer,
+                config.adapter_rank,
+                dtype=linear.weight.dtype,
+                device=linear.weight.device,
             )
-
-    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
-        # transformers warns of missing tensors and fills them; packed ones would be garbage
-        for name in self.quantization_config.configuration:
-            for key, tensor in model.get_submodule(name).named_buffers(recurse=False):
-                if not getattr(tensor, "_is_hf_initialized", False):
-                    raise InputError(
-                        f"checkpoint lacks the packed tensor {name}.{key}, or has it in"
-                        f" another shape than {tuple(tensor.shape)}"
-                    )
+            model.set_submodule(own_name, packed)
+            stored |= {f"{name}.{key}": value for key, value in _stored(packed).items()}
+        if paths:
+            require_tensors(paths, stored)
 
     def is_serializable(self) -> bool:
         """Packed buffers are saved as they were loaded."""
@@ -118,6 +134,28 @@ class QsearchHfQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Whether adapters can be trained on it: gradients flow to inputs and biases."""
         return True
+
+
+def _stored(layer: PackedLinear) -> dict[str, Stored]:
+    """Return shape and type of a layer's packed tensors and adapter, by name."""
+    shape = (layer.out_features, layer.in_features)
+    stored: dict[str, Stored] = {}
+    for name, layout in layer.quantizer.layout(shape, layer.configuration).items():
+        packed = packed_layout(layout)
+        stored[name] = (packed.shape, packed.dtype)
+    if layer.rank:
+        # In the type of the model that was saved.
+        stored["adapter_A"] = ((layer.rank, layer.in_features), None)
+        stored["adapter_B"] = ((layer.out_features, layer.rank), None)
+    return stored
+
+
+def name_in(model: PreTrainedModel, name: str) -> str:
+    """Return a layer's module path in a model that may lack the head that it was saved with."""
+    prefix = f"{model.base_model_prefix}."
+    if name.startswith(prefix) and not hasattr(model, model.base_model_prefix):
+        return name.removeprefix(prefix)
+    return name
 
 
 def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 from peft import PeftModel
-from qsearch_coalora.packed_loading import load_packed
 from qsearch_quantizers.normal_float import NormalFloat
+from qsearch_quantizers.packed_linear import PackedLinear
+from transformers import AutoModelForSequenceClassification
 
 from qsearch.errors import InputError
 
@@ -89,32 +90,77 @@ def test_an_unknown_format_is_refused_with_those_that_exist(
         trainer.export(make_configuration(trainer, 0), tmp_path, "onnx")
 
 
-def test_a_packed_export_gives_the_same_logits(make_trainer, make_configuration, tmp_path) -> None:
+@pytest.fixture
+def packing_study(make_trainer, make_configuration):
+    """A trained study of normal float, one of its configurations, and what it computes."""
     quantizer = NormalFloat(NormalFloat.Options())
-    quantizer.options = NormalFloat.Options()
     trainer, wanted = trained(make_trainer, make_configuration, plugin=quantizer)
     batch = next(iter(trainer.task.batches("validation", 8)))
-    expected = study_logits(trainer, wanted, batch)
-    trainer.export(wanted, tmp_path, "packed")
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    return trainer, wanted, batch, study_logits(trainer, wanted, batch)
+
+
+def loaded_logits(model, batch) -> torch.Tensor:
     with torch.no_grad():
-        found = load_packed(tmp_path)(**inputs).logits
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-    assert "load_packed" in (tmp_path / "README.md").read_text()
+        return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
 
 
-def test_packing_needs_a_quantizer_that_says_its_options(
+@pytest.mark.parametrize("format", ["packed", "merged"])
+def test_a_whole_model_gives_the_same_logits(packing_study, tmp_path, format) -> None:
+    trainer, wanted, batch, expected = packing_study
+    trainer.export(wanted, tmp_path, format)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+    assert "AutoModelForSequenceClassification.from_pretrained" in (
+        tmp_path / "README.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_an_adapter_on_the_packed_base_gives_the_same_logits(packing_study, tmp_path) -> None:
+    trainer, wanted, batch, expected = packing_study
+    trainer.export(wanted, tmp_path / "base", "packed-base")
+    trainer.export(wanted, tmp_path / "adapter", "adapter")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    model = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_cannot_be_merged_into_packed_weights(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path / "base", "packed-base")
+    trainer.export(wanted, tmp_path / "adapter", "adapter")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    model = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    with pytest.raises(InputError, match="cannot be merged into packed weights"):
+        model.merge_and_unload()
+
+
+@pytest.mark.parametrize("format", ["adapter", "packed", "packed-base", "merged"])
+def test_no_export_puts_a_second_float_model_into_memory(packing_study, tmp_path, format) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path, format)
+    weights = trainer.adapted.weights
+    for original, layer in zip(weights.originals, trainer.adapted.lora_layers, strict=True):
+        assert layer.base_layer.weight.data_ptr() == original.data_ptr()
+
+
+def test_quantized_weights_take_the_bytes_that_average_bits_say(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path, "packed")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    found = sum(m.get_buffer(name).nbytes for m in packed for name in m.tensor_names)
+    (bits,) = trainer.average_bits([wanted])
+    parameters = sum(layer.parameters for layer in trainer.layers())
+    # Blocks of scales do not divide such small matrices; the real model's are within 1 %.
+    assert found == pytest.approx(bits * parameters / 8, rel=0.03)
+
+
+def test_packing_needs_a_quantizer_with_a_layout(
     make_trainer, make_configuration, tmp_path
 ) -> None:
     trainer = make_trainer()
-    del trainer.quantizer.options
-    with pytest.raises(InputError, match="'rounding' cannot be exported as packed"):
+    with pytest.raises(InputError, match=r"'rounding' cannot be exported as packed: .*layout"):
         trainer.export(make_configuration(trainer, 0), tmp_path, "packed")
-
-
-def test_a_folder_without_an_adapter_is_no_packed_export(tmp_path) -> None:
-    with pytest.raises(InputError, match="no packed export"):
-        load_packed(tmp_path)
 
 
 def test_activating_a_configuration_clears_the_adjustments_of_the_last(

@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,13 +14,20 @@ from qsearch.errors import InputError
 
 transformers = pytest.importorskip("transformers")
 
-from qsearch_quantizers.checkpoint import write_packed  # noqa: E402
+from qsearch_quantizers.checkpoint import (  # noqa: E402
+    quantized_layers,
+    write_packed,
+    write_packed_layers,
+)
 from qsearch_quantizers.integer import Integer  # noqa: E402
 from qsearch_quantizers.normal_float import NormalFloat  # noqa: E402
 from qsearch_quantizers.packed_linear import PackedLinear  # noqa: E402
+from qsearch_quantizers.verification import file_digests  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 SMALL = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "vocab_size": 50}
 CASES = ["bert", "llama"]
+PACKED = "bert.encoder.layer.1.output.dense"
 
 
 def small_model(kind):
@@ -113,6 +121,90 @@ def test_a_loaded_model_can_be_saved_and_loaded_again(kind, tmp_path):
     assert torch.equal(logits(again), logits(loaded))
 
 
+def test_a_checkpoint_of_version_1_still_loads(written):
+    expected = logits(auto_class("bert").from_pretrained(written))
+    path = written / "config.json"
+    config = json.loads(path.read_text())
+    for field in ("adapter_rank", "sha256"):
+        del config["quantization_config"][field]
+    config["quantization_config"]["format_version"] = 1
+    path.write_text(json.dumps(config))
+    assert torch.equal(logits(auto_class("bert").from_pretrained(written)), expected)
+
+
+def test_the_model_without_its_head_loads_too(kind, tmp_path):
+    model = small_model(kind)
+    quantizer = NormalFloat(NormalFloat.Options())
+    write_packed(model, "normal-float", {}, mixed_configuration(model, quantizer), tmp_path)
+    whole = auto_class(kind).from_pretrained(tmp_path)
+    headless = transformers.AutoModel.from_pretrained(tmp_path)
+    ids = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        expected = whole.base_model(input_ids=ids).last_hidden_state
+        found = headless(input_ids=ids).last_hidden_state
+    assert torch.equal(found, expected)
+
+
+def with_adapters(model, quantizer, rank):
+    generator = torch.Generator().manual_seed(1)
+    for layer in quantized_layers(model, quantizer, mixed_configuration(model, quantizer)):
+        rows, columns = layer.weight.shape
+        A = torch.randn(rank, columns, generator=generator) / columns**0.5
+        B = torch.randn(rows, rank, generator=generator)
+        yield replace(layer, A=A, B=B)
+
+
+def test_an_adapter_is_loaded_with_the_weights(kind, tmp_path):
+    model = small_model(kind)
+    quantizer = NormalFloat(NormalFloat.Options())
+    layers = list(with_adapters(model, quantizer, 4))
+    write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path)
+    loaded = auto_class(kind).from_pretrained(tmp_path)
+    for layer in layers:
+        weight = model.get_submodule(layer.name).weight
+        weight.data = quantizer.dequantize(layer.weight) + layer.B @ layer.A
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=1e-4)
+
+
+def test_adapters_of_different_ranks_are_refused(tmp_path):
+    model = small_model("bert")
+    quantizer = NormalFloat(NormalFloat.Options())
+    layers = list(with_adapters(model, quantizer, 4))
+    layers[0] = replace(layers[0], A=None, B=None)
+    with pytest.raises(InputError, match=r"have one rank, not \[0, 4\]"):
+        write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path)
+
+
+def test_a_large_checkpoint_is_written_in_shards(kind, tmp_path):
+    model = small_model(kind)
+    quantizer = NormalFloat(NormalFloat.Options())
+    for name, size in (("one", "5GB"), ("many", "20KB")):
+        layers = quantized_layers(model, quantizer, mixed_configuration(model, quantizer))
+        write_packed_layers(
+            model, model.state_dict(), quantizer, {}, layers, tmp_path / name, None, size
+        )
+    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
+    found = auto_class(kind).from_pretrained(tmp_path / "many")
+    expected = auto_class(kind).from_pretrained(tmp_path / "one")
+    assert torch.equal(logits(found), logits(expected))
+
+
+def test_bfloat16_is_for_what_is_not_packed(kind, tmp_path):
+    model = small_model(kind)
+    quantizer = NormalFloat(NormalFloat.Options())
+    write_packed(model, "normal-float", {}, mixed_configuration(model, quantizer), tmp_path)
+    expected = auto_class(kind).from_pretrained(tmp_path)
+    loaded = auto_class(kind).from_pretrained(tmp_path, dtype=torch.bfloat16)
+    moved = auto_class(kind).from_pretrained(tmp_path).to(torch.bfloat16)
+    for name, module in expected.named_modules():
+        if isinstance(module, PackedLinear):
+            for other in (loaded, moved):
+                assert torch.equal(other.get_submodule(name).dequantized(), module.dequantized())
+    assert logits(loaded).dtype == torch.bfloat16
+    for other in (loaded, moved):
+        torch.testing.assert_close(logits(other).float(), logits(expected), atol=0.05, rtol=0.1)
+
+
 def test_the_tokenizer_is_saved_beside_the_model(tmp_path):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"]))
@@ -154,7 +246,11 @@ def edit_quantization_config(directory, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version is 2; this qsearch reads 1"),
+        ({"format_version": 3}, r"format_version is 3; this qsearch reads \[1, 2\]"),
+        ({"adapter_rank": -1}, "adapter_rank must be an integer from 0, not -1"),
+        ({"adapter_rank": 4}, "lacks the tensor .*adapter_A"),
+        ({"sha256": ["x"]}, "sha256 must be"),
+        ({"sha256": {"other.safetensors": "0"}}, "lacks its file other.safetensors"),
         ({"surprise": 1}, "unknown fields .*surprise"),
         ({"layers": None}, "needs layers"),
         ({"quantizer": "no-such"}, "no-such.*installed"),
@@ -172,19 +268,46 @@ def test_a_quantization_config_that_cannot_be_read_says_why(written, changes, me
 def test_truncated_weights_are_an_error(written):
     path = written / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(Exception, match=r"(?i)incomplete|invalid|deserializ"):
+    with pytest.raises(InputError, match=r"model.safetensors: is not what was written"):
         auto_class("bert").from_pretrained(written)
 
 
-def test_a_missing_packed_tensor_is_an_error(written):
-    from safetensors.torch import load_file, save_file
-
+def test_one_changed_byte_is_an_error(written):
     path = written / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"its SHA-256 differs"):
+        auto_class("bert").from_pretrained(written)
+
+
+def rewrite(directory, change):
+    """Change the tensors and make the digest that of the changed file."""
+    path = directory / "model.safetensors"
     tensors = load_file(path)
-    name = next(key for key in tensors if key.endswith(".codes"))
-    del tensors[name]
+    change(tensors)
     save_file(tensors, path, metadata={"format": "pt"})
-    with pytest.raises(InputError, match=name):
+    edit_quantization_config(directory, sha256=file_digests([path]))
+
+
+def test_a_missing_packed_tensor_is_named(written):
+    rewrite(written, lambda tensors: tensors.pop(f"{PACKED}.codes"))
+    with pytest.raises(InputError, match=f"lacks the tensor {PACKED}.codes"):
+        auto_class("bert").from_pretrained(written)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 3, dtype=torch.float16), torch.zeros(32, 1)])
+def test_a_tensor_of_wrong_shape_or_type_is_named(written, wrong):
+    rewrite(written, lambda tensors: tensors.update({f"{PACKED}.scales": wrong}))
+    with pytest.raises(InputError, match=rf"tensor {PACKED}.scales is .* asks for torch.float16"):
+        auto_class("bert").from_pretrained(written)
+
+
+def test_files_that_are_not_safetensors_are_an_error(written):
+    path = written / "model.safetensors"
+    path.write_bytes(b"x" * 100)
+    edit_quantization_config(written, sha256=None)
+    with pytest.raises(InputError, match=r"model.safetensors: cannot be read"):
         auto_class("bert").from_pretrained(written)
 
 

@@ -16,6 +16,7 @@ from qsearch_coalora.adapted_model import AdaptedModel, score
 from qsearch_coalora.baselines.decomposition import Decomposition, decompose
 from qsearch_coalora.baselines.importance import row_and_column_importance
 from qsearch_coalora.baselines.per_configuration import Adapter, PerConfigurationTrainer
+from qsearch_coalora.exports import WHOLE_MODELS
 from qsearch_coalora.residual import require_rank
 from qsearch_coalora.schedule import seeds
 from qsearch_coalora.training_options import TrainingOptions
@@ -28,12 +29,12 @@ class LQLoRATrainer(PerConfigurationTrainer):
     Model Finetuning".) The error is weighted by Fisher information of ``calibration_batches``; a
     new task head is the one drawn, not trained, as no other method trains one beforehand.
 
-    Nothing is exported: the adapter belongs to weights quantized without their low-rank part,
-    which the study's configuration alone does not tell.
+    Exports hold the weights too: the adapter belongs to weights quantized without their low-rank
+    part, which the study's configuration alone does not tell.
     """
 
     Options = TrainingOptions
-    export_formats = ()
+    export_formats = WHOLE_MODELS
 
     def make_adapted(self) -> AdaptedModel:
         """Return the adapted model, whose weights are quantized without their low-rank part.
@@ -82,13 +83,12 @@ class LQLoRATrainer(PerConfigurationTrainer):
         return -(found.L1 @ found.L2)
 
     def _decomposed(self, position: int, chosen: LayerConfiguration) -> Decomposition:
-        quantizer = self.quantizer
+        weights = self.adapted.weights
 
         def make() -> Decomposition:
-            weight = self.adapted.weights.originals[position]
             return decompose(
-                weight,
-                lambda matrix: quantizer.dequantize(quantizer.quantize(matrix, chosen)).to(weight),
+                weights.originals[position],
+                lambda matrix: weights.approximated(position, matrix, chosen),
                 self.options.rank,
                 self._importance[position],
                 torch.Generator().manual_seed(position),
@@ -123,10 +123,10 @@ class LQLoRATrainer(PerConfigurationTrainer):
             )
 
     def _weighted_error(self, position: int, chosen: LayerConfiguration) -> float:
-        weight = self.adapted.weights.originals[position]
+        weights = self.adapted.weights
+        weight = weights.originals[position]
         rows, columns = self._importance[position]
-        quantizer = self.quantizer
-        off = weight - quantizer.dequantize(quantizer.quantize(weight, chosen)).to(weight)
+        off = weight - weights.approximated(position, weight, chosen)
         return float((off * rows[:, None] * columns[None]).double().square().mean())
 
     def sensitivity(

@@ -155,9 +155,12 @@ class PerConfigurationTrainer(AdapterTrainer):
 
     def prepare(self, configuration: Configuration) -> None:
         """Make the model the one of a configuration, trained now if it is not yet."""
+        self._load_trained(configuration)
+        super().prepare(configuration)
+
+    def _load_trained(self, configuration: Configuration) -> None:
         self._require_trained(configuration)
         self.adapted.load_tensors(self._trained[configuration].adapter)
-        super().prepare(configuration)
 
     def _require_trained(self, configuration: Configuration) -> None:
         if configuration in self._trained:
@@ -207,7 +210,7 @@ class PerConfigurationTrainer(AdapterTrainer):
 
     def export(self, configuration: Configuration, directory: Path, format: str) -> None:
         """Write the adapter of a configuration; see :meth:`AdapterTrainer.export`."""
-        self.prepare(configuration)
+        self._load_trained(configuration)
         super().export(configuration, directory, format)
 
 

@@ -10,6 +10,7 @@ from qsearch.configuration import Configuration
 from qsearch.evaluation import TrainReport
 from qsearch.plugins import Progress, Requirements, TrainerState
 from qsearch_coalora.base_trainer import AdapterTrainer
+from qsearch_coalora.exports import WHOLE_MODELS
 from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.weight_cache import FULL_PRECISION
 
@@ -30,7 +31,7 @@ class PTQTrainer(AdapterTrainer):
 
     Options = PTQOptions
     options: PTQOptions
-    export_formats = ()
+    export_formats = WHOLE_MODELS
 
     def requirements(self) -> Requirements:
         """Say what the study needs: one fine-tuning, or none."""

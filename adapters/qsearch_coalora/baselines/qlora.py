@@ -74,9 +74,9 @@ class QLoRATrainer(PerConfigurationTrainer):
             InputError: If the format holds weights, and these are bitsandbytes' own.
         """
         own = in_four_bit(self.layers(), configuration) if self._uses_bitsandbytes else []
-        if own and format == "packed":
+        if own and format != "adapter":
             raise InputError(
-                "--format packed: this configuration's LoRA was trained on weights that"
+                f"--format {format}: this configuration's LoRA was trained on weights that"
                 f" bitsandbytes quantized ({len(own)} layers, the first {own[0]!r}), which this"
                 " format does not hold; --format adapter writes the LoRA alone"
             )

@@ -1,0 +1,42 @@
+"""Writing one configuration's model in the forms that others load."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qsearch.errors import InputError
+from qsearch_coalora.exports.adapter import export_adapter
+from qsearch_coalora.exports.job import Exporter, ExportJob
+from qsearch_coalora.exports.merged import export_merged
+from qsearch_coalora.exports.packed import export_packed, export_packed_base
+
+EXPORTERS: dict[str, Exporter] = {
+    "adapter": export_adapter,
+    "packed": export_packed,
+    "packed-base": export_packed_base,
+    "merged": export_merged,
+}
+"""Writers by the name of their format."""
+
+WHOLE_MODELS = ("packed", "merged")
+"""Formats that hold weights and adapter together."""
+
+__all__ = ["EXPORTERS", "WHOLE_MODELS", "ExportJob", "Exporter", "write_export"]
+
+
+def write_export(job: ExportJob, directory: Path, format: str, formats: Sequence[str]) -> None:
+    """Write one format of a job into a folder.
+
+    Args:
+        job: What is exported.
+        directory: Where to; it is created if missing.
+        format: Name of the format.
+        formats: Those of :data:`EXPORTERS` that the trainer has.
+
+    Raises:
+        InputError: If the format is none of these, or cannot hold the job.
+    """
+    if format not in formats:
+        raise InputError(f"no export format {format!r}; this trainer has {list(formats)}")
+    directory.mkdir(parents=True, exist_ok=True)
+    job.adapted.weights.restore()  # Dequantized weights of all layers are a second float model.
+    EXPORTERS[format](job, directory)

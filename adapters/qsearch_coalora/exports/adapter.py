@@ -1,0 +1,51 @@
+"""The ``adapter`` format: a plain PEFT adapter of one configuration."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from qsearch.records import write_json
+from qsearch_coalora.adapted_model import ADAPTER
+from qsearch_coalora.exports.cards import write_card
+from qsearch_coalora.exports.job import ExportJob, adapter_state
+
+_CARD = """\
+# {method} adapter for {model}
+
+A plain PEFT LoRA adapter (rank {rank}) for the base model quantized as `configuration.json` says,
+layer by layer.{folded}
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(quantized_base_model, "path/to/this/folder")
+```
+
+`quantized_base_model` holds the weights of that configuration: packed (the export format
+`packed-base`) or dequantized, as float. On other weights the adapter is less exact: it also makes
+up for what these weights lost.
+
+Merging: into the dequantized float weights it is safe (`model.merge_and_unload()`; the export
+format `merged` is that). Merging into the original weights adds a correction of errors that they
+do not have, and quantizing a merged model again loses what the adapter made up for.
+"""
+
+_FOLDED = " The adjustment U of this configuration is folded into the `lora_A` weights."
+
+
+def export_adapter(job: ExportJob, directory: Path) -> None:
+    """Write a plain PEFT adapter, its configuration and a model card."""
+    adapted = job.adapted
+    config = copy.copy(adapted.peft_model.peft_config[ADAPTER])
+    config.inference_mode = True
+    config.base_model_name_or_path = job.model.name
+    config.save_pretrained(str(directory))
+    path = directory / "adapter_model.safetensors"
+    save_file(adapter_state(job), str(path), metadata={"format": "pt"})
+    readable = {name: dict(layer) for name, layer in job.configuration.items()}
+    write_json(directory / "configuration.json", readable)
+    folded = "" if adapted.theta is None else _FOLDED
+    write_card(job, directory, _CARD, "peft", rank=adapted.options.rank, folded=folded)

@@ -1,0 +1,95 @@
+"""Whether a packed checkpoint's files are the ones that were written, and hold what is needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from qsearch.errors import InputError
+
+Stored = tuple[tuple[int, ...], torch.dtype | None]
+"""Shape and type of a tensor in a file; a type of None is any floating-point type."""
+
+_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "U8": torch.uint8,
+}
+"""Element types by their names in safetensors files."""
+
+
+def file_digests(paths: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of files (hexadecimal) by file name."""
+    digests = {}
+    for path in sorted(paths):
+        with path.open("rb") as stream:
+            digests[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests
+
+
+def require_digests(paths: Iterable[Path], expected: Mapping[str, str]) -> None:
+    """Check that files are the ones that were written.
+
+    Args:
+        paths: The checkpoint's weight files.
+        expected: SHA-256 by file name.
+
+    Raises:
+        InputError: If a file is missing, not known, or has changed.
+    """
+    found = {path.name: path for path in paths}
+    for name in sorted(expected.keys() - found.keys()):
+        raise InputError(f"checkpoint lacks its file {name}; export or copy it again")
+    for name, path in sorted(found.items()):
+        if name not in expected:
+            raise InputError(f"{path}: config.json does not know this file; export again")
+        if file_digests([path])[name] != expected[name]:
+            raise InputError(
+                f"{path}: is not what was written (its SHA-256 differs): truncated, damaged or"
+                " changed; export or copy it again"
+            )
+
+
+def require_tensors(paths: Iterable[Path], expected: Mapping[str, Stored]) -> None:
+    """Check that tensors are there as they must be, by the files' headers.
+
+    transformers would warn of a missing or misshapen tensor and fill in something.
+
+    Args:
+        paths: The checkpoint's safetensors files.
+        expected: Shape and type of each tensor, by its name.
+
+    Raises:
+        InputError: If a file cannot be read, or a tensor is missing or has another shape or type.
+    """
+    found: dict[str, tuple[Path, tuple[int, ...], torch.dtype | None]] = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118  # It is no mapping.
+                    part = file.get_slice(name)
+                    found[name] = (path, tuple(part.get_shape()), _DTYPES.get(part.get_dtype()))
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+    for name, (shape, dtype) in expected.items():
+        if name not in found:
+            raise InputError(f"checkpoint lacks the tensor {name}")
+        path, own_shape, own_dtype = found[name]
+        fits = (
+            own_dtype == dtype if dtype else own_dtype is not None and own_dtype.is_floating_point
+        )
+        if own_shape != shape or not fits:
+            raise InputError(
+                f"{path}: tensor {name} is {own_dtype} of shape {own_shape}; its config.json asks"
+                f" for {dtype or 'a floating-point type'} of shape {shape}"
+            )
