@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from qsearch.configuration import Configuration
+from torch import Tensor
+
+from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.evaluation import Evaluation, TrainReport
-from qsearch.plugins import Progress, Split, TrainerState
+from qsearch.footprint import Footprint
+from qsearch.plugins import Progress, QuantizedTensor, Quantizer, Split, TrainerState
 
 
 @runtime_checkable
@@ -88,4 +91,71 @@ class ResumesTraining(Protocol):
         The result is that of a training that was never stopped. A saved state of another set or
         round is not used.
         """
+        ...
+
+
+@runtime_checkable
+class QuantizesForInputs(Protocol):
+    """What a quantizer may have besides: then it suits a weight to what its layer is given.
+
+    A trainer that knows of it measures the inputs of each layer of the model in full precision,
+    without an adapter, if :attr:`needs_inputs` says so. Calls go through :func:`quantize_weight`.
+    """
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether weights depend on inputs, which may follow from the options; constant."""
+        ...
+
+    def quantize_for_inputs(
+        self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
+    ) -> QuantizedTensor:
+        """Do what :meth:`Quantizer.quantize` does, for a layer with known inputs.
+
+        Each row's result depends on that row and the moment alone, so that rows can be sampled.
+        Dequantizing needs no moment.
+
+        Args:
+            weight: Floating-point weight (output features × input features).
+            configuration: One of the quantizer's layer configurations.
+            moment: Second moment E[x·xᵀ] of the layer's inputs x, symmetric and positive
+                semidefinite (input features × input features); zero where none was seen.
+
+        Raises:
+            InputError: If the moment has another shape, or the weight cannot be quantized.
+        """
+        ...
+
+
+def needs_inputs(quantizer: Quantizer) -> bool:
+    """Return whether a quantizer's weights depend on the second moments of their inputs."""
+    return isinstance(quantizer, QuantizesForInputs) and quantizer.needs_inputs
+
+
+def quantize_weight(
+    quantizer: Quantizer,
+    weight: Tensor,
+    configuration: LayerConfiguration,
+    moment: Tensor | None,
+) -> QuantizedTensor:
+    """Quantize a weight for its inputs, if the quantizer minds them.
+
+    Args:
+        quantizer: The quantizer.
+        weight: Floating-point weight (output features × input features).
+        configuration: One of the quantizer's layer configurations.
+        moment: Second moment of its inputs (input features × input features), or None where it is
+            not known; a quantizer that needs it may refuse.
+    """
+    if moment is not None and isinstance(quantizer, QuantizesForInputs) and quantizer.needs_inputs:
+        return quantizer.quantize_for_inputs(weight, configuration, moment)
+    return quantizer.quantize(weight, configuration)
+
+
+@runtime_checkable
+class TellsFootprint(Protocol):
+    """What a trainer may have besides: then budgets can be in bytes of files and memory."""
+
+    def footprint(self) -> Footprint:
+        """Return what the model takes on a device; the model may be loaded for it."""
         ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import signal
 import sys
 import warnings
@@ -26,7 +25,16 @@ app = typer.Typer(
 
 StudyFile = Annotated[Path, typer.Argument(help="A study YAML.", metavar="STUDY.yaml")]
 StudyDirectory = Annotated[Path, typer.Argument(help="A study's directory.", metavar="DIR")]
-Budget = Annotated[float, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
+Bits = Annotated[float | None, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
+Bytes = Annotated[
+    str | None, typer.Option("--bytes", help="Budget of the weight files, such as 60MB.")
+]
+Memory = Annotated[
+    str | None, typer.Option("--memory", help="Budget of the memory that running takes.")
+]
+Tokens = Annotated[
+    int | None, typer.Option("--tokens", help="For --memory: length of a sequence.", min=1)
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a field: section.field=value.", metavar="FIELD=VALUE"),
@@ -152,58 +160,67 @@ def report(
 @app.command()
 def pick(
     directory: StudyDirectory,
-    bits: Budget,
+    bits: Bits = None,
+    bytes_: Bytes = None,
+    memory: Memory = None,
+    tokens: Tokens = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the best configuration at or under a budget of average bits."""
-    from qsearch.records import best_under, read_study, row_configuration
+    """Print the best configuration within a budget: average bits, bytes of files, or memory."""
+    from qsearch.budgets import chosen_budget
+    from qsearch.picking import pick_configuration
 
-    record = read_study(directory)
-    row = best_under(record, bits)
-    configuration = row_configuration(row)
-    figures: dict[str, Any] = {
-        "trial": int(row["trial"]),
-        "round": int(row["round"]),
-        "average_bits": float(row["average_bits"]),
-        "loss": float(row["loss"]),
-        "standard_error": float(row["standard_error"]),
-        **{
-            name: None if math.isnan(row[name]) else float(row[name])
-            for name in ("expected_loss", "expected_loss_deviation")
-        },
-        "metric_name": record.metric.name,
-        "metric": float(row["metric"]),
-        "seen": bool(row["seen"]),
-    }
+    picked = pick_configuration(directory, chosen_budget(bits, bytes_, memory, tokens))
     if json_:
-        layers = {name: dict(layer) for name, layer in configuration.items()}
-        _print(json.dumps({**figures, "configuration": layers}))
+        layers = {name: dict(layer) for name, layer in picked.configuration.items()}
+        _print(json.dumps({**picked.figures, "configuration": layers}))
         return
-    table = Table("layer", *record.choices.names)
-    for name, layer in configuration.items():
-        table.add_row(name, *(str(layer[knob]) for knob in record.choices.names))
+    table = Table("layer", *picked.knobs)
+    for name, layer in picked.configuration.items():
+        table.add_row(name, *(str(layer[knob]) for knob in picked.knobs))
     console = Console()
     console.print(table, highlight=False, markup=False)
-    known = {name: value for name, value in figures.items() if value is not None}
-    _print(", ".join(f"{name} {value}" for name, value in known.items()))
+    for line in picked.lines():
+        _print(line)
 
 
 @app.command()
 def export(
     directory: StudyDirectory,
-    bits: Budget,
     to: Annotated[Path, typer.Option("--to", help="Folder to write.", metavar="OUT")],
-    format_: Annotated[str, typer.Option("--format", help="adapter or packed.")] = "adapter",
+    bits: Bits = None,
+    bytes_: Bytes = None,
+    memory: Memory = None,
+    tokens: Tokens = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="adapter, packed, …; docs/deployment.md lists them.")
+    ] = "adapter",
 ) -> None:
-    """Write the best configuration at or under a budget in a form that can be deployed."""
-    _quieten_ax()
-    from qsearch.exporting import export_configuration
+    """Write the best configuration within a budget in a form that can be deployed."""
+    from qsearch.budgets import chosen_budget, parse_sweep
 
-    row = export_configuration(directory, bits, to, format_)
-    _print(
-        f"wrote {to}: trial {int(row['trial'])}, {row['average_bits']:.4f} average bits,"
-        f" loss {row['loss']:.4f}"
-    )
+    _quieten_ax()
+    from qsearch.exporting import export_configuration, export_sweep
+
+    if sweep is None:
+        budget = chosen_budget(bits, bytes_, memory, tokens)
+        rows = {str(to): export_configuration(directory, budget, to, format_)}
+    elif (bits, bytes_, memory, tokens) == (None, None, None, None):
+        budgets = parse_sweep(sweep)
+        exported = export_sweep(directory, budgets, to, format_)
+        names = [f"{to} for {budget.limit:g} bits" for budget in budgets]
+        rows = dict(zip(names, exported, strict=True))
+    else:
+        raise InputError("--sweep holds the budgets; leave --bits, --bytes, --memory, --tokens out")
+    for name, row in rows.items():
+        _print(
+            f"wrote {name}: trial {int(row['trial'])}, {row['average_bits']:.4f} average bits,"
+            f" loss {row['loss']:.4f}"
+        )
 
 
 @app.command()

@@ -1,27 +1,38 @@
-"""Exporting the configuration that fits a budget."""
+"""Exporting the configurations that fit budgets."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from safetensors import SafetensorError
 
-from qsearch.assembly import assemble
+from qsearch.assembly import Assembly, assemble
+from qsearch.budgets import Budget, best_within
 from qsearch.errors import InputError
-from qsearch.records import best_under, read_study, row_configuration
+from qsearch.export_card import add_figures, export_facts
+from qsearch.records import StudyRecord, read_study, row_configuration, write_json
 from qsearch.spec import load_spec
 from qsearch.store import STUDY_YAML
 from qsearch.training_state import read_adapter
 
+FACTS_FILE = "qsearch.json"
+"""In each export: which study, trial and budget it is of, and its figures."""
 
-def export_configuration(directory: Path, bits: float, to: Path, format: str) -> pd.Series:
-    """Export the best configuration at or under a budget.
+INDEX_FILE = "index.json"
+"""In a folder of several exports: which one is for which budget."""
+
+
+def export_configuration(directory: Path, budget: Budget, to: Path, format: str) -> pd.Series:
+    """Export the best configuration within a budget.
 
     Args:
         directory: The study's directory.
-        bits: Budget in average bits.
+        budget: What it may take.
         to: Folder to write; it must not exist, or be empty.
         format: One of the trainer's export formats.
 
@@ -29,11 +40,63 @@ def export_configuration(directory: Path, bits: float, to: Path, format: str) ->
         The row of ``trials.parquet`` that was exported.
 
     Raises:
-        InputError: If no configuration fits, the format is unknown, or the folder is in use or
-            cannot be written.
+        InputError: If no configuration fits, the format is unknown or cannot hold the
+            configuration, or the folder is in use or cannot be written.
     """
     record = read_study(directory)
-    row = best_under(record, bits)
+    row = best_within(record, directory, budget)
+    parts = _parts(directory, record, format, to)
+    with _whole_folder(to) as folder:
+        _export(directory, record, parts, row, budget, folder, format)
+    return row
+
+
+def export_sweep(
+    directory: Path, budgets: Sequence[Budget], to: Path, format: str
+) -> list[pd.Series]:
+    """Export the best configuration within each of several budgets of average bits.
+
+    Each budget has a folder of its name, such as ``3.5``, unless its configuration is that of
+    another budget before it; ``index.json`` says which folder is for which budget.
+
+    Args:
+        directory: The study's directory.
+        budgets: Budgets of average bits.
+        to: Folder to write; it must not exist, or be empty.
+        format: One of the trainer's export formats.
+
+    Returns:
+        The rows of ``trials.parquet`` that were exported, by budget.
+
+    Raises:
+        InputError: As :func:`export_configuration`; nothing is written then.
+    """
+    record = read_study(directory)
+    rows = [best_within(record, directory, budget) for budget in budgets]
+    parts = _parts(directory, record, format, to)
+    folders: dict[int, str] = {}
+    entries = []
+    with _whole_folder(to) as whole:
+        for budget, row in zip(budgets, rows, strict=True):
+            name = folders.setdefault(int(row["trial"]), f"{budget.limit:g}")
+            if not (whole / name).exists():
+                (whole / name).mkdir()
+                _export(directory, record, parts, row, budget, whole / name, format)
+            entries.append({"bits": budget.limit, "folder": name, **_figures(row, record)})
+        write_json(
+            whole / INDEX_FILE,
+            {"format_version": 1, "study": record.name, "format": format, "budgets": entries},
+        )
+    return rows
+
+
+def _figures(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
+    facts = export_facts(record, row)
+    return {name: facts[name] for name in ("trial", "average_bits", "loss", "expected_loss")}
+
+
+def _parts(directory: Path, record: StudyRecord, format: str, to: Path) -> Assembly:
+    """Return the study's parts, once it is clear that they can write there."""
     path = directory / STUDY_YAML
     parts = assemble(load_spec(path, resolved=True), str(path))
     formats = parts.trainer.export_formats
@@ -41,12 +104,42 @@ def export_configuration(directory: Path, bits: float, to: Path, format: str) ->
         raise InputError(f"--format {format!r}: trainer {record.trainer!r} writes {list(formats)}")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to {to}: exists and is not an empty folder")
+    return parts
+
+
+def _export(
+    directory: Path,
+    record: StudyRecord,
+    parts: Assembly,
+    row: pd.Series,
+    budget: Budget,
+    folder: Path,
+    format: str,
+) -> None:
     parts.trainer.load_state(read_adapter(directory, int(row["round"]))[0])
+    parts.trainer.export(row_configuration(row), folder, format)
+    facts = {
+        **export_facts(record, row),
+        "format": format,
+        "budget": {"kind": budget.kind, "limit": budget.limit, "tokens": budget.tokens},
+        "weight_file_bytes": sum(path.stat().st_size for path in folder.rglob("*.safetensors")),
+    }
+    write_json(folder / FACTS_FILE, facts)
+    add_figures(folder, facts)
+
+
+@contextmanager
+def _whole_folder(to: Path) -> Iterator[Path]:
+    """Give a folder to write into, which becomes ``to`` when all of it is written.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
     partial = to.parent / f".{to.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        parts.trainer.export(row_configuration(row), partial, format)
+        yield partial
         if to.exists():
             to.rmdir()
         partial.replace(to)
@@ -59,4 +152,3 @@ def export_configuration(directory: Path, bits: float, to: Path, format: str) ->
         raise InputError(f"--to {to}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return row

@@ -282,8 +282,27 @@ def best_under(record: StudyRecord, bits: float) -> pd.Series:
         raise InputError(
             f"no configuration has average bits ≤ {bits:g}; the least in this study is {least:.4f}"
         )
-    by = fitting.assign(decisive=decisive_loss(fitting)).sort_values(["decisive", "average_bits"])
+    order = ["decisive", "average_bits", "loss"]
+    by = fitting.assign(decisive=decisive_loss(fitting)).sort_values(order)
     return by.drop(columns="decisive").iloc[0]
+
+
+def smallest_alike(record: StudyRecord, row: pd.Series) -> pd.Series:
+    """Return the latest row of least average bits whose loss is not surely above another row's.
+
+    Not surely: by no more than the standard deviation of the other row's
+    :func:`decisive_loss` (its standard error, in a study without expected losses).
+
+    Args:
+        record: The study.
+        row: The row to compare with, such as the best under a budget.
+    """
+    deviation = row["expected_loss_deviation"]
+    doubt = row["standard_error"] if math.isnan(deviation) else deviation
+    latest = record.latest
+    own = float(decisive_loss(row.to_frame().T).iloc[0])
+    alike = latest[decisive_loss(latest) <= own + float(doubt)]
+    return alike.sort_values(["average_bits", "loss"]).iloc[0]
 
 
 def row_configuration(row: pd.Series) -> Configuration:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from qsearch.assembly import Assembly, assemble
+from qsearch.capabilities import TellsFootprint
 from qsearch.clock import Clock
 from qsearch.errors import InputError
 from qsearch.events import Event, Observer, event_log
+from qsearch.footprint import read_footprint, write_footprint
 from qsearch.generation import QsearchNode
 from qsearch.initial import initial_configurations, named_configurations, require_budgets
 from qsearch.lock import study_lock
@@ -134,6 +136,7 @@ def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: O
         ),
         parts.task.metric.name,
     )
+    _keep_footprint(parts, directory)
     edges = segment_edges(search.average_bits, search.segments)
     study = Study(directory, parts, client, node, error, edges, observer)
     _attach_initial(study, error)
@@ -192,6 +195,12 @@ def _quantization_error(parts: Assembly, directory: Path, observer: Observer) ->
     write_measurement(directory, "quantization_error", error)
     observer(Event("measured quantization error", 0, {"seconds": time.monotonic() - start}))
     return error
+
+
+def _keep_footprint(parts: Assembly, directory: Path) -> None:
+    """Write what the model takes on a device, which needs the model that was just measured."""
+    if isinstance(parts.trainer, TellsFootprint) and read_footprint(directory) is None:
+        write_footprint(directory, parts.trainer.footprint())
 
 
 def _attach_initial(study: Study, error: Floats) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,7 +33,7 @@ from qsearch_coalora.bits import average_bits
 from qsearch_coalora.calibration import calibrate
 from qsearch_coalora.device import parse_device, require_device
 from qsearch_coalora.discovery import discover_layers, require_same_layers
-from qsearch_coalora.exports import EXPORTERS, ExportJob, write_export
+from qsearch_coalora.exporting import ExportsModels
 from qsearch_coalora.held_out import HeldOutLoss, followed_in, hold_out
 from qsearch_coalora.loop import RoundPlan, TrainingLoop
 from qsearch_coalora.memory import telling_of_memory
@@ -56,7 +55,7 @@ _PARTS = 4
 """Least of a calibration batch: one at a time has all layers' inputs and gradients in memory."""
 
 
-class AdapterTrainer:
+class AdapterTrainer(ExportsModels):
     """A trainer whose configurations share one model in memory.
 
     The model and the data are loaded at first use. Each round starts a fresh AdamW and a fresh
@@ -73,7 +72,6 @@ class AdapterTrainer:
 
     Options: ClassVar[type[TrainingOptions]]
     method: ClassVar[str] = "LoRA"
-    export_formats: ClassVar[tuple[str, ...]] = tuple(EXPORTERS)
 
     def __init__(
         self,
@@ -358,7 +356,7 @@ class AdapterTrainer:
         finally:
             adapted.projections.clear()
 
-    # State and export
+    # State
 
     def state(self) -> TrainerState:
         """Return the trained tensors, and what they belong to."""
@@ -387,13 +385,3 @@ class AdapterTrainer:
     def _training_identity(self) -> dict[str, Any]:
         """Return what an unfinished training must agree in with this trainer."""
         return training_identity(self._identity(), self.seed, self.options, self.task)
-
-    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
-        """Write one of :attr:`export_formats` for a configuration into a directory.
-
-        Raises:
-            InputError: If the format is unknown.
-        """
-        adapted, tokenizer = self.adapted, self.loaded.tokenizer
-        job = ExportJob(adapted, self.model, tokenizer, configuration, self.quantizer, self.method)
-        write_export(job, directory, format, self.export_formats)

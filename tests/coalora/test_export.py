@@ -5,11 +5,14 @@ import json
 import pytest
 import torch
 from peft import PeftModel
+from qsearch_coalora.tasks.causal import CausalLanguageModelling
+from qsearch_coalora.trainer import CoALoRATrainer
 from qsearch_quantizers.normal_float import NormalFloat
 from qsearch_quantizers.packed_linear import PackedLinear
 from transformers import AutoModelForSequenceClassification
 
 from qsearch.errors import InputError
+from qsearch.plugins import ModelSpec
 
 
 def trained(make_trainer, make_configuration, **options):
@@ -194,3 +197,33 @@ def test_zero_adjustments_equal_plain_lora_exactly(make_trainer, make_configurat
         plain = adapted.logits(batch)
         adapted.projections.set(torch.zeros(len(adapted.layers), 4, 4))
         assert torch.equal(adapted.logits(batch), plain)
+
+
+def file_bytes(folder) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def test_a_packed_exports_files_take_what_the_footprint_says(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path, "packed")
+    (bits,) = trainer.average_bits([wanted])
+    predicted = trainer.footprint().file_bytes(bits)
+    assert 0.9 * predicted < file_bytes(tmp_path) <= predicted
+
+
+def test_only_causal_models_cache_keys_and_values(make_trainer, llama_folder, tmp_path) -> None:
+    assert make_trainer().footprint().cache_bytes_per_token == 0
+    (tmp_path / "text.txt").write_text("w1 w2 w3 w4 " * 200)
+    text = tmp_path / "text.txt"
+    options = {"train": text, "validation": text, "length": 32}
+    trainer = CoALoRATrainer(
+        CoALoRATrainer.Options(rank=4, steps=1),
+        ModelSpec(name=str(llama_folder)),
+        CausalLanguageModelling(CausalLanguageModelling.Options(**options)),
+        NormalFloat(NormalFloat.Options()),
+        0,
+    )
+    outputs = sum(one.shape[0] for one in trainer.layers() if one.role in ("key", "value"))
+    footprint = trainer.footprint()
+    assert footprint.cache_bytes_per_token == 4 * outputs > 0
+    assert footprint.tokens == 32

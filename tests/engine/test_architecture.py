@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-ENGINE = sorted((ROOT / "qsearch").glob("*.py"))
+ENGINE = sorted((ROOT / "qsearch").rglob("*.py"))
 PACKAGES = {
     "adapters": sorted((ROOT / "adapters").rglob("*.py")),
     "reports": sorted((ROOT / "reports").rglob("*.py")),
@@ -55,7 +55,7 @@ def test_the_files_are_found() -> None:
     assert all(len(files) > 3 for files in PACKAGES.values())
 
 
-@pytest.mark.parametrize("path", ENGINE, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ENGINE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_engine_imports_no_model_library_and_no_adapter(path: Path) -> None:
     found = [(name, line) for name, line in imports(path) if name.split(".")[0] in FOREIGN]
     assert found == []
@@ -84,7 +84,11 @@ def test_quantizers_do_not_import_the_trainer_or_reports() -> None:
 
 def test_engine_has_no_import_cycle() -> None:
     """Counting imports inside functions too, so none hides a circle."""
-    modules = {f"qsearch.{path.stem}": path for path in ENGINE if path.stem != "__init__"}
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for path in ENGINE
+        if path.stem != "__init__"
+    }
     needs = {
         name: {used for used, _ in imports(path) if used in modules}
         for name, path in modules.items()
@@ -142,7 +146,8 @@ def test_command_line_imports_heavy_libraries_only_in_commands() -> None:
 
 def importlib_finds(name: str) -> bool:
     """Whether a name is a module of the engine."""
-    return name.startswith("qsearch.") and (ROOT / "qsearch" / f"{name[8:]}.py").is_file()
+    path = ROOT.joinpath(*name.split("."))
+    return name.startswith("qsearch.") and (path.is_dir() or path.with_suffix(".py").is_file())
 
 
 def entry_points() -> list[tuple[str, str, str]]:
@@ -164,9 +169,10 @@ def test_entry_points_resolve(group: str, name: str, value: str) -> None:
 def test_every_package_is_declared() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     declared = set(tool["setuptools"]["packages"])
-    found = {"qsearch", "qsearch_studies"}
-    for root in ("adapters", "reports"):
-        for init in (ROOT / root).rglob("__init__.py"):
-            found.add(".".join(init.parent.relative_to(ROOT / root).parts))
+    found = {"qsearch_studies"}
+    sources = {"adapters": ROOT / "adapters", "reports": ROOT / "reports", "qsearch": ROOT}
+    for folder, source in sources.items():
+        for init in (ROOT / folder).rglob("__init__.py"):
+            found.add(".".join(init.parent.relative_to(source).parts))
     assert declared == found
     assert all(importlib.util.find_spec(name) for name in declared)

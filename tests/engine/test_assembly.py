@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from qsearch.assembly import assemble
+from qsearch.budgets import Budget
 from qsearch.checking import check_study
 from qsearch.configuration import LayerConfiguration
 from qsearch.errors import InputError
@@ -150,7 +151,7 @@ def test_check_counts_limits_and_probes() -> None:
 
 
 def test_export_writes_the_picked_configuration(finished: Path, tmp_path: Path) -> None:
-    row = export_configuration(finished, 4.0, tmp_path / "new" / "out", "json")
+    row = export_configuration(finished, Budget("bits", 4.0), tmp_path / "new" / "out", "json")
     best = best_under(read_study(finished), 4.0)
     assert int(row["trial"]) == int(best["trial"])
     written = json.loads((tmp_path / "new" / "out" / "configuration.json").read_text())
@@ -168,7 +169,7 @@ def test_export_refuses(
     bits: float, format: str, said: str, finished: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=said):
-        export_configuration(finished, bits, tmp_path / "out", format)
+        export_configuration(finished, Budget("bits", bits), tmp_path / "out", format)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,9 +177,9 @@ def test_export_overwrites_nothing(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for target in (tmp_path, tmp_path / "file"):
         with pytest.raises(InputError, match="not an empty folder"):
-            export_configuration(finished, 4.0, target, "json")
+            export_configuration(finished, Budget("bits", 4.0), target, "json")
     with pytest.raises(InputError, match="cannot be written"):
-        export_configuration(finished, 4.0, tmp_path / "file" / "out", "json")
+        export_configuration(finished, Budget("bits", 4.0), tmp_path / "file" / "out", "json")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -193,7 +194,7 @@ def test_failed_export_leaves_nothing(
 
     monkeypatch.setattr(trainer, "export", fail)
     with pytest.raises(InputError, match="cannot be written: No space left on device"):
-        export_configuration(finished, 4.0, tmp_path / "out", "json")
+        export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,7 +208,7 @@ def test_full_disk_while_tensors_are_written_is_an_input_error(
         # safetensors reports this as it reports a full disk: an error of its own.
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         with pytest.raises(InputError, match=r"out: cannot be written: .*File too large"):
-            export_configuration(finished, 4.0, tmp_path / "out", "json")
+            export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
 
     monkeypatch.setattr(load_plugin("trainers", "fake"), "export", fill)
     assert in_child(export) == 0
@@ -218,7 +219,7 @@ def test_exported_study_is_read_as_it_stands(finished: Path, tmp_path: Path) -> 
     copy = shutil.copytree(finished, tmp_path / "copy")
     text = (copy / "study.yaml").read_text()
     (copy / "study.yaml").write_text(text.replace("name: none", "name: ${QSEARCH_NOT_SET}"))
-    export_configuration(copy, 4.0, tmp_path / "out", "json")
+    export_configuration(copy, Budget("bits", 4.0), tmp_path / "out", "json")
 
 
 def test_quantizer_of_the_tests_keeps_its_contract() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from qsearch import cli
 from qsearch.errors import InputError
+from qsearch.footprint import FOOTPRINT_FILE
 from qsearch.lock import study_lock
 from qsearch.records import best_under, read_study
 from qsearch.templates import read_template, template_names
@@ -113,7 +115,7 @@ def test_what_does_not_exist_is_refused(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["pick", "."],
+        ["pick"],
         ["pick", ".", "--bits", "x"],
         ["pick", ".", "--bits", "nan"],
         ["pick", ".", "--bits", "-1"],
@@ -225,6 +227,7 @@ def test_pick_prints_the_best_configuration_under_the_budget(qsearch, finished: 
     assert set(picked) == {
         "trial", "round", "average_bits", "loss", "standard_error", "expected_loss",
         "expected_loss_deviation", "metric_name", "metric", "seen", "configuration",
+        "file_bytes", "memory_bytes", "memory_tokens", "smallest_alike",
     }  # fmt: skip
     assert picked["expected_loss"] is None  # The fake task does not count its examples.
 
@@ -236,6 +239,60 @@ def test_pick_prints_a_table(qsearch, finished: Path) -> None:
     assert "block.1.output" in output
     assert "average_bits" in output
     assert "expected" not in output
+
+
+@pytest.mark.parametrize(
+    ("budget", "bits"),
+    [
+        # The fake model takes 1,200 bytes and 100 a bit; running, 300 and 5 a token more.
+        (["--bytes", "1550"], 3.5),
+        (["--bytes", "1.55 kB"], 3.5),
+        (["--memory", "1900"], 3.5),
+        (["--memory", "1950", "--tokens", "20"], 3.5),
+    ],
+)
+def test_pick_by_size_is_pick_by_bits_that_fit(
+    budget: list[str], bits: float, qsearch, finished: Path
+) -> None:
+    code, output, _ = qsearch("pick", finished, *budget, "--json")
+    assert code == 0
+    picked = json.loads(output)
+    assert picked["trial"] == best_under(read_study(finished), bits)["trial"]
+    assert picked["file_bytes"] == round(1200 + 100 * picked["average_bits"])
+    assert picked["memory_bytes"] - picked["file_bytes"] == 300 + 5 * picked["memory_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ([], "give one budget, --bits, --bytes or --memory; got none"),
+        (["--bits", "3", "--bytes", "2kB"], "got --bits and --bytes"),
+        (["--bytes", "2 parsec"], "--bytes '2 parsec': give a positive number of bytes"),
+        (["--bytes", "0"], "--bytes '0': give a positive number"),
+        (["--bytes", "1kB"], "--bytes 1000: what is not quantized takes 1200 bytes alone"),
+        (["--memory", "1.4kB"], "--memory 1400: what is not quantized takes 1550 bytes alone"),
+        (["--bytes", "1300"], "no configuration fits --bytes 1300; the smallest in this study"),
+        (["--bits", "3", "--tokens", "5"], "--tokens is for --memory alone"),
+    ],
+)
+def test_a_budget_that_is_none_is_refused(
+    budget: list[str], said: str, qsearch, finished: Path
+) -> None:
+    assert said in refused(qsearch("pick", finished, *budget))
+
+
+def test_bytes_need_a_study_that_says_how_large_its_model_is(
+    qsearch, finished: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / FOOTPRINT_FILE).unlink()
+    errors = refused(qsearch("pick", copy, "--bytes", "2kB"))
+    assert "does not say how large the model is" in errors
+    picked = json.loads(qsearch("pick", copy, "--bits", "4", "--json")[1])
+    assert picked["file_bytes"] is None
+    (copy / FOOTPRINT_FILE).write_text("{}")
+    assert "cannot be read" in refused(qsearch("pick", copy, "--bytes", "2kB"))
 
 
 @pytest.mark.parametrize("bits", ["1", "0"])
@@ -252,6 +309,46 @@ def test_export_writes_and_refuses(qsearch, finished: Path, tmp_path: Path) -> N
     assert f"wrote {out}" in output
     assert (out / "configuration.json").is_file()
     assert "not an empty folder" in refused(qsearch(*arguments, "--format", "json"))
+
+
+def test_a_sweep_writes_one_folder_for_each_configuration(
+    qsearch, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    budgets = [2.5, 3.5, 5.75, 5.8]
+    arguments = ["export", finished, "--to", out, "--format", "json"]
+    code, output, _ = qsearch(*arguments, "--sweep", ",".join(map(str, budgets)))
+    assert code == 0
+    assert output.count("wrote") == len(budgets)
+    index = json.loads((out / "index.json").read_text())
+    assert [entry["bits"] for entry in index["budgets"]] == budgets
+    trials = [int(best_under(read_study(finished), bits)["trial"]) for bits in budgets]
+    assert [entry["trial"] for entry in index["budgets"]] == trials
+    assert trials[2] == trials[3]  # Else nothing would be shared.
+    folders = [entry["folder"] for entry in index["budgets"]]
+    assert folders[2] == folders[3] == "5.75"
+    assert {path.name for path in out.iterdir()} == {*folders, "index.json"}
+    for entry in index["budgets"]:
+        facts = json.loads((out / entry["folder"] / "qsearch.json").read_text())
+        assert facts["trial"] == entry["trial"]
+        assert facts["average_bits"] <= entry["bits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sweep", "2.5,x"], "'x' is no positive number of average bits"),
+        (["--sweep", "3,3.0"], "3 is there twice"),
+        (["--sweep", "3", "--bits", "3"], "--sweep holds the budgets"),
+        (["--sweep", "4,1"], "no configuration has average bits ≤ 1"),
+    ],
+)
+def test_a_sweep_of_bad_budgets_writes_nothing(
+    arguments: list[str], said: str, qsearch, finished: Path, tmp_path: Path
+) -> None:
+    command_line = ["export", finished, "--to", tmp_path / "out", "--format", "json", *arguments]
+    assert said in refused(qsearch(*command_line))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_report_writes_one_page(qsearch, finished: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from qsearch.records import (
     decisive_loss,
     read_study,
     row_configuration,
+    smallest_alike,
     write_atomically,
     write_json,
     write_study,
@@ -161,6 +162,30 @@ def test_results_of_earlier_versions_have_no_expected_loss(tmp_path: Path) -> No
 def test_best_under_prefers_fewer_bits_at_equal_loss() -> None:
     best = best_under(record_of(row(0, 0, 4.0, 0.3), row(1, 0, 3.0, 0.3), rounds=1), 5)
     assert int(best["trial"]) == 1
+
+
+def test_best_under_prefers_less_observed_loss_where_all_else_is_equal() -> None:
+    rows = [row(0, 0, 3.0, 0.4, expected_loss=0.5), row(1, 0, 3.0, 0.3, expected_loss=0.5)]
+    assert int(best_under(record_of(*rows, rounds=1), 5)["trial"]) == 1
+
+
+@pytest.mark.parametrize(("deviation", "trial"), [(0.05, 1), (0.2, 2), (0.01, 0)])
+def test_the_smallest_alike_is_within_the_deviation_of_the_expected_loss(
+    deviation: float, trial: int
+) -> None:
+    rows = [
+        row(0, 0, 4.0, 0.1, expected_loss=0.3, expected_loss_deviation=deviation),
+        row(1, 0, 3.0, 0.9, expected_loss=0.34, expected_loss_deviation=0.0),
+        row(2, 0, 2.5, 0.9, expected_loss=0.45, expected_loss_deviation=0.0),
+    ]
+    record = record_of(*rows, rounds=1)
+    assert int(smallest_alike(record, best_under(record, 5))["trial"]) == trial
+
+
+def test_without_expected_losses_the_smallest_alike_goes_by_the_standard_error() -> None:
+    rows = [row(0, 0, 4.0, 0.3, standard_error=0.05), row(1, 0, 3.0, 0.34), row(2, 0, 2.5, 0.4)]
+    record = record_of(*rows, rounds=1)
+    assert int(smallest_alike(record, best_under(record, 5))["trial"]) == 1
 
 
 @pytest.mark.parametrize("bits", [2.4, 0.0, math.nan])

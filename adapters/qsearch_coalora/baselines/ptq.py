@@ -8,6 +8,7 @@ from dataclasses import replace
 from qsearch.capabilities import UnfinishedTraining
 from qsearch.configuration import Configuration
 from qsearch.evaluation import TrainReport
+from qsearch.footprint import Footprint
 from qsearch.plugins import Progress, Requirements, TrainerState
 from qsearch_coalora.base_trainer import AdapterTrainer
 from qsearch_coalora.exports import WHOLE_MODELS
@@ -38,6 +39,10 @@ class PTQTrainer(AdapterTrainer):
         needs = super().requirements()
         first = needs.training_flops[0] if self.options.fine_tune else 0.0
         return replace(needs, training_flops=(first, 0.0))
+
+    def footprint(self) -> Footprint:
+        """Return what the model takes on a device: no adapter, since it is merged."""
+        return replace(super().footprint(), adapter_bytes=0)
 
     def train_resumably(
         self,

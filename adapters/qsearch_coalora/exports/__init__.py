@@ -5,7 +5,7 @@ from pathlib import Path
 
 from qsearch.errors import InputError
 from qsearch_coalora.exports.adapter import export_adapter
-from qsearch_coalora.exports.job import Exporter, ExportJob
+from qsearch_coalora.exports.job import Exporter, ExportJob, plain_state
 from qsearch_coalora.exports.merged import export_merged
 from qsearch_coalora.exports.packed import export_packed, export_packed_base
 
@@ -20,7 +20,7 @@ EXPORTERS: dict[str, Exporter] = {
 WHOLE_MODELS = ("packed", "merged")
 """Formats that hold weights and adapter together."""
 
-__all__ = ["EXPORTERS", "WHOLE_MODELS", "ExportJob", "Exporter", "write_export"]
+__all__ = ["EXPORTERS", "WHOLE_MODELS", "ExportJob", "Exporter", "plain_state", "write_export"]
 
 
 def write_export(job: ExportJob, directory: Path, format: str, formats: Sequence[str]) -> None:

@@ -1,0 +1,48 @@
+"""The part of a trainer that exports configurations and tells how large they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from qsearch.configuration import Configuration
+from qsearch.footprint import Footprint
+from qsearch.plugins import LoadedModel, ModelSpec, Quantizer, Task
+from qsearch_coalora.adapted_model import AdaptedModel
+from qsearch_coalora.exports import EXPORTERS, ExportJob, write_export
+from qsearch_coalora.footprint import model_footprint
+from qsearch_coalora.weight_cache import FULL_PRECISION
+from qsearch_coalora.workload import task_workload
+
+_TOKENS = 512
+"""Length of a sequence where the task does not tell its own."""
+
+
+class ExportsModels:
+    """Writes configurations of the trainer's model as it is now."""
+
+    method: ClassVar[str]
+    export_formats: ClassVar[tuple[str, ...]] = tuple(EXPORTERS)
+    model: ModelSpec
+    task: Task
+    quantizer: Quantizer
+    loaded: LoadedModel
+    adapted: AdaptedModel
+
+    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
+        """Write one of :attr:`export_formats` for a configuration into a directory.
+
+        Raises:
+            InputError: If the format is unknown, or cannot hold the configuration.
+        """
+        write_export(self._job(configuration), directory, format, self.export_formats)
+
+    def footprint(self) -> Footprint:
+        """Return what the model takes on a device."""
+        workload = task_workload(self.task)
+        tokens = _TOKENS if workload is None else workload.example_tokens
+        return model_footprint(self._job(FULL_PRECISION), tokens)
+
+    def _job(self, configuration: Configuration) -> ExportJob:
+        adapted, tokenizer = self.adapted, self.loaded.tokenizer
+        return ExportJob(adapted, self.model, tokenizer, configuration, self.quantizer, self.method)

@@ -1,0 +1,87 @@
+"""The figures of an export, as data and in its model card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qsearch.records import StudyRecord
+
+CARD = "README.md"
+
+
+def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
+    """Return what is known of an exported row.
+
+    Args:
+        record: The study.
+        row: The row of ``trials.parquet``.
+    """
+    return {
+        "study": record.name,
+        "model": record.model,
+        "task": record.task,
+        "quantizer": record.quantizer,
+        "trainer": record.trainer,
+        "trial": int(row["trial"]),
+        "round": int(row["round"]),
+        "average_bits": float(row["average_bits"]),
+        "loss": float(row["loss"]),
+        "standard_error": float(row["standard_error"]),
+        "expected_loss": _known(row["expected_loss"]),
+        "expected_loss_deviation": _known(row["expected_loss_deviation"]),
+        "metric_name": record.metric.name,
+        "metric": float(row["metric"]),
+        "metric_standard_error": _known(row["metric_standard_error"]),
+        "seen": bool(row["seen"]),
+        "versions": dict(record.versions),
+    }
+
+
+def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Add the figures to an export's model card; without a card there is nothing to add to.
+
+    Args:
+        folder: The export's folder.
+        facts: From :func:`export_facts`, with ``weight_file_bytes``.
+    """
+    card = folder / CARD
+    if not card.is_file():
+        return
+    metric = _with_error(facts["metric"], facts["metric_standard_error"])
+    rows = {
+        "average bits of the quantized weights": f"{facts['average_bits']:.4f}",
+        "weight files": f"{facts['weight_file_bytes'] / 1e6:.1f} MB",
+        "validation loss": _with_error(facts["loss"], facts["standard_error"]) + " nats",
+        f"validation {facts['metric_name']}": metric,
+        "in a training set of the adapter": "yes" if facts["seen"] else "no",
+    }
+    if facts["expected_loss"] is not None:
+        expected = _with_error(facts["expected_loss"], facts["expected_loss_deviation"])
+        rows["expected loss"] = f"{expected} nats"
+    lines = [
+        "",
+        "## Figures",
+        "",
+        f"Trial {facts['trial']}, round {facts['round']} of the study {facts['study']!r}; ± is a"
+        " standard error, of the expected loss a standard deviation.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+        "",
+    ]
+    with card.open("a", encoding="utf-8") as stream:
+        stream.write("\n".join(lines))
+
+
+def _known(value: Any) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"
