@@ -170,9 +170,8 @@ class AdapterTrainer(ExportsModels):
         config, notes = self._config
         model, workload = skeleton(config), task_workload(self.task)
         require_positions(model, workload)
-        return estimate_requirements(
-            model, self._layers, self.options, self.configurations_per_step, workload, notes
-        )
+        study = self._layers, self.quantizer, self.options, self.configurations_per_step
+        return estimate_requirements(model, *study, workload, notes)
 
     # Training
 
@@ -360,15 +359,15 @@ class AdapterTrainer(ExportsModels):
 
     def state(self) -> TrainerState:
         """Return the trained tensors, and what they belong to."""
-        return saved_state(self.adapted.tensors(), self._identity())
+        return saved_state(self.adapted.tensors(), self._identity(), self.adapted.input_sizes())
 
     def load_state(self, state: TrainerState) -> None:
         """Continue from a saved state.
 
         Raises:
-            InputError: If the state belongs to another model or other options.
+            InputError: If the state belongs to another model, other options or other data.
         """
-        require_own(state, self._identity())
+        require_own(state, self._identity(), self.adapted.input_sizes())
         self.adapted.load_tensors(state.tensors)
 
     def _identity(self) -> dict[str, Any]:

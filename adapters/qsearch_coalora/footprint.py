@@ -7,6 +7,7 @@ from collections import defaultdict
 from qsearch.footprint import Footprint
 from qsearch_coalora.discovery import discover_layers
 from qsearch_coalora.exports import ExportJob, plain_state
+from qsearch_coalora.models import skeleton
 from qsearch_coalora.requirements import adapter_bytes
 
 _FLOAT_BYTES = 4
@@ -32,7 +33,8 @@ def model_footprint(job: ExportJob, tokens: int) -> Footprint:
     headers = (len(state) + len(adapted.layers) * _TENSORS_PER_LAYER) * _HEADER_BYTES
     outputs: defaultdict[int, int] = defaultdict(int)
     cached = 0
-    for layer in discover_layers(job.base):
+    # Of a model without an adapter, whose roles are known, and with all of its layers.
+    for layer in discover_layers(skeleton(job.base.config)):
         outputs[layer.block] += layer.shape[0]
         if layer.role in ("key", "value"):
             cached += layer.shape[0]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from qsearch.layers import LayerSpec
-from qsearch.plugins import Requirements
+from qsearch.plugins import Quantizer, Requirements
+from qsearch_coalora.calibration import moment_bytes
 from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.workload import Workload, floating_point_operations, work_parameters
 
@@ -28,6 +29,7 @@ def adapter_bytes(layers: Sequence[LayerSpec], rank: int) -> int:
 def estimate_requirements(
     model: nn.Module,
     layers: Sequence[LayerSpec],
+    quantizer: Quantizer,
     options: TrainingOptions,
     configurations_per_step: int,
     workload: Workload | None,
@@ -36,12 +38,14 @@ def estimate_requirements(
     """Estimate the peak memory of training, and the operations of training and evaluating.
 
     Memory holds the model in float32, one dequantized copy of its quantizable weights, the bounded
-    cache of quantized weights, the adapter with its optimizer, and for each layer the inputs and
-    outputs of the tokens that share a backward pass.
+    cache of quantized weights, the adapter with its optimizer, the moments of inputs that the
+    quantizer needs, and for each layer the inputs and outputs of the tokens that share a backward
+    pass.
 
     Args:
         model: The model, on the meta device.
         layers: Its quantizable layers.
+        quantizer: The quantizer.
         options: The trainer's options.
         configurations_per_step: Configurations that share the examples of a batch.
         workload: The task's workload, if the task tells it.
@@ -74,6 +78,7 @@ def estimate_requirements(
         + activations
         + adapter_bytes(layers, options.rank) * _TRAINED_COPIES
         + options.cache_mebibytes * 2**20
+        + moment_bytes(quantizer, layers)
     )
     if workload is None:
         return Requirements(parameters, int(memory), notes=tuple(notes))

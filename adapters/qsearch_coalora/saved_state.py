@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -20,28 +21,47 @@ _UNFINISHED_FORMAT = 2
 """Of the state of an unfinished training; one of another format counts as none."""
 
 
-def saved_state(tensors: Mapping[str, Tensor], identity: Mapping[str, Any]) -> TrainerState:
+_SAME = 1e-3
+"""Relative difference of sizes that rounding on another machine may make; other data, more."""
+
+InputSizes = Sequence[float | None]
+"""Root mean square input of each layer, None where it was not measured."""
+
+
+def saved_state(
+    tensors: Mapping[str, Tensor], identity: Mapping[str, Any], input_sizes: InputSizes
+) -> TrainerState:
     """Return trained tensors with what they belong to, and the versions that made them.
 
     Args:
         tensors: The tensors.
         identity: What a trainer must agree in to go on from them.
+        input_sizes: Those of the inputs that residual factors or quantized weights go by.
     """
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
     return TrainerState(
-        tensors, {"format": _FORMAT, "belongs_to": dict(identity), "versions": versions}
+        tensors,
+        {
+            "format": _FORMAT,
+            "belongs_to": dict(identity),
+            "versions": versions,
+            "input_sizes": list(input_sizes),
+        },
     )
 
 
-def require_own(state: TrainerState, identity: Mapping[str, Any]) -> None:
+def require_own(state: TrainerState, identity: Mapping[str, Any], input_sizes: InputSizes) -> None:
     """Check that a saved state belongs to a trainer.
 
     Args:
         state: The saved state.
-        identity: The trainer's.
+        identity: The trainer's, with its ``layers``.
+        input_sizes: The trainer's; for each layer one.
 
     Raises:
-        InputError: If it has another format, or belongs to another model or other options.
+        InputError: If it has another format, or belongs to another model or other options, or the
+            layers' inputs are others than when it was saved: residual factors or quantized weights
+            would be others too.
     """
     if state.metadata.get("format") != _FORMAT:
         raise InputError(
@@ -56,6 +76,21 @@ def require_own(state: TrainerState, identity: Mapping[str, Any]) -> None:
     )
     if details:
         raise InputError(f"the saved adapter belongs to another study: {details}")
+    # States from before sizes were saved lack them.
+    saved_sizes = state.metadata.get("input_sizes", input_sizes)
+    for layer, own, saved in zip(identity["layers"], input_sizes, saved_sizes, strict=True):
+        if not _alike(own, saved):
+            raise InputError(
+                "the saved adapter belongs to other training data or another model: inputs of"
+                f" layer {layer!r} had a root mean square of {saved}, have {own}; bring back the"
+                " data (or the packages whose texts it is) of when the study began"
+            )
+
+
+def _alike(own: float | None, saved: float | None) -> bool:
+    if own is None or saved is None:
+        return own is saved
+    return math.isclose(own, saved, rel_tol=_SAME)
 
 
 def training_identity(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 
-from qsearch.errors import InputError
-from qsearch.plugins import TrainerState
 from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape
 from qsearch_coalora.calibration import calibration_batches
 from qsearch_coalora.options import CoALoRAOptions
@@ -44,35 +41,6 @@ class CoALoRATrainer(SetTrainer):
             adapted.measure_inputs(batches, torch.Generator().manual_seed(set_seed))
         return adapted
 
-    def state(self) -> TrainerState:
-        """Return the trained tensors, and the sizes of the inputs that residual factors go by."""
-        state = super().state()
-        return TrainerState(
-            state.tensors, {**state.metadata, "input_sizes": self.adapted.input_sizes()}
-        )
-
-    def load_state(self, state: TrainerState) -> None:
-        """Continue from a saved state; see :meth:`AdapterTrainer.load_state`.
-
-        Raises:
-            InputError: If the layers' inputs are others than when it was saved: residual factors
-                would be others too.
-        """
-        super().load_state(state)
-        # States from before sizes were saved lack them.
-        for layer, own, saved in zip(
-            self._layers,
-            self.adapted.input_sizes(),
-            state.metadata.get("input_sizes", self.adapted.input_sizes()),
-            strict=True,
-        ):
-            if not _alike(own, saved):
-                raise InputError(
-                    "the saved adapter belongs to other training data or another model: inputs of"
-                    f" layer {layer.name!r} had a root mean square of {saved}, have {own}; bring"
-                    " back the data (or the packages whose texts it is) of when the study began"
-                )
-
     def _identity(self) -> dict[str, Any]:
         # States from before there was another norm lack it.
         norm = self.options.residual_norm if self.options.fixed_rank else "frobenius"
@@ -82,16 +50,6 @@ class CoALoRATrainer(SetTrainer):
             **({"residual_norm": norm} if norm != "frobenius" else {}),
             "theta": _identity_of(self.options.theta, self.seed),
         }
-
-
-_SAME = 1e-3
-"""Relative difference of sizes that rounding on another machine may make; other data, more."""
-
-
-def _alike(own: float | None, saved: float | None) -> bool:
-    if own is None or saved is None:
-        return own is saved
-    return math.isclose(own, saved, rel_tol=_SAME)
 
 
 def _identity_of(theta: ThetaOptions, seed: int) -> dict[str, Any]:

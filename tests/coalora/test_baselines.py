@@ -16,7 +16,7 @@ from qsearch_coalora.baselines import decomposition, nf4
 from qsearch_coalora.baselines.decomposition import decompose
 from qsearch_coalora.baselines.importance import row_and_column_importance
 from qsearch_coalora.baselines.lq_lora import LQLoRATrainer
-from qsearch_coalora.baselines.nf4 import NF4, FourBitLayers
+from qsearch_coalora.baselines.nf4 import NF4, FourBitLayers, in_four_bit
 from qsearch_coalora.baselines.ptq import PTQTrainer
 from qsearch_coalora.baselines.qlora import QLoRATrainer
 from qsearch_coalora.baselines.shared_lora import SharedLoRATrainer
@@ -376,6 +376,11 @@ def test_ptq_without_fine_tuning_takes_no_step(make: Make, make_configuration) -
     assert trainer.train([make_configuration(trainer, 0)], 0).steps == 0
 
 
+def test_bitsandbytes_gets_no_matrix_whose_rows_it_would_decode_wrongly() -> None:
+    layers = [LayerSpec("whole", "query", 0, (96, 64)), LayerSpec("not", "key", 0, (64, 96))]
+    assert in_four_bit(layers, Configuration({"whole": NF4, "not": NF4})) == ["whole"]
+
+
 def test_bitsandbytes_layers_are_where_the_configuration_is_nf4() -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
@@ -403,7 +408,7 @@ def test_bitsandbytes_layers_are_where_the_configuration_is_nf4() -> None:
 def test_bitsandbytes_layers_train_after_they_were_evaluated(make: Make) -> None:
     pytest.importorskip("bitsandbytes")
     # The small model's layers are below the size from which bitsandbytes decodes rightly.
-    with mock.patch.object(nf4, "_LEAST_WEIGHTS", 0):
+    with mock.patch.object(nf4, "_BLOCK", 1):
         trainer = make(QLoRATrainer, NormalFloat(NormalFloat.Options()), steps=2)
         names = [layer.name for layer in trainer.layers()]
         other = trainer.quantizer.choices().layer_configuration(0)
@@ -420,7 +425,7 @@ def test_bitsandbytes_layers_train_after_they_were_evaluated(make: Make) -> None
 
 def test_weights_of_bitsandbytes_are_not_exported_as_ours(make: Make, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    with mock.patch.object(nf4, "_LEAST_WEIGHTS", 0):
+    with mock.patch.object(nf4, "_BLOCK", 1):
         trainer = make(QLoRATrainer, NormalFloat(NormalFloat.Options()), steps=1)
         names = [layer.name for layer in trainer.layers()]
         all_nf4 = Configuration(dict.fromkeys(names, NF4))
@@ -442,7 +447,7 @@ def test_what_was_trained_on_weights_of_bitsandbytes_is_not_loaded_without(make:
         "qsearch_coalora.baselines.qlora.bitsandbytes_is_installed", return_value=False
     )
     for chosen, loads in ((NF4, False), (other, True)):
-        with mock.patch.object(nf4, "_LEAST_WEIGHTS", 0):
+        with mock.patch.object(nf4, "_BLOCK", 1):
             trainer = make(QLoRATrainer, plugin, steps=1)
             names = [layer.name for layer in trainer.layers()]
             trainer.train([Configuration(dict.fromkeys(names, chosen))], 0)

