@@ -160,13 +160,17 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
     Raises:
         InputError: If the model cannot be found, reached or loaded.
     """
+    source = resolve_model(model.name)
     module, report = _from_pretrained(
-        resolve_model(model.name),
+        source,
         auto_class,
         dtype=torch.float32,
         output_loading_info=True,
         **arguments,
     )
+    if source.gguf_file is not None and getattr(module, "hf_quantizer", None) is not None:
+        # Its weights were dequantized: it is saved as any float model, under its own names.
+        module.hf_quantizer.remove_quantization_config(module)
     return module.eval(), set(report["missing_keys"])
 
 
