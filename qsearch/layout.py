@@ -53,3 +53,31 @@ class DequantizesRows(Protocol):
     def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
         """Return rows ``first`` to ``last`` of the float32 weight (rows × input features)."""
         ...
+
+
+@dataclass(frozen=True)
+class IntegerWeight:
+    """A weight on an even grid by groups of a row: scale · (code - zero point).
+
+    Args:
+        codes: Codes (output features × input features), uint8.
+        scales: Scales (output features × groups), float16.
+        zero_points: Zero points (same), uint8; None where all are 2^(bits - 1).
+        bits: Bits of a code.
+        group_size: Weights of a group; the last one of a row may be shorter.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zero_points: Tensor | None
+    bits: int
+    group_size: int
+
+
+@runtime_checkable
+class StoresIntegers(Protocol):
+    """What a quantizer may have besides: then engines that compute with integers read it."""
+
+    def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
+        """Return a quantized weight as integers on a grid, exactly."""
+        ...

@@ -32,9 +32,9 @@ def quantization_errors(
 ) -> npt.NDArray[np.float64]:
     """Measure ‖W−W̃‖²/‖W‖² on whole rows of each weight.
 
-    Rows of layers with the same input features, and the same moment of them, are quantized in one call. Their number is such
-    that groups of up to 16,384 weights do not straddle two layers, where the sample is large
-    enough for that.
+    Rows of layers with the same input features, and the same moment of them, are quantized in one
+    call. Their number is such that groups of up to 16,384 weights do not straddle two layers, where
+    the sample is large enough for that.
 
     Args:
         weights: The layers' weights (output features × input features).

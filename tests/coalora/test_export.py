@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
 from peft import PeftModel
 from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.trainer import CoALoRATrainer
+from qsearch_quantizers.integer import Integer
 from qsearch_quantizers.normal_float import NormalFloat
 from qsearch_quantizers.packed_linear import PackedLinear
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    CompressedTensorsConfig,
+    LlamaForCausalLM,
+)
 
+from qsearch.configuration import Configuration
 from qsearch.errors import InputError
+from qsearch.layers import FUSED_ROLES, tied_groups
 from qsearch.plugins import ModelSpec
 
 
@@ -227,3 +238,103 @@ def test_only_causal_models_cache_keys_and_values(make_trainer, llama_folder, tm
     footprint = trainer.footprint()
     assert footprint.cache_bytes_per_token == 4 * outputs > 0
     assert footprint.tokens == 32
+
+
+@pytest.fixture(scope="module")
+def even_llama_folder(llama_folder, tmp_path_factory):
+    """The small Llama with rows that groups of 32 divide."""
+    folder = tmp_path_factory.mktemp("even")
+    config = AutoConfig.from_pretrained(llama_folder, intermediate_size=96)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(llama_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def causal_study(even_llama_folder, tmp_path_factory):
+    """Return a maker of a trained study of integers on a small Llama, and its configuration."""
+
+    def make(scheme="symmetric", tied=True, bits=(3, 4, 8), name=even_llama_folder):
+        folder = tmp_path_factory.mktemp("causal")
+        (folder / "text.txt").write_text("w1 w2 w3 w4 w5 w6 w7 " * 200)
+        text = folder / "text.txt"
+        options = CausalLanguageModelling.Options(train=text, validation=text, length=32)
+        quantizer = Integer(Integer.Options(bits=bits, group_size=(32,), scheme=scheme))
+        trainer = CoALoRATrainer(
+            CoALoRATrainer.Options(rank=4, steps=4, batch_size=4, learning_rate=1e-2),
+            ModelSpec(name=str(name)),
+            CausalLanguageModelling(options),
+            quantizer,
+            0,
+        )
+        layers = trainer.layers()
+        groups = tied_groups(layers, FUSED_ROLES if tied else ())
+        choices = quantizer.choices()
+        wanted = Configuration(
+            {
+                layers[member].name: choices.layer_configuration(number * 7 % choices.size)
+                for number, group in enumerate(groups)
+                for member in group.members
+            }
+        )
+        trainer.train([wanted], 0)
+        return trainer, wanted
+
+    return make
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("dequantize", [True, False])
+def test_compressed_tensors_give_the_same_logits(
+    causal_study, tmp_path, scheme, dequantize
+) -> None:
+    pytest.importorskip("compressed_tensors")
+    trainer, wanted = causal_study(scheme)
+    batch = next(iter(trainer.task.batches("validation", 4)))
+    expected = study_logits(trainer, wanted, batch)
+    trainer.export(wanted, tmp_path, "compressed-tensors")
+    arguments = {"quantization_config": CompressedTensorsConfig(dequantize=True)}
+    base = AutoModelForCausalLM.from_pretrained(tmp_path, **(arguments if dequantize else {}))
+    # Asked to dequantize at once, the library computes in the type of the scales, float16.
+    rounding = 1e-3 if dequantize else 0
+    without = loaded_logits(base.eval(), batch)
+    for name, layer in wanted.items():
+        position = [one.name for one in trainer.layers()].index(name)
+        weight = trainer.adapted.weights.dequantized(position, layer)
+        module = base.model.get_submodule(name)
+        torch.testing.assert_close(module.weight, weight, atol=1e-8, rtol=rounding)
+    model = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    found = loaded_logits(model, batch)
+    torch.testing.assert_close(found, expected, atol=1e-5 + rounding, rtol=1e-4)
+    assert not torch.allclose(found, without, atol=1e-3)
+
+
+def test_engines_get_no_layers_that_they_cannot_fuse(causal_study, tmp_path) -> None:
+    trainer, wanted = causal_study(tied=False)
+    with pytest.raises(InputError) as caught:
+        trainer.export(wanted, tmp_path, "compressed-tensors")
+    message = str(caught.value)
+    for part in ("q_proj", "k_proj", "v_proj", "'bits': 8", "space.tied: fused"):
+        assert part in message
+
+
+def test_engines_get_integers_alone(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    with pytest.raises(InputError, match="weights of quantizer 'normal-float' are none"):
+        trainer.export(wanted, tmp_path, "compressed-tensors")
+
+
+def test_a_missing_package_names_its_extra(causal_study, tmp_path, monkeypatch) -> None:
+    trainer, wanted = causal_study()
+    for name in [name for name in sys.modules if name.split(".")[0] == "compressed_tensors"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "compressed_tensors", None)
+    with pytest.raises(InputError, match=r"qsearch\[compressed-tensors\]"):
+        trainer.export(wanted, tmp_path, "compressed-tensors")
+
+
+def test_groups_that_do_not_divide_a_row_are_refused(causal_study, llama_folder, tmp_path) -> None:
+    trainer, wanted = causal_study(name=llama_folder)
+    with pytest.raises(InputError, match=r"down_proj' has 48 input features.*groups of 32"):
+        trainer.export(wanted, tmp_path, "compressed-tensors")

@@ -23,8 +23,8 @@ NF4 = LayerConfiguration(
 """The layer configuration that bitsandbytes' NF4 with double quantization stands for (QLoRA)."""
 
 _BLOCK = 64
-"""Matrices whose rows are no whole blocks stay with the study's quantizer: on the CPU, bitsandbytes
-0.50 encodes a matrix as one vector but decodes it row by row (errors of .2 to .3 instead of .09)."""
+"""Matrices whose rows are no whole blocks stay with the study's quantizer: on the CPU,
+bitsandbytes 0.50 encodes one vector but decodes row by row (errors of .2 to .3, not .09)."""
 
 
 def bitsandbytes_is_installed() -> bool:

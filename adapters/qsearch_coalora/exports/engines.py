@@ -1,0 +1,50 @@
+"""What inference engines ask of a configuration before it is exported to them."""
+
+from __future__ import annotations
+
+from qsearch.errors import InputError
+from qsearch.layers import FUSED_ROLES, tied_groups
+from qsearch.layout import StoresIntegers
+from qsearch_coalora.exports.job import ExportJob
+
+
+def require_fused_alike(job: ExportJob, format: str) -> None:
+    """Check that layers which engines fuse into one matrix are quantized alike.
+
+    Args:
+        job: What is exported.
+        format: Name of the format, for the message.
+
+    Raises:
+        InputError: If they are not; the message names the layers.
+    """
+    layers = job.adapted.layers
+    unlike = []
+    for group in tied_groups(layers, FUSED_ROLES):
+        members = [layers[position].name for position in group.members]
+        if len({job.configuration[name] for name in members}) > 1:
+            unlike.append(members)
+    if unlike:
+        shown = "; ".join(
+            ", ".join(f"{name} {dict(job.configuration[name])}" for name in members)
+            for members in unlike[:2]
+        )
+        more = f"; and {len(unlike) - 2} groups more" if len(unlike) > 2 else ""
+        raise InputError(
+            f"--format {format}: inference engines fuse layers that this configuration quantizes"
+            f" differently: {shown}{more}; search with space.tied: fused"
+        )
+
+
+def require_integers(job: ExportJob, format: str) -> StoresIntegers:
+    """Return the job's quantizer if its weights are integers on a grid.
+
+    Raises:
+        InputError: If they are not.
+    """
+    if not isinstance(job.quantizer, StoresIntegers):
+        raise InputError(
+            f"--format {format} holds integers with a scale for each group; the weights of"
+            f" quantizer {job.quantizer.name!r} are none; quantizers such as 'integer' are for it"
+        )
+    return job.quantizer
