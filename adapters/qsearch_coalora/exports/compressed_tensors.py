@@ -32,18 +32,25 @@ folder `adapter`. transformers loads it where the package compressed-tensors is 
 
 ```python
 from peft import PeftModel
-from transformers import CompressedTensorsConfig, {auto_class}
+from transformers import {auto_class}
 
-base = {auto_class}.from_pretrained(
-    "path/to/this/folder", quantization_config=CompressedTensorsConfig(dequantize=True)
-)
+base = {auto_class}.from_pretrained("path/to/this/folder")
+base.hf_quantizer.compressor.decompress_model(base)  # PEFT needs float weights
 model = PeftModel.from_pretrained(base, "path/to/this/folder/adapter")
 ```
+
+(Not with `CompressedTensorsConfig(dequantize=True)`: transformers 5.24 then takes the bits of one
+layer for all.{asymmetric})
 
 It is the format that vLLM reads (`vllm serve path --enable-lora --lora-modules
 tuned=path/adapter --max-lora-rank {rank}`), whose kernels are for 4 and 8 bits: this
 configuration has {bits}. Layers that engines fuse are quantized alike.
 """
+
+_ASYMMETRIC = (
+    " Nor does it load asymmetric integers, which this configuration has, with compressed-tensors"
+    " 0.20: shapes of zero points do not agree."
+)
 
 
 def export_compressed_tensors(job: ExportJob, directory: Path) -> None:
@@ -83,7 +90,13 @@ def export_compressed_tensors(job: ExportJob, directory: Path) -> None:
         export_adapter(job, directory / "adapter")
     bits = ", ".join(str(bits) for bits in sorted({bits for bits, *_ in targets}))
     write_card(
-        job, directory, _CARD, "transformers", rank=job.adapted.options.rank, bits=f"{bits} bits"
+        job,
+        directory,
+        _CARD,
+        "transformers",
+        rank=job.adapted.options.rank,
+        bits=f"{bits} bits",
+        asymmetric="" if all(symmetric for *_, symmetric in targets) else _ASYMMETRIC,
     )
 
 
