@@ -6,6 +6,7 @@ from pathlib import Path
 from qsearch.errors import InputError
 from qsearch_coalora.exports.adapter import export_adapter
 from qsearch_coalora.exports.compressed_tensors import export_compressed_tensors
+from qsearch_coalora.exports.gguf_files import export_gguf
 from qsearch_coalora.exports.job import Exporter, ExportJob, plain_state
 from qsearch_coalora.exports.merged import export_merged
 from qsearch_coalora.exports.packed import export_packed, export_packed_base
@@ -16,6 +17,7 @@ EXPORTERS: dict[str, Exporter] = {
     "packed-base": export_packed_base,
     "merged": export_merged,
     "compressed-tensors": export_compressed_tensors,
+    "gguf": export_gguf,
 }
 """Writers by the name of their format."""
 
