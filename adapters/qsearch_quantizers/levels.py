@@ -118,7 +118,7 @@ def decode(codes: Tensor, table: LevelTable) -> Tensor:
 
 @lru_cache(maxsize=16)
 def group_levels(bits: int, device: torch.device) -> Tensor:
-    """Return the levels of several neighbouring codes by their packed bits.
+    """Return the levels of several neighbouring codes, by their bits in :func:`decode_packed`.
 
     Args:
         bits: 2, 3, 4 or 8.
@@ -128,14 +128,18 @@ def group_levels(bits: int, device: torch.device) -> Tensor:
         Elements (2^(bits·codes)) of 4 bytes a code: four codes of 2 or 3 bits, two of 4 or 8, so
         that one lookup decodes all of them.
     """
-    return _grouped(normal_float_levels(bits), bits, 4 if bits <= 3 else 2).to(device)
+    grouped = _grouped(normal_float_levels(bits), bits, 4 if bits <= 3 else 2)
+    if bits == 4:  # The first code of a byte is in its high half.
+        grouped = grouped.view(16, 16).T.flatten()
+    return grouped.to(device)
 
 
 def decode_packed(packed: Tensor, bits: int, levels: Tensor) -> None:
     """Write the level of each packed code.
 
     Args:
-        packed: Whole groups of 8 codes from :func:`qsearch_quantizers.packing.pack`, uint8.
+        packed: Whole groups of 8 codes from :func:`qsearch_quantizers.packing.pack`, uint8; bytes
+            of 4-bit codes with their halves swapped.
         bits: 2, 3, 4 or 8.
         levels: Where to: contiguous float32, one element a code.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -21,6 +22,7 @@ from qsearch_quantizers.levels import (
     encode,
     level_table,
 )
+from qsearch_quantizers.nf4_operator import nf4_operator
 from qsearch_quantizers.packing import pack, packed_bytes, unpack
 
 Bits = Literal[2, 3, 4, 8]
@@ -102,8 +104,8 @@ class NormalFloat:
             configuration: One of the quantizer's layer configurations.
 
         Returns:
-            ``codes`` (packed, uint8), ``scale_codes`` (blocks, uint8) and ``scales`` (scale
-            blocks, in the scale dtype).
+            ``codes`` (packed, with the halves of each byte swapped at 4 bits, uint8),
+            ``scale_codes`` (blocks, uint8) and ``scales`` (scale blocks, in the scale dtype).
 
         Raises:
             InputError: If the weight is no finite floating-point matrix, or the layer
@@ -232,9 +234,13 @@ def nf_decode(
     Returns:
         Weight of that shape, float32.
     """
+    count = math.prod(shape)
+    whole = count // block_size
+    decode_nf4 = nf4_operator(codes.device) if bits == 4 and whole else None
+    if decode_nf4 is not None and whole * block_size == count:
+        return decode_nf4(codes, scales, block_size).view(shape)
     weight = torch.empty(shape, dtype=torch.float32, device=codes.device)
     flat = weight.view(-1)
-    whole = flat.numel() // block_size
     step = chunk_of(whole, block_size, codes.device)
     for first in range(0, whole, step):
         last = min(first + step, whole)
@@ -244,7 +250,8 @@ def nf_decode(
         part.view(-1, block_size).mul_(scales[first:last].unsqueeze(1))
     rest = flat[whole * block_size :]
     if rest.numel():
-        some = unpack(codes[whole * block_size * bits // 8 :], bits, rest.numel())
+        last_bytes = codes[whole * block_size * bits // 8 :]
+        some = unpack(_halves_swapped(last_bytes, bits), bits, rest.numel())
         rest.copy_(level_table(bits, codes.device).levels[some.long()] * scales[whole])
     return weight
 
@@ -263,8 +270,13 @@ def _blocks(flat: Tensor, first: int, count: int, block_size: int) -> Tensor:
 def _pack_blocks(blocks: Tensor, bits: int, packed: Tensor, first: int, count: int) -> None:
     """Pack the codes of blocks (blocks × block size) from block ``first`` on; ``count`` are all."""
     start = first * blocks.shape[1]
-    some = pack(blocks.view(-1)[: count - start], bits)
+    some = _halves_swapped(pack(blocks.view(-1)[: count - start], bits), bits)
     packed[start * bits // 8 :][: some.numel()].copy_(some)
+
+
+def _halves_swapped(packed: Tensor, bits: int) -> Tensor:
+    """Return bytes of 4-bit codes with their halves swapped, as bitsandbytes has them."""
+    return (packed << 4).bitwise_or_(packed >> 4) if bits == 4 else packed
 
 
 def _absolute_maxima(flat: Tensor, block_size: int) -> Tensor:

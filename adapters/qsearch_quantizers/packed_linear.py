@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from qsearch.configuration import LayerConfiguration
 from qsearch.errors import InputError
 from qsearch.layout import DequantizesRows, PackableQuantizer
-from qsearch_quantizers.levels import chunk_of
 from qsearch_quantizers.packing import packed_layout, unpack_tensors
+
+BLOCK_WEIGHTS = 1 << 19
+"""Weights dequantized at a time on the CPU: few enough to stay in its cache until they are used."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ class PackedLinear(nn.Linear):
         if not isinstance(self.quantizer, DequantizesRows):
             yield slice(None), self.quantizer.dequantize(quantized).to(dtype)
             return
-        step = chunk_of(self.out_features, self.in_features, self.weight.device)
+        on_cpu = self.weight.device.type == "cpu"
+        step = max(1, BLOCK_WEIGHTS // self.in_features) if on_cpu else self.out_features
         for first in range(0, self.out_features, step):
             last = min(first + step, self.out_features)
             part = self.quantizer.dequantize_rows(quantized, first, last)

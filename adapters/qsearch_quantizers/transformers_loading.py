@@ -25,8 +25,6 @@ if TYPE_CHECKING:  # transformers may still be importing itself when this module
 
 QUANT_METHOD = "qsearch"
 FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 had no adapter and no digests."""
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -57,10 +55,10 @@ class QsearchConfig(QuantizationConfigMixin):
         quant_method: str = QUANT_METHOD,
         **unknown: object,
     ) -> None:
-        if format_version not in READABLE_VERSIONS:
+        if format_version != FORMAT_VERSION:
             raise InputError(
                 f"quantization_config: format_version is {format_version!r};"
-                f" this qsearch reads {list(READABLE_VERSIONS)}"
+                f" this qsearch reads {FORMAT_VERSION}; export again"
             )
         if unknown:
             raise InputError(f"quantization_config has unknown fields {sorted(unknown)}")

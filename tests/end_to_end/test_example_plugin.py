@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from qsearch.configuration import Choices, Configuration, Knob
 from qsearch.records import read_study
+from qsearch.testing import QuantizerConformance
 from tests.end_to_end.conftest import ROOT, command
 
 EXAMPLE = ROOT / "examples" / "qsearch-ternary"
@@ -93,6 +95,11 @@ def run(packages: Path, arguments: Sequence[str]) -> str:
     return result.stdout
 
 
+def command_of_pytest(tests: Path) -> list[str]:
+    """Return a command line that runs tests in a new process."""
+    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+
+
 @pytest.fixture(scope="module")
 def directory(packages: Path, study_file: Path) -> Path:
     """The study's directory, run to its end."""
@@ -103,6 +110,14 @@ def directory(packages: Path, study_file: Path) -> Path:
 
 def test_plugins_names_the_package_it_comes_from(packages: Path) -> None:
     assert "qsearch-ternary 0.1.0" in run(packages, command("plugins"))
+
+
+def test_its_own_tests_pass(packages: Path) -> None:
+    tests = command_of_pytest(EXAMPLE / "tests")
+    passed = re.search(r"(\d+) passed", run(packages, tests))
+    # Some checks are of what this quantizer, or this machine, has not.
+    assert passed
+    assert int(passed[1]) > len(QuantizerConformance.checks()) / 2
 
 
 def test_space_is_made_of_its_knobs(packages: Path, study_file: Path) -> None:
@@ -143,12 +158,12 @@ def test_picked_configuration_exports_and_loads(
 ) -> None:
     out = tmp_path / "packed"
     run(packages, command("export", directory, "--bits", "4", "--to", out, "--format", "packed"))
-    written = json.loads((out / "adapter" / "configuration.json").read_text())
-    assert {tuple(layer) for layer in written.values()} == {KNOBS.names}
+    written = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert {tuple(layer) for layer in written["layers"].values()} == {KNOBS.names}
     script = (
-        "import sys; from pathlib import Path; import torch\n"
-        "from qsearch_coalora.packed_loading import load_packed\n"
-        "model = load_packed(Path(sys.argv[1]))\n"
+        "import sys, torch, qsearch_quantizers\n"
+        "from transformers import AutoModelForSequenceClassification\n"
+        "model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1])\n"
         "print(tuple(model(torch.tensor([[2, 5, 3]])).logits.shape))\n"
     )
     assert "(1, 2)" in run(packages, [sys.executable, "-c", script, str(out)])

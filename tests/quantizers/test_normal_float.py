@@ -5,7 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from qsearch_quantizers import normal_float
 from qsearch_quantizers.levels import encode, level_table, normal_float_levels
+from qsearch_quantizers.nf4_operator import nf4_operator
 from qsearch_quantizers.normal_float import NormalFloat, nf_decode, nf_encode
 from qsearch_quantizers.packing import pack
 from scipy.stats import norm
@@ -94,9 +96,8 @@ def test_codes_with_float32_scales_are_those_of_bitsandbytes(size):
     functional = pytest.importorskip("bitsandbytes.functional")
     weight = normal(97, size, seed=1)
     packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
-    expected = torch.stack([packed.view(-1) >> 4, packed.view(-1) & 15], dim=1)
     codes, absmax = nf_encode(weight, 4, 64)
-    assert torch.equal(codes, pack(expected, 4))
+    assert torch.equal(codes, packed.view(-1))
     assert torch.equal(absmax, state.absmax)
 
 
@@ -110,14 +111,27 @@ def test_encoding_is_exactly_nearest_level_by_bisection(bits):
     assert torch.equal(encode(values, level_table(bits, CPU)), expected)
 
 
+@pytest.fixture(params=[True, False], ids=["with bitsandbytes", "without"])
+def operator(request, monkeypatch):
+    """Once with bitsandbytes' operator for 4 bits, once without."""
+    if request.param:
+        pytest.importorskip("bitsandbytes")
+        assert nf4_operator(CPU) is not None
+    else:
+        monkeypatch.setattr(normal_float, "nf4_operator", lambda device: None)
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("shape", [(3, 64), (5, 7), (1100, 1024)])
-def test_decoding_packed_codes_multiplies_the_level_of_each_by_its_scale(bits, shape):
+@pytest.mark.parametrize("shape", [(3, 64), (5, 7), (16, 1), (1100, 1024)])
+def test_decoding_packed_codes_multiplies_the_level_of_each_by_its_scale(bits, shape, operator):
     codes = torch.randint(0, 2**bits, shape, dtype=torch.uint8)
     scales = torch.rand(-(-codes.numel() // 16))
     expected = normal_float_levels(bits)[codes.long().view(-1)]
     expected = expected * scales.repeat_interleave(16)[: codes.numel()]
-    decoded = nf_decode(pack(codes, bits), scales, bits, 16, shape)
+    packed = pack(codes, bits)
+    if bits == 4:  # The first code of a byte is in its high half.
+        packed = packed >> 4 | packed << 4
+    decoded = nf_decode(packed, scales, bits, 16, shape)
     assert torch.equal(decoded, expected.view(shape))
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from qsearch.capabilities import UnfinishedTraining
 from qsearch.configuration import Configuration
+from qsearch.errors import InputError
 from qsearch.evaluation import TrainReport
 from qsearch.footprint import Footprint
 from qsearch.plugins import Progress, Requirements, TrainerState
@@ -51,7 +52,13 @@ class PTQTrainer(AdapterTrainer):
         progress: Progress | None,
         unfinished: UnfinishedTraining,
     ) -> TrainReport:
-        """Fine-tune in full precision in round 0; see :meth:`AdapterTrainer.train`."""
+        """Fine-tune in full precision in round 0; see :meth:`AdapterTrainer.train`.
+
+        Raises:
+            InputError: If the set is empty.
+        """
+        if not configurations:
+            raise InputError("a training set needs at least one configuration")
         if round > 0 or not self.options.fine_tune:
             return TrainReport(0, 0.0, ())
         self.adapted.merge(False)

@@ -1,0 +1,47 @@
+"""bitsandbytes' decoding of 4-bit normal float, where it is installed.
+
+On the CPU it takes a third of the time that lookups of PyTorch take, and gives the same weights bit
+for bit: a level times a scale, in float32.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+Decode = Callable[[Tensor, Tensor, int], Tensor]
+"""Called with packed codes (bytes, uint8), scales (blocks, float32) and the block size; returns
+levels times scales (weights), float32."""
+
+
+def nf4_operator(device: torch.device) -> Decode | None:
+    """Return bitsandbytes' operator for a device, or None where it is not to be had."""
+    return _on_the_cpu() if device.type == "cpu" else None
+
+
+@lru_cache(maxsize=1)
+def _on_the_cpu() -> Decode | None:
+    try:
+        logging.disable(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import bitsandbytes  # noqa: F401  # It registers its operators.
+        operator = torch.ops.bitsandbytes.dequantize_4bit.default
+    # Where its CUDA library does not fit the machine's, it raises what it happens to meet.
+    except Exception:
+        return None
+    finally:
+        logging.disable(logging.NOTSET)
+
+    def decode(codes: Tensor, scales: Tensor, block_size: int) -> Tensor:
+        # As one vector: a matrix whose rows are no whole blocks would be decoded wrongly.
+        count = scales.numel() * block_size
+        weights: Tensor = operator(codes, scales, block_size, "nf4", (count,), torch.float32)
+        return weights
+
+    return decode

@@ -1,0 +1,51 @@
+"""Packages that are imported when a quantizer first needs them, and not with this package."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from qsearch.errors import InputError
+
+
+def optional_module(module: str, extra: str) -> Any:
+    """Import a module of the package behind an optional quantizer.
+
+    Args:
+        module: Import path of the module.
+        extra: Name of the quantizer, which is also that of its package and of the extra.
+
+    Returns:
+        The module.
+
+    Raises:
+        InputError: If the package cannot be imported; the message names the extra.
+    """
+    try:
+        with contextlib.nullcontext() if module in sys.modules else _quiet():
+            # The package first: a module that is loaded already does not look for its package.
+            importlib.import_module(extra)
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"quantizer {extra!r} needs the package {extra}; install the extra:"
+            f" pip install 'qsearch[{extra}]' ({error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what packages say of accelerators that they miss, but not errors."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,25 @@
+"""Conformance kits: what every quantizer and every trainer must do, as tests for its author.
+
+A plugin's package needs one class, of which pytest collects a test for each behaviour::
+
+    from qsearch.testing import QuantizerConformance
+
+    class TestMine(QuantizerConformance):
+        def make(self):
+            return Mine(Mine.Options())
+
+or, in a script without pytest, one call: ``check_quantizer(Mine(Mine.Options()))``. Trainers have
+:class:`TrainerConformance` and :func:`check_trainer`.
+"""
+
+from qsearch.testing.conformance import ConformanceError
+from qsearch.testing.quantizers import QuantizerConformance, check_quantizer
+from qsearch.testing.trainers import TrainerConformance, check_trainer
+
+__all__ = [
+    "ConformanceError",
+    "QuantizerConformance",
+    "TrainerConformance",
+    "check_quantizer",
+    "check_trainer",
+]

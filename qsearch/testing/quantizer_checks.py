@@ -1,0 +1,73 @@
+"""What all checks of quantizers have in common: the quantizer, and what it is tried on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from qsearch.configuration import LayerConfiguration
+from qsearch.plugins import QuantizedTensor, Quantizer
+from qsearch.testing.conformance import Conformance, require
+from qsearch.testing.samples import normal_weight, quantize, sample_layer_configurations
+
+SHAPES = ((1, 1), (1, 64), (5, 7), (130, 1), (16, 200))
+"""The least shape there is, and such as no group size divides."""
+
+
+class QuantizerChecks(Conformance):
+    """The quantizer that is checked.
+
+    Attributes:
+        most_configurations: Greatest number of layer configurations that are tried, beside the
+            corners of each knob; see :func:`~qsearch.testing.samples.sample_layer_configurations`.
+    """
+
+    __test__ = False
+    most_configurations: ClassVar[int] = 48
+
+    def setup_method(self) -> None:
+        """Keep PyTorch to one thread, on which weights as small as these are faster."""
+        self._before = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(True)
+
+    def teardown_method(self) -> None:
+        """Undo that, and what a quantizer may have done to PyTorch's settings."""
+        threads, gradients, dtype = self._before
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(gradients)
+        torch.set_default_dtype(dtype)
+
+    def make(self) -> Quantizer:
+        """Return the quantizer; called in each check."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method make")
+
+    def sample(self, quantizer: Quantizer) -> tuple[LayerConfiguration, ...]:
+        """Return the layer configurations that are tried."""
+        return sample_layer_configurations(quantizer.choices(), self.most_configurations)
+
+    def quantized(
+        self, quantizer: Quantizer
+    ) -> Iterator[tuple[Tensor, LayerConfiguration, QuantizedTensor]]:
+        """Yield weights of each shape, quantized with each of these layer configurations."""
+        for shape in SHAPES:
+            for chosen in self.sample(quantizer):
+                weight = normal_weight(*shape)
+                yield weight, chosen, quantize(quantizer, weight, chosen)
+
+
+def made_again(quantizer: Quantizer) -> Quantizer:
+    """Return another instance from the options as JSON, as readers of exports make it."""
+    plugin: Any = type(quantizer)
+    options = getattr(quantizer, "options", None)
+    if not isinstance(options, BaseModel):
+        raise AssertionError(f"attribute options: expected a pydantic model, found {options!r}")
+    written = json.dumps(options.model_dump(mode="json"))
+    again: Quantizer = plugin(plugin.Options.model_validate(json.loads(written)))
+    require(again is not quantizer, "expected a new quantizer for each call of the class")
+    return again

@@ -1,0 +1,128 @@
+"""Quantizers of other packages, searched, reported, picked and exported by the same engine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from qsearch.configuration import Configuration
+from qsearch.records import read_study
+from tests.end_to_end.conftest import command, run
+
+WORDS = ("good", "fine", "great", "bad", "poor", "awful", "film", "plot", "the", "a")
+BUDGET = 5.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A quantizer, its knobs, and the interval of average bits to search."""
+
+    name: str
+    knobs: tuple[str, ...]
+    average_bits: tuple[float, float]
+
+
+CASES = (
+    Case("bitsandbytes", ("data_type", "block_size", "scale_bits"), (4.1, 8.0)),
+    Case("hqq", ("bits", "group_size"), (2.5, 7.0)),
+    Case("torchao", ("bits", "group_size", "scheme"), (4.1, 8.0)),
+)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    """One of the quantizers, where its package is installed."""
+    found: Case = request.param
+    pytest.importorskip(found.name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small random BERT and generated reviews."""
+    folder = tmp_path_factory.mktemp("data")
+    model = folder / "model"
+    model.mkdir()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (model / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    BertTokenizer(str(model / "vocab.txt")).save_pretrained(str(model))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=len(vocabulary), intermediate_size=48, **sizes)
+    BertModel(config).save_pretrained(str(model))
+    for name in ("train", "validation"):
+        rows = [f"the {word} film\t{int(n >= 3)}" for n, word in enumerate(WORDS[:6])]
+        (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows * 8]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def directory(case: Case, data: Path) -> Path:
+    """The directory of a study of the quantizer, run to its end."""
+    study = {
+        "name": case.name,
+        "model": {"name": "./model"},
+        "task": {
+            "name": "classification",
+            "train": "./train.tsv",
+            "validation": "./validation.tsv",
+            "max_length": 8,
+        },
+        "quantizer": {"name": case.name},
+        "trainer": {"name": "coa-lora", "rank": 4, "steps": 4, "batch_size": 8},
+        "search": {
+            "rounds": 2,
+            "initial": 4,
+            "candidates": 2,
+            "segments": 4,
+            "average_bits": list(case.average_bits),
+        },
+    }
+    path = data / f"{case.name}.yaml"
+    path.write_text(yaml.safe_dump(study))
+    out = data / case.name
+    run(command("run", path, "--out", out))
+    return out
+
+
+def test_study_searches_its_knobs(case: Case, directory: Path) -> None:
+    record = read_study(directory)
+    assert record.choices.names == case.knobs
+    assert [entry.round for entry in record.rounds] == [0, 1]
+    assert (record.trials["status"] == "completed").all()
+    assert record.trials["loss"].notna().all()
+    assert (record.trials["method"] == "search").any()
+
+
+def test_report_names_its_knobs(case: Case, directory: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    run(command("report", directory, "--out", page))
+    text = page.read_text(encoding="utf-8")
+    assert all(knob in text for knob in case.knobs)
+
+
+def test_pick_is_within_the_budget(case: Case, directory: Path) -> None:
+    told = run(command("pick", directory, "--bits", str(BUDGET), "--json")).stdout
+    picked = json.loads(told)
+    assert case.average_bits[0] <= picked["average_bits"] <= BUDGET
+
+
+def test_adapter_of_a_picked_configuration_is_exported(
+    case: Case, directory: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "adapter"
+    bits = ("--bits", str(BUDGET))
+    run(command("export", directory, *bits, "--to", out, "--format", "adapter"))
+    assert (out / "adapter_model.safetensors").is_file()
+    choices = read_study(directory).choices
+    configuration = Configuration.from_json((out / "configuration.json").read_text())
+    assert len(configuration)
+    for layer in configuration.values():
+        choices.index(layer)  # refuses other knobs and other values
+    assert choices.names == case.knobs

@@ -1,0 +1,73 @@
+"""The kit for plugin authors, run on our own quantizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qsearch.errors import InputError
+from qsearch.plugins import Quantizer, load_plugin
+from qsearch.testing import QuantizerConformance
+
+
+class OurQuantizer(QuantizerConformance):
+    """A quantizer by the name of its entry point, with the options that a study would give."""
+
+    __test__ = False
+    name: str
+    options: dict[str, Any] = {}  # noqa: RUF012
+
+    def make(self) -> Quantizer:
+        plugin = load_plugin("quantizers", self.name)
+        quantizer: Quantizer = plugin(plugin.Options.model_validate(self.options))
+        return quantizer
+
+
+class TestNormalFloat(OurQuantizer):
+    name = "normal-float"
+
+
+class TestSymmetricInteger(OurQuantizer):
+    name = "integer"
+
+
+class TestAsymmetricInteger(OurQuantizer):
+    name = "integer"
+    options = {"scheme": "asymmetric"}  # noqa: RUF012
+
+
+class TestIntegerOfBothSchemes(OurQuantizer):
+    name = "integer"
+    options = {"scheme": ["symmetric", "asymmetric"]}  # noqa: RUF012
+
+
+class TestIntegerRoundedForInputs(OurQuantizer):
+    name = "integer"
+    options = {"rounding": "gptq", "group_size": [32, 128]}  # noqa: RUF012
+
+
+class OptionalQuantizer(OurQuantizer):
+    """A quantizer that needs a package of its own name."""
+
+    __test__ = False
+
+    @pytest.fixture(autouse=True)
+    def _package(self) -> None:
+        try:
+            load_plugin("quantizers", self.name)
+        except InputError as error:
+            pytest.skip(str(error))
+        pytest.importorskip(self.name, reason=f"the package {self.name} is not installed")
+
+
+class TestBitsAndBytes(OptionalQuantizer):
+    name = "bitsandbytes"
+
+
+class TestHQQ(OptionalQuantizer):
+    name = "hqq"
+
+
+class TestTorchAO(OptionalQuantizer):
+    name = "torchao"
