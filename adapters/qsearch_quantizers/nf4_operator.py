@@ -6,13 +6,13 @@ for bit: a level times a scale, in float32.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from qsearch_quantizers.optional import optional_module
 
 Decode = Callable[[Tensor, Tensor, int], Tensor]
 """Called with packed codes (bytes, uint8), scales (blocks, float32) and the block size; returns
@@ -27,16 +27,11 @@ def nf4_operator(device: torch.device) -> Decode | None:
 @lru_cache(maxsize=1)
 def _on_the_cpu() -> Decode | None:
     try:
-        logging.disable(logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import bitsandbytes  # noqa: F401  # It registers its operators.
+        optional_module("bitsandbytes", "bitsandbytes")  # It registers its operators.
         operator = torch.ops.bitsandbytes.dequantize_4bit.default
     # Where its CUDA library does not fit the machine's, it raises what it happens to meet.
     except Exception:
         return None
-    finally:
-        logging.disable(logging.NOTSET)
 
     def decode(codes: Tensor, scales: Tensor, block_size: int) -> Tensor:
         # As one vector: a matrix whose rows are no whole blocks would be decoded wrongly.

@@ -24,9 +24,9 @@ gguf = pytest.importorskip("gguf")
 
 SMALL = {
     "llama.block_count": 2,
-    "llama.embedding_length": 64,
-    "llama.feed_forward_length": 96,
-    "llama.attention.head_count": 4,
+    "llama.embedding_length": 96,
+    "llama.feed_forward_length": 128,
+    "llama.attention.head_count": 6,  # These do not divide the 32 rows of a key.
     "llama.attention.head_count_kv": 2,
     "llama.rope.dimension_count": 16,
     "llama.context_length": 256,
@@ -50,7 +50,7 @@ def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             value = SMALL.get(field.name, field.contents())
             writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
     draw = np.random.default_rng(0)
-    sizes = {576: 64, 1536: 96, 192: 32, 49152: 49152}
+    sizes = {576: 96, 1536: 128, 192: 32, 49152: 49152}
     for tensor in reader.tensors:
         if not tensor.name.startswith("blk.") or tensor.name.split(".")[1] in ("0", "1"):
             shape = tuple(sizes[int(size)] for size in reversed(tensor.shape))

@@ -110,9 +110,10 @@ def _row_order(gguf: Any, tensor: Any, original: Tensor, name: str, job: ExportJ
     stored = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type)).to(original)
     rows = torch.arange(len(original))
     config = job.base.config
-    heads = [config.num_attention_heads, getattr(config, "num_key_value_heads", None)]
-    halves = [rows.view(count, 2, -1).transpose(1, 2).reshape(-1) for count in heads if count]
-    for order in (rows, *(one for one in halves if len(one) == len(original))):
+    heads = {config.num_attention_heads, getattr(config, "num_key_value_heads", None)} - {None}
+    whole = [count for count in sorted(heads) if len(rows) % (2 * count) == 0]
+    turns = [rows.view(count, 2, -1).transpose(1, 2).reshape(-1) for count in whole]
+    for order in (rows, *turns):
         if torch.equal(original[order.to(original.device)], stored):
             return order
     raise InputError(
