@@ -1,8 +1,8 @@
 """What running packed checkpoints costs: memory and speed beside float32 and bfloat16.
 
-SmolLM2 with its real weights is written as float32, as bfloat16, and packed at several bits with an
-adapter of rank 16. Each checkpoint is loaded and generates text in processes of its own, all of them
-in turn.
+SmolLM2 with its real weights is written as float32, as bfloat16, and packed at several bits with
+an adapter of rank 16. Each checkpoint is loaded and generates text in processes of its own, all of
+them in turn.
 
     python -m benchmarks.packed
 """

@@ -8,6 +8,7 @@ Writes the table of docs/quantizers.md as well as ``results/quantizers.json``.
 from __future__ import annotations
 
 import resource
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,18 +18,19 @@ import bitsandbytes.functional
 import torch
 from qsearch_coalora.models import load_pretrained
 from qsearch_quantizers.ggml_blocks import TYPES
-from qsearch_quantizers.integer import Integer
 from qsearch_quantizers.normal_float import NormalFloat, nf_decode, nf_encode
 from qsearch_quantizers.packing import packed_tensors
 from torch import Tensor
 
 from benchmarks.objectives import ROOT
+from benchmarks.paper_text import environment
 from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, medians
-from qsearch.capabilities import quantize_weight
-from qsearch.configuration import LayerConfiguration
+from qsearch.assembly import assemble
+from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.layout import PackableQuantizer, StoresIntegers
 from qsearch.plugins import ModelSpec, Quantizer, load_plugin
+from qsearch.spec import load_spec
 
 BUDGETS = (2.5, 3.5, 4.5, 8.5)
 TIMED = (1024, 4096)
@@ -67,7 +69,9 @@ def real_weights() -> list[Tensor]:
     return weights
 
 
-def relative_error(quantizer: Quantizer, weights: list[Tensor], chosen: LayerConfiguration) -> float:
+def relative_error(
+    quantizer: Quantizer, weights: list[Tensor], chosen: LayerConfiguration
+) -> float:
     """Return the root mean of ‖W−W̃‖²/‖W‖² over weights."""
     shares = []
     for weight in weights:
@@ -213,7 +217,10 @@ def every_configuration(benchmark: Benchmark) -> None:
         measure="every configuration",
         shape=f"{LARGEST[0]}x{LARGEST[1]}",
         configurations=len(choices),
-        **{"greatest error": round(worst, 3), "peak above the weight (MB)": round((peak - before) / 1e6)},
+        **{
+            "greatest error": round(worst, 3),
+            "peak above the weight (MB)": round((peak - before) / 1e6),
+        },
     )
     benchmark.claim(
         f"memory that quantizing and dequantizing {LARGEST[0]}×{LARGEST[1]} at all {len(choices)}"
@@ -237,28 +244,40 @@ def write_table(rows: list[dict[str, Any]], path: Path = DOCS) -> None:
 
 
 def rounding(benchmark: Benchmark) -> None:
-    """Compare GPTQ's rounding with rounding to nearest, by the error of outputs."""
-    generator = torch.Generator().manual_seed(0)
-    weights = real_weights()
-    for bits in (2, 3, 4):
-        chosen = LayerConfiguration({"bits": bits, "group_size": 64})
-        shares: dict[str, list[float]] = {"nearest": [], "gptq": []}
-        for weight in weights:
-            columns = weight.shape[1]
-            # Inputs whose spectrum falls as 1/k, as those of real layers roughly do.
-            spread = torch.arange(1, columns + 1).float().rsqrt()
-            basis = torch.linalg.qr(torch.randn(columns, columns, generator=generator)).Q
-            moment = (basis * spread.square()) @ basis.T
-            for name in shares:
-                quantizer = Integer(Integer.Options(rounding=name))
-                found = quantizer.dequantize(quantize_weight(quantizer, weight, chosen, moment))
-                error = found - weight
-                shares[name].append(
-                    float(((error @ moment) * error).sum() / ((weight @ moment) * weight).sum())
-                )
-        ratio = (sum(shares["gptq"]) / sum(shares["nearest"])) ** 0.5
+    """Compare GPTQ's rounding with rounding to nearest: SmolLM2 on WikiText-2, no adapter."""
+    losses: dict[str, list[float]] = {}
+    for name in ("nearest", "gptq"):
+        changes = (
+            "trainer={name: ptq, fine_tune: false}",
+            f"quantizer={{name: integer, rounding: {name}, bits: [2, 3, 4], group_size: [64]}}",
+            "search.average_bits=[2.25, 4.25]",
+        )
+        spec = load_spec(ROOT / "studies" / "smollm2.yaml", changes, environment())
+        parts = assemble(spec)
+        configurations = [
+            Configuration({layer.name: chosen for layer in parts.space.layers})
+            for chosen in parts.space.choices.layer_configurations
+        ]
+        started = time.perf_counter()
+        found = parts.trainer.evaluate(configurations, "validation")
+        losses[name] = [one.loss for one in found]
+        benchmark.row(
+            measure="rounding",
+            rounding=name,
+            seconds=round(time.perf_counter() - started, 1),
+            **{
+                f"loss at {bits} bits": round(loss, 3)
+                for bits, loss in zip((2, 3, 4), losses[name], strict=True)
+            },
+        )
+    for bits, nearest, compensated in zip(
+        (2, 3, 4), losses["nearest"], losses["gptq"], strict=True
+    ):
         benchmark.claim(
-            f"relative error of outputs with gptq over nearest, {bits} bits", ratio, 1.0, "lower"
+            f"nats that gptq saves over nearest, SmolLM2, WikiText-2, {bits} bits, groups of 64",
+            nearest - compensated,
+            0.0,
+            "higher",
         )
 
 
@@ -268,6 +287,7 @@ def main() -> None:
     benchmark = Benchmark("quantizers")
     beside_bitsandbytes(benchmark)
     every_configuration(benchmark)
+    rounding(benchmark)
     write_table(table(benchmark))
     benchmark.write()
 
