@@ -76,6 +76,11 @@ class QuantizedTensor:
         """Bytes that the tensors take in memory."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    def rows(self, first: int, last: int) -> QuantizedTensor:
+        """Return rows ``first`` to ``last``, where each tensor has one slice for each row."""
+        tensors = {name: tensor[first:last] for name, tensor in self.tensors.items()}
+        return QuantizedTensor(tensors, (last - first, self.shape[1]), self.configuration)
+
 
 @runtime_checkable
 class Quantizer(Protocol):

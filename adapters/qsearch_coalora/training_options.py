@@ -54,7 +54,8 @@ class TrainingOptions(BaseModel):
         batch_size: Training examples of a batch.
         accumulation_steps: Batches whose gradients make one optimizer step.
         eval_batch_size: Examples evaluated at once.
-        calibration_batches: Training batches whose gradients give the layers' sensitivities.
+        calibration_batches: Training batches whose gradients give the layers' sensitivities, and
+            on which inputs are measured where something goes by them.
         precision: Number format of the matrix products in training: ``bfloat16`` (autocast),
             ``float32``, or ``auto``, bfloat16 where the device multiplies it in hardware.
         eval_precision: The same in evaluations.

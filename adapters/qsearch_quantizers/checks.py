@@ -43,3 +43,22 @@ def check_weight(weight: Tensor) -> None:
         raise InputError(
             f"weight of shape {tuple(weight.shape)} holds NaN or infinity; it must be finite"
         )
+
+
+def check_moment(moment: Tensor, features: int) -> None:
+    """Check that a tensor can be the second moment of a layer's inputs.
+
+    Args:
+        moment: The tensor.
+        features: Input features of the layer.
+
+    Raises:
+        InputError: If it has another shape or type, or holds NaN or infinity.
+    """
+    if moment.shape != (features, features) or not moment.is_floating_point():
+        raise InputError(
+            f"the inputs' second moment must be a floating-point matrix of shape"
+            f" {(features, features)}, not of shape {tuple(moment.shape)} and type {moment.dtype}"
+        )
+    if not all(bool(extreme.isfinite()) for extreme in moment.detach().aminmax()):
+        raise InputError("the inputs' second moment holds NaN or infinity; it must be finite")

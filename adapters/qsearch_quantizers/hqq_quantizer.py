@@ -125,6 +125,10 @@ class HQQ:
                 weight[part, inside] = some
         return weight
 
+    def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
+        """Return some rows of the weight (last - first × input features), float32."""
+        return self.dequantize(quantized.rows(first, last))
+
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration
     ) -> Mapping[str, TensorLayout]:

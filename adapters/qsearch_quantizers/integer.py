@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from qsearch.configuration import Choices, Knob, LayerConfiguration
-from qsearch.layout import TensorLayout
+from qsearch.errors import InputError
+from qsearch.layout import IntegerWeight, TensorLayout
 from qsearch.plugins import QuantizedTensor
-from qsearch_quantizers.checks import check_weight, in_order
+from qsearch_quantizers.checks import check_moment, check_weight, in_order
+from qsearch_quantizers.gptq import compensated_codes, feedback_factor
+from qsearch_quantizers.grid import (
+    Grid,
+    GridFinder,
+    asymmetric_grid,
+    nearest_codes,
+    symmetric_grid,
+)
 from qsearch_quantizers.levels import chunk_of
 
 Bits = Literal[2, 3, 4, 8]
 GroupSize = Literal[32, 64, 128]
 Scheme = Literal["symmetric", "asymmetric"]
+Rounding = Literal["nearest", "gptq"]
 SCHEMES: tuple[Scheme, ...] = ("symmetric", "asymmetric")
 SCALE_BITS = 16
 
 
 class Integer:
-    """Round to the nearest multiple of a group's scale.
+    """Round to multiples of a group's scale.
 
     A group is ``group_size`` neighbouring weights of one row (one output feature); the last
     group of a row is shorter where the size does not divide the input features.
@@ -34,18 +45,34 @@ class Integer:
       for the common scale of absolute maximum / (2^(bits-1) - 1).
     * ``asymmetric``: weight = scale · (code - zero point), over the group's range with zero
       included; the zero point is an integer of ``bits`` bits.
+
+    Multiples are the nearest ones, or with ``rounding: gptq`` those that make up for the errors of
+    the row's earlier weights (:mod:`qsearch_quantizers.gptq`). What is stored, and how it is read,
+    is the same. GPTQ's order by the inputs' size ("act-order") is left out: a group's columns
+    would no longer be neighbours, and a reader would need each column's group.
     """
 
     name = "integer"
 
     class Options(BaseModel):
-        """Which values of each knob a study may use, and the scheme or schemes."""
+        """Which values of each knob a study may use, the scheme or schemes, and the rounding.
+
+        Args:
+            bits: Bits of a weight's code.
+            group_size: Neighbouring weights of a row that share a scale.
+            scheme: One scheme, or several as one more knob.
+            rounding: ``nearest``, or ``gptq``, which needs the moments of the layers' inputs. It
+                is not a knob: it costs no bits, so a search would have nothing to weigh.
+            dampening: What ``gptq`` adds to each input's mean square, as a share of their mean.
+        """
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         bits: tuple[Bits, ...] = (2, 3, 4, 8)
         group_size: tuple[GroupSize, ...] = (32, 64, 128)
         scheme: Scheme | tuple[Scheme, ...] = "symmetric"
+        rounding: Rounding = "nearest"
+        dampening: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
         _ordered = field_validator("bits", "group_size")(in_order)
 
@@ -75,8 +102,16 @@ class Integer:
         zero_point_bits = bits if self._asymmetric(configuration) else 0
         return bits + (SCALE_BITS + zero_point_bits) / configuration.integer("group_size")
 
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether weights are rounded to suit a layer's inputs (``rounding: gptq``)."""
+        return self.options.rounding == "gptq"
+
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
-        """Quantize a weight.
+        """Quantize a weight by rounding to nearest.
+
+        With ``rounding: gptq`` this is refused, and not done by rounding to nearest: a caller that
+        knows nothing of inputs would get, and perhaps publish, other weights than the study's.
 
         Args:
             weight: Floating-point weight (output features × input features).
@@ -87,27 +122,70 @@ class Integer:
             groups, float16) and, if asymmetric, ``zero_points`` (same, uint8).
 
         Raises:
-            InputError: If the weight is no finite floating-point matrix, or the layer
-                configuration is not one of the quantizer's.
+            InputError: If the weight is no finite floating-point matrix, the layer configuration
+                is not one of the quantizer's, or its rounding needs the layer's inputs.
         """
-        self._choices.index(configuration)
+        if self.needs_inputs:
+            raise InputError(
+                "quantizer.rounding 'gptq' needs the second moment of the layer's inputs, which"
+                " was not given here; where nothing measures inputs, use rounding 'nearest'"
+            )
         check_weight(weight)
+        step = chunk_of(*weight.shape, weight.device)
+        return self._quantized(weight, configuration, nearest_codes, step)
+
+    def quantize_for_inputs(
+        self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
+    ) -> QuantizedTensor:
+        """Quantize a weight by the option's rounding.
+
+        Args:
+            weight: Floating-point weight (output features × input features).
+            configuration: One of the quantizer's layer configurations.
+            moment: E[x·xᵀ] of the layer's inputs x (input features × input features).
+
+        Returns:
+            The same tensors as :meth:`quantize` does.
+
+        Raises:
+            InputError: If the weight, the layer configuration or the moment does not fit.
+        """
+        if not self.needs_inputs:
+            return self.quantize(weight, configuration)
+        check_weight(weight)
+        check_moment(moment, weight.shape[1])
+        try:
+            factor = feedback_factor(moment.detach().to(weight.device), self.options.dampening)
+        except ValueError as error:
+            raise InputError(
+                f"weight of shape {tuple(weight.shape)} cannot be rounded by its inputs: {error}"
+            ) from error
+        # All rows at once: for each column, PyTorch has to be called some ten times.
+        rounded = partial(compensated_codes, factor)
+        return self._quantized(weight, configuration, rounded, len(weight))
+
+    def _quantized(
+        self,
+        weight: Tensor,
+        configuration: LayerConfiguration,
+        rounded: Callable[[Tensor, int, GridFinder], tuple[Tensor, Grid]],
+        step: int,
+    ) -> QuantizedTensor:
+        """Return a weight as rounded, ``step`` rows at a time, to grids of the configuration."""
+        self._choices.index(configuration)
         bits, size = configuration.integer("bits"), configuration.integer("group_size")
         rows, columns = weight.shape
-        encode = _asymmetric_codes if self._asymmetric(configuration) else _symmetric_codes
-        layout = self.layout((rows, columns), configuration)
+        grid_of = asymmetric_grid if self._asymmetric(configuration) else symmetric_grid
         tensors = {
             name: torch.empty(item.shape, dtype=item.dtype, device=weight.device)
-            for name, item in layout.items()
+            for name, item in self.layout((rows, columns), configuration).items()
         }
-        step = chunk_of(rows, columns, weight.device)
         for first in range(0, rows, step):
             part = weight.detach()[first : first + step].float()
-            padded = torch.nn.functional.pad(part, (0, -columns % size))
-            codes, *others = encode(padded.view(part.shape[0], -1, size), bits)
-            found = (codes.view(padded.shape)[:, :columns], *others)
-            for tensor, values in zip(tensors.values(), found, strict=True):
-                tensor[first : first + step] = values
+            codes, grid = rounded(part, size, partial(grid_of, bits=bits))
+            found = {"codes": codes, "scales": grid.scales, "zero_points": grid.zero_points}
+            for name, tensor in tensors.items():
+                tensor[first : first + step] = found[name]
         return QuantizedTensor(tensors, (rows, columns), configuration)
 
     def dequantize(self, quantized: QuantizedTensor) -> Tensor:
@@ -137,6 +215,20 @@ class Integer:
                 weight[part, columns_part] = grouped.view(some.shape)
         return weight
 
+    def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
+        """Return some rows of the weight (last - first × input features), float32."""
+        return self.dequantize(quantized.rows(first, last))
+
+    def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
+        """Return a quantized weight as integers on a grid, exactly."""
+        return IntegerWeight(
+            quantized.tensors["codes"],
+            quantized.tensors["scales"],
+            quantized.tensors.get("zero_points"),
+            quantized.configuration.integer("bits"),
+            quantized.configuration.integer("group_size"),
+        )
+
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration
     ) -> Mapping[str, TensorLayout]:
@@ -153,37 +245,3 @@ class Integer:
 
     def _asymmetric(self, configuration: LayerConfiguration) -> bool:
         return (self._scheme or configuration.text("scheme")) == "asymmetric"
-
-
-def _symmetric_codes(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Return codes (rows × groups × size) and signed scales (rows × groups)."""
-    half = 2 ** (bits - 1)
-    least, greatest = torch.aminmax(groups, dim=2)
-    extreme = torch.where(greatest >= -least, greatest, least)
-    scales = _float16(extreme / -half)
-    codes = (groups / _divisor(scales)).round_().clamp_(-half, half - 1).add_(half)
-    return codes.to(torch.uint8), scales
-
-
-def _asymmetric_codes(groups: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return codes (rows × groups × size), scales and zero points (rows × groups)."""
-    greatest_code = 2**bits - 1
-    least, greatest = torch.aminmax(groups, dim=2)
-    least, greatest = least.clamp(max=0), greatest.clamp(min=0)
-    scales = _float16(greatest / greatest_code - least / greatest_code)
-    divisor = _divisor(scales)
-    zero_points = (-least.unsqueeze(2) / divisor).round_().clamp_(0, greatest_code)
-    codes = (groups / divisor).round_().add_(zero_points).clamp_(0, greatest_code)
-    return codes.to(torch.uint8), scales, zero_points.squeeze(2).to(torch.uint8)
-
-
-def _float16(scales: Tensor) -> Tensor:
-    """Round to float16 within its range; a scale below 2^-25 becomes zero."""
-    limit = torch.finfo(torch.float16).max
-    return scales.clamp(-limit, limit).to(torch.float16)
-
-
-def _divisor(scales: Tensor) -> Tensor:
-    """Return the scales to divide by; a zero scale divides nothing, so that codes stay finite."""
-    wide = scales.float().unsqueeze(2)
-    return torch.where(wide == 0, torch.inf, wide)

@@ -145,6 +145,10 @@ class TorchAO:
             )[:, :columns]
         return weight
 
+    def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
+        """Return some rows of the weight (last - first × input features), float32."""
+        return self.dequantize(quantized.rows(first, last))
+
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""
         return IntegerWeight(
