@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from qsearch_coalora.export import folded_state
 from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.trainer import CoALoRATrainer
@@ -64,16 +63,24 @@ def causal_task(folder: Path) -> CausalLanguageModelling:
     )
 
 
-def require_whole(trainer: CoALoRATrainer, make_configuration: Any) -> None:
-    """Require that training changes losses, and that the folded adapter gives the same ones."""
+def require_whole(
+    trainer: CoALoRATrainer, make_configuration: Any, folder: Path, auto_class: str
+) -> None:
+    """Require that training changes losses, and that an exported model gives the same logits."""
     chosen = [make_configuration(trainer, index) for index in range(2)]
     before = trainer.evaluate(chosen, "validation")
     trainer.train(chosen, 0)
     after = trainer.evaluate(chosen, "validation")
     assert all(new.loss != old.loss for new, old in zip(after, before, strict=True))
     assert all(torch.isfinite(torch.tensor(evaluation.loss)) for evaluation in after)
-    state = folded_state(trainer.adapted, chosen[0])
-    assert len([name for name in state if name.endswith("lora_A.weight")]) == len(trainer.layers())
+    batch = next(iter(trainer.task.batches("validation", 4)))
+    with torch.no_grad():
+        trainer.activate(chosen[0])
+        expected = trainer.adapted.logits(batch)
+        trainer.export(chosen[0], folder, "merged")
+        model = getattr(transformers, auto_class).from_pretrained(folder)
+        found = model(**{name: one for name, one in batch.items() if name != "labels"}).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -83,7 +90,9 @@ def test_an_encoder_is_trained_and_exported(
     spec = folder_of(name, tmp_path, "ForSequenceClassification", ENCODERS[name])
     train, validation = table_files
     task = Classification(Classification.Options(train=train, validation=validation))
-    require_whole(trained(spec, task, quantizer), make_configuration)
+    trainer = trained(spec, task, quantizer)
+    out = tmp_path / "out"
+    require_whole(trainer, make_configuration, out, "AutoModelForSequenceClassification")
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -91,7 +100,8 @@ def test_a_causal_model_is_trained_and_exported(
     name: str, tmp_path: Path, quantizer, make_configuration
 ) -> None:
     spec = folder_of(name, tmp_path, "ForCausalLM", CAUSAL[name])
-    require_whole(trained(spec, causal_task(tmp_path), quantizer), make_configuration)
+    trainer = trained(spec, causal_task(tmp_path), quantizer)
+    require_whole(trainer, make_configuration, tmp_path / "out", "AutoModelForCausalLM")
 
 
 @pytest.mark.parametrize("norm", ["inputs", "frobenius"])
@@ -101,7 +111,7 @@ def test_theta_alone_trains_a_causal_model(
     spec = ModelSpec(name=str(llama_folder))
     options = {"residual_rank": 4, "residual_norm": norm}
     trainer = trained(spec, causal_task(tmp_path), quantizer, **options)
-    require_whole(trainer, make_configuration)
+    require_whole(trainer, make_configuration, tmp_path / "out", "AutoModelForCausalLM")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

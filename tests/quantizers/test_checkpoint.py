@@ -25,25 +25,34 @@ from qsearch_quantizers.packed_linear import PackedLinear  # noqa: E402
 from qsearch_quantizers.verification import file_digests  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-SMALL = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "vocab_size": 50}
+SIZES = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "vocab_size": 50}
+HEADS = {"num_attention_heads": 2}
+GROUPED = {**HEADS, "num_key_value_heads": 1}
+MODELS = {
+    "bert": ("BertConfig", "BertForSequenceClassification", {**HEADS, "num_labels": 3}),
+    "roberta": ("RobertaConfig", "RobertaForSequenceClassification", {**HEADS, "num_labels": 3}),
+    "llama": ("LlamaConfig", "LlamaForCausalLM", GROUPED),
+    "llama, tied": ("LlamaConfig", "LlamaForCausalLM", {**GROUPED, "tie_word_embeddings": True}),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", GROUPED),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**GROUPED, "head_dim": 16}),
+    "mistral": ("MistralConfig", "MistralForCausalLM", GROUPED),
+}
 CASES = ["bert", "llama"]
 PACKED = "bert.encoder.layer.1.output.dense"
 
 
 def small_model(kind):
     torch.manual_seed(0)
-    if kind == "bert":
-        config = transformers.BertConfig(**SMALL, num_attention_heads=2, num_labels=3)
-        return transformers.BertForSequenceClassification(config).eval()
-    config = transformers.LlamaConfig(**SMALL, num_attention_heads=2, num_key_value_heads=2)
-    return transformers.LlamaForCausalLM(config).eval()
+    config, model, options = MODELS[kind]
+    sizes = {**SIZES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    made = getattr(transformers, config)(**sizes, **options)
+    return getattr(transformers, model)(made).eval()
 
 
 def auto_class(kind):
-    return {
-        "bert": transformers.AutoModelForSequenceClassification,
-        "llama": transformers.AutoModelForCausalLM,
-    }[kind]
+    if "Sequence" in MODELS[kind][1]:
+        return transformers.AutoModelForSequenceClassification
+    return transformers.AutoModelForCausalLM
 
 
 def mixed_configuration(model, quantizer):
@@ -109,6 +118,19 @@ def test_loaded_logits_are_those_of_the_dequantized_model(kind, name, options, q
         weight = model.get_submodule(layer).weight
         weight.data = quantizer.dequantize(quantizer.quantize(weight, values))
     assert torch.equal(logits(loaded), logits(model))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_class_of_model_gives_the_same_logits(kind, tmp_path):
+    model = small_model(kind)
+    quantizer = NormalFloat(NormalFloat.Options())
+    layers = list(with_adapters(model, quantizer, 2))
+    write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path)
+    loaded = auto_class(kind).from_pretrained(tmp_path)
+    for layer in layers:
+        weight = model.get_submodule(layer.name).weight
+        weight.data = quantizer.dequantize(layer.weight) + layer.B @ layer.A
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=1e-4)
 
 
 def test_a_loaded_model_can_be_saved_and_loaded_again(kind, tmp_path):
