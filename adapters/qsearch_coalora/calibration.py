@@ -56,7 +56,7 @@ def calibrate(
 
 @torch.no_grad()
 def second_moments(
-    modules: Sequence[nn.Module],
+    modules: Sequence[nn.Linear],
     run: Callable[[Mapping[str, Tensor]], object],
     batches: Iterable[Mapping[str, Tensor]],
 ) -> list[Tensor]:
@@ -106,12 +106,12 @@ def _mean(
     position: int,
     means: Mapping[tuple[int, ...], Tensor],
     counts: Mapping[tuple[int, ...], int],
-    module: nn.Module,
+    module: nn.Linear,
 ) -> Tensor:
     """Return a layer's mean over all that it read, together with some layers or with others."""
     keys = [key for key in means if position in key]
     if not keys:
-        return torch.zeros(()).expand(int(module.in_features), int(module.in_features))
+        return torch.zeros(()).expand(module.in_features, module.in_features)
     if len(keys) == 1:
         return means[keys[0]]
     total = max(sum(counts[key] for key in keys), 1)

@@ -56,7 +56,8 @@ def feedback_factor(moment: Tensor, dampening: float) -> Tensor:
     lower, failed = torch.linalg.cholesky_ex(reverse)
     if failed:
         raise ValueError("the moment is not positive semidefinite")
-    return lower.div_(lower.diagonal().clone()).flip(0, 1).float()
+    factor: Tensor = lower.div_(lower.diagonal().clone()).flip(0, 1).float()
+    return factor
 
 
 def compensated_codes(

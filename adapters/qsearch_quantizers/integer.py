@@ -131,7 +131,8 @@ class Integer:
                 " was not given here; where nothing measures inputs, use rounding 'nearest'"
             )
         check_weight(weight)
-        step = chunk_of(*weight.shape, weight.device)
+        rows, columns = weight.shape
+        step = chunk_of(rows, columns, weight.device)
         return self._quantized(weight, configuration, nearest_codes, step)
 
     def quantize_for_inputs(

@@ -140,6 +140,8 @@ class PackedLinear(nn.Linear):
             part = self.quantizer.dequantize_rows(quantized, first, last)
             yield slice(first, last), part.to(dtype)
 
+    # Compiled by inductor, lookups take three to ten times as long; the layers around are compiled.
+    @torch.compiler.disable
     @torch.no_grad()
     def product(self, inputs: Tensor) -> Tensor:
         """Return x·W̃ᵀ (tokens × output features) for x (tokens × input features)."""
@@ -148,6 +150,7 @@ class PackedLinear(nn.Linear):
             outputs[:, rows] = nn.functional.linear(inputs, weight)
         return outputs
 
+    @torch.compiler.disable
     @torch.no_grad()
     def transposed_product(self, outputs: Tensor) -> Tensor:
         """Return g·W̃ (tokens × input features) for g (tokens × output features)."""

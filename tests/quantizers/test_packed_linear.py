@@ -95,6 +95,17 @@ def test_gradients_are_those_of_the_dequantized_weight(quantizer):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+def test_a_compiled_model_leaves_dequantizing_as_it_is():
+    model = torch.nn.Sequential(packed_layer(NORMAL_FLOAT, 12, 33, rank=2), torch.nn.GELU())
+    inputs = torch.randn(4, 33, requires_grad=True)
+    compiled = torch.compile(model, backend="aot_eager")
+    expected = model(inputs)
+    torch.testing.assert_close(compiled(inputs), expected)
+    (found,) = torch.autograd.grad(compiled(inputs).sum(), inputs)
+    (wanted,) = torch.autograd.grad(expected.sum(), inputs)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_the_backward_pass_keeps_no_float_weight():
     layer = packed_layer(NORMAL_FLOAT, 256, 256)
     kept = []
