@@ -6,6 +6,7 @@ for bit: a level times a scale, in float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -13,6 +14,9 @@ import torch
 from torch import Tensor
 
 from qsearch_quantizers.optional import optional_module
+
+ROWS = 64
+"""Rows that a weight is decoded in, where it has that many times some blocks."""
 
 Decode = Callable[[Tensor, Tensor, int], Tensor]
 """Called with packed codes (bytes, uint8), scales (blocks, float32) and the block size; returns
@@ -34,9 +38,11 @@ def _on_the_cpu() -> Decode | None:
         return None
 
     def decode(codes: Tensor, scales: Tensor, block_size: int) -> Tensor:
-        # As one vector: a matrix whose rows are no whole blocks would be decoded wrongly.
-        count = scales.numel() * block_size
-        weights: Tensor = operator(codes, scales, block_size, "nf4", (count,), torch.float32)
-        return weights
+        # Not in the weight's shape: rows that are no whole blocks would be decoded wrongly, and
+        # threads share out rows.
+        rows = math.gcd(scales.numel(), ROWS)
+        shape = (rows, scales.numel() // rows * block_size)
+        weights: Tensor = operator(codes, scales, block_size, "nf4", shape, torch.float32)
+        return weights.view(-1)
 
     return decode

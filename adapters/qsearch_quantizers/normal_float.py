@@ -315,10 +315,11 @@ def _block_scales(codes: Tensor, scales: Tensor, configuration: LayerConfigurati
     """Return the scale of each block (blocks), float32."""
     size = configuration.integer("scale_block_size")
     units = scales.float() / 2 ** configuration.integer("scale_bits")
-    multiples = codes.float().add_(1)
+    multiples = torch.add(codes, 1.0)
     whole = multiples.numel() // size
     multiples[: whole * size].view(whole, size).mul_(units[:whole].unsqueeze(1))
-    multiples[whole * size :].mul_(units[whole:])
+    if whole * size < multiples.numel():
+        multiples[whole * size :].mul_(units[whole:])
     return multiples
 
 
