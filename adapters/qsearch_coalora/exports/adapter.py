@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from qsearch.capabilities import needs_inputs
 from qsearch.records import write_json
 from qsearch_coalora.adapted_model import ADAPTER
 from qsearch_coalora.exports.cards import write_card
@@ -25,8 +26,8 @@ model = PeftModel.from_pretrained(quantized_base_model, "path/to/this/folder")
 ```
 
 `quantized_base_model` holds the weights of that configuration: packed (the export format
-`packed-base`) or dequantized, as float. On other weights the adapter is less exact: it also makes
-up for what these weights lost.
+`packed-base`) or dequantized, as float. {weights}On other weights the adapter is less exact: it
+also makes up for what these weights lost.
 
 Merging: into the dequantized float weights it is safe (`model.merge_and_unload()`; the export
 format `merged` is that). Merging into the original weights adds a correction of errors that they
@@ -34,6 +35,8 @@ do not have, and quantizing a merged model again loses what the adapter made up 
 """
 
 _FOLDED = " The adjustment U of this configuration is folded into the `lora_A` weights."
+
+_CALIBRATED = "They were rounded by the inputs of the study's texts, so take `packed-base`. "
 
 
 def export_adapter(job: ExportJob, directory: Path) -> None:
@@ -48,4 +51,6 @@ def export_adapter(job: ExportJob, directory: Path) -> None:
     readable = {name: dict(layer) for name, layer in job.configuration.items()}
     write_json(directory / "configuration.json", readable)
     folded = "" if adapted.theta is None else _FOLDED
-    write_card(job, directory, _CARD, "peft", rank=adapted.options.rank, folded=folded)
+    weights = _CALIBRATED if needs_inputs(job.quantizer) else ""
+    rank = adapted.options.rank
+    write_card(job, directory, _CARD, "peft", rank=rank, folded=folded, weights=weights)
