@@ -1,4 +1,4 @@
-"""What quantizing a weight, residual factors and scoring candidates cost.
+"""What residual factors and scoring candidates cost.
 
 Each figure stands beside a peer's in the same run, measured in turn, so that a slow moment of the
 machine hits both; the ratio of medians is reported.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import bitsandbytes.functional
 import numpy as np
 import torch
 from botorch.acquisition.multi_objective.analytic import ExpectedHypervolumeImprovement
@@ -25,7 +24,7 @@ from qsearch_coalora.residual import (
     residual_factors,
 )
 from qsearch_coalora.trainer import CoALoRATrainer
-from qsearch_quantizers.normal_float import NormalFloat, nf_encode
+from qsearch_quantizers.normal_float import NormalFloat
 
 from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
@@ -33,7 +32,6 @@ from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, medians
 from qsearch.acquisition import log_expected_hypervolume_improvement
 from qsearch.assembly import assemble
-from qsearch.configuration import LayerConfiguration
 from qsearch.features import score_features
 from qsearch.layers import LayerSpec
 from qsearch.pareto import front
@@ -43,64 +41,6 @@ from qsearch.spec import load_spec
 from qsearch.surrogate import fit_surrogate
 
 RANK = 8
-
-
-def quantizing(benchmark: Benchmark) -> None:
-    """Compare normal float at 4 bits to bitsandbytes' NF4 on the CPU."""
-    quantizer = NormalFloat(NormalFloat.Options())
-    configuration = LayerConfiguration(
-        {
-            "bits": 4,
-            "scale_bits": 8,
-            "scale_dtype": "float32",
-            "block_size": 64,
-            "scale_block_size": 256,
-        }
-    )
-    for shape in ((384, 1536), (4096, 4096)):
-        weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.02
-        theirs = bitsandbytes.functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
-        ours = quantizer.quantize(weight, configuration)
-        times = medians(
-            alternate(
-                {
-                    "bitsandbytes quantize": lambda w=weight: bitsandbytes.functional.quantize_4bit(
-                        w, blocksize=64, quant_type="nf4"
-                    ),
-                    "one-level quantize": lambda w=weight: nf_encode(w, 4, 64),
-                    "two-level quantize": lambda w=weight: quantizer.quantize(w, configuration),
-                    "bitsandbytes dequantize": lambda t=theirs: (
-                        bitsandbytes.functional.dequantize_4bit(*t)
-                    ),
-                    "two-level dequantize": lambda q=ours: quantizer.dequantize(q),
-                },
-                repeats=9,
-            )
-        )
-        benchmark.row(
-            measure="quantize",
-            shape=f"{shape[0]}x{shape[1]}",
-            **{f"{name} (ms)": round(1e3 * seconds, 2) for name, seconds in times.items()},
-        )
-        label = f"at {shape[0]}×{shape[1]}, 4 bits, CPU"
-        benchmark.claim(
-            f"two-level normal float quantize throughput over bitsandbytes NF4 {label}",
-            times["bitsandbytes quantize"] / times["two-level quantize"],
-            1.0,
-            "higher",
-        )
-        benchmark.claim(
-            f"one-level normal float quantize throughput over bitsandbytes NF4 {label}",
-            times["bitsandbytes quantize"] / times["one-level quantize"],
-            1.0,
-            "higher",
-        )
-        benchmark.claim(
-            f"two-level dequantize throughput over bitsandbytes NF4 {label}",
-            times["bitsandbytes dequantize"] / times["two-level dequantize"],
-            1.0,
-            "higher",
-        )
 
 
 def residuals(benchmark: Benchmark) -> None:
@@ -246,7 +186,6 @@ def _moved(space: Space, index: np.ndarray) -> np.ndarray:
 def main() -> None:
     """Run all and write ``results/basics.json``."""
     benchmark = Benchmark("basics")
-    quantizing(benchmark)
     residuals(benchmark)
     captured_squares(benchmark)
     acquisition(benchmark)

@@ -146,6 +146,8 @@ def chosen_budget(
     if tokens is not None and memory is None:
         raise InputError("--tokens is for --memory alone")
     if bits is not None:
+        if not math.isfinite(bits):
+            raise InputError(f"--bits {bits}: give a number of average bits")
         return Budget("bits", bits)
     if nbytes is not None:
         return Budget("bytes", parse_size(nbytes, "--bytes"))

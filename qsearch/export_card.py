@@ -57,7 +57,7 @@ def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
         "average bits of the quantized weights": f"{facts['average_bits']:.4f}",
         "weight files": f"{facts['weight_file_bytes'] / 1e6:.1f} MB",
         "validation loss": _with_error(facts["loss"], facts["standard_error"]) + " nats",
-        f"validation {facts['metric_name']}": metric,
+        f"validation {as_code(facts['metric_name'])}": metric,
         "in a training set of the adapter": "yes" if facts["seen"] else "no",
     }
     if facts["expected_loss"] is not None:
@@ -67,8 +67,8 @@ def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
         "",
         "## Figures",
         "",
-        f"Trial {facts['trial']}, round {facts['round']} of the study {facts['study']!r}; ± is a"
-        " standard error, of the expected loss a standard deviation.",
+        f"Trial {facts['trial']}, round {facts['round']} of the study {as_code(facts['study'])};"
+        " ± is a standard error, of the expected loss a standard deviation.",
         "",
         "| | |",
         "|---|---|",
@@ -77,6 +77,11 @@ def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
     ]
     with card.open("a", encoding="utf-8") as stream:
         stream.write("\n".join(lines))
+
+
+def as_code(name: str) -> str:
+    """Return a name as Markdown's code, in which nothing of it means anything."""
+    return "`" + " ".join(name.replace("`", "'").split()) + "`"
 
 
 def _known(value: Any) -> float | None:

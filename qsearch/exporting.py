@@ -23,6 +23,8 @@ from qsearch.training_state import read_adapter
 FACTS_FILE = "qsearch.json"
 """In each export: which study, trial and budget it is of, and its figures."""
 
+_WEIGHT_FILES = (".safetensors", ".gguf")
+
 INDEX_FILE = "index.json"
 """In a folder of several exports: which one is for which budget."""
 
@@ -78,7 +80,7 @@ def export_sweep(
     entries = []
     with _whole_folder(to) as whole:
         for budget, row in zip(budgets, rows, strict=True):
-            name = folders.setdefault(int(row["trial"]), f"{budget.limit:g}")
+            name = folders.setdefault(int(row["trial"]), repr(budget.limit).removesuffix(".0"))
             if not (whole / name).exists():
                 (whole / name).mkdir()
                 _export(directory, record, parts, row, budget, whole / name, format)
@@ -122,8 +124,15 @@ def _export(
         **export_facts(record, row),
         "format": format,
         "budget": {"kind": budget.kind, "limit": budget.limit, "tokens": budget.tokens},
-        "weight_file_bytes": sum(path.stat().st_size for path in folder.rglob("*.safetensors")),
+        "weight_file_bytes": sum(
+            path.stat().st_size for path in folder.rglob("*") if path.suffix in _WEIGHT_FILES
+        ),
     }
+    if budget.kind == "bytes" and facts["weight_file_bytes"] > budget.limit:
+        raise InputError(
+            f"--bytes {budget.limit:.0f} is for the format 'packed': as {format!r}, trial"
+            f" {facts['trial']} takes {facts['weight_file_bytes']} bytes"
+        )
     write_json(folder / FACTS_FILE, facts)
     add_figures(folder, facts)
 
@@ -135,14 +144,17 @@ def _whole_folder(to: Path) -> Iterator[Path]:
     Raises:
         InputError: If it cannot be written.
     """
-    partial = to.parent / f".{to.name}.partial"
+    whole = to.resolve()
+    partial = whole.parent / f".{whole.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         yield partial
-        if to.exists():
-            to.rmdir()
-        partial.replace(to)
+        if not whole.exists():
+            partial.replace(whole)
+            return
+        for path in partial.iterdir():  # Into the folder: it may be where a disk is mounted.
+            shutil.move(path, whole / path.name)
     except OSError as error:
         raise InputError(f"--to {to}: cannot be written: {error.strerror or error}") from error
     except SafetensorError as error:

@@ -78,6 +78,10 @@ def read_footprint(directory: Path) -> Footprint | None:
     if not path.is_file():
         return None
     try:
-        return Footprint(**json.loads(path.read_text(encoding="utf-8")))
+        footprint = Footprint(**json.loads(path.read_text(encoding="utf-8")))
+        for name, value in asdict(footprint).items():
+            if type(value) is not int or value < (name == "quantized_weights"):
+                raise ValueError(f"{name} is {value!r}")
+        return footprint
     except (OSError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error

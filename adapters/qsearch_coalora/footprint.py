@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
+from qsearch_quantizers.packing import packed_layout
+
 from qsearch.footprint import Footprint
+from qsearch.layout import PackableQuantizer
+from qsearch.plugins import Quantizer
 from qsearch_coalora.discovery import discover_layers
 from qsearch_coalora.exports import ExportJob, plain_state
 from qsearch_coalora.models import skeleton
@@ -16,6 +21,20 @@ _HEADER_BYTES = 160
 
 _TENSORS_PER_LAYER = 6
 """Of a packed layer: at most three of the quantizer, two of the adapter, a bias."""
+
+
+def _padding(quantizer: Quantizer, shape: tuple[int, int]) -> int:
+    """Return the most bytes that any layer configuration stores above its storage bits."""
+    if not isinstance(quantizer, PackableQuantizer):
+        return 0
+    most, weights = 0.0, shape[0] * shape[1]
+    for chosen in quantizer.choices().layer_configurations:
+        stored = 0
+        for layout in quantizer.layout(shape, chosen).values():
+            packed = packed_layout(layout)
+            stored += packed.count * packed.dtype.itemsize
+        most = max(most, stored - quantizer.storage_bits(chosen) * weights / 8)
+    return math.ceil(most)
 
 
 def model_footprint(job: ExportJob, tokens: int) -> Footprint:
@@ -30,6 +49,9 @@ def model_footprint(job: ExportJob, tokens: int) -> Footprint:
     state = {name: tensor for name, tensor in plain_state(job).items() if name not in quantized}
     # Tied weights are one tensor under several names.
     other = {tensor.data_ptr(): tensor.nbytes for tensor in state.values()}
+    padding = {
+        shape: _padding(job.quantizer, shape) for shape in {one.shape for one in adapted.layers}
+    }
     headers = (len(state) + len(adapted.layers) * _TENSORS_PER_LAYER) * _HEADER_BYTES
     outputs: defaultdict[int, int] = defaultdict(int)
     cached = 0
@@ -41,7 +63,9 @@ def model_footprint(job: ExportJob, tokens: int) -> Footprint:
     widest = max(layer.shape[1] for layer in adapted.layers)
     return Footprint(
         quantized_weights=sum(layer.parameters for layer in adapted.layers),
-        other_bytes=sum(other.values()) + headers,
+        other_bytes=sum(other.values())
+        + headers
+        + sum(padding[layer.shape] for layer in adapted.layers),
         adapter_bytes=adapter_bytes(adapted.layers, adapted.options.rank) * job.has_adapter,
         layer_bytes=max(layer.parameters for layer in adapted.layers) * _FLOAT_BYTES,
         cache_bytes_per_token=cached * _FLOAT_BYTES * job.auto_class.endswith("CausalLM"),

@@ -104,16 +104,31 @@ def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
         The configuration, and notes for the user (empty if the model is on this machine).
 
     Raises:
-        InputError: If there is no configuration to be had.
+        InputError: If there is no configuration to be had, or the model is quantized already.
     """
     source = resolve_model(model.name)
     if source.is_local or _is_in_hub_cache(source):
-        return _from_pretrained(source, "AutoConfig"), ()
+        config = _from_pretrained(source, "AutoConfig")
+        _require_float(model, source, config)
+        return config, ()
     if model.config is not None:
         note = f"{model.name} is not on this machine; it is downloaded from the hub on first use"
         return _config_from_fields(model), (note,)
     note = f"{model.name} is downloaded from the hub on first use"
-    return _from_pretrained(source, "AutoConfig"), (note,)
+    config = _from_pretrained(source, "AutoConfig")
+    _require_float(model, source, config)
+    return config, (note,)
+
+
+def _require_float(model: ModelSpec, source: ModelSource, config: Any) -> None:
+    """Refuse a quantized checkpoint; GGUF files are dequantized as they are loaded."""
+    quantized = getattr(config, "quantization_config", None)
+    if quantized and source.gguf_file is None:
+        told = quantized if isinstance(quantized, dict) else quantized.to_dict()
+        raise InputError(
+            f"model.name {model.name!r} is quantized already (quant_method"
+            f" {told.get('quant_method')!r}); search on the float model that it was made of"
+        )
 
 
 def _config_from_fields(model: ModelSpec) -> Any:

@@ -20,11 +20,12 @@ from qsearch_quantizers.packing import packed_tensors
 from qsearch_quantizers.transformers_loading import (
     FORMAT_VERSION,
     QUANT_METHOD,
+    SETTINGS,
     build_quantizer,
     check_configuration,
     linear_layer,
 )
-from qsearch_quantizers.verification import file_digests
+from qsearch_quantizers.verification import file_digests, settings_digest
 
 MAX_SHARD_SIZE = "5GB"
 """A larger checkpoint is written as several files."""
@@ -151,14 +152,18 @@ def write_packed_layers(
         model.save_pretrained(directory, state_dict=tensors, max_shard_size=max_shard_size)
         path = directory / "config.json"
         written = json.loads(path.read_text(encoding="utf-8"))
-        written["quantization_config"] = {
-            "quant_method": QUANT_METHOD,
-            "format_version": FORMAT_VERSION,
+        settings = {
             "quantizer": quantizer.name,
             "quantizer_options": dict(quantizer_options),
             "layers": configuration,
             "adapter_rank": max(ranks, default=0),
-            "sha256": file_digests(directory.glob("*.safetensors")),
+        }
+        digests = file_digests(directory.glob("model*.safetensors"))
+        written["quantization_config"] = {
+            "quant_method": QUANT_METHOD,
+            "format_version": FORMAT_VERSION,
+            **settings,
+            "sha256": {**digests, SETTINGS: settings_digest(settings)},
         }
         write_json(path, written)
         if tokenizer is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from scipy.special import ndtri
@@ -17,6 +18,9 @@ CELLS = 2048
 
 CHUNK = 1 << 18
 """Weights processed at a time on the CPU: temporaries stay in cache and memory stays flat."""
+
+_PLAIN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+"""Of tables: neither the process's default type nor its default device may change them."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,11 @@ def normal_float_levels(bits: int) -> Tensor:
 
     def quantiles(count: int) -> Tensor:
         # float32 steps, as in the published table: other roundings move levels by 1e-7
-        steps = torch.linspace(QUANTILE_OFFSET, 0.5, count + 1)[:-1]
-        return torch.as_tensor(ndtri(steps.numpy())).double()
+        steps = torch.linspace(QUANTILE_OFFSET, 0.5, count + 1, **_PLAIN)[:-1]
+        return torch.from_numpy(ndtri(steps.numpy())).double()
 
-    values = torch.cat([quantiles(half), torch.zeros(1, dtype=torch.float64), -quantiles(half - 1)])
+    positive = quantiles(half)
+    values = torch.cat([positive, torch.zeros_like(positive[:1]), -quantiles(half - 1)])
     return (values.sort().values / values.max()).float()
 
 
@@ -75,9 +80,9 @@ def level_table(bits: int, device: torch.device) -> LevelTable:
     midpoints = (levels[1:] + levels[:-1]) / 2
     cells = _cell(midpoints)
     assert bool((cells.diff() > 0).all()), "a cell holds two midpoints"
-    midpoint = torch.full((CELLS + 1,), torch.inf)
+    midpoint = torch.full((CELLS + 1,), torch.inf, **_PLAIN)
     midpoint[cells.long()] = midpoints
-    every_cell = torch.arange(CELLS + 1, dtype=torch.int32)
+    every_cell = torch.arange(CELLS + 1, dtype=torch.int32, device="cpu")
     below = torch.searchsorted(cells, every_cell).to(torch.uint8)
     return LevelTable(
         levels.to(device),
@@ -163,7 +168,8 @@ def chunk_of(blocks: int, block_size: int, device: torch.device) -> int:
 def _grouped(levels: Tensor, spacing: int, codes: int) -> Tensor:
     """Return the levels of 2 or 4 codes, ``spacing`` bits apart, by the integer that they make."""
     last = levels.numel() - 1
-    together = torch.arange(1 + sum(last << spacing * place for place in range(codes)))
+    count = 1 + sum(last << spacing * place for place in range(codes))
+    together = torch.arange(count, device="cpu")
     places = [together >> spacing * place & 2**spacing - 1 for place in range(codes)]
     # Integers between those that codes make get some level too.
     single = torch.stack(places, dim=1).clamp_(max=last)

@@ -315,7 +315,7 @@ def _block_scales(codes: Tensor, scales: Tensor, configuration: LayerConfigurati
     """Return the scale of each block (blocks), float32."""
     size = configuration.integer("scale_block_size")
     units = scales.float() / 2 ** configuration.integer("scale_bits")
-    multiples = torch.add(codes, 1.0)
+    multiples = codes.float().add_(1)
     whole = multiples.numel() // size
     multiples[: whole * size].view(whole, size).mul_(units[:whole].unsqueeze(1))
     if whole * size < multiples.numel():

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from qsearch.configuration import LayerConfiguration
 from qsearch.errors import InputError
@@ -56,9 +57,9 @@ class PackedWeight:
 class PackedLinear(nn.Linear):
     """y = x·W̃ᵀ + (x·Aᵀ)·Bᵀ + b, with W̃ held as packed codes and scales in buffers.
 
-    W̃ is dequantized some rows at a time, so a call takes little more memory than the outputs; on
-    a GPU, or with a quantizer that cannot dequantize rows, the whole layer at a time. The
-    backward pass dequantizes again instead of keeping W̃.
+    On the CPU, W̃ is dequantized some rows at a time where the quantizer can; else, and on a GPU,
+    the whole layer at a time. Codes that the quantizer does not pack itself are unpacked first, a
+    byte each. The backward pass dequantizes again instead of keeping W̃.
 
     It is a ``torch.nn.Linear`` so that PEFT puts LoRA on it; its ``weight`` is a stand-in that
     nothing can be merged into.
@@ -113,7 +114,12 @@ class PackedLinear(nn.Linear):
         kept = {name: self.get_buffer(name) for name in self.tensor_names}
         for name, tensor in kept.items():
             setattr(self, name, tensor.reshape(-1).view(torch.uint8))
-        super()._apply(fn, recurse)
+        try:
+            super()._apply(fn, recurse)
+        except BaseException:
+            for name, tensor in kept.items():
+                setattr(self, name, tensor)
+            raise
         for name, tensor in kept.items():
             setattr(self, name, self.get_buffer(name).view(tensor.dtype).view(tensor.shape))
         return self
@@ -154,10 +160,10 @@ class PackedLinear(nn.Linear):
     @torch.no_grad()
     def transposed_product(self, outputs: Tensor) -> Tensor:
         """Return g·W̃ (tokens × input features) for g (tokens × output features)."""
-        inputs = outputs.new_zeros(outputs.shape[0], self.in_features)
+        inputs = outputs.new_zeros(outputs.shape[0], self.in_features, dtype=torch.float32)
         for rows, weight in self._rows(outputs.dtype):
             inputs += outputs[:, rows] @ weight
-        return inputs
+        return inputs.to(outputs.dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the outputs (… × output features), in the type of the input."""
@@ -185,5 +191,6 @@ class _Product(torch.autograd.Function):
         return layer.product(inputs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return ctx.layer.transposed_product(gradients[0]), None

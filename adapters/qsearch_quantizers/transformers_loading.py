@@ -18,13 +18,20 @@ from qsearch.layout import PackableQuantizer
 from qsearch.plugins import load_plugin
 from qsearch_quantizers.packed_linear import PackedLinear
 from qsearch_quantizers.packing import packed_layout
-from qsearch_quantizers.verification import Stored, require_digests, require_tensors
+from qsearch_quantizers.verification import (
+    Stored,
+    require_digests,
+    require_tensors,
+    settings_digest,
+)
 
 if TYPE_CHECKING:  # transformers may still be importing itself when this module is loaded
     from transformers import PreTrainedModel
 
 QUANT_METHOD = "qsearch"
 FORMAT_VERSION = 2
+SETTINGS = "quantization_config"
+"""Under which name ``sha256`` has the digest of what is no file."""
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -37,7 +44,8 @@ class QsearchConfig(QuantizationConfigMixin):
         quantizer_options: Its options.
         layers: Layer configuration by module path.
         adapter_rank: Rank of the adapter that every layer has; 0 is none.
-        sha256: Digests of the weight files by name, or None if they are not checked.
+        sha256: Digests of the weight files by name, and of the other fields under
+            ``quantization_config``; None if nothing is checked.
         unknown: Anything else is refused, since a reader that ignores it would be wrong.
 
     Raises:
@@ -66,9 +74,11 @@ class QsearchConfig(QuantizationConfigMixin):
             raise InputError(
                 "quantization_config needs quantizer (a name) and quantizer_options (a mapping)"
             )
-        if not isinstance(layers, dict) or not all(isinstance(v, dict) for v in layers.values()):
-            raise InputError("quantization_config needs layers: {module path: {knob: value}}")
-        if not isinstance(adapter_rank, int) or adapter_rank < 0:
+        if not isinstance(layers, dict) or not all(map(_is_layer, layers.values())):
+            raise InputError(
+                "quantization_config needs layers: {module path: {knob: integer or text}}"
+            )
+        if type(adapter_rank) is not int or adapter_rank < 0:
             raise InputError(
                 f"quantization_config: adapter_rank must be an integer from 0, not {adapter_rank!r}"
             )
@@ -81,6 +91,12 @@ class QsearchConfig(QuantizationConfigMixin):
         self.layers = layers
         self.adapter_rank = adapter_rank
         self.sha256 = sha256
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides how weights are read, of which a digest is kept."""
+        names = ("quantizer", "quantizer_options", "layers", "adapter_rank")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def configuration(self) -> Configuration:
@@ -101,13 +117,23 @@ class QsearchHfQuantizer(HfQuantizer):
         config = self.quantization_config
         paths = [Path(file) for file in checkpoint_files or ()]
         if config.sha256 is not None and paths:
-            require_digests(paths, config.sha256)
+            expected = dict(config.sha256)
+            if expected.pop(SETTINGS, None) != settings_digest(config.settings):
+                raise InputError(
+                    "config.json: quantization_config is not what was written (its SHA-256"
+                    " differs); export or copy it again"
+                )
+            require_digests(paths, expected)
         config.sha256 = None  # What is saved from here on has other files.
         quantizer = build_quantizer(config.quantizer, config.quantizer_options)
         check_configuration(quantizer, config.configuration)
         stored: dict[str, Stored] = {}
+        own_layers = {}
         for name, layer in config.configuration.items():
             own_name = name_in(model, name)
+            if own_name is None:
+                continue
+            own_layers[own_name] = dict(layer)
             linear = linear_layer(model, own_name)
             packed = PackedLinear(
                 linear.in_features,
@@ -121,6 +147,7 @@ class QsearchHfQuantizer(HfQuantizer):
             )
             model.set_submodule(own_name, packed)
             stored |= {f"{name}.{key}": value for key, value in _stored(packed).items()}
+        config.layers = own_layers  # As a checkpoint of this model names them.
         if paths:
             require_tensors(paths, stored)
 
@@ -148,12 +175,31 @@ def _stored(layer: PackedLinear) -> dict[str, Stored]:
     return stored
 
 
-def name_in(model: PreTrainedModel, name: str) -> str:
-    """Return a layer's module path in a model that may lack the head that it was saved with."""
+def name_in(model: PreTrainedModel, name: str) -> str | None:
+    """Return a checkpoint's layer by its module path in a model, or None if it is of a head.
+
+    The model may lack the head that it was saved with, or have one that it was saved without.
+    """
     prefix = f"{model.base_model_prefix}."
-    if name.startswith(prefix) and not hasattr(model, model.base_model_prefix):
+    if hasattr(model, model.base_model_prefix):
+        inside = getattr(model, model.base_model_prefix)
+        own = f"{prefix}{name}"
+        return own if not _has(model, name) and _has(inside, name) else name
+    if name.startswith(prefix):
         return name.removeprefix(prefix)
-    return name
+    return name if _has(model, name) or not model.base_model_prefix else None
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _is_layer(value: object) -> bool:
+    return isinstance(value, dict) and all(type(one) in (int, str) for one in value.values())
 
 
 def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:
@@ -202,7 +248,7 @@ def linear_layer(model: nn.Module, name: str) -> nn.Linear:
         module = model.get_submodule(name)
     except AttributeError as error:
         raise InputError(f"{type(model).__name__} has no layer {name!r}") from error
-    if not isinstance(module, nn.Linear):
+    if not isinstance(module, nn.Linear) or isinstance(module, PackedLinear):
         raise InputError(
             f"layer {name!r} is a {type(module).__name__}; only torch.nn.Linear can be packed"
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,15 +17,21 @@ Stored = tuple[tuple[int, ...], torch.dtype | None]
 """Shape and type of a tensor in a file; a type of None is any floating-point type."""
 
 _DTYPES = {
+    "BOOL": torch.bool,
     "BF16": torch.bfloat16,
     "F16": torch.float16,
     "F32": torch.float32,
     "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
     "I8": torch.int8,
     "I16": torch.int16,
     "I32": torch.int32,
     "I64": torch.int64,
     "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
 }
 """Element types by their names in safetensors files."""
 
@@ -35,6 +43,12 @@ def file_digests(paths: Iterable[Path]) -> dict[str, str]:
         with path.open("rb") as stream:
             digests[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Return the SHA-256 (hexadecimal) of settings, whatever their order."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_digests(paths: Iterable[Path], expected: Mapping[str, str]) -> None:
@@ -53,6 +67,8 @@ def require_digests(paths: Iterable[Path], expected: Mapping[str, str]) -> None:
     for name, path in sorted(found.items()):
         if name not in expected:
             raise InputError(f"{path}: config.json does not know this file; export again")
+        if not path.is_file():
+            raise InputError(f"{path}: is missing; export or copy it again")
         if file_digests([path])[name] != expected[name]:
             raise InputError(
                 f"{path}: is not what was written (its SHA-256 differs): truncated, damaged or"

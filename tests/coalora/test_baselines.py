@@ -439,6 +439,24 @@ def test_weights_of_bitsandbytes_are_not_exported_as_ours(make: Make, tmp_path: 
     assert f"quantized by bitsandbytes (`nf4`, double quantization): {names[0]}, " in card
 
 
+def test_an_export_holds_nothing_of_bitsandbytes_of_an_earlier_configuration(
+    make: Make, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    plugin = NormalFloat(NormalFloat.Options())
+    with mock.patch.object(nf4, "_BLOCK", 1):
+        trainer = make(QLoRATrainer, plugin, steps=1)
+        names = [layer.name for layer in trainer.layers()]
+        other = plugin.choices().layer_configuration(0)
+        trainer.evaluate([Configuration(dict.fromkeys(names, NF4))], "validation")
+        trainer.export(Configuration(dict.fromkeys(names, other)), tmp_path, "packed")
+    found = load_file(tmp_path / "model.safetensors")
+    inside = {"codes", "scale_codes", "scales", "adapter_A", "adapter_B", "bias"}
+    for name in names:
+        prefix = f"bert.{name}."
+        assert {k.removeprefix(prefix) for k in found if k.startswith(prefix)} == inside
+
+
 def test_what_was_trained_on_weights_of_bitsandbytes_is_not_loaded_without(make: Make) -> None:
     pytest.importorskip("bitsandbytes")
     plugin = NormalFloat(NormalFloat.Options())

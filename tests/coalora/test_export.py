@@ -5,7 +5,10 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from peft import PeftModel
+from qsearch_coalora.exports import merged
+from qsearch_coalora.models import load_config
 from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.trainer import CoALoRATrainer
 from qsearch_quantizers.integer import Integer
@@ -255,7 +258,9 @@ def even_llama_folder(llama_folder, tmp_path_factory):
 def causal_study(even_llama_folder, tmp_path_factory):
     """Return a maker of a trained study of integers on a small Llama, and its configuration."""
 
-    def make(scheme="symmetric", tied=True, bits=(3, 4, 8), name=even_llama_folder):
+    def make(
+        scheme="symmetric", tied=True, bits=(3, 4, 8), name=even_llama_folder, patterns=("*",)
+    ):
         folder = tmp_path_factory.mktemp("causal")
         (folder / "text.txt").write_text("w1 w2 w3 w4 w5 w6 w7 " * 200)
         text = folder / "text.txt"
@@ -263,7 +268,7 @@ def causal_study(even_llama_folder, tmp_path_factory):
         quantizer = Integer(Integer.Options(bits=bits, group_size=(32,), scheme=scheme))
         trainer = CoALoRATrainer(
             CoALoRATrainer.Options(rank=4, steps=4, batch_size=4, learning_rate=1e-2),
-            ModelSpec(name=str(name)),
+            ModelSpec(name=str(name), layers=patterns),
             CausalLanguageModelling(options),
             quantizer,
             0,
@@ -355,3 +360,56 @@ def test_groups_that_do_not_divide_a_row_are_refused(causal_study, llama_folder,
     trainer, wanted = causal_study(name=llama_folder)
     with pytest.raises(InputError, match=r"down_proj' has 48 input features.*groups of 32"):
         trainer.export(wanted, tmp_path, "compressed-tensors")
+
+
+def test_a_study_of_a_packed_model_is_refused(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path, "packed")
+    with pytest.raises(InputError, match=r"is quantized already \(quant_method 'qsearch'\)"):
+        load_config(ModelSpec(name=str(tmp_path)))
+
+
+def test_engines_get_no_group_of_which_a_part_is_quantized(causal_study, tmp_path) -> None:
+    trainer, wanted = causal_study(patterns=("*q_proj", "*o_proj", "*up_proj", "*down_proj"))
+    with pytest.raises(InputError, match=r"k_proj not quantized.*space.tied: fused"):
+        trainer.export(wanted, tmp_path, "compressed-tensors")
+
+
+def test_a_merged_model_is_written_file_by_file(packing_study, tmp_path, monkeypatch) -> None:
+    trainer, wanted, batch, expected = packing_study
+    monkeypatch.setattr(merged, "_SHARD", "20KB")
+    largest = []
+    save = merged.save_file
+
+    def counted(tensors, *arguments, **named):
+        largest.append(sum(tensor.nbytes for tensor in tensors.values()))
+        save(tensors, *arguments, **named)
+
+    monkeypatch.setattr(merged, "save_file", counted)
+    trainer.export(wanted, tmp_path, "merged")
+    assert max(largest) < sum(largest) / 3
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("group_size", [32, 128])
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+def test_files_of_groups_that_do_not_divide_rows_take_no_more_than_the_footprint_says(
+    make_trainer, tmp_path, group_size, scheme
+) -> None:
+    quantizer = Integer(Integer.Options(group_size=(group_size,), scheme=scheme))
+    trainer = make_trainer(plugin=quantizer)  # Rows of 32 and 64 weights.
+    chosen = quantizer.choices().layer_configuration(0)
+    wanted = Configuration({layer.name: chosen for layer in trainer.layers()})
+    trainer.export(wanted, tmp_path, "packed")
+    (bits,) = trainer.average_bits([wanted])
+    assert file_bytes(tmp_path) <= trainer.footprint().file_bytes(bits)
+
+
+def test_a_card_shows_names_as_they_are(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.model = ModelSpec(name="`<img src=x>`\n# a: [🙂")
+    trainer.export(wanted, tmp_path, "packed")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == trainer.model.name
+    assert "# `'<img src=x>' # a: [🙂`, packed by qsearch" in card.text

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from qsearch_coalora.exports import ExportJob
 from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.trainer import CoALoRATrainer
 from qsearch_quantizers.integer import Integer
@@ -176,3 +177,11 @@ def test_a_model_that_is_from_no_gguf_file_is_refused(llama_folder: Path, tmp_pa
     other = make_trainer(llama_folder, tmp_path)
     with pytest.raises(InputError, match=r"is not from a GGUF file.*convert_hf_to_gguf"):
         other.export(configuration(other), tmp_path / "out", "gguf")
+
+
+def test_a_classifier_is_refused(
+    trainer: CoALoRATrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExportJob, "auto_class", "AutoModelForSequenceClassification")
+    with pytest.raises(InputError, match="is for causal language models"):
+        trainer.export(configuration(trainer), tmp_path, "gguf")

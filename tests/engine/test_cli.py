@@ -273,6 +273,7 @@ def test_pick_by_size_is_pick_by_bits_that_fit(
         (["--memory", "1.4kB"], "--memory 1400: what is not quantized takes 1550 bytes alone"),
         (["--bytes", "1300"], "no configuration fits --bytes 1300; the smallest in this study"),
         (["--bits", "3", "--tokens", "5"], "--tokens is for --memory alone"),
+        (["--bits", "inf"], "--bits inf: give a number of average bits"),
     ],
 )
 def test_a_budget_that_is_none_is_refused(
@@ -291,8 +292,10 @@ def test_bytes_need_a_study_that_says_how_large_its_model_is(
     assert "does not say how large the model is" in errors
     picked = json.loads(qsearch("pick", copy, "--bits", "4", "--json")[1])
     assert picked["file_bytes"] is None
-    (copy / FOOTPRINT_FILE).write_text("{}")
-    assert "cannot be read" in refused(qsearch("pick", copy, "--bytes", "2kB"))
+    right = json.loads((finished / FOOTPRINT_FILE).read_text())
+    for wrong in ({}, {**right, "tokens": None}, {**right, "quantized_weights": 0}):
+        (copy / FOOTPRINT_FILE).write_text(json.dumps(wrong))
+        assert "cannot be read" in refused(qsearch("pick", copy, "--bytes", "2kB"))
 
 
 @pytest.mark.parametrize("bits", ["1", "0"])
@@ -332,6 +335,32 @@ def test_a_sweep_writes_one_folder_for_each_configuration(
         facts = json.loads((out / entry["folder"] / "qsearch.json").read_text())
         assert facts["trial"] == entry["trial"]
         assert facts["average_bits"] <= entry["bits"]
+
+
+def test_budgets_that_are_almost_alike_have_folders_of_their_own(
+    qsearch, finished: Path, tmp_path: Path
+) -> None:
+    bits = sorted(read_study(finished).latest["average_bits"])[0] + 0.5
+    near = f"{bits},{bits + 1e-9}"
+    arguments = ["export", finished, "--to", tmp_path / "out", "--format", "json"]
+    assert qsearch(*arguments, "--sweep", near)[0] == 0
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert index["budgets"][0]["folder"] == str(bits)
+
+
+def test_an_export_goes_into_an_empty_folder_as_it_is(
+    qsearch, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    arguments = ["export", finished, "--bits", "4", "--format", "json", "--to"]
+    assert qsearch(*arguments, tmp_path / "link")[0] == 0
+    assert (tmp_path / "real" / "configuration.json").is_file()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert qsearch(*arguments, ".")[0] == 0
+    assert (tmp_path / "here" / "configuration.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link", "here"}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from qsearch_quantizers.checkpoint import (  # noqa: E402
 from qsearch_quantizers.integer import Integer  # noqa: E402
 from qsearch_quantizers.normal_float import NormalFloat  # noqa: E402
 from qsearch_quantizers.packed_linear import PackedLinear  # noqa: E402
-from qsearch_quantizers.verification import file_digests  # noqa: E402
+from qsearch_quantizers.verification import file_digests, settings_digest  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 SIZES = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "vocab_size": 50}
@@ -154,6 +154,13 @@ def test_the_model_without_its_head_loads_too(kind, tmp_path):
         expected = whole.base_model(input_ids=ids).last_hidden_state
         found = headless(input_ids=ids).last_hidden_state
     assert torch.equal(found, expected)
+    # Saved without its head, it loads into both kinds of model again.
+    headless.save_pretrained(tmp_path / "headless")
+    again = transformers.AutoModel.from_pretrained(tmp_path / "headless")
+    headed = auto_class(kind).from_pretrained(tmp_path / "headless")
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids).last_hidden_state, expected)
+        assert torch.equal(headed.base_model(input_ids=ids).last_hidden_state, expected)
 
 
 def with_adapters(model, quantizer, rank):
@@ -248,9 +255,15 @@ def test_importing_a_quantizer_does_not_import_transformers():
 
 
 def edit_quantization_config(directory, **changes):
+    """Change fields as who edits the file would; digests stay true of the rest."""
     path = directory / "config.json"
     config = json.loads(path.read_text())
-    config["quantization_config"].update(changes)
+    section = config["quantization_config"]
+    section.update(changes)
+    if isinstance(section["sha256"], dict) and "sha256" not in changes:
+        settings = {n: section[n] for n in ("quantizer", "quantizer_options", "layers")}
+        settings["adapter_rank"] = section["adapter_rank"]
+        section["sha256"]["quantization_config"] = settings_digest(settings)
     path.write_text(json.dumps(config))
 
 
@@ -259,9 +272,11 @@ def edit_quantization_config(directory, **changes):
     [
         ({"format_version": 1}, "format_version is 1; this qsearch reads 2; export again"),
         ({"adapter_rank": -1}, "adapter_rank must be an integer from 0, not -1"),
+        ({"adapter_rank": True}, "adapter_rank must be an integer from 0, not True"),
+        ({"layers": {"classifier": {"bits": [4]}}}, "needs layers"),
         ({"adapter_rank": 4}, "lacks the tensor .*adapter_A"),
         ({"sha256": ["x"]}, "sha256 must be"),
-        ({"sha256": {"other.safetensors": "0"}}, "lacks its file other.safetensors"),
+        ({"sha256": {"model.safetensors": "0"}}, "quantization_config is not what was written"),
         ({"surprise": 1}, "unknown fields .*surprise"),
         ({"layers": None}, "needs layers"),
         ({"quantizer": "no-such"}, "no-such.*installed"),
@@ -298,7 +313,9 @@ def rewrite(directory, change):
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, metadata={"format": "pt"})
-    edit_quantization_config(directory, sha256=file_digests([path]))
+    config = json.loads((directory / "config.json").read_text())
+    digests = config["quantization_config"]["sha256"] | file_digests([path])
+    edit_quantization_config(directory, sha256=digests)
 
 
 def test_a_missing_packed_tensor_is_named(written):
@@ -314,12 +331,42 @@ def test_a_tensor_of_wrong_shape_or_type_is_named(written, wrong):
         auto_class("bert").from_pretrained(written)
 
 
+@pytest.mark.parametrize("change", ["layer", "rank"])
+def test_settings_that_were_changed_are_an_error(written, change):
+    path = written / "config.json"
+    config = json.loads(path.read_text())
+    if change == "layer":
+        del config["quantization_config"]["layers"][PACKED]
+    else:
+        config["quantization_config"]["adapter_rank"] = 1
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="quantization_config is not what was written"):
+        auto_class("bert").from_pretrained(written)
+
+
+def test_a_lost_shard_is_named(tmp_path):
+    model = small_model("bert")
+    quantizer = NormalFloat(NormalFloat.Options())
+    layers = quantized_layers(model, quantizer, mixed_configuration(model, quantizer))
+    write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path, None, "20KB")
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model-00002-of-00003.safetensors: is missing"):
+        auto_class("bert").from_pretrained(tmp_path)
+
+
 def test_files_that_are_not_safetensors_are_an_error(written):
     path = written / "model.safetensors"
     path.write_bytes(b"x" * 100)
     edit_quantization_config(written, sha256=None)
     with pytest.raises(InputError, match=r"model.safetensors: cannot be read"):
         auto_class("bert").from_pretrained(written)
+
+
+def test_a_packed_model_is_not_packed_again(written, tmp_path):
+    model = auto_class("bert").from_pretrained(written)
+    layer = Integer(Integer.Options()).choices().layer_configuration(0)
+    with pytest.raises(InputError, match=r"PackedLinear; only torch.nn.Linear can be packed"):
+        write_packed(model, "integer", {}, Configuration({PACKED: layer}), tmp_path / "again")
 
 
 def test_a_layer_that_is_no_linear_layer_is_refused(tmp_path):

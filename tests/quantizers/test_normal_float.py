@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from qsearch_quantizers import normal_float
-from qsearch_quantizers.levels import encode, level_table, normal_float_levels
+from qsearch_quantizers.levels import encode, group_levels, level_table, normal_float_levels
 from qsearch_quantizers.nf4_operator import nf4_operator
 from qsearch_quantizers.normal_float import NormalFloat, nf_decode, nf_encode
 from qsearch_quantizers.packing import pack
@@ -133,6 +133,23 @@ def test_decoding_packed_codes_multiplies_the_level_of_each_by_its_scale(bits, s
         packed = packed >> 4 | packed << 4
     decoded = nf_decode(packed, scales, bits, 16, shape)
     assert torch.equal(decoded, expected.view(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_process_default_type_changes_nothing(dtype):
+    weight = normal(24, 96)
+    chosen = [layer_configuration(bits=bits) for bits in (2, 3, 4, 8)]
+    expected = [QUANTIZER.dequantize(QUANTIZER.quantize(weight, one)) for one in chosen]
+    level_table.cache_clear()
+    group_levels.cache_clear()
+    torch.set_default_dtype(dtype)
+    try:
+        found = [QUANTIZER.dequantize(QUANTIZER.quantize(weight, one)) for one in chosen]
+    finally:
+        torch.set_default_dtype(torch.float32)
+        level_table.cache_clear()
+        group_levels.cache_clear()
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -95,6 +95,35 @@ def test_gradients_are_those_of_the_dequantized_weight(quantizer):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+def test_gradients_of_many_rows_do_not_lose_digits_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(packed_linear, "BLOCK_WEIGHTS", 64)
+    layer = packed_layer(NORMAL_FLOAT, 4096, 64, bias=False)
+    upstream = torch.randn(3, 4096, generator=torch.Generator().manual_seed(0))
+    exact = upstream @ layer.dequantized()
+    found = layer.transposed_product(upstream.bfloat16()).float()
+    assert (found - exact).norm() / exact.norm() < 0.004
+
+
+def test_a_gradient_of_a_gradient_is_refused():
+    layer = packed_layer(NORMAL_FLOAT, 12, 33)
+    inputs = torch.randn(4, 33, requires_grad=True)
+    (once,) = torch.autograd.grad(layer(inputs).square().sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        once.sum().backward()
+
+
+def test_a_move_that_fails_leaves_the_layer_as_it_was():
+    layer = packed_layer(NORMAL_FLOAT, 12, 64)
+    before = layer.dequantized()
+
+    def fail(tensor):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        layer._apply(fail)
+    assert torch.equal(layer.dequantized(), before)
+
+
 def test_a_compiled_model_leaves_dequantizing_as_it_is():
     model = torch.nn.Sequential(packed_layer(NORMAL_FLOAT, 12, 33, rank=2), torch.nn.GELU())
     inputs = torch.randn(4, 33, requires_grad=True)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from huggingface_hub import ModelCardData
+
+from qsearch.export_card import as_code
 from qsearch_coalora.exports.job import ExportJob
-
-_FRONT = """\
----
-base_model: {model}
-library_name: {library}
-tags: [lora, quantization, qsearch]
----
-
-"""
 
 
 def write_card(job: ExportJob, directory: Path, text: str, library: str, **fields: object) -> None:
@@ -27,8 +20,8 @@ def write_card(job: ExportJob, directory: Path, text: str, library: str, **field
         library: Name of the library that loads it.
         fields: Further values.
     """
-    model = job.model.name
-    # In YAML, JSON's quoting keeps any name one string.
-    front = _FRONT.format(model=json.dumps(model), library=library)
+    tags = ["lora", "quantization", "qsearch"]
+    front = ModelCardData(base_model=job.model.name, library_name=library, tags=tags).to_yaml()
+    model = as_code(job.model.name)
     body = text.format(model=model, method=job.method, auto_class=job.auto_class, **fields)
-    (directory / "README.md").write_text(front + body, encoding="utf-8")
+    (directory / "README.md").write_text(f"---\n{front}\n---\n\n{body}", encoding="utf-8")

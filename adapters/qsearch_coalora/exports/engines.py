@@ -5,7 +5,9 @@ from __future__ import annotations
 from qsearch.errors import InputError
 from qsearch.layers import FUSED_ROLES, tied_groups
 from qsearch.layout import StoresIntegers
+from qsearch_coalora.discovery import discover_layers
 from qsearch_coalora.exports.job import ExportJob
+from qsearch_coalora.models import skeleton
 
 
 def require_fused_alike(job: ExportJob, format: str) -> None:
@@ -18,15 +20,17 @@ def require_fused_alike(job: ExportJob, format: str) -> None:
     Raises:
         InputError: If they are not; the message names the layers.
     """
-    layers = job.adapted.layers
+    # Of all layers: one that the study leaves in float is unlike one that it quantizes.
+    layers = discover_layers(skeleton(job.base.config))
+    chosen = {one.name: dict(job.configuration.get(one.name, {})) for one in layers}
     unlike = []
     for group in tied_groups(layers, FUSED_ROLES):
         members = [layers[position].name for position in group.members]
-        if len({job.configuration[name] for name in members}) > 1:
+        if any(chosen[name] != chosen[members[0]] for name in members):
             unlike.append(members)
     if unlike:
         shown = "; ".join(
-            ", ".join(f"{name} {dict(job.configuration[name])}" for name in members)
+            ", ".join(f"{name} {chosen[name] or 'not quantized'}" for name in members)
             for members in unlike[:2]
         )
         more = f"; and {len(unlike) - 2} groups more" if len(unlike) > 2 else ""

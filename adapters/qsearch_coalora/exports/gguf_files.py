@@ -44,11 +44,16 @@ def export_gguf(job: ExportJob, directory: Path) -> None:
     """Write the model and the adapter as GGUF files.
 
     Raises:
-        InputError: If the model is not from a GGUF file, the weights are no integers that GGUF
-            has a type for, or how the file orders a layer's rows cannot be told.
+        InputError: If the model is no causal one or not from a GGUF file, the weights are no
+            integers that GGUF has a type for, or how the file orders a layer's rows cannot be told.
     """
     quantizer = require_integers(job, FORMAT)
     gguf = _package()
+    if job.auto_class != "AutoModelForCausalLM":
+        raise InputError(
+            f"--format {FORMAT} is for causal language models; this study's is a"
+            f" {type(job.base).__name__}, whose head the file would lack"
+        )
     source = resolve_model(job.model.name)
     if source.gguf_file is None:
         raise InputError(

@@ -74,9 +74,13 @@ def plain_state(job: ExportJob) -> dict[str, Tensor]:
     Weights of quantizable layers are the original ones, the task head is the trained one, and
     nothing is copied.
     """
-    state = {}
+    weights = job.adapted.weights.originals
+    state = {f"{n}.weight": tensor for n, tensor in zip(job.layer_names, weights, strict=True)}
     for name, tensor in job.base.state_dict().items():
         if ".lora_" in name or ".original_module." in name:
+            continue
+        # Another method's layer may stand in the place of one, with tensors of its own.
+        if ".base_layer." in name and not name.endswith(".bias"):
             continue
         plain = name.replace(".base_layer.", ".").replace(f".modules_to_save.{ADAPTER}.", ".")
         state[plain] = tensor

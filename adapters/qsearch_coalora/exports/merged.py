@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from qsearch_coalora.exports.cards import write_card
 from qsearch_coalora.exports.job import ExportJob, plain_factors, plain_state
@@ -24,18 +26,31 @@ model = {auto_class}.from_pretrained("path/to/this/folder")
 ```
 """
 
+_SHARD = "1GB"
+"""Largest file, which is all of the merged model that is in memory at a time."""
+
 
 @torch.no_grad()
 def export_merged(job: ExportJob, directory: Path) -> None:
     """Write the float model with dequantized weights and the adapter merged into them."""
-    state = plain_state(job)
-    for position, (A, B) in enumerate(plain_factors(job)):
-        chosen = job.configuration[job.adapted.layers[position].name]
-        weight = job.adapted.weights.dequantized(position, chosen)
-        if A is not None and B is not None:
-            weight = weight + B @ A
-        state[f"{job.layer_names[position]}.weight"] = weight
     with quiet_transformers():
-        job.base.save_pretrained(directory, state_dict=state, max_shard_size="5GB")
+        # First the original weights; then file by file the merged ones, which are as large.
+        job.base.save_pretrained(directory, state_dict=plain_state(job), max_shard_size=_SHARD)
         job.tokenizer.save_pretrained(directory)
+    factors = list(plain_factors(job))
+    positions = {f"{name}.weight": position for position, name in enumerate(job.layer_names)}
+    for path in sorted(directory.glob("model*.safetensors")):
+        tensors = load_file(path)
+        for name in tensors.keys() & positions.keys():
+            tensors[name] = _merged(job, positions[name], *factors[positions[name]])
+        save_file(tensors, path, metadata={"format": "pt"})
+        del tensors
     write_card(job, directory, _CARD, "transformers")
+
+
+def _merged(job: ExportJob, position: int, A: Tensor | None, B: Tensor | None) -> Tensor:
+    """Return W̃ + B·A of a layer (output features × input features), on the CPU."""
+    chosen = job.configuration[job.adapted.layers[position].name]
+    weight = job.adapted.weights.dequantized(position, chosen)
+    merged = weight if A is None or B is None else weight + B @ A
+    return merged.cpu().contiguous()
