@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -68,7 +66,7 @@ def measure(folder: Path, dtype: str) -> Measured:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    before = _resident()
+    before = _memory("VmRSS")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     tokens = tokenizer(_PROMPT * 20, return_tensors="pt").input_ids[:, :PROMPT]
     model.generate(tokens[:, :8], max_new_tokens=2, do_sample=False)
@@ -81,13 +79,15 @@ def measure(folder: Path, dtype: str) -> Measured:
     )
     generated = time.perf_counter() - started
     held = {tensor.data_ptr(): tensor.nbytes for tensor in (*model.parameters(), *model.buffers())}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Measured(sum(held.values()), peak - before, PROMPT / prompt, GENERATED / generated)
+    memory = _memory("VmHWM") - before
+    return Measured(sum(held.values()), memory, PROMPT / prompt, GENERATED / generated)
 
 
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def _memory(name: str) -> int:
+    """Return a figure of this process's memory in bytes; not that of the one it came from."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
 
 
 def write_checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
