@@ -92,6 +92,7 @@ class PackedLinear(nn.Linear):
         self.configuration = configuration
         self.quantizer = quantizer
         self.rank = rank
+        self._by_rows = isinstance(quantizer, DequantizesRows)
         self.tensor_names: tuple[str, ...] = ()
         for name, layout in quantizer.layout((out_features, in_features), configuration).items():
             stored = packed_layout(layout)
@@ -136,7 +137,7 @@ class PackedLinear(nn.Linear):
     def _rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Yield parts of the weight (rows × input features) in a type, with their rows."""
         quantized = self._quantized()
-        if not isinstance(self.quantizer, DequantizesRows):
+        if not self._by_rows:
             yield slice(None), self.quantizer.dequantize(quantized).to(dtype)
             return
         on_cpu = self.weight.device.type == "cpu"
