@@ -9,10 +9,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
-from qsearch.configuration import Choices, Knob, LayerConfiguration
+from qsearch.configuration import Choices, LayerConfiguration
 from qsearch.layout import TensorLayout
 from qsearch.plugins import QuantizedTensor
-from qsearch_quantizers.checks import check_weight, in_order
+from qsearch_quantizers.checks import check_weight, choices_of, in_order
 from qsearch_quantizers.levels import chunk_of
 from qsearch_quantizers.optional import optional_module
 from qsearch_quantizers.packing import packed_bytes
@@ -56,9 +56,7 @@ class BitsAndBytes:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._choices = Choices(
-            tuple(Knob(name, getattr(options, name)) for name in type(options).model_fields)
-        )
+        self._choices = choices_of(options)
 
     def choices(self) -> Choices:
         """Return the three knobs, restricted as the options say."""

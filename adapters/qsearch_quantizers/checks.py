@@ -1,12 +1,13 @@
-"""Checks that every quantizer here makes of its options and weights."""
+"""What every quantizer here makes of its options, and checks of its weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationInfo
+from pydantic import BaseModel, ValidationInfo
 from torch import Tensor
 
+from qsearch.configuration import Choices, Knob
 from qsearch.errors import InputError
 
 
@@ -25,6 +26,12 @@ def in_order(cls: type[Any], values: Any, info: ValidationInfo) -> Any:
     assert info.field_name is not None
     order = list(cls.model_fields[info.field_name].default)
     return tuple(sorted(values, key=order.index))
+
+
+def choices_of(options: BaseModel) -> Choices:
+    """Return a knob for each field of options, with the values that it lists."""
+    names = type(options).model_fields
+    return Choices(tuple(Knob(name, getattr(options, name)) for name in names))
 
 
 def check_weight(weight: Tensor) -> None:

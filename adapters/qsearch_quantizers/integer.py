@@ -23,6 +23,11 @@ from qsearch_quantizers.grid import (
     nearest_codes,
     symmetric_grid,
 )
+from qsearch_quantizers.grouped_integers import (
+    integer_layout,
+    integer_storage_bits,
+    integer_weight,
+)
 from qsearch_quantizers.levels import chunk_of
 
 Bits = Literal[2, 3, 4, 8]
@@ -30,7 +35,6 @@ GroupSize = Literal[32, 64, 128]
 Scheme = Literal["symmetric", "asymmetric"]
 Rounding = Literal["nearest", "gptq"]
 SCHEMES: tuple[Scheme, ...] = ("symmetric", "asymmetric")
-SCALE_BITS = 16
 
 
 class Integer:
@@ -98,9 +102,7 @@ class Integer:
 
     def storage_bits(self, configuration: LayerConfiguration) -> float:
         """Return bits + (16 + bits of a zero point, if any) / group size, bits per weight."""
-        bits = configuration.integer("bits")
-        zero_point_bits = bits if self._asymmetric(configuration) else 0
-        return bits + (SCALE_BITS + zero_point_bits) / configuration.integer("group_size")
+        return integer_storage_bits(configuration, self._asymmetric(configuration))
 
     @property
     def needs_inputs(self) -> bool:
@@ -222,27 +224,13 @@ class Integer:
 
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""
-        return IntegerWeight(
-            quantized.tensors["codes"],
-            quantized.tensors["scales"],
-            quantized.tensors.get("zero_points"),
-            quantized.configuration.integer("bits"),
-            quantized.configuration.integer("group_size"),
-        )
+        return integer_weight(quantized)
 
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration
     ) -> Mapping[str, TensorLayout]:
         """Return how the tensors of a weight of this shape are stored."""
-        bits = configuration.integer("bits")
-        groups = (shape[0], -(-shape[1] // configuration.integer("group_size")))
-        layout = {
-            "codes": TensorLayout(shape, torch.uint8, bits),
-            "scales": TensorLayout(groups, torch.float16, None),
-        }
-        if self._asymmetric(configuration):
-            layout["zero_points"] = TensorLayout(groups, torch.uint8, bits)
-        return layout
+        return integer_layout(shape, configuration, self._asymmetric(configuration))
 
     def _asymmetric(self, configuration: LayerConfiguration) -> bool:
         return (self._scheme or configuration.text("scheme")) == "asymmetric"

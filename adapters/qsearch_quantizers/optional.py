@@ -1,4 +1,4 @@
-"""Packages that are imported when a quantizer first needs them, and not with this package."""
+"""Packages that are imported when they are first needed, and not with this package."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 from qsearch.errors import InputError
 
 
-def optional_module(module: str, extra: str) -> Any:
-    """Import a module of the package behind an optional quantizer.
+def optional_module(module: str, extra: str, needed_by: str | None = None) -> Any:
+    """Import a module of an optional package.
 
     Args:
         module: Import path of the module.
-        extra: Name of the quantizer, which is also that of its package and of the extra.
+        extra: Name of the extra that installs it.
+        needed_by: What needs it, for the message; the quantizer of the extra's name if None.
 
     Returns:
         The module.
@@ -26,14 +27,15 @@ def optional_module(module: str, extra: str) -> Any:
     Raises:
         InputError: If the package cannot be imported; the message names the extra.
     """
+    package = module.partition(".")[0]
     try:
         with contextlib.nullcontext() if module in sys.modules else _quiet():
             # The package first: a module that is loaded already does not look for its package.
-            importlib.import_module(extra)
+            importlib.import_module(package)
             return importlib.import_module(module)
     except ImportError as error:
         raise InputError(
-            f"quantizer {extra!r} needs the package {extra}; install the extra:"
+            f"{needed_by or f'quantizer {extra!r}'} needs the package {package}; install the extra:"
             f" pip install 'qsearch[{extra}]' ({error})"
         ) from error
 

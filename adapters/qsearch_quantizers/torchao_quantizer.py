@@ -9,10 +9,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
-from qsearch.configuration import Choices, Knob, LayerConfiguration
+from qsearch.configuration import Choices, LayerConfiguration
 from qsearch.layout import IntegerWeight, TensorLayout
 from qsearch.plugins import QuantizedTensor
-from qsearch_quantizers.checks import check_weight, in_order
+from qsearch_quantizers.checks import check_weight, choices_of, in_order
+from qsearch_quantizers.grouped_integers import (
+    integer_layout,
+    integer_storage_bits,
+    integer_weight,
+)
 from qsearch_quantizers.levels import chunk_of
 from qsearch_quantizers.optional import optional_module
 
@@ -20,7 +25,6 @@ Bits = Literal[4, 8]
 GroupSize = Literal[32, 64, 128, 256]
 Scheme = Literal["symmetric", "asymmetric"]
 
-SCALE_BITS = 16
 LEAST_SCALE = 2.0**-24
 """The least positive float16: torchao divides by scales, so none may become zero."""
 
@@ -55,9 +59,7 @@ class TorchAO:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._choices = Choices(
-            tuple(Knob(name, getattr(options, name)) for name in type(options).model_fields)
-        )
+        self._choices = choices_of(options)
 
     def choices(self) -> Choices:
         """Return the three knobs, restricted as the options say."""
@@ -65,9 +67,7 @@ class TorchAO:
 
     def storage_bits(self, configuration: LayerConfiguration) -> float:
         """Return bits + (16 + bits of a zero point, if any) / group size, bits per weight."""
-        bits = configuration.integer("bits")
-        zero_point_bits = bits if _asymmetric(configuration) else 0
-        return bits + (SCALE_BITS + zero_point_bits) / configuration.integer("group_size")
+        return integer_storage_bits(configuration, _asymmetric(configuration))
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         """Quantize a weight.
@@ -151,27 +151,13 @@ class TorchAO:
 
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""
-        return IntegerWeight(
-            quantized.tensors["codes"],
-            quantized.tensors["scales"],
-            quantized.tensors.get("zero_points"),
-            quantized.configuration.integer("bits"),
-            quantized.configuration.integer("group_size"),
-        )
+        return integer_weight(quantized)
 
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration
     ) -> Mapping[str, TensorLayout]:
         """Return how the tensors of a weight of this shape are stored."""
-        bits = configuration.integer("bits")
-        groups = (shape[0], -(-shape[1] // configuration.integer("group_size")))
-        layout = {
-            "codes": TensorLayout(shape, torch.uint8, bits),
-            "scales": TensorLayout(groups, torch.float16, None),
-        }
-        if _asymmetric(configuration):
-            layout["zero_points"] = TensorLayout(groups, torch.uint8, bits)
-        return layout
+        return integer_layout(shape, configuration, _asymmetric(configuration))
 
 
 def _primitives() -> Any:

@@ -121,10 +121,10 @@ def test_loaded_logits_are_those_of_the_dequantized_model(kind, name, options, q
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_every_class_of_model_gives_the_same_logits(kind, tmp_path):
+def test_an_adapter_is_loaded_with_the_weights_of_every_class_of_model(kind, tmp_path):
     model = small_model(kind)
     quantizer = NormalFloat(NormalFloat.Options())
-    layers = list(with_adapters(model, quantizer, 2))
+    layers = list(with_adapters(model, quantizer, 4))
     write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path)
     loaded = auto_class(kind).from_pretrained(tmp_path)
     for layer in layers:
@@ -170,18 +170,6 @@ def with_adapters(model, quantizer, rank):
         A = torch.randn(rank, columns, generator=generator) / columns**0.5
         B = torch.randn(rows, rank, generator=generator)
         yield replace(layer, A=A, B=B)
-
-
-def test_an_adapter_is_loaded_with_the_weights(kind, tmp_path):
-    model = small_model(kind)
-    quantizer = NormalFloat(NormalFloat.Options())
-    layers = list(with_adapters(model, quantizer, 4))
-    write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path)
-    loaded = auto_class(kind).from_pretrained(tmp_path)
-    for layer in layers:
-        weight = model.get_submodule(layer.name).weight
-        weight.data = quantizer.dequantize(layer.weight) + layer.B @ layer.A
-    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=1e-4)
 
 
 def test_adapters_of_different_ranks_are_refused(tmp_path):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from qsearch_quantizers.optional import optional_module
 from torch import Tensor, nn
 
 from qsearch.errors import InputError
@@ -150,10 +150,6 @@ def _linear_layers(job: ExportJob) -> list[str]:
 
 
 def _package(module: str) -> Any:
-    try:
-        return importlib.import_module(f"compressed_tensors.{module}")
-    except ImportError as error:
-        raise InputError(
-            f"--format {FORMAT} needs the package compressed-tensors; install the extra:"
-            " pip install 'qsearch[compressed-tensors]'"
-        ) from error
+    return optional_module(
+        f"compressed_tensors.{module}", "compressed-tensors", f"--format {FORMAT}"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from qsearch_quantizers.ggml_blocks import ggml_blocks, ggml_type
+from qsearch_quantizers.optional import optional_module
 from torch import Tensor
 
 from qsearch.errors import InputError
@@ -48,7 +48,7 @@ def export_gguf(job: ExportJob, directory: Path) -> None:
             integers that GGUF has a type for, or how the file orders a layer's rows cannot be told.
     """
     quantizer = require_integers(job, FORMAT)
-    gguf = _package()
+    gguf = optional_module("gguf", "llm", f"--format {FORMAT}")
     if job.auto_class != "AutoModelForCausalLM":
         raise InputError(
             f"--format {FORMAT} is for causal language models; this study's is a"
@@ -170,13 +170,3 @@ def _finish(writer: Any) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _package() -> Any:
-    try:
-        return importlib.import_module("gguf")
-    except ImportError as error:
-        raise InputError(
-            f"--format {FORMAT} needs the package gguf; install the extra:"
-            " pip install 'qsearch[llm]'"
-        ) from error
