@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 from qsearch.configuration import LayerConfiguration
 from qsearch.errors import InputError
 from qsearch.layout import DequantizesRows, PackableQuantizer
-from qsearch_quantizers.packing import packed_layout, unpack_tensors
+from qsearch.plugins import QuantizedTensor
+from qsearch_quantizers.packing import packed_layout, unpacked
 
 BLOCK_WEIGHTS = 1 << 19
 """Weights dequantized at a time on the CPU: few enough to stay in its cache until they are used."""
@@ -93,11 +94,11 @@ class PackedLinear(nn.Linear):
         self.quantizer = quantizer
         self.rank = rank
         self._by_rows = isinstance(quantizer, DequantizesRows)
-        self.tensor_names: tuple[str, ...] = ()
-        for name, layout in quantizer.layout((out_features, in_features), configuration).items():
+        self._layouts = dict(quantizer.layout((out_features, in_features), configuration))
+        self.tensor_names = tuple(self._layouts)
+        for name, layout in self._layouts.items():
             stored = packed_layout(layout)
             self.register_buffer(name, torch.empty(stored.shape, dtype=stored.dtype, device=device))
-            self.tensor_names += (name,)
         sizes = {"bias": (out_features,) if bias else None, "adapter_A": None, "adapter_B": None}
         if rank:
             sizes |= {"adapter_A": (rank, in_features), "adapter_B": (out_features, rank)}
@@ -129,19 +130,23 @@ class PackedLinear(nn.Linear):
         """Return the float32 weight (output features × input features), without the adapter."""
         return self.quantizer.dequantize(self._quantized())
 
-    def _quantized(self) -> Any:
-        packed = {name: self.get_buffer(name) for name in self.tensor_names}
+    def _quantized(self) -> QuantizedTensor:
+        # The buffers have these layouts, so that nothing is checked for every token.
+        tensors = {
+            name: unpacked(getattr(self, name), layout) for name, layout in self._layouts.items()
+        }
         shape = (self.out_features, self.in_features)
-        return unpack_tensors(packed, shape, self.configuration, self.quantizer)
+        return QuantizedTensor(tensors, shape, self.configuration)
 
     def _rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Yield parts of the weight (rows × input features) in a type, with their rows."""
         quantized = self._quantized()
-        if not self._by_rows:
+        step = self.out_features
+        if self._by_rows and self.weight.device.type == "cpu":
+            step = min(step, max(1, BLOCK_WEIGHTS // self.in_features))
+        if step == self.out_features:
             yield slice(None), self.quantizer.dequantize(quantized).to(dtype)
             return
-        on_cpu = self.weight.device.type == "cpu"
-        step = max(1, BLOCK_WEIGHTS // self.in_features) if on_cpu else self.out_features
         for first in range(0, self.out_features, step):
             last = min(first + step, self.out_features)
             part = self.quantizer.dequantize_rows(quantized, first, last)

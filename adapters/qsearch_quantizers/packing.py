@@ -107,6 +107,13 @@ def packed_layout(layout: TensorLayout) -> TensorLayout:
     return TensorLayout((packed_bytes(layout.count, layout.bits),), torch.uint8, None)
 
 
+def unpacked(stored: Tensor, layout: TensorLayout) -> Tensor:
+    """Return a tensor of :func:`packed_layout` as its quantizer has it."""
+    if layout.bits is None:
+        return stored
+    return unpack(stored, layout.bits, layout.count).view(layout.shape)
+
+
 def packed_tensors(quantized: QuantizedTensor, quantizer: PackableQuantizer) -> dict[str, Tensor]:
     """Return a quantized weight's tensors as they are stored on disk, by name."""
     layouts = quantizer.layout(quantized.shape, quantized.configuration)
@@ -144,9 +151,7 @@ def unpack_tensors(
                 f"packed tensor {name!r} must be {stored.dtype} of shape {stored.shape};"
                 f" found {found}"
             )
-        if layout.bits is not None:
-            tensor = unpack(tensor, layout.bits, layout.count).view(layout.shape)
-        tensors[name] = tensor
+        tensors[name] = unpacked(tensor, layout)
     return QuantizedTensor(tensors, shape, configuration)
 
 
