@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from qsearch.records import StudyRecord
+from qsearch.records import StudyRecord, row_figures
 
 CARD = "README.md"
 
@@ -27,17 +26,7 @@ def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "task": record.task,
         "quantizer": record.quantizer,
         "trainer": record.trainer,
-        "trial": int(row["trial"]),
-        "round": int(row["round"]),
-        "average_bits": float(row["average_bits"]),
-        "loss": float(row["loss"]),
-        "standard_error": float(row["standard_error"]),
-        "expected_loss": _known(row["expected_loss"]),
-        "expected_loss_deviation": _known(row["expected_loss_deviation"]),
-        "metric_name": record.metric.name,
-        "metric": float(row["metric"]),
-        "metric_standard_error": _known(row["metric_standard_error"]),
-        "seen": bool(row["seen"]),
+        **row_figures(record, row),
         "versions": dict(record.versions),
     }
 
@@ -82,10 +71,6 @@ def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
 def as_code(name: str) -> str:
     """Return a name as Markdown's code, in which nothing of it means anything."""
     return "`" + " ".join(name.replace("`", "'").split()) + "`"
-
-
-def _known(value: Any) -> float | None:
-    return None if math.isnan(value) else float(value)
 
 
 def _with_error(value: float, error: float | None) -> str:

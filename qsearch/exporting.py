@@ -15,7 +15,7 @@ from qsearch.assembly import Assembly, assemble
 from qsearch.budgets import Budget, best_within
 from qsearch.errors import InputError
 from qsearch.export_card import add_figures, export_facts
-from qsearch.records import StudyRecord, read_study, row_configuration, write_json
+from qsearch.records import StudyRecord, read_study, row_configuration, row_figures, write_json
 from qsearch.spec import load_spec
 from qsearch.store import STUDY_YAML
 from qsearch.training_state import read_adapter
@@ -93,8 +93,8 @@ def export_sweep(
 
 
 def _figures(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
-    facts = export_facts(record, row)
-    return {name: facts[name] for name in ("trial", "average_bits", "loss", "expected_loss")}
+    figures = row_figures(record, row)
+    return {name: figures[name] for name in ("trial", "average_bits", "loss", "expected_loss")}
 
 
 def _parts(directory: Path, record: StudyRecord, format: str, to: Path) -> Assembly:

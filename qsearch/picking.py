@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from qsearch.budgets import Budget, best_within
 from qsearch.configuration import Configuration
 from qsearch.footprint import read_footprint
-from qsearch.records import read_study, row_configuration, smallest_alike
+from qsearch.records import read_study, row_configuration, row_figures, smallest_alike
 
 
 @dataclass(frozen=True)
@@ -57,21 +56,9 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
     record = read_study(directory)
     row = best_within(record, directory, budget)
     footprint = read_footprint(directory)
-    bits = float(row["average_bits"])
     alike = smallest_alike(record, row)
     figures: dict[str, Any] = {
-        "trial": int(row["trial"]),
-        "round": int(row["round"]),
-        "average_bits": bits,
-        "loss": float(row["loss"]),
-        "standard_error": float(row["standard_error"]),
-        **{
-            name: None if math.isnan(row[name]) else float(row[name])
-            for name in ("expected_loss", "expected_loss_deviation")
-        },
-        "metric_name": record.metric.name,
-        "metric": float(row["metric"]),
-        "seen": bool(row["seen"]),
+        **row_figures(record, row),
         "file_bytes": None,
         "memory_bytes": None,
         "memory_tokens": None,
@@ -82,6 +69,7 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
         },
     }
     if footprint is not None:
+        bits = figures["average_bits"]
         tokens = footprint.tokens if budget.tokens is None else budget.tokens
         figures["file_bytes"] = round(footprint.file_bytes(bits))
         figures["memory_bytes"] = round(footprint.memory_bytes(bits, tokens))

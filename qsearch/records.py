@@ -308,3 +308,29 @@ def smallest_alike(record: StudyRecord, row: pd.Series) -> pd.Series:
 def row_configuration(row: pd.Series) -> Configuration:
     """Return the configuration of a trial row."""
     return Configuration.from_json(str(row["configuration"]))
+
+
+def row_figures(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
+    """Return what is known of a completed row, by name, as JSON has it; None if it is not known.
+
+    Args:
+        record: The study.
+        row: The row.
+    """
+    return {
+        "trial": int(row["trial"]),
+        "round": int(row["round"]),
+        "average_bits": float(row["average_bits"]),
+        "loss": float(row["loss"]),
+        "standard_error": float(row["standard_error"]),
+        "expected_loss": _known(row["expected_loss"]),
+        "expected_loss_deviation": _known(row["expected_loss_deviation"]),
+        "metric_name": record.metric.name,
+        "metric": float(row["metric"]),
+        "metric_standard_error": _known(row["metric_standard_error"]),
+        "seen": bool(row["seen"]),
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -65,6 +65,9 @@ def second_moments(
     Layers that read the same tensor one after the other, such as query, key and value, share one
     result, so it takes memory once.
 
+    Moments are the same bit for bit on the same machine with the same number of threads. With
+    another number, PyTorch may round the sums of matrix products otherwise, here and in the model.
+
     Args:
         modules: The layers' linear modules; inputs (… × input features).
         run: Runs the model on a batch.

@@ -26,6 +26,12 @@ CHUNK = 1 << 14
 """Weights optimized together on the CPU. Torch takes a mean of so few on one thread, so where the
 optimizer stops does not depend on the number of threads (unless one row has 32768 weights)."""
 
+LEAST_STEP = 1 / 20_000
+"""The least distance of neighbouring codes that hqq gives a group, lest float16 overflow."""
+
+GREATEST_FACTOR = 2.0**24
+"""By how much a group is enlarged at most; float16 has no scales for smaller ones."""
+
 
 class HQQ:
     """Integer codes with a zero point that hqq optimizes for each group.
@@ -39,9 +45,11 @@ class HQQ:
     that is quantized in parts of rows, as here on the CPU, gets slightly other zero points than
     in one piece. On CUDA hqq optimizes in float16.
 
-    hqq does not scale a group below 1/20000, so 8 bits cannot resolve a range below .013: at a
-    standard deviation of .001 their relative error is .014, not .005. A group with a range of
-    1e-4 or less becomes one value. Weights beyond the range of float16 are clamped to it.
+    hqq's steps are 1/20000 or more, and a group with a range of 1e-4 or less becomes one value, so
+    8 bits would not resolve a range below .013 (at a standard deviation of .001 the relative error
+    would be .013, not .004). Groups whose weights are all smaller than that are multiplied by a
+    power of two for hqq, and their scales divided by it. A group far from zero is left to hqq: its
+    zero point would not fit float16. Weights beyond the range of float16 are clamped to it.
     """
 
     name = "hqq"
@@ -152,8 +160,9 @@ def _optimized(
     quantizer: Any, weight: Tensor, bits: int, length: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes (as the weight) and float16 scales and zero points (rows × groups)."""
+    factors = _factors(weight.reshape(weight.shape[0], -1, length), bits)
     codes, found = quantizer.quantize(
-        weight,
+        weight * factors.repeat_interleave(length, dim=1),
         nbits=bits,
         group_size=length,
         axis=1,
@@ -161,8 +170,26 @@ def _optimized(
         device=weight.device,
     )
     shape = (weight.shape[0], -1)
-    scales, zero_points = (_float16(found[name]).view(shape) for name in ("scale", "zero"))
+    scales = _float16(found["scale"].view(shape) / factors)
+    zero_points = _float16(found["zero"].view(shape))
     return codes.nan_to_num(nan=0.0).view(shape).to(torch.uint8), scales, zero_points
+
+
+def _factors(groups: Tensor, bits: int) -> Tensor:
+    """Return the power of two that lifts each group to hqq's least step, 1 where none is needed.
+
+    Args:
+        groups: Rows × groups × weights of a group.
+        bits: Of the codes.
+
+    Returns:
+        Rows × groups.
+    """
+    least = (2**bits - 1) * LEAST_STEP
+    low, high = groups.aminmax(dim=2)
+    ratio = least / torch.maximum(high, -low).clamp(min=least / GREATEST_FACTOR)
+    power = ratio / torch.frexp(ratio).mantissa  # Exact; above the ratio, by at most twice.
+    return torch.where(high - low < least, power.clamp(min=1.0), 1.0)
 
 
 def _float16(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from qsearch_quantizers.optional import optional_module
+from qsearch_quantizers.optional import is_importable
 
 ROWS = 64
 """Rows that a weight is decoded in, where it has that many times some blocks."""
@@ -30,11 +30,11 @@ def nf4_operator(device: torch.device) -> Decode | None:
 
 @lru_cache(maxsize=1)
 def _on_the_cpu() -> Decode | None:
+    if not is_importable("bitsandbytes"):  # It registers its operators when it is imported.
+        return None
     try:
-        optional_module("bitsandbytes", "bitsandbytes")  # It registers its operators.
         operator = torch.ops.bitsandbytes.dequantize_4bit.default
-    # Where its CUDA library does not fit the machine's, it raises what it happens to meet.
-    except Exception:
+    except AttributeError:  # An earlier version has none.
         return None
 
     def decode(codes: Tensor, scales: Tensor, block_size: int) -> Tensor:

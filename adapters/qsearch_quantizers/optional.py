@@ -40,6 +40,23 @@ def optional_module(module: str, extra: str, needed_by: str | None = None) -> An
         ) from error
 
 
+def is_importable(package: str) -> bool:
+    """Return whether an optional package can be imported here, by importing it.
+
+    One that is installed may still not be: where its CUDA library does not fit the machine's,
+    bitsandbytes raises what it happens to meet.
+
+    Args:
+        package: Name of the package.
+    """
+    try:
+        with contextlib.nullcontext() if package in sys.modules else _quiet():
+            importlib.import_module(package)
+    except Exception:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep back what packages say of accelerators that they miss, but not errors."""

@@ -9,14 +9,17 @@ A plugin's package needs one class, of which pytest collects a test for each beh
             return Mine(Mine.Options())
 
 or, in a script without pytest, one call: ``check_quantizer(Mine(Mine.Options()))``. Trainers have
-:class:`TrainerConformance` and :func:`check_trainer`.
+:class:`TrainerConformance` and :func:`check_trainer`. A quantizer that cannot meet a tolerance says
+so, and why, with an :class:`Allowance`.
 """
 
+from qsearch.testing.allowances import Allowance
 from qsearch.testing.conformance import ConformanceError
 from qsearch.testing.quantizers import QuantizerConformance, check_quantizer
 from qsearch.testing.trainers import TrainerConformance, check_trainer
 
 __all__ = [
+    "Allowance",
     "ConformanceError",
     "QuantizerConformance",
     "TrainerConformance",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qsearch.configuration import LayerConfiguration
 from qsearch.plugins import QuantizedTensor, Quantizer
+from qsearch.testing.allowances import TOLERANCES, Allowance
 from qsearch.testing.conformance import Conformance, require
 from qsearch.testing.samples import normal_weight, quantize, sample_layer_configurations
 
@@ -25,10 +26,13 @@ class QuantizerChecks(Conformance):
     Attributes:
         most_configurations: Greatest number of layer configurations that are tried, beside the
             corners of each knob; see :func:`~qsearch.testing.samples.sample_layer_configurations`.
+        allowances: Exemptions from tolerances; none for a quantizer whose error is the same part
+            of a weight of any magnitude.
     """
 
     __test__ = False
     most_configurations: ClassVar[int] = 48
+    allowances: ClassVar[Sequence[Allowance]] = ()
 
     def setup_method(self) -> None:
         """Keep PyTorch to one thread, on which weights as small as these are faster."""
@@ -50,6 +54,35 @@ class QuantizerChecks(Conformance):
     def sample(self, quantizer: Quantizer) -> tuple[LayerConfiguration, ...]:
         """Return the layer configurations that are tried."""
         return sample_layer_configurations(quantizer.choices(), self.most_configurations)
+
+    def tolerance(self, check: str, chosen: LayerConfiguration) -> float:
+        """Return a check's tolerance: its exemption for this layer configuration, or the kit's.
+
+        Args:
+            check: Name of the check.
+            chosen: The layer configuration.
+        """
+        allowed = [one.tolerance for one in self.allowances if one.is_for(check, chosen)]
+        return max(allowed, default=TOLERANCES[check])
+
+    def require_expected_error(
+        self, check: str, chosen: LayerConfiguration, what: str, found: float, expected: float
+    ) -> None:
+        """Check that an error is the expected one, to a check's tolerance.
+
+        Args:
+            check: Name of the check.
+            chosen: The layer configuration.
+            what: Of what the error is, for the message.
+            found: Relative error, ‖W−W̃‖/‖W‖.
+            expected: That of a usual weight on the CPU: float32, of standard deviation TYPICAL.
+        """
+        tolerance = self.tolerance(check, chosen)
+        require(
+            abs(found - expected) <= tolerance * expected,
+            f"relative error of {what} with {chosen}: expected {expected:.4f} ± {tolerance:.0%},"
+            f" found {found:.4f}",
+        )
 
     def quantized(
         self, quantizer: Quantizer

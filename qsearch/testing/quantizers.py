@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from qsearch.configuration import Choices, LayerConfiguration
 from qsearch.plugins import Quantizer, installed_plugins
 from qsearch.testing.accuracy import AccuracyChecks
+from qsearch.testing.allowances import Allowance
 from qsearch.testing.conformance import require, require_equal, require_refusal
 from qsearch.testing.inputs import InputChecks
 from qsearch.testing.quantizer_checks import QuantizerChecks, made_again
@@ -91,27 +93,33 @@ class QuantizerConformance(
         class TestMine(QuantizerConformance):
             def make(self) -> Mine:
                 return Mine(Mine.Options())
+
+    One that cannot meet a tolerance has ``allowances``, each with its reason.
     """
 
     __test__ = False
 
 
-def check_quantizer(quantizer: Quantizer, most_configurations: int = 48) -> None:
+def check_quantizer(
+    quantizer: Quantizer, most_configurations: int = 48, allowances: Sequence[Allowance] = ()
+) -> None:
     """Run all checks of :class:`QuantizerConformance` on a quantizer; needs no pytest.
 
     Args:
         quantizer: The quantizer.
         most_configurations: Greatest number of layer configurations that are tried, beside the
             corners of each knob.
+        allowances: Exemptions from tolerances, each with its reason.
 
     Raises:
         ConformanceError: If a check fails; an AssertionError that names each, and why it failed.
     """
-    most = most_configurations
+    most, allowed = most_configurations, allowances
 
     class Given(QuantizerConformance):
         __test__ = False
         most_configurations = most
+        allowances = allowed
 
         def make(self) -> Quantizer:
             return quantizer

@@ -80,11 +80,18 @@ class TrainerChecks(Conformance):
         """Check that evaluations agree in all but the time that they took."""
         require_equal(f"{what}: number of evaluations", len(found), len(expected))
         for place, (one, other) in enumerate(zip(found, expected, strict=True)):
-            for name in ("loss", "standard_error", "metric", "metric_standard_error"):
+            # A standard error is rounded as the figure that it is of.
+            for name, of in (
+                ("loss", other.loss),
+                ("standard_error", other.loss),
+                ("metric", other.metric),
+                ("metric_standard_error", other.metric),
+            ):
                 ours, theirs = getattr(one, name), getattr(other, name)
-                same = math.isclose(
-                    ours, theirs, rel_tol=self.tolerance, abs_tol=self.tolerance
-                ) or (math.isnan(ours) and math.isnan(theirs))
+                off = self.tolerance * max(abs(of), abs(theirs))
+                same = math.isclose(ours, theirs, rel_tol=0.0, abs_tol=off) or (
+                    math.isnan(ours) and math.isnan(theirs)
+                )
                 require(same, f"{what}: {name} of no. {place}: expected {theirs}, found {ours}")
 
 

@@ -49,13 +49,12 @@ class WeightChecks(QuantizerChecks):
             for chosen in self.sample(quantizer):
                 restored = round_trip(quantizer, weight, chosen)
                 require_equal(f"{dtype} weight with {chosen}", restored.dtype, torch.float32)
-                expected = relative_error(quantizer, weight.float(), chosen)
-                found = relative_error(quantizer, weight, chosen)
-                # A little more is for one that computes in the weight's own type.
-                require(
-                    found <= 1.1 * expected + 0.01,
-                    f"relative error of a {dtype} weight with {chosen}: expected about"
-                    f" {expected:.4f}, as of the same values in float32, found {found:.4f}",
+                self.require_expected_error(
+                    "test_half_precision_weights_are_taken",
+                    chosen,
+                    f"a {dtype} weight, against its values in float32,",
+                    relative_error(quantizer, weight, chosen),
+                    relative_error(quantizer, weight.float(), chosen),
                 )
 
     def test_the_weight_is_left_as_it_was_and_not_kept(self) -> None:
@@ -100,9 +99,10 @@ class WeightChecks(QuantizerChecks):
                 require_equal(f"device of {name!r}, {chosen}", tensor.device.type, "cuda")
             restored = quantizer.dequantize(quantized)
             require_equal(f"device of the weight, {chosen}", restored.device.type, "cuda")
-            error = float((restored.cpu() - weight).norm() / weight.norm())
-            expected = relative_error(quantizer, weight, chosen)
-            require(
-                error <= 1.1 * expected + 0.01,
-                f"relative error on a GPU with {chosen}: expected about {expected}, found {error}",
+            self.require_expected_error(
+                "test_it_works_on_a_gpu",
+                chosen,
+                "a weight on a GPU, against the CPU,",
+                float((restored.cpu() - weight).norm() / weight.norm()),
+                relative_error(quantizer, weight, chosen),
             )

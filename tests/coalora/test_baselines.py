@@ -461,9 +461,7 @@ def test_what_was_trained_on_weights_of_bitsandbytes_is_not_loaded_without(make:
     pytest.importorskip("bitsandbytes")
     plugin = NormalFloat(NormalFloat.Options())
     other = plugin.choices().layer_configuration(0)
-    without = mock.patch(
-        "qsearch_coalora.baselines.qlora.bitsandbytes_is_installed", return_value=False
-    )
+    without = mock.patch("qsearch_coalora.baselines.qlora.is_importable", return_value=False)
     for chosen, loads in ((NF4, False), (other, True)):
         with mock.patch.object(nf4, "_BLOCK", 1):
             trainer = make(QLoRATrainer, plugin, steps=1)

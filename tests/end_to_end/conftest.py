@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -50,11 +50,13 @@ def small_study(out: Path, **changes: str) -> list[str]:
     return command("run", QUICKSTART, "--out", out, *overrides)
 
 
-def run(arguments: Sequence[str], expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command and require its exit code."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+def run(
+    arguments: Sequence[str], expect: int = 0, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command, with some more environment variables, and require its exit code."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})}
     result = subprocess.run(
-        arguments, capture_output=True, text=True, env=environment, timeout=500, check=False
+        arguments, capture_output=True, text=True, env=variables, timeout=500, check=False
     )
     assert result.returncode == expect, result.stdout + result.stderr
     return result

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,17 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from transformers import BertConfig, BertModel, BertTokenizer
 
 from qsearch.configuration import Choices, Configuration, Knob
 from qsearch.records import read_study
 from qsearch.testing import QuantizerConformance
-from tests.end_to_end.conftest import ROOT, command
+from tests.end_to_end.conftest import ROOT, command, run
+from tests.end_to_end.tiny_study import write_tiny_study
 
 EXAMPLE = ROOT / "examples" / "qsearch-ternary"
-WORDS = ("good", "fine", "great", "bad", "poor", "awful", "film", "plot", "the", "a")
 KNOBS = Choices(
     (
         Knob("planes", (1, 2, 3)),
@@ -47,52 +43,13 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of a small random BERT on generated reviews."""
-    folder = tmp_path_factory.mktemp("study")
-    model = folder / "model"
-    model.mkdir()
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (model / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    BertTokenizer(str(model / "vocab.txt")).save_pretrained(str(model))
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=len(vocabulary), intermediate_size=64, **sizes)
-    BertModel(config).save_pretrained(str(model))
-    for name in ("train", "validation"):
-        rows = [f"the {word} film\t{int(n >= 3)}" for n, word in enumerate(WORDS[:6])]
-        (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows * 8]) + "\n")
-    study = {
-        "name": "ternary",
-        "model": {"name": "./model"},
-        "task": {
-            "name": "classification",
-            "train": "./train.tsv",
-            "validation": "./validation.tsv",
-            "max_length": 8,
-        },
-        "quantizer": {"name": "ternary"},
-        "trainer": {"name": "coa-lora", "rank": 4, "steps": 4, "batch_size": 8},
-        "search": {
-            "rounds": 2,
-            "initial": 6,
-            "candidates": 2,
-            "segments": 4,
-            "average_bits": [1.8, 5.5],
-        },
-    }
-    path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(study))
-    return path
+    """A study with the example's quantizer."""
+    return write_tiny_study(tmp_path_factory.mktemp("study"), "ternary", (1.8, 5.5))
 
 
-def run(packages: Path, arguments: Sequence[str]) -> str:
+def run_with(packages: Path, arguments: Sequence[str]) -> str:
     """Run a command with the example installed and return what it printed."""
-    environment = {**os.environ, "PYTHONPATH": str(packages), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        arguments, capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    return run(arguments, environment={"PYTHONPATH": str(packages)}).stdout
 
 
 def command_of_pytest(tests: Path) -> list[str]:
@@ -104,24 +61,24 @@ def command_of_pytest(tests: Path) -> list[str]:
 def directory(packages: Path, study_file: Path) -> Path:
     """The study's directory, run to its end."""
     out = study_file.parent / "run"
-    run(packages, command("run", study_file, "--out", out))
+    run_with(packages, command("run", study_file, "--out", out))
     return out
 
 
 def test_plugins_names_the_package_it_comes_from(packages: Path) -> None:
-    assert "qsearch-ternary 0.1.0" in run(packages, command("plugins"))
+    assert "qsearch-ternary 0.1.0" in run_with(packages, command("plugins"))
 
 
 def test_its_own_tests_pass(packages: Path) -> None:
     tests = command_of_pytest(EXAMPLE / "tests")
-    passed = re.search(r"(\d+) passed", run(packages, tests))
+    passed = re.search(r"(\d+) passed", run_with(packages, tests))
     # Some checks are of what this quantizer, or this machine, has not.
     assert passed
     assert int(passed[1]) > len(QuantizerConformance.checks()) / 2
 
 
 def test_space_is_made_of_its_knobs(packages: Path, study_file: Path) -> None:
-    told = run(packages, command("check", study_file))
+    told = run_with(packages, command("check", study_file))
     assert "36 variables in 12 groups" in told  # 12 layers × 3 knobs
     assert "1.725 to 6.3 average" in told  # 1·(8/5 + 16/128) to 3·(8/5 + 16/32)
 
@@ -157,7 +114,9 @@ def test_picked_configuration_exports_and_loads(
     packages: Path, directory: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "packed"
-    run(packages, command("export", directory, "--bits", "4", "--to", out, "--format", "packed"))
+    run_with(
+        packages, command("export", directory, "--bits", "4", "--to", out, "--format", "packed")
+    )
     written = json.loads((out / "config.json").read_text())["quantization_config"]
     assert {tuple(layer) for layer in written["layers"].values()} == {KNOBS.names}
     script = (
@@ -166,4 +125,4 @@ def test_picked_configuration_exports_and_loads(
         "model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1])\n"
         "print(tuple(model(torch.tensor([[2, 5, 3]])).logits.shape))\n"
     )
-    assert "(1, 2)" in run(packages, [sys.executable, "-c", script, str(out)])
+    assert "(1, 2)" in run_with(packages, [sys.executable, "-c", script, str(out)])

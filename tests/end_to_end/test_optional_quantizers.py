@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from transformers import BertConfig, BertModel, BertTokenizer
 
 from qsearch.configuration import Configuration
 from qsearch.records import read_study
 from tests.end_to_end.conftest import command, run
+from tests.end_to_end.tiny_study import write_tiny_study
 
-WORDS = ("good", "fine", "great", "bad", "poor", "awful", "film", "plot", "the", "a")
 BUDGET = 5.0
 
 
@@ -44,51 +41,12 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small random BERT and generated reviews."""
-    folder = tmp_path_factory.mktemp("data")
-    model = folder / "model"
-    model.mkdir()
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (model / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    BertTokenizer(str(model / "vocab.txt")).save_pretrained(str(model))
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=len(vocabulary), intermediate_size=48, **sizes)
-    BertModel(config).save_pretrained(str(model))
-    for name in ("train", "validation"):
-        rows = [f"the {word} film\t{int(n >= 3)}" for n, word in enumerate(WORDS[:6])]
-        (folder / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows * 8]) + "\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def directory(case: Case, data: Path) -> Path:
+def directory(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a study of the quantizer, run to its end."""
-    study = {
-        "name": case.name,
-        "model": {"name": "./model"},
-        "task": {
-            "name": "classification",
-            "train": "./train.tsv",
-            "validation": "./validation.tsv",
-            "max_length": 8,
-        },
-        "quantizer": {"name": case.name},
-        "trainer": {"name": "coa-lora", "rank": 4, "steps": 4, "batch_size": 8},
-        "search": {
-            "rounds": 2,
-            "initial": 4,
-            "candidates": 2,
-            "segments": 4,
-            "average_bits": list(case.average_bits),
-        },
-    }
-    path = data / f"{case.name}.yaml"
-    path.write_text(yaml.safe_dump(study))
-    out = data / case.name
-    run(command("run", path, "--out", out))
-    return out
+    folder = tmp_path_factory.mktemp(case.name)
+    path = write_tiny_study(folder, case.name, case.average_bits)
+    run(command("run", path, "--out", folder / "run"))
+    return folder / "run"
 
 
 def test_study_searches_its_knobs(case: Case, directory: Path) -> None:

@@ -18,7 +18,7 @@ from qsearch import cli
 from qsearch.errors import InputError
 from qsearch.footprint import FOOTPRINT_FILE
 from qsearch.lock import study_lock
-from qsearch.records import best_under, read_study
+from qsearch.records import best_under, read_study, row_figures
 from qsearch.templates import read_template, template_names
 from tests.engine.support import (
     command,
@@ -226,10 +226,22 @@ def test_pick_prints_the_best_configuration_under_the_budget(qsearch, finished: 
     assert picked["configuration"] == json.loads(best["configuration"])
     assert set(picked) == {
         "trial", "round", "average_bits", "loss", "standard_error", "expected_loss",
-        "expected_loss_deviation", "metric_name", "metric", "seen", "configuration",
-        "file_bytes", "memory_bytes", "memory_tokens", "smallest_alike",
+        "expected_loss_deviation", "metric_name", "metric", "metric_standard_error", "seen",
+        "configuration", "file_bytes", "memory_bytes", "memory_tokens", "smallest_alike",
     }  # fmt: skip
     assert picked["expected_loss"] is None  # The fake task does not count its examples.
+
+
+def test_a_pick_and_its_export_have_the_same_figures(
+    qsearch, finished: Path, tmp_path: Path
+) -> None:
+    budget, record = ["--bits", "3.5"], read_study(finished)
+    picked = json.loads(qsearch("pick", finished, *budget, "--json")[1])
+    qsearch("export", finished, *budget, "--to", tmp_path / "out", "--format", "json")
+    facts = json.loads((tmp_path / "out" / "qsearch.json").read_text())
+    figures = row_figures(record, best_under(record, 3.5))
+    assert figures == {name: picked[name] for name in figures}
+    assert figures == {name: facts[name] for name in figures}
 
 
 def test_pick_prints_a_table(qsearch, finished: Path) -> None:

@@ -554,6 +554,25 @@ def test_a_tolerance_allows_for_sums_in_no_fixed_order() -> None:
     check(NotQuite, tolerance=1e-5)
 
 
+class NotQuiteOfSmallLosses(Evaluated):
+    """Has losses of some 1e-6 that differ by a tenth, a smaller number than the tolerance."""
+
+    calls = 0
+
+    def evaluated(self, right: list[Evaluation]) -> list[Any]:
+        self.calls += 1
+        factor = 1e-6 * (1 + self.calls % 2 / 10)
+        return [
+            replace(one, loss=one.loss * factor, standard_error=one.standard_error * factor)
+            for one in right
+        ]
+
+
+def test_a_tolerance_is_a_part_of_the_loss() -> None:
+    with pytest.raises(ConformanceError, match=r"test_evaluations_repeat.*: loss of no\. 0"):
+        check(NotQuiteOfSmallLosses, tolerance=1e-5)
+
+
 def test_what_a_trainer_cannot_do_is_not_checked() -> None:
     class Plain:
         """A trainer of the bare contract, which exports nothing."""

@@ -234,6 +234,24 @@ def test_each_row_is_rounded_by_itself():
 
 
 @BOTH
+def test_the_number_of_threads_makes_no_difference(scheme):
+    # Of a moment this large, Cholesky decompositions on one thread and on two differ.
+    weight, moment, found = normal(40, 1000), correlated_moment(1000), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            factor = feedback_factor(moment, 0.01)
+            quantized = gptq(scheme).quantize_for_inputs(weight, configuration(8), moment)
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(1)
+        found.append((factor, quantized))
+    for factor, quantized in found[1:]:
+        assert torch.equal(factor, found[0][0])
+        assert same_tensors(quantized, found[0][1])
+
+
+@BOTH
 def test_it_is_deterministic_and_leaves_its_arguments_alone(scheme):
     weight, moment = normal(8, 96), correlated_moment(96)
     kept = weight.clone(), moment.clone()

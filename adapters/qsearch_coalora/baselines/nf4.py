@@ -27,16 +27,6 @@ _BLOCK = 64
 bitsandbytes 0.50 encodes one vector but decodes row by row (errors of .2 to .3, not .09)."""
 
 
-def bitsandbytes_is_installed() -> bool:
-    """Return whether bitsandbytes can be imported."""
-    try:
-        import bitsandbytes  # noqa: F401
-    # Where its CUDA library does not fit the machine's, it raises what it happens to meet.
-    except Exception:
-        return False
-    return True
-
-
 def in_four_bit(layers: Sequence[LayerSpec], configuration: Configuration) -> list[str]:
     """Return the names of the layers that bitsandbytes quantizes: NF4, in rows of whole blocks."""
     return [

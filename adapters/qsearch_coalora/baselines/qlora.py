@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+from qsearch_quantizers.optional import is_importable
+
 from qsearch.configuration import Configuration
 from qsearch.errors import InputError
 from qsearch.plugins import TrainerState
 from qsearch_coalora.adapted_model import AdaptedModel
-from qsearch_coalora.baselines.nf4 import FourBitLayers, bitsandbytes_is_installed, in_four_bit
+from qsearch_coalora.baselines.nf4 import FourBitLayers, in_four_bit
 from qsearch_coalora.baselines.per_configuration import PerConfigurationTrainer
 from qsearch_coalora.training_options import TrainingOptions
 
@@ -40,7 +42,7 @@ class QLoRATrainer(PerConfigurationTrainer):
 
     @cached_property
     def _uses_bitsandbytes(self) -> bool:
-        return self.quantizer.name == "normal-float" and bitsandbytes_is_installed()
+        return self.quantizer.name == "normal-float" and is_importable("bitsandbytes")
 
     def state(self) -> TrainerState:
         """Return all trained adapters, and whether bitsandbytes had a part in them."""
