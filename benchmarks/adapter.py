@@ -10,7 +10,7 @@ recorded under ``data/adapter``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from benchmarks.paper import OURS, PLANS
 from benchmarks.paper_runs import Entry, for_all, plan_digest, record_at, study_of
 from benchmarks.paper_text import environment, prepare_text
 from benchmarks.recording import Benchmark, only_recorded
-from qsearch.assembly import assemble
+from qsearch.assembly import Assembly, assemble
 from qsearch.initial import initial_configurations
 from qsearch.proxy import allocate_front, error_scores
+from qsearch.space import Integers
 from qsearch.spec import load_spec
 
 SEEDS = 3
@@ -149,25 +150,45 @@ def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:
     spec = study_of(study, variant, seed, entries)
     parts = assemble(spec)
     space, trainer = parts.space, parts.trainer
-    errors = trainer.quantization_error(space.choices.layer_configurations)
-    bits, generator = spec.search.average_bits, np.random.default_rng(seed)
-    initial = initial_configurations(space, errors, CONFIGURATIONS, bits, generator)
-    levels = allocate_front(space, error_scores(space, errors), LEVELS)
+    first_set, levels = sets_of(parts, seed, CONFIGURATIONS, LEVELS)
     configurations = [space.decode(index) for index in levels]
     alone = entries[variant].trainer == "qlora"
-    first_set = [space.decode(index) for _, index in initial]
-    report = trainer.train(configurations if alone else first_set, 0)
+    report = trainer.train(
+        configurations if alone else [space.decode(index) for index in first_set], 0
+    )
     outcome: dict[str, Any] = {
         "plan": plan,
         "train_seconds": report.seconds,
         "train_loss": float(np.mean(report.losses[-50:])),
-        "average_bits": [float(space.average_bits(index)) for index in levels],
+        "average_bits": space.average_bits(levels).tolist(),
     }
     for split in ("validation", "test"):
         found = trainer.evaluate(configurations, split)
         outcome[f"{split}_loss"] = [one.loss for one in found]
         outcome[f"{split}_metric"] = [one.metric for one in found]
     return outcome
+
+
+def sets_of(
+    parts: Assembly, seed: int, count: int, levels: Sequence[float]
+) -> tuple[Integers, Integers]:
+    """Return a study's first set to train on, and the allocator's configurations of some levels.
+
+    Args:
+        parts: The study.
+        seed: Draws the random ones of the set.
+        count: Most configurations of the set.
+        levels: Most average bits of each of the others.
+
+    Returns:
+        Choice indices of both (n × groups).
+    """
+    space = parts.space
+    errors = parts.trainer.quantization_error(space.choices.layer_configurations)
+    bits, generator = parts.spec.search.average_bits, np.random.default_rng(seed)
+    initial = initial_configurations(space, errors, count, bits, generator)
+    first_set = np.stack([index for _, index in initial])
+    return first_set, allocate_front(space, error_scores(space, errors), levels)
 
 
 def _loss_at_low_bits(found: dict[str, Any]) -> float:

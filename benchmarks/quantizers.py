@@ -11,7 +11,6 @@ import resource
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import bitsandbytes.functional
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
-from benchmarks.recording import Benchmark
+from benchmarks.recording import Benchmark, fill_table
 from benchmarks.timing import alternate, medians
 from qsearch.assembly import assemble
 from qsearch.configuration import Configuration, LayerConfiguration
@@ -231,16 +230,12 @@ def every_configuration(benchmark: Benchmark) -> None:
     )
 
 
-def write_table(rows: list[dict[str, Any]], path: Path = DOCS) -> None:
-    """Put the table between its marks in the documentation."""
+def write_table(rows: list[dict[str, Any]]) -> None:
+    """Put the table into the documentation."""
     names = [name for name in rows[0] if name != "budget"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     lines += [f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows]
-    text = path.read_text(encoding="utf-8")
-    start, end = "<!-- table of bench-quantizers -->", "<!-- end of table -->"
-    head, _, rest = text.partition(start)
-    _, _, tail = rest.partition(end)
-    path.write_text("\n".join([head + start, *lines, end + tail]), encoding="utf-8")
+    fill_table(DOCS, "quantizers", lines)
 
 
 def rounding(benchmark: Benchmark) -> None:

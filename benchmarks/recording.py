@@ -153,6 +153,25 @@ class Benchmark:
         return path
 
 
+def fill_table(path: Path, benchmark: str, lines: Sequence[str]) -> None:
+    """Put a benchmark's table between its marks in a page of the documentation.
+
+    Args:
+        path: The page.
+        benchmark: Name of the benchmark.
+        lines: The table.
+
+    Raises:
+        ValueError: If the page has no such marks.
+    """
+    start, end = f"<!-- table of bench-{benchmark} -->", "<!-- end of table -->"
+    head, found, rest = path.read_text(encoding="utf-8").partition(start)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{path} has no line {start}, or none {end} after it")
+    path.write_text("\n".join([head + start, *lines, end + tail]), encoding="utf-8")
+
+
 def _known(value: Any) -> Any:
     """Return None in place of a number that is not finite, which JSON cannot say."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from qsearch_coalora.options import CoALoRAOptions
 
-from benchmarks import adapter, paper_runs, paper_text, zero_shot
+from benchmarks import adapter, merging, paper_runs, paper_text, zero_shot
 from benchmarks.paper_runs import BUDGETS, METHODS, outcome_of
 from qsearch.errors import InputError
 
@@ -28,7 +28,7 @@ def study(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    for module in (adapter, paper_runs, zero_shot):
+    for module in (adapter, merging, paper_runs, zero_shot):
         monkeypatch.setattr(module, "DATA", tmp_path / "data")
     for module in (paper_runs, paper_text):
         monkeypatch.setattr(module, "ROOT", tmp_path)
@@ -83,3 +83,21 @@ def test_a_variant_of_the_adapter_is_trained_once_and_recorded(
     assert len(found["test_loss"]) == len(found["validation_metric"]) == len(adapter.LEVELS)
     assert found["average_bits"] == sorted(found["average_bits"])
     assert adapter.outcome_of(study, variant, 0, recorded=True) == found
+
+
+def test_each_way_of_merging_is_measured_once_and_recorded(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "CONFIGURATIONS", 6)
+    changes = ("trainer.learning_rate=1e-2", "trainer.eval_precision=float32")
+    assert merging.outcome_of(study, 0, changes, recorded=True) is None
+    found = merging.outcome_of(study, 0, changes)
+    assert found is not None
+    assert found["average_bits"] == sorted(found["average_bits"])
+    for studied, one in zip(found["studied_loss"], found["measured"], strict=True):
+        assert one["logits_apart"] < 1e-4
+        losses = {way: figures["loss"] for way, figures in one["ways"].items()}
+        assert list(losses) == list(merging.WAYS)
+        assert losses[merging.ADAPTED] == pytest.approx(studied, abs=1e-4)
+        assert len(set(losses.values())) == len(losses)
+    assert merging.outcome_of(study, 0, changes, recorded=True) == found

@@ -26,12 +26,15 @@ model = PeftModel.from_pretrained(quantized_base_model, "path/to/this/folder")
 ```
 
 `quantized_base_model` holds the weights of that configuration: packed (the export format
-`packed-base`) or dequantized, as float. {weights}On other weights the adapter is less exact: it
-also makes up for what these weights lost.
+`packed-base`) or dequantized, as float. {weights}The adapter also makes up for what these weights
+lost, so it is less exact on weights that are quantized otherwise.
 
-Merging: into the dequantized float weights it is safe (`model.merge_and_unload()`; the export
-format `merged` is that). Merging into the original weights adds a correction of errors that they
-do not have, and quantizing a merged model again loses what the adapter made up for.
+Merging: into the dequantized float weights it is exact (`model.merge_and_unload()`; the export
+format `merged` is that). Into the original weights, left in float, it also corrects errors that
+they do not have: that costs little, but at few bits it can leave them worse than without it. Do not
+quantize a merged model to these bits again: of dequantized weights with the adapter in them, most
+of it is rounded away; of original ones, it makes up for other errors than those of the new
+rounding. Figures stand in docs/benchmarks.md of qsearch.
 """
 
 _FOLDED = " The adjustment U of this configuration is folded into the `lora_A` weights."

@@ -17,7 +17,8 @@ _CARD = """\
 
 What the {method} model of one configuration computes, as a plain transformers model: weights are
 quantized, dequantized, and the adapter is merged into them. It is as large as the original; use it
-where nothing else loads, or to compare. Quantizing it again loses what the adapter made up for.
+where nothing else loads, or to compare. Quantized to the same bits again, it loses most of the
+adapter.
 
 ```python
 from transformers import {auto_class}
