@@ -1,29 +1,30 @@
 """Quantizers side by side: time, error at equal bits, stored bytes, and what loads their exports.
 
-Writes the table of docs/quantizers.md as well as ``results/quantizers.json``.
+Writes the tables of docs/quantizers.md as well as ``results/quantizers.json``.
 
-    python -m benchmarks.quantizers
+    python -m benchmarks.quantizers             # measure
+    python -m benchmarks.quantizers --recorded  # write the tables from what was measured
 """
 
 from __future__ import annotations
 
+import json
 import resource
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import bitsandbytes.functional
 import torch
 from qsearch_coalora.models import load_pretrained
-from qsearch_quantizers.ggml_blocks import TYPES
+from qsearch_quantizers.ggml_blocks import ggml_type
 from qsearch_quantizers.normal_float import NormalFloat, nf_decode, nf_encode
 from qsearch_quantizers.packing import packed_tensors
 from torch import Tensor
 
 from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
-from benchmarks.recording import Benchmark, fill_table
+from benchmarks.recording import RESULTS, Benchmark, fill_table, only_recorded
 from benchmarks.timing import alternate, medians
 from qsearch.assembly import assemble
 from qsearch.configuration import Configuration, LayerConfiguration
@@ -79,24 +80,33 @@ def relative_error(
     return float(torch.stack(shares).mean().sqrt())
 
 
-def loads_where(quantizer: Quantizer) -> str:
-    """Return what loads exports of a quantizer, by what it can do."""
-    found = ["transformers (packed)"] if isinstance(quantizer, PackableQuantizer) else []
+def loads_where(name: str, configuration: str) -> str:
+    """Return the formats with quantized weights that load again.
+
+    Args:
+        name: A quantizer of the table.
+        configuration: One of its layer configurations, as the table says it.
+    """
+    quantizer = make(name)
+    found = ["packed"] if isinstance(quantizer, PackableQuantizer) else []
     if isinstance(quantizer, StoresIntegers):
-        bits = [bits for bits in TYPES if bits in _values(quantizer, "bits")]
-        found += ["compressed-tensors", f"GGUF ({' and '.join(map(str, bits))} bits, symmetric)"]
-    return ", ".join([*found, "PEFT (adapter)"])
+        choices = quantizer.choices().layer_configurations
+        (chosen,) = (one for one in choices if _described(one) == configuration)
+        weight = quantizer.as_integers(quantizer.quantize(torch.ones(8, 1024), chosen))
+        # Asymmetric integers are written too, but transformers does not load them.
+        found += ["compressed-tensors"] if weight.zero_points is None else []
+        found += ["GGUF"] if ggml_type(weight) else []
+    return ", ".join(found)
 
 
-def _values(quantizer: Quantizer, knob: str) -> tuple[Any, ...]:
-    return next((one.values for one in quantizer.choices().knobs if one.name == knob), ())
+def _described(chosen: LayerConfiguration) -> str:
+    return ", ".join(f"{knob} {value}" for knob, value in chosen.items())
 
 
-def table(benchmark: Benchmark) -> list[dict[str, Any]]:
+def table(benchmark: Benchmark) -> None:
     """Measure every quantizer at its best configuration within each budget."""
     weights = real_weights()
     timed = torch.randn(TIMED, generator=torch.Generator().manual_seed(0)) * 0.02
-    rows = []
     for name in QUANTIZERS:
         quantizer = make(name)
         choices = quantizer.choices().layer_configurations
@@ -107,9 +117,7 @@ def table(benchmark: Benchmark) -> list[dict[str, Any]]:
             if not fitting:
                 continue
             best = min(fitting, key=lambda c: coarse[c])
-            rows.append(_row(name, quantizer, best, budget, weights, timed))
-            benchmark.row(**rows[-1])
-    return rows
+            benchmark.row(**_row(name, quantizer, best, budget, weights, timed))
 
 
 def _row(
@@ -136,13 +144,12 @@ def _row(
     return {
         "quantizer": name,
         "budget": budget,
-        "configuration": ", ".join(f"{knob} {value}" for knob, value in chosen.items()),
+        "configuration": _described(chosen),
         "bits": round(bits, 4),
         "error": round(relative_error(quantizer, weights, chosen), 5),
         "quantize (ns/weight)": round(1e9 * times["quantize"] / timed.numel(), 2),
         "dequantize (ns/weight)": round(1e9 * times["dequantize"] / timed.numel(), 3),
         "bytes over theory": round(stored * 8 / (bits * timed.numel()), 5),
-        "loads": loads_where(quantizer),
     }
 
 
@@ -230,12 +237,30 @@ def every_configuration(benchmark: Benchmark) -> None:
     )
 
 
-def write_table(rows: list[dict[str, Any]]) -> None:
-    """Put the table into the documentation."""
-    names = [name for name in rows[0] if name != "budget"]
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    lines += [f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows]
+def write_tables(rows: list[dict[str, Any]]) -> None:
+    """Put the tables into the documentation: quantizers side by side, and beside bitsandbytes."""
+    measured = [row for row in rows if "configuration" in row]
+    names = [name for name in measured[0] if name not in ("budget", "bytes over theory")]
+    heads = [*names, "packed bytes / theory", "loads where"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for row in measured:
+        bytes_of_theory = f"{row['bytes over theory']:.3f}"
+        formats = loads_where(row["quantizer"], row["configuration"])
+        cells = [*(str(row[name]) for name in names), bytes_of_theory, formats]
+        lines.append(f"| {' | '.join(cells)} |")
     fill_table(DOCS, "quantizers", lines)
+    lines = ["| shape | scales | quantize | dequantize |", "|---|---|---|---|"]
+    for row in rows:
+        if row.get("measure") != "beside bitsandbytes":
+            continue
+        for levels in ("one level", "two levels"):
+            ratios = [
+                row[f"bitsandbytes {action}, {levels} (ms)"] / row[f"{action}, {levels} (ms)"]
+                for action in ("quantize", "dequantize")
+            ]
+            cells = [row["shape"].replace("x", " × "), levels, *(f"{one:#.2g}" for one in ratios)]
+            lines.append(f"| {' | '.join(cells)} |")
+    fill_table(DOCS, "quantizers, beside bitsandbytes", lines)
 
 
 def rounding(benchmark: Benchmark) -> None:
@@ -277,13 +302,16 @@ def rounding(benchmark: Benchmark) -> None:
 
 
 def main() -> None:
-    """Measure all; write ``results/quantizers.json`` and the table of the documentation."""
-    warnings.filterwarnings("ignore")
+    """Measure all; write ``results/quantizers.json`` and the tables of the documentation."""
+    if only_recorded(__doc__):
+        write_tables(json.loads((RESULTS / "quantizers.json").read_text(encoding="utf-8"))["rows"])
+        return
     benchmark = Benchmark("quantizers")
     beside_bitsandbytes(benchmark)
     every_configuration(benchmark)
     rounding(benchmark)
-    write_table(table(benchmark))
+    table(benchmark)
+    write_tables(benchmark.rows)
     benchmark.write()
 
 

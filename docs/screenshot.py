@@ -2,8 +2,9 @@
 
 Usage: python docs/screenshot.py report.html picture.png [--width 1400] [--height N] [--dark]
 
-Needs Chromium and ChromeDriver on PATH (Debian: chromium, chromium-driver). Without --height the
-picture holds the whole page.
+Needs Chromium and ChromeDriver on PATH (Debian: chromium, chromium-driver), and the package
+selenium, which `make .venv/.ready-test` installs. Without --height the picture holds the whole
+page.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.support.wait import WebDriverWait
+try:
+    from selenium import webdriver
+    from selenium.common import TimeoutException
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.support.wait import WebDriverWait
+except ModuleNotFoundError:
+    sys.exit("selenium is not installed: pip install selenium, or make .venv/.ready-test")
 
 FLAGS = (
     "--headless=new",
@@ -36,6 +41,8 @@ FLAGS = (
 
 def take(report: Path, picture: Path, width: int, height: int | None, *, dark: bool) -> None:
     """Write a picture of a report once it has drawn itself."""
+    if not report.is_file():
+        sys.exit(f"there is no file {report}; `qsearch report DIR` writes DIR/report.html")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     driver_path = shutil.which("chromedriver")
     if not chromium or not driver_path:
@@ -63,6 +70,8 @@ def take(report: Path, picture: Path, width: int, height: int | None, *, dark: b
                 "Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True}
             )
             picture.write_bytes(base64.b64decode(taken["data"]))
+        except TimeoutException:
+            sys.exit(f"{report} has not drawn itself within 30 s; is it a report of qsearch?")
         finally:
             driver.quit()
 

@@ -45,7 +45,8 @@ def assemble(spec: StudySpec, where: str = "study") -> Assembly:
         where: The file it comes from, for error messages.
 
     Raises:
-        InputError: If a plugin is unknown, refuses its options, or the model has no layer.
+        InputError: If a plugin is unknown, misnamed or refuses its options, or the model has no
+            layer.
     """
     quantizer_type, quantizer_options = _plugin("quantizers", spec.quantizer, where)
     task_type, task_options = _plugin("tasks", spec.task, where)
@@ -56,6 +57,8 @@ def assemble(spec: StudySpec, where: str = "study") -> Assembly:
         raise InputError(
             f"task {spec.task.name!r}: a metric may not be called {task.metric.name!r}"
         )
+    _require_own_name("quantizer", spec.quantizer, quantizer.name, where)
+    _require_own_name("task", spec.task, task.name, where)
     trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
     _require_screening(spec, task, trainer, where)
     choices = quantizer.choices()
@@ -87,6 +90,18 @@ def assemble(spec: StudySpec, where: str = "study") -> Assembly:
         }
     )
     return Assembly(resolved, quantizer, task, trainer, space)
+
+
+def _require_own_name(kind: str, section: PluginSpec, name: str, where: str) -> None:
+    """Refuse a plugin that calls itself otherwise than its entry point does.
+
+    Exports are written with the name that the plugin gives itself, and loaded by the entry point's.
+    """
+    if name != section.name:
+        raise InputError(
+            f"{where}: {kind}.name: the entry point {section.name!r} leads to a {kind} that calls"
+            f" itself {name!r}; its package must give both the same name"
+        )
 
 
 def _require_screening(spec: StudySpec, task: Task, trainer: Trainer, where: str) -> None:

@@ -15,7 +15,6 @@ from qsearch.footprint import Footprint, read_footprint
 from qsearch.records import StudyRecord, best_under
 
 _UNITS = {
-    "": 1,
     "B": 1,
     "kB": 10**3,
     "MB": 10**6,
@@ -35,36 +34,27 @@ class Budget:
             running it; an estimate).
         limit: Average bits, or bytes.
         tokens: For ``memory``: length of the sequence, or None for the study's own.
+        unit: Unit of bytes that messages are in, such as ``MB``.
     """
 
     kind: Literal["bits", "bytes", "memory"]
     limit: float
     tokens: int | None = None
+    unit: str = "B"
 
-    def average_bits(self, directory: Path) -> float:
-        """Return the most average bits that a study's configurations may have.
-
-        Args:
-            directory: The study's directory.
-
-        Raises:
-            InputError: If the study's directory does not say how large its model is, or the model
-                is too large for the budget without any quantized weight.
-        """
+    def __str__(self) -> str:
+        """Return it as the command line has it, such as ``--bytes 60MB``."""
         if self.kind == "bits":
-            return self.limit
-        footprint = require_footprint(directory, f"--{self.kind}")
-        if self.kind == "bytes":
-            bits, least = footprint.bits_for_file(self.limit), footprint.file_bytes(0)
-        else:
-            bits = footprint.bits_for_memory(self.limit, self.tokens)
-            least = footprint.memory_bytes(0, self.tokens)
-        if bits <= 0:
-            raise InputError(
-                f"--{self.kind} {self.limit:.0f}: what is not quantized takes {least:.0f} bytes"
-                " alone; give more"
-            )
-        return bits
+            return f"--bits {self.limit:g}"
+        unit = "" if self.unit == "B" else self.unit
+        tokens = "" if self.tokens is None else f" --tokens {self.tokens}"
+        return f"--{self.kind} {self.limit / _UNITS[self.unit]:.12g}{unit}{tokens}"
+
+    def takes(self, footprint: Footprint, average_bits: float) -> float:
+        """Return the bytes that a configuration takes of a budget of bytes or memory."""
+        if self.kind == "memory":
+            return footprint.memory_bytes(average_bits, self.tokens)
+        return footprint.file_bytes(average_bits)
 
 
 def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Series:
@@ -76,20 +66,52 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
         budget: What the configuration may take.
 
     Raises:
-        InputError: If no configuration fits; the message is in the budget's own terms.
+        InputError: If no configuration fits, and the message is in the budget's own unit; or the
+            study's directory does not say how large its model is.
     """
-    bits = budget.average_bits(directory)
     least = record.latest["average_bits"].min()
-    if budget.kind == "bits" or not bits < least:
-        return best_under(record, bits)
+    if budget.kind == "bits":
+        if budget.limit < least:
+            needed = f"{_rounded_up(least, 4)} average bits"
+            raise InputError(f"{budget}: the smallest configuration takes {needed}")
+        return best_under(record, budget.limit)
     footprint = require_footprint(directory, f"--{budget.kind}")
-    needed = footprint.file_bytes(least)
+    bits = footprint.bits_for_file(budget.limit)
     if budget.kind == "memory":
-        needed = footprint.memory_bytes(least, budget.tokens)
-    raise InputError(
-        f"no configuration fits --{budget.kind} {budget.limit:.0f}; the smallest in this study"
-        f" takes {needed:.0f} bytes"
-    )
+        bits = footprint.bits_for_memory(budget.limit, budget.tokens)
+    if bits < least:
+        other = "not quantized" if budget.kind == "bytes" else "beside the quantized weights"
+        raise InputError(
+            f"{budget}: the smallest configuration takes"
+            f" {size_needed(budget.takes(footprint, least), budget.unit)}"
+            f" ({size_needed(budget.takes(footprint, 0), budget.unit)} of it {other})"
+        )
+    return best_under(record, bits)
+
+
+def size_needed(nbytes: float, unit: str) -> str:
+    """Return a size in a unit, rounded up, so that a budget of what it says is enough.
+
+    Args:
+        nbytes: The size in bytes.
+        unit: Such as ``MB``.
+    """
+    value = nbytes / _UNITS[unit]
+    # Three digits, but all before the point; bytes have none behind it.
+    whole = unit == "B" or value == 0
+    places = 0 if whole else max(0, 2 - math.floor(math.log10(value)))
+    return f"{_rounded_up(value, places)} {'bytes' if unit == 'B' else unit}"
+
+
+def readable_size(nbytes: float) -> str:
+    """Return a size to be read, such as ``55.0 MB``."""
+    unit = next((name for name in ("GB", "MB", "kB") if nbytes >= _UNITS[name]), "B")
+    return f"{nbytes / _UNITS[unit]:.{0 if unit == 'B' else 1}f} {unit}"
+
+
+def _rounded_up(value: float, places: int) -> str:
+    # Less what multiplying may add, so that 2.3 stays 2.3.
+    return f"{math.ceil(value * 10**places - 1e-9) / 10**places:.{places}f}"
 
 
 def require_footprint(directory: Path, option: str) -> Footprint:
@@ -107,8 +129,8 @@ def require_footprint(directory: Path, option: str) -> Footprint:
     return footprint
 
 
-def parse_size(text: str, option: str) -> float:
-    """Read a number of bytes such as ``60MB``, ``1.5 GiB`` or ``800000``.
+def parse_size(text: str, option: str) -> tuple[float, str]:
+    """Read a number of bytes such as ``60MB``, ``1.5 GiB`` or ``800000``, and its unit.
 
     Args:
         text: What the user wrote.
@@ -118,12 +140,13 @@ def parse_size(text: str, option: str) -> float:
         InputError: If it is no positive size.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2] not in _UNITS or float(match[1]) == 0:
+    unit = match[2] or "B" if match else ""
+    if match is None or unit not in _UNITS or float(match[1]) == 0:
         raise InputError(
             f"{option} {text!r}: give a positive number of bytes, with a unit if you like"
-            f" ({', '.join(filter(None, _UNITS))})"
+            f" ({', '.join(_UNITS)})"
         )
-    return float(match[1]) * _UNITS[match[2]]
+    return float(match[1]) * _UNITS[unit], unit
 
 
 def chosen_budget(
@@ -150,8 +173,10 @@ def chosen_budget(
             raise InputError(f"--bits {bits}: give a number of average bits")
         return Budget("bits", bits)
     if nbytes is not None:
-        return Budget("bytes", parse_size(nbytes, "--bytes"))
-    return Budget("memory", parse_size(str(memory), "--memory"), tokens)
+        limit, unit = parse_size(nbytes, "--bytes")
+        return Budget("bytes", limit, unit=unit)
+    limit, unit = parse_size(str(memory), "--memory")
+    return Budget("memory", limit, tokens, unit)
 
 
 def parse_sweep(text: str) -> list[Budget]:

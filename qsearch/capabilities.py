@@ -33,6 +33,21 @@ class CountsExamples(Protocol):
 
 
 @runtime_checkable
+class ChecksData(Protocol):
+    """What a task may have besides: then ``qsearch check`` refuses data that a run would refuse."""
+
+    def require_data(self) -> None:
+        """Look whether the training and validation data are there, without reading them.
+
+        A file's header is enough, and nothing is downloaded.
+
+        Raises:
+            InputError: If a file, a column or a package is missing; as :meth:`Task.prepare` would.
+        """
+        ...
+
+
+@runtime_checkable
 class HoldsOut(Protocol):
     """What a task may have besides: then a trainer can stop early."""
 
@@ -158,4 +173,17 @@ class TellsFootprint(Protocol):
 
     def footprint(self) -> Footprint:
         """Return what the model takes on a device; the model may be loaded for it."""
+        ...
+
+
+@runtime_checkable
+class ChecksFormats(Protocol):
+    """What a trainer may have besides: then an export that cannot be is refused at once."""
+
+    def require_format(self, format: str) -> None:
+        """Check that a format can hold the study's weights, without loading the model.
+
+        Raises:
+            InputError: If the format is unknown, or not for weights of the study's quantizer.
+        """
         ...

@@ -7,10 +7,16 @@ import time
 
 import torch
 
-from qsearch.assembly import assemble
+from qsearch.assembly import Assembly, assemble
+from qsearch.capabilities import ChecksData, needs_inputs, quantize_weight
+from qsearch.errors import InputError
 from qsearch.search_spec import SearchSpec
 from qsearch.spec import StudySpec
 from qsearch.stopping import LEAST_EVALUATIONS, round_shares
+
+_TRIED_ROWS = 8
+_TRIED_FEATURES = 256
+"""Weights that the quantizer is tried on: few, but more than one group of most quantizers."""
 
 
 def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
@@ -24,9 +30,12 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
         Lines of (what, value) for the user.
 
     Raises:
-        InputError: If the study cannot be assembled.
+        InputError: If the study cannot be assembled, or a run would refuse its data or quantizer.
     """
     parts = assemble(spec, where)
+    if isinstance(parts.task, ChecksData):
+        parts.task.require_data()
+    _try_quantizer(parts)
     space, search = parts.space, spec.search
     needs = parts.trainer.requirements()
     roles = sorted({layer.role for layer in space.layers})
@@ -69,9 +78,28 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     if flops:
         hours = flops / _flops_per_second() / 3600
         duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
-        lines.append(("time", f"at most about {duration} on this machine's CPU"))
+        lines.append(("time", f"about {duration} on this machine's CPU, as an order of magnitude"))
     lines += [("note", note) for note in needs.notes]
     return lines
+
+
+def _try_quantizer(parts: Assembly) -> None:
+    """Quantize a few weights, since many quantizers import their package at first use.
+
+    Raises:
+        InputError: If that fails, as it would in a run.
+    """
+    quantizer = parts.quantizer
+    features = min(_TRIED_FEATURES, *(layer.shape[1] for layer in parts.space.layers))
+    weight = torch.randn(_TRIED_ROWS, features, generator=torch.Generator().manual_seed(0))
+    moment = torch.eye(features) if needs_inputs(quantizer) else None
+    configuration = parts.space.choices.layer_configurations[0]
+    try:
+        quantizer.dequantize(quantize_weight(quantizer, weight, configuration, moment))
+    except ImportError as error:
+        raise InputError(
+            f"quantizer {parts.spec.quantizer.name!r} cannot be used: {error}"
+        ) from error
 
 
 def _planned(search: SearchSpec) -> tuple[int, int, int]:

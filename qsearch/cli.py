@@ -7,12 +7,14 @@ import logging
 import signal
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from qsearch.errors import InputError, QsearchError
 
@@ -111,14 +113,29 @@ def run(
 def status(directory: StudyDirectory) -> None:
     """Say how far a study is: rounds, evaluations, front, hypervolume, end, what is running."""
     from qsearch.events import last_event
-    from qsearch.lock import lock_owner
+    from qsearch.lock import describe_owner, lock_owner
+    from qsearch.records import STUDY_FILE
+
+    owner = lock_owner(directory)
+    event = last_event(directory / "log.jsonl")
+    table = Table(show_header=False, box=None, pad_edge=False)
+    # A study has no results yet while it loads its model and measures quantization errors.
+    if (directory / STUDY_FILE).is_file() or (owner is None and event is None):
+        _add_results(table, directory)
+    else:
+        table.add_row("results", "none yet")
+    table.add_row("finished", _finish_reason(directory) or "no")
+    table.add_row("last event", _in_words(event, owner is not None) if event else "none")
+    table.add_row("running", "no" if owner is None else describe_owner(owner))
+    Console().print(table, highlight=False, markup=False)
+
+
+def _add_results(table: Table, directory: Path) -> None:
     from qsearch.records import read_study
 
     record = read_study(directory)
-    owner = lock_owner(directory)
     latest = record.latest
     failed = int((record.trials["status"] == "failed").sum())
-    table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("study", record.name)
     table.add_row("rounds finished", str(len(record.rounds)))
     table.add_row("evaluations", f"{len(record.trials) - failed} completed, {failed} failed")
@@ -129,16 +146,13 @@ def status(directory: StudyDirectory) -> None:
     if record.reference_point:
         loss, bits = record.reference_point
         table.add_row("reference point", f"loss {loss:.4f}, average bits {bits:.4f}")
-    event = last_event(directory / "log.jsonl")
-    table.add_row("finished", _finish_reason(directory) or "no")
-    table.add_row("last event", f"{event['event']} at {event['time']}" if event else "none")
-    running = "no"
-    if owner is not None:
-        running = (
-            f"process {owner.get('process')} on {owner.get('host')} since {owner.get('since')}"
-        )
-    table.add_row("running", running)
-    Console().print(table, highlight=False, markup=False)
+
+
+def _in_words(event: dict[str, Any], is_running: bool) -> str:
+    """Return an event of the log and its time; what ends in -ing is a phase that began then."""
+    kind = str(event.get("event", "?"))
+    goes_on = is_running and kind.partition(" ")[0].endswith("ing")
+    return f"{kind}{', since' if goes_on else ' at'} {event.get('time', '?')}"
 
 
 @app.command()
@@ -175,13 +189,16 @@ def pick(
         layers = {name: dict(layer) for name, layer in picked.configuration.items()}
         _print(json.dumps({**picked.figures, "configuration": layers}))
         return
-    table = Table("layer", *picked.knobs)
-    for name, layer in picked.configuration.items():
-        table.add_row(name, *(str(layer[knob]) for knob in picked.knobs))
-    console = Console()
-    console.print(table, highlight=False, markup=False)
-    for line in picked.lines():
-        _print(line)
+    lines = picked.lines()
+    width = max(len(label) for label, _ in lines)
+    for label, figure in lines:
+        _print(f"{label:{width}}  {figure}")
+    _print("")
+    rows = (
+        (name, *(str(layer[knob]) for knob in picked.knobs))
+        for name, layer in picked.configuration.items()
+    )
+    _print_table(("layer", *picked.knobs), rows)
 
 
 @app.command()
@@ -197,7 +214,12 @@ def export(
         typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="adapter, packed, …; docs/deployment.md lists them.")
+        str,
+        typer.Option(
+            "--format",
+            help="packed (whole model), packed-base (without its adapter), adapter (PEFT),"
+            " merged (float model), compressed-tensors (vLLM), gguf (llama.cpp).",
+        ),
     ] = "adapter",
 ) -> None:
     """Write the best configuration within a budget in a form that can be deployed."""
@@ -228,12 +250,13 @@ def plugins() -> None:
     """List installed quantizers, trainers and tasks, and the packages they come from."""
     from qsearch.plugins import Group, installed_plugins
 
-    table = Table("kind", "name", "class", "from")
     groups: tuple[Group, ...] = ("quantizers", "trainers", "tasks")
-    for group in groups:
-        for plugin in installed_plugins(group):
-            table.add_row(group[:-1], plugin.name, plugin.target, plugin.distribution)
-    Console().print(table, highlight=False, markup=False)
+    rows = (
+        (group[:-1], plugin.name, plugin.target, plugin.distribution)
+        for group in groups
+        for plugin in installed_plugins(group)
+    )
+    _print_table(("kind", "name", "class", "from"), rows)
 
 
 def _finish_reason(directory: Path) -> str:
@@ -259,6 +282,27 @@ def _report_function(name: str) -> Any:
     from qsearch.plugins import load_plugin
 
     return load_plugin("reports", name)
+
+
+def _print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table of which no cell is cut: names that are cut may all look alike.
+
+    On a terminal that is too narrow, headings break at underscores, then cells anywhere. What is
+    no terminal gets each row on a line.
+    """
+    console = Console()
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in headings:
+        table.add_column(Text(heading), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    width = console.measure(table, options=console.options.update(max_width=10**6)).maximum
+    if not console.is_terminal:
+        console.width = width
+    elif console.width < width:
+        for column in table.columns:
+            column.header = Text(str(column.header).replace("_", "_\n"))
+    console.print(table, highlight=False, markup=False)
 
 
 def _print(text: str) -> None:

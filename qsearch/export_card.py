@@ -12,6 +12,9 @@ from qsearch.records import StudyRecord, row_figures
 
 CARD = "README.md"
 
+MEASURED = "the quantized weights with their adapter"
+"""What a study evaluates; some formats hold a part of it alone."""
+
 
 def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
     """Return what is known of an exported row.
@@ -26,6 +29,7 @@ def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "task": record.task,
         "quantizer": record.quantizer,
         "trainer": record.trainer,
+        "figures_are_of": MEASURED,
         **row_figures(record, row),
         "versions": dict(record.versions),
     }
@@ -41,23 +45,24 @@ def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
     card = folder / CARD
     if not card.is_file():
         return
-    metric = _with_error(facts["metric"], facts["metric_standard_error"])
+    metric = with_error(facts["metric"], facts["metric_standard_error"])
     rows = {
         "average bits of the quantized weights": f"{facts['average_bits']:.4f}",
         "weight files": f"{facts['weight_file_bytes'] / 1e6:.1f} MB",
-        "validation loss": _with_error(facts["loss"], facts["standard_error"]) + " nats",
+        "validation loss": with_error(facts["loss"], facts["standard_error"]) + " nats",
         f"validation {as_code(facts['metric_name'])}": metric,
         "in a training set of the adapter": "yes" if facts["seen"] else "no",
     }
     if facts["expected_loss"] is not None:
-        expected = _with_error(facts["expected_loss"], facts["expected_loss_deviation"])
+        expected = with_error(facts["expected_loss"], facts["expected_loss_deviation"])
         rows["expected loss"] = f"{expected} nats"
     lines = [
         "",
         "## Figures",
         "",
         f"Trial {facts['trial']}, round {facts['round']} of the study {as_code(facts['study'])};"
-        " ± is a standard error, of the expected loss a standard deviation.",
+        " ± is a standard error, of the expected loss a standard deviation."
+        f" Losses and metric are those of {MEASURED}.",
         "",
         "| | |",
         "|---|---|",
@@ -73,5 +78,6 @@ def as_code(name: str) -> str:
     return "`" + " ".join(name.replace("`", "'").split()) + "`"
 
 
-def _with_error(value: float, error: float | None) -> str:
+def with_error(value: float, error: float | None) -> str:
+    """Return a figure with its error, if that is known."""
     return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

@@ -12,7 +12,8 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from qsearch.assembly import Assembly, assemble
-from qsearch.budgets import Budget, best_within
+from qsearch.budgets import Budget, best_within, size_needed
+from qsearch.capabilities import ChecksFormats
 from qsearch.errors import InputError
 from qsearch.export_card import add_figures, export_facts
 from qsearch.records import StudyRecord, read_study, row_configuration, row_figures, write_json
@@ -106,6 +107,8 @@ def _parts(directory: Path, record: StudyRecord, format: str, to: Path) -> Assem
         raise InputError(f"--format {format!r}: trainer {record.trainer!r} writes {list(formats)}")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to {to}: exists and is not an empty folder")
+    if isinstance(parts.trainer, ChecksFormats):
+        parts.trainer.require_format(format)
     return parts
 
 
@@ -130,8 +133,8 @@ def _export(
     }
     if budget.kind == "bytes" and facts["weight_file_bytes"] > budget.limit:
         raise InputError(
-            f"--bytes {budget.limit:.0f} is for the format 'packed': as {format!r}, trial"
-            f" {facts['trial']} takes {facts['weight_file_bytes']} bytes"
+            f"{budget} is for the format 'packed': as {format!r}, trial {facts['trial']} takes"
+            f" {size_needed(facts['weight_file_bytes'], budget.unit)}"
         )
     write_json(folder / FACTS_FILE, facts)
     add_figures(folder, facts)

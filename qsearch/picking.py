@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qsearch.budgets import Budget, best_within
+from qsearch.budgets import Budget, best_within, readable_size
 from qsearch.configuration import Configuration
+from qsearch.export_card import with_error
 from qsearch.footprint import read_footprint
 from qsearch.records import read_study, row_configuration, row_figures, smallest_alike
 
@@ -27,15 +28,35 @@ class Picked:
     knobs: tuple[str, ...]
     figures: Mapping[str, Any]
 
-    def lines(self) -> list[str]:
-        """Return the figures as lines of text."""
-        known = {name: value for name, value in self.figures.items() if value is not None}
-        smallest = known.pop("smallest_alike")
-        lines = [", ".join(f"{name} {value}" for name, value in known.items())]
-        if smallest["trial"] != known["trial"]:
+    def lines(self) -> list[tuple[str, str]]:
+        """Return what is known of it to be read: labels and rounded figures."""
+        of = self.figures
+        seen = "seen" if of["seen"] else "unseen"
+        lines = [
+            ("trial", f"{of['trial']}, evaluated in round {of['round']}, {seen} in training"),
+            ("average bits", f"{of['average_bits']:.4f}"),
+        ]
+        if of["file_bytes"] is not None:
+            running = f"{readable_size(of['memory_bytes'])} for {of['memory_tokens']} tokens"
+            lines += [
+                ("weight files", f"{readable_size(of['file_bytes'])} as packed"),
+                ("memory", f"{running}, an estimate"),
+            ]
+        if of["expected_loss"] is not None:
+            expected = with_error(of["expected_loss"], of["expected_loss_deviation"])
+            lines.append(("expected loss", expected))
+        lines += [
+            ("loss", with_error(of["loss"], of["standard_error"])),
+            (of["metric_name"], with_error(of["metric"], of["metric_standard_error"])),
+        ]
+        smallest = of["smallest_alike"]
+        if smallest["trial"] != of["trial"]:
             lines.append(
-                f"trial {smallest['trial']} with {smallest['average_bits']:.4f} average bits is"
-                " not surely worse: its loss is within the uncertainty of this one"
+                (
+                    "may be as good",
+                    f"trial {smallest['trial']} with {smallest['average_bits']:.4f} average bits:"
+                    " its loss is within the uncertainty",
+                )
             )
         return lines
 

@@ -8,15 +8,24 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from qsearch.events import Event
 
 _PHASES = ("evaluating the set", "evaluating candidates")
 _STEPS = ("searching", "screening")
+
+
+class _CountColumn(MofNCompleteColumn):
+    """Shows how much of how much is done, and nothing for a phase that does not count."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task)
 
 
 class StudyProgress:
@@ -32,7 +41,7 @@ class StudyProgress:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            _CountColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),

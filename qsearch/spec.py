@@ -164,10 +164,19 @@ def validate(model: type[_Model], values: Any, where: str, prefix: str = "") -> 
                 message = f"unknown field; allowed here: {allowed}"
             elif problem["type"] == "model_type":
                 message = "must be a section of fields"
+            elif problem["type"] in ("tuple_type", "list_type"):
+                message = _wanted_list(problem["input"])
             shown = f", not {_shorten(repr(problem['input']))}"
             shown = "" if problem["type"] in ("missing", "extra_forbidden") else shown
             lines.append(f"{field or 'the study'}: {message}{shown}")
         raise InputError(f"{where}: " + "; ".join(lines)) from error
+
+
+def _wanted_list(given: Any) -> str:
+    """Say that a list is wanted, with what was given as the example where it fits into one."""
+    if isinstance(given, str | int | float):
+        return f"must be a list, such as [{_shorten(str(given))}]"
+    return "must be a list"
 
 
 def _shorten(text: str) -> str:
@@ -305,9 +314,12 @@ def _resolve_text(
         name, default = match.groups()
         found = variables.get(name, default)
         if found is None:
+            rest = value[match.end() :]
+            folder = not match.start() and rest.startswith("/") and "${" not in rest
+            to = f" to the folder that holds {rest[1:]}" if folder else ""
             raise InputError(
-                f"{path}: {field}: the environment variable {name} is not set;"
-                f" set it, or give the field by --set {field}=VALUE"
+                f"{path}: {field}: the environment variable {name} is not set; set it{to}, or give"
+                f" the field itself, there or by --set {field}=VALUE (null for none, if optional)"
             )
         return found
 

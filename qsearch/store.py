@@ -34,13 +34,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from qsearch.errors import InputError, QsearchError
 from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
-from qsearch.records import RoundRecord, write_atomically, write_json
+from qsearch.records import STUDY_FILE, RoundRecord, write_atomically, write_json
 from qsearch.space import Floats, Space
 from qsearch.training_state import adapter_path
 
 STUDY_YAML = "study.yaml"
 DATABASE = "study.db"
 LOG = "log.jsonl"
+QUANTIZATION_ERROR = "quantization_error"
 _STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
 _IDENTITY = "state/identity.json"
 
@@ -199,6 +200,16 @@ def _require_unstarted(directory: Path, name: str, shown: str) -> None:
             f"{shown}: holds no experiment {name!r}, but {directory} has results of it; give the"
             " --storage it was run with, or restore the database"
         )
+
+
+def has_results(directory: Path) -> bool:
+    """Return whether a study directory holds anything that was measured or put into a database.
+
+    The quantization error is measured first; the others tell of it where that file was deleted.
+    """
+    first = (_measurement_path(directory, QUANTIZATION_ERROR), adapter_path(directory, 0))
+    others = (directory / name for name in (_IDENTITY, DATABASE, STUDY_FILE))
+    return any(path.is_file() for path in (*first, *others))
 
 
 def read_measurement(directory: Path, name: str) -> Floats | None:

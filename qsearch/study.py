@@ -28,7 +28,9 @@ from qsearch.spec import StudySpec, differences, dump_spec, load_spec
 from qsearch.stopping import out_of_time, stop_reason
 from qsearch.store import (
     LOG,
+    QUANTIZATION_ERROR,
     STUDY_YAML,
+    has_results,
     open_client,
     prepare_directory,
     read_measurement,
@@ -36,7 +38,6 @@ from qsearch.store import (
     storage_errors,
     write_measurement,
 )
-from qsearch.training_state import adapter_path
 from qsearch.transactions import one_transaction
 
 
@@ -147,27 +148,29 @@ def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: O
 def _claim(spec: StudySpec, directory: Path) -> list[str]:
     """Write the resolved study, or require that the directory's is the same but for its limits.
 
-    A study that stopped can be let go on: ``search.stop`` may change, ``search.rounds`` rise.
+    A directory without results takes any study: whatever stopped the last start, a wrong option
+    perhaps, left nothing that another study could take for its own. A study that stopped later can
+    be let go on: ``search.stop`` may change, ``search.rounds`` rise.
 
     Returns:
         The limits that differ, one line for each.
     """
     path = directory / STUDY_YAML
-    if path.is_file():
-        before = load_spec(path, resolved=True)
-        refused = differences(_with_limits_of(spec, before), spec)
-        if refused:
-            raise InputError(
-                f"{path} differs from this study: {'; '.join(refused)};"
-                " run the same study to resume, or give another --out"
-            )
-        return differences(before, spec)
-    if adapter_path(directory, 0).is_file():
+    if not has_results(directory):
+        _write_spec(spec, directory)
+        return []
+    if not path.is_file():
         raise InputError(
             f"{path} is missing, but the directory holds results; restore it, or give another --out"
         )
-    _write_spec(spec, directory)
-    return []
+    before = load_spec(path, resolved=True)
+    refused = differences(_with_limits_of(spec, before), spec)
+    if refused:
+        raise InputError(
+            f"{path} differs from this study: {'; '.join(refused)};"
+            " run the same study to resume, or give another --out"
+        )
+    return differences(before, spec)
 
 
 def _with_limits_of(spec: StudySpec, before: StudySpec) -> StudySpec:
@@ -186,13 +189,13 @@ def _write_spec(spec: StudySpec, directory: Path) -> None:
 
 
 def _quantization_error(parts: Assembly, directory: Path, observer: Observer) -> Floats:
-    saved = read_measurement(directory, "quantization_error")
+    saved = read_measurement(directory, QUANTIZATION_ERROR)
     if saved is not None:
         return saved
     start = time.monotonic()
     observer(Event("measuring quantization error", 0))
     error = parts.trainer.quantization_error(parts.space.choices.layer_configurations)
-    write_measurement(directory, "quantization_error", error)
+    write_measurement(directory, QUANTIZATION_ERROR, error)
     observer(Event("measured quantization error", 0, {"seconds": time.monotonic() - start}))
     return error
 

@@ -45,3 +45,12 @@ def require_device(name: str) -> None:
             f"trainer.device {name!r} cannot be used on this machine; available:"
             f" {', '.join(available_devices())}"
         ) from error
+
+
+def missing_device(name: str) -> str | None:
+    """Return why this machine cannot hold tensors on a device, or None if it can."""
+    try:
+        require_device(name)
+    except InputError as error:
+        return str(error)
+    return None

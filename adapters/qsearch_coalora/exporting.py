@@ -9,7 +9,7 @@ from qsearch.configuration import Configuration
 from qsearch.footprint import Footprint
 from qsearch.plugins import LoadedModel, ModelSpec, Quantizer, Task
 from qsearch_coalora.adapted_model import AdaptedModel
-from qsearch_coalora.exports import EXPORTERS, ExportJob, write_export
+from qsearch_coalora.exports import EXPORTERS, ExportJob, require_format, write_export
 from qsearch_coalora.footprint import model_footprint
 from qsearch_coalora.weight_cache import FULL_PRECISION
 from qsearch_coalora.workload import task_workload
@@ -35,7 +35,16 @@ class ExportsModels:
         Raises:
             InputError: If the format is unknown, or cannot hold the configuration.
         """
-        write_export(self._job(configuration), directory, format, self.export_formats)
+        self.require_format(format)
+        write_export(self._job(configuration), directory, format)
+
+    def require_format(self, format: str) -> None:
+        """Check that a format can hold the study's weights, without loading the model.
+
+        Raises:
+            InputError: If the format is unknown, or not for weights of the study's quantizer.
+        """
+        require_format(self.quantizer, format, self.export_formats)
 
     def footprint(self) -> Footprint:
         """Return what the model takes on a device."""

@@ -10,6 +10,7 @@ from torch import nn
 from qsearch.layers import LayerSpec
 from qsearch.plugins import Quantizer, Requirements
 from qsearch_coalora.calibration import moment_bytes
+from qsearch_coalora.device import missing_device
 from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.workload import Workload, floating_point_operations, work_parameters
 
@@ -73,6 +74,8 @@ def estimate_requirements(
             f"the study runs on {options.device}: the memory is needed there, and a time above is"
             " what the CPU would take"
         )
+        if (missing := missing_device(options.device)) is not None:
+            notes.append(f"{missing}; run the study on one that has it")
     memory = (
         weights
         + activations

@@ -16,6 +16,7 @@ from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.errors import InputError
 from qsearch.layout import PackableQuantizer
 from qsearch.plugins import load_plugin
+from qsearch_quantizers.adapter_owner import AdapterGuard, owner_digest
 from qsearch_quantizers.packed_linear import PackedLinear
 from qsearch_quantizers.packing import packed_layout
 from qsearch_quantizers.verification import (
@@ -150,6 +151,11 @@ class QsearchHfQuantizer(HfQuantizer):
         config.layers = own_layers  # As a checkpoint of this model names them.
         if paths:
             require_tensors(paths, stored)
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+        config, prefix = self.quantization_config, model.base_model_prefix
+        digest = owner_digest(config.quantizer, config.quantizer_options, config.layers, prefix)
+        AdapterGuard(digest, bool(config.adapter_rank)).watch(model)
 
     def is_serializable(self) -> bool:
         """Packed buffers are saved as they were loaded."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from qsearch.configuration import LayerConfiguration
+from qsearch.configuration import Choices, LayerConfiguration
 
 TOLERANCES: Mapping[str, float] = {
     "test_the_error_does_not_depend_on_the_weights_magnitude": 0.25,
@@ -29,6 +29,7 @@ class Allowance:
         reason: Why the quantizer cannot do better, for those who read its tests.
         where: Values of knobs: the exemption is for the layer configurations that have them, such
             as ``{"bits": 8}``. All others stay bound by the kit's own tolerance. Empty is for all.
+            A check fails if no layer configuration of the quantizer has these values.
 
     Raises:
         ValueError: If the check has no tolerance, the tolerance allows nothing, or there is no
@@ -51,6 +52,11 @@ class Allowance:
             )
         if not self.reason.strip():
             raise ValueError(f"reason of {self.check}: expected text, found {self.reason!r}")
+
+    def fits(self, choices: Choices) -> bool:
+        """Return whether some layer configuration has the knobs' values."""
+        knobs = {knob.name: knob.values for knob in choices.knobs}
+        return all(value in knobs.get(name, ()) for name, value in self.where.items())
 
     def is_for(self, check: str, chosen: LayerConfiguration) -> bool:
         """Return whether this is the check, and the layer configuration has the knobs' values."""

@@ -85,6 +85,23 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def refuse_class(what: str, given: object) -> None:
+    """Refuse a class in place of what is made of it, which would fail nearly every check.
+
+    Args:
+        what: What is expected, for the message.
+        given: What a caller gave.
+
+    Raises:
+        TypeError: If it is a class.
+    """
+    if isinstance(given, type):
+        name = given.__name__
+        raise TypeError(
+            f"expected a {what}, found the class {name}; make one, such as {name}({name}.Options())"
+        )
+
+
 def require(holds: bool, message: str) -> None:
     """Raise AssertionError with a message unless something holds."""
     if not holds:

@@ -54,7 +54,7 @@ class InputChecks(QuantizerChecks):
     def _for_inputs(self) -> tuple[Quantizer, QuantizesForInputs]:
         quantizer = self.make()
         if not isinstance(quantizer, QuantizesForInputs) or not quantizer.needs_inputs:
-            raise SkipTest("this quantizer does not mind inputs")
+            raise SkipTest("this quantizer does not use the layer's inputs")
         return quantizer, quantizer
 
 

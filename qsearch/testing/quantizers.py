@@ -14,7 +14,7 @@ from qsearch.configuration import Choices, LayerConfiguration
 from qsearch.plugins import Quantizer, installed_plugins
 from qsearch.testing.accuracy import AccuracyChecks
 from qsearch.testing.allowances import Allowance
-from qsearch.testing.conformance import require, require_equal, require_refusal
+from qsearch.testing.conformance import refuse_class, require, require_equal, require_refusal
 from qsearch.testing.inputs import InputChecks
 from qsearch.testing.quantizer_checks import QuantizerChecks, made_again
 from qsearch.testing.samples import normal_weight, quantize
@@ -52,6 +52,16 @@ class ArgumentChecks(QuantizerChecks):
     def test_options_as_json_make_an_equal_quantizer(self) -> None:
         quantizer = self.make()
         require_equal("choices", made_again(quantizer).choices(), quantizer.choices())
+
+    def test_allowances_are_for_layer_configurations_that_there_are(self) -> None:
+        choices = self.make().choices()
+        for allowance in self.allowances:
+            require(
+                allowance.fits(choices),
+                f"allowance of {allowance.check}: expected values of the knobs"
+                f" { {knob.name: knob.values for knob in choices.knobs} }, found"
+                f" {dict(allowance.where)}, which no layer configuration has",
+            )
 
     def test_layer_configurations_of_others_are_refused(self) -> None:
         quantizer = self.make()
@@ -113,7 +123,9 @@ def check_quantizer(
 
     Raises:
         ConformanceError: If a check fails; an AssertionError that names each, and why it failed.
+        TypeError: If it is a class, not a quantizer made of it.
     """
+    refuse_class("quantizer", quantizer)
     most, allowed = most_configurations, allowances
 
     class Given(QuantizerConformance):

@@ -26,6 +26,8 @@ enough that 1 KiB which does not grow with the weight, such as a table of levels
 STORAGE_TOLERANCE = 0.01
 """By which part of them the bits that are stored may differ from storage bits."""
 
+HOW_TO_PACK = "; give the quantizer a `layout` with bits, or let it pack codes itself"
+
 
 class StorageChecks(QuantizerChecks):
     """Tensors are plain, as large as they are said to be, and a function of the weight alone."""
@@ -71,10 +73,12 @@ class StorageChecks(QuantizerChecks):
             require_equal(f"storage bits of {chosen}, again", quantizer.storage_bits(chosen), bits)
             stored = 8 * _stored_bytes(quantizer, quantize(quantizer, weight, chosen))
             found = stored / weight.numel()
+            whole_bytes = found > bits and not isinstance(quantizer, PackableQuantizer)
+            hint = HOW_TO_PACK if whole_bytes else ""
             require(
                 abs(found - bits) <= STORAGE_TOLERANCE * bits,
                 f"bits per weight stored of {LARGE[0]} × {LARGE[1]} weights with {chosen}:"
-                f" expected {bits:.4f}, as storage_bits says, found {found:.4f}",
+                f" expected {bits:.4f}, as storage_bits says, found {found:.4f}{hint}",
             )
 
     def test_tensors_are_as_the_layout_says(self) -> None:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from qsearch.layers import LayerSpec
 from qsearch.plugins import Quantizer, Requirements, Split, Trainer
-from qsearch.testing.conformance import require, require_equal
+from qsearch.testing.conformance import refuse_class, require, require_equal
 from qsearch.testing.evaluating import EvaluationChecks
 from qsearch.testing.exports import ExportChecks
 from qsearch.testing.samples import rank_correlation, sample_layer_configurations
@@ -178,7 +178,12 @@ def check_trainer(
 
     Raises:
         ConformanceError: If a check fails; an AssertionError that names each, and why it failed.
+        TypeError: If ``make`` or ``make_other`` is no function, or the quantizer is a class.
     """
+    for name, given_maker in (("make", make), ("make_other", make_other)):
+        if not callable(given_maker):
+            raise TypeError(f"{name}: expected a function that returns a trainer, found a trainer")
+    refuse_class("quantizer", quantizer)
     given_split, given_tolerance, given = split, tolerance, quantizer
     refused = refused_formats
 

@@ -17,8 +17,7 @@ from qsearch.errors import InputError
 from qsearch.pareto import normalised_hypervolume
 from qsearch.records import StudyRecord, best_under, decisive_loss
 
-BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.25)
-"""Average bits at which results are summarised."""
+_BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0)
 
 POINT_COLUMNS = (
     "trial",
@@ -257,7 +256,28 @@ def training_frame(record: StudyRecord, points_per_round: int = 300) -> pd.DataF
     return pd.concat(frames, ignore_index=True)
 
 
-def budget_frame(record: StudyRecord, budgets: Sequence[float] = BUDGETS) -> pd.DataFrame:
+def study_budgets(record: StudyRecord) -> list[float]:
+    """Return the budgets that a study is summarised at: some within its interval, and its end.
+
+    Those that no configuration of the latest round fits are left out, and those that buy nothing
+    more than a smaller one does, except the end.
+
+    Args:
+        record: The study.
+
+    Returns:
+        Average bits, rising.
+    """
+    low, high = record.segment_edges[0], record.segment_edges[-1]
+    inside = [budget for budget in _BUDGETS if low < budget < high]
+    if len(inside) < 3:
+        inside = [round(float(budget), 2) for budget in np.linspace(low, high, 9)[1:-1]]
+    found = budget_frame(record, (*inside, high)).dropna(subset="trial")
+    kept = ~found.duplicated("trial") | (found["budget"] == high)
+    return [float(budget) for budget in found[kept]["budget"]]
+
+
+def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
     """Return the best configuration of the latest round at or under each budget.
 
     Args:

@@ -12,17 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from qsearch.records import StudyRecord
-from qsearch_reports.frames import BUDGETS, budget_frame
+from qsearch_reports.frames import budget_frame, study_budgets
 
 
-def summary_table(record: StudyRecord, budgets: Sequence[float] = BUDGETS) -> Table:
+def summary_table(record: StudyRecord, budgets: Sequence[float] | None = None) -> Table:
     """Return the best configuration at or under each budget, as a rich table.
 
     ``expected`` is its expected loss, which it was chosen by where it is known.
 
     Args:
         record: The study.
-        budgets: Average bits.
+        budgets: Average bits; :func:`~qsearch_reports.frames.study_budgets` if None.
     """
     title = Text(f"{record.name}: best configuration at or under each budget")
     # Seven columns fit a terminal of 80 characters only with one space between them.
@@ -30,7 +30,8 @@ def summary_table(record: StudyRecord, budgets: Sequence[float] = BUDGETS) -> Ta
     names = ("budget", "trial", "average bits", "loss", "expected", record.metric.name, "seen")
     for name in names:
         table.add_column(Text(name), justify="left" if name == "seen" else "right", no_wrap=True)
-    for row in budget_frame(record, budgets).to_dict("records"):
+    shown = study_budgets(record) if budgets is None else budgets
+    for row in budget_frame(record, shown).to_dict("records"):
         table.add_row(f"{row['budget']:g}", *(Text(cell) for cell in _cells(row)))
     return table
 

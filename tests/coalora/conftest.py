@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.trainer import CoALoRATrainer
+from qsearch_quantizers.normal_float import NormalFloat
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -24,6 +25,7 @@ from transformers import (
 
 from qsearch.configuration import Choices, Configuration, Knob, LayerConfiguration
 from qsearch.plugins import ModelSpec, QuantizedTensor
+from tests.coalora.exported import study_logits, trained
 
 WORDS = [f"w{index}" for index in range(60)]
 
@@ -173,3 +175,12 @@ def make_configuration() -> Callable[[CoALoRATrainer, int], Configuration]:
         )
 
     return make
+
+
+@pytest.fixture
+def packing_study(make_trainer, make_configuration):
+    """A trained study of normal float, one of its configurations, and what it computes."""
+    quantizer = NormalFloat(NormalFloat.Options())
+    trainer, wanted = trained(make_trainer, make_configuration, plugin=quantizer)
+    batch = next(iter(trainer.task.batches("validation", 8)))
+    return trainer, wanted, batch, study_logits(trainer, wanted, batch)

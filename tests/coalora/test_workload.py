@@ -92,6 +92,15 @@ def test_requirements_say_when_the_data_must_tell_the_time(make_trainer) -> None
     assert "time is not estimated" in needs.notes[0]
 
 
+@pytest.mark.parametrize(("device", "warned"), [("hpu", True), ("cpu", False)])
+def test_requirements_warn_of_a_device_that_this_machine_lacks(
+    make_trainer, device: str, warned: bool
+) -> None:
+    notes = make_trainer(device=device).requirements().notes
+    said = f"trainer.device {device!r} cannot be used on this machine; available: cpu"
+    assert any(note.startswith(said) for note in notes) == warned
+
+
 @pytest.mark.parametrize(
     ("method", "rounds", "for_each_configuration"),
     [

@@ -152,7 +152,7 @@ def test_export_refuses_a_folder_in_use(study: Path, tmp_path: Path) -> None:
 
 def test_pick_below_every_configuration_says_what_there_is(study: Path) -> None:
     result = run(command("pick", study, "--bits", "1.5"), expect=2)
-    assert "no configuration has average bits ≤ 1.5; the least in this study is" in result.stderr
+    assert "--bits 1.5: the smallest configuration takes 2." in result.stderr
 
 
 def _picked(study: Path) -> tuple[Assembly, Configuration, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The ready studies validate without data and network; the documentation has every field."""
+"""The ready studies validate without network; the documentation has every field."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from qsearch_quantizers.integer import Integer
 from qsearch_quantizers.normal_float import NormalFloat
 
 from qsearch.checking import check_study
+from qsearch.errors import InputError
 from qsearch.plugins import ModelSpec
 from qsearch.search_spec import InitialSpec, SearchSpec, StopSpec
 from qsearch.spec import SpaceSpec, StudySpec, load_spec
@@ -63,7 +65,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_study_validates_without_its_data_and_without_network(
+def test_study_validates_by_its_datas_headers_and_without_network(
     path: Path, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if importlib.util.find_spec(PACKAGES.get(path.stem, "qsearch")) is None:
@@ -71,11 +73,15 @@ def test_study_validates_without_its_data_and_without_network(
     # No hub cache, so that the result does not depend on what this machine has downloaded.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     spec = load_spec(path, environment={"QSEARCH_DATA": str(tmp_path)})
+    for name in ("train", "validation"):
+        if (file := spec.task.options.get(name)) is not None:
+            Path(file).parent.mkdir(exist_ok=True)
+            Path(file).write_text("sentence\tlabel\n")
     lines = check_study(spec, str(path))
     told = dict(lines)
     assert spec.name == path.stem
     assert told["layers"].startswith(f"{LAYERS[path.stem]} quantizable")
-    assert told["time"].startswith("at most about ")
+    assert told["time"].startswith("about ")
     if path.stem in PARAMETERS:
         assert f"{PARAMETERS[path.stem]} M parameters" in told["model"]
     notes = [value for name, value in lines if name == "note"]
@@ -88,6 +94,30 @@ def test_every_study_is_offered_by_init_as_it_is(tmp_path: Path) -> None:
     assert template_names() == sorted(LAYERS) == [path.stem for path in STUDIES]
     for path in STUDIES:
         assert read_template(path.stem) == path.read_text(encoding="utf-8")
+
+
+def test_check_refuses_a_quantizer_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, minilm: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "hqq", None)
+    monkeypatch.setitem(sys.modules, "hqq.core.quantize", None)
+    spec = load_spec(ROOT / "studies" / "quickstart.yaml", ["quantizer={name: hqq}"])
+    with pytest.raises(InputError, match=r"needs the package hqq; .* 'qsearch\[hqq\]'"):
+        check_study(spec, "quickstart.yaml")
+
+
+def test_the_study_of_reviews_needs_no_more_of_own_data_than_the_tutorial_says(
+    tmp_path: Path, minilm: str
+) -> None:
+    (tmp_path / "mine.csv").write_text("words,kind\nfine,yes\n")
+    fields = {"train": "mine.csv", "validation": "mine.csv", "text": "words", "label": "kind"}
+    text = read_template("sst2")
+    for name, value in fields.items():
+        line = f"  {name}: {'./' if value.endswith('csv') else ''}{value}\n"
+        text, found = re.subn(rf"^  {name}: .*\n", line, text, flags=re.MULTILINE)
+        text = text if found else text.replace("  max_length", f"{line}  max_length")
+    (tmp_path / "mine.yaml").write_text(text)
+    assert check_study(load_spec(tmp_path / "mine.yaml", environment={}), "mine.yaml")
 
 
 def test_init_writes_a_study_that_check_accepts(tmp_path: Path) -> None:

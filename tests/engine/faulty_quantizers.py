@@ -204,7 +204,7 @@ class CountsNothing(Rounding):
         return 0.0
 
 
-@fails("storage_bits_are_those_of_the_stored_bytes", "found 9.0000")
+@fails("storage_bits_are_those_of_the_stored_bytes", "found 9.0000; give the quantizer a `layout`")
 class CodesInWholeBytes(Rounding):
     layout = None
 

@@ -115,6 +115,48 @@ def test_plugins_name_their_package() -> None:
         assert load_plugin(group, "fake").__name__ == fake.target.partition(":")[2]
 
 
+def test_a_name_that_two_packages_bring_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "other-2.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 2.0\n")
+    (installed / "entry_points.txt").write_text("[qsearch.quantizers]\nfake = other:Own\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    message = refusal()
+    assert "my.yaml: quantizer.name: the quantizer 'fake' is brought by 2 packages" in message
+    assert "other 2.0 (other:Own) and qsearch-fake 1.0 (qsearch_fake:FakeQuantizer)" in message
+
+
+@pytest.mark.parametrize("group", ["quantizers", "tasks"])
+def test_a_plugin_that_calls_itself_otherwise_than_its_entry_point_is_refused(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_plugin(group, "fake"), "name", "other")
+    said = f"{group[:-1]}.name: the entry point 'fake' leads to a {group[:-1]} that calls itself"
+    assert f"{said} 'other'" in refusal()
+
+
+def test_check_refuses_a_quantizer_whose_package_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def needing(*_: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'codes'")
+
+    monkeypatch.setattr(load_plugin("quantizers", "fake"), "quantize", needing)
+    with pytest.raises(InputError, match="'fake' cannot be used: No module named 'codes'"):
+        check_study(study_spec(), "my.yaml")
+
+
+def test_check_refuses_data_that_the_task_finds_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: Any) -> None:
+        raise InputError("data file a.csv does not exist")
+
+    monkeypatch.setattr(load_plugin("tasks", "fake"), "require_data", missing, raising=False)
+    with pytest.raises(InputError, match=r"a\.csv does not exist"):
+        check_study(study_spec(), "my.yaml")
+
+
 def test_check_tells_layers_space_memory_and_time() -> None:
     lines = dict(check_study(study_spec(), "my.yaml"))
     assert lines["layers"].startswith("8 quantizable, 0.1 M weights, roles key, output, query")
@@ -163,7 +205,7 @@ def test_export_writes_the_picked_configuration(finished: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("bits", "format", "said"),
-    [(1.0, "json", "no configuration has average bits"), (4.0, "gguf", r"writes \['json'\]")],
+    [(1.0, "json", "the smallest configuration takes 2"), (4.0, "gguf", r"writes \['json'\]")],
 )
 def test_export_refuses(
     bits: float, format: str, said: str, finished: Path, tmp_path: Path

@@ -9,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from qsearch import cli
 from qsearch.errors import InputError
+from qsearch.events import Event, event_log
 from qsearch.footprint import FOOTPRINT_FILE
 from qsearch.lock import study_lock
 from qsearch.records import best_under, read_study, row_figures
@@ -215,6 +218,18 @@ def test_status_tells_how_far_a_study_is(qsearch, finished: Path) -> None:
     assert running.split() == ["running", "no"]
 
 
+def test_status_of_a_study_without_results_says_who_runs_it(qsearch, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    event_log(tmp_path / "log.jsonl")(Event("measuring quantization error", 0))
+    with study_lock(tmp_path):
+        code, output, _ = qsearch("status", tmp_path)
+    assert code == 0
+    lines = {line.split("  ")[0]: line for line in output.splitlines()}
+    assert "none yet" in lines["results"]
+    assert "measuring quantization error, since 20" in lines["last event"]
+    assert f"process {os.getpid()} on" in lines["running"]
+
+
 def test_pick_prints_the_best_configuration_under_the_budget(qsearch, finished: Path) -> None:
     code, output, _ = qsearch("pick", finished, "--bits", "3.5", "--json")
     assert code == 0
@@ -249,8 +264,44 @@ def test_pick_prints_a_table(qsearch, finished: Path) -> None:
     assert code == 0
     assert "group_size" in output
     assert "block.1.output" in output
-    assert "average_bits" in output
     assert "expected" not in output
+
+
+def test_pick_begins_with_rounded_figures_and_their_units(qsearch, finished: Path) -> None:
+    best = best_under(read_study(finished), 3.5)
+    lines = qsearch("pick", finished, "--bits", "3.5")[1].splitlines()
+    figures = dict(line.split("  ", 1) for line in lines[: lines.index("")])
+    told = {name: figure.strip() for name, figure in figures.items()}
+    assert told["average bits"] == f"{best['average_bits']:.4f}"
+    assert told["loss"] == f"{best['loss']:.4f} ± {best['standard_error']:.4f}"
+    assert told["weight files"] == f"{(1200 + 100 * best['average_bits']) / 1000:.1f} kB as packed"
+    assert told["memory"].endswith("kB for 10 tokens, an estimate")
+
+
+def test_tables_that_are_piped_have_each_row_whole_on_a_line(finished: Path) -> None:
+    result = command(["pick", finished, "--bits", "3.5"], COLUMNS="20")
+    configuration = json.loads(best_under(read_study(finished), 3.5)["configuration"])
+    lines = [line.split() for line in result.stdout.splitlines()]
+    for name, layer in configuration.items():
+        assert [name, *map(str, layer.values())] in lines
+
+
+def test_headings_break_before_names_on_a_narrow_terminal(
+    qsearch, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "Console", partial(Console, width=41, force_terminal=True))
+    output = qsearch("pick", finished, "--bits", "3.5")[1]
+    assert "group_size" not in output
+    assert "block.1.output" in output
+
+
+def test_names_fold_on_a_terminal_too_narrow_for_them(
+    qsearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "Console", partial(Console, width=80, force_terminal=True))
+    output = qsearch("plugins")[1]
+    assert "…" not in output
+    assert "bitsandbytes" in output
 
 
 @pytest.mark.parametrize(
@@ -281,9 +332,12 @@ def test_pick_by_size_is_pick_by_bits_that_fit(
         (["--bits", "3", "--bytes", "2kB"], "got --bits and --bytes"),
         (["--bytes", "2 parsec"], "--bytes '2 parsec': give a positive number of bytes"),
         (["--bytes", "0"], "--bytes '0': give a positive number"),
-        (["--bytes", "1kB"], "--bytes 1000: what is not quantized takes 1200 bytes alone"),
-        (["--memory", "1.4kB"], "--memory 1400: what is not quantized takes 1550 bytes alone"),
-        (["--bytes", "1300"], "no configuration fits --bytes 1300; the smallest in this study"),
+        (["--bytes", "1 kB"], "--bytes 1kB: the smallest configuration takes 1."),
+        (["--bytes", "1kB"], " kB (1.20 kB of it not quantized)"),
+        (["--bytes", "1300"], "--bytes 1300: the smallest configuration takes 1"),
+        (["--bytes", "1300"], " bytes (1200 bytes of it not quantized)"),
+        (["--memory", "1.4kB"], " kB (1.55 kB of it beside the quantized weights)"),
+        (["--memory", "1kB", "--tokens", "900"], "--memory 1kB --tokens 900: the smallest"),
         (["--bits", "3", "--tokens", "5"], "--tokens is for --memory alone"),
         (["--bits", "inf"], "--bits inf: give a number of average bits"),
     ],
@@ -312,7 +366,19 @@ def test_bytes_need_a_study_that_says_how_large_its_model_is(
 
 @pytest.mark.parametrize("bits", ["1", "0"])
 def test_pick_below_every_configuration_is_refused(bits: str, qsearch, finished: Path) -> None:
-    assert "the least in this study is" in refused(qsearch("pick", finished, "--bits", bits))
+    errors = refused(qsearch("pick", finished, "--bits", bits))
+    assert f"--bits {bits}: the smallest configuration takes 2." in errors
+
+
+@pytest.mark.parametrize(
+    "budget", [["--bits", "1"], ["--bytes", "1kB"], ["--bytes", "0.001MiB"], ["--memory", "1kB"]]
+)
+def test_what_a_refused_budget_is_told_is_enough(
+    budget: list[str], qsearch, finished: Path
+) -> None:
+    told = refused(qsearch("pick", finished, *budget)).split("takes ")[1]
+    enough = told.split(" (")[0].removesuffix(" average bits\n")
+    assert qsearch("pick", finished, budget[0], enough, "--json")[0] == 0
 
 
 def test_export_writes_and_refuses(qsearch, finished: Path, tmp_path: Path) -> None:
@@ -381,7 +447,7 @@ def test_an_export_goes_into_an_empty_folder_as_it_is(
         (["--sweep", "2.5,x"], "'x' is no positive number of average bits"),
         (["--sweep", "3,3.0"], "3 is there twice"),
         (["--sweep", "3", "--bits", "3"], "--sweep holds the budgets"),
-        (["--sweep", "4,1"], "no configuration has average bits ≤ 1"),
+        (["--sweep", "4,1"], "--bits 1: the smallest configuration takes"),
     ],
 )
 def test_a_sweep_of_bad_budgets_writes_nothing(

@@ -130,6 +130,11 @@ def test_list_of_the_wrong_length_names_what_is_missing(study: Path) -> None:
     assert "search.average_bits.1: Field required" in refusal(study, search__average_bits=[2])
 
 
+def test_one_value_in_place_of_a_list_is_shown_as_a_list(study: Path) -> None:
+    message = refusal(study, model__layers="encoder*")
+    assert "model.layers: must be a list, such as [encoder*], not 'encoder*'" in message
+
+
 def test_union_alternatives_do_not_show_in_the_field(study: Path) -> None:
     message = refusal(study, space={"tied": [["query", 3]]})
     assert "space.tied.0.1: Input should be a valid string, not 3" in message
@@ -248,6 +253,12 @@ def test_variable_that_is_not_set_says_what_to_do(study: Path) -> None:
     message = refusal(study, task={"name": "fake", "files": {"train": "${DATA}/a.csv"}})
     assert "task.files.train: the environment variable DATA is not set" in message
     assert "--set task.files.train=VALUE" in message
+
+
+def test_a_folders_variable_that_is_not_set_says_what_the_folder_holds(study: Path) -> None:
+    message = refusal(study, task={"name": "fake", "test": "${DATA}/sst2/test.tsv"})
+    assert "DATA is not set; set it to the folder that holds sst2/test.tsv, or" in message
+    assert "--set task.test=VALUE (null for none, if optional)" in message
 
 
 def test_override_replaces_a_variable_that_is_not_set(study: Path) -> None:

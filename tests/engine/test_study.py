@@ -488,6 +488,39 @@ def test_changed_study_is_refused_and_nothing_is_lost(
     assert files() == before
 
 
+def test_a_start_that_measured_nothing_leaves_its_directory_to_another_study(
+    uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise InputError("trainer.device 'cuda' cannot be used")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(load_plugin("trainers", "fake"), "quantization_error", refuse)
+        with pytest.raises(InputError, match="cuda"):
+            run_quietly(tmp_path / "run", seed=99, name="other")
+    run_quietly(tmp_path / "run")
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted[0], check_exact=True)
+    assert load_spec(tmp_path / "run" / "study.yaml").seed == study_spec().seed
+
+
+def test_a_directory_belongs_to_its_study_once_errors_are_measured(tmp_path: Path) -> None:
+    observer = stopping_at("measured quantization error", 1, Stop)
+    with pytest.raises(Stop):
+        run_study(study_spec(**SMALL), tmp_path / "run", observer=observer)
+    with pytest.raises(InputError, match="seed: 3 → 99"):
+        run_quietly(tmp_path / "run", seed=99)
+
+
+def test_a_directory_whose_measurement_was_deleted_still_belongs_to_its_study(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(Stop):
+        run_study(study_spec(**SMALL), tmp_path / "run", observer=stopping_at("started", 1, Stop))
+    (tmp_path / "run" / "state" / "quantization_error.safetensors").unlink()
+    with pytest.raises(InputError, match="seed: 3 → 99"):
+        run_quietly(tmp_path / "run", seed=99)
+
+
 def test_study_given_more_rounds_goes_on_as_if_it_had_them_from_the_start(tmp_path: Path) -> None:
     run_quietly(tmp_path / "run", search__rounds=1)
     run_quietly(tmp_path / "run", search__rounds=2)

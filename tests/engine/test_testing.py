@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,8 @@ class TestQuantizerWithAFloorAndAnAllowance(QuantizerConformance):
 
 
 def test_every_check_has_a_quantizer_that_fails_it() -> None:
-    assert {check for check, _, _ in FAULTS} == set(QuantizerConformance.checks())
+    of_allowances = "test_allowances_are_for_layer_configurations_that_there_are"
+    assert {check for check, _, _ in FAULTS} == set(QuantizerConformance.checks()) - {of_allowances}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[2].__name__)
@@ -140,6 +142,21 @@ def test_an_allowance_that_says_nothing_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=told):
         Allowance(*arguments)
+
+
+@pytest.mark.parametrize("where", [{"planes": 3}, {"bits": 3}, {"bits": 8, "group_size": 64}])
+def test_an_allowance_for_no_layer_configuration_fails(where: dict[str, int | str]) -> None:
+    for_none = Allowance(MAGNITUDES, 2.0, "Of another quantizer.", where)
+    with pytest.raises(ConformanceError, match="which no layer configuration has") as caught:
+        check_quantizer(made(Rounding), allowances=[for_none])
+    failed = "test_allowances_are_for_layer_configurations_that_there_are"
+    assert set(caught.value.failures) == {failed}
+
+
+def test_a_class_in_place_of_a_quantizer_is_one_error() -> None:
+    plugin: Any = Rounding
+    with pytest.raises(TypeError, match="expected a quantizer, found the class Rounding"):
+        check_quantizer(plugin)
 
 
 def test_tolerances_are_those_of_checks() -> None:

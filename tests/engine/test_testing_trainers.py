@@ -591,3 +591,9 @@ def test_what_a_trainer_cannot_do_is_not_checked() -> None:
             raise InputError("no format")
 
     check(Plain)
+
+
+def test_a_trainer_in_place_of_a_function_that_makes_one_is_one_error() -> None:
+    trainer: Any = Tiny()
+    with pytest.raises(TypeError, match="make: expected a function that returns a trainer"):
+        check_trainer(trainer, Tiny, Knobs())

@@ -156,6 +156,14 @@ def test_page_loads_without_console_errors_or_requests(page):
     assert len(page.all(".js-plotly-plot")) == 5
 
 
+def test_all_columns_of_the_table_are_in_a_window_of_1400_pixels(page):
+    widths = page.driver.execute_script(
+        "const scroll = document.querySelector('table.evaluations').parentElement;"
+        "return [scroll.scrollWidth, scroll.clientWidth];"
+    )
+    assert widths[0] <= widths[1]
+
+
 def test_click_on_a_point_shows_its_heatmap(page, record):
     row = lonely(record)
     page.click_point("loss", row)
@@ -206,7 +214,7 @@ def test_slider_picks_the_least_expected_loss_at_or_under_the_budget(page, recor
         page.wait(lambda row=row: page.heatmap() == expected_heatmap(record, row, "bits"))
         assert f"least expected loss, {row['expected_loss']:.4f} ± 0.0012" in page.text("pick")
         assert f"--bits {budget:g} --json" in page.text("pick-command")
-        assert f"--bits {budget:g} --to OUT" in page.text("export-command")
+        assert f"--bits {budget:g} --to OUT --format packed" in page.text("export-command")
         assert page.all("tr.selected td")[0].text == str(row["trial"])
 
 

@@ -85,6 +85,30 @@ def test_budget_that_nothing_fits_has_no_trial(record):
     assert frames.budget_frame(record, (1.0,))["trial"].isna().all()
 
 
+@pytest.mark.parametrize(("low", "high"), [(2.05, 7.25), (4.2, 8.0), (2.5, 3.2), (3.0, 3.05)])
+def test_study_budgets_lie_in_its_interval_and_end_with_it(low, high, record):
+    budgets = frames.study_budgets(replace(record, segment_edges=(low, high)))
+    assert budgets == sorted(set(budgets))
+    assert all(low < budget for budget in budgets)
+    assert budgets[-1] == high
+
+
+def test_study_budgets_leave_out_what_nothing_fits(record):
+    trials = record.trials[record.trials["average_bits"] > 3.5]
+    assert min(frames.study_budgets(replace(record, trials=trials))) > 3.5
+
+
+def test_study_budgets_leave_out_what_buys_nothing_more(record):
+    best = best_under(record, 4)
+    trials = record.trials[record.trials["trial"] == best["trial"]]
+    budgets = frames.study_budgets(replace(record, trials=trials))
+    assert len(budgets) == 2  # The least that it fits, and the end.
+
+
+def test_study_without_trials_has_no_budgets(make_record):
+    assert frames.study_budgets(make_record(rounds=0)) == []
+
+
 def test_training_losses_are_averaged_down_and_steps_count_over_all_rounds(record):
     losses = tuple(float(value) for value in np.linspace(1, 0, 1000))
     rounds = tuple(RoundRecord(number, (), 0.5, 1, 1, 1, losses) for number in (0, 1))
@@ -137,7 +161,7 @@ def test_study_without_trials_has_empty_frames_and_no_best(make_record):
     assert head.best is None
     assert head.hypervolume is None
     assert frames.points_frame(empty).empty
-    assert frames.budget_frame(empty)["trial"].isna().all()
+    assert frames.budget_frame(empty, (3.0,))["trial"].isna().all()
     assert frames.segments_frame(empty)["points"].sum() == 0
 
 

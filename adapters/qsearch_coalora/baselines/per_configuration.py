@@ -212,6 +212,7 @@ class PerConfigurationTrainer(AdapterTrainer):
 
     def export(self, configuration: Configuration, directory: Path, format: str) -> None:
         """Write the adapter of a configuration; see :meth:`AdapterTrainer.export`."""
+        self.require_format(format)
         self._load_trained(configuration)
         super().export(configuration, directory, format)
 

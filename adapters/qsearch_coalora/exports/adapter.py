@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
+from qsearch_quantizers.adapter_owner import owner_digest, owner_mark
 from safetensors.torch import save_file
 
 from qsearch.capabilities import needs_inputs
+from qsearch.errors import InputError
 from qsearch.records import write_json
 from qsearch_coalora.adapted_model import ADAPTER
 from qsearch_coalora.exports.cards import write_card
-from qsearch_coalora.exports.job import ExportJob, adapter_state
+from qsearch_coalora.exports.job import ExportJob, adapter_state, packable
 
 _CARD = """\
 # {method} adapter for {model}
@@ -27,7 +30,8 @@ model = PeftModel.from_pretrained(quantized_base_model, "path/to/this/folder")
 
 `quantized_base_model` holds the weights of that configuration: packed (the export format
 `packed-base`) or dequantized, as float. {weights}The adapter also makes up for what these weights
-lost, so it is less exact on weights that are quantized otherwise.
+lost, so it is less exact on weights that are quantized otherwise: packed ones of another
+configuration refuse it, and so does the format `packed`, which has its adapter in it.
 
 Merging: into the dequantized float weights it is exact (`model.merge_and_unload()`; the export
 format `merged` is that). Into the original weights, left in float, it also corrects errors that
@@ -48,6 +52,9 @@ def export_adapter(job: ExportJob, directory: Path) -> None:
     config = copy.copy(adapted.peft_model.peft_config[ADAPTER])
     config.inference_mode = True
     config.base_model_name_or_path = job.model.name
+    # PEFT has added the usual names of heads to it, which it does again when it loads.
+    config.modules_to_save = list(adapted.head_names) or None
+    config.auto_mapping = _owner(job)
     config.save_pretrained(str(directory))
     path = directory / "adapter_model.safetensors"
     save_file(adapter_state(job), str(path), metadata={"format": "pt"})
@@ -57,3 +64,14 @@ def export_adapter(job: ExportJob, directory: Path) -> None:
     weights = _CALIBRATED if needs_inputs(job.quantizer) else ""
     rank = adapted.options.rank
     write_card(job, directory, _CARD, "peft", rank=rank, folded=folded, weights=weights)
+
+
+def _owner(job: ExportJob) -> dict[str, Any] | None:
+    """Return what ties the adapter to its packed weights; None where they cannot be packed."""
+    try:
+        quantizer, options = packable(job.quantizer, "packed-base")
+    except InputError:
+        return None
+    chosen = (job.configuration[layer.name] for layer in job.adapted.layers)
+    layers = dict(zip(job.layer_names, chosen, strict=True))
+    return owner_mark(owner_digest(quantizer.name, options, layers, job.base.base_model_prefix))

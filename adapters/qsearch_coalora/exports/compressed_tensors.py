@@ -61,7 +61,7 @@ def export_compressed_tensors(job: ExportJob, directory: Path) -> None:
             configuration's layers, a group does not divide a row, or the package
             compressed-tensors is not installed.
     """
-    quantizer = require_integers(job, FORMAT)
+    quantizer = require_integers(job.quantizer, FORMAT)
     require_fused_alike(job, FORMAT)
     helpers = _package("compressors.pack_quantized.helpers")
     state = plain_state(job)

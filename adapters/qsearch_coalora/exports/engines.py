@@ -5,6 +5,7 @@ from __future__ import annotations
 from qsearch.errors import InputError
 from qsearch.layers import FUSED_ROLES, tied_groups
 from qsearch.layout import StoresIntegers
+from qsearch.plugins import Quantizer
 from qsearch_coalora.discovery import discover_layers
 from qsearch_coalora.exports.job import ExportJob
 from qsearch_coalora.models import skeleton
@@ -33,22 +34,24 @@ def require_fused_alike(job: ExportJob, format: str) -> None:
             ", ".join(f"{name} {chosen[name] or 'not quantized'}" for name in members)
             for members in unlike[:2]
         )
-        more = f"; and {len(unlike) - 2} groups more" if len(unlike) > 2 else ""
+        rest = len(unlike) - 2
+        more = f"; and {rest} more {'group' if rest == 1 else 'groups'}" if rest > 0 else ""
         raise InputError(
             f"--format {format}: inference engines fuse layers that this configuration quantizes"
             f" differently: {shown}{more}; search with space.tied: fused"
         )
 
 
-def require_integers(job: ExportJob, format: str) -> StoresIntegers:
-    """Return the job's quantizer if its weights are integers on a grid.
+def require_integers(quantizer: Quantizer, format: str) -> StoresIntegers:
+    """Return a quantizer if its weights are integers on a grid.
 
     Raises:
         InputError: If they are not.
     """
-    if not isinstance(job.quantizer, StoresIntegers):
+    if not isinstance(quantizer, StoresIntegers):
         raise InputError(
             f"--format {format} holds integers with a scale for each group; the weights of"
-            f" quantizer {job.quantizer.name!r} are none; quantizers such as 'integer' are for it"
+            f" quantizer {quantizer.name!r} are not integers; quantizers such as 'integer' are"
+            " for it"
         )
-    return job.quantizer
+    return quantizer

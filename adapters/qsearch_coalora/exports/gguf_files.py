@@ -47,7 +47,7 @@ def export_gguf(job: ExportJob, directory: Path) -> None:
         InputError: If the model is no causal one or not from a GGUF file, the weights are no
             integers that GGUF has a type for, or how the file orders a layer's rows cannot be told.
     """
-    quantizer = require_integers(job, FORMAT)
+    quantizer = require_integers(job.quantizer, FORMAT)
     gguf = optional_module("gguf", "llm", f"--format {FORMAT}")
     if job.auto_class != "AutoModelForCausalLM":
         raise InputError(

@@ -116,13 +116,13 @@ def adapter_state(job: ExportJob) -> dict[str, Tensor]:
     return tensors
 
 
-def packable(job: ExportJob, format: str) -> tuple[PackableQuantizer, dict[str, Any]]:
-    """Return the job's quantizer and its options, for a format that a reader needs them for.
+def packable(quantizer: Quantizer, format: str) -> tuple[PackableQuantizer, dict[str, Any]]:
+    """Return a quantizer and its options, for a format that a reader needs them for.
 
     Raises:
         InputError: If its tensors cannot be packed, or it does not say its options.
     """
-    quantizer, options = job.quantizer, getattr(job.quantizer, "options", None)
+    options = getattr(quantizer, "options", None)
     if not isinstance(quantizer, PackableQuantizer):
         raise InputError(
             f"quantizer {quantizer.name!r} cannot be exported as {format}: it has no layout();"

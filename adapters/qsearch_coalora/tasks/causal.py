@@ -15,7 +15,14 @@ from qsearch.evaluation import Metric
 from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
 from qsearch_coalora.models import load_pretrained, load_tokenizer, require_embeddings
 from qsearch_coalora.statistics import require_examples, weighted_mean
-from qsearch_coalora.tasks.data import HubDataset, hold_out, read_dataset, read_lines
+from qsearch_coalora.tasks.data import (
+    HubDataset,
+    hold_out,
+    import_datasets,
+    read_dataset,
+    read_lines,
+    require_file,
+)
 from qsearch_coalora.workload import Workload
 
 _CHARACTERS_AT_ONCE = 2**16
@@ -105,6 +112,18 @@ class CausalLanguageModelling:
             (options.dataset.note,) if options.dataset and options.dataset.note else (),
             tokens_option="task.length",
         )
+
+    def require_data(self) -> None:
+        """Look whether the training and validation text are there, without reading them.
+
+        Raises:
+            InputError: If a file, or the package that reads a data set, is missing.
+        """
+        if self.options.dataset is not None:
+            import_datasets()
+        for path in (self.options.train, self.options.validation):
+            if path is not None:
+                require_file(path)
 
     def prepare(self, tokenizer: Any) -> None:
         """Read, encode and pack the training and validation text.

@@ -31,12 +31,18 @@ from qsearch_coalora.tasks.batching import encode, length_grouped, pad
 from qsearch_coalora.tasks.data import (
     HubDataset,
     hold_out,
+    import_datasets,
     read_dataset,
     read_table,
+    require_columns,
     select_columns,
     with_label_names,
 )
-from qsearch_coalora.tasks.docstrings import DocstringSource, collect_docstrings
+from qsearch_coalora.tasks.docstrings import (
+    DocstringSource,
+    collect_docstrings,
+    require_packages,
+)
 from qsearch_coalora.tasks.labels import as_the_head_has_them, require_all, sorted_labels
 from qsearch_coalora.workload import Workload
 
@@ -243,6 +249,21 @@ class Classification:
             (options.dataset.note,) if options.dataset and options.dataset.note else (),
             tokens_option="task.max_length",
         )
+
+    def require_data(self) -> None:
+        """Look whether the training and validation data are there, from files' headers alone.
+
+        Raises:
+            InputError: If a file, a column or a package is missing.
+        """
+        options = self.options
+        if options.docstrings is not None:
+            require_packages(options.docstrings)
+        elif options.dataset is not None:
+            import_datasets()
+        for path in (options.train, options.validation):
+            if path is not None:
+                require_columns(path, (*options.text_columns, options.label))
 
     def prepare(self, tokenizer: Any) -> None:
         """Read and encode the training and validation data.

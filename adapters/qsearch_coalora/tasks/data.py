@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict
 
 from qsearch.errors import InputError
@@ -17,6 +18,7 @@ from qsearch.plugins import Split
 from qsearch.space import Integers
 
 _HOLD_OUT_SEED = 1
+_Read = TypeVar("_Read")
 
 
 def _read_separated(path: Path, **arguments: Any) -> pd.DataFrame:
@@ -25,21 +27,43 @@ def _read_separated(path: Path, **arguments: Any) -> pd.DataFrame:
     return table
 
 
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    # pandas.read_json would make dates of texts, and numbers with a fraction of integers.
-    rows = [json.loads(line) for line in read_lines(path) if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("every line must be a JSON object")
-    return pd.DataFrame(rows, dtype=object)
+# Sentences hold lone quotation marks, which are not quoting in tab-separated files.
+_TABS: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE}
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for line in read_lines(path):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("every line must be a JSON object")
+            yield row
+
+
+def _json_columns(path: Path, wanted: Collection[str]) -> list[str]:
+    """Return the fields of the first rows, up to the row with which all that are wanted occur."""
+    found: dict[str, None] = {}
+    for row in _json_rows(path):
+        found |= dict.fromkeys(row)
+        if all(column in found for column in wanted):
+            break
+    return list(found)
 
 
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": _read_separated,
-    # Sentences hold lone quotation marks, which are not quoting in tab-separated files.
-    ".tsv": lambda path: _read_separated(path, sep="\t", quoting=csv.QUOTE_NONE),
-    ".jsonl": _read_json_lines,
+    ".tsv": lambda path: _read_separated(path, **_TABS),
+    # pandas.read_json would make dates of texts, and numbers with a fraction of integers.
+    ".jsonl": lambda path: pd.DataFrame(list(_json_rows(path)), dtype=object),
     ".parquet": lambda path: pd.read_parquet(path),
 }
+_COLUMNS: dict[str, Callable[[Path, Collection[str]], list[str]]] = {
+    ".csv": lambda path, _: list(_read_separated(path, nrows=0)),
+    ".tsv": lambda path, _: list(_read_separated(path, nrows=0, **_TABS)),
+    ".jsonl": _json_columns,
+    ".parquet": lambda path, _: list(parquet.read_schema(path).names),
+}
+"""The same without reading the rows; JSON lines have no header, so their columns are looked for."""
 
 
 class HubDataset(BaseModel):
@@ -77,15 +101,42 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         InputError: If the file is missing, of another kind, or cannot be read.
     """
+    return _read(_READERS, path)
+
+
+def require_columns(path: Path, columns: Sequence[str]) -> None:
+    """Check that a table file has some columns, from its header where it has one.
+
+    Raises:
+        InputError: If the file is missing, of another kind, cannot be read or lacks a column.
+    """
+    _require_among(columns, _read(_COLUMNS, path, columns), f"data file {path}")
+
+
+def _read(readers: Mapping[str, Callable[..., _Read]], path: Path, *arguments: Any) -> _Read:
     require_file(path)
-    reader = _READERS.get(path.suffix.lower())
+    reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"data file {path} must end in one of {sorted(_READERS)}")
+        raise InputError(f"data file {path} must end in one of {sorted(readers)}")
     try:
-        table: pd.DataFrame = reader(path)
+        return reader(path, *arguments)
     except (ValueError, OSError) as error:
         raise InputError(f"data file {path} cannot be read: {error}") from error
-    return table
+
+
+def import_datasets() -> Any:
+    """Import the library ``datasets``.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    try:
+        import datasets  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise InputError(
+            "datasets is not installed; install the extra: pip install 'qsearch[llm]'"
+        ) from error
+    return datasets
 
 
 def read_dataset(source: HubDataset, split: Split) -> Any:
@@ -97,12 +148,7 @@ def read_dataset(source: HubDataset, split: Split) -> Any:
     name = {"train": source.train, "validation": source.validation, "test": source.test}[split]
     if name is None:
         raise InputError(f"task.dataset {source.name!r}: no {split} split is named")
-    try:
-        import datasets  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise InputError(
-            "datasets is not installed; install the extra: pip install 'qsearch[llm]'"
-        ) from error
+    datasets = import_datasets()
     try:
         return datasets.load_dataset(
             source.name, source.config, data_files=source.files, split=name
@@ -164,15 +210,19 @@ def select_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> p
     Raises:
         InputError: If a column is missing; the message names those that exist.
     """
-    for column in columns:
-        if column not in table.columns:
-            raise InputError(f"{where} has no column {column!r}; its columns: {list(table)}")
+    _require_among(columns, list(table), where)
     # A null makes pandas turn a column of integers into fractions; this turns it back.
     kept = table[list(columns)].convert_dtypes().dropna().astype(str)
     kept = kept[(kept != "").all(axis=1)]
     if kept.empty:
         raise InputError(f"{where} has no rows with values in {list(columns)}")
     return kept
+
+
+def _require_among(columns: Sequence[str], found: Sequence[str], where: str) -> None:
+    for column in columns:
+        if column not in found:
+            raise InputError(f"{where} has no column {column!r}; its columns: {list(found)}")
 
 
 def read_lines(path: Path) -> Iterator[str]:

@@ -93,14 +93,28 @@ def collect_docstrings(source: DocstringSource, split: Split) -> tuple[tuple[str
     return _collect(source)[split]
 
 
-def _source_files(package: str, seed: int) -> Iterator[tuple[Path, str]]:
+def require_packages(source: DocstringSource) -> None:
+    """Check that the packages are installed.
+
+    Raises:
+        InputError: If one is not.
+    """
+    for package in source.packages:
+        _folder(package)
+
+
+def _folder(package: str) -> Path:
     try:
         found = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         found = None
     if found is None or not found.submodule_search_locations:
         raise InputError(f"task.docstrings.packages: package {package!r} is not installed")
-    root = Path(found.submodule_search_locations[0])
+    return Path(found.submodule_search_locations[0])
+
+
+def _source_files(package: str, seed: int) -> Iterator[tuple[Path, str]]:
+    root = _folder(package)
     inside = [
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")

@@ -60,7 +60,7 @@ function makeStudy(root, study) {
       `${points.average_bits[row].toFixed(4)} average bits; ${study.metric.name} ` +
       `${withError(points.metric[row], points.metric_standard_error[row])}, ${points.seen[row] ? "seen" : "unseen"} in training.`;
     part("pick-command").textContent = `qsearch pick ${study.command} --bits ${text} --json`;
-    part("export-command").textContent = `qsearch export ${study.command} --bits ${text} --to OUT --format adapter`;
+    part("export-command").textContent = `qsearch export ${study.command} --bits ${text} --to OUT --format packed`;
     return row === null ? markFronts() : select(row);
   }
 

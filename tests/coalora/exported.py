@@ -1,0 +1,30 @@
+"""Trained studies to export, and what they and their exports compute."""
+
+from __future__ import annotations
+
+import torch
+
+
+def trained(make_trainer, make_configuration, **options):
+    trainer = make_trainer(steps=20, learning_rate=1e-2, **options)
+    wanted = make_configuration(trainer, 0)
+    trainer.train([wanted, make_configuration(trainer, 1)], 0)
+    return trainer, wanted
+
+
+@torch.no_grad()
+def study_logits(trainer, configuration, batch) -> torch.Tensor:
+    adapted = trainer.adapted
+    adapted.peft_model.eval()
+    adapted.activate(configuration)
+    U = adapted.adjustments(configuration)
+    assert U.abs().max() > 1e-3  # else folding would be tested on nothing
+    adapted.projections.set(U)
+    logits = adapted.logits(batch)
+    adapted.projections.clear()
+    return logits
+
+
+def loaded_logits(model, batch) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
