@@ -207,9 +207,14 @@ def has_results(directory: Path) -> bool:
 
     The quantization error is measured first; the others tell of it where that file was deleted.
     """
-    first = (_measurement_path(directory, QUANTIZATION_ERROR), adapter_path(directory, 0))
-    others = (directory / name for name in (_IDENTITY, DATABASE, STUDY_FILE))
-    return any(path.is_file() for path in (*first, *others))
+    results = (
+        _measurement_path(directory, QUANTIZATION_ERROR),
+        adapter_path(directory, 0),
+        directory / _IDENTITY,
+        directory / DATABASE,
+        directory / STUDY_FILE,
+    )
+    return any(path.is_file() for path in results)
 
 
 def read_measurement(directory: Path, name: str) -> Floats | None:

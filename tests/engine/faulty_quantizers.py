@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -13,20 +12,11 @@ from pydantic import ConfigDict, Field
 from qsearch.configuration import Choices, Knob
 from qsearch.errors import InputError
 from qsearch.layout import TensorLayout
+from tests.engine.faults import Fault, listing
 from tests.engine.rounding_quantizers import ForInputs, Restored, Rounding, Stored
 
-Fault = tuple[str, str, type]
 FAULTS: list[Fault] = []
-
-
-def fails(check: str, told: str) -> Callable[[type], type]:
-    """List a faulty quantizer with the check that it fails, and what that says (a pattern)."""
-
-    def listed(plugin: type) -> type:
-        FAULTS.append((f"test_{check}", told, plugin))
-        return plugin
-
-    return listed
+fails = listing(FAULTS)
 
 
 @fails("it_has_a_name_and_knobs", "name: expected text, found ''")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,12 @@ from qsearch.evaluation import Evaluation, TrainReport
 from qsearch.layers import LayerSpec
 from qsearch.plugins import Quantizer, Requirements, Trainer, TrainerState
 from qsearch.testing import ConformanceError, TrainerConformance, check_trainer
+from tests.engine.faults import Fault, assert_found, listing
 
 STEPS = 3
 
-Fault = tuple[str, str, type]
 FAULTS: list[Fault] = []
-
-
-def fails(check: str, told: str) -> Callable[[type], type]:
-    """List a faulty trainer with the check that it fails, and what that says (a pattern)."""
-
-    def listed(plugin: type) -> type:
-        FAULTS.append((f"test_{check}", told, plugin))
-        return plugin
-
-    return listed
+fails = listing(FAULTS)
 
 
 class Knobs:
@@ -516,11 +506,9 @@ def test_every_check_has_a_trainer_that_fails_it() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault[2].__name__)
 def test_a_trainer_with_a_fault_fails_the_check_for_it(fault: Fault) -> None:
-    failed, told, plugin = fault
     with pytest.raises(ConformanceError) as caught:
-        check(plugin)
-    assert failed in caught.value.failures
-    assert re.search(told, caught.value.failures[failed]), caught.value.failures[failed]
+        check(fault[2])
+    assert_found(fault, caught.value.failures)
 
 
 def test_one_call_checks_all_and_names_each_failed_check() -> None:
