@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from qsearch import cli_watching
+from qsearch.cli_output import fail, print_line, print_table, quieten_ax, report_function
+from qsearch.cli_watching import StudyDirectory, finish_reason
 from qsearch.errors import InputError, QsearchError
 
 app = typer.Typer(
@@ -26,7 +26,6 @@ app = typer.Typer(
 )
 
 StudyFile = Annotated[Path, typer.Argument(help="A study YAML.", metavar="STUDY.yaml")]
-StudyDirectory = Annotated[Path, typer.Argument(help="A study's directory.", metavar="DIR")]
 Bits = Annotated[float | None, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
 Bytes = Annotated[
     str | None, typer.Option("--bytes", help="Budget of the weight files, such as 60MB.")
@@ -62,7 +61,7 @@ def init(
         raise InputError(f"{target} exists; give another file by --out") from error
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror}") from error
-    _print(f"wrote {target}; next: qsearch check {target}")
+    print_line(f"wrote {target}; next: qsearch check {target}")
 
 
 @app.command()
@@ -97,62 +96,19 @@ def run(
     console = Console()
     try:
         with StudyProgress(console) as progress:
-            _quieten_ax()
+            quieten_ax()
             from qsearch.study import run_study
 
             record = run_study(spec, out, storage, progress, str(study))
     except KeyboardInterrupt:
-        raise typer.Exit(_fail("interrupted; the same command resumes", 130)) from None
-    console.print(_report_function("summary")(record))
-    _print(f"finished: {_finish_reason(out)}")
-    path = _report_function("page")([out], out / "report.html")
-    _print(f"report: {path}")
+        raise typer.Exit(fail("interrupted; the same command resumes", 130)) from None
+    console.print(report_function("summary")(record))
+    print_line(f"finished: {finish_reason(out)}")
+    path = report_function("page")([out], out / "report.html")
+    print_line(f"report: {path}")
 
 
-@app.command()
-def status(directory: StudyDirectory) -> None:
-    """Say how far a study is: rounds, evaluations, front, hypervolume, end, what is running."""
-    from qsearch.events import last_event
-    from qsearch.lock import describe_owner, lock_owner
-    from qsearch.records import STUDY_FILE
-
-    owner = lock_owner(directory)
-    event = last_event(directory / "log.jsonl")
-    table = Table(show_header=False, box=None, pad_edge=False)
-    # A study has no results yet while it loads its model and measures quantization errors.
-    if (directory / STUDY_FILE).is_file() or (owner is None and event is None):
-        _add_results(table, directory)
-    else:
-        table.add_row("results", "none yet")
-    table.add_row("finished", _finish_reason(directory) or "no")
-    table.add_row("last event", _in_words(event, owner is not None) if event else "none")
-    table.add_row("running", "no" if owner is None else describe_owner(owner))
-    Console().print(table, highlight=False, markup=False)
-
-
-def _add_results(table: Table, directory: Path) -> None:
-    from qsearch.records import read_study
-
-    record = read_study(directory)
-    latest = record.latest
-    failed = int((record.trials["status"] == "failed").sum())
-    table.add_row("study", record.name)
-    table.add_row("rounds finished", str(len(record.rounds)))
-    table.add_row("evaluations", f"{len(record.trials) - failed} completed, {failed} failed")
-    table.add_row("configurations", str(record.trials["trial"].nunique()))
-    table.add_row("on the front", str(int(latest["on_front"].sum())))
-    history = ", ".join(f"{entry.hypervolume:.4f}" for entry in record.rounds) or "none yet"
-    table.add_row("hypervolume by round", history)
-    if record.reference_point:
-        loss, bits = record.reference_point
-        table.add_row("reference point", f"loss {loss:.4f}, average bits {bits:.4f}")
-
-
-def _in_words(event: dict[str, Any], is_running: bool) -> str:
-    """Return an event of the log and its time; what ends in -ing is a phase that began then."""
-    kind = str(event.get("event", "?"))
-    goes_on = is_running and kind.partition(" ")[0].endswith("ing")
-    return f"{kind}{', since' if goes_on else ' at'} {event.get('time', '?')}"
+app.command()(cli_watching.status)
 
 
 @app.command()
@@ -165,10 +121,10 @@ def report(
     """Write the interactive report of one study, or of several side by side."""
     target = out or directories[0] / "report.html"
     try:
-        path = _report_function("page")(directories, target)
+        path = report_function("page")(directories, target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
-    _print(f"report: {path}")
+    print_line(f"report: {path}")
 
 
 @app.command()
@@ -187,18 +143,18 @@ def pick(
     picked = pick_configuration(directory, chosen_budget(bits, bytes_, memory, tokens))
     if json_:
         layers = {name: dict(layer) for name, layer in picked.configuration.items()}
-        _print(json.dumps({**picked.figures, "configuration": layers}))
+        print_line(json.dumps({**picked.figures, "configuration": layers}))
         return
     lines = picked.lines()
     width = max(len(label) for label, _ in lines)
     for label, figure in lines:
-        _print(f"{label:{width}}  {figure}")
-    _print("")
+        print_line(f"{label:{width}}  {figure}")
+    print_line("")
     rows = (
         (name, *(str(layer[knob]) for knob in picked.knobs))
         for name, layer in picked.configuration.items()
     )
-    _print_table(("layer", *picked.knobs), rows)
+    print_table(("layer", *picked.knobs), rows)
 
 
 @app.command()
@@ -225,7 +181,7 @@ def export(
     """Write the best configuration within a budget in a form that can be deployed."""
     from qsearch.budgets import chosen_budget, parse_sweep
 
-    _quieten_ax()
+    quieten_ax()
     from qsearch.exporting import export_configuration, export_sweep
 
     if sweep is None:
@@ -239,7 +195,7 @@ def export(
     else:
         raise InputError("--sweep holds the budgets; leave --bits, --bytes, --memory, --tokens out")
     for name, row in rows.items():
-        _print(
+        print_line(
             f"wrote {name}: trial {int(row['trial'])}, {row['average_bits']:.4f} average bits,"
             f" loss {row['loss']:.4f}"
         )
@@ -256,57 +212,7 @@ def plugins() -> None:
         for group in groups
         for plugin in installed_plugins(group)
     )
-    _print_table(("kind", "name", "class", "from"), rows)
-
-
-def _finish_reason(directory: Path) -> str:
-    """Return why a study is finished, or "" if it is not."""
-    from qsearch.events import last_event
-
-    event = last_event(directory / "log.jsonl") or {}
-    if event.get("event") != "finished":
-        return ""
-    return str(event.get("reason", "yes"))
-
-
-def _quieten_ax() -> None:
-    """Keep Ax from reporting on standard error, which it starts to do while it is imported."""
-    logging.disable(logging.INFO)
-    from ax.utils.common.logger import set_stderr_log_level
-
-    logging.disable(logging.NOTSET)
-    set_stderr_log_level(logging.ERROR)
-
-
-def _report_function(name: str) -> Any:
-    from qsearch.plugins import load_plugin
-
-    return load_plugin("reports", name)
-
-
-def _print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table of which no cell is cut: names that are cut may all look alike.
-
-    On a terminal that is too narrow, headings break at underscores, then cells anywhere. What is
-    no terminal gets each row on a line.
-    """
-    console = Console()
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in headings:
-        table.add_column(Text(heading), overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    width = console.measure(table, options=console.options.update(max_width=10**6)).maximum
-    if not console.is_terminal:
-        console.width = width
-    elif console.width < width:
-        for column in table.columns:
-            column.header = Text(str(column.header).replace("_", "_\n"))
-    console.print(table, highlight=False, markup=False)
-
-
-def _print(text: str) -> None:
-    typer.echo(text)
+    print_table(("kind", "name", "class", "from"), rows)
 
 
 def main() -> None:
@@ -320,16 +226,11 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        sys.exit(_fail(str(error), 2))
+        sys.exit(fail(str(error), 2))
     except QsearchError as error:
-        sys.exit(_fail(str(error), 1))
+        sys.exit(fail(str(error), 1))
     except OSError as error:
-        sys.exit(_fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1))
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"qsearch: {message}", file=sys.stderr)
-    return code
+        sys.exit(fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 from qsearch.assembly import Assembly, assemble
 from qsearch.capabilities import TellsFootprint
 from qsearch.clock import Clock
+from qsearch.database import open_client, storage_errors
 from qsearch.errors import InputError
 from qsearch.events import Event, Observer, event_log
 from qsearch.footprint import read_footprint, write_footprint
@@ -31,11 +32,9 @@ from qsearch.store import (
     QUANTIZATION_ERROR,
     STUDY_YAML,
     has_results,
-    open_client,
     prepare_directory,
     read_measurement,
     read_rounds,
-    storage_errors,
     write_measurement,
 )
 from qsearch.transactions import one_transaction

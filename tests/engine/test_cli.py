@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from qsearch import cli
+from qsearch import cli, cli_output
 from qsearch.errors import InputError
 from qsearch.events import Event, event_log
 from qsearch.footprint import FOOTPRINT_FILE
@@ -289,7 +289,7 @@ def test_tables_that_are_piped_have_each_row_whole_on_a_line(finished: Path) -> 
 def test_headings_break_before_names_on_a_narrow_terminal(
     qsearch, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "Console", partial(Console, width=41, force_terminal=True))
+    monkeypatch.setattr(cli_output, "Console", partial(Console, width=41, force_terminal=True))
     output = qsearch("pick", finished, "--bits", "3.5")[1]
     assert "group_size" not in output
     assert "block.1.output" in output
@@ -298,7 +298,7 @@ def test_headings_break_before_names_on_a_narrow_terminal(
 def test_names_fold_on_a_terminal_too_narrow_for_them(
     qsearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "Console", partial(Console, width=80, force_terminal=True))
+    monkeypatch.setattr(cli_output, "Console", partial(Console, width=80, force_terminal=True))
     output = qsearch("plugins")[1]
     assert "…" not in output
     assert "bitsandbytes" in output

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from qsearch.database import open_client
 from qsearch.errors import InputError, QsearchError
 from qsearch.evaluation import TrainReport
 from qsearch.generation import QsearchNode
@@ -19,7 +20,6 @@ from qsearch.plugins import TrainerState
 from qsearch.records import RoundRecord
 from qsearch.store import (
     RoundState,
-    open_client,
     prepare_directory,
     read_measurement,
     read_rounds,
