@@ -6,12 +6,12 @@ SOURCES := qsearch adapters reports benchmarks examples tests docs
 # One thread a test process: two run side by side.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1
 
-.PHONY: demo test check browser bench-%
+.PHONY: demo test check audit browser postgres bench-%
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
 
-test: check browser
+test: check browser postgres
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.ready-test
@@ -19,6 +19,14 @@ check: $(VENV)/.ready-test
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/engine/test_architecture.py
+
+# Known holes of the pinned packages, by PyPI's advisories: needs pypi.org itself, not a mirror of it.
+# In an environment of its own, so that what audits is no part of what is audited.
+audit: requirements.lock requirements-models.txt
+	@test -x $(VENV)-audit/bin/python || $(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
+	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+		--requirement requirements.lock --requirement requirements-models.txt
 
 # Browser tests need Chromium. Where it cannot be installed they are skipped with a reason;
 # with CI set they fail instead.
@@ -28,6 +36,18 @@ browser:
 		apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; \
 	else echo "Chromium and ChromeDriver are not installed: browser tests will be skipped"; fi
+
+# Tests of PostgreSQL start a server of their own, so the package shall set up none. Where it cannot be
+# installed, it is as with Chromium.
+NO_CLUSTER := /etc/postgresql-common/createcluster.d/qsearch.conf
+postgres:
+	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		mkdir -p $(dir $(NO_CLUSTER)) && echo "create_main_cluster = false" >$(NO_CLUSTER) && \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null; \
+		failed=$$?; rm -f $(NO_CLUSTER); exit $$failed; \
+	else echo "PostgreSQL is not installed: its tests will be skipped"; fi
 
 bench-%: $(VENV)/.ready-test
 	$(BIN)/python -m benchmarks.$*

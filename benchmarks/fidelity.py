@@ -29,9 +29,9 @@ from benchmarks.search_runs import (
 from qsearch.features import score_features
 from qsearch.fidelity import PartLosses, promoted
 from qsearch.pareto import segment_edges
-from qsearch.records import write_atomically
 from qsearch.search import Evaluated, candidate_pool, next_candidate
 from qsearch.space import Integers
+from qsearch.state_files import write_atomically
 from qsearch.surrogate import fit_surrogate
 
 SCREENED = {"minilm-sst2": 4, "smollm2-wikitext2": 2}

@@ -18,8 +18,9 @@ from qsearch.assembly import assemble
 from qsearch.clock import Clock
 from qsearch.errors import InputError
 from qsearch.plugins import load_plugin
-from qsearch.records import best_under, read_study, row_configuration, write_json
+from qsearch.records import best_under, read_study, row_configuration
 from qsearch.spec import StudySpec, load_spec
+from qsearch.state_files import write_json
 from qsearch.study import run_study
 from qsearch.training_state import read_adapter
 

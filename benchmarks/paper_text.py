@@ -19,7 +19,7 @@ from qsearch_coalora.tasks.data import read_table
 
 from benchmarks.objectives import ROOT, SHARED
 from qsearch.errors import InputError
-from qsearch.records import write_atomically
+from qsearch.state_files import write_atomically
 
 LEAST_WORDS = 10
 """Words of a phrase that is evaluated; test sentences have 20 on average, all phrases 9."""

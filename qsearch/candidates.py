@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import takewhile
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from ax.core.trial_status import TrialStatus
 from ax.exceptions.generation_strategy import GenerationStrategyCompleted
 
-from qsearch.capabilities import CountsExamples, EvaluatesPart
-from qsearch.configuration import Configuration
-from qsearch.evaluation import Evaluation
-from qsearch.executors import Failure, evaluate_serially
+from qsearch.capabilities import CountsExamples
+from qsearch.evaluating import evaluations
+from qsearch.executors import Failure
 from qsearch.fidelity import PartLosses
 from qsearch.recording import Study
-from qsearch.records import write_json
 from qsearch.search_spec import ScreeningSpec
 from qsearch.space import Floats
+from qsearch.state_files import forget
 from qsearch.store import (
+    Candidates,
     candidates_path,
     delete_measurement,
+    read_candidates,
     read_measurement,
+    write_candidates,
     write_measurement,
 )
 from qsearch.transactions import one_transaction
@@ -59,16 +59,18 @@ def find_candidates(
             if losses is None:
                 return []
             found = _promoted(study, found, losses, screening, wanted)
-        write_json(path, found[:wanted])
-        study.tell("searched", round, candidates=len(found[:wanted]))
-    chosen: list[int] = json.loads(path.read_text(encoding="utf-8"))
-    _abandon(study, sorted(_screened(study, round).keys() - set(chosen)))
-    return chosen[:wanted]
+        chosen = found[:wanted]
+        screened_out = sorted(_screened(study, round).keys() - set(chosen))
+        write_candidates(study.directory, round, Candidates(tuple(chosen), tuple(screened_out)))
+        study.tell("searched", round, candidates=len(chosen))
+    candidates = read_candidates(path)
+    _abandon(study, candidates.screened_out)
+    return list(candidates.chosen[:wanted])
 
 
 def forget_candidates(directory: Path, round: int) -> None:
     """Forget what a round's search found, so that it searches anew."""
-    candidates_path(directory, round).unlink(missing_ok=True)
+    forget(candidates_path(directory, round))
     delete_measurement(directory, _name(round))
 
 
@@ -122,7 +124,7 @@ def _attach_random(study: Study, round: int) -> bool:
         if space.within(index[None], bits)[0] and index.tobytes() not in known:
             with one_transaction():
                 study.client.attach_trial(
-                    dict(space.parameters(index)), arm_name=f"random-{len(trials)}"
+                    dict(space.parameters(index)), arm_name=f"random-{round}-{len(trials)}"
                 )
             return True
     return False
@@ -146,27 +148,21 @@ def _part_losses(
     Each is saved at once, and read again after an interruption. None is returned if time is up
     before the last.
     """
-    trainer = study.parts.trainer
-    assert isinstance(trainer, EvaluatesPart)
-
-    def evaluate(configurations: Sequence[Configuration]) -> Sequence[Evaluation]:
-        results = trainer.evaluate_part(configurations, "validation", screening.one_in)
-        # A part may have one example, and so neither a standard error nor, perhaps, a metric.
-        return [replace(result, standard_error=0.0, metric=0.0) for result in results]
-
     losses = _screened(study, round)
     waiting = [number for number in found if number not in losses]
     start = time.monotonic()
     study.tell("screening", round, done=len(found) - len(waiting), total=len(found))
-    results = evaluate_serially(evaluate, [study.configuration(number) for number in waiting])
-    in_time = takewhile(lambda _: not time_is_up(), waiting)
-    for number, result in zip(in_time, results, strict=False):
-        losses[number] = np.inf if isinstance(result, Failure) else result.loss
-        saved = np.array([list(losses), list(losses.values())], dtype=np.float64)
-        write_measurement(study.directory, _name(round), saved)
-        study.tell("screening", round, done=len(losses), total=len(found))
-        if isinstance(result, Failure):
-            study.tell("screening failed", round, trial=number, reason=result.reason)
+    configurations = [study.configuration(number) for number in waiting]
+    evaluated = evaluations(study, round, configurations, waiting, screening.one_in, time_is_up)
+    with closing(evaluated) as results:
+        for position, result in results:
+            number = waiting[position]
+            losses[number] = np.inf if isinstance(result, Failure) else result.loss
+            saved = np.array([list(losses), list(losses.values())], dtype=np.float64)
+            write_measurement(study.directory, _name(round), saved)
+            study.tell("screening", round, done=len(losses), total=len(found))
+            if isinstance(result, Failure):
+                study.tell("screening failed", round, trial=number, reason=result.reason)
     if any(number not in losses for number in found):
         return None
     study.tell("screened", round, configurations=len(found), seconds=time.monotonic() - start)

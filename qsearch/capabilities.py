@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.evaluation import Evaluation, TrainReport
 from qsearch.footprint import Footprint
 from qsearch.plugins import Progress, QuantizedTensor, Quantizer, Split, TrainerState
+from qsearch.provenance import ExamplesDigest, Inputs
 
 
 @runtime_checkable
@@ -44,6 +45,30 @@ class ChecksData(Protocol):
         Raises:
             InputError: If a file, a column or a package is missing; as :meth:`Task.prepare` would.
         """
+        ...
+
+
+@runtime_checkable
+class DigestsData(Protocol):
+    """What a task may have besides: then a trainer can tell its examples from others."""
+
+    def data_digests(self) -> Mapping[str, ExamplesDigest]:
+        """Return which examples the splits have that a study uses, by split.
+
+        Asked after :meth:`Task.prepare`.
+        """
+        ...
+
+
+@runtime_checkable
+class DigestsInputs(Protocol):
+    """What a trainer may have besides: then a study knows its model and its examples again.
+
+    They are written down, and a study refuses to go on with others.
+    """
+
+    def input_digests(self) -> Inputs:
+        """Return which weights and which examples it uses; both may be loaded for it."""
         ...
 
 
@@ -105,6 +130,45 @@ class ResumesTraining(Protocol):
 
         The result is that of a training that was never stopped. A saved state of another set or
         round is not used.
+        """
+        ...
+
+
+@runtime_checkable
+class TrainsApart(Protocol):
+    """What a trainer may have besides: then workers train the configurations of a set at once.
+
+    It is for methods that train each configuration alone: what comes out for one depends on no
+    other, nor on an adapter that was loaded. The trainer must have :class:`ResumesTraining` too.
+    """
+
+    def untrained(
+        self, configurations: Sequence[Configuration], unfinished: UnfinishedTraining
+    ) -> Sequence[Configuration]:
+        """Return those of a set, each once, that :meth:`train_resumably` would have to train."""
+        ...
+
+    def train_apart(self, configuration: Configuration) -> TrainerState:
+        """Train a configuration, unless it is trained, and return what came out.
+
+        A training that diverges is a result, too; the configuration fails when it is evaluated.
+        The seconds that the result holds are those that this call took.
+        """
+        ...
+
+    def adopt(
+        self,
+        trained: TrainerState,
+        configurations: Sequence[Configuration] = (),
+        unfinished: UnfinishedTraining = KEPT_NOWHERE,
+    ) -> None:
+        """Take in what another process trained.
+
+        Args:
+            trained: What its :meth:`train_apart` returned.
+            configurations: The set that is being trained; none where it was trained for an
+                evaluation.
+            unfinished: Where the set's unfinished training is kept; it is saved there.
         """
         ...
 

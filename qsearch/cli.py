@@ -13,8 +13,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qsearch import cli_watching
-from qsearch.cli_output import fail, print_line, print_table, quieten_ax, report_function
+from qsearch import cli_sharing, cli_watching
+from qsearch.cli_output import (
+    fail,
+    print_line,
+    print_table,
+    quieten_ax,
+    report_function,
+    warn,
+    without_controls,
+)
 from qsearch.cli_watching import StudyDirectory, finish_reason
 from qsearch.errors import InputError, QsearchError
 
@@ -72,7 +80,7 @@ def check(study: StudyFile, set_: Assignments = None) -> None:
 
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in check_study(load_spec(study, set_ or ()), str(study)):
-        table.add_row(name, value)
+        table.add_row(name, without_controls(value))
     Console().print(table, highlight=False, markup=False)
 
 
@@ -83,32 +91,74 @@ def run(
     storage: Annotated[
         str | None, typer.Option(help="Database URL; a file in DIR if omitted.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that evaluate.", min=1)] = 1,
+    storage_wait: Annotated[
+        float, typer.Option(help="Minutes to wait for a database that goes away.", min=0.0)
+    ] = 15.0,
+    workers: Annotated[
+        int, typer.Option(help="Processes that evaluate, by Ray where more than one.", min=1)
+    ] = 1,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster that the workers run on, such as auto.")
+    ] = None,
+    worker_threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of each worker; this machine's shared out if omitted."),
+    ] = None,
+    worker_gpus: Annotated[
+        float, typer.Option(help="GPUs of each worker, or a part of one.", min=0.0)
+    ] = 0.0,
+    logger: Annotated[
+        list[str] | None,
+        typer.Option(help="Log to tensorboard, mlflow or another plugin.", metavar="NAME"),
+    ] = None,
     set_: Assignments = None,
 ) -> None:
     """Run a study, or resume it where it stopped."""
-    if workers > 1:
-        raise InputError(f"--workers {workers}: this version evaluates in one process; use 1")
+    from qsearch.events import all_of
+    from qsearch.loggers import loggers
     from qsearch.progress import StudyProgress
     from qsearch.spec import load_spec
+    from qsearch.store import LOG
 
     spec = load_spec(study, set_ or ())
     console = Console()
     try:
-        with StudyProgress(console) as progress:
+        with (
+            loggers(logger or (), out, spec.name, warn) as others,
+            StudyProgress(console, spec.search, out / LOG) as progress,
+        ):
             quieten_ax()
             from qsearch.study import run_study
+            from qsearch.workers import Workers
 
-            record = run_study(spec, out, storage, progress, str(study))
+            many = workers > 1 or address is not None
+            record = run_study(
+                spec,
+                out,
+                storage,
+                all_of([progress, *others]),
+                str(study),
+                Workers(workers, address, worker_threads, worker_gpus) if many else None,
+                60 * storage_wait,
+            )
     except KeyboardInterrupt:
         raise typer.Exit(fail("interrupted; the same command resumes", 130)) from None
     console.print(report_function("summary")(record))
     print_line(f"finished: {finish_reason(out)}")
-    path = report_function("page")([out], out / "report.html")
+    try:
+        path = report_function("page")([out], out / "report.html")
+    except InputError as error:
+        raise InputError(
+            f"{error}; the study is finished and saved; for its report, run: qsearch report {out}"
+        ) from error
     print_line(f"report: {path}")
 
 
 app.command()(cli_watching.status)
+app.command()(cli_watching.serve)
+app.command("list")(cli_sharing.list_studies)
+app.command()(cli_sharing.archive)
+app.command()(cli_sharing.restore)
 
 
 @app.command()
@@ -203,10 +253,10 @@ def export(
 
 @app.command()
 def plugins() -> None:
-    """List installed quantizers, trainers and tasks, and the packages they come from."""
+    """List installed quantizers, trainers, tasks and loggers, and the packages they come from."""
     from qsearch.plugins import Group, installed_plugins
 
-    groups: tuple[Group, ...] = ("quantizers", "trainers", "tasks")
+    groups: tuple[Group, ...] = ("quantizers", "trainers", "tasks", "loggers")
     rows = (
         (group[:-1], plugin.name, plugin.target, plugin.distribution)
         for group in groups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+_OBEYED = ("Cc", "Cf", "Cs")
+"""Unicode's categories of control and formatting characters, and of halves of characters."""
 
 
 def quieten_ax() -> None:
@@ -40,7 +44,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for heading in headings:
         table.add_column(Text(heading), overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(without_controls(cell)) for cell in row))
     width = console.measure(table, options=console.options.update(max_width=10**6)).maximum
     if not console.is_terminal:
         console.width = width
@@ -51,11 +55,29 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print a line of text."""
-    typer.echo(text)
+    """Print text, whose line ends are meant."""
+    typer.echo("\n".join(map(without_controls, text.split("\n"))))
+
+
+def without_controls(text: str) -> str:
+    """Return text with escapes for what a terminal would obey and not show.
+
+    Names come from files of others, and could clear the screen or write what was never said.
+    """
+    return "".join(
+        character
+        if unicodedata.category(character) not in _OBEYED
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def warn(message: str) -> None:
+    """Print a message for the user to standard error, in one line."""
+    print(f"qsearch: {without_controls(' '.join(message.split()))}", file=sys.stderr)
 
 
 def fail(message: str, code: int) -> int:
-    """Print a message for the user to standard error; return the exit code."""
-    print(f"qsearch: {message}", file=sys.stderr)
+    """Print a message for the user to standard error, in one line; return the exit code."""
+    warn(message)
     return code

@@ -1,67 +1,94 @@
-"""Commands that watch a study: ``status``."""
+"""Commands that watch a study: ``status`` and ``serve``."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
+
+from qsearch.cli_output import print_line, report_function, warn, without_controls
+
+if TYPE_CHECKING:
+    from qsearch.watching import StudyStatus
 
 StudyDirectory = Annotated[Path, typer.Argument(help="A study's directory.", metavar="DIR")]
 
 
-def status(directory: StudyDirectory) -> None:
-    """Say how far a study is: rounds, evaluations, front, hypervolume, end, what is running."""
-    from qsearch.events import last_event
-    from qsearch.lock import describe_owner, lock_owner
-    from qsearch.records import STUDY_FILE
+def status(
+    directory: StudyDirectory,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh until the study ends, or Ctrl-C.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option("--every", help="Seconds between two refreshes.", min=0.2)
+    ] = 2.0,
+) -> None:
+    """Say how far a study is: phase, time left, evaluations, failures, front, what is running."""
+    from qsearch.watching import study_status
 
-    owner = lock_owner(directory)
-    event = last_event(directory / "log.jsonl")
-    table = Table(show_header=False, box=None, pad_edge=False)
-    # A study has no results yet while it loads its model and measures quantization errors.
-    if (directory / STUDY_FILE).is_file() or (owner is None and event is None):
-        _add_results(table, directory)
+    if not watch:
+        _print(study_status(directory), json_)
+        return
+    # Whoever has seen enough ends watching by Ctrl-C; that is no failure.
+    with contextlib.suppress(KeyboardInterrupt):
+        _watch(directory, every, json_)
+
+
+def _watch(directory: Path, every: float, as_json: bool) -> None:
+    from qsearch.watching import study_status
+
+    found = study_status(directory)
+    if as_json or not Console().is_terminal:
+        _print(found, as_json)
+        while found.running is not None:
+            time.sleep(every)
+            found = study_status(directory)
+            _print(found, as_json)
+        return
+    with Live(_table(found), auto_refresh=False) as live:
+        while found.running is not None:
+            time.sleep(every)
+            found = study_status(directory)
+            live.update(_table(found), refresh=True)
+
+
+def _print(found: StudyStatus, as_json: bool) -> None:
+    if as_json:
+        print_line(json.dumps(found.as_json()))
     else:
-        table.add_row("results", "none yet")
-    table.add_row("finished", finish_reason(directory) or "no")
-    table.add_row("last event", _in_words(event, owner is not None) if event else "none")
-    table.add_row("running", "no" if owner is None else describe_owner(owner))
-    Console().print(table, highlight=False, markup=False)
+        Console().print(_table(found), highlight=False, markup=False)
 
 
-def _add_results(table: Table, directory: Path) -> None:
-    from qsearch.records import read_study
-
-    record = read_study(directory)
-    latest = record.latest
-    failed = int((record.trials["status"] == "failed").sum())
-    table.add_row("study", record.name)
-    table.add_row("rounds finished", str(len(record.rounds)))
-    table.add_row("evaluations", f"{len(record.trials) - failed} completed, {failed} failed")
-    table.add_row("configurations", str(record.trials["trial"].nunique()))
-    table.add_row("on the front", str(int(latest["on_front"].sum())))
-    history = ", ".join(f"{entry.hypervolume:.4f}" for entry in record.rounds) or "none yet"
-    table.add_row("hypervolume by round", history)
-    if record.reference_point:
-        loss, bits = record.reference_point
-        table.add_row("reference point", f"loss {loss:.4f}, average bits {bits:.4f}")
+def _table(found: StudyStatus) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for label, text in found.lines():
+        table.add_row(label, Text(without_controls(text)))
+    return table
 
 
-def _in_words(event: dict[str, Any], is_running: bool) -> str:
-    """Return an event of the log and its time; what ends in -ing is a phase that began then."""
-    kind = str(event.get("event", "?"))
-    goes_on = is_running and kind.partition(" ")[0].endswith("ing")
-    return f"{kind}{', since' if goes_on else ' at'} {event.get('time', '?')}"
+def serve(
+    directory: StudyDirectory,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="Port to listen at; 0 takes a free one.", min=0, max=65535)
+    ] = 8765,
+) -> None:
+    """Show a study's report as a page that refreshes itself while the study runs."""
+    report_function("serve")(directory, host, port, print_line, warn)
 
 
 def finish_reason(directory: Path) -> str:
     """Return why a study is finished, or "" if it is not."""
+    from qsearch import watching
     from qsearch.events import last_event
 
-    event = last_event(directory / "log.jsonl") or {}
-    if event.get("event") != "finished":
-        return ""
-    return str(event.get("reason", "yes"))
+    return watching.finish_reason(last_event(directory / "log.jsonl"))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from qsearch.errors import QsearchError
-from qsearch.records import write_json
+from qsearch.state_files import damage, read_state, write_state
 
 CLOCK = "state/clock.json"
 _SAVED_EVERY = 30.0  # Seconds; a killed process loses no more, while it has something to tell.
@@ -26,12 +24,12 @@ class Clock:
         directory: The study's directory.
 
     Raises:
-        QsearchError: If what was saved is damaged.
+        DamagedFileError: If what was saved is damaged.
     """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / CLOCK
-        self._before = _read(self._path)
+        self._before = read_seconds(self._path) if self._path.is_file() else 0.0
         self._start = self._saved = _now()
 
     @property
@@ -55,16 +53,16 @@ class Clock:
                 self._save()
 
     def _save(self) -> None:
-        write_json(self._path, {"seconds": self.hours * 3600})
+        write_state(self._path, {"seconds": self.hours * 3600})
         self._saved = _now()
 
 
-def _read(path: Path) -> float:
-    if not path.is_file():
-        return 0.0
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise QsearchError(
-            f"{path}: damaged: {error}; delete it, and the study's time counts from zero"
-        ) from error
+def read_seconds(path: Path) -> float:
+    """Return the wall time that a clock's file holds, in seconds.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+    """
+    loaded = read_state(path)
+    with damage(path, KeyError, TypeError, ValueError):
+        return float(loaded["seconds"])

@@ -207,7 +207,7 @@ class Configuration(Mapping[str, LayerConfiguration]):
         """
         try:
             loaded: Any = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (RecursionError, ValueError) as error:
             raise InputError(f"configuration is not JSON: {error}") from error
         if not isinstance(loaded, dict) or not all(
             isinstance(layer, dict)

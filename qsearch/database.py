@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
-import re
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ax.api.client import Client
@@ -17,7 +15,6 @@ from ax.api.configs import StorageConfig
 from ax.exceptions.core import AxParameterWarning
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import (
-    create_all_tables,
     get_engine,
     init_engine_and_session_factory,
     session_scope,
@@ -25,22 +22,30 @@ from ax.storage.sqa_store.db import (
 from ax.storage.sqa_store.sqa_classes import SQAExperiment
 from ax.utils.common.logger import set_ax_logger_levels
 from safetensors import SafetensorError
-from sqlalchemy.engine import make_url
+from sqlalchemy import text
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from qsearch.ax_tables import create_tables
 from qsearch.errors import InputError
 from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
-from qsearch.records import write_json
+from qsearch.patience import one_line, was_cut_off
 from qsearch.space import Space
+from qsearch.state_files import damage, read_state, write_state
+from qsearch.storage_url import hide_password, without_password
 from qsearch.store import DATABASE, IDENTITY, read_rounds
-from qsearch.training_state import adapter_path
 
 _STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
+_DAMAGE_SIGNS = ("malformed", "file is not a database", "file is encrypted")
+_RESTORE = (
+    "restore it together with the study's directory, from a copy, or run the study anew with"
+    " another --out"
+)
 
 
 @contextlib.contextmanager
 def storage_errors(directory: Path) -> Iterator[None]:
-    """Turn the errors of a disk that is full or read-only into one message.
+    """Turn the errors of a full or read-only disk, or of a damaged database, into one message.
 
     Raises:
         InputError: Naming the directory and the reason.
@@ -48,10 +53,14 @@ def storage_errors(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SQLAlchemyError, SafetensorError) as error:
+        if any(sign in str(error) for sign in _DAMAGE_SIGNS):
+            raise InputError(
+                f"{directory}: its database is damaged: {one_line(error)}; {_RESTORE}"
+            ) from error
         if not _is_storage_error(error):
             raise
         raise InputError(
-            f"{directory}: cannot be written: {_one_line(error)}; what was saved is kept: make"
+            f"{directory}: cannot be written: {one_line(error)}; what was saved is kept: make"
             " room, then run the same command to resume"
         ) from error
 
@@ -62,19 +71,6 @@ def _is_storage_error(error: Exception) -> bool:
     return any(sign in str(error) for sign in _STORAGE_SIGNS)
 
 
-def _one_line(error: Exception) -> str:
-    """Return the database's own words; SQLAlchemy adds the statement and a link."""
-    return " ".join(str(getattr(error, "orig", None) or error).split())
-
-
-def _without_password(url: str) -> str:
-    try:
-        shown: str = make_url(url).render_as_string(hide_password=True)
-        return shown
-    except SQLAlchemyError:
-        return re.sub(r":[^:/]*@", ":***@", url)  # What may be a password.
-
-
 def open_client(
     directory: Path,
     url: str | None,
@@ -82,6 +78,7 @@ def open_client(
     space: Space,
     node: QsearchNode,
     metric: str,
+    prepare: Callable[[Engine], None] = lambda engine: None,
 ) -> tuple[Client, QsearchNode]:
     """Load the study's Ax experiment, or make it.
 
@@ -92,6 +89,7 @@ def open_client(
         space: The space.
         node: The generation node of a new experiment.
         metric: Name of the task metric, which is tracked.
+        prepare: Called with the database's engine before it is used.
 
     Returns:
         The client and the node it generates with: the reloaded one, if there was one.
@@ -103,12 +101,15 @@ def open_client(
     # Ax reports each trial with all its parameters; qsearch has its own log.
     set_ax_logger_levels(logging.ERROR)
     warnings.filterwarnings("ignore", category=AxParameterWarning)
-    shown = f"--storage {_without_password(url)!r}" if url else str(directory / DATABASE)
+    shown = f"--storage {without_password(url)!r}" if url else str(directory / DATABASE)
     url = url or f"sqlite:///{(directory / DATABASE).resolve()}"
     storage = StorageConfig(url=url, registry_bundle=registry_bundle())
     try:
-        init_engine_and_session_factory(url=url, force_init=True)
-        create_all_tables(get_engine())
+        # Connections that died in the pool are found before a transaction begins.
+        init_engine_and_session_factory(url=url, force_init=True, pool_pre_ping=True)
+        prepare(get_engine())
+        _require_whole(get_engine(), shown)
+        create_tables(get_engine())
         if not _has_experiment(name):
             _require_unstarted(directory, name, shown)
             client = Client(storage_config=storage)
@@ -116,11 +117,13 @@ def open_client(
                 name=name, parameters=ax_parameters(space), description=_identity(directory)
             )
         else:
-            client = Client.load_from_database(name, storage_config=storage)
+            client = _load(name, storage, shown)
     except SQLAlchemyError as error:
-        if _is_storage_error(error):
+        if _is_storage_error(error) or was_cut_off(error):
             raise
-        reason = _one_line(error).replace(url, _without_password(url))
+        if any(sign in str(error) for sign in _DAMAGE_SIGNS):
+            raise InputError(f"{shown}: damaged: {one_line(error)}; {_RESTORE}") from error
+        reason = hide_password(one_line(error), url)
         raise InputError(f"{shown}: cannot be used: {reason}") from error
     except ImportError as error:
         raise InputError(
@@ -156,6 +159,32 @@ def open_client(
     return client, strategy._nodes[0]
 
 
+def _require_whole(engine: Engine, shown: str) -> None:
+    """Refuse an SQLite file whose pages do not fit together; SQLite itself notices some when used.
+
+    Raises:
+        InputError: Saying what to do.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    with engine.connect() as connection:
+        found = connection.execute(text("PRAGMA quick_check(1)")).scalar()
+    if found != "ok":
+        raise InputError(f"{shown}: damaged: {' '.join(str(found).split())}; {_RESTORE}")
+
+
+def _load(name: str, storage: StorageConfig, shown: str) -> Client:
+    try:
+        return Client.load_from_database(name, storage_config=storage)
+    except SQLAlchemyError:
+        raise
+    except Exception as error:  # What Ax meets in a damaged row is of many kinds.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(
+            f"{shown}: the experiment {name!r} there cannot be read: {reason}; {_RESTORE}"
+        ) from error
+
+
 def _has_experiment(name: str) -> bool:
     with session_scope() as session:
         return session.query(SQAExperiment.id).filter_by(name=name).first() is not None
@@ -165,13 +194,25 @@ def _identity(directory: Path) -> str:
     """Return what ties a study directory to its experiment, made once for each directory."""
     path = directory / IDENTITY
     if not path.is_file():
-        write_json(path, {"study": str(uuid.uuid4())})
-    return f"qsearch study {json.loads(path.read_text(encoding='utf-8'))['study']}"
+        write_state(path, {"study": str(uuid.uuid4())})
+    return f"qsearch study {read_identity(path)}"
+
+
+def read_identity(path: Path) -> str:
+    """Return what ties a study directory to its experiment.
+
+    Raises:
+        DamagedFileError: If the file is damaged.
+    """
+    loaded = read_state(path)
+    with damage(path, KeyError, TypeError, ValueError):
+        return str(uuid.UUID(str(loaded["study"])))
 
 
 def _require_unstarted(directory: Path, name: str, shown: str) -> None:
     """Refuse to start a new experiment for a directory that has results of an old one."""
-    if adapter_path(directory, 0).is_file():
+    # Of any round, and damaged ones, too.
+    if any((directory / "state").glob("adapter-*")):
         raise InputError(
             f"{shown}: holds no experiment {name!r}, but {directory} has results of it; give the"
             " --storage it was run with, or restore the database"

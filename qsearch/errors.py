@@ -19,3 +19,7 @@ class StudyBusyError(InputError):
 
 class EvaluationError(QsearchError):
     """One configuration could not be evaluated; the study goes on without it."""
+
+
+class DamagedFileError(QsearchError):
+    """A file of a study is not what was written; the study's next run mends what it can."""

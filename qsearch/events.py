@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from qsearch.bounded import MOST_LOG, read_last_lines
 
 
 @dataclass(frozen=True)
@@ -28,46 +31,81 @@ class Event:
 
 Observer = Callable[[Event], None]
 
-_NOT_LOGGED = ("training", "searching", "screening")
+PROGRESS = ("training", "training configurations", "searching", "screening")
 """Progress within a phase; worth a progress bar, not a line of the log."""
+
+
+def event_line(event: Event) -> dict[str, Any]:
+    """Return an event, and the time now, as the JSON values that a line of the log holds."""
+    line: dict[str, Any] = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "event": event.kind,
+        "round": event.round,
+        **event.fields,
+    }
+    found: dict[str, Any] = finite(line)
+    return found
+
+
+def _last_byte(stream: IO[bytes]) -> bytes:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1)
 
 
 def event_log(path: Path) -> Observer:
     """Return an observer that appends each event to a file as one line of JSON."""
 
     def observe(event: Event) -> None:
-        if event.kind in _NOT_LOGGED:
+        if event.kind in PROGRESS:
             return
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "event": event.kind,
-            "round": event.round,
-            **event.fields,
-        }
-        with path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        text = json.dumps(event_line(event), allow_nan=False)
+        with path.open("a+b") as stream:
+            # A killed process, or a full disk, may have left half a line.
+            is_cut = stream.tell() > 0 and _last_byte(stream) != b"\n"
+            stream.write((b"\n" if is_cut else b"") + text.encode() + b"\n")
 
     return observe
 
 
-def _finite(value: Any) -> Any:
+def all_of(observers: Sequence[Observer]) -> Observer:
+    """Return an observer that tells several, in order."""
+
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe
+
+
+def finite(value: Any) -> Any:
     """Return JSON values with null for each number that JSON cannot write."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of an event log, the first one first; none if there is no log."""
+    if not path.is_file():
+        return []
+    lines = read_last_lines(path, MOST_LOG)
+    return [line for line in map(_whole, lines) if line is not None]
 
 
 def last_event(path: Path) -> dict[str, Any] | None:
     """Return the last whole line of an event log, or None."""
     if not path.is_file():
         return None
-    for line in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
-        try:
-            loaded = json.loads(line)
-        except ValueError:
-            continue  # A killed process may leave half a line.
-        if isinstance(loaded, dict):
-            return loaded
-    return None
+    lines = map(_whole, reversed(read_last_lines(path, MOST_LOG)))
+    return next((line for line in lines if line is not None), None)
+
+
+def _whole(text: str) -> dict[str, Any] | None:
+    """Return a line of a log as JSON values; None for the half line of a killed process."""
+    try:
+        loaded = json.loads(text)
+    except (RecursionError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None

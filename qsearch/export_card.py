@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from qsearch.provenance import Inputs
 from qsearch.records import StudyRecord, row_figures
 
 CARD = "README.md"
@@ -23,6 +24,7 @@ def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         record: The study.
         row: The row of ``trials.parquet``.
     """
+    inputs = record.sessions[-1].inputs if record.sessions else Inputs()
     return {
         "study": record.name,
         "model": record.model,
@@ -32,6 +34,8 @@ def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "figures_are_of": MEASURED,
         **row_figures(record, row),
         "versions": dict(record.versions),
+        "model_sha256": dict(inputs.model),
+        "examples_sha256": {split: found.sha256 for split, found in inputs.data.items()},
     }
 
 

@@ -16,9 +16,9 @@ from qsearch.budgets import Budget, best_within, size_needed
 from qsearch.capabilities import ChecksFormats
 from qsearch.errors import InputError
 from qsearch.export_card import add_figures, export_facts
-from qsearch.records import StudyRecord, read_study, row_configuration, row_figures, write_json
-from qsearch.spec import load_spec
-from qsearch.store import STUDY_YAML
+from qsearch.records import StudyRecord, read_study, row_configuration, row_figures
+from qsearch.state_files import read_or_previous, to_standard_error, write_json
+from qsearch.store import STUDY_YAML, read_study_yaml
 from qsearch.training_state import read_adapter
 
 FACTS_FILE = "qsearch.json"
@@ -101,7 +101,8 @@ def _figures(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
 def _parts(directory: Path, record: StudyRecord, format: str, to: Path) -> Assembly:
     """Return the study's parts, once it is clear that they can write there."""
     path = directory / STUDY_YAML
-    parts = assemble(load_spec(path, resolved=True), str(path))
+    spec = read_or_previous(path, read_study_yaml, to_standard_error)
+    parts = assemble(spec, str(path))
     formats = parts.trainer.export_formats
     if format not in formats:
         raise InputError(f"--format {format!r}: trainer {record.trainer!r} writes {list(formats)}")

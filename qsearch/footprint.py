@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from qsearch.errors import InputError
-from qsearch.records import write_json
+from qsearch.errors import DamagedFileError, InputError
+from qsearch.state_files import (
+    damage,
+    read_or_previous,
+    read_state,
+    to_standard_error,
+    write_state,
+)
 
 FOOTPRINT_FILE = "state/footprint.json"
 
@@ -65,11 +71,17 @@ class Footprint:
 
 def write_footprint(directory: Path, footprint: Footprint) -> None:
     """Write a study's footprint into its directory."""
-    write_json(directory / FOOTPRINT_FILE, asdict(footprint))
+    write_state(directory / FOOTPRINT_FILE, asdict(footprint))
 
 
-def read_footprint(directory: Path) -> Footprint | None:
+def read_footprint(
+    directory: Path, note: Callable[[str], None] = to_standard_error
+) -> Footprint | None:
     """Return a study's footprint, or None if its trainer does not tell it.
+
+    Args:
+        directory: The study's directory.
+        note: Told of a damaged file whose previous version is read in its place.
 
     Raises:
         InputError: If the file cannot be read.
@@ -78,10 +90,23 @@ def read_footprint(directory: Path) -> Footprint | None:
     if not path.is_file():
         return None
     try:
-        footprint = Footprint(**json.loads(path.read_text(encoding="utf-8")))
+        return read_or_previous(path, read_footprint_file, note)
+    except DamagedFileError as error:
+        raise InputError(
+            f"{error}; running the study again, as it was run, writes it anew"
+        ) from error
+
+
+def read_footprint_file(path: Path) -> Footprint:
+    """Return what ``state/footprint.json``, or another version of it, holds.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+    """
+    loaded = read_state(path)
+    with damage(path, TypeError, ValueError):
+        footprint = Footprint(**loaded)
         for name, value in asdict(footprint).items():
             if type(value) is not int or value < (name == "quantized_weights"):
                 raise ValueError(f"{name} is {value!r}")
         return footprint
-    except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error

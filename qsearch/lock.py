@@ -1,87 +1,161 @@
-"""One process at a time in a study directory."""
+"""One process at a time in a study directory.
+
+The operating system's lock decides: it frees itself when its process dies. Beside it the owner
+leaves a note, and touches the file now and then. These decide only where the system's lock cannot:
+on file systems that have none, or that do not share it between hosts.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
-import socket
+import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from qsearch.errors import StudyBusyError
+from qsearch.errors import InputError, StudyBusyError
+from qsearch.heartbeat import heartbeat
+from qsearch.owners import BEAT_SECONDS, STALE_SECONDS, Owner, read_owner, this_process
 
 LOCK = "state/lock"
 _PATIENCE_SECONDS = 1.0
 """Whoever looks for the owner holds the lock for a moment; a run waits longer than that."""
 
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+_FILE = "file"
+_LONGEST_NOTE = 10_000
+
 
 @contextlib.contextmanager
-def study_lock(directory: Path) -> Iterator[None]:
+def study_lock(directory: Path) -> Iterator[Owner | None]:
     """Hold the study's directory for this process; the system frees it if the process dies.
+
+    Yields:
+        The owner before, if it died while it held the directory.
 
     Raises:
         StudyBusyError: If another process holds it.
+        InputError: If the lock's file cannot be written.
     """
-    with (directory / LOCK).open("a+", encoding="utf-8") as stream:
+    try:
+        stream = (directory / LOCK).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{directory / LOCK}: cannot be written: {error.strerror}") from error
+    with stream:
         try:
-            _acquire(stream)
+            locks = _acquire(stream)
         except BlockingIOError as error:
-            owner = lock_owner(directory) or {}
-            raise StudyBusyError(
-                f"{directory}: this study is being run already, by {describe_owner(owner)};"
-                " wait for it, or give another --out"
-            ) from error
+            raise _busy(directory, lock_owner(directory) or Owner()) from error
+        before = _note(stream, of_this_file=True)
+        if before and _lives_elsewhere(stream, before, locks):
+            raise _busy(directory, before)
         stream.truncate(0)
-        json.dump(
-            {
-                "process": os.getpid(),
-                "host": socket.gethostname(),
-                "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-            stream,
-        )
+        note = {**this_process().note(), _FILE: os.fstat(stream.fileno()).st_ino}
+        json.dump(note, stream)
         stream.flush()
-        yield
-        stream.truncate(0)
+
+        def touch() -> bool:
+            os.utime(stream.fileno())
+            return True
+
+        try:
+            with heartbeat(touch, BEAT_SECONDS):
+                yield before
+        finally:
+            stream.truncate(0)
 
 
-def _acquire(stream: IO[str]) -> None:
+def _busy(directory: Path, owner: Owner) -> StudyBusyError:
+    return StudyBusyError(
+        f"{directory}: this study is being run already, by {owner.describe()};"
+        " wait for it, or give another --out"
+    )
+
+
+def _acquire(stream: IO[str]) -> bool:
+    """Lock an open file; return whether its file system has locks."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(0.02)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
 
 
-def lock_owner(directory: Path) -> dict[str, Any] | None:
-    """Return who runs the study now: process, host, since; None if nobody does."""
+def lock_owner(directory: Path) -> Owner | None:
+    """Return who runs the study now; None if nobody does."""
+    return _look(directory)[0]
+
+
+def dead_owner(directory: Path) -> Owner | None:
+    """Return who died while running the study, if that was the last to run it."""
+    return _look(directory)[1]
+
+
+def _look(directory: Path) -> tuple[Owner | None, Owner | None]:
+    """Return the owner, and the owner that died."""
     path = directory / LOCK
     if not path.is_file():
-        return None
+        return None, None
     with path.open("r", encoding="utf-8") as stream:
+        locks = True
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            try:
-                owner: dict[str, Any] = json.loads(stream.read())
-            except json.JSONDecodeError:
-                return {}
-            return owner
-    return None
+            return _note(stream) or Owner(), None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            locks = False
+        note = _note(stream, of_this_file=True)
+        if note is None:
+            return None, None
+        return (note, None) if _lives_elsewhere(stream, note, locks) else (None, note)
 
 
-def describe_owner(owner: dict[str, Any]) -> str:
-    """Return a lock's owner in words."""
-    return (
-        f"process {owner.get('process', '?')} on {owner.get('host', '?')}"
-        f" since {owner.get('since', '?')}"
-    )
+def _note(stream: IO[str], of_this_file: bool = False) -> Owner | None:
+    """Return the owner that a lock's file tells of, if it does.
+
+    Args:
+        stream: The open file.
+        of_this_file: Whether a note that was copied along with its directory counts as none.
+    """
+    stream.seek(0)
+    try:
+        found: Any = json.loads(stream.read(_LONGEST_NOTE))
+    except (RecursionError, ValueError):  # Half a note of a killed process, or no text at all.
+        return None
+    owner = read_owner(found)
+    if of_this_file and owner and found.get(_FILE) != os.fstat(stream.fileno()).st_ino:
+        return None
+    return owner
+
+
+def _lives_elsewhere(stream: IO[str], owner: Owner, locks: bool) -> bool:
+    """Return whether a note's owner lives, although the system's lock is free or missing."""
+    if locks and owner.shares_kernel():
+        return False  # One kernel's locks are the same for all of its processes.
+    dead = owner.is_dead()
+    return _silence(Path(stream.name)) < STALE_SECONDS if dead is None else not dead
+
+
+def _silence(path: Path) -> float:
+    """Return the seconds since a file was touched, by the clock of its file system."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            now = os.fstat(probe.fileno()).st_mtime
+    except OSError:  # Nothing can be written there.
+        now = time.time()
+    return now - path.stat().st_mtime

@@ -8,9 +8,11 @@ constructed as
 * ``qsearch.tasks``: ``cls(options)``
 * ``qsearch.trainers``: ``cls(options, model, task, quantizer, seed)``
 
-A fourth group, ``qsearch.reports``, names two functions: ``page``, which writes the report of
-study directories to a file, and ``summary``, which returns a table for the terminal. What plugins
-may have besides is in :mod:`qsearch.capabilities`.
+A fourth group, ``qsearch.reports``, names three functions: ``page``, which writes the report of
+study directories to a file, ``summary``, which returns a table for the terminal, and ``serve``,
+which shows a running study to browsers. A fifth, ``qsearch.loggers``, names functions that write
+a running study's figures for other tools; :mod:`qsearch.loggers` says how they are called. What
+plugins may have besides is in :mod:`qsearch.capabilities`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from qsearch.configuration import Choices, Configuration, LayerConfiguration
@@ -34,9 +36,13 @@ from qsearch.layers import LayerSpec
 
 Split = Literal["train", "held-out", "validation", "test"]
 """``held-out`` is a part of the training data that is not trained on; see :class:`HoldsOut`."""
-Group = Literal["quantizers", "trainers", "tasks", "reports"]
+Group = Literal["quantizers", "trainers", "tasks", "reports", "loggers"]
 Progress = Callable[[int, int, float], None]
 """Called as ``progress(step, total steps, loss)``."""
+
+
+REMOTE_CODE = "run code that comes with the model"
+"""What a study must say for code of its model to run: words, so that nobody says it unawares."""
 
 
 class ModelSpec(BaseModel):
@@ -48,6 +54,9 @@ class ModelSpec(BaseModel):
         layers: Shell patterns of module paths; a layer is quantizable when one matches.
         config: Transformers configuration fields (with ``model_type``), used to count layers
             when the model itself cannot be reached.
+        revision: Branch, tag or commit of a hub model; its main branch if omitted.
+        remote_code: :data:`REMOTE_CODE`, to let Python code that comes with the model run with the
+            rights of whoever runs the study. A hub model needs a commit as ``revision`` then.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +64,16 @@ class ModelSpec(BaseModel):
     name: str = Field(min_length=1)
     layers: tuple[str, ...] = ("*",)
     config: dict[str, Any] | None = None
+    revision: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}$")
+    remote_code: Literal["run code that comes with the model"] | None = None
+
+    @field_validator("revision")
+    @classmethod
+    def _revision(cls, value: str | None) -> str | None:
+        # It is part of a path in the hub's cache.
+        if value is not None and ".." in value:
+            raise ValueError("must be a branch, a tag or a commit")
+        return value
 
 
 @dataclass(frozen=True)

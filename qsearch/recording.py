@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
@@ -15,18 +12,18 @@ from ax.api.client import Client
 from qsearch.assembly import Assembly
 from qsearch.configuration import Configuration
 from qsearch.correlation import error_correlation
-from qsearch.evaluation import Evaluation
+from qsearch.environment import find_versions
 from qsearch.events import Event, Observer
+from qsearch.executors import Executor
 from qsearch.generation import QsearchNode
 from qsearch.records import StudyRecord, write_study
 from qsearch.search import reference_point
+from qsearch.sessions import read_sessions
 from qsearch.space import Floats
 from qsearch.spec import StudySpec
 from qsearch.store import read_rounds
 from qsearch.training_state import adapter_path
-from qsearch.trials import method_of, trial_table
-
-_VERSIONS = ("qsearch", "ax-platform", "botorch", "gpytorch", "torch", "transformers", "peft")
+from qsearch.trials import is_initial, trial_table
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class Study:
         quantization_error: Relative squared error of each layer (layers × choices).
         edges: Edges of the segments, in average bits (segments + 1).
         observer: Told of every event.
+        executor: Evaluates configurations.
     """
 
     directory: Path
@@ -50,6 +48,7 @@ class Study:
     quantization_error: Floats
     edges: Floats
     observer: Observer
+    executor: Executor
 
     @cached_property
     def correlation(self) -> Floats:
@@ -72,10 +71,6 @@ class Study:
         trial = self.client._experiment.trials[number]
         return space.decode(space.from_parameters(trial.arm.parameters))
 
-    def evaluate(self, configurations: Sequence[Configuration]) -> Sequence[Evaluation]:
-        """Evaluate configurations on all validation examples."""
-        return self.parts.trainer.evaluate(configurations, "validation")
-
     def tell(self, kind: str, round: int, **fields: object) -> None:
         """Send an event to the observer."""
         self.observer(Event(kind, round, fields))
@@ -87,7 +82,7 @@ def training_set_of(study: Study, round: int) -> tuple[tuple[int, ...], int]:
         before = read_rounds(study.directory)[round - 1]
         return before.next_set, before.trials
     trials = study.client._experiment.trials
-    initial = tuple(number for number in sorted(trials) if method_of(trials[number]) != "search")
+    initial = tuple(number for number in sorted(trials) if is_initial(trials[number]))
     return initial, len(initial)
 
 
@@ -110,7 +105,7 @@ def trial_rows(study: Study) -> pd.DataFrame:
 def save_record(study: Study) -> StudyRecord:
     """Write the study's results so far into its directory, and return them."""
     spec, parts = study.spec, study.parts
-    rounds = read_rounds(study.directory)
+    rounds, sessions = read_rounds(study.directory), read_sessions(study.directory)
     table = trial_rows(study)
     first = table[(table["round"] == 0) & (table["status"] == "completed")]
     record = StudyRecord(
@@ -131,17 +126,8 @@ def save_record(study: Study) -> StudyRecord:
         ),
         rounds=tuple(state.record for state in rounds),
         trials=table,
-        versions=_versions(),
+        versions=sessions[-1].versions if sessions else find_versions(spec),
+        sessions=sessions,
     )
     write_study(study.directory, record)
     return record
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _VERSIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

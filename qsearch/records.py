@@ -6,21 +6,28 @@ here, so that a result can be used without opening the database.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from qsearch.configuration import Choices, Configuration, Knob
-from qsearch.errors import InputError
+from qsearch.errors import DamagedFileError, InputError
 from qsearch.evaluation import Metric
 from qsearch.layers import LayerSpec
+from qsearch.provenance import Session, session_of, session_values
+from qsearch.state_files import (
+    damage,
+    read_or_previous,
+    read_state,
+    to_standard_error,
+    write_keeping_previous,
+    write_state,
+)
+from qsearch.table_files import read_table, write_table
 
 TRIAL_COLUMNS = (
     "trial",
@@ -104,7 +111,8 @@ class StudyRecord:
             divided by the area between this point and (0, least average bits).
         rounds: Finished rounds.
         trials: Table with :data:`TRIAL_COLUMNS`.
-        versions: Versions of the libraries that ran it.
+        versions: Versions of the libraries that ran it, in its last session.
+        sessions: What each session ran on; those of earlier versions of qsearch are not known.
     """
 
     name: str
@@ -121,6 +129,7 @@ class StudyRecord:
     rounds: tuple[RoundRecord, ...] = ()
     trials: pd.DataFrame = field(default_factory=lambda: empty_trials())
     versions: Mapping[str, str] = field(default_factory=dict)
+    sessions: tuple[Session, ...] = ()
 
     @property
     def latest(self) -> pd.DataFrame:
@@ -139,35 +148,10 @@ def empty_trials() -> pd.DataFrame:
     return pd.DataFrame({column: [] for column in TRIAL_COLUMNS})
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name and rename it, so that readers never see half of it.
-
-    Args:
-        path: Where the file ends up; its directory exists.
-        write: Called with the temporary path.
-    """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        with Path(temporary).open("rb") as stream:
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, atomically."""
-    text = json.dumps(value, indent=1)
-    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
-
-
 def write_study(directory: Path, record: StudyRecord) -> None:
     """Write the record's files (``state/study.json`` and ``trials.parquet``) into a directory."""
     (directory / "state").mkdir(parents=True, exist_ok=True)
-    write_json(
+    write_state(
         directory / STUDY_FILE,
         {
             "format": 1,
@@ -184,14 +168,19 @@ def write_study(directory: Path, record: StudyRecord) -> None:
             "reference_point": record.reference_point,
             "rounds": [asdict(entry) for entry in record.rounds],
             "versions": dict(record.versions),
+            "sessions": [session_values(session) for session in record.sessions],
         },
     )
     table = record.trials[list(TRIAL_COLUMNS)]
-    write_atomically(directory / TRIALS_FILE, lambda path: table.to_parquet(path, index=False))
+    write_keeping_previous(directory / TRIALS_FILE, lambda path: write_table(path, table))
 
 
-def read_study(directory: Path) -> StudyRecord:
+def read_study(directory: Path, note: Callable[[str], None] = to_standard_error) -> StudyRecord:
     """Read the results in a study directory.
+
+    Args:
+        directory: The directory.
+        note: Told of a damaged file whose previous version is read in its place.
 
     Raises:
         InputError: If the directory holds no study, or its files cannot be read.
@@ -199,8 +188,27 @@ def read_study(directory: Path) -> StudyRecord:
     path = directory / STUDY_FILE
     if not path.is_file():
         raise InputError(f"{directory} holds no study results: {path} is missing")
+    trials = directory / TRIALS_FILE
     try:
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = read_or_previous(path, read_study_file, note)
+        if not trials.is_file():
+            return record
+        return replace(record, trials=read_or_previous(trials, read_trials, note))
+    except DamagedFileError as error:
+        raise InputError(
+            f"{error}; running the study again, as it was run, writes it anew"
+        ) from error
+
+
+def read_study_file(path: Path) -> StudyRecord:
+    """Return what ``state/study.json``, or another version of it, holds: all but the trials.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+        InputError: If it is of another format.
+    """
+    loaded = read_state(path)
+    with damage(path, AttributeError, KeyError, TypeError, ValueError):
         if loaded["format"] != 1:
             raise InputError(f"{path} has format {loaded['format']!r}; this qsearch reads 1")
         return StudyRecord(
@@ -231,23 +239,24 @@ def read_study(directory: Path) -> StudyRecord:
                 )
                 for entry in loaded["rounds"]
             ),
-            trials=_read_trials(directory / TRIALS_FILE),
             versions=loaded["versions"],
+            sessions=tuple(session_of(entry) for entry in loaded.get("sessions", ())),
         )
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
 
 
-def _read_trials(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        return empty_trials()
-    try:
-        table = pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    missing = set(TRIAL_COLUMNS) - set(table.columns)
-    if missing - set(_ADDED_COLUMNS):
-        raise InputError(f"{path} lacks the columns {sorted(missing)}")
+def read_trials(path: Path) -> pd.DataFrame:
+    """Return what ``trials.parquet``, or another version of it, holds.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+    """
+    table = read_table(path)
+    with damage(path, ValueError):
+        missing, more = set(TRIAL_COLUMNS) - set(table), set(table) - set(TRIAL_COLUMNS)
+        if more or missing - set(_ADDED_COLUMNS):
+            raise ValueError(
+                f"it lacks the columns {sorted(missing)}, and has {sorted(map(str, more))} more"
+            )
     return table.assign(**dict.fromkeys(sorted(missing), math.nan))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from contextlib import closing
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,14 @@ from ax.core.trial_status import TrialStatus
 from ax.storage.sqa_store.db import NAME_OR_TYPE_FIELD_LENGTH
 
 from qsearch.candidates import find_candidates, forget_candidates
-from qsearch.capabilities import CountsExamples, ResumesTraining
+from qsearch.capabilities import CountsExamples
 from qsearch.errors import QsearchError
-from qsearch.evaluation import TrainReport
-from qsearch.executors import Failure, evaluate_serially
+from qsearch.evaluating import evaluations
+from qsearch.executors import Failure
 from qsearch.pareto import Booleans, normalised_hypervolume
 from qsearch.recording import Study, save_record, training_set_of, trial_rows
 from qsearch.records import RoundRecord
+from qsearch.round_training import train_round
 from qsearch.scoring import round_scores
 from qsearch.search import reference_point
 from qsearch.stopping import round_shares
@@ -27,13 +28,6 @@ from qsearch.store import (
     LOG,
     RoundState,
     write_round,
-)
-from qsearch.training_state import (
-    adapter_path,
-    forget_unfinished_training,
-    read_adapter,
-    unfinished_training,
-    write_adapter,
 )
 from qsearch.transactions import one_transaction
 from qsearch.trials import (
@@ -57,27 +51,28 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
         time_is_up: Whether the study shall evaluate and search no more.
 
     Raises:
-        QsearchError: If every evaluation of the round failed.
+        QsearchError: If every evaluation of the round failed, or more than the study tolerates.
     """
-    _retry_failed(study, round)
     training_set, first = training_set_of(study, round)
     used = evaluations_before(study, round)
     of_set, of_search = round_shares(study.spec.search, used, len(training_set))
+    planned = of_set + of_search
+    _retry_failed(study, round, planned)
     study.tell("round started", round, training_set=len(training_set))
     correlation = study.correlation  # Measured before training takes its memory.
-    report = _train(study, round, training_set)
+    report = train_round(study, round, training_set)
     configurations = [study.configuration(number) for number in training_set]
     scores = round_scores(study, round, configurations)
     study.node.use_scores(scores, correlation, _examples(study))
     to_evaluate = training_set[:of_set]
-    _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up)
+    _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up, planned)
     save_record(study)
     if _without_result(study, round, to_evaluate):
         return
     search_start = time.monotonic()
     candidates = find_candidates(study, round, first, of_search, time_is_up)
     search_seconds = time.monotonic() - search_start
-    _evaluate(study, round, candidates, "evaluating candidates", time_is_up)
+    _evaluate(study, round, candidates, "evaluating candidates", time_is_up, planned)
     rows = _completed(study, round)
     if rows.empty:
         raise QsearchError(
@@ -158,15 +153,27 @@ def _first_reason(study: Study, round: int) -> str:
     return str(failed[0].run_metadata[FAILED_REASON]) if failed else "no reason given"
 
 
-def _retry_failed(study: Study, round: int) -> None:
-    """Forget the failures of an unfinished round in which every evaluation failed.
+def _require_rate(study: Study, round: int, planned: int) -> None:
+    """Stop the study once more of a round's evaluations have failed than it tolerates."""
+    failures, failed = study.spec.failures, len(_failed_in(study, round))
+    if not failures.tolerates(failed, planned):
+        raise QsearchError(
+            f"round {round}: {failed} of {planned} evaluations failed, more than failures.rate"
+            f" {failures.rate:g} allows, first with: {_first_reason(study, round)}; all reasons are"
+            f" in {study.directory / LOG}; the same command tries these again"
+        )
+
+
+def _retry_failed(study: Study, round: int, planned: int) -> None:
+    """Forget the failures of an unfinished round that ended the study.
 
     Such a round has a common cause, like a full device, that may be gone; single failures are
     kept.
     """
     failed = _failed_in(study, round)
     experiment = study.client._experiment
-    if not failed or evaluated_in(experiment, round):
+    some = bool(evaluated_in(experiment, round))
+    if not failed or (some and study.spec.failures.tolerates(len(failed), planned)):
         return
     for trial in failed:
         del trial._run_metadata[FAILED_ROUND], trial._run_metadata[FAILED_REASON]
@@ -174,45 +181,12 @@ def _retry_failed(study: Study, round: int) -> None:
             trial.mark_completed(unsafe=True)
         else:
             trial.mark_running(no_runner_required=True, unsafe=True)
-    # Without a single loss nothing was searched; the retried round shall search.
-    forget_candidates(study.directory, round)
+    if not some:
+        # Without a single loss nothing was searched; the retried round shall search.
+        forget_candidates(study.directory, round)
     with one_transaction():
         study.client._save_or_update_trials_in_db_if_possible(experiment=experiment, trials=failed)
     study.tell("retrying", round, trials=[trial.index for trial in failed])
-
-
-def _train(study: Study, round: int, training_set: Sequence[int]) -> TrainReport:
-    trainer = study.parts.trainer
-    if not adapter_path(study.directory, round).is_file():
-        if round > 0:
-            trainer.load_state(read_adapter(study.directory, round - 1)[0])
-        configurations = [study.configuration(number) for number in training_set]
-
-        def progress(step: int, total: int, loss: float) -> None:
-            study.tell("training", round, step=step, total=total, loss=loss)
-
-        if isinstance(trainer, ResumesTraining):
-            unfinished = unfinished_training(study.directory, round)
-            trained = trainer.train_resumably(configurations, round, progress, unfinished)
-        else:
-            trained = trainer.train(configurations, round, progress)
-        write_adapter(study.directory, round, trainer.state(), trained)
-        study.tell(
-            "trained",
-            round,
-            **{
-                # A trainer's own details do not hide what every event tells.
-                **{k: v for k, v in trained.details.items() if k not in ("kind", "round")},
-                "steps": trained.steps,
-                "seconds": trained.seconds,
-                "loss": float(np.mean(trained.losses[-20:])) if trained.losses else None,
-            },
-        )
-    forget_unfinished_training(study.directory, round)
-    # Loading what was saved makes a resumed round equal an uninterrupted one.
-    state, report = read_adapter(study.directory, round)
-    trainer.load_state(state)
-    return report
 
 
 def _without_result(study: Study, round: int, numbers: Sequence[int]) -> list[int]:
@@ -227,7 +201,12 @@ def _without_result(study: Study, round: int, numbers: Sequence[int]) -> list[in
 
 
 def _evaluate(
-    study: Study, round: int, numbers: Sequence[int], phase: str, time_is_up: Callable[[], bool]
+    study: Study,
+    round: int,
+    numbers: Sequence[int],
+    phase: str,
+    time_is_up: Callable[[], bool],
+    planned: int,
 ) -> None:
     """Evaluate trials that have no result in this round."""
     experiment = study.client._experiment
@@ -238,37 +217,42 @@ def _evaluate(
     configurations = [study.configuration(number) for number in waiting]
     space = study.parts.space
     study.tell(phase, round, total=len(waiting))
-    results = evaluate_serially(study.evaluate, configurations)
-    # The results are lazy: where the numbers end early, no more is evaluated.
-    in_time = takewhile(lambda _: not time_is_up(), waiting)
-    for position, (number, result) in enumerate(zip(in_time, results, strict=False), start=1):
-        trial = experiment.trials[number]
-        if isinstance(result, Failure):
-            trial.update_run_metadata({FAILED_ROUND: round, FAILED_REASON: result.reason})
-            # Ax refuses to fail a trial that completed in an earlier round unless told so.
-            trial.mark_failed(reason=result.reason[:NAME_OR_TYPE_FIELD_LENGTH], unsafe=True)
+    found = evaluations(study, round, configurations, waiting, time_is_up=time_is_up)
+    with closing(found) as results:
+        for done, (position, result) in enumerate(results, start=1):
+            number = waiting[position]
+            trial = experiment.trials[number]
+            if isinstance(result, Failure):
+                _save_failure(study, round, trial, result.reason)
+                study.tell("failed", round, trial=number, reason=result.reason)
+                _require_rate(study, round, planned)
+                continue
+            bits = float(space.average_bits(space.from_parameters(trial.arm.parameters)))
+            data = ax_data(result, bits, study.metric)
             with one_transaction():
-                study.client._save_or_update_trial_in_db_if_possible(
-                    experiment=experiment, trial=trial
-                )
-            study.tell("failed", round, trial=number, reason=result.reason)
-            continue
-        bits = float(space.average_bits(space.from_parameters(trial.arm.parameters)))
-        data = ax_data(result, bits, study.metric)
-        with one_transaction():
-            study.client.attach_data(number, raw_data=data, progression=round)
-            if trial.status == TrialStatus.RUNNING:
-                study.client.complete_trial(number)
-        study.tell(
-            "evaluated",
-            round,
-            trial=number,
-            average_bits=bits,
-            loss=result.loss,
-            metric=result.metric,
-            seconds=result.seconds,
-            done=position,
-            total=len(waiting),
+                study.client.attach_data(number, raw_data=data, progression=round)
+                if trial.status == TrialStatus.RUNNING:
+                    study.client.complete_trial(number)
+            study.tell(
+                "evaluated",
+                round,
+                trial=number,
+                average_bits=bits,
+                loss=result.loss,
+                metric=result.metric,
+                seconds=result.seconds,
+                done=done,
+                total=len(waiting),
+            )
+
+
+def _save_failure(study: Study, round: int, trial: Trial, reason: str) -> None:
+    trial.update_run_metadata({FAILED_ROUND: round, FAILED_REASON: reason})
+    # Ax refuses to fail a trial that completed in an earlier round unless told so.
+    trial.mark_failed(reason=reason[:NAME_OR_TYPE_FIELD_LENGTH], unsafe=True)
+    with one_transaction():
+        study.client._save_or_update_trial_in_db_if_possible(
+            experiment=study.client._experiment, trial=trial
         )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 
 from qsearch.configuration import Configuration
-from qsearch.executors import Failure, evaluate_serially
+from qsearch.evaluating import evaluations
+from qsearch.executors import Failure
 from qsearch.probing import probed_scores, probes
 from qsearch.proxy import weighted_scores
 from qsearch.recording import Study
@@ -64,10 +66,10 @@ def _probe_losses(study: Study, round: int, probe: Integers) -> Floats:
     start = time.monotonic()
     study.tell("measuring sensitivity", round, total=len(waiting))
     configurations = [study.parts.space.decode(probe[number]) for number in waiting]
-    results = evaluate_serially(study.evaluate, configurations)
-    for number, result in zip(waiting, results, strict=True):
-        if not isinstance(result, Failure):
-            losses[number] = result.loss
-            write_measurement(study.directory, name, losses)
+    with closing(evaluations(study, round, configurations)) as results:
+        for position, result in results:
+            if not isinstance(result, Failure):
+                losses[waiting[position]] = result.loss
+                write_measurement(study.directory, name, losses)
     study.tell("measured sensitivity", round, seconds=time.monotonic() - start)
     return losses

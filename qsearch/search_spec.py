@@ -16,6 +16,9 @@ from pydantic import (
     model_validator,
 )
 
+_MOST = 100_000
+"""Configurations of a round, and segments: each takes memory, and a study needs far fewer."""
+
 
 class StopSpec(BaseModel):
     """What ends a study before its last round.
@@ -72,7 +75,7 @@ class InitialSpec(BaseModel):
 
     uniform: tuple[float, ...] = ()
     allocated: tuple[float, ...] = ()
-    random: int = Field(strict=True, default=0, ge=0)
+    random: int = Field(strict=True, default=0, ge=0, le=_MOST)
 
     @property
     def count(self) -> int:
@@ -91,7 +94,7 @@ def _alternative(value: object) -> str:
 
 
 _Initial = Annotated[
-    Annotated[int, Field(strict=True, ge=2), Tag("[number]")]
+    Annotated[int, Field(strict=True, ge=2, le=_MOST), Tag("[number]")]
     | Annotated[InitialSpec, Tag("[named]")],
     Discriminator(_alternative),
 ]
@@ -126,8 +129,8 @@ class SearchSpec(BaseModel):
 
     rounds: int = Field(strict=True, default=3, ge=1)
     initial: _Initial = 24
-    candidates: int = Field(strict=True, default=12, ge=0)
-    segments: int = Field(strict=True, default=40, ge=1)
+    candidates: int = Field(strict=True, default=12, ge=0, le=_MOST)
+    segments: int = Field(strict=True, default=40, ge=1, le=_MOST)
     average_bits: tuple[float, float] = (2.25, 7.25)
     scores: Literal["gradient", "measured"] = "gradient"
     target: Literal["task", "examples"] = "task"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +13,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qsearch.errors import InputError
+from qsearch.failures import FailuresSpec
 from qsearch.layers import FUSED_ROLES
 from qsearch.plugins import ModelSpec
+from qsearch.safe_yaml import parse_yaml, read_yaml
 from qsearch.search_spec import SearchSpec
 
-_MAX_BYTES = 1_000_000
 _MAX_SHOWN = 80
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -67,9 +70,10 @@ class StudySpec(BaseModel):
         trainer: Trainer plugin and its options.
         space: How the space is built.
         search: How long and where to search.
+        failures: What is made of evaluations that fail.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     name: str = Field(min_length=1, max_length=100)
     seed: int = Field(strict=True, default=0, ge=0, lt=2**31)
@@ -79,6 +83,7 @@ class StudySpec(BaseModel):
     trainer: PluginSpec
     space: SpaceSpec = SpaceSpec()
     search: SearchSpec = SearchSpec()
+    failures: FailuresSpec = FailuresSpec()
 
 
 def load_spec(
@@ -103,12 +108,14 @@ def load_spec(
     Raises:
         InputError: If the file or an override cannot be used.
     """
-    values = _read_yaml(path)
+    values = _read_study(path)
     for override in overrides:
         _override(values, override)
     variables = os.environ if environment is None else environment
     values = _resolve(values, path, None if resolved else variables, ())
-    return validate(StudySpec, values, str(path))
+    spec = validate(StudySpec, values, str(path))
+    _require_lasting(values, path, ())
+    return spec
 
 
 def dump_spec(spec: StudySpec) -> str:
@@ -199,60 +206,8 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML, and refuses a field that is given twice."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            problem = f"given twice: {', '.join(twice)}"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-        return node
-
-
-def _parse(text: str, where: str) -> Any:
-    """Return what YAML text says: mappings, lists and scalars, as a tree.
-
-    Raises:
-        InputError: If it is not YAML, or refers to itself, or aliases make it too large.
-    """
-    try:
-        # A safe loader: it makes plain data alone.
-        loaded = yaml.load(text, Loader=_Loader)  # noqa: S506
-    # PyYAML raises whatever its conversions raise for text such as "2020-13-45" or "!!bool x".
-    except (yaml.YAMLError, RecursionError, ValueError, AttributeError, LookupError) as error:
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
-    if _tree_size(loaded, where, {}, set()) > _MAX_BYTES:
-        raise InputError(f"{where}: its aliases make it larger than {_MAX_BYTES} values")
-    return loaded
-
-
-def _tree_size(value: Any, where: str, sizes: dict[int, int], parents: set[int]) -> int:
-    if not isinstance(value, dict | list):
-        return 1
-    key = id(value)
-    if key in parents:
-        raise InputError(f"{where}: an alias refers to a section that holds it")
-    if key not in sizes:
-        inner = value.values() if isinstance(value, dict) else value
-        parents.add(key)
-        sizes[key] = 1 + sum(_tree_size(item, where, sizes, parents) for item in inner)
-        parents.discard(key)
-    return sizes[key]
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path}: a study YAML has at most {_MAX_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    loaded = _parse(text, str(path))
+def _read_study(path: Path) -> dict[str, Any]:
+    loaded = read_yaml(path)
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: a study is a mapping of sections, not {type(loaded).__name__}")
     return loaded
@@ -268,7 +223,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         inner = inner.setdefault(step, {})
         if not isinstance(inner, dict):
             raise InputError(f"--set {override!r}: {step!r} is not a section of the study")
-    inner[steps[-1]] = _mark_given(_parse(text, f"--set {_shorten(override)!r}"))
+    inner[steps[-1]] = _mark_given(parse_yaml(text, f"--set {_shorten(override)!r}"))
 
 
 class _Given(str):
@@ -281,6 +236,22 @@ def _mark_given(value: Any) -> Any:
     if isinstance(value, list):
         return [_mark_given(item) for item in value]
     return _Given(value) if isinstance(value, str) else value
+
+
+def _require_lasting(value: Any, path: Path, where: tuple[str, ...]) -> None:
+    """Refuse what YAML can say, but no resumed study would find unchanged."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _require_lasting(str(key), path, (*where, "a field's name"))
+            _require_lasting(item, path, (*where, str(key)))
+    field = ".".join(where)
+    if isinstance(value, float) and math.isnan(value):
+        raise InputError(f"{path}: {field}: must be a number, not {value}")
+    if isinstance(value, str) and _NO_TEXT.search(value):
+        raise InputError(
+            f"{path}: {field}: {_shorten(ascii(value))} has a null character or half a surrogate"
+            " pair, which no file or database keeps"
+        )
 
 
 def _resolve(

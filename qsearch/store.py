@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file as load_arrays
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file as save_arrays
 
-from qsearch.errors import InputError, QsearchError
-from qsearch.records import STUDY_FILE, RoundRecord, write_atomically, write_json
+from qsearch.bounded import MOST_STATE, read_text
+from qsearch.errors import InputError
+from qsearch.records import STUDY_FILE, RoundRecord
 from qsearch.space import Floats
+from qsearch.spec import StudySpec, dump_spec, load_spec
+from qsearch.state_files import (
+    CHECKSUM,
+    PREVIOUS,
+    TensorBytes,
+    damage,
+    damaged_path,
+    previous_path,
+    read_state,
+    require_header,
+    require_text,
+    tensors_checksum,
+    with_checksum,
+    write_atomically,
+    write_keeping_previous,
+    write_state,
+)
 from qsearch.training_state import adapter_path
 
 STUDY_YAML = "study.yaml"
@@ -55,27 +71,69 @@ def has_results(directory: Path) -> bool:
     return any(path.is_file() for path in results)
 
 
+def write_study_yaml(directory: Path, spec: StudySpec) -> None:
+    """Write the resolved study into its directory."""
+    text = with_checksum(dump_spec(spec))
+    write_keeping_previous(
+        directory / STUDY_YAML, lambda temporary: temporary.write_text(text, encoding="utf-8")
+    )
+
+
+def read_study_yaml(path: Path) -> StudySpec:
+    """Return the study in ``study.yaml``, or in another version of it.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+        InputError: If this version refuses the study.
+    """
+    require_study_yaml(path)
+    return load_spec(path, resolved=True)
+
+
+def require_study_yaml(path: Path) -> None:
+    """Require that ``study.yaml``, or another version of it, is what was written.
+
+    Raises:
+        DamagedFileError: If it is not.
+    """
+    with damage(path, OSError, ValueError):
+        is_new = path.suffix == PREVIOUS or previous_path(path).is_file()
+        require_text(read_text(path, MOST_STATE), must_have_checksum=is_new)
+
+
 def read_measurement(directory: Path, name: str) -> Floats | None:
     """Return what was measured of the layers and saved under a name, if it was.
 
     Raises:
-        QsearchError: If the file is damaged.
+        DamagedFileError: If the file is damaged.
     """
     path = _measurement_path(directory, name)
-    if not path.is_file():
-        return None
-    try:
-        return load_arrays(path)[name]
-    except (SafetensorError, KeyError, OSError) as error:
-        raise QsearchError(
-            f"{path}: damaged: {error}; delete it, and the same command measures it again"
-        ) from error
+    return read_measurement_file(path) if path.is_file() else None
+
+
+def read_measurement_file(path: Path) -> Floats:
+    """Return the measurement in a file that has its name.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+    """
+    with damage(path, SafetensorError, KeyError, ValueError, OSError):
+        with safe_open(path, framework="numpy") as stream:
+            values: Floats = stream.get_tensor(path.stem)
+            require_header(stream.metadata() or {}, _content(path.stem, values))
+        return values
 
 
 def write_measurement(directory: Path, name: str, values: Floats) -> None:
     """Save what was measured of the layers, since that is costly for large models."""
-    arrays = {name: np.ascontiguousarray(values)}
-    write_atomically(_measurement_path(directory, name), lambda path: save_arrays(arrays, path))
+    array = np.ascontiguousarray(values)
+    header = {CHECKSUM: tensors_checksum(_content(name, array), {})}
+    path = _measurement_path(directory, name)
+    write_atomically(path, lambda own: save_arrays({name: array}, own, metadata=header))
+
+
+def _content(name: str, array: Floats) -> list[TensorBytes]:
+    return [TensorBytes(name, str(array.dtype), array.shape, array.tobytes())]
 
 
 def delete_measurement(directory: Path, name: str) -> None:
@@ -108,8 +166,8 @@ class RoundState:
 def write_round(directory: Path, state: RoundState) -> None:
     """Save a finished round; from then on it is never run again."""
     record = {key: getattr(state.record, key) for key in RoundRecord.__dataclass_fields__}
-    write_json(
-        directory / "state" / f"round-{state.record.round}.json",
+    write_state(
+        round_path(directory, state.record.round),
         {
             "record": record,
             "next_set": state.next_set,
@@ -123,27 +181,75 @@ def read_rounds(directory: Path) -> list[RoundState]:
     """Return the finished rounds, in order.
 
     Raises:
-        QsearchError: If a round's file is damaged.
+        DamagedFileError: If a round's file is damaged.
     """
     rounds: list[RoundState] = []
-    while (path := directory / "state" / f"round-{len(rounds)}.json").is_file():
-        try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-            record = loaded["record"]
-            for name in ("training_set", "train_losses"):
-                record[name] = tuple(record[name])
-            found = loaded.get("expected", {})  # Rounds of earlier versions have none.
-            expected = {int(number): (mean, error) for number, (mean, error) in found.items()}
-            rounds.append(
-                RoundState(
-                    RoundRecord(**record), tuple(loaded["next_set"]), loaded["trials"], expected
-                )
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise QsearchError(f"{path}: damaged round state: {error}") from error
+    while (path := round_path(directory, len(rounds))).is_file():
+        rounds.append(read_round(path))
     return rounds
+
+
+def was_finished(directory: Path, round: int) -> bool:
+    """Return whether a round was finished once, and must be again: all of its file was damaged."""
+    path = round_path(directory, round)
+    return not path.is_file() and damaged_path(path).is_file()
+
+
+def round_path(directory: Path, round: int) -> Path:
+    """Return the file that a round has once it is finished."""
+    return directory / "state" / f"round-{round}.json"
+
+
+def read_round(path: Path) -> RoundState:
+    """Return the finished round in a file.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+    """
+    loaded = read_state(path)
+    with damage(path, AttributeError, KeyError, TypeError, ValueError):
+        record = loaded["record"]
+        for name in ("training_set", "train_losses"):
+            record[name] = tuple(record[name])
+        found = loaded.get("expected", {})  # Rounds of earlier versions have none.
+        expected = {int(number): (mean, error) for number, (mean, error) in found.items()}
+        return RoundState(
+            RoundRecord(**record), tuple(loaded["next_set"]), loaded["trials"], expected
+        )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a round's search came to.
+
+    Args:
+        chosen: Trials to evaluate.
+        screened_out: Trials that screening found not worth it.
+    """
+
+    chosen: tuple[int, ...]
+    screened_out: tuple[int, ...] = ()
 
 
 def candidates_path(directory: Path, round: int) -> Path:
     """Return the file that names a round's candidates once all are found."""
     return directory / "state" / f"candidates-{round}.json"
+
+
+def write_candidates(directory: Path, round: int, candidates: Candidates) -> None:
+    """Save what a round's search came to; from then on it is never searched again."""
+    write_state(candidates_path(directory, round), asdict(candidates))
+
+
+def read_candidates(path: Path) -> Candidates:
+    """Return what a round's search came to.
+
+    Raises:
+        DamagedFileError: If the file is damaged.
+    """
+    loaded = read_state(path)
+    with damage(path, KeyError, TypeError, ValueError):
+        if isinstance(loaded, list):  # Of an earlier version.
+            loaded = {"chosen": loaded, "screened_out": []}
+        chosen, screened_out = loaded["chosen"], loaded["screened_out"]
+        return Candidates(tuple(map(int, chosen)), tuple(map(int, screened_out)))

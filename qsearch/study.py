@@ -4,28 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from ax.storage.sqa_store.db import get_engine
+from sqlalchemy.engine import Engine
+from sqlalchemy.event import listen
+from sqlalchemy.exc import DBAPIError
 
 from qsearch.assembly import Assembly, assemble
 from qsearch.capabilities import TellsFootprint
 from qsearch.clock import Clock
 from qsearch.database import open_client, storage_errors
+from qsearch.dispatch import open_executor
 from qsearch.errors import InputError
-from qsearch.events import Event, Observer, event_log
+from qsearch.events import Event, Observer, event_log, last_event
+from qsearch.executors import Executor
 from qsearch.footprint import read_footprint, write_footprint
 from qsearch.generation import QsearchNode
 from qsearch.initial import initial_configurations, named_configurations, require_budgets
+from qsearch.lease import study_lease
+from qsearch.live import progress_file
 from qsearch.lock import study_lock
 from qsearch.pareto import segment_edges
+from qsearch.patience import (
+    STORAGE_WAIT,
+    Reconnecting,
+    one_line,
+    wait_for_connections,
+    was_cut_off,
+)
 from qsearch.recording import Study, save_record
-from qsearch.records import StudyRecord, write_atomically
+from qsearch.records import StudyRecord
+from qsearch.repair import repair
+from qsearch.round_training import restore_adapter
 from qsearch.rounds import evaluations_before, run_round
 from qsearch.search import SearchSettings
 from qsearch.search_spec import InitialSpec
+from qsearch.sessions import record_session
 from qsearch.space import Floats
-from qsearch.spec import StudySpec, differences, dump_spec, load_spec
+from qsearch.spec import StudySpec, differences
 from qsearch.stopping import out_of_time, stop_reason
 from qsearch.store import (
     LOG,
@@ -35,9 +56,13 @@ from qsearch.store import (
     prepare_directory,
     read_measurement,
     read_rounds,
+    read_study_yaml,
+    was_finished,
     write_measurement,
+    write_study_yaml,
 )
 from qsearch.transactions import one_transaction
+from qsearch.workers import Workers
 
 
 def run_study(
@@ -46,6 +71,8 @@ def run_study(
     storage_url: str | None = None,
     observer: Observer | None = None,
     where: str = "study",
+    workers: Workers | None = None,
+    storage_wait: float = STORAGE_WAIT,
 ) -> StudyRecord:
     """Run a study, or go on with it where it stopped.
 
@@ -58,6 +85,8 @@ def run_study(
         storage_url: SQLAlchemy URL of the database; None keeps it in the directory.
         observer: Told of every event, for progress.
         where: The file that the study comes from, for error messages.
+        workers: Who evaluates; None is this process.
+        storage_wait: Seconds to wait for a database that goes away while the study runs.
 
     Returns:
         The results.
@@ -68,39 +97,104 @@ def run_study(
         QsearchError: If it cannot go on, as when every evaluation of a round failed.
     """
     prepare_directory(directory)
-    with study_lock(directory), storage_errors(directory):
+    with storage_errors(directory), study_lock(directory) as dead, ExitStack() as held:
+        damages = repair(directory)
         clock = Clock(directory)
-        parts = assemble(spec, where)
-        if isinstance(spec.search.initial, InitialSpec):
-            require_budgets(parts.space, spec.search.initial, spec.search.average_bits)
-        changed = _claim(parts.spec, directory)
-        log = event_log(directory / LOG)
+        log, keep = event_log(directory / LOG), progress_file(directory)
 
         def tell(event: Event) -> None:
             clock.keep()
             log(event)
+            keep(event)
             if observer:
                 observer(event)
 
-        with clock.session():
-            study = _open(parts, directory, storage_url, tell)
-            study.tell("started", len(read_rounds(directory)), rounds=spec.search.rounds)
-            if changed:
-                _write_spec(parts.spec, directory)
-                study.tell("limits changed", len(read_rounds(directory)), changed=changed)
-            return _run(study, clock)
+        for damage in damages:
+            tell(Event("state damaged", len(read_rounds(directory)), asdict(damage)))
+        parts = assemble(spec, where)
+        if isinstance(spec.search.initial, InitialSpec):
+            require_budgets(parts.space, spec.search.initial, spec.search.average_bits)
+        changed = _claim(parts.spec, directory)
+        held.enter_context(clock.session())
+        if storage_url:
+            lease = held.enter_context(study_lease(storage_url, parts.spec.name, directory))
+            dead = dead or (lease.taken_over.owner if lease.taken_over else None)
+        if dead:
+            tell(Event("taken over", len(read_rounds(directory)), {"owner": dead.describe()}))
+        if changed or not _is_finished(directory):
+            record_session(directory, parts, tell)
+        executor = held.enter_context(closing(open_executor(parts, workers)))
+
+        def open_(prepare: Callable[[Engine], None]) -> Study:
+            def prepare_all(engine: Engine) -> None:
+                prepare(engine)
+                if storage_url:
+                    # What this process writes once another has taken the study stays out of it.
+                    listen(engine, "commit", lease.require)
+
+            return _open(parts, directory, storage_url, tell, executor, prepare_all)
+
+        study = open_(lambda engine: None)  # Fails at once where the database cannot be reached.
+        study.tell("started", len(read_rounds(directory)), rounds=spec.search.rounds)
+        if changed:
+            write_study_yaml(directory, parts.spec)
+            study.tell("limits changed", len(read_rounds(directory)), changed=changed)
+        return _run(study, clock, open_, storage_wait)
 
 
-def _run(study: Study, clock: Clock) -> StudyRecord:
-    """Run rounds until a limit is reached."""
+def _run(
+    study: Study, clock: Clock, open_: Callable[[Callable[[Engine], None]], Study], wait: float
+) -> StudyRecord:
+    """Run rounds until a limit is reached.
+
+    Args:
+        study: The open study.
+        clock: Its clock.
+        open_: Opens the study again, preparing the database's engine.
+        wait: Seconds to wait for the database.
+    """
     directory, search = study.directory, study.spec.search
+    cut_off = Reconnecting(wait)
+
+    def tell(kind: str, **fields: object) -> None:
+        study.tell(kind, len(read_rounds(directory)), **fields)
+
+    lost_at: float | None = None
+
+    def patient(engine: Engine) -> None:
+        # While the study is cut off, that is told already.
+        wait_for_connections(
+            engine, wait, lambda kind, **fields: None if lost_at else tell(kind, **fields)
+        )
+
+    patient(get_engine())
     try:
-        while not (reason := _stop_reason(study, clock)):
-            run_round(study, len(read_rounds(directory)), lambda: out_of_time(search, clock.hours))
+        while True:
+            try:
+                if lost_at is not None:
+                    # What Ax has in memory may be ahead of what the database has.
+                    study = open_(patient)
+                    tell("storage back", seconds=time.monotonic() - lost_at)
+                    lost_at = None
+                restore_adapter(study)
+                if reason := _stop_reason(study, clock):
+                    break
+                study.executor.start()
+                run_round(
+                    study, len(read_rounds(directory)), lambda: out_of_time(search, clock.hours)
+                )
+            except DBAPIError as error:
+                if not was_cut_off(error):
+                    raise
+                if lost_at is None:
+                    tell("storage lost", reason=one_line(error))
+                    lost_at = time.monotonic()
+                cut_off.pause(error)
     except BaseException as error:
         # What was evaluated shall be readable; a second error must not hide the first.
         with contextlib.suppress(Exception):
             save_record(study)
+        with contextlib.suppress(Exception):
             kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
             study.tell(kind, len(read_rounds(directory)), reason=str(error))
         raise
@@ -108,8 +202,15 @@ def _run(study: Study, clock: Clock) -> StudyRecord:
     return save_record(study)
 
 
+def _is_finished(directory: Path) -> bool:
+    """Return whether the last session ran the study to a limit."""
+    return (last_event(directory / LOG) or {}).get("event") == "finished"
+
+
 def _stop_reason(study: Study, clock: Clock) -> str:
     rounds = read_rounds(study.directory)
+    if was_finished(study.directory, len(rounds)):
+        return ""  # What it needs is evaluated.
     return stop_reason(
         study.spec.search,
         [state.record.hypervolume for state in rounds],
@@ -118,7 +219,14 @@ def _stop_reason(study: Study, clock: Clock) -> str:
     )
 
 
-def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: Observer) -> Study:
+def _open(
+    parts: Assembly,
+    directory: Path,
+    storage_url: str | None,
+    observer: Observer,
+    executor: Executor,
+    prepare: Callable[[Engine], None],
+) -> Study:
     """Open the study's experiment with its initial trials, new or as it was left."""
     search, seed = parts.spec.search, parts.spec.seed
     error = _quantization_error(parts, directory, observer)
@@ -135,10 +243,11 @@ def _open(parts: Assembly, directory: Path, storage_url: str | None, observer: O
             SearchSettings() if search.walks else SearchSettings(steps=0),
         ),
         parts.task.metric.name,
+        prepare,
     )
     _keep_footprint(parts, directory)
     edges = segment_edges(search.average_bits, search.segments)
-    study = Study(directory, parts, client, node, error, edges, observer)
+    study = Study(directory, parts, client, node, error, edges, observer, executor)
     _attach_initial(study, error)
     save_record(study)
     return study
@@ -149,20 +258,20 @@ def _claim(spec: StudySpec, directory: Path) -> list[str]:
 
     A directory without results takes any study: whatever stopped the last start, a wrong option
     perhaps, left nothing that another study could take for its own. A study that stopped later can
-    be let go on: ``search.stop`` may change, ``search.rounds`` rise.
+    be let go on: ``search.stop`` and ``failures`` may change, ``search.rounds`` rise.
 
     Returns:
         The limits that differ, one line for each.
     """
     path = directory / STUDY_YAML
     if not has_results(directory):
-        _write_spec(spec, directory)
+        write_study_yaml(directory, spec)
         return []
     if not path.is_file():
         raise InputError(
             f"{path} is missing, but the directory holds results; restore it, or give another --out"
         )
-    before = load_spec(path, resolved=True)
+    before = read_study_yaml(path)
     refused = differences(_with_limits_of(spec, before), spec)
     if refused:
         raise InputError(
@@ -177,14 +286,8 @@ def _with_limits_of(spec: StudySpec, before: StudySpec) -> StudySpec:
         "rounds": max(spec.search.rounds, before.search.rounds),
         "stop": spec.search.stop,
     }
-    return before.model_copy(update={"search": before.search.model_copy(update=limits)})
-
-
-def _write_spec(spec: StudySpec, directory: Path) -> None:
-    text = dump_spec(spec)
-    write_atomically(
-        directory / STUDY_YAML, lambda temporary: temporary.write_text(text, encoding="utf-8")
-    )
+    search = before.search.model_copy(update=limits)
+    return before.model_copy(update={"search": search, "failures": spec.failures})
 
 
 def _quantization_error(parts: Assembly, directory: Path, observer: Observer) -> Floats:

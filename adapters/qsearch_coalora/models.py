@@ -1,13 +1,10 @@
-"""Where a model is, how its weights are loaded, and its shape without them."""
+"""How a model's weights are loaded, and its shape without them."""
 
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -15,83 +12,15 @@ from torch import nn
 
 from qsearch.errors import InputError
 from qsearch.plugins import ModelSpec
+from qsearch_coalora.model_source import (
+    ModelSource,
+    is_in_hub_cache,
+    locate_model,
+    needs_words,
+    require_hub,
+)
 
-HUB_TIMEOUT_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where transformers finds a model.
-
-    Args:
-        path: A folder, or a hub name.
-        gguf_file: Name of the GGUF file in that folder, or None.
-        is_local: Whether ``path`` is a folder.
-    """
-
-    path: str
-    gguf_file: str | None
-    is_local: bool
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments for every ``from_pretrained`` of this source."""
-        extra = {} if self.gguf_file is None else {"gguf_file": self.gguf_file}
-        return {"pretrained_model_name_or_path": self.path, **extra}
-
-
-def resolve_model(name: str) -> ModelSource:
-    """Say where a model of :attr:`ModelSpec.name` is, without loading it.
-
-    Args:
-        name: A folder, a hub name, a ``.gguf`` file, or ``package:MODULE/PATH``.
-
-    Raises:
-        InputError: If the folder, file or package does not exist.
-    """
-    if name.startswith("package:"):
-        return _local_source(name, _inside_package(name))
-    path = Path(name).expanduser()
-    if path.exists():
-        return _local_source(name, path)
-    if name.endswith(".gguf") or path.is_absolute() or name.startswith((".", "~")):
-        raise InputError(f"model.name {name!r}: there is no such folder or file")
-    if name.count("/") > 1:
-        raise InputError(
-            f"model.name {name!r} is neither a folder that exists nor a hub name"
-            " (a hub name is 'name' or 'owner/name')"
-        )
-    return ModelSource(name, None, is_local=False)
-
-
-def _inside_package(name: str) -> Path:
-    module, _, inside = name.removeprefix("package:").partition("/")
-    if not module or ".." in PurePosixPath(inside).parts:
-        raise InputError(f"model.name {name!r} must be 'package:MODULE/PATH'")
-    try:
-        found = importlib.util.find_spec(module)
-    except ImportError:
-        found = None
-    if found is None or not found.submodule_search_locations:
-        raise InputError(
-            f"model.name {name!r}: the Python package {module!r} is not installed"
-            f" (pip install {module.replace('_', '-')})"
-        )
-    roots = [Path(root) for root in found.submodule_search_locations]
-    for root in roots:
-        if (root / inside).exists():
-            return root / inside
-    raise InputError(f"model.name {name!r}: package {module!r} has no {inside!r} in {roots[0]}")
-
-
-def _local_source(name: str, path: Path) -> ModelSource:
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"model.name {name!r}: the folder {path} holds no config.json")
-        return ModelSource(str(path), None, is_local=True)
-    if path.suffix != ".gguf":
-        raise InputError(f"model.name {name!r}: a model file must end in .gguf")
-    return ModelSource(str(path.parent), path.name, is_local=True)
+_RUNS_CODE = "runs code that comes with the model (model.remote_code)"
 
 
 def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
@@ -101,23 +30,24 @@ def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
         model: The model; its ``config`` serves when the hub cannot be reached.
 
     Returns:
-        The configuration, and notes for the user (empty if the model is on this machine).
+        The configuration, and notes for the user: what is downloaded, and what code runs.
 
     Raises:
         InputError: If there is no configuration to be had, or the model is quantized already.
     """
-    source = resolve_model(model.name)
-    if source.is_local or _is_in_hub_cache(source):
+    source = locate_model(model)
+    notes = (_RUNS_CODE,) if source.remote_code else ()
+    if source.is_local or is_in_hub_cache(source):
         config = _from_pretrained(source, "AutoConfig")
         _require_float(model, source, config)
-        return config, ()
+        return config, notes
     if model.config is not None:
         note = f"{model.name} is not on this machine; it is downloaded from the hub on first use"
-        return _config_from_fields(model), (note,)
+        return _config_from_fields(model), (note, *notes)
     note = f"{model.name} is downloaded from the hub on first use"
     config = _from_pretrained(source, "AutoConfig")
     _require_float(model, source, config)
-    return config, (note,)
+    return config, (note, *notes)
 
 
 def _require_float(model: ModelSpec, source: ModelSource, config: Any) -> None:
@@ -134,6 +64,11 @@ def _require_float(model: ModelSpec, source: ModelSource, config: Any) -> None:
 def _config_from_fields(model: ModelSpec) -> Any:
     fields = dict(model.config or {})
     model_type = fields.pop("model_type", None)
+    if "auto_map" in fields:
+        raise InputError(
+            "model.config: auto_map names code; only a model's own config.json may, and that code"
+            " runs if model.remote_code says so"
+        )
     try:
         return import_transformers().AutoConfig.for_model(model_type, **fields)
     except Exception as error:
@@ -142,16 +77,24 @@ def _config_from_fields(model: ModelSpec) -> Any:
         ) from error
 
 
-def skeleton(config: Any) -> nn.Module:
+def skeleton(config: Any, model: ModelSpec | None = None) -> nn.Module:
     """Return the headless model on the meta device: shapes and names, no weights.
+
+    Code that comes with a model may have classes with heads alone; then it is one of these.
+
+    Args:
+        config: The model's transformers configuration.
+        model: The model, which says whether code of its own may run; None is never.
 
     Raises:
         InputError: If no model can be built of the configuration.
     """
-    build = import_transformers().AutoModel.from_config
+    own = _own_class(config, model)
+    build = own or import_transformers().AutoModel.from_config
+    arguments = {} if own else {"trust_remote_code": False}
     try:
         with torch.device("meta"):
-            module: nn.Module = build(copy.deepcopy(config), trust_remote_code=False)
+            module: nn.Module = build(copy.deepcopy(config), **arguments)
     except Exception as error:
         raise InputError(
             f"the model's configuration (model.config, or config.json) of type"
@@ -160,8 +103,24 @@ def skeleton(config: Any) -> nn.Module:
     return module
 
 
+def _own_class(config: Any, model: ModelSpec | None) -> Any:
+    """Return the model class that comes with a model, or None if it has none or it may not run."""
+    classes = getattr(config, "auto_map", None) or {}
+    named = sorted(name for name in classes if name.startswith("AutoModel"))
+    if model is None or model.remote_code is None or not named:
+        return None
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    source = locate_model(model)
+    # AutoModel.from_config would take the code of the main branch, whatever the revision.
+    with _clear_errors(source):
+        return get_class_from_dynamic_module(
+            classes[named[0]], source.path, revision=source.revision
+        )
+
+
 def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tuple[Any, set[str]]:
-    """Load a model in float32 from where :func:`resolve_model` finds it.
+    """Load a model in float32 from where :func:`locate_model` finds it.
 
     Args:
         model: The model.
@@ -175,7 +134,7 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
     Raises:
         InputError: If the model cannot be found, reached or loaded.
     """
-    source = resolve_model(model.name)
+    source = locate_model(model)
     module, report = _from_pretrained(
         source,
         auto_class,
@@ -195,7 +154,7 @@ def load_tokenizer(model: ModelSpec) -> Any:
     Raises:
         InputError: If it cannot be found or reached, or knows no words.
     """
-    tokenizer = _from_pretrained(resolve_model(model.name), "AutoTokenizer")
+    tokenizer = _from_pretrained(locate_model(model), "AutoTokenizer")
     # What transformers makes of a folder without a tokenizer's files.
     if not _words(tokenizer):
         raise InputError(
@@ -282,55 +241,54 @@ def import_transformers() -> Any:
 def _from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> Any:
     transformers = import_transformers()
     load = getattr(transformers, auto_class).from_pretrained
-    arguments = {**source.arguments, "trust_remote_code": False, **arguments}
-    with _clear_errors(source.path), quiet_transformers():
-        if source.is_local or _is_in_hub_cache(source):
+    arguments = {**source.arguments, **arguments}
+    with _clear_errors(source), quiet_transformers():
+        if source.is_local or is_in_hub_cache(source):
             try:
+                _require_own_code(source, local_files_only=True)
                 return load(**arguments, local_files_only=True)
             except (OSError, ValueError):
                 # The hub cache may hold the model's configuration only.
                 if source.is_local:
                     raise
-        _check_hub(source)
+        require_hub(source)
+        _require_own_code(source)
         return load(**arguments)
 
 
-def _is_in_hub_cache(source: ModelSource) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+def _require_own_code(source: ModelSource, **where: Any) -> None:
+    """Refuse a model whose code is another hub model's: no commit that is named pins it."""
+    if not source.remote_code:
+        return
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    return isinstance(try_to_load_from_cache(source.path, "config.json"), str)
-
-
-def _check_hub(source: ModelSource) -> None:
-    # transformers alone would try each file six times before it gives up.
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-
-    try:
-        HfApi().model_info(source.path, timeout=HUB_TIMEOUT_SECONDS)
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"model.name {source.path!r} is no folder here and no model on the hub"
-            " (or it is private: log in with 'hf auth login')"
-        ) from error
-    except HfHubHTTPError as error:
-        raise InputError(f"model.name {source.path!r}: the hub refuses: {error}") from error
-    except Exception as error:
-        raise InputError(
-            f"model.name {source.path!r} is no folder here, is not in the hub cache, and the hub"
-            f" cannot be reached ({type(error).__name__}); give a folder, or connect and try again"
-        ) from error
+    where = {"revision": source.revision, **where}
+    told = import_transformers().PreTrainedConfig.get_config_dict(source.path, **where)[0]
+    for file in (told, get_tokenizer_config(source.path, **where)):
+        classes = file.get("auto_map") or {}
+        for named in classes.values() if isinstance(classes, dict) else classes:
+            for name in named if isinstance(named, list | tuple) else [named]:
+                owner, separator, _ = str(name).partition("--")
+                if separator and (source.is_local or owner != source.path):
+                    raise InputError(
+                        f"model.name {source.path!r}: its code is another model's, {owner!r};"
+                        " download that code into the model's folder, and name it in auto_map"
+                    )
 
 
 @contextmanager
-def _clear_errors(name: str) -> Iterator[None]:
+def _clear_errors(source: ModelSource) -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
     # A damaged file raises whatever its reader happens to meet.
     except Exception as error:
-        raise InputError(f"model.name {name!r} cannot be loaded: {_first_line(error)}") from error
+        if not source.remote_code and "trust_remote_code" in str(error):
+            raise needs_words(source) from error
+        raise InputError(
+            f"model.name {source.path!r} cannot be loaded: {_first_line(error)}"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -65,7 +65,8 @@ def residual_factors(
 ) -> Factors:
     """Return the factors of a rank-r approximation of W − W̃ by randomised SVD.
 
-    The singular values are shared evenly: L1 = P·√S and L2 = √S·Qᵀ. (Halko, Martinsson and
+    The singular values are shared evenly: L1 = P·√S and L2 = √S·Qᵀ; signs are such that each row of
+    L2 points along a fixed random vector, as nothing else settles them. (Halko, Martinsson and
     Tropp 2011, algorithms 4.4 and 5.1; `torch.svd_lowrank` takes as long, but draws from the global
     generator.) In the norm of a layer's inputs, ‖E·R‖, they are those of
     (W − W̃)·R, and R⁻¹ goes into L2: so the outputs are as near as a rank-r term can bring them.
@@ -95,8 +96,11 @@ def residual_factors(
     for _ in range(POWER_ITERATIONS):
         basis = torch.linalg.qr(residual @ torch.linalg.qr(residual.T @ basis).Q).Q
     left, singular, right = torch.linalg.svd(basis.T @ residual, full_matrices=False)
+    # A pair's sign follows from rounding, and so from threads and machine, but U was trained for one.
+    signs = torch.where(right[:rank] @ test[:, 0] < 0, -1.0, 1.0).to(singular)
     root = singular[:rank].sqrt()
-    L1, L2 = (basis @ left[:, :rank]) * root, root[:, None] * right[:rank]
+    L1 = (basis @ left[:, :rank]) * (root * signs)
+    L2 = (root * signs)[:, None] * right[:rank]
     return Factors(L1, L2) if norm is None else _balanced(L1, norm.unwhiten(L2))
 
 

@@ -16,10 +16,9 @@ from qsearch.errors import InputError
 from qsearch.plugins import Task, TrainerState
 from qsearch_coalora.training_options import NOT_OF_THE_RESULT, TrainingOptions
 
-_FORMAT = 1
-_UNFINISHED_FORMAT = 2
+_FORMAT = 2
+_UNFINISHED_FORMAT = 3
 """Of the state of an unfinished training; one of another format counts as none."""
-
 
 _SAME = 1e-3
 """Relative difference of sizes that rounding on another machine may make; other data, more."""

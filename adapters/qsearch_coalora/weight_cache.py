@@ -79,8 +79,8 @@ class BoundedCache:
         if value.nbytes <= self.bound:
             while self._nbytes + value.nbytes > self.bound:
                 self._drop_one()
-            self._keys.append(key)
             self._values[key] = value
+            self._keys.append(key)
             self._nbytes += value.nbytes
         return value
 
@@ -256,6 +256,8 @@ class QuantizedWeights:
             wanted = configuration[name]
             if self._active[position] == wanted:
                 continue
+            # Unknown meanwhile: an evaluation that takes too long may be cut off at any step.
+            self._active[position] = None
             # Replacing the storage saves a copy of every weight; no graph may be alive here.
             self._modules[position].weight.data = self.dequantized(position, wanted)
             self._active[position] = wanted
@@ -265,5 +267,5 @@ class QuantizedWeights:
     def restore(self) -> None:
         """Put the original float weights back into the model."""
         for position, module in enumerate(self._modules):
-            module.weight.data = self.originals[position]
             self._active[position] = None
+            module.weight.data = self.originals[position]

@@ -79,7 +79,7 @@ class AdapterGuard:
         mark = (getattr(config, "auto_mapping", None) or {}).get(_MARK)
         if mark is None:
             return
-        if mark["weights"] != self.digest:
+        if not isinstance(mark, Mapping) or mark.get("weights") != self.digest:
             raise InputError(
                 f"adapter {name!r} belongs to another configuration than this packed model: it"
                 " makes up for what other weights lost; take the 'packed-base' of its own budget"

@@ -15,7 +15,7 @@ from qsearch.configuration import Configuration
 from qsearch.errors import InputError
 from qsearch.layout import PackableQuantizer
 from qsearch.plugins import QuantizedTensor
-from qsearch.records import write_json
+from qsearch.state_files import write_json
 from qsearch_quantizers.packing import packed_tensors
 from qsearch_quantizers.transformers_loading import (
     FORMAT_VERSION,

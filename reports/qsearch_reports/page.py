@@ -20,8 +20,10 @@ import plotly.offline
 from markupsafe import Markup
 
 from qsearch.errors import InputError
-from qsearch.records import StudyRecord, decisive_loss, read_study, write_atomically
+from qsearch.records import StudyRecord, decisive_loss, read_study
+from qsearch.state_files import write_atomically
 from qsearch_reports import figures, frames, layer_frames
+from qsearch_reports.origin import origin
 from qsearch_reports.summary import with_error
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -235,6 +237,7 @@ def _study_context(record: StudyRecord, name: str, directory: str) -> dict[str, 
         "headline": frames.headline(record),
         "failures": frames.failures_frame(record).to_dict("records"),
         "parameters": parameters,
+        "origin": origin(record),
         "latest_round": None if latest.empty else int(latest["round"].iloc[0]),
         "budget": _slider(latest["average_bits"]),
     }

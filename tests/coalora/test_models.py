@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from qsearch_coalora import models
-from qsearch_coalora.models import load_config, load_pretrained, resolve_model, skeleton
+from qsearch_coalora.model_source import resolve_model
+from qsearch_coalora.models import load_config, load_pretrained, skeleton
 
 from qsearch.errors import InputError
 from qsearch.plugins import ModelSpec
@@ -54,7 +55,7 @@ class UnreachableHub:
 def unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> type[UnreachableHub]:
     UnreachableHub.attempts = 0
     monkeypatch.setattr("huggingface_hub.HfApi", UnreachableHub)
-    monkeypatch.setattr(models, "_is_in_hub_cache", lambda source: False)
+    monkeypatch.setattr(models, "is_in_hub_cache", lambda source: False)
     return UnreachableHub
 
 

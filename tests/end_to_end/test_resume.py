@@ -50,23 +50,6 @@ def start_until(arguments: list[str], log: Path, event: str, count: int) -> subp
     return start_when(arguments, happened, event)
 
 
-def test_killed_study_resumes_to_the_uninterrupted_result(study: Path, tmp_path: Path) -> None:
-    """Killed in a training, an evaluation, the search and the second round, one after another."""
-    directory = tmp_path / "killed"
-    for event, count in (
-        ("round started", 1),
-        ("evaluated", 3),
-        ("searched", 1),
-        ("round finished", 1),
-        ("evaluated", 12),
-    ):
-        process = start_until(small_study(directory), directory / "log.jsonl", event, count)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    run(small_study(directory))
-    assert_frame_equal(results(directory), results(study), check_exact=True)
-
-
 def test_a_study_killed_between_two_saved_steps_goes_on_from_the_last(tmp_path: Path) -> None:
     options = {"trainer__first_steps": "40", "search__rounds": "1"}
     whole, directory = tmp_path / "whole", tmp_path / "killed"

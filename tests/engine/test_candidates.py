@@ -22,7 +22,7 @@ from qsearch.plugins import Split, load_plugin
 from qsearch.records import read_study
 from qsearch.search_spec import StopSpec
 from qsearch.spec import StudySpec
-from qsearch.store import read_measurement
+from qsearch.store import read_candidates, read_measurement
 from qsearch.study import run_study
 from tests.engine.support import evaluations_of, results, study_spec
 
@@ -80,8 +80,12 @@ def test_what_is_screened_out_is_no_result(tmp_path: Path) -> None:
     assert set(trials["status"]) == {"completed"}
     assert trials["loss"].max() < 0.3 + 0.5 + 4  # None has the part's offset alone.
     evaluated = set(trials["trial"])
-    promoted = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("state/candidates-*"))]
-    assert all(set(numbers) <= evaluated for numbers in promoted)
+    found = [read_candidates(path) for path in sorted(tmp_path.glob("state/candidates-*.json"))]
+    assert len(found) == 2
+    for candidates in found:
+        assert set(candidates.chosen) <= evaluated
+        assert len(candidates.screened_out) == 4
+        assert not set(candidates.screened_out) & evaluated
     assert len(evaluated) == 5 + 2 * 2
 
 
@@ -174,6 +178,7 @@ def test_without_two_losses_nothing_is_screened(
         search__initial=5,
         search__screening={},
         task__name="counting",
+        failures__rate=1.0,
     )
     with pytest.raises(QsearchError, match="every evaluation failed"):
         run_study(spec, tmp_path)

@@ -154,7 +154,7 @@ def test_failure_exits_1_and_resumes_after(qsearch, tmp_path: Path) -> None:
     study = write_study_yaml(tmp_path / "my.yaml", trainer__faults=[{"kind": "error"}])
     code, _, errors = qsearch("run", study, "--out", tmp_path / "run")
     assert code == 1
-    assert "qsearch: round 0: every evaluation failed" in errors
+    assert "qsearch: round 0: 5 of 8 evaluations failed" in errors
     assert "Traceback" not in errors
 
 
@@ -473,7 +473,7 @@ def test_report_that_cannot_be_written_is_refused(qsearch, finished: Path, tmp_p
 
 def test_help_lists_every_command() -> None:
     output = CliRunner().invoke(cli.app, ["--help"]).output
-    for name in ("init", "check", "run", "status", "report", "pick", "export", "plugins"):
+    for name in ("init", "check", "run", "status", "serve", "report", "pick", "export", "plugins"):
         assert name in output
 
 

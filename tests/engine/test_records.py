@@ -24,10 +24,9 @@ from qsearch.records import (
     read_study,
     row_configuration,
     smallest_alike,
-    write_atomically,
-    write_json,
     write_study,
 )
+from qsearch.state_files import write_json
 from tests.engine.support import INTEGER, make_layers, make_space
 
 SPACE = make_space(1, INTEGER)
@@ -224,7 +223,8 @@ DAMAGE = {
 @pytest.mark.parametrize("text", DAMAGE.values(), ids=DAMAGE.keys())
 def test_damaged_study_file_is_named(text: str, tmp_path: Path) -> None:
     write_study(tmp_path, record_of(*ROWS))
-    (tmp_path / STUDY_FILE).write_text(text)
+    for name in (STUDY_FILE, f"{STUDY_FILE}.previous"):
+        (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=r"study\.json"):
         read_study(tmp_path)
 
@@ -236,7 +236,10 @@ def test_damaged_study_file_is_named(text: str, tmp_path: Path) -> None:
 def test_study_file_with_a_wrong_field_is_named(field: str, value: object, tmp_path: Path) -> None:
     write_study(tmp_path, record_of(*ROWS))
     path = tmp_path / STUDY_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    fields = json.loads(path.read_text()) | {field: value}
+    del fields["checksum"]  # As if it was written so.
+    for name in (STUDY_FILE, f"{STUDY_FILE}.previous"):
+        write_json(tmp_path / name, fields)
     with pytest.raises(InputError, match=r"study\.json"):
         read_study(tmp_path)
 
@@ -244,23 +247,10 @@ def test_study_file_with_a_wrong_field_is_named(field: str, value: object, tmp_p
 @pytest.mark.parametrize("damage", ["not parquet", "columns"])
 def test_damaged_trials_file_is_named(damage: str, tmp_path: Path) -> None:
     write_study(tmp_path, record_of(*ROWS))
-    if damage == "columns":
-        pd.DataFrame({"trial": [1]}).to_parquet(tmp_path / TRIALS_FILE)
-    else:
-        (tmp_path / TRIALS_FILE).write_bytes(b"PAR1 no")
+    for name in (TRIALS_FILE, f"{TRIALS_FILE}.previous"):
+        if damage == "columns":
+            pd.DataFrame({"trial": [1]}).to_parquet(tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(b"PAR1 no")
     with pytest.raises(InputError, match=r"trials\.parquet"):
         read_study(tmp_path)
-
-
-def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    target = tmp_path / "value.json"
-    write_json(target, 1)
-
-    def fail(path: Path) -> None:
-        path.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(target, fail)
-    assert json.loads(target.read_text()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["value.json"]

@@ -400,7 +400,7 @@ def test_interrupted_session_loses_none_of_its_time(
 def test_damaged_time_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "clock.json").write_text(text)
-    with pytest.raises(QsearchError, match=r"clock\.json: damaged: .*delete it"):
+    with pytest.raises(QsearchError, match=r"clock\.json: damaged: "):
         Clock(tmp_path)
 
 

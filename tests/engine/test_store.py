@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from qsearch.database import open_client
-from qsearch.errors import InputError, QsearchError
+from qsearch.errors import DamagedFileError, InputError
 from qsearch.evaluation import TrainReport
 from qsearch.generation import QsearchNode
 from qsearch.plugins import TrainerState
@@ -118,7 +118,7 @@ def test_damaged_measurement_is_named(damage: bytes | str, directory: Path) -> N
     else:
         write_measurement(directory, damage, np.zeros(2))
         (directory / "state" / f"{damage}.safetensors").rename(path)
-    with pytest.raises(QsearchError, match=r"sensitivity-1\.safetensors: damaged: .*; delete it"):
+    with pytest.raises(DamagedFileError, match=r"sensitivity-1\.safetensors: damaged: "):
         read_measurement(directory, "sensitivity-1")
 
 
@@ -136,7 +136,7 @@ def test_adapter_round_trip(directory: Path) -> None:
 def test_damaged_adapter_is_named(damage: bytes | None, directory: Path) -> None:
     if damage is not None:
         adapter_path(directory, 0).write_bytes(damage)
-    with pytest.raises(QsearchError, match=r"adapter-0\.safetensors: damaged"):
+    with pytest.raises(DamagedFileError, match=r"adapter-0\.safetensors: .*the study again"):
         read_adapter(directory, 0)
 
 
@@ -152,7 +152,7 @@ def test_rounds_round_trip_up_to_the_first_gap(directory: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{}", '{"record": {"training_set": 3}}'])
 def test_damaged_round_is_named(text: str, directory: Path) -> None:
     (directory / "state" / "round-0.json").write_text(text)
-    with pytest.raises(QsearchError, match=r"round-0\.json: damaged"):
+    with pytest.raises(DamagedFileError, match=r"round-0\.json: damaged"):
         read_rounds(directory)
 
 

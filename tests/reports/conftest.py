@@ -16,6 +16,7 @@ import pytest
 from qsearch.configuration import Choices, Configuration, Knob
 from qsearch.evaluation import Metric
 from qsearch.layers import LayerSpec
+from qsearch.provenance import ExamplesDigest, Inputs, Machine, Session, Source
 from qsearch.records import (
     TRIAL_COLUMNS,
     RoundRecord,
@@ -43,6 +44,29 @@ ROLES = {
     "output": (384, 1536),
 }
 REFERENCE = (0.9, 7.5)
+SESSION = Session(
+    start="2026-11-27T09:00:00+00:00",
+    versions={"qsearch": "0.1.0", "torch": "2.13.0"},
+    machine=Machine(
+        system="Linux-6.1-x86_64",
+        processor="AMD EPYC",
+        instructions="AVX512",
+        cores=16,
+        memory_gib=128.0,
+        threads=8,
+        libraries=("NumPy, SciPy: openblas 0.3.31, threads: 8",),
+        accelerators=("NVIDIA H100",),
+        driver="570.1",
+    ),
+    sources={"working directory": Source("c5da440ff468a4b7", "main", changed=True)},
+    inputs=Inputs(
+        {"model.safetensors": "a1" * 32},
+        {
+            "train": ExamplesDigest(8400, "b2" * 32, "c3" * 32),
+            "validation": ExamplesDigest(384, "d4" * 32),
+        },
+    ),
+)
 EDGES = tuple(float(edge) for edge in np.linspace(2.25, 7.25, 21))
 
 
@@ -190,7 +214,8 @@ def make_record(
         reference_point=REFERENCE,
         rounds=tuple(entries),
         trials=pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)) if rows else empty_trials(),
-        versions={"qsearch": "0.1.0", "torch": "2.13.0"},
+        versions=SESSION.versions,
+        sessions=(SESSION,),
     )
 
 

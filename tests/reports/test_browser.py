@@ -385,3 +385,10 @@ def test_keyboard_reaches_the_slider_and_shows_focus(page):
         if active == page.part("slider"):
             break
     assert page.driver.switch_to.active_element == page.part("slider")
+
+
+def test_how_it_was_made_opens_on_a_click(page):
+    digest = "//td[.='384 examples']/following-sibling::td"
+    assert not page.driver.find_element(By.XPATH, digest).is_displayed()
+    page.all('[data-part="origin"] summary')[0].click()
+    assert page.driver.find_element(By.XPATH, digest).text == "d4" * 32

@@ -37,6 +37,7 @@ from rich.console import Console
 from qsearch.configuration import Choices, Knob
 from qsearch.errors import InputError
 from qsearch.evaluation import Metric
+from qsearch.provenance import ExamplesDigest, Inputs, Machine, Session, Source
 from qsearch.records import best_under, row_configuration
 
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -135,6 +136,15 @@ def test_page_runs_only_scripts_whose_hash_its_policy_lists(record):
     assert "unsafe-eval" not in policy
 
 
+def hostile_sessions(text):
+    """Two sessions that differ, with the text wherever there may be one."""
+    inputs = Inputs({text: text}, {text: ExamplesDigest(1, text, text)})
+    machine = Machine(text, text, text, None, None, None, (text,), (text,), text)
+    sources = {text: Source(text, text, changed=True)}
+    first = Session(text, {text: text}, machine, sources, inputs)
+    return first, replace(first, versions={text: "2"}, machine=Machine(text + "2"))
+
+
 def test_page_escapes_every_name(record, make_record):
     hostile = '</script><script>alert(1)</script>"><img src=x onerror=alert(1)>'
     layers = tuple(replace(layer, role=hostile + layer.role) for layer in record.layers)
@@ -148,6 +158,7 @@ def test_page_escapes_every_name(record, make_record):
         metric=Metric(hostile, "higher"),
         layers=layers,
         versions={hostile: hostile},
+        sessions=hostile_sessions(hostile),
         trials=record.trials.assign(method=hostile).assign(
             reason=record.trials["reason"].where(record.trials["reason"] == "", hostile)
         ),
@@ -267,3 +278,47 @@ def test_page_of_several_studies_needs_no_reference_point(record, only_failures)
 
 def test_studies_of_one_name_are_told_apart_by_directory(record):
     assert distinct_names([record, record], ["a", "b"]) == ["quickstart (a)", "quickstart (b)"]
+
+
+def origin_of(page):
+    """The text of the section that says how the study was made."""
+    section = re.search(r'data-part="origin">(.*?)</details>', page, re.DOTALL)[1]
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", section)).split())
+
+
+def test_page_says_how_the_study_was_made(record):
+    text = origin_of(render_page([record], ["a"]))
+    (session,) = record.sessions
+    for said in (
+        "torch 2.13.0",
+        "processor AMD EPYC",
+        "PyTorch's threads 8",
+        "accelerators NVIDIA H100",
+        "memory 128 GiB",
+        "c5da440ff468a4b7, branch main, with changes that are not committed",
+        f"model model.safetensors {session.inputs.model['model.safetensors']}",
+        f"train 8,400 examples {session.inputs.data['train'].sha256}",
+        f"train its file {session.inputs.data['train'].file_sha256}",
+        f"validation 384 examples {session.inputs.data['validation'].sha256}",
+        "2026-11-27 09:00:00",
+    ):
+        assert said in text
+    assert "validation its file" not in text
+
+
+def test_page_shows_each_session_and_what_changed(record):
+    (first,) = record.sessions
+    machine = replace(first.machine, threads=2, accelerators=())
+    second = replace(first, start="2026-11-28T10:00:00+00:00", machine=machine)
+    text = origin_of(render_page([replace(record, sessions=(first, second))], ["a"]))
+    assert "2026-11-27 09:00:00 AMD EPYC, NVIDIA H100 8 –" in text
+    assert (
+        "2026-11-28 10:00:00 AMD EPYC 2 threads: 8 → 2 accelerators: NVIDIA H100 → none"
+    ) in text
+
+
+def test_page_of_a_study_of_an_earlier_version_shows_its_versions_alone(record):
+    text = origin_of(render_page([replace(record, sessions=())], ["a"]))
+    assert "torch 2.13.0" in text
+    assert "ran with a version of qsearch that recorded nothing more" in text
+    assert "Machine" not in text

@@ -94,11 +94,9 @@ class PerConfigurationTrainer(AdapterTrainer):
         """
         if not configurations:
             raise InputError("a training set needs at least one configuration")
-        trains = digest(list(configurations), self._training_identity())
+        trains = self._set_digest(configurations)
         waiting = [c for c in dict.fromkeys(configurations) if c not in self._trained]
-        saved = unfinished.load()
-        if saved is not None and saved.metadata.get("set") == trains:
-            self._trained |= _trained_of(saved)
+        self._trained |= self._saved(configurations, unfinished)
         steps = self.options.round_steps(0)
         for number, configuration in enumerate(waiting):
             if configuration in self._trained:
@@ -125,6 +123,58 @@ class PerConfigurationTrainer(AdapterTrainer):
             losses=tuple(loss for report in reports for loss in report.losses),
             details={"trained_configurations": float(len(reports)), **_mean_details(reports)},
         )
+
+    def untrained(
+        self, configurations: Sequence[Configuration], unfinished: UnfinishedTraining
+    ) -> Sequence[Configuration]:
+        """Return those of a set that training it would train."""
+        known = {*self._trained, *self._spare, *self._diverged}
+        known |= self._saved(configurations, unfinished).keys()
+        return [one for one in dict.fromkeys(configurations) if one not in known]
+
+    def train_apart(self, configuration: Configuration) -> TrainerState:
+        """Train a configuration, unless it is trained, and return what came out."""
+        known = configuration in self._trained
+        if not known:
+            try:
+                self._train_one(configuration, None, KEPT_NOWHERE)
+            except DivergedError as error:
+                told = {"diverged": [[configuration.to_json(), str(error)]]}
+                return _with_trained(TrainerState({}, told), {})
+        trained = self._trained[configuration]
+        if known:  # Somewhere else its seconds are counted already.
+            trained = replace(trained, report=replace(trained.report, seconds=0.0))
+        return _with_trained(TrainerState({}, {}), {configuration: trained})
+
+    def adopt(
+        self,
+        trained: TrainerState,
+        configurations: Sequence[Configuration] = (),
+        unfinished: UnfinishedTraining = KEPT_NOWHERE,
+    ) -> None:
+        """Take in what another process trained."""
+        for text, reason in trained.metadata.get("diverged", []):
+            self._diverged[Configuration.from_json(text)] = reason
+        found = _trained_of(trained)
+        if configurations:
+            saved = self._saved(configurations, unfinished) | found
+            unfinished.save(
+                _with_trained(TrainerState({}, {}), saved, set=self._set_digest(configurations))
+            )
+        else:
+            self._trained = found | self._trained
+
+    def _saved(
+        self, configurations: Sequence[Configuration], unfinished: UnfinishedTraining
+    ) -> dict[Configuration, Trained]:
+        """Return what an unfinished training of a set has trained."""
+        saved = unfinished.load()
+        if saved is None or saved.metadata.get("set") != self._set_digest(configurations):
+            return {}
+        return _trained_of(saved)
+
+    def _set_digest(self, configurations: Sequence[Configuration]) -> str:
+        return digest(list(configurations), self._training_identity())
 
     def _train_one(
         self,

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from qsearch.capabilities import needs_inputs
 from qsearch.errors import InputError
-from qsearch.records import write_json
+from qsearch.state_files import write_json
 from qsearch_coalora.adapted_model import ADAPTER
 from qsearch_coalora.exports.cards import write_card
 from qsearch_coalora.exports.job import ExportJob, adapter_state, packable

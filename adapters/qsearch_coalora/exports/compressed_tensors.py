@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qsearch.errors import InputError
 from qsearch.layout import IntegerWeight
-from qsearch.records import write_json
+from qsearch.state_files import write_json
 from qsearch_coalora.exports.adapter import export_adapter
 from qsearch_coalora.exports.cards import write_card
 from qsearch_coalora.exports.engines import require_fused_alike, require_integers

@@ -22,7 +22,7 @@ def require_fused_alike(job: ExportJob, format: str) -> None:
         InputError: If they are not; the message names the layers.
     """
     # Of all layers: one that the study leaves in float is unlike one that it quantizes.
-    layers = discover_layers(skeleton(job.base.config))
+    layers = discover_layers(skeleton(job.base.config, job.model))
     chosen = {one.name: dict(job.configuration.get(one.name, {})) for one in layers}
     unlike = []
     for group in tied_groups(layers, FUSED_ROLES):

@@ -16,7 +16,7 @@ from qsearch.errors import InputError
 from qsearch_coalora.exports.cards import write_card
 from qsearch_coalora.exports.engines import require_integers
 from qsearch_coalora.exports.job import ExportJob, plain_factors
-from qsearch_coalora.models import resolve_model
+from qsearch_coalora.model_source import locate_model
 
 FORMAT = "gguf"
 MODEL_FILE, ADAPTER_FILE = "model.gguf", "adapter.gguf"
@@ -54,7 +54,7 @@ def export_gguf(job: ExportJob, directory: Path) -> None:
             f"--format {FORMAT} is for causal language models; this study's is a"
             f" {type(job.base).__name__}, whose head the file would lack"
         )
-    source = resolve_model(job.model.name)
+    source = locate_model(job.model)
     if source.gguf_file is None:
         raise InputError(
             f"--format {FORMAT}: model {job.model.name!r} is not from a GGUF file, whose metadata"

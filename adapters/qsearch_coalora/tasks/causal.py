@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from qsearch.errors import InputError
 from qsearch.evaluation import Metric
 from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
+from qsearch.provenance import ExamplesDigest
+from qsearch_coalora.digests import digest_of_tokens
 from qsearch_coalora.models import load_pretrained, load_tokenizer, require_embeddings
 from qsearch_coalora.statistics import require_examples, weighted_mean
 from qsearch_coalora.tasks.data import (
@@ -149,6 +151,15 @@ class CausalLanguageModelling:
         sequences = self._packed(split)
         return len(sequences) * (sequences.shape[1] - 1)
 
+    def data_digests(self) -> dict[str, ExamplesDigest]:
+        """Return which tokens the splits have; held-out sequences are apart from the others."""
+        splits: tuple[Split, ...] = ("train", "held-out", "validation")
+        return {
+            split: digest_of_tokens(sequences, self._path(split))
+            for split in splits
+            if len(sequences := self._packed(split))
+        }
+
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[Mapping[str, Tensor]]:
@@ -226,6 +237,12 @@ class CausalLanguageModelling:
                 return tokens[:limit]
         return tokens
 
+    def _path(self, split: Split) -> Path | None:
+        options = self.options
+        train = options.train
+        paths = {"train": train, "held-out": train, "validation": options.validation}
+        return {**paths, "test": options.test}[split]
+
     def _lines(self, split: Split) -> Iterable[str]:
         options = self.options
         if options.dataset is not None:
@@ -236,9 +253,7 @@ class CausalLanguageModelling:
                     f" its columns: {table.column_names}"
                 )
             return _as_lines(row[options.text] for row in table)
-        path = {"train": options.train, "validation": options.validation, "test": options.test}[
-            split
-        ]
+        path = self._path(split)
         if path is None:
             raise InputError(f"task.{split} is not given, so there is no {split} split")
         return read_lines(path)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from qsearch.errors import InputError
 from qsearch.evaluation import Metric
 from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
-from qsearch.space import Integers
+from qsearch.provenance import ExamplesDigest
 from qsearch_coalora.discovery import backbone
 from qsearch_coalora.metrics import accuracy, confusion, f1_score, hits
 from qsearch_coalora.models import (
@@ -43,12 +42,11 @@ from qsearch_coalora.tasks.docstrings import (
     collect_docstrings,
     require_packages,
 )
+from qsearch_coalora.tasks.labelled_texts import LabelledTexts
 from qsearch_coalora.tasks.labels import as_the_head_has_them, require_all, sorted_labels
 from qsearch_coalora.workload import Workload
 
 Label = Annotated[str, Field(coerce_numbers_to_str=True)]
-
-_SUBSET_SEED = 0
 
 
 class ClassificationOptions(BaseModel):
@@ -110,36 +108,6 @@ class ClassificationOptions(BaseModel):
     def text_columns(self) -> tuple[str, ...]:
         """The columns that hold text."""
         return (self.text,) if isinstance(self.text, str) else self.text
-
-
-@dataclass(frozen=True)
-class LabelledTexts:
-    """Examples as read.
-
-    Args:
-        texts: One or two texts an example.
-        labels: One label an example.
-        order: All labels in the data set's own order, empty if it has none.
-    """
-
-    texts: tuple[tuple[str, ...], ...]
-    labels: tuple[str, ...]
-    order: tuple[str, ...] = ()
-
-    def subset(self, count: int | None) -> LabelledTexts:
-        """Return a fixed random subset of at most ``count`` examples, in the original order."""
-        if count is None or count >= len(self.labels):
-            return self
-        chosen = np.random.default_rng(_SUBSET_SEED).permutation(len(self.labels))[:count]
-        return self.at(np.sort(chosen))
-
-    def at(self, chosen: Integers) -> LabelledTexts:
-        """Return the examples at some positions."""
-        return replace(
-            self,
-            texts=tuple(self.texts[index] for index in chosen),
-            labels=tuple(self.labels[index] for index in chosen),
-        )
 
 
 @dataclass(frozen=True)
@@ -285,6 +253,12 @@ class Classification:
         """Return the number of texts, or pairs of texts, of a split."""
         return len(self._read(split).labels)
 
+    def data_digests(self) -> dict[str, ExamplesDigest]:
+        """Return which texts with which labels the splits have; those of training are apart."""
+        splits: tuple[Split, ...] = ("train", "held-out", "validation")
+        found = {split: self._read(split).digest(self._path(split)) for split in splits}
+        return {split: digest for split, digest in found.items() if digest.count}
+
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[Mapping[str, Tensor]]:
@@ -354,6 +328,12 @@ class Classification:
                 self._texts[split] = self._read_all(split).subset(limit)
         return self._texts[split]
 
+    def _path(self, split: Split) -> Path | None:
+        options = self.options
+        train = options.train
+        paths = {"train": train, "held-out": train, "validation": options.validation}
+        return {**paths, "test": options.test}[split]
+
     def _read_all(self, split: Split) -> LabelledTexts:
         options = self.options
         if options.docstrings is not None:
@@ -365,9 +345,7 @@ class Classification:
             table, order = with_label_names(read_dataset(options.dataset, split), options.label)
             where = f"task.dataset {options.dataset.name!r}"
         else:
-            path = {"train": options.train, "validation": options.validation, "test": options.test}[
-                split
-            ]
+            path = self._path(split)
             if path is None:
                 raise InputError(f"task.{split} is not given, so there is no {split} split")
             table, order, where = read_table(path), (), f"data file {path}"

@@ -13,9 +13,13 @@ import pandas as pd
 from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict
 
+from qsearch.bounded import read_parquet
 from qsearch.errors import InputError
 from qsearch.plugins import Split
 from qsearch.space import Integers
+
+MAX_FILE_BYTES = 2**34
+"""Of a data file, also once it is unpacked, since tables are read into memory as a whole."""
 
 _HOLD_OUT_SEED = 1
 _Read = TypeVar("_Read")
@@ -50,12 +54,17 @@ def _json_columns(path: Path, wanted: Collection[str]) -> list[str]:
     return list(found)
 
 
+def _read_parquet(path: Path) -> pd.DataFrame:
+    table: pd.DataFrame = read_parquet(path, MAX_FILE_BYTES).to_pandas()
+    return table
+
+
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": _read_separated,
     ".tsv": lambda path: _read_separated(path, **_TABS),
     # pandas.read_json would make dates of texts, and numbers with a fraction of integers.
     ".jsonl": lambda path: pd.DataFrame(list(_json_rows(path)), dtype=object),
-    ".parquet": lambda path: pd.read_parquet(path),
+    ".parquet": _read_parquet,
 }
 _COLUMNS: dict[str, Callable[[Path, Collection[str]], list[str]]] = {
     ".csv": lambda path, _: list(_read_separated(path, nrows=0)),
@@ -120,8 +129,11 @@ def _read(readers: Mapping[str, Callable[..., _Read]], path: Path, *arguments: A
         raise InputError(f"data file {path} must end in one of {sorted(readers)}")
     try:
         return reader(path, *arguments)
-    except (ValueError, OSError) as error:
-        raise InputError(f"data file {path} cannot be read: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:  # Readers raise whatever a damaged file makes them meet.
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"data file {path} cannot be read: {reason}") from error
 
 
 def import_datasets() -> Any:
@@ -240,10 +252,13 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def require_file(path: Path) -> None:
-    """Check that a data file exists.
+    """Check that a data file exists and can be read into memory.
 
     Raises:
-        InputError: If it does not.
+        InputError: If it does not, or is larger than :data:`MAX_FILE_BYTES`.
     """
     if not path.is_file():
         raise InputError(f"data file {path} does not exist")
+    nbytes = path.stat().st_size
+    if nbytes > MAX_FILE_BYTES:
+        raise InputError(f"data file {path} has {nbytes} bytes; at most {MAX_FILE_BYTES}")

@@ -1,0 +1,71 @@
+"""Digests by which a study knows its model's weights and its examples again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from torch import Tensor
+
+from qsearch.capabilities import DigestsData
+from qsearch.plugins import LoadedModel, ModelSpec, Task
+from qsearch.provenance import ExamplesDigest, Inputs
+from qsearch_coalora.model_source import locate_model, source_folder
+
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Where transformers looks for weights, in its order; an index names the files."""
+
+
+class KnowsInputs:
+    """The part of a trainer that tells its model and its examples from others."""
+
+    model: ModelSpec
+    task: Task
+    loaded: LoadedModel
+
+    def input_digests(self) -> Inputs:
+        """Return which weights and which examples it uses; both are loaded for it."""
+        _ = self.loaded  # What comes from the hub is there from now on, and the task is prepared.
+        data = self.task.data_digests() if isinstance(self.task, DigestsData) else {}
+        return Inputs({path.name: file_sha256(path) for path in weight_files(self.model)}, data)
+
+
+def weight_files(model: ModelSpec) -> tuple[Path, ...]:
+    """Return the files that a model's weights are loaded from, as far as they are here."""
+    source = locate_model(model)
+    folder = source_folder(source)
+    if folder is None:
+        return ()
+    if source.gguf_file is not None:
+        return (folder / source.gguf_file,)
+    found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        return ()
+    if found.suffix != ".json":
+        return (found,)
+    names = set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values())
+    return tuple(folder / name for name in sorted(names))
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256, as ``sha256sum`` gives it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of_tokens(sequences: Tensor, path: Path | None) -> ExamplesDigest:
+    """Return the digest of packed text: of its tokens as little-endian 64-bit integers.
+
+    Args:
+        sequences: The tokens, integers (sequences × tokens).
+        path: The file that they were read from, if there is one.
+    """
+    file = None if path is None else file_sha256(path)
+    found = hashlib.sha256(sequences.numpy().astype("<i8").tobytes())
+    return ExamplesDigest(len(sequences), found.hexdigest(), file)

@@ -1,0 +1,1 @@
+"""Loggers for a running study: TensorBoard and MLflow."""

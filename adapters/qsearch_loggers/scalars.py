@@ -1,0 +1,92 @@
+"""A study's events as named figures with steps, the same for every logger."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from qsearch.events import Event, event_line, read_events
+from qsearch.store import LOG
+
+_OF_EVALUATION = ("loss", "average_bits", "metric", "trial")
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A figure.
+
+    Args:
+        name: Its name.
+        step: Its position: training steps, results of evaluations, or rounds.
+        value: The figure.
+        time: When it was told, in seconds since the epoch.
+    """
+
+    name: str
+    step: int
+    value: float
+    time: float
+
+
+class Scalars:
+    """Turns events into figures whose steps only rise, over all sessions of a study.
+
+    * ``training/loss`` by training step, counted on from round to round
+    * ``evaluation/loss``, ``…/average_bits``, ``…/metric``, ``…/trial`` by result, the how many-th
+    * ``failures``, how many there are so far, by result as well
+    * ``round/hypervolume`` and ``round/next_set`` by round
+
+    Args:
+        last: The last step that is logged already, by name. A resumed training repeats steps.
+    """
+
+    def __init__(self, last: Mapping[str, int]) -> None:
+        self._last = dict(last)
+        self._steps: dict[int, int] = {}
+        self._results = self._failures = 0
+
+    def catch_up(self, directory: Path) -> Iterator[Scalar]:
+        """Yield what the log of earlier sessions tells and is not logged yet."""
+        for line in read_events(directory / LOG):
+            yield from self._of_line(line)
+
+    def of(self, event: Event) -> Iterator[Scalar]:
+        """Yield an event's figures."""
+        return self._of_line(event_line(event))
+
+    def _of_line(self, line: Mapping[str, Any]) -> Iterator[Scalar]:
+        for name, step, value in self._figures(line):
+            known = isinstance(value, int | float) and math.isfinite(value)
+            if known and step > self._last.get(name, -1):
+                self._last[name] = step
+                yield Scalar(name, step, float(value), _seconds(line))
+
+    def _figures(self, line: Mapping[str, Any]) -> Iterator[tuple[str, int, Any]]:
+        kind, round = line.get("event"), line.get("round", 0)
+        if kind == "training":
+            before = sum(steps for earlier, steps in self._steps.items() if earlier < round)
+            yield "training/loss", before + line["step"], line["loss"]
+        elif kind == "trained":
+            self._steps[round] = line["steps"]
+        elif kind == "evaluated":
+            self._results += 1
+            for name in _OF_EVALUATION:
+                yield f"evaluation/{name}", self._results, line.get(name)
+        elif kind == "failed":
+            self._results += 1
+            self._failures += 1
+            yield "failures", self._results, self._failures
+        elif kind == "round finished":
+            yield "round/hypervolume", round, line.get("hypervolume")
+            yield "round/next_set", round, line.get("next_set")
+
+
+def _seconds(line: Mapping[str, Any]) -> float:
+    try:
+        return datetime.fromisoformat(str(line.get("time"))).timestamp()
+    except ValueError:
+        return datetime.now(UTC).timestamp()

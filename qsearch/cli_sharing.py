@@ -1,0 +1,98 @@
+"""Commands that share studies: ``list``, ``archive`` and ``restore``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qsearch.cli_output import print_line, print_table, quieten_ax
+from qsearch.errors import InputError
+
+if TYPE_CHECKING:
+    from qsearch.listing import ListedStudy
+
+_COLUMNS = (
+    "study",
+    "rounds",
+    "completed",
+    "failed",
+    "waiting",
+    "least loss",
+    "created",
+    "changed",
+    "running",
+    "directory",
+)
+
+
+def list_studies(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of study directories.", metavar="FOLDER")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(help="Database URL.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the studies in a database, or in a folder: how far they are and who runs them."""
+    from dataclasses import asdict
+
+    from qsearch.listing import list_database, list_folder
+
+    if (folder is None) == (storage is None):
+        raise InputError("give either a folder or --storage URL")
+    studies = list_database(storage) if storage else list_folder(folder or Path())
+    if json_:
+        print_line(json.dumps([asdict(study) for study in studies]))
+    elif studies:
+        print_table(_COLUMNS, map(_row, studies))
+    else:
+        print_line("no studies")
+
+
+def _row(study: ListedStudy) -> tuple[str, ...]:
+    return (
+        study.name,
+        str(study.rounds),
+        str(study.completed),
+        str(study.failed),
+        str(study.waiting),
+        "" if study.least_loss is None else f"{study.least_loss:.4f}",
+        study.created or "",
+        study.changed or "",
+        study.running or "no",
+        study.directory or "",
+    )
+
+
+def archive(
+    directory: Annotated[Path, typer.Argument(help="A study's directory.", metavar="DIR")],
+    to: Annotated[Path, typer.Option("--to", help="File to write.", metavar="STUDY.zip")],
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL that the study was run with.")
+    ] = None,
+) -> None:
+    """Write a study, with what its database has of it, into one file."""
+    quieten_ax()
+    from qsearch.archive import archive_study
+
+    archive_study(directory, to, storage)
+    print_line(f"wrote {to}")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="What archive wrote.", metavar="STUDY.zip")],
+    to: Annotated[Path, typer.Option("--to", help="New or empty directory.", metavar="DIR")],
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL to go on with; a file in DIR if omitted.")
+    ] = None,
+) -> None:
+    """Open an archived study in a new directory, to read it or to go on with it."""
+    quieten_ax()
+    from qsearch.restoring import restore_archive
+
+    name = restore_archive(file, to, storage)
+    print_line(f"restored the study {name} to {to}")
+    rest = " --storage URL" if storage else ""
+    print_line(f"to go on: qsearch run {to / 'study.yaml'} --out {to}{rest}")

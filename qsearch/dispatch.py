@@ -1,0 +1,30 @@
+"""Who evaluates for a study: this process, or workers of a Ray cluster."""
+
+from __future__ import annotations
+
+from qsearch.assembly import Assembly
+from qsearch.errors import InputError
+from qsearch.executors import Executor, SerialExecutor
+from qsearch.workers import Workers
+
+
+def open_executor(parts: Assembly, workers: Workers | None) -> Executor:
+    """Return what evaluates for a study.
+
+    Args:
+        parts: The study's parts; its spec is resolved.
+        workers: The workers; None evaluates in this process.
+
+    Raises:
+        InputError: If Ray is not installed, or the cluster cannot be reached.
+    """
+    if workers is None:
+        return SerialExecutor(parts.trainer, parts.spec.failures)
+    try:
+        from qsearch.ray_executor import RayExecutor
+    except ImportError as error:
+        raise InputError(
+            "workers need Ray, which is not installed; install the extra: pip install"
+            " 'qsearch[ray]'"
+        ) from error
+    return RayExecutor(parts.spec, parts.trainer, workers)

@@ -1,0 +1,294 @@
+"""Files of a study: written whole or not at all, and checked when they are read.
+
+Each holds a checksum of its content. Small files, and files that change, have a second one beside
+them, ``NAME.previous``: what the file held before, at first the same. What a killed process left
+half written has a name of its own, and is removed by the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qsearch.bounded import MOST_STATE, read_text
+from qsearch.errors import DamagedFileError
+
+CHECKSUM = "checksum"
+"""Under which key JSON files, and the headers of safetensors files, keep their checksum."""
+
+PREVIOUS = ".previous"
+"""What the name of a file's previous version ends with."""
+
+_PART = ".part"
+_SAFETENSORS_PART = ".tmp??????"
+"""What the safetensors library calls a file while it writes it."""
+_SIGN = "sha256:"
+_COMMENT = re.compile(r"# checksum: (sha256:[0-9a-f]{64})\n")
+
+T = TypeVar("T")
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name and rename it, so that readers never see half of it.
+
+    Args:
+        path: Where the file ends up; its directory exists.
+        write: Called with the temporary path.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent)
+    temporary = Path(name)
+    try:
+        with contextlib.suppress(OSError):  # Not every file system locks.
+            fcntl.flock(handle, fcntl.LOCK_EX)  # Tells it from what a killed process left.
+        write(temporary)
+        _sync(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        os.close(handle)
+        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # Not every file system can save a folder by itself.
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_keeping_previous(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file atomically; what it held before stays as ``NAME.previous``.
+
+    A file that is new has itself for its previous version, so that there is always one.
+
+    Args:
+        path: Where the file ends up; its directory exists.
+        write: Called with a temporary path, twice for a new file.
+    """
+    if path.is_file():
+        _keep(path)
+    else:
+        write_atomically(previous_path(path), write)
+    write_atomically(path, write)
+
+
+def previous_path(path: Path) -> Path:
+    """Return where a file's previous version is kept."""
+    return path.with_name(f"{path.name}{PREVIOUS}")
+
+
+def damaged_path(path: Path) -> Path:
+    """Return where a damaged file is moved to."""
+    return path.with_name(f"{path.name}.damaged")
+
+
+def forget(path: Path) -> None:
+    """Delete a file and its previous version."""
+    previous_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _keep(path: Path) -> None:
+    """Make a file its own previous version: by another link to it, or a copy where that fails."""
+    temporary = path.with_name(f".{path.name}{PREVIOUS}{_PART}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        write_atomically(previous_path(path), lambda copy: shutil.copyfile(path, copy))
+        return
+    temporary.replace(previous_path(path))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, atomically, as it is: for files that others read, too."""
+    text = json.dumps(value, indent=1)
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_state(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a state file: JSON with a checksum, and its previous version kept.
+
+    Args:
+        path: Where the file ends up; its directory exists.
+        fields: JSON values by name.
+    """
+    plain = json.loads(json.dumps(fields))
+    text = json.dumps({**plain, CHECKSUM: checksum_of(plain)}, indent=1) + "\n"
+    write_keeping_previous(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_state(path: Path) -> Any:
+    """Return the JSON value of a state file; one of an earlier version has no checksum.
+
+    Raises:
+        DamagedFileError: If the file is not what was written.
+    """
+    with damage(path, OSError, ValueError, RecursionError):
+        text = read_text(path, MOST_STATE)
+        value = json.loads(text)
+        if not isinstance(value, dict) or CHECKSUM not in value:
+            if _SIGN in text:
+                raise ValueError("its checksum is not where it was")
+            return value
+        require_checksum(value.pop(CHECKSUM), checksum_of(value))
+        return value
+
+
+def checksum_of(value: Any) -> str:
+    """Return the checksum of a JSON value."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _SIGN + hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def with_checksum(text: str) -> str:
+    """Return text after a line of comment, as YAML has it, that holds its checksum."""
+    return f"# {CHECKSUM}: {_text_checksum(text)}\n{text}"
+
+
+def require_text(text: str, must_have_checksum: bool) -> None:
+    """Require that text is what :func:`with_checksum` returned.
+
+    Args:
+        text: The text.
+        must_have_checksum: Whether to refuse a text without a checksum.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    found = _COMMENT.match(text)
+    if found:
+        require_checksum(found[1], _text_checksum(text[found.end() :]))
+    elif must_have_checksum:
+        raise ValueError("its checksum is not where it was")
+
+
+def _text_checksum(text: str) -> str:
+    return _SIGN + hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class TensorBytes:
+    """What a checksum of tensors is over, of one of them.
+
+    Args:
+        name: Its name.
+        kind: Type of its elements.
+        shape: Its shape.
+        content: Its bytes, as an array of bytes or the like.
+    """
+
+    name: str
+    kind: str
+    shape: Sequence[int]
+    content: Any
+
+
+def tensors_checksum(tensors: Iterable[TensorBytes], header: Mapping[str, str]) -> str:
+    """Return the checksum of tensors and the header that is saved with them.
+
+    Args:
+        tensors: The tensors.
+        header: The header; its own checksum does not count.
+    """
+    rest = sorted((key, value) for key, value in header.items() if key != CHECKSUM)
+    digest = hashlib.sha256(json.dumps(rest).encode())
+    for tensor in sorted(tensors, key=lambda one: one.name):
+        digest.update(json.dumps([tensor.name, tensor.kind, list(tensor.shape)]).encode())
+        digest.update(tensor.content)
+    return _SIGN + digest.hexdigest()
+
+
+def require_header(header: Mapping[str, str], tensors: Iterable[TensorBytes]) -> None:
+    """Require the checksum in a header, if it has one, to be that of the tensors.
+
+    Args:
+        header: Of the file; one of an earlier version has no checksum.
+        tensors: All of the file's.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if CHECKSUM in header:
+        require_checksum(header[CHECKSUM], tensors_checksum(tensors, header))
+    elif any(value.startswith(_SIGN) for value in header.values()):
+        raise ValueError("its checksum is not where it was")
+
+
+def require_checksum(written: object, found: str) -> None:
+    """Require that a checksum is the one that was written.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if written != found:
+        raise ValueError("its checksum differs")
+
+
+@contextlib.contextmanager
+def damage(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turn what reading a damaged file raises into one message.
+
+    Args:
+        path: The file.
+        errors: What damage raises.
+
+    Raises:
+        DamagedFileError: Naming the file and the reason.
+    """
+    try:
+        yield
+    except errors as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        reason = " ".join(f"{error}".split()) or type(error).__name__
+        raise DamagedFileError(f"{path}: damaged: {reason}") from error
+
+
+def read_or_previous(path: Path, read: Callable[[Path], T], note: Callable[[str], None]) -> T:
+    """Return what a file holds; if it is damaged, what its previous version holds.
+
+    Args:
+        path: The file.
+        read: Reads it, or another version of it.
+        note: Told if the previous version is taken.
+
+    Raises:
+        DamagedFileError: If the file is damaged, and there is no good previous version.
+    """
+    try:
+        return read(path)
+    except DamagedFileError as error:
+        try:
+            value = read(previous_path(path))
+        except (DamagedFileError, OSError):
+            raise error from None
+        note(f"{error}; what is read is its previous version")
+        return value
+
+
+def to_standard_error(message: str) -> None:
+    """Print a message for the user to standard error."""
+    print(f"qsearch: {message}", file=sys.stderr)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder."""
+    for path in (*folder.glob(f".*{_PART}"), *folder.glob(_SAFETENSORS_PART)):
+        with contextlib.suppress(OSError), path.open("rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # A report may be being written.
+            path.unlink()

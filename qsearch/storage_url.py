@@ -1,0 +1,93 @@
+"""The URL of a database: opened without Ax, shown without its password, its errors in words."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from qsearch.errors import InputError
+from qsearch.patience import one_line
+
+_CONNECT_SECONDS = 10
+_PASSWORD_IN_QUERY = re.compile(r"(?i)([?&][^=&#]*pass[^=&#]*=)[^&#]*")
+
+
+def without_password(url: str) -> str:
+    """Return a database's URL as it may be shown: with *** for its password."""
+    try:
+        shown: str = make_url(url).render_as_string(hide_password=True)
+    except (SQLAlchemyError, ValueError):
+        shown = re.sub(r":[^:/]*@", ":***@", url)  # What may be a password.
+    return _PASSWORD_IN_QUERY.sub(r"\1***", shown)
+
+
+def hide_password(words: str, url: str) -> str:
+    """Return words about a database with *** for the password of its URL.
+
+    Args:
+        words: Such as the driver's, which may repeat the URL or a part of it.
+        url: The database's URL.
+    """
+    words = words.replace(url, without_password(url))
+    for secret in _passwords(url):
+        words = words.replace(secret, "***")
+    return words
+
+
+def _passwords(url: str) -> set[str]:
+    """Return a URL's password as it is written there and as it is meant."""
+    found = re.findall(r"://[^:/@]*:([^/]*)@", url)
+    found += [match.group(0)[len(match.group(1)) :] for match in _PASSWORD_IN_QUERY.finditer(url)]
+    return {form for text in found for form in (text, unquote(text)) if form}
+
+
+@contextlib.contextmanager
+def database_errors(url: str) -> Iterator[None]:
+    """Turn the errors of a database into one message that names it.
+
+    Raises:
+        InputError: If it cannot be used.
+    """
+    shown = f"--storage {without_password(url)!r}"
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f"{shown} needs a driver that is not installed ({error.name});"
+            " for PostgreSQL install qsearch[postgres]"
+        ) from error
+    except (SQLAlchemyError, ValueError) as error:
+        words = hide_password(one_line(error), url)
+        if url.startswith("postgres:"):
+            words = "a PostgreSQL URL begins with postgresql://"
+        raise InputError(f"{shown}: cannot be used: {words}") from error
+
+
+def open_engine(url: str, must_exist: bool = False) -> Engine:
+    """Return an engine of a database that connects anew each time.
+
+    Args:
+        url: SQLAlchemy URL.
+        must_exist: Whether to refuse an SQLite file that does not exist, and not to make it.
+
+    Raises:
+        InputError: If the URL, its driver or its file cannot be used.
+    """
+    with database_errors(url):
+        parsed: URL = make_url(url)
+        if must_exist and parsed.get_backend_name() == "sqlite" and parsed.database:
+            file = Path(parsed.database)
+            if not parsed.database.startswith((":memory:", "file:")) and not file.is_file():
+                raise InputError(f"--storage {without_password(url)!r}: there is no file {file}")
+        options = {}
+        if parsed.get_backend_name() == "postgresql" and "connect_timeout" not in parsed.query:
+            options["connect_timeout"] = _CONNECT_SECONDS
+        return create_engine(url, poolclass=NullPool, connect_args=options)

@@ -1,0 +1,41 @@
+"""Workers that evaluate for a study, as data."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from qsearch.errors import InputError
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that evaluate for a study; each holds the model once.
+
+    Args:
+        count: How many.
+        address: Address of a running Ray cluster, such as ``auto`` or ``10.0.0.1:6379``; None
+            starts one on this machine for as long as the study runs.
+        threads: CPU threads of each; None divides this machine's cores among them.
+        gpus: GPUs of each, which may be a part of one.
+    """
+
+    count: int = 1
+    address: str | None = None
+    threads: int | None = None
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.count < 1:
+            raise InputError(f"workers: {self.count} are too few; 1 or more are allowed")
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads of a worker: {self.threads} are too few; give 1 or more")
+        if self.gpus < 0:
+            raise InputError(f"GPUs of a worker: {self.gpus:g} is not allowed; give 0 or more")
+
+    @property
+    def threads_each(self) -> int:
+        """CPU threads of each worker."""
+        cores = len(os.sched_getaffinity(0))
+        return self.threads or max(1, cores // self.count)

@@ -1,0 +1,28 @@
+"""The real study, killed by SIGKILL at 20 random moments of all its phases."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from pandas.testing import assert_frame_equal
+
+from benchmarks.operations_kills import KILLS, done_again, draw_moments, kill_at
+from tests.end_to_end.conftest import results, run, small_study
+
+
+def test_a_study_killed_at_twenty_random_moments_ends_as_if_it_never_was(
+    study: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "killed"
+    moments = draw_moments(study, np.random.default_rng(6), KILLS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    kills = kill_at(moments, small_study(directory), directory, environment)
+    assert {moment.phase for moment in moments} == set(KILLS)
+    assert len(kills) == sum(KILLS.values()) == 20
+    run(small_study(directory))
+    assert_frame_equal(results(directory), results(study), check_exact=True)
+    assert done_again(directory) == 0
+    assert (directory / "report.html").is_file()
+    assert [path.name for path in directory.rglob(".*")] == []

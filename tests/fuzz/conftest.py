@@ -1,0 +1,75 @@
+"""The fake plugins, a finished fake study, a sandbox, and the count of inputs tried."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from qsearch.study import run_study
+from tests.engine.support import FIXTURES, study_spec
+from tests.fuzz.support import COUNTS_VARIABLE, Sandbox
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fake_plugins() -> Iterator[None]:
+    """Install the fake plugins for this process, and keep PyTorch on one core."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FIXTURES))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tried() -> Iterator[Counter[str]]:
+    """How many inputs were tried, by kind; added to the file that QSEARCH_FUZZ_COUNTS names."""
+    counts: Counter[str] = Counter()
+    yield counts
+    named = os.environ.get(COUNTS_VARIABLE)
+    if named:
+        path = Path(named)
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        path.write_text(json.dumps(dict(sorted((counts + Counter(before)).items())), indent=1))
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """A tree with home, temporary folder and neighbours, and a place for the study in it."""
+    made = Sandbox(tmp_path_factory.mktemp("sandbox"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(made.root / "home"))
+        patch.setenv("TMPDIR", str(made.root / "tmp"))
+        patch.setattr("tempfile.tempdir", None)
+        patch.setenv("COLUMNS", "200")
+        patch.chdir(made.root / "work")
+        yield made
+        patch.setattr("tempfile.tempdir", None)
+
+
+@pytest.fixture(scope="session")
+def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the fake study, run to its end; read-only for tests."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    run_study(study_spec(), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def unfinished(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the same study, stopped in its second round; read-only for tests."""
+    directory = tmp_path_factory.mktemp("unfinished") / "run"
+    assert finished != directory
+    with pytest.MonkeyPatch.context() as patch:
+        from tests.engine.support import evaluations_of
+
+        evaluations_of(patch, stop_at=11)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study_spec(), directory)
+    shutil.rmtree(directory / "__pycache__", ignore_errors=True)
+    return directory

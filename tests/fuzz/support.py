@@ -1,0 +1,261 @@
+"""What the fuzz tests share: how many inputs, where they may write, and what an answer may be."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import math
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+
+from qsearch import cli
+
+EXAMPLES_VARIABLE = "QSEARCH_FUZZ_EXAMPLES"
+"""Factor on the number of inputs of every fuzz test, such as 10; with pytest's ``--timeout 0``."""
+
+COUNTS_VARIABLE = "QSEARCH_FUZZ_COUNTS"
+"""File to which the number of inputs tried is added, as JSON by kind."""
+
+
+def fuzz(examples: int) -> Any:
+    """Try so many inputs, the same at each run, times the factor that the environment gives."""
+    factor = float(os.environ.get(EXAMPLES_VARIABLE, "1"))
+    return settings(
+        max_examples=max(1, round(examples * factor)),
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate,),  # Inputs are small, and shrinking one takes minutes.
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+# Where may be written
+
+
+def snapshot(root: Path, but: Path | None = None) -> dict[str, str]:
+    """What is in a tree, links as links, without one folder of it."""
+    found: dict[str, str] = {}
+    for folder, names, files in os.walk(root):
+        for name in [*names, *files]:
+            path = Path(folder, name)
+            if path.is_symlink():
+                found[str(path)] = f"link to {path.readlink()}"
+            elif path.is_file():
+                found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+            else:
+                found[str(path)] = "folder"
+        names[:] = [name for name in names if Path(folder, name) != but]
+    return found
+
+
+class Sandbox:
+    """A tree in which a study has a place, and nothing else may change.
+
+    ``root/work/run`` is the place; home, the temporary folder and a neighbour lie around it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("home", "tmp", "work/neighbour"):
+            (root / name).mkdir(parents=True)
+        for name in ("home/.profile", "work/neighbour/precious.txt", "outside.txt"):
+            (root / name).write_text(f"{name} shall stay as it is\n")
+
+    @property
+    def place(self) -> Path:
+        """The one folder that may be written."""
+        return self.root / "work" / "run"
+
+    @contextlib.contextmanager
+    def writes_only_in_place(self) -> Iterator[Path]:
+        """Give the empty place, and require that nothing around it changed."""
+        self._clear()
+        before = snapshot(self.root, self.place)
+        yield self.place
+        after = snapshot(self.root, self.place)
+        place = str(self.place)
+        assert {k: v for k, v in after.items() if k != place} == before
+        self._clear()
+
+    def _clear(self) -> None:
+        if self.place.is_symlink() or self.place.is_file():
+            self.place.unlink()
+        elif self.place.exists():
+            shutil.rmtree(self.place)
+
+
+# What an answer may be
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said."""
+
+    code: int
+    output: str
+    errors: str
+
+
+def command(*arguments: str | Path) -> Answer:
+    """Run the command line in this process; an exception is what a user sees as a traceback."""
+    output, errors = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["qsearch", *map(str, arguments)])
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            try:
+                cli.main()
+                code = 0
+            except SystemExit as caught:
+                code = caught.code if isinstance(caught.code, int) else 0
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+    return Answer(code, output.getvalue(), errors.getvalue())
+
+
+def one_line(answer: Answer) -> None:
+    """Require success, or one line of error."""
+    if answer.code == 0:
+        return
+    assert answer.code in (1, 2), answer
+    assert answer.errors.startswith("qsearch: "), answer
+    assert answer.errors.count("\n") == 1, answer
+    assert "Traceback" not in answer.output + answer.errors
+
+
+def refused(
+    work: Callable[[], object], error: type[Exception] | tuple[type[Exception], ...]
+) -> bool:
+    """Do what may be refused in words; return whether it was.
+
+    Any other exception is told with its traceback, so that the input can be understood.
+    """
+    try:
+        work()
+    except error:
+        return True
+    except Exception:
+        pytest.fail(f"not refused in words: {traceback.format_exc()}")
+    return False
+
+
+# Broken files
+
+ODD_TEXT = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(
+        [
+            "",
+            "0",
+            "nan",
+            "\x00",
+            "\ud7ff\ufeff",
+            "‮⁦",
+            "x" * 5000,
+            "../../outside.txt",
+            "/etc/passwd",
+            "${HOME}",
+            "${NO_SUCH_VARIABLE}",
+            "<script>alert(1)</script>",
+            "'; DROP TABLE trials; --",
+            "[bold]",
+            "%s%n{0}",
+            "__class__",
+        ]
+    ),
+)
+
+NOT_FINITE = (math.nan, math.inf, -math.inf)
+ODD_NUMBERS = st.sampled_from(
+    [0, -1, 1, 2, 2**31, 2**63 - 1, -(2**64), 10**400, 0.5, -0.0, 1e308, 1e-320, *NOT_FINITE]
+)
+
+ODD_VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), ODD_NUMBERS, ODD_TEXT),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(ODD_TEXT, inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value inside a tree."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in inner:
+        yield (*path, key)
+        if isinstance(item, dict | list):
+            yield from _places(item, (*path, key))
+
+
+def _nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@st.composite
+def changed_tree(draw: st.DrawFn, tree: Any, values: st.SearchStrategy[Any] = ODD_VALUES) -> Any:
+    """A tree of JSON values with one to three changes: dropped, doubled, renamed, odd, nested."""
+    for _ in range(draw(st.integers(1, 3))):
+        places = list(_places(tree))
+        if not places:
+            return draw(values)
+        *path, last = draw(st.sampled_from(places))
+        tree = _copied(tree)
+        holder = tree
+        for step in path:
+            holder = holder[step]
+        kind = draw(st.sampled_from(["odd", "odd", "odd", "drop", "rename", "nest", "double"]))
+        if kind == "odd":
+            holder[last] = draw(values)
+        elif kind == "drop":
+            del holder[last]
+        elif kind == "nest":
+            holder[last] = draw(st.sampled_from([{"a": holder[last]}, [holder[last]], _nested(60)]))
+        elif isinstance(holder, list):
+            holder.insert(last, holder[last])
+        else:
+            value = holder[last] if kind == "double" else holder.pop(last)
+            holder[draw(ODD_TEXT)] = value
+    return tree
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+@st.composite
+def changed_bytes(draw: st.DrawFn, content: bytes) -> bytes:
+    """Bytes cut short, flipped, overwritten, doubled, or others altogether."""
+    kind = draw(st.sampled_from(["flip", "flip", "cut", "overwrite", "insert", "other", "empty"]))
+    if kind == "empty" or not content:
+        return b""
+    at = draw(st.integers(0, len(content) - 1))
+    if kind == "flip":
+        return content[:at] + bytes([content[at] ^ draw(st.integers(1, 255))]) + content[at + 1 :]
+    if kind == "cut":
+        return content[:at]
+    junk = draw(st.binary(min_size=1, max_size=40))
+    if kind == "overwrite":
+        return content[:at] + junk + content[at + len(junk) :]
+    if kind == "insert":
+        return content[:at] + junk + content[at:]
+    return junk

@@ -1,0 +1,291 @@
+"""Broken packed checkpoints, adapters and models: loaded as they were, or refused in words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qsearch.errors import InputError
+from qsearch.plugins import ModelSpec
+from tests.coalora.conftest import small_tokenizer
+from tests.fuzz.support import (
+    ODD_TEXT,
+    ODD_VALUES,
+    Sandbox,
+    changed_bytes,
+    changed_tree,
+    fuzz,
+    refused,
+)
+
+transformers = pytest.importorskip("transformers")
+
+from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from qsearch_coalora.models import load_config, load_pretrained, load_tokenizer  # noqa: E402
+from qsearch_quantizers.adapter_owner import owner_digest, owner_mark  # noqa: E402
+from qsearch_quantizers.checkpoint import write_packed  # noqa: E402
+from qsearch_quantizers.integer import Integer  # noqa: E402
+from qsearch_quantizers.verification import file_digests, settings_digest  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
+from transformers import AutoModelForSequenceClassification  # noqa: E402
+
+from qsearch.configuration import Configuration  # noqa: E402
+
+WEIGHTS = "model.safetensors"
+
+
+def small_bert() -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(vocab_size=63, intermediate_size=48, **sizes)
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=torch.arange(6)[None]).logits
+    return found
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed checkpoint of one block; read-only for tests."""
+    folder = tmp_path_factory.mktemp("packed") / "checkpoint"
+    model = small_bert()
+    names = [
+        n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and ".layer" in n
+    ]
+    chosen = Integer(Integer.Options()).choices().layer_configuration(4)
+    write_packed(model, "integer", {}, Configuration(dict.fromkeys(names, chosen)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(packed: Path) -> torch.Tensor:
+    return logits(AutoModelForSequenceClassification.from_pretrained(packed))
+
+
+def load(folder: Path) -> torch.Tensor:
+    return logits(AutoModelForSequenceClassification.from_pretrained(folder))
+
+
+def same_or_refused(folder: Path, expected: torch.Tensor) -> None:
+    """Require the model that was written, or our error."""
+    found: list[torch.Tensor] = []
+    if not refused(lambda: found.append(load(folder)), InputError):
+        torch.testing.assert_close(found[0], expected)
+
+
+def copied(packed: Path, place: Path) -> Path:
+    shutil.copytree(packed, place)
+    return place
+
+
+def quantization_config(folder: Path) -> dict[str, Any]:
+    section: dict[str, Any] = json.loads((folder / "config.json").read_text())[
+        "quantization_config"
+    ]
+    return section
+
+
+def write_quantization_config(folder: Path, section: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": section}))
+
+
+def sign(folder: Path) -> None:
+    """Make digests those of the files as they are, as who changes them on purpose would."""
+    section = quantization_config(folder)
+    names = ("quantizer", "quantizer_options", "layers", "adapter_rank")
+    section["sha256"] = {
+        **file_digests(sorted(folder.glob("model*.safetensors"))),
+        "quantization_config": settings_digest({name: section.get(name) for name in names}),
+    }
+    write_quantization_config(folder, section)
+
+
+@fuzz(150)
+@given(data=st.data())
+def test_changed_weight_files_are_refused(
+    data: st.DataObject,
+    packed: Path,
+    expected: torch.Tensor,
+    sandbox: Sandbox,
+    tried: Counter[str],
+) -> None:
+    tried["checkpoints: weights"] += 1
+    content = data.draw(changed_bytes((packed / WEIGHTS).read_bytes()))
+    with sandbox.writes_only_in_place() as place:
+        (copied(packed, place) / WEIGHTS).write_bytes(content)
+        same_or_refused(place, expected)
+
+
+@st.composite
+def changed_header(draw: st.DrawFn, content: bytes) -> bytes:
+    """A safetensors file whose JSON header is changed, or whose header's length is."""
+    (length,) = struct.unpack("<Q", content[:8])
+    if draw(st.integers(0, 4)) == 0:
+        return struct.pack("<Q", draw(st.integers(0, 2**64 - 1))) + content[8:]
+    tree = json.loads(content[8 : 8 + length])
+    header = json.dumps(draw(changed_tree(tree))).encode()
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]
+
+
+@fuzz(150)
+@given(data=st.data())
+def test_headers_changed_on_purpose_are_read_or_refused(
+    data: st.DataObject, packed: Path, sandbox: Sandbox, tried: Counter[str]
+) -> None:
+    tried["checkpoints: headers"] += 1
+    content = data.draw(changed_header((packed / WEIGHTS).read_bytes()))
+    with sandbox.writes_only_in_place() as place:
+        (copied(packed, place) / WEIGHTS).write_bytes(content)
+        sign(place)
+        # Tensors that are not packed are transformers' own to check.
+        refused(lambda: load(place), (InputError, RuntimeError))
+
+
+@fuzz(60)
+@given(data=st.data())
+def test_tensors_that_change_places_are_read_or_refused(
+    data: st.DataObject, packed: Path, sandbox: Sandbox, tried: Counter[str]
+) -> None:
+    tried["checkpoints: tensors"] += 1
+    tensors = load_file(packed / WEIGHTS)
+    ours = sorted(name for name in tensors if name.endswith((".codes", ".scales")))
+    one, other = (data.draw(st.sampled_from(ours)) for _ in range(2))
+    tensors[one], tensors[other] = tensors[other].clone(), tensors[one].clone()
+    with sandbox.writes_only_in_place() as place:
+        save_file(tensors, copied(packed, place) / WEIGHTS, metadata={"format": "pt"})
+        sign(place)
+        refused(lambda: load(place), InputError)
+
+
+@fuzz(300)
+@given(data=st.data(), signed=st.booleans())
+def test_changed_settings_are_refused(
+    data: st.DataObject,
+    signed: bool,
+    packed: Path,
+    expected: torch.Tensor,
+    sandbox: Sandbox,
+    tried: Counter[str],
+) -> None:
+    tried["checkpoints: settings"] += 1
+    section = data.draw(changed_tree(quantization_config(packed)))
+    # Without these, it is no checkpoint of ours, and transformers reads it.
+    section = {**section, "quant_method": "qsearch"}
+    with sandbox.writes_only_in_place() as place:
+        write_quantization_config(copied(packed, place), section)
+        if signed:
+            refused(lambda: sign(place), InputError)
+            refused(lambda: load(place), InputError)
+        else:
+            same_or_refused(place, expected)
+
+
+LINKS = ["outside.txt", "work/neighbour", "nowhere", "work/run/" + WEIGHTS, "/dev/null"]
+
+
+@pytest.mark.parametrize("target", LINKS)
+def test_weights_that_are_a_link_to_something_else_are_refused(
+    target: str, packed: Path, sandbox: Sandbox, tried: Counter[str]
+) -> None:
+    tried["checkpoints: links"] += 1
+    with sandbox.writes_only_in_place() as place:
+        weights = copied(packed, place) / WEIGHTS
+        weights.unlink()
+        weights.symlink_to(sandbox.root / target)
+        with pytest.raises((InputError, OSError)):
+            load(place)
+
+
+# Adapters
+
+
+@pytest.fixture(scope="module")
+def adapter(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PEFT adapter that says which packed weights it belongs to; read-only for tests."""
+    folder = tmp_path_factory.mktemp("adapter") / "adapter"
+    section = quantization_config(packed)
+    digest = owner_digest(section["quantizer"], {}, section["layers"], "bert")
+    config = LoraConfig(r=2, target_modules=["query"], auto_mapping=owner_mark(digest))
+    get_peft_model(small_bert(), config).save_pretrained(str(folder))
+    return folder
+
+
+@fuzz(150)
+@given(mark=st.one_of(ODD_VALUES, st.dictionaries(st.just("qsearch"), ODD_VALUES)))
+def test_an_adapter_with_an_odd_mark_is_taken_or_refused(
+    mark: Any, packed: Path, adapter: Path, sandbox: Sandbox, tried: Counter[str]
+) -> None:
+    tried["adapters: marks"] += 1
+    with sandbox.writes_only_in_place() as place:
+        shutil.copytree(adapter, place)
+        path = place / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "auto_mapping": mark}))
+        base = AutoModelForSequenceClassification.from_pretrained(packed)
+        if isinstance(mark, dict) and set(mark) <= {"qsearch"}:
+            refused(lambda: logits(PeftModel.from_pretrained(base, str(place))), InputError)
+
+
+# Models, whose errors from whatever library become ours
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with its tokenizer; read-only for tests."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    small_bert().save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@fuzz(350)
+@given(data=st.data())
+def test_broken_model_folders_are_refused_in_words(
+    data: st.DataObject, model_folder: Path, sandbox: Sandbox, tried: Counter[str]
+) -> None:
+    tried["model folders"] += 1
+    names = ["config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json"]
+    name = data.draw(st.sampled_from(names))
+    content = (model_folder / name).read_bytes()
+    if name != WEIGHTS and data.draw(st.booleans()):
+        content = json.dumps(data.draw(changed_tree(json.loads(content)))).encode()
+    else:
+        content = data.draw(changed_bytes(content))
+    with sandbox.writes_only_in_place() as place:
+        shutil.copytree(model_folder, place)
+        (place / name).write_bytes(content)
+        model = ModelSpec(name=str(place))
+        if name == "config.json":
+            refused(lambda: load_config(model), InputError)
+        if "tokenizer" in name:
+            refused(lambda: load_tokenizer(model), InputError)
+        else:
+            refused(
+                lambda: load_pretrained(model, "AutoModelForSequenceClassification"), InputError
+            )
+
+
+@fuzz(200)
+@given(name=ODD_TEXT, revision=st.none() | ODD_TEXT)
+def test_odd_names_of_models_are_refused_before_the_hub_is_asked(
+    name: str, revision: str | None, monkeypatch: pytest.MonkeyPatch, tried: Counter[str]
+) -> None:
+    tried["model names"] += 1
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    try:
+        model = ModelSpec(name=name, revision=revision)
+    except ValueError:
+        return
+    assert refused(lambda: load_config(model), InputError)

@@ -1,0 +1,159 @@
+"""Broken study directories: every command answers in words, and a resumed study is never wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.engine.support import results, write_study_yaml
+from tests.fuzz.support import (
+    Answer,
+    Sandbox,
+    changed_bytes,
+    changed_tree,
+    command,
+    fuzz,
+    one_line,
+)
+
+READERS = {
+    "status": ["status"],
+    "status --json": ["status", "--json"],
+    "pick": ["pick", "--bits", "4"],
+    "pick --json": ["pick", "--bits", "4", "--json"],
+    "export": ["export", "--bits", "4", "--format", "json"],
+    "list": ["list"],
+    "archive": ["archive"],
+}
+
+
+def study_files(directory: Path) -> list[str]:
+    """Every file of a study but its report, by its path in the directory."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(directory)) for path in files if path.suffix != ".html")
+
+
+@st.composite
+def break_file(draw: st.DrawFn, directory: Path) -> tuple[str, Any]:
+    """Which file of a directory to break, and how: its new bytes, or what happens to it."""
+    name = draw(st.sampled_from(study_files(directory)))
+    kind = draw(st.sampled_from(["bytes", "bytes", "bytes", "values", "values", "special"]))
+    if kind == "special":
+        special = ["missing", "folder", "link outside", "link to itself", "deep", "long"]
+        return name, draw(st.sampled_from(special))
+    content = (directory / name).read_bytes()
+    if kind == "values" and ".json" in name and content:
+        lines = content.decode().splitlines() if ".jsonl" in name else [content.decode()]
+        at = draw(st.integers(0, len(lines) - 1))
+        lines[at] = json.dumps(draw(changed_tree(json.loads(lines[at]))))
+        return name, "\n".join(lines).encode()
+    if kind == "values" and ".parquet" in name:
+        return name, draw(changed_table(pd.read_parquet(directory / name)))
+    return name, draw(changed_bytes(content))
+
+
+@st.composite
+def changed_table(draw: st.DrawFn, table: pd.DataFrame) -> pd.DataFrame:
+    """A table with a column dropped, doubled in rows, or of another type."""
+    column = draw(st.sampled_from(list(table)))
+    kind = draw(st.sampled_from(["drop", "retype", "one value", "no rows", "add"]))
+    if kind == "drop":
+        return table.drop(columns=column)
+    if kind == "no rows":
+        return table.iloc[:0]
+    if kind == "retype":
+        return table.assign(**{column: table[column].astype(str) + "x"})
+    value = draw(st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.text(max_size=5)))
+    if kind == "add":
+        return table.assign(surprise=value)
+    return table.assign(**{column: value})
+
+
+def apply(directory: Path, name: str, change: Any, sandbox: Sandbox) -> None:
+    path = directory / name
+    if isinstance(change, bytes):
+        path.write_bytes(change)
+        return
+    if isinstance(change, pd.DataFrame):
+        change.to_parquet(path, index=False)
+        return
+    path.unlink()
+    if change == "folder":
+        path.mkdir()
+    elif change == "link outside":
+        path.symlink_to(sandbox.root / "outside.txt")
+    elif change == "link to itself":
+        path.symlink_to(path)
+    elif change == "deep":
+        path.write_text("[" * 100_000)
+    elif change == "long":
+        path.write_text("1" * 100_000)
+
+
+def read(reader: str, place: Path) -> Answer:
+    name, *options = READERS[reader]
+    if name == "list":
+        return command(name, place.parent)
+    if name == "export":
+        return command(name, place, *options, "--to", place / "exported")
+    if name == "archive":
+        return command(name, place, "--to", place / "archive.zip")
+    return command(name, place, *options)
+
+
+@fuzz(400)
+@given(data=st.data(), reader=st.sampled_from(sorted(READERS)))
+def test_a_broken_directory_is_read_or_refused_in_one_line(
+    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
+) -> None:
+    tried[f"study directories: {reader}"] += 1
+    name, change = data.draw(break_file(finished))
+    with sandbox.writes_only_in_place() as place:
+        shutil.copytree(finished, place)
+        apply(place, name, change, sandbox)
+        one_line(read(reader, place))
+
+
+@fuzz(25)
+@given(data=st.data())
+def test_a_report_of_a_broken_directory_is_written_or_refused_in_one_line(
+    data: st.DataObject, finished: Path, sandbox: Sandbox, tried: Counter[str]
+) -> None:
+    tried["study directories: report"] += 1
+    name, change = data.draw(break_file(finished))
+    with sandbox.writes_only_in_place() as place:
+        shutil.copytree(finished, place)
+        apply(place, name, change, sandbox)
+        one_line(command("report", place))
+
+
+@fuzz(20)
+@given(data=st.data())
+def test_a_study_resumed_from_a_broken_directory_ends_as_it_would_have_or_says_why_not(
+    data: st.DataObject,
+    finished: Path,
+    unfinished: Path,
+    sandbox: Sandbox,
+    tried: Counter[str],
+) -> None:
+    tried["study directories: run"] += 1
+    name, change = data.draw(break_file(unfinished))
+    with sandbox.writes_only_in_place() as place:
+        shutil.copytree(unfinished, place)
+        study = write_study_yaml(place / "my.yaml")
+        apply(place, name, change, sandbox)
+        answer = command("run", study, "--out", place)
+        if answer.code == 0:
+            pd.testing.assert_frame_equal(results(place), results(finished))
+        else:
+            assert answer.code in (1, 2), answer
+            last = answer.errors.rstrip("\n").rsplit("\n", 1)[-1]
+            assert last.startswith("qsearch: "), answer
+            assert "Traceback" not in answer.output + answer.errors

@@ -1,0 +1,231 @@
+"""Thousands of broken studies: each is a study after all, or is refused in one line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qsearch import checking
+from qsearch.assembly import assemble
+from qsearch.errors import InputError
+from qsearch.plugins import load_plugin
+from qsearch.spec import dump_spec, load_spec, validate
+from tests.engine.support import study_values
+from tests.fuzz.support import (
+    ODD_TEXT,
+    ODD_VALUES,
+    Sandbox,
+    changed_bytes,
+    changed_tree,
+    command,
+    fuzz,
+    one_line,
+    refused,
+)
+
+ROOT = Path(__file__).parent.parent.parent
+TEXTS = {path.stem: path.read_text() for path in sorted((ROOT / "studies").glob("*.yaml"))}
+READY = {name: yaml.safe_load(text) for name, text in TEXTS.items()}
+SECTIONS = [
+    (f"{kind}s", values[kind])
+    for values in READY.values()
+    for kind in ("task", "quantizer", "trainer")
+]
+
+SNIPPETS = [
+    '!!python/object/apply:os.system ["touch outside.txt"]',
+    "!!python/name:os.system",
+    "!!python/object/new:builtins.exec [1]",
+    "!!binary aGVsbG8=",
+    "!!set {a, b}",
+    "!!omap [a: 1]",
+    "!!timestamp 2020-01-01",
+    "!!int x",
+    "!!float {}",
+    "!unknown 1",
+    "2020-13-45",
+    "&a [*a]",
+    "&a {b: *a}",
+    "*nowhere",
+    "{<<: {a: 1}, b: 2}",
+    "{<<: 1}",
+    "{? [a] : 1}",
+    "{a: 1, a: 2}",
+    "0x" + "f" * 6000,
+    "1" * 6000,
+    "1:" * 3000 + "1",
+    ".nan",
+    "-.inf",
+    "1e999",
+    "yes",
+    "~",
+    "[" * 1000 + "]" * 1000,
+    "[" * 150 + "1" + "]" * 150,
+    "{a: " * 200 + "1" + "}" * 200,
+    "[&x [1,1,1,1,1,1,1,1,1], &y [*x,*x,*x,*x,*x,*x,*x,*x,*x],"
+    " &z [*y,*y,*y,*y,*y,*y,*y,*y,*y], &w [*z,*z,*z,*z,*z,*z,*z,*z,*z],"
+    " &v [*w,*w,*w,*w,*w,*w,*w,*w,*w], &u [*v,*v,*v,*v,*v,*v,*v,*v,*v],"
+    " &t [*u,*u,*u,*u,*u,*u,*u,*u,*u]]",
+    "0001-01-01T00:00:00+23:00",
+    "1:" * 400 + "1.5",
+    "{b: &b1 {k: 1, l: 2}, c: &c1 {<<: [*b1, *b1, *b1, *b1]}, d: &d1 {<<: [*c1, *c1, *c1]}}",
+    '"\\uD800"',
+    '"\\0"',
+    '"\\u202E"',
+    "| \n   text\n",
+    "@",
+    "\t",
+    "%",
+    "{",
+    "]",
+    "'",
+    "---",
+    "...",
+    "#",
+]
+"""Values as YAML says them: tags, aliases, depth, and what is no YAML."""
+
+_MARK = "qsearchRAW"
+
+
+@st.composite
+def broken_yaml(draw: st.DrawFn, bases: list[dict[str, Any]]) -> str:
+    """A ready study with changes in its tree, and perhaps a value that only YAML can say."""
+    tree = draw(changed_tree(draw(st.sampled_from(bases)), st.one_of(ODD_VALUES, st.just(_MARK))))
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=draw(st.booleans()))
+    return text.replace(_MARK, draw(st.sampled_from(SNIPPETS)))
+
+
+@pytest.fixture
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("yaml") / "study.yaml"
+
+
+def read(path: Path) -> None:
+    """Read a study; one that is accepted is what it says once it is written out."""
+    spec = load_spec(path, environment={})
+    again = path.with_name("again.yaml")
+    again.write_text(dump_spec(spec), encoding="utf-8")
+    assert load_spec(again, resolved=True) == spec
+
+
+@fuzz(900)
+@given(text=broken_yaml([*READY.values(), study_values()]))
+def test_changed_studies_are_read_or_refused(text: str, file: Path, tried: Counter[str]) -> None:
+    tried["study YAML: changed values"] += 1
+    file.write_text(text, encoding="utf-8")
+    refused(lambda: read(file), InputError)
+
+
+@fuzz(500)
+@given(
+    content=st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=200).map(str.encode),
+        st.sampled_from(sorted(TEXTS.values())).map(str.encode).flatmap(changed_bytes),
+    )
+)
+def test_any_bytes_are_read_or_refused(content: bytes, file: Path, tried: Counter[str]) -> None:
+    tried["study YAML: bytes"] += 1
+    file.write_bytes(content)
+    refused(lambda: read(file), InputError)
+
+
+@fuzz(400)
+@given(
+    override=st.one_of(
+        ODD_TEXT,
+        st.builds(
+            "{}={}".format,
+            st.sampled_from(["name", "search.rounds", "model.name", "a.b.c", "search", ".", "x."]),
+            st.one_of(ODD_TEXT, st.sampled_from(SNIPPETS)),
+        ),
+    )
+)
+def test_any_override_is_taken_or_refused(override: str, file: Path, tried: Counter[str]) -> None:
+    tried["study YAML: --set"] += 1
+    file.write_text(yaml.safe_dump(study_values()), encoding="utf-8")
+    refused(lambda: load_spec(file, [override], environment={}), InputError)
+
+
+@fuzz(900)
+@given(data=st.data())
+def test_options_of_real_plugins_are_validated_or_refused(
+    data: st.DataObject, tried: Counter[str]
+) -> None:
+    tried["options of plugins"] += 1
+    group, section = data.draw(st.sampled_from(SECTIONS))
+    options = {key: value for key, value in section.items() if key != "name"}
+    changed = data.draw(changed_tree(options)) if options else data.draw(ODD_VALUES)
+    plugin = load_plugin(group, section["name"])
+
+    def build() -> None:
+        made = validate(plugin.Options, changed, "study.yaml", group[:-1])
+        if group != "trainers":
+            plugin(made)
+
+    refused(build, InputError)
+
+
+@fuzz(300)
+@given(text=broken_yaml([study_values()]))
+def test_studies_of_the_fake_plugins_are_assembled_or_refused(
+    text: str, file: Path, tried: Counter[str]
+) -> None:
+    tried["studies assembled"] += 1
+    file.write_text(text, encoding="utf-8")
+    # Its blocks are made one by one, so a number of them is no input of ours.
+    refused(lambda: assemble(load_spec(file, ["trainer.blocks=2"], environment={})), InputError)
+
+
+@pytest.fixture
+def quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare ``check`` the timing of this machine."""
+    monkeypatch.setattr(checking, "_flops_per_second", lambda: 1e9)
+
+
+@fuzz(150)
+@given(text=broken_yaml([study_values()]))
+def test_check_says_what_is_wrong_in_one_line(
+    text: str, sandbox: Sandbox, quick_clock: None, tried: Counter[str]
+) -> None:
+    tried["qsearch check"] += 1
+    with sandbox.writes_only_in_place() as place:
+        place.mkdir()
+        (place / "study.yaml").write_text(text, encoding="utf-8")
+        answer = command("check", place / "study.yaml", "--set", "trainer.blocks=2")
+        one_line(answer)
+        assert answer.code in (0, 2)
+
+
+CHEAP = [
+    "trainer.blocks=1",
+    "trainer.seconds=0",
+    "search.rounds=1",
+    "search.initial=2",
+    "search.screening=null",
+    "search.scores=gradient",
+    "search.stop={evaluations: 2}",
+]
+"""What keeps a study that is accepted short."""
+
+
+@fuzz(60)
+@given(text=broken_yaml([study_values()]))
+def test_run_says_what_is_wrong_in_one_line_and_writes_in_its_folder_alone(
+    text: str, sandbox: Sandbox, tried: Counter[str]
+) -> None:
+    tried["qsearch run"] += 1
+    with sandbox.writes_only_in_place() as place:
+        place.mkdir()
+        (place / "study.yaml").write_text(text, encoding="utf-8")
+        settings = [word for value in CHEAP for word in ("--set", value)]
+        answer = command("run", place / "study.yaml", "--out", place / "out", *settings)
+        one_line(answer)
+        assert answer.code in (0, 2)

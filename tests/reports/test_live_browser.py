@@ -1,0 +1,165 @@
+"""What somebody sees who leaves the live page open while a study runs, in headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from qsearch_reports.serving import make_server
+
+from qsearch.events import Event, event_log
+from qsearch.lock import study_lock
+from qsearch.records import write_study
+
+pytest.importorskip("selenium", reason="the dev extra brings selenium")
+
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+pytestmark = pytest.mark.browser
+
+INTERNAL = ("data:", "blob:", "chrome:", "about:")
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A study that this process runs, and that has told of two evaluations."""
+    directory = tmp_path / "study"
+    (directory / "state").mkdir(parents=True)
+    tell(
+        directory,
+        Event("started", 0, {"rounds": 2}),
+        Event("round started", 0, {"training_set": 8}),
+        Event("evaluating the set", 0, {"total": 8}),
+        *(evaluated(trial) for trial in range(2)),
+    )
+    with study_lock(directory):
+        yield directory
+
+
+@pytest.fixture
+def url(directory: Path) -> Iterator[str]:
+    server = make_server(directory, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    server.server_close()
+
+
+def tell(directory: Path, *events: Event) -> None:
+    observe = event_log(directory / "log.jsonl")
+    for event in events:
+        observe(event)
+
+
+def evaluated(trial: int) -> Event:
+    return Event("evaluated", 0, {"trial": trial, "average_bits": 3.0, "loss": 0.5})
+
+
+class Live:
+    """The open page."""
+
+    def __init__(self, driver, url: str) -> None:
+        self.driver = driver
+        driver.get_log("performance")
+        driver.get(url)
+
+    def wait(self, condition):
+        return WebDriverWait(self.driver, 40, 0.05).until(lambda _: condition())
+
+    def text(self, name: str) -> str:
+        return self.driver.find_element(By.ID, name).get_property("textContent")
+
+    def report(self, script: str):
+        """Run a script in the report that is shown."""
+        frame = 'document.querySelector("iframe:not(.coming)")?.contentWindow'
+        return self.driver.execute_script(f"const report = {frame}; return report && {script};")
+
+    def errors(self) -> list[dict]:
+        return [entry for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+    def elsewhere(self, url: str) -> list[str]:
+        """Requests to anything but the server."""
+        messages = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
+        sent = [m for m in messages if m["method"] == "Network.requestWillBeSent"]
+        urls = [message["params"]["request"]["url"] for message in sent]
+        return [one for one in urls if not one.startswith((url, *INTERNAL))]
+
+
+def test_the_page_follows_a_study_from_nothing_to_its_report(
+    browser, directory: Path, url: str, make_record
+) -> None:
+    page = Live(browser, url)
+    page.wait(lambda: "2/8" in page.text("phase"))
+    assert "2 evaluations" in page.text("counts")
+    assert not page.driver.find_element(By.ID, "failures").is_displayed()
+    assert page.driver.find_element(By.ID, "empty").is_displayed()
+    assert page.driver.find_elements(By.TAG_NAME, "iframe") == []
+
+    tell(directory, evaluated(2), Event("failed", 0, {"trial": 3, "reason": HOSTILE}))
+    page.wait(lambda: "4/8" in page.text("phase"))
+    assert "3 evaluations" in page.text("counts")
+    assert page.text("failures").split() == ["1", "failed", "1", "×", *HOSTILE.split()]
+
+    write_study(directory, make_record(name=HOSTILE, rounds=1))
+    rows = 'report.document.querySelectorAll("tbody tr[data-row]").length'
+    page.wait(lambda: page.report(rows))
+    assert page.text("name") == HOSTILE
+    assert not page.driver.find_element(By.ID, "empty").is_displayed()
+    assert page.errors() == []
+
+
+def test_new_results_are_shown_without_a_reload_where_the_reader_was(
+    browser, directory: Path, url: str, make_record
+) -> None:
+    write_study(directory, make_record(rounds=1))
+    page = Live(browser, url)
+    rounds = 'report.document.body.textContent.includes("round 1")'
+    page.wait(lambda: page.report("report.document.documentElement.dataset.ready"))
+    page.driver.execute_script("window.mine = true")
+    page.report("(report.scrollTo(0, 600), true)")
+    assert page.report("report.scrollY") == 600
+    assert not page.report(rounds)
+
+    first = page.driver.execute_script("return document.documentElement.dataset.version")
+    write_study(directory, make_record(rounds=2))
+    changed = "return document.documentElement.dataset.version"
+    page.wait(lambda: page.driver.execute_script(changed) != first)
+    assert page.report(rounds)
+    assert page.report("report.scrollY") == 600
+    assert page.driver.execute_script("return window.mine")
+    assert len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1
+    assert page.errors() == []
+    assert page.elsewhere(url) == []
+
+
+def test_results_that_stay_are_not_loaded_again(
+    browser, directory: Path, url: str, make_record
+) -> None:
+    write_study(directory, make_record(rounds=1))
+    page = Live(browser, url)
+    page.wait(lambda: page.report("report.document.documentElement.dataset.ready"))
+    page.report("(report.mark = 1, true)")
+    tell(directory, evaluated(2), evaluated(3))
+    page.wait(lambda: "4/8" in page.text("phase"))
+    assert page.report("report.mark") == 1
+
+
+def test_the_end_of_the_study_is_shown(browser, directory: Path, url: str) -> None:
+    page = Live(browser, url)
+    page.wait(lambda: "2/8" in page.text("phase"))
+    line = {"time": datetime.now(UTC).isoformat(), "event": "finished", "round": 0}
+    with (directory / "log.jsonl").open("a") as stream:
+        stream.write(json.dumps({**line, "reason": "enough"}) + "\n")
+    with (directory / "state" / "lock").open("w"):
+        pass
+    (directory / "state" / "lock").unlink()
+    page.wait(lambda: page.text("phase") == "finished: enough")
+    assert page.text("left") == ""
+    assert not page.driver.find_element(By.ID, "bar").is_displayed()
