@@ -14,6 +14,7 @@ from ax.api.client import Client
 from ax.api.configs import StorageConfig
 from ax.exceptions.core import AxParameterWarning
 from ax.generation_strategy.generation_strategy import GenerationStrategy
+from ax.storage.sqa_store import db
 from ax.storage.sqa_store.db import (
     get_engine,
     init_engine_and_session_factory,
@@ -183,6 +184,13 @@ def _load(name: str, storage: StorageConfig, shown: str) -> Client:
         raise InputError(
             f"{shown}: the experiment {name!r} there cannot be read: {reason}; {_RESTORE}"
         ) from error
+
+
+def close_database() -> None:
+    """Close Ax's connections, so that nothing of this process keeps the database open."""
+    if db.SESSION_FACTORY is not None:
+        db.SESSION_FACTORY.remove()
+        get_engine().dispose()
 
 
 def _has_experiment(name: str) -> bool:

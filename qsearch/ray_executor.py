@@ -20,6 +20,10 @@ from typing import Any, Literal
 
 # Nothing is told to others unless the user has asked for it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Workers are what the study waits for: they have its own priority.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# The study tells of each worker that dies, in its own words.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker died or was killed|workers died")
 
 import ray
 from ray.exceptions import RayError

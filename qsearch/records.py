@@ -6,6 +6,7 @@ here, so that a result can be used without opening the database.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
+from pydantic import BaseModel, ConfigDict
 
-from qsearch.configuration import Choices, Configuration, Knob
+from qsearch.configuration import Choices, Configuration, Knob, KnobValue
 from qsearch.errors import DamagedFileError, InputError
 from qsearch.evaluation import Metric
 from qsearch.layers import LayerSpec
-from qsearch.provenance import Session, session_of, session_values
+from qsearch.provenance import Session, session_values
 from qsearch.state_files import (
     damage,
     read_or_previous,
@@ -60,6 +63,10 @@ and ``expected_loss_deviation`` how sure it is. Both are NaN until the round end
 that does not tell luck apart (``search.target: examples``). Configurations are chosen by
 :func:`decisive_loss`.
 """
+
+_TEXTS = ("method", "configuration", "status", "reason")
+_FLAGS = ("seen", "on_front")
+_COUNTS = ("trial", "round")
 
 _ADDED_COLUMNS = ("expected_loss", "expected_loss_deviation")
 """Columns that studies of earlier versions lack."""
@@ -211,37 +218,33 @@ def read_study_file(path: Path) -> StudyRecord:
     with damage(path, AttributeError, KeyError, TypeError, ValueError):
         if loaded["format"] != 1:
             raise InputError(f"{path} has format {loaded['format']!r}; this qsearch reads 1")
-        return StudyRecord(
-            name=loaded["name"],
-            model=loaded["model"],
-            task=loaded["task"],
-            quantizer=loaded["quantizer"],
-            trainer=loaded["trainer"],
-            metric=Metric(**loaded["metric"]),
-            layers=tuple(
-                LayerSpec(**{**layer, "shape": tuple(layer["shape"])}) for layer in loaded["layers"]
-            ),
-            choices=Choices(
-                tuple(Knob(name, tuple(values)) for name, values in loaded["choices"].items())
-            ),
-            average_bits_range=tuple(loaded["average_bits_range"]),
-            segment_edges=tuple(loaded["segment_edges"]),
-            reference_point=(
-                tuple(loaded["reference_point"]) if loaded["reference_point"] else None
-            ),
-            rounds=tuple(
-                RoundRecord(
-                    **{
-                        **entry,
-                        "training_set": tuple(entry["training_set"]),
-                        "train_losses": tuple(entry["train_losses"]),
-                    }
-                )
-                for entry in loaded["rounds"]
-            ),
-            versions=loaded["versions"],
-            sessions=tuple(session_of(entry) for entry in loaded.get("sessions", ())),
-        )
+        told = _StudyFile.model_validate_json(json.dumps(loaded))
+        fields = {name: getattr(told, name) for name in _StudyFile.model_fields}
+        del fields["format"]
+        knobs = tuple(Knob(name, values) for name, values in told.choices.items())
+        return StudyRecord(**{**fields, "choices": Choices(knobs)})
+
+
+class _StudyFile(BaseModel):
+    """What ``state/study.json`` holds; files of earlier versions have no checksum to rely on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: int
+    name: str
+    model: str
+    task: str
+    quantizer: str
+    trainer: str
+    metric: Metric
+    layers: tuple[LayerSpec, ...]
+    choices: dict[str, tuple[KnobValue, ...]]
+    average_bits_range: tuple[float, float]
+    segment_edges: tuple[float, ...]
+    reference_point: tuple[float, float] | None
+    rounds: tuple[RoundRecord, ...]
+    versions: dict[str, str]
+    sessions: tuple[Session, ...] = ()
 
 
 def read_trials(path: Path) -> pd.DataFrame:
@@ -257,7 +260,30 @@ def read_trials(path: Path) -> pd.DataFrame:
             raise ValueError(
                 f"it lacks the columns {sorted(missing)}, and has {sorted(map(str, more))} more"
             )
+        _require_kinds(table)
     return table.assign(**dict.fromkeys(sorted(missing), math.nan))
+
+
+def _require_kinds(table: pd.DataFrame) -> None:
+    """Require that columns hold what they are for; tables of earlier versions have no checksum.
+
+    Raises:
+        ValueError: Naming a column that does not.
+    """
+    for name in table if len(table) else ():
+        column = table[name]
+        if name in _TEXTS:
+            fits = all(isinstance(value, str) for value in column)
+        elif name in _FLAGS:
+            fits = is_bool_dtype(column)
+        elif name in _COUNTS:
+            fits = is_integer_dtype(column) and bool((column >= 0).all())
+        else:
+            fits = is_numeric_dtype(column) and not is_bool_dtype(column)
+        if not fits:
+            raise ValueError(f"its column {name!r} holds something else than it should")
+    if not set(table["status"]) <= {"completed", "failed"}:
+        raise ValueError("its column 'status' holds something else than it should")
 
 
 def decisive_loss(trials: pd.DataFrame) -> pd.Series:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from qsearch.assembly import Assembly, assemble
 from qsearch.capabilities import TellsFootprint
 from qsearch.clock import Clock
-from qsearch.database import open_client, storage_errors
+from qsearch.database import close_database, open_client, storage_errors
 from qsearch.dispatch import open_executor
 from qsearch.errors import InputError
 from qsearch.events import Event, Observer, event_log, last_event
@@ -134,6 +134,7 @@ def run_study(
 
             return _open(parts, directory, storage_url, tell, executor, prepare_all)
 
+        held.callback(close_database)
         study = open_(lambda engine: None)  # Fails at once where the database cannot be reached.
         study.tell("started", len(read_rounds(directory)), rounds=spec.search.rounds)
         if changed:

@@ -360,8 +360,11 @@ def test_bytes_need_a_study_that_says_how_large_its_model_is(
     assert picked["file_bytes"] is None
     right = json.loads((finished / FOOTPRINT_FILE).read_text())
     for wrong in ({}, {**right, "tokens": None}, {**right, "quantized_weights": 0}):
-        (copy / FOOTPRINT_FILE).write_text(json.dumps(wrong))
-        assert "cannot be read" in refused(qsearch("pick", copy, "--bytes", "2kB"))
+        for name in (FOOTPRINT_FILE, f"{FOOTPRINT_FILE}.previous"):
+            (copy / name).write_text(json.dumps(wrong))
+        errors = refused(qsearch("pick", copy, "--bytes", "2kB"))
+        assert "footprint.json: damaged" in errors
+        assert "running the study again" in errors
 
 
 @pytest.mark.parametrize("bits", ["1", "0"])

@@ -370,7 +370,7 @@ def test_study_killed_over_and_over_resumes_to_the_uninterrupted_result(
     expected, _ = uninterrupted
     codes = []
     for attempt in range(30):
-        codes.append(in_child(partial(run_and_die_at, tmp_path / "run", 28 + attempt % 7)))
+        codes.append(in_child(partial(run_and_die_at, tmp_path / "run", 50 + attempt % 7)))
         if codes[-1] == 0:
             break
     assert codes.count(9) >= 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,16 @@ import pytest
 import torch
 
 from qsearch.study import run_study
-from tests.engine.support import FIXTURES, study_spec
-from tests.fuzz.support import COUNTS_VARIABLE, Sandbox
+from tests.engine.support import FIXTURES, evaluations_of, study_spec
+from tests.fuzz.support import COUNTS_VARIABLE, EXAMPLES_VARIABLE, Sandbox
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests that were asked for more inputs than usual the time that these take."""
+    if EXAMPLES_VARIABLE in os.environ:
+        for item in items:
+            if item.path.parent == Path(__file__).parent:
+                item.add_marker(pytest.mark.timeout(0))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,15 +68,11 @@ def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def unfinished(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unfinished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of the same study, stopped in its second round; read-only for tests."""
     directory = tmp_path_factory.mktemp("unfinished") / "run"
-    assert finished != directory
     with pytest.MonkeyPatch.context() as patch:
-        from tests.engine.support import evaluations_of
-
         evaluations_of(patch, stop_at=11)
         with pytest.raises(KeyboardInterrupt):
             run_study(study_spec(), directory)
-    shutil.rmtree(directory / "__pycache__", ignore_errors=True)
     return directory

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from qsearch import cli
 
 EXAMPLES_VARIABLE = "QSEARCH_FUZZ_EXAMPLES"
-"""Factor on the number of inputs of every fuzz test, such as 10; with pytest's ``--timeout 0``."""
+"""Factor on the number of inputs of every fuzz test, such as 10."""
 
 COUNTS_VARIABLE = "QSEARCH_FUZZ_COUNTS"
 """File to which the number of inputs tried is added, as JSON by kind."""

@@ -12,6 +12,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qsearch.state_files import previous_path
 from tests.engine.support import results, write_study_yaml
 from tests.fuzz.support import (
     Answer,
@@ -98,7 +99,7 @@ def apply(directory: Path, name: str, change: Any, sandbox: Sandbox) -> None:
 
 
 def read(reader: str, place: Path) -> Answer:
-    name, *options = READERS[reader]
+    name, *options = READERS.get(reader, [reader])
     if name == "list":
         return command(name, place.parent)
     if name == "export":
@@ -108,7 +109,7 @@ def read(reader: str, place: Path) -> Answer:
     return command(name, place, *options)
 
 
-@fuzz(400)
+@fuzz(300)
 @given(data=st.data(), reader=st.sampled_from(sorted(READERS)))
 def test_a_broken_directory_is_read_or_refused_in_one_line(
     data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
@@ -118,6 +119,35 @@ def test_a_broken_directory_is_read_or_refused_in_one_line(
     with sandbox.writes_only_in_place() as place:
         shutil.copytree(finished, place)
         apply(place, name, change, sandbox)
+        one_line(read(reader, place))
+
+
+def without_checksum(content: bytes) -> Any:
+    """What a state file of JSON holds, as an earlier version, or a forger, would write it."""
+    tree = json.loads(content)
+    if isinstance(tree, dict):
+        tree.pop("checksum", None)
+    return tree
+
+
+@fuzz(250)
+@given(data=st.data(), reader=st.sampled_from(["report", *READERS]))
+def test_files_without_checksums_are_read_or_refused_in_one_line(
+    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
+) -> None:
+    """Nothing but its values tells that such a file is wrong."""
+    tried["study directories: without checksums"] += 1
+    readable = ["trials.parquet", "state/study.json", "state/footprint.json", "state/sessions.json"]
+    name = data.draw(st.sampled_from(readable))
+    with sandbox.writes_only_in_place() as place:
+        shutil.copytree(finished, place)
+        path = place / name
+        if path.suffix == ".parquet":
+            data.draw(changed_table(pd.read_parquet(path))).to_parquet(path, index=False)
+        else:
+            tree = data.draw(changed_tree(without_checksum(path.read_bytes())))
+            path.write_text(json.dumps(tree))
+        previous_path(path).unlink()
         one_line(read(reader, place))
 
 

@@ -1,0 +1,130 @@
+"""What load a study holds: evaluations and trainings per hour by workers, and what a task carries.
+
+The quickstart's model and texts, configurations that no one has evaluated before. Each executor
+evaluates its own in turn, several times over, so that whatever else the machine does hits all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import torch
+
+from benchmarks.operations_kills import QUICKSTART
+from benchmarks.recording import Benchmark
+from qsearch.assembly import Assembly, assemble
+from qsearch.configuration import Configuration
+from qsearch.evaluation import Evaluation
+from qsearch.executors import Executor, Note, SerialExecutor
+from qsearch.ray_executor import RayExecutor
+from qsearch.ray_worker import encode_state
+from qsearch.spec import load_spec
+from qsearch.workers import Workers
+
+TURNS = 5
+EACH_TURN = 8
+QLORA = ("trainer.name=qlora", "trainer.first_steps=20", "trainer.later_learning_rate=null")
+"""One adapter for each configuration, trained for 20 steps when it is evaluated."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to evaluate.
+
+    Args:
+        name: For the table.
+        executor: Evaluates.
+        threads: Threads of this process while it does.
+    """
+
+    name: str
+    executor: Executor
+    threads: int
+
+
+def load(benchmark: Benchmark) -> None:
+    """Measure evaluations and trainings per hour, and record them."""
+    cores = torch.get_num_threads()
+    for what, overrides, each in (("evaluations", (), EACH_TURN), ("trainings", QLORA, 2)):
+        parts = assemble(load_spec(QUICKSTART, overrides))
+        parts.trainer.quantization_error(parts.space.choices.layer_configurations[:1])  # Loads.
+        state = parts.trainer.state()
+        own, many = Workers(1, threads=cores), Workers(cores, threads=1)
+        workers = RayExecutor(parts.spec, parts.trainer, many)
+        contenders = (
+            Contender("this process, 1 thread", SerialExecutor(*_of(parts)), 1),
+            Contender(
+                f"this process, {cores} threads", SerialExecutor(*_of(parts)), own.threads_each
+            ),
+            Contender(f"{cores} workers, 1 thread each", workers, 1),
+        )
+        with closing(workers):
+            workers.start()
+            for contender in contenders:
+                contender.executor.use(state)
+            configurations = _new_configurations(parts)
+            # Workers load the model at their first task.
+            list(workers.evaluate([next(configurations) for _ in range(cores)]))
+            hours = _hours(contenders, configurations, each)
+        rates = {name: each / median(times) for name, times in hours.items()}
+        one, serial, both = rates.values()
+        benchmark.row(
+            what=what, **{f"{name} (per hour)": round(rate) for name, rate in rates.items()}
+        )
+        by_one, by_all = (
+            f"{cores} workers over this process with {n}" for n in ("1 thread", "all")
+        )
+        benchmark.claim(f"{what} per hour, {by_one}", both / one, 0.85 * cores, "higher")
+        benchmark.claim(f"{what} per hour, {by_all}", both / serial, 1.0, "higher")
+        if what == "evaluations":
+            _messages(benchmark, parts, next(configurations))
+
+
+def _of(parts: Assembly) -> tuple[object, object]:
+    return parts.trainer, parts.spec.failures
+
+
+def _new_configurations(parts: Assembly) -> Iterator[Configuration]:
+    generator = np.random.default_rng(0)
+    while True:
+        for index in parts.space.sample(32, parts.spec.search.average_bits, generator):
+            yield parts.space.decode(index)
+
+
+def _hours(
+    contenders: Sequence[Contender], configurations: Iterator[Configuration], each: int
+) -> dict[str, list[float]]:
+    """Return the hours that each contender takes for so many evaluations, turn by turn."""
+    hours: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    threads = torch.get_num_threads()
+    for turn in range(TURNS):
+        order = np.random.default_rng(turn).permutation(len(contenders))
+        for contender in (contenders[number] for number in order):
+            chosen = [next(configurations) for _ in range(each)]
+            torch.set_num_threads(contender.threads)
+            hours[contender.name].append(_timed(lambda: contender.executor.evaluate(chosen)) / 3600)  # noqa: B023
+    torch.set_num_threads(threads)
+    return hours
+
+
+def _timed(evaluate: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    for found in evaluate():  # type: ignore[attr-defined]
+        if not isinstance(found, Note) and not isinstance(found[1], Evaluation):
+            raise RuntimeError(f"an evaluation failed: {found[1]}")
+    return time.perf_counter() - start
+
+
+def _messages(benchmark: Benchmark, parts: Assembly, configuration: Configuration) -> None:
+    """Record how much a task carries, and how much each node fetches once a round."""
+    benchmark.row(
+        what="bytes",
+        task=len(configuration.to_json()),
+        state=len(encode_state(parts.trainer.state())),
+        model=sum(4 * layer.parameters for layer in parts.space.layers),
+    )
