@@ -96,7 +96,7 @@ def residual_factors(
     for _ in range(POWER_ITERATIONS):
         basis = torch.linalg.qr(residual @ torch.linalg.qr(residual.T @ basis).Q).Q
     left, singular, right = torch.linalg.svd(basis.T @ residual, full_matrices=False)
-    # A pair's sign follows from rounding, and so from threads and machine, but U was trained for one.
+    # A pair's sign follows from rounding, so from threads and machine; but U was trained for one.
     signs = torch.where(right[:rank] @ test[:, 0] < 0, -1.0, 1.0).to(singular)
     root = singular[:rank].sqrt()
     L1 = (basis @ left[:, :rank]) * (root * signs)
