@@ -83,6 +83,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
                 f" {row['task'] / 1e3:.1f} kB, {row['state'] / 1e6:.1f} MB,"
                 f" {row['model'] / 1e6:.1f} MB |"
             )
+        elif row.get("what") == "saving":
+            each = row["seconds each, at the end"]
+            lines.append(f"| saving a result, after {row['results']} others | {each:.3f} s |")
         elif "times" in row:
             lines.append(
                 f"| {row['fault']}: times, trials lost | {row['times']}, {row['trials lost']} |"

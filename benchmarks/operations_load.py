@@ -6,10 +6,12 @@ evaluates its own in turn, several times over, so that whatever else the machine
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -19,15 +21,21 @@ from benchmarks.operations_kills import QUICKSTART
 from benchmarks.recording import Benchmark
 from qsearch.assembly import Assembly, assemble
 from qsearch.configuration import Configuration
+from qsearch.database import close_database, open_client
 from qsearch.evaluation import Evaluation
 from qsearch.executors import Executor, Note, SerialExecutor
+from qsearch.generation import QsearchNode
 from qsearch.ray_executor import RayExecutor
 from qsearch.ray_worker import encode_state
 from qsearch.spec import load_spec
+from qsearch.store import prepare_directory
+from qsearch.transactions import one_transaction
+from qsearch.trials import ax_data
 from qsearch.workers import Workers
 
 TURNS = 5
 EACH_TURN = 8
+SAVED = 200
 QLORA = ("trainer.name=qlora", "trainer.first_steps=20", "trainer.later_learning_rate=null")
 """One adapter for each configuration, trained for 20 steps when it is evaluated."""
 
@@ -83,6 +91,7 @@ def load(benchmark: Benchmark) -> None:
         benchmark.claim(f"{what} per hour, {by_all}", both / serial, 1.0, "higher")
         if what == "evaluations":
             _messages(benchmark, parts, next(configurations))
+            _saving(benchmark, parts, configurations)
 
 
 def _of(parts: Assembly) -> tuple[object, object]:
@@ -128,3 +137,27 @@ def _messages(benchmark: Benchmark, parts: Assembly, configuration: Configuratio
         state=len(encode_state(parts.trainer.state())),
         model=sum(4 * layer.parameters for layer in parts.space.layers),
     )
+
+
+def _saving(benchmark: Benchmark, parts: Assembly, configurations: Iterator[Configuration]) -> None:
+    """Record how long the driver takes to save one result among many."""
+    space, metric = parts.space, parts.task.metric.name
+    node = QsearchNode(space, parts.spec.search.average_bits)
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        prepare_directory(directory)
+        client, _ = open_client(directory, None, "load", space, node, metric)
+        for _ in range(SAVED):
+            index = space.encode(next(configurations))
+            number = client.attach_trial(dict(space.parameters(index)))
+            result = Evaluation(1.0, 0.1, 0.5, 0.01, 1.0)
+            start = time.perf_counter()
+            with one_transaction():
+                data = ax_data(result, float(space.average_bits(index)), metric)
+                client.attach_data(number, raw_data=data, progression=0)
+                client.complete_trial(number)
+            seconds.append(time.perf_counter() - start)
+        close_database()
+    late = median(seconds[-SAVED // 4 :])
+    benchmark.row(what="saving", results=SAVED, **{"seconds each, at the end": round(late, 4)})

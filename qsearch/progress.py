@@ -221,6 +221,7 @@ _TEXTS: dict[str, Callable[[int, _Fields], str]] = {
     "state damaged": lambda r, f: (
         f"{f['file']} is damaged; in its place: {f['used'] or 'nothing, it is made anew if needed'}"
     ),
+    "taken over": lambda r, f: f"taken over from one that died: {f['owner']}",
     "environment changed": lambda r, f: (
         f"changed since the last session: {'; '.join(map(str, f['changed']))}"
     ),

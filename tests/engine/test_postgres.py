@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from pandas.testing import assert_frame_equal
 from sqlalchemy import text
 
 from qsearch.ax_tables import create_tables
 from qsearch.errors import InputError, StudyBusyError
-from qsearch.lease import study_lease
+from qsearch.events import Event, Observer
+from qsearch.lease import LeaseLostError, study_lease
 from qsearch.listing import list_database
 from qsearch.storage_url import open_engine
 from qsearch.stored_experiment import read_experiment
@@ -22,6 +26,7 @@ from qsearch.study import run_study
 from tests.engine.support import (
     command,
     command_environment,
+    in_child,
     results,
     study_spec,
     write_study_yaml,
@@ -118,6 +123,42 @@ def test_study_that_runs_elsewhere_is_refused(postgres_url: str, tmp_path: Path)
         pytest.raises(StudyBusyError, match="'fake' is being run already"),
     ):
         run_study(study_spec(), tmp_path / "run", postgres_url)
+
+
+def test_a_study_that_another_process_took_over_saves_nothing_more_and_stops(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """As after a while cut off from the database, in which its lease became stale."""
+    taken = sqlalchemy.text("UPDATE qsearch_lease SET token = 'another'")
+
+    def lose_it(event: Event) -> None:
+        if event.kind == "evaluated" and event.fields["done"] == 3:
+            with open_engine(postgres_url).begin() as connection:
+                connection.execute(taken)
+
+    with pytest.raises(LeaseLostError, match="was taken over by another process"):
+        run_study(study_spec(), tmp_path / "run", postgres_url, lose_it)
+    (listed,) = list_database(postgres_url)
+    assert listed.completed == 3
+
+
+def test_a_study_says_whom_it_was_taken_over_from(
+    finished: Path, postgres_url: str, tmp_path: Path
+) -> None:
+    def die(event: Event) -> None:
+        if event.kind == "evaluated":
+            os._exit(1)
+
+    assert in_child(lambda: run_quietly(tmp_path / "run", postgres_url, die)) == 1
+    seen: list[Event] = []
+    run_quietly(tmp_path / "run", postgres_url, seen.append)
+    (taken,) = [event for event in seen if event.kind == "taken over"]
+    assert socket.gethostname() in str(taken.fields["owner"])
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+
+
+def run_quietly(directory: Path, url: str, observer: Observer) -> None:
+    run_study(study_spec(), directory, url, observer)
 
 
 def test_command_line_runs_and_lists_and_shows_no_password(
