@@ -12,7 +12,7 @@ demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
 
 test: check browser postgres
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30
 
 check: $(VENV)/.ready-test
 	$(BIN)/ruff check $(SOURCES)

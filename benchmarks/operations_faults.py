@@ -72,7 +72,7 @@ def workers_die(directory: Path) -> int:
     def observe(event: Event) -> None:
         nonlocal killed
         if event.kind == "evaluated" and killed < _EACH and event.fields["done"] % 3 == 1:
-            found = [one for one in psutil.process_iter(["cmdline"]) if _is_worker(one)]
+            found = [one for one in psutil.Process().children(recursive=True) if _is_worker(one)]
             os.kill(found[generator.integers(len(found))].pid, signal.SIGKILL)
             killed += 1
 
@@ -81,7 +81,7 @@ def workers_die(directory: Path) -> int:
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    return any(part.startswith("ray::Worker") for part in process.info["cmdline"] or ())
+    return any(part.startswith("ray::Worker") for part in process.cmdline())
 
 
 def database_goes_away(directory: Path) -> int:

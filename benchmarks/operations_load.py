@@ -63,7 +63,7 @@ def load(benchmark: Benchmark) -> None:
         parts.trainer.quantization_error(parts.space.choices.layer_configurations[:1])  # Loads.
         state = parts.trainer.state()
         own, many = Workers(1, threads=cores), Workers(cores, threads=1)
-        workers = RayExecutor(parts.spec, parts.trainer, many)
+        workers = RayExecutor(parts, many)
         contenders = (
             Contender("this process, 1 thread", SerialExecutor(*_of(parts)), 1),
             Contender(

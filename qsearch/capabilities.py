@@ -168,7 +168,7 @@ class TrainsApart(Protocol):
             trained: What its :meth:`train_apart` returned.
             configurations: The set that is being trained; none where it was trained for an
                 evaluation.
-            unfinished: Where the set's unfinished training is kept; it is saved there.
+            unfinished: Where the set's unfinished training is kept; it is saved there now and then.
         """
         ...
 

@@ -132,6 +132,8 @@ def run(
             from qsearch.workers import Workers
 
             many = workers > 1 or address is not None
+            if not many and (worker_threads is not None or worker_gpus):
+                raise InputError("--worker-threads, --worker-gpus need --workers or --address")
             record = run_study(
                 spec,
                 out,

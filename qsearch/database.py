@@ -25,15 +25,15 @@ from ax.utils.common.logger import set_ax_logger_levels
 from safetensors import SafetensorError
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from qsearch.ax_tables import create_tables
-from qsearch.errors import InputError
+from qsearch.errors import InputError, QsearchError
 from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
 from qsearch.patience import one_line, was_cut_off
 from qsearch.space import Space
 from qsearch.state_files import damage, read_state, write_state
-from qsearch.storage_url import hide_password, without_password
+from qsearch.storage_url import connect_arguments, hide_password, without_password
 from qsearch.store import DATABASE, IDENTITY, read_rounds
 
 _STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
@@ -50,6 +50,7 @@ def storage_errors(directory: Path) -> Iterator[None]:
 
     Raises:
         InputError: Naming the directory and the reason.
+        QsearchError: If the database fails otherwise.
     """
     try:
         yield
@@ -59,7 +60,12 @@ def storage_errors(directory: Path) -> Iterator[None]:
                 f"{directory}: its database is damaged: {one_line(error)}; {_RESTORE}"
             ) from error
         if not _is_storage_error(error):
-            raise
+            if not isinstance(error, DBAPIError):
+                raise
+            raise QsearchError(
+                f"{directory}: its database failed: {one_line(error)}; what was saved is kept, the"
+                " same command resumes"
+            ) from error
         raise InputError(
             f"{directory}: cannot be written: {one_line(error)}; what was saved is kept: make"
             " room, then run the same command to resume"
@@ -107,7 +113,9 @@ def open_client(
     storage = StorageConfig(url=url, registry_bundle=registry_bundle())
     try:
         # Connections that died in the pool are found before a transaction begins.
-        init_engine_and_session_factory(url=url, force_init=True, pool_pre_ping=True)
+        init_engine_and_session_factory(
+            url=url, force_init=True, pool_pre_ping=True, connect_args=connect_arguments(url)
+        )
         prepare(get_engine())
         _require_whole(get_engine(), shown)
         create_tables(get_engine())

@@ -27,4 +27,4 @@ def open_executor(parts: Assembly, workers: Workers | None) -> Executor:
             "workers need Ray, which is not installed; install the extra: pip install"
             " 'qsearch[ray]'"
         ) from error
-    return RayExecutor(parts.spec, parts.trainer, workers)
+    return RayExecutor(parts, workers)

@@ -35,6 +35,8 @@ def evaluations(
             found = next(outcomes, None)
             if found is None:
                 return
+            if isinstance(found, Note) and not found.kind:
+                continue  # Only to ask whether time is up.
             if isinstance(found, Note):
                 fields = dict(found.fields)
                 if trials is not None and found.position is not None:

@@ -13,7 +13,7 @@ from qsearch.configuration import Configuration
 from qsearch.evaluation import Evaluation
 from qsearch.failures import FailuresSpec
 from qsearch.plugins import Trainer, TrainerState
-from qsearch.time_limit import TimeLimitError, time_limit
+from qsearch.time_limit import TimeLimitError, require_main_thread, time_limit
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Note:
     """Something worth telling that happened on the way to a result.
 
     Args:
-        kind: Kind of the event.
+        kind: Kind of the event; "" if there is none, and only time has gone by.
         fields: Its figures.
         position: Of the configuration that it is about, if it is about one.
     """
@@ -153,7 +153,9 @@ class SerialExecutor:
         self._state: TrainerState | None = None
 
     def start(self) -> None:
-        """It needs nothing."""
+        """Check that evaluations can be cut off here, if they may have to be."""
+        if self._failures.timeout_seconds is not None:
+            require_main_thread()
 
     def use(self, state: TrainerState) -> None:
         """Remember the state that the trainer has, in case an evaluation is cut off."""

@@ -20,7 +20,7 @@ class FailuresSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     retries: int = Field(strict=True, default=0, ge=0)
-    timeout_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    timeout_seconds: float | None = Field(default=None, gt=0, le=1e7, allow_inf_nan=False)
     rate: float = Field(default=0.5, ge=0, le=1, allow_inf_nan=False)
 
     @field_validator("timeout_seconds", "rate", mode="before")

@@ -231,7 +231,9 @@ def _change(name: str, token: str) -> Any:
 
 def _beat(connection: Connection, name: str, token: str) -> bool:
     """Say that the holder lives; return whether it still is the holder."""
-    return bool(connection.execute(_change(name, token).values(heartbeat=_NOW)).rowcount)
+    # A beat that was under way when the lease was given back must not take it again.
+    held = _change(name, token).where(_TABLE.c.heartbeat.is_not(None))
+    return bool(connection.execute(held.values(heartbeat=_NOW)).rowcount)
 
 
 def _read_token(connection: Connection, name: str) -> str | None:

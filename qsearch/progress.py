@@ -210,6 +210,8 @@ _TEXTS: dict[str, Callable[[int, _Fields], str]] = {
     "searched": lambda r, f: f"round {r}: found {f['candidates']} candidates",
     "failed": lambda r, f: f"round {r}: {_trial(f)} failed: {f['reason']}",
     "screening failed": lambda r, f: f"round {r}: {_trial(f)} was not screened: {f['reason']}",
+    "probe failed": lambda r, f: f"round {r}: probe {f['probe']} failed: {f['reason']}",
+    "worker given up": lambda r, f: f"round {r}: a worker is given up: {f['reason']}",
     "retry": lambda r, f: (
         f"round {r}: {_trial(f)} failed at attempt {f['attempt']} and is tried again: {f['reason']}"
     ),

@@ -8,10 +8,13 @@ replaced, and what it was doing is done again.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import re
 import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -26,22 +29,27 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker died or was killed|workers died")
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
+from qsearch.assembly import Assembly
 from qsearch.capabilities import TrainsApart
 from qsearch.configuration import Configuration
 from qsearch.errors import InputError, QsearchError
 from qsearch.executors import Failure, Note, Outcomes, after_attempts, too_slow
-from qsearch.plugins import Trainer, TrainerState
-from qsearch.ray_worker import Answer, Worker, decode_state, encode_state
-from qsearch.spec import StudySpec
+from qsearch.plugins import TrainerState
+from qsearch.ray_worker import Answer, Worker, decode_state, encode_state, identity
 from qsearch.workers import Workers
 
 _MOST_LOSSES = 3
-"""Workers that may die of one configuration, or one after another while they load the model."""
+"""How many may die of one configuration, or of one worker and its replacements while they load."""
 
 _TELL_AFTER = 30.0
 """Seconds after which it is told that no worker has started yet."""
+
+_LOOK_EVERY = 5.0
+"""Seconds after which the study is asked whether time is up, though no answer came."""
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 _ANSWER_WITHIN = 10.0
 """Seconds that a cluster's address may take to answer."""
@@ -58,12 +66,14 @@ class _Slot:
         state: Which state it has; 0 is none.
         position: Of the configuration that it works on; None while it loads.
         started: When it began with that.
+        died: How often it died, one time after another, while it loaded the model.
     """
 
     actor: Any
     state: int = 0
     position: int | None = None
     started: float = 0.0
+    died: int = 0
 
 
 @dataclass
@@ -93,30 +103,29 @@ class RayExecutor:
     """Evaluates on workers, in whatever order they finish.
 
     Args:
-        spec: The study, resolved.
-        trainer: The study's own trainer, which takes in what workers have trained.
+        parts: The study; its trainer takes in what workers have trained.
         workers: How many, where, and how large.
     """
 
-    def __init__(self, spec: StudySpec, trainer: Trainer, workers: Workers) -> None:
+    def __init__(self, parts: Assembly, workers: Workers) -> None:
         self.workers = workers.count
-        self._failures = spec.failures
-        self._trainer = trainer
+        self._parts = parts
+        self._failures = parts.spec.failures
         self._options = {"num_cpus": workers.threads_each, "num_gpus": workers.gpus}
-        self._arguments = (spec.model_dump_json(), workers.threads_each)
+        self._arguments: tuple[str, str, int] | None = None
         self._state: list[Any] = []
         self._state_number = 0
         self._slots: list[_Slot] = []
-        self._died_loading = 0
         self._workers = workers
-        self._started = False
         self._actor_type = ray.remote(Worker).options(**self._options)
 
     def start(self) -> None:
         """Join the cluster, or start one, unless that is done."""
-        if not self._started:
+        if self._arguments is None:
             _connect(self._workers)
-            self._started = True
+            threads = self._workers.threads_each
+            known = json.dumps(identity(self._parts))
+            self._arguments = (self._parts.spec.model_dump_json(), known, threads)
 
     def use(self, state: TrainerState) -> None:
         """Put a state into the object store; workers load it before they evaluate again."""
@@ -133,8 +142,8 @@ class RayExecutor:
             if isinstance(answer, Failure):
                 yield position, answer
                 continue
-            if answer.trained is not None and isinstance(self._trainer, TrainsApart):
-                self._trainer.adopt(decode_state(answer.trained))
+            if answer.trained is not None and isinstance(self._parts.trainer, TrainsApart):
+                self._parts.trainer.adopt(decode_state(answer.trained))
             yield position, answer.result
 
     def train(
@@ -157,7 +166,7 @@ class RayExecutor:
         for slot in self._slots:
             _kill(slot.actor)
         self._slots.clear()
-        if self._started:
+        if self._arguments is not None:
             ray.shutdown()
 
     def _answers(
@@ -172,7 +181,7 @@ class RayExecutor:
         )
         quiet_since = time.monotonic()
         while len(self._slots) < min(self.workers, len(configurations)):
-            self._slots.append(_Slot(self._actor_type.remote(*self._arguments)))
+            self._slots.append(_Slot(self._new_actor()))
         try:
             while work.waiting or any(s.position is not None for s in work.running.values()):
                 self._assign(work)
@@ -181,9 +190,13 @@ class RayExecutor:
                     quiet_since = float("inf")
                     yield from self._received(work, reference)
                 yield from self._cut_off_slow(work)
+                if any(slot.position is not None for slot in work.running.values()):
+                    quiet_since = float("inf")
                 if time.monotonic() - quiet_since > _TELL_AFTER:
                     quiet_since = float("inf")
                     yield Note("waiting for workers")
+                if not ready:
+                    yield Note("")
         finally:
             # The caller may have stopped: what is still running is of no use to anyone.
             for slot in work.running.values():
@@ -222,8 +235,7 @@ class RayExecutor:
         if answer.error is not None:
             raise QsearchError(f"a worker cannot go on: {answer.error}")
         if slot.position is None:
-            slot.state = self._state_number + 1
-            self._died_loading = 0
+            slot.state, slot.died = self._state_number + 1, 0
             return
         position, slot.position = slot.position, None
         if work.kind == "evaluate" and isinstance(failure := answer.result, Failure):
@@ -235,23 +247,30 @@ class RayExecutor:
         self, work: _Work, slot: _Slot, error: RayError
     ) -> Generator[tuple[int, Failure] | Note]:
         """Replace a worker that died, and have its configuration done again."""
-        reason = str(error).strip().splitlines()[0]
-        position = slot.position
+        reason, position = _reason(error), slot.position
         self._replace(slot)
         yield Note("worker lost", {"reason": reason}, position)
         if position is None:
-            self._died_loading += 1
-            if self._died_loading >= _MOST_LOSSES:
-                raise QsearchError(
-                    f"{self._died_loading} workers died one after another while they loaded the"
-                    f" model, the last with: {reason}"
-                )
+            slot.died += 1
+            if slot.died >= _MOST_LOSSES:
+                yield from self._given_up(slot, reason)
             return
         work.losses[position] = work.losses.get(position, 0) + 1
         if work.losses[position] < _MOST_LOSSES:
             work.waiting.appendleft(position)
         else:
             yield position, Failure(f"{_MOST_LOSSES} workers died of it, the last with: {reason}")
+
+    def _given_up(self, slot: _Slot, reason: str) -> Generator[Note]:
+        """Go on without a worker whose replacements died, too, while they loaded the model."""
+        if not any(other.state for other in self._slots):
+            raise QsearchError(
+                f"{slot.died} workers died one after another while they loaded the model, the last"
+                f" with: {reason}"
+            )
+        _kill(slot.actor)
+        self._slots.remove(slot)
+        yield Note("worker given up", {"reason": reason})
 
     def _failed(
         self, work: _Work, position: int, failure: Failure
@@ -267,10 +286,12 @@ class RayExecutor:
     def _cut_off_slow(self, work: _Work) -> Generator[tuple[int, Failure] | Note]:
         """End the workers whose evaluation takes too long."""
         limit = self._failures.timeout_seconds
-        if limit is None or work.kind != "evaluate":
+        if limit is None or work.kind != "evaluate" or not work.running:
             return
+        # Answers may have come while the study was busy with others.
+        answered, _ = ray.wait(list(work.running), num_returns=len(work.running), timeout=0)
         for reference, slot in list(work.running.items()):
-            position = slot.position
+            position = None if reference in answered else slot.position
             if position is not None and time.monotonic() - slot.started > limit:
                 del work.running[reference]
                 self._replace(slot)
@@ -281,13 +302,17 @@ class RayExecutor:
         limit = self._failures.timeout_seconds
         starts = [slot.started for slot in work.running.values() if slot.position is not None]
         if limit is None or not starts:
-            return _TELL_AFTER
-        return min(_TELL_AFTER, max(0.05, min(starts) + limit - time.monotonic()))
+            return _LOOK_EVERY
+        return min(_LOOK_EVERY, max(0.05, min(starts) + limit - time.monotonic()))
 
     def _replace(self, slot: _Slot) -> None:
         _kill(slot.actor)  # It may live on: what it raised is not always its death.
-        slot.actor = self._actor_type.remote(*self._arguments)
+        slot.actor = self._new_actor()
         slot.state, slot.position = 0, None
+
+    def _new_actor(self) -> Any:
+        assert self._arguments is not None, "start was not called"
+        return self._actor_type.remote(*self._arguments)
 
 
 def _require_listening(address: str) -> None:
@@ -315,13 +340,30 @@ def _connect(workers: Workers) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         _require_listening(workers.address or "")
-        ray.init(address=workers.address, **options)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        # Without an address, never a cluster that happens to run here.
+        ray.init(address=workers.address or "local", **options)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         where = f"--address {workers.address!r}" if workers.address else "Ray on this machine"
         raise InputError(f"{where}: cannot be used: {reason}") from error
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    has = ray.cluster_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
+    if workers.address is None and workers.gpus * workers.count > has:
+        ray.shutdown()
+        raise InputError(
+            f"{workers.count} workers of {workers.gpus:g} GPUs each: this machine has {has:g}"
+        )
+
+
+def _reason(error: RayError) -> str:
+    """Return in one line why a worker is lost."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    if cause is not None:
+        return " ".join(f"{type(cause).__name__}: {cause}".split())
+    lines = _ESCAPES.sub("", str(error)).strip().splitlines()
+    return " ".join((lines[-1] if isinstance(error, RayTaskError) else lines[0]).split())
 
 
 def _kill(actor: Any) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from qsearch.assembly import assemble
-from qsearch.capabilities import KEPT_NOWHERE, TrainsApart
+from qsearch.assembly import Assembly, assemble
+from qsearch.capabilities import KEPT_NOWHERE, DigestsInputs, TrainsApart
 from qsearch.configuration import Configuration
+from qsearch.environment import find_versions
 from qsearch.errors import QsearchError
 from qsearch.evaluation import Evaluation
 from qsearch.executors import Failure, Result, evaluate_one
@@ -67,12 +68,14 @@ class Worker:
 
     Args:
         spec: The study, resolved, as JSON.
+        known: What :func:`identity` returned of the driver, as JSON.
         threads: CPU threads that it may use.
     """
 
-    def __init__(self, spec: str, threads: int) -> None:
+    def __init__(self, spec: str, known: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self._spec = StudySpec.model_validate_json(spec)
+        self._known: dict[str, str] = json.loads(known)
         self._trainer: Any = None
 
     def use(self, state: Sequence[Any] = ()) -> Answer:
@@ -86,11 +89,13 @@ class Worker:
 
         try:
             if self._trainer is None:
-                self._trainer = assemble(self._spec).trainer
+                parts = assemble(self._spec)
+                _require_same(self._known, identity(parts))
+                self._trainer = parts.trainer
             if state:
                 self._trainer.load_state(decode_state(ray.get(state[0])))
-        except QsearchError as error:
-            return Answer(json.dumps({"error": str(error)}))
+        except Exception as error:
+            return _cannot(error)
         return Answer("{}")
 
     def evaluate(self, configuration: str, one_in: int) -> Answer:
@@ -118,6 +123,39 @@ class Worker:
         """
         try:
             trained = self._trainer.train_apart(Configuration.from_json(configuration))
-        except QsearchError as error:
-            return Answer(json.dumps({"error": str(error)}))
+        except Exception as error:
+            return _cannot(error)
         return Answer("{}", encode_state(trained))
+
+
+def _cannot(error: Exception) -> Answer:
+    """Return the answer of a worker that cannot go on, and that no other could replace."""
+    words = str(error) if isinstance(error, QsearchError) else f"{type(error).__name__}: {error}"
+    return Answer(json.dumps({"error": " ".join(words.split())}))
+
+
+def identity(parts: Assembly) -> dict[str, str]:
+    """Return what driver and workers must have alike to come to the same results.
+
+    Args:
+        parts: The study; model and data may be loaded.
+    """
+    found = {f"version of {name}": text for name, text in find_versions(parts.spec).items()}
+    if isinstance(parts.trainer, DigestsInputs):
+        inputs = parts.trainer.input_digests()
+        found |= {f"SHA-256 of {name}": digest for name, digest in inputs.model.items()}
+        found |= {f"SHA-256 of {split}": data.sha256 for split, data in inputs.data.items()}
+    return found
+
+
+def _require_same(driver: dict[str, str], worker: dict[str, str]) -> None:
+    differing = [
+        f"{name}: {driver.get(name)}, there {worker.get(name)}"
+        for name in sorted({*driver, *worker})
+        if driver.get(name) != worker.get(name)
+    ]
+    if differing:
+        raise QsearchError(
+            "a node differs from the machine that drives the study, and so might its losses:"
+            f" {'; '.join(differing)}"
+        )

@@ -107,7 +107,8 @@ def _train_apart(
     study.tell("training configurations", round, done=done, total=len(waiting))
     for found in study.executor.train(waiting):
         if isinstance(found, Note):
-            study.tell(found.kind, round, **found.fields)
+            if found.kind:
+                study.tell(found.kind, round, **found.fields)
             continue
         trainer.adopt(found[1], configurations, unfinished)
         done += 1

@@ -62,7 +62,9 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     correlation = study.correlation  # Measured before training takes its memory.
     report = train_round(study, round, training_set)
     configurations = [study.configuration(number) for number in training_set]
-    scores = round_scores(study, round, configurations)
+    scores = round_scores(study, round, configurations, time_is_up)
+    if scores is None:
+        return
     study.node.use_scores(scores, correlation, _examples(study))
     to_evaluate = training_set[:of_set]
     _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up, planned)

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 import numpy as np
 
 from qsearch.configuration import Configuration
+from qsearch.errors import QsearchError
 from qsearch.evaluating import evaluations
 from qsearch.executors import Failure
 from qsearch.probing import probed_scores, probes
 from qsearch.proxy import weighted_scores
 from qsearch.recording import Study
 from qsearch.space import Floats, Integers
-from qsearch.store import read_measurement, write_measurement
+from qsearch.store import delete_measurement, read_measurement, write_measurement
 
 _PROBED_ABOVE = 1.0
 """Bits above the lower end of the searched interval that probed groups come near to: low enough for
 a rise of the loss, not so low that the rise is all of its own kind."""
 
 
-def round_scores(study: Study, round: int, training_set: Sequence[Configuration]) -> Floats:
+def round_scores(
+    study: Study,
+    round: int,
+    training_set: Sequence[Configuration],
+    time_is_up: Callable[[], bool],
+) -> Floats | None:
     """Return the predicted rise of the loss under the round's adapter (groups × choices).
 
     What an earlier session measured is read, not repeated.
@@ -31,15 +37,17 @@ def round_scores(study: Study, round: int, training_set: Sequence[Configuration]
         study: The open study.
         round: Index of the round.
         training_set: The round's set.
+        time_is_up: Asked before each evaluation; then None is returned.
 
     Raises:
-        InputError: If the sensitivity of no group could be measured.
+        QsearchError: If the sensitivity of no group could be measured.
     """
     space, error = study.parts.space, study.quantization_error
     if study.spec.search.scores == "gradient":
         return weighted_scores(space, error, _sensitivity(study, round, training_set))
     probe = probes(space, error, study.spec.search.average_bits[0] + _PROBED_ABOVE)
-    return probed_scores(space, error, probe, _probe_losses(study, round, probe))
+    losses = _probe_losses(study, round, probe, time_is_up)
+    return None if losses is None else probed_scores(space, error, probe, losses)
 
 
 def _sensitivity(study: Study, round: int, training_set: Sequence[Configuration]) -> Floats:
@@ -55,21 +63,38 @@ def _sensitivity(study: Study, round: int, training_set: Sequence[Configuration]
     return measured
 
 
-def _probe_losses(study: Study, round: int, probe: Integers) -> Floats:
-    """Return the probes' losses (probes), NaN where an evaluation failed, each saved at once."""
+def _probe_losses(
+    study: Study, round: int, probe: Integers, time_is_up: Callable[[], bool]
+) -> Floats | None:
+    """Return the probes' losses (probes), ∞ where an evaluation failed; None if time was up.
+
+    Each is saved at once, failures too: a study that goes on shall come to the same scores.
+    """
     name = f"probes-{round}"
     saved = read_measurement(study.directory, name)
     losses = np.full(len(probe), np.nan) if saved is None else saved
     waiting = np.flatnonzero(np.isnan(losses))
-    if not len(waiting):
-        return losses
-    start = time.monotonic()
-    study.tell("measuring sensitivity", round, total=len(waiting))
-    configurations = [study.parts.space.decode(probe[number]) for number in waiting]
-    with closing(evaluations(study, round, configurations)) as results:
-        for position, result in results:
-            if not isinstance(result, Failure):
-                losses[waiting[position]] = result.loss
+    reasons = ["see the log"]
+    if len(waiting):
+        start = time.monotonic()
+        study.tell("measuring sensitivity", round, total=len(waiting))
+        configurations = [study.parts.space.decode(probe[number]) for number in waiting]
+        probed = evaluations(study, round, configurations, time_is_up=time_is_up)
+        with closing(probed) as results:
+            for position, result in results:
+                number = waiting[position]
+                losses[number] = np.inf if isinstance(result, Failure) else result.loss
                 write_measurement(study.directory, name, losses)
-    study.tell("measured sensitivity", round, seconds=time.monotonic() - start)
+                if isinstance(result, Failure):
+                    reasons.append(result.reason)
+                    study.tell("probe failed", round, probe=int(number), reason=result.reason)
+        if np.isnan(losses).any():
+            return None
+        study.tell("measured sensitivity", round, seconds=time.monotonic() - start)
+    if not np.isfinite(losses[0]) or not np.isfinite(losses[1:]).any():
+        delete_measurement(study.directory, name)
+        raise QsearchError(
+            f"round {round}: sensitivities cannot be measured, since all probes failed, or the one"
+            f" that others are compared with: {reasons[-1]}; the same command tries again"
+        )
     return losses

@@ -16,7 +16,13 @@ from sqlalchemy.pool import NullPool
 from qsearch.errors import InputError
 from qsearch.patience import one_line
 
-_CONNECT_SECONDS = 10
+_POSTGRES = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # Milliseconds.
+}
 _PASSWORD_IN_QUERY = re.compile(r"(?i)([?&][^=&#]*pass[^=&#]*=)[^&#]*")
 
 
@@ -87,7 +93,19 @@ def open_engine(url: str, must_exist: bool = False) -> Engine:
             file = Path(parsed.database)
             if not parsed.database.startswith((":memory:", "file:")) and not file.is_file():
                 raise InputError(f"--storage {without_password(url)!r}: there is no file {file}")
-        options = {}
-        if parsed.get_backend_name() == "postgresql" and "connect_timeout" not in parsed.query:
-            options["connect_timeout"] = _CONNECT_SECONDS
-        return create_engine(url, poolclass=NullPool, connect_args=options)
+        return create_engine(url, poolclass=NullPool, connect_args=connect_arguments(url))
+
+
+def connect_arguments(url: str) -> dict[str, int]:
+    """Return what a driver is told so that a host that is cut off is noticed, and not waited for.
+
+    Args:
+        url: SQLAlchemy URL; what its query says is left as it is.
+
+    Raises:
+        SQLAlchemyError: If it is no URL.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "postgresql":
+        return {}
+    return {name: value for name, value in _POSTGRES.items() if name not in parsed.query}

@@ -16,7 +16,8 @@ class Workers:
         count: How many.
         address: Address of a running Ray cluster, such as ``auto`` or ``10.0.0.1:6379``; None
             starts one on this machine for as long as the study runs.
-        threads: CPU threads of each; None divides this machine's cores among them.
+        threads: CPU threads of each; None divides this machine's cores among them, and is one on a
+            cluster at an address.
         gpus: GPUs of each, which may be a part of one.
     """
 
@@ -31,11 +32,17 @@ class Workers:
             raise InputError(f"workers: {self.count} are too few; 1 or more are allowed")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads of a worker: {self.threads} are too few; give 1 or more")
+        if not 0 <= self.gpus < 1 and not self.gpus.is_integer():
+            raise InputError(
+                f"GPUs of a worker: {self.gpus:g} is not allowed; give a part of one, or a whole"
+                " number"
+            )
         if self.gpus < 0:
             raise InputError(f"GPUs of a worker: {self.gpus:g} is not allowed; give 0 or more")
 
     @property
     def threads_each(self) -> int:
         """CPU threads of each worker."""
-        cores = len(os.sched_getaffinity(0))
-        return self.threads or max(1, cores // self.count)
+        if self.threads is not None or self.address is not None:
+            return self.threads or 1
+        return max(1, len(os.sched_getaffinity(0)) // self.count)

@@ -21,6 +21,9 @@ def study(folder: Path, losses: list[float], configurations: str, tensor: float)
     rows = [
         {
             **dict.fromkeys(TRIAL_COLUMNS, 0),
+            **dict.fromkeys(("method", "reason"), "any"),
+            **dict.fromkeys(("seen", "on_front"), True),
+            "status": "completed",
             "trial": trial,
             "loss": loss,
             "standard_error": 0.5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from qsearch.assembly import Assembly, assemble
 from qsearch.configuration import Configuration
 from qsearch.errors import InputError
+from qsearch.evaluating import evaluations
 from qsearch.evaluation import Evaluation
-from qsearch.executors import Failure, Note, SerialExecutor, evaluate_one
+from qsearch.executors import Failure, Note, Outcomes, SerialExecutor, evaluate_one
 from qsearch.failures import FailuresSpec
 from qsearch.plugins import Split
 from qsearch.time_limit import TimeLimitError, time_limit
@@ -194,3 +196,51 @@ def test_a_round_goes_on_until_more_have_failed_than_the_rate(
     failed: int, planned: int, rate: float, goes_on: bool
 ) -> None:
     assert FailuresSpec(rate=rate).tolerates(failed, planned) == goes_on
+
+
+def test_a_study_that_may_have_to_cut_off_is_refused_in_a_thread_before_it_begins() -> None:
+    executor = SerialExecutor(None, FailuresSpec(timeout_seconds=1))  # type: ignore[arg-type]
+    executor.start()
+    caught: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            executor.start()
+        except InputError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert "failures.timeout_seconds" in str(caught[0])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_work_that_swallows_the_limit_is_cut_off_again() -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            time.sleep(60)
+
+    def work() -> None:
+        swallows = Swallows()
+        del swallows  # Python ignores what is raised while an object is deleted.
+        time.sleep(60)
+
+    with pytest.raises(TimeLimitError), time_limit(0.1):
+        work()
+
+
+def test_time_is_asked_for_while_no_worker_answers() -> None:
+    """An executor that waits says so by notes without a kind; nothing is told of these."""
+    asked = iter([False, False, True])
+    told: list[str] = []
+
+    class Waiting:
+        def evaluate(self, configurations: object, one_in: int) -> Outcomes:
+            while True:
+                yield Note("")
+
+    study = SimpleNamespace(executor=Waiting(), tell=lambda kind, *_, **__: told.append(kind))
+    found = evaluations(study, 0, [], time_is_up=lambda: next(asked))  # type: ignore[arg-type]
+    assert list(found) == []
+    assert told == []

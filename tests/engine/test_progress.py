@@ -101,7 +101,15 @@ def test_without_a_terminal_the_end_is_told_round_by_round(tmp_path: Path) -> No
         ),
         (Event("storage lost", 1, {"reason": "refused"}), "is lost: refused; waiting for it\n"),
         (Event("storage back", 1, {"seconds": 75.0}), "the database is back after 1 min"),
-        (Event("taken over", 0, {"owner": "process 7"}), "taken over from one that died: process 7"),
+        (
+            Event("taken over", 0, {"owner": "process 7"}),
+            "taken over from one that died: process 7",
+        ),
+        (
+            Event("probe failed", 1, {"probe": 3, "reason": "no loss"}),
+            "round 1: probe 3 failed: no loss",
+        ),
+        (Event("worker given up", 1, {"reason": "gone"}), "round 1: a worker is given up: gone"),
         (Event("worker lost", 1, {"reason": "killed"}), "round 1: a worker is lost: killed"),
         (Event("waiting for workers", 1), "round 1: waiting for workers"),
         (Event("state damaged", 1, {"file": "state/x.json"}), "state/x.json is damaged"),

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pandas.testing import assert_frame_equal
 
+from qsearch.assembly import assemble
 from qsearch.errors import InputError, QsearchError
+from qsearch.events import Event
+from qsearch.ray_worker import Worker, identity
 from qsearch.records import read_study
+from qsearch.spec import StudySpec
 from qsearch.study import run_study
 from qsearch.workers import Workers
-from tests.engine.support import FIXTURES, command, results, study_spec, write_study_yaml
+from tests.engine.support import (
+    FIXTURES,
+    command,
+    command_environment,
+    results,
+    study_spec,
+    write_study_yaml,
+)
 
 if not os.environ.get("CI"):
     pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -126,9 +144,105 @@ def test_workers_that_cannot_load_the_study_are_one_message(
         run_study(study_spec(), tmp_path / "run", workers=TWO)
 
 
+def test_answers_that_came_while_the_study_was_busy_are_not_too_late(tmp_path: Path) -> None:
+    """As while a database is away: results wait, and are no slower for it."""
+
+    def be_busy(event: Event) -> None:
+        if event.kind == "evaluated" and event.fields["done"] == 1:
+            time.sleep(4)
+
+    spec = study_spec(search__rounds=1, failures__timeout_seconds=2.0)
+    run_study(spec, tmp_path / "run", observer=be_busy, workers=TWO)
+    assert (results(tmp_path / "run")["status"] == "completed").all()
+
+
+def test_a_study_in_a_thread_can_cut_evaluations_off_on_workers(tmp_path: Path) -> None:
+    faults = [{"kind": "slow", "once": str(tmp_path / "slow")}]
+    spec = study_spec(
+        search__rounds=1,
+        trainer__faults=faults,
+        failures__timeout_seconds=2.0,
+        failures__retries=1,
+    )
+    thread = threading.Thread(
+        target=lambda: run_study(spec, tmp_path / "run", workers=TWO), daemon=True
+    )
+    thread.start()
+    thread.join(120)
+    assert (results(tmp_path / "run")["status"] == "completed").all()
+    assert len(told(tmp_path / "run", "retry")) == 1
+
+
+def worker_of(spec: StudySpec, **differing: str) -> Worker:
+    known = identity(assemble(spec)) | differing
+    return Worker(spec.model_dump_json(), json.dumps(known), 1)
+
+
+def test_a_worker_alike_in_versions_model_and_data_evaluates(fake_plugins: None) -> None:
+    spec = assemble(study_spec()).spec
+    assert worker_of(spec).use().error is None
+
+
+@pytest.mark.parametrize("what", ["version of torch", "SHA-256 of validation"])
+def test_a_worker_with_another_version_or_other_data_refuses_to(
+    what: str, fake_plugins: None
+) -> None:
+    error = worker_of(assemble(study_spec()).spec, **{what: "another"}).use().error
+    assert error is not None
+    assert "a node differs from the machine that drives the study" in error
+    assert f"{what}: another, there" in error
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"count": 0}, "workers: 0 are too few"),
+        ({"threads": 0}, "threads of a worker: 0 are too few"),
+        ({"gpus": -1.0}, "GPUs of a worker: -1 is not allowed"),
+        ({"gpus": 1.5}, "GPUs of a worker: 1.5 is not allowed"),
+        ({"gpus": float("nan")}, "GPUs of a worker: nan is not allowed"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        Workers(**fields)
+
+
+def test_more_gpus_than_this_machine_has_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="2 workers of 500 GPUs each: this machine has"):
+        run_study(study_spec(), tmp_path / "run", workers=Workers(2, threads=1, gpus=500.0))
+
+
+def test_an_interrupted_study_ends_its_workers_and_exits_130(tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "study.yaml", trainer__seconds=1.0)
+    arguments = ["run", str(study), "--out", str(tmp_path / "run"), "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qsearch.cli", *arguments],
+        env=command_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    log = tmp_path / "run" / "log.jsonl"
+    while time.monotonic() < deadline and not (log.is_file() and told(log.parent, "evaluated")):
+        time.sleep(0.1)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted; the same command resumes" in errors
+    assert "Traceback" not in errors
+    assert len(workers) > 2
+    _, alive = psutil.wait_procs(workers, timeout=90)
+    assert alive == []
+
+
 def test_the_command_line_runs_a_study_on_workers(finished: Path, tmp_path: Path) -> None:
     study = write_study_yaml(tmp_path / "study.yaml")
-    done = command(["run", study, "--out", tmp_path / "run", "--workers", "2"])
+    # Whatever cluster happens to run on this machine, these workers are of one of their own.
+    arguments = ["run", study, "--out", tmp_path / "run", "--workers", "2"]
+    done = command(arguments, RAY_ADDRESS="127.0.0.1:1")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)

@@ -15,6 +15,7 @@ from pandas.testing import assert_frame_equal
 from qsearch import generation
 from qsearch.assembly import assemble
 from qsearch.configuration import Configuration
+from qsearch.errors import QsearchError
 from qsearch.evaluation import Evaluation
 from qsearch.features import Features
 from qsearch.plugins import Split, load_plugin
@@ -96,8 +97,45 @@ def test_a_probe_that_fails_does_not_end_the_study(
     run_study(MEASURED, tmp_path)
     losses = read_measurement(tmp_path, "probes-0")
     assert losses is not None
-    assert np.isnan(losses).sum() == 1
+    assert np.isinf(losses).sum() == 1
     assert len(read_study(tmp_path).rounds) == MEASURED.search.rounds
+    assert events(tmp_path)["probe failed"] == 1
+
+
+def test_a_probe_that_failed_is_not_tried_again_when_the_study_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else scores would depend on whether the study was interrupted."""
+    fault = {"kind": "error", "layer": "block.0.key", "bits": 3}
+    flaky = MEASURED.model_copy(
+        update={
+            "trainer": MEASURED.trainer.model_copy(
+                update={"faults": [{**fault, "once": str(tmp_path / "once")}]}
+            )
+        }
+    )
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_study(flaky, whole)
+    (tmp_path / "once").unlink()
+    with monkeypatch.context() as patch:
+        evaluations_of(patch, stop_at=probes_of(MEASURED) + 2)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(flaky, parts)
+    run_study(flaky, parts)
+    assert events(parts)["probe failed"] == 1
+    assert_frame_equal(results(parts), results(whole), check_exact=True)
+
+
+def test_probes_that_all_fail_are_one_message_and_are_tried_again(tmp_path: Path) -> None:
+    faults = [{"kind": "error", "once": str(tmp_path / "missing" / "once")}]
+    broken = MEASURED.model_copy(
+        update={"trainer": MEASURED.trainer.model_copy(update={"faults": faults})}
+    )
+    with pytest.raises(QsearchError, match=r"sensitivities cannot be measured.*tries again"):
+        run_study(broken, tmp_path / "run")
+    (tmp_path / "missing").mkdir()
+    (tmp_path / "missing" / "once").touch()
+    assert len(run_study(broken, tmp_path / "run").rounds) == MEASURED.search.rounds
 
 
 def test_gradient_scores_are_the_default(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def test_a_number_that_yaml_reads_as_text_is_a_tolerance(study: Path) -> None:
 
 
 def test_unknown_section_lists_the_sections(study: Path) -> None:
-    assert "serch: unknown field; allowed here: failures, model, name, quantizer" in refusal(study, serch=1)
+    assert "serch: unknown field; allowed here: failures, model, name, quantizer" in refusal(
+        study, serch=1
+    )
 
 
 @pytest.mark.parametrize(

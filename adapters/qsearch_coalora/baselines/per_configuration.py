@@ -27,6 +27,9 @@ from qsearch_coalora.saved_state import digest, require_own, saved_state
 
 Adapter = Mapping[str, Tensor]
 
+_SAVE_SECONDS = 60.0
+"""Between two savings of what others trained: each writes all of it."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -56,6 +59,8 @@ class PerConfigurationTrainer(AdapterTrainer):
         self._trained: dict[Configuration, Trained] = {}
         self._spare: dict[Configuration, Trained] = {}
         self._diverged: dict[Configuration, str] = {}
+        self._adopted: dict[Configuration, Trained] = {}
+        self._adopted_saved = -_SAVE_SECONDS
 
     def make_adapted(self) -> AdaptedModel:
         """Return the adapted model; see :meth:`AdapterTrainer.make_adapted`."""
@@ -96,7 +101,8 @@ class PerConfigurationTrainer(AdapterTrainer):
             raise InputError("a training set needs at least one configuration")
         trains = self._set_digest(configurations)
         waiting = [c for c in dict.fromkeys(configurations) if c not in self._trained]
-        self._trained |= self._saved(configurations, unfinished)
+        self._trained |= self._saved(configurations, unfinished) | self._adopted
+        self._adopted = {}
         steps = self.options.round_steps(0)
         for number, configuration in enumerate(waiting):
             if configuration in self._trained:
@@ -128,7 +134,7 @@ class PerConfigurationTrainer(AdapterTrainer):
         self, configurations: Sequence[Configuration], unfinished: UnfinishedTraining
     ) -> Sequence[Configuration]:
         """Return those of a set that training it would train."""
-        known = {*self._trained, *self._spare, *self._diverged}
+        known = {*self._trained, *self._spare, *self._diverged, *self._adopted}
         known |= self._saved(configurations, unfinished).keys()
         return [one for one in dict.fromkeys(configurations) if one not in known]
 
@@ -156,13 +162,16 @@ class PerConfigurationTrainer(AdapterTrainer):
         for text, reason in trained.metadata.get("diverged", []):
             self._diverged[Configuration.from_json(text)] = reason
         found = _trained_of(trained)
-        if configurations:
-            saved = self._saved(configurations, unfinished) | found
-            unfinished.save(
-                _with_trained(TrainerState({}, {}), saved, set=self._set_digest(configurations))
-            )
-        else:
+        if not configurations:
             self._trained = found | self._trained
+            return
+        if not self._adopted:
+            self._adopted = self._saved(configurations, unfinished)
+        self._adopted |= found
+        if time.monotonic() - self._adopted_saved >= _SAVE_SECONDS:
+            told = {"set": self._set_digest(configurations)}
+            unfinished.save(_with_trained(TrainerState({}, {}), self._adopted, **told))
+            self._adopted_saved = time.monotonic()
 
     def _saved(
         self, configurations: Sequence[Configuration], unfinished: UnfinishedTraining
@@ -257,8 +266,9 @@ class PerConfigurationTrainer(AdapterTrainer):
             InputError: If the state belongs to another model, other options or other data.
         """
         require_own(state, self._identity(), self.adapted.input_sizes())
-        self._spare |= self._trained
-        self._trained = _trained_of(state)
+        loaded = _trained_of(state)
+        self._spare |= {one: found for one, found in self._trained.items() if one not in loaded}
+        self._trained = loaded
 
     def export(self, configuration: Configuration, directory: Path, format: str) -> None:
         """Write the adapter of a configuration; see :meth:`AdapterTrainer.export`."""
