@@ -14,7 +14,6 @@ from pandas.testing import assert_frame_equal
 from benchmarks.operations_kills import KILLS, done_again, draw_moments, kill_at
 from tests.end_to_end.conftest import results, run, small_study
 
-
 FEWER = {phase: 2 if "evaluating" in phase else 1 for phase in KILLS}
 """Moments by phase: each costs the start of a process, which takes longer than the study."""
 
