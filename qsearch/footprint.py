@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from qsearch.errors import DamagedFileError, InputError
 from qsearch.state_files import (
     damage,
     read_or_previous,
     read_state,
     to_standard_error,
     write_state,
+    written_anew_by_a_run,
 )
 
 FOOTPRINT_FILE = "state/footprint.json"
@@ -89,12 +89,8 @@ def read_footprint(
     path = directory / FOOTPRINT_FILE
     if not path.is_file():
         return None
-    try:
+    with written_anew_by_a_run():
         return read_or_previous(path, read_footprint_file, note)
-    except DamagedFileError as error:
-        raise InputError(
-            f"{error}; running the study again, as it was run, writes it anew"
-        ) from error
 
 
 def read_footprint_file(path: Path) -> Footprint:

@@ -18,7 +18,7 @@ from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 from pydantic import BaseModel, ConfigDict
 
 from qsearch.configuration import Choices, Configuration, Knob, KnobValue
-from qsearch.errors import DamagedFileError, InputError
+from qsearch.errors import InputError
 from qsearch.evaluation import Metric
 from qsearch.layers import LayerSpec
 from qsearch.provenance import Session, session_values
@@ -29,6 +29,7 @@ from qsearch.state_files import (
     to_standard_error,
     write_keeping_previous,
     write_state,
+    written_anew_by_a_run,
 )
 from qsearch.table_files import read_table, write_table
 
@@ -196,15 +197,11 @@ def read_study(directory: Path, note: Callable[[str], None] = to_standard_error)
     if not path.is_file():
         raise InputError(f"{directory} holds no study results: {path} is missing")
     trials = directory / TRIALS_FILE
-    try:
+    with written_anew_by_a_run():
         record = read_or_previous(path, read_study_file, note)
         if not trials.is_file():
             return record
         return replace(record, trials=read_or_previous(trials, read_trials, note))
-    except DamagedFileError as error:
-        raise InputError(
-            f"{error}; running the study again, as it was run, writes it anew"
-        ) from error
 
 
 def read_study_file(path: Path) -> StudyRecord:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qsearch.bounded import MOST_STATE, read_text
-from qsearch.errors import DamagedFileError
+from qsearch.errors import DamagedFileError, InputError
 
 CHECKSUM = "checksum"
 """Under which key JSON files, and the headers of safetensors files, keep their checksum."""
@@ -292,3 +292,18 @@ def remove_leftovers(folder: Path) -> None:
         with contextlib.suppress(OSError), path.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # A report may be being written.
             path.unlink()
+
+
+@contextlib.contextmanager
+def written_anew_by_a_run() -> Iterator[None]:
+    """Tell of a damaged file that running the study again writes anew.
+
+    Raises:
+        InputError: In place of the :class:`DamagedFileError`.
+    """
+    try:
+        yield
+    except DamagedFileError as error:
+        raise InputError(
+            f"{error}; running the study again, as it was run, writes it anew"
+        ) from error

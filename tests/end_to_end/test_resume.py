@@ -15,6 +15,7 @@ from pandas.testing import assert_frame_equal
 from safetensors import safe_open
 
 from tests.end_to_end.conftest import command, results, run, small_study
+from tests.small_disk import small_disk
 
 
 def start_when(
@@ -106,27 +107,18 @@ def test_finished_study_only_reports_again(study: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MiB: room for one round's adapter, not for two."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "4m") as folder:
+        yield folder
 
 
-def test_full_disk_is_reported_and_survived(study: Path, small_disk: Path) -> None:
-    directory = small_disk / "run"
+def test_full_disk_is_reported_and_survived(study: Path, disk: Path) -> None:
+    directory = disk / "run"
     result = run(small_study(directory), expect=2)
     assert "cannot be written" in result.stderr
     assert "run the same command to resume" in result.stderr
     assert "Traceback" not in result.stderr
-    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
     run(small_study(directory))
     assert_frame_equal(results(directory), results(study), check_exact=True)

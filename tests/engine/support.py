@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +183,38 @@ def in_child(work: Callable[[], None]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@contextmanager
+def process_that_holds(script: str, what: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a script with an argument, in a process of its own, from when it says ``held``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, what],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=command_environment(),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def imported_by(arguments: Sequence[str], modules: set[str]) -> str:
+    """Which of some modules a command imports: a sorted list, as text."""
+    script = (
+        "import sys; from qsearch import cli\n"
+        f"sys.argv = {['qsearch', *arguments]!r}\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        f"print(sorted({modules!r} & set(sys.modules)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env=command_environment(),
+        check=True,
+    )
+    return result.stdout.splitlines()[-1]

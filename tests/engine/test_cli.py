@@ -26,6 +26,7 @@ from qsearch.templates import read_template, template_names
 from tests.engine.support import (
     command,
     command_environment,
+    imported_by,
     results,
     study_values,
     write_study_yaml,
@@ -556,21 +557,8 @@ def test_a_clean_run_writes_nothing_to_its_errors(tmp_path: Path) -> None:
 
 
 def test_light_commands_start_without_heavy_imports(finished: Path) -> None:
-    script = (
-        "import sys; from qsearch import cli\n"
-        f"sys.argv = ['qsearch', 'pick', {str(finished)!r}, '--bits', '3', '--json']\n"
-        "try: cli.main()\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'torch', 'ax', 'transformers', 'botorch'} & set(sys.modules)))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        env=command_environment(),
-        check=True,
-    )
-    assert result.stdout.splitlines()[-1] == "[]"
+    heavy = {"torch", "ax", "transformers", "botorch"}
+    assert imported_by(["pick", str(finished), "--bits", "3", "--json"], heavy) == "[]"
 
 
 def test_study_yaml_in_the_directory_is_itself_a_study(finished: Path, qsearch) -> None:

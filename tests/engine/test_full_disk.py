@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from qsearch.events import read_events
 from qsearch.records import read_study
 from qsearch.study import run_study
 from tests.engine.support import in_child, results, study_spec, write_study_yaml
+from tests.small_disk import small_disk
 
 SMALL = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 2}
 # Room in KiB, from none to enough. A study of this size takes about 400, its report 5,000.
@@ -38,17 +38,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, with much room."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("this user may not mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "64m") as folder:
+        yield folder
 
 
 def leave(disk: Path, kilobytes: int) -> None:

@@ -19,7 +19,7 @@ from qsearch.errors import InputError, StudyBusyError
 from qsearch.lease import Lease, LeaseLostError, make_lease_table, read_leases, study_lease
 from qsearch.owners import STALE_SECONDS, this_process
 from qsearch.storage_url import open_engine
-from tests.engine.support import command_environment
+from tests.engine.support import command_environment, process_that_holds
 
 HOLD = """
 import sys, time
@@ -45,17 +45,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def holder(url: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, url],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=command_environment(),
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+    with process_that_holds(HOLD, url) as process:
+        yield process
 
 
 def lease_of(url: str, study: str = "study") -> Lease:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from qsearch.lock import study_lock
 from qsearch.records import read_study
 from qsearch.storage_url import open_engine
 from qsearch.study import run_study
-from tests.engine.support import command_environment, study_spec
+from tests.engine.support import imported_by, study_spec
 
 FAULTS = [{"kind": "error", "layer": "block.0.key", "bits": 8}]
 
@@ -163,18 +161,5 @@ def test_wrong_usage_is_refused(arguments: list[str]) -> None:
 
 
 def test_listing_a_database_starts_without_heavy_imports(url: str) -> None:
-    script = (
-        "import sys; from qsearch import cli\n"
-        f"sys.argv = ['qsearch', 'list', '--storage', {url!r}]\n"
-        "try: cli.main()\n"
-        "except SystemExit: pass\n"
-        "print(sorted({'torch', 'ax', 'pandas', 'botorch'} & set(sys.modules)))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        env=command_environment(),
-        check=True,
-    )
-    assert result.stdout.splitlines()[-1] == "[]"
+    heavy = {"torch", "ax", "pandas", "botorch"}
+    assert imported_by(["list", "--storage", url], heavy) == "[]"

@@ -11,9 +11,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ import pytest
 from qsearch.errors import InputError, StudyBusyError
 from qsearch.lock import LOCK, dead_owner, lock_owner, study_lock
 from qsearch.owners import STALE_SECONDS, Owner, this_process
-from tests.engine.support import command_environment, in_child
+from tests.engine.support import in_child, process_that_holds
 
 HOLD = """
 import sys, time
@@ -42,18 +42,9 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def holder(directory: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(directory)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=command_environment(),
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+def holder(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    with process_that_holds(HOLD, str(directory)) as process:
+        yield process
 
 
 def test_second_process_is_refused_and_told_who_holds_it(

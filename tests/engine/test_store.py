@@ -28,6 +28,7 @@ from qsearch.store import (
 )
 from qsearch.training_state import adapter_path, read_adapter, write_adapter
 from tests.engine.support import INTEGER, make_space
+from tests.small_disk import small_disk
 
 SPACE = make_space(1, INTEGER)
 ROUND = RoundState(RoundRecord(0, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8)), (0, 2), 5)
@@ -60,17 +61,8 @@ def test_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB of its own."""
-    folder = tmp_path / "mount"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("this user may not mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "mount", "64k") as folder:
+        yield folder
 
 
 def test_full_file_system_is_refused(mount: Path) -> None:

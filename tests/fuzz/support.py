@@ -64,7 +64,8 @@ def snapshot(root: Path, but: Path | None = None) -> dict[str, str]:
 class Sandbox:
     """A tree in which a study has a place, and nothing else may change.
 
-    ``root/work/run`` is the place; home, the temporary folder and a neighbour lie around it.
+    The folder ``run`` of ``work`` is the place; home, the temporary folder and a neighbour lie
+    around it.
     """
 
     def __init__(self, root: Path) -> None:

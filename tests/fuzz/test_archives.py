@@ -138,6 +138,13 @@ def hostile(draw: st.DrawFn, members: Members) -> Members:
     return made
 
 
+def require_refused_or_as_it_was(path: Path, sandbox: Sandbox, finished: Path) -> None:
+    """Require that an archive is refused, or gives the results that it was made of."""
+    with sandbox.writes_only_in_place() as place:
+        if restored_or_refused(path, place):
+            pd.testing.assert_frame_equal(results(place), results(finished))
+
+
 def restored_or_refused(path: Path, place: Path) -> bool:
     """Restore; a refusal leaves nothing behind, not even an empty folder."""
     if refused(lambda: restore_archive(path, place, None), InputError):
@@ -181,9 +188,7 @@ def test_archives_with_changed_bytes_are_refused_or_as_they_were(
     tried["archives: bytes"] += 1
     path = tmp_path_factory.getbasetemp() / "damaged.zip"
     path.write_bytes(data.draw(changed_bytes(archive.read_bytes())))
-    with sandbox.writes_only_in_place() as place:
-        if restored_or_refused(path, place):
-            pd.testing.assert_frame_equal(results(place), results(finished))
+    require_refused_or_as_it_was(path, sandbox, finished)
 
 
 @fuzz(100)
@@ -202,9 +207,7 @@ def test_archives_with_a_changed_directory_are_refused_or_as_they_were(
     (start,) = struct.unpack("<I", content[-6:-2])
     path = tmp_path_factory.getbasetemp() / "directory.zip"
     path.write_bytes(content[:start] + data.draw(changed_bytes(content[start:])))
-    with sandbox.writes_only_in_place() as place:
-        if restored_or_refused(path, place):
-            pd.testing.assert_frame_equal(results(place), results(finished))
+    require_refused_or_as_it_was(path, sandbox, finished)
 
 
 @fuzz(30)
