@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -31,6 +32,11 @@ class KnowsInputs:
 
     def input_digests(self) -> Inputs:
         """Return which weights and which examples it uses; both are loaded for it."""
+        return self._input_digests
+
+    @cached_property
+    def _input_digests(self) -> Inputs:
+        # Session and workers ask, and reading all weights takes its time.
         _ = self.loaded  # What comes from the hub is there from now on, and the task is prepared.
         data = self.task.data_digests() if isinstance(self.task, DigestsData) else {}
         return Inputs({path.name: file_sha256(path) for path in weight_files(self.model)}, data)
