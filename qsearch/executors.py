@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 from qsearch.capabilities import EvaluatesPart
@@ -13,7 +12,11 @@ from qsearch.configuration import Configuration
 from qsearch.evaluation import Evaluation
 from qsearch.failures import FailuresSpec
 from qsearch.plugins import Trainer, TrainerState
+from qsearch.reasons import reason_of
 from qsearch.time_limit import TimeLimitError, require_main_thread, time_limit
+
+_GREATEST_FIGURE = 1e100
+"""Nats, or units of the metric."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,15 @@ def evaluate_one(trainer: Trainer, configuration: Configuration, one_in: int = 1
             (evaluation,) = trainer.evaluate_part([configuration], "validation", one_in)
             # A part may have one example, and so neither a standard error nor, perhaps, a metric.
             evaluation = replace(evaluation, standard_error=0.0, metric=0.0)
-    except Exception as error:
-        return Failure(" ".join(f"{type(error).__name__}: {error}".split()))
+        # A plugin may give figures of NumPy or PyTorch, which no database takes.
+        evaluation = Evaluation(*(float(getattr(evaluation, f.name)) for f in fields(Evaluation)))
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, TimeLimitError):
+        raise
+    except BaseException as error:  # Some libraries' errors are no Exception: Rust's panics, say.
+        return Failure(reason_of(error))
     figures = (evaluation.loss, evaluation.standard_error, evaluation.metric)
-    if all(math.isfinite(figure) for figure in figures):
+    # What is beyond has no square, which surrogate and database would need.
+    if all(abs(figure) < _GREATEST_FIGURE for figure in figures):
         return evaluation
     return Failure(
         f"not finite: loss {evaluation.loss}, standard error"

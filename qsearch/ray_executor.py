@@ -38,6 +38,7 @@ from qsearch.errors import InputError, QsearchError
 from qsearch.executors import Failure, Note, Outcomes, after_attempts, too_slow
 from qsearch.plugins import TrainerState
 from qsearch.ray_worker import Answer, Worker, decode_state, encode_state, identity
+from qsearch.reasons import in_one_line, reason_of
 from qsearch.workers import Workers
 
 _MOST_LOSSES = 3
@@ -361,9 +362,9 @@ def _reason(error: RayError) -> str:
     """Return in one line why a worker is lost."""
     cause = error.cause if isinstance(error, RayTaskError) else None
     if cause is not None:
-        return " ".join(f"{type(cause).__name__}: {cause}".split())
+        return reason_of(cause)
     lines = _ESCAPES.sub("", str(error)).strip().splitlines()
-    return " ".join((lines[-1] if isinstance(error, RayTaskError) else lines[0]).split())
+    return in_one_line(lines[-1] if isinstance(error, RayTaskError) else lines[0])
 
 
 def _kill(actor: Any) -> None:

@@ -21,6 +21,7 @@ from qsearch.errors import QsearchError
 from qsearch.evaluation import Evaluation
 from qsearch.executors import Failure, Result, evaluate_one
 from qsearch.plugins import TrainerState
+from qsearch.reasons import in_one_line, reason_of
 from qsearch.spec import StudySpec
 
 
@@ -130,8 +131,8 @@ class Worker:
 
 def _cannot(error: Exception) -> Answer:
     """Return the answer of a worker that cannot go on, and that no other could replace."""
-    words = str(error) if isinstance(error, QsearchError) else f"{type(error).__name__}: {error}"
-    return Answer(json.dumps({"error": " ".join(words.split())}))
+    words = in_one_line(str(error)) if isinstance(error, QsearchError) else reason_of(error)
+    return Answer(json.dumps({"error": words}))
 
 
 def identity(parts: Assembly) -> dict[str, str]:

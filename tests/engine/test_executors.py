@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from qsearch.assembly import Assembly, assemble
 from qsearch.configuration import Configuration
@@ -50,7 +53,7 @@ class Scripted:
         if isinstance(step, float):
             time.sleep(step)
         evaluated: list[Evaluation] = self.trainer.evaluate(configurations, split)
-        return evaluated
+        return step(evaluated) if callable(step) else evaluated
 
     def load_state(self, state: Any) -> None:
         self.loaded.append(state)
@@ -91,6 +94,42 @@ def test_any_exception_is_that_configurations_failure(
     assert results[1] == Failure(reason)
     assert isinstance(results[0], Evaluation)
     assert isinstance(results[2], Evaluation)
+
+
+class Panic(BaseException):
+    """An error that is no ``Exception``, as libraries in Rust raise."""
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (Panic("index out of range"), "Panic: index out of range"),
+        (ValueError("data\udcff.csv"), "ValueError: data\\udcff.csv"),
+        (lambda _: [None], "AttributeError: "),
+        (lambda _: [], "ValueError: "),
+        (lambda found: [replace(found[0], loss=None)], "TypeError: "),
+        (lambda found: [replace(found[0], loss=1e300)], "not finite: loss 1e+300"),
+        (lambda found: [replace(found[0], metric=-1e300)], "not finite: loss "),
+    ],
+)
+def test_whatever_a_trainer_does_is_that_configurations_failure(
+    parts: Assembly, configurations: list[Configuration], step: Any, reason: str
+) -> None:
+    results, _, _ = outcomes(parts, configurations, None, step)
+    assert isinstance(results[1], Failure)
+    assert results[1].reason.startswith(reason)
+    assert isinstance(results[2], Evaluation)
+
+
+@pytest.mark.parametrize("kind", [np.float32, torch.tensor])
+def test_figures_of_any_library_become_plain_numbers(
+    kind: Any, parts: Assembly, configurations: list[Configuration]
+) -> None:
+    results, _, _ = outcomes(
+        parts, configurations, lambda found: [replace(found[0], loss=kind(0.5))]
+    )
+    assert results[0].loss == 0.5
+    assert type(results[0].loss) is float
 
 
 def test_an_interrupt_is_no_failure(parts: Assembly, configurations: list[Configuration]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
+from qsearch.configuration import Configuration
 from qsearch.errors import InputError, QsearchError
+from qsearch.evaluation import Evaluation
+from qsearch.events import Event
+from qsearch.failures import FailuresSpec
+from qsearch.plugins import Split, load_plugin
 from qsearch.records import read_study
 from qsearch.spec import StudySpec, load_spec
 from qsearch.study import run_study
@@ -100,6 +106,13 @@ def test_a_study_stops_once_more_have_failed_than_its_rate(tmp_path: Path) -> No
     assert len(failed_of(tmp_path / "run")) == 3, "nothing more is tried once the rate is passed"
 
 
+def test_a_rate_allows_its_share_whatever_its_fraction_in_binary() -> None:
+    for percent in range(101):
+        limits = FailuresSpec(rate=percent / 100)
+        assert limits.tolerates(percent, 100)
+        assert not limits.tolerates(percent + 1, 100)
+
+
 def test_a_stopped_study_tries_its_failures_again(finished: Path, tmp_path: Path) -> None:
     """The cause, a file that is missing here, is mended between the two runs."""
     faults = [{"kind": "error", "once": str(tmp_path / name / "once")} for name in ("a", "b")]
@@ -112,6 +125,44 @@ def test_a_stopped_study_tries_its_failures_again(finished: Path, tmp_path: Path
     run_study(spec, tmp_path / "run")
     assert events(tmp_path / "run", "retrying")
     assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+
+
+def test_a_failure_before_any_success_stays_one_if_the_study_is_killed(tmp_path: Path) -> None:
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def die(event: Event) -> None:
+        if event.kind == "failed":
+            raise Stop
+
+    def of(name: str) -> StudySpec:
+        return study_spec(trainer__faults=[{"kind": "error", "once": str(tmp_path / name)}])
+
+    run_study(of("a"), tmp_path / "uninterrupted")
+    with pytest.raises(Stop):
+        run_study(of("b"), tmp_path / "killed", observer=die)
+    run_study(of("b"), tmp_path / "killed")
+    assert_frame_equal(
+        results(tmp_path / "killed"), results(tmp_path / "uninterrupted"), check_exact=True
+    )
+    assert len(failed_of(tmp_path / "killed")) == 1
+
+
+def test_the_greatest_loss_that_counts_does_the_surrogate_no_harm(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    original = trainer.evaluate
+
+    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
+        (found,) = original(self, configurations, split)
+        hit = configurations[0][SOME["layer"]]["bits"] == SOME["bits"]
+        return [replace(found, loss=9e99) if hit else found]
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    record = run_study(failing(), tmp_path / "run")
+    assert len(record.rounds) == 2
+    assert (record.trials["loss"] > 1e99).any()
 
 
 def test_a_stopped_study_may_be_let_tolerate_more(tmp_path: Path) -> None:
