@@ -84,7 +84,7 @@ class Lease:
         """Return whether the owner is to be taken for living."""
         if self.silence is None:
             return False
-        dead = self.owner.is_dead()
+        dead = self.owner.is_dead(self.silence)
         # A process of this host that lives but is silent may be cut off: it is not waited for ever.
         return not dead and self.silence < STALE_SECONDS
 
@@ -136,7 +136,8 @@ class HeldLease:
 def study_lease(url: str, name: str, directory: Path) -> Iterator[HeldLease]:
     """Hold a study in a database for this process.
 
-    While the database is away, the lease is neither lost nor ends anything.
+    While the database is away, the lease is neither lost nor ends anything. Afterwards it is stale
+    for a moment, so the study must be known to be the caller's own before.
 
     Args:
         url: SQLAlchemy URL of the database.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -20,6 +22,8 @@ STALE_SECONDS = 300.0
 """How long an owner may be silent before others take it for dead."""
 
 _SAME_START = 2.0  # Seconds; the start of a process is told to some hundredths.
+_FIRST_DATE = 1e9
+"""Seconds: a start from here on is one since 1970, as no kernel runs for thirty years."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Owner:
         host: Its host's name.
         process: Its number there.
         since: When it took the study, ISO 8601.
-        started: When the process started, seconds since 1970; numbers are used again.
+        started: When the process started, since numbers are used again: seconds since its kernel
+            did, or since 1970 where the kernel does not tell, or an earlier version wrote it.
         kernel: Identity of the running kernel, so that hosts of one name are told apart.
         processes: Identity of the kernel's list of processes, of which containers have their own.
     """
@@ -58,17 +63,29 @@ class Owner:
         """Return whether it runs, or ran, under the kernel of this process."""
         return self.kernel == _kernel()
 
-    def is_dead(self) -> bool | None:
-        """Return whether the process has ended, or None if that cannot be told from here."""
-        if not self.shares_kernel() or self.processes != _processes() or self.process is None:
+    def is_dead(self, silence: float) -> bool | None:
+        """Return whether the process has ended, or None if that cannot be told from here.
+
+        Args:
+            silence: Seconds since it was heard of.
+        """
+        if not self.shares_kernel():
+            # Heard of before this kernel started, and not since: its host was started again. The
+            # living owner on another host of this name is heard of at each beat.
+            before = silence > max(_uptime(), 2 * BEAT_SECONDS)
+            return True if before and self.host == socket.gethostname() else None
+        if self.processes != _processes() or self.process is None:
             return None
         try:
             found = psutil.Process(self.process)
             if found.status() == psutil.STATUS_ZOMBIE:
                 return True
-            return self.started is not None and (
-                abs(found.create_time() - self.started) > _SAME_START
-            )
+            if self.started is None:
+                return False
+            start = None if self.started >= _FIRST_DATE else _start_since_boot(self.process)
+            if start is None:
+                start = float(found.create_time())
+            return abs(start - self.started) > _SAME_START
         except psutil.NoSuchProcess:
             return True
         except psutil.AccessDenied:
@@ -77,12 +94,13 @@ class Owner:
 
 def this_process() -> Owner:
     """Return this process as an owner from now on."""
+    started = _start_since_boot(os.getpid())
     return Owner(
         user=_user(),
         host=socket.gethostname(),
         process=os.getpid(),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
-        started=psutil.Process().create_time(),
+        started=psutil.Process().create_time() if started is None else started,
         kernel=_kernel(),
         processes=_processes(),
     )
@@ -113,6 +131,26 @@ def _kernel() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:  # Not Linux.
         return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+
+
+def _uptime() -> float:
+    """Return the seconds since the running kernel started."""
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.time() - float(psutil.boot_time())
+
+
+def _start_since_boot(process: int) -> float | None:
+    """Return how many seconds after its kernel a process started, or None if that is not told.
+
+    Unlike psutil's time of it, this stays the same when the clock is set.
+    """
+    try:
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # Not Linux, or it has ended.
+        return None
+    # Its name, in parentheses, may hold anything; the start is the 22nd field of all.
+    return int(text.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _processes() -> str:

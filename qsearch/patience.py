@@ -19,6 +19,11 @@ _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 15.0
 _LOCKED = "database is locked"
 """SQLite's word for another process that writes for longer than a connection waits."""
+_AWAY_STATES = ("25006", "40001", "40P01", "57P0")
+"""How PostgreSQL's codes begin for a server that is read-only, as while another takes over, that
+ended a transaction for another's sake, or that shuts down."""
+_LEAST_FAILURES = 3
+"""Two failures with a long evaluation between may be two outages."""
 
 Told = Callable[..., None]
 """Called as ``told(kind, **fields)`` with what shall be told."""
@@ -65,8 +70,11 @@ def wait_for_connections(engine: Engine, seconds: float, told: Told) -> None:
 
 def was_cut_off(error: BaseException) -> bool:
     """Return whether an error means that the database went away, or kept others waiting."""
-    return isinstance(error, DBAPIError) and (
-        error.connection_invalidated or _LOCKED in str(error.orig)
+    if not isinstance(error, DBAPIError):
+        return False
+    state = str(getattr(error.orig, "pgcode", None) or getattr(error.orig, "sqlstate", None))
+    return (
+        error.connection_invalidated or _LOCKED in str(error.orig) or state.startswith(_AWAY_STATES)
     )
 
 
@@ -76,7 +84,7 @@ def one_line(error: BaseException) -> str:
 
 
 class Reconnecting:
-    """Counts how long a study has been cut off again and again, without time to do anything.
+    """Counts how long a study has been cut off again and again, without anything saved between.
 
     Args:
         seconds: How long that may last.
@@ -84,23 +92,28 @@ class Reconnecting:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._first = self._last = -float("inf")
-        self._pause = _FIRST_PAUSE
+        self._saved: int | None = None
+        self._first, self._failures, self._pause = 0.0, 0, _FIRST_PAUSE
 
-    def pause(self, error: BaseException) -> None:
+    def pause(self, error: BaseException, saved: int) -> None:
         """Wait before the next try.
+
+        Args:
+            error: Why the study was cut off.
+            saved: How many transactions it has saved so far. Time alone tells no progress: a study
+                may evaluate for long, and each time fail to save what it found.
 
         Raises:
             QsearchError: If it has lasted too long.
         """
         now = time.monotonic()
-        if now - self._last > 2 * _LONGEST_PAUSE:
-            self._first, self._pause = now, _FIRST_PAUSE
-        if now - self._first > self._seconds:
+        if saved != self._saved:
+            self._saved, self._first, self._failures, self._pause = saved, now, 0, _FIRST_PAUSE
+        self._failures += 1
+        if self._failures >= _LEAST_FAILURES and now - self._first > self._seconds:
             raise QsearchError(
                 f"the database has failed for {now - self._first:.0f} s: {one_line(error)}; what"
                 " was saved is kept, the same command resumes"
             ) from error
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        self._last = time.monotonic()

@@ -15,6 +15,13 @@ from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import SQLAlchemyError
 
+_saved = 0
+
+
+def transactions_saved() -> int:
+    """Return how many of this process's transactions were saved, to tell progress by."""
+    return _saved
+
 
 @contextlib.contextmanager
 def one_transaction() -> Iterator[None]:
@@ -26,6 +33,7 @@ def one_transaction() -> Iterator[None]:
     Raises:
         SQLAlchemyError: The database's first error.
     """
+    global _saved
     engine, sessions = db.get_engine(), db.SESSION_FACTORY
     errors: list[Exception] = []
 
@@ -43,6 +51,7 @@ def one_transaction() -> Iterator[None]:
             finally:
                 sessions.remove()
                 sessions.configure(bind=engine)
+        _saved += 1
     except SQLAlchemyError as error:
         # Ax saves again after an error; the transaction refuses, which would hide the reason.
         if errors and errors[0] is not error:

@@ -13,13 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pandas.testing import assert_frame_equal
 from sqlalchemy import text
 
 from qsearch.errors import InputError, StudyBusyError
+from qsearch.events import Event
 from qsearch.lease import Lease, LeaseLostError, make_lease_table, read_leases, study_lease
+from qsearch.listing import list_database
 from qsearch.owners import STALE_SECONDS, this_process
 from qsearch.storage_url import open_engine
-from tests.engine.support import command_environment, process_that_holds
+from qsearch.study import run_study
+from tests.engine.support import (
+    command_environment,
+    in_child,
+    process_that_holds,
+    results,
+    study_spec,
+)
 
 HOLD = """
 import sys, time
@@ -125,6 +135,19 @@ def test_a_process_that_has_a_dead_holders_number_is_not_the_holder(url: str) ->
         assert started is not None
         change(url, started=started - 1000)
         assert not lease_of(url).is_held()
+
+
+def test_lease_of_a_host_that_was_started_again_is_taken_over_at_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qsearch.owners._uptime", lambda: 60.0)
+    with study_lease(url, "study", DIRECTORY):
+        change(url, kernel="the one before")
+        fall_silent(url, 50)
+        assert lease_of(url).is_held(), "heard of since this host was started"
+        fall_silent(url, 20)
+        with study_lease(url, "study", DIRECTORY) as second:
+            assert second.taken_over is not None
 
 
 def test_silent_lease_of_another_host_is_taken_over_after_a_while(url: str) -> None:
@@ -245,3 +268,43 @@ def test_database_that_cannot_be_used_is_named(url: str, reason: str) -> None:
     assert str(caught.value).startswith("--storage ")
     assert reason in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+# A study of the same name that is another directory's
+
+
+def started_elsewhere(directory: Path, url: str) -> str:
+    """Start the study in a directory, as another process does; return why it was refused."""
+    said = directory.with_suffix(".said")
+
+    def start() -> None:
+        with pytest.raises(InputError) as caught:
+            run_study(study_spec(), directory, url)
+        said.write_text(str(caught.value))
+
+    assert in_child(start) == 0
+    return said.read_text()
+
+
+def test_a_study_of_the_same_name_takes_no_lease_that_is_stale_after_an_outage(
+    finished: Path, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    refused: list[str] = []
+
+    def observe(event: Event) -> None:
+        if event.kind == "evaluated" and not refused:
+            fall_silent(url, STALE_SECONDS + 1)
+            refused.append(started_elsewhere(tmp_path / "other", url))
+
+    run_study(study_spec(), tmp_path / "run", url, observe)
+    assert "belongs to another study directory" in refused[0]
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+
+
+def test_a_start_that_is_refused_leaves_the_directory_that_is_listed(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    run_study(study_spec(search__rounds=1), tmp_path / "run", url)
+    assert "belongs to another study directory" in started_elsewhere(tmp_path / "other", url)
+    (listed,) = list_database(url)
+    assert listed.directory == str(tmp_path / "run")
