@@ -18,12 +18,12 @@ from typing import IO, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from qsearch.archived_experiment import ArchivedExperiment, archived
-from qsearch.database import read_identity
+from qsearch.database import read_identity, storage_errors
 from qsearch.errors import DamagedFileError, InputError, StudyBusyError
 from qsearch.lease import read_leases
-from qsearch.lock import study_lock
+from qsearch.lock import reading_lock
 from qsearch.state_files import write_atomically
-from qsearch.storage_url import database_errors, open_engine, without_password
+from qsearch.storage_url import database_errors, open_engine, sqlite_url, without_password
 from qsearch.store import DATABASE, IDENTITY, STUDY_YAML, read_study_yaml
 from qsearch.stored_experiment import read_experiment
 
@@ -70,7 +70,8 @@ def archive_study(directory: Path, archive: Path, storage_url: str | None = None
     """Write a study that does not run into one file.
 
     A study that runs is refused: its files and its database change one after the other, and what
-    was read between the two could not be resumed.
+    was read between the two could not be resumed. Nothing is written beside the archive, which may
+    be how to make room.
 
     Args:
         directory: The study's directory.
@@ -85,7 +86,7 @@ def archive_study(directory: Path, archive: Path, storage_url: str | None = None
         raise InputError(f"{directory} holds no study: {directory / STUDY_YAML} is missing")
     if archive.exists():
         raise InputError(f"{archive} exists; give another file by --to")
-    with study_lock(directory):
+    with storage_errors(directory), reading_lock(directory):
         experiment = _read_experiment(directory, storage_url)
         try:
             write_atomically(archive, lambda path: _write(path, directory, experiment))
@@ -96,7 +97,7 @@ def archive_study(directory: Path, archive: Path, storage_url: str | None = None
 def _read_experiment(directory: Path, storage_url: str | None) -> ArchivedExperiment:
     """Return the study's experiment from its database."""
     name = read_study_yaml(directory / STUDY_YAML).name
-    url = storage_url or f"sqlite:///{(directory / DATABASE).resolve()}"
+    url = storage_url or sqlite_url(directory / DATABASE)
     shown = f"--storage {without_password(url)!r}" if storage_url else str(directory / DATABASE)
     if storage_url is None and not (directory / DATABASE).is_file():
         raise InputError(f"{shown} is missing; give the --storage that the study was run with")

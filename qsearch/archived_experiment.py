@@ -124,8 +124,14 @@ class ArchivedExperiment(_Plain):
             pairs = zip(trial.values, known, strict=False)
             if len(trial.values) != len(known) or not all(value in own for value, own in pairs):
                 raise ValueError(f"trial {number} is outside of the search space")
-            if not {figure.metric for figure in trial.figures} <= metrics:
-                raise ValueError(f"trial {number} has figures of unknown metrics")
+            by_round: dict[int, set[str]] = {}
+            for figure in trial.figures:
+                by_round.setdefault(figure.round, set()).add(figure.metric)
+            for round, measured in by_round.items():
+                if not measured <= metrics:
+                    raise ValueError(f"trial {number} has figures of unknown metrics")
+                if measured != metrics:
+                    raise ValueError(f"trial {number} lacks figures of round {round}")
         return self
 
 

@@ -20,12 +20,15 @@ def create_tables(engine: Engine) -> None:
     Raises:
         SQLAlchemyError: If the database refuses.
     """
-    if engine.dialect.name != "postgresql":
-        sqa_classes.Base.metadata.create_all(engine)
-        return
+    tables = sqa_classes.Base.metadata
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATING})
-        _tables_for_postgresql().create_all(connection)
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATING})
+            tables = _tables_for_postgresql()
+        elif engine.dialect.name == "sqlite":
+            # Before it is looked which are missing; SQLite would lock at the first that is made.
+            connection.execute(text("BEGIN IMMEDIATE"))
+        tables.create_all(connection)
 
 
 def _tables_for_postgresql() -> MetaData:

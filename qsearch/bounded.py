@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -14,9 +17,29 @@ MOST_LOG = 2**28
 """Bytes of an event log that are read, its last ones; a million events take less."""
 
 MOST_TABLE = 2**32
-"""Bytes of a study's table in memory; a million rows with large configurations take less."""
+"""Bytes of a study's table in Arrow; a million rows with large configurations take less."""
 
 _BATCH_ROWS = 4096
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, and nothing else: a pipe in its place would be waited for.
+
+    Args:
+        path: The file, or a link to it.
+
+    Raises:
+        OSError: If it cannot be read, or is no file.
+    """
+    return open(path, "rb", opener=_open_regular)
+
+
+def _open_regular(name: str, flags: int) -> int:
+    handle = os.open(name, flags | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError("it is no regular file")
 
 
 def read_text(path: Path, most: int) -> str:
@@ -30,7 +53,7 @@ def read_text(path: Path, most: int) -> str:
         OSError: If it cannot be read.
         ValueError: If it has more, or is not UTF-8.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         content = stream.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it has more than {most} bytes")
@@ -43,8 +66,11 @@ def read_last_lines(path: Path, most: int) -> list[str]:
     Args:
         path: The file.
         most: Bytes that are read; of a longer file, its end.
+
+    Raises:
+        OSError: If it cannot be read.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         size = stream.seek(0, 2)
         stream.seek(max(size - most, 0))
         lines = stream.read(most).decode("utf-8", errors="replace").splitlines()
@@ -62,10 +88,14 @@ def read_parquet(path: Path, most: int) -> pa.Table:
         most: Most bytes that the table may take in memory.
 
     Raises:
+        OSError: If the file cannot be read.
         ValueError: If it takes more. A damaged file raises errors of other kinds, too.
     """
     batches, nbytes = [], 0
-    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+    with (
+        open_regular(path) as stream,
+        parquet.ParquetFile(stream, page_checksum_verification=True) as file,
+    ):
         for batch in file.iter_batches(_BATCH_ROWS):
             batches.append(batch)
             nbytes += batch.nbytes

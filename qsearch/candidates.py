@@ -48,6 +48,7 @@ def find_candidates(
         time_is_up: Whether to stop; then none are returned.
     """
     path = candidates_path(study.directory, round)
+    _forget_unknown(study, round)
     screening = study.spec.search.screening
     if not path.is_file():
         to_find = wanted * (screening.factor if screening else 1)
@@ -72,6 +73,17 @@ def forget_candidates(directory: Path, round: int) -> None:
     """Forget what a round's search found, so that it searches anew."""
     forget(candidates_path(directory, round))
     delete_measurement(directory, _name(round))
+
+
+def _forget_unknown(study: Study, round: int) -> None:
+    """Forget what a search found if the database has lost some of it: it then finds it again."""
+    path = candidates_path(study.directory, round)
+    if not path.is_file():
+        return
+    found = read_candidates(path)
+    if not study.client._experiment.trials.keys() >= {*found.chosen, *found.screened_out}:
+        forget_candidates(study.directory, round)
+        study.tell("searching again", round)
 
 
 def _name(round: int) -> str:

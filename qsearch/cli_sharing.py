@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsearch.cli_output import print_line, print_table, quieten_ax
+from qsearch.cli_output import print_line, print_table, quieten_ax, warn
 from qsearch.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def list_studies(
 
     if (folder is None) == (storage is None):
         raise InputError("give either a folder or --storage URL")
-    studies = list_database(storage) if storage else list_folder(folder or Path())
+    studies = list_database(storage) if storage else list_folder(folder or Path(), warn)
     if json_:
         print_line(json.dumps([asdict(study) for study in studies]))
     elif studies:
@@ -57,7 +57,7 @@ def _row(study: ListedStudy) -> tuple[str, ...]:
         str(study.rounds),
         str(study.completed),
         str(study.failed),
-        str(study.waiting),
+        "" if study.waiting is None else str(study.waiting),
         "" if study.least_loss is None else f"{study.least_loss:.4f}",
         study.created or "",
         study.changed or "",

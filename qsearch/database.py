@@ -23,7 +23,7 @@ from ax.storage.sqa_store.db import (
 from ax.storage.sqa_store.sqa_classes import SQAExperiment
 from ax.utils.common.logger import set_ax_logger_levels
 from safetensors import SafetensorError
-from sqlalchemy import text
+from sqlalchemy import inspect, select, text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -33,7 +33,14 @@ from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, r
 from qsearch.patience import one_line, was_cut_off
 from qsearch.space import Space
 from qsearch.state_files import damage, read_state, write_state
-from qsearch.storage_url import connect_arguments, hide_password, without_password
+from qsearch.storage_url import (
+    connect_arguments,
+    database_errors,
+    hide_password,
+    open_engine,
+    sqlite_url,
+    without_password,
+)
 from qsearch.store import DATABASE, IDENTITY, read_rounds
 
 _STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
@@ -109,7 +116,7 @@ def open_client(
     set_ax_logger_levels(logging.ERROR)
     warnings.filterwarnings("ignore", category=AxParameterWarning)
     shown = f"--storage {without_password(url)!r}" if url else str(directory / DATABASE)
-    url = url or f"sqlite:///{(directory / DATABASE).resolve()}"
+    url = url or sqlite_url(directory / DATABASE)
     storage = StorageConfig(url=url, registry_bundle=registry_bundle())
     try:
         # Connections that died in the pool are found before a transaction begins.
@@ -141,11 +148,7 @@ def open_client(
         ) from error
     # A process may have died between these steps, so each is checked for itself.
     experiment = client._experiment  # Ax's client has no public way to read trials.
-    if experiment.description != _identity(directory):
-        raise InputError(
-            f"{shown}: the experiment {name!r} there belongs to another study directory than"
-            f" {directory}; give the study another name, or another database"
-        )
+    _require_own(experiment.description, name, directory, shown)
     rounds = read_rounds(directory)
     if rounds and len(experiment.trials) < rounds[-1].trials:
         raise InputError(
@@ -185,13 +188,43 @@ def _require_whole(engine: Engine, shown: str) -> None:
 def _load(name: str, storage: StorageConfig, shown: str) -> Client:
     try:
         return Client.load_from_database(name, storage_config=storage)
-    except SQLAlchemyError:
+    except (SQLAlchemyError, QsearchError):
         raise
     except Exception as error:  # What Ax meets in a damaged row is of many kinds.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"{shown}: the experiment {name!r} there cannot be read: {reason}; {_RESTORE}"
         ) from error
+
+
+def require_own_experiment(url: str, name: str, directory: Path) -> None:
+    """Refuse a shared database whose experiment of a name is another study directory's.
+
+    It only reads, so that a study that is refused costs its owner nothing.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        name: Name of the experiment, which need not be there.
+        directory: The study directory.
+
+    Raises:
+        InputError: If it is another's, or the database cannot be used.
+    """
+    with database_errors(url), open_engine(url).connect() as connection:
+        if not inspect(connection).has_table(SQAExperiment.__tablename__):
+            return
+        query = select(SQAExperiment.description).where(SQAExperiment.name == name)
+        found = connection.execute(query).first()
+    if found is not None:
+        _require_own(found[0], name, directory, f"--storage {without_password(url)!r}")
+
+
+def _require_own(description: str | None, name: str, directory: Path, shown: str) -> None:
+    if description != _identity(directory):
+        raise InputError(
+            f"{shown}: the experiment {name!r} there belongs to another study directory than"
+            f" {directory}; give the study another name, or another database"
+        )
 
 
 def close_database() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from qsearch.bounded import MOST_LOG, read_last_lines
+from qsearch.state_files import no_links
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,10 @@ PROGRESS = ("training", "training configurations", "searching", "screening")
 
 def event_line(event: Event) -> dict[str, Any]:
     """Return an event, and the time now, as the JSON values that a line of the log holds."""
-    line: dict[str, Any] = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "event": event.kind,
-        "round": event.round,
-        **event.fields,
-    }
-    found: dict[str, Any] = finite(line)
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    fixed = {"time": time, "event": event.kind, "round": event.round}
+    # Fixed keys come first, and figures of plugins' own naming do not replace them.
+    found: dict[str, Any] = finite(fixed | event.fields | fixed)
     return found
 
 
@@ -53,13 +51,16 @@ def _last_byte(stream: IO[bytes]) -> bytes:
 
 
 def event_log(path: Path) -> Observer:
-    """Return an observer that appends each event to a file as one line of JSON."""
+    """Return an observer that appends each event to a file as one line of JSON.
+
+    The observer raises :class:`InputError` if the file is a link, or no regular file.
+    """
 
     def observe(event: Event) -> None:
         if event.kind in PROGRESS:
             return
         text = json.dumps(event_line(event), allow_nan=False)
-        with path.open("a+b") as stream:
+        with open(path, "a+b", opener=no_links) as stream:
             # A killed process, or a full disk, may have left half a line.
             is_cut = stream.tell() > 0 and _last_byte(stream) != b"\n"
             stream.write((b"\n" if is_cut else b"") + text.encode() + b"\n")

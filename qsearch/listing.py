@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 
 from qsearch.errors import InputError
 from qsearch.lease import Lease, read_leases
+from qsearch.state_files import to_standard_error
 from qsearch.storage_url import database_errors, open_engine, without_password
 
 _EXPERIMENTS = table(
@@ -51,7 +52,7 @@ class ListedStudy:
         rounds: Rounds of which anything was evaluated.
         completed: Trials with a result.
         failed: Trials that failed.
-        waiting: Trials without a result yet.
+        waiting: Trials without a result yet; only a database tells.
         least_loss: Least observed loss of the last of these rounds, nats.
         created: When it was started.
         changed: When anything of it was last heard of.
@@ -63,7 +64,7 @@ class ListedStudy:
     rounds: int
     completed: int
     failed: int
-    waiting: int
+    waiting: int | None
     least_loss: float | None
     created: str | None
     changed: str | None
@@ -168,42 +169,55 @@ def _time(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def list_folder(folder: Path) -> list[ListedStudy]:
+def list_folder(folder: Path, note: Callable[[str], None] = to_standard_error) -> list[ListedStudy]:
     """Return the studies whose directories lie in a folder, by name of the directory.
 
     Args:
         folder: The folder, or a study's directory itself.
+        note: Told of each study that is left out, as its results cannot be read.
 
     Raises:
-        InputError: If there is no such folder, or a study's results cannot be read.
+        InputError: If there is no such folder, or the results of the directory itself cannot be
+            read.
     """
     from qsearch.store import STUDY_YAML
 
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    inner = [folder] if (folder / STUDY_YAML).is_file() else sorted(folder.iterdir())
-    return [_of_directory(path) for path in inner if (path / STUDY_YAML).is_file()]
+    if (folder / STUDY_YAML).is_file():
+        return [_of_directory(folder, note)]
+    studies = []
+    for path in sorted(folder.iterdir()):
+        try:
+            if (path / STUDY_YAML).is_file():
+                studies.append(_of_directory(path, note))
+        except (InputError, OSError) as error:
+            note(f"{error}; {path} is left out of the list")
+    return studies
 
 
-def _of_directory(directory: Path) -> ListedStudy:
+def _of_directory(directory: Path, note: Callable[[str], None]) -> ListedStudy:
     from qsearch.lock import dead_owner, lock_owner
     from qsearch.records import STUDY_FILE, read_study
 
     owner, died = lock_owner(directory), dead_owner(directory)
     running = owner.describe() if owner else f"nobody; {died.describe()} died" if died else ""
     if not (directory / STUDY_FILE).is_file():
-        return ListedStudy(directory.name, 0, 0, 0, 0, None, None, None, running, str(directory))
-    record = read_study(directory)
-    trials, latest = record.trials, record.latest
+        return ListedStudy(directory.name, 0, 0, 0, None, None, None, None, running, str(directory))
+    record = read_study(directory, note)
+    trials, identity = record.trials, directory / "state" / "identity.json"
+    measured = trials[trials["status"] == "completed"]
+    last = measured["round"].max()  # Not a number if there is none.
+    latest = measured[measured["round"] == last]
     failed = int((trials["status"] == "failed").sum())
     return ListedStudy(
         name=record.name,
-        rounds=len(set(trials["round"])),
+        rounds=0 if latest.empty else int(last) + 1,
         completed=int(trials["trial"].nunique()) - failed,
         failed=failed,
-        waiting=0,
+        waiting=None,
         least_loss=None if latest.empty else float(latest["loss"].min()),
-        created=_time((directory / "state" / "identity.json").stat().st_mtime),
+        created=_time(identity.stat().st_mtime) if identity.is_file() else None,
         changed=_time((directory / STUDY_FILE).stat().st_mtime),
         running=running,
         directory=str(directory),

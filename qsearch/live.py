@@ -47,7 +47,9 @@ def progress_file(directory: Path, now: Callable[[], float] = time.monotonic) ->
         written = now()
         with contextlib.suppress(OSError):
             # Without waiting for the disk: losing this file in a power cut harms nothing.
-            temporary.write_text(json.dumps({**line, **begun}), encoding="utf-8")
+            temporary.unlink(missing_ok=True)
+            with temporary.open("x", encoding="utf-8") as stream:  # Through no link.
+                json.dump({**line, **begun}, stream)
             temporary.replace(path)
 
     return observe

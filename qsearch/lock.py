@@ -21,6 +21,7 @@ from typing import IO, Any
 from qsearch.errors import InputError, StudyBusyError
 from qsearch.heartbeat import heartbeat
 from qsearch.owners import BEAT_SECONDS, STALE_SECONDS, Owner, read_owner, this_process
+from qsearch.state_files import no_links
 
 LOCK = "state/lock"
 _PATIENCE_SECONDS = 1.0
@@ -40,17 +41,13 @@ def study_lock(directory: Path) -> Iterator[Owner | None]:
 
     Raises:
         StudyBusyError: If another process holds it.
-        InputError: If the lock's file cannot be written.
+        InputError: If the lock's file cannot be written, or is a link.
     """
-    try:
-        stream = (directory / LOCK).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{directory / LOCK}: cannot be written: {error.strerror}") from error
-    with stream:
+    with _opened(directory, "a+") as stream:
         try:
-            locks = _acquire(stream)
+            locks = _acquire(stream, fcntl.LOCK_EX)
         except BlockingIOError as error:
-            raise _busy(directory, lock_owner(directory) or Owner()) from error
+            raise _busy(directory, lock_owner(directory)) from error
         before = _note(stream, of_this_file=True)
         if before and _lives_elsewhere(stream, before, locks):
             raise _busy(directory, before)
@@ -70,19 +67,56 @@ def study_lock(directory: Path) -> Iterator[Owner | None]:
             stream.truncate(0)
 
 
-def _busy(directory: Path, owner: Owner) -> StudyBusyError:
+@contextlib.contextmanager
+def reading_lock(directory: Path) -> Iterator[None]:
+    """Keep others from running a study while all of it is read.
+
+    Where the system has locks, nothing is written: the disk may be full, or read-only.
+
+    Raises:
+        StudyBusyError: If another process runs it.
+        InputError: If the lock's file cannot be opened, or is a link.
+    """
+    with _opened(directory, "r") as stream:
+        try:
+            locks = _acquire(stream, fcntl.LOCK_SH)
+        except BlockingIOError as error:
+            raise _busy(directory, lock_owner(directory)) from error
+        note = _note(stream, of_this_file=True)
+        if note and _lives_elsewhere(stream, note, locks):
+            raise _busy(directory, note)
+        with contextlib.nullcontext() if locks else study_lock(directory):
+            yield
+
+
+def _opened(directory: Path, mode: str) -> IO[str]:
+    """Open the lock's file, or make it."""
+    path = directory / LOCK
+
+    def opener(name: str, flags: int) -> int:
+        return no_links(name, flags | os.O_CREAT)
+
+    try:
+        return open(path, mode, encoding="utf-8", opener=opener)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
+
+
+def _busy(directory: Path, owner: Owner | None) -> StudyBusyError:
+    if owner is None:  # Others read, or what ran it has ended just now.
+        return StudyBusyError(f"{directory}: this study is being archived; try again later")
     return StudyBusyError(
         f"{directory}: this study is being run already, by {owner.describe()};"
         " wait for it, or give another --out"
     )
 
 
-def _acquire(stream: IO[str]) -> bool:
-    """Lock an open file; return whether its file system has locks."""
+def _acquire(stream: IO[str], kind: int) -> bool:
+    """Lock an open file, exclusively or shared; return whether its file system has locks."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
@@ -147,8 +181,9 @@ def _lives_elsewhere(stream: IO[str], owner: Owner, locks: bool) -> bool:
     """Return whether a note's owner lives, although the system's lock is free or missing."""
     if locks and owner.shares_kernel():
         return False  # One kernel's locks are the same for all of its processes.
-    dead = owner.is_dead()
-    return _silence(Path(stream.name)) < STALE_SECONDS if dead is None else not dead
+    silence = _silence(Path(stream.name))
+    dead = owner.is_dead(silence)
+    return silence < STALE_SECONDS if dead is None else not dead
 
 
 def _silence(path: Path) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,12 @@ from qsearch.spec import StudySpec
 from qsearch.store import read_rounds
 from qsearch.training_state import adapter_path
 from qsearch.trials import is_initial, trial_table
+
+SAVE_EVERY = 60.0
+"""Least seconds between two records of a round in work, for those who watch it."""
+
+_MOST_SAVING = 0.02
+"""Greatest share of the time that saving them may take."""
 
 
 @dataclass(frozen=True)
@@ -131,3 +139,21 @@ def save_record(study: Study) -> StudyRecord:
     )
     write_study(study.directory, record)
     return record
+
+
+def saving_now_and_then(study: Study) -> Callable[[], None]:
+    """Return what to call after each evaluation: it saves the record if that was long ago.
+
+    Args:
+        study: The open study, whose record was just saved.
+    """
+    due = time.monotonic() + SAVE_EVERY
+
+    def save_if_due() -> None:
+        nonlocal due
+        if (start := time.monotonic()) >= due:
+            save_record(study)
+            end = time.monotonic()
+            due = end + max(SAVE_EVERY, (end - start) / _MOST_SAVING)
+
+    return save_if_due

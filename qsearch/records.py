@@ -215,11 +215,19 @@ def read_study_file(path: Path) -> StudyRecord:
     with damage(path, AttributeError, KeyError, TypeError, ValueError):
         if loaded["format"] != 1:
             raise InputError(f"{path} has format {loaded['format']!r}; this qsearch reads 1")
-        told = _StudyFile.model_validate_json(json.dumps(loaded))
+        text = json.dumps(loaded)
+        json.loads(text, parse_int=_require_small)
+        told = _StudyFile.model_validate_json(text)
         fields = {name: getattr(told, name) for name in _StudyFile.model_fields}
         del fields["format"]
         knobs = tuple(Knob(name, values) for name, values in told.choices.items())
         return StudyRecord(**{**fields, "choices": Choices(knobs)})
+
+
+def _require_small(digits: str) -> None:
+    """Refuse an integer that neither tables nor browsers can hold; nothing here counts so far."""
+    if abs(int(digits)) >= 2**53:
+        raise ValueError(f"an integer of {len(digits)} digits")
 
 
 class _StudyFile(BaseModel):

@@ -38,15 +38,17 @@ from qsearch.ax_tables import create_tables
 from qsearch.errors import InputError, QsearchError
 from qsearch.generation import registry_bundle
 from qsearch.lease import study_lease
-from qsearch.storage_url import database_errors, open_engine, without_password
+from qsearch.storage_url import database_errors, open_engine, sqlite_url, without_password
 from qsearch.store import DATABASE, IDENTITY, STUDY_YAML, read_study_yaml
 from qsearch.transactions import one_transaction
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 _MOST_MEMBERS = 20_000
-_LARGEST_TEXT = 2**28
-"""Bytes of the manifest and of the experiment, which are read into memory."""
+_LARGEST_MANIFEST = 2**24
+"""Bytes of the manifest, which is read into memory before any size is checked."""
+_LARGEST_EXPERIMENT = 2**28
+"""Bytes of the experiment, which is read into memory too."""
 _LARGEST = 2**36
 """Bytes of all files together."""
 _MOST_GROWTH = 100
@@ -78,7 +80,7 @@ def restore_archive(archive: Path, directory: Path, storage_url: str | None = No
         kept = _unpack(archive, folder)
         experiment = to_ax(kept)
         if storage_url is None:
-            _save(f"sqlite:///{(folder / DATABASE).resolve()}", experiment)
+            _save(sqlite_url(folder / DATABASE), experiment)
             folder.replace(directory)
         else:
             # The lease tells the study's directory, and shall not tell of one that is refused.
@@ -114,8 +116,8 @@ def _new_folder(directory: Path) -> Iterator[Path]:
     directory.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{directory.name}.restoring-", dir=directory.parent))
     try:
-        folder.chmod(0o755)
         (folder / "state").mkdir()
+        folder.chmod(stat.S_IMODE((folder / "state").stat().st_mode))  # As the user's mask has it.
         yield folder
     except BaseException:
         if not folder.exists():  # It is the directory already, but its database refused.
@@ -137,11 +139,11 @@ def _unpack(archive: Path, folder: Path) -> ArchivedExperiment:
         raise InputError(f"{archive}: cannot be read: {error.strerror or error}") from error
     with opened:
         members = _members(opened)
-        manifest = _parse(Manifest, _read(opened, members.pop(MANIFEST), None))
+        manifest = _parse(Manifest, _read(opened, members.pop(MANIFEST), None, _LARGEST_MANIFEST))
         _require_sizes(archive, members, manifest.files, folder)
         kept = _parse(
             ArchivedExperiment,
-            _read(opened, members.pop(EXPERIMENT), manifest.files[EXPERIMENT]),
+            _read(opened, members.pop(EXPERIMENT), manifest.files[EXPERIMENT], _LARGEST_EXPERIMENT),
         )
         for name, info in members.items():
             _extract(opened, info, manifest.files[name], folder / name)
@@ -213,9 +215,9 @@ def _parse(kind: type[_Model], content: bytes) -> _Model:
         raise ValueError(f"{name} in it: {where}: {first['msg']}") from error
 
 
-def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, told: Member | None) -> bytes:
-    """Return a small member's content."""
-    if info.file_size > _LARGEST_TEXT:
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, told: Member | None, most: int) -> bytes:
+    """Return the content of a member that may have so many bytes."""
+    if info.file_size > most:
         raise ValueError(f"{info.filename!r} in it has {info.file_size} bytes; it is no study's")
     return b"".join(_chunks(archive, info, told))
 
@@ -231,13 +233,11 @@ def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, told: Member, to: 
 def _chunks(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, told: Member | None
 ) -> Iterator[bytes]:
-    """Yield a member's content; end at the first byte too many, or if the digest is another."""
+    """Yield a member's content; zipfile ends it at the size that the archive's directory tells."""
     digest, size = hashlib.sha256(), 0
     with archive.open(info) as stream:
         while chunk := stream.read(CHUNK):
             size += len(chunk)
-            if size > info.file_size:
-                raise ValueError(f"{info.filename!r} in it is larger than it tells")
             digest.update(chunk)
             yield chunk
     if told is not None and (size, digest.hexdigest()) != (told.size, told.sha256):

@@ -18,7 +18,7 @@ from qsearch.errors import QsearchError
 from qsearch.evaluating import evaluations
 from qsearch.executors import Failure
 from qsearch.pareto import Booleans, normalised_hypervolume
-from qsearch.recording import Study, save_record, training_set_of, trial_rows
+from qsearch.recording import Study, save_record, saving_now_and_then, training_set_of, trial_rows
 from qsearch.records import RoundRecord
 from qsearch.round_training import train_round
 from qsearch.scoring import round_scores
@@ -57,7 +57,8 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     used = evaluations_before(study, round)
     of_set, of_search = round_shares(study.spec.search, used, len(training_set))
     planned = of_set + of_search
-    _retry_failed(study, round, planned)
+    to_evaluate = training_set[:of_set]
+    _retry_failed(study, round, planned, to_evaluate)
     study.tell("round started", round, training_set=len(training_set))
     correlation = study.correlation  # Measured before training takes its memory.
     report = train_round(study, round, training_set)
@@ -66,7 +67,6 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     if scores is None:
         return
     study.node.use_scores(scores, correlation, _examples(study))
-    to_evaluate = training_set[:of_set]
     _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up, planned)
     save_record(study)
     if _without_result(study, round, to_evaluate):
@@ -166,16 +166,17 @@ def _require_rate(study: Study, round: int, planned: int) -> None:
         )
 
 
-def _retry_failed(study: Study, round: int, planned: int) -> None:
+def _retry_failed(study: Study, round: int, planned: int, to_evaluate: Sequence[int]) -> None:
     """Forget the failures of an unfinished round that ended the study.
 
-    Such a round has a common cause, like a full device, that may be gone; single failures are
-    kept.
+    Such a round has a common cause, like a full device, that may be gone. Where something else
+    ended the study, failures are kept, as if it had gone on.
     """
     failed = _failed_in(study, round)
     experiment = study.client._experiment
     some = bool(evaluated_in(experiment, round))
-    if not failed or (some and study.spec.failures.tolerates(len(failed), planned)):
+    all_failed = not some and not _without_result(study, round, to_evaluate)
+    if not failed or (not all_failed and study.spec.failures.tolerates(len(failed), planned)):
         return
     for trial in failed:
         del trial._run_metadata[FAILED_ROUND], trial._run_metadata[FAILED_REASON]
@@ -220,6 +221,7 @@ def _evaluate(
     space = study.parts.space
     study.tell(phase, round, total=len(waiting))
     found = evaluations(study, round, configurations, waiting, time_is_up=time_is_up)
+    keep_record = saving_now_and_then(study)
     with closing(found) as results:
         for done, (position, result) in enumerate(results, start=1):
             number = waiting[position]
@@ -246,6 +248,7 @@ def _evaluate(
                 done=done,
                 total=len(waiting),
             )
+            keep_record()
 
 
 def _save_failure(study: Study, round: int, trial: Trial, reason: str) -> None:

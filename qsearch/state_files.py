@@ -8,20 +8,22 @@ half written has a name of its own, and is removed by the next run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
+import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qsearch.bounded import MOST_STATE, read_text
+from qsearch.bounded import MOST_STATE, open_regular, read_text
 from qsearch.errors import DamagedFileError, InputError
 
 CHECKSUM = "checksum"
@@ -46,14 +48,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         path: Where the file ends up; its directory exists.
         write: Called with the temporary path.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{_PART}")
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    mode = stat.S_IMODE(os.fstat(handle).st_mode)  # What the user's mask leaves of it.
     try:
         with contextlib.suppress(OSError):  # Not every file system locks.
             fcntl.flock(handle, fcntl.LOCK_EX)  # Tells it from what a killed process left.
         write(temporary)
         _sync(temporary)
-        temporary.chmod(0o644)
+        temporary.chmod(mode)  # Libraries put files of their own in its place.
         temporary.replace(path)
     finally:
         os.close(handle)
@@ -68,6 +71,33 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def no_links(path: str, flags: int) -> int:
+    """Open a regular file, and none that a link leads to: an opener for :func:`open`.
+
+    For files that are written where they lie: in a directory that comes from others, a link could
+    lead to any file of the user's.
+
+    Args:
+        path: The file.
+        flags: As :func:`os.open` takes them.
+
+    Raises:
+        InputError: If it is a link, or no regular file.
+        OSError: If it cannot be opened otherwise.
+    """
+    try:
+        # Not to wait where it is a pipe.
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InputError(f"{path}: is a link, and links are not followed; remove it") from error
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise InputError(f"{path}: is no regular file; remove it")
+    return handle
 
 
 def write_keeping_previous(path: Path, write: Callable[[Path], object]) -> None:
@@ -289,7 +319,7 @@ def to_standard_error(message: str) -> None:
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left half written in a folder."""
     for path in (*folder.glob(f".*{_PART}"), *folder.glob(_SAFETENSORS_PART)):
-        with contextlib.suppress(OSError), path.open("rb") as stream:
+        with contextlib.suppress(OSError), open_regular(path) as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # A report may be being written.
             path.unlink()
 

@@ -96,6 +96,15 @@ def open_engine(url: str, must_exist: bool = False) -> Engine:
         return create_engine(url, poolclass=NullPool, connect_args=connect_arguments(url))
 
 
+def sqlite_url(path: Path) -> str:
+    """Return the URL of an SQLite file, whose path may hold what a URL has for signs, as ``?``.
+
+    Args:
+        path: The file.
+    """
+    return f"sqlite:///{path.resolve().as_uri()}?uri=true"
+
+
 def connect_arguments(url: str) -> dict[str, int]:
     """Return what a driver is told so that a host that is cut off is noticed, and not waited for.
 

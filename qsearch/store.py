@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file as save_arrays
 
-from qsearch.bounded import MOST_STATE, read_text
-from qsearch.errors import InputError
+from qsearch.bounded import MOST_STATE, open_regular, read_text
+from qsearch.errors import DamagedFileError, InputError
 from qsearch.records import STUDY_FILE, RoundRecord
 from qsearch.space import Floats
 from qsearch.spec import StudySpec, dump_spec, load_spec
@@ -44,8 +47,12 @@ def prepare_directory(directory: Path) -> None:
     """Make a study directory and prove that it can be written.
 
     Raises:
-        InputError: If it cannot be made or written.
+        InputError: If it cannot be made or written, or has a name that some libraries refuse.
     """
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{directory}: its name is not UTF-8; give another --out") from error
     try:
         (directory / "state").mkdir(parents=True, exist_ok=True)
         write_atomically(directory / ".writable", lambda path: path.write_text("yes"))
@@ -90,6 +97,27 @@ def read_study_yaml(path: Path) -> StudySpec:
     return load_spec(path, resolved=True)
 
 
+def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
+    """Read the study that a user names, which may be the ``study.yaml`` of a study directory.
+
+    Args:
+        path: The YAML file.
+        overrides: As of :func:`qsearch.spec.load_spec`.
+
+    Raises:
+        InputError: If the file or an override cannot be used.
+    """
+    if path.name == STUDY_YAML and path.is_file() and has_results(path.parent):
+        try:
+            require_study_yaml(path)
+        except DamagedFileError as error:
+            raise InputError(
+                f"{error}; run {previous_path(path)}, which has what it held. To change a study,"
+                " edit a copy of it that is elsewhere"
+            ) from error
+    return load_spec(path, overrides)
+
+
 def require_study_yaml(path: Path) -> None:
     """Require that ``study.yaml``, or another version of it, is what was written.
 
@@ -118,7 +146,7 @@ def read_measurement_file(path: Path) -> Floats:
         DamagedFileError: If it is damaged.
     """
     with damage(path, SafetensorError, KeyError, ValueError, OSError):
-        with safe_open(path, framework="numpy") as stream:
+        with open_regular(path), safe_open(path, framework="numpy") as stream:
             values: Floats = stream.get_tensor(path.stem)
             require_header(stream.metadata() or {}, _content(path.stem, values))
         return values
@@ -207,15 +235,23 @@ def read_round(path: Path) -> RoundState:
         DamagedFileError: If it is damaged.
     """
     loaded = read_state(path)
-    with damage(path, AttributeError, KeyError, TypeError, ValueError):
-        record = loaded["record"]
-        for name in ("training_set", "train_losses"):
-            record[name] = tuple(record[name])
-        found = loaded.get("expected", {})  # Rounds of earlier versions have none.
-        expected = {int(number): (mean, error) for number, (mean, error) in found.items()}
-        return RoundState(
-            RoundRecord(**record), tuple(loaded["next_set"]), loaded["trials"], expected
-        )
+    with damage(path, ValueError):
+        told = _RoundFile.model_validate_json(json.dumps(loaded))
+        return RoundState(told.record, told.next_set, told.trials, told.expected)
+
+
+_Count = Annotated[int, Field(ge=0)]
+
+
+class _RoundFile(BaseModel):
+    """What ``round-N.json`` holds; files of earlier versions have no checksum to rely on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    record: RoundRecord
+    next_set: tuple[_Count, ...]
+    trials: _Count
+    expected: dict[_Count, tuple[float, float]] = {}  # Rounds of earlier versions have none.
 
 
 @dataclass(frozen=True)

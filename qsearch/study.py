@@ -15,10 +15,16 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError
 
+from qsearch.agreement import require_agreement
 from qsearch.assembly import Assembly, assemble
 from qsearch.capabilities import TellsFootprint
 from qsearch.clock import Clock
-from qsearch.database import close_database, open_client, storage_errors
+from qsearch.database import (
+    close_database,
+    open_client,
+    require_own_experiment,
+    storage_errors,
+)
 from qsearch.dispatch import open_executor
 from qsearch.errors import InputError
 from qsearch.events import Event, Observer, event_log, last_event
@@ -37,7 +43,7 @@ from qsearch.patience import (
     wait_for_connections,
     was_cut_off,
 )
-from qsearch.recording import Study, save_record
+from qsearch.recording import Study, save_record, trial_rows
 from qsearch.records import StudyRecord
 from qsearch.repair import repair
 from qsearch.round_training import restore_adapter
@@ -61,7 +67,7 @@ from qsearch.store import (
     write_measurement,
     write_study_yaml,
 )
-from qsearch.transactions import one_transaction
+from qsearch.transactions import one_transaction, transactions_saved
 from qsearch.workers import Workers
 
 
@@ -117,6 +123,9 @@ def run_study(
         changed = _claim(parts.spec, directory)
         held.enter_context(clock.session())
         if storage_url:
+            # Before the lease, which may be stale for a moment after an outage: a study of the
+            # same name shall lose it to nobody else's.
+            require_own_experiment(storage_url, parts.spec.name, directory)
             lease = held.enter_context(study_lease(storage_url, parts.spec.name, directory))
             dead = dead or (lease.taken_over.owner if lease.taken_over else None)
         if dead:
@@ -154,7 +163,7 @@ def _run(
         open_: Opens the study again, preparing the database's engine.
         wait: Seconds to wait for the database.
     """
-    directory, search = study.directory, study.spec.search
+    directory = study.directory
     cut_off = Reconnecting(wait)
 
     def tell(kind: str, **fields: object) -> None:
@@ -181,16 +190,15 @@ def _run(
                 if reason := _stop_reason(study, clock):
                     break
                 study.executor.start()
-                run_round(
-                    study, len(read_rounds(directory)), lambda: out_of_time(search, clock.hours)
-                )
+                round = len(read_rounds(directory))
+                run_round(study, round, _time_is_up(study, clock, round))
             except DBAPIError as error:
                 if not was_cut_off(error):
                     raise
                 if lost_at is None:
                     tell("storage lost", reason=one_line(error))
                     lost_at = time.monotonic()
-                cut_off.pause(error)
+                cut_off.pause(error, transactions_saved())
     except BaseException as error:
         # What was evaluated shall be readable; a second error must not hide the first.
         with contextlib.suppress(Exception):
@@ -206,6 +214,12 @@ def _run(
 def _is_finished(directory: Path) -> bool:
     """Return whether the last session ran the study to a limit."""
     return (last_event(directory / LOG) or {}).get("event") == "finished"
+
+
+def _time_is_up(study: Study, clock: Clock, round: int) -> Callable[[], bool]:
+    if was_finished(study.directory, round):
+        return lambda: False  # It has had its time.
+    return lambda: out_of_time(study.spec.search, clock.hours)
 
 
 def _stop_reason(study: Study, clock: Clock) -> str:
@@ -250,6 +264,7 @@ def _open(
     edges = segment_edges(search.average_bits, search.segments)
     study = Study(directory, parts, client, node, error, edges, observer, executor)
     _attach_initial(study, error)
+    require_agreement(directory, trial_rows(study), len(read_rounds(directory)))
     save_record(study)
     return study
 
@@ -318,8 +333,11 @@ def _attach_initial(study: Study, error: Floats) -> None:
         wanted = named_configurations(space, error, initial, bits, generator)
     else:
         wanted = initial_configurations(space, error, initial, bits, generator)
+    waiting = range(len(experiment.trials), len(wanted))
+    if not waiting:
+        return  # Nothing saved is no progress.
     with one_transaction():
-        for position in range(len(experiment.trials), len(wanted)):
+        for position in waiting:
             method, index = wanted[position]
             study.client.attach_trial(
                 dict(study.parts.space.parameters(index)), arm_name=f"{method}-{position}"

@@ -25,6 +25,8 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         check=False,
     )
     if made.returncode:
-        pytest.skip("this user may not mount a file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+        pytest.skip(f"this user may not mount a file system: {made.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

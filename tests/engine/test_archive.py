@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import stat
+import subprocess
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,9 +30,11 @@ from qsearch.lock import study_lock
 from qsearch.picking import pick_configuration
 from qsearch.records import read_study
 from qsearch.restoring import restore_archive
+from qsearch.storage_url import sqlite_url
 from qsearch.stored_experiment import read_experiment
 from qsearch.study import run_study
 from tests.engine.support import results, study_spec
+from tests.small_disk import small_disk
 
 FAULTS = [{"kind": "error", "layer": "block.0.key", "bits": 8}]
 SPEC = study_spec(
@@ -163,6 +169,48 @@ def test_archive_holds_plain_files_of_the_study_with_their_digests(
             assert opened.read(name) == (stopped / name).read_bytes()
     left_out = {path.relative_to(stopped).as_posix() for path in stopped.rglob("*")} - set(names)
     assert left_out <= {"state", "study.db", "state/lock", "state/progress.json", "report.html"}
+
+
+def test_study_on_a_full_or_read_only_disk_is_archived_to_another(
+    stopped: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        shutil.copytree(stopped, disk / "run")
+        (disk / "run" / "state" / "lock").touch()  # Copies have the note of another file.
+        room = os.statvfs(disk)
+        with (disk / "filler").open("wb") as filler:
+            os.posix_fallocate(filler.fileno(), 0, room.f_bavail * room.f_frsize)
+        archive_study(disk / "run", tmp_path / "of-full.zip")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        archive_study(disk / "run", tmp_path / "of-read-only.zip")
+    for name in ("of-full", "of-read-only"):
+        restore_archive(tmp_path / f"{name}.zip", tmp_path / name)
+        assert_frame_equal(results(tmp_path / name), results(stopped), check_exact=True)
+
+
+def test_signs_of_a_url_in_a_directorys_name_mean_nothing(tmp_path: Path) -> None:
+    there, here = tmp_path / "what?no", tmp_path / "50% #1?mode=memory"
+    stopped_study(there)
+    archive_study(there, tmp_path / "study.zip")
+    restore_archive(tmp_path / "study.zip", here)
+    assert {path.name for path in tmp_path.iterdir()} == {there.name, here.name, "study.zip"}
+    assert (there / "study.db").is_file()
+    assert experiment_in(sqlite_url(here / "study.db")) == experiment_in(
+        sqlite_url(there / "study.db")
+    )
+
+
+def test_restored_files_have_the_rights_that_the_users_mask_leaves(
+    archive: Path, tmp_path: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        restore_archive(archive, tmp_path / "run")
+    finally:
+        os.umask(before)
+    run = tmp_path / "run"
+    for path in (run, *run.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
 # What is refused
@@ -369,19 +417,67 @@ def test_too_many_files_are_refused(
     refuse(archive, "a study has at most 5")
 
 
-def test_file_of_another_size_than_the_zip_tells_is_refused(
+def test_file_of_another_size_than_the_manifest_tells_is_refused(
     archive: Path, tmp_path: Path, refuse: Callable[..., None]
 ) -> None:
-    """The directory of the zip and the manifest agree, the file has more."""
-    content = zipfile.ZipFile(archive).read("log.jsonl")
     bad = tmp_path / "bad.zip"
-    raw = rewritten(archive, bad, lambda files: None).read_bytes()
-    size = len(content).to_bytes(4, "little")
-    smaller = (len(content) - 9).to_bytes(4, "little")
-    assert raw.count(size) >= 2
-    bad.write_bytes(raw.replace(size, smaller))
-    with pytest.raises(InputError):
-        restore_archive(bad, tmp_path / "target" / "run")
+    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(bad, "w") as written:
+        for name in opened.namelist():
+            more = b"more" if name == "log.jsonl" else b""
+            written.writestr(name, opened.read(name) + more)
+    refuse(bad, "'log.jsonl' in it has another size than the manifest tells")
+
+
+def with_more_in_a_file_than_told(archive: Path, to: Path, crc: bool) -> bytes:
+    """Write an archive whose directory and manifest tell of the log's first bytes alone.
+
+    Args:
+        archive: The archive.
+        to: The file to write.
+        crc: Whether the zip's checksum is that of these bytes, too.
+
+    Returns:
+        These bytes.
+    """
+    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(to, "w") as written:
+        contents = {name: opened.read(name) for name in opened.namelist()}
+        told = contents["log.jsonl"][:-9]
+        manifest = json.loads(contents[MANIFEST])
+        digest = hashlib.sha256(told).hexdigest()
+        manifest["files"]["log.jsonl"] = {"size": len(told), "sha256": digest}
+        for name, content in (contents | {MANIFEST: json.dumps(manifest).encode()}).items():
+            written.writestr(name, content, zipfile.ZIP_DEFLATED)
+        # The directory is written last, from these.
+        info = written.getinfo("log.jsonl")
+        info.file_size = len(told)
+        info.CRC = zlib.crc32(told) if crc else info.CRC
+    return told
+
+
+def test_file_with_more_than_directory_and_manifest_tell_is_refused(
+    archive: Path, tmp_path: Path, refuse: Callable[..., None]
+) -> None:
+    with_more_in_a_file_than_told(archive, tmp_path / "bad.zip", crc=False)
+    refuse(tmp_path / "bad.zip", "Bad CRC-32 for file 'log.jsonl'")
+
+
+def test_no_more_of_a_file_is_unpacked_than_directory_and_manifest_tell(
+    archive: Path, tmp_path: Path
+) -> None:
+    told = with_more_in_a_file_than_told(archive, tmp_path / "more.zip", crc=True)
+    restore_archive(tmp_path / "more.zip", tmp_path / "run")
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == told
+
+
+def test_manifest_that_is_too_large_is_not_read(
+    archive: Path, tmp_path: Path, refuse: Callable[..., None]
+) -> None:
+    bad = tmp_path / "bad.zip"
+    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(bad, "w") as written:
+        for name in opened.namelist():
+            space = b" " * 2**24 if name == MANIFEST else b""
+            written.writestr(name, opened.read(name) + space, zipfile.ZIP_DEFLATED)
+    refuse(bad, "'manifest.json' in it has 16")
 
 
 def test_flipped_byte_is_found(archive: Path, tmp_path: Path, refuse: Callable[..., None]) -> None:
@@ -425,6 +521,16 @@ def change_experiment(**fields: Any) -> Callable[[dict[str, bytes]], None]:
     return change
 
 
+def drop_figures(metric: str) -> Callable[[dict[str, bytes]], None]:
+    def change(files: dict[str, bytes]) -> None:
+        kept = json.loads(files[EXPERIMENT])
+        for trial in kept["trials"]:
+            trial["figures"] = [one for one in trial["figures"] if one["metric"] != metric]
+        files[EXPERIMENT] = json.dumps(kept).encode()
+
+    return change
+
+
 def change_trial(**fields: Any) -> Callable[[dict[str, bytes]], None]:
     def change(files: dict[str, bytes]) -> None:
         kept = json.loads(files[EXPERIMENT])
@@ -445,6 +551,8 @@ def change_trial(**fields: Any) -> Callable[[dict[str, bytes]], None]:
         (change_experiment(objective="__import__('os').system('id')"), "objective"),
         (change_experiment(created="yesterday"), "created"),
         (change_experiment(created="0001-01-01T00:00:00+14:00"), "cannot be restored"),
+        (drop_figures("seconds"), "trial 0 lacks figures of round 0"),
+        (drop_figures("loss"), "trial 0 lacks figures of round 0"),
         (change_trial(values=[]), "trial 0 is outside of the search space"),
         (change_trial(values=[99] * 16), "trial 0 is outside of the search space"),
         (change_trial(status="failed"), "a failed trial"),

@@ -103,12 +103,15 @@ def test_a_break_between_two_sessions_counts_for_nothing(
 ) -> None:
     study = replace(study, workers=1, first_training=study.training, rounds=study.rounds + 1)
     lines = list(study.events())
-    cut = position(lines, "round finished", data.draw(st.integers(0, study.rounds - 2)))
+    finished = [line["round"] for line in lines if line["event"] == "round finished"]
+    cut = position(lines, "round finished", data.draw(st.sampled_from(finished)))
     again = {**lines[0], "round": lines[cut - 1]["round"] + 1, "time": lines[cut - 1]["time"]}
     ending = data.draw(st.sampled_from(["stopped", "interrupted", None]))
     ended = [{**lines[cut - 1], "event": ending}] if ending else []  # None: it was killed.
-    resumed = [*lines[:cut], *ended, *delayed([again, *lines[cut:]], gap)]
-    for count in range(cut + len(ended) + 1, len(resumed)):
+    found = ["state damaged"] * data.draw(st.integers(0, 2)) + ([] if ending else ["taken over"])
+    opening = [*({**again, "event": kind} for kind in found), again]
+    resumed = [*lines[:cut], *ended, *delayed([*opening, *lines[cut:]], gap)]
+    for count in range(cut + len(ended) + len(opening), len(resumed)):
         left, truth = after(resumed, count, study.spec)
         assert left.study == pytest.approx(truth, abs=1e-3)
     spent = told(resumed).spent()
@@ -192,6 +195,30 @@ def test_a_training_is_not_cut_short_by_the_limit_of_time() -> None:
     limited = study.spec.model_copy(update={"stop": StopSpec(hours=1.0)})
     left = time_left(limited, told(lines[:count]), now, spent=3600.0 - 25.0)
     assert left.study == pytest.approx(study.training * 4 / 5)
+
+
+def test_nothing_is_guessed_of_more_rounds_than_can_be_foreseen() -> None:
+    study = ToldStudy()
+    lines = list(study.events())
+    count = position(lines, "round finished", 1)
+
+    def left(rounds: int, **stop: float) -> float | None:
+        search = study.spec.model_copy(update={"rounds": rounds, "stop": StopSpec(**stop)})
+        return time_left(search, told(lines[:count]), time_of(lines[count - 1])).study
+
+    assert left(1001) == pytest.approx(999 * (left(3) or 0.0))
+    assert left(100_000) is None
+    assert left(100_000, hours=1.0) == pytest.approx(3600 - told(lines[:count]).spent())
+    assert left(100_000, evaluations=27) == left(3)
+
+
+@pytest.mark.parametrize("kind", ["training", "evaluated"])
+def test_after_a_clock_was_set_decades_on_nothing_is_guessed(kind: str) -> None:
+    study = ToldStudy(members=100, steps=100)
+    lines = list(study.events())
+    count = position(lines, kind, 0)
+    late = [*lines[:count], *delayed([lines[count]], 1e9)]
+    assert after(late, count + 1, study.spec)[0] == TimeLeft(None, None)
 
 
 def test_a_study_that_has_ended_has_no_time_left() -> None:

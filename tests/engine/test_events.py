@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qsearch.events import Event, event_log, last_event
+from qsearch.errors import InputError
+from qsearch.events import Event, event_line, event_log, last_event
 
 
 def test_each_event_is_one_line_of_json(tmp_path: Path) -> None:
@@ -21,6 +23,14 @@ def test_each_event_is_one_line_of_json(tmp_path: Path) -> None:
     assert [(line["event"], line["round"]) for line in lines] == [("trained", 0), ("evaluated", 1)]
     assert lines[0]["note"] == "a\nb"
     assert last_event(tmp_path / "log.jsonl") == lines[1]
+
+
+def test_a_figure_replaces_neither_time_nor_kind_nor_round() -> None:
+    fields = {"loss": 0.5, "time": "yesterday", "event": "finished", "round": 9}
+    line = event_line(Event("trained", 1, fields))
+    assert (line["event"], line["round"], line["loss"]) == ("trained", 1, 0.5)
+    assert datetime.fromisoformat(line["time"])
+    assert list(line) == ["time", "event", "round", "loss"]
 
 
 def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
@@ -45,3 +55,11 @@ def test_last_event_is_the_last_whole_one(tail: bytes, tmp_path: Path) -> None:
 
 def test_no_log_has_no_last_event(tmp_path: Path) -> None:
     assert last_event(tmp_path / "log.jsonl") is None
+
+
+def test_log_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "log.jsonl").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match=r"log\.jsonl: is a link"):
+        event_log(tmp_path / "log.jsonl")(Event("evaluated", 0))
+    assert (tmp_path / "mine").read_text() == "mine"

@@ -140,6 +140,11 @@ def test_a_clock_that_was_set_back_gives_no_negative_time() -> None:
     assert all(phase.duration >= 0 for phase in history.phases)
 
 
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+23:00"])
+def test_a_time_that_utc_lacks_is_none(time: str) -> None:
+    assert replay([{**ROUND[0], "time": time}], None).sessions == []
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from typer.testing import CliRunner
 from qsearch import cli, listing
 from qsearch.ax_tables import create_tables
 from qsearch.errors import InputError
+from qsearch.events import Event
 from qsearch.lease import study_lease
-from qsearch.listing import list_database, list_folder
+from qsearch.listing import ListedStudy, list_database, list_folder
 from qsearch.lock import study_lock
 from qsearch.records import read_study
 from qsearch.storage_url import open_engine
@@ -71,10 +73,55 @@ def test_folder_lists_the_studies_of_its_directories(shared: Path, url: str) -> 
     listed = list_folder(shared)
     assert [Path(study.directory or "").name for study in listed] == ["faulty", "good"]
     for here, there in zip(listed, list_database(url), strict=True):
-        assert replace(here, created=None, changed=None, directory=None) == replace(
-            there, created=None, changed=None, directory=None
-        )
+        assert alike(here, there)
     assert list_folder(shared / "good") == [listed[1]]
+
+
+def alike(here: ListedStudy, there: ListedStudy) -> bool:
+    """Whether a directory tells of its study what the database does, as far as it can."""
+    apart = {"waiting": None, "created": None, "changed": None, "directory": None}
+    return replace(here, **apart) == replace(there, **apart)
+
+
+def test_unfinished_study_is_listed_alike_from_its_directory_and_database(tmp_path: Path) -> None:
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop(event: Event) -> None:
+        if event.kind == "searched" and event.round == 1:
+            raise Stop
+
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    with pytest.raises(Stop):
+        run_study(study_spec(), tmp_path / "run", url, stop)
+    (here,), (there,) = list_folder(tmp_path), list_database(url)
+    assert alike(here, there)
+    assert (here.rounds, here.waiting, there.waiting) == (2, None, 2)
+
+
+@pytest.fixture
+def some(shared: Path, tmp_path: Path) -> Path:
+    """A folder with the directories of two studies, to be broken."""
+    for name in ("faulty", "good"):
+        shutil.copytree(shared / name, tmp_path / name)
+    return tmp_path
+
+
+def test_study_that_cannot_be_read_is_left_out_and_told(some: Path) -> None:
+    for path in (some / "faulty" / "state").glob("study.json*"):
+        path.write_text("{")
+    told: list[str] = []
+    assert [study.name for study in list_folder(some, told.append)] == ["good"]
+    (line,) = told
+    assert line.startswith(f"{some / 'faulty' / 'state' / 'study.json'}: damaged: ")
+    assert line.endswith(f"; {some / 'faulty'} is left out of the list")
+    with pytest.raises(InputError, match="damaged"):
+        list_folder(some / "faulty")
+
+
+def test_study_without_its_identity_is_listed(some: Path) -> None:
+    (some / "good" / "state" / "identity.json").unlink()
+    assert [study.created is None for study in list_folder(some)] == [False, True]
 
 
 def test_who_runs_a_study_is_listed_with_its_directory(shared: Path, url: str) -> None:

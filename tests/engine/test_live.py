@@ -104,3 +104,14 @@ def test_a_study_keeps_the_last_of_each_phase_that_it_began(tmp_path: Path) -> N
 def test_a_damaged_file_is_no_progress(content: bytes, directory: Path) -> None:
     (directory / PROGRESS_FILE).write_bytes(content)
     assert read_progress(directory) is None
+
+
+@pytest.mark.parametrize("name", ["progress.json", ".progress.json.new"])
+def test_a_link_in_its_place_is_replaced_and_not_followed(name: str, directory: Path) -> None:
+    (directory / "mine").write_text("mine")
+    (directory / "state" / name).symlink_to(directory / "mine")
+    progress_file(directory)(step(1))
+    assert (directory / "mine").read_text() == "mine"
+    found = read_progress(directory)
+    assert found is not None
+    assert found["step"] == 1

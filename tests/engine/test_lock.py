@@ -13,7 +13,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from qsearch.errors import InputError, StudyBusyError
-from qsearch.lock import LOCK, dead_owner, lock_owner, study_lock
+from qsearch.lock import LOCK, dead_owner, lock_owner, reading_lock, study_lock
 from qsearch.owners import STALE_SECONDS, Owner, this_process
 from tests.engine.support import in_child, process_that_holds
 
@@ -134,6 +135,60 @@ def test_who_died_holding_the_study_is_known_until_it_is_run_again(
     assert dead_owner(directory) is None
 
 
+@pytest.mark.parametrize("lock", [study_lock, reading_lock])
+def test_lock_that_is_a_link_is_refused(
+    lock: Callable[[Path], AbstractContextManager[object]], directory: Path
+) -> None:
+    (directory / "precious").write_text("years of work")
+    (directory / LOCK).symlink_to(directory / "precious")
+    with pytest.raises(InputError, match="lock: is a link"), lock(directory):
+        pass
+    assert (directory / "precious").read_text() == "years of work"
+
+
+# Whoever reads all of a study
+
+
+def test_study_that_is_being_read_is_not_run(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qsearch.lock._PATIENCE_SECONDS", 0.0)
+    with (
+        reading_lock(directory),
+        pytest.raises(StudyBusyError, match="is being archived"),
+        study_lock(directory),
+    ):
+        pass
+    with study_lock(directory):
+        pass
+
+
+def test_several_may_read_a_study(directory: Path) -> None:
+    with reading_lock(directory), reading_lock(directory):
+        assert lock_owner(directory) is None
+
+
+def test_study_that_is_run_is_not_read(
+    directory: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qsearch.lock._PATIENCE_SECONDS", 0.0)
+    expected = f"is being run already, by process {holder.pid}"
+    with pytest.raises(StudyBusyError, match=expected), reading_lock(directory):
+        pass
+
+
+def test_reading_leaves_the_note_of_who_died(
+    directory: Path, holder: subprocess.Popen[str]
+) -> None:
+    holder.kill()
+    holder.wait()
+    before = dead_owner(directory)
+    assert before is not None
+    with reading_lock(directory):
+        assert dead_owner(directory) == before
+    assert dead_owner(directory) == before
+
+
 # Where the system's lock is not shared between hosts, or does not exist
 
 
@@ -176,6 +231,26 @@ def test_owner_on_another_host_that_is_silent_is_dead(directory: Path) -> None:
         assert before == FOREIGN
 
 
+def test_owner_on_this_host_before_it_was_started_again_is_dead(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qsearch.owners._uptime", lambda: 60.0)
+    before = replace(this_process(), kernel="the one before")
+    leave_note(directory, before, seconds_ago=70)
+    assert dead_owner(directory) == before
+    with study_lock(directory) as died:
+        assert died == before
+
+
+def test_owner_on_another_host_of_this_name_is_heard_of_since_this_one_was_started(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qsearch.owners._uptime", lambda: 60.0)
+    namesake = replace(this_process(), kernel="another kernel")
+    leave_note(directory, namesake, seconds_ago=50)
+    assert lock_owner(directory) == namesake
+
+
 def test_note_that_was_copied_with_its_directory_tells_of_nobody(
     directory: Path, tmp_path: Path
 ) -> None:
@@ -204,6 +279,19 @@ def test_without_system_locks_a_living_process_holds_the_study(directory: Path) 
         with pytest.raises(StudyBusyError), study_lock(directory):
             pass
     with study_lock(directory):
+        pass
+
+
+@pytest.mark.usefixtures("no_system_locks")
+def test_without_system_locks_a_study_that_is_being_read_is_not_run(directory: Path) -> None:
+    with reading_lock(directory), pytest.raises(StudyBusyError), study_lock(directory):
+        pass
+    assert lock_owner(directory) is None
+
+
+def test_study_that_runs_on_another_host_is_not_read(directory: Path) -> None:
+    leave_note(directory, FOREIGN, seconds_ago=STALE_SECONDS / 2)
+    with pytest.raises(StudyBusyError, match="process 1 on other"), reading_lock(directory):
         pass
 
 

@@ -94,6 +94,15 @@ def test_a_logger_that_goes_on_failing_is_left_alone(use, tmp_path: Path) -> Non
     assert "is off until the study is resumed" in warnings[1]
 
 
+def test_a_servers_password_is_not_shown(use, tmp_path: Path) -> None:
+    use(Recorder("POST http://bob:p@ss@127.0.0.1:9/api"))
+    warnings: list[str] = []
+    with loggers(["one"], tmp_path, "fake", warnings.append) as (observer,):
+        observer(Event("POST http://bob:p@ss@127.0.0.1:9/api", 0))
+    (warning,) = warnings
+    assert warning.endswith("cannot do POST http://***@127.0.0.1:9/api")
+
+
 @pytest.mark.parametrize("when", ["open", "close"])
 def test_a_logger_that_cannot_open_or_close_ends_nothing(when: str, use, tmp_path: Path) -> None:
     use(Recorder(when))

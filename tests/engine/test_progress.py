@@ -128,6 +128,16 @@ def test_a_missing_figure_ends_no_study(kind: str) -> None:
     assert drawn(Event(kind, 0), terminal=False).strip()
 
 
+def test_a_figure_that_cannot_be_shown_ends_the_display_and_no_study(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    odd = Event("training", 0, {"step": 1, "total": 3, "loss": "high"})
+    shown = drawn(odd, odd, Event("worker lost", 0, {"reason": "killed"}), terminal=False)
+    assert "killed" not in shown
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("qsearch: progress is shown no longer, the study goes on: ValueError")
+
+
 def test_escapes_in_a_reason_do_not_reach_the_terminal() -> None:
     shown = drawn(Event("failed", 0, {"trial": 1, "reason": "\x1b[2Jgone"}), terminal=False)
     assert "gone" in shown

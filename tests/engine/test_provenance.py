@@ -75,6 +75,21 @@ def test_the_same_examples_from_another_file_are_the_same() -> None:
     assert input_changes(SESSION.inputs, other) == []
 
 
+def test_a_file_of_the_model_that_an_earlier_version_did_not_tell_is_no_difference() -> None:
+    more = replace(SESSION.inputs, model={**SESSION.inputs.model, "config.json": "cc"})
+    assert input_changes(SESSION.inputs, more) == []
+
+
+def test_a_file_of_the_model_that_went_or_changed_is_a_difference() -> None:
+    before = Inputs({"model.safetensors": "aa", "tokenizer.json": "tt"})
+    assert input_changes(before, Inputs({"model.safetensors": "aa"})) == [
+        "model tokenizer.json: tt → unknown"
+    ]
+    assert input_changes(before, Inputs({"model.safetensors": "aa", "tokenizer.json": "t2"})) == [
+        "model tokenizer.json: tt → t2"
+    ]
+
+
 def test_what_one_session_does_not_tell_is_no_difference() -> None:
     assert input_changes(SESSION.inputs, Inputs()) == []
     assert input_changes(Inputs(), SESSION.inputs) == []

@@ -26,7 +26,7 @@ from qsearch.records import (
     smallest_alike,
     write_study,
 )
-from qsearch.state_files import write_json
+from qsearch.state_files import previous_path, write_json
 from tests.engine.support import INTEGER, make_layers, make_space
 
 SPACE = make_space(1, INTEGER)
@@ -96,6 +96,24 @@ def test_written_study_reads_back(rows: tuple[dict[str, object], ...], tmp_path:
         if name != "trials":
             assert getattr(again, name) == getattr(record, name), name
     assert_frame_equal(again.trials, record.trials, check_dtype=bool(rows))
+
+
+@pytest.mark.parametrize("place", ["layers", "rounds", "choices"])
+def test_an_integer_that_no_table_can_hold_is_refused(place: str, tmp_path: Path) -> None:
+    write_study(tmp_path, record_of(*ROWS))
+    path = tmp_path / STUDY_FILE
+    values = json.loads(path.read_text())
+    del values["checksum"]
+    inner = {
+        "layers": values["layers"][0]["shape"],
+        "rounds": values["rounds"][0]["training_set"],
+        "choices": values["choices"]["bits"],
+    }[place]
+    inner[0] = 10**400
+    path.write_text(json.dumps(values))
+    previous_path(path).unlink()
+    with pytest.raises(InputError, match=r"study\.json: damaged: an integer of 401 digits"):
+        read_study(tmp_path)
 
 
 def test_trials_have_the_promised_columns_in_order(tmp_path: Path) -> None:

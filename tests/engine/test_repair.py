@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -328,6 +330,19 @@ def test_commands_read_on_and_tell_on_standard_error(copied: Path) -> None:
     assert f"{copied / 'study.yaml'}: damaged" in exported.stderr
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_status_tells_of_a_damaged_file_on_standard_error(options: list[str], copied: Path) -> None:
+    (copied / "state" / "study.json").write_bytes(b"")
+    status = command(["status", copied, *options])
+    assert status.returncode == 0
+    assert status.stderr.startswith(f"qsearch: {copied / 'state' / 'study.json'}: damaged: ")
+    assert status.stderr.count("\n") == 1
+    if options:
+        assert f"qsearch: {json.loads(status.stdout)['notes'][0]}\n" == status.stderr
+    else:
+        assert "damaged" not in status.stdout
+
+
 def test_an_export_without_its_adapter_says_what_to_do(copied: Path) -> None:
     (copied / "state" / "adapter-1.safetensors").write_bytes(b"")
     result = command(export_of(copied))
@@ -335,6 +350,19 @@ def test_an_export_without_its_adapter_says_what_to_do(copied: Path) -> None:
     assert "adapter-1.safetensors: damaged" in result.stderr
     assert "running the study again, as it was run, makes it anew" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("subcommand", ["run", "check"])
+def test_a_damaged_study_yaml_is_not_taken_for_a_study(subcommand: str, copied: Path) -> None:
+    path = copied / "study.yaml"
+    path.write_text(path.read_text().replace("rounds: 2", "rounds: 3"))
+    arguments: list[str | Path] = [subcommand, path]
+    result = command([*arguments, "--out", copied] if subcommand == "run" else arguments)
+    assert result.returncode == 2
+    assert f"{path}: damaged: " in result.stderr
+    assert f"run {path}.previous, which has what it held" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "rounds: 2" in previous_path(path).read_text()
 
 
 # The database
@@ -364,7 +392,61 @@ def test_flipped_bits_of_a_database_are_told_or_change_nothing(
         except InputError as error:
             assert "restore" in str(error)  # noqa: PT017
             found += 1
+        assert_frame_equal(results(copied), expected, check_exact=True)
     assert found > 0
     database.write_bytes(whole)
     run_study(SPEC, copied)
     assert_frame_equal(results(copied), expected, check_exact=True)
+
+
+def change_database(directory: Path, statement: str, *values: object) -> None:
+    """Change rows of a study's database."""
+    with closing(sqlite3.connect(directory / "study.db")) as connection, connection:
+        connection.execute(statement, values)
+
+
+def test_a_database_whose_losses_differ_from_the_tables_is_refused(
+    copied: Path, expected: pd.DataFrame
+) -> None:
+    loss = expected.loc[expected["status"] == "completed", "loss"].iloc[-1]
+    digits = f"{loss:.12f}"[:8]
+    other = digits[:-1] + str((int(digits[-1]) + 1) % 10)
+    change_database(
+        copied, "UPDATE data_v2 SET data_json = replace(data_json, ?, ?)", digits, other
+    )
+    with pytest.raises(InputError) as caught:
+        run_study(SPEC, copied)
+    message = str(caught.value)
+    assert f"it has loss {digits}" in message
+    assert f"but the database has loss {other}" in message
+    assert "restore it, or remove this file" in message
+    assert_frame_equal(results(copied), expected, check_exact=True)
+
+
+def test_a_database_without_what_a_finished_round_measured_is_refused(
+    copied: Path, expected: pd.DataFrame
+) -> None:
+    last = int(expected.loc[expected["round"] == 0, "trial"].iloc[-1])
+    change_database(copied, "DELETE FROM data_v2 WHERE trial_index = ?", last)
+    with pytest.raises(InputError, match=f"of trial {last} in round 0 .* the database has nothing"):
+        run_study(SPEC, copied)
+    assert_frame_equal(results(copied), expected, check_exact=True)
+
+
+def test_a_database_older_than_an_unfinished_rounds_search_searches_again(
+    expected: pd.DataFrame, tmp_path: Path
+) -> None:
+    directory, backup = tmp_path / "run", tmp_path / "backup.db"
+
+    def back_up_then_stop(event: Event) -> None:
+        if event.kind == "searching" and event.round == 1 and not backup.exists():
+            shutil.copy(directory / "study.db", backup)
+        if event.kind == "searched" and event.round == 1:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_study(SPEC, directory, observer=back_up_then_stop)
+    shutil.copy(backup, directory / "study.db")
+    run_study(SPEC, directory)
+    assert [e for e in read_events(directory / "log.jsonl") if e["event"] == "searching again"]
+    assert_frame_equal(results(directory), expected, check_exact=True)

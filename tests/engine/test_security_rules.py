@@ -29,9 +29,9 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
-    """Every call in a file, with what is called as it is written."""
-    for node in ast.walk(tree(path)):
+def calls(code: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Every call in code, with what is called as it is written."""
+    for node in ast.walk(code):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 
@@ -72,42 +72,160 @@ def test_code_of_models_runs_in_one_place_where_the_study_says_so() -> None:
 FORBIDDEN = re.compile(
     r"os\.(system|popen|exec\w+|spawn\w+)|tempfile\.mktemp|mktemp|shutil\.unpack_archive"
     r"|.*\.(extract|extractall)|tarfile\..*|eval|exec|compile|__import__|.*\.to_pickle"
+    r"|(.*\.)?(c?[pP]ickle|dill|cloudpickle|joblib|shelve|marshal)\..*|.*\.(Unpickler|read_pickle)"
+    r"|yaml\.(unsafe|full)_load(_all)?|.*\.load_module|runpy\..*"
 )
-"""Calls that hand text to a shell or an interpreter, or unpack archives unchecked."""
+"""Calls that hand data to a shell or an interpreter, or unpack archives unchecked."""
+
+UNPICKLING = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
+"""Loaders that unpickle unless they are told not to, and how they are told."""
+
+
+def unpickles(name: str, call: ast.Call) -> bool:
+    """Whether a loader may unpickle what it loads; it must say itself that it does not."""
+    loader = name.replace("numpy.", "np.")
+    if loader not in UNPICKLING:
+        return False
+    option, safe = UNPICKLING[loader]
+    said = [ast.unparse(word.value) for word in call.keywords if word.arg == option]
+    return said != [safe]
+
+
+def hands_over(code: ast.AST) -> list[str]:
+    """Calls in code that hand data to a shell, an interpreter, an unpickler or an unpacker."""
+    return [
+        name
+        for name, call in calls(code)
+        if FORBIDDEN.fullmatch(name)
+        or unpickles(name, call)
+        or any(
+            word.arg in ("shell", "allow_pickle") and ast.unparse(word.value) != "False"
+            for word in call.keywords
+        )
+    ]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name_of)
 def test_no_call_hands_data_to_a_shell_an_interpreter_or_an_unpacker(path: Path) -> None:
-    assert [name for name, _ in calls(path) if FORBIDDEN.fullmatch(name)] == []
+    assert hands_over(tree(path)) == []
     assert [value for value in given(path, "shell") if value != "False"] == []
 
 
-SQL = re.compile(r"(.*\.)?(text|execute|executemany|executescript|exec_driver_sql|literal_column)")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "pickle.load(stream)",
+        "pickle.Unpickler(stream)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "numpy.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "np.lib.npyio.anything(path, allow_pickle=flag)",
+        "pd.read_pickle(path)",
+        "marshal.loads(content)",
+        "yaml.unsafe_load(text)",
+        "joblib.load(path)",
+        "subprocess.run(text, shell=True)",
+        "os.system(text)",
+        "eval(text)",
+        "archive.extractall(path)",
+    ],
+)
+def test_the_rule_on_calls_sees(code: str) -> None:
+    assert hands_over(ast.parse(code))
+
+
+@pytest.mark.parametrize(
+    "code", ["torch.load(path, weights_only=True)", "np.load(path, allow_pickle=False)"]
+)
+def test_the_rule_on_calls_lets_pass(code: str) -> None:
+    assert hands_over(ast.parse(code)) == []
+
+
+WRITTEN_SQL = re.compile(r"((sqlalchemy|sa)\.)?text|(.*\.)?(exec_driver_sql|literal_column)")
+"""What takes SQL as text: that must be written where it is called."""
+
+EXECUTES = re.compile(r".*\.(execute|executemany|executescript|scalar|scalars)")
+"""What takes a statement: an expression of SQLAlchemy."""
+
+BUILDS_TEXT = {"format", "join", "replace", "strip", "str", "dumps", "read", "read_text"}
+
+
+def is_expression(node: ast.AST, whole: ast.AST, depth: int = 0) -> bool:
+    """Whether something is an expression of SQLAlchemy, and no text, as far as code tells.
+
+    That is a call of anything but what makes text, or a name that is given nothing else.
+    """
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func).rpartition(".")[2] not in BUILDS_TEXT
+    if not isinstance(node, ast.Name) or depth > 3:
+        return False
+    values = [
+        found.value
+        for found in ast.walk(whole)
+        if isinstance(found, ast.Assign)
+        and any(isinstance(to, ast.Name) and to.id == node.id for to in found.targets)
+    ]
+    return bool(values) and all(is_expression(value, whole, depth + 1) for value in values)
+
+
+def puts_sql_together(code: ast.AST) -> list[int]:
+    """Lines of code that have a database run what is not written there."""
+    uses_sql = any(
+        isinstance(node, ast.ImportFrom | ast.Import)
+        and re.search(r"sqlalchemy|sqlite3|psycopg|ax_tables", ast.unparse(node))
+        for node in ast.walk(code)
+    )
+    found = []
+    for name, call in calls(code) if uses_sql else ():
+        if not call.args:
+            continue
+        first = call.args[0]
+        if WRITTEN_SQL.fullmatch(name) and not isinstance(first, ast.Constant):
+            found.append(call.lineno)
+        if EXECUTES.fullmatch(name) and not is_expression(first, code):
+            found.append(call.lineno)
+    return found
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name_of)
 def test_sql_is_never_put_together_from_strings(path: Path) -> None:
     """Values are bound: no statement is formatted, added up or interpolated."""
-    for name, call in calls(path):
-        if not SQL.fullmatch(name) or not call.args:
-            continue
-        for node in ast.walk(call.args[0]):
-            formatted = isinstance(node, ast.JoinedStr) or (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr == "format"
-            )
-            joined = isinstance(node, ast.BinOp) and any(
-                isinstance(side, ast.Constant) and isinstance(side.value, str)
-                for side in (node.left, node.right)
-            )
-            assert not formatted, f"{path}:{call.lineno}"
-            assert not joined, f"{path}:{call.lineno}"
+    assert puts_sql_together(tree(path)) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "connection.execute(text(f'DROP {name}'))",
+        "query = f'SELECT {name}'\nconnection.execute(text(query))",
+        "connection.execute(text(' '.join(words)))",
+        "connection.execute(' '.join(words))",
+        "connection.execute('SELECT ' + name)",
+        "query = 'SELECT %s' % name\nconnection.execute(query)",
+        "def ask(query):\n    return connection.execute(query)",
+        "connection.exec_driver_sql(query)",
+    ],
+)
+def test_the_rule_on_sql_sees(code: str) -> None:
+    assert puts_sql_together(ast.parse(f"from sqlalchemy import text\n{code}"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "connection.execute(text('SELECT 1'), {'key': key})",
+        "query = text('SELECT 1')\nconnection.execute(query)",
+        "connection.execute(select(table).where(table.c.name == name))",
+    ],
+)
+def test_the_rule_on_sql_lets_pass(code: str) -> None:
+    assert puts_sql_together(ast.parse(f"from sqlalchemy import text\n{code}")) == []
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=name_of)
 def test_templates_are_rendered_with_escapes(path: Path) -> None:
-    for name, call in calls(path):
+    for name, call in calls(tree(path)):
         if name.endswith(("jinja2.Environment", "jinja2.Template")):
             found = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             assert found.get("autoescape") == "True", f"{path}:{call.lineno}"

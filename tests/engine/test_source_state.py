@@ -117,6 +117,40 @@ def test_nothing_of_the_repository_is_run(repository: Path, tmp_path: Path) -> N
     assert ran.exists(), "the programs would run if they were let"
 
 
+@pytest.mark.parametrize("name", ["evil", "e.v.i.l", "e=vil"])
+@pytest.mark.parametrize("kind", ["clean", "process"])
+def test_no_filter_of_the_repository_is_run(
+    name: str, kind: str, repository: Path, tmp_path: Path
+) -> None:
+    """A status has files go through one whose time stamps are not those of the index."""
+    ran = tmp_path / "ran"
+    (repository / ".git" / "info" / "attributes").write_text(f"* filter={name}\n")
+    git(repository, "config", f"filter.{name}.{kind}", f"echo x >> {ran}; cat")
+    git(repository, "config", f"filter.{name}.required", "true")
+    os.utime(repository / "code.py", (1, 1))
+    state = source_state(repository)
+    assert state is None if "=" in name else state == source_state(repository)
+    assert not ran.exists()
+    subprocess.run(["git", "-C", repository, "status"], capture_output=True, check=False)
+    assert ran.exists(), "the program would run if it were let"
+
+
+def test_filters_of_the_user_are_run(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where large files are kept elsewhere: what git has is not what lies in the folder."""
+    settings = tmp_path / "settings"
+    settings.write_text('[filter "upper"]\n\tclean = tr a-z A-Z\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    (repository / ".git" / "info" / "attributes").write_text("* filter=upper\n")
+    git(repository, "add", "--renormalize", "code.py")
+    git(repository, "commit", "-m", "second")
+    os.utime(repository / "code.py", (1, 1))
+    state = source_state(repository)
+    assert state is not None
+    assert not state.changed
+
+
 def test_a_hook_that_starts_a_study_does_not_lead_git_astray(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

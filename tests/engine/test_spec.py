@@ -81,6 +81,7 @@ def test_unknown_section_lists_the_sections(study: Path) -> None:
         ("search__rounds", None, "valid integer"),
         ("search__rounds", True, "valid integer"),
         ("search__rounds", 0, "greater than or equal to 1"),
+        ("search__rounds", 100_001, "less than or equal to 100000"),
         ("search__initial", 1, "search.initial: Input should be greater than or equal to 2, not 1"),
         (
             "search__initial",
@@ -249,6 +250,16 @@ def test_variables_come_from_the_environment(study: Path) -> None:
     write_study_yaml(study, model__name="${DATA}/model-${SIZE:-small}")
     assert load_spec(study, (), {"DATA": "/d"}).model.name == "/d/model-small"
     assert load_spec(study, (), {"DATA": "", "SIZE": "x"}).model.name == "/model-x"
+
+
+def test_an_override_changes_no_other_section_that_shares_an_alias(tmp_path: Path) -> None:
+    values = study_values()
+    del values["task"]
+    text = "task: {name: fake, train: &data {rows: 1}, validation: *data}\n"
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(values) + text)
+    options = load_spec(path, ["task.train.rows=2"]).task.options
+    assert options == {"train": {"rows": 2}, "validation": {"rows": 1}}
 
 
 def test_variable_that_is_not_set_says_what_to_do(study: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,14 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal
 
-from qsearch.errors import DamagedFileError
+from qsearch.errors import DamagedFileError, InputError
 from qsearch.evaluation import TrainReport
 from qsearch.plugins import TrainerState
 from qsearch.records import read_trials
 from qsearch.state_files import (
     damage,
     forget,
+    no_links,
     previous_path,
     read_or_previous,
     read_state,
@@ -79,6 +81,34 @@ def test_file_and_folder_are_on_the_disk_before_and_after_the_file_is_moved(
     monkeypatch.setattr(Path, "replace", note_move)
     write_json(tmp_path / "value.json", 1)
     assert order == ["file", "move", "folder"]
+
+
+@pytest.mark.parametrize(("mask", "rights"), [(0o022, 0o644), (0o077, 0o600), (0o027, 0o640)])
+def test_files_have_the_rights_that_the_users_mask_leaves(
+    mask: int, rights: int, tmp_path: Path
+) -> None:
+    before = os.umask(mask)
+    try:
+        write_state(tmp_path / "x.json", FIELDS)
+        write_example_measurement(tmp_path)  # A library writes this file.
+    finally:
+        os.umask(before)
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*.*")}
+    assert found == dict.fromkeys(["x.json", "x.json.previous", "probes-0.safetensors"], rights)
+
+
+def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="link: is a link, and links are not followed"):
+        no_links(str(tmp_path / "link"), os.O_WRONLY | os.O_TRUNC)
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: is no regular file"):
+        no_links(str(tmp_path / "pipe"), os.O_RDWR)
 
 
 def test_a_file_keeps_what_it_held_before(tmp_path: Path) -> None:

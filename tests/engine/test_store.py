@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,9 @@ from tests.engine.support import INTEGER, make_space
 from tests.small_disk import small_disk
 
 SPACE = make_space(1, INTEGER)
-ROUND = RoundState(RoundRecord(0, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8)), (0, 2), 5)
+ROUND = RoundState(
+    RoundRecord(0, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8)), (0, 2), 5, {2: (0.7, 0.1)}
+)
 
 
 @pytest.fixture
@@ -49,6 +52,13 @@ def test_directory_under_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="cannot be written: Not a directory; give another --out"):
         prepare_directory(tmp_path / "file" / "study")
+
+
+def test_directory_whose_name_is_not_utf_8_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    directory = tmp_path / os.fsdecode(b"o\xff")
+    with pytest.raises(InputError, match="its name is not UTF-8; give another --out"):
+        prepare_directory(directory)
+    assert not directory.exists()
 
 
 def test_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -130,6 +140,35 @@ def test_damaged_adapter_is_named(damage: bytes | None, directory: Path) -> None
         adapter_path(directory, 0).write_bytes(damage)
     with pytest.raises(DamagedFileError, match=r"adapter-0\.safetensors: .*the study again"):
         read_adapter(directory, 0)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"trials": "5"},
+        {"trials": -1},
+        {"next_set": ["0"]},
+        {"next_set": None},
+        {"expected": {"0": [1.0]}},
+        {"expected": {"a": [1.0, 0.5]}},
+        {"record": {**dataclasses.asdict(ROUND.record), "hypervolume": "large"}},
+        {"record": {**dataclasses.asdict(ROUND.record), "train_losses": [[]]}},
+        {"surprise": 1},
+    ],
+)
+def test_round_without_a_checksum_that_holds_something_else_is_damaged(
+    changed: dict[str, object], directory: Path
+) -> None:
+    """As in the archive of a forger, who leaves the checksum out."""
+    path = directory / "state" / "round-0.json"
+    write_round(directory, ROUND)
+    fields = json.loads(path.read_text())
+    del fields["checksum"]
+    path.write_text(json.dumps(fields))
+    assert read_rounds(directory) == [ROUND]
+    path.write_text(json.dumps({**fields, **changed}))
+    with pytest.raises(DamagedFileError, match=r"round-0\.json: damaged"):
+        read_rounds(directory)
 
 
 def test_rounds_round_trip_up_to_the_first_gap(directory: Path) -> None:

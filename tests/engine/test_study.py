@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy
 from pandas.testing import assert_frame_equal
 
+from qsearch import recording
 from qsearch.assembly import assemble
 from qsearch.errors import InputError, QsearchError, StudyBusyError
 from qsearch.events import Event
@@ -438,6 +439,21 @@ def test_interruption_is_logged(tmp_path: Path) -> None:
         )
     assert log_of(tmp_path / "run")[-1]["event"] == "interrupted"
     assert len(read_study(tmp_path / "run").trials) == 1
+
+
+def test_results_can_be_read_while_a_round_is_evaluated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(recording, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(recording, "_MOST_SAVING", float("inf"))
+    counts: list[int] = []
+
+    def observe(event: Event) -> None:
+        if event.kind == "evaluated":
+            counts.append(len(read_study(tmp_path / "run").trials))
+
+    run_study(study_spec(search__rounds=1), tmp_path / "run", observer=observe)
+    assert counts == list(range(len(counts)))
 
 
 def test_finished_study_runs_nothing_again(uninterrupted: Any, tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""Ax's tables in an SQLite file that several studies share; of PostgreSQL see test_postgres.py."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from qsearch.ax_tables import create_tables
+from qsearch.listing import list_database
+from qsearch.storage_url import open_engine
+
+
+def make_tables(url: str, start: Barrier) -> None:
+    engine = open_engine(url)
+    start.wait()
+    create_tables(engine)
+
+
+@pytest.mark.parametrize("time", range(4))  # They do not collide each time.
+def test_several_processes_make_the_tables_at_once(time: int, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    fork = multiprocessing.get_context("fork")
+    start = fork.Barrier(4)
+    makers = [fork.Process(target=make_tables, args=(url, start)) for _ in range(4)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+    assert [maker.exitcode for maker in makers] == [0, 0, 0, 0]
+    assert list_database(url) == []
+
+
+def test_tables_that_are_there_stay(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'shared.db'}")
+    create_tables(engine)
+    before = (tmp_path / "shared.db").read_bytes()
+    create_tables(engine)
+    assert (tmp_path / "shared.db").read_bytes() == before
