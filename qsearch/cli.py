@@ -16,12 +16,14 @@ from rich.table import Table
 from qsearch import cli_sharing, cli_watching
 from qsearch.cli_output import (
     fail,
+    lasting_output,
     print_line,
     print_table,
     quieten_ax,
     report_function,
     warn,
     without_controls,
+    write_any_character,
 )
 from qsearch.cli_watching import StudyDirectory, finish_reason
 from qsearch.errors import InputError, QsearchError
@@ -76,15 +78,16 @@ def init(
 def check(study: StudyFile, set_: Assignments = None) -> None:
     """Validate a study; say its layers, space size, and estimated memory and time."""
     from qsearch.checking import check_study
-    from qsearch.spec import load_spec
+    from qsearch.store import load_study
 
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in check_study(load_spec(study, set_ or ()), str(study)):
+    for name, value in check_study(load_study(study, set_ or ()), str(study)):
         table.add_row(name, without_controls(value))
     Console().print(table, highlight=False, markup=False)
 
 
 @app.command()
+@lasting_output()
 def run(
     study: StudyFile,
     out: Annotated[Path, typer.Option(help="The study's directory.", metavar="DIR")],
@@ -117,10 +120,9 @@ def run(
     from qsearch.events import all_of
     from qsearch.loggers import loggers
     from qsearch.progress import StudyProgress
-    from qsearch.spec import load_spec
-    from qsearch.store import LOG
+    from qsearch.store import LOG, load_study
 
-    spec = load_spec(study, set_ or ())
+    spec = load_study(study, set_ or ())
     console = Console()
     try:
         with (
@@ -275,6 +277,7 @@ def main() -> None:
     # Shells start background jobs with interrupts ignored; a study must still stop cleanly.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    write_any_character()
     try:
         app()
     except InputError as error:

@@ -54,23 +54,26 @@ def _watch(directory: Path, every: float, as_json: bool) -> None:
             found = study_status(directory)
             _print(found, as_json)
         return
-    with Live(_table(found), auto_refresh=False) as live:
+    with Live(_table(found.lines()), auto_refresh=False) as live:
         while found.running is not None:
             time.sleep(every)
             found = study_status(directory)
-            live.update(_table(found), refresh=True)
+            live.update(_table(found.lines()), refresh=True)
 
 
 def _print(found: StudyStatus, as_json: bool) -> None:
+    for note in found.notes:
+        warn(note)
     if as_json:
         print_line(json.dumps(found.as_json()))
     else:
-        Console().print(_table(found), highlight=False, markup=False)
+        lines = [(label, text) for label, text in found.lines() if label != "note"]
+        Console().print(_table(lines), highlight=False, markup=False)
 
 
-def _table(found: StudyStatus) -> Table:
+def _table(lines: list[tuple[str, str]]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
-    for label, text in found.lines():
+    for label, text in lines:
         table.add_row(label, Text(without_controls(text)))
     return table
 

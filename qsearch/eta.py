@@ -4,7 +4,9 @@ What is left of the running phase goes on at the phase's pace. What follows take
 latest of its kind did, by evaluation or candidate; until a second training has been seen, later
 trainings are taken to last as long as the first. Where something that is still to come has never
 been seen, nothing is guessed. Later sets, whose size is not known yet, are taken to be as large as
-the latest one. A study may end earlier by ``search.stop.tolerance``, which nothing can foresee.
+the latest one. Nor is guessed what would take over ten years, as after a clock was set, or more
+than a thousand rounds. A study may end earlier by ``search.stop.tolerance``, which nothing can
+foresee.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ _CUT = (SET, SEARCHING, CANDIDATES)
 """What ends when ``search.stop.hours`` are over; a training goes on to its end."""
 _BRIEF = (SENSITIVITY, FINISHING)
 """What counts as no time until it was seen: it is short beside the rest of a round."""
+
+_MOST_SECONDS = 10 * 365 * 86400.0
+_MOST_ROUNDS = 1000
+"""Further rounds that are looked at: each takes some microseconds, several times a second."""
 
 _BEFORE = 8
 """Evaluations that the phase before counts as, in the pace of the latest one."""
@@ -81,10 +87,17 @@ def time_left(
     if total is not None and phase.kind in _CUT:
         total = min(total, limit)
     running = None if left is None else max(now - phase.start, 0.0) + left
+    costs: dict[tuple[str, int, bool], float | None] = {}  # Most rounds are alike.
     for step in _steps(search, history, phase):
         if total is None or total >= limit:
             break
-        seconds = _cost(history, step)
+        if step.round > phase.round + _MOST_ROUNDS:
+            total = None
+            break
+        alike = step.kind, step.count, step.round > 0
+        if alike not in costs:
+            costs[alike] = _cost(history, step)
+        seconds = costs[alike]
         if seconds is None and step.kind == phase.kind and running is not None:
             # The first of its kind still runs.
             count = _shares(search, history, phase.round)[1] if step.kind == SEARCHING else 1
@@ -92,7 +105,11 @@ def time_left(
         total = None if seconds is None else total + seconds
         if total is not None and step.kind in _CUT:
             total = min(total, limit)
-    return TimeLeft(left, total)
+    return TimeLeft(_foreseeable(left), _foreseeable(total))
+
+
+def _foreseeable(seconds: float | None) -> float | None:
+    return None if seconds is None or seconds > _MOST_SECONDS else seconds
 
 
 def _left_of_phase(search: SearchSpec, history: History, phase: Phase, now: float) -> float | None:
@@ -171,7 +188,7 @@ def _complete(history: History, kind: str) -> list[Phase]:
 
 def _is_done(history: History, kind: str, round: int) -> bool:
     """Return whether a session has completed what a round does but once."""
-    once = kind not in (SET, CANDIDATES)
+    once = kind not in (SET, CANDIDATES) and round <= history.round
     return once and any(phase.round == round for phase in _complete(history, kind))
 
 

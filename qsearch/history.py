@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from qsearch.events import PROGRESS
@@ -24,7 +24,7 @@ BETWEEN = "going on"
 
 _AFTER = {SET: SEARCHING, CANDIDATES: FINISHING}
 _ENDS = {"trained": TRAINING, "measured sensitivity": SENSITIVITY, "searched": SEARCHING}
-_OPENING = ("environment changed", MEASURING, "started")
+_OPENING = ("state damaged", "taken over", "environment changed", MEASURING, "started")
 """How a session begins, in this order; a session that comes to "started" has begun."""
 _OVER = ("finished", "stopped", "interrupted")
 
@@ -117,7 +117,7 @@ class History:
     completed: dict[int, set[int]] = field(default_factory=dict)
     failed: dict[tuple[int, int], str] = field(default_factory=dict)
     screened: float | None = None
-    _opened: int = field(default=2, repr=False)
+    _opened: int = field(default=len(_OPENING) - 1, repr=False)
 
     def results(self, round: int) -> int:
         """Return how many evaluations a round has made, failures included."""
@@ -265,8 +265,9 @@ def replay(lines: Iterable[Mapping[str, Any]], progress: Mapping[str, Any] | Non
 
 
 def _seconds(text: object) -> float | None:
+    """Return a time in seconds since the epoch; None if it is none that can be written again."""
     try:
-        return datetime.fromisoformat(str(text)).timestamp()
+        return datetime.fromisoformat(str(text)).astimezone(UTC).timestamp()
     except (ValueError, OverflowError, OSError):
         return None
 

@@ -7,12 +7,14 @@ finds. What it raises ends no study.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from qsearch.events import Event, Observer
 from qsearch.plugins import load_plugin
+from qsearch.reasons import reason_of
 
 Logger = Callable[[Path, str], AbstractContextManager[Observer]]
 """Called as ``logger(directory, name)`` with a study's directory and name.
@@ -20,6 +22,9 @@ Logger = Callable[[Path, str], AbstractContextManager[Observer]]
 The call imports what the logger needs, and raises InputError where that is not installed. Entering
 what it returns opens its files or connections, and leaving closes them.
 """
+
+_CREDENTIALS = re.compile(r"//[^/\s]*@")
+"""User and password of a server: errors quote the address that could not be reached."""
 
 _MOST_FAILURES = 3
 """Failures in succession after which a logger is left alone: each may cost a time-out."""
@@ -99,6 +104,6 @@ class _Guarded:
 
     def _warn_once(self, error: Exception) -> None:
         if not self._warned:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = _CREDENTIALS.sub("//***@", reason_of(error))
             self._warn(f"logger {self._name!r} failed, the study goes on: {reason}")
         self._warned = True

@@ -21,11 +21,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from qsearch.cli_output import without_controls
+from qsearch.cli_output import warn, without_controls
 from qsearch.eta import duration_text, end_text, left_text, time_left
 from qsearch.events import PROGRESS, Event, event_line, read_events
 from qsearch.history import CANDIDATES, SET, TRAINING, History, replay
 from qsearch.live import done_of
+from qsearch.reasons import reason_of
 from qsearch.search_spec import SearchSpec
 
 _UNCOUNTED = ("measuring quantization error", "measuring sensitivity")
@@ -86,6 +87,7 @@ class StudyProgress:
         self._current = self._add("starting", None)
         self._whole: TaskID | None = None
         self._phase = ""
+        self._is_off = False
 
     def __enter__(self) -> StudyProgress:
         self._bars.start()
@@ -95,7 +97,17 @@ class StudyProgress:
         self._bars.stop()
 
     def __call__(self, event: Event) -> None:
-        """Show an event."""
+        """Show an event; one that cannot be shown ends the display, and no study."""
+        if self._is_off:
+            return
+        try:
+            self._take(event)
+        except Exception as error:
+            self._is_off = True
+            self._bars.stop()
+            warn(f"progress is shown no longer, the study goes on: {reason_of(error)}")
+
+    def _take(self, event: Event) -> None:
         fields = event.fields
         line = event_line(event)
         self._history.add(line)
@@ -207,6 +219,7 @@ def _finished(round: int, fields: _Fields) -> str:
 
 _TEXTS: dict[str, Callable[[int, _Fields], str]] = {
     "trained": lambda r, f: f"round {r}: trained {f['steps']} steps in {f.seconds()}",
+    "searching again": lambda r, f: f"round {r}: the database lacks some candidates",
     "searched": lambda r, f: f"round {r}: found {f['candidates']} candidates",
     "failed": lambda r, f: f"round {r}: {_trial(f)} failed: {f['reason']}",
     "screening failed": lambda r, f: f"round {r}: {_trial(f)} was not screened: {f['reason']}",

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 _MOST = 100_000
-"""Configurations of a round, and segments: each takes memory, and a study needs far fewer."""
+"""Rounds, their configurations, and segments: each takes memory, and a study needs far fewer."""
 
 
 class StopSpec(BaseModel):
@@ -127,7 +127,7 @@ class SearchSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rounds: int = Field(strict=True, default=3, ge=1)
+    rounds: int = Field(strict=True, default=3, ge=1, le=_MOST)
     initial: _Initial = 24
     candidates: int = Field(strict=True, default=12, ge=0, le=_MOST)
     segments: int = Field(strict=True, default=40, ge=1, le=_MOST)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from qsearch.bounded import read_text
 from qsearch.clock import CLOCK, read_seconds
 from qsearch.errors import InputError, QsearchError
 from qsearch.eta import duration_text, left_text, time_left
@@ -20,7 +21,7 @@ from qsearch.live import read_progress
 from qsearch.lock import dead_owner, lock_owner
 from qsearch.owners import Owner
 from qsearch.records import STUDY_FILE, TRIALS_FILE, StudyRecord, read_study
-from qsearch.safe_yaml import read_yaml
+from qsearch.safe_yaml import MAX_BYTES, parse_yaml
 from qsearch.search_spec import SearchSpec
 
 LOG, STUDY_YAML = "log.jsonl", "study.yaml"
@@ -325,7 +326,7 @@ def _spent(directory: Path, owner: Owner | None, history: History, now: float) -
         return saved
     try:
         since = datetime.fromisoformat(owner.since or "").timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         since = at
     return saved + max(now - max(at, since), 0.0)
 
@@ -333,8 +334,9 @@ def _spent(directory: Path, owner: Owner | None, history: History, now: float) -
 def _read_search(directory: Path) -> SearchSpec | None:
     """Return the study's limits, or None if they cannot be read."""
     try:
-        return SearchSpec.model_validate(read_yaml(directory / STUDY_YAML)["search"])
-    except (InputError, ValidationError, LookupError, TypeError):
+        text = read_text(directory / STUDY_YAML, MAX_BYTES)
+        return SearchSpec.model_validate(parse_yaml(text, STUDY_YAML)["search"])
+    except (InputError, ValidationError, LookupError, OSError, TypeError, ValueError):
         return None
 
 

@@ -65,11 +65,9 @@ def _opened(directory: Path, name: str) -> Iterator[Observer]:
     from mlflow import MlflowClient
 
     uri = os.environ.get(_URI) or (directory / FOLDER).resolve().as_uri()
-    client = MlflowClient(tracking_uri=uri)
-    run = _Run(client, _run_id(client, directory, name))
-    scalars = Scalars(run.last_steps())
+    run = _Run(MlflowClient(tracking_uri=uri), directory, name)
+    scalars = Scalars({})
     run.keep(scalars.catch_up(directory))
-    run.send()
     last = ""
 
     def observe(event: Event) -> None:
@@ -85,50 +83,77 @@ def _opened(directory: Path, name: str) -> Iterator[Observer]:
 
 
 class _Run:
-    """An MLflow run, and the figures that wait to be sent to it."""
+    """A study's MLflow run, and the figures that wait to be sent to it.
 
-    def __init__(self, client: Any, run_id: str) -> None:
+    Args:
+        client: The client of a server, which need not be there yet.
+        directory: The study's directory.
+        name: The study's name.
+    """
+
+    def __init__(self, client: Any, directory: Path, name: str) -> None:
         self._client = client
-        self._id = run_id
+        self._directory, self._name = directory, name
+        self._id: str | None = None
+        self._sent: dict[str, int] = {}  # The last steps of earlier sessions, by name.
         self._waiting: list[Scalar] = []
-        self._tried = time.monotonic()
+        self._tried = -float("inf")
         self._pause = _EVERY
-
-    def last_steps(self) -> dict[str, int]:
-        """Return the last step by name of what earlier sessions have sent."""
-        names = self._client.get_run(self._id).data.metrics
-        return {
-            name: max(metric.step for metric in self._client.get_metric_history(self._id, name))
-            for name in names
-        }
+        self._is_away = False
 
     def keep(self, figures: Iterator[Scalar]) -> None:
         self._waiting += figures
 
     def send_now_and_then(self) -> None:
-        if time.monotonic() - self._tried >= self._pause:
-            self.send()
-
-    def send(self) -> None:
-        """Send what waits; what fails goes on waiting, and is tried ever less often."""
-        from mlflow.entities import Metric
-
-        self._pause = min(2 * self._pause, _SELDOM)
-        while self._waiting:
-            part = self._waiting[:_MOST_AT_ONCE]
-            metrics = [Metric(f.name, f.value, int(1000 * f.time), f.step) for f in part]
-            try:
-                self._client.log_batch(self._id, metrics=metrics)
-            finally:
-                self._tried = time.monotonic()
-            del self._waiting[: len(part)]
-        self._pause = _EVERY
+        """Send what waits, unless that was tried a moment ago; raise the first failure alone."""
+        if time.monotonic() - self._tried < self._pause:
+            return
+        try:
+            self._send()
+        except Exception:
+            # A server that comes back finds the logger waiting, however often it was away.
+            if not self._is_away:
+                self._is_away = True
+                raise
+        else:
+            self._is_away = False
 
     def end(self, status: str) -> None:
+        """Send what waits and end the run; a server that is away costs one time-out."""
+        self._send()
+        self._client.set_terminated(self._id, status)
+
+    def _send(self) -> None:
+        """Send what waits; what fails goes on waiting, and is tried ever less often."""
+        self._pause = min(2 * self._pause, _SELDOM)
         try:
-            self.send()
+            if self._id is None:
+                self._open()
+            while self._waiting:
+                self._send_part()
         finally:
-            self._client.set_terminated(self._id, status)
+            self._tried = time.monotonic()
+        self._pause = _EVERY
+
+    def _open(self) -> None:
+        run = _run_id(self._client, self._directory, self._name)
+        for name in self._client.get_run(run).data.metrics:
+            history = self._client.get_metric_history(run, name)
+            self._sent[name] = max(metric.step for metric in history)
+        self._id = run
+
+    def _send_part(self) -> None:
+        from mlflow.entities import Metric
+
+        part = self._waiting[:_MOST_AT_ONCE]
+        metrics = [
+            Metric(figure.name, figure.value, int(1000 * figure.time), figure.step)
+            for figure in part
+            if figure.step > self._sent.get(figure.name, -1)
+        ]
+        if metrics:
+            self._client.log_batch(self._id, metrics=metrics)
+        del self._waiting[: len(part)]
 
 
 def _run_id(client: Any, directory: Path, name: str) -> str:

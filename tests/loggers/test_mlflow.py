@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qsearch_loggers import mlflow_logger
 from qsearch_loggers.mlflow_logger import RUN_FILE, mlflow
 
 from qsearch.errors import InputError
+from qsearch.events import Event, Observer, all_of
+from qsearch.loggers import loggers
+from qsearch.study import run_study
 from tests.loggers.runs import SPEC, expected, failures, run
 
 pytest.importorskip("mlflow", reason="the dev extra brings mlflow")
@@ -83,6 +87,58 @@ def test_a_run_that_is_gone_is_logged_anew(tmp_path: Path) -> None:
     latest = max(runs_of(client), key=lambda found: found.info.start_time)
     history = client.get_metric_history(latest.info.run_id, "evaluation/loss")
     assert len(history) == len(expected(tmp_path)["evaluation/loss"])
+
+
+class Server:
+    """MLflow's files, as a server that may be away."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        import mlflow as package
+
+        self.is_away = True
+        self.refused = 0
+        server = self
+
+        class Client(package.MlflowClient):
+            def __getattribute__(self, name: str) -> Any:
+                if server.is_away and not name.startswith("_"):
+                    server.refused += 1
+                    raise ConnectionError(f"refused: {name}")
+                return super().__getattribute__(name)
+
+        patch.setattr(package, "MlflowClient", Client)
+        patch.setattr(mlflow_logger, "_EVERY", 0.0)
+
+
+def run_with(observer: Observer, directory: Path) -> list[str]:
+    """Run the study with the logger, and an observer after it; return the warnings."""
+    warnings: list[str] = []
+    with loggers(["mlflow"], directory, SPEC.name, warnings.append) as observers:
+        run_study(SPEC, directory, observer=all_of([*observers, observer]))
+    return warnings
+
+
+def test_a_server_that_is_away_at_first_gets_everything_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(monkeypatch)
+
+    def come_back(event: Event) -> None:
+        server.is_away = server.is_away and (event.kind, event.round) != ("trained", 1)
+
+    (warning,) = run_with(come_back, tmp_path)
+    assert "logger 'mlflow' failed, the study goes on: ConnectionError: refused" in warning
+    assert server.refused > 3
+    assert_complete(tmp_path, tmp_path / "mlruns")
+
+
+def test_a_server_that_stays_away_is_tried_once_more_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(monkeypatch)
+    refused: list[int] = []
+    (_,) = run_with(lambda event: refused.append(server.refused), tmp_path)
+    assert server.refused == refused[-1] + 1
 
 
 def test_mlflow_tells_nobody_else(tmp_path: Path) -> None:
