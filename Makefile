@@ -13,7 +13,7 @@ demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
 
 test: check browser postgres
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30 -rs
 
 check: $(VENV)/.ready-test
 	$(BIN)/ruff check $(SOURCES)

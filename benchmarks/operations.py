@@ -22,7 +22,7 @@ from benchmarks.operations_load import load
 from benchmarks.recording import RESULTS, Benchmark, fill_table, only_recorded
 
 DOCS = ROOT / "docs" / "operations.md"
-_TIMES_AS_MANY = "10"
+_TIMES_AS_MANY = "4"
 """Inputs that the fuzz tests try here, over those that they try in the test suite."""
 
 

@@ -75,7 +75,8 @@ class Inputs:
     """The model and the data of a study.
 
     Args:
-        model: SHA-256 of each file of weights, by its name; empty where there is none.
+        model: SHA-256 of each file of the model by its name: of weights, of settings, and of the
+            tokenizer; empty where there is none.
         data: By split; empty where the task does not tell.
     """
 
@@ -143,11 +144,13 @@ def environment_changes(before: Session, after: Session) -> list[str]:
 def input_changes(before: Inputs, after: Inputs) -> list[str]:
     """Return what of model and examples differs, one line for each.
 
-    What is told on one side only is no difference: an earlier version may not have told it. A file
-    that differs is none either, where its examples are the same.
+    What is told on one side only is no difference: an earlier version may not have told it. So a
+    file of the model that comes later is none; but one that goes is, as others may be loaded in its
+    place. A file of examples that differs is none either, where its examples are the same.
     """
     lines = []
-    if before.model and after.model and before.model != after.model:
+    known = {name: after.model.get(name) for name in before.model}
+    if after.model and known != before.model:
         lines += _differences(_named("model", before.model), _named("model", after.model))
     for split in before.data.keys() & after.data.keys():
         old, new = before.data[split].sha256, after.data[split].sha256

@@ -36,8 +36,12 @@ def source_states() -> dict[str, Source]:
 
 def source_state(folder: Path) -> Source | None:
     """Return the state of the repository that holds a folder, or None."""
+    settings = _without_filters(folder)
+    if settings is None:
+        return None
     told = _git(
         folder,
+        *settings,
         *("status", "--porcelain=v2", "--branch"),
         # Results and notes that are not tracked change no code.
         *("--untracked-files=no", "--ignore-submodules=dirty"),
@@ -54,9 +58,36 @@ def source_state(folder: Path) -> Source | None:
     )
 
 
+def _without_filters(folder: Path) -> list[str] | None:
+    """Return settings with which git runs no program that a repository has its files go through.
+
+    Filters of the user's own settings stay: where git keeps large files elsewhere, files would
+    seem changed without them.
+
+    Returns:
+        Arguments; None where git does not tell, or a filter's name cannot be written as one.
+    """
+    told = _git(folder, "config", "--list", "--null", "--show-scope", "--name-only")
+    if told is None:
+        return None
+    words = told.split("\0")
+    scopes = zip(words[::2], words[1::2], strict=False)
+    foreign = {name for scope, name in scopes if scope in ("local", "worktree")}
+    filters = {name.rpartition(".")[0] for name in foreign if name.startswith("filter.")}
+    if any("=" in name for name in filters):
+        return None
+    return [
+        word
+        for name in sorted(filters)
+        for setting in ("clean=", "process=", "required=false")
+        for word in ("-c", f"{name}.{setting}")
+    ]
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     """Return what a git command writes, or None if it cannot be run or fails."""
     variables = {name: value for name, value in os.environ.items() if name not in _LOCATIONS}
+    variables["GIT_NO_LAZY_FETCH"] = "1"  # What a partial clone lacks is asked of a server.
     try:
         done = subprocess.run(
             ["git", *_PASSIVE, "-C", str(folder), *arguments],

@@ -108,7 +108,7 @@ def load_spec(
     Raises:
         InputError: If the file or an override cannot be used.
     """
-    values = _read_study(path)
+    values = _unshared(_read_study(path))
     for override in overrides:
         _override(values, override)
     variables = os.environ if environment is None else environment
@@ -211,6 +211,13 @@ def _read_study(path: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: a study is a mapping of sections, not {type(loaded).__name__}")
     return loaded
+
+
+def _unshared(value: Any) -> Any:
+    """Return a copy in which what YAML says once by aliases is there as often as it is used."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from qsearch.bounded import open_regular
 from qsearch.capabilities import UnfinishedTraining
 from qsearch.errors import DamagedFileError
 from qsearch.evaluation import TrainReport
@@ -136,7 +137,7 @@ def _write(
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with safe_open(path, framework="pt") as stream:
+    with open_regular(path), safe_open(path, framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         header: dict[str, str] = stream.metadata() or {}
     require_header(header, _contents(tensors))

@@ -1,4 +1,4 @@
-"""Digests by which a study knows its model's weights and its examples again."""
+"""Digests by which a study knows its model and its examples again."""
 
 from __future__ import annotations
 
@@ -22,6 +22,20 @@ _WEIGHTS = (
 )
 """Where transformers looks for weights, in its order; an index names the files."""
 
+_SETTINGS = ("config.json", "tokenizer_config.json")
+_TOKENIZER = "tokenizer.json"
+_OLDER_TOKENIZER = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""What a tokenizer is built from where it is not one file; beside that, they are copies."""
+
 
 class KnowsInputs:
     """The part of a trainer that tells its model and its examples from others."""
@@ -31,7 +45,7 @@ class KnowsInputs:
     loaded: LoadedModel
 
     def input_digests(self) -> Inputs:
-        """Return which weights and which examples it uses; both are loaded for it."""
+        """Return which model and which examples it uses; both are loaded for it."""
         return self._input_digests
 
     @cached_property
@@ -39,7 +53,8 @@ class KnowsInputs:
         # Session and workers ask, and reading all weights takes its time.
         _ = self.loaded  # What comes from the hub is there from now on, and the task is prepared.
         data = self.task.data_digests() if isinstance(self.task, DigestsData) else {}
-        return Inputs({path.name: file_sha256(path) for path in weight_files(self.model)}, data)
+        files = (*weight_files(self.model), *settings_files(self.model))
+        return Inputs({path.name: file_sha256(path) for path in files}, data)
 
 
 def weight_files(model: ModelSpec) -> tuple[Path, ...]:
@@ -57,6 +72,17 @@ def weight_files(model: ModelSpec) -> tuple[Path, ...]:
         return (found,)
     names = set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values())
     return tuple(folder / name for name in sorted(names))
+
+
+def settings_files(model: ModelSpec) -> tuple[Path, ...]:
+    """Return the files that say how a model computes and how it reads text, as far as are here."""
+    source = locate_model(model)
+    folder = source_folder(source)
+    if folder is None or source.gguf_file is not None:  # A GGUF file has all that in it.
+        return ()
+    whole = (folder / _TOKENIZER).is_file()
+    names = (*_SETTINGS, *((_TOKENIZER,) if whole else _OLDER_TOKENIZER))
+    return tuple(folder / name for name in names if (folder / name).is_file())
 
 
 def file_sha256(path: Path) -> str:

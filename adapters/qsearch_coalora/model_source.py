@@ -78,9 +78,9 @@ def resolve_model(name: str) -> ModelSource:
     Raises:
         InputError: If the folder, file or package does not exist.
     """
-    if name.startswith("package:"):
-        return _local_source(name, _inside_package(name))
     try:
+        if name.startswith("package:"):
+            return _local_source(name, _inside_package(name))
         path = Path(name).expanduser()
         if path.exists():
             return _local_source(name, path)
@@ -107,20 +107,38 @@ def _is_hub_name(name: str) -> bool:
     return True
 
 
+def package_folders(package: str) -> tuple[Path, ...]:
+    """Return the folders of a top-level Python package, without importing it.
+
+    Args:
+        package: Its name; one with a dot has none, since finding it would import what holds it.
+
+    Returns:
+        Usually one folder, more for a namespace; none where there is no such package.
+    """
+    try:
+        found = importlib.util.find_spec(package) if package.isidentifier() else None
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        return ()
+    return tuple(Path(folder) for folder in found.submodule_search_locations or ())
+
+
 def _inside_package(name: str) -> Path:
     module, _, inside = name.removeprefix("package:").partition("/")
-    if not module or ".." in PurePosixPath(inside).parts:
-        raise InputError(f"model.name {name!r} must be 'package:MODULE/PATH'")
-    try:
-        found = importlib.util.find_spec(module)
-    except ImportError:
-        found = None
-    if found is None or not found.submodule_search_locations:
+    path = PurePosixPath(inside)
+    if not module.isidentifier() or path.is_absolute() or ".." in path.parts:
+        raise InputError(
+            f"model.name {name!r} must be 'package:MODULE/PATH', with a top-level module and a path"
+            " inside its folder"
+        )
+    roots = package_folders(module)
+    if not roots:
         raise InputError(
             f"model.name {name!r}: the Python package {module!r} is not installed"
             f" (pip install {module.replace('_', '-')})"
         )
-    roots = [Path(root) for root in found.submodule_search_locations]
     for root in roots:
         if (root / inside).exists():
             return root / inside

@@ -54,7 +54,9 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     html = render_page(records, [str(directory) for directory in directories])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, lambda path: path.write_text(html, encoding="utf-8"))
+        # A directory's name may hold what is no text; it is shown as far as it is.
+        content = html.encode("utf-8", "replace")
+        write_atomically(out, lambda path: path.write_bytes(content))
     except OSError as error:
         raise InputError(f"report {out} cannot be written: {error}") from error
     return out

@@ -84,9 +84,9 @@ class LivePage:
         with self._reading:
             try:
                 status = study_status(self._directory)
-            except (QsearchError, OSError) as error:
+            except Exception as error:
                 # A directory without a study yet, or without reach: it may come.
-                values: dict[str, Any] = {"problem": str(error), "version": None}
+                values: dict[str, Any] = {"problem": _problem(error), "version": None}
             else:
                 values = {
                     **status.as_json(),
@@ -106,11 +106,17 @@ class LivePage:
                     # What there is to note, the status tells.
                     record = read_study(self._directory, lambda note: None)
                     page = render_page([record], [str(self._directory)])
-                except (QsearchError, OSError) as error:
-                    text = f"no report yet: {error}".encode("utf-8", "replace")
+                except Exception as error:
+                    text = f"no report yet: {_problem(error)}".encode("utf-8", "replace")
                     return _Answer(text, "text/plain", HTTPStatus.NOT_FOUND)
                 self._version, self._report = version, page.encode("utf-8", "replace")
             return _Answer(self._report, "text/html", policy=_REPORT_POLICY)
+
+
+def _problem(error: Exception) -> str:
+    """Return what the page tells of an error: whatever it is, it must not leave the page silent."""
+    is_told = isinstance(error, QsearchError | OSError)
+    return str(error) if is_told else f"{type(error).__name__}: {error}"
 
 
 class _Handler(BaseHTTPRequestHandler):

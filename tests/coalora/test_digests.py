@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qsearch_coalora.digests import weight_files
+from qsearch_coalora.digests import settings_files, weight_files
 from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.tasks.docstrings import DocstringSource, collect_docstrings
@@ -154,8 +154,8 @@ def test_the_digest_of_packed_text_is_that_of_its_tokens(tmp_path: Path) -> None
 
 def test_a_trainer_tells_its_model_and_its_examples(make_trainer: Any, bert_folder: Path) -> None:
     inputs = make_trainer().input_digests()
-    weights = bert_folder / "model.safetensors"
-    assert inputs.model == {"model.safetensors": sha256(weights.read_bytes())}
+    names = ("model.safetensors", "config.json", "tokenizer_config.json", "tokenizer.json")
+    assert inputs.model == {name: sha256((bert_folder / name).read_bytes()) for name in names}
     assert {split: digest.count for split, digest in inputs.data.items()} == {
         "train": 96,
         "validation": 40,
@@ -201,8 +201,30 @@ def test_weights_are_those_of_the_file_that_is_loaded(bert_folder: Path, tmp_pat
     assert weight_files(spec) == (tmp_path / "pytorch_model.bin",)
 
 
+def test_a_tokenizer_of_several_files_is_told_by_all_of_them(tmp_path: Path) -> None:
+    for name in ("config.json", "vocab.json", "merges.txt"):
+        (tmp_path / name).write_text("{}")
+    spec = ModelSpec(name=str(tmp_path))
+    assert {path.name for path in settings_files(spec)} == {
+        "config.json",
+        "vocab.json",
+        "merges.txt",
+    }
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert {path.name for path in settings_files(spec)} == {"config.json", "tokenizer.json"}
+
+
+def test_a_gguf_file_has_settings_and_tokenizer_in_it(tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "model.gguf"):
+        (tmp_path / name).write_text("{}")
+    spec = ModelSpec(name=str(tmp_path / "model.gguf"))
+    assert weight_files(spec) == (tmp_path / "model.gguf",)
+    assert settings_files(spec) == ()
+
+
 def test_a_model_that_is_on_the_hub_alone_has_no_files_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert weight_files(ModelSpec(name="nobody/nothing")) == ()
+    spec = ModelSpec(name="nobody/nothing")
+    assert weight_files(spec) == settings_files(spec) == ()

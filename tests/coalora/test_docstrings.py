@@ -8,6 +8,7 @@ from qsearch_coalora.tasks.docstrings import (
     _collect,
     collect_docstrings,
     plain_description,
+    require_packages,
 )
 
 from qsearch.errors import InputError
@@ -40,6 +41,12 @@ def packages(tmp_path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
 def source(packages: tuple[str, ...], **options: object) -> DocstringSource:
     fields = {"train_texts": 20, "validation_texts": 4} | options
     return DocstringSource(packages=packages, **fields)
+
+
+def test_what_lies_inside_a_package_is_refused_and_not_imported(packages) -> None:
+    (name, _) = packages
+    with pytest.raises(InputError, match=rf"'{name}\.tests' is not installed; name top-level ones"):
+        require_packages(source((f"{name}.tests", "torch")))
 
 
 def test_splits_share_no_text_and_no_module(packages) -> None:

@@ -43,6 +43,34 @@ def test_a_path_inside_a_package_may_not_leave_it() -> None:
         resolve_model("package:torch/../numpy")
 
 
+@pytest.mark.parametrize("name", ["package:torch//etc", "package:numpy.linalg/x", "package:/x"])
+def test_a_package_is_a_top_level_one_and_the_path_inside_it(name: str) -> None:
+    with pytest.raises(InputError, match="package:MODULE/PATH"):
+        resolve_model(name)
+
+
+@pytest.mark.parametrize("name", ["package:__main__/x", f"package:torch/{'x' * 300}"])
+def test_a_package_without_a_folder_or_a_path_that_none_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=r"model\.name 'package:"):
+        resolve_model(name)
+
+
+@pytest.mark.parametrize("inner", ["", ".inner"])
+def test_a_package_is_found_and_not_imported(
+    inner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "explosive" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (tmp_path / "explosive" / "__init__.py").write_text("raise RuntimeError('was imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if inner:
+        with pytest.raises(InputError, match="a top-level module"):
+            resolve_model(f"package:explosive{inner}/model")
+    else:
+        assert resolve_model("package:explosive/model").path == str(folder)
+
+
 class UnreachableHub:
     attempts = 0
 

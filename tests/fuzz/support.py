@@ -194,13 +194,13 @@ ODD_VALUES = st.recursive(
 )
 
 
-def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def places_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the path of every value inside a tree."""
     inner = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in inner:
         yield (*path, key)
         if isinstance(item, dict | list):
-            yield from _places(item, (*path, key))
+            yield from places_of(item, (*path, key))
 
 
 def _nested(depth: int) -> Any:
@@ -214,7 +214,7 @@ def _nested(depth: int) -> Any:
 def changed_tree(draw: st.DrawFn, tree: Any, values: st.SearchStrategy[Any] = ODD_VALUES) -> Any:
     """A tree of JSON values with one to three changes: dropped, doubled, renamed, odd, nested."""
     for _ in range(draw(st.integers(1, 3))):
-        places = list(_places(tree))
+        places = list(places_of(tree))
         if not places:
             return draw(values)
         *path, last = draw(st.sampled_from(places))

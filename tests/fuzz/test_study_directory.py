@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from qsearch.state_files import previous_path
 from tests.engine.support import results, write_study_yaml
 from tests.fuzz.support import (
+    ODD_NUMBERS,
     Answer,
     Sandbox,
     changed_bytes,
@@ -22,7 +25,11 @@ from tests.fuzz.support import (
     command,
     fuzz,
     one_line,
+    places_of,
 )
+
+TOO_LARGE = st.sampled_from([-(2**64), 10**400])
+"""For the integers of tables and of browsers."""
 
 READERS = {
     "status": ["status"],
@@ -47,7 +54,7 @@ def break_file(draw: st.DrawFn, directory: Path) -> tuple[str, Any]:
     name = draw(st.sampled_from(study_files(directory)))
     kind = draw(st.sampled_from(["bytes", "bytes", "bytes", "values", "values", "special"]))
     if kind == "special":
-        special = ["missing", "folder", "link outside", "link to itself", "deep", "long"]
+        special = ["missing", "folder", "pipe", "link outside", "link to itself", "deep", "long"]
         return name, draw(st.sampled_from(special))
     content = (directory / name).read_bytes()
     if kind == "values" and ".json" in name and content:
@@ -88,6 +95,8 @@ def apply(directory: Path, name: str, change: Any, sandbox: Sandbox) -> None:
     path.unlink()
     if change == "folder":
         path.mkdir()
+    elif change == "pipe":
+        os.mkfifo(path)
     elif change == "link outside":
         path.symlink_to(sandbox.root / "outside.txt")
     elif change == "link to itself":
@@ -149,6 +158,38 @@ def test_files_without_checksums_are_read_or_refused_in_one_line(
             path.write_text(json.dumps(tree))
         previous_path(path).unlink()
         one_line(read(reader, place))
+
+
+@fuzz(120)
+@given(data=st.data(), reader=st.sampled_from(["report", "report", "status"]))
+def test_odd_figures_of_a_study_are_shown_or_refused_in_one_line(
+    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
+) -> None:
+    """The figures of study.json, without a checksum: some too large, or no numbers."""
+    tried["study directories: figures"] += 1
+    with sandbox.writes_only_in_place() as place:
+        shutil.copytree(finished, place)
+        path = place / "state/study.json"
+        tree = without_checksum(path.read_bytes())
+        figures = [found for found in places_of(tree) if is_figure(value_at(tree, found))]
+        # One of each kind, such as a side of a shape, as there are many of some.
+        kinds = {tuple(step for step in found if isinstance(step, str)): found for found in figures}
+        *steps, last = data.draw(st.sampled_from(list(kinds.values())))
+        value_at(tree, steps)[last] = data.draw(st.one_of(TOO_LARGE, ODD_NUMBERS))
+        path.write_text(json.dumps(tree))
+        previous_path(path).unlink()
+        one_line(read(reader, place))
+
+
+def is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def value_at(tree: Any, steps: Sequence[Any]) -> Any:
+    """What lies at a path of keys in a tree."""
+    for step in steps:
+        tree = tree[step]
+    return tree
 
 
 @fuzz(25)

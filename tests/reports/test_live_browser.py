@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from qsearch_reports.page import render_page
 from qsearch_reports.serving import make_server
 
 from qsearch.events import Event, event_log
 from qsearch.lock import study_lock
 from qsearch.records import write_study
 
-pytest.importorskip("selenium", reason="the dev extra brings selenium")
+if not os.environ.get("CI"):
+    pytest.importorskip("selenium", reason="the dev extra brings selenium")
 
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
@@ -137,6 +140,57 @@ def test_new_results_are_shown_without_a_reload_where_the_reader_was(
     assert len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1
     assert page.errors() == []
     assert page.elsewhere(url) == []
+
+
+def test_what_the_reader_has_set_stays_when_new_results_come(
+    browser, directory: Path, url: str, make_record
+) -> None:
+    write_study(directory, make_record(rounds=1))
+    page = Live(browser, url)
+    page.wait(lambda: page.report("report.document.documentElement.dataset.ready"))
+    settings = """(() => {
+      const part = (name) => report.document.querySelector(`[data-part="${name}"]`);
+      const sorted = report.document.querySelector("th[aria-sort]");
+      return [part("slider").value, part("rounds").value, part("front-only").checked,
+        part("origin").open, part("knobs").querySelector("input:checked").value,
+        sorted.querySelector("button").dataset.sort, sorted.getAttribute("aria-sort")];
+    })()"""
+    assert page.report(settings)[1:4] == ["latest", False, False]
+    page.report("""(() => {
+      const part = (name) => report.document.querySelector(`[data-part="${name}"]`);
+      const change = (node, event) => node.dispatchEvent(new Event(event));
+      part("slider").value = part("slider").max; change(part("slider"), "input");
+      part("rounds").value = "all"; change(part("rounds"), "change");
+      part("front-only").checked = true; change(part("front-only"), "change");
+      part("origin").open = true;
+      part("knobs").querySelector("input:not(:checked)").click();
+      for (const _ of "12") report.document.querySelector('[data-sort="loss"]').click();
+    })()""")
+    before = page.report(settings)
+    assert before[1:4] == ["all", True, True]
+    assert before[5:] == ["loss", "descending"]
+
+    write_study(directory, make_record(rounds=2))
+    page.wait(lambda: page.report('report.document.body.textContent.includes("round 1")'))
+    page.wait(lambda: page.report(settings) == before)
+    assert page.errors() == []
+
+
+def test_a_report_that_does_not_get_drawn_in_time_is_shown_and_not_loaded_again(
+    browser, directory: Path, url: str, make_record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never_ready(*arguments: object) -> str:
+        # Its policy refuses a script that was changed.
+        return render_page(*arguments).replace("dataset.ready", "dataset.never")
+
+    monkeypatch.setattr("qsearch_reports.serving.render_page", never_ready)
+    write_study(directory, make_record(rounds=1))
+    page = Live(browser, url)
+    page.wait(lambda: page.report("(report.mark = 1)"))
+    tell(directory, evaluated(2), evaluated(3))
+    page.wait(lambda: "4/8" in page.text("phase"))
+    assert page.report("report.mark") == 1
+    assert len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1
 
 
 def test_results_that_stay_are_not_loaded_again(

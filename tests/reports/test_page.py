@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+import os
 import re
 import zlib
 from dataclasses import replace
@@ -208,6 +209,12 @@ def test_any_quantizers_knobs_are_shown(make_record, integer_choices):
 def test_report_is_written_where_asked(study, record, tmp_path):
     out = write_report([study(record)], tmp_path / "new" / "report.html")
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_report_of_a_directory_whose_name_is_not_utf_8_is_written(study, record, tmp_path):
+    directory = study(record).rename(tmp_path / os.fsdecode(b"o\xff"))
+    out = write_report([directory], tmp_path / "report.html")
+    assert "/o?" in out.read_text(encoding="utf-8")
 
 
 def test_report_of_a_directory_without_a_study_is_refused(tmp_path):

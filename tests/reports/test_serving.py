@@ -278,6 +278,24 @@ def test_damaged_results_are_told_and_end_no_server(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("part", "path"), [("study_status", "/status.json"), ("render_page", "/report.html")]
+)
+def test_an_error_that_nobody_foresaw_is_told_on_the_page(
+    part: str,
+    path: str,
+    ask,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError("oh no")
+
+    monkeypatch.setattr(f"qsearch_reports.serving.{part}", fail)
+    assert b"ZeroDivisionError: oh no" in ask(path).body
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_damaged_file_is_noted_on_the_page_and_not_in_the_terminal(
     serving, study, record, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,7 +328,11 @@ def test_a_hostile_name_is_data_and_no_markup(serving, study, make_record) -> No
     status = ask("/status.json")
     assert json.loads(status.body)["name"] == HOSTILE
     assert status.headers["Content-Type"] == "application/json; charset=utf-8"
-    assert b"onerror" not in ask("/").body
+    # The page itself is the same for every study; its script shows names as text.
+    assert ask("/").body == (TEMPLATES / "live.html").read_bytes()
+    assert not re.findall(
+        "innerHTML|outerHTML|insertAdjacentHTML|document.write", (TEMPLATES / "live.js").read_text()
+    )
     assert b"<img src=x" not in ask("/report.html").body
 
 

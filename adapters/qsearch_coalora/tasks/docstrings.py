@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qsearch.errors import InputError
 from qsearch.plugins import Split
+from qsearch_coalora.model_source import package_folders
 
 _SKIPPED_FOLDERS = {"tests", "test", "testing", "_vendor", "vendored"}
 _SECTION = re.compile(
@@ -104,13 +104,12 @@ def require_packages(source: DocstringSource) -> None:
 
 
 def _folder(package: str) -> Path:
-    try:
-        found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        found = None
-    if found is None or not found.submodule_search_locations:
-        raise InputError(f"task.docstrings.packages: package {package!r} is not installed")
-    return Path(found.submodule_search_locations[0])
+    folders = package_folders(package)
+    if not folders:
+        raise InputError(
+            f"task.docstrings.packages: package {package!r} is not installed; name top-level ones"
+        )
+    return folders[0]
 
 
 def _source_files(package: str, seed: int) -> Iterator[tuple[Path, str]]:

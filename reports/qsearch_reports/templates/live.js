@@ -1,5 +1,6 @@
 /** The live page: asks how far the study is, and shows its report anew when the results change. */
 const EVERY = 2000;
+const PATIENCE = 5000; // A report that takes longer to draw itself is seen doing it.
 const at = (id) => document.getElementById(id);
 let shown = null;
 let coming = null;
@@ -60,21 +61,51 @@ function showReport(version) {
 }
 
 async function swap(frame, version) {
-  const root = frame.contentDocument?.documentElement;
-  for (let tries = 0; root && !root.dataset.ready && tries < 100; tries += 1) {
+  const page = frame.contentDocument;
+  const isReport = Boolean(page?.querySelector("section.study"));
+  const isDrawn = () => Boolean(page.documentElement.dataset.ready);
+  const end = Date.now() + PATIENCE;
+  while (isReport && !isDrawn() && Date.now() < end) {
     await new Promise((done) => { setTimeout(done, 100); });
   }
   const old = at("frames").querySelector("iframe:not(.coming)");
   coming = null;
-  if (!root?.dataset.ready) {
+  if (!isReport) {
     frame.remove(); // The report could not be made; the next question tries again.
     return;
   }
-  if (old) frame.contentWindow.scrollTo(old.contentWindow.scrollX, old.contentWindow.scrollY);
+  if (old) {
+    if (isDrawn()) handOver(old.contentDocument, page);
+    frame.contentWindow.scrollTo(old.contentWindow.scrollX, old.contentWindow.scrollY);
+  }
   frame.className = "";
   old?.remove();
   shown = version;
   document.documentElement.dataset.version = version;
+}
+
+/** Set in the new report what the reader has set in the old one. */
+function handOver(old, page) {
+  const both = (selector) => [old.querySelector(selector), page.querySelector(selector)];
+  const set = (selector, field, event) => {
+    const [was, is] = both(selector);
+    if (!was || !is || was[field] === is[field]) return;
+    is[field] = was[field];
+    is.dispatchEvent(new Event(event));
+  };
+  set('[data-part="origin"]', "open", "toggle");
+  set('[data-part="rounds"]', "value", "change");
+  set('[data-part="front-only"]', "checked", "change");
+  const slider = old.querySelector('[data-part="slider"]');
+  if (slider && slider.value !== slider.defaultValue) set('[data-part="slider"]', "value", "input");
+  const knob = old.querySelector('[data-part="knobs"] input:checked')?.value;
+  if (knob) page.querySelector(`[data-part="knobs"] input[value="${knob}"]`)?.click();
+  const sorted = old.querySelector("th[aria-sort]");
+  const button = page.querySelector(`[data-sort="${sorted?.querySelector("button").dataset.sort}"]`);
+  const order = () => button.closest("th").getAttribute("aria-sort");
+  for (let clicks = 0; button && clicks < 2 && order() !== sorted.getAttribute("aria-sort"); clicks += 1) {
+    button.click();
+  }
 }
 
 async function ask() {
