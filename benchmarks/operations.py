@@ -1,17 +1,20 @@
 """What a running study holds and survives: load, faults, kills and bad inputs.
 
-    python -m benchmarks.operations [--recorded]
+    python -m benchmarks.operations [PART …] [--recorded]
 
-All but the bad inputs are on the real MiniLM. ``--recorded`` writes the table from the record.
+Each part has a record, ``results/operations-PART.json``; without a part, all are measured. All but
+the bad inputs are on the real MiniLM. ``--recorded`` writes the table from the records alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +22,30 @@ from benchmarks.objectives import ROOT
 from benchmarks.operations_faults import faults
 from benchmarks.operations_kills import kills
 from benchmarks.operations_load import load
-from benchmarks.recording import RESULTS, Benchmark, fill_table, only_recorded
+from benchmarks.recording import RESULTS, Benchmark, fill_table
 
 DOCS = ROOT / "docs" / "operations.md"
 _TIMES_AS_MANY = "4"
-"""Inputs that the fuzz tests try here, over those that they try in the test suite."""
+"""Inputs that the fuzz tests try here, over those that they try alone."""
 
 
 def main() -> None:
-    """Measure all, write ``results/operations.json`` and the table of the documentation."""
-    benchmark = Benchmark("operations")
-    if only_recorded(__doc__):
-        recorded = json.loads((RESULTS / "operations.json").read_text(encoding="utf-8"))
-        fill_table(DOCS, "operations", table(recorded["rows"]))
-        return
-    load(benchmark)
-    faults(benchmark)
-    kills(benchmark)
-    bad_inputs(benchmark)
-    benchmark.write()
-    fill_table(DOCS, "operations", table(benchmark.rows))
+    """Measure what is asked for, and write records and the table of the documentation."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--recorded", action="store_true", help="measure nothing")
+    told = parser.parse_args()
+    if unknown := set(told.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    for part in () if told.recorded else told.parts or PARTS:
+        benchmark = Benchmark(f"operations-{part}", f"python -m benchmarks.operations {part}")
+        PARTS[part](benchmark)
+        benchmark.write()
+    recorded = [RESULTS / f"operations-{part}.json" for part in PARTS]
+    texts = [path.read_text(encoding="utf-8") for path in recorded if path.is_file()]
+    fill_table(
+        DOCS, "operations", table([row for text in texts for row in json.loads(text)["rows"]])
+    )
 
 
 def bad_inputs(benchmark: Benchmark) -> None:
@@ -94,6 +101,13 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             lines.append(f"| bad inputs tried: {row['bad input']} | {row['tried']} |")
     return [*lines, ""]
 
+
+PARTS: dict[str, Callable[[Benchmark], None]] = {
+    "load": load,
+    "faults": faults,
+    "kills": kills,
+    "inputs": bad_inputs,
+}
 
 if __name__ == "__main__":
     main()

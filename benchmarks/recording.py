@@ -91,9 +91,17 @@ class Claim:
 
 @dataclass
 class Benchmark:
-    """Collects claims and rows, and writes ``results/NAME.json``."""
+    """Collects claims and rows, and writes ``results/NAME.json``.
+
+    Args:
+        name: The file's name.
+        command: What measures it; by default ``make bench-NAME``.
+        claims: The figures that have a target.
+        rows: All figures.
+    """
 
     name: str
+    command: str | None = None
     claims: list[Claim] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -138,7 +146,7 @@ class Benchmark:
         path = RESULTS / f"{self.name}.json"
         result = {
             "benchmark": self.name,
-            "command": f"make bench-{self.name}",
+            "command": self.command or f"make bench-{self.name}",
             "commit": COMMIT,
             "machine": machine(),
             "claims": [
