@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,11 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             lines.append(
                 f"| {row['fault']}: times, trials lost | {row['times']}, {row['trials lost']} |"
             )
-        elif "bad input" in row:
-            lines.append(f"| bad inputs tried: {row['bad input']} | {row['tried']} |")
+    tried: Counter[str] = Counter()
+    for row in rows:
+        if "bad input" in row:
+            tried[row["bad input"].partition(":")[0]] += row["tried"]
+    lines += [f"| bad inputs tried: {kind} | {count:,} |" for kind, count in tried.items()]
     return [*lines, ""]
 
 
