@@ -150,7 +150,7 @@ class QsearchHfQuantizer(HfQuantizer):
             stored |= {f"{name}.{key}": value for key, value in _stored(packed).items()}
         config.layers = own_layers  # As a checkpoint of this model names them.
         if paths:
-            require_tensors(paths, stored)
+            require_tensors(paths, stored, _names_of_unpacked(model))
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         config, prefix = self.quantization_config, model.base_model_prefix
@@ -165,6 +165,17 @@ class QsearchHfQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Whether adapters can be trained on it: gradients flow to inputs and biases."""
         return True
+
+
+def _names_of_unpacked(model: PreTrainedModel) -> set[str]:
+    """Return the linear layers that are not packed, by the names that a checkpoint may have."""
+    prefix = f"{model.base_model_prefix}."
+    own = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not isinstance(module, PackedLinear)
+    }
+    return own | {prefix + name for name in own} | {name.removeprefix(prefix) for name in own}
 
 
 def _stored(layer: PackedLinear) -> dict[str, Stored]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,9 @@ def require_digests(paths: Iterable[Path], expected: Mapping[str, str]) -> None:
             )
 
 
-def require_tensors(paths: Iterable[Path], expected: Mapping[str, Stored]) -> None:
+def require_tensors(
+    paths: Iterable[Path], expected: Mapping[str, Stored], unpacked: Container[str] = ()
+) -> None:
     """Check that tensors are there as they must be, by the files' headers.
 
     transformers would warn of a missing or misshapen tensor and fill in something.
@@ -84,9 +86,11 @@ def require_tensors(paths: Iterable[Path], expected: Mapping[str, Stored]) -> No
     Args:
         paths: The checkpoint's safetensors files.
         expected: Shape and type of each tensor, by its name.
+        unpacked: Module paths of the linear layers that are taken for not packed.
 
     Raises:
-        InputError: If a file cannot be read, or a tensor is missing or has another shape or type.
+        InputError: If a file cannot be read, a tensor is missing or has another shape or type, or
+            a layer has more than is read of it.
     """
     found: dict[str, tuple[Path, tuple[int, ...], torch.dtype | None]] = {}
     for path in paths:
@@ -108,4 +112,13 @@ def require_tensors(paths: Iterable[Path], expected: Mapping[str, Stored]) -> No
             raise InputError(
                 f"{path}: tensor {name} is {own_dtype} of shape {own_shape}; its config.json asks"
                 f" for {dtype or 'a floating-point type'} of shape {shape}"
+            )
+    packed = {name.rpartition(".")[0] for name in expected}
+    for name in sorted(found.keys() - expected.keys()):
+        layer, _, key = name.rpartition(".")
+        is_packed = layer in packed or (layer in unpacked and f"{layer}.weight" not in found)
+        if is_packed and key not in ("weight", "bias"):
+            raise InputError(
+                f"{found[name][0]}: holds {name}, which config.json does not ask for, by layers or"
+                " adapter_rank under quantization_config; export or copy it again"
             )

@@ -319,6 +319,23 @@ def test_a_tensor_of_wrong_shape_or_type_is_named(written, wrong):
         auto_class("bert").from_pretrained(written)
 
 
+def test_a_layer_that_is_packed_but_not_told_of_is_named(written):
+    layers = json.loads((written / "config.json").read_text())["quantization_config"]["layers"]
+    del layers[PACKED]
+    edit_quantization_config(written, layers=layers, sha256=None)
+    with pytest.raises(InputError, match=f"holds {PACKED}.codes, which config.json does not ask"):
+        auto_class("bert").from_pretrained(written)
+
+
+def test_an_adapter_that_is_not_told_of_is_named(tmp_path):
+    model, quantizer = small_model("bert"), NormalFloat(NormalFloat.Options())
+    layers = with_adapters(model, quantizer, 4)
+    write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path)
+    edit_quantization_config(tmp_path, adapter_rank=0, sha256=None)
+    with pytest.raises(InputError, match=r"holds .*adapter_A, which config.json does not ask"):
+        auto_class("bert").from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("change", ["layer", "rank"])
 def test_settings_that_were_changed_are_an_error(written, change):
     path = written / "config.json"
