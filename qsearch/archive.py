@@ -102,7 +102,7 @@ def _read_experiment(directory: Path, storage_url: str | None) -> ArchivedExperi
     if storage_url is None and not (directory / DATABASE).is_file():
         raise InputError(f"{shown} is missing; give the --storage that the study was run with")
     engine = open_engine(url, must_exist=True)
-    with database_errors(url), engine.connect() as connection:
+    with database_errors(url, shown), engine.connect() as connection:
         lease = read_leases(connection).get(name)
     if lease is not None and lease.is_held():
         raise StudyBusyError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,6 +155,11 @@ def _whole_folder(to: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        # Libraries may write files that nobody else can read, whatever the user's mask says.
+        mode = stat.S_IMODE(partial.stat().st_mode) & 0o666
+        for path in partial.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
         if not whole.exists():
             partial.replace(whole)
             return

@@ -81,10 +81,10 @@ def reading_lock(directory: Path) -> Iterator[None]:
         try:
             locks = _acquire(stream, fcntl.LOCK_SH)
         except BlockingIOError as error:
-            raise _busy(directory, lock_owner(directory)) from error
+            raise _running(directory, lock_owner(directory) or Owner()) from error
         note = _note(stream, of_this_file=True)
         if note and _lives_elsewhere(stream, note, locks):
-            raise _busy(directory, note)
+            raise _running(directory, note)
         with contextlib.nullcontext() if locks else study_lock(directory):
             yield
 
@@ -108,6 +108,12 @@ def _busy(directory: Path, owner: Owner | None) -> StudyBusyError:
     return StudyBusyError(
         f"{directory}: this study is being run already, by {owner.describe()};"
         " wait for it, or give another --out"
+    )
+
+
+def _running(directory: Path, owner: Owner) -> StudyBusyError:
+    return StudyBusyError(
+        f"{directory}: this study is being run, by {owner.describe()}; wait for it"
     )
 
 

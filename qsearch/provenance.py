@@ -135,9 +135,11 @@ def environment_changes(before: Session, after: Session) -> list[str]:
     """Return what of versions, machine and source code differs, one line for each."""
     lines = _differences(before.versions, after.versions)
     lines += _differences(asdict(before.machine), asdict(after.machine))
+    # One that is told on one side only says where the study was started, not what changed.
+    known = before.sources.keys() & after.sources.keys()
     return lines + _differences(
-        {f"{name} source": _in_words(source) for name, source in before.sources.items()},
-        {f"{name} source": _in_words(source) for name, source in after.sources.items()},
+        {f"{name} source": _in_words(before.sources[name]) for name in known},
+        {f"{name} source": _in_words(after.sources[name]) for name in known},
     )
 
 

@@ -194,6 +194,8 @@ def read_study(directory: Path, note: Callable[[str], None] = to_standard_error)
         InputError: If the directory holds no study, or its files cannot be read.
     """
     path = directory / STUDY_FILE
+    if not directory.is_dir():
+        raise InputError(f"{directory}: there is no such directory")
     if not path.is_file():
         raise InputError(f"{directory} holds no study results: {path} is missing")
     trials = directory / TRIALS_FILE

@@ -56,13 +56,17 @@ def _passwords(url: str) -> set[str]:
 
 
 @contextlib.contextmanager
-def database_errors(url: str) -> Iterator[None]:
+def database_errors(url: str, shown: str | None = None) -> Iterator[None]:
     """Turn the errors of a database into one message that names it.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        shown: How to name it; by default, by the option that gave the URL.
 
     Raises:
         InputError: If it cannot be used.
     """
-    shown = f"--storage {without_password(url)!r}"
+    shown = shown or f"--storage {without_password(url)!r}"
     try:
         yield
     except ImportError as error:

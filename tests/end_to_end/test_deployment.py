@@ -120,6 +120,12 @@ def test_packed_weights_take_what_average_bits_say(packed: Path) -> None:
     assert stored == pytest.approx(facts["average_bits"] * weights / 8, rel=0.01)
 
 
+def test_all_files_of_an_export_have_the_rights_that_the_umask_leaves(packed: Path) -> None:
+    allowed = packed.stat().st_mode & 0o666  # mkdir heeds the mask.
+    modes = {path.name: path.stat().st_mode & 0o777 for path in packed.rglob("*") if path.is_file()}
+    assert modes == dict.fromkeys(modes, allowed)
+
+
 def test_a_packed_exports_card_has_the_figures(study: Path, packed: Path) -> None:
     card = (packed / "README.md").read_text()
     facts = json.loads((packed / "qsearch.json").read_text())

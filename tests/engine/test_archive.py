@@ -217,7 +217,10 @@ def test_restored_files_have_the_rights_that_the_users_mask_leaves(
 
 
 def test_running_study_is_not_archived(stopped: Path, tmp_path: Path) -> None:
-    with study_lock(stopped), pytest.raises(StudyBusyError, match="is being run already"):
+    with (
+        study_lock(stopped),
+        pytest.raises(StudyBusyError, match=r"is being run, by .*; wait for it$"),
+    ):
         archive_study(stopped, tmp_path / "study.zip")
     assert not (tmp_path / "study.zip").exists()
 
@@ -236,6 +239,17 @@ def test_archive_does_not_replace_a_file(stopped: Path, archive: Path) -> None:
     with pytest.raises(InputError, match="exists; give another file by --to"):
         archive_study(stopped, archive)
     assert archive.read_bytes() == before
+
+
+def test_damaged_database_of_a_directory_is_named_by_its_file(
+    stopped: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(stopped, copy)
+    (copy / "study.db").write_bytes(b"no database" * 100)
+    with pytest.raises(InputError) as caught:
+        archive_study(copy, tmp_path / "study.zip")
+    assert str(caught.value).startswith(f"{copy / 'study.db'}: cannot be used: ")
 
 
 def test_folder_without_a_study_is_not_archived(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_study_that_is_run_is_not_read(
     directory: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qsearch.lock._PATIENCE_SECONDS", 0.0)
-    expected = f"is being run already, by process {holder.pid}"
+    expected = f"is being run, by process {holder.pid}"
     with pytest.raises(StudyBusyError, match=expected), reading_lock(directory):
         pass
 

@@ -52,6 +52,12 @@ def test_changes_name_what_changed_from_what_to_what() -> None:
     ]
 
 
+def test_a_start_from_a_folder_without_a_repository_is_no_change() -> None:
+    elsewhere = {**SESSION.sources, "working directory": Source("77aa01", "main", changed=True)}
+    later = replace(SESSION, sources=elsewhere)
+    assert environment_changes(SESSION, later) == environment_changes(later, SESSION) == []
+
+
 def test_another_branch_of_the_same_commit_is_no_change() -> None:
     later = replace(SESSION, sources={"qsearch": Source("c5da44", "release", changed=False)})
     assert environment_changes(SESSION, later) == []

@@ -224,6 +224,11 @@ def test_a_rows_configuration_is_read_from_its_json() -> None:
     assert (SPACE.encode(configuration) == SPACE.uniform([3.0])[0]).all()
 
 
+def test_reading_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"typo: there is no such directory$"):
+        read_study(tmp_path / "typo")
+
+
 def test_reading_a_folder_without_a_study_names_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no study results") as caught:
         read_study(tmp_path)
