@@ -20,5 +20,5 @@ def test_each_kind_of_row_has_a_line_of_the_table() -> None:
         "| sent: a task, a round's adapter, quantizable weights for comparison |"
         " 6.1 kB, 2.4 MB, 42.5 MB |",
         "| kill -9 of the quickstart: times, trials lost | 20, 0 |",
-        "| bad inputs tried: study YAML | 5000 |",
+        "| bad inputs tried: study YAML | 5,000 |",
     ]
