@@ -8,7 +8,6 @@ the bad inputs are on the real MiniLM. ``--recorded`` writes the table from the 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from benchmarks.objectives import ROOT
 from benchmarks.operations_faults import faults
 from benchmarks.operations_kills import kills
 from benchmarks.operations_load import load
-from benchmarks.recording import RESULTS, Benchmark, fill_table
+from benchmarks.recording import RESULTS, Benchmark, fill_table, parts_to_measure
 
 DOCS = ROOT / "docs" / "operations.md"
 _TIMES_AS_MANY = "4"
@@ -32,13 +31,7 @@ _TIMES_AS_MANY = "4"
 
 def main() -> None:
     """Measure what is asked for, and write records and the table of the documentation."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--recorded", action="store_true", help="measure nothing")
-    told = parser.parse_args()
-    if unknown := set(told.parts) - set(PARTS):
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    for part in () if told.recorded else told.parts or PARTS:
+    for part in parts_to_measure(__doc__, PARTS):
         benchmark = Benchmark(f"operations-{part}", f"python -m benchmarks.operations {part}")
         PARTS[part](benchmark)
         benchmark.write()

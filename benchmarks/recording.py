@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,10 +59,32 @@ def only_recorded(description: str | None) -> bool:
     Returns:
         Whether to report what is recorded and evaluate nothing.
     """
+    return bool(_command_line(description).parse_args().recorded)
+
+
+def parts_to_measure(description: str | None, parts: Collection[str]) -> Collection[str]:
+    """Read the command line of a benchmark of several parts; silence warnings.
+
+    Args:
+        description: What its ``--help`` says.
+        parts: Their names.
+
+    Returns:
+        What to measure: what is named, or else all; nothing if what is recorded shall do.
+    """
+    parser = _command_line(description)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
+    told = parser.parse_args()
+    if unknown := set(told.parts) - set(parts):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    return () if told.recorded else told.parts or parts
+
+
+def _command_line(description: str | None) -> argparse.ArgumentParser:
+    warnings.filterwarnings("ignore")
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--recorded", action="store_true", help="evaluate nothing")
-    warnings.filterwarnings("ignore")
-    return bool(parser.parse_args().recorded)
+    return parser
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,11 @@ def require_agreement(directory: Path, trials: pd.DataFrame, finished: int) -> N
     if differing.empty:
         return
     first = differing.iloc[0]
-    found = "nothing" if first["where"] == "left_only" else f"loss {first['loss found']:.9g}"
+    found = "nothing"
+    if first["where"] == "both":
+        found = f"loss {first['loss found']:.9g}, or other figures"
     raise InputError(
         f"{path}: of trial {first['trial']} in round {first['round']} it has loss"
-        f" {first['loss']:.9g}, but the database has {found}"
-        f"{'' if first['where'] == 'left_only' else ', or other figures'}; the database is damaged"
-        " or an older copy: restore it, or remove this file to go on with what the database has"
+        f" {first['loss']:.9g}, but the database has {found}; the database is damaged or an older"
+        " copy: restore it, or remove this file to go on with what the database has"
     )

@@ -31,6 +31,7 @@ from qsearch.ax_tables import create_tables
 from qsearch.errors import InputError, QsearchError
 from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
 from qsearch.patience import one_line, was_cut_off
+from qsearch.reasons import reason_of
 from qsearch.space import Space
 from qsearch.state_files import damage, read_state, write_state
 from qsearch.storage_url import (
@@ -191,9 +192,8 @@ def _load(name: str, storage: StorageConfig, shown: str) -> Client:
     except (SQLAlchemyError, QsearchError):
         raise
     except Exception as error:  # What Ax meets in a damaged row is of many kinds.
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
-            f"{shown}: the experiment {name!r} there cannot be read: {reason}; {_RESTORE}"
+            f"{shown}: the experiment {name!r} there cannot be read: {reason_of(error)}; {_RESTORE}"
         ) from error
 
 

@@ -30,6 +30,8 @@ _PATIENCE_SECONDS = 1.0
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _FILE = "file"
 _LONGEST_NOTE = 10_000
+_TO_RUN = "this study is being run already, by {}; wait for it, or give another --out"
+_TO_READ = "this study is being run, by {}; wait for it"
 
 
 @contextlib.contextmanager
@@ -44,13 +46,7 @@ def study_lock(directory: Path) -> Iterator[Owner | None]:
         InputError: If the lock's file cannot be written, or is a link.
     """
     with _opened(directory, "a+") as stream:
-        try:
-            locks = _acquire(stream, fcntl.LOCK_EX)
-        except BlockingIOError as error:
-            raise _busy(directory, lock_owner(directory)) from error
-        before = _note(stream, of_this_file=True)
-        if before and _lives_elsewhere(stream, before, locks):
-            raise _busy(directory, before)
+        before, _ = _take(directory, stream, fcntl.LOCK_EX, _TO_RUN)
         stream.truncate(0)
         note = {**this_process().note(), _FILE: os.fstat(stream.fileno()).st_ino}
         json.dump(note, stream)
@@ -78,13 +74,7 @@ def reading_lock(directory: Path) -> Iterator[None]:
         InputError: If the lock's file cannot be opened, or is a link.
     """
     with _opened(directory, "r") as stream:
-        try:
-            locks = _acquire(stream, fcntl.LOCK_SH)
-        except BlockingIOError as error:
-            raise _running(directory, lock_owner(directory) or Owner()) from error
-        note = _note(stream, of_this_file=True)
-        if note and _lives_elsewhere(stream, note, locks):
-            raise _running(directory, note)
+        _, locks = _take(directory, stream, fcntl.LOCK_SH, _TO_READ)
         with contextlib.nullcontext() if locks else study_lock(directory):
             yield
 
@@ -102,19 +92,32 @@ def _opened(directory: Path, mode: str) -> IO[str]:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
 
 
-def _busy(directory: Path, owner: Owner | None) -> StudyBusyError:
+def _take(directory: Path, stream: IO[str], kind: int, busy: str) -> tuple[Owner | None, bool]:
+    """Lock the open file; return who is noted in it, and whether its file system has locks.
+
+    Args:
+        directory: The study's directory.
+        stream: The lock's file.
+        kind: Exclusively or shared, as ``fcntl`` calls it.
+        busy: What is told if the study is being run, with a place for its owner.
+
+    Raises:
+        StudyBusyError: If another process holds it.
+    """
+    try:
+        locks = _acquire(stream, kind)
+    except BlockingIOError as error:
+        raise _busy(directory, lock_owner(directory), busy) from error
+    noted = _note(stream, of_this_file=True)
+    if noted and _lives_elsewhere(stream, noted, locks):
+        raise _busy(directory, noted, busy)
+    return noted, locks
+
+
+def _busy(directory: Path, owner: Owner | None, busy: str) -> StudyBusyError:
     if owner is None:  # Others read, or what ran it has ended just now.
         return StudyBusyError(f"{directory}: this study is being archived; try again later")
-    return StudyBusyError(
-        f"{directory}: this study is being run already, by {owner.describe()};"
-        " wait for it, or give another --out"
-    )
-
-
-def _running(directory: Path, owner: Owner) -> StudyBusyError:
-    return StudyBusyError(
-        f"{directory}: this study is being run, by {owner.describe()}; wait for it"
-    )
+    return StudyBusyError(f"{directory}: {busy.format(owner.describe())}")
 
 
 def _acquire(stream: IO[str], kind: int) -> bool:

@@ -110,11 +110,16 @@ def trial_rows(study: Study) -> pd.DataFrame:
     )
 
 
-def save_record(study: Study) -> StudyRecord:
-    """Write the study's results so far into its directory, and return them."""
+def save_record(study: Study, table: pd.DataFrame | None = None) -> StudyRecord:
+    """Write the study's results so far into its directory, and return them.
+
+    Args:
+        study: The open study.
+        table: What :func:`trial_rows` returns of it, if that is known.
+    """
     spec, parts = study.spec, study.parts
     rounds, sessions = read_rounds(study.directory), read_sessions(study.directory)
-    table = trial_rows(study)
+    table = trial_rows(study) if table is None else table
     first = table[(table["round"] == 0) & (table["status"] == "completed")]
     record = StudyRecord(
         name=spec.name,

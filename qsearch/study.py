@@ -264,8 +264,9 @@ def _open(
     edges = segment_edges(search.average_bits, search.segments)
     study = Study(directory, parts, client, node, error, edges, observer, executor)
     _attach_initial(study, error)
-    require_agreement(directory, trial_rows(study), len(read_rounds(directory)))
-    save_record(study)
+    table = trial_rows(study)
+    require_agreement(directory, table, len(read_rounds(directory)))
+    save_record(study, table)
     return study
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qsearch.errors import InputError, QsearchError
+from qsearch.reasons import reason_of
 from qsearch.records import read_study
 from qsearch.watching import results_version, study_status
 from qsearch_reports.page import TEMPLATES, render_page
@@ -115,8 +116,7 @@ class LivePage:
 
 def _problem(error: Exception) -> str:
     """Return what the page tells of an error: whatever it is, it must not leave the page silent."""
-    is_told = isinstance(error, QsearchError | OSError)
-    return str(error) if is_told else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, QsearchError | OSError) else reason_of(error)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from qsearch.ax_tables import create_tables
 from qsearch.configuration import Choices, Configuration, Knob
 from qsearch.evaluation import Evaluation
 from qsearch.layers import FUSED_ROLES, LayerSpec
@@ -22,6 +24,7 @@ from qsearch.plugins import Split, load_plugin
 from qsearch.records import read_study
 from qsearch.space import Floats, Space
 from qsearch.spec import StudySpec
+from qsearch.storage_url import open_engine
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -183,6 +186,24 @@ def in_child(work: Callable[[], None]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def make_tables_at_once(url: str) -> list[int | None]:
+    """Have four processes make Ax's tables in a database, and return their exit codes."""
+    fork = multiprocessing.get_context("fork")
+    start = fork.Barrier(4)
+
+    def make() -> None:
+        engine = open_engine(url)
+        start.wait()
+        create_tables(engine)
+
+    makers = [fork.Process(target=make) for _ in range(4)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+    return [maker.exitcode for maker in makers]
 
 
 @contextmanager

@@ -431,14 +431,19 @@ def test_too_many_files_are_refused(
     refuse(archive, "a study has at most 5")
 
 
+def with_more_in(archive: Path, to: Path, member: str, more: bytes) -> Path:
+    """Write an archive with more in one of its members than before, and return it."""
+    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(to, "w") as written:
+        for name in opened.namelist():
+            end = more if name == member else b""
+            written.writestr(name, opened.read(name) + end, zipfile.ZIP_DEFLATED)
+    return to
+
+
 def test_file_of_another_size_than_the_manifest_tells_is_refused(
     archive: Path, tmp_path: Path, refuse: Callable[..., None]
 ) -> None:
-    bad = tmp_path / "bad.zip"
-    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(bad, "w") as written:
-        for name in opened.namelist():
-            more = b"more" if name == "log.jsonl" else b""
-            written.writestr(name, opened.read(name) + more)
+    bad = with_more_in(archive, tmp_path / "bad.zip", "log.jsonl", b"more")
     refuse(bad, "'log.jsonl' in it has another size than the manifest tells")
 
 
@@ -486,11 +491,7 @@ def test_no_more_of_a_file_is_unpacked_than_directory_and_manifest_tell(
 def test_manifest_that_is_too_large_is_not_read(
     archive: Path, tmp_path: Path, refuse: Callable[..., None]
 ) -> None:
-    bad = tmp_path / "bad.zip"
-    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(bad, "w") as written:
-        for name in opened.namelist():
-            space = b" " * 2**24 if name == MANIFEST else b""
-            written.writestr(name, opened.read(name) + space, zipfile.ZIP_DEFLATED)
+    bad = with_more_in(archive, tmp_path / "bad.zip", MANIFEST, b" " * 2**24)
     refuse(bad, "'manifest.json' in it has 16")
 
 

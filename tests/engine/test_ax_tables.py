@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -11,25 +9,13 @@ import pytest
 from qsearch.ax_tables import create_tables
 from qsearch.listing import list_database
 from qsearch.storage_url import open_engine
-
-
-def make_tables(url: str, start: Barrier) -> None:
-    engine = open_engine(url)
-    start.wait()
-    create_tables(engine)
+from tests.engine.support import make_tables_at_once
 
 
 @pytest.mark.parametrize("time", range(4))  # They do not collide each time.
 def test_several_processes_make_the_tables_at_once(time: int, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
-    fork = multiprocessing.get_context("fork")
-    start = fork.Barrier(4)
-    makers = [fork.Process(target=make_tables, args=(url, start)) for _ in range(4)]
-    for maker in makers:
-        maker.start()
-    for maker in makers:
-        maker.join()
-    assert [maker.exitcode for maker in makers] == [0, 0, 0, 0]
+    assert make_tables_at_once(url) == [0, 0, 0, 0]
     assert list_database(url) == []
 
 

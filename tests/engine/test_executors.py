@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -57,6 +57,13 @@ class Scripted:
 
     def load_state(self, state: Any) -> None:
         self.loaded.append(state)
+
+
+def refusal_in_a_thread(work: Callable[[], None]) -> str:
+    """Do work in another thread, which must be refused there; return the message."""
+    with ThreadPoolExecutor() as threads, pytest.raises(InputError) as caught:
+        threads.submit(work).result()
+    return str(caught.value)
 
 
 def outcomes(
@@ -212,19 +219,11 @@ def test_a_time_limit_leaves_no_timer_and_no_handler_behind() -> None:
 
 
 def test_a_time_limit_outside_the_main_thread_is_refused() -> None:
-    caught: list[BaseException] = []
-
     def work() -> None:
-        try:
-            with time_limit(1):
-                pass
-        except InputError as error:
-            caught.append(error)
+        with time_limit(1):
+            pass
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert "failures.timeout_seconds" in str(caught[0])
+    assert "failures.timeout_seconds" in refusal_in_a_thread(work)
 
 
 @pytest.mark.parametrize(
@@ -240,18 +239,7 @@ def test_a_round_goes_on_until_more_have_failed_than_the_rate(
 def test_a_study_that_may_have_to_cut_off_is_refused_in_a_thread_before_it_begins() -> None:
     executor = SerialExecutor(None, FailuresSpec(timeout_seconds=1))  # type: ignore[arg-type]
     executor.start()
-    caught: list[BaseException] = []
-
-    def start() -> None:
-        try:
-            executor.start()
-        except InputError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=start)
-    thread.start()
-    thread.join()
-    assert "failures.timeout_seconds" in str(caught[0])
+    assert "failures.timeout_seconds" in refusal_in_a_thread(executor.start)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

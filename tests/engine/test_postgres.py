@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import socket
 import subprocess
@@ -15,7 +14,6 @@ import sqlalchemy
 from pandas.testing import assert_frame_equal
 from sqlalchemy import text
 
-from qsearch.ax_tables import create_tables
 from qsearch.errors import InputError, StudyBusyError
 from qsearch.events import Event, Observer
 from qsearch.lease import LeaseLostError, study_lease
@@ -27,6 +25,7 @@ from tests.engine.support import (
     command,
     command_environment,
     in_child,
+    make_tables_at_once,
     results,
     study_spec,
     write_study_yaml,
@@ -65,18 +64,8 @@ def test_names_longer_than_ax_declares_are_kept(postgres_url: str, tmp_path: Pat
 
 
 def test_several_processes_make_the_tables_at_once(postgres_url: str) -> None:
-    fork = multiprocessing.get_context("fork")
-    makers = [fork.Process(target=make_tables, args=(postgres_url,)) for _ in range(4)]
-    for maker in makers:
-        maker.start()
-    for maker in makers:
-        maker.join()
-    assert [maker.exitcode for maker in makers] == [0, 0, 0, 0]
+    assert make_tables_at_once(postgres_url) == [0, 0, 0, 0]
     assert list_database(postgres_url) == []
-
-
-def make_tables(url: str) -> None:
-    create_tables(open_engine(url))
 
 
 def test_two_studies_write_into_one_database_while_others_read(
