@@ -22,7 +22,7 @@ from markupsafe import Markup
 from qsearch.errors import InputError
 from qsearch.records import StudyRecord, decisive_loss, read_study
 from qsearch.state_files import write_atomically
-from qsearch_reports import figures, frames, layer_frames
+from qsearch_reports import figures, frames
 from qsearch_reports.origin import origin
 from qsearch_reports.summary import with_error
 
@@ -146,9 +146,9 @@ def study_data(record: StudyRecord, name: str, directory: str) -> dict[str, Any]
     completed = record.trials[record.trials["status"] == "completed"]
     ordered = completed.sort_values(["round", "trial"], kind="stable")
     codes, texts = pd.factorize(ordered["configuration"])
-    grid = layer_frames.layer_grid(record.layers)
+    grid = frames.layer_grid(record.layers)
     configurations = [str(text) for text in texts]
-    indices = layer_frames.choice_indices(record.layers, record.choices, configurations)
+    indices = frames.choice_indices(record.layers, record.choices, configurations)
     return {
         "name": name,
         "command": shell_path(directory),
@@ -162,7 +162,7 @@ def study_data(record: StudyRecord, name: str, directory: str) -> dict[str, Any]
             }
             for knob in record.choices.knobs
         ],
-        "knob": layer_frames.default_knob(record.choices),
+        "knob": frames.default_knob(record.choices),
         "grid": {"rows": grid.rows, "blocks": grid.blocks, "positions": grid.positions.tolist()},
         "points": {column: _values(points[column]) for column in points.columns},
         "configuration_of": codes.tolist(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from qsearch_reports import layer_frames
+from qsearch_reports import frames as layer_frames
 
 from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.errors import InputError

@@ -23,8 +23,13 @@ from qsearch_reports.figures import (
     hypervolume_figure,
     value_colours,
 )
-from qsearch_reports.frames import hypervolume_frame, latest_points, points_frame, study_budgets
-from qsearch_reports.layer_frames import heatmap_frame
+from qsearch_reports.frames import (
+    heatmap_frame,
+    hypervolume_frame,
+    latest_points,
+    points_frame,
+    study_budgets,
+)
 from qsearch_reports.page import (
     distinct_names,
     embed_json,

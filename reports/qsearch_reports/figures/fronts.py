@@ -1,0 +1,127 @@
+"""Loss, or task metric, against average bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from qsearch.evaluation import Metric
+from qsearch_reports.figures.style import (
+    COLOURS,
+    escape,
+    new_figure,
+    template_text,
+    value_title,
+    vertical,
+)
+from qsearch_reports.frames.points import front_frame
+
+SYMBOLS = {True: "circle", False: "diamond"}
+"""Marker of seen and of unseen configurations."""
+
+
+def front_figure(
+    points: pd.DataFrame, edges: Sequence[float], metric: Metric, value: str = "loss"
+) -> go.Figure:
+    """Draw loss or metric against average bits, with the front and the segments.
+
+    The front of losses is that of expected ones where they are known, drawn at what is expected;
+    markers are at what was observed.
+
+    Args:
+        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of one round; each
+            marker's ``customdata`` begins with its row number.
+        edges: Segment edges, average bits.
+        metric: The task metric.
+        value: ``loss`` or ``metric``.
+    """
+    figure = new_figure(f"{'Loss' if value == 'loss' else 'Task metric'} against average bits")
+    higher = value == "metric" and metric.better == "higher"
+    decisive = "decisive_loss" if value == "loss" else value
+    front = front_frame(points, decisive, higher=higher)
+    is_expected = value == "loss" and points["expected_loss"].notna().any()
+    figure.add_scatter(
+        x=front["average_bits"],
+        y=front[decisive],
+        mode="lines",
+        line={"shape": "hv", "width": 1.5, "color": COLOURS["front"]},
+        name="overall front, expected loss" if is_expected else "overall front",
+        hoverinfo="skip",
+        meta="front",
+    )
+    for on_front in (False, True):
+        for seen in (True, False):
+            rows = points[(points["seen"] == seen) & (points["on_front"] == on_front)]
+            if not rows.empty:
+                figure.add_trace(_markers(rows, value, metric, seen=seen, on_front=on_front))
+    figure.add_scatter(
+        x=[],
+        y=[],
+        mode="markers",
+        marker={
+            "size": 19,
+            "symbol": "circle-open",
+            "color": COLOURS["selected"],
+            "line": {"width": 3},
+        },
+        name="selected",
+        hoverinfo="skip",
+        showlegend=False,
+        meta="selected",
+    )
+    figure.update_xaxes(title_text="average bits per quantized weight")
+    figure.update_yaxes(title_text=value_title(value, metric))
+    figure.update_layout(shapes=[vertical(edge, "segment") for edge in edges])
+    return figure
+
+
+def _markers(
+    rows: pd.DataFrame, value: str, metric: Metric, *, seen: bool, on_front: bool
+) -> go.Scatter:
+    error = "standard_error" if value == "loss" else "metric_standard_error"
+    part = "seen" if seen else "unseen"
+    colour = COLOURS[part]
+    name = f"{part}, on segment front" if on_front else part
+    shown = ["trial", "round", "loss", "standard_error", "metric", "metric_standard_error"]
+    figures = rows[shown].round(6).itertuples(index=False, name=None)
+    expected = zip(rows["expected_loss"], rows["expected_loss_deviation"], strict=True)
+    details = [
+        [int(number), *row, escape(method, 60), _expected_text(*figure)]
+        for number, row, method, figure in zip(
+            rows.index, figures, rows["method"], expected, strict=True
+        )
+    ]
+    return go.Scatter(
+        x=rows["average_bits"],
+        y=rows[value],
+        error_y={
+            "type": "data",
+            "array": rows[error],
+            "thickness": 1.3 if on_front else 0.8,
+            "width": 0,
+            "color": colour,
+        },
+        mode="markers",
+        opacity=1.0 if on_front else 0.7,
+        marker={
+            "symbol": SYMBOLS[seen] if on_front else f"{SYMBOLS[seen]}-open",
+            "size": 10 if on_front else 7,
+            "color": colour,
+            "line": {"width": 1, "color": colour},
+        },
+        name=name,
+        customdata=details,
+        hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
+        "average bits %{x:.4f}<br>"
+        "loss %{customdata[3]:.4f} ± %{customdata[4]:.4f}%{customdata[8]}<br>"
+        f"{template_text(metric.name)} %{{customdata[5]:.4f}} ± %{{customdata[6]:.4f}}<br>"
+        f"{name}<br>by %{{customdata[7]}}<extra></extra>",
+        meta=part,
+    )
+
+
+def _expected_text(mean: float, deviation: float) -> str:
+    """Return what the hover label says of an expected loss, if there is one."""
+    return "" if pd.isna(mean) else f"<br>expected loss {mean:.4f} ± {deviation:.4f}"

@@ -1,0 +1,60 @@
+"""Configurations by layer."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from qsearch.configuration import Knob
+from qsearch_reports.figures.style import (
+    escape,
+    new_figure,
+    stepped_colorscale,
+    template_text,
+)
+
+
+def heatmap_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
+    """Draw one knob of a configuration by role and block.
+
+    Args:
+        frame: Values by role and block, from :func:`~qsearch_reports.layer_frames.heatmap_frame`.
+        knob: The knob; each of its values has a colour, in order.
+    """
+    places = [
+        [None if cell is None else knob.index(cell) for cell in row]
+        for row in frame.to_numpy(dtype=object)
+    ]
+    labels = [["" if cell is None else escape(cell) for cell in row] for row in frame.to_numpy()]
+    figure = new_figure(f"{escape(knob.name, 40)} by layer")
+    figure.add_heatmap(
+        x=[str(block) for block in frame.columns],
+        y=list(range(len(frame.index))),
+        z=places,
+        customdata=labels,
+        zmin=-0.5,
+        zmax=len(knob.values) - 0.5,
+        colorscale=stepped_colorscale(len(knob.values)),
+        colorbar={
+            "tickvals": list(range(len(knob.values))),
+            "ticktext": [escape(value, 20) for value in knob.values],
+            "title": {"text": escape(knob.name, 20)},
+        },
+        xgap=2,
+        ygap=2,
+        text=[[escape(role)] * len(frame.columns) for role in frame.index],
+        hovertemplate=f"block %{{x}}<br>%{{text}}<br>{template_text(knob.name)} %{{customdata}}"
+        "<extra></extra>",
+        hoverongaps=False,
+        meta="heatmap",
+    )
+    figure.update_xaxes(title_text="block", type="category", showgrid=False, showline=False)
+    figure.update_yaxes(
+        autorange="reversed",
+        tickvals=list(range(len(frame.index))),
+        ticktext=[escape(role, 24) for role in frame.index],
+        showgrid=False,
+        showline=False,
+        ticks="",
+    )
+    return figure

@@ -1,0 +1,68 @@
+"""The best configuration at or under each of some budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from qsearch.errors import InputError
+from qsearch.records import StudyRecord, best_under
+
+_BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0)
+
+
+def study_budgets(record: StudyRecord) -> list[float]:
+    """Return the budgets that a study is summarised at: some within its interval, and its end.
+
+    Those that no configuration of the latest round fits are left out, and those that buy nothing
+    more than a smaller one does, except the end.
+
+    Args:
+        record: The study.
+
+    Returns:
+        Average bits, rising.
+    """
+    low, high = record.segment_edges[0], record.segment_edges[-1]
+    inside = [budget for budget in _BUDGETS if low < budget < high]
+    if len(inside) < 3:
+        inside = [round(float(budget), 2) for budget in np.linspace(low, high, 9)[1:-1]]
+    found = budget_frame(record, (*inside, high)).dropna(subset="trial")
+    kept = ~found.duplicated("trial") | (found["budget"] == high)
+    return [float(budget) for budget in found[kept]["budget"]]
+
+
+def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
+    """Return the best configuration of the latest round at or under each budget.
+
+    Args:
+        record: The study.
+        budgets: Average bits.
+
+    Returns:
+        Table of ``budget``, ``trial``, ``average_bits``, ``loss``, ``standard_error``,
+        ``expected_loss``, ``expected_loss_deviation``, ``metric``, ``metric_standard_error``,
+        ``seen``; missing values where nothing fits.
+    """
+    columns = (
+        "trial",
+        "average_bits",
+        "loss",
+        "standard_error",
+        "expected_loss",
+        "expected_loss_deviation",
+        "metric",
+        "metric_standard_error",
+        "seen",
+    )
+    rows: list[dict[str, object]] = []
+    for budget in budgets:
+        try:
+            best = best_under(record, budget)
+        except InputError:
+            rows.append({"budget": budget, **dict.fromkeys(columns)})
+        else:
+            rows.append({"budget": budget, **{name: best[name] for name in columns}})
+    return pd.DataFrame(rows, columns=["budget", *columns])
