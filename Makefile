@@ -7,12 +7,12 @@ SOURCES := qsearch adapters reports benchmarks examples tests docs
 # times as many in bench-operations.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.5
 
-.PHONY: demo test check audit browser postgres bench-%
+.PHONY: demo test check audit browser axe postgres bench-%
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
 
-test: check browser postgres
+test: check browser axe postgres
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30 -rs
 
 check: $(VENV)/.ready-test
@@ -37,6 +37,24 @@ browser:
 		apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; \
 	else echo "Chromium and ChromeDriver are not installed: browser tests will be skipped"; fi
+
+# Accessibility tests need axe-core, from npm. Where it cannot be had, it is as with Chromium.
+AXE_VERSION := 4.14.1
+AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
+AXE := $(VENV)/npm/node_modules/axe-core/axe.min.js
+AXE_IS_RIGHT := echo '$(AXE_SHA256)  $(AXE)' | sha256sum --check --status 2>/dev/null
+axe: $(VENV)/bin/python
+	@if $(AXE_IS_RIGHT); then exit 0; fi; \
+	if ! command -v npm >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq npm >/dev/null || exit; \
+	fi; \
+	if ! npm install --loglevel error --no-audit --no-fund --no-save --no-package-lock \
+		--ignore-scripts --prefix $(VENV)/npm axe-core@$(AXE_VERSION) >/dev/null; then \
+		echo "axe-core cannot be installed by npm: accessibility tests will be skipped"; \
+	elif ! $(AXE_IS_RIGHT); then rm -f $(AXE); \
+		echo "axe-core $(AXE_VERSION) is not the file that AXE_SHA256 tells of"; exit 1; \
+	fi
 
 # Tests of PostgreSQL start a server of their own, so the package shall set up none. Where it cannot be
 # installed, it is as with Chromium.

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -132,11 +132,33 @@ class Kill:
     seconds: float
 
 
+class Process(Protocol):
+    """What a kill needs of ``subprocess.Popen``."""
+
+    @property
+    def returncode(self) -> int | Any: ...
+    def poll(self) -> int | None: ...
+    def send_signal(self, sig: int, /) -> None: ...
+    def communicate(self) -> tuple[Any, Any]: ...
+
+
+def new_process(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start a command whose errors are kept and whose output is not."""
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(environment),
+    )
+
+
 def kill_at(
     moments: Sequence[Moment],
     command: Sequence[str],
     directory: Path,
     environment: Mapping[str, str],
+    begin: Callable[[Sequence[str], Mapping[str, str]], Process] = new_process,
 ) -> list[Kill]:
     """Start a study again and again, killing it at each of the moments.
 
@@ -148,6 +170,7 @@ def kill_at(
         command: Runs the study.
         directory: Its directory.
         environment: Of the command.
+        begin: Starts a command with an environment.
 
     Returns:
         The kills; a session that came to its end before its moment is none.
@@ -156,14 +179,12 @@ def kill_at(
     for moment in moments:
         lines = len(read_events(directory / LOG))
         start = time.monotonic()
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=dict(environment)
-        )
+        process = begin(command, environment)
         if _wait(process, moment, directory, lines, start + PATIENCE_SECONDS):
             process.send_signal(signal.SIGKILL)
         _, said = process.communicate()
         if process.returncode not in (0, -signal.SIGKILL):
-            raise RuntimeError(f"the study ended with {process.returncode}: {said.decode()}")
+            raise RuntimeError(f"the study ended with {process.returncode}: {said}")
         if process.returncode:
             log = read_events(directory / LOG)
             last = str(log[-1]["event"]) if log else "nothing"
@@ -171,9 +192,7 @@ def kill_at(
     return kills
 
 
-def _wait(
-    process: subprocess.Popen[bytes], moment: Moment, directory: Path, lines: int, until: float
-) -> bool:
+def _wait(process: Process, moment: Moment, directory: Path, lines: int, until: float) -> bool:
     """Wait for a moment; return whether the process still runs then."""
     file = None if moment.file is None else directory / moment.file
     is_to_come = file is not None and not file.is_file()

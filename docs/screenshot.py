@@ -4,7 +4,7 @@ Usage: python docs/screenshot.py report.html picture.png [--width 1400] [--heigh
 
 Needs Chromium and ChromeDriver on PATH (Debian: chromium, chromium-driver), and the package
 selenium, which `make .venv/.ready-test` installs. Without --height the picture holds the whole
-page.
+page. docs/screenshots.py takes all pictures of the documentation.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import base64
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 try:
@@ -21,6 +23,7 @@ try:
     from selenium.common import TimeoutException
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.chrome.webdriver import WebDriver
     from selenium.webdriver.support.wait import WebDriverWait
 except ModuleNotFoundError:
     sys.exit("selenium is not installed: pip install selenium, or make .venv/.ready-test")
@@ -39,41 +42,61 @@ FLAGS = (
 )
 
 
-def take(report: Path, picture: Path, width: int, height: int | None, *, dark: bool) -> None:
-    """Write a picture of a report once it has drawn itself."""
-    if not report.is_file():
-        sys.exit(f"there is no file {report}; `qsearch report DIR` writes DIR/report.html")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+@contextmanager
+def chromium() -> Iterator[WebDriver]:
+    """Run Chromium with a new profile."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
     driver_path = shutil.which("chromedriver")
-    if not chromium or not driver_path:
+    if not program or not driver_path:
         sys.exit("chromium and chromedriver must be on PATH (Debian: chromium, chromium-driver)")
     options = Options()
-    options.binary_location = chromium
+    options.binary_location = program
     with tempfile.TemporaryDirectory() as profile:
         for flag in (*FLAGS, f"--user-data-dir={profile}"):
             options.add_argument(flag)
         driver = webdriver.Chrome(options=options, service=Service(driver_path))
         try:
-            metrics = {"width": width, "height": height or 1000, "deviceScaleFactor": 1}
-            driver.execute_cdp_cmd(
-                "Emulation.setDeviceMetricsOverride", {**metrics, "mobile": width < 600}
-            )
-            scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
-            driver.get(report.resolve().as_uri())
-            WebDriverWait(driver, 30).until(
-                lambda page: page.execute_script("return document.documentElement.dataset.ready")
-            )
-            tall = driver.execute_script("return document.documentElement.scrollHeight")
-            clip = {"x": 0, "y": 0, "width": width, "height": height or tall, "scale": 1}
-            taken = driver.execute_cdp_cmd(
-                "Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True}
-            )
-            picture.write_bytes(base64.b64decode(taken["data"]))
-        except TimeoutException:
-            sys.exit(f"{report} has not drawn itself within 30 s; is it a report of qsearch?")
+            yield driver
         finally:
             driver.quit()
+
+
+def open_report(
+    driver: WebDriver, report: Path, width: int, height: int | None, *, dark: bool
+) -> None:
+    """Open a report in a window of some size, below 600 pixels a phone's, until it is drawn."""
+    if not report.is_file():
+        sys.exit(f"there is no file {report}; `qsearch report DIR` writes DIR/report.html")
+    size = {"width": width, "height": height or 1000, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    driver.get(report.resolve().as_uri())
+    try:
+        WebDriverWait(driver, 30).until(
+            lambda page: page.execute_script("return document.documentElement.dataset.ready")
+        )
+    except TimeoutException:
+        sys.exit(f"{report} has not drawn itself within 30 s; is it a report of qsearch?")
+
+
+def capture(driver: WebDriver, box: tuple[float, float, float, float]) -> bytes:
+    """Return the PNG of a part of the page: left, top, width and height in CSS pixels."""
+    clip = dict(zip(("x", "y", "width", "height"), box, strict=True)) | {"scale": 1}
+    wanted = {"clip": clip, "captureBeyondViewport": True}
+    return base64.b64decode(driver.execute_cdp_cmd("Page.captureScreenshot", wanted)["data"])
+
+
+def page_height(driver: WebDriver) -> float:
+    """Return the height of the whole page in CSS pixels."""
+    return float(driver.execute_script("return document.documentElement.scrollHeight"))
+
+
+def take(report: Path, picture: Path, width: int, height: int | None, *, dark: bool) -> None:
+    """Write a picture of a report once it has drawn itself."""
+    with chromium() as driver:
+        open_report(driver, report, width, height, dark=dark)
+        picture.write_bytes(capture(driver, (0, 0, width, height or page_height(driver))))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Budgets that a configuration is picked for: average bits, bytes of files, or memory."""
+"""What a configuration is picked by: a budget of average bits, bytes or memory, or its number."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What a configuration may take at most.
+    """What a configuration may take at most, or which one it is.
 
     Args:
-        kind: ``bits`` (average bits), ``bytes`` (an export's weight files), or ``memory`` (of
-            running it; an estimate).
-        limit: Average bits, or bytes.
+        kind: ``bits`` (average bits), ``bytes`` (an export's weight files), ``memory`` (of
+            running it; an estimate), or ``trial``.
+        limit: Average bits, or bytes; of ``trial``, its number.
         tokens: For ``memory``: length of the sequence, or None for the study's own.
         unit: Unit of bytes that messages are in, such as ``MB``.
     """
 
-    kind: Literal["bits", "bytes", "memory"]
+    kind: Literal["bits", "bytes", "memory", "trial"]
     limit: float
     tokens: int | None = None
     unit: str = "B"
 
     def __str__(self) -> str:
         """Return it as the command line has it, such as ``--bytes 60MB``."""
-        if self.kind == "bits":
-            return f"--bits {self.limit:g}"
+        if self.kind in ("bits", "trial"):
+            return f"--{self.kind} {self.limit:.12g}"
         unit = "" if self.unit == "B" else self.unit
         tokens = "" if self.tokens is None else f" --tokens {self.tokens}"
         return f"--{self.kind} {self.limit / _UNITS[self.unit]:.12g}{unit}{tokens}"
@@ -58,7 +58,9 @@ class Budget:
 
 
 def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Series:
-    """Return the latest row of least loss within a budget; see :func:`best_under`.
+    """Return the latest row of least loss within a budget, or that of a trial.
+
+    See :func:`best_under`.
 
     Args:
         record: The study.
@@ -67,8 +69,10 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
 
     Raises:
         InputError: If no configuration fits, and the message is in the budget's own unit; or the
-            study's directory does not say how large its model is.
+            study's directory does not say how large its model is; or there is no such trial.
     """
+    if budget.kind == "trial":
+        return _row_of_trial(record, int(budget.limit))
     least = record.latest["average_bits"].min()
     if budget.kind == "bits":
         if budget.limit < least:
@@ -87,6 +91,33 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
             f" ({size_needed(budget.takes(footprint, 0), budget.unit)} of it {other})"
         )
     return best_under(record, bits)
+
+
+def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:
+    """Return the latest row of a trial.
+
+    Raises:
+        InputError: If the latest round has not completed it.
+    """
+    latest = record.latest
+    if latest.empty:
+        raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
+    rows = latest[latest["trial"] == trial]
+    if not rows.empty:
+        return rows.iloc[0]
+    round = int(latest["round"].iloc[0])
+    all_rows = record.trials[record.trials["trial"] == trial]
+    here = all_rows[all_rows["round"] == round]
+    why = f"the study has no trial of that number; its last is {int(record.trials['trial'].max())}"
+    if not here.empty:
+        why = f"its evaluation failed in round {round}: {here.iloc[0]['reason']}"
+    elif not all_rows.empty:
+        rounds = ", ".join(map(str, sorted(set(all_rows["round"]))))
+        why = (
+            f"it was evaluated in round {rounds} alone, under an adapter that was trained further"
+            f" since; give one of round {round}, the latest"
+        )
+    raise InputError(f"--trial {trial}: {why}")
 
 
 def size_needed(nbytes: float, unit: str) -> str:
@@ -150,24 +181,28 @@ def parse_size(text: str, option: str) -> tuple[float, str]:
 
 
 def chosen_budget(
-    bits: float | None, nbytes: str | None, memory: str | None, tokens: int | None
+    bits: float | None,
+    nbytes: str | None,
+    memory: str | None,
+    tokens: int | None,
+    trial: int | None = None,
 ) -> Budget:
-    """Return the one budget among a command's options.
+    """Return the one budget, or trial, among a command's options.
 
     Raises:
         InputError: If none or several are given, or ``--tokens`` without ``--memory``.
     """
-    given = [
-        name
-        for name, value in (("--bits", bits), ("--bytes", nbytes), ("--memory", memory))
-        if value is not None
-    ]
+    options = {"--bits": bits, "--bytes": nbytes, "--memory": memory, "--trial": trial}
+    given = [name for name, value in options.items() if value is not None]
     if len(given) != 1:
         raise InputError(
-            f"give one budget, --bits, --bytes or --memory; got {' and '.join(given) or 'none'}"
+            "give one budget, --bits, --bytes or --memory, or a --trial; got"
+            f" {' and '.join(given) or 'none'}"
         )
     if tokens is not None and memory is None:
         raise InputError("--tokens is for --memory alone")
+    if trial is not None:
+        return Budget("trial", trial)
     if bits is not None:
         if not math.isfinite(bits):
             raise InputError(f"--bits {bits}: give a number of average bits")

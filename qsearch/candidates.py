@@ -15,6 +15,7 @@ from qsearch.capabilities import CountsExamples
 from qsearch.evaluating import evaluations
 from qsearch.executors import Failure
 from qsearch.fidelity import PartLosses
+from qsearch.measurements import delete_measurement, read_measurement, write_measurement
 from qsearch.recording import Study
 from qsearch.search_spec import ScreeningSpec
 from qsearch.space import Floats
@@ -22,11 +23,8 @@ from qsearch.state_files import forget
 from qsearch.store import (
     Candidates,
     candidates_path,
-    delete_measurement,
     read_candidates,
-    read_measurement,
     write_candidates,
-    write_measurement,
 )
 from qsearch.transactions import one_transaction
 from qsearch.trials import evaluated_in
@@ -36,13 +34,19 @@ _RANDOM_DRAWS = 100
 
 
 def find_candidates(
-    study: Study, round: int, first: int, wanted: int, time_is_up: Callable[[], bool]
+    study: Study,
+    round: int,
+    members: Sequence[int],
+    first: int,
+    wanted: int,
+    time_is_up: Callable[[], bool],
 ) -> list[int]:
     """Return the trials that the round shall evaluate, all found before any is evaluated.
 
     Args:
         study: The open study; its node knows the round's scores.
         round: The round.
+        members: Trials of the round's set, which is evaluated.
         first: Trials that exist before the round's search.
         wanted: How many to find.
         time_is_up: Whether to stop; then none are returned.
@@ -62,7 +66,9 @@ def find_candidates(
             found = _promoted(study, found, losses, screening, wanted)
         chosen = found[:wanted]
         screened_out = sorted(_screened(study, round).keys() - set(chosen))
-        write_candidates(study.directory, round, Candidates(tuple(chosen), tuple(screened_out)))
+        predicted = _predicted(study, round, members, chosen)
+        found_all = Candidates(tuple(chosen), tuple(screened_out), predicted)
+        write_candidates(study.directory, round, found_all)
         study.tell("searched", round, candidates=len(chosen))
     candidates = read_candidates(path)
     _abandon(study, candidates.screened_out)
@@ -199,6 +205,31 @@ def _promoted(
     )
     study.node.update_generator_state(experiment, experiment.lookup_data())
     return sorted(found[position] for position in study.node.promoted(part, wanted))
+
+
+def _predicted(
+    study: Study, round: int, members: Sequence[int], chosen: Sequence[int]
+) -> dict[int, tuple[float, float]]:
+    """Return what is predicted of the losses that candidates will have, from those of the set.
+
+    A candidate may have been evaluated already, where what was found had to be found again; what
+    was predicted of it before comes out again.
+    """
+    experiment, space = study.client._experiment, study.parts.space
+    data = experiment.lookup_data()
+    known = set(members) & evaluated_in(experiment, round)
+    new = [number for number in chosen if number not in members]
+    if len(known) < 2 or not new:  # A surrogate needs two losses.
+        return {}
+    study.node.update_generator_state(experiment, data.filter(trial_indices=known))
+    index = [space.from_parameters(experiment.trials[number].arm.parameters) for number in new]
+    mean, deviation = study.node.predicted_loss(np.array(index, dtype=np.int64))
+    figures = np.column_stack([mean, deviation])
+    return {
+        number: (float(row[0]), float(row[1]))
+        for number, row in zip(new, figures, strict=True)
+        if np.isfinite(row).all()
+    }
 
 
 def _abandon(study: Study, numbers: Sequence[int]) -> None:

@@ -98,6 +98,23 @@ class EvaluatesPart(Protocol):
         ...
 
 
+@runtime_checkable
+class EvaluatesFullPrecision(Protocol):
+    """What a trainer may have besides: then a study knows what quantizing costs.
+
+    It is for methods whose adapter serves all configurations, so that it means something where
+    nothing is quantized.
+    """
+
+    def evaluate_full_precision(self, split: Split) -> Evaluation:
+        """Evaluate the model with the adapter as it is and no weight quantized.
+
+        What belongs to a configuration alone is left out. The state stays, and later evaluations
+        come out as they would have.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class UnfinishedTraining:
     """Where the state of a round's unfinished training is kept.

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qsearch import cli_sharing, cli_watching
+from qsearch import cli_report, cli_sharing, cli_watching
 from qsearch.cli_output import (
     fail,
     lasting_output,
@@ -45,6 +45,9 @@ Memory = Annotated[
 ]
 Tokens = Annotated[
     int | None, typer.Option("--tokens", help="For --memory: length of a sequence.", min=1)
+]
+Trial = Annotated[
+    int | None, typer.Option("--trial", help="A trial of the latest round, by its number.", min=0)
 ]
 Assignments = Annotated[
     list[str] | None,
@@ -161,24 +164,10 @@ def run(
 app.command()(cli_watching.status)
 app.command()(cli_watching.serve)
 app.command("list")(cli_sharing.list_studies)
+app.command()(cli_sharing.index)
 app.command()(cli_sharing.archive)
 app.command()(cli_sharing.restore)
-
-
-@app.command()
-def report(
-    directories: Annotated[list[Path], typer.Argument(help="Study directories.", metavar="DIR...")],
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; DIR/report.html if omitted.")
-    ] = None,
-) -> None:
-    """Write the interactive report of one study, or of several side by side."""
-    target = out or directories[0] / "report.html"
-    try:
-        path = report_function("page")(directories, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
-    print_line(f"report: {path}")
+app.command()(cli_report.report)
 
 
 @app.command()
@@ -188,13 +177,14 @@ def pick(
     bytes_: Bytes = None,
     memory: Memory = None,
     tokens: Tokens = None,
+    trial: Trial = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the best configuration within a budget: average bits, bytes of files, or memory."""
+    """Print the best configuration within a budget of average bits, bytes or memory, or a trial."""
     from qsearch.budgets import chosen_budget
     from qsearch.picking import pick_configuration
 
-    picked = pick_configuration(directory, chosen_budget(bits, bytes_, memory, tokens))
+    picked = pick_configuration(directory, chosen_budget(bits, bytes_, memory, tokens, trial))
     if json_:
         layers = {name: dict(layer) for name, layer in picked.configuration.items()}
         print_line(json.dumps({**picked.figures, "configuration": layers}))
@@ -219,6 +209,7 @@ def export(
     bytes_: Bytes = None,
     memory: Memory = None,
     tokens: Tokens = None,
+    trial: Trial = None,
     sweep: Annotated[
         str | None,
         typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
@@ -232,22 +223,24 @@ def export(
         ),
     ] = "adapter",
 ) -> None:
-    """Write the best configuration within a budget in a form that can be deployed."""
+    """Write the best configuration within a budget, or a trial, in a form that can be deployed."""
     from qsearch.budgets import chosen_budget, parse_sweep
 
     quieten_ax()
     from qsearch.exporting import export_configuration, export_sweep
 
     if sweep is None:
-        budget = chosen_budget(bits, bytes_, memory, tokens)
+        budget = chosen_budget(bits, bytes_, memory, tokens, trial)
         rows = {str(to): export_configuration(directory, budget, to, format_)}
-    elif (bits, bytes_, memory, tokens) == (None, None, None, None):
+    elif all(option is None for option in (bits, bytes_, memory, tokens, trial)):
         budgets = parse_sweep(sweep)
         exported = export_sweep(directory, budgets, to, format_)
         names = [f"{to} for {budget.limit:g} bits" for budget in budgets]
         rows = dict(zip(names, exported, strict=True))
     else:
-        raise InputError("--sweep holds the budgets; leave --bits, --bytes, --memory, --tokens out")
+        raise InputError(
+            "--sweep holds the budgets; leave --bits, --bytes, --memory, --tokens, --trial out"
+        )
     for name, row in rows.items():
         print_line(
             f"wrote {name}: trial {int(row['trial'])}, {row['average_bits']:.4f} average bits,"

@@ -1,4 +1,4 @@
-"""Commands that share studies: ``list``, ``archive`` and ``restore``."""
+"""Commands that share studies: ``list``, ``index``, ``archive`` and ``restore``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsearch.cli_output import print_line, print_table, quieten_ax, warn
+from qsearch.cli_output import print_line, print_table, quieten_ax, report_function, warn
 from qsearch.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,6 +64,19 @@ def _row(study: ListedStudy) -> tuple[str, ...]:
         study.running or "no",
         study.directory or "",
     )
+
+
+def index(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with study directories in it.", metavar="FOLDER")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; FOLDER/index.html if omitted.")
+    ] = None,
+) -> None:
+    """Write a page that lists the studies below a folder, to sort, search and compare them."""
+    path = report_function("index")(folder, out or folder / "index.html", warn)
+    print_line(f"index: {path}")
 
 
 def archive(

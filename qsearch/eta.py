@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from qsearch.history import (
     CANDIDATES,
     FINISHING,
+    FULL_PRECISION,
     SEARCHING,
     SENSITIVITY,
     SET,
@@ -28,10 +29,10 @@ from qsearch.history import (
 from qsearch.search_spec import SearchSpec
 from qsearch.stopping import LEAST_EVALUATIONS, round_shares
 
-_ORDER = (TRAINING, SENSITIVITY, SET, SEARCHING, CANDIDATES, FINISHING)
+_ORDER = (TRAINING, FULL_PRECISION, SENSITIVITY, SET, SEARCHING, CANDIDATES, FINISHING)
 _CUT = (SET, SEARCHING, CANDIDATES)
 """What ends when ``search.stop.hours`` are over; a training goes on to its end."""
-_BRIEF = (SENSITIVITY, FINISHING)
+_BRIEF = (FULL_PRECISION, SENSITIVITY, FINISHING)
 """What counts as no time until it was seen: it is short beside the rest of a round."""
 
 _MOST_SECONDS = 10 * 365 * 86400.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
@@ -111,14 +111,23 @@ def evaluate_one(trainer: Trainer, configuration: Configuration, one_in: int = 1
         one_in: One example in so many is taken, which needs a trainer with
             :class:`~qsearch.capabilities.EvaluatesPart`; 1 takes all.
     """
-    try:
+
+    def evaluate() -> Evaluation:
         if one_in == 1:
             (evaluation,) = trainer.evaluate([configuration], "validation")
-        else:
-            assert isinstance(trainer, EvaluatesPart)
-            (evaluation,) = trainer.evaluate_part([configuration], "validation", one_in)
-            # A part may have one example, and so neither a standard error nor, perhaps, a metric.
-            evaluation = replace(evaluation, standard_error=0.0, metric=0.0)
+            return evaluation
+        assert isinstance(trainer, EvaluatesPart)
+        (evaluation,) = trainer.evaluate_part([configuration], "validation", one_in)
+        # A part may have one example, and so neither a standard error nor, perhaps, a metric.
+        return replace(evaluation, standard_error=0.0, metric=0.0)
+
+    return attempted(evaluate)
+
+
+def attempted(evaluate: Callable[[], Evaluation]) -> Result:
+    """Return what an evaluation comes to; what goes wrong comes back as a failure."""
+    try:
+        evaluation = evaluate()
         # A plugin may give figures of NumPy or PyTorch, which no database takes.
         evaluation = Evaluation(*(float(getattr(evaluation, f.name)) for f in fields(Evaluation)))
     except (KeyboardInterrupt, SystemExit, GeneratorExit, TimeLimitError):

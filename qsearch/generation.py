@@ -227,6 +227,23 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         mean, deviation = self._surrogate.predict(index)
         return mean.numpy(), deviation.numpy()
 
+    def predicted_loss(self, index: Integers) -> tuple[Floats, Floats]:
+        """Return mean and standard deviation of what losses will be observed to be (n), (n).
+
+        Other than :meth:`expected_loss`, it is of losses on the examples at hand: the deviation
+        holds luck with them, and the noise of single losses.
+
+        Args:
+            index: Choice indices (n × groups).
+
+        Raises:
+            InputError: If the node has no data yet.
+        """
+        if self._surrogate is None:
+            raise InputError(_NO_DATA)
+        mean, deviation = self._surrogate.predict_observed(index)
+        return mean.numpy(), deviation.numpy()
+
     def promoted(self, part: PartLosses, count: int) -> list[int]:
         """Return which candidates are worth a whole evaluation (:func:`qsearch.fidelity.promoted`).
 

@@ -15,6 +15,7 @@ from qsearch.live import done_of
 SET = "evaluating the set"
 CANDIDATES = "evaluating candidates"
 TRAINING = "training"
+FULL_PRECISION = "measuring full precision"
 SENSITIVITY = "measuring sensitivity"
 SEARCHING = "searching"
 FINISHING = "finishing the round"
@@ -23,7 +24,12 @@ STARTING = "starting"
 BETWEEN = "going on"
 
 _AFTER = {SET: SEARCHING, CANDIDATES: FINISHING}
-_ENDS = {"trained": TRAINING, "measured sensitivity": SENSITIVITY, "searched": SEARCHING}
+_ENDS = {
+    "trained": TRAINING,
+    "measured full precision": FULL_PRECISION,
+    "measured sensitivity": SENSITIVITY,
+    "searched": SEARCHING,
+}
 _OPENING = ("state damaged", "taken over", "environment changed", MEASURING, "started")
 """How a session begins, in this order; a session that comes to "started" has begun."""
 _OVER = ("finished", "stopped", "interrupted")
@@ -147,7 +153,7 @@ class History:
             return
         self._follow_session(kind, time)
         self.round = round
-        if kind in (MEASURING, SENSITIVITY, SET, CANDIDATES):
+        if kind in (MEASURING, FULL_PRECISION, SENSITIVITY, SET, CANDIDATES):
             self._begin(kind, round, time, _count(line.get("total")))
         elif kind in ("environment changed", "started"):
             self._begin(STARTING, round, time)

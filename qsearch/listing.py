@@ -196,12 +196,18 @@ def list_folder(folder: Path, note: Callable[[str], None] = to_standard_error) -
     return studies
 
 
-def _of_directory(directory: Path, note: Callable[[str], None]) -> ListedStudy:
+def runner(directory: Path) -> str:
+    """Return who runs the study in a directory, in words; "" if nobody does."""
     from qsearch.lock import dead_owner, lock_owner
-    from qsearch.records import STUDY_FILE, read_study
 
     owner, died = lock_owner(directory), dead_owner(directory)
-    running = owner.describe() if owner else f"nobody; {died.describe()} died" if died else ""
+    return owner.describe() if owner else f"nobody; {died.describe()} died" if died else ""
+
+
+def _of_directory(directory: Path, note: Callable[[str], None]) -> ListedStudy:
+    from qsearch.records import STUDY_FILE, read_study
+
+    running = runner(directory)
     if not (directory / STUDY_FILE).is_file():
         return ListedStudy(directory.name, 0, 0, 0, None, None, None, None, running, str(directory))
     record = read_study(directory, note)

@@ -24,12 +24,21 @@ from rich.text import Text
 from qsearch.cli_output import warn, without_controls
 from qsearch.eta import duration_text, end_text, left_text, time_left
 from qsearch.events import PROGRESS, Event, event_line, read_events
-from qsearch.history import CANDIDATES, SET, TRAINING, History, replay
+from qsearch.history import (
+    CANDIDATES,
+    FULL_PRECISION,
+    MEASURING,
+    SENSITIVITY,
+    SET,
+    TRAINING,
+    History,
+    replay,
+)
 from qsearch.live import done_of
 from qsearch.reasons import reason_of
 from qsearch.search_spec import SearchSpec
 
-_UNCOUNTED = ("measuring quantization error", "measuring sensitivity")
+_UNCOUNTED = (MEASURING, FULL_PRECISION, SENSITIVITY)
 _ESTIMATE_EVERY = 0.5  # Seconds; training steps may take milliseconds.
 
 
@@ -224,6 +233,9 @@ _TEXTS: dict[str, Callable[[int, _Fields], str]] = {
     "failed": lambda r, f: f"round {r}: {_trial(f)} failed: {f['reason']}",
     "screening failed": lambda r, f: f"round {r}: {_trial(f)} was not screened: {f['reason']}",
     "probe failed": lambda r, f: f"round {r}: probe {f['probe']} failed: {f['reason']}",
+    "full precision failed": lambda r, f: (
+        f"round {r}: without quantization, the model could not be evaluated: {f['reason']}"
+    ),
     "worker given up": lambda r, f: f"round {r}: a worker is given up: {f['reason']}",
     "retry": lambda r, f: (
         f"round {r}: {_trial(f)} failed at attempt {f['attempt']} and is tried again: {f['reason']}"

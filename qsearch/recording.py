@@ -23,7 +23,7 @@ from qsearch.search import reference_point
 from qsearch.sessions import read_sessions
 from qsearch.space import Floats
 from qsearch.spec import StudySpec
-from qsearch.store import read_rounds
+from qsearch.store import predicted_losses, read_rounds
 from qsearch.training_state import adapter_path
 from qsearch.trials import is_initial, trial_table
 
@@ -106,6 +106,10 @@ def trial_rows(study: Study) -> pd.DataFrame:
         study.metric,
         sets,
         [state.expected for state in rounds],
+        [
+            *(state.predicted for state in rounds),
+            predicted_losses(study.directory, len(rounds)),
+        ],
         study.edges,
     )
 

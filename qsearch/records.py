@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from qsearch.configuration import Choices, Configuration, Knob, KnobValue
 from qsearch.errors import InputError
-from qsearch.evaluation import Metric
+from qsearch.evaluation import Evaluation, Metric
 from qsearch.layers import LayerSpec
 from qsearch.provenance import Session, session_values
 from qsearch.state_files import (
@@ -51,6 +51,8 @@ TRIAL_COLUMNS = (
     "reason",
     "expected_loss",
     "expected_loss_deviation",
+    "predicted_loss",
+    "predicted_loss_deviation",
 )
 """Columns of ``trials.parquet``: one row per configuration and round.
 
@@ -63,13 +65,24 @@ surrogate, once it has seen all losses of the round, expects of the configuratio
 and ``expected_loss_deviation`` how sure it is. Both are NaN until the round ends, and in a study
 that does not tell luck apart (``search.target: examples``). Configurations are chosen by
 :func:`decisive_loss`.
+
+``predicted_loss`` is what the round's search predicted that ``loss`` would be, from the losses of
+the round's set, before it evaluated any candidate; ``predicted_loss_deviation`` is the standard
+deviation of that prediction: of what tells configurations apart, of luck with the validation
+examples and of the noise that the surrogate found in single losses. Both are NaN but for candidates
+of that very round.
 """
 
 _TEXTS = ("method", "configuration", "status", "reason")
 _FLAGS = ("seen", "on_front")
 _COUNTS = ("trial", "round")
 
-_ADDED_COLUMNS = ("expected_loss", "expected_loss_deviation")
+_ADDED_COLUMNS = (
+    "expected_loss",
+    "expected_loss_deviation",
+    "predicted_loss",
+    "predicted_loss_deviation",
+)
 """Columns that studies of earlier versions lack."""
 
 STUDY_FILE = "state/study.json"
@@ -89,6 +102,9 @@ class RoundRecord:
         search_seconds: Wall time of fitting and searching, screening included, in the session
             that finished the round.
         train_losses: Training loss of each step, nats.
+        full_precision: What the model scores on the validation examples with the round's adapter
+            where no weight is quantized; None if the trainer cannot tell, it failed, or an earlier
+            version ran the round.
     """
 
     round: int
@@ -98,6 +114,7 @@ class RoundRecord:
     evaluate_seconds: float
     search_seconds: float
     train_losses: tuple[float, ...]
+    full_precision: Evaluation | None = None
 
 
 @dataclass(frozen=True)

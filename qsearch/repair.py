@@ -17,22 +17,27 @@ from qsearch.clock import CLOCK, read_seconds
 from qsearch.database import read_identity
 from qsearch.errors import DamagedFileError
 from qsearch.footprint import FOOTPRINT_FILE, read_footprint_file
+from qsearch.measurements import read_measurement_file
 from qsearch.records import STUDY_FILE, TRIALS_FILE, read_study_file, read_trials
 from qsearch.sessions import SESSIONS, read_sessions_file
-from qsearch.state_files import damaged_path, previous_path, remove_leftovers, write_atomically
+from qsearch.state_files import (
+    damaged_path,
+    previous_path,
+    remove_leftovers,
+    require_text_file,
+    write_atomically,
+)
 from qsearch.store import (
     IDENTITY,
     STUDY_YAML,
     has_results,
     read_candidates,
-    read_measurement_file,
     read_round,
-    require_study_yaml,
 )
 from qsearch.training_state import adapter_path, read_adapter_file, read_unfinished_file
 
 _READERS: tuple[tuple[str, Callable[[Path], object]], ...] = (
-    (STUDY_YAML, require_study_yaml),
+    (STUDY_YAML, require_text_file),
     (TRIALS_FILE, read_trials),
     (STUDY_FILE, read_study_file),
     (IDENTITY, read_identity),
@@ -47,6 +52,8 @@ _READERS: tuple[tuple[str, Callable[[Path], object]], ...] = (
     ("state/sensitivity-*.safetensors", read_measurement_file),
     ("state/screening-*.safetensors", read_measurement_file),
     ("state/probes-*.safetensors", read_measurement_file),
+    ("state/full_precision-*.safetensors", read_measurement_file),
+    ("state/layer_scores-*.safetensors", read_measurement_file),
 )
 _ROUND = re.compile(r"round-(\d+)\.json")
 

@@ -17,6 +17,7 @@ from qsearch.capabilities import CountsExamples
 from qsearch.errors import QsearchError
 from qsearch.evaluating import evaluations
 from qsearch.executors import Failure
+from qsearch.full_precision import full_precision
 from qsearch.pareto import Booleans, normalised_hypervolume
 from qsearch.recording import Study, save_record, saving_now_and_then, training_set_of, trial_rows
 from qsearch.records import RoundRecord
@@ -27,6 +28,7 @@ from qsearch.stopping import round_shares
 from qsearch.store import (
     LOG,
     RoundState,
+    predicted_losses,
     write_round,
 )
 from qsearch.transactions import one_transaction
@@ -62,6 +64,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     study.tell("round started", round, training_set=len(training_set))
     correlation = study.correlation  # Measured before training takes its memory.
     report = train_round(study, round, training_set)
+    unquantized = full_precision(study, round, time_is_up)
     configurations = [study.configuration(number) for number in training_set]
     scores = round_scores(study, round, configurations, time_is_up)
     if scores is None:
@@ -72,7 +75,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     if _without_result(study, round, to_evaluate):
         return
     search_start = time.monotonic()
-    candidates = find_candidates(study, round, first, of_search, time_is_up)
+    candidates = find_candidates(study, round, training_set, first, of_search, time_is_up)
     search_seconds = time.monotonic() - search_start
     _evaluate(study, round, candidates, "evaluating candidates", time_is_up, planned)
     rows = _completed(study, round)
@@ -102,8 +105,13 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
         evaluate_seconds=float(rows["seconds"].sum()),
         search_seconds=search_seconds,
         train_losses=report.losses,
+        full_precision=unquantized,
     )
-    write_round(study.directory, RoundState(record, next_set, _ever_evaluated(study), expected))
+    predicted = predicted_losses(study.directory, round)
+    write_round(
+        study.directory,
+        RoundState(record, next_set, _ever_evaluated(study), expected, predicted),
+    )
     study.tell("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
     save_record(study)
 

@@ -12,11 +12,19 @@ from qsearch.configuration import Configuration
 from qsearch.errors import QsearchError
 from qsearch.evaluating import evaluations
 from qsearch.executors import Failure
+from qsearch.layer_scores import split_among_layers
+from qsearch.measurements import (
+    delete_measurement,
+    layer_scores_name,
+    measurement_path,
+    read_measurement,
+    sensitivity_name,
+    write_measurement,
+)
 from qsearch.probing import probed_scores, probes
 from qsearch.proxy import weighted_scores
 from qsearch.recording import Study
 from qsearch.space import Floats, Integers
-from qsearch.store import delete_measurement, read_measurement, write_measurement
 
 _PROBED_ABOVE = 1.0
 """Bits above the lower end of the searched interval that probed groups come near to: low enough for
@@ -44,14 +52,27 @@ def round_scores(
     """
     space, error = study.parts.space, study.quantization_error
     if study.spec.search.scores == "gradient":
-        return weighted_scores(space, error, _sensitivity(study, round, training_set))
+        sensitivity = _sensitivity(study, round, training_set)
+        _keep_layer_scores(study, round, error * sensitivity[:, None])
+        return weighted_scores(space, error, sensitivity)
     probe = probes(space, error, study.spec.search.average_bits[0] + _PROBED_ABOVE)
     losses = _probe_losses(study, round, probe, time_is_up)
-    return None if losses is None else probed_scores(space, error, probe, losses)
+    if losses is None:
+        return None
+    scores = probed_scores(space, error, probe, losses)
+    _keep_layer_scores(study, round, split_among_layers(space, scores, error))
+    return scores
+
+
+def _keep_layer_scores(study: Study, round: int, scores: Floats) -> None:
+    """Save the scores of layers (layers × choices), for reports alone."""
+    name = layer_scores_name(round)
+    if not measurement_path(study.directory, name).is_file():
+        write_measurement(study.directory, name, scores)
 
 
 def _sensitivity(study: Study, round: int, training_set: Sequence[Configuration]) -> Floats:
-    name = f"sensitivity-{round}"
+    name = sensitivity_name(round)
     saved = read_measurement(study.directory, name)
     if saved is not None:
         return saved

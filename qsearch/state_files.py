@@ -207,6 +207,17 @@ def require_text(text: str, must_have_checksum: bool) -> None:
         raise ValueError("its checksum is not where it was")
 
 
+def require_text_file(path: Path) -> None:
+    """Require that a file, or another version of it, has text of :func:`with_checksum`.
+
+    Raises:
+        DamagedFileError: If it has not; a file of an earlier version has no checksum.
+    """
+    with damage(path, OSError, ValueError):
+        is_new = path.suffix == PREVIOUS or previous_path(path).is_file()
+        require_text(read_text(path, MOST_STATE), must_have_checksum=is_new)
+
+
 def _text_checksum(text: str) -> str:
     return _SIGN + hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""A study's directory: what lies where, its measurements and its finished rounds."""
+"""A study's directory: what lies where, and its finished rounds."""
 
 from __future__ import annotations
 
@@ -8,27 +8,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file as save_arrays
 
-from qsearch.bounded import MOST_STATE, open_regular, read_text
 from qsearch.errors import DamagedFileError, InputError
+from qsearch.measurements import QUANTIZATION_ERROR, measurement_path
 from qsearch.records import STUDY_FILE, RoundRecord
-from qsearch.space import Floats
 from qsearch.spec import StudySpec, dump_spec, load_spec
 from qsearch.state_files import (
-    CHECKSUM,
-    PREVIOUS,
-    TensorBytes,
     damage,
     damaged_path,
     previous_path,
     read_state,
-    require_header,
-    require_text,
-    tensors_checksum,
+    require_text_file,
     with_checksum,
     write_atomically,
     write_keeping_previous,
@@ -39,7 +30,6 @@ from qsearch.training_state import adapter_path
 STUDY_YAML = "study.yaml"
 DATABASE = "study.db"
 LOG = "log.jsonl"
-QUANTIZATION_ERROR = "quantization_error"
 IDENTITY = "state/identity.json"
 
 
@@ -69,7 +59,7 @@ def has_results(directory: Path) -> bool:
     The quantization error is measured first; the others tell of it where that file was deleted.
     """
     results = (
-        _measurement_path(directory, QUANTIZATION_ERROR),
+        measurement_path(directory, QUANTIZATION_ERROR),
         adapter_path(directory, 0),
         directory / IDENTITY,
         directory / DATABASE,
@@ -93,7 +83,7 @@ def read_study_yaml(path: Path) -> StudySpec:
         DamagedFileError: If it is damaged.
         InputError: If this version refuses the study.
     """
-    require_study_yaml(path)
+    require_text_file(path)
     return load_spec(path, resolved=True)
 
 
@@ -109,68 +99,13 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     """
     if path.name == STUDY_YAML and path.is_file() and has_results(path.parent):
         try:
-            require_study_yaml(path)
+            require_text_file(path)
         except DamagedFileError as error:
             raise InputError(
                 f"{error}; run {previous_path(path)}, which has what it held. To change a study,"
                 " edit a copy of it that is elsewhere"
             ) from error
     return load_spec(path, overrides)
-
-
-def require_study_yaml(path: Path) -> None:
-    """Require that ``study.yaml``, or another version of it, is what was written.
-
-    Raises:
-        DamagedFileError: If it is not.
-    """
-    with damage(path, OSError, ValueError):
-        is_new = path.suffix == PREVIOUS or previous_path(path).is_file()
-        require_text(read_text(path, MOST_STATE), must_have_checksum=is_new)
-
-
-def read_measurement(directory: Path, name: str) -> Floats | None:
-    """Return what was measured of the layers and saved under a name, if it was.
-
-    Raises:
-        DamagedFileError: If the file is damaged.
-    """
-    path = _measurement_path(directory, name)
-    return read_measurement_file(path) if path.is_file() else None
-
-
-def read_measurement_file(path: Path) -> Floats:
-    """Return the measurement in a file that has its name.
-
-    Raises:
-        DamagedFileError: If it is damaged.
-    """
-    with damage(path, SafetensorError, KeyError, ValueError, OSError):
-        with open_regular(path), safe_open(path, framework="numpy") as stream:
-            values: Floats = stream.get_tensor(path.stem)
-            require_header(stream.metadata() or {}, _content(path.stem, values))
-        return values
-
-
-def write_measurement(directory: Path, name: str, values: Floats) -> None:
-    """Save what was measured of the layers, since that is costly for large models."""
-    array = np.ascontiguousarray(values)
-    header = {CHECKSUM: tensors_checksum(_content(name, array), {})}
-    path = _measurement_path(directory, name)
-    write_atomically(path, lambda own: save_arrays({name: array}, own, metadata=header))
-
-
-def _content(name: str, array: Floats) -> list[TensorBytes]:
-    return [TensorBytes(name, str(array.dtype), array.shape, array.tobytes())]
-
-
-def delete_measurement(directory: Path, name: str) -> None:
-    """Forget a measurement, if there is one."""
-    _measurement_path(directory, name).unlink(missing_ok=True)
-
-
-def _measurement_path(directory: Path, name: str) -> Path:
-    return directory / "state" / f"{name}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -183,24 +118,26 @@ class RoundState:
         trials: How many trials exist by then.
         expected: Expected loss on the task and its standard deviation by trial, if told apart
             from the losses on the validation examples.
+        predicted: What its search predicted of its candidates, as :class:`Candidates` has it.
     """
 
     record: RoundRecord
     next_set: tuple[int, ...]
     trials: int
     expected: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    predicted: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def write_round(directory: Path, state: RoundState) -> None:
     """Save a finished round; from then on it is never run again."""
-    record = {key: getattr(state.record, key) for key in RoundRecord.__dataclass_fields__}
     write_state(
         round_path(directory, state.record.round),
         {
-            "record": record,
+            "record": asdict(state.record),
             "next_set": state.next_set,
             "trials": state.trials,
             "expected": dict(state.expected),
+            "predicted": dict(state.predicted),
         },
     )
 
@@ -237,7 +174,7 @@ def read_round(path: Path) -> RoundState:
     loaded = read_state(path)
     with damage(path, ValueError):
         told = _RoundFile.model_validate_json(json.dumps(loaded))
-        return RoundState(told.record, told.next_set, told.trials, told.expected)
+        return RoundState(told.record, told.next_set, told.trials, told.expected, told.predicted)
 
 
 _Count = Annotated[int, Field(ge=0)]
@@ -251,7 +188,9 @@ class _RoundFile(BaseModel):
     record: RoundRecord
     next_set: tuple[_Count, ...]
     trials: _Count
-    expected: dict[_Count, tuple[float, float]] = {}  # Rounds of earlier versions have none.
+    # Rounds of earlier versions have neither.
+    expected: dict[_Count, tuple[float, float]] = {}
+    predicted: dict[_Count, tuple[float, float]] = {}
 
 
 @dataclass(frozen=True)
@@ -261,10 +200,13 @@ class Candidates:
     Args:
         chosen: Trials to evaluate.
         screened_out: Trials that screening found not worth it.
+        predicted: What the surrogate predicted of the losses that the chosen ones would be
+            observed to have, by trial: mean and standard deviation, nats.
     """
 
     chosen: tuple[int, ...]
     screened_out: tuple[int, ...] = ()
+    predicted: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def candidates_path(directory: Path, round: int) -> Path:
@@ -277,6 +219,12 @@ def write_candidates(directory: Path, round: int, candidates: Candidates) -> Non
     write_state(candidates_path(directory, round), asdict(candidates))
 
 
+def predicted_losses(directory: Path, round: int) -> Mapping[int, tuple[float, float]]:
+    """Return what a round's search predicted of its candidates, if it has come to its end."""
+    path = candidates_path(directory, round)
+    return read_candidates(path).predicted if path.is_file() else {}
+
+
 def read_candidates(path: Path) -> Candidates:
     """Return what a round's search came to.
 
@@ -284,8 +232,12 @@ def read_candidates(path: Path) -> Candidates:
         DamagedFileError: If the file is damaged.
     """
     loaded = read_state(path)
-    with damage(path, KeyError, TypeError, ValueError):
+    with damage(path, AttributeError, KeyError, TypeError, ValueError):
         if isinstance(loaded, list):  # Of an earlier version.
             loaded = {"chosen": loaded, "screened_out": []}
         chosen, screened_out = loaded["chosen"], loaded["screened_out"]
-        return Candidates(tuple(map(int, chosen)), tuple(map(int, screened_out)))
+        predicted = {
+            int(number): (float(mean), float(deviation))
+            for number, (mean, deviation) in loaded.get("predicted", {}).items()
+        }
+        return Candidates(tuple(map(int, chosen)), tuple(map(int, screened_out)), predicted)

@@ -35,6 +35,7 @@ from qsearch.initial import initial_configurations, named_configurations, requir
 from qsearch.lease import study_lease
 from qsearch.live import progress_file
 from qsearch.lock import study_lock
+from qsearch.measurements import QUANTIZATION_ERROR, read_measurement, write_measurement
 from qsearch.pareto import segment_edges
 from qsearch.patience import (
     STORAGE_WAIT,
@@ -56,15 +57,12 @@ from qsearch.spec import StudySpec, differences
 from qsearch.stopping import out_of_time, stop_reason
 from qsearch.store import (
     LOG,
-    QUANTIZATION_ERROR,
     STUDY_YAML,
     has_results,
     prepare_directory,
-    read_measurement,
     read_rounds,
     read_study_yaml,
     was_finished,
-    write_measurement,
     write_study_yaml,
 )
 from qsearch.transactions import one_transaction, transactions_saved

@@ -20,8 +20,8 @@ from qsearch.space import Floats, Space
 FAILED_ROUND = "qsearch_failed_round"
 FAILED_REASON = "qsearch_failed_reason"
 
-ExpectedLosses = Mapping[int, tuple[float, float]]
-"""Expected loss and its standard deviation by trial, nats."""
+ModelledLosses = Mapping[int, tuple[float, float]]
+"""Mean and standard deviation of a loss by trial, nats, as the surrogate has them."""
 
 _FIGURES = (
     "loss",
@@ -31,6 +31,8 @@ _FIGURES = (
     "seconds",
     "expected_loss",
     "expected_loss_deviation",
+    "predicted_loss",
+    "predicted_loss_deviation",
 )
 """Columns that a failed trial has no figures for."""
 
@@ -61,7 +63,8 @@ def trial_table(
     space: Space,
     metric: str,
     training_sets: Sequence[Sequence[int]],
-    expected: Sequence[ExpectedLosses],
+    expected: Sequence[ModelledLosses],
+    predicted: Sequence[ModelledLosses],
     edges: Floats,
 ) -> pd.DataFrame:
     """Return one row per configuration and round, in order of round and trial.
@@ -72,6 +75,7 @@ def trial_table(
         metric: Name of the task metric.
         training_sets: Trials that each round has trained on, by round.
         expected: What each finished round expects of its trials, by round.
+        predicted: What each round's search predicted of its candidates, by round.
         edges: Edges of the segments (segments + 1).
     """
     numbers = sorted(experiment.trials)
@@ -107,8 +111,10 @@ def trial_table(
         mean = dict(zip(group["metric_name"], group["mean"], strict=True))
         error = dict(zip(group["metric_name"], group["sem"], strict=True))
         if LOSS in mean:
-            finished = expected[int(step)] if step < len(expected) else {}
-            expected_loss, deviation = finished.get(int(number), unknown)
+            modelled = [
+                by_round[int(step)].get(int(number), unknown) if step < len(by_round) else unknown
+                for by_round in (expected, predicted)
+            ]
             rows.append(
                 {
                     **common(int(number), int(step)),
@@ -119,8 +125,10 @@ def trial_table(
                     "seconds": mean["seconds"],
                     "status": "completed",
                     "reason": "",
-                    "expected_loss": expected_loss,
-                    "expected_loss_deviation": deviation,
+                    "expected_loss": modelled[0][0],
+                    "expected_loss_deviation": modelled[0][1],
+                    "predicted_loss": modelled[1][0],
+                    "predicted_loss_deviation": modelled[1][1],
                 }
             )
     for number in numbers:

@@ -167,6 +167,27 @@ class AdaptedModel:
         for follow in self._followers:
             follow(configuration)
 
+    @contextmanager
+    def unquantized(self) -> Iterator[None]:
+        """Make it, inside, the model with its original weights and the adapter beside them.
+
+        Neither adjustments nor residual factors are used: they are for what quantizing changes.
+        """
+        self.projections.clear()
+        self.weights.restore()
+        fixed = self.shape.fixed_rank
+        with torch.no_grad():
+            for A, B in self.factors():
+                A[:fixed], B[:, :fixed] = 0, 0
+        scaling = [layer.scaling[ADAPTER] for layer in self.lora_layers]
+        for layer in self.lora_layers:
+            layer.scaling[ADAPTER] = self.options.scaling  # Also where it is merged otherwise.
+        try:
+            yield
+        finally:
+            for layer, own in zip(self.lora_layers, scaling, strict=True):
+                layer.scaling[ADAPTER] = own
+
     def after_activation(self, follow: Callable[[Configuration], None]) -> None:
         """Have a function called after each activation, with the configuration."""
         self._followers.append(follow)

@@ -283,11 +283,17 @@ class AdapterTrainer(ExportsModels, KnowsInputs):
         )
 
     def _evaluate(self, configuration: Configuration, split: Split, one_in: int) -> Evaluation:
+        return self.evaluate_model(lambda: self.prepare(configuration), split, one_in)
+
+    def evaluate_model(
+        self, prepare: Callable[[], object], split: Split, one_in: int = 1
+    ) -> Evaluation:
+        """Evaluate the model as something makes it, which counts for the evaluation's seconds."""
         started = time.perf_counter()
         self.adapted.peft_model.eval()
         try:
             with telling_of_memory():
-                self.prepare(configuration)
+                prepare()
                 scores = self._scores(split, one_in)
         except (RuntimeError, ValueError, KeyError) as error:
             raise EvaluationError(f"evaluation failed: {type(error).__name__}: {error}") from error

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from qsearch.configuration import Configuration
-from qsearch_coalora.base_trainer import AdapterTrainer
+from qsearch_coalora.full_precision import FullPrecisionTrainer
 from qsearch_coalora.sampling import SetSampler, loss_weighted_pass, segment_pass, uniform_pass
 from qsearch_coalora.training_options import SetTrainingOptions
 
 
-class SetTrainer(AdapterTrainer):
+class SetTrainer(FullPrecisionTrainer):
     """Trains one adapter under configurations drawn from the set."""
 
     options: SetTrainingOptions

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from unittest import SkipTest
 
-from qsearch.capabilities import EvaluatesPart
+from qsearch.capabilities import EvaluatesFullPrecision, EvaluatesPart
 from qsearch.configuration import Configuration
 from qsearch.evaluation import Evaluation
 from qsearch.testing.conformance import require, require_equal
-from qsearch.testing.trainer_checks import TrainerChecks, copied
+from qsearch.testing.trainer_checks import TrainerChecks, copied, saved
 
 
 class EvaluationChecks(TrainerChecks):
@@ -66,6 +66,27 @@ class EvaluationChecks(TrainerChecks):
         require_equal("its metadata", after.metadata, before.metadata)
         trainer.evaluate([self.configurations(trainer)[1]], self.split)
         self.require_kept_state("state after another", trainer.state(), before)
+
+    def test_full_precision_is_evaluated_and_leaves_no_trace(self) -> None:
+        trainer, chosen, report = self.trained()
+        if not isinstance(trainer, EvaluatesFullPrecision):
+            raise SkipTest("this trainer does not evaluate full precision")
+        state = saved(trainer.state(), report)
+        before = trainer.evaluate(chosen, self.split)
+        found = trainer.evaluate_full_precision(self.split)
+        require(isinstance(found, Evaluation), f"expected an Evaluation, found {found!r}")
+        figures = (found.loss, found.standard_error, found.metric)
+        require(all(map(math.isfinite, figures)), f"expected finite figures, found {found}")
+        again = trainer.evaluate_full_precision(self.split)
+        self.require_same_evaluations("full precision, again", [again], [found])
+        self.require_same_state("state after full precision", trainer.state(), state)
+        after = trainer.evaluate(chosen, self.split)
+        self.require_same_evaluations("evaluated after full precision", after, before)
+        resumed = self.make()
+        resumed.load_state(state)
+        assert isinstance(resumed, EvaluatesFullPrecision)
+        loaded = resumed.evaluate_full_precision(self.split)
+        self.require_same_evaluations("full precision with the loaded state", [loaded], [found])
 
     def test_a_part_is_the_same_for_all_configurations(self) -> None:
         trainer, chosen, _ = self.trained()

@@ -23,9 +23,10 @@ from urllib.parse import urlsplit
 
 from qsearch.errors import InputError, QsearchError
 from qsearch.reasons import reason_of
-from qsearch.records import read_study
 from qsearch.watching import results_version, study_status
-from qsearch_reports.page import TEMPLATES, render_page
+from qsearch_reports.assets import TEMPLATES
+from qsearch_reports.page import render_page
+from qsearch_reports.results import read_results
 
 _SECONDS = 30.0
 """How long a connection may be silent, so that idle ones hold no thread for ever."""
@@ -105,8 +106,7 @@ class LivePage:
             if version is None or version != self._version:
                 try:
                     # What there is to note, the status tells.
-                    record = read_study(self._directory, lambda note: None)
-                    page = render_page([record], [str(self._directory)])
+                    page = render_page([read_results(self._directory, lambda note: None)])
                 except Exception as error:
                     text = f"no report yet: {_problem(error)}".encode("utf-8", "replace")
                     return _Answer(text, "text/plain", HTTPStatus.NOT_FOUND)

@@ -15,7 +15,7 @@ from qsearch_coalora.tasks.causal import CausalLanguageModelling
 from qsearch_coalora.trainer import CoALoRATrainer
 from qsearch_quantizers.integer import Integer
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qsearch.configuration import Configuration, LayerConfiguration
 from qsearch.errors import InputError
@@ -163,6 +163,23 @@ def test_model_and_adapter_of_the_files_give_the_studys_logits(
     trainer.activate(configuration(trainer))
     expected = trainer.adapted.logits({"input_ids": tokens})
     torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_from_a_gguf_file_is_packed_with_its_tokenizer(
+    trainer: CoALoRATrainer, tmp_path: Path
+) -> None:
+    trainer.export(configuration(trainer), tmp_path / "packed", "packed")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "packed").eval()
+    text = "The film was good"
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "packed")(text, return_tensors="pt")
+    assert torch.equal(
+        tokens["input_ids"], trainer.loaded.tokenizer(text, return_tensors="pt")["input_ids"]
+    )
+    trainer.adapted.peft_model.eval()
+    trainer.activate(configuration(trainer))
+    expected = trainer.adapted.logits({"input_ids": tokens["input_ids"]})
+    torch.testing.assert_close(model(tokens["input_ids"]).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("bits", [2, 3])

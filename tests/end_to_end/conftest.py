@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,8 +14,10 @@ import pandas as pd
 import pytest
 
 from qsearch.records import read_study
+from tests.forking_server import start_fork
 
 ROOT = Path(__file__).parent.parent.parent
+VARIABLES = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 QUICKSTART = ROOT / "studies" / "quickstart.yaml"
 # The quickstart with fewer texts, steps, knob values and configurations.
 SMALL = {
@@ -50,13 +54,33 @@ def small_study(out: Path, **changes: str) -> list[str]:
     return command("run", QUICKSTART, "--out", out, *overrides)
 
 
-def run(
+def run(arguments: Sequence[str], expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command of qsearch in a fork of a process that has its imports, for they take longest.
+
+    Args:
+        arguments: The command line.
+        expect: The exit code that is required.
+
+    Returns:
+        The exit code, output and errors.
+    """
+    started = start_fork(arguments, VARIABLES)
+    output, errors = started.communicate()
+    assert started.returncode == expect, output + errors
+    return subprocess.CompletedProcess(list(arguments), expect, output, errors)
+
+
+def run_new(
     arguments: Sequence[str], expect: int = 0, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command, with some more environment variables, and require its exit code."""
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})}
+    """Run any command in a new process, with some more environment variables, likewise."""
     result = subprocess.run(
-        arguments, capture_output=True, text=True, env=variables, timeout=500, check=False
+        arguments,
+        capture_output=True,
+        text=True,
+        env={**VARIABLES, **(environment or {})},
+        timeout=500,
+        check=False,
     )
     assert result.returncode == expect, result.stdout + result.stderr
     return result
@@ -69,7 +93,19 @@ def results(directory: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
-    """Directory of the small study, run to its end."""
+    """Directory of the small study, run to its end by a new process."""
     directory = tmp_path_factory.mktemp("small") / "run"
-    run(small_study(directory))
+    mine = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        run_new(small_study(directory))
+        return directory
+    # The test processes share one run; each has a copy, since some tests go on in it.
+    shared = mine.parent / "small"
+    with (mine.parent / "small.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.is_dir():
+            run_new(small_study(directory))
+            shutil.copytree(directory, shared)
+    if not directory.is_dir():
+        shutil.copytree(shared, directory)
     return directory

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,7 @@ from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_a
 from ax.utils.common.logger import set_ax_logger_levels
 
 from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
-from tests.end_to_end.conftest import ROOT
+from tests.end_to_end.conftest import ROOT, run
 
 SCRIPT = ROOT / "examples" / "ax-client" / "search_minilm.py"
 INITIAL, CANDIDATES = 5, 4
@@ -33,16 +31,7 @@ def quiet_ax() -> None:
 
 def run_example(out: Path, candidates: int) -> str:
     options = ["--out", out, "--initial", INITIAL, "--candidates", candidates]
-    result = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, options)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=400,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    return run([sys.executable, SCRIPT, *options]).stdout
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from qsearch.configuration import Choices, Configuration, Knob
 from qsearch.records import read_study
 from qsearch.testing import QuantizerConformance
-from tests.end_to_end.conftest import ROOT, command, run
+from tests.end_to_end.conftest import ROOT, command, run_new
 from tests.end_to_end.tiny_study import write_tiny_study
 
 EXAMPLE = ROOT / "examples" / "qsearch-ternary"
@@ -49,7 +49,7 @@ def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_with(packages: Path, arguments: Sequence[str]) -> str:
     """Run a command with the example installed and return what it printed."""
-    return run(arguments, environment={"PYTHONPATH": str(packages)}).stdout
+    return run_new(arguments, environment={"PYTHONPATH": str(packages)}).stdout
 
 
 def command_of_pytest(tests: Path) -> list[str]:

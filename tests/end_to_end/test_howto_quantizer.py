@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import ROOT, command, run
+from tests.end_to_end.conftest import ROOT, command, run_new
 
 FILES = {"pyproject.toml", "qsearch_absmax.py", "test_absmax.py"}
 
@@ -33,7 +33,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_in(package: Path, arguments: list[str]) -> str:
     """Run a command with the package installed and return what it printed."""
-    return run(arguments, environment={"PYTHONPATH": str(package / "installed")}).stdout
+    return run_new(arguments, environment={"PYTHONPATH": str(package / "installed")}).stdout
 
 
 def test_it_is_found_by_its_entry_point(package: Path) -> None:

@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from pandas.testing import assert_frame_equal
 
 from benchmarks.operations_kills import KILLS, done_again, draw_moments, kill_at
-from tests.end_to_end.conftest import results, run, small_study
+from tests.end_to_end.conftest import VARIABLES, results, run, small_study
+from tests.forking_server import start_fork
 
-FEWER = {phase: 2 if "evaluating" in phase else 1 for phase in KILLS}
-"""Moments by phase: each costs the start of a process, which takes longer than the study."""
+FEWER = dict.fromkeys(KILLS, 1)
+"""Moments by phase: each costs the start of a study, which takes longer than the rest of it."""
 
 
 def test_a_study_killed_at_random_moments_ends_as_if_it_never_was(
@@ -23,8 +23,7 @@ def test_a_study_killed_at_random_moments_ends_as_if_it_never_was(
 ) -> None:
     directory = tmp_path / "killed"
     moments = draw_moments(study, np.random.default_rng(6), FEWER)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    kills = kill_at(moments, small_study(directory), directory, environment)
+    kills = kill_at(moments, small_study(directory), directory, VARIABLES, start_fork)
     assert {moment.phase for moment in moments} == set(KILLS)
     assert len(kills) == sum(FEWER.values())
     run(small_study(directory))

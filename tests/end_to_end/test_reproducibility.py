@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from qsearch.assembly import assemble
 from qsearch.records import RoundRecord, read_study
 from qsearch.spec import load_spec
-from tests.end_to_end.conftest import command, results, run, small_study
+from tests.end_to_end.conftest import command, results, run, run_new, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
 
 
@@ -26,7 +26,7 @@ from tests.end_to_end.tiny_study import write_tiny_study
 def again(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of the small study, run once more by another process."""
     directory = tmp_path_factory.mktemp("again") / "run"
-    run(small_study(directory))
+    run_new(small_study(directory))
     return directory
 
 
@@ -136,7 +136,7 @@ def test_a_study_refuses_other_examples_and_tells_of_another_number_of_threads(
     assert f"validation examples: {first.inputs.data['validation'].sha256} → " in said
     assert "train examples" not in said
     validation.write_text(rows)
-    run(command("run", yaml, "--out", out), environment={"OMP_NUM_THREADS": "2"})
+    run_new(command("run", yaml, "--out", out), environment={"OMP_NUM_THREADS": "2"})
     events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     (told,) = [event for event in events if event["event"] == "environment changed"]
     assert "threads: 1 → 2" in told["changed"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -14,20 +13,14 @@ import pytest
 from pandas.testing import assert_frame_equal
 from safetensors import safe_open
 
-from tests.end_to_end.conftest import command, results, run, small_study
+from tests.end_to_end.conftest import VARIABLES, command, results, run, small_study
+from tests.forking_server import Fork, start_fork
 from tests.small_disk import small_disk
 
 
-def start_when(
-    arguments: list[str], happened: Callable[[], bool], what: str
-) -> subprocess.Popen[bytes]:
+def start_when(arguments: list[str], happened: Callable[[], bool], what: str) -> Fork:
     """Start a study and return once something has happened."""
-    process = subprocess.Popen(
-        arguments,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = start_fork(arguments, VARIABLES)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if happened():
@@ -36,11 +29,10 @@ def start_when(
             break
         time.sleep(0.005)
     process.kill()
-    assert process.stderr is not None
-    raise AssertionError(f"{what} did not come: {process.stderr.read().decode()}")
+    raise AssertionError(f"{what} did not come: {process.communicate()}")
 
 
-def start_until(arguments: list[str], log: Path, event: str, count: int) -> subprocess.Popen[bytes]:
+def start_until(arguments: list[str], log: Path, event: str, count: int) -> Fork:
     """Start a study and return once its log holds an event so many times."""
 
     def happened() -> bool:
@@ -59,7 +51,7 @@ def test_a_study_killed_between_two_saved_steps_goes_on_from_the_last(tmp_path: 
     saved = directory / "state" / "training-0.safetensors"
     process = start_when(arguments, saved.is_file, "a saved step")
     process.kill()
-    process.wait()
+    process.wait(timeout=60)
     with safe_open(saved, framework="pt") as stream:
         done = len(stream.get_tensor("losses"))
     assert 1 <= done < 40
@@ -72,8 +64,7 @@ def test_interrupted_study_exits_130_and_resumes(study: Path, tmp_path: Path) ->
     process = start_until(small_study(directory), directory / "log.jsonl", "evaluated", 2)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
-    assert process.stderr is not None
-    message = process.stderr.read().decode()
+    _, message = process.communicate()
     assert "interrupted; the same command resumes" in message
     assert "Traceback" not in message
     run(small_study(directory))
@@ -89,7 +80,7 @@ def test_second_process_on_a_directory_is_refused(study: Path, tmp_path: Path) -
         assert f"process {process.pid}" in run(command("status", directory)).stdout
     finally:
         process.kill()
-        process.wait()
+        process.wait(timeout=60)
 
 
 @pytest.mark.parametrize("change", [{"search__rounds": "1"}, {"trainer__rank": "4"}])

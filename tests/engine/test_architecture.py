@@ -17,6 +17,7 @@ PACKAGES = {
     "adapters": sorted((ROOT / "adapters").rglob("*.py")),
     "reports": sorted((ROOT / "reports").rglob("*.py")),
 }
+ANALYSES = ROOT / "reports" / "qsearch_analyses"
 SHIPPED = [*ENGINE, *PACKAGES["adapters"], *PACKAGES["reports"]]
 FOREIGN = {"transformers", "peft", "plotly", "datasets", "bitsandbytes", "accelerate"} | {
     "tensorboard",
@@ -24,6 +25,7 @@ FOREIGN = {"transformers", "peft", "plotly", "datasets", "bitsandbytes", "accele
     "qsearch_coalora",
     "qsearch_loggers",
     "qsearch_quantizers",
+    "qsearch_analyses",
     "qsearch_reports",
 }
 UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
@@ -69,10 +71,18 @@ def test_reports_import_no_adapter_and_no_trainer_library() -> None:
     found = [
         (str(path), name)
         for path in PACKAGES["reports"]
+        if not path.is_relative_to(ANALYSES)
         for name, _ in imports(path)
         if name.split(".")[0] in forbidden
     ]
     assert found == []
+
+
+def test_of_the_reports_only_the_analyses_import_ax_and_no_adapter() -> None:
+    forbidden = FOREIGN - {"plotly", "qsearch_reports", "qsearch_analyses"} | {"torch", "botorch"}
+    found = {name.split(".")[0] for path in ANALYSES.glob("*.py") for name, _ in imports(path)}
+    assert "ax" in found
+    assert not found & forbidden
 
 
 def test_quantizers_do_not_import_the_trainer_or_reports() -> None:

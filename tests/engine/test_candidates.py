@@ -18,11 +18,12 @@ from qsearch.checking import check_study
 from qsearch.configuration import Configuration
 from qsearch.errors import InputError, QsearchError
 from qsearch.evaluation import Evaluation
+from qsearch.measurements import read_measurement
 from qsearch.plugins import Split, load_plugin
 from qsearch.records import read_study
 from qsearch.search_spec import StopSpec
 from qsearch.spec import StudySpec
-from qsearch.store import read_candidates, read_measurement
+from qsearch.store import read_candidates
 from qsearch.study import run_study
 from tests.engine.support import evaluations_of, results, study_spec
 
@@ -59,28 +60,39 @@ def screened_by(
     return seen
 
 
+@pytest.fixture(scope="module")
+def screened(
+    fake_plugins: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[int]]:
+    """Directory of the screened study, run to its end and only read, and its parts' sizes."""
+    directory = tmp_path_factory.mktemp("screened") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        seen = screened_by(patch)
+        run_study(SCREENED, directory)
+    return directory, seen
+
+
 def test_candidates_are_screened_and_as_many_as_without_are_evaluated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    screened: tuple[Path, list[int]],
 ) -> None:
-    seen = screened_by(monkeypatch)
-    run_study(SCREENED, tmp_path)
-    record = read_study(tmp_path)
+    directory, seen = screened
+    record = read_study(directory)
     assert seen == [4] * (3 * 2 * len(record.rounds))
     new = record.trials[record.trials["method"] == "search"].groupby("trial")["round"].min()
     assert new.value_counts().tolist() == [2, 2]
     for round in range(len(record.rounds)):
-        losses = read_measurement(tmp_path, f"screening-{round}")
+        losses = read_measurement(directory, f"screening-{round}")
         assert losses is not None
         assert losses.shape == (2, 6)
 
 
-def test_what_is_screened_out_is_no_result(tmp_path: Path) -> None:
-    run_study(SCREENED, tmp_path)
-    trials = read_study(tmp_path).trials
+def test_what_is_screened_out_is_no_result(screened: tuple[Path, list[int]]) -> None:
+    directory, _ = screened
+    trials = read_study(directory).trials
     assert set(trials["status"]) == {"completed"}
     assert trials["loss"].max() < 0.3 + 0.5 + 4  # None has the part's offset alone.
     evaluated = set(trials["trial"])
-    found = [read_candidates(path) for path in sorted(tmp_path.glob("state/candidates-*.json"))]
+    found = [read_candidates(path) for path in sorted(directory.glob("state/candidates-*.json"))]
     assert len(found) == 2
     for candidates in found:
         assert set(candidates.chosen) <= evaluated
@@ -91,10 +103,12 @@ def test_what_is_screened_out_is_no_result(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop_at", [1, 4, 9])
 def test_an_interrupted_screening_goes_on_where_it_stopped(
-    stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop_at: int,
+    screened: tuple[Path, list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run_study(SCREENED, whole)
+    whole, parts = screened[0], tmp_path / "parts"
     with monkeypatch.context() as patch:
         screened_by(patch, stop_at=stop_at)
         with pytest.raises(KeyboardInterrupt):
@@ -106,10 +120,9 @@ def test_an_interrupted_screening_goes_on_where_it_stopped(
 
 
 def test_an_interruption_after_screening_changes_no_candidate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    screened: tuple[Path, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run_study(SCREENED, whole)
+    whole, parts = screened[0], tmp_path / "parts"
     with monkeypatch.context() as patch:
         evaluations_of(patch, stop_at=7)  # The second of the first round's promoted candidates.
         with pytest.raises(KeyboardInterrupt):
@@ -223,9 +236,8 @@ def test_check_counts_no_round_that_a_limit_of_evaluations_rules_out() -> None:
     )
 
 
-def test_screened_out_trials_are_abandoned_in_ax(tmp_path: Path) -> None:
-    run_study(SCREENED, tmp_path)
-    with closing(sqlite3.connect(next(tmp_path.glob("*.db")))) as database:
+def test_screened_out_trials_are_abandoned_in_ax(screened: tuple[Path, list[int]]) -> None:
+    with closing(sqlite3.connect(next(screened[0].glob("*.db")))) as database:
         statuses = [row[0] for row in database.execute("SELECT status FROM trial_v2")]
     assert statuses.count(TrialStatus.ABANDONED.value) == 2 * 4
     assert statuses.count(TrialStatus.COMPLETED.value) == 5 + 2 * 2

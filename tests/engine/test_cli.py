@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from qsearch.errors import InputError
 from qsearch.events import Event, event_log
 from qsearch.footprint import FOOTPRINT_FILE
 from qsearch.lock import study_lock
-from qsearch.records import best_under, read_study, row_figures
+from qsearch.records import best_under, read_study, row_figures, write_study
 from qsearch.templates import read_template, template_names
 from tests.engine.support import (
     command,
@@ -260,6 +261,37 @@ def test_a_pick_and_its_export_have_the_same_figures(
     assert figures == {name: facts[name] for name in figures}
 
 
+def test_a_trial_is_picked_and_exported_by_its_number(
+    qsearch, finished: Path, tmp_path: Path
+) -> None:
+    wanted = read_study(finished).latest.iloc[2]
+    trial = ["--trial", str(wanted["trial"])]
+    code, output, _ = qsearch("pick", finished, *trial, "--json")
+    assert code == 0
+    picked = json.loads(output)
+    assert (picked["trial"], picked["round"]) == (wanted["trial"], 1)
+    assert picked["configuration"] == json.loads(wanted["configuration"])
+    assert qsearch("export", finished, *trial, "--to", tmp_path / "out", "--format", "json")[0] == 0
+    facts = json.loads((tmp_path / "out" / "qsearch.json").read_text())
+    assert facts["loss"] == wanted["loss"]
+    assert facts["budget"] == {"kind": "trial", "limit": wanted["trial"], "tokens": None}
+
+
+def test_a_trial_that_the_latest_round_did_not_complete_is_refused_with_the_reason(
+    qsearch, finished: Path, tmp_path: Path
+) -> None:
+    record = read_study(finished)
+    last, dropped = record.latest.index[0], {*record.trials["trial"]} - {*record.latest["trial"]}
+    trials = record.trials.copy()
+    trials.loc[last, ["status", "reason"]] = "failed", "no memory"
+    write_study(tmp_path, replace(record, trials=trials))
+    said = refused(qsearch("pick", tmp_path, "--trial", str(trials.loc[last, "trial"])))
+    assert "its evaluation failed in round 1: no memory" in said
+    said = refused(qsearch("pick", tmp_path, "--trial", str(dropped.pop())))
+    assert "it was evaluated in round 0 alone" in said
+    assert "give one of round 1, the latest" in said
+
+
 def test_pick_prints_a_table(qsearch, finished: Path) -> None:
     code, output, _ = qsearch("pick", finished, "--bits", "3.5")
     assert code == 0
@@ -329,7 +361,7 @@ def test_pick_by_size_is_pick_by_bits_that_fit(
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
-        ([], "give one budget, --bits, --bytes or --memory; got none"),
+        ([], "give one budget, --bits, --bytes or --memory, or a --trial; got none"),
         (["--bits", "3", "--bytes", "2kB"], "got --bits and --bytes"),
         (["--bytes", "2 parsec"], "--bytes '2 parsec': give a positive number of bytes"),
         (["--bytes", "0"], "--bytes '0': give a positive number"),
@@ -341,6 +373,9 @@ def test_pick_by_size_is_pick_by_bits_that_fit(
         (["--memory", "1kB", "--tokens", "900"], "--memory 1kB --tokens 900: the smallest"),
         (["--bits", "3", "--tokens", "5"], "--tokens is for --memory alone"),
         (["--bits", "inf"], "--bits inf: give a number of average bits"),
+        (["--trial", "1", "--bits", "3"], "got --bits and --trial"),
+        (["--trial", "1", "--tokens", "5"], "--tokens is for --memory alone"),
+        (["--trial", "99"], "--trial 99: the study has no trial of that number; its last is "),
     ],
 )
 def test_a_budget_that_is_none_is_refused(
@@ -451,6 +486,7 @@ def test_an_export_goes_into_an_empty_folder_as_it_is(
         (["--sweep", "2.5,x"], "'x' is no positive number of average bits"),
         (["--sweep", "3,3.0"], "3 is there twice"),
         (["--sweep", "3", "--bits", "3"], "--sweep holds the budgets"),
+        (["--sweep", "3", "--trial", "3"], "--sweep holds the budgets"),
         (["--sweep", "4,1"], "--bits 1: the smallest configuration takes"),
     ],
 )

@@ -10,11 +10,11 @@ import pytest
 from qsearch.assembly import assemble
 from qsearch.correlation import error_correlation
 from qsearch.features import score_features
+from qsearch.measurements import read_measurement
 from qsearch.pareto import segmented_front
 from qsearch.proxy import weighted_scores
 from qsearch.records import read_study, row_configuration
 from qsearch.spec import load_spec
-from qsearch.store import read_measurement
 from qsearch.study import run_study
 from qsearch.surrogate import fit_surrogate
 from tests.engine.support import study_spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from pandas.testing import assert_frame_equal
 
 from qsearch.configuration import Configuration
 from qsearch.errors import InputError
-from qsearch.evaluation import Metric
+from qsearch.evaluation import Evaluation, Metric
 from qsearch.records import (
     STUDY_FILE,
     TRIAL_COLUMNS,
@@ -52,6 +53,8 @@ def row(trial: int, round: int, bits: float, loss: float, **changes: object) -> 
         "reason": "",
         "expected_loss": math.nan,
         "expected_loss_deviation": math.nan,
+        "predicted_loss": math.nan,
+        "predicted_loss_deviation": math.nan,
         **changes,
     }
 
@@ -166,14 +169,37 @@ def test_decisive_loss_is_the_observed_one_where_none_is_expected() -> None:
     assert decisive_loss(rows).tolist() == [0.42, 0.35]
 
 
-def test_results_of_earlier_versions_have_no_expected_loss(tmp_path: Path) -> None:
-    write_study(tmp_path, record_of(*ROWS))
-    path = tmp_path / TRIALS_FILE
-    pd.read_parquet(path).drop(columns=list(TRIAL_COLUMNS[-2:])).to_parquet(path)
+@pytest.mark.parametrize("added", [2, 4])
+def test_results_of_earlier_versions_lack_what_the_surrogate_says(
+    added: int, tmp_path: Path
+) -> None:
+    write_study(tmp_path, record_of(*(one | {"expected_loss": 0.4} for one in ROWS)))
+    path, lacked = tmp_path / TRIALS_FILE, list(TRIAL_COLUMNS[-added:])
+    pd.read_parquet(path).drop(columns=lacked).to_parquet(path)
     trials = read_study(tmp_path).trials
     assert tuple(trials.columns) == TRIAL_COLUMNS
-    assert trials["expected_loss"].isna().all()
-    assert trials["expected_loss_deviation"].isna().all()
+    assert trials[lacked].isna().all(axis=None)
+    assert trials["expected_loss"].isna().all() == (added == 4)
+
+
+@pytest.mark.parametrize("error", [0.01, math.nan])
+def test_what_a_round_scores_without_quantization_reads_back(error: float, tmp_path: Path) -> None:
+    score = Evaluation(0.3, 0.01, 0.9, error, 1.5)
+    record = record_of(*ROWS)
+    rounds = tuple(replace(entry, full_precision=score) for entry in record.rounds)
+    write_study(tmp_path, replace(record, rounds=rounds))
+    found = read_study(tmp_path).rounds[1].full_precision
+    assert repr(found) == repr(score)
+
+
+def test_rounds_of_earlier_versions_have_no_score_without_quantization(tmp_path: Path) -> None:
+    write_study(tmp_path, record_of(*ROWS))
+    values = json.loads((tmp_path / STUDY_FILE).read_text())
+    del values["checksum"]
+    for entry in values["rounds"]:
+        del entry["full_precision"]
+    write_json(tmp_path / STUDY_FILE, values)
+    assert [entry.full_precision for entry in read_study(tmp_path).rounds] == [None, None]
 
 
 def test_best_under_prefers_fewer_bits_at_equal_loss() -> None:

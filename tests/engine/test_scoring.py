@@ -18,11 +18,12 @@ from qsearch.configuration import Configuration
 from qsearch.errors import QsearchError
 from qsearch.evaluation import Evaluation
 from qsearch.features import Features
+from qsearch.layer_scores import read_layer_scores
+from qsearch.measurements import read_measurement
 from qsearch.plugins import Split, load_plugin
 from qsearch.records import read_study
 from qsearch.space import Floats, Integers
 from qsearch.spec import StudySpec
-from qsearch.store import read_measurement
 from qsearch.study import run_study
 from qsearch.surrogate import Surrogate, fit_surrogate
 from tests.engine.support import evaluations_of, results, study_spec
@@ -58,6 +59,30 @@ def test_measured_scores_cost_one_evaluation_a_group_and_round(
         assert losses is not None
         assert losses.shape == (probes_of(MEASURED),)
         assert np.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("scores", ["gradient", "measured"])
+def test_scores_of_layers_are_kept_by_round_and_add_up_to_those_of_their_groups(
+    scores: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Floats] = []
+    use = generation.QsearchNode.use_scores
+
+    def use_scores(self: Any, scores: Floats, *others: Any) -> None:
+        used.append(scores)
+        use(self, scores, *others)
+
+    monkeypatch.setattr(generation.QsearchNode, "use_scores", use_scores)
+    tied = [["query", "key", "value"]]
+    spec = study_spec(search__scores=scores, search__initial=5, space__tied=tied)
+    run_study(spec, tmp_path)
+    space = assemble(spec).space
+    assert len(used) == 2
+    for round, of_groups in enumerate(used):
+        layers = read_layer_scores(tmp_path, round, (len(space.layers), space.choices.size))
+        assert layers is not None
+        added = np.array([layers[list(group.members)].sum(axis=0) for group in space.groups])
+        assert added == pytest.approx(of_groups, rel=1e-12)
 
 
 def test_probes_are_not_evaluated_again_after_an_interruption(

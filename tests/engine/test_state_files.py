@@ -17,6 +17,7 @@ from pandas.testing import assert_frame_equal
 
 from qsearch.errors import DamagedFileError, InputError
 from qsearch.evaluation import TrainReport
+from qsearch.measurements import read_measurement_file, write_measurement
 from qsearch.plugins import TrainerState
 from qsearch.records import read_trials
 from qsearch.state_files import (
@@ -34,7 +35,6 @@ from qsearch.state_files import (
     write_keeping_previous,
     write_state,
 )
-from qsearch.store import read_measurement_file, write_measurement
 from qsearch.training_state import read_adapter_file, write_adapter
 from tests.engine.support import in_child
 

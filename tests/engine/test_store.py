@@ -15,16 +15,15 @@ import torch
 
 from qsearch.database import open_client
 from qsearch.errors import DamagedFileError, InputError
-from qsearch.evaluation import TrainReport
+from qsearch.evaluation import Evaluation, TrainReport
 from qsearch.generation import QsearchNode
+from qsearch.measurements import read_measurement, write_measurement
 from qsearch.plugins import TrainerState
 from qsearch.records import RoundRecord
 from qsearch.store import (
     RoundState,
     prepare_directory,
-    read_measurement,
     read_rounds,
-    write_measurement,
     write_round,
 )
 from qsearch.training_state import adapter_path, read_adapter, write_adapter
@@ -33,7 +32,11 @@ from tests.small_disk import small_disk
 
 SPACE = make_space(1, INTEGER)
 ROUND = RoundState(
-    RoundRecord(0, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8)), (0, 2), 5, {2: (0.7, 0.1)}
+    RoundRecord(0, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8), Evaluation(0.3, 0.01, 0.9, 0.02, 1.5)),
+    (0, 2),
+    5,
+    {2: (0.7, 0.1)},
+    {4: (0.8, 0.2)},
 )
 
 

@@ -98,6 +98,9 @@ class Tiny:
     def evaluate_part(self, configurations: Any, split: str, one_in: int) -> Any:
         return [self.evaluation(configuration, one_in) for configuration in configurations]
 
+    def evaluate_full_precision(self, split: str) -> Evaluation:
+        return Evaluation(1.0 + float(self.vector.square().sum()), 0.01, 0.9, 0.001, 0.1)
+
     def evaluation(self, configuration: Any, one_in: int) -> Evaluation:
         started = time.perf_counter()
         errors = sum(self.error(layer) for layer in configuration.values())
@@ -358,6 +361,53 @@ class CountsEvaluations(Tiny):
         return TrainerState({"vector": self.vector}, {"size": self.size, "calls": self.calls})
 
 
+class WithoutQuantization(Tiny):
+    """Evaluates full precision otherwise than it should."""
+
+    figure = 1.0
+
+    def evaluate_full_precision(self, split: str) -> Evaluation:
+        return replace(super().evaluate_full_precision(split), loss=self.figure)
+
+
+@fails("full_precision_is_evaluated_and_leaves_no_trace", "expected finite figures, found")
+class FullPrecisionIsNaN(WithoutQuantization):
+    figure = float("nan")
+
+
+@fails("full_precision_is_evaluated_and_leaves_no_trace", "full precision, again: loss of no. 0")
+class FullPrecisionChanges(WithoutQuantization):
+    def evaluate_full_precision(self, split: str) -> Evaluation:
+        self.figure = self.figure + 0.1
+        return super().evaluate_full_precision(split)
+
+
+@fails("full_precision_is_evaluated_and_leaves_no_trace", "state after full precision: 'vector'")
+class LearnsFromFullPrecision(WithoutQuantization):
+    def evaluate_full_precision(self, split: str) -> Evaluation:
+        self.vector = self.vector * 0.99
+        return super().evaluate_full_precision(split)
+
+
+@fails("full_precision_is_evaluated_and_leaves_no_trace", "evaluated after full precision: loss")
+class StaysInFullPrecision(WithoutQuantization):
+    is_quantized = True
+
+    def evaluate_full_precision(self, split: str) -> Evaluation:
+        self.is_quantized = False
+        return super().evaluate_full_precision(split)
+
+    def error(self, layer: Any) -> float:
+        return super().error(layer) if self.is_quantized else 0.0
+
+
+@fails("full_precision_is_evaluated_and_leaves_no_trace", "with the loaded state: loss of no. 0")
+class FullPrecisionOfWhatIsNotSaved(WithoutQuantization):
+    def train_resumably(self, *arguments: Any) -> TrainReport:
+        self.figure = 2.0
+        return super().train_resumably(*arguments)
+
+
 @fails("a_part_is_the_same_for_all_configurations", "one example in two, in reverse order")
 class PartByPlace(Tiny):
     def evaluate_part(self, configurations: Any, split: str, one_in: int) -> Any:
@@ -571,7 +621,7 @@ def test_what_a_trainer_cannot_do_is_not_checked() -> None:
             self.tiny = Tiny(size)
 
         def __getattr__(self, name: str) -> Any:
-            if name in ("evaluate_part", "train_resumably"):
+            if name in ("evaluate_part", "evaluate_full_precision", "train_resumably"):
                 raise AttributeError(name)
             return getattr(self.tiny, name)
 

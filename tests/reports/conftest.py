@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from qsearch_reports.results import StudyResults
 
 from qsearch.configuration import Choices, Configuration, Knob
-from qsearch.evaluation import Metric
+from qsearch.evaluation import Evaluation, Metric
+from qsearch.footprint import Footprint
 from qsearch.layers import LayerSpec
 from qsearch.provenance import ExamplesDigest, Inputs, Machine, Session, Source
 from qsearch.records import (
@@ -24,6 +25,14 @@ from qsearch.records import (
     empty_trials,
     write_study,
 )
+from tests.reports.accessibility import Violation, find_axe, find_violations
+from tests.reports.chromium import Chromium, Programs, find_chromium
+from tests.reports.page_scripts import Scope
+from tests.reports.small_studies import small_study
+from tests.reports.study_log import log_events
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome as WebDriver
 
 NORMAL_FLOAT = Choices(
     (
@@ -115,10 +124,10 @@ def make_record(
     The noise is luck with the examples, which it tells apart if ``expected``.
     """
     generator = np.random.default_rng(seed)
+    foresight = np.random.default_rng([seed, 1])
     layers = bert_layers() if layers is None else layers
     metric = metric or Metric("accuracy", "higher")
-    sensitivity = generator.gamma(0.4, 1.0, len(layers))
-    sensitivity /= sensitivity.sum() or 1.0
+    sensitivity = draw_sensitivity(generator, len(layers))
     configurations: list[Configuration] = []
     cost: list[float] = []
     entries: list[RoundRecord] = []
@@ -152,6 +161,9 @@ def make_record(
             loss = 0.292 + quality * cost[trial] * (0.6 - 0.09 * number)
             believed = loss if expected and not broken else math.nan
             loss += float(generator.normal(0, 0.0015))
+            uncertainty = 0.002 + 0.05 * cost[trial]
+            guess = loss + float(foresight.normal(0, uncertainty))
+            is_candidate = number > 0 and trial >= number * trials_per_round and not broken
             bits = average_bits(layers, configuration)
             accuracy = 0.885 - 0.45 * (loss - 0.292) + float(generator.normal(0, 0.004))
             block.append(
@@ -175,6 +187,8 @@ def make_record(
                     "reason": "loss is nan" if broken else "",
                     "expected_loss": believed,
                     "expected_loss_deviation": 0.0012 if expected and not broken else math.nan,
+                    "predicted_loss": guess if is_candidate else math.nan,
+                    "predicted_loss_deviation": uncertainty if is_candidate else math.nan,
                 }
             )
         for row in block:
@@ -188,6 +202,8 @@ def make_record(
             )
         rows += block
         steps = np.arange(60)
+        # Somewhat below the best configuration, whose loss is in part luck.
+        float_loss = 0.2914 + quality * min(cost) * (0.6 - 0.09 * number)
         curve = 0.3 + (0.5 if number == 0 else 0.12) * np.exp(-steps / 15)
         entries.append(
             RoundRecord(
@@ -198,6 +214,13 @@ def make_record(
                 evaluate_seconds=1.9 * len(block),
                 search_seconds=5.2,
                 train_losses=tuple((curve + generator.normal(0, 0.03, 60)).tolist()),
+                full_precision=Evaluation(
+                    loss=float_loss,
+                    standard_error=0.006,
+                    metric=0.8857 if metric.better == "higher" else math.exp(float_loss + 2),
+                    metric_standard_error=0.0142,
+                    seconds=1.4,
+                ),
             )
         )
     return StudyRecord(
@@ -219,6 +242,42 @@ def make_record(
     )
 
 
+def draw_sensitivity(generator: np.random.Generator, layers: int) -> np.ndarray:
+    """Return how much each layer matters (layers): few matter much."""
+    sensitivity = generator.gamma(0.4, 1.0, layers)
+    return sensitivity / (sensitivity.sum() or 1.0)
+
+
+def make_results(
+    *, workers: int = 2, directory: str = "runs/quickstart", seed: int = 0, **options: Any
+) -> StudyResults:
+    """Build a study with all that reports know of it; ``options`` are those of make_record.
+
+    The scores of layers are those that its losses were made of.
+    """
+    record = make_record(seed=seed, **options)
+    sensitivity = draw_sensitivity(np.random.default_rng(seed), len(record.layers))
+    first = record.choices.knobs[0].name
+    values = np.array([float(c[first]) for c in record.choices.layer_configurations])
+    scale = options.get("quality", 1.0) * (0.6 - 0.09 * max(len(record.rounds) - 1, 0))
+    return StudyResults(
+        record=record,
+        directory=directory,
+        footprint=Footprint(
+            quantized_weights=sum(layer.parameters for layer in record.layers),
+            other_bytes=47_736_320,
+            adapter_bytes=3_244_032,
+            layer_bytes=2_359_296,
+            cache_bytes_per_token=0,
+            activation_bytes_per_token=24_576,
+            tokens=128,
+        ),
+        events=log_events(record, workers),
+        layer_scores=scale * np.outer(sensitivity, np.exp(-1.1 * (values - 2))),
+        settings={"name": record.name, "seed": seed, "search": {"rounds": len(record.rounds)}},
+    )
+
+
 def decisive(row: dict[str, object]) -> object:
     return row["loss"] if math.isnan(row["expected_loss"]) else row["expected_loss"]
 
@@ -228,7 +287,17 @@ def only_failures(record: StudyRecord) -> StudyRecord:
         status="failed",
         reason="loss is nan",
         on_front=False,
-        **dict.fromkeys(("loss", "metric", "expected_loss", "expected_loss_deviation"), math.nan),
+        **dict.fromkeys(
+            (
+                "loss",
+                "metric",
+                "expected_loss",
+                "expected_loss_deviation",
+                "predicted_loss",
+                "predicted_loss_deviation",
+            ),
+            math.nan,
+        ),
     )
     return replace(record, trials=trials)
 
@@ -236,6 +305,23 @@ def only_failures(record: StudyRecord) -> StudyRecord:
 @pytest.fixture(scope="session", name="make_record")
 def make_record_fixture() -> Callable[..., StudyRecord]:
     return make_record
+
+
+@pytest.fixture(scope="session", name="make_results")
+def make_results_fixture() -> Callable[..., StudyResults]:
+    return make_results
+
+
+@pytest.fixture(scope="session")
+def results() -> StudyResults:
+    return make_results()
+
+
+@pytest.fixture(scope="session")
+def study_of() -> Callable[..., StudyResults]:
+    """Make a study of one round from pairs of average bits and loss: see ``small_study``."""
+    base = make_results(rounds=1, trials_per_round=8, failed=0)
+    return lambda pairs, **options: small_study(base, pairs, **options)
 
 
 @pytest.fixture(scope="session", name="only_failures")
@@ -266,24 +352,6 @@ def study(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@dataclass(frozen=True)
-class Programs:
-    chromium: str
-    driver: str
-
-
-def find_chromium() -> Programs:
-    """Find Chromium; without it skip, but fail where CI promises to have it."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if chromium and driver:
-        return Programs(chromium, driver)
-    reason = "chromium and chromedriver are not on PATH (Debian: chromium, chromium-driver)"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 @pytest.fixture(name="find_chromium")
 def find_chromium_fixture() -> Callable[[], Programs]:
     return find_chromium
@@ -296,33 +364,37 @@ def downloads(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def browser(tmp_path: Path, downloads: Path) -> Iterator[object]:
-    programs = find_chromium()
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """The one Chromium of this test process, started when a test first opens a tab."""
+    made = Chromium(tmp_path_factory.mktemp("chromium"))
+    yield made
+    made.quit()
 
-    options = Options()
-    options.binary_location = programs.chromium
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1400,1000",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(programs.driver))
-    try:
-        yield driver
-    finally:
-        driver.quit()
+
+@pytest.fixture
+def browser(chromium: Chromium, downloads: Path) -> Iterator[WebDriver]:
+    """A driver whose front tab is new, empty and this test's own."""
+    yield chromium.open_tab(downloads)
+    chromium.close_tabs()
+
+
+@pytest.fixture(scope="module")
+def script(
+    chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Scope]]:
+    """Load some of the page's scripts into an empty page: (file names, html="") -> Scope."""
+    driver = chromium.open_tab(tmp_path_factory.mktemp("downloads"))
+
+    def load(*files: str, html: str = "") -> Scope:
+        return Scope(driver, files, html)
+
+    yield load
+    chromium.close_tabs()
+
+
+@pytest.fixture(scope="session")
+def violations() -> Callable[[WebDriver], list[Violation]]:
+    """Check the open page with axe-core: (browser) -> what is wrong with it."""
+    find_axe()
+    return find_violations

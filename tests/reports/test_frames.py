@@ -27,6 +27,20 @@ def test_points_hold_completed_evaluations_of_all_rounds_and_no_failed_one(recor
     assert points["loss"].notna().all()
 
 
+def test_points_tell_what_was_predicted_of_candidates_alone(record):
+    points = frames.points_frame(record)
+    predicted = points[points["predicted_loss"].notna()]
+    assert 0 < len(predicted) < len(points)
+    assert predicted["predicted_loss_deviation"].gt(0).all()
+
+
+def test_configurations_are_numbered_in_the_order_in_which_they_appear(record):
+    points = frames.points_frame(record)
+    first = points.drop_duplicates("configuration")
+    assert first["configuration"].tolist() == list(range(len(first)))
+    assert (points.groupby("configuration")["trial"].nunique() == 1).all()
+
+
 def test_latest_points_are_those_of_the_last_finished_round(record):
     latest = frames.latest_points(frames.points_frame(record))
     assert set(latest["round"]) == {3}
@@ -65,14 +79,6 @@ def test_hypervolume_is_within_0_and_1_and_never_falls_when_a_point_joins(pairs,
     before = frames.hypervolume(points_of(pairs), (1.5, 7.5), 2.0)
     after = frames.hypervolume(points_of([*pairs, more]), (1.5, 7.5), 2.0)
     assert -1e-12 <= before <= after + 1e-12 <= 1 + 1e-9
-
-
-def test_several_studies_are_measured_from_the_worst_of_their_reference_points(record):
-    other = replace(record, reference_point=(1.2, 7.0), average_bits_range=(2.0, 8.0))
-    assert frames.common_reference([record, other]) == ((1.2, 7.5), 2.0)
-    unknown = replace(record, reference_point=None)
-    assert frames.common_reference([unknown]) is None
-    assert frames.comparison_frame([unknown], ["a"]).empty
 
 
 def test_budget_rows_agree_with_pick(record):
@@ -124,13 +130,42 @@ def test_failures_are_counted_by_reason(record):
     ]
 
 
-def test_headline_names_the_fewest_bits_within_one_percent_of_the_least_loss(record):
+def test_headline_names_the_fewest_bits_within_one_percent_of_full_precision(record):
     head = frames.headline(record)
-    latest = record.latest
-    close = latest[latest["expected_loss"] <= 1.01 * latest["expected_loss"].min()]
+    full, latest = record.rounds[-1].full_precision, record.latest
+    close = latest[latest["expected_loss"] <= 1.01 * full.loss]
+    assert head.full_precision == full
+    assert head.relative_to == "full precision"
     assert head.best["expected_loss"] == latest["expected_loss"].min()
     assert head.within_one_percent["average_bits"] == close["average_bits"].min()
+    assert head.excess == pytest.approx(latest["expected_loss"].min() / full.loss - 1)
     assert (head.evaluations, head.failed, head.configurations) == (298, 2, 118)
+
+
+def with_full_precision(record, evaluation):
+    last = replace(record.rounds[-1], full_precision=evaluation)
+    return replace(record, rounds=(*record.rounds[:-1], last))
+
+
+def test_headline_says_so_where_no_configuration_comes_near_full_precision(record):
+    full = replace(record.rounds[-1].full_precision, loss=0.2)
+    head = frames.headline(with_full_precision(record, full))
+    assert head.within_one_percent is None
+    assert head.excess == pytest.approx(head.best["decisive_loss"] / 0.2 - 1)
+    assert head.close_to_best["decisive_loss"] <= 1.01 * head.best["decisive_loss"]
+
+
+@pytest.mark.parametrize("loss", [None, math.nan], ids=["not told", "not a number"])
+def test_headline_goes_by_the_best_loss_where_full_precision_is_not_known(record, loss):
+    full = None if loss is None else replace(record.rounds[-1].full_precision, loss=loss)
+    head = frames.headline(with_full_precision(record, full))
+    assert head.relative_to == "best loss"
+    assert head.full_precision is None
+    assert head.excess is None
+    latest = record.latest
+    close = latest[latest["expected_loss"] <= 1.01 * latest["expected_loss"].min()]
+    assert head.within_one_percent["average_bits"] == close["average_bits"].min()
+    assert head.within_one_percent.equals(head.close_to_best)
 
 
 def test_headline_goes_by_observed_losses_where_none_are_expected(make_record):

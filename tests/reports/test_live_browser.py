@@ -151,9 +151,11 @@ def test_what_the_reader_has_set_stays_when_new_results_come(
     settings = """(() => {
       const part = (name) => report.document.querySelector(`[data-part="${name}"]`);
       const sorted = report.document.querySelector("th[aria-sort]");
+      const trials = report.kept()[0];
       return [part("slider").value, part("rounds").value, part("front-only").checked,
         part("origin").open, part("knobs").querySelector("input:checked").value,
-        sorted.querySelector("button").dataset.sort, sorted.getAttribute("aria-sort")];
+        sorted.querySelector("button").dataset.sort, sorted.getAttribute("aria-sort"),
+        trials.pinned, trials.selected];
     })()"""
     assert page.report(settings)[1:4] == ["latest", False, False]
     page.report("""(() => {
@@ -164,11 +166,14 @@ def test_what_the_reader_has_set_stays_when_new_results_come(
       part("front-only").checked = true; change(part("front-only"), "change");
       part("origin").open = true;
       part("knobs").querySelector("input:not(:checked)").click();
+      part("pin").click();
+      report.document.querySelectorAll("tbody .select input")[2].click();
       for (const _ of "12") report.document.querySelector('[data-sort="loss"]').click();
     })()""")
     before = page.report(settings)
     assert before[1:4] == ["all", True, True]
-    assert before[5:] == ["loss", "descending"]
+    assert before[5:7] == ["loss", "descending"]
+    assert len(before[8]) == 1
 
     write_study(directory, make_record(rounds=2))
     page.wait(lambda: page.report('report.document.body.textContent.includes("round 1")'))

@@ -18,7 +18,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-from qsearch_reports.page import TEMPLATES
+from qsearch_reports.assets import TEMPLATES
 from qsearch_reports.serving import make_server, serve
 
 from qsearch.errors import InputError
@@ -208,8 +208,8 @@ def test_the_report_is_made_anew_only_when_the_results_change(
 ) -> None:
     made = []
 
-    def render(records: object, directories: object) -> str:
-        made.append(records)
+    def render(results: object) -> str:
+        made.append(results)
         return f"page {len(made)}"
 
     monkeypatch.setattr("qsearch_reports.serving.render_page", render)
@@ -227,7 +227,7 @@ def test_browsers_that_ask_at_once_share_one_report(
     running, most, made = 0, 0, 0
     started = threading.Barrier(4)
 
-    def render(records: object, directories: object) -> str:
+    def render(results: object) -> str:
         nonlocal running, most, made
         running, made = running + 1, made + 1
         most = max(most, running)

@@ -11,8 +11,8 @@ from qsearch.errors import InputError
 from qsearch.evaluation import TrainReport
 from qsearch.footprint import Footprint
 from qsearch.plugins import Progress, Requirements, TrainerState
-from qsearch_coalora.base_trainer import AdapterTrainer
 from qsearch_coalora.exports import WHOLE_MODELS
+from qsearch_coalora.full_precision import FullPrecisionTrainer
 from qsearch_coalora.training_options import TrainingOptions
 from qsearch_coalora.weight_cache import FULL_PRECISION
 
@@ -28,7 +28,7 @@ class PTQOptions(TrainingOptions):
     fine_tune: bool = True
 
 
-class PTQTrainer(AdapterTrainer):
+class PTQTrainer(FullPrecisionTrainer):
     """Fine-tunes in full precision, merges, and quantizes; later rounds train nothing."""
 
     Options = PTQOptions

@@ -1,56 +1,233 @@
-"""Several studies in one figure."""
+"""Several studies, or several methods with seeds, in one figure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from qsearch_reports.figures.style import (
+    OUTCOME_COLOURS,
     escape,
     new_figure,
     round_axis,
     study_style,
+    template_text,
 )
+from qsearch_reports.frames.outcomes import OUTCOMES
+
+_LETTERS = {"win": "W", "tie": "T", "loss": "L", "none": ""}
+_PLACES = {"loss": -1, "tie": 0, "win": 1, "none": np.nan}
+_FIGURES = ("difference", "low", "high", "outcome")
+_NAME = 40
+_ROW_NAME = 26
 
 
-def fronts_figure(fronts: Sequence[tuple[str, pd.DataFrame]], label: str) -> go.Figure:
-    """Overlay the overall fronts of several studies.
+def fronts_figure(methods: pd.DataFrame, studies: pd.DataFrame, label: str) -> go.Figure:
+    """Overlay the fronts of methods: their means, a band where there are several seeds, and each.
 
     Args:
-        fronts: Each study's name and its front's ``average_bits`` and ``value``.
+        methods: ``method``, ``budget``, ``mean``, ``low``, ``high`` and ``seeds``, from
+            :func:`~qsearch_reports.frames.method_frame`.
+        studies: ``method``, ``study``, ``budget`` and ``value`` of each study, from
+            :func:`~qsearch_reports.frames.study_fronts_frame`.
         label: Title of the value axis, with its unit.
     """
-    figure = new_figure("Fronts of the studies")
-    for place, (name, front) in enumerate(fronts):
+    figure = new_figure("Best at or under each budget, mean and 95 % interval over seeds")
+    for place, (name, rows) in enumerate(methods.groupby("method", sort=False)):
+        style = study_style(place, str(name))
+        own = studies[studies["method"] == name]
+        if own["study"].nunique() > 1:
+            figure.add_trace(_band(rows, style["line_color"], style["meta"]))
+            figure.add_trace(_each(own, style["line_color"], style["meta"]))
+        details = [
+            [escape(name, _NAME), int(seeds), _interval(low, high)]
+            for seeds, low, high in zip(rows["seeds"], rows["low"], rows["high"], strict=True)
+        ]
+        style["marker"]["maxdisplayed"] = 14
         figure.add_scatter(
-            x=front["average_bits"],
-            y=front["value"],
+            x=rows["budget"],
+            y=rows["mean"],
             line={"shape": "hv"},
-            customdata=[[escape(name)]] * len(front),
-            hovertemplate="%{customdata[0]}<br>average bits %{x:.3f}<br>value %{y:.4f}"
-            "<extra></extra>",
-            **study_style(place, name),
+            customdata=details,
+            hovertemplate="%{customdata[0]}, seeds: %{customdata[1]}<br>"
+            "average bits ≤ %{x:.3f}<br>%{y:.4f}%{customdata[2]}<extra></extra>",
+            legendgroup=str(place),
+            **style,
         )
-    figure.update_xaxes(title_text="average bits per quantized weight")
+    figure.update_xaxes(title_text="budget (average bits)")
     figure.update_yaxes(title_text=label)
     return figure
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if pd.isna(low) else f"<br>95 % interval {low:.4f} – {high:.4f}"
+
+
+def _band(rows: pd.DataFrame, colour: str, part: str) -> go.Scatter:
+    """Return the area between both ends of the interval, stepped as the mean is."""
+    known = rows["low"].notna().to_numpy()
+    # Stretches of budgets at which the interval is known; each is a closed outline of its own.
+    starts = np.flatnonzero(known & ~np.append(False, known[:-1]))
+    ends = np.flatnonzero(known & ~np.append(known[1:], False)) + 1
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for start, end in zip(starts, ends, strict=True):
+        stretch = rows.iloc[start:end]
+        budgets = np.repeat(stretch["budget"].to_numpy(dtype=float), 2)[1:]
+        low, high = (
+            np.repeat(stretch[name].to_numpy(dtype=float), 2)[:-1] for name in ("low", "high")
+        )
+        x += [*budgets.tolist(), *budgets[::-1].tolist(), None]
+        y += [*high.tolist(), *low[::-1].tolist(), None]
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        fill="toself",
+        fillcolor=colour,
+        line={"width": 0, "color": colour},
+        opacity=0.2,
+        hoverinfo="skip",
+        showlegend=False,
+        meta=part,
+    )
+
+
+def _each(studies: pd.DataFrame, colour: str, part: str) -> go.Scatter:
+    """Return the fronts of single seeds as one thin trace with gaps between them."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    details: list[list[str]] = []
+    for name, rows in studies.groupby("study", sort=False):
+        known = rows[rows["value"].notna()]
+        x += [*known["budget"].tolist(), None]
+        y += [*known["value"].tolist(), None]
+        details += [[escape(name, _NAME)]] * (len(known) + 1)
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines",
+        line={"shape": "hv", "width": 1, "color": colour},
+        opacity=0.5,
+        customdata=details,
+        hovertemplate="%{customdata[0]}<br>average bits ≤ %{x:.3f}<br>%{y:.4f}<extra></extra>",
+        showlegend=False,
+        meta=part,
+    )
 
 
 def comparison_figure(frame: pd.DataFrame) -> go.Figure:
     """Draw hypervolume by round of several studies, from
     :func:`~qsearch_reports.frames.comparison_frame`.
+
+    Args:
+        frame: That table; with a column ``method``, studies of one look alike.
     """  # noqa: D205
     figure = new_figure("Hypervolume by round, same reference point")
-    for place, (name, rows) in enumerate(frame.groupby("study", sort=False)):
-        figure.add_scatter(
-            x=rows["round"],
-            y=rows["hypervolume"],
-            customdata=[[escape(name)]] * len(rows),
-            hovertemplate="%{customdata[0]}<br>round %{x}<br>hypervolume %{y:.4f}<extra></extra>",
-            **study_style(place, str(name)),
-        )
+    _add_studies(figure, frame, "round", "hypervolume", "round %{x}<br>hypervolume %{y:.4f}")
     round_axis(figure, frame["round"])
     figure.update_yaxes(title_text="hypervolume (normalised)")
     return figure
+
+
+def time_figure(frame: pd.DataFrame, value: str) -> go.Figure:
+    """Draw what studies had reached after some minutes of work.
+
+    Args:
+        frame: ``study``, ``round``, ``minutes`` and the value; with a column ``method``, studies
+            of one look alike.
+        value: ``hypervolume``, from :func:`~qsearch_reports.frames.comparison_frame`, or ``loss``
+            at one budget, from :func:`~qsearch_reports.frames.time_frame`.
+    """
+    title = {"hypervolume": "Hypervolume", "loss": "Best loss within the budget"}[value]
+    figure = new_figure(f"{title} by minutes of work")
+    shown = frame.dropna(subset=["minutes", value])
+    text = f"round %{{customdata[1]}}<br>%{{x:.2f}} minutes<br>{value} %{{y:.4f}}"
+    _add_studies(figure, shown, "minutes", value, text)
+    figure.update_xaxes(title_text="minutes of training, evaluation and search", rangemode="tozero")
+    units = {"hypervolume": "hypervolume (normalised)", "loss": "loss (nats)"}
+    figure.update_yaxes(title_text=units[value])
+    return figure
+
+
+def _add_studies(figure: go.Figure, frame: pd.DataFrame, x: str, y: str, text: str) -> None:
+    by = "method" if "method" in frame else "study"
+    for place, (name, group) in enumerate(frame.groupby(by, sort=False)):
+        for number, (study, rows) in enumerate(group.groupby("study", sort=False)):
+            figure.add_scatter(
+                x=rows[x],
+                y=rows[y],
+                customdata=[[escape(study, _NAME), int(round)] for round in rows["round"]],
+                hovertemplate=f"%{{customdata[0]}}<br>{text}<extra></extra>",
+                legendgroup=str(place),
+                showlegend=number == 0,
+                **study_style(place, str(name)),
+            )
+
+
+def outcomes_figure(outcomes: pd.DataFrame, method: str) -> go.Figure:
+    """Draw how one method fares against the others, segment by segment.
+
+    Args:
+        outcomes: Table of :func:`~qsearch_reports.frames.outcomes_frame`.
+        method: The method whose wins and losses are shown; a row for each other one.
+    """
+    rows = outcomes[outcomes["method"] == method]
+    others = list(dict.fromkeys(rows["other"]))
+    segments = rows[rows["other"] == others[0]] if others else rows
+    by_other = [rows[rows["other"] == other] for other in others]
+    spans = [f"{low:.3g} – {high:.3g}" for low, high in segments[["lower", "upper"]].to_numpy()]
+    details = [
+        [
+            [_outcome_text(*row), escape(other, _NAME), span]
+            for row, span in zip(own[list(_FIGURES)].to_numpy(), spans, strict=True)
+        ]
+        for other, own in zip(others, by_other, strict=True)
+    ]
+    figure = new_figure(f"Wins of {template_text(method)} by segment")
+    colours = [OUTCOME_COLOURS[name] for name in ("loss", "tie", "win")]
+    figure.add_heatmap(
+        x=[*segments["lower"], *segments["upper"].tail(1)],
+        y=list(range(len(others))),
+        z=[[_PLACES[outcome] for outcome in own["outcome"]] for own in by_other],
+        zmin=-1.5,
+        zmax=1.5,
+        colorscale=[
+            (edge, colour)
+            for place, colour in enumerate(colours)
+            for edge in (place / 3, (place + 1) / 3)
+        ],
+        showscale=False,
+        text=[[_LETTERS[outcome] for outcome in own["outcome"]] for own in by_other],
+        texttemplate="%{text}",
+        textfont={"color": "#ffffff"},
+        customdata=details,
+        xgap=1,
+        ygap=2,
+        hoverongaps=False,
+        hovertemplate=f"{template_text(method)} against %{{customdata[1]}}<br>"
+        "%{customdata[2]} average bits<br>%{customdata[0]}<extra></extra>",
+    )
+    figure.update_xaxes(title_text="average bits", showgrid=False)
+    figure.update_yaxes(
+        tickvals=list(range(len(others))),
+        ticktext=[f"against {escape(other, _ROW_NAME)}" for other in others],
+        autorange="reversed",
+        showgrid=False,
+        ticks="",
+    )
+    return figure
+
+
+def _outcome_text(difference: float, low: float, high: float, outcome: str) -> str:
+    if outcome == "none":
+        return "one of them has nothing within this budget"
+    return f"{outcome}: difference of losses {difference:+.4f} ({low:+.4f} … {high:+.4f})"
+
+
+def outcome_legend() -> Sequence[tuple[str, str, str]]:
+    """Return the letter, word and colour of each outcome that is drawn."""
+    return [(_LETTERS[name], name, OUTCOME_COLOURS[name]) for name in OUTCOMES if name != "none"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,6 +13,7 @@ from qsearch_reports.figures.style import (
     COLOURS,
     escape,
     new_figure,
+    note,
     template_text,
     value_title,
     vertical,
@@ -22,8 +24,54 @@ SYMBOLS = {True: "circle", False: "diamond"}
 """Marker of seen and of unseen configurations."""
 
 
+_PADDING = 0.04
+"""Share of a range that is left free on either side of the points."""
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Ranges of a front's axes, so that the fronts of several rounds compare.
+
+    Args:
+        x: Least and greatest average bits.
+        y: Least and greatest value.
+    """
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+
+def front_ranges(points: pd.DataFrame, value: str = "loss") -> Ranges | None:
+    """Return ranges that hold some points with their error bars.
+
+    Args:
+        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of any rounds.
+        value: ``loss`` or ``metric``.
+
+    Returns:
+        None if there is no point.
+    """
+    known = points[points[value].notna()]
+    if known.empty:
+        return None
+    error = known["standard_error" if value == "loss" else "metric_standard_error"].fillna(0.0)
+    return Ranges(
+        _padded(known["average_bits"].min(), known["average_bits"].max()),
+        _padded((known[value] - error).min(), (known[value] + error).max()),
+    )
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    width = float(high - low) or abs(float(high)) or 1.0
+    return float(low - _PADDING * width), float(high + _PADDING * width)
+
+
 def front_figure(
-    points: pd.DataFrame, edges: Sequence[float], metric: Metric, value: str = "loss"
+    points: pd.DataFrame,
+    edges: Sequence[float],
+    metric: Metric,
+    value: str = "loss",
+    ranges: Ranges | None = None,
 ) -> go.Figure:
     """Draw loss or metric against average bits, with the front and the segments.
 
@@ -36,8 +84,15 @@ def front_figure(
         edges: Segment edges, average bits.
         metric: The task metric.
         value: ``loss`` or ``metric``.
+        ranges: Fixed ranges of the axes, such as those of all rounds (:func:`front_ranges`); those
+            of these points if None.
     """
-    figure = new_figure(f"{'Loss' if value == 'loss' else 'Task metric'} against average bits")
+    rounds = points["round"].unique()
+    of_round = f", round {int(rounds[0])}" if len(rounds) == 1 else ""
+    what = "Loss" if value == "loss" else "Task metric"
+    figure = new_figure(f"{what} against average bits{of_round}")
+    if points[value].isna().all():
+        return note(figure, "no configuration has been evaluated yet")
     higher = value == "metric" and metric.better == "higher"
     decisive = "decisive_loss" if value == "loss" else value
     front = front_frame(points, decisive, higher=higher)
@@ -56,23 +111,11 @@ def front_figure(
             rows = points[(points["seen"] == seen) & (points["on_front"] == on_front)]
             if not rows.empty:
                 figure.add_trace(_markers(rows, value, metric, seen=seen, on_front=on_front))
-    figure.add_scatter(
-        x=[],
-        y=[],
-        mode="markers",
-        marker={
-            "size": 19,
-            "symbol": "circle-open",
-            "color": COLOURS["selected"],
-            "line": {"width": 3},
-        },
-        name="selected",
-        hoverinfo="skip",
-        showlegend=False,
-        meta="selected",
-    )
     figure.update_xaxes(title_text="average bits per quantized weight")
     figure.update_yaxes(title_text=value_title(value, metric))
+    if ranges is not None:
+        figure.update_xaxes(range=ranges.x)
+        figure.update_yaxes(range=ranges.y)
     figure.update_layout(shapes=[vertical(edge, "segment") for edge in edges])
     return figure
 

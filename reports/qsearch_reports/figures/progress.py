@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,35 +10,106 @@ import plotly.graph_objects as go
 from qsearch_reports.figures.style import (
     COLOURS,
     new_figure,
+    note,
     round_axis,
     vertical,
 )
+
+_MOST_MARKERS = 400
+"""Results up to which each is a marker on the line: thousands are slow to draw, and touch."""
 
 
 def hypervolume_figure(frame: pd.DataFrame) -> go.Figure:
     """Draw hypervolume by round, from :func:`~qsearch_reports.frames.hypervolume_frame`."""
     figure = new_figure("Hypervolume by round")
+    if frame.empty:
+        return note(figure, "no round is finished yet")
     figure.add_scatter(
         x=frame["round"],
         y=frame["hypervolume"],
         mode="lines+markers",
         line={"color": COLOURS["line"], "width": 2},
-        marker={"size": 8},
+        marker={"size": 8, "color": COLOURS["line"]},
         name="hypervolume",
+        customdata=[[int(number)] for number in frame["round"]],
         hovertemplate="round %{x}<br>hypervolume %{y:.4f}<extra></extra>",
-        meta="line",
+        meta="round-line",
     )
     round_axis(figure, frame["round"])
     figure.update_yaxes(title_text="hypervolume (normalised)")
     return figure
 
 
-def training_figure(frame: pd.DataFrame) -> go.Figure:
-    """Draw training loss by step, from :func:`~qsearch_reports.frames.training_frame`."""
-    figure = new_figure("Training loss by round")
+def progress_figure(
+    frame: pd.DataFrame, by: Literal["evaluation", "minutes"] = "evaluation"
+) -> go.Figure:
+    """Draw hypervolume after each evaluation; each round starts anew, behind a dotted line.
+
+    Args:
+        frame: From :func:`~qsearch_reports.frames.progress_frame`.
+        by: ``evaluation``, or ``minutes``; evaluations whose time is not known are then left out.
+    """
+    figure = new_figure(f"Hypervolume by {'evaluation' if by == 'evaluation' else 'minute'}")
+    known = frame[frame[by].notna() & frame["hypervolume"].notna()]
+    if known.empty:
+        return note(
+            figure,
+            "the log does not tell when evaluations ended"
+            if frame["hypervolume"].notna().any()
+            else "there is no hypervolume until the first round ends",
+        )
+    x: list[float | None] = []
+    y: list[float | None] = []
+    details: list[list[int]] = []
     starts: list[dict[str, Any]] = []
-    for number in frame["round"].unique().astype(int):
-        rows = frame[frame["round"] == number]
+    for _, rows in known.groupby("round"):
+        number = int(rows["round"].iloc[0])
+        if x:
+            # A gap: the line does not fall from one round to the next.
+            x, y, details = [*x, None], [*y, None], [*details, [-1]]
+        starts.append(vertical(float(rows[by].iloc[0]), "segment"))
+        x += rows[by].round(4).tolist()
+        y += rows["hypervolume"].round(6).tolist()
+        details += [
+            [int(row), int(trial), number]
+            for row, trial in zip(rows["row"], rows["trial"], strict=True)
+        ]
+    is_sparse = len(known) <= _MOST_MARKERS
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines+markers" if is_sparse else "lines",
+        line={"color": COLOURS["line"], "width": 2, "shape": "hv"},
+        marker={"size": 5, "color": COLOURS["line"]} if is_sparse else None,
+        name="hypervolume",
+        customdata=details,
+        hovertemplate="round %{customdata[2]}, trial %{customdata[1]}<br>"
+        + ("evaluation %{x}" if by == "evaluation" else "%{x:.2f} minutes")
+        + "<br>hypervolume %{y:.4f}<extra></extra>",
+        meta="line",
+    )
+    figure.update_layout(shapes=starts[1:])
+    figure.update_xaxes(
+        title_text="evaluation (all rounds)"
+        if by == "evaluation"
+        else "minutes of running until the result came"
+    )
+    figure.update_yaxes(title_text="hypervolume (normalised)")
+    return figure
+
+
+def training_figure(frame: pd.DataFrame) -> go.Figure:
+    """Draw training loss by step, a line per round.
+
+    Args:
+        frame: From :func:`~qsearch_reports.frames.training_frame`.
+    """
+    figure = new_figure("Training loss by round")
+    if frame.empty:
+        return note(figure, "no round with training is finished yet")
+    starts: list[dict[str, Any]] = []
+    for _, rows in frame.groupby("round"):
+        number = int(rows["round"].iloc[0])
         starts.append(vertical(float(rows["step"].iloc[0]), "segment"))
         figure.add_scatter(
             x=rows["step"],
@@ -46,9 +117,10 @@ def training_figure(frame: pd.DataFrame) -> go.Figure:
             mode="lines",
             line={"color": COLOURS["line"], "width": 1.5},
             name=f"round {number}",
+            customdata=[[number]] * len(rows),
             hovertemplate=f"round {number}, step %{{x}}<br>loss %{{y:.4f}}<extra></extra>",
             showlegend=False,
-            meta="line",
+            meta=f"round-{number}",
         )
     figure.update_layout(shapes=starts[1:])
     figure.update_xaxes(title_text="optimizer step (all rounds)")

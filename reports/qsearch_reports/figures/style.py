@@ -14,18 +14,55 @@ COLOURS = {
     "seen": "#0072B2",
     "unseen": "#C2500A",
     "front": "#6B7684",
-    "selected": "#111827",
     "segment": "rgba(100,116,139,0.4)",
-    "budget": "#7A3E9D",
     "line": "#0072B2",
+    "outside": "#C2500A",
+    "failed": "#B3261E",
 }
 """Colour of each part on a light ground; Okabe and Ito's blue and a darker vermillion."""
+
+
+LOSS_COLOURS = ("#0072B2", "#4A90BF", "#B8860B", "#C2500A")
+"""Colours of parts of the losses, from the least to the greatest."""
+
+
+LAYER_COLOURS = (
+    "#0072B2",
+    "#C2500A",
+    "#00805A",
+    "#A8568B",
+    "#8A6D00",
+    "#3B9AC9",
+    "#5B6470",
+    "#B3261E",
+)
+"""Colours of roles, in model order; those that follow share the colour of the front."""
+
+
+LAYER_SYMBOLS = (
+    "circle",
+    "diamond",
+    "square",
+    "triangle-up",
+    "cross",
+    "star",
+    "triangle-down",
+    "pentagon",
+)
+
+
+BAND_COLOUR = "rgba(86,156,214,0.28)"
+"""Colour of a band of uncertainty, on any ground."""
 
 
 STUDY_COLOURS = ("#0072B2", "#C2500A", "#00805A", "#A8568B", "#8A6D00", "#3B9AC9")
 
 
 STUDY_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+
+
+OUTCOME_COLOURS = {"win": "#0072B2", "tie": "#6B7787", "loss": "#C2500A"}
+"""Of a method against another; legible under white text."""
 
 
 STUDY_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -38,10 +75,16 @@ _TEMPLATE = go.layout.Template(
             "size": 13,
             "color": "#1f2937",
         },
-        "title": {"x": 0, "xanchor": "left", "font": {"size": 16}},
+        "title": {
+            "x": 0,
+            "xanchor": "left",
+            "y": 0.985,
+            "yanchor": "top",
+            "font": {"size": 16},
+        },
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 62, "r": 16, "t": 48, "b": 52},
+        "margin": {"l": 62, "r": 16, "t": 84, "b": 52},
         "hoverlabel": {"align": "left"},
         "hovermode": "closest",
         "dragmode": "zoom",
@@ -65,7 +108,21 @@ _TEMPLATE = go.layout.Template(
 
 
 def new_figure(title: str) -> go.Figure:
+    """Return an empty figure in the style of all."""
     return go.Figure(layout={"template": _TEMPLATE, "title": {"text": title}})
+
+
+def note(figure: go.Figure, text: str) -> go.Figure:
+    """Say in an empty figure what is missing, in the place of axes."""
+    figure.add_annotation(
+        text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"size": 14}
+    )
+    return figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
+
+
+def caption(figure: go.Figure, text: str) -> None:
+    """Write figures that sum a plot up under its title."""
+    figure.update_layout(title_subtitle={"text": text, "font": {"size": 12}}, margin_t=84)
 
 
 def escape(text: object, limit: int | None = None) -> str:
@@ -109,11 +166,14 @@ def value_colours(count: int) -> list[str]:
 
 
 def study_style(place: int, name: str) -> dict[str, Any]:
-    place %= len(STUDY_COLOURS)
-    colour, symbol, dash = STUDY_COLOURS[place], STUDY_SYMBOLS[place], STUDY_DASHES[place]
+    """Return how the study or method at a place is drawn; no other up to the 36th looks so."""
+    again, place = divmod(place, len(STUDY_COLOURS))
+    # Where colours come round again, they meet other symbols and dashes than before.
+    other = (place + again) % len(STUDY_COLOURS)
+    colour, symbol, dash = STUDY_COLOURS[place], STUDY_SYMBOLS[other], STUDY_DASHES[other]
     return {
         "mode": "lines+markers",
-        "name": escape(name, 40),
+        "name": template_text(name),
         "marker": {"symbol": symbol, "size": 7, "color": colour},
         "line_color": colour,
         "line_dash": dash,
@@ -123,6 +183,7 @@ def study_style(place: int, name: str) -> dict[str, Any]:
 
 
 def vertical(x: float, name: str) -> dict[str, Any]:
+    """Return a dotted vertical line, as a shape of a part's colour."""
     return {
         "type": "line",
         "xref": "x",

@@ -5,10 +5,27 @@ them in a notebook. Losses are in nats, average bits in bits per quantized weigh
 """
 
 from qsearch_reports.frames.budgets import budget_frame, study_budgets
-from qsearch_reports.frames.headline import Headline, headline
-from qsearch_reports.frames.hypervolume import (
+from qsearch_reports.frames.comparison import (
+    best_within,
+    common_budgets,
+    common_interval,
     common_reference,
     comparison_frame,
+    front_budgets,
+    hypervolume_table,
+    method_frame,
+    study_fronts_frame,
+    time_frame,
+)
+from qsearch_reports.frames.groups import (
+    Method,
+    distinct,
+    group_methods,
+    incomparable,
+    setting_differences,
+)
+from qsearch_reports.frames.headline import Headline, headline
+from qsearch_reports.frames.hypervolume import (
     hypervolume,
     hypervolume_frame,
 )
@@ -16,9 +33,18 @@ from qsearch_reports.frames.layers import (
     LayerGrid,
     choice_indices,
     default_knob,
+    difference_frame,
     heatmap_frame,
     layer_grid,
 )
+from qsearch_reports.frames.marginals import marginals_frame
+from qsearch_reports.frames.outcomes import (
+    OUTCOMES,
+    common_edges,
+    outcome_counts,
+    outcomes_frame,
+)
+from qsearch_reports.frames.parallel import ParallelAxis, parallel_axes, parallel_frame
 from qsearch_reports.frames.points import (
     POINT_COLUMNS,
     failures_frame,
@@ -27,27 +53,59 @@ from qsearch_reports.frames.points import (
     points_frame,
     segments_frame,
 )
+from qsearch_reports.frames.progress import progress_frame
+from qsearch_reports.frames.sensitivity import sensitivity_frame
+from qsearch_reports.frames.surrogate import calibration_frame, predictions_frame
+from qsearch_reports.frames.timeline import phases_frame, timeline_frame
 from qsearch_reports.frames.training import training_frame
 
 __all__ = [
+    "OUTCOMES",
     "POINT_COLUMNS",
     "Headline",
     "LayerGrid",
+    "Method",
+    "ParallelAxis",
+    "best_within",
     "budget_frame",
+    "calibration_frame",
     "choice_indices",
+    "common_budgets",
+    "common_edges",
+    "common_interval",
     "common_reference",
     "comparison_frame",
     "default_knob",
+    "difference_frame",
+    "distinct",
     "failures_frame",
+    "front_budgets",
     "front_frame",
+    "group_methods",
     "headline",
     "heatmap_frame",
     "hypervolume",
     "hypervolume_frame",
+    "hypervolume_table",
+    "incomparable",
     "latest_points",
     "layer_grid",
+    "marginals_frame",
+    "method_frame",
+    "outcome_counts",
+    "outcomes_frame",
+    "parallel_axes",
+    "parallel_frame",
+    "phases_frame",
     "points_frame",
+    "predictions_frame",
+    "progress_frame",
     "segments_frame",
+    "sensitivity_frame",
+    "setting_differences",
     "study_budgets",
+    "study_fronts_frame",
+    "time_frame",
+    "timeline_frame",
     "training_frame",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qsearch.configuration import Choices, Configuration
+from qsearch.configuration import Choices, Configuration, Knob
 from qsearch.errors import InputError
 from qsearch.layers import LayerSpec
 
@@ -67,6 +68,71 @@ def heatmap_frame(
     values = [configuration[layer.name][knob] for layer in layers]
     cells = [[None if at < 0 else values[at] for at in row] for row in grid.positions]
     return pd.DataFrame(cells, index=list(grid.rows), columns=list(grid.blocks), dtype=object)
+
+
+def difference_frame(
+    layers: Sequence[LayerSpec], a: Configuration, b: Configuration, choices: Choices, knob: str
+) -> pd.DataFrame:
+    """Return by how much one knob of a configuration is above another's, by role and block.
+
+    Args:
+        layers: The quantizable layers.
+        a: A layer configuration for each.
+        b: The same; what it has more than ``a`` counts as positive.
+        choices: The quantizer's knobs.
+        knob: Name of the knob.
+
+    Returns:
+        Table of ``b`` − ``a`` (roles × blocks): of values, or of places in the knob's order where
+        its values are not all numbers, as ``attrs["unit"]`` says (``values`` or ``places``). NaN
+        where a block has no layer of that role.
+
+    Raises:
+        InputError: If a configuration holds a value that the knob has not.
+    """
+    chosen = choices.knobs[choices.names.index(knob)]
+    amounts = value_amounts(chosen)
+    first, second = (
+        heatmap_frame(layers, configuration, knob).map(
+            lambda value: math.nan if value is None else amounts[chosen.index(value)]
+        )
+        for configuration in (a, b)
+    )
+    difference = (second - first).astype(float)
+    difference.attrs["unit"] = "values" if is_numeric(chosen) else "places"
+    return difference
+
+
+def is_numeric(knob: Knob) -> bool:
+    """Return whether all of a knob's values are numbers."""
+    return all(isinstance(value, int) for value in knob.values)
+
+
+def value_amounts(knob: Knob) -> npt.NDArray[np.float64]:
+    """Return what a mean over a knob's values is taken of: the numbers, or else their places."""
+    return np.array(knob.values if is_numeric(knob) else range(len(knob.values)), dtype=np.float64)
+
+
+def knob_places(
+    choices: Choices, indices: npt.NDArray[np.int64], knob: str
+) -> npt.NDArray[np.int64]:
+    """Return the place of one knob's value, in the knob's order, for each choice index.
+
+    Args:
+        choices: The quantizer's knobs.
+        indices: Choice indices, of any shape.
+        knob: Name of the knob.
+    """
+    place = choices.names.index(knob)
+    after = math.prod(choices.sizes[place + 1 :])
+    return indices // after % choices.sizes[place]
+
+
+def weight_shares(layers: Sequence[LayerSpec]) -> npt.NDArray[np.float64]:
+    """Return the share of the quantized weights that each layer holds (layers)."""
+    parameters = np.array([layer.parameters for layer in layers], dtype=np.float64)
+    total = parameters.sum()
+    return parameters / total if total else parameters
 
 
 def default_knob(choices: Choices) -> str:

@@ -26,7 +26,17 @@ POINT_COLUMNS = (
     "segment",
     "on_front",
     "latest",
+    "predicted_loss",
+    "predicted_loss_deviation",
+    "configuration",
 )
+"""Columns of :func:`points_frame`."""
+
+
+def completed_trials(record: StudyRecord) -> pd.DataFrame:
+    """Return the rows of the trial table that :func:`points_frame` has, numbered as there."""
+    completed = record.trials[record.trials["status"] == "completed"]
+    return completed.sort_values(["round", "trial"], kind="stable").reset_index(drop=True)
 
 
 def points_frame(record: StudyRecord) -> pd.DataFrame:
@@ -36,13 +46,22 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
         record: The study.
 
     Returns:
-        Table with :data:`POINT_COLUMNS`, numbered from 0, in order of round and trial.
-        ``decisive_loss`` is what configurations are chosen by: the expected loss where there is
-        one. ``latest`` marks the rows of the last finished round, or of the first while it runs:
-        those are all under one adapter, so only they are comparable with each other.
+        Table with :data:`POINT_COLUMNS`, numbered from 0, in order of round and trial; empty if
+        nothing completed. Losses, their errors and deviations are in nats, ``seconds`` is wall
+        time.
+
+        - ``decisive_loss`` is what configurations are chosen by: the expected loss where there is
+          one, or else the observed ``loss``.
+        - ``expected_loss`` and ``expected_loss_deviation`` are NaN until a round ends, and in a
+          study that does not tell luck apart.
+        - ``predicted_loss`` and ``predicted_loss_deviation`` are what the surrogate said before the
+          evaluation; NaN where it said nothing.
+        - ``latest`` marks the rows of the last finished round, or of the first while it runs: those
+          are all under one adapter, so only they are comparable with each other.
+        - ``configuration`` numbers the distinct configurations, in the order in which they first
+          appear.
     """
-    completed = record.trials[record.trials["status"] == "completed"]
-    ordered = completed.sort_values(["round", "trial"], kind="stable").reset_index(drop=True)
+    ordered = completed_trials(record)
     points = pd.DataFrame(
         {
             **{name: ordered[name].astype(int) for name in ("trial", "round", "segment")},
@@ -59,9 +78,12 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
                     "metric",
                     "metric_standard_error",
                     "seconds",
+                    "predicted_loss",
+                    "predicted_loss_deviation",
                 )
             },
             "decisive_loss": decisive_loss(ordered),
+            "configuration": pd.factorize(ordered["configuration"])[0].astype(int),
         }
     )
     points["latest"] = points["round"] == (record.rounds[-1].round if record.rounds else 0)

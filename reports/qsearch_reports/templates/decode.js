@@ -1,8 +1,16 @@
 "use strict";
 
+/** The bytes of a base64 text that holds what zlib compressed. */
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream);
+}
+
 /** Read the page's data and unpack every study's configurations. */
 async function readData() {
-  const data = JSON.parse(document.getElementById("report-data").textContent);
+  const packed = document.getElementById("report-data").textContent;
+  const data = await (await inflate(packed)).json();
   for (const study of data.studies) {
     study.choiceIndices = await unpack(study.configurations);
     study.count = study.points.trial.length;
@@ -10,11 +18,9 @@ async function readData() {
   return data;
 }
 
-/** Base64 of zlib-compressed little-endian integers to an array of numbers. */
+/** Compressed little-endian integers to an array of numbers. */
 async function unpack({ width, data }) {
-  const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const buffer = await new Response(stream).arrayBuffer();
+  const buffer = await (await inflate(data)).arrayBuffer();
   const view = new DataView(buffer);
   const read = width === 2 ? (at) => view.getUint16(at, true) : (at) => view.getUint32(at, true);
   return Uint32Array.from({ length: buffer.byteLength / width }, (_, at) => read(at * width));
@@ -33,7 +39,7 @@ function knobPlaces(knobs, index) {
 /** Choice indices, one per layer, of the configuration in a row. */
 function rowChoices(study, row) {
   const layers = study.layers.length;
-  const start = study.configuration_of[row] * layers;
+  const start = study.points.configuration[row] * layers;
   return study.choiceIndices.subarray(start, start + layers);
 }
 
@@ -55,45 +61,17 @@ function latestRows(study) {
   );
 }
 
-/** The row with the least decisive loss at or under a budget; ties go to fewer average bits. */
+/** The row that qsearch.records.best_under chooses: of least decisive loss within a budget. */
 function bestUnder(study, budget) {
-  const { average_bits: bits, decisive_loss: loss } = study.points;
+  const { average_bits: bits, decisive_loss: decisive, loss } = study.points;
+  // Ties go to fewer average bits, and then to the least observed loss.
+  const beats = (a, b) => (decisive[a] - decisive[b] || bits[a] - bits[b] || loss[a] - loss[b]) < 0;
   let best = null;
   for (const row of latestRows(study)) {
-    if (loss[row] === null || bits[row] > budget) continue;
-    if (
-      best === null ||
-      loss[row] < loss[best] ||
-      (loss[row] === loss[best] && bits[row] < bits[best])
-    ) {
-      best = row;
-    }
+    if (decisive[row] === null || bits[row] > budget) continue;
+    if (best === null || beats(row, best)) best = row;
   }
   return best;
-}
-
-function withError(value, error) {
-  if (value === null) return "–";
-  return error === null ? value.toFixed(4) : `${value.toFixed(4)} ± ${error.toFixed(4)}`;
-}
-
-/** Give the reader a file, without any request. */
-function download(name, type, text) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
-  link.download = name.replace(/[^\p{L}\p{N}._-]+/gu, "-");
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-/** An element with attributes and children; children are text or elements, never markup. */
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
-  }
-  made.append(...children);
-  return made;
 }
 
 /** Text safe for Plotly, which reads tags and entities. */
@@ -101,4 +79,30 @@ function plotText(value, limit = 60) {
   let text = String(value).replace(/\s+/gu, " ").trim();
   if (Array.from(text).length > limit) text = `${Array.from(text).slice(0, limit - 1).join("")}…`;
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}
+
+/** Text safe within a hover template, where braces are read too. */
+function hoverText(value) {
+  return plotText(value, 40).replaceAll("{", "&#123;").replaceAll("}", "&#125;");
+}
+
+/** A figure with its columns filled in: what it shares with the points is not written twice. */
+function filled(study, figure) {
+  const { points } = study;
+  return {
+    layout: figure.layout,
+    data: figure.data.map((trace) => {
+      const { rows } = trace;
+      if (!rows) return trace;
+      const read = (value) => (value?.column ? rows.map((row) => (row < 0 ? null : points[value.column][row])) : value);
+      const made = { ...trace, x: read(trace.x), y: read(trace.y) };
+      delete made.rows;
+      for (const error of ["error_x", "error_y"]) {
+        if (trace[error]) made[error] = { ...trace[error], array: read(trace[error].array) };
+      }
+      const columns = trace.customdata.map(read);
+      made.customdata = rows.map((row, at) => [row, ...columns.map((column) => column[at])]);
+      return made;
+    }),
+  };
 }

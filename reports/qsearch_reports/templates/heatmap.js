@@ -6,40 +6,72 @@ function layerPlaces(study, row, knobAt) {
   return Array.from(rowChoices(study, row), (index) => knobPlaces(study.knobs, index)[knobAt]);
 }
 
-/** Draw one knob of a row's configuration by role and block. */
-function drawHeatmap(node, study, row, knobAt) {
-  const { rows, blocks, positions } = study.grid;
+/** Draw one knob of a configuration by role and block, from each layer's place of its value. */
+function drawHeatmap(node, study, places, knobAt) {
   const knob = study.knobs[knobAt];
-  const places = layerPlaces(study, row, knobAt);
+  const count = knob.values.length;
+  const short = knob.values.every((value) => String(value).length <= CELL_TEXT.characters);
+  const named = `${hoverText(knob.name)} %{text}`;
+  return drawLayers(node, study, {
+    z: (layer) => places[layer],
+    text: (layer) => plotText(knob.values[places[layer]], 20),
+    range: [-0.5, count - 0.5],
+    colorscale: knob.colours.flatMap((colour, at) => [
+      [at / count, colour],
+      [(at + 1) / count, colour],
+    ]),
+    short,
+    hover: named,
+  });
+}
+
+/** Blue where the chosen configuration has a lower value, orange where it has a higher one. */
+const DIVERGING = {
+  light: ["#0B4F8A", "#7FB2DD", "#EEF0F3", "#F0B27A", "#A8430A"],
+  dark: ["#7CC4FF", "#2F6FA8", "#28323E", "#A85E1C", "#FFB366"],
+};
+
+/** Draw how a knob differs between two configurations, by role and block. */
+function drawDifference(node, study, differences, knobAt) {
+  const knob = study.knobs[knobAt];
+  const most = Math.max(knob.values.length - 1, 1);
+  const colours = DIVERGING[darkScheme.matches ? "dark" : "light"];
+  return drawLayers(node, study, {
+    z: (layer) => differences[layer].places,
+    text: (layer) => plotText(differences[layer].text, 12),
+    range: [-most, most],
+    colorscale: colours.map((colour, at) => [at / (colours.length - 1), colour]),
+    short: differences.every(({ text }) => text.length <= CELL_TEXT.characters),
+    hover: `${hoverText(knob.name)} %{customdata[2]} → %{customdata[3]}`,
+    more: (layer) => [plotText(differences[layer].from, 20), plotText(differences[layer].to, 20)],
+  });
+}
+
+/** Draw something of each layer by role and block. */
+function drawLayers(node, study, { z, text, range, colorscale, short, hover, more = () => [] }) {
+  const { rows, blocks, positions } = study.grid;
   const cells = (read, missing) =>
     positions.map((line) => line.map((layer) => (layer < 0 ? missing : read(layer))));
-  const count = knob.values.length;
-  const shown = cells((layer) => plotText(knob.values[places[layer]], 20), "");
-  const small = blocks.length <= CELL_TEXT.columns &&
-    knob.values.every((value) => String(value).length <= CELL_TEXT.characters);
   const figure = {
     data: [{
       type: "heatmap",
       x: blocks.map(String),
       y: rows.map((_, at) => at),
-      z: cells((layer) => places[layer], null),
-      zmin: -0.5,
-      zmax: count - 0.5,
-      colorscale: knob.colours.flatMap((colour, at) => [
-        [at / count, colour],
-        [(at + 1) / count, colour],
-      ]),
+      z: cells(z, null),
+      zmin: range[0],
+      zmax: range[1],
+      colorscale,
       showscale: false,
       xgap: blocks.length > 40 ? 1 : 2,
       ygap: 2,
-      text: shown,
-      texttemplate: small ? "%{text}" : "",
+      text: cells(text, ""),
+      texttemplate: short && blocks.length <= CELL_TEXT.columns ? "%{text}" : "",
       customdata: cells((layer) => [
         plotText(study.layers[layer].name, 80),
         study.layers[layer].parameters.toLocaleString("en"),
+        ...more(layer),
       ], ["", ""]),
-      hovertemplate: `%{customdata[0]}<br>block %{x}, %{customdata[1]} weights<br>` +
-        `${plotText(knob.name, 40).replaceAll("{", "&#123;").replaceAll("}", "&#125;")} %{text}<extra></extra>`,
+      hovertemplate: `%{customdata[0]}<br>block %{x}, %{customdata[1]} weights<br>${hover}<extra></extra>`,
       hoverongaps: false,
       meta: "heatmap",
     }],
@@ -60,7 +92,23 @@ function drawHeatmap(node, study, row, knobAt) {
     },
   };
   node.style.height = `${Math.min(Math.max(150, 62 + 34 * rows.length), 640)}px`;
-  return draw(node, figure, { ...PLOT_OPTIONS, displayModeBar: false });
+  return draw(node, figure);
+}
+
+/** Frame a layer's cell in a drawn heatmap. */
+function markLayer(node, study, layer) {
+  const plot = node._fullLayout?._plots?.xy?.plot?.node();
+  if (!plot) return;
+  plot.querySelector(":scope > .marks")?.remove();
+  if (layer === null) return;
+  const row = study.grid.positions.findIndex((line) => line.includes(layer));
+  const column = study.grid.positions[row].indexOf(layer);
+  const { xaxis, yaxis } = node._fullLayout;
+  const [x, next] = [xaxis.c2p(column - 0.5), xaxis.c2p(column + 0.5)];
+  const [y, below] = [yaxis.c2p(row - 0.5), yaxis.c2p(row + 0.5)];
+  const group = drawing("g", { class: "marks", "aria-hidden": "true" });
+  group.append(drawing("path", { class: "layer", d: `M${x + 1} ${y + 1}H${next - 1}V${below - 1}H${x + 1}Z` }));
+  plot.append(group);
 }
 
 /** Fill the legend: each value's colour and the share of quantized weights that has it. */
@@ -79,19 +127,4 @@ function fillLegend(list, study, row, knobAt) {
       ),
     ),
   );
-}
-
-const SHAPES = { square: "M0 0H10V10H0Z", circle: "M5 1A4 4 0 1 1 5 9A4 4 0 1 1 5 1Z", diamond: "M5 0L10 5L5 10L0 5Z" };
-
-/** A small drawn mark that goes beside its name. */
-function symbol(shape, colour) {
-  const space = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(space, "svg");
-  svg.setAttribute("viewBox", "0 0 10 10");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(space, "path");
-  path.setAttribute("d", SHAPES[shape]);
-  path.setAttribute("fill", colour);
-  svg.append(path);
-  return svg;
 }

@@ -75,37 +75,13 @@ async function swap(frame, version) {
     return;
   }
   if (old) {
-    if (isDrawn()) handOver(old.contentDocument, page);
+    if (isDrawn()) frame.contentWindow.restore?.(old.contentWindow.kept?.() ?? []);
     frame.contentWindow.scrollTo(old.contentWindow.scrollX, old.contentWindow.scrollY);
   }
   frame.className = "";
   old?.remove();
   shown = version;
   document.documentElement.dataset.version = version;
-}
-
-/** Set in the new report what the reader has set in the old one. */
-function handOver(old, page) {
-  const both = (selector) => [old.querySelector(selector), page.querySelector(selector)];
-  const set = (selector, field, event) => {
-    const [was, is] = both(selector);
-    if (!was || !is || was[field] === is[field]) return;
-    is[field] = was[field];
-    is.dispatchEvent(new Event(event));
-  };
-  set('[data-part="origin"]', "open", "toggle");
-  set('[data-part="rounds"]', "value", "change");
-  set('[data-part="front-only"]', "checked", "change");
-  const slider = old.querySelector('[data-part="slider"]');
-  if (slider && slider.value !== slider.defaultValue) set('[data-part="slider"]', "value", "input");
-  const knob = old.querySelector('[data-part="knobs"] input:checked')?.value;
-  if (knob) page.querySelector(`[data-part="knobs"] input[value="${knob}"]`)?.click();
-  const sorted = old.querySelector("th[aria-sort]");
-  const button = page.querySelector(`[data-sort="${sorted?.querySelector("button").dataset.sort}"]`);
-  const order = () => button.closest("th").getAttribute("aria-sort");
-  for (let clicks = 0; button && clicks < 2 && order() !== sorted.getAttribute("aria-sort"); clicks += 1) {
-    button.click();
-  }
 }
 
 async function ask() {

@@ -29,11 +29,11 @@ function compareValues(a, b) {
   return Number(a) - Number(b);
 }
 
-/** Build the table of evaluations; `choose(row)` is called when the reader picks a row. */
-function makeTable(root, study, choose) {
+/** Build the table of evaluations, in which the reader chooses and selects rows. */
+function makeTable(root, study, store) {
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
   const columns = tableColumns(study);
-  const state = { key: "average_bits", descending: false, page: 0, selected: null };
+  const state = { key: "average_bits", descending: false, page: 0 };
   const body = part("table").tBodies[0];
   const headings = columns.map((column) => {
     const arrow = element("span", { class: "arrow", "aria-hidden": "true" });
@@ -46,14 +46,19 @@ function makeTable(root, study, choose) {
     });
     return { column, arrow, cell: element("th", { scope: "col", class: column.number ? "number" : null }, button) };
   });
-  part("table").tHead.replaceChildren(element("tr", {}, ...headings.map(({ cell }) => cell)));
+  const selecting = element("th", { scope: "col", class: "select" }, element("span", { class: "heading" }, "Select"));
+  part("table").tHead.replaceChildren(element("tr", {}, selecting, ...headings.map(({ cell }) => cell)));
+
+  const isSelected = (row) => store.state.selected.has(study.points.configuration[row]);
 
   /** Rows shown on all pages, in order. */
   function rows() {
     const all = part("rounds").value === "all";
     const frontOnly = part("front-only").checked;
+    const selectedOnly = part("selected-only").checked;
     const kept = Array.from({ length: study.count }, (_, row) => row).filter(
-      (row) => (all || study.points.latest[row]) && (!frontOnly || study.points.on_front[row]),
+      (row) => (all || study.points.latest[row]) && (!frontOnly || study.points.on_front[row]) &&
+        (!selectedOnly || isSelected(row)),
     );
     const values = study.points[state.key];
     const sign = state.descending ? -1 : 1;
@@ -78,8 +83,15 @@ function makeTable(root, study, choose) {
       const attributes = { class: column.number ? "number" : "text", dir: column.number ? null : "auto" };
       return element("td", { ...attributes, title: column.key === "method" ? text : null }, text);
     });
-    const line = element("tr", { "data-row": row, class: row === state.selected ? "selected" : null }, ...cells);
-    line.addEventListener("click", () => choose(row));
+    const box = element("input", { type: "checkbox", "aria-label": `Select trial ${study.points.trial[row]}` });
+    box.checked = isSelected(row);
+    box.addEventListener("change", () => {
+      store.set({ selected: toggled(store.state.selected, [study.points.configuration[row]]) });
+    });
+    const line = element("tr", { "data-row": row }, element("td", { class: "select" }, box), ...cells);
+    line.addEventListener("click", ({ target }) => {
+      if (!target.closest(".select")) store.set({ chosen: row, by: "reader" });
+    });
     return line;
   }
 
@@ -94,13 +106,17 @@ function makeTable(root, study, choose) {
       arrow.textContent = active ? (state.descending ? "↓" : "↑") : "";
     }
     const start = state.page * PAGE_ROWS;
+    const focused = focusedPlace();
     body.replaceChildren(...sorted.slice(start, start + PAGE_ROWS).map(makeRow));
+    mark();
+    if (focused) focusPlace(focused);
     const turn = (label, by, open) => {
       const button = element("button", { type: "button", disabled: !open }, label);
       button.addEventListener("click", () => {
         state.page += by;
         show();
-        part("pager").querySelector("button:not(:disabled)")?.focus();
+        const turns = Array.from(part("pager").querySelectorAll("button:not(:disabled)"));
+        (turns.find(({ textContent }) => textContent === label) ?? turns[0])?.focus();
       });
       return button;
     };
@@ -114,6 +130,18 @@ function makeTable(root, study, choose) {
     );
   }
 
+  /** Where in the body the focus is: rows are made anew, and it must not be lost with them. */
+  function focusedPlace() {
+    const line = document.activeElement.closest("tr");
+    if (!line || line.parentElement !== body) return null;
+    return { row: line.dataset.row, at: line.sectionRowIndex, tag: document.activeElement.tagName };
+  }
+
+  function focusPlace({ row, at, tag }) {
+    const line = body.querySelector(`[data-row="${row}"]`) ?? body.rows[Math.min(at, body.rows.length - 1)];
+    (line?.querySelector(tag) ?? part("selected-only")).focus();
+  }
+
   function records() {
     return rows().map((row) => ({
       ...Object.fromEntries(columns.map(({ key }) => [key, study.points[key][row]])),
@@ -121,39 +149,56 @@ function makeTable(root, study, choose) {
     }));
   }
 
-  part("rounds").addEventListener("change", show);
-  part("front-only").addEventListener("change", show);
+  /** Mark what is chosen, pinned and selected on the page that is shown. */
+  function mark() {
+    const { chosen, pinned } = store.state;
+    for (const line of body.rows) {
+      const row = Number(line.dataset.row);
+      line.classList.toggle("chosen", row === chosen);
+      line.classList.toggle("pinned", row === pinned);
+      line.classList.toggle("selected", isSelected(row));
+      line.querySelector(".select input").checked = isSelected(row);
+    }
+  }
+
+  /** Turn to the page of the chosen row, if it has one. */
+  function turnToChosen() {
+    const place = rows().indexOf(store.state.chosen);
+    const page = Math.floor(place / PAGE_ROWS);
+    if (place < 0 || page === state.page) return;
+    state.page = page;
+    show();
+  }
+
+  for (const name of ["rounds", "front-only", "selected-only"]) part(name).addEventListener("change", show);
   part("download-json").addEventListener("click", () => {
     download(`${study.name}-evaluations.json`, "application/json", `${JSON.stringify(records(), null, 1)}\n`);
   });
   part("download-csv").addEventListener("click", () => {
     download(`${study.name}-evaluations.csv`, "text/csv", toCsv(records()));
   });
+  store.subscribe((changed) => {
+    if (changed.has("chosen")) turnToChosen();
+    if (changed.has("selected") && part("selected-only").checked) show();
+    mark();
+  });
   show();
   return {
-    show,
-    /** Mark a row, turning to its page if it has one. */
-    select(row) {
-      state.selected = row;
-      const place = rows().indexOf(row);
-      const page = Math.floor(place / PAGE_ROWS);
-      if (place >= 0 && page !== state.page) {
-        state.page = page;
-        show();
-      }
-      for (const line of body.rows) line.classList.toggle("selected", Number(line.dataset.row) === row);
+    recolour: show,
+    kept: () => ({
+      key: state.key,
+      descending: state.descending,
+      rounds: part("rounds").value,
+      frontOnly: part("front-only").checked,
+      selectedOnly: part("selected-only").checked,
+    }),
+    restore({ key, descending, rounds, frontOnly, selectedOnly }) {
+      if (columns.some((column) => column.key === key)) Object.assign(state, { key, descending });
+      part("rounds").value = rounds;
+      part("front-only").checked = frontOnly;
+      part("selected-only").checked = selectedOnly;
+      show();
+      turnToChosen();
     },
   };
-}
-
-/** Records to CSV (RFC 4180); a configuration is written as JSON. */
-function toCsv(records) {
-  const quote = (value) => {
-    const text = value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
-    return /[",\r\n]/u.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-  };
-  const names = records.length ? Object.keys(records[0]) : [];
-  return [names, ...records.map((record) => Object.values(record))]
-    .map((values) => `${values.map(quote).join(",")}\r\n`)
-    .join("");
 }

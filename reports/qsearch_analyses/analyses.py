@@ -1,0 +1,295 @@
+"""One analysis per figure, and which there are for a study or for a client of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from ax.analysis.analysis import Analysis
+from qsearch_reports import figures, frames
+from qsearch_reports.results import StudyResults
+
+from qsearch.configuration import Knob
+from qsearch.errors import InputError
+from qsearch.records import StudyRecord, best_under, row_configuration
+from qsearch_analyses.cards import StudyAnalysis
+
+
+class QsearchFront(StudyAnalysis):
+    """Loss against average bits, with segments and the overall front."""
+
+    title = "qsearch: loss against average bits"
+    reading = (
+        "One marker for each configuration of the latest round; lower and further left is better."
+        " Filled markers are on the front of their segment (between dotted lines), the stepped line"
+        " is the overall front: what no configuration of as few average bits beats. Bars are one"
+        " standard error. Circles: the adapter was trained on the configuration; diamonds: never."
+    )
+
+    def frame(self, results: StudyResults) -> pd.DataFrame:
+        """Return the latest rows of ``points_frame``."""
+        return frames.latest_points(frames.points_frame(results.record))
+
+    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
+        """Return ``front_figure``."""
+        record = results.record
+        return figures.front_figure(frame, record.segment_edges, record.metric)
+
+
+class QsearchParallelCoordinates(StudyAnalysis):
+    """Configurations as lines through what they are made of and what that gives."""
+
+    title = "qsearch: knobs, average bits and loss"
+    reading = (
+        "One line for each configuration of the latest round: average bits, the mean of each knob"
+        " over the quantized weights, then loss and task metric. Colours are quarters of the"
+        " losses, the best first. Where the best lines bundle, that knob matters."
+    )
+
+    def frame(self, results: StudyResults) -> pd.DataFrame:
+        """Return ``parallel_frame``."""
+        return frames.parallel_frame(results.record)
+
+    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
+        """Return ``parallel_figure``."""
+        return figures.parallel_figure(frame, frames.parallel_axes(results.record, frame))
+
+
+class QsearchMarginals(StudyAnalysis):
+    """How the values of a knob shift along the front.
+
+    Args:
+        directory: As for all.
+        knob: Name of the knob; ``bits``, or the first one, if None.
+    """
+
+    title = "qsearch: a knob along the front"
+    reading = (
+        "One bar for each configuration on the overall front, by average bits: which share of the"
+        " quantized weights has which value of the knob. It shows what more bits are spent on."
+    )
+
+    def __init__(self, directory: Path | str | None = None, knob: str | None = None) -> None:
+        super().__init__(directory)
+        self.knob = knob
+
+    def frame(self, results: StudyResults) -> pd.DataFrame:
+        """Return ``marginals_frame``."""
+        return frames.marginals_frame(results.record, _knob(results.record, self.knob).name)
+
+    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
+        """Return ``marginals_figure``."""
+        return figures.marginals_figure(frame, _knob(results.record, self.knob))
+
+
+class QsearchHypervolume(StudyAnalysis):
+    """Hypervolume after each evaluation."""
+
+    title = "qsearch: hypervolume by evaluation"
+    reading = (
+        "The area in the plane of loss and average bits that the evaluations of a round dominate so"
+        " far, from the reference point that the first round fixes, as a share of the area between"
+        " it and (loss 0, least average bits). Higher is better. Each round starts anew (dotted"
+        " lines), since losses under another adapter cannot be compared."
+    )
+    lacking = "There is no hypervolume until the first round ends."
+
+    def frame(self, results: StudyResults) -> pd.DataFrame:
+        """Return the rows of ``progress_frame`` that have a hypervolume."""
+        frame = frames.progress_frame(results)
+        return frame[frame["hypervolume"].notna()]
+
+    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
+        """Return ``progress_figure``."""
+        return figures.progress_figure(frame)
+
+
+class QsearchHeatmap(StudyAnalysis):
+    """The layers of the best configuration at a budget.
+
+    Args:
+        directory: As for all.
+        bits: Budget in average bits; that of the configuration of least loss if None.
+        knob: Name of the knob; ``bits``, or the first one, if None.
+    """
+
+    title = "qsearch: layers of the best configuration within the budget"
+    reading = (
+        "One cell for each quantized layer of the configuration that qsearch pick would choose:"
+        " roles by blocks, the colour is the value of the knob."
+    )
+
+    def __init__(
+        self,
+        directory: Path | str | None = None,
+        bits: float | None = None,
+        knob: str | None = None,
+    ) -> None:
+        super().__init__(directory)
+        self.bits = bits
+        self.knob = knob
+        if bits is not None:
+            self.title = f"qsearch: layers of the best configuration at {bits:g} average bits"
+
+    def frame(self, results: StudyResults) -> pd.DataFrame:
+        """Return ``heatmap_frame`` of the configuration that is picked."""
+        record = results.record
+        best = best_under(record, float("inf") if self.bits is None else self.bits)
+        knob = _knob(record, self.knob).name
+        return frames.heatmap_frame(record.layers, row_configuration(best), knob)
+
+    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
+        """Return ``heatmap_figure``."""
+        return figures.heatmap_figure(frame, _knob(results.record, self.knob))
+
+
+class QsearchSensitivity(StudyAnalysis):
+    """Which layers the search protects."""
+
+    title = "qsearch: sensitivity of layers against bits given"
+    reading = (
+        "One marker for each layer: to the right, how much the loss is predicted to rise if this"
+        " layer alone is quantized worst; upward, what the configurations on the front give it on"
+        " average. A search that protects what matters rises to the right."
+    )
+    lacking = "The study has no scores of layers, or no configuration yet."
+
+    def frame(self, results: StudyResults) -> pd.DataFrame:
+        """Return ``sensitivity_frame``."""
+        return frames.sensitivity_frame(results)
+
+    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
+        """Return ``sensitivity_figure``."""
+        return figures.sensitivity_figure(frame)
+
+
+class QsearchPredictions(StudyAnalysis):
+    """What the surrogate predicted, against what was observed."""
+
+    title = "qsearch: predicted against observed loss"
+    reading = (
+        "One marker for each configuration that the surrogate predicted before it was evaluated."
+        " On the diagonal, it was right; bars are the intervals in which it expected the observed"
+        " loss with 95 % probability."
+    )
+    lacking = "The surrogate has predicted no configuration that was then evaluated."
+
+    def frame(self, results: StudyResults) -> pd.DataFrame:
+        """Return ``predictions_frame``."""
+        return frames.predictions_frame(results.record)
+
+    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
+        """Return ``predictions_figure``."""
+        return figures.predictions_figure(frame)
+
+
+class QsearchCalibration(StudyAnalysis):
+    """How often observations lay within the intervals that the surrogate claimed."""
+
+    title = "qsearch: calibration of the surrogate"
+    reading = (
+        "To the right, the probability that the surrogate's central intervals claim; upward, the"
+        " share of observations that lay in them. Below the diagonal it is too sure of itself,"
+        " above it not sure enough. The band is the 95 % uncertainty of that share."
+    )
+    lacking = QsearchPredictions.lacking
+
+    def frame(self, results: StudyResults) -> pd.DataFrame:
+        """Return ``calibration_frame``."""
+        return frames.calibration_frame(frames.predictions_frame(results.record))
+
+    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
+        """Return ``calibration_figure``."""
+        return figures.calibration_figure(frame)
+
+
+class QsearchTimeline(StudyAnalysis):
+    """When evaluations ran, failed ones among them."""
+
+    title = "qsearch: time line of evaluations"
+    reading = (
+        "One bar for each evaluation, in minutes of running; as many lanes as ran at once. Crosses"
+        " are failures. The row above is what the study was doing."
+    )
+    lacking = "No evaluation has ended yet."
+
+    def frame(self, results: StudyResults) -> pd.DataFrame:
+        """Return ``timeline_frame``."""
+        return frames.timeline_frame(results)
+
+    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
+        """Return ``timeline_figure``."""
+        return figures.timeline_figure(frame, frames.phases_frame(results))
+
+
+class QsearchTraining(StudyAnalysis):
+    """Training loss of the adapter."""
+
+    title = "qsearch: training loss"
+    reading = (
+        "Loss of the adapter at each optimizer step, over the configurations sampled there; a line"
+        " for each round."
+    )
+    lacking = "No round with training is finished yet."
+
+    def frame(self, results: StudyResults) -> pd.DataFrame:
+        """Return ``training_frame``."""
+        return frames.training_frame(results.record)
+
+    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
+        """Return ``training_figure``."""
+        return figures.training_figure(frame)
+
+
+def study_analyses(directory: Path | str, bits: float | None = None) -> list[Analysis]:
+    """Return all analyses of a study, for ``client.compute_analyses`` of any client.
+
+    They are read from the study's directory whenever they are computed, so a study that runs is
+    shown as it is then.
+
+    Args:
+        directory: The study's directory.
+        bits: Budget in average bits whose best configuration the heatmap shows; that of least loss
+            if None.
+    """
+    return [
+        QsearchFront(directory),
+        QsearchParallelCoordinates(directory),
+        QsearchSensitivity(directory),
+        QsearchMarginals(directory),
+        QsearchHeatmap(directory, bits),
+        QsearchHypervolume(directory),
+        QsearchPredictions(directory),
+        QsearchCalibration(directory),
+        QsearchTimeline(directory),
+        QsearchTraining(directory),
+    ]
+
+
+def client_analyses(bits: float | None = None) -> list[Analysis]:
+    """Return the analyses that need no study: for a client whose node is a ``QsearchNode``.
+
+    Args:
+        bits: Budget in average bits whose best configuration the heatmap shows; that of least loss
+            if None.
+    """
+    return [
+        QsearchFront(),
+        QsearchParallelCoordinates(),
+        QsearchMarginals(),
+        QsearchHeatmap(bits=bits),
+        QsearchHypervolume(),
+    ]
+
+
+def _knob(record: StudyRecord, name: str | None) -> Knob:
+    """Return a knob by name; the one that a heatmap shows first if None.
+
+    Raises:
+        InputError: If the quantizer has no such knob.
+    """
+    chosen = frames.default_knob(record.choices) if name is None else name
+    if chosen not in record.choices.names:
+        raise InputError(f"there is no knob {chosen!r}; there are: {list(record.choices.names)}")
+    return record.choices.knobs[record.choices.names.index(chosen)]

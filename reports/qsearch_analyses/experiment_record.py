@@ -1,0 +1,193 @@
+"""An Ax experiment that QsearchNode proposes to, as the record of a study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ax.core.data import Data
+from ax.core.experiment import Experiment
+from ax.core.trial import Trial
+from ax.core.trial_status import TrialStatus
+from ax.generation_strategy.generation_strategy import GenerationStrategy
+
+from qsearch.errors import InputError
+from qsearch.evaluation import Metric
+from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode
+from qsearch.pareto import normalised_hypervolume, segment_edges, segment_of, segmented_front
+from qsearch.records import TRIAL_COLUMNS, RoundRecord, StudyRecord
+from qsearch.search import reference_point
+from qsearch.space import Floats
+
+_SECONDS = "seconds"
+_UNKNOWN = "unknown"
+
+
+def experiment_record(
+    experiment: Experiment | None, generation_strategy: GenerationStrategy | None
+) -> StudyRecord:
+    """Return what an experiment holds, in the form that frames are made from.
+
+    A configuration is what the node's space makes of a trial's parameters; its average bits are
+    exact. A round is a progression of the data, 0 without one. What an Ax client does not know is
+    left out: training, expected losses, and which configurations were trained on (none is "seen").
+
+    Args:
+        experiment: The experiment; its loss is the metric ``loss``.
+        generation_strategy: The strategy, with a :class:`~qsearch.generation.QsearchNode`.
+
+    Raises:
+        InputError: If there is no experiment or no such node, or a trial's parameters are none of
+            its space.
+    """
+    if experiment is None:
+        raise InputError("an experiment is needed, or a study's directory")
+    node = _node(generation_strategy)
+    told = _results(experiment.lookup_data())
+    rows = [row for trial in experiment.trials.values() for row in _rows(trial, node, told)]
+    trials = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
+    edges = segment_edges(node.bits, node.segments)
+    trials = _on_fronts(trials, edges)
+    completed = trials[trials["status"] == "completed"]
+    name = _metric_name(told)
+    least = node.space.average_bits_range[0]
+    reference = None
+    if len(completed):
+        first = completed[completed["round"] == completed["round"].min()]
+        found = reference_point(first["loss"].to_numpy(dtype=np.float64), node.bits)
+        reference = found if found[0] > 0 and found[1] > least else None
+    return StudyRecord(
+        name=str(experiment.name),
+        model=_UNKNOWN,
+        task=_UNKNOWN,
+        quantizer=_UNKNOWN,
+        trainer=_UNKNOWN,
+        metric=Metric(name or "task metric", _better(experiment, name)),
+        layers=node.space.layers,
+        choices=node.space.choices,
+        average_bits_range=node.space.average_bits_range,
+        segment_edges=tuple(float(edge) for edge in edges),
+        reference_point=reference,
+        rounds=tuple(
+            _round(int(number), group, reference, least)
+            for number, group in completed.groupby("round")
+        ),
+        trials=trials,
+    )
+
+
+def _node(strategy: GenerationStrategy | None) -> QsearchNode:
+    nodes = [] if strategy is None else list(strategy.nodes_by_name.values())
+    for node in nodes:
+        if isinstance(node, QsearchNode):
+            return node
+    raise InputError(
+        "the generation strategy has no QsearchNode, which knows the layers; give the directory of"
+        " the study instead"
+    )
+
+
+def _results(data: Data) -> pd.DataFrame:
+    """Return means and standard errors by trial and round: columns (``mean``/``sem``, metric)."""
+    frame = data.full_df
+    step = frame["step"].fillna(0) if "step" in frame else 0
+    return frame.assign(round=step).pivot_table(
+        index=["trial_index", "round"],
+        columns="metric_name",
+        values=["mean", "sem"],
+        aggfunc="last",
+        dropna=False,
+    )
+
+
+def _rows(trial: Any, node: QsearchNode, told: pd.DataFrame) -> list[dict[str, Any]]:
+    if not isinstance(trial, Trial) or trial.arm is None:
+        return []
+    index = node.space.from_parameters(trial.arm.parameters)
+    common = {
+        "trial": trial.index,
+        "method": _method(trial),
+        "average_bits": float(node.space.average_bits(index)),
+        "seen": False,
+        "on_front": False,
+        "configuration": node.space.decode(index).to_json(),
+        "status": "completed",
+        "reason": "",
+    }
+    figures = dict.fromkeys(set(TRIAL_COLUMNS) - {*common, "round", "segment"}, math.nan)
+    own = told[told.index.get_level_values("trial_index") == trial.index]
+    if trial.status in (TrialStatus.FAILED, TrialStatus.ABANDONED):
+        reason = trial.status_reason or trial.status.name.lower()
+        rounds = own.index.get_level_values("round")
+        last = int(rounds.max()) if len(rounds) else 0
+        failed = {**common, **figures, "round": last, "status": "failed", "reason": reason}
+        return [failed]
+    if trial.status != TrialStatus.COMPLETED:
+        return []
+    name = _metric_name(told)
+    found = []
+    for (_, number), row in own.iterrows():
+        loss = _figure(row, "mean", LOSS)
+        if not math.isnan(loss):
+            measured = {
+                "round": int(number),
+                "loss": loss,
+                "standard_error": _figure(row, "sem", LOSS),
+                "metric": _figure(row, "mean", name),
+                "metric_standard_error": _figure(row, "sem", name),
+                "seconds": _figure(row, "mean", _SECONDS),
+            }
+            found.append({**common, **figures, **measured})
+    return found
+
+
+def _figure(row: pd.Series, kind: str, metric: str | None) -> float:
+    value = row.get((kind, metric), math.nan)
+    return math.nan if pd.isna(value) else float(value)
+
+
+def _metric_name(told: pd.DataFrame) -> str | None:
+    """Return the metric that is neither objective nor time: of several, the first by name."""
+    names = {str(name) for kind, name in told.columns if kind == "mean"}
+    return min(names - {LOSS, AVERAGE_BITS, _SECONDS}, default=None)
+
+
+def _better(experiment: Experiment, name: str | None) -> Any:
+    metric: Mapping[str, Any] = experiment.metrics
+    return "lower" if name in metric and metric[name].lower_is_better else "higher"
+
+
+def _method(trial: Trial) -> str:
+    made = trial.generator_run
+    return str(getattr(made, "_generation_node_name", None) or "attached")
+
+
+def _on_fronts(trials: pd.DataFrame, edges: Floats) -> pd.DataFrame:
+    """Return the trials with their segments, and which of each round are on its fronts."""
+    bits = trials["average_bits"].to_numpy(dtype=np.float64)
+    trials = trials.assign(segment=segment_of(bits, edges) if len(trials) else 0)
+    completed = trials[trials["status"] == "completed"]
+    for _, group in completed.groupby("round"):
+        pairs = group[["loss", "average_bits"]].to_numpy(dtype=np.float64)
+        trials.loc[group.index, "on_front"] = segmented_front(pairs, edges)
+    return trials
+
+
+def _round(
+    number: int, group: pd.DataFrame, reference: tuple[float, float] | None, least: float
+) -> RoundRecord:
+    pairs = group[["loss", "average_bits"]].to_numpy(dtype=np.float64)
+    return RoundRecord(
+        round=number,
+        training_set=(),
+        hypervolume=math.nan
+        if reference is None
+        else normalised_hypervolume(pairs, reference, (0.0, least)),
+        train_seconds=0.0,
+        evaluate_seconds=float(group["seconds"].sum()),
+        search_seconds=0.0,
+        train_losses=(),
+    )

@@ -1,0 +1,64 @@
+"""Values of a knob along the front."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from qsearch.configuration import Knob
+from qsearch_reports.figures.style import (
+    escape,
+    new_figure,
+    note,
+    template_text,
+    value_colours,
+)
+
+_MOST_LABELS = 14
+
+
+def marginals_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
+    """Draw how the quantized weights divide among a knob's values, along the front.
+
+    Args:
+        frame: From :func:`~qsearch_reports.frames.marginals_frame`; a bar per configuration, from
+            few average bits to many.
+        knob: The knob; its values have the colours that they have in a heatmap.
+    """
+    figure = new_figure(f"{escape(knob.name, 40)} along the front")
+    if frame.empty:
+        return note(figure, "no configuration has been evaluated yet")
+    colours = value_colours(len(knob.values))
+    for place, value in enumerate(knob.values):
+        rows = frame[frame["place"] == place]
+        details = [
+            [int(row), int(trial), round(float(bits), 4)]
+            for row, trial, bits in zip(
+                rows["row"], rows["trial"], rows["average_bits"], strict=True
+            )
+        ]
+        figure.add_bar(
+            x=list(range(len(rows))),
+            y=rows["share"].round(5),
+            marker={"color": colours[place], "line": {"width": 0}},
+            name=template_text(str(value)),
+            customdata=details,
+            hovertemplate="trial %{customdata[1]}, average bits %{customdata[2]}<br>"
+            f"{template_text(knob.name)} {template_text(str(value))}: %{{y:.1%}}<extra></extra>",
+            meta=f"value-{place}",
+        )
+    bits = frame.drop_duplicates("row")["average_bits"].tolist()
+    step = -(-len(bits) // _MOST_LABELS)
+    figure.update_layout(
+        barmode="stack",
+        bargap=0.12,
+        legend={"title": {"text": escape(knob.name, 20)}, "traceorder": "normal"},
+    )
+    figure.update_xaxes(
+        title_text="average bits of the configurations on the overall front",
+        tickvals=list(range(0, len(bits), step)),
+        ticktext=[f"{value:.2f}" for value in bits[::step]],
+        showgrid=False,
+    )
+    figure.update_yaxes(title_text="share of quantized weights", tickformat=".0%", range=[0, 1])
+    return figure

@@ -1,0 +1,146 @@
+"""How well the surrogate foretold what evaluations then gave."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from qsearch_reports.figures.style import (
+    BAND_COLOUR,
+    COLOURS,
+    caption,
+    new_figure,
+    note,
+)
+
+_INTERVAL = 1.96
+"""Deviations on either side of a mean that hold 95 % of a normal distribution."""
+
+_NOTHING = "the surrogate predicted no loss: there was no search, or an earlier qsearch ran it"
+
+
+def predictions_figure(frame: pd.DataFrame) -> go.Figure:
+    """Draw observed against predicted losses, with the 95 % interval of each prediction.
+
+    Args:
+        frame: From :func:`~qsearch_reports.frames.predictions_frame`.
+    """
+    figure = new_figure("Observed against predicted loss")
+    if frame.empty:
+        return note(figure, _NOTHING)
+    both = frame[["predicted", "observed"]]
+    ends = [float(both.min().min()), float(both.max().max())]
+    figure.add_scatter(
+        x=ends,
+        y=ends,
+        mode="lines",
+        line={"color": COLOURS["front"], "width": 1.5, "dash": "dash"},
+        name="observed as predicted",
+        hoverinfo="skip",
+        meta="front",
+    )
+    is_outside = frame["error"].abs() > _INTERVAL
+    for part, name, symbol, rows in (
+        ("line", "within 95 % interval", "circle", frame[~is_outside]),
+        ("outside", "outside", "diamond", frame[is_outside]),
+    ):
+        if rows.empty:
+            continue
+        figures = rows[["predicted", "deviation", "error"]].round(6)
+        figure.add_scatter(
+            x=rows["predicted"],
+            y=rows["observed"],
+            error_x={
+                "type": "data",
+                "array": _INTERVAL * rows["deviation"],
+                "thickness": 0.8,
+                "width": 0,
+                "color": COLOURS[part],
+            },
+            mode="markers",
+            marker={"size": 7, "symbol": symbol, "color": COLOURS[part]},
+            name=name,
+            customdata=[
+                [int(row), int(trial), int(round), *figures]
+                for row, trial, round, *figures in zip(
+                    rows["row"],
+                    rows["trial"],
+                    rows["round"],
+                    figures["deviation"],
+                    figures["error"].fillna(0),
+                    strict=True,
+                )
+            ],
+            hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
+            "predicted %{x:.4f} ± %{customdata[3]:.4f}<br>observed %{y:.4f}<br>"
+            "%{customdata[4]:+.2f} deviations<extra></extra>",
+            meta=part,
+        )
+    figure.update_xaxes(title_text="loss predicted before the evaluation (nats)")
+    figure.update_yaxes(title_text="observed loss (nats)")
+    caption(figure, _sum_up(frame))
+    return figure
+
+
+def calibration_figure(frame: pd.DataFrame) -> go.Figure:
+    """Draw how often observations lay within intervals against how often they were said to.
+
+    Args:
+        frame: From :func:`~qsearch_reports.frames.calibration_frame`.
+    """
+    figure = new_figure("Calibration of the surrogate")
+    if frame.empty:
+        return note(figure, _NOTHING)
+    level = frame["level"].tolist()
+    figure.add_scatter(
+        x=[*level, *level[::-1]],
+        y=[*frame["low"], *frame["high"][::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=BAND_COLOUR,
+        line={"width": 0},
+        name="95 % limits",
+        hoverinfo="skip",
+        meta="band",
+    )
+    figure.add_scatter(
+        x=[0, 1],
+        y=[0, 1],
+        mode="lines",
+        line={"color": COLOURS["front"], "width": 1.5, "dash": "dash"},
+        name="as claimed",
+        hoverinfo="skip",
+        meta="front",
+    )
+    figure.add_scatter(
+        x=level,
+        y=frame["share"],
+        mode="lines+markers",
+        line={"color": COLOURS["line"], "width": 2},
+        marker={"size": 7, "color": COLOURS["line"]},
+        name="observed",
+        text=[
+            f"{low:.1%} to {high:.1%} of {n}"
+            for low, high, n in zip(frame["low"], frame["high"], frame["n"], strict=True)
+        ],
+        hovertemplate="central %{x:.0%} intervals<br>hold %{y:.1%} of the losses<br>"
+        "95 % limits %{text}<extra></extra>",
+        meta="line",
+    )
+    figure.update_xaxes(
+        title_text="claimed probability of the interval", tickformat=".0%", range=[0, 1.01]
+    )
+    figure.update_yaxes(title_text="share within", tickformat=".0%", range=[0, 1.02])
+    return figure
+
+
+def _sum_up(frame: pd.DataFrame) -> str:
+    """Return the figures that sum up predictions, as a line of text."""
+    parts = [f"root mean square error {frame.attrs['rmse']:.3g} nats"]
+    if not math.isnan(frame.attrs["rank_correlation"]):
+        parts.append(f"rank correlation {frame.attrs['rank_correlation']:.2f}")
+    if not math.isnan(frame.attrs["coverage"]):
+        parts.append(f"{frame.attrs['coverage']:.0%} within 95 % intervals")
+    return f"{'; '.join(parts)} (n = {frame.attrs['n']})"

@@ -1,0 +1,76 @@
+"""When things happened in a study, in minutes of running."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qsearch.history import History
+
+_COLUMNS = ["trial", "round", "status", "reason", "seconds", "minutes"]
+
+
+def log_history(events: Sequence[Mapping[str, Any]]) -> tuple[History, pd.DataFrame]:
+    """Return what a log tells of a study, and the results of evaluations in it.
+
+    Args:
+        events: Lines of the log, first one first; those that are no events of a study are passed
+            over.
+
+    Returns:
+        The history, and a table with a row per result in the order in which they came: ``trial``,
+        ``round``, ``status`` (``completed`` or ``failed``), ``reason``, ``seconds`` (wall time of
+        the evaluation; NaN if it failed, since the log does not say how long that took) and
+        ``minutes`` (of running, until the result came).
+    """
+    history = History()
+    rows = []
+    for line in events:
+        history.add(line)
+        kind, trial, round = line.get("event"), line.get("trial"), line.get("round")
+        if kind not in ("evaluated", "failed") or not history.sessions:
+            continue
+        if not isinstance(trial, int) or not isinstance(round, int):
+            continue
+        seconds, is_failed = line.get("seconds"), kind == "failed"
+        rows.append(
+            {
+                "trial": trial,
+                "round": round,
+                "status": "failed" if is_failed else "completed",
+                "reason": str(line.get("reason", "")) if is_failed else "",
+                "seconds": float(seconds)
+                if isinstance(seconds, int | float) and not is_failed
+                else np.nan,
+                "minutes": history.spent() / 60,
+            }
+        )
+    return history, pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def running_minutes(history: History, times: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return times as minutes of running since the study began.
+
+    Time without a running session is left out: a study that stopped overnight goes on where it
+    was.
+
+    Args:
+        history: What the study has told.
+        times: Seconds since the epoch (n).
+    """
+    at, passed, before = [], [], 0.0
+    for session in history.sessions:
+        length = max(session.last - session.start, 0.0)
+        at += [session.start, session.start + length]
+        passed += [before, before + length]
+        before += length
+    if not at:
+        return np.full(np.shape(times), np.nan)
+    # A clock that was set back must not make time run backwards.
+    known = np.maximum.accumulate(at)
+    minutes: npt.NDArray[np.float64] = np.interp(np.asarray(times, dtype=float), known, passed) / 60
+    return minutes

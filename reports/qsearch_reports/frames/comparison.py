@@ -1,0 +1,296 @@
+"""Several studies against each other: fronts, hypervolume from one reference point, and time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from qsearch.records import RoundRecord, StudyRecord
+from qsearch_reports.frames.groups import Method
+from qsearch_reports.frames.hypervolume import hypervolume
+from qsearch_reports.frames.points import front_frame, latest_points, points_frame
+
+Floats = npt.NDArray[np.float64]
+
+CONFIDENCE = 0.95
+"""Of every interval over seeds."""
+
+_BUDGETS = (2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0)
+
+MOST_BUDGETS = 200
+"""Budgets that fronts are compared at, at most."""
+
+
+@lru_cache(maxsize=1000)
+def t_quantile(freedom: float) -> float:
+    """Return how many standard errors a 95 % interval reaches to either side of a mean."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
+
+
+def mean_interval(values: Sequence[float] | Floats) -> tuple[float, float, float]:
+    """Return the mean of a few values, and the ends of its 95 % interval by Student's t.
+
+    Args:
+        values: One for each seed; with less than two, the ends are not known (NaN).
+    """
+    known = np.asarray(values, dtype=float)
+    if len(known) == 0:
+        return math.nan, math.nan, math.nan
+    mean = float(known.mean())
+    if len(known) == 1:
+        return mean, math.nan, math.nan
+    half = t_quantile(len(known) - 1) * float(known.std(ddof=1)) / math.sqrt(len(known))
+    return mean, mean - half, mean + half
+
+
+def best_within(
+    points: pd.DataFrame,
+    budgets: Sequence[float] | Floats,
+    value: str = "decisive_loss",
+    *,
+    higher: bool = False,
+) -> Floats:
+    """Return the best value at or under each budget (budgets); NaN where nothing fits.
+
+    Args:
+        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of one round.
+        budgets: Average bits.
+        value: ``decisive_loss``, ``loss`` or ``metric``.
+        higher: Whether higher values are better.
+    """
+    front = front_frame(points, value, higher=higher)
+    values = np.append(math.nan, front[value].to_numpy(dtype=float))
+    # Position 0 is what fits no budget; position n, the front's n-th point.
+    fitting: Floats = values[np.searchsorted(front["average_bits"], budgets, side="right")]
+    return fitting
+
+
+def front_budgets(records: Sequence[StudyRecord], most: int = MOST_BUDGETS) -> Floats:
+    """Return the budgets at which any study's front has a step, thinned out if there are many.
+
+    Args:
+        records: The studies.
+        most: How many there are at most.
+    """
+    steps = [
+        front_frame(latest_points(points_frame(record)), value, higher=higher)["average_bits"]
+        for record in records
+        for value, higher in (
+            ("decisive_loss", False),
+            ("metric", record.metric.better == "higher"),
+        )
+    ]
+    found = np.unique(np.concatenate(steps)) if steps else np.array([])
+    kept = np.unique(np.linspace(0, len(found) - 1, min(len(found), most)).round().astype(int))
+    return np.asarray(found[kept], dtype=float)
+
+
+def study_fronts_frame(
+    records: Sequence[StudyRecord],
+    names: Sequence[str],
+    value: str = "loss",
+    budgets: Sequence[float] | Floats | None = None,
+) -> pd.DataFrame:
+    """Return the best of each study's latest round at or under each budget.
+
+    Args:
+        records: The studies.
+        names: A distinct label for each.
+        value: ``loss``, which is the decisive one, or ``metric``.
+        budgets: Average bits; :func:`front_budgets` if None.
+
+    Returns:
+        Table of ``study``, ``budget`` and ``value``, NaN where nothing fits.
+    """
+    chosen = front_budgets(records) if budgets is None else np.asarray(budgets, dtype=float)
+    tables = [pd.DataFrame({"study": [], "budget": [], "value": []}, dtype=float)]
+    for record, name in zip(records, names, strict=True):
+        best = best_within(
+            latest_points(points_frame(record)),
+            chosen,
+            "decisive_loss" if value == "loss" else value,
+            higher=value == "metric" and record.metric.better == "higher",
+        )
+        tables.append(pd.DataFrame({"study": name, "budget": chosen, "value": best}))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def method_frame(
+    studies: pd.DataFrame, names: Sequence[str], methods: Sequence[Method]
+) -> pd.DataFrame:
+    """Return a table by study as means over the seeds of each method.
+
+    A mean is known only where all seeds have a value: otherwise its steps would tell which seeds
+    it is of, and not how good they are.
+
+    Args:
+        studies: Table of ``study``, ``value`` and other columns that tell what the value is of,
+            such as ``budget``.
+        names: The labels of studies.
+        methods: Their methods.
+
+    Returns:
+        Table of ``method``, those other columns, ``mean``, ``low`` and ``high`` (the ends of its
+        95 % interval; NaN with less than two seeds) and ``seeds`` (how many have a value).
+    """
+    by = [column for column in studies if column not in ("study", "value")]
+    rows = []
+    for method in methods:
+        own = studies[studies["study"].isin([names[place] for place in method.studies])]
+        for key, group in own.groupby(by, sort=False, dropna=False) if by else [((), own)]:
+            known = group["value"].dropna().to_numpy(dtype=float)
+            complete = len(known) == len(method.studies)
+            interval = mean_interval(known if complete else [])
+            rows.append((method.label, *key, *interval, len(known)))
+    return pd.DataFrame(rows, columns=["method", *by, "mean", "low", "high", "seeds"])
+
+
+def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float], float] | None:
+    """Return one reference point (loss, average bits) and least average bits for all studies.
+
+    The reference point is the worst of the studies' own in each objective.
+
+    Returns:
+        None if no study has a reference point.
+    """
+    points = [record.reference_point for record in records if record.reference_point]
+    if not points:
+        return None
+    reference = (max(point[0] for point in points), max(point[1] for point in points))
+    return reference, min(record.average_bits_range[0] for record in records)
+
+
+def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd.DataFrame:
+    """Return hypervolume by round of several studies, from one common reference point.
+
+    Args:
+        records: The studies.
+        names: A distinct label for each.
+
+    Returns:
+        Table of ``study``, ``round``, ``hypervolume`` (of observed losses), and ``minutes``: wall
+        time of training, evaluation and search in this round and those before. A round that is
+        not finished is left out, except the first, whose minutes are not known. Empty if no study
+        has a reference point.
+    """
+    rows = []
+    common = common_reference(records)
+    if common:
+        for record, name in zip(records, names, strict=True):
+            spent = minutes_by_round(record.rounds)
+            for number, group in _rounds(record):
+                minutes = spent.get(number, math.nan)
+                rows.append((name, number, hypervolume(group, *common), minutes))
+    return pd.DataFrame(rows, columns=["study", "round", "hypervolume", "minutes"])
+
+
+def minutes_by_round(rounds: Sequence[RoundRecord]) -> Mapping[int, float]:
+    """Return the minutes of training, evaluation and search up to the end of each round."""
+    ordered = sorted(rounds, key=lambda entry: entry.round)
+    seconds = np.cumsum(
+        [entry.train_seconds + entry.evaluate_seconds + entry.search_seconds for entry in ordered]
+    )
+    return {entry.round: float(s) / 60 for entry, s in zip(ordered, seconds, strict=True)}
+
+
+def time_frame(
+    records: Sequence[StudyRecord], names: Sequence[str], budgets: Sequence[float]
+) -> pd.DataFrame:
+    """Return the best loss at or under budgets that each study had after each round.
+
+    Args:
+        records: The studies.
+        names: A distinct label for each.
+        budgets: Average bits.
+
+    Returns:
+        Table of ``study``, ``budget``, ``round``, ``minutes`` (as :func:`comparison_frame` has
+        them) and ``loss``, the decisive one under the adapter of that round.
+    """
+    rows = []
+    for record, name in zip(records, names, strict=True):
+        spent = minutes_by_round(record.rounds)
+        for number, group in _rounds(record):
+            losses = best_within(group, budgets)
+            for budget, loss in zip(budgets, losses, strict=True):
+                rows.append((name, budget, number, spent.get(number, math.nan), loss))
+    return pd.DataFrame(rows, columns=["study", "budget", "round", "minutes", "loss"])
+
+
+def hypervolume_table(
+    by_round: pd.DataFrame, names: Sequence[str], methods: Sequence[Method]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the hypervolume of the last rounds, by study and by method, with ranks.
+
+    Args:
+        by_round: What :func:`comparison_frame` returns.
+        names: The labels of all studies.
+        methods: Their methods.
+
+    Returns:
+        Table of ``study``, ``hypervolume`` and ``rank``; table of ``method``, ``mean``, ``low``,
+        ``high``, ``seeds`` and ``rank``. Rank 1 is the largest; equal ones share the better
+        rank. NaN where a study has none.
+    """
+    last = by_round.groupby("study", sort=False)["hypervolume"].last().reindex(list(names))
+    studies = pd.DataFrame({"study": list(names), "hypervolume": last.to_numpy(dtype=float)})
+    by_method = method_frame(studies.rename(columns={"hypervolume": "value"}), names, methods)
+    return _ranked(studies, "hypervolume"), _ranked(by_method, "mean")
+
+
+def common_interval(records: Sequence[StudyRecord]) -> tuple[float, float]:
+    """Return the average bits that all studies search; empty (low ≥ high) if they share none."""
+    return (
+        max(record.segment_edges[0] for record in records),
+        min(record.segment_edges[-1] for record in records),
+    )
+
+
+def common_budgets(records: Sequence[StudyRecord], most: int = 5) -> list[float]:
+    """Return the budgets that studies are compared at: some that each of them fits, and the end.
+
+    Those that buy no study more than a smaller one does are left out, except the end.
+
+    Args:
+        records: The studies; those without a completed trial have no say.
+        most: How many there are at most; the ends are kept.
+
+    Returns:
+        Average bits, rising; where the studies share no budget, the end of each.
+    """
+    latest = [latest_points(points_frame(record)) for record in records]
+    trying = [(record, own) for record, own in zip(records, latest, strict=True) if len(own)]
+    if not trying:
+        return []
+    low = max(float(own["average_bits"].min()) for _, own in trying)
+    high = common_interval([record for record, _ in trying])[1]
+    if low > high:
+        return sorted({record.segment_edges[-1] for record, _ in trying})
+    inside = [budget for budget in _BUDGETS if low <= budget < high]
+    if len(inside) < 3:
+        # Rounded up, so that what the least of them is made for still fits.
+        inside = [math.ceil(budget * 100) / 100 for budget in np.linspace(low, high, 7)[:-1]]
+    offered = np.array([*sorted({budget for budget in inside if budget < high}), high])
+    found = np.array([best_within(own, offered) for _, own in trying])
+    gains = np.append(True, (found[:, 1:] != found[:, :-1]).any(axis=0))
+    gains[-1] = True
+    shared = offered[gains]
+    kept = np.unique(np.linspace(0, len(shared) - 1, min(len(shared), most)).round().astype(int))
+    return [float(budget) for budget in shared[kept]]
+
+
+def _rounds(record: StudyRecord) -> list[tuple[int, pd.DataFrame]]:
+    """Return the points of each finished round, or of the first while it runs."""
+    points = points_frame(record)
+    finished = {entry.round for entry in record.rounds} or {0}
+    return [(int(number), group) for number, group in points.groupby("round") if number in finished]
+
+
+def _ranked(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    return table.assign(rank=table[column].rank(ascending=False, method="min"))

@@ -1,0 +1,191 @@
+"""Which studies are one method with several seeds, and what differs between methods."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import pandas as pd
+
+from qsearch.provenance import Inputs
+from qsearch_reports.results import StudyResults
+
+NOT_GIVEN = "not given"
+"""What stands for a setting that a study does not have."""
+
+_FREE = ("name", "seed")
+_SEED_WORD = re.compile(r"(?:^|(?<=[\W_]))(?:seeds?|s|runs?|repeat|no)$", re.IGNORECASE)
+_SEPARATORS = " \t_-.,:;/\\(=[{#+"
+
+
+@dataclass(frozen=True)
+class Method:
+    """Studies that differ in nothing but their seeds.
+
+    Args:
+        label: What it is called; no other method of the same comparison is called so.
+        studies: Positions of its studies among all that are compared.
+        seeds: The seed of each; None where it is not known.
+    """
+
+    label: str
+    studies: tuple[int, ...]
+    seeds: tuple[int | None, ...]
+
+
+def group_methods(results: Sequence[StudyResults], names: Sequence[str]) -> tuple[Method, ...]:
+    """Return the methods that studies belong to, in order of their first studies.
+
+    Studies whose settings agree in all but ``name`` and ``seed`` are one method. A study whose
+    settings are not known, and one that repeats the seed of an earlier one, stand by themselves:
+    a repetition tells nothing of how much another seed would change.
+
+    Args:
+        results: The studies.
+        names: A distinct label for each.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for place, result in enumerate(results):
+        key: Hashable = place
+        if result.settings is not None:
+            rest = {name: value for name, value in result.settings.items() if name not in _FREE}
+            key = json.dumps(rest, sort_keys=True, default=repr)
+        if _seed(result) in [_seed(results[other]) for other in members.get(key, ())]:
+            key = place
+        members.setdefault(key, []).append(place)
+    groups = list(members.values())
+    labels = [
+        names[group[0]]
+        if len(group) == 1
+        else common_label([results[place].record.name for place in group])
+        for group in groups
+    ]
+    return tuple(
+        Method(label, tuple(group), tuple(_seed(results[place]) for place in group))
+        for label, group in zip(distinct(labels), groups, strict=True)
+    )
+
+
+def _seed(result: StudyResults) -> int | None:
+    seed = (result.settings or {}).get("seed")
+    return seed if isinstance(seed, int) else None
+
+
+def common_label(names: Sequence[str]) -> str:
+    """Return what names have in common: what they begin with, less the mention of a seed.
+
+    Without a common beginning it is the first of the names.
+    """
+    first, last = min(names), max(names)
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    prefix = "".join(character for character, _ in same)
+    if set(names) != {prefix}:
+        # Of "seed 10" and "seed 11" the 1 is no part of what they share.
+        rests = [name[len(prefix) :] for name in names]
+        if any(rest[:1].isdigit() for rest in rests):
+            prefix = prefix.rstrip("0123456789")
+        prefix = _SEED_WORD.sub("", prefix.rstrip(_SEPARATORS))
+    return prefix.rstrip(_SEPARATORS).strip() or names[0]
+
+
+def distinct(labels: Sequence[str]) -> list[str]:
+    """Return labels with a number behind those that an earlier one equals."""
+    taken: list[str] = []
+    for label in labels:
+        made, number = label, 1
+        while made in taken or (number > 1 and made in labels):
+            number += 1
+            made = f"{label} ({number})"
+        taken.append(made)
+    return taken
+
+
+def setting_differences(results: Sequence[StudyResults], methods: Sequence[Method]) -> pd.DataFrame:
+    """Return the settings in which methods differ.
+
+    Args:
+        results: The studies.
+        methods: Their methods; those whose settings are not known are left out.
+
+    Returns:
+        Table of ``setting`` (such as ``trainer.name``), ``method`` and ``value`` as text, all
+        methods for each setting; empty if nothing differs.
+    """
+    known: dict[str, dict[str, str]] = {}
+    for method in methods:
+        settings = results[method.studies[0]].settings
+        if settings is not None:
+            rest = {name: value for name, value in settings.items() if name not in _FREE}
+            known[method.label] = flatten(rest)
+    fields = dict.fromkeys(field for settings in known.values() for field in settings)
+    rows = [
+        (field, label, settings.get(field, NOT_GIVEN))
+        for field in fields
+        if len({settings.get(field, NOT_GIVEN) for settings in known.values()}) > 1
+        for label, settings in known.items()
+    ]
+    return pd.DataFrame(rows, columns=["setting", "method", "value"])
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings as one level: ``section.field`` and the value as text."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, str):
+            flat[f"{prefix}{name}"] = value
+        else:
+            flat[f"{prefix}{name}"] = json.dumps(value, ensure_ascii=False, default=repr)
+    return flat
+
+
+def incomparable(results: Sequence[StudyResults]) -> dict[str, list[str]]:
+    """Return in what studies differ so that their losses, or average bits, mean different things.
+
+    Args:
+        results: The studies.
+
+    Returns:
+        By what differs, such as ``model``, the value in each study as text; empty if losses can
+        be compared. Validation examples are told apart where the studies recorded digests of
+        them, and by the settings of their tasks otherwise.
+    """
+    records = [result.record for result in results]
+    inputs = [record.sessions[-1].inputs if record.sessions else Inputs() for record in records]
+    told: dict[str, list[str]] = {
+        "model": [record.model for record in records],
+        "task": [record.task for record in records],
+        "task metric": [
+            f"{record.metric.name} ({record.metric.better} is better)" for record in records
+        ],
+        "quantized layers": [
+            f"{len(record.layers)} layers, {sum(layer.parameters for layer in record.layers):,}"
+            " weights"
+            for record in records
+        ],
+    }
+    digests = [one.data.get("validation") for one in inputs]
+    known = [digest for digest in digests if digest is not None]
+    if len(known) == len(digests):
+        told["validation examples"] = [
+            f"{digest.count:,} with SHA-256 {digest.sha256[:12]}…" for digest in known
+        ]
+    else:
+        told["settings of the task"] = _texts(
+            {} if result.settings is None else result.settings.get("task") for result in results
+        )
+    return {what: values for what, values in told.items() if len(set(values)) > 1}
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    return [
+        ", ".join(f"{name}: {text}" for name, text in flatten(value).items())
+        if isinstance(value, Mapping)
+        else repr(value)
+        for value in values
+    ]

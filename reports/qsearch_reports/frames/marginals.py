@@ -1,0 +1,54 @@
+"""How the values of a knob shift along the front."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from qsearch.records import StudyRecord
+from qsearch_reports.frames.layers import choice_indices, knob_places, weight_shares
+from qsearch_reports.frames.points import (
+    completed_trials,
+    front_frame,
+    latest_points,
+    points_frame,
+)
+
+_COLUMNS = ["row", "trial", "average_bits", "value", "place", "share"]
+
+
+def marginals_frame(record: StudyRecord, knob: str) -> pd.DataFrame:
+    """Return how the quantized weights of each front configuration divide among a knob's values.
+
+    The front is the overall one of the latest round, by the loss that configurations are chosen
+    by.
+
+    Args:
+        record: The study.
+        knob: Name of the knob.
+
+    Returns:
+        Table of ``row`` (in :func:`points_frame`), ``trial``, ``average_bits``, ``value`` (of the
+        knob), ``place`` (of the value in the knob's order) and ``share`` (of the quantized weights,
+        0 to 1): a row per configuration, by ascending average bits, and value. Empty while the
+        latest round has nothing.
+    """
+    chosen = record.choices.knobs[record.choices.names.index(knob)]
+    front = front_frame(latest_points(points_frame(record)), "decisive_loss")
+    texts = completed_trials(record).loc[front.index, "configuration"]
+    indices = choice_indices(record.layers, record.choices, [str(text) for text in texts])
+    places = knob_places(record.choices, indices, knob)
+    weights = weight_shares(record.layers)
+    shares = np.array([(places == place) @ weights for place in range(len(chosen.values))])
+    count, size = len(front), len(chosen.values)
+    return pd.DataFrame(
+        {
+            "row": np.repeat(front.index.to_numpy(dtype=int), size),
+            "trial": np.repeat(front["trial"].to_numpy(dtype=int), size),
+            "average_bits": np.repeat(front["average_bits"].to_numpy(dtype=float), size),
+            "value": list(chosen.values) * count,
+            "place": np.tile(np.arange(size), count),
+            "share": shares.T.reshape(-1),
+        },
+        columns=_COLUMNS,
+    )

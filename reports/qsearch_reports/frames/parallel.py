@@ -1,0 +1,143 @@
+"""Configurations as lines through parallel axes: what they are made of, and what that gives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from qsearch.records import StudyRecord
+from qsearch_reports.frames.layers import (
+    choice_indices,
+    is_numeric,
+    knob_places,
+    value_amounts,
+    weight_shares,
+)
+from qsearch_reports.frames.points import completed_trials, latest_points, points_frame
+
+LOSS_GROUPS = 4
+"""Groups of equal size that lines are coloured by, from the least losses to the greatest."""
+
+
+@dataclass(frozen=True)
+class ParallelAxis:
+    """One axis of parallel coordinates.
+
+    Args:
+        column: Column of :func:`parallel_frame` that it shows.
+        title: What it shows; a knob's name is in it as it is.
+        low: Least value of the column.
+        high: Greatest value of the column; equal to ``low`` if there is one value alone.
+        ticks: Values along it, rising, each with its label; those of a knob that is not of numbers
+            are all its values, some of which may be outside of ``low`` and ``high``.
+    """
+
+    column: str
+    title: str
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+
+
+def knob_column(knob: str) -> str:
+    """Return the column of :func:`parallel_frame` that holds a knob's mean."""
+    return f"mean {knob}"
+
+
+def parallel_frame(
+    record: StudyRecord, indices: npt.NDArray[np.int64] | None = None
+) -> pd.DataFrame:
+    """Return the configurations of the latest round by what they are made of, and their results.
+
+    A line for each of them that can be brushed in a notebook::
+
+        plotly.express.parallel_coordinates(frame.drop(columns=["seen", "on_front"]), color="group")
+
+    Args:
+        record: The study.
+        indices: Choice indices of the configurations (rows of the frame × layers), if they are
+            known already; else they are read from the trials.
+
+    Returns:
+        Table with a row per configuration, by the row numbers of :func:`points_frame`: ``trial``,
+        ``average_bits``; ``mean <knob>`` for each knob, its mean over the quantized weights (the
+        mean place in the knob's order, from 0, if its values are not all numbers);
+        ``decisive_loss`` (nats), ``metric``, ``seen``, ``on_front``; and ``group``, which quarter
+        of the losses it is in, from 0 for the least. Empty while the latest round has nothing.
+    """
+    points = latest_points(points_frame(record))
+    if indices is None:
+        texts = completed_trials(record).loc[points.index, "configuration"]
+        indices = choice_indices(record.layers, record.choices, [str(text) for text in texts])
+    shares = weight_shares(record.layers)
+    means = {
+        knob_column(knob.name): value_amounts(knob)[
+            knob_places(record.choices, indices, knob.name)
+        ].reshape(indices.shape)
+        @ shares
+        for knob in record.choices.knobs
+    }
+    rank = points["decisive_loss"].rank(method="first") - 1
+    group = (rank * LOSS_GROUPS // max(len(points), 1)).fillna(LOSS_GROUPS - 1).astype(int)
+    return pd.DataFrame(
+        {
+            "trial": points["trial"],
+            "average_bits": points["average_bits"],
+            **means,
+            **{name: points[name] for name in ("decisive_loss", "metric", "seen", "on_front")},
+            "group": group,
+        },
+        index=points.index,
+    )
+
+
+def parallel_axes(record: StudyRecord, frame: pd.DataFrame) -> tuple[ParallelAxis, ...]:
+    """Return the axes of parallel coordinates, from left to right.
+
+    Args:
+        record: The study.
+        frame: From :func:`parallel_frame`.
+
+    Returns:
+        Average bits, each knob, the loss, and the task metric unless it is unknown. None if the
+        frame is empty.
+    """
+    is_expected = record.latest["expected_loss"].notna().any()
+    titles = {
+        "average_bits": "average bits",
+        **{knob_column(knob.name): knob.name for knob in record.choices.knobs},
+        "decisive_loss": "expected loss" if is_expected else "loss",
+        "metric": record.metric.name,
+    }
+    labels = {
+        knob_column(knob.name): tuple((float(at), str(v)) for at, v in enumerate(knob.values))
+        for knob in record.choices.knobs
+        if not is_numeric(knob)
+    }
+    axes = []
+    for column, title in titles.items():
+        values = frame[column].to_numpy(dtype=float)
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, high = float(values.min()), float(values.max())
+            axes.append(ParallelAxis(column, title, low, high, labels.get(column, ())))
+    return tuple(
+        axis
+        if axis.ticks
+        else ParallelAxis(axis.column, axis.title, axis.low, axis.high, _ticks(axis.low, axis.high))
+        for axis in axes
+    )
+
+
+def _ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
+    """Return three to six round values within a range; the value itself if there is one alone."""
+    if low == high:
+        return ((low, f"{low:.4g}"),)
+    size = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(unit * size for unit in (1, 2, 2.5, 5) if unit * size <= (high - low) / 3)
+    places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    return tuple((place * step, f"{place * step:.6g}") for place in places)

@@ -1,0 +1,97 @@
+"""How the hypervolume grew, result by result."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right, insort
+
+import numpy as np
+import pandas as pd
+
+from qsearch_reports.frames.clock import log_history
+from qsearch_reports.frames.points import points_frame
+from qsearch_reports.results import StudyResults
+
+_COLUMNS = ["row", "trial", "round", "evaluation", "minutes", "hypervolume"]
+
+
+class GrowingHypervolume:
+    """The area that points dominate, one point after another, in O(log n) steps and a list move.
+
+    Args:
+        reference_point: (loss, average bits) that every counted point betters.
+    """
+
+    def __init__(self, reference_point: tuple[float, float]) -> None:
+        self.area = 0.0
+        self._reference = reference_point
+        # The front: average bits rise, losses fall; so losses are kept negated, rising too.
+        self._bits: list[float] = []
+        self._gains: list[float] = []
+
+    def add(self, loss: float, average_bits: float) -> float:
+        """Take in a point and return the area; a point that is not finite adds nothing."""
+        worst, most = self._reference
+        if not (math.isfinite(loss) and loss < worst and average_bits < most):
+            return self.area
+        bits, gains = self._bits, self._gains
+        at = bisect_right(bits, average_bits)
+        if at and gains[at - 1] >= -loss:
+            return self.area  # A point with as few average bits is as good.
+        first = bisect_left(bits, average_bits)
+        last = bisect_right(gains, -loss)  # Points between are beaten by the new one.
+        height = worst if first == 0 else -gains[first - 1]
+        left = average_bits
+        for place in range(first, last):
+            self.area += (bits[place] - left) * (height - loss)
+            left, height = bits[place], -gains[place]
+        right = bits[last] if last < len(bits) else most
+        self.area += (right - left) * (height - loss)
+        del bits[first:last], gains[first:last]
+        insort(bits, average_bits)
+        insort(gains, -loss)
+        return self.area
+
+
+def progress_frame(results: StudyResults) -> pd.DataFrame:
+    """Return the hypervolume after each evaluation.
+
+    Each round starts anew: its evaluations are under another adapter, so those of the rounds
+    before are not comparable with them.
+
+    Args:
+        results: The study.
+
+    Returns:
+        Table with a row per completed evaluation, round by round, in the order in which results
+        came as far as the log tells it (before these, those that it lacks, in order of trial):
+        ``row`` (in :func:`points_frame`), ``trial``, ``round``, ``evaluation`` (counted from 1 over
+        all rounds), ``minutes`` (of running until the result came: time without a running session
+        is left out; NaN where the log lacks it) and ``hypervolume`` (of the round's evaluations so
+        far, from the study's reference point, normalised as the study's own; NaN while the study
+        has no reference point, which the first round fixes when it ends).
+    """
+    record = results.record
+    points = points_frame(record)
+    _, told = log_history(results.events)
+    told = told[told["status"] == "completed"].drop_duplicates(["trial", "round"], keep="last")
+    at = told.set_index(["round", "trial"])["minutes"].astype(float)
+    keys = pd.MultiIndex.from_frame(points[["round", "trial"]])
+    frame = pd.DataFrame(
+        {
+            **{name: points[name] for name in ("trial", "round", "loss", "average_bits")},
+            "row": points.index,
+            "minutes": at.reindex(keys).to_numpy(dtype=float),
+        }
+    ).sort_values(["round", "minutes", "trial"], kind="stable", na_position="first")
+    frame = frame.assign(evaluation=np.arange(1, len(frame) + 1), hypervolume=math.nan)
+    if record.reference_point is not None:
+        worst, most = record.reference_point
+        box = worst * (most - record.average_bits_range[0])
+        grown: list[float] = []
+        for _, rows in frame.groupby("round"):
+            area = GrowingHypervolume((worst, most))
+            pairs = zip(rows["loss"], rows["average_bits"], strict=True)
+            grown += [area.add(*pair) / box for pair in pairs]
+        frame["hypervolume"] = grown
+    return frame[_COLUMNS].reset_index(drop=True)

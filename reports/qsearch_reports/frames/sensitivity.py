@@ -1,0 +1,92 @@
+"""Which layers the search protects: how much each matters, against what it was given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from qsearch_reports.frames.layers import (
+    choice_indices,
+    default_knob,
+    is_numeric,
+    knob_places,
+    value_amounts,
+)
+from qsearch_reports.frames.points import (
+    completed_trials,
+    front_frame,
+    latest_points,
+    points_frame,
+)
+from qsearch_reports.results import StudyResults
+
+_COLUMNS = ["layer", "name", "role", "block", "parameters", "sensitivity", "given"]
+
+
+def sensitivity_frame(
+    results: StudyResults,
+    configurations: Sequence[str] | None = None,
+    knob: str | None = None,
+) -> pd.DataFrame:
+    """Return how much each layer matters, and what configurations give it.
+
+    Args:
+        results: The study.
+        configurations: Configurations as JSON text; those on the overall front of the latest round
+            if None.
+        knob: Name of the knob; what a heatmap shows first (``bits``) if None.
+
+    Returns:
+        Table with a row per layer: ``layer`` (its position in the model's list), ``name``,
+        ``role``, ``block``, ``parameters``, ``sensitivity`` (nats: predicted rise of the loss if
+        this layer alone had the choice that it bears worst, as a rule the one of fewest bits; under
+        the adapter of the last finished round) and ``given`` (mean of the knob over the
+        configurations; of places in its order, from 0, if its values are not all numbers). Empty
+        if the study has no scores of layers, or there is no configuration.
+
+        ``attrs`` holds ``knob``, ``unit`` (``values`` or ``places``), ``configurations`` (how many)
+        and ``rank_correlation`` (Spearman's, of the two; NaN if one of them is constant).
+    """
+    record, scores = results.record, results.layer_scores
+    name = default_knob(record.choices) if knob is None else knob
+    chosen = record.choices.knobs[record.choices.names.index(name)]
+    if configurations is None:
+        front = front_frame(latest_points(points_frame(record)), "decisive_loss")
+        texts = completed_trials(record).loc[front.index, "configuration"]
+        configurations = [str(text) for text in texts]
+    is_known = scores is not None and len(record.layers) > 0 and len(configurations) > 0
+    frame = pd.DataFrame(columns=_COLUMNS)
+    if is_known:
+        assert scores is not None
+        indices = choice_indices(record.layers, record.choices, configurations)
+        amounts = value_amounts(chosen)[knob_places(record.choices, indices, name)]
+        frame = pd.DataFrame(
+            {
+                "layer": np.arange(len(record.layers)),
+                "name": [layer.name for layer in record.layers],
+                "role": [layer.role for layer in record.layers],
+                "block": [layer.block for layer in record.layers],
+                "parameters": [layer.parameters for layer in record.layers],
+                "sensitivity": np.asarray(scores, dtype=float).max(axis=1),
+                "given": amounts.mean(axis=0),
+            },
+            columns=_COLUMNS,
+        )
+    frame.attrs = {
+        "knob": name,
+        "unit": "values" if is_numeric(chosen) else "places",
+        "configurations": len(configurations) if is_known else 0,
+        "rank_correlation": rank_correlation(frame["sensitivity"], frame["given"]),
+    }
+    return frame
+
+
+def rank_correlation(first: pd.Series, second: pd.Series) -> float:
+    """Return Spearman's rank correlation; NaN for fewer than two rows, or a constant."""
+    ranks = pd.DataFrame({"first": first.rank(), "second": second.rank()}).dropna()
+    if len(ranks) < 2 or (ranks.nunique() < 2).any():
+        return math.nan
+    return float(np.corrcoef(ranks["first"], ranks["second"])[0, 1])

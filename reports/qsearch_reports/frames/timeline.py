@@ -1,0 +1,136 @@
+"""What a study did when: evaluations, failed ones among them, and phases."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from qsearch.history import CANDIDATES, FINISHING, SEARCHING, SENSITIVITY, SET, TRAINING
+from qsearch_reports.frames.clock import log_history, running_minutes
+from qsearch_reports.frames.points import points_frame
+from qsearch_reports.results import StudyResults
+
+_COLUMNS = [
+    "row",
+    "trial",
+    "round",
+    "status",
+    "reason",
+    "seen",
+    "seconds",
+    "start",
+    "end",
+    "lane",
+]
+_COUNTED = (TRAINING, SENSITIVITY, SET, SEARCHING, CANDIDATES, FINISHING)
+"""Phases whose end the log tells; others end with the next one's beginning."""
+
+_OVERLAP = 0.1
+"""Share of its own time by which an evaluation may begin before another in its lane ends: results
+are told once they are saved, so that starts are known roughly."""
+
+
+def timeline_frame(results: StudyResults) -> pd.DataFrame:
+    """Return when each evaluation ran.
+
+    Args:
+        results: The study.
+
+    Returns:
+        Table with a row per result that the log tells, in the order in which they came, and then
+        one per evaluation that it lacks: ``row`` (in :func:`points_frame`; −1 if the attempt
+        failed), ``trial``, ``round``, ``status`` (``completed`` or ``failed``), ``reason`` (why it
+        failed, or empty), ``seen`` (whether the adapter was trained on the configuration),
+        ``seconds`` (wall time; NaN if it failed), ``start`` and ``end`` (minutes of running since
+        the study began, without the time between sessions; ``start`` is ``end`` less ``seconds``,
+        NaN if it failed; both NaN where the log lacks them) and ``lane`` (from 0: evaluations in
+        one lane follow each other, so there are as many lanes as ran at once; −1 where the log
+        lacks them). A trial that failed, was tried again and completed has a row for each.
+    """
+    record = results.record
+    points = points_frame(record)
+    _, told = log_history(results.events)
+    trials = record.trials[["trial", "round", "status", "reason", "seen", "seconds"]]
+    keys = ["round", "trial", "status"]
+    known = set(told[keys].itertuples(index=False, name=None))
+    is_known = [key in known for key in trials[keys].itertuples(index=False, name=None)]
+    lacking = trials[~np.array(is_known, dtype=bool)].sort_values(["round", "trial"])
+    rows = [told.assign(seen=False), lacking.assign(minutes=np.nan)]
+    frame = pd.concat([part for part in rows if len(part)] or rows[:1], ignore_index=True)
+    at = pd.MultiIndex.from_frame(frame[["round", "trial"]])
+    row = _looked_up(points.assign(row=points.index), "row", at, -1)
+    is_failed = (frame["status"] == "failed").to_numpy(dtype=bool)
+    end = frame["minutes"].to_numpy(dtype=float)
+    seconds = np.where(is_failed, np.nan, frame["seconds"].to_numpy(dtype=float))
+    start = np.maximum(end - seconds / 60, 0.0)
+    return pd.DataFrame(
+        {
+            "row": np.where(is_failed, -1, row).astype(int),
+            "trial": frame["trial"].astype(int),
+            "round": frame["round"].astype(int),
+            "status": frame["status"].astype(str),
+            "reason": frame["reason"].astype(str),
+            "seen": _looked_up(record.trials, "seen", at, False).astype(bool),
+            "seconds": seconds,
+            "start": start,
+            "end": end,
+            "lane": _lanes(np.where(np.isnan(start), end, start), end),
+        },
+        columns=_COLUMNS,
+    )
+
+
+def phases_frame(results: StudyResults) -> pd.DataFrame:
+    """Return what the study was doing when.
+
+    Args:
+        results: The study.
+
+    Returns:
+        Table of ``phase`` (such as ``training``), ``round``, ``start`` and ``end`` (minutes of
+        running since the study began) and ``complete`` (False for one that was cut off, or still
+        runs), in order, without those that took no time. Empty without a log.
+    """
+    history, _ = log_history(results.events)
+    last = history.sessions[-1].last if history.sessions else np.nan
+    phases = history.phases
+    start = running_minutes(history, [phase.start for phase in phases])
+    end = running_minutes(history, [last if p.end is None else p.end for p in phases])
+    frame = pd.DataFrame(
+        {
+            "phase": [phase.kind for phase in phases],
+            "round": [phase.round for phase in phases],
+            "start": start,
+            "end": end,
+            "complete": [phase.complete or phase.kind not in _COUNTED for phase in phases],
+        }
+    )
+    return frame[frame["end"] > frame["start"]].reset_index(drop=True)
+
+
+def _looked_up(
+    table: pd.DataFrame, column: str, at: pd.MultiIndex, otherwise: object
+) -> np.ndarray:
+    """Return a column by round and trial (rows of ``at``)."""
+    values = table.drop_duplicates(["round", "trial"]).set_index(["round", "trial"])[column]
+    found = values.astype(object).reindex(at)
+    return found.where(found.notna(), otherwise).to_numpy()
+
+
+def _lanes(start: Sequence[float] | np.ndarray, end: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the lowest lane that is free for each evaluation; −1 where times are missing."""
+    start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
+    lanes = np.full(len(start), -1)
+    free: list[int] = []
+    busy: list[tuple[float, int]] = []
+    for at in np.argsort(start, kind="stable"):
+        if np.isnan(start[at]):
+            continue
+        while busy and busy[0][0] <= start[at] + _OVERLAP * (end[at] - start[at]):
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lanes[at] = heapq.heappop(free) if free else len(busy)
+        heapq.heappush(busy, (end[at], lanes[at]))
+    return lanes

@@ -1,0 +1,95 @@
+"""All that a report shows of a study, read from its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qsearch.errors import InputError
+from qsearch.events import read_events
+from qsearch.footprint import Footprint, read_footprint
+from qsearch.layer_scores import read_layer_scores
+from qsearch.records import StudyRecord, read_study
+from qsearch.safe_yaml import read_yaml
+from qsearch.state_files import (
+    read_or_previous,
+    require_text_file,
+    to_standard_error,
+    written_anew_by_a_run,
+)
+from qsearch.watching import LOG, STUDY_YAML
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """What reports know of a study; all but the record may be missing.
+
+    Args:
+        record: The study's results.
+        directory: Where it lives, as its user would type it in a command.
+        footprint: What its model takes on a device.
+        events: Lines of its log, first one first.
+        layer_scores: Predicted rise of the loss, nats, when a layer alone gets a choice
+            (layers × choices), under the adapter of the last finished round, or of round 0 while
+            that runs; see :mod:`qsearch.layer_scores`.
+        settings: Its ``study.yaml`` as resolved, as plain values.
+    """
+
+    record: StudyRecord
+    directory: str
+    footprint: Footprint | None = None
+    events: Sequence[Mapping[str, Any]] = ()
+    layer_scores: npt.NDArray[np.float64] | None = None
+    settings: Mapping[str, Any] | None = None
+
+
+def read_results(directory: Path, note: Callable[[str], None] = to_standard_error) -> StudyResults:
+    """Read what a study's directory holds.
+
+    Args:
+        directory: The directory.
+        note: Told of a damaged file whose previous version is read in its place, or that is left
+            out.
+
+    Raises:
+        InputError: If the directory holds no study, or its files cannot be read.
+    """
+    record = read_study(directory, note)
+    # Without a finished round, what a report shows is of the first.
+    last = record.rounds[-1].round if record.rounds else 0
+    shape = len(record.layers), record.choices.size
+    return StudyResults(
+        record=record,
+        directory=str(directory),
+        footprint=read_footprint(directory, note),
+        events=_events(directory / LOG),
+        layer_scores=read_layer_scores(directory, last, shape, note),
+        settings=_settings(directory / STUDY_YAML, note),
+    )
+
+
+def _events(path: Path) -> Sequence[Mapping[str, Any]]:
+    try:
+        return read_events(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _settings(path: Path, note: Callable[[str], None]) -> Mapping[str, Any] | None:
+    if not path.is_file():
+        return None
+    with written_anew_by_a_run():
+        settings = read_or_previous(path, _read_settings, note)
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: a study is a mapping of sections, not {type(settings).__name__}")
+    return settings
+
+
+def _read_settings(path: Path) -> Any:
+    require_text_file(path)
+    return read_yaml(path)

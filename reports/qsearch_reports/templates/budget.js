@@ -1,0 +1,147 @@
+/** Units of a budget: what a slider of it holds, and how a command names it. */
+function budgetUnits(study) {
+  const rows = latestRows(study);
+  if (!rows.length) return [];
+  const bits = rows.map((row) => study.points.average_bits[row]);
+  const [least, most] = [Math.min(...bits), Math.max(...bits)];
+  const units = [{
+    key: "bits", label: "average bits", step: 0.05,
+    takes: (of) => of,
+    limit: Number,
+    option: (value) => `--bits ${value}`,
+  }];
+  if (study.footprint) {
+    for (const [key, size] of [["MB", 1e6], ["GB", 1e9]]) {
+      const takes = (of) => fileBytes(study, of) / size;
+      const range = takes(most) - takes(least);
+      units.push({
+        key, label: `${key} of weight files`, takes,
+        // Never so small beside the whole that adding it is lost in rounding.
+        step: niceStep(range && Math.max(range, takes(most) * 1e-9)),
+        limit: (value) => bitsForFile(study, Number(value) * size),
+        option: (value) => `--bytes ${value}${key}`,
+      });
+    }
+  }
+  return units.map((unit) => withRange(unit, least, most));
+}
+
+/** A unit with the ends of its slider: whole steps, in which the least and the most bits fit. */
+function withRange(unit, least, most) {
+  const made = { ...unit, digits: decimalsOf(unit.step) };
+  return { ...made, low: stepFor(made, least), high: stepFor(made, most) };
+}
+
+/** The first whole step of a unit in which some average bits fit. */
+function stepFor({ takes, limit, step, digits }, averageBits) {
+  let steps = Math.ceil(Number((takes(averageBits) / step).toFixed(9)));
+  const value = () => Number((steps * step).toFixed(digits));
+  while (limit(value()) < averageBits) steps += 1;
+  return value();
+}
+
+/** Bytes of the weight files of a configuration, as qsearch.footprint counts them. */
+function fileBytes(study, averageBits) {
+  const { quantized_weights: weights, other_bytes: other, adapter_bytes: adapter } = study.footprint;
+  return (averageBits * weights) / 8 + other + adapter;
+}
+
+/** The most average bits whose weight files fit into some bytes. */
+function bitsForFile(study, bytes) {
+  return ((bytes - fileBytes(study, 0)) * 8) / study.footprint.quantized_weights;
+}
+
+/** The card in which the reader sets a budget: it chooses the best configuration within. */
+function makeBudget(root, study, store) {
+  const part = (name) => root.querySelector(`[data-part="${name}"]`);
+  const units = budgetUnits(study);
+  let unit = units[0];
+  const slider = part("slider");
+  const number = part("budget-number");
+
+  part("unit").replaceChildren(...units.map(({ key, label }) => element("option", { value: key }, label)));
+  part("unit-hint").hidden = units.length > 1;
+
+  function setUnit(key, averageBits) {
+    unit = units.find((found) => found.key === key);
+    const { low, high, step, digits } = unit;
+    for (const input of [slider, number]) Object.assign(input, { min: low, max: high, step });
+    part("least").textContent = low.toFixed(digits);
+    part("most").textContent = `${high.toFixed(digits)} ${unit.label}`;
+    pick(String(Math.min(Math.max(stepFor(unit, averageBits), low), high)));
+  }
+
+  /** Choose the best configuration within a budget, which is a number as text. */
+  function pick(text) {
+    const shown = Number(text).toFixed(unit.digits);
+    slider.value = shown;
+    number.value = shown;
+    const limit = unit.limit(shown);
+    part("budget").textContent = `${shown} ${unit.key === "bits" ? "average bits" : unit.key}`;
+    slider.setAttribute("aria-valuetext", `${shown} ${unit.label}`);
+    store.set({
+      chosen: bestUnder(study, limit),
+      by: "budget",
+      budget: { limit, option: unit.option(Number(shown)) },
+    });
+  }
+
+  function describe() {
+    const { chosen, by, budget } = store.state;
+    part("pick").textContent = chosen === null ? "No configuration fits." :
+      `${by === "budget" ? bestText(study, chosen) : chosenText(study, chosen)}`;
+    const option = by === "budget" ? budget.option : `--trial ${study.points.trial[chosen]}`;
+    const inLatest = chosen !== null && study.points.latest[chosen];
+    const command = (text) => (inLatest ? text : "only configurations of the latest round can be exported");
+    part("pick-command").textContent = command(`qsearch pick ${study.command} ${option} --json`);
+    part("export-command").textContent =
+      command(`qsearch export ${study.command} ${option} --to OUT --format packed`);
+    for (const button of root.querySelectorAll(".commands [data-copy]")) button.disabled = !inLatest;
+  }
+
+  slider.addEventListener("input", oncePerFrame(() => pick(slider.value)));
+  number.addEventListener("change", () => {
+    const given = number.value === "" ? Number(slider.value) : Number(number.value);
+    // Down to what is shown: "at most" must hold of what was typed.
+    const whole = Math.floor(given * 10 ** unit.digits + 1e-6) / 10 ** unit.digits;
+    pick(String(Math.min(Math.max(whole, unit.low), unit.high)));
+  });
+  part("unit").addEventListener("change", () => setUnit(part("unit").value, store.state.budget.limit));
+  for (const button of root.querySelectorAll(".commands [data-copy]")) {
+    button.addEventListener("click", () => copyText(part(button.dataset.copy), button, part("copied")));
+  }
+  store.subscribe((changed) => {
+    if (changed.has("chosen") || changed.has("by") || changed.has("budget")) describe();
+  });
+  setUnit("bits", Number(slider.dataset.start));
+  return {
+    kept: () => ({ unit: unit.key, value: number.value }),
+    restore(kept) {
+      if (!units.some(({ key }) => key === kept.unit)) return;
+      part("unit").value = kept.unit;
+      setUnit(kept.unit, store.state.budget.limit);
+      pick(String(Math.min(Math.max(Number(kept.value), unit.low), unit.high)));
+    },
+  };
+}
+
+/** What the budget chose, in a sentence. */
+function bestText(study, row) {
+  const { points } = study;
+  const least = points.expected_loss[row] === null ? "loss" :
+    `expected loss, ${withError(points.expected_loss[row], points.expected_loss_deviation[row])}; observed`;
+  return `Trial ${points.trial[row]} has the least ${least}: ${observedText(study, row)}`;
+}
+
+/** What the reader chose, in a sentence. */
+function chosenText(study, row) {
+  return `You chose trial ${study.points.trial[row]}. Its loss: ${observedText(study, row)}`;
+}
+
+function observedText(study, row) {
+  const { points } = study;
+  return `${withError(points.loss[row], points.standard_error[row])} at ` +
+    `${points.average_bits[row].toFixed(4)} average bits; ${study.metric.name} ` +
+    `${withError(points.metric[row], points.metric_standard_error[row])}, ` +
+    `${points.seen[row] ? "seen" : "unseen"} in training.`;
+}

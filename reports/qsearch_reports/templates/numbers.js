@@ -1,0 +1,41 @@
+/** A figure with its standard error, if that is known. */
+function withError(value, error) {
+  if (value === null || value === undefined) return "–";
+  const places = placesOf(value);
+  const shown = value.toFixed(places);
+  return error === null || error === undefined ? shown : `${shown} ± ${error.toFixed(places)}`;
+}
+
+/** Decimals to show: poor perplexities run to thousands, and their fourth decimal says nothing. */
+function placesOf(value) {
+  const size = Math.abs(value);
+  return size < 10 ? 4 : size < 1000 ? 2 : 0;
+}
+
+/** A signed difference, with a real minus. */
+function signed(value, places) {
+  if (value === null) return "–";
+  const text = Math.abs(value).toFixed(places);
+  if (Number(text) === 0) return text;
+  return `${value < 0 ? "−" : "+"}${text}`;
+}
+
+/** Bytes to be read, such as 55.0 MB. */
+function readableSize(bytes) {
+  const units = [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]];
+  const [unit, size] = units.find(([, each]) => bytes >= each) ?? ["B", 1];
+  return `${(bytes / size).toFixed(unit === "B" ? 0 : 1)} ${unit}`;
+}
+
+/** A step of 1, 2 or 5 times a power of ten that divides a range into about 200. */
+function niceStep(range) {
+  if (!(range > 0)) return 1;
+  const raw = range / 200;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  return [1, 2, 5, 10].map((times) => times * power).find((step) => step >= raw * 0.999);
+}
+
+/** Decimals that a step needs. */
+function decimalsOf(step) {
+  return Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+}

@@ -1,0 +1,66 @@
+"""A front as a plot of plain characters, for terminals and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from qsearch_reports.frames import front_frame
+
+ABOVE = "^"
+"""Mark of a column in which points lie above the plot."""
+
+
+def front_plot(points: pd.DataFrame, width: int = 60, height: int = 12) -> list[str]:
+    """Return a plot of loss against average bits, as lines of ASCII characters.
+
+    ``*`` is a configuration on the overall front, ``.`` any other. What lies above the front by
+    more than half the front's own height is a ``^`` in the top line, since a few poor
+    configurations would else press all others flat.
+
+    Args:
+        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of one round.
+        width: Characters between the axis and the right end.
+        height: Lines of the plot itself.
+
+    Returns:
+        ``height`` lines (one, if all losses are alike), the axis and its ticks; nothing without
+        points.
+    """
+    known = points[points["decisive_loss"].notna()]
+    if known.empty:
+        return []
+    front = front_frame(known, "decisive_loss")
+    least, most = float(front["decisive_loss"].min()), float(front["decisive_loss"].max())
+    top = min(float(known["decisive_loss"].max()), most + 0.5 * (most - least))
+    height = height if top > least else 1
+    low, high = float(known["average_bits"].min()), float(known["average_bits"].max())
+    cells = [[" "] * width for _ in range(height)]
+    for rows, mark in ((known.drop(front.index), "."), (front, "*")):
+        for bits, loss in zip(rows["average_bits"], rows["decisive_loss"], strict=True):
+            column = _place(bits, low, high, width)
+            line = height - 1 - _place(loss, least, top, height)
+            cells[max(line, 0)][column] = mark if loss <= top else ABOVE
+    at = {0: f"{top:.4g}", height - 1: f"{least:.4g}"}
+    margin = max(map(len, at.values()))
+    lines = [
+        f"{at.get(place, ''):>{margin}} |{''.join(row)}".rstrip() for place, row in enumerate(cells)
+    ]
+    return [*lines, f"{'':{margin}} +{'-' * width}", " " * (margin + 2) + _ticks(low, high, width)]
+
+
+def _place(value: float, low: float, high: float, count: int) -> int:
+    """Return which of some equal steps from low to high a value is nearest to."""
+    if high <= low:
+        return 0
+    return min(round((value - low) / (high - low) * (count - 1)), count - 1)
+
+
+def _ticks(low: float, high: float, width: int) -> str:
+    values: Sequence[float] = (low,) if high <= low else (low, (low + high) / 2, high)
+    texts = [f"{value:.2f}" for value in values]
+    if len(texts) == 1 or width < sum(map(len, texts)) + 2:
+        return texts[0]
+    inner = width - len(texts[0]) - len(texts[-1])
+    return texts[0] + texts[1].center(inner) + texts[2]

@@ -1,0 +1,196 @@
+"""The open report, as its reader meets it in Chromium."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
+
+from qsearch.records import StudyRecord
+
+ALLOWED = ("file:", "data:", "blob:", "chrome:", "about:")
+SECTION = "section.study:not([hidden])"
+POSITION = """
+const [plot, row, curve] = arguments;
+const {_fullLayout: layout} = plot;
+const at = (trace) => trace.customdata?.findIndex((details) => details?.[0] === row) ?? -1;
+const drawn = (found, number) => at(found) >= 0 && (curve === null || curve === number);
+const trace = plot.data.find(drawn);
+const axis = (name) => layout[`${name[0]}axis${name.slice(1)}`];
+const box = plot.getBoundingClientRect();
+const x = axis(trace.xaxis ?? "x").d2p(trace.x[at(trace)]);
+const y = axis(trace.yaxis ?? "y").d2p(trace.y[at(trace)]);
+return [box.left + layout._size.l + x, box.top + layout._size.t + y];
+"""
+
+
+class Page:
+    """An open report."""
+
+    def __init__(self, driver: Any, path: Path) -> None:
+        self.driver = driver
+        driver.get_log("performance")
+        driver.get(path.as_uri())
+        self.wait(lambda: driver.execute_script("return document.documentElement.dataset.ready"))
+
+    def wait(self, condition: Callable[[], Any]) -> Any:
+        return WebDriverWait(self.driver, 20, 0.03).until(lambda _: condition())
+
+    def all(self, selector: str) -> list[Any]:
+        found: list[Any] = self.driver.find_elements(By.CSS_SELECTOR, f"{SECTION} {selector}")
+        return found
+
+    def part(self, name: str) -> Any:
+        return self.all(f'[data-part="{name}"]')[0]
+
+    def text(self, name: str) -> str:
+        return str(self.part(name).get_property("textContent"))
+
+    def figure(self, key: str) -> Any:
+        """Scroll to a figure and return it once it is drawn."""
+        node = self.all(f'[data-figure="{key}"]')[0]
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
+        self.wait(lambda: node.get_attribute("data-drawn"))
+        return node
+
+    def traces(self, key: str) -> list[dict[str, Any]]:
+        """Return what a figure draws."""
+        script = "return JSON.parse(JSON.stringify(arguments[0].data))"
+        found: list[dict[str, Any]] = self.driver.execute_script(script, self.figure(key))
+        return found
+
+    def marks(self, key: str) -> list[int]:
+        """Return how many marks a figure has: of what is chosen, pinned, selected."""
+        return [int(count) for count in (self.figure(key).get_attribute("data-marked")).split()]
+
+    def position(self, key: str, row: int, curve: int | None = None) -> list[float]:
+        """Return where a row's point is on the screen."""
+        found: list[float] = self.driver.execute_script(POSITION, self.figure(key), int(row), curve)
+        return found
+
+    def mouse(self, kind: str, at: list[float], **button: Any) -> None:
+        event = {"type": kind, "x": at[0], "y": at[1], "clickCount": 1, **button}
+        self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+        time.sleep(0.05)
+
+    def hover(self, key: str, row: int) -> list[float]:
+        at = self.position(key, row)
+        self.mouse("mouseMoved", at)
+        time.sleep(0.1)  # Plotly looks for what is hovered on at most ten times a second.
+        return at
+
+    def click(self, key: str, row: int, **button: Any) -> None:
+        at = self.hover(key, row)
+        self.mouse("mousePressed", at, button="left", buttons=1, **button)
+        self.mouse("mouseReleased", at, button="left", **button)
+
+    def drag(self, start: list[float], end: list[float]) -> None:
+        self.mouse("mouseMoved", start)
+        self.mouse("mousePressed", start, button="left", buttons=1)
+        for share in (0.3, 0.7, 1.0):
+            at = [a + share * (b - a) for a, b in zip(start, end, strict=True)]
+            self.mouse("mouseMoved", at, button="left", buttons=1)
+        self.mouse("mouseReleased", end, button="left")
+
+    def hover_text(self) -> str:
+        node = self.driver.find_element(By.CSS_SELECTOR, f"{SECTION} .hoverlayer")
+        return str(node.get_property("textContent"))
+
+    def press(self, node: Any) -> None:
+        """Click on an element, in the middle of the screen, where nothing covers it."""
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
+        node.click()
+
+    def fill(self, field: Any, text: str) -> None:
+        """Type a text in place of what a field holds, and leave it."""
+        field.send_keys(Keys.CONTROL, "a", Keys.NULL, text, Keys.TAB)
+
+    def choose(self, trial: int) -> None:
+        """Choose a trial in the table, which shows all rows then on one page or another."""
+        while not (found := self.all(f'button[aria-label="Show trial {trial}"]')):
+            self.press(self.all('[data-part="pager"] button')[-1])
+        self.press(found[0])
+        self.wait(lambda: self.text("selected-title").startswith(f"Trial {trial},"))
+
+    def selected(self) -> int:
+        """Return how many configurations of the latest round are selected."""
+        text = self.text("selection")
+        return 0 if text == "Nothing selected" else int(text.split()[0].replace(",", ""))
+
+    def heatmap(self) -> list[list[str]]:
+        script = "return arguments[0].data[0].text.map((row) => [...row])"
+        found: list[list[str]] = self.driver.execute_script(script, self.part("heatmap"))
+        return found
+
+    def column(self, key: str) -> list[str]:
+        """Return the texts of a column of the table's page."""
+        heads = self.all("table.evaluations thead th")
+        keys = [h.find_elements(By.CSS_SELECTOR, "[data-sort]") for h in heads]
+        at = [found[0].get_attribute("data-sort") if found else "" for found in keys].index(key)
+        script = "return [...arguments[0].rows].map((row) => row.cells[arguments[1]].textContent)"
+        body = self.all("table.evaluations tbody")[0]
+        found: list[str] = self.driver.execute_script(script, body, at)
+        return found
+
+    def sort(self, key: str) -> None:
+        self.all(f'[data-sort="{key}"]')[0].click()
+
+    def errors(self) -> list[Any]:
+        return [entry for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+    def requests(self) -> list[str]:
+        logged = self.driver.get_log("performance")
+        events = [json.loads(entry["message"])["message"] for entry in logged]
+        urls = [
+            event["params"]["request"]["url"]
+            for event in events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        return [url for url in urls if not url.startswith(ALLOWED)]
+
+
+def row_number(record: StudyRecord, row: pd.Series) -> int:
+    """Return a trial's row number in ``points_frame``."""
+    completed = record.trials[record.trials["status"] == "completed"]
+    ordered = completed.sort_values(["round", "trial"], kind="stable")
+    return list(ordered.index).index(row.name)
+
+
+def lonely(record: StudyRecord) -> pd.Series:
+    """The row of the latest round that no other is near, so that a click can mean only it."""
+    latest = record.latest[record.latest["average_bits"] < 4]
+    distance = [
+        min(
+            abs(row["average_bits"] - other["average_bits"]) / 5
+            + abs(row["loss"] - other["loss"]) / 0.3
+            for _, other in record.latest.iterrows()
+            if other["trial"] != row["trial"]
+        )
+        for _, row in latest.iterrows()
+    ]
+    return latest.iloc[distance.index(max(distance))]
+
+
+def expected_heatmap(record: StudyRecord, row: pd.Series, knob: str) -> list[list[str]]:
+    configuration = json.loads(row["configuration"])
+    blocks = sorted({layer.block for layer in record.layers})
+    roles = list(dict.fromkeys(layer.role for layer in record.layers))
+    cell = {(layer.role, layer.block): configuration[layer.name][knob] for layer in record.layers}
+    return [[str(cell[role, block]) for block in blocks] for role in roles]
+
+
+def downloaded(folder: Path, pattern: str) -> bytes:
+    """Wait for a download, and return it."""
+    for _ in range(200):
+        found = [path for path in folder.glob(pattern) if path.stat().st_size]
+        if found:
+            return found[0].read_bytes()
+        time.sleep(0.05)
+    raise AssertionError(f"no {pattern} among {[path.name for path in folder.iterdir()]}")

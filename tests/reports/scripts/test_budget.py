@@ -1,0 +1,185 @@
+"""Budgets: units, ends of the slider, and what fits; always as the command line counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qsearch.budgets import parse_size
+from qsearch.footprint import Footprint
+from tests.reports.page_scripts import Scope
+from tests.reports.scripts.support import QUICK
+
+pytestmark = pytest.mark.browser
+
+SIZES = {"MB": 10**6, "GB": 10**9}
+# Of a budget's own steps, of powers of two, and what is hardly above either.
+STEPS = st.integers(20, 340).map(lambda count: count * 0.05)
+DYADIC = st.integers(32, 544).map(lambda count: count / 32)
+BITS = st.floats(1, 17) | st.builds(
+    lambda bits, more: bits + more, STEPS | DYADIC, st.sampled_from((0, 5e-16, 2e-11))
+)
+
+
+@pytest.fixture(scope="module")
+def budget(script: Callable[..., Scope]) -> Scope:
+    return script("decode.js", "numbers.js", "budget.js")
+
+
+def footprint(weights: int, other: int, adapter: int) -> Footprint:
+    return Footprint(weights, other, adapter, 0, 0, 0, 1)
+
+
+FOOTPRINTS = st.builds(
+    footprint, st.integers(10**4, 10**12), st.integers(0, 10**13), st.integers(0, 10**9)
+)
+
+
+def study(bits: list[float], sizes: Footprint | None) -> dict[str, Any]:
+    return {
+        "count": len(bits),
+        "footprint": None if sizes is None else asdict(sizes),
+        "points": {"average_bits": bits, "latest": [True] * len(bits)},
+    }
+
+
+UNITS = """
+budgetUnits(study).map((unit) => ({
+  key: unit.key, low: unit.low, high: unit.high, step: unit.step, digits: unit.digits,
+  limits: [unit.limit(unit.low), unit.limit(unit.high)],
+  options: [unit.option(unit.low), unit.option(unit.high)],
+  shown: [unit.low.toFixed(unit.digits), unit.high.toFixed(unit.digits)],
+}))
+"""
+
+
+def units(budget: Scope, bits: list[float], sizes: Footprint | None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = budget.evaluate(UNITS, study=study(bits, sizes))
+    return found
+
+
+@QUICK
+@given(sizes=FOOTPRINTS, bits=st.lists(BITS, min_size=1), limits=st.lists(st.floats(0, 1e12)))
+def test_bytes_are_counted_exactly_as_exports_are(
+    budget: Scope, sizes: Footprint, bits: list[float], limits: list[float]
+) -> None:
+    taken, most = budget.evaluate(
+        "[bits.map((of) => fileBytes(study, of)), limits.map((of) => bitsForFile(study, of))]",
+        study=study(bits, sizes),
+        bits=bits,
+        limits=limits,
+    )
+    assert taken == [sizes.file_bytes(each) for each in bits]
+    assert most == [sizes.bits_for_file(each) for each in limits]
+
+
+@QUICK
+@given(sizes=FOOTPRINTS, bits=st.lists(BITS, min_size=1, max_size=5))
+def test_at_both_ends_of_the_slider_something_fits_for_the_command_line_too(
+    budget: Scope, sizes: Footprint, bits: list[float]
+) -> None:
+    found = units(budget, bits, sizes)
+    assert [unit["key"] for unit in found] == ["bits", "MB", "GB"]
+    for unit in found:
+        for option, limit, needed in zip(
+            unit["options"], unit["limits"], (min(bits), max(bits)), strict=True
+        ):
+            name, text = option.split()
+            if unit["key"] == "bits":
+                assert name == "--bits"
+                assert float(text) == limit
+            else:
+                assert name == "--bytes"
+                nbytes, named = parse_size(text, name)
+                assert named == unit["key"]
+                assert sizes.bits_for_file(nbytes) == limit
+            assert limit >= needed
+
+
+@QUICK
+@given(sizes=FOOTPRINTS, bits=st.lists(BITS, min_size=1, max_size=5))
+def test_the_slider_has_whole_steps_and_none_below_what_is_needed(
+    budget: Scope, sizes: Footprint, bits: list[float]
+) -> None:
+    for unit in units(budget, bits, sizes):
+        step, size = unit["step"], SIZES.get(unit["key"])
+        assert unit["low"] <= unit["high"]
+        for end, shown, needed in zip(
+            (unit["low"], unit["high"]), unit["shown"], (min(bits), max(bits)), strict=True
+        ):
+            assert abs(end / step - round(end / step)) < 1e-3
+            assert float(shown) == end
+            takes = needed if size is None else sizes.file_bytes(needed) / size
+            assert end - takes < step * 1.001
+
+
+def test_a_budget_of_bits_that_is_a_step_itself_is_that_step(budget: Scope) -> None:
+    (unit,) = units(budget, [2.05, 7.25, 3.3], None)
+    assert (unit["low"], unit["high"], unit["shown"]) == (2.05, 7.25, ["2.05", "7.25"])
+
+
+@pytest.mark.parametrize("excess", [5e-16, 3e-12, 2e-11])
+def test_what_is_hardly_above_a_step_needs_the_next_one(budget: Scope, excess: float) -> None:
+    (unit,) = units(budget, [2 + excess], None)
+    assert unit["low"] == 2.05
+
+
+def test_a_configuration_alone_has_a_slider_of_one_step(budget: Scope) -> None:
+    for unit in units(budget, [3.0], footprint(8 * 10**6, 0, 10**6)):
+        assert unit["low"] == unit["high"]
+
+
+def test_quantized_weights_that_are_next_to_nothing_of_the_files_end_a_slider_too(
+    budget: Scope,
+) -> None:
+    sizes = footprint(8, 10**15, 0)
+    for unit in units(budget, [2.0, 3.0], sizes)[1:]:
+        assert unit["limits"][0] >= 2
+        assert unit["limits"][1] >= 3
+
+
+def test_only_rows_of_the_latest_round_are_in_the_range(budget: Scope) -> None:
+    given = study([2.0, 3.0, 4.0], None)
+    given["points"]["latest"] = [False, True, True]
+    (unit,) = budget.evaluate(UNITS, study=given)
+    assert (unit["low"], unit["high"]) == (3, 4)
+
+
+def test_without_evaluations_there_is_no_unit(budget: Scope) -> None:
+    assert units(budget, [], footprint(1, 0, 0)) == []
+
+
+POINTS = {
+    "trial": [7],
+    "loss": [0.29],
+    "standard_error": [0.001],
+    "expected_loss": [0.285],
+    "expected_loss_deviation": [0.0004],
+    "average_bits": [3],
+    "metric": [0.9],
+    "metric_standard_error": [None],
+    "seen": [False],
+}
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"),
+    [
+        (0.285, "least expected loss, 0.2850 ± 0.0004; observed: 0.2900 ± 0.0010 at 3.0000"),
+        (None, "least loss: 0.2900 ± 0.0010 at 3.0000"),
+    ],
+)
+def test_what_the_budget_chose_is_said_by_what_it_was_chosen_for(
+    budget: Scope, expected: float | None, said: str
+) -> None:
+    given = {
+        "metric": {"name": "accuracy"},
+        "points": {**POINTS, "expected_loss": [expected]},
+    }
+    text = budget.evaluate("bestText(study, 0)", study=given)
+    assert text == f"Trial 7 has the {said} average bits; accuracy 0.9000, unseen in training."

@@ -1,0 +1,285 @@
+"""Reading the page's data: what the page unpacks is what Python packed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qsearch_reports import payload
+from qsearch_reports.frames import points_frame
+from qsearch_reports.payload import compact, plain
+from qsearch_reports.results import StudyResults
+
+from qsearch.configuration import Choices, Knob
+from qsearch.errors import InputError
+from qsearch.records import StudyRecord, best_under
+from tests.reports.page_scripts import Scope, ScriptError
+from tests.reports.scripts.support import QUICK
+
+pytestmark = pytest.mark.browser
+
+CHOICES = Choices(
+    (Knob("bits", (2, 3, 4, 8)), Knob("scale", ("row", "tensor")), Knob("size", (1, 2, 3)))
+)
+KNOBS = [{"name": knob.name, "values": list(knob.values)} for knob in CHOICES.knobs]
+
+
+@pytest.fixture(scope="module")
+def decode(script: Callable[..., Scope]) -> Scope:
+    return script("decode.js")
+
+
+@pytest.fixture(scope="module")
+def small(make_record: Callable[..., StudyRecord]) -> StudyRecord:
+    return make_record(rounds=1, trials_per_round=1, failed=0)
+
+
+def packed(values: np.ndarray) -> dict[str, Any]:
+    data = base64.b64encode(zlib.compress(values.tobytes())).decode()
+    return {"width": values.itemsize, "data": data}
+
+
+def points(**columns: list[Any]) -> dict[str, Any]:
+    rows = len(next(iter(columns.values())))
+    return {"count": rows, "points": {"latest": [True] * rows, **columns}}
+
+
+@pytest.mark.parametrize("kind", ["<u2", "<u4"])
+def test_integers_of_both_widths_come_back(decode: Scope, kind: str) -> None:
+    values = np.array([0, 1, 255, 256, 65535, np.iinfo(kind).max], dtype=kind)
+    found = decode.evaluate("Array.from(await unpack(packed))", packed=packed(values))
+    assert found == values.tolist()
+
+
+def test_every_choice_index_means_the_knob_values_that_python_means(decode: Scope) -> None:
+    indices = list(range(CHOICES.size))
+    places = decode.evaluate("all.map((at) => knobPlaces(knobs, at))", knobs=KNOBS, all=indices)
+    for index, place in zip(indices, places, strict=True):
+        chosen = [knob.values[at] for knob, at in zip(CHOICES.knobs, place, strict=True)]
+        assert chosen == list(CHOICES.layer_configuration(index).values())
+
+
+def test_a_row_has_the_configuration_that_its_code_names(decode: Scope) -> None:
+    study = {
+        "layers": [{"name": "first"}, {"name": "second"}],
+        "knobs": KNOBS,
+        "choiceIndices": [0, 1, 23, 7],
+        "points": {"configuration": [1, 0]},
+    }
+    found = decode.evaluate(
+        "{study.choiceIndices = Uint32Array.from(study.choiceIndices);"
+        " return [0, 1].map((row) => rowConfiguration(study, row))}",
+        study=study,
+    )
+    named = [
+        {"first": CHOICES.layer_configuration(one), "second": CHOICES.layer_configuration(other)}
+        for one, other in ((23, 7), (0, 1))
+    ]
+    assert found == [{name: dict(chosen) for name, chosen in row.items()} for row in named]
+
+
+LOSSES = st.sampled_from((0.2, 0.3, 0.4))
+TRIALS = st.lists(
+    st.tuples(
+        st.sampled_from((2.0, 2.5, 3.0, 3.5)), LOSSES, LOSSES | st.just(math.nan), st.booleans()
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@QUICK
+@given(trials=TRIALS, budget=st.sampled_from((1.9, 2.0, 2.4999, 2.5, 3.2, 9.0)))
+def test_best_under_a_budget_is_what_qsearch_pick_chooses(
+    decode: Scope,
+    small: StudyRecord,
+    trials: list[tuple[float, float, float, bool]],
+    budget: float,
+) -> None:
+    """By expected loss where there is one, then by average bits, then by observed loss."""
+    bits, losses, expected, completed = zip(*trials, strict=True)
+    record = replace(
+        small,
+        trials=small.trials.iloc[[0] * len(trials)]
+        .reset_index(drop=True)
+        .assign(
+            trial=range(len(trials)),
+            average_bits=bits,
+            loss=losses,
+            expected_loss=expected,
+            status=["completed" if fine else "failed" for fine in completed],
+        ),
+    )
+    frame = points_frame(record)
+    study = {"count": len(frame), "points": {name: plain(frame[name]) for name in frame}}
+    found = decode.evaluate("bestUnder(study, budget)", study=study, budget=budget)
+    if found is None:
+        with pytest.raises(InputError):
+            best_under(record, budget)
+    else:
+        assert frame["trial"][found] == best_under(record, budget)["trial"]
+
+
+def test_what_has_failed_or_is_of_an_earlier_round_is_never_best(decode: Scope) -> None:
+    study = points(
+        average_bits=[2.0, 2.0, 3.0],
+        decisive_loss=[None, 0.1, 0.5],
+        loss=[None, 0.1, 0.5],
+        latest=[True, False, True],
+    )
+    assert decode.evaluate("bestUnder(study, 9)", study=study) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("<b>&amp;</b>", "&lt;b&gt;&amp;amp;&lt;/b&gt;"),
+        ("  two\n\twords ", "two words"),
+        ("𝒳" * 61, "𝒳" * 59 + "…"),
+        ("𝒳" * 60, "𝒳" * 60),
+        (7, "7"),
+    ],
+)
+def test_text_for_plotly_is_one_short_line_without_tags(
+    decode: Scope, name: object, shown: str
+) -> None:
+    assert decode.evaluate("plotText(name)", name=name) == shown
+
+
+def test_hover_text_has_no_braces_that_plotly_would_read(decode: Scope) -> None:
+    assert decode.evaluate("hoverText('%{x}<i>')") == "%&#123;x&#125;&lt;i&gt;"
+
+
+def test_the_page_gets_the_data_that_was_embedded(script: Callable[..., Scope]) -> None:
+    indices = np.array([3, 1, 4], dtype="<u2")
+    data = {"studies": [{"configurations": packed(indices), "points": {"trial": [5, 6]}}]}
+    text = base64.b64encode(zlib.compress(json.dumps(data).encode())).decode()
+    page = script(
+        "decode.js", html=f'<script type="application/json" id="report-data">{text}</script>'
+    )
+    found = page.evaluate(
+        "{const [study] = (await readData()).studies;"
+        " return [study.count, Array.from(study.choiceIndices)]}"
+    )
+    assert found == [2, indices.tolist()]
+
+
+def test_what_a_script_throws_is_told(decode: Scope) -> None:
+    with pytest.raises(ScriptError, match="TypeError"):
+        decode.evaluate("knobPlaces(null, 1)")
+
+
+ROWS = st.integers(0, 19)
+NAMES = st.sampled_from(("loss", "metric", "average_bits", "standard_error", "seconds"))
+
+
+def is_same(drawn: Any, made: Any, slack: float = 0.0) -> bool:
+    """Whether values are equal, numbers to the digits of a drawing or else within slack."""
+    if isinstance(made, dict):
+        return drawn.keys() == made.keys() and all(
+            is_same(drawn[key], made[key], 7e-7 if key == "customdata" else 0.0) for key in made
+        )
+    if isinstance(made, list):
+        return len(drawn) == len(made) and all(
+            is_same(one, other, slack) for one, other in zip(drawn, made, strict=True)
+        )
+    if isinstance(made, float) and isinstance(drawn, int | float):
+        return math.isclose(drawn, made, rel_tol=6e-7, abs_tol=slack)
+    return bool(drawn == made)
+
+
+def with_gaps(details: list[list[Any]]) -> list[list[Any]]:
+    """Return a trace's details as the page has them: a gap is row -1, with as many columns."""
+    width = max(map(len, details))
+    return [
+        [-1 if row is None else row, *more, *[None] * (width - 1 - len(more))]
+        for row, *more in details
+    ]
+
+
+def check_drawn_as_made(decode: Scope, figure: go.Figure, frame: pd.DataFrame) -> None:
+    drawn = decode.evaluate(
+        "filled(study, figure)",
+        study={"points": {name: plain(frame[name]) for name in frame}},
+        figure=json.loads(json.dumps(compact(figure, frame))),
+    )
+    # Plotly writes arrays as base64 where it can; as lists they can be compared.
+    made = json.loads(json.dumps(json_lists(figure.to_plotly_json())))
+    assert is_same(drawn["layout"], made["layout"])
+    for trace, expected in zip(drawn["data"], made["data"], strict=True):
+        stands_for_others = str(expected.get("meta", "")).startswith(payload._OTHER_PARTS)
+        if expected.get("customdata") and not stands_for_others:
+            expected["customdata"] = with_gaps(expected["customdata"])
+        for key in expected:
+            slack = 7e-7 if key == "customdata" else 0.0
+            assert is_same(trace[key], expected[key], slack), (expected.get("meta"), key)
+        assert trace.keys() == expected.keys()
+
+
+def json_lists(value: Any) -> Any:
+    if isinstance(value, dict) and "bdata" in value:
+        array = np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"])
+        shape = [int(size) for size in str(value.get("shape", array.size)).split(",")]
+        return json_lists(array.reshape(shape))
+    if isinstance(value, dict):
+        return {key: json_lists(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [json_lists(item) for item in value]
+    if isinstance(value, np.generic):
+        return json_lists(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def test_each_figure_of_a_study_is_drawn_as_it_was_made(
+    decode: Scope, results: StudyResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(payload, "compact", lambda *given: made.append(given) or {})
+    payload.study_payload(results, "a study")
+    assert len(made) > 15
+    for figure, frame in made:
+        check_drawn_as_made(decode, figure, frame)
+
+
+@QUICK
+@given(
+    x=NAMES,
+    y=NAMES,
+    rows=st.lists(ROWS, min_size=1) | st.lists(ROWS | st.none(), min_size=1),
+    scale=st.sampled_from((1.0, 1e-8, 1e8)),
+)
+def test_columns_of_any_size_are_drawn_as_they_are(
+    decode: Scope,
+    results: StudyResults,
+    x: str,
+    y: str,
+    rows: list[int | None],
+    scale: float,
+) -> None:
+    frame = points_frame(results.record).head(20)
+    frame = frame.assign(**{name: frame[name] * scale for name in {x, y}})
+
+    def of(name: str) -> list[Any]:
+        return [None if row is None else frame[name][row] for row in rows]
+
+    trace = go.Scatter(
+        x=of(x),
+        y=of(y),
+        error_y={"array": of(x)},
+        customdata=[
+            [None] if row is None else [row, of_trial, how, 7]
+            for row, of_trial, how in zip(rows, of("trial"), of("method"), strict=True)
+        ],
+    )
+    check_drawn_as_made(decode, go.Figure(trace), frame)

@@ -1,0 +1,66 @@
+"""Elements, names of files, and calls once a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.reports.page_scripts import Scope
+from tests.reports.scripts.support import QUICK
+
+pytestmark = pytest.mark.browser
+
+TAGS = '<b onclick="x()">&amp;</b>'
+
+
+@pytest.fixture(scope="module")
+def dom(script: Callable[..., Scope]) -> Scope:
+    return script("dom.js")
+
+
+def test_texts_of_an_element_are_never_markup(dom: Scope) -> None:
+    found = dom.evaluate(
+        '{const made = element("p", {title: tags}, tags, element("i", {}, tags));'
+        " return [made.children.length, made.title, made.textContent, made.innerHTML]}",
+        tags=TAGS,
+    )
+    count, title, text, markup = found
+    assert (count, title, text) == (1, TAGS, TAGS * 2)
+    assert "<b" not in markup
+
+
+@pytest.mark.parametrize(
+    ("value", "held"), [(True, ""), (False, None), (None, None), (0, "0"), ("", ""), ("a", "a")]
+)
+def test_an_attribute_is_there_unless_it_is_false_or_null(
+    dom: Scope, value: object, held: str | None
+) -> None:
+    found = dom.evaluate('element("p", {"data-x": value}).getAttribute("data-x")', value=value)
+    assert found == held
+
+
+@QUICK
+@given(name=st.text(max_size=150))
+def test_any_name_becomes_one_that_file_systems_take(dom: Scope, name: str) -> None:
+    found = dom.evaluate("fileName(name)", name=name)
+    assert len(found) <= 100
+    assert all(sign.isalnum() or sign in "._-" or sign.isnumeric() for sign in found)
+    assert (found == "") == (name == "")
+
+
+def test_many_calls_in_a_frame_are_one_with_the_last_arguments(dom: Scope) -> None:
+    script = """{
+      const told = [];
+      const call = oncePerFrame((...given) => told.push(given));
+      const frame = () => new Promise(requestAnimationFrame);
+      call(1); call(2); call(3, 4);
+      const before = told.length;
+      await frame();
+      call(5);
+      await frame();
+      return [before, told];
+    }"""
+    assert dom.evaluate(script) == [0, [[3, 4], [5]]]

@@ -1,0 +1,116 @@
+"""Files that the page writes for its reader: CSV, YAML and JSON that other programs read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.reports.page_scripts import Scope
+from tests.reports.scripts.support import QUICK
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = [
+    'a,b "c"',
+    "line\r\nbreak",
+    "",
+    " 'x' # y: {z}",
+    "\u2028\u0085\ufeff\x7f",
+    "𝒳\u202eabc",
+    "no",
+]
+
+
+NAMES = st.text(max_size=30) | st.text("-:{}[]#&*!|>'\"%@`?, \t\n\\", max_size=10)
+VALUES = st.integers(-(2**53) + 1, 2**53 - 1) | NAMES
+TABLES = st.lists(NAMES, min_size=2, max_size=5, unique=True).flatmap(
+    lambda names: st.lists(
+        st.fixed_dictionaries({name: VALUES | st.none() for name in names}), min_size=1, max_size=5
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def files(script: Callable[..., Scope]) -> Scope:
+    return script("decode.js", "dom.js", "files.js")
+
+
+def test_csv_is_read_back_whatever_its_cells_hold(files: Scope) -> None:
+    records = [{"name": text, 'odd "name"': 1.5} for text in HOSTILE]
+    text = files.evaluate("toCsv(records)", records=records)
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["name"] for row in rows] == HOSTILE
+    assert {row['odd "name"'] for row in rows} == {"1.5"}
+
+
+def test_csv_has_missing_values_as_empty_cells_and_configurations_as_json(files: Scope) -> None:
+    configuration = {"layer": {"bits": 3}}
+    text = files.evaluate("toCsv([record])", record={"loss": None, "configuration": configuration})
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert row["loss"] == ""
+    assert json.loads(row["configuration"]) == configuration
+
+
+@QUICK
+@given(records=TABLES)
+def test_any_table_is_read_back_from_csv_as_texts(
+    files: Scope, records: list[dict[str, object]]
+) -> None:
+    text = files.evaluate("toCsv(records)", records=records)
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert rows == [
+        {name: "" if value is None else str(value) for name, value in record.items()}
+        for record in records
+    ]
+
+
+@QUICK
+@given(configuration=st.dictionaries(NAMES, st.dictionaries(NAMES, VALUES, max_size=4), max_size=4))
+def test_any_configuration_is_read_back_from_yaml(
+    files: Scope, configuration: dict[str, dict[str, int | str]]
+) -> None:
+    text = files.evaluate("toYaml(given)", given=configuration)
+    assert (yaml.safe_load(text) or {}) == configuration
+
+
+@pytest.mark.parametrize("length", [500, 1022, 1023, 5000])
+@pytest.mark.parametrize("letter", ["x", "\ufeff"])
+def test_a_long_name_is_read_back_from_yaml_too(files: Scope, length: int, letter: str) -> None:
+    configuration = {letter * length: {letter * length: 2, "bits": letter * length}}
+    text = files.evaluate("toYaml(given)", given=configuration)
+    assert yaml.safe_load(text) == configuration
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml"])
+def test_a_configuration_file_is_read_back_whatever_its_names_are(files: Scope, kind: str) -> None:
+    configuration = {f"layer {text}": {text: text, "bits": 3, "scale": 0.5} for text in HOSTILE}
+    text = files.evaluate("CONFIGURATION_FILES[kind][1](given)", kind=kind, given=configuration)
+    read = {"json": json.loads, "yaml": yaml.safe_load}[kind]
+    assert read(text) == configuration
+    assert list(read(text)) == list(configuration)
+
+
+def test_a_configuration_as_csv_has_one_row_for_each_layer(files: Scope) -> None:
+    configuration = {"first": {"bits": 2, "scale": "row"}, "second": {"bits": 8, "scale": "tensor"}}
+    text = files.evaluate("CONFIGURATION_FILES.csv[1](given)", given=configuration)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert rows == [
+        {"layer": "first", "bits": "2", "scale": "row"},
+        {"layer": "second", "bits": "8", "scale": "tensor"},
+    ]
+
+
+def test_a_table_without_rows_has_no_columns_either(files: Scope) -> None:
+    assert files.evaluate("toCsv([])") == "\r\n"
+
+
+def test_a_files_name_has_letters_digits_and_few_signs(files: Scope) -> None:
+    assert files.evaluate("fileName('a/b <é> \"c\"\\u202e.json')") == "a-b-é-c-.json"
+    assert len(files.evaluate("fileName('x'.repeat(500))")) == 100

@@ -1,0 +1,140 @@
+"""What a drag in a figure selects, and what a key chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.reports.page_scripts import Scope
+from tests.reports.scripts.support import QUICK
+
+pytestmark = pytest.mark.browser
+
+COORDINATES = st.integers(-4, 4).map(float)
+PAIRS = st.tuples(COORDINATES, COORDINATES)
+# Never on an edge or in line with a corner, where inside is as one likes.
+PROBES = [[at + 0.5031, up + 0.4977] for at in range(-5, 5) for up in range(-5, 5)]
+
+
+@pytest.fixture(scope="module")
+def links(script: Callable[..., Scope]) -> Scope:
+    return script("store.js", "marks.js", "links.js")
+
+
+def winds_oddly(polygon: list[tuple[float, float]], x: float, y: float) -> bool:
+    """Whether a ray upward from a point crosses the outline an odd number of times."""
+    crossings = 0
+    for (ax, ay), (bx, by) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
+        if min(ax, bx) < x < max(ax, bx):
+            crossings += ay + (by - ay) * (x - ax) / (bx - ax) > y
+    return crossings % 2 == 1
+
+
+@QUICK
+@given(polygon=st.lists(PAIRS, min_size=3, max_size=9))
+def test_a_point_is_within_a_lasso_by_the_even_odd_rule(
+    links: Scope, polygon: list[tuple[float, float]]
+) -> None:
+    x, y = zip(*polygon, strict=True)
+    found = links.evaluate(
+        "{const inside = insidePolygon(lasso); return probes.map(([x, y]) => inside(x, y))}",
+        lasso={"x": x, "y": y},
+        probes=PROBES,
+    )
+    assert found == [winds_oddly(polygon, *probe) for probe in PROBES]
+
+
+def test_a_point_without_a_coordinate_is_in_no_lasso_and_in_no_box(links: Scope) -> None:
+    box = {"x": [-9, 9], "y": [-9, 9]}
+    lasso = {"x": [-9, 9, 9, -9], "y": [-9, -9, 9, 9]}
+    for made in ("insideBox(box)", "insidePolygon(lasso)"):
+        script = f"[[null, 1], [1, null], [null, null], [1, 1]].map((at) => {made}(...at))"
+        assert links.evaluate(script, box=box, lasso=lasso) == [False, False, False, True]
+
+
+@QUICK
+@given(x=PAIRS, y=st.none() | PAIRS, point=PAIRS)
+def test_a_box_has_its_edges_from_either_corner_and_without_y_all_heights(
+    links: Scope, x: tuple[float, float], y: tuple[float, float] | None, point: tuple[float, float]
+) -> None:
+    ranges = {"x": x} if y is None else {"x": x, "y": y}
+    found = links.evaluate("insideBox(ranges)(...point)", ranges=ranges, point=point)
+    fits = [
+        ends is None or min(ends) <= at <= max(ends) for ends, at in zip((x, y), point, strict=True)
+    ]
+    assert found is all(fits)
+
+
+def node(*traces: dict[str, Any]) -> dict[str, Any]:
+    return {"data": list(traces)}
+
+
+def within(links: Scope, figure: dict[str, Any], selection: dict[str, Any]) -> list[int]:
+    found: list[int] = links.evaluate(
+        "{node.places = findPlaces(node, study); return [...codesWithin(node, study, selection)]}",
+        node=figure,
+        study=STUDY,
+        selection=selection,
+    )
+    return sorted(found)
+
+
+STUDY = {"points": {"configuration": [5, 6, 7, 5], "average_bits": [4, 3, 2, 4]}}
+
+
+def test_a_selection_has_the_codes_of_the_points_within_it_in_any_trace(links: Scope) -> None:
+    figure = node(
+        {"x": [1, 2], "y": [1, 2], "customdata": [[0], [1]]},
+        {"x": [9, 3], "y": [9, 3], "customdata": [[3], [2]]},
+        {"x": [1], "y": [1], "customdata": [[2]], "meta": "layer-0"},
+        {"x": [1], "y": [1]},
+    )
+    assert within(links, figure, {"range": {"x": [0, 2], "y": [0, 2]}}) == [5, 6]
+    assert within(links, figure, {"range": {"x": [2.5, 10], "y": [0, 10]}}) == [5, 7]
+    assert within(links, figure, {"range": {"x": [4, 5], "y": [0, 10]}}) == []
+    lasso = {"x": [1.5, 4, 4, 1.5], "y": [1.5, 1.5, 4, 4]}
+    assert within(links, figure, {"lassoPoints": lasso}) == [6, 7]
+
+
+def test_a_line_is_selected_by_any_of_its_points(links: Scope) -> None:
+    line = {
+        "mode": "lines",
+        "x": [0, 1, None, 0, 1],
+        "y": [0, 5, None, 5, 0],
+        "customdata": [[0], [0], [-1], [1], [1]],
+    }
+    assert within(links, node(line), {"range": {"x": [0.9, 1.1], "y": [4, 6]}}) == [5]
+    assert within(links, node(line), {"range": {"x": [-1, 2], "y": [4, 6]}}) == [5, 6]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "step", "next_row"),
+    [(None, 1, 2), (2, 1, 1), (1, 1, 0), (0, 1, 0), (3, -1, 1), (2, -1, 2)],
+)
+@pytest.mark.parametrize("lines", [False, True])
+def test_keys_go_from_left_to_right_and_stop_at_the_ends(
+    links: Scope, chosen: int | None, step: int, next_row: int, lines: bool
+) -> None:
+    trace: dict[str, Any] = {"x": [4, 3, 2], "y": [0, 0, 0], "customdata": [[0], [1], [2]]}
+    if lines:
+        # A configuration's line goes through all axes: its average bits say where it is.
+        trace = {**trace, "x": [0, 0, 0], "mode": "lines"}
+    found = links.evaluate(
+        "{const store = makeStore({chosen}); node.places = findPlaces(node, study);"
+        " chooseNeighbour(node, study, store, step); return store.state}",
+        node=node(trace),
+        study=STUDY,
+        chosen=chosen,
+        step=step,
+    )
+    assert found["chosen"] == next_row
+
+
+def test_a_round_that_trained_on_nothing_known_selects_nothing(links: Scope) -> None:
+    study = {"training_sets": {"1": [4, 2]}}
+    assert links.evaluate("[...trainingSet(study, 1)]", study=study) == [4, 2]
+    assert links.evaluate("[...trainingSet(study, 2)]", study=study) == []

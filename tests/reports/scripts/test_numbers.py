@@ -1,0 +1,104 @@
+"""How the page writes numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qsearch.budgets import readable_size
+from tests.reports.page_scripts import Scope
+from tests.reports.scripts.support import QUICK
+
+pytestmark = pytest.mark.browser
+
+FIGURES = st.floats(-1e6, 1e6)
+UNITS = ((10**9, 1), (10**6, 1), (10**3, 1))
+
+
+@pytest.fixture(scope="module")
+def numbers(script: Callable[..., Scope]) -> Scope:
+    return script("decode.js", "numbers.js")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "shown"),
+    [
+        (0.29164, 0.00121, "0.2916 ± 0.0012"),
+        (-9.5, 0.25, "-9.5000 ± 0.2500"),
+        (10, 0.256, "10.00 ± 0.26"),
+        (999.4, 3, "999.40 ± 3.00"),
+        (12345.6, 78.9, "12346 ± 79"),
+        (0.5, None, "0.5000"),
+        (0, 0, "0.0000 ± 0.0000"),
+        (None, None, "–"),
+        (None, 0.1, "–"),
+    ],
+)
+def test_a_figure_and_its_error_have_decimals_after_the_figures_size(
+    numbers: Scope, value: float | None, error: float | None, shown: str
+) -> None:
+    assert numbers.evaluate("withError(value, error)", value=value, error=error) == shown
+
+
+def test_a_figure_that_is_not_there_is_a_dash(numbers: Scope) -> None:
+    assert numbers.evaluate("[withError(undefined), withError(1.5)]") == ["–", "1.5000"]
+
+
+@QUICK
+@given(values=st.lists(FIGURES, min_size=10), places=st.integers(0, 6))
+def test_a_difference_has_a_sign_unless_it_is_shown_as_zero(
+    numbers: Scope, values: list[float], places: int
+) -> None:
+    shown = numbers.evaluate(
+        "values.map((value) => signed(value, places))", values=values, places=places
+    )
+    for value, text in zip(values, shown, strict=True):
+        read = float(text.replace("−", "-"))
+        assert abs(read - value) <= 0.5 * 10.0**-places * (1 + 1e-9)
+        assert text[0] == ("+" if read > 0 else "−" if read < 0 else "0")
+
+
+def test_no_difference_is_a_dash(numbers: Scope) -> None:
+    assert numbers.evaluate("signed(null, 2)") == "–"
+
+
+@QUICK
+@given(sizes=st.lists(st.integers(0, 10**13) | st.floats(0, 1e5), min_size=20))
+def test_sizes_read_as_the_command_line_writes_them(numbers: Scope, sizes: list[float]) -> None:
+    found = numbers.evaluate("sizes.map(readableSize)", sizes=sizes)
+    for size, text in zip(sizes, found, strict=True):
+        unit, places = next((each for each in UNITS if size >= each[0]), (1, 0))
+        # Just between two figures, Python takes the even one and JavaScript the greater.
+        if Decimal(size / unit) * 10**places % 1 != Decimal("0.5"):
+            assert text == readable_size(size)
+
+
+@QUICK
+@given(ranges=st.lists(st.floats(1e-9, 1e12), min_size=20))
+def test_a_step_is_1_2_or_5_and_divides_a_range_into_about_200(
+    numbers: Scope, ranges: list[float]
+) -> None:
+    steps = numbers.evaluate("ranges.map(niceStep)", ranges=ranges)
+    for length, step in zip(ranges, steps, strict=True):
+        digit = step / 10.0 ** math.floor(math.log10(step * (1 + 1e-9)))
+        assert min(abs(digit - nice) for nice in (1, 2, 5)) < 1e-6
+        assert 79 < length / step < 200.3
+
+
+@pytest.mark.parametrize("length", [0, -1, None])
+def test_a_range_of_nothing_has_a_step_of_1(numbers: Scope, length: float | None) -> None:
+    assert numbers.evaluate("niceStep(length)", length=length) == 1
+
+
+def test_a_step_written_with_its_decimals_is_the_step_and_needs_them_all(numbers: Scope) -> None:
+    texts = [f"{digit}e{power}" for digit in (1, 2, 5) for power in range(-9, 6)]
+    steps = [float(text) for text in texts]
+    decimals = numbers.evaluate("steps.map(decimalsOf)", steps=steps)
+    for step, places in zip(steps, decimals, strict=True):
+        assert float(f"{step:.{places}f}") == step
+        assert places == 0 or float(f"{step:.{places - 1}f}") != step

@@ -1,0 +1,94 @@
+"""What the reader has set, and who is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.reports.page_scripts import Scope
+from tests.reports.scripts.support import QUICK
+
+pytestmark = pytest.mark.browser
+
+CHANGES = st.lists(
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 2) | st.none()), max_size=8
+)
+TOLD = """{
+  const store = makeStore(initial);
+  const told = [[], []];
+  for (const list of told) {
+    store.subscribe((changed) => list.push([[...changed].sort(), {...store.state}]));
+  }
+  for (const change of changes) store.set(change);
+  return told;
+}"""
+
+
+@pytest.fixture(scope="module")
+def store(script: Callable[..., Scope]) -> Scope:
+    return script("store.js")
+
+
+@QUICK
+@given(changes=CHANGES)
+def test_each_view_is_told_once_of_what_changed_when_all_of_it_has(
+    store: Scope, changes: list[dict[str, Any]]
+) -> None:
+    initial = {"a": 0, "b": None, "c": 1}
+    state, expected = dict(initial), []
+    for change in changes:
+        changed = sorted(key for key, value in change.items() if state[key] != value)
+        state.update(change)
+        if changed:
+            expected.append([changed, dict(state)])
+    told = store.evaluate(TOLD, initial=initial, changes=changes)
+    assert told == [expected, expected]
+
+
+def test_another_set_of_equal_members_is_a_change_and_nan_is_none(store: Scope) -> None:
+    script = """{
+      const same = new Set([1]);
+      const store = makeStore({selected: same, limit: NaN});
+      const told = [];
+      store.subscribe((changed) => told.push(...changed));
+      store.set({selected: same, limit: NaN});
+      store.set({selected: new Set([1])});
+      return told;
+    }"""
+    assert store.evaluate(script) == ["selected"]
+
+
+def test_a_view_that_changes_the_state_while_told_is_told_of_that_too(store: Scope) -> None:
+    script = """{
+      const store = makeStore({a: 0, b: 0});
+      const told = [];
+      store.subscribe((changed) => { if (changed.has("a")) store.set({b: store.state.a}); });
+      store.subscribe((changed) => told.push([...changed]));
+      store.set({a: 2});
+      return [told.flat().sort(), store.state.b];
+    }"""
+    assert store.evaluate(script) == [["a", "b"], 2]
+
+
+def test_what_a_store_was_made_from_stays_as_it_was(store: Scope) -> None:
+    found = store.evaluate("{const first = {a: 0}; makeStore(first).set({a: 1}); return first}")
+    assert found == {"a": 0}
+
+
+@QUICK
+@given(members=st.sets(st.integers(0, 5)), others=st.lists(st.integers(0, 5), unique=True))
+def test_members_are_added_or_if_all_are_there_taken_away(
+    store: Scope, members: set[int], others: list[int]
+) -> None:
+    made, after = store.evaluate(
+        "{const set = new Set(given); return [[...toggled(set, others)], [...set]]}",
+        given=sorted(members),
+        others=others,
+    )
+    there = set(others) <= members
+    assert set(made) == (members - set(others) if there else members | set(others))
+    assert set(after) == members

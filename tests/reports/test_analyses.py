@@ -1,0 +1,325 @@
+"""Our cards beside Ax's: of a study that was run, of a client of one's own, of bad states."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from ax.analysis.analysis import Analysis
+from ax.analysis.plotly.plotly_analysis import PlotlyAnalysisCard
+from ax.analysis.summary import Summary
+from ax.api.client import Client
+from ax.api.configs import StorageConfig
+from ax.core.analysis_card import (
+    AnalysisCard,
+    ErrorAnalysisCard,
+    NotApplicableStateAnalysisCard,
+)
+from ax.generation_strategy.generation_strategy import GenerationStrategy
+from ax.storage.sqa_store.db import init_engine_and_session_factory
+from ax.storage.sqa_store.load import load_analysis_cards_by_experiment_name
+from ax.storage.sqa_store.save import save_analysis_card
+from ax.utils.common.logger import set_ax_logger_levels
+from qsearch_analyses import (
+    QsearchFront,
+    QsearchHeatmap,
+    QsearchMarginals,
+    client_analyses,
+    experiment_record,
+    study_analyses,
+)
+from qsearch_reports.frames import front_frame, heatmap_frame, latest_points, points_frame
+
+from qsearch.errors import InputError
+from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
+from qsearch.records import StudyRecord, best_under, read_study, row_configuration, write_study
+from qsearch.study import run_study
+from tests.engine.support import FIXTURES, INTEGER, make_space, study_spec
+
+HOWTO = Path(__file__).parents[2].joinpath("docs", "howto-ax.md").read_text(encoding="utf-8")
+SPACE = make_space(1, INTEGER)
+BITS = (2.5, 6.0)
+
+
+@pytest.fixture(autouse=True)
+def quiet_ax() -> None:
+    set_ax_logger_levels(logging.CRITICAL)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a small study that was run to its end."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FIXTURES))
+        run_study(study_spec(trainer__blocks=1, search__initial=4, search__candidates=1), directory)
+    return directory
+
+
+@pytest.fixture
+def directory(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def client(directory: Path) -> Client:
+    """The study's own client, loaded from its database."""
+    url = f"sqlite:///{directory / 'study.db'}"
+    init_engine_and_session_factory(url=url, force_init=True)
+    storage = StorageConfig(url=url, registry_bundle=registry_bundle())
+    return Client.load_from_database("fake", storage_config=storage)
+
+
+def own_client(losses: list[float], name: str = "own") -> Client:
+    """A client of one's own: attached configurations with these losses, no study."""
+    client = Client()
+    client.configure_experiment(name=name, parameters=ax_parameters(SPACE))
+    client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
+    node = QsearchNode(SPACE, BITS, segments=8)
+    client.set_generation_strategy(GenerationStrategy(name="qsearch", nodes=[node]))
+    drawn = SPACE.sample(max(len(losses), 1), BITS, np.random.default_rng(0))
+    for index, loss in zip(drawn, losses, strict=False):
+        trial = client.attach_trial(dict(SPACE.parameters(index)))
+        bits = float(SPACE.average_bits(index))
+        client.complete_trial(trial, raw_data={LOSS: (loss, 0.01), AVERAGE_BITS: (bits, 0.0)})
+    return client
+
+
+def cards_of(client: Client, analyses: list[Analysis]) -> list[AnalysisCard]:
+    return [c for g in client.compute_analyses(analyses, display=False) for c in g.flatten()]
+
+
+def test_axs_cards_and_ours_come_together(client: Client, directory: Path) -> None:
+    cards = cards_of(client, [Summary(), *study_analyses(directory)])
+    assert not [
+        c for c in cards if isinstance(c, ErrorAnalysisCard | NotApplicableStateAnalysisCard)
+    ]
+    assert cards[0].title == "Summary for fake"
+    ours = cards[1:]
+    assert len({card.title for card in ours}) == len(ours) == 10
+    for card in ours:
+        assert isinstance(card, PlotlyAnalysisCard)
+        assert not card.df.empty
+        assert card.get_figure().data
+        assert card.title.startswith("qsearch: ")
+        assert len(card.subtitle) > 60
+        assert "<script" in card._repr_html_()
+
+
+def test_cards_are_stored_and_loaded_as_axs_are(client: Client, directory: Path) -> None:
+    cards = cards_of(client, study_analyses(directory))
+    for card in cards:
+        save_analysis_card(card, client._experiment, registry_bundle().sqa_config)
+    loaded = load_analysis_cards_by_experiment_name("fake", registry_bundle().sqa_config)
+    found = {card.name: card for group in loaded for card in group.flatten()}
+    assert found.keys() == {card.name for card in cards}
+    for card in cards:
+        assert isinstance(found[card.name], PlotlyAnalysisCard)
+        assert found[card.name].blob == card.blob
+        assert len(found[card.name].df) == len(card.df)
+
+
+def test_a_study_is_read_again_once_it_has_written(client: Client, directory: Path) -> None:
+    front = QsearchFront(directory)
+    (before,) = cards_of(client, [front])
+    record = read_study(directory)
+    kept = record.trials[record.trials["trial"] != int(before.df["trial"].iloc[0])]
+    (directory / "trials.parquet").unlink()
+    write_study(directory, StudyRecord(**{**vars(record), "trials": kept}))
+    (after,) = cards_of(client, [front])
+    assert len(after.df) == len(before.df) - 1
+
+
+def test_cards_need_no_client_of_the_study(directory: Path) -> None:
+    cards = cards_of(own_client([0.3, 0.2]), study_analyses(directory))
+    assert {type(card) for card in cards} == {PlotlyAnalysisCard}
+    assert len(cards[0].df) == len(latest_points(points_frame(read_study(directory))))
+
+
+# From the experiment alone
+
+
+def test_the_experiment_alone_gives_what_the_study_recorded(
+    client: Client, directory: Path
+) -> None:
+    record = experiment_record(client._experiment, client._generation_strategy)
+    study = read_study(directory)
+    assert record.layers == study.layers
+    assert record.choices == study.choices
+    assert record.segment_edges == pytest.approx(study.segment_edges)
+    shared = [
+        "trial",
+        "round",
+        "average_bits",
+        "loss",
+        "standard_error",
+        "configuration",
+        "segment",
+    ]
+    pd.testing.assert_frame_equal(
+        points_as_told(record, shared), points_as_told(study, shared), check_dtype=False
+    )
+    assert record.metric.name == study.metric.name
+    assert record.reference_point == pytest.approx(study.reference_point)
+    assert [entry.hypervolume for entry in record.rounds] == pytest.approx(
+        [entry.hypervolume for entry in study.rounds], abs=1e-6
+    )
+
+
+def points_as_told(record: StudyRecord, columns: list[str]) -> pd.DataFrame:
+    trials = record.trials[record.trials["status"] == "completed"]
+    return trials.sort_values(["round", "trial"])[columns].reset_index(drop=True)
+
+
+def test_a_client_of_ones_own_has_cards_without_a_study() -> None:
+    client = own_client([0.5, 0.4, 0.3, 0.25])
+    cards = cards_of(client, [Summary(), *client_analyses(bits=5.0)])
+    assert not [
+        c for c in cards if isinstance(c, ErrorAnalysisCard | NotApplicableStateAnalysisCard)
+    ]
+    front, parallel, marginals, heatmap, hypervolume = cards[1:]
+    assert front.df["loss"].tolist() == [0.5, 0.4, 0.3, 0.25]
+    assert {"mean bits", "mean group_size"} <= set(parallel.df)
+    assert "metric" not in {
+        axis
+        for trace in json.loads(parallel.blob)["data"]
+        for axis in trace.get("name", "").split()
+    }
+    on_front = front_frame(front.df, "decisive_loss")
+    assert set(marginals.df["trial"]) == set(on_front["trial"])
+    assert "5 average bits" in heatmap.title
+    assert hypervolume.df["hypervolume"].is_monotonic_increasing
+
+
+def test_the_heatmap_is_of_what_pick_would_choose(client: Client, directory: Path) -> None:
+    (card,) = cards_of(client, [QsearchHeatmap(directory, 4.0)])
+    record = read_study(directory)
+    best = row_configuration(best_under(record, 4.0))
+    expected = heatmap_frame(record.layers, best, "bits")
+    assert card.df.astype(str).equals(expected.astype(str))
+
+
+# What is missing is said, not raised
+
+
+def told(client: Client, analyses: list[Analysis]) -> dict[str, str]:
+    cards = cards_of(client, analyses)
+    assert {type(card) for card in cards} == {NotApplicableStateAnalysisCard}
+    return {card.name: card.blob for card in cards}
+
+
+def test_without_a_completed_trial_each_card_says_so() -> None:
+    reasons = told(own_client([]), client_analyses())
+    assert reasons["QsearchFront"] == "No evaluation of the latest round has completed yet."
+    assert reasons["QsearchHeatmap"].endswith("has no completed trials yet; run it first")
+    assert len(reasons) == 5
+
+
+def test_failed_trials_alone_are_no_front() -> None:
+    client = own_client([0.3])
+    client.mark_trial_failed(client.attach_trial(dict(SPACE.parameters(SPACE.uniform(BITS)[0]))))
+    record = experiment_record(client._experiment, client._generation_strategy)
+    assert sorted(record.trials["status"]) == ["completed", "failed"]
+    assert record.trials.set_index("status")["reason"]["failed"]
+
+
+def test_a_client_without_our_node_is_told_what_is_needed() -> None:
+    client = Client()
+    client.configure_experiment(name="other", parameters=ax_parameters(SPACE))
+    client.configure_optimization(objective=f"-{LOSS}")
+    client.configure_generation_strategy()
+    assert "has no QsearchNode" in told(client, [QsearchFront()])["QsearchFront"]
+
+
+def test_an_experiment_is_needed_without_a_directory() -> None:
+    assert QsearchFront().validate_applicable_state() == (
+        "an experiment is needed, or a study&#x27;s directory"
+    )
+    with pytest.raises(InputError, match="an experiment is needed"):
+        QsearchFront().compute()
+
+
+@pytest.mark.parametrize("name", ["<img src=x>", "none"])
+def test_a_directory_without_a_study_is_named_as_text(name: str, tmp_path: Path) -> None:
+    for analysis in study_analyses(tmp_path / name):
+        reason = analysis.validate_applicable_state()
+        assert reason is not None
+        assert "there is no such directory" in reason
+        assert "<" not in reason
+
+
+def test_an_unknown_knob_is_refused_and_the_knobs_named(directory: Path) -> None:
+    reason = QsearchMarginals(directory, "bitz").validate_applicable_state()
+    assert reason is not None
+    assert "no knob" in reason
+    assert "group_size" in reason or "bits" in reason
+
+
+@pytest.mark.parametrize("case", ["none", "failed", "one"])
+def test_a_study_with_little_to_show_makes_no_error_card(
+    case: str,
+    study: Callable[..., Path],
+    make_record: Callable[..., StudyRecord],
+    only_failures: Callable[[StudyRecord], StudyRecord],
+) -> None:
+    made: dict[str, Callable[[], StudyRecord]] = {
+        "none": lambda: make_record(rounds=0),
+        "failed": lambda: only_failures(make_record(rounds=1, trials_per_round=3)),
+        "one": lambda: make_record(rounds=1, trials_per_round=1, failed=0),
+    }
+    directory = study(made[case]())
+    cards = cards_of(own_client([0.3]), study_analyses(directory))
+    kinds = {card.name: type(card) for card in cards}
+    assert ErrorAnalysisCard not in kinds.values()
+    expected = PlotlyAnalysisCard if case == "one" else NotApplicableStateAnalysisCard
+    assert kinds["QsearchFront"] is expected
+
+
+def test_an_analysis_that_fails_leaves_the_others_their_cards(
+    client: Client, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: QsearchFront, results: object) -> pd.DataFrame:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(QsearchFront, "frame", fail)
+    front, marginals = cards_of(client, [QsearchFront(directory), QsearchMarginals(directory)])
+    assert isinstance(front, ErrorAnalysisCard)
+    assert "a fault of ours" in front.subtitle
+    assert isinstance(marginals, PlotlyAnalysisCard)
+
+
+def test_names_are_text_in_a_card(
+    study: Callable[..., Path], make_record: Callable[..., StudyRecord]
+) -> None:
+    hostile = "<img src=x onerror=alert(1)>"
+    directory = study(make_record(name=hostile, method=hostile, rounds=2, trials_per_round=6))
+    for card in cards_of(own_client([0.3]), study_analyses(directory)):
+        assert "<img" not in card._to_html(depth=0).replace("\\u003c", "<")
+
+
+# The how-to
+
+
+def test_the_how_to_names_every_analysis_and_which_need_a_study(directory: Path) -> None:
+    rows = re.findall(r"^\| `(Qsearch\w+)` \|.*\| (yes|no) \|$", HOWTO, re.MULTILINE)
+    assert {name for name, _ in rows} == {type(one).__name__ for one in study_analyses(directory)}
+    alone = {type(one).__name__ for one in client_analyses()}
+    assert {name for name, answer in rows if answer == "yes"} == alone
+
+
+def test_the_examples_of_the_how_to_run(directory: Path) -> None:
+    section = HOWTO.split("### Our cards beside Ax's")[1].split("\n## ")[0]
+    source = "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
+    source = source.replace("runs/quickstart", str(directory)).replace("quickstart", "fake")
+    found: dict[str, object] = {}
+    exec(compile(source, "howto-ax.md", "exec"), found)
+    cards = found["cards"]
+    assert isinstance(cards, list)
+    assert [type(card) for card in cards] == [PlotlyAnalysisCard] * len(client_analyses())

@@ -1,0 +1,177 @@
+"""Choosing for a budget, comparing, and taking a configuration away."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+
+import pytest
+import yaml
+from PIL import Image
+from qsearch_reports.page import render_page
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+
+from qsearch.budgets import Budget, parse_size, readable_size
+from qsearch.records import best_under
+from tests.reports.report_page import Page, downloaded, expected_heatmap, lonely, row_number
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def file(results, tmp_path_factory):
+    path = tmp_path_factory.mktemp("budget") / "report.html"
+    path.write_text(render_page([results]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def page(browser, file):
+    return Page(browser, file)
+
+
+def test_slider_chooses_the_least_expected_loss_at_or_under_the_budget(page, results):
+    record, slider = results.record, page.part("slider")
+    for keys, budget in (((Keys.ARROW_RIGHT,) * 2, 3.1), ((Keys.ARROW_LEFT,) * 8, 2.7)):
+        slider.send_keys(*keys)
+        row = best_under(record, budget)
+        title = f"Trial {row['trial']}, round 3"
+        page.wait(lambda title=title: page.text("selected-title") == title)
+        page.wait(lambda row=row: page.heatmap() == expected_heatmap(record, row, "bits"))
+        assert f"least expected loss, {row['expected_loss']:.4f} ± 0.0012" in page.text("pick")
+        assert f"--bits {budget:g} --json" in page.text("pick-command")
+        assert f"--bits {budget:g} --to OUT --format packed" in page.text("export-command")
+        assert page.all("tr.chosen td")[1].text == str(row["trial"])
+
+
+@pytest.mark.parametrize("unit", ["bits", "MB", "GB"])
+def test_something_fits_at_both_ends_of_the_slider_in_each_unit(page, results, unit):
+    Select(page.part("unit")).select_by_value(unit)
+    slider = page.part("slider")
+    for key, end in ((Keys.HOME, "min"), (Keys.END, "max")):
+        slider.send_keys(key)
+        limit = float(slider.get_attribute(end))
+        size = {"MB": 1e6, "GB": 1e9}.get(unit)
+        bits = limit if size is None else results.footprint.bits_for_file(limit * size)
+        title = f"Trial {best_under(results.record, bits)['trial']}, round 3"
+        page.wait(lambda title=title: page.text("selected-title") == title)
+
+
+def test_a_budget_in_bytes_chooses_what_the_command_line_would(page, results):
+    Select(page.part("unit")).select_by_value("MB")
+    number = page.part("budget-number")
+    page.fill(number, "56.3")
+    option = shlex.split(page.text("export-command"))[3:5]
+    assert option[0] == "--bytes"
+    limit, unit = parse_size(option[1], "--bytes")
+    assert str(Budget("bytes", limit, unit=unit)) == " ".join(option)
+    row = best_under(results.record, results.footprint.bits_for_file(limit))
+    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 3")
+    size = readable_size(results.footprint.file_bytes(row["average_bits"]))
+    assert size in page.text("figures")
+
+
+def test_a_budget_typed_beyond_the_range_becomes_its_end(page):
+    number = page.part("budget-number")
+    page.fill(number, "99")
+    assert number.get_property("value") == number.get_attribute("max")
+
+
+def test_what_the_reader_chooses_is_exported_by_its_trial(page, results):
+    row = lonely(results.record)
+    page.click("loss", row_number(results.record, row))
+    page.wait(lambda: f"You chose trial {row['trial']}" in page.text("pick"))
+    command = f"qsearch export runs/quickstart --trial {row['trial']} --to OUT --format packed"
+    assert page.text("export-command") == command
+
+
+def test_commands_are_copied(page):
+    granted = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    page.driver.execute_cdp_cmd("Browser.grantPermissions", granted)
+    button = page.all('[data-copy="export-command"]')[0]
+    button.click()
+    page.wait(lambda: button.text == "Copied")
+    read = page.driver.execute_async_script(
+        "navigator.clipboard.readText().then(arguments[arguments.length - 1])"
+    )
+    assert read == page.text("export-command")
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml", "csv"])
+def test_the_chosen_configuration_downloads(page, results, downloads, kind):
+    page.all(f'[data-configuration="{kind}"]')[0].click()
+    row = best_under(results.record, 3.0)
+    text = downloaded(downloads, f"quickstart-trial-{row['trial']}.{kind}").decode()
+    configuration = json.loads(row["configuration"])
+    if kind == "csv":
+        lines = list(csv.DictReader(io.StringIO(text)))
+        read = {line.pop("layer"): line for line in lines}
+        written = {n: {k: str(v) for k, v in knobs.items()} for n, knobs in configuration.items()}
+        assert read == written
+    else:
+        assert (yaml.safe_load(text) if kind == "yaml" else json.loads(text)) == configuration
+
+
+def test_a_pinned_configuration_is_compared_with_the_chosen_one(page, results):
+    record = results.record
+    pinned, chosen = best_under(record, 3.0), best_under(record, 5.0)
+    assert not page.part("compare").is_displayed()
+    page.part("pin").click()
+    page.choose(int(chosen["trial"]))
+    page.wait(lambda: "chosen trial" in page.text("compare-title"))
+    assert page.text("compare-title") == (
+        f"Pinned trial {pinned['trial']} and chosen trial {chosen['trial']}"
+    )
+    rows = {
+        line.find_element(By.TAG_NAME, "th").text: [
+            cell.text for cell in line.find_elements(By.TAG_NAME, "td")
+        ]
+        for line in page.all('[data-part="compare-rows"] tr')
+    }
+    difference = chosen["average_bits"] - pinned["average_bits"]
+    assert rows["average bits"][2] == f"{difference:+.4f}".replace("-", "−")
+    sizes = [results.footprint.file_bytes(row["average_bits"]) for row in (pinned, chosen)]
+    assert rows["weight files"][:2] == [readable_size(size) for size in sizes]
+    assert rows["expected loss (nats)"][0] == f"{pinned['expected_loss']:.4f} ± 0.0012"
+    before, after = (json.loads(row["configuration"]) for row in (pinned, chosen))
+    differing = sum(before[name]["bits"] != after[name]["bits"] for name in before)
+    assert f"bits differs in {differing} of 36 layers" in page.text("compare-text")
+    texts = page.driver.execute_script(
+        "return arguments[0].data[0].customdata.flat().map((cell) => [cell[0], cell[2], cell[3]])",
+        page.part("difference"),
+    )
+    assert {name: (a, b) for name, a, b in texts} == {
+        name: (str(before[name]["bits"]), str(after[name]["bits"])) for name in before
+    }
+    assert page.marks("loss")[:2] == [1, 1]
+    page.part("swap").click()
+    page.wait(lambda: page.text("compare-title").startswith(f"Pinned trial {chosen['trial']}"))
+    page.part("unpin").click()
+    assert not page.part("compare").is_displayed()
+    assert page.driver.switch_to.active_element == page.part("pin")
+    assert page.errors() == []
+
+
+def test_a_figure_is_saved_as_png_and_svg(page, downloads):
+    page.figure("loss")
+    save = {button.get_attribute("aria-label"): button for button in page.all("[data-save]")}
+    save['Save the figure "Loss against average bits" as PNG'].click()
+    image = Image.open(io.BytesIO(downloaded(downloads, "quickstart-loss.png")))
+    assert image.size == (2000, 1120)
+    save['Save the figure "Loss against average bits" as SVG'].click()
+    text = downloaded(downloads, "quickstart-loss.svg").decode()
+    assert text.startswith("<svg")
+    assert "Loss against average bits" in text
+    assert page.errors() == []
+
+
+def test_the_page_prints_with_all_of_its_figures(page):
+    printed = page.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
+    figures = page.all("[data-figure]")
+    assert len(printed["data"]) > 100_000
+    assert all(figure.get_attribute("data-drawn") for figure in figures)
+    assert page.errors() == []

@@ -1,0 +1,51 @@
+"""Fronts of any round, on the same axes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qsearch_reports.figures import front_figure, front_ranges
+from qsearch_reports.frames import points_frame
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_the_front_of_any_round_says_which_it_is(record, number):
+    points = points_frame(record)
+    figure = front_figure(
+        points[points["round"] == number], record.segment_edges, record.metric, "loss"
+    )
+    assert figure.layout.title.text == f"Loss against average bits, round {number}"
+
+
+@pytest.mark.parametrize("value", ["loss", "metric"])
+def test_ranges_of_all_rounds_hold_every_point_with_its_error(record, value):
+    points = points_frame(record)
+    ranges = front_ranges(points, value)
+    error = points["standard_error" if value == "loss" else "metric_standard_error"]
+    assert ranges.y[0] < (points[value] - error).min()
+    assert ranges.y[1] > (points[value] + error).max()
+    assert ranges.x[0] < points["average_bits"].min()
+    assert ranges.x[1] > points["average_bits"].max()
+
+
+def test_rounds_drawn_with_the_same_ranges_share_their_axes(record):
+    points = points_frame(record)
+    ranges = front_ranges(points)
+    layouts = [
+        front_figure(
+            points[points["round"] == number], record.segment_edges, record.metric, ranges=ranges
+        ).layout
+        for number in range(2)
+    ]
+    assert layouts[0].xaxis.range == layouts[1].xaxis.range == ranges.x
+    assert layouts[0].yaxis.range == layouts[1].yaxis.range == ranges.y
+
+
+def test_one_point_without_errors_has_a_range_around_it(record):
+    point = points_frame(record).iloc[[0]].assign(loss=0.0, standard_error=np.nan)
+    low, high = front_ranges(point).y
+    assert low < 0 < high
+
+
+def test_no_point_has_no_range(record):
+    assert front_ranges(points_frame(record).iloc[:0]) is None

@@ -1,0 +1,216 @@
+"""What a reader does with the index of studies, by real clicks and keys in headless Chromium."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import replace
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from qsearch_reports.index_page import index_row, render_index, write_index
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
+
+from qsearch.records import write_study
+from tests.reports.chromium import show_as
+from tests.reports.report_page import Page
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'&amp; \u202eשלום\u202c"
+MANY = 1000
+
+
+@pytest.fixture(scope="module")
+def folder(make_record, tmp_path_factory):
+    """Studies of two models, one of them hostile; one damaged, one without results."""
+    root = tmp_path_factory.mktemp("runs")
+    for place, name, quality, model in (
+        ("b it's", "beta 10", 1.0, "small/model"),
+        ("a", "beta 9", 2.0, "small/model"),
+        ("deep/c#%", HOSTILE, 1.5, HOSTILE),
+    ):
+        record = make_record(
+            name=name, model=model, quality=quality, rounds=1, trials_per_round=8, failed=0
+        )
+        (root / place).mkdir(parents=True)
+        write_study(root / place, record)
+    (root / "deep" / "c#%" / "report.html").write_text("<title>the report</title>")
+    for name in ("damaged", "new"):
+        (root / name / "state").mkdir(parents=True)
+        (root / name / "study.yaml").write_text("name: x\n")
+    (root / "damaged" / "state" / "study.json").write_text("{")
+    write_index(root, root / "index.html")
+    return root
+
+
+@pytest.fixture
+def page(browser, folder):
+    return Page(browser, folder / "index.html")
+
+
+def by_id(page, name):
+    return page.driver.find_element(By.ID, name)
+
+
+def names(page):
+    """Names of the studies that are shown, from top to bottom."""
+    rows = page.driver.find_elements(By.CSS_SELECTOR, ".studies tbody tr:not([hidden]) th")
+    return [row.find_element(By.CSS_SELECTOR, "[dir]").get_property("textContent") for row in rows]
+
+
+def heading(page, key):
+    return page.driver.find_element(By.CSS_SELECTOR, f'[data-sort="{key}"]')
+
+
+def tick(page, name):
+    rows = page.driver.find_elements(By.CSS_SELECTOR, ".studies tbody tr")
+    found = next(row for row in rows if name in row.get_property("textContent"))
+    found.find_element(By.TAG_NAME, "input").click()
+
+
+def test_headings_sort_by_click_and_by_key_and_what_is_missing_comes_last(page):
+    assert names(page) == ["beta 9", "beta 10", "damaged", HOSTILE, "new"]
+    heading(page, "loss").click()
+    assert names(page) == ["beta 10", HOSTILE, "beta 9", "damaged", "new"]
+    sorted_by = page.driver.find_elements(By.CSS_SELECTOR, "[aria-sort]")
+    assert [cell.get_attribute("aria-sort") for cell in sorted_by] == ["ascending"]
+    heading(page, "loss").send_keys(Keys.ENTER)
+    assert names(page) == ["beta 9", HOSTILE, "beta 10", "damaged", "new"]
+    assert sorted_by[0].get_attribute("aria-sort") == "descending"
+    heading(page, "name").send_keys(Keys.SPACE)
+    # Numbers in names count as numbers.
+    assert [name for name in names(page) if name.startswith("beta")] == ["beta 9", "beta 10"]
+    assert page.errors() == []
+    assert page.requests() == []
+
+
+def test_search_and_filters_narrow_the_table_as_one_types(page):
+    count = by_id(page, "count")
+    assert count.get_attribute("aria-live") == "polite"
+    assert count.text == "5 studies"
+    search = by_id(page, "search")
+    search.send_keys("BETA  norm")
+    assert names(page) == ["beta 9", "beta 10"]
+    assert count.text == "2 of 5 studies"
+    search.send_keys(" nowhere")
+    assert names(page) == []
+    assert by_id(page, "none").is_displayed()
+    by_id(page, "reset-none").click()
+    assert count.text == "5 studies"
+    assert page.driver.switch_to.active_element == search
+    model = Select(page.driver.find_element(By.CSS_SELECTOR, "[data-filter=model]"))
+    model.select_by_visible_text(HOSTILE)
+    assert names(page) == [HOSTILE]
+    search.send_keys("beta")
+    assert count.text == "0 of 5 studies"
+    by_id(page, "reset").click()
+    assert len(names(page)) == 5
+    assert page.driver.find_elements(By.CSS_SELECTOR, "[data-filter=task]") == []
+
+
+def test_chosen_studies_make_a_command_to_copy(page, folder):
+    command = by_id(page, "command")
+    assert not command.is_displayed()
+    tick(page, "beta 10")
+    tick(page, HOSTILE[:20])
+    chosen = [folder / "b it's", folder / "deep" / "c#%"]
+    assert command.text == shlex.join(["qsearch", "report", *map(str, chosen)])
+    assert by_id(page, "chosen").text == "2 studies chosen."
+    heading(page, "model").send_keys(Keys.ENTER)
+    assert shlex.split(command.text)[2:] == [str(path) for path in chosen[::-1]]
+    by_id(page, "search").send_keys("beta")
+    assert by_id(page, "chosen").text == "2 studies chosen, 1 of them not shown."
+    every = by_id(page, "choose-all")
+    assert every.get_property("indeterminate")
+    every.send_keys(Keys.SPACE)
+    assert by_id(page, "chosen").text.startswith("3 studies chosen")
+    every.send_keys(Keys.SPACE)
+    assert by_id(page, "chosen").text.startswith("1 study chosen")
+    page.driver.execute_cdp_cmd(
+        "Browser.grantPermissions",
+        {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]},
+    )
+    by_id(page, "copy").click()
+    page.wait(lambda: by_id(page, "copy").text == "Copied")
+    read = "navigator.clipboard.readText().then(arguments[0])"
+    assert page.driver.execute_async_script(read) == command.text
+
+
+def test_studies_without_results_cannot_be_chosen(page):
+    boxes = page.driver.find_elements(By.CSS_SELECTOR, ".studies tbody input:disabled")
+    assert len(boxes) == 2
+    by_id(page, "choose-all").click()
+    assert by_id(page, "chosen").text == "3 studies chosen."
+
+
+def test_hostile_names_are_text_and_a_name_leads_to_the_report(page, folder):
+    assert HOSTILE in names(page)
+    assert page.driver.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
+    page.driver.find_element(By.PARTIAL_LINK_TEXT, "onerror").click()
+    page.wait(lambda: page.driver.title == "the report")
+    assert unquote(page.driver.current_url).endswith(f"{folder.name}/deep/c#%/report.html")
+
+
+def test_index_has_no_fault_that_axe_core_knows(page, violations):
+    tick(page, "beta 10")
+    found = {}
+    for name, (scheme, width) in {
+        "light": ("light", 1400),
+        "dark": ("dark", 1400),
+        "narrow": ("light", 390),
+    }.items():
+        show_as(page.driver, scheme=scheme, width=width)
+        found[name] = violations(page.driver)
+        wide = "return document.documentElement.scrollWidth - innerWidth"
+        assert page.driver.execute_script(wide) <= 0
+    assert found == {name: [] for name in found}
+
+
+def test_index_of_no_studies_has_no_fault_either(browser, violations, tmp_path):
+    page = Page(browser, write_index(tmp_path, tmp_path / "index.html"))
+    assert "No studies here yet" in browser.find_element(By.TAG_NAME, "main").text
+    assert violations(browser) == []
+    assert page.errors() == []
+
+
+def test_a_thousand_studies_are_sorted_and_searched_at_once(browser, folder, tmp_path):
+    row = index_row(folder / "a", folder, folder / "index.html")
+    rows = [
+        replace(row, name=f"study {at}", place=f"p/{at}", loss=0.3 + at * 7919 % MANY / 1e4)
+        for at in range(MANY)
+    ]
+    path = tmp_path / "index.html"
+    path.write_text(render_index(rows, "runs"), encoding="utf-8")
+    page = Page(browser, path)
+    start = time.monotonic()
+    heading(page, "loss").click()
+    by_id(page, "search").send_keys("p/99")
+    assert by_id(page, "count").text == "11 of 1,000 studies"
+    assert time.monotonic() - start < 2
+    found = [int(name.split()[1]) for name in names(page)]
+    assert found == sorted(found, key=lambda at: at * 7919 % MANY)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(words=st.lists(st.text(max_size=12), min_size=20, max_size=60))
+def test_a_shell_reads_words_as_they_were(script, words):
+    scope = script("dom.js", "index.js")
+    quoted = scope.evaluate("words.map(shellQuote)", words=words)
+    assert quoted == [shlex.quote(word) for word in words]
+    assert shlex.split(scope.evaluate("reportCommand(words)", words=words))[2:] == words
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_missing_values_come_last_and_equal_ones_stay(script, descending):
+    scope = script("dom.js", "index.js")
+    rows = [{"v": value} for value in (2, None, 1, 2, None)]
+    order = scope.evaluate("sortedRows(rows, 'v', down)", rows=rows, down=descending)
+    assert order == ([0, 3, 2, 1, 4] if descending else [2, 0, 3, 1, 4])
+    names = [{"v": value} for value in ("b10", "", "B9", "a")]
+    order = scope.evaluate("sortedRows(rows, 'v', down)", rows=names, down=descending)
+    assert order == ([0, 2, 3, 1] if descending else [3, 2, 0, 1])

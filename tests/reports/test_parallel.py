@@ -1,0 +1,107 @@
+"""Parallel coordinates: what configurations are made of, and what that gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qsearch_reports.figures import parallel_figure
+from qsearch_reports.frames import latest_points, parallel_axes, parallel_frame, points_frame
+
+from qsearch.records import row_configuration
+
+
+@pytest.fixture(scope="module")
+def frame(record):
+    return parallel_frame(record)
+
+
+def test_there_is_a_row_per_configuration_of_the_latest_round(record, frame):
+    latest = latest_points(points_frame(record))
+    assert frame.index.tolist() == latest.index.tolist()
+    assert frame["decisive_loss"].equals(latest["decisive_loss"])
+
+
+def test_numbers_are_averaged_over_weights_and_texts_by_their_places(record, frame):
+    rows = record.latest.set_index("trial")
+    row = frame.iloc[7]
+    configuration = row_configuration(rows.loc[row["trial"]])
+    weights = [layer.parameters for layer in record.layers]
+    places = ("bfloat16", "float16", "float32")
+    bits = [configuration[layer.name]["bits"] for layer in record.layers]
+    types = [places.index(configuration[layer.name]["scale_dtype"]) for layer in record.layers]
+    assert row["mean bits"] == pytest.approx(np.average(bits, weights=weights))
+    assert row["mean scale_dtype"] == pytest.approx(np.average(types, weights=weights))
+
+
+def test_lines_fall_into_quarters_of_equal_size_by_loss(frame):
+    sizes = frame.groupby("group").size()
+    assert sizes.index.tolist() == [0, 1, 2, 3]
+    assert sizes.max() - sizes.min() <= 1
+    losses = frame.groupby("group")["decisive_loss"]
+    assert (losses.max()[:-1].to_numpy() <= losses.min()[1:].to_numpy()).all()
+
+
+def test_axes_tell_the_range_of_their_column(record, frame):
+    axes = parallel_axes(record, frame)
+    assert [axis.title for axis in axes] == [
+        "average bits",
+        *record.choices.names,
+        "expected loss",
+        "accuracy",
+    ]
+    for axis in axes:
+        assert axis.low == frame[axis.column].min()
+        assert axis.high == frame[axis.column].max()
+
+
+def test_ticks_are_round_values_within_the_range_or_the_texts_of_a_knob(record, frame):
+    by_title = {axis.title: axis for axis in parallel_axes(record, frame)}
+    assert by_title["scale_dtype"].ticks == ((0, "bfloat16"), (1, "float16"), (2, "float32"))
+    for axis in by_title.values():
+        assert len(axis.ticks) >= 3
+        if axis.title != "scale_dtype":
+            assert all(axis.low - 1e-9 <= value <= axis.high + 1e-9 for value, _ in axis.ticks)
+            assert all(float(label) == pytest.approx(value) for value, label in axis.ticks)
+
+
+def test_an_unknown_metric_has_no_axis(record, frame):
+    unknown = frame.assign(metric=float("nan"))
+    assert "accuracy" not in [axis.title for axis in parallel_axes(record, unknown)]
+
+
+def test_each_line_runs_through_all_axes_with_its_row_number_and_ends_in_a_gap(record, frame):
+    axes = parallel_axes(record, frame)
+    figure = parallel_figure(frame, axes)
+    assert len(figure.data) == 4
+    rows = []
+    for trace in figure.data:
+        assert len(trace.x) == len(trace.y) == len(trace.customdata)
+        lines = np.array([details[0] for details in trace.customdata]).reshape(-1, len(axes) + 1)
+        assert (lines[:, :-1] == lines[:, :1]).all()
+        assert (lines[:, -1] == -1).all()
+        heights = np.reshape(trace.y, lines.shape)
+        assert np.isnan(heights[:, -1]).all()
+        assert ((heights[:, :-1] >= 0) & (heights[:, :-1] <= 1)).all()
+        rows += lines[:, 0].tolist()
+    assert sorted(rows) == frame.index.tolist()
+
+
+def test_hover_labels_have_the_values_themselves(record, frame):
+    axes = parallel_axes(record, frame)
+    best = parallel_figure(frame, axes).data[-1]
+    row, trial, value = best.customdata[0]
+    assert trial == frame.loc[row, "trial"]
+    assert value == pytest.approx(frame.loc[row, "average_bits"], abs=1e-4)
+
+
+def test_choice_indices_that_are_known_already_are_not_read_again(record, frame):
+    zeros = np.zeros((len(frame), len(record.layers)), dtype=np.int64)
+    assert parallel_frame(record, zeros)["mean bits"].to_numpy() == pytest.approx(2.0)
+
+
+def test_one_configuration_is_a_line_in_the_middle_of_its_axes(make_record):
+    record = make_record(rounds=1, trials_per_round=1, failed=0)
+    frame = parallel_frame(record)
+    figure = parallel_figure(frame, parallel_axes(record, frame))
+    assert len(figure.data) == 1
+    assert figure.data[0].y[0] == 0.5

@@ -1,0 +1,69 @@
+"""The command ``report`` and its formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from qsearch_reports.markdown_summary import markdown_report
+from qsearch_reports.text_summary import text_report
+from typer.testing import CliRunner
+
+from qsearch import cli
+from qsearch.errors import InputError
+from qsearch.records import StudyRecord
+
+
+@pytest.fixture
+def directory(study: Callable[..., Path], record: StudyRecord) -> Path:
+    return study(record)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"), [("text", text_report), ("markdown", markdown_report)]
+)
+def test_summaries_go_to_standard_output_and_write_no_file(
+    name: str, function: Callable[[list[Path]], str], directory: Path
+) -> None:
+    before = sorted(directory.rglob("*"))
+    done = CliRunner().invoke(cli.app, ["report", str(directory), "--format", name])
+    assert done.exit_code == 0
+    assert done.stdout == function([directory])
+    assert sorted(directory.rglob("*")) == before
+
+
+def test_a_summary_goes_to_a_file_where_one_is_named(directory: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "summary.md"
+    arguments = ["report", str(directory), "--format", "markdown", "--out", str(out)]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.stdout == f"report: {out}\n"
+    assert out.read_text(encoding="utf-8") == markdown_report([directory])
+
+
+def test_several_directories_make_one_summary(
+    directory: Path, study: Callable[..., Path], make_record: Callable[..., StudyRecord]
+) -> None:
+    other = study(make_record(name="other", seed=1), "other")
+    done = CliRunner().invoke(cli.app, ["report", str(directory), str(other), "--format", "text"])
+    assert done.stdout.startswith("2 studies\n")
+
+
+def test_a_summary_that_cannot_be_written_is_refused(directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    out = str(tmp_path / "file" / "summary.md")
+    done = CliRunner().invoke(cli.app, ["report", str(directory), "--format", "text", "--out", out])
+    assert isinstance(done.exception, InputError)
+    assert "cannot be written" in str(done.exception)
+
+
+def test_other_formats_are_refused_and_named(directory: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["report", str(directory), "--format", "pdf"])
+    assert done.exit_code == 2
+    assert all(name in done.output for name in ("html", "text", "markdown"))
+
+
+def test_the_page_is_what_is_written_without_a_format(directory: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["report", str(directory)])
+    assert done.exit_code == 0
+    assert (directory / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -1,0 +1,106 @@
+"""Reading all that a report shows of a study."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from qsearch_reports.results import read_results
+
+from qsearch.errors import InputError
+from qsearch.events import Event, event_log
+from qsearch.footprint import FOOTPRINT_FILE, Footprint, write_footprint
+from qsearch.measurements import layer_scores_name, write_measurement
+from qsearch.records import STUDY_FILE
+from qsearch.state_files import previous_path, with_checksum
+
+FOOTPRINT = Footprint(800, 1000, 200, 300, 2, 3, 10)
+SETTINGS = {"name": "quickstart", "search": {"rounds": 4, "average_bits": [2.25, 7.25]}}
+
+
+@pytest.fixture
+def directory(study, record) -> Path:
+    return study(record)
+
+
+def write_settings(directory: Path, settings: object, previous: bool = True) -> None:
+    text = with_checksum(yaml.safe_dump(settings))
+    (directory / "study.yaml").write_text(text)
+    if previous:
+        previous_path(directory / "study.yaml").write_text(text)
+
+
+def test_a_study_of_results_alone_has_nothing_else(directory, record):
+    results = read_results(directory)
+    assert results.record.rounds == record.rounds
+    assert results.directory == str(directory)
+    assert results.footprint is None
+    assert results.layer_scores is None
+    assert results.settings is None
+    assert list(results.events) == []
+
+
+def test_everything_that_a_directory_holds_is_read(directory, record):
+    write_footprint(directory, FOOTPRINT)
+    write_settings(directory, SETTINGS)
+    event_log(directory / "log.jsonl")(Event("started", 0, {"rounds": 4}))
+    last = len(record.rounds) - 1
+    scores = np.random.default_rng(0).random((len(record.layers), record.choices.size))
+    write_measurement(directory, layer_scores_name(last), scores)
+    write_measurement(directory, layer_scores_name(0), scores + 1)
+    results = read_results(directory)
+    assert results.footprint == FOOTPRINT
+    assert results.settings == SETTINGS
+    assert [event["event"] for event in results.events] == ["started"]
+    assert np.array_equal(results.layer_scores, scores)
+
+
+def test_while_the_first_round_runs_layer_scores_are_its_own(study, record):
+    directory = study(replace(record, rounds=()))
+    scores = np.ones((len(record.layers), record.choices.size))
+    write_measurement(directory, layer_scores_name(0), scores)
+    assert np.array_equal(read_results(directory).layer_scores, scores)
+
+
+def test_an_edited_study_yaml_is_read_as_it_was_run(directory):
+    told: list[str] = []
+    write_settings(directory, SETTINGS)
+    with (directory / "study.yaml").open("a") as stream:
+        stream.write("seed: 9\n")
+    assert read_results(directory, told.append).settings == SETTINGS
+    assert len(told) == 1
+    assert "study.yaml: damaged" in told[0]
+
+
+def test_layer_scores_that_cannot_be_used_are_told_and_left_out(directory, record):
+    told: list[str] = []
+    write_measurement(directory, layer_scores_name(len(record.rounds) - 1), np.ones((2, 2)))
+    assert read_results(directory, told.append).layer_scores is None
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (STUDY_FILE, "{", "study.json: damaged"),
+        (FOOTPRINT_FILE, "{}", "footprint.json: damaged"),
+        ("study.yaml", "- a list", "a study is a mapping of sections, not list"),
+        ("study.yaml", "a: [", "study.yaml: not valid YAML"),
+    ],
+)
+def test_what_cannot_be_read_is_one_message(file, content, said, directory):
+    (directory / file).write_text(content)
+    previous_path(directory / file).unlink(missing_ok=True)
+    with pytest.raises(InputError, match=said) as raised:
+        read_results(directory)
+    assert str(directory / file) in str(raised.value)
+
+
+def test_a_directory_without_a_study_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no study results"):
+        read_results(tmp_path)
+    with pytest.raises(InputError, match="there is no such directory"):
+        read_results(tmp_path / "none")

@@ -1,0 +1,108 @@
+"""How well the surrogate foretold what evaluations then gave."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qsearch_reports.figures import calibration_figure, predictions_figure
+from qsearch_reports.frames import calibration_frame, points_frame, predictions_frame
+from scipy.stats import binomtest, norm
+
+
+def errors_of(values):
+    return pd.DataFrame({"error": np.asarray(values, dtype=float)})
+
+
+def test_only_evaluations_that_were_predicted_are_compared(record):
+    frame = predictions_frame(record)
+    points = points_frame(record)
+    assert frame["row"].tolist() == points[points["predicted_loss"].notna()].index.tolist()
+    assert 0 < len(frame) < len(points)
+
+
+def test_errors_are_counted_in_the_predictions_deviations(record):
+    frame = predictions_frame(record)
+    expected = (frame["observed"] - frame["predicted"]) / frame["deviation"]
+    assert frame["error"].to_numpy() == pytest.approx(expected.to_numpy())
+
+
+def test_a_table_of_predictions_is_summed_up_in_its_attributes(record):
+    frame = predictions_frame(record)
+    assert frame.attrs["n"] == len(frame)
+    difference = frame["observed"] - frame["predicted"]
+    assert frame.attrs["rmse"] == pytest.approx(math.sqrt((difference**2).mean()))
+    assert frame.attrs["rank_correlation"] > 0.9
+    assert frame.attrs["coverage"] == pytest.approx((frame["error"].abs() <= 1.96).mean(), abs=0.02)
+
+
+def test_a_prediction_without_a_deviation_has_no_standardised_error(record):
+    trials = record.trials.assign(
+        predicted_loss_deviation=record.trials["predicted_loss_deviation"] * 0
+    )
+    frame = predictions_frame(replace(record, trials=trials))
+    assert frame["error"].isna().all()
+    assert math.isnan(frame.attrs["coverage"])
+    assert calibration_frame(frame).empty
+    assert "interval" not in predictions_figure(frame).layout.title.subtitle.text
+
+
+@given(st.lists(st.floats(-4, 4), min_size=1, max_size=60), st.floats(0.01, 0.99))
+def test_shares_and_limits_are_those_of_a_binomial_test(errors, level):
+    (row,) = calibration_frame(errors_of(errors), (level,)).to_dict("records")
+    within = int(sum(abs(error) <= norm.ppf((1 + level) / 2) for error in errors))
+    limits = binomtest(within, len(errors)).proportion_ci(0.95, method="exact")
+    assert row["share"] == pytest.approx(within / len(errors))
+    assert (row["low"], row["high"]) == pytest.approx((limits.low, limits.high), abs=1e-9)
+    assert row["n"] == len(errors)
+
+
+def test_normal_errors_are_calibrated_and_errors_twice_as_large_are_not():
+    errors = norm.ppf((np.arange(2000) + 0.5) / 2000)
+    good = calibration_frame(errors_of(errors))
+    assert good["share"].to_numpy() == pytest.approx(good["level"].to_numpy(), abs=0.01)
+    bad = calibration_frame(errors_of(2 * errors))
+    assert (bad["high"] < bad["level"]).all()
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=40))
+def test_wider_intervals_never_hold_fewer_observations(errors):
+    frame = calibration_frame(errors_of(errors))
+    assert frame["share"].is_monotonic_increasing
+    assert ((frame["low"] <= frame["share"]) & (frame["share"] <= frame["high"])).all()
+
+
+def test_observations_outside_their_interval_are_told_apart(record):
+    frame = predictions_frame(record)
+    by_part = {trace.meta: trace for trace in predictions_figure(frame).data}
+    assert len(by_part["outside"].x) == (frame["error"].abs() > 1.96).sum()
+    drawn = [details[0] for part in ("line", "outside") for details in by_part[part].customdata]
+    assert sorted(drawn) == frame["row"].tolist()
+    assert list(by_part["front"].x) == list(by_part["front"].y)
+
+
+def test_the_figure_says_in_numbers_how_good_predictions_are(record):
+    frame = predictions_frame(record)
+    text = predictions_figure(frame).layout.title.subtitle.text
+    assert f"{frame.attrs['rmse']:.3g} nats" in text
+    assert f"(n = {len(frame)})" in text
+
+
+def test_calibration_is_drawn_with_its_limits_and_what_is_claimed(record):
+    frame = calibration_frame(predictions_frame(record))
+    by_part = {trace.meta: trace for trace in calibration_figure(frame).data}
+    assert list(by_part["line"].y) == frame["share"].tolist()
+    assert list(by_part["band"].y) == [*frame["low"], *frame["high"][::-1]]
+
+
+def test_a_study_that_predicted_nothing_says_so(make_record):
+    frame = predictions_frame(make_record(rounds=1))
+    assert frame.empty
+    assert frame.attrs["n"] == 0
+    for figure in (predictions_figure(frame), calibration_figure(calibration_frame(frame))):
+        assert "predicted no loss" in figure.layout.annotations[0].text

@@ -1,0 +1,196 @@
+"""What a study did when."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qsearch_reports.figures import timeline_figure
+from qsearch_reports.frames import phases_frame, points_frame, timeline_frame
+from qsearch_reports.frames.clock import log_history, running_minutes
+from qsearch_reports.frames.timeline import _OVERLAP, _lanes
+from qsearch_reports.results import StudyResults
+
+from qsearch.history import replay
+
+
+def event(time, kind, round=0, **fields):
+    return {"time": f"2026-11-27T{time}+00:00", "event": kind, "round": round, **fields}
+
+
+def test_evaluations_end_when_they_were_told_and_begin_as_long_before_as_they_took(results):
+    frame = timeline_frame(results)
+    completed = frame[frame["status"] == "completed"]
+    points = points_frame(results.record)
+    assert sorted(completed["row"]) == points.index.tolist()
+    minutes = (completed["end"] - completed["start"]).to_numpy()
+    assert minutes * 60 == pytest.approx(completed["seconds"].to_numpy())
+    assert points.loc[completed["row"], "trial"].tolist() == completed["trial"].tolist()
+
+
+def test_failures_have_a_reason_and_no_row_nor_start(results):
+    failed = timeline_frame(results).query("status == 'failed'")
+    assert failed["trial"].tolist() == [118, 119]
+    assert set(failed["reason"]) == {"loss is nan"}
+    assert (failed["row"] == -1).all()
+    assert failed["start"].isna().all()
+    assert failed["end"].notna().all()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_there_are_as_many_lanes_as_evaluations_ran_at_once(make_results, workers):
+    frame = timeline_frame(make_results(rounds=2, workers=workers, failed=0))
+    assert sorted(set(frame["lane"])) == list(range(workers))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 10)), max_size=40).map(
+        lambda spans: [(float(start), float(start + length)) for start, length in spans]
+    )
+)
+def test_evaluations_in_a_lane_do_not_overlap_and_no_lane_is_needless(spans):
+    start, end = np.array(spans, dtype=float).reshape(-1, 2).T
+    lanes = _lanes(start, end)
+    for lane in range(max(lanes, default=-1) + 1):
+        of_lane = np.flatnonzero(lanes == lane)
+        ordered = of_lane[np.argsort(start[of_lane], kind="stable")]
+        for before, after in pairwise(ordered):
+            assert end[before] <= start[after] + _OVERLAP * (end[after] - start[after]) + 1e-9
+    at_once = max((int(((start <= t) & (t <= end)).sum()) for t in start), default=0)
+    assert max(lanes, default=-1) + 1 <= at_once
+
+
+def test_an_evaluation_that_failed_and_was_tried_again_has_a_row_for_each(results):
+    first = next(line for line in results.events if line["event"] == "evaluated")
+    failure = {**first, "event": "failed", "reason": "out of memory"}
+    frame = timeline_frame(replace(results, events=[failure, *results.events]))
+    both = frame[(frame["trial"] == first["trial"]) & (frame["round"] == first["round"])]
+    assert sorted(both["status"]) == ["completed", "failed"]
+
+
+def test_what_the_log_lacks_is_listed_without_a_time_and_counted_in_the_figure(results):
+    kept = [line for line in results.events if line["event"] != "failed"]
+    lacking = replace(results, events=kept)
+    frame = timeline_frame(lacking)
+    assert frame["end"].isna().sum() == 2
+    assert frame[frame["end"].isna()]["lane"].tolist() == [-1, -1]
+    figure = timeline_figure(frame, phases_frame(lacking))
+    assert "when 2 others ran" in figure.layout.title.subtitle.text
+
+
+def test_without_a_log_every_evaluation_is_listed_and_the_figure_says_what_is_missing(results):
+    silent = replace(results, events=())
+    frame = timeline_frame(silent)
+    assert len(frame) == len(results.record.trials)
+    assert phases_frame(silent).empty
+    figure = timeline_figure(frame, phases_frame(silent))
+    assert "log does not tell" in figure.layout.annotations[0].text
+
+
+def test_phases_follow_each_other_without_the_time_between_sessions(results):
+    frame = phases_frame(results)
+    assert (frame["end"] > frame["start"]).all()
+    assert (frame["start"].to_numpy()[1:] >= frame["end"].to_numpy()[:-1] - 1e-9).all()
+    assert frame["end"].max() < 15
+    training = frame[frame["phase"] == "training"]
+    assert training["round"].tolist() == [0, 1, 2, 3]
+    assert ((training["end"] - training["start"]) * 60).to_numpy() == pytest.approx(34.0)
+    assert frame["complete"].all()
+
+
+def test_a_phase_that_was_cut_off_is_not_complete():
+    events = [
+        event("09:00:00", "started"),
+        event("09:00:01", "round started", training_set=3),
+        event("09:01:01", "stopped", reason="killed"),
+    ]
+    history = replay(events, None)
+    assert not history.phases[-1].complete
+    frame = phases_frame_of(events)
+    assert frame[["phase", "complete"]].to_numpy().tolist() == [
+        ["starting", True],
+        ["training", False],
+    ]
+
+
+def phases_frame_of(events):
+    return phases_frame(StudyResults(record=None, directory="x", events=events))
+
+
+def test_minutes_of_running_do_not_count_breaks():
+    history, told = log_history(
+        [
+            event("09:00:00", "started"),
+            event("09:01:00", "evaluating the set", total=2),
+            event("09:02:00", "evaluated", trial=0, seconds=60.0),
+            event("09:02:30", "stopped", reason="interrupted"),
+            event("17:00:00", "started"),
+            event("17:00:30", "evaluating the set", total=1),
+            event("17:01:00", "evaluated", trial=1, seconds=30.0),
+        ]
+    )
+    assert told["minutes"].tolist() == pytest.approx([2.0, 3.5])
+    begun = [session.start for session in history.sessions]
+    assert running_minutes(history, begun) == pytest.approx([0.0, 2.5])
+    noon = begun[0] + 3 * 3600
+    assert running_minutes(history, [noon]) == pytest.approx([2.5])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {},
+        {"event": "evaluated"},
+        {"event": "evaluated", "trial": "x", "round": None, "time": 3},
+        {"event": ["failed"], "round": 0, "trial": 0, "time": "2026-11-27T09:00:00+00:00"},
+        {"event": "evaluated", "round": 0, "trial": 0, "time": "yesterday", "seconds": "long"},
+    ],
+)
+def test_lines_that_are_no_events_are_passed_over(line):
+    assert log_history([line])[1].empty
+
+
+def test_bars_know_their_rows_and_failures_are_crosses_with_their_reasons(results):
+    frame = timeline_frame(results)
+    figure = timeline_figure(frame, phases_frame(results))
+    by_part = {}
+    for trace in figure.data:
+        by_part.setdefault(trace.meta, []).append(trace)
+    rows = [
+        details[0]
+        for part in ("seen", "unseen")
+        for trace in by_part[part]
+        for details in trace.customdata
+        if details[0] >= 0
+    ]
+    completed = frame[frame["status"] == "completed"]
+    assert sorted(rows) == sorted([*completed["row"], *completed["row"]])
+    (crosses,) = by_part["failed"]
+    assert crosses.marker.symbol == "x"
+    assert [details[:2] for details in crosses.customdata] == [[-1, 118], [-1, 119]]
+    assert crosses.customdata[0][3] == "loss is nan"
+    rounds = {d[0] for trace in by_part["round-phase"] for d in trace.customdata}
+    assert rounds == {-1, 0, 1, 2, 3}
+
+
+def test_thousands_of_evaluations_are_a_few_traces(results):
+    frame = timeline_frame(results)
+    many = pd.concat([frame] * 10, ignore_index=True)
+    assert len(timeline_figure(many, phases_frame(results)).data) < 12
+
+
+def test_an_evaluation_that_took_no_time_is_drawn_all_the_same(results):
+    frame = timeline_frame(results)
+    brief = frame.assign(start=frame["start"].where(frame.index > 0, frame["end"]))
+    row = brief["row"].iloc[0]
+    for trace in timeline_figure(brief, phases_frame(results)).data:
+        if trace.meta in ("seen", "unseen"):
+            ends = [
+                x for x, details in zip(trace.x, trace.customdata, strict=True) if details[0] == row
+            ]
+            assert not ends or ends[0] < ends[1]
