@@ -48,7 +48,7 @@ const [turns, frontRows, done] = arguments;
   await timing.frame(() => Plotly.relayout(loss, { dragmode: "select" }));
   let [following, inBox] = [null, 0];
   loss.on("plotly_selected", (selection) => {
-    if (!selection?.points) return;
+    if (!selection?.points?.length) return;
     inBox = selection.points.length;
     following = follow(selection);
   });

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -229,16 +228,20 @@ class History:
         current.done, current.last, current.total = done, time, _count(line.get("total"))
 
     def _result(self, kind: str, round: int, time: float, line: Mapping[str, Any]) -> None:
-        trial, before = _count(line.get("trial")), self.results(round)
+        trial = _count(line.get("trial"))
         if trial is None:
             return
+        # In a log of thousands, counting the results before and after would take minutes.
+        is_new = (round, trial) not in self.failed
         if kind == "failed":
             self.failed[round, trial] = str(line.get("reason", "no reason given"))
         else:
             self.failed.pop((round, trial), None)
-            self.completed.setdefault(round, set()).add(trial)
+            completed = self.completed.setdefault(round, set())
+            is_new = is_new and trial not in completed
+            completed.add(trial)
         current = self.current
-        if current and current.kind in _AFTER and self.results(round) > before:
+        if current and current.kind in _AFTER and is_new:
             current.done, current.last = current.done + 1, time
 
     def _skip_empty(self) -> None:
@@ -279,7 +282,8 @@ def _seconds(text: object) -> float | None:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+    """Return a number; 0 for what is none that a time in seconds could be."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 2**53 else 0.0
 
 
 def _count(value: object) -> int | None:

@@ -306,6 +306,9 @@ def _require_kinds(table: pd.DataFrame) -> None:
             fits = is_numeric_dtype(column) and not is_bool_dtype(column)
         if not fits:
             raise ValueError(f"its column {name!r} holds something else than it should")
+    known = table.loc[table["status"] == "completed", ["average_bits", "segment"]]
+    if not known.map(math.isfinite).all(axis=None):
+        raise ValueError("a completed trial has no average bits, or no segment")
     if not set(table["status"]) <= {"completed", "failed"}:
         raise ValueError("its column 'status' holds something else than it should")
 

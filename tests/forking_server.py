@@ -69,7 +69,7 @@ class Fork:
             if time.monotonic() > deadline:
                 self.kill()
                 raise subprocess.TimeoutExpired(self.args, timeout, *self.said())
-            time.sleep(0.005)
+            time.sleep(0.02)
         assert self.returncode is not None
         return self.returncode
 

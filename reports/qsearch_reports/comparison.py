@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 
 from qsearch_reports import figures, frames
 from qsearch_reports.results import StudyResults
+from qsearch_reports.summary import with_error
 
 _MOST_VALUES = 160
 """Characters of a setting's value that the page shows."""
@@ -271,12 +272,12 @@ def _study_rows(hypervolume: pd.DataFrame, losses: pd.DataFrame) -> list[Row]:
 
 
 def _figure(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"
+    return with_error(value, math.nan)
 
 
 def _with_half(mean: float, low: float, high: float) -> str:
     """Return a mean and half of its interval, which lies evenly about it."""
-    return _figure(mean) if math.isnan(low) else f"{mean:.4f} ± {(high - low) / 2:.4f}"
+    return with_error(mean, (high - low) / 2)
 
 
 def _rank(rank: float) -> str:

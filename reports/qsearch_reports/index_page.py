@@ -82,7 +82,10 @@ class IndexRow:
         """When its results last changed, UTC."""
         if self.changed is None:
             return ""
-        return datetime.fromtimestamp(self.changed, UTC).strftime("%Y-%m-%d %H:%M")
+        try:
+            return datetime.fromtimestamp(self.changed, UTC).strftime("%Y-%m-%d %H:%M")
+        except (OSError, OverflowError, ValueError):
+            return ""  # A file system may tell years beyond 9999.
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
         bits=_number(None if close is None else close["average_bits"]),
         is_of_best=head.relative_to == "best loss",
         hypervolume=_number(head.hypervolume),
-        minutes=head.seconds / 60,
+        minutes=_number(head.seconds / 60),
         front=front.to_numpy(dtype=float).T,
     )
 

@@ -6,15 +6,21 @@ import shlex
 from collections.abc import Sequence
 
 from qsearch.records import StudyRecord
+from qsearch_reports.frames.groups import distinct
 
 
 def distinct_names(records: Sequence[StudyRecord], directories: Sequence[str]) -> list[str]:
-    """Return one label per study: its name, with its directory where two names are equal."""
+    """Return one label per study: its name, with its directory where two names are equal.
+
+    No two labels are equal, also if a directory is given twice, and tables can hold each: what is
+    no text in a directory's name is a question mark.
+    """
     names = [record.name for record in records]
-    return [
+    labels = [
         f"{name} ({directory})" if names.count(name) > 1 else name
         for name, directory in zip(names, directories, strict=True)
     ]
+    return distinct([label.encode("utf-8", "replace").decode() for label in labels])
 
 
 def shell_path(path: str) -> str:

@@ -64,16 +64,15 @@ def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
         "configurations": pack(indices, record.choices.size),
         "drawn_rounds": _drawn_rounds(record, points),
         "training_sets": _training_sets(record, points),
-        **_figures(results, points, indices),
+        **_figures(results, points, indices[points["configuration"].to_numpy()]),
     }
 
 
 def configuration_texts(record: StudyRecord, points: pd.DataFrame) -> list[str]:
     """Return the distinct configurations as JSON texts, by their code in ``points``."""
-    completed = record.trials[record.trials["status"] == "completed"]
-    ordered = completed.sort_values(["round", "trial"], kind="stable")["configuration"]
+    ordered = frames.completed_trials(record)["configuration"]
     first = ~points["configuration"].duplicated()
-    return [str(text) for text in ordered.to_numpy()[first.to_numpy()]]
+    return [str(text) for text in ordered[first.to_numpy()]]
 
 
 def pack(indices: npt.NDArray[np.int64], choices: int) -> dict[str, Any]:
@@ -92,14 +91,17 @@ def plain(column: pd.Series) -> list[Any]:
 
 def _drawn_rounds(record: StudyRecord, points: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rounds that fronts can show: those that are finished, or the first."""
-    hypervolumes = {entry.round: entry.hypervolume for entry in record.rounds}
+    hypervolumes = {
+        entry.round: entry.hypervolume if math.isfinite(entry.hypervolume) else None
+        for entry in record.rounds
+    }
     last = record.rounds[-1].round if record.rounds else 0
     counts = points[points["round"] <= last].groupby("round").size()
     return [
         {
             "round": int(number),
             "configurations": int(count),
-            "hypervolume": hypervolumes.get(number),
+            "hypervolume": hypervolumes.get(int(number)),
         }
         for number, count in counts.to_dict().items()
     ]
@@ -117,6 +119,7 @@ def _training_sets(record: StudyRecord, points: pd.DataFrame) -> dict[str, list[
 def _figures(
     results: StudyResults, points: pd.DataFrame, indices: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
+    """Draw all figures; ``indices`` are the choices of each row of ``points`` (rows × layers)."""
     record = results.record
     made: dict[str, Any] = {}
 
@@ -131,11 +134,14 @@ def _figures(
     if not points.empty:
         _add_fronts(record, points, add_variants)
         marginals = {
-            knob.name: figures.marginals_figure(frames.marginals_frame(record, knob.name), knob)
+            knob.name: figures.marginals_figure(
+                frames.marginals_frame(record, knob.name, indices), knob
+            )
             for knob in record.choices.knobs
         }
         add_variants("marginals", "knob", marginals)
-        sensitivity = frames.sensitivity_frame(results)
+        front = frames.front_frame(frames.latest_points(points), "decisive_loss")
+        sensitivity = frames.sensitivity_frame(results, indices=indices[front.index.to_numpy()])
         if not sensitivity.empty:
             add("sensitivity", figures.sensitivity_figure(sensitivity))
         predictions = frames.predictions_frame(record)
@@ -152,7 +158,7 @@ def _figures(
     parallel = None
     if not points.empty:
         latest = frames.latest_points(points)
-        frame = frames.parallel_frame(record, indices[latest["configuration"].to_numpy()])
+        frame = frames.parallel_frame(record, indices[latest.index.to_numpy()])
         axes = frames.parallel_axes(record, frame)
         add("parallel", figures.parallel_figure(frame, axes))
         parallel = {

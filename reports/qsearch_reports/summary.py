@@ -14,6 +14,9 @@ from rich.text import Text
 from qsearch.records import StudyRecord
 from qsearch_reports.frames import budget_frame, study_budgets
 
+_MOST = 1e7
+"""Figures from here on are written with an exponent: their digits say nothing and fill a line."""
+
 
 def summary_table(record: StudyRecord, budgets: Sequence[float] | None = None) -> Table:
     """Return the best configuration at or under each budget, as a rich table.
@@ -49,11 +52,15 @@ def _cells(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
     )
 
 
-def with_error(value: float, error: float) -> str:
+def with_error(value: float, error: float | None) -> str:
     """Return a figure with its standard error, if that is known."""
+    error = math.nan if error is None else error
     if pd.isna(value):
         return "–"
     # Perplexities of poor configurations run to thousands; their fourth decimal says nothing.
     places = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
-    shown = f"{value:.{places}f}"
-    return shown if pd.isna(error) else f"{shown} ± {error:.{places}f}"
+    shown, doubt = (
+        f"{number:.{places}f}" if abs(number) < _MOST else f"{number:.4g}"
+        for number in (value, error)
+    )
+    return shown if pd.isna(error) else f"{shown} ± {doubt}"

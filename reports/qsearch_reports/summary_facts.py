@@ -73,8 +73,12 @@ def answer(head: Headline) -> str:
         return "No evaluation has finished yet."
     only = " It is the only evaluation so far." if head.evaluations == 1 else ""
     if close is None:
-        above = f"{100 * (head.excess or 0):.1f} % above {head.relative_to}"
         at = f"{best['average_bits']:.2f} average bits"
+        above = (
+            f"not within 1 % of {head.relative_to}"
+            if head.excess is None
+            else f"{100 * head.excess:.1f} % above {head.relative_to}"
+        )
         return f"Best {_figures(best, head)} at {at}: {above}.{only}"
     if head.full_precision is not None:
         compared = f" against {head.full_precision.loss:.4f}"
@@ -172,13 +176,21 @@ def next_commands(head: Headline, directory: str) -> list[str]:
     commands = [f"qsearch status {path}"]
     chosen = head.best if head.within_one_percent is None else head.within_one_percent
     if chosen is not None:
-        bits = math.ceil(float(chosen["average_bits"]) * 100 - 1e-9) / 100
+        bits = _budget(float(chosen["average_bits"]))
         commands = [
-            f"qsearch pick {path} --bits {bits:.2f}",
-            f"qsearch export {path} --bits {bits:.2f} --to OUT",
+            f"qsearch pick {path} --bits {bits}",
+            f"qsearch export {path} --bits {bits} --to OUT",
             f"qsearch report {path}",
         ]
     return [without_controls(command) for command in commands]
+
+
+def _budget(average_bits: float) -> str:
+    """Return the least budget of two decimals that some average bits fit."""
+    hundredths = math.floor(average_bits * 100)
+    while hundredths / 100 < average_bits:
+        hundredths += 1
+    return f"{hundredths / 100:.2f}"
 
 
 def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> Cells:

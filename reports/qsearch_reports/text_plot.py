@@ -28,7 +28,7 @@ def front_plot(points: pd.DataFrame, width: int = 60, height: int = 12) -> list[
         ``height`` lines (one, if all losses are alike), the axis and its ticks; nothing without
         points.
     """
-    known = points[points["decisive_loss"].notna()]
+    known = points[points["decisive_loss"].notna() & points["average_bits"].notna()]
     if known.empty:
         return []
     front = front_frame(known, "decisive_loss")
@@ -54,7 +54,9 @@ def _place(value: float, low: float, high: float, count: int) -> int:
     """Return which of some equal steps from low to high a value is nearest to."""
     if high <= low:
         return 0
-    return min(round((value - low) / (high - low) * (count - 1)), count - 1)
+    # Halves: the distance of two huge losses may be more than a float holds.
+    share = (value / 2 - low / 2) / (high / 2 - low / 2)
+    return min(round(share * (count - 1)), count - 1)
 
 
 def _ticks(low: float, high: float, width: int) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -89,6 +92,13 @@ def run_new(
 def results(directory: Path) -> pd.DataFrame:
     """Return what must not depend on interruptions: all of the trials but wall time."""
     return read_study(directory).trials.drop(columns="seconds")
+
+
+def knobs_shown(report: Path) -> list[str]:
+    """Return the names of the knobs in the data of a report's page."""
+    packed = report.read_text(encoding="utf-8").split('id="report-data">')[1].split("<")[0]
+    (study,) = json.loads(zlib.decompress(base64.b64decode(packed)))["studies"]
+    return [knob["name"] for knob in study["knobs"]]
 
 
 @pytest.fixture(scope="session")

@@ -58,11 +58,6 @@ def told(directory: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in events(directory) if event["event"] == kind]
 
 
-def test_results_equal_those_of_a_serial_run(finished: Path, tmp_path: Path) -> None:
-    run_study(study_spec(), tmp_path / "run", workers=TWO)
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
-
-
 def test_screening_and_probes_on_workers_equal_those_of_a_serial_run(tmp_path: Path) -> None:
     spec = study_spec(
         task__name="counting",
@@ -238,7 +233,9 @@ def test_an_interrupted_study_ends_its_workers_and_exits_130(tmp_path: Path) -> 
     assert alive == []
 
 
-def test_the_command_line_runs_a_study_on_workers(finished: Path, tmp_path: Path) -> None:
+def test_the_command_line_runs_a_study_on_workers_whose_results_equal_a_serial_runs(
+    finished: Path, tmp_path: Path
+) -> None:
     study = write_study_yaml(tmp_path / "study.yaml")
     # Whatever cluster happens to run on this machine, these workers are of one of their own.
     arguments = ["run", study, "--out", tmp_path / "run", "--workers", "2"]

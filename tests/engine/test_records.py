@@ -303,3 +303,14 @@ def test_damaged_trials_file_is_named(damage: str, tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(b"PAR1 no")
     with pytest.raises(InputError, match=r"trials\.parquet"):
         read_study(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["average_bits", "segment"])
+def test_a_table_without_a_figure_that_every_completed_trial_has_is_damaged(
+    column: str, tmp_path: Path
+) -> None:
+    write_study(tmp_path, record_of(*ROWS))
+    path = tmp_path / TRIALS_FILE
+    pd.read_parquet(path).assign(**{column: math.nan}).to_parquet(path)
+    with pytest.raises(InputError, match="has no average bits, or no segment"):
+        read_study(tmp_path)

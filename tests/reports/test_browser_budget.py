@@ -17,6 +17,7 @@ from selenium.webdriver.support.select import Select
 
 from qsearch.budgets import Budget, parse_size, readable_size
 from qsearch.records import best_under
+from tests.reports.chromium import show_as
 from tests.reports.report_page import Page, downloaded, expected_heatmap, lonely, row_number
 
 pytestmark = pytest.mark.browser
@@ -79,6 +80,17 @@ def test_a_budget_typed_beyond_the_range_becomes_its_end(page):
     number = page.part("budget-number")
     page.fill(number, "99")
     assert number.get_property("value") == number.get_attribute("max")
+    for text in ("-3", "0"):
+        page.fill(number, text)
+        assert float(number.get_property("value")) == float(number.get_attribute("min"))
+
+
+def test_a_budget_typed_between_digits_is_rounded_down(page):
+    number = page.part("budget-number")
+    page.fill(number, "3.019")
+    assert "--bits 3.01 " in page.text("pick-command")
+    page.fill(number, "")
+    assert number.get_property("value") == "3.01"
 
 
 def test_what_the_reader_chooses_is_exported_by_its_trial(page, results):
@@ -99,6 +111,15 @@ def test_commands_are_copied(page):
         "navigator.clipboard.readText().then(arguments[arguments.length - 1])"
     )
     assert read == page.text("export-command")
+    page.driver.execute_script(
+        "navigator.clipboard.writeText = () => Promise.reject(new Error('refused'));"
+        "document.execCommand = () => false"
+    )
+    button = page.all('[data-copy="pick-command"]')[0]
+    button.click()
+    page.wait(lambda: button.text == "Selected")
+    assert page.driver.execute_script("return String(getSelection())") == page.text("pick-command")
+    assert "cannot be copied" in page.text("copied")
 
 
 @pytest.mark.parametrize("kind", ["json", "yaml", "csv"])
@@ -169,9 +190,19 @@ def test_a_figure_is_saved_as_png_and_svg(page, downloads):
     assert page.errors() == []
 
 
-def test_the_page_prints_with_all_of_its_figures(page):
+def test_the_page_prints_with_all_of_its_figures_in_light_colours(page):
+    colour = "return arguments[0]._fullLayout.font.color"
+    light = page.driver.execute_script(colour, page.figure("loss"))
+    show_as(page.driver, scheme="dark")
+    page.wait(lambda: page.driver.execute_script(colour, page.figure("loss")) != light)
+    page.driver.execute_script(
+        "addEventListener('beforeprint', () => {"
+        " window.onPaper = document.querySelector('[data-figure=loss]')._fullLayout.font.color })"
+    )
     printed = page.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
     figures = page.all("[data-figure]")
     assert len(printed["data"]) > 100_000
     assert all(figure.get_attribute("data-drawn") for figure in figures)
+    assert page.driver.execute_script("return window.onPaper") == light
+    page.wait(lambda: page.driver.execute_script(colour, page.figure("loss")) != light)
     assert page.errors() == []

@@ -257,3 +257,34 @@ def test_a_dozen_studies_are_compared(study_of):
     assert len(context.segments) == 12
     assert html.count(" – 0 – ") >= 12 * 11 / 2
     assert pd.Series([row.rank for row in context.by_study]).nunique() == 12
+
+
+def test_a_finished_round_without_a_completed_trial_has_a_hypervolume_of_zero(record):
+    failed = record.trials["round"] == 3
+    status = record.trials["status"].mask(failed, "failed")
+    frame = frames.comparison_frame(
+        [replace(record, trials=record.trials.assign(status=status))], ["a"]
+    )
+    assert frame["round"].tolist() == [0, 1, 2, 3]
+    assert frame["hypervolume"].iloc[-1] == 0
+    assert (frame["hypervolume"].iloc[:-1] > 0).all()
+
+
+def test_losses_below_zero_have_no_hypervolume_and_are_compared_all_the_same(study_of):
+    studies = [study_of([(3, -1.0)], name="a"), study_of([(3, -2.0)], name="b")]
+    below = [
+        replace(one, record=replace(one.record, reference_point=(-0.9, 7.5))) for one in studies
+    ]
+    compared = comparison_context(below, names_of(below))
+    assert compared.reference is None
+    assert [row.losses[-1] for row in compared.by_study] == ["-1.0000", "-2.0000"]
+    assert frames.progress_frame(below[0])["hypervolume"].isna().all()
+
+
+def test_losses_that_are_not_finite_are_left_out_of_a_comparison(study_of):
+    studies = [
+        study_of([(3, math.inf), (4, 0.5)], name="a"),
+        study_of([(3, 0.4)], name="b"),
+    ]
+    compared = comparison_context(studies, names_of(studies))
+    assert [row.losses[-1] for row in compared.by_study] == ["0.5000", "0.4000"]

@@ -205,3 +205,37 @@ def test_study_whose_evaluations_all_failed_counts_them(record, only_failures):
     assert head.best is None
     assert head.failed == 300
     assert math.isclose(head.seconds, 726.8)
+
+
+@pytest.mark.parametrize("figure", [math.inf, -math.inf, math.nan])
+def test_figures_that_are_not_finite_are_not_known(figure, record):
+    expected = record.trials["expected_loss"].mask(record.trials["trial"] == 0, figure)
+    points = frames.points_frame(
+        replace(record, trials=record.trials.assign(expected_loss=expected, metric=figure))
+    )
+    assert points["metric"].isna().all()
+    odd = points[points["trial"] == 0]
+    assert odd["expected_loss"].isna().all()
+    assert odd["decisive_loss"].equals(odd["loss"].rename("decisive_loss"))
+
+
+def test_points_without_a_loss_add_nothing_to_a_hypervolume():
+    points = pd.DataFrame({"loss": [1.0, math.nan], "average_bits": [3.0, 2.0]})
+    assert frames.hypervolume(points, (2.0, 5.0), 1.0) == pytest.approx(1 * 2 / (2 * 4))
+
+
+def test_headline_has_no_excess_over_a_loss_of_zero(record):
+    full = replace(record.rounds[-1].full_precision, loss=0.0)
+    head = frames.headline(with_full_precision(record, full))
+    assert head.within_one_percent is None
+    assert head.excess is None
+
+
+def test_headline_says_of_the_best_itself_whether_its_loss_is_expected(record):
+    expected = record.trials["expected_loss"].where(record.trials["trial"] == 0)
+    loss = record.trials["loss"].mask(record.trials["trial"] == 1, 0.01)
+    head = frames.headline(
+        replace(record, trials=record.trials.assign(expected_loss=expected, loss=loss))
+    )
+    assert head.best["trial"] == 1
+    assert not head.is_expected

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from qsearch_reports.figures import front_figure, front_ranges
-from qsearch_reports.frames import points_frame
+from qsearch_reports.frames import latest_points, points_frame
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -49,3 +50,15 @@ def test_one_point_without_errors_has_a_range_around_it(record):
 
 def test_no_point_has_no_range(record):
     assert front_ranges(points_frame(record).iloc[:0]) is None
+
+
+def test_of_very_many_points_only_those_on_a_front_have_bars(record):
+    latest = latest_points(points_frame(record))
+    many = pd.concat([latest] * 9, ignore_index=True)
+    figure = front_figure(many, record.segment_edges, record.metric)
+    barred = {trace.name for trace in figure.data if trace.error_y.array is not None}
+    assert barred == {"seen, on segment front", "unseen, on segment front"}
+    assert "bars are of what is on" in figure.layout.title.subtitle.text
+    assert (
+        front_figure(latest, record.segment_edges, record.metric).layout.title.subtitle.text is None
+    )

@@ -102,3 +102,12 @@ def test_examples_without_digests_are_told_apart_by_the_settings_of_the_task(stu
     one = replace(one, record=replace(one.record, sessions=()))
     a, b = (replace(one, settings={**one.settings, "task": {"n": n}}) for n in (1, 2))
     assert frames.incomparable([a, b]) == {"settings of the task": ["n: 1", "n: 2"]}
+
+
+def test_settings_with_keys_of_any_kind_are_compared(study_of):
+    odd = {1: 2, "a": 3, None: [4], "b": {5: {6: 7}}}
+    a, b, c = (
+        replace(study_of([(3, 1)], name=name), settings={"seed": seed, **odd, "x": x})
+        for name, seed, x in (("s 0", 0, 1), ("s 1", 1, 1), ("other", 0, 2))
+    )
+    assert [method.studies for method in methods_of([a, b, c])] == [(0, 1), (2,)]

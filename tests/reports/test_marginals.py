@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from qsearch_reports.figures import marginals_figure, value_colours
-from qsearch_reports.frames import front_frame, latest_points, marginals_frame, points_frame
+from qsearch_reports.frames import (
+    choice_indices,
+    completed_trials,
+    front_frame,
+    latest_points,
+    marginals_frame,
+    points_frame,
+)
 
 from qsearch.records import row_configuration
 
@@ -49,3 +57,13 @@ def test_long_fronts_have_some_bars_labelled(record):
     figure = marginals_figure(frame, record.choices.knobs[0])
     assert frame["row"].nunique() > 14
     assert 2 <= len(figure.layout.xaxis.ticktext) <= 14
+
+
+def test_choices_that_are_known_already_give_the_same_shares(record):
+    points = points_frame(record)
+    texts = [str(text) for text in completed_trials(record)["configuration"]]
+    indices = choice_indices(record.layers, record.choices, texts)
+    assert len(indices) == len(points)
+    for knob in record.choices.names:
+        read = marginals_frame(record, knob)
+        pd.testing.assert_frame_equal(marginals_frame(record, knob, indices), read)

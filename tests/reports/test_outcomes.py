@@ -115,3 +115,17 @@ def test_outcomes_are_told_by_letters_and_not_by_colour_alone(study_of):
     assert [list(row) for row in trace.text] == [["", "W"]]
     assert list(trace.x) == [2.0, 3.0, 6.0]
     assert trace.customdata[0][1][0].startswith("win: difference of losses -0.2000")
+
+
+def test_losses_of_unknown_uncertainty_tie(study_of):
+    studies = [
+        study_of([(3, loss)], name=str(loss), rank=rank, deviation=math.nan)
+        for rank, loss in enumerate((0.3, 0.9))
+    ]
+    for one in studies:
+        one.record.trials["standard_error"] = math.nan
+    frame = outcomes_of(studies)
+    assert set(frame["outcome"]) == {"tie"}
+    assert frame["difference"].iloc[0] == pytest.approx(-0.6)
+    figure = figures.outcomes_figure(frame, frame["method"].iloc[0])
+    assert "nan" not in figure.data[0].customdata[0][0][0]

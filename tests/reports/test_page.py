@@ -337,3 +337,31 @@ def test_page_of_a_study_of_an_earlier_version_shows_its_versions_alone(record):
     assert "torch 2.13.0" in text
     assert "ran with a version of qsearch that recorded nothing more" in text
     assert "Machine" not in text
+
+
+def test_page_of_a_model_that_loses_nothing_without_quantization_names_no_excess(record):
+    full = replace(record.rounds[-1].full_precision, loss=0.0)
+    rounds = (*record.rounds[:-1], replace(record.rounds[-1], full_precision=full))
+    page = render_page([StudyResults(replace(record, rounds=rounds), "runs/a")])
+    answer = page.split('<p class="answer">')[1].split("</p>")[0]
+    assert "No configuration is within 1 % of full precision" in answer
+    assert "above it" not in answer
+
+
+def test_page_shows_no_error_and_no_metric_that_is_not_known(record):
+    unknown = dict.fromkeys(("standard_error", "expected_loss_deviation", "metric"), np.nan)
+    page = render_page([StudyResults(replace(record, trials=record.trials.assign(**unknown)), "a")])
+    assert "nan" not in page.split('<dl class="tiles">')[1].split("</dl>")[0]
+
+
+def test_labels_of_studies_are_distinct_text_whatever_their_directories(record):
+    names = distinct_names([record] * 3, ["runs/\udcff", "runs/\udcff", "runs/b"])
+    assert len(set(names)) == 3
+    assert all(name.encode() for name in names)
+
+
+def test_page_of_a_study_whose_hypervolume_is_no_number_is_written(record):
+    rounds = tuple(replace(entry, hypervolume=np.nan) for entry in record.rounds)
+    payload = study_payload(StudyResults(replace(record, rounds=rounds), "a"), "a")
+    assert [drawn["hypervolume"] for drawn in payload["drawn_rounds"]] == [None] * 4
+    packed_json(payload)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from qsearch_reports.figures import parallel_figure
@@ -105,3 +108,11 @@ def test_one_configuration_is_a_line_in_the_middle_of_its_axes(make_record):
     figure = parallel_figure(frame, parallel_axes(record, frame))
     assert len(figure.data) == 1
     assert figure.data[0].y[0] == 0.5
+
+
+def test_losses_farther_apart_than_a_float_holds_have_ticks_at_both_ends(record):
+    sign = np.where(record.trials["trial"] % 2 == 0, 1.7e308, -1.7e308)
+    huge = replace(record, trials=record.trials.assign(loss=sign, expected_loss=math.nan))
+    frame = parallel_frame(huge)
+    axis = next(a for a in parallel_axes(huge, frame) if a.column == "decisive_loss")
+    assert [at for at, _ in axis.ticks] == [-1.7e308, 1.7e308]

@@ -255,3 +255,37 @@ def test_ticks_are_the_ends_and_the_middle_of_average_bits() -> None:
 def test_nothing_is_drawn_of_no_points() -> None:
     assert front_plot(points([])) == []
     assert front_plot(points([(2.0, math.nan)])) == []
+
+
+def test_a_loss_of_zero_without_quantization_gives_no_share_above_it(record: StudyRecord) -> None:
+    full = Evaluation(0.0, 0.0, 1.0, 0.0, 1.0)
+    rounds = (*record.rounds[:-1], replace(record.rounds[-1], full_precision=full))
+    said = answer(headline(replace(record, rounds=rounds)))
+    assert "not within 1 % of full precision" in said
+    assert "0.0 %" not in said
+
+
+@given(st.integers(200, 900), st.integers(-3, 3))
+def test_the_commands_budget_fits_what_is_chosen_however_it_was_rounded(
+    record: StudyRecord, hundredths: int, steps: int
+) -> None:
+    bits = hundredths / 100
+    for _ in range(abs(steps)):
+        bits = math.nextafter(bits, math.inf if steps > 0 else 0)
+    head = headline(record)
+    assert head.within_one_percent is not None
+    chosen = replace(head, within_one_percent=head.within_one_percent.copy())
+    chosen.within_one_percent["average_bits"] = bits
+    budget = float(shlex.split(next_commands(chosen, "a")[0])[-1])
+    assert bits <= budget < bits + 0.0101
+
+
+@pytest.mark.parametrize("most", [1e300, 1.7e308])
+def test_huge_losses_keep_the_width(record: StudyRecord, most: float) -> None:
+    sign = np.where(record.trials["trial"] % 2 == 0, most, -most)
+    huge = dict.fromkeys(("loss", "expected_loss", "standard_error", "metric"), sign)
+    text = summary(replace(record, trials=record.trials.assign(**huge)))
+    plot = lines_after(text, "* on the front, . other")
+    assert max(map(len, plot)) <= WIDTH
+    table = lines_after(text, "best configuration at or under each budget")
+    assert max(map(len, table)) <= 2 * WIDTH

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from time import process_time
 
 import numpy as np
 import pandas as pd
@@ -194,3 +197,33 @@ def test_an_evaluation_that_took_no_time_is_drawn_all_the_same(results):
                 x for x, details in zip(trace.x, trace.customdata, strict=True) if details[0] == row
             ]
             assert not ends or ends[0] < ends[1]
+
+
+@pytest.mark.parametrize("field", ["trial", "round", "seconds"])
+@pytest.mark.parametrize("number", [-1, 2**63, 2**64, 10**400, math.inf, math.nan, True, None])
+def test_numbers_in_a_log_that_nothing_could_have_do_no_harm(field, number, results):
+    events = [
+        line | {field: number} if line["event"] in ("evaluated", "trained") else line
+        for line in results.events[:40]
+    ]
+    damaged = replace(results, events=events)
+    frame, phases = timeline_frame(damaged), phases_frame(damaged)
+    assert len(frame) >= len(results.record.trials)
+    assert "Time line" in timeline_figure(frame, phases).to_json()
+
+
+def test_a_log_of_thousands_of_sessions_and_failures_is_read_in_seconds():
+    start = datetime(2026, 11, 27, tzinfo=UTC)
+    lines = []
+    for number in range(20_000):
+        time = (start + timedelta(minutes=number)).isoformat()
+        lines.append({"time": time, "event": "started", "round": 0})
+        lines.append({"time": time, "event": "failed", "round": 0, "trial": number, "reason": "x"})
+        ended = (start + timedelta(minutes=number, seconds=30)).isoformat()
+        lines.append({"time": ended, "event": "stopped", "round": 0})
+    began = process_time()
+    history, told = log_history(lines)
+    assert process_time() - began < 10
+    assert len(told) == 20_000
+    assert told["minutes"].iloc[-1] == pytest.approx(19_999 / 2)
+    assert history.spent() == 20_000 * 30

@@ -225,7 +225,8 @@ def outcomes_figure(outcomes: pd.DataFrame, method: str) -> go.Figure:
 def _outcome_text(difference: float, low: float, high: float, outcome: str) -> str:
     if outcome == "none":
         return "one of them has nothing within this budget"
-    return f"{outcome}: difference of losses {difference:+.4f} ({low:+.4f} … {high:+.4f})"
+    interval = "not known how sure" if pd.isna(low) else f"{low:+.4f} … {high:+.4f}"
+    return f"{outcome}: difference of losses {difference:+.4f} ({interval})"
 
 
 def outcome_legend() -> Sequence[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from qsearch.evaluation import Metric
 from qsearch_reports.figures.style import (
     COLOURS,
+    caption,
     escape,
     new_figure,
     note,
@@ -19,6 +20,10 @@ from qsearch_reports.figures.style import (
     vertical,
 )
 from qsearch_reports.frames.points import front_frame
+
+_MANY = 1000
+"""Points beyond which those that are beaten have no bars: they would hide the front, and take
+longer to draw than the points."""
 
 SYMBOLS = {True: "circle", False: "diamond"}
 """Marker of seen and of unseen configurations."""
@@ -76,7 +81,8 @@ def front_figure(
     """Draw loss or metric against average bits, with the front and the segments.
 
     The front of losses is that of expected ones where they are known, drawn at what is expected;
-    markers are at what was observed.
+    markers are at what was observed. Bars are standard errors; of more than 1,000 points, those on
+    a segment's front have them.
 
     Args:
         points: Rows of :func:`~qsearch_reports.frames.points_frame`, of one round; each
@@ -111,6 +117,10 @@ def front_figure(
             rows = points[(points["seen"] == seen) & (points["on_front"] == on_front)]
             if not rows.empty:
                 figure.add_trace(_markers(rows, value, metric, seen=seen, on_front=on_front))
+                if len(points) > _MANY and not on_front:
+                    figure.data[-1].error_y = None
+    if len(points) > _MANY:
+        caption(figure, "bars are of what is on a segment's front, since there are so many points")
     figure.update_xaxes(title_text="average bits per quantized weight")
     figure.update_yaxes(title_text=value_title(value, metric))
     if ranges is not None:

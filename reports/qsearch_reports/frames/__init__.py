@@ -47,6 +47,7 @@ from qsearch_reports.frames.outcomes import (
 from qsearch_reports.frames.parallel import ParallelAxis, parallel_axes, parallel_frame
 from qsearch_reports.frames.points import (
     POINT_COLUMNS,
+    completed_trials,
     failures_frame,
     front_frame,
     latest_points,
@@ -75,6 +76,7 @@ __all__ = [
     "common_interval",
     "common_reference",
     "comparison_frame",
+    "completed_trials",
     "default_knob",
     "difference_frame",
     "distinct",

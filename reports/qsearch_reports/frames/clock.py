@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from qsearch.history import History
+
+_MOST = 2**53
+"""What no count nor time of a study comes near; tables cannot hold any number beyond."""
 
 _COLUMNS = ["trial", "round", "status", "reason", "seconds", "minutes"]
 
@@ -29,27 +33,40 @@ def log_history(events: Sequence[Mapping[str, Any]]) -> tuple[History, pd.DataFr
     """
     history = History()
     rows = []
+    # A log may have thousands of sessions: those that are over are added up once.
+    before, ended = 0.0, 0
     for line in events:
         history.add(line)
         kind, trial, round = line.get("event"), line.get("trial"), line.get("round")
         if kind not in ("evaluated", "failed") or not history.sessions:
             continue
-        if not isinstance(trial, int) or not isinstance(round, int):
+        if not (_is_count(trial) and _is_count(round)):
             continue
-        seconds, is_failed = line.get("seconds"), kind == "failed"
+        while ended < len(history.sessions) - 1:
+            session = history.sessions[ended]
+            before, ended = before + max(session.last - session.start, 0.0), ended + 1
+        session = history.sessions[-1]
+        is_failed = kind == "failed"
         rows.append(
             {
                 "trial": trial,
                 "round": round,
                 "status": "failed" if is_failed else "completed",
                 "reason": str(line.get("reason", "")) if is_failed else "",
-                "seconds": float(seconds)
-                if isinstance(seconds, int | float) and not is_failed
-                else np.nan,
-                "minutes": history.spent() / 60,
+                "seconds": math.nan if is_failed else _seconds(line.get("seconds")),
+                "minutes": (before + max(session.last - session.start, 0.0)) / 60,
             }
         )
     return history, pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < _MOST
+
+
+def _seconds(value: object) -> float:
+    is_number = isinstance(value, int | float) and abs(value) < _MOST
+    return float(value) if is_number else math.nan  # type: ignore[arg-type]
 
 
 def running_minutes(history: History, times: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from qsearch.records import RoundRecord, StudyRecord
 from qsearch_reports.frames.groups import Method
-from qsearch_reports.frames.hypervolume import hypervolume
+from qsearch_reports.frames.hypervolume import box_area, hypervolume
 from qsearch_reports.frames.points import front_frame, latest_points, points_frame
 
 Floats = npt.NDArray[np.float64]
@@ -157,13 +157,14 @@ def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float
     The reference point is the worst of the studies' own in each objective.
 
     Returns:
-        None if no study has a reference point.
+        None if no study has a reference point that bounds an area.
     """
     points = [record.reference_point for record in records if record.reference_point]
     if not points:
         return None
     reference = (max(point[0] for point in points), max(point[1] for point in points))
-    return reference, min(record.average_bits_range[0] for record in records)
+    least = min(record.average_bits_range[0] for record in records)
+    return None if box_area(reference, least) is None else (reference, least)
 
 
 def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd.DataFrame:
@@ -176,8 +177,8 @@ def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd
     Returns:
         Table of ``study``, ``round``, ``hypervolume`` (of observed losses), and ``minutes``: wall
         time of training, evaluation and search in this round and those before. A round that is
-        not finished is left out, except the first, whose minutes are not known. Empty if no study
-        has a reference point.
+        not finished is left out, except the first, whose minutes are not known; a finished one
+        without a completed trial has a hypervolume of 0. Empty if no study has a reference point.
     """
     rows = []
     common = common_reference(records)
@@ -286,10 +287,13 @@ def common_budgets(records: Sequence[StudyRecord], most: int = 5) -> list[float]
 
 
 def _rounds(record: StudyRecord) -> list[tuple[int, pd.DataFrame]]:
-    """Return the points of each finished round, or of the first while it runs."""
+    """Return the points of each finished round, maybe none, or of the first while it runs."""
     points = points_frame(record)
-    finished = {entry.round for entry in record.rounds} or {0}
-    return [(int(number), group) for number, group in points.groupby("round") if number in finished]
+    if not record.rounds:
+        first = points[points["round"] == 0]
+        return [] if first.empty else [(0, first)]
+    finished = sorted(entry.round for entry in record.rounds)
+    return [(number, points[points["round"] == number]) for number in finished]
 
 
 def _ranked(table: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -53,7 +53,7 @@ def group_methods(results: Sequence[StudyResults], names: Sequence[str]) -> tupl
         key: Hashable = place
         if result.settings is not None:
             rest = {name: value for name, value in result.settings.items() if name not in _FREE}
-            key = json.dumps(rest, sort_keys=True, default=repr)
+            key = frozenset(flatten(rest).items())
         if _seed(result) in [_seed(results[other]) for other in members.get(key, ())]:
             key = place
         members.setdefault(key, []).append(place)

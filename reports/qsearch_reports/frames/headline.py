@@ -39,7 +39,7 @@ class Headline:
         on_front: Configurations on the segmented front of the latest round.
         best: Row of :func:`points_frame` with the least ``decisive_loss`` of the latest round, if
             any.
-        is_expected: Whether ``decisive_loss`` is the expected loss there.
+        is_expected: Whether ``decisive_loss`` of ``best`` is an expected loss.
         full_precision: What the model scores without quantization under the adapter of the last
             finished round; None if that is not known.
         relative_to: What ``within_one_percent`` is 1 % above: ``full precision``, or ``best loss``
@@ -47,7 +47,7 @@ class Headline:
         within_one_percent: Row with the fewest average bits whose ``decisive_loss`` is at most 1 %
             above the loss that ``relative_to`` names; None if no configuration reaches that.
         excess: By which share the least ``decisive_loss`` is above the loss without quantization,
-            such as 0.02 for 2 %; negative below it, None if that is not known.
+            such as 0.02 for 2 %; negative below it, None if that is not known, or is zero.
         close_to_best: Row with the fewest average bits whose ``decisive_loss`` is at most 1 % above
             the least of the latest round, if any.
     """
@@ -94,7 +94,7 @@ def headline(record: StudyRecord) -> Headline:
         hypervolume=record.rounds[-1].hypervolume if record.rounds else None,
         on_front=int(latest["on_front"].sum()),
         best=best,
-        is_expected=bool(latest["expected_loss"].notna().any()),
+        is_expected=best is not None and bool(pd.notna(best["expected_loss"])),
         full_precision=full,
         relative_to="best loss" if full is None else "full precision",
         within_one_percent=close if full is None else _fewest_bits(latest, full.loss),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from qsearch.pareto import normalised_hypervolume
@@ -18,16 +20,29 @@ def hypervolume_frame(record: StudyRecord) -> pd.DataFrame:
     )
 
 
+def box_area(reference_point: tuple[float, float] | None, least_bits: float) -> float | None:
+    """Return the area between a reference point and (0, ``least_bits``).
+
+    Returns:
+        None without a reference point, and where no such area is (losses below zero).
+    """
+    if reference_point is None:
+        return None
+    loss, bits = reference_point
+    area = loss * (bits - least_bits)
+    return area if loss > 0 and bits > least_bits and math.isfinite(area) else None
+
+
 def hypervolume(
     points: pd.DataFrame, reference_point: tuple[float, float], least_bits: float
 ) -> float:
     """Return the normalised hypervolume of points in (loss, average bits), both minimised.
 
     Args:
-        points: Rows with ``loss`` and ``average_bits``.
+        points: Rows with ``loss`` and ``average_bits``; those of which one is NaN add nothing.
         reference_point: (loss, average bits) that it is measured from.
         least_bits: Least average bits of the space; the area is divided by the area between
             the reference point and (0, ``least_bits``).
     """
-    pairs = points[["loss", "average_bits"]].to_numpy(dtype=float)
+    pairs = points[["loss", "average_bits"]].dropna().to_numpy(dtype=float)
     return normalised_hypervolume(pairs, reference_point, (0.0, least_bits))

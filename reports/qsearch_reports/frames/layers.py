@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,15 +154,22 @@ def choice_indices(
     Raises:
         InputError: If a configuration lacks a layer or holds a value that no knob has.
     """
-    known: dict[Mapping[str, int | str], int] = {}
+    known: dict[tuple[tuple[str, int | str], ...], int] = {}
+    names = [layer.name for layer in layers]
     indices = np.empty((len(configurations), len(layers)), dtype=np.int64)
     for row, text in enumerate(configurations):
-        configuration = Configuration.from_json(text)
-        for column, layer in enumerate(layers):
-            if layer.name not in configuration:
-                raise InputError(f"a configuration in the study lacks the layer {layer.name!r}")
-            chosen = configuration[layer.name]
-            if chosen not in known:
-                known[chosen] = choices.index(chosen)
-            indices[row, column] = known[chosen]
+        try:
+            # Thousands of configurations hold few distinct choices, which were checked before.
+            loaded = json.loads(text)
+            indices[row] = [known[tuple(loaded[name].items())] for name in names]
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            configuration = Configuration.from_json(text)
+            for name in names:
+                if name not in configuration:
+                    raise InputError(
+                        f"a configuration in the study lacks the layer {name!r}"
+                    ) from None
+                chosen = configuration[name]
+                known[tuple(chosen.items())] = choices.index(chosen)
+            indices[row] = [known[tuple(configuration[name].items())] for name in names]
     return indices

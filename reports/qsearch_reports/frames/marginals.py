@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from qsearch.records import StudyRecord
@@ -17,7 +18,9 @@ from qsearch_reports.frames.points import (
 _COLUMNS = ["row", "trial", "average_bits", "value", "place", "share"]
 
 
-def marginals_frame(record: StudyRecord, knob: str) -> pd.DataFrame:
+def marginals_frame(
+    record: StudyRecord, knob: str, indices: npt.NDArray[np.int64] | None = None
+) -> pd.DataFrame:
     """Return how the quantized weights of each front configuration divide among a knob's values.
 
     The front is the overall one of the latest round, by the loss that configurations are chosen
@@ -26,6 +29,8 @@ def marginals_frame(record: StudyRecord, knob: str) -> pd.DataFrame:
     Args:
         record: The study.
         knob: Name of the knob.
+        indices: Choice indices of all rows of :func:`points_frame` (rows × layers), if they are
+            known already; else those of the front are read from the trials.
 
     Returns:
         Table of ``row`` (in :func:`points_frame`), ``trial``, ``average_bits``, ``value`` (of the
@@ -35,9 +40,12 @@ def marginals_frame(record: StudyRecord, knob: str) -> pd.DataFrame:
     """
     chosen = record.choices.knobs[record.choices.names.index(knob)]
     front = front_frame(latest_points(points_frame(record)), "decisive_loss")
-    texts = completed_trials(record).loc[front.index, "configuration"]
-    indices = choice_indices(record.layers, record.choices, [str(text) for text in texts])
-    places = knob_places(record.choices, indices, knob)
+    if indices is None:
+        texts = completed_trials(record).loc[front.index, "configuration"]
+        own = choice_indices(record.layers, record.choices, [str(text) for text in texts])
+    else:
+        own = indices[front.index.to_numpy(dtype=int)]
+    places = knob_places(record.choices, own, knob)
     weights = weight_shares(record.layers)
     shares = np.array([(places == place) @ weights for place in range(len(chosen.values))])
     count, size = len(front), len(chosen.values)

@@ -63,7 +63,8 @@ def outcomes_frame(
     * with several seeds of one only, if the single loss lies in the other's 95 % interval of
       prediction: the single one's own spread is taken to be alike;
     * with a single seed of both, if it is at most the root of the summed squares of the two
-      losses' deviations (expected loss) or standard errors (observed loss).
+      losses' deviations (expected loss) or standard errors (observed loss), and where one of
+      these is not known.
 
     Args:
         records: The studies.
@@ -73,7 +74,8 @@ def outcomes_frame(
     Returns:
         Table of ``method``, ``other``, ``segment``, its ``lower`` and ``upper`` edge,
         ``difference`` (loss of the method less that of the other, nats), ``low`` and ``high``
-        (the ends of the interval named above) and ``outcome``, one of :data:`OUTCOMES`.
+        (the ends of the interval named above; NaN if they are not known) and ``outcome``, one of
+        :data:`OUTCOMES`.
     """
     budgets = np.asarray(edges[1:], dtype=float)
     best = {method.label: _best(records, method, budgets) for method in methods}
@@ -122,7 +124,7 @@ def _difference(
     if len(ours) == len(theirs) == 1:
         difference = float(ours[0] - theirs[0])
         doubts = [best[one.label].deviations[0, place] for one in (method, other)]
-        half = float(np.hypot(*np.nan_to_num(doubts)))
+        half = float(np.hypot(*doubts))
         return difference, difference - half, difference + half
     if set(method.seeds) == set(other.seeds):
         order = [other.seeds.index(seed) for seed in method.seeds]
@@ -162,6 +164,6 @@ def unpaired_interval(ours: Floats, theirs: Floats) -> tuple[float, float, float
 def _outcome(difference: float, low: float, high: float) -> str:
     if math.isnan(difference):
         return "none"
-    if low <= 0 <= high:
+    if math.isnan(low) or low <= 0 <= high:
         return "tie"
     return "win" if difference < 0 else "loss"

@@ -137,6 +137,8 @@ def _ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
     """Return three to six round values within a range; the value itself if there is one alone."""
     if low == high:
         return ((low, f"{low:.4g}"),)
+    if not 0 < (high - low) / 3 < math.inf:
+        return (low, f"{low:.4g}"), (high, f"{high:.4g}")
     size = 10.0 ** math.floor(math.log10((high - low) / 3))
     step = max(unit * size for unit in (1, 2, 2.5, 5) if unit * size <= (high - low) / 3)
     places = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)

@@ -32,6 +32,19 @@ POINT_COLUMNS = (
 )
 """Columns of :func:`points_frame`."""
 
+_FIGURES = (
+    "average_bits",
+    "loss",
+    "standard_error",
+    "expected_loss",
+    "expected_loss_deviation",
+    "metric",
+    "metric_standard_error",
+    "seconds",
+    "predicted_loss",
+    "predicted_loss_deviation",
+)
+
 
 def completed_trials(record: StudyRecord) -> pd.DataFrame:
     """Return the rows of the trial table that :func:`points_frame` has, numbered as there."""
@@ -48,7 +61,7 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
     Returns:
         Table with :data:`POINT_COLUMNS`, numbered from 0, in order of round and trial; empty if
         nothing completed. Losses, their errors and deviations are in nats, ``seconds`` is wall
-        time.
+        time. A figure that is not finite is not known: NaN.
 
         - ``decisive_loss`` is what configurations are chosen by: the expected loss where there is
           one, or else the observed ``loss``.
@@ -62,27 +75,15 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
           appear.
     """
     ordered = completed_trials(record)
+    figures = ordered[list(_FIGURES)].astype(float)
+    figures = figures.where(np.isfinite(figures))
     points = pd.DataFrame(
         {
             **{name: ordered[name].astype(int) for name in ("trial", "round", "segment")},
             **{name: ordered[name].astype(bool) for name in ("seen", "on_front")},
             "method": ordered["method"].astype(str),
-            **{
-                name: ordered[name].astype(float)
-                for name in (
-                    "average_bits",
-                    "loss",
-                    "standard_error",
-                    "expected_loss",
-                    "expected_loss_deviation",
-                    "metric",
-                    "metric_standard_error",
-                    "seconds",
-                    "predicted_loss",
-                    "predicted_loss_deviation",
-                )
-            },
-            "decisive_loss": decisive_loss(ordered),
+            **{name: figures[name] for name in _FIGURES},
+            "decisive_loss": decisive_loss(figures),
             "configuration": pd.factorize(ordered["configuration"])[0].astype(int),
         }
     )

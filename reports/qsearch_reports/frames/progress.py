@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from qsearch_reports.frames.clock import log_history
+from qsearch_reports.frames.hypervolume import box_area
 from qsearch_reports.frames.points import points_frame
 from qsearch_reports.results import StudyResults
 
@@ -85,12 +86,11 @@ def progress_frame(results: StudyResults) -> pd.DataFrame:
         }
     ).sort_values(["round", "minutes", "trial"], kind="stable", na_position="first")
     frame = frame.assign(evaluation=np.arange(1, len(frame) + 1), hypervolume=math.nan)
-    if record.reference_point is not None:
-        worst, most = record.reference_point
-        box = worst * (most - record.average_bits_range[0])
+    box = box_area(record.reference_point, record.average_bits_range[0])
+    if record.reference_point is not None and box is not None:
         grown: list[float] = []
         for _, rows in frame.groupby("round"):
-            area = GrowingHypervolume((worst, most))
+            area = GrowingHypervolume(record.reference_point)
             pairs = zip(rows["loss"], rows["average_bits"], strict=True)
             grown += [area.add(*pair) / box for pair in pairs]
         frame["hypervolume"] = grown

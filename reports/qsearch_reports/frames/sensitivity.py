@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from qsearch_reports.frames.layers import (
@@ -30,6 +31,7 @@ def sensitivity_frame(
     results: StudyResults,
     configurations: Sequence[str] | None = None,
     knob: str | None = None,
+    indices: npt.NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
     """Return how much each layer matters, and what configurations give it.
 
@@ -38,6 +40,8 @@ def sensitivity_frame(
         configurations: Configurations as JSON text; those on the overall front of the latest round
             if None.
         knob: Name of the knob; what a heatmap shows first (``bits``) if None.
+        indices: Choice indices of the configurations (configurations × layers), if they are known
+            already; ``configurations`` are then not read.
 
     Returns:
         Table with a row per layer: ``layer`` (its position in the model's list), ``name``,
@@ -53,15 +57,16 @@ def sensitivity_frame(
     record, scores = results.record, results.layer_scores
     name = default_knob(record.choices) if knob is None else knob
     chosen = record.choices.knobs[record.choices.names.index(name)]
-    if configurations is None:
+    if indices is None and scores is not None and configurations is None:
         front = front_frame(latest_points(points_frame(record)), "decisive_loss")
         texts = completed_trials(record).loc[front.index, "configuration"]
         configurations = [str(text) for text in texts]
-    is_known = scores is not None and len(record.layers) > 0 and len(configurations) > 0
+    if indices is None and scores is not None:
+        indices = choice_indices(record.layers, record.choices, configurations or ())
     frame = pd.DataFrame(columns=_COLUMNS)
-    if is_known:
-        assert scores is not None
-        indices = choice_indices(record.layers, record.choices, configurations)
+    is_known = False
+    if scores is not None and indices is not None and indices.size > 0:
+        is_known = True
         amounts = value_amounts(chosen)[knob_places(record.choices, indices, name)]
         frame = pd.DataFrame(
             {
@@ -78,7 +83,7 @@ def sensitivity_frame(
     frame.attrs = {
         "knob": name,
         "unit": "values" if is_numeric(chosen) else "places",
-        "configurations": len(configurations) if is_known else 0,
+        "configurations": len(indices) if is_known and indices is not None else 0,
         "rank_correlation": rank_correlation(frame["sensitivity"], frame["given"]),
     }
     return frame

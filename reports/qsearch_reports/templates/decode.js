@@ -2,7 +2,10 @@
 
 /** The bytes of a base64 text that holds what zlib compressed. */
 async function inflate(text) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const characters = atob(text);
+  const bytes = new Uint8Array(characters.length);
+  // A plain loop: Uint8Array.from takes ten times as long.
+  for (let at = 0; at < bytes.length; at += 1) bytes[at] = characters.charCodeAt(at);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Response(stream);
 }
@@ -22,8 +25,11 @@ async function readData() {
 async function unpack({ width, data }) {
   const buffer = await (await inflate(data)).arrayBuffer();
   const view = new DataView(buffer);
-  const read = width === 2 ? (at) => view.getUint16(at, true) : (at) => view.getUint32(at, true);
-  return Uint32Array.from({ length: buffer.byteLength / width }, (_, at) => read(at * width));
+  const numbers = new Uint32Array(buffer.byteLength / width);
+  for (let at = 0; at < numbers.length; at += 1) {
+    numbers[at] = width === 2 ? view.getUint16(2 * at, true) : view.getUint32(4 * at, true);
+  }
+  return numbers;
 }
 
 /** Position of each knob's value, for a choice index (the last knob varies fastest). */

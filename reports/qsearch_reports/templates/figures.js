@@ -17,6 +17,7 @@ function makeFigures(root, study, store, lazy) {
   async function drawOne(node) {
     const key = node.dataset.figure;
     const figure = filled(study, figureOf(study, key, store.state));
+    figure.data = figure.data.map((trace) => (/^(scatter|bar)$/u.test(trace.type) ? { ...trace, ...AS_BEFORE } : trace));
     figure.layout = { ...figure.layout, dragmode: dragIn(figure.data, store.state) };
     // Rounds share their axes; what a switch or a knob shows has others.
     const { by } = study.figures[key];

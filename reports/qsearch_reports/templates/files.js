@@ -5,7 +5,7 @@ function toCsv(records) {
     return /[",\r\n]/u.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   const names = records.length ? Object.keys(records[0]) : [];
-  return [names, ...records.map((record) => Object.values(record))]
+  return [names, ...records.map((record) => names.map((name) => record[name]))]
     .map((values) => `${values.map(quote).join(",")}\r\n`)
     .join("");
 }

@@ -35,7 +35,7 @@ const DIVERGING = {
 function drawDifference(node, study, differences, knobAt) {
   const knob = study.knobs[knobAt];
   const most = Math.max(knob.values.length - 1, 1);
-  const colours = DIVERGING[darkScheme.matches ? "dark" : "light"];
+  const colours = DIVERGING[isDark() ? "dark" : "light"];
   return drawLayers(node, study, {
     z: (layer) => differences[layer].places,
     text: (layer) => plotText(differences[layer].text, 12),

@@ -60,10 +60,17 @@ function refreshMarks(node, study, store) {
   drawMarks(node, study, store.state);
 }
 
-/** Take Plotly's own outline of a selection away: the marks say what is selected in all figures. */
+/** Looks of points that Plotly itself holds for selected or not: as they were. */
+const AS_BEFORE = { selected: { marker: { opacity: 1 } }, unselected: { marker: { opacity: 1 } } };
+
+/**
+ * Take Plotly's own selection and its outline away: the marks say what is selected in all figures.
+ *
+ * Asked to forget the points, Plotly would draw all of them again.
+ */
 function forgetOutline(node) {
-  const style = { "selected.marker.opacity": null, "unselected.marker.opacity": null };
-  Plotly.update(node, { selectedpoints: null, ...style }, { selections: [] });
+  for (const trace of [...node.data, ...node._fullData]) delete trace.selectedpoints;
+  Plotly.relayout(node, { selections: [] });
 }
 
 /** Codes of the configurations within a box or a lasso. */
@@ -83,7 +90,7 @@ function codesWithin(node, study, { range, lassoPoints }) {
 /** Points of a place, and for a line of two points some between them: a bar is also in its middle. */
 function along({ x, y }, points) {
   const ends = points.map((at) => [x[at], y[at]]);
-  if (points.length !== 2) return ends;
+  if (points.length !== 2 || ends.flat().includes(null)) return ends;
   const [[x0, y0], [x1, y1]] = ends;
   return Array.from({ length: 17 }, (_, at) => [x0 + ((x1 - x0) * at) / 16, y0 === y1 ? y0 : y0 + ((y1 - y0) * at) / 16]);
 }
@@ -141,20 +148,19 @@ function markNeighbour(node, store, step) {
   if (order.length) store.set({ layer: order[placeBeside(at, step, order.length)].layer });
 }
 
-/** Choose the configuration beside the chosen one in a figure, from left to right. */
+/** Choose the evaluation beside the chosen one in a figure, from left to right. */
 function chooseNeighbour(node, study, store, step) {
-  const order = [];
-  for (const [code, places] of node.places) {
-    const place = places.find(({ curve }) => isShown(node.data[curve]));
-    if (!place) continue;
-    const { curve, row, points } = place;
+  const { chosen } = store.state;
+  const { configuration } = study.points;
+  const across = new Map(); // row to where it is; a figure may show a configuration in each round
+  for (const { curve, row, points } of [...node.places.values()].flat()) {
     const trace = node.data[curve];
-    const x = trace.mode === "lines" ? study.points.average_bits[row] : trace.x[points[0]];
-    order.push({ code, row, x });
+    if (!isShown(trace) || across.has(row)) continue;
+    across.set(row, points.length > 2 ? study.points.average_bits[row] : trace.x[points[0]]);
   }
+  const order = [...across.keys()].sort((a, b) => across.get(a) - across.get(b) || configuration[a] - configuration[b]);
   if (!order.length) return;
-  order.sort((a, b) => a.x - b.x || a.code - b.code);
-  const code = store.state.chosen === null ? null : study.points.configuration[store.state.chosen];
-  const at = order.findIndex((place) => place.code === code);
-  store.set({ chosen: order[placeBeside(at, step, order.length)].row, by: "reader" });
+  const same = (row) => chosen !== null && configuration[row] === configuration[chosen];
+  const at = across.has(chosen) ? order.indexOf(chosen) : order.findLastIndex(same);
+  store.set({ chosen: order[placeBeside(at, step, order.length)], by: "reader" });
 }

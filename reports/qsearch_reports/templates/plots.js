@@ -32,6 +32,11 @@ const darkScheme = window.matchMedia("(prefers-color-scheme: dark)");
 /** Plotly's own buttons lie over legends, and no key reaches them: the page has buttons of its own. */
 const PLOT_OPTIONS = { displayModeBar: false };
 
+/** Whether figures are seen on a dark ground; paper is light. */
+function isDark() {
+  return darkScheme.matches && !("paper" in document.documentElement.dataset);
+}
+
 /** A colour of the page, by the name of its CSS property. */
 function pageColour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -39,7 +44,7 @@ function pageColour(name) {
 
 /** Colour of a part outside of figures. */
 function partColour(name) {
-  return (darkScheme.matches ? DARK : LIGHT)[name];
+  return (isDark() ? DARK : LIGHT)[name];
 }
 
 /** A copy of a figure in the colours of the page, without the title that its card already has. */
@@ -62,7 +67,7 @@ function themed(figure) {
     if (title) layout[axis].title = { ...title, font: { size: TITLE.size, ...title.font } };
   }
   for (const text of layout.annotations ?? []) if (text.bgcolor) text.bgcolor = pageColour("--card");
-  if (darkScheme.matches) copy.data.forEach(darken);
+  if (isDark()) copy.data.forEach(darken);
   return copy;
 }
 
@@ -221,12 +226,20 @@ function makeLazy() {
   };
 }
 
-/** Fit figures to the paper, and back to the screen. */
-function fitToPaper() {
+/** Fit figures to the paper, and back to the screen; on paper they have light colours. */
+function fitToPaper(recolour) {
   const plots = () => Array.from(document.querySelectorAll(".plot[data-drawn]")).filter((node) => node.offsetParent);
   const toWidth = (width) => plots().forEach((node) => Plotly.relayout(node, width(node)));
-  window.addEventListener("beforeprint", () => toWidth((node) => ({ width: Math.min(node.clientWidth, 680) })));
-  window.addEventListener("afterprint", () => toWidth(() => ({ width: null, autosize: true })));
+  window.addEventListener("beforeprint", () => {
+    document.documentElement.dataset.paper = "";
+    if (darkScheme.matches) recolour();
+    toWidth((node) => ({ width: Math.min(node.clientWidth, 680) }));
+  });
+  window.addEventListener("afterprint", () => {
+    delete document.documentElement.dataset.paper;
+    if (darkScheme.matches) recolour();
+    toWidth(() => ({ width: null, autosize: true }));
+  });
 }
 
 const IMAGE = { width: 1000, height: 560, scale: 2 };

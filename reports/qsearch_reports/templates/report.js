@@ -33,13 +33,13 @@ async function start() {
     sections.forEach((section, at) => { section.hidden = at !== Number(chooser.value); });
     await views[Number(chooser.value)].show();
     await lazy.drawVisible();
-    window.dispatchEvent(new Event("resize"));
   });
-  darkScheme.addEventListener("change", () => {
+  const recolour = () => {
     comparison?.recolour();
     views.forEach((view) => view.recolour());
-  });
-  fitToPaper();
+  };
+  darkScheme.addEventListener("change", recolour);
+  fitToPaper(recolour);
   await views[Number(chooser?.value ?? 0)].show();
   await lazy.drawVisible();
   document.documentElement.dataset.ready = "true";

@@ -28,7 +28,7 @@ function makeToolbar(root, study, store) {
   function describePinned() {
     const { pinned } = store.state;
     part("to-compare").hidden = pinned === null;
-    if (pinned !== null) part("to-compare").textContent = `Compare with trial ${points.trial[pinned]}`;
+    if (pinned !== null) part("to-compare").setAttribute("aria-label", `Compare with trial ${points.trial[pinned]}`);
   }
 
   store.subscribe((changed) => {

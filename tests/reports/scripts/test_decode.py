@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from qsearch_reports import payload
 from qsearch_reports.frames import points_frame
@@ -100,6 +100,9 @@ TRIALS = st.lists(
 
 
 @QUICK
+@example(trials=[(3.0, 0.4, 0.3, True), (3.0, 0.2, 0.3, True)], budget=3.0)
+@example(trials=[(3.0, 0.3, math.nan, True), (2.5, 0.4, 0.3, True)], budget=3.2)
+@example(trials=[(3.0, 0.3, 0.3, True), (3.0, 0.3, 0.3, True)], budget=3.2)
 @given(trials=TRIALS, budget=st.sampled_from((1.9, 2.0, 2.4999, 2.5, 3.2, 9.0)))
 def test_best_under_a_budget_is_what_qsearch_pick_chooses(
     decode: Scope,

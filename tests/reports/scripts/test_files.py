@@ -20,6 +20,7 @@ pytestmark = pytest.mark.browser
 HOSTILE = [
     'a,b "c"',
     "line\r\nbreak",
+    "a\rb",
     "",
     " 'x' # y: {z}",
     "\u2028\u0085\ufeff\x7f",

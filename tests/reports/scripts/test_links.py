@@ -111,27 +111,97 @@ def test_a_line_is_selected_by_any_of_its_points(links: Scope) -> None:
     assert within(links, node(line), {"range": {"x": [-1, 2], "y": [4, 6]}}) == [5, 6]
 
 
+def test_a_bar_is_selected_by_its_middle_too_unless_an_end_is_missing(links: Scope) -> None:
+    bar = {"mode": "lines", "x": [0, 8], "y": [1, 1], "customdata": [[0], [0]]}
+    assert within(links, node(bar), {"range": {"x": [3, 5], "y": [0, 2]}}) == [5]
+    assert within(links, node(bar), {"range": {"x": [3, 5], "y": [2, 3]}}) == []
+    slope = {**bar, "y": [0, 8]}
+    assert within(links, node(slope), {"range": {"x": [3, 5], "y": [3, 5]}}) == [5]
+    assert within(links, node(slope), {"range": {"x": [3, 5], "y": [6, 8]}}) == []
+    missing = {**bar, "y": [None, 2]}
+    assert within(links, node(missing), {"range": {"x": [3, 5], "y": [0, 2]}}) == []
+
+
+def test_what_the_reader_has_hidden_is_not_selected(links: Scope) -> None:
+    trace = {"x": [1], "y": [1], "customdata": [[0]]}
+    everywhere = {"range": {"x": [0, 2], "y": [0, 2]}}
+    assert within(links, node({**trace, "visible": "legendonly"}), everywhere) == []
+    assert within(links, node({**trace, "visible": True}), everywhere) == [5]
+
+
+def going_on(links: Scope, traces: list[dict[str, Any]], step: int, **state: Any) -> Any:
+    """Return what the store has after a key, and whether the figure took it."""
+    return links.evaluate(
+        "{const store = makeStore(state); const node = {data: traces};"
+        " node.places = findPlaces(node, study);"
+        " const took = goOn(node, study, store, step);"
+        " return [took, {...store.state, selected: [...store.state.selected ?? []]}]}",
+        traces=traces,
+        study={**STUDY, "training_sets": {"10": [7], "2": [5, 6]}},
+        step=step,
+        state=state,
+    )
+
+
+MARKERS = [{"x": [4, 3, 2], "y": [0, 0, 0], "customdata": [[0], [1], [2]]}]
+# A configuration's line goes through all axes: its average bits say where it is.
+LINES = [
+    {
+        "mode": "lines",
+        "x": [0, 1, 2, None] * 3,
+        "y": [0] * 12,
+        "customdata": [[row] for row in (0, 0, 0, -1, 1, 1, 1, -1, 2, 2, 2, -1)],
+    }
+]
+
+
 @pytest.mark.parametrize(
     ("chosen", "step", "next_row"),
     [(None, 1, 2), (2, 1, 1), (1, 1, 0), (0, 1, 0), (3, -1, 1), (2, -1, 2)],
 )
-@pytest.mark.parametrize("lines", [False, True])
+@pytest.mark.parametrize("traces", [MARKERS, LINES])
 def test_keys_go_from_left_to_right_and_stop_at_the_ends(
-    links: Scope, chosen: int | None, step: int, next_row: int, lines: bool
+    links: Scope, traces: list[dict[str, Any]], chosen: int | None, step: int, next_row: int
 ) -> None:
-    trace: dict[str, Any] = {"x": [4, 3, 2], "y": [0, 0, 0], "customdata": [[0], [1], [2]]}
-    if lines:
-        # A configuration's line goes through all axes: its average bits say where it is.
-        trace = {**trace, "x": [0, 0, 0], "mode": "lines"}
-    found = links.evaluate(
-        "{const store = makeStore({chosen}); node.places = findPlaces(node, study);"
-        " chooseNeighbour(node, study, store, step); return store.state}",
-        node=node(trace),
-        study=STUDY,
-        chosen=chosen,
-        step=step,
-    )
-    assert found["chosen"] == next_row
+    took, state = going_on(links, traces, step, chosen=chosen)
+    assert (took, state["chosen"], state["by"]) == (True, next_row, "reader")
+
+
+def test_keys_pass_by_what_is_hidden_and_stop_at_each_round_of_a_configuration(
+    links: Scope,
+) -> None:
+    rounds = [{"x": [1, 2, 3], "customdata": [[0], [1], [3]]}]
+    hidden = {"x": [1.5], "customdata": [[2]], "visible": "legendonly"}
+    for chosen, next_row in ((0, 1), (1, 3), (3, 3)):
+        assert going_on(links, [*rounds, hidden], 1, chosen=chosen)[1]["chosen"] == next_row
+
+
+@pytest.mark.parametrize(
+    ("layer", "step", "next_layer"), [(None, 1, 8), (8, 1, 2), (2, 1, 5), (5, 1, 5), (8, -1, 8)]
+)
+def test_keys_in_a_figure_of_layers_mark_the_one_beside(
+    links: Scope, layer: int | None, step: int, next_layer: int
+) -> None:
+    traces = [
+        {"x": [3, 1], "customdata": [[5], [8]], "meta": "layer-0"},
+        {"x": [3], "customdata": [[2]], "meta": "layer-1"},
+        {"x": [2], "customdata": [[7]], "meta": "layer-2", "visible": "legendonly"},
+    ]
+    took, state = going_on(links, traces, step, layer=layer)
+    assert (took, state["layer"]) == (True, next_layer)
+
+
+def test_keys_in_a_figure_of_rounds_select_training_sets_in_their_order(links: Scope) -> None:
+    traces = [{"x": [0, 1], "customdata": [[2], [10]], "meta": "round-line"}]
+    assert going_on(links, traces, 1, selected=None) == [True, {"selected": [5, 6]}]
+    assert going_on(links, [{"x": [0], "y": [1]}], 1) == [False, {"selected": []}]
+
+
+@pytest.mark.parametrize(
+    ("at", "step", "place"), [(-1, -1, 0), (-1, 1, 0), (0, -1, 0), (1, -1, 0), (1, 1, 2), (2, 1, 2)]
+)
+def test_there_is_nothing_beside_the_ends(links: Scope, at: int, step: int, place: int) -> None:
+    assert links.evaluate("placeBeside(at, step, 3)", at=at, step=step) == place
 
 
 def test_a_round_that_trained_on_nothing_known_selects_nothing(links: Scope) -> None:

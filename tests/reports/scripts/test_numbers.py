@@ -7,7 +7,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qsearch.budgets import readable_size
@@ -32,6 +32,7 @@ def numbers(script: Callable[..., Scope]) -> Scope:
         (-9.5, 0.25, "-9.5000 ± 0.2500"),
         (10, 0.256, "10.00 ± 0.26"),
         (999.4, 3, "999.40 ± 3.00"),
+        (1000, 3, "1000 ± 3"),
         (12345.6, 78.9, "12346 ± 79"),
         (0.5, None, "0.5000"),
         (0, 0, "0.0000 ± 0.0000"),
@@ -68,6 +69,7 @@ def test_no_difference_is_a_dash(numbers: Scope) -> None:
 
 
 @QUICK
+@example(sizes=[0, 1, 999, 1000, 999_999, 10**6, 10**9 - 1, 10**9])
 @given(sizes=st.lists(st.integers(0, 10**13) | st.floats(0, 1e5), min_size=20))
 def test_sizes_read_as_the_command_line_writes_them(numbers: Scope, sizes: list[float]) -> None:
     found = numbers.evaluate("sizes.map(readableSize)", sizes=sizes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.reports.page_scripts import Scope
@@ -20,6 +20,7 @@ def toolbar(script: Callable[..., Scope]) -> Scope:
 
 
 @QUICK
+@example(values=[2.0, 0.0, None, 5.0], rows={0, 1, 2}, places=1)
 @given(
     values=st.lists(st.none() | st.floats(0, 100), min_size=1),
     rows=st.sets(st.integers(0, 30)),

@@ -1,0 +1,207 @@
+"""Figures of the page in use: at any width, zoomed, with parts hidden, and by keys alone."""
+
+from __future__ import annotations
+
+import pytest
+from qsearch_reports.frames import latest_points, points_frame
+from qsearch_reports.page import render_page
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from tests.reports.chromium import show_as
+from tests.reports.report_page import Page
+
+pytestmark = pytest.mark.browser
+
+SHIFT = 8
+AREA = """
+const {_size: size} = arguments[0]._fullLayout;
+const box = arguments[0].getBoundingClientRect();
+return [box.left + size.l, box.top + size.t, size.w, size.h];
+"""
+ASTRAY = """
+const plot = arguments[0], box = (node) => node.getBoundingClientRect();
+const whole = box(plot), area = plot.querySelector(".bglayer, .cartesianlayer .plot");
+const {_size: size, width} = plot._fullLayout, found = [];
+if (Math.abs(width - plot.clientWidth) > 1) found.push("size");
+const legend = plot.querySelector(".infolayer > .legend");
+if (legend && box(legend).bottom > whole.top + size.t + 1) found.push("legend");
+for (const title of plot.querySelectorAll(".g-xtitle, .g-ytitle")) {
+  const {left, right, top, bottom, width: across} = box(title);
+  const isIn = left >= whole.left - 1 && right <= whole.right + 1 &&
+    top >= whole.top - 1 && bottom <= whole.bottom + 1;
+  if (across && !isIn) found.push(title.textContent);
+}
+return found;
+"""
+
+
+@pytest.fixture(scope="module")
+def file(results, tmp_path_factory):
+    path = tmp_path_factory.mktemp("figures") / "report.html"
+    path.write_text(render_page([results]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def page(browser, file):
+    return Page(browser, file)
+
+
+def area(page, key):
+    left, top, width, height = page.driver.execute_script(AREA, page.figure(key))
+    return lambda across, down: [left + across * width, top + down * height]
+
+
+def drag_over(page, key, start, end, modifiers=0):
+    at = area(page, key)
+    page.mouse("mouseMoved", at(*start))
+    page.mouse("mousePressed", at(*start), button="left", buttons=1, modifiers=modifiers)
+    for share in (0.4, 1.0):
+        place = [a + share * (b - a) for a, b in zip(start, end, strict=True)]
+        page.mouse("mouseMoved", at(*place), button="left", buttons=1, modifiers=modifiers)
+    page.mouse("mouseReleased", at(*end), button="left", modifiers=modifiers)
+
+
+def drag_mode(page, mode):
+    page.press(page.all(f'[data-part="drag"] input[value="{mode}"]')[0])
+
+
+def x_range(page, key):
+    return page.driver.execute_script(
+        "return arguments[0]._fullLayout.xaxis.range", page.figure(key)
+    )
+
+
+def test_legends_and_titles_are_in_their_figures_beside_the_plot_at_any_width(page):
+    keys = [node.get_attribute("data-figure") for node in page.all("[data-figure]")]
+    for width in (1400, 390, 1100, 800, 1400):
+        show_as(page.driver, width=width)
+        for key in keys:
+            node = page.figure(key)
+            page.wait(lambda node=node: page.driver.execute_script(ASTRAY, node) == [])
+    assert page.errors() == []
+
+
+def test_what_the_legend_hides_has_no_marks_and_stays_hidden_in_other_rounds(page):
+    page.part("select-front").click()
+    before = page.marks("loss")[2]
+    page.figure("loss").find_elements(By.CSS_SELECTOR, ".legendtoggle")[-1].click()
+    page.wait(lambda: 0 < page.marks("loss")[2] < before)
+    assert page.marks("metric")[2] == before
+    page.part("round").send_keys(Keys.ARROW_LEFT)
+    page.wait(lambda: page.text("round-text").startswith("Round 2"))
+    page.wait(lambda: page.traces("loss")[-1].get("visible") == "legendonly")
+
+
+def test_a_zoom_stays_over_rounds_and_on_the_dark_screen_until_it_is_reset(page):
+    drag_mode(page, "zoom")
+    whole = x_range(page, "loss")
+    drag_over(page, "loss", (0.1, 0.1), (0.5, 0.8))
+    page.wait(lambda: x_range(page, "loss") != whole)
+    zoomed = x_range(page, "loss")
+    page.part("round").send_keys(Keys.ARROW_LEFT)
+    show_as(page.driver, scheme="dark")
+    page.wait(lambda: page.text("round-text").startswith("Round 2"))
+    assert x_range(page, "loss") == zoomed
+    reset = [button for button in page.all("[data-reset]") if button.is_displayed()]
+    assert [button.get_attribute("aria-label") for button in reset] == [
+        'Reset the zoom of "Loss against average bits"'
+    ]
+    reset[0].click()
+    page.wait(lambda: x_range(page, "loss") == whole)
+    assert not reset[0].is_displayed()
+    assert page.driver.switch_to.active_element == page.figure("loss")
+
+
+def test_shift_and_a_drag_add_to_the_selection_and_a_double_click_clears_it(page, results):
+    latest = latest_points(points_frame(results.record))
+    ends = x_range(page, "loss")
+
+    def among(least, most):
+        share = (latest["average_bits"] - ends[0]) / (ends[1] - ends[0])
+        return int(((share > least) & (share < most)).sum())
+
+    drag_over(page, "loss", (0.02, 0.02), (0.2, 0.98))
+    page.wait(lambda: page.selected() == among(0.02, 0.2))
+    drag_over(page, "loss", (0.3, 0.02), (0.5, 0.98), modifiers=SHIFT)
+    page.wait(lambda: page.selected() == among(0.02, 0.2) + among(0.3, 0.5))
+    # Nothing can be selected among levels of probability: there dragging zooms.
+    drag_over(page, "calibration", (0.1, 0.1), (0.6, 0.6))
+    assert page.selected() == among(0.02, 0.2) + among(0.3, 0.5)
+    corner = area(page, "loss")(0.97, 0.03)
+    for count in (1, 2):
+        page.mouse("mousePressed", corner, button="left", buttons=1, clickCount=count)
+        page.mouse("mouseReleased", corner, button="left", clickCount=count)
+    page.wait(lambda: page.selected() == 0)
+
+
+def test_keys_mark_layers_and_select_what_is_alike_or_was_trained_on(page, results):
+    heatmap = page.part("heatmap")
+    heatmap.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN)
+    page.wait(lambda: page.text("layer").startswith("encoder.layer.1.key: bits "))
+    heatmap.send_keys(Keys.ENTER)
+    page.wait(lambda: page.selected() > 0)
+    page.figure("sensitivity").send_keys(Keys.ARROW_RIGHT)
+    page.wait(lambda: "encoder.layer.1.key" not in page.text("layer"))
+    node = page.figure("training")
+    scrolled = page.driver.execute_script("return scrollY")
+    node.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    trained = set(results.record.rounds[1].training_set) & set(results.record.latest["trial"])
+    page.wait(lambda: page.selected() == len(trained))
+    assert page.driver.execute_script("return scrollY") == scrolled
+    # A figure of all rounds has each trial several times: keys go on within a round.
+    for _ in range(3):
+        page.figure("timeline").send_keys(Keys.ARROW_RIGHT)
+    assert page.text("selected-title").endswith(", round 3")
+
+
+def test_the_layer_marked_in_the_heatmap_stays_framed_at_another_width(page):
+    page.part("heatmap").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    show_as(page.driver, width=1100)
+    offset = (
+        "const {xaxis} = arguments[0]._fullLayout;"
+        "const path = arguments[0].querySelector('.marks .layer').getAttribute('d');"
+        "return Number(/^M([\\d.]+)/.exec(path)[1]) - xaxis.c2p(0.5)"
+    )
+    drawn = "return Math.abs(arguments[0]._fullLayout.width - arguments[0].clientWidth) < 1"
+    heatmap = page.part("heatmap")
+    page.wait(lambda: page.driver.execute_script(drawn, heatmap))
+    page.wait(lambda: page.driver.execute_script(offset, heatmap) == 1)
+
+
+def test_the_chosen_configuration_stays_beside_the_figures_below_the_bar(page):
+    page.figure("parallel")
+    tops = page.driver.execute_script(
+        "return ['.toolbar', '.detail'].map((name) => {"
+        " const {top, bottom} = document.querySelector(name).getBoundingClientRect();"
+        " return [top, bottom]; })"
+    )
+    (top, bar), (detail, bottom) = tops
+    assert top == 0
+    assert bar < detail < bar + 20
+    assert bottom <= page.driver.execute_script("return innerHeight")
+    height = page.all(".toolbar")[0].rect["height"]
+    page.part("select-front").click()
+    assert page.all(".toolbar")[0].rect["height"] == height
+
+
+def test_the_focus_stays_on_buttons_that_have_done_all_they_can(page):
+    clear, pin = page.part("clear"), page.part("pin")
+    page.part("select-front").click()
+    clear.send_keys(Keys.ENTER)
+    assert page.driver.switch_to.active_element == clear
+    pin.send_keys(Keys.ENTER)
+    assert (page.driver.switch_to.active_element, pin.text) == (pin, "Unpin")
+    pin.send_keys(Keys.ENTER)
+    assert not page.part("compare").is_displayed()
+    page.all('[data-part="pager"] button')[-1].send_keys(Keys.ENTER)
+    ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+    assert page.text("pager").startswith("Previous51–75 of")
+    boxes = page.all("tbody .select input")
+    for box in boxes[:2]:
+        box.send_keys(Keys.SPACE)
+    page.press(page.part("selected-only"))
+    page.all("tbody .select input")[0].send_keys(Keys.SPACE)
+    assert page.driver.switch_to.active_element == page.all("tbody .select input")[0]
