@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from qsearch.records import StudyRecord
 from qsearch_reports.frames.groups import distinct
+from qsearch_reports.texts import whole_text
 
 
 def distinct_names(records: Sequence[StudyRecord], directories: Sequence[str]) -> list[str]:
@@ -20,7 +21,7 @@ def distinct_names(records: Sequence[StudyRecord], directories: Sequence[str]) -
         f"{name} ({directory})" if names.count(name) > 1 else name
         for name, directory in zip(names, directories, strict=True)
     ]
-    return distinct([label.encode("utf-8", "replace").decode() for label in labels])
+    return distinct([whole_text(label) for label in labels])
 
 
 def shell_path(path: str) -> str:

@@ -33,13 +33,21 @@ def again(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rounds_of(directory: Path) -> list[RoundRecord]:
     """The study's rounds but for the time that they took."""
     times = {"train_seconds": 0.0, "evaluate_seconds": 0.0, "search_seconds": 0.0}
-    return [replace(entry, **times) for entry in read_study(directory).rounds]
+    rounds = []
+    for entry in read_study(directory).rounds:
+        assert entry.full_precision is not None
+        evaluation = replace(entry.full_precision, seconds=0.0)
+        rounds.append(replace(entry, full_precision=evaluation, **times))
+    return rounds
 
 
 def tensors_of(directory: Path) -> dict[str, np.ndarray]:
-    """All tensors that the study saved: adapters, quantization errors, sensitivities."""
+    """All tensors that the study saved: adapters, quantization errors, sensitivities.
+
+    The last number of an evaluation in full precision is the seconds that it took.
+    """
     return {
-        f"{path.name} {name}": values
+        f"{path.name} {name}": values[:-1] if name.startswith("full_precision") else values
         for path in sorted((directory / "state").glob("*.safetensors"))
         for name, values in load_file(path).items()
     }

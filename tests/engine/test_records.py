@@ -12,7 +12,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from qsearch.configuration import Configuration
-from qsearch.errors import InputError
+from qsearch.errors import DamagedFileError, InputError
 from qsearch.evaluation import Evaluation, Metric
 from qsearch.records import (
     STUDY_FILE,
@@ -23,6 +23,7 @@ from qsearch.records import (
     best_under,
     decisive_loss,
     read_study,
+    read_trials,
     row_configuration,
     smallest_alike,
     write_study,
@@ -312,5 +313,5 @@ def test_a_table_without_a_figure_that_every_completed_trial_has_is_damaged(
     write_study(tmp_path, record_of(*ROWS))
     path = tmp_path / TRIALS_FILE
     pd.read_parquet(path).assign(**{column: math.nan}).to_parquet(path)
-    with pytest.raises(InputError, match="has no average bits, or no segment"):
-        read_study(tmp_path)
+    with pytest.raises(DamagedFileError, match="has no average bits, or no segment"):
+        read_trials(path)

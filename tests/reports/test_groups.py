@@ -111,3 +111,13 @@ def test_settings_with_keys_of_any_kind_are_compared(study_of):
         for name, seed, x in (("s 0", 0, 1), ("s 1", 1, 1), ("other", 0, 2))
     )
     assert [method.studies for method in methods_of([a, b, c])] == [(0, 1), (2,)]
+
+
+def test_settings_that_are_no_whole_text_are_shown_as_far_as_they_are(study_of):
+    studies = [
+        replace(study_of([(3, 1)], name=name), settings={"\ud800": [f"{name}\ud800"]})
+        for name in "ab"
+    ]
+    frame = frames.setting_differences(studies, methods_of(studies))
+    assert frame["setting"].tolist() == ["?", "?"]
+    assert frame["value"].tolist() == ['["a?"]', '["b?"]']

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from qsearch.history import History
+from qsearch_reports.texts import whole_text
 
 _MOST = 2**53
 """What no count nor time of a study comes near; tables cannot hold any number beyond."""
@@ -52,7 +53,7 @@ def log_history(events: Sequence[Mapping[str, Any]]) -> tuple[History, pd.DataFr
                 "trial": trial,
                 "round": round,
                 "status": "failed" if is_failed else "completed",
-                "reason": str(line.get("reason", "")) if is_failed else "",
+                "reason": whole_text(line.get("reason", "")) if is_failed else "",
                 "seconds": math.nan if is_failed else _seconds(line.get("seconds")),
                 "minutes": (before + max(session.last - session.start, 0.0)) / 60,
             }

@@ -13,6 +13,7 @@ import pandas as pd
 
 from qsearch.provenance import Inputs
 from qsearch_reports.results import StudyResults
+from qsearch_reports.texts import whole_text
 
 NOT_GIVEN = "not given"
 """What stands for a setting that a study does not have."""
@@ -135,12 +136,13 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Return nested settings as one level: ``section.field`` and the value as text."""
     flat: dict[str, str] = {}
     for name, value in settings.items():
+        key = whole_text(f"{prefix}{name}")
         if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{key}.")
         elif isinstance(value, str):
-            flat[f"{prefix}{name}"] = value
+            flat[key] = whole_text(value)
         else:
-            flat[f"{prefix}{name}"] = json.dumps(value, ensure_ascii=False, default=repr)
+            flat[key] = whole_text(json.dumps(value, ensure_ascii=False, default=repr))
     return flat
 
 
