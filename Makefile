@@ -3,9 +3,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := qsearch adapters reports benchmarks examples tests docs
-# One thread a test process: two run side by side. Fuzz tests try half of their inputs here, and many
+# One thread a test process: two run side by side. Fuzz tests try a third of their inputs here, and many
 # times as many in bench-operations.
-TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.5
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.3
 
 .PHONY: demo test check audit browser axe postgres bench-%
 

@@ -74,9 +74,23 @@ class Picture:
     crop: str | None = None
 
 
+PIN_AND_SELECT = (
+    Click('[data-part="pin"]'),
+    Press('[data-part="slider"]', ("ARROW_RIGHT",) * 12),
+    Click('[data-part="select-front"]'),
+)
+"""Pin the first choice, choose another for a larger budget, and select the front."""
+
 PICTURES = (
     Picture("report", "study"),
     Picture("report-dark", "study", height=1000, dark=True),
+    Picture(
+        "report-linked",
+        "study",
+        actions=(*PIN_AND_SELECT, Click('[data-figure="parallel"]')),
+        crop='article:has([data-figure="parallel"])',
+    ),
+    Picture("report-compare", "study", actions=PIN_AND_SELECT, crop='[data-part="compare"]'),
     Picture("report-narrow", "study", width=390, height=1200),
     Picture("report-several", "several"),
     Picture("report-index", "index", height=700),

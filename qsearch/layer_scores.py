@@ -60,7 +60,7 @@ def read_layer_scores(
         note: Told of a file that cannot be used.
 
     Returns:
-        None if neither was saved, or what was saved cannot be used.
+        None if neither was saved for these layers and choices, or it cannot be used.
     """
     try:
         found = _read(directory, layer_scores_name(round), shape)
@@ -79,10 +79,8 @@ def read_layer_scores(
 
 def _read(directory: Path, name: str, shape: tuple[int, ...]) -> Floats | None:
     values = read_measurement(directory, name)
-    if values is None:
+    if values is None or values.shape != shape:  # Of another form is of another study.
         return None
-    if values.shape != shape or not np.isfinite(values).all():
-        raise DamagedFileError(
-            f"{measurement_path(directory, name)}: holds no finite values of shape {shape}"
-        )
+    if not np.isfinite(values).all():
+        raise DamagedFileError(f"{measurement_path(directory, name)}: holds values not finite")
     return values

@@ -10,8 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.postgres_server import PostgresMissingError, PostgresServer
+
+# Fewer examples than Hypothesis takes by itself, since CI's time is short; no time limits, since
+# machines are shared.
+settings.register_profile("suite", deadline=None, max_examples=40)
+settings.load_profile("suite")
 
 ROOT = Path(__file__).parent.parent
 LONGEST_FIRST = (

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from safetensors import safe_open
 
 from tests.end_to_end.conftest import VARIABLES, command, results, run, small_study
 from tests.forking_server import Fork, start_fork
-from tests.small_disk import small_disk
 
 
 def start_when(arguments: list[str], happened: Callable[[], bool], what: str) -> Fork:
@@ -59,18 +56,6 @@ def test_a_study_killed_between_two_saved_steps_goes_on_from_the_last(tmp_path: 
     assert_frame_equal(results(directory), results(whole), check_exact=True)
 
 
-def test_interrupted_study_exits_130_and_resumes(study: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "interrupted"
-    process = start_until(small_study(directory), directory / "log.jsonl", "evaluated", 2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    _, message = process.communicate()
-    assert "interrupted; the same command resumes" in message
-    assert "Traceback" not in message
-    run(small_study(directory))
-    assert_frame_equal(results(directory), results(study), check_exact=True)
-
-
 def test_second_process_on_a_directory_is_refused(study: Path, tmp_path: Path) -> None:
     directory = tmp_path / "busy"
     process = start_until(small_study(directory), directory / "log.jsonl", "round started", 1)
@@ -95,21 +80,3 @@ def test_finished_study_only_reports_again(study: Path) -> None:
     before = results(study)
     assert "report.html" in run(small_study(study)).stdout
     assert_frame_equal(results(study), before, check_exact=True)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB: room for one round's adapter, not for two."""
-    with small_disk(tmp_path / "disk", "4m") as folder:
-        yield folder
-
-
-def test_full_disk_is_reported_and_survived(study: Path, disk: Path) -> None:
-    directory = disk / "run"
-    result = run(small_study(directory), expect=2)
-    assert "cannot be written" in result.stderr
-    assert "run the same command to resume" in result.stderr
-    assert "Traceback" not in result.stderr
-    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-    run(small_study(directory))
-    assert_frame_equal(results(directory), results(study), check_exact=True)

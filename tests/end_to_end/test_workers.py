@@ -26,13 +26,13 @@ def test_minilm_on_two_workers_equals_minilm_in_one_process(study: Path, tmp_pat
     assert_frame_equal(results(directory), results(study), check_exact=True)
 
 
-@pytest.mark.parametrize("method", ["qlora", "lq-lora"])
 def test_one_adapter_for_each_configuration_trained_by_workers_equals_the_serial_run(
-    method: str, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
+    """With lq-lora; qlora trains by the same code, with another start."""
     path = write_tiny_study(tmp_path, "normal-float", (2.3, 4.3))
     study = yaml.safe_load(path.read_text())
-    study["trainer"]["name"] = method
+    study["trainer"]["name"] = "lq-lora"
     path.write_text(yaml.safe_dump(study))
     serial, workers = tmp_path / "serial", tmp_path / "workers"
     run(command("run", path, "--out", serial))

@@ -14,7 +14,7 @@ from qsearch.study import run_study
 from tests.engine.support import FIXTURES, study_spec
 
 # The same examples at each run, and no time limits: machines are shared.
-settings.register_profile("engine", deadline=None, derandomize=True, database=None)
+settings.register_profile("engine", deadline=None, derandomize=True, database=None, max_examples=40)
 settings.load_profile("engine")
 
 

@@ -46,7 +46,13 @@ def test_resolved_study_writes_out_every_plugin_option() -> None:
     spec = study_spec()
     resolved = assemble(spec).spec
     assert "noise" not in spec.trainer.options
-    assert resolved.trainer.options == {"blocks": 2, "noise": 0.002, "faults": [], "seconds": 0.0}
+    assert resolved.trainer.options == {
+        "blocks": 2,
+        "noise": 0.002,
+        "faults": [],
+        "seconds": 0.0,
+        "full_precision": "works",
+    }
     assert resolved.quantizer.options == {"bits": [2, 3, 4, 8], "group_size": [32, 64]}
     # Resolving is idempotent, so a resolved study resumes as itself.
     assert assemble(resolved).spec == resolved
@@ -61,7 +67,10 @@ def test_unknown_plugin_lists_what_is_installed(section: str) -> None:
 
 def test_unknown_option_of_a_plugin_lists_its_options() -> None:
     message = refusal(trainer__block=3)
-    assert "my.yaml: trainer.block: unknown field; allowed here: blocks, faults, noise" in message
+    assert (
+        "my.yaml: trainer.block: unknown field; allowed here: blocks, faults, full_precision"
+        in message
+    )
 
 
 def test_wrong_option_of_a_plugin_names_field_and_value() -> None:

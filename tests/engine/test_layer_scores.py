@@ -84,16 +84,23 @@ def test_of_a_round_of_an_earlier_version_they_are_errors_times_sensitivities(
     assert found == pytest.approx(error * sensitivity[:, None])
 
 
-@pytest.mark.parametrize("damage", ["bytes", "shape", "infinite"])
+@pytest.mark.parametrize("damage", ["bytes", "infinite"])
 def test_what_cannot_be_used_is_told_and_left_out(damage: str, directory: Path) -> None:
     told: list[str] = []
     values = np.full(SHAPE, np.inf if damage == "infinite" else 1.0)
-    write_measurement(directory, layer_scores_name(0), values[1:] if damage == "shape" else values)
+    write_measurement(directory, layer_scores_name(0), values)
     if damage == "bytes":
         measurement_path(directory, layer_scores_name(0)).write_bytes(b"nothing")
     assert read_layer_scores(directory, 0, SHAPE, told.append) is None
     assert len(told) == 1
     assert "layer_scores-0.safetensors" in told[0]
+
+
+def test_those_of_other_layers_are_left_out(directory: Path) -> None:
+    told: list[str] = []
+    write_measurement(directory, layer_scores_name(0), np.ones(SHAPE)[1:])
+    assert read_layer_scores(directory, 0, SHAPE, told.append) is None
+    assert told == []
 
 
 def test_they_are_read_without_pytorch_and_ax() -> None:

@@ -77,7 +77,9 @@ def test_an_edited_study_yaml_is_read_as_it_was_run(directory):
 
 def test_layer_scores_that_cannot_be_used_are_told_and_left_out(directory, record):
     told: list[str] = []
-    write_measurement(directory, layer_scores_name(len(record.rounds) - 1), np.ones((2, 2)))
+    shape = (len(record.layers), record.choices.size)
+    scores = np.full(shape, np.inf)
+    write_measurement(directory, layer_scores_name(len(record.rounds) - 1), scores)
     assert read_results(directory, told.append).layer_scores is None
     assert len(told) == 1
 

@@ -13,7 +13,7 @@ from qsearch_reports.results import StudyResults
 from tests.reports.page_scripts import Scope
 
 QUICK = settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     database=None,
