@@ -222,9 +222,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         Raises:
             InputError: If the node has no data yet.
         """
-        if self._surrogate is None:
-            raise InputError(_NO_DATA)
-        mean, deviation = self._surrogate.predict(index)
+        mean, deviation = self._fitted().predict(index)
         return mean.numpy(), deviation.numpy()
 
     def predicted_loss(self, index: Integers) -> tuple[Floats, Floats]:
@@ -239,9 +237,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         Raises:
             InputError: If the node has no data yet.
         """
-        if self._surrogate is None:
-            raise InputError(_NO_DATA)
-        mean, deviation = self._surrogate.predict_observed(index)
+        mean, deviation = self._fitted().predict_observed(index)
         return mean.numpy(), deviation.numpy()
 
     def promoted(self, part: PartLosses, count: int) -> list[int]:
@@ -251,9 +247,12 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
             part: Losses of the candidates on a part of the examples.
             count: How many to promote, at most.
         """
+        return promoted(self._fitted(), self.space, self._evaluated, part, self.bits, count)
+
+    def _fitted(self) -> Surrogate:
         if self._surrogate is None:
             raise InputError(_NO_DATA)
-        return promoted(self._surrogate, self.space, self._evaluated, part, self.bits, count)
+        return self._surrogate
 
     def _indices(self, parameters: list[dict[str, Any]]) -> Integers:
         rows = [self.space.from_parameters(values) for values in parameters]

@@ -16,6 +16,9 @@ import jinja2
 import plotly.offline
 from markupsafe import Markup
 
+from qsearch.errors import InputError
+from qsearch.state_files import write_atomically
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -97,3 +100,24 @@ def packed_plotly() -> tuple[str, str]:
     """Return plotly.js packed, and its hash: it is a third of the size so."""
     text = plotly.offline.get_plotlyjs()
     return packed(text.encode()), script_hash(text)
+
+
+def write_page(out: Path, html: str, what: str) -> Path:
+    """Write a page into a file, and return that; its directory is made if needed.
+
+    Args:
+        out: The file.
+        html: The page.
+        what: What it is, for the message.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # A directory's name may hold what is no text; it is shown as far as it is.
+        content = html.encode("utf-8", "replace")
+        write_atomically(out, lambda path: path.write_bytes(content))
+    except OSError as error:
+        raise InputError(f"{what} {out} cannot be written: {error}") from error
+    return out

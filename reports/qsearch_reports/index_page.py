@@ -15,7 +15,7 @@ import numpy as np
 from qsearch.errors import InputError
 from qsearch.listing import runner
 from qsearch.records import STUDY_FILE, StudyRecord, read_study
-from qsearch.state_files import to_standard_error, write_atomically
+from qsearch.state_files import to_standard_error
 from qsearch.watching import STUDY_YAML
 from qsearch_reports import assets, frames
 
@@ -120,14 +120,7 @@ def write_index(folder: Path, out: Path, note: Callable[[str], None] = to_standa
         raise InputError(f"{folder}: there is no such folder")
     rows = [index_row(path, folder, out, note) for path in find_studies(folder, note)]
     html = render_index(rows, str(folder))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # A directory's name may hold what is no text; it is shown as far as it is.
-        content = html.encode("utf-8", "replace")
-        write_atomically(out, lambda path: path.write_bytes(content))
-    except OSError as error:
-        raise InputError(f"index {out} cannot be written: {error}") from error
-    return out
+    return assets.write_page(out, html, "index")
 
 
 def find_studies(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:

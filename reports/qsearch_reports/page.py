@@ -11,7 +11,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from qsearch.errors import InputError
-from qsearch.state_files import write_atomically
 from qsearch_reports import assets, frames
 from qsearch_reports.comparison import comparison_context
 from qsearch_reports.names import distinct_names, shell_path
@@ -67,14 +66,7 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     if not directories:
         raise InputError("a report needs at least one study directory")
     html = render_page([read_results(directory) for directory in directories])
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # A directory's name may hold what is no text; it is shown as far as it is.
-        content = html.encode("utf-8", "replace")
-        write_atomically(out, lambda path: path.write_bytes(content))
-    except OSError as error:
-        raise InputError(f"report {out} cannot be written: {error}") from error
-    return out
+    return assets.write_page(out, html, "report")
 
 
 def render_page(results: Sequence[StudyResults]) -> str:
