@@ -156,8 +156,8 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
         segments=segments,
         reference=frames.common_reference(records),
         budgets=budgets,
-        by_method=_method_rows(by_method, means) if has_seeds else [],
-        by_study=_study_rows(by_study, at_budgets),
+        by_method=_rows("method", by_method, "mean", means, "mean") if has_seeds else [],
+        by_study=_rows("study", by_study, "hypervolume", at_budgets, "value"),
         outcomes=_counts(outcomes, [method.label for method in methods]),
         edges=edges,
         has_own_edges=has_own_edges,
@@ -226,58 +226,39 @@ def _counts(outcomes: pd.DataFrame, labels: Sequence[str]) -> list[list[Mapping[
     return [[counts.get((method, other)) for other in labels] for method in labels]
 
 
-def _method_rows(hypervolume: pd.DataFrame, losses: pd.DataFrame) -> list[Row]:
-    least = losses.groupby("budget")["mean"].min()
+def _rows(
+    by: str, ranked: pd.DataFrame, hypervolume: str, at_budgets: pd.DataFrame, loss: str
+) -> list[Row]:
+    """Return a row for each study or method.
+
+    Args:
+        by: The column of both tables that names them.
+        ranked: Table of hypervolumes with their ``rank``; of methods also ``seeds``.
+        hypervolume: Its column of them; the ends of its interval are ``low`` and ``high``.
+        at_budgets: Table of losses by ``budget``.
+        loss: Its column of them; the ends of its interval are ``low`` and ``high``.
+    """
+    least = at_budgets.groupby("budget")[loss].min()
     rows = []
-    for row in hypervolume.to_dict("records"):
-        own = losses[losses["method"] == row["method"]]
+    for row in ranked.to_dict("records"):
+        own = at_budgets[at_budgets[by] == row[by]].to_dict("records")
         rows.append(
             Row(
-                name=str(row["method"]),
-                seeds=int(row["seeds"]),
-                hypervolume=_with_half(row["mean"], row["low"], row["high"]),
-                losses=tuple(
-                    _with_half(mean, low, high)
-                    for mean, low, high in own[["mean", "low", "high"]].to_numpy(dtype=float)
-                ),
-                is_best=tuple(
-                    bool(mean == least[budget])
-                    for budget, mean in zip(own["budget"], own["mean"], strict=True)
-                ),
+                name=str(row[by]),
+                seeds=int(row.get("seeds", 1)),
+                hypervolume=_figure(row, hypervolume),
+                losses=tuple(_figure(one, loss) for one in own),
+                is_best=tuple(bool(one[loss] == least[one["budget"]]) for one in own),
                 rank=_rank(row["rank"]),
             )
         )
     return rows
 
 
-def _study_rows(hypervolume: pd.DataFrame, losses: pd.DataFrame) -> list[Row]:
-    least = losses.groupby("budget")["value"].min()
-    rows = []
-    for row in hypervolume.to_dict("records"):
-        own = losses[losses["study"] == row["study"]]
-        rows.append(
-            Row(
-                name=str(row["study"]),
-                seeds=1,
-                hypervolume=_figure(row["hypervolume"]),
-                losses=tuple(_figure(value) for value in own["value"]),
-                is_best=tuple(
-                    bool(value == least[budget])
-                    for budget, value in zip(own["budget"], own["value"], strict=True)
-                ),
-                rank=_rank(row["rank"]),
-            )
-        )
-    return rows
-
-
-def _figure(value: float) -> str:
-    return with_error(value, math.nan)
-
-
-def _with_half(mean: float, low: float, high: float) -> str:
-    """Return a mean and half of its interval, which lies evenly about it."""
-    return with_error(mean, (high - low) / 2)
+def _figure(row: Mapping[Any, Any], column: str) -> str:
+    """Return a figure as text, with half of its interval if it has one, which lies evenly."""
+    low, high = (row.get(end, math.nan) for end in ("low", "high"))
+    return with_error(row[column], (high - low) / 2)
 
 
 def _rank(rank: float) -> str:

@@ -12,11 +12,12 @@ import zlib
 from dataclasses import replace
 
 import numpy as np
+import plotly.offline
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_reports import summary_table, write_report
-from qsearch_reports.assets import inline_script, packed_json
+from qsearch_reports.assets import bare_plotly, inline_script, packed_json
 from qsearch_reports.figures import (
     escape,
     front_figure,
@@ -157,6 +158,25 @@ def test_page_runs_only_scripts_whose_hash_its_policy_lists(record):
 def test_a_script_that_would_end_its_element_is_refused(text):
     with pytest.raises(ValueError, match="must hold neither"):
         inline_script(text)
+
+
+def test_the_installed_plotly_is_bared_of_the_function_around_it():
+    whole = plotly.offline.get_plotlyjs()
+    bare = bare_plotly(whole)
+    assert "factory" in whole[:1000]
+    assert "factory" not in bare[:1000]
+    licence = whole[: whole.index("*/") + 2]
+    assert "MIT" in licence
+    assert bare.startswith(licence)
+    assert bare.endswith("window.Plotly = Plotly;")
+    assert whole.count("*/") == bare.count("*/")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "/* MIT */\nvar Plotly = {};", "(() => {\nreturn Plotly;\n}));"]
+)
+def test_a_plotly_that_is_wrapped_otherwise_stays_as_it_is(text):
+    assert bare_plotly(text) == text
 
 
 def hostile_sessions(text):
