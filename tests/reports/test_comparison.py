@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_reports import assets, frames
 from qsearch_reports.comparison import comparison_context
+from qsearch_reports.figures import fronts_figure
 from qsearch_reports.figures.style import study_style
 from qsearch_reports.frames.comparison import mean_interval
 from scipy import stats
@@ -165,6 +166,31 @@ def test_methods_with_seeds_have_a_band_about_their_mean_and_thin_lines(study_of
     assert (min(edges), max(edges)) == pytest.approx((0.55 - half, 0.55 + half))
     thin = [trace for trace in drawn if trace.line.width == 1]
     assert [value for value in thin[0].y if value is not None] == [0.5, 0.5, 0.6, 0.6]
+
+
+VALUES = st.floats(-3, 3)
+
+
+@given(st.lists(st.tuples(VALUES, VALUES, st.floats(0, 50)), min_size=1, max_size=8))
+def test_axis_of_fronts_holds_all_values_and_no_more_than_as_much_again_for_bands(drawn):
+    budgets = [float(at) for at in range(len(drawn))]
+    first, second, half = (np.array(column) for column in zip(*drawn, strict=True))
+    mean = (first + second) / 2
+    methods = pd.DataFrame(
+        {"method": "a", "budget": budgets, "mean": mean, "low": mean - half, "high": mean + half}
+    ).assign(seeds=2)
+    studies = pd.concat(
+        pd.DataFrame({"method": "a", "study": name, "budget": budgets, "value": values})
+        for name, values in (("one", first), ("two", second))
+    )
+    low, high = fronts_figure(methods, studies, "loss").layout.yaxis.range
+    least, most = studies["value"].min(), studies["value"].max()
+    assert low < least
+    assert high > most
+    if most - least > 1e-3:
+        assert high - low <= 2.2 * (most - least) + 1e-9
+    if most - least > 1e-3 and half.max() == 0:
+        assert high - low <= 1.1 * (most - least) + 1e-9
 
 
 # The page's part

@@ -58,8 +58,26 @@ def fronts_figure(methods: pd.DataFrame, studies: pd.DataFrame, label: str) -> g
             **style,
         )
     figure.update_xaxes(title_text="budget (average bits)")
-    figure.update_yaxes(title_text=label)
+    figure.update_yaxes(title_text=label, range=_value_range(methods, studies))
     return figure
+
+
+def _value_range(methods: pd.DataFrame, studies: pd.DataFrame) -> list[float] | None:
+    """Return an axis's range that holds all values, and what lies beside them of the bands.
+
+    The interval of two seeds is 13 times as wide as what they differ by: to show the whole of it
+    would flatten all else.
+    """
+    values = pd.concat([studies["value"], methods["mean"]]).dropna()
+    if values.empty:
+        return None
+    least, most = float(values.min()), float(values.max())
+    span = (most - least) or abs(most) or 1.0
+    # A minimum of nothing is NaN, which no number is beyond.
+    low = max(min(least, float(methods["low"].min())), least - span / 2)
+    high = min(max(most, float(methods["high"].max())), most + span / 2)
+    margin = (high - low) / 20 or span / 20
+    return [low - margin, high + margin]
 
 
 def _interval(low: float, high: float) -> str:
