@@ -23,10 +23,10 @@ const [turns, done] = arguments;
   slider.value = slider.min;
   await timing.frame(input);
   ms.slider = await timing.turns(turns, () => { slider.stepUp(); input(); });
-  await timing.frame(() => part("select-front").click());
+  await timing.frame(() => part("select-segments").click());
   const onFront = marked();
   clear();
-  ms.front = await timing.turns(turns, () => part("select-front").click(), clear);
+  ms.front = await timing.turns(turns, () => part("select-segments").click(), clear);
   ms.key = await timing.turns(turns, () => {
     loss.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
   });

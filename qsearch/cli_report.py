@@ -34,14 +34,15 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File to write; if omitted, html goes to DIR/report.html, text and markdown to"
-            " standard output."
+            help="File to write; if omitted, html of one study goes to DIR/report.html, of several"
+            " to compare.html in the current directory, text and markdown to standard output."
         ),
     ] = None,
 ) -> None:
     """Write the interactive report of one study, or of several side by side, or a summary."""
     if format_ is Format.HTML:
-        target = out or directories[0] / "report.html"
+        one = directories[0] / "report.html" if len(directories) == 1 else Path("compare.html")
+        target = out or one
         with _writing(target):
             path = report_function("page")(directories, target)
         print_line(f"report: {path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -251,7 +252,7 @@ def study_status(directory: Path, now: float | None = None) -> StudyStatus:
     )
 
 
-def finish_reason(event: dict[str, Any] | None) -> str:
+def finish_reason(event: Mapping[str, Any] | None) -> str:
     """Return why a study is finished, by the last event of its log, or "" if it is not."""
     if event is None or event.get("event") != "finished":
         return ""

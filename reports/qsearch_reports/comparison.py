@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from qsearch_reports import figures, frames
-from qsearch_reports.results import StudyResults
+from qsearch_reports.results import StudyResults, is_unfinished
 from qsearch_reports.summary import with_error
 
 _MOST_VALUES = 160
@@ -64,6 +64,7 @@ class Comparison:
         methods: Their methods; ``studies`` of each are positions in ``names``.
         has_seeds: Whether any method has several seeds.
         unknown: Labels of studies whose settings are not known.
+        unfinished: Finished rounds of the studies that are not finished, by label.
         incomparable: By what differs, its value in each study, where losses cannot be compared.
         settings: By setting in which methods differ, its value in each of ``compared``.
         compared: Labels of the methods whose settings are known.
@@ -86,6 +87,7 @@ class Comparison:
     methods: Sequence[frames.Method]
     has_seeds: bool
     unknown: Sequence[str]
+    unfinished: Mapping[str, int]
     incomparable: Mapping[str, Sequence[str]]
     settings: Mapping[str, Sequence[str]]
     compared: Sequence[str]
@@ -144,6 +146,11 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
         unknown=[
             name for name, result in zip(names, results, strict=True) if result.settings is None
         ],
+        unfinished={
+            name: len(study.record.rounds)
+            for study, name in zip(results, names, strict=True)
+            if is_unfinished(study)
+        },
         incomparable=frames.incomparable(results),
         settings={
             str(setting): [_short(value) for value in rows["value"]]

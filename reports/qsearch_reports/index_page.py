@@ -18,6 +18,7 @@ from qsearch.records import STUDY_FILE, StudyRecord, read_study
 from qsearch.state_files import to_standard_error
 from qsearch.watching import STUDY_YAML
 from qsearch_reports import assets, frames
+from qsearch_reports.summary import least_budget
 
 SCRIPTS = ("dom.js", "index.js")
 """Files of ``templates/`` that make the page's script, in order; they share one scope."""
@@ -201,7 +202,7 @@ def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
         bits=_number(None if close is None else close["average_bits"]),
         is_of_best=head.relative_to == "best loss",
         hypervolume=_number(head.hypervolume),
-        minutes=_number(head.seconds / 60),
+        minutes=_number(head.seconds / 60) if head.rounds else None,
         front=front.to_numpy(dtype=float).T,
     )
 
@@ -271,19 +272,17 @@ def render_index(rows: Sequence[IndexRow], folder: str, now: datetime | None = N
     data = [
         {"directory": row.directory, **{key: getattr(row, key) for key in _KEYS}} for row in rows
     ]
-    return (
-        assets.environment()
-        .get_template("index.html.j2")
-        .render(
-            folder=folder,
-            rows=rows,
-            sparklines=[sparkline(row.front, span) for row in rows],
-            span=span,
-            choices=choices,
-            data=data,
-            written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M"),
-            content_policy=assets.content_policy(script),
-            css=assets.style("report.css", "index.css"),
-            script=script,
-        )
+    environment = assets.environment()
+    environment.filters["least_budget"] = least_budget
+    return environment.get_template("index.html.j2").render(
+        folder=folder,
+        rows=rows,
+        sparklines=[sparkline(row.front, span) for row in rows],
+        span=span,
+        choices=choices,
+        data=data,
+        written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M"),
+        content_policy=assets.content_policy(script),
+        css=assets.style("report.css", "index.css"),
+        script=script,
     )

@@ -17,7 +17,7 @@ from qsearch_reports.names import distinct_names, shell_path
 from qsearch_reports.origin import origin
 from qsearch_reports.payload import study_payload
 from qsearch_reports.results import StudyResults, read_results
-from qsearch_reports.summary import with_error
+from qsearch_reports.summary import least_budget, with_error
 
 SCRIPTS = (
     "decode.js",
@@ -80,7 +80,7 @@ def render_page(results: Sequence[StudyResults]) -> str:
         "comparison": comparison.json_figures() if comparison else {},
     }
     environment = assets.environment()
-    environment.filters["figure_error"] = with_error
+    environment.filters |= {"figure_error": with_error, "least_budget": least_budget}
     return environment.get_template("report.html.j2").render(
         title=names[0] if len(names) == 1 else f"{len(names)} studies",
         studies=[

@@ -168,6 +168,7 @@ def _figures(
                     "title": axis.title,
                     "low": axis.low,
                     "high": axis.high,
+                    "names": list(axis.names),
                     "values": plain(frame[axis.column].astype(float)),
                 }
                 for axis in axes

@@ -22,7 +22,7 @@ from qsearch.state_files import (
     to_standard_error,
     written_anew_by_a_run,
 )
-from qsearch.watching import LOG, STUDY_YAML
+from qsearch.watching import LOG, STUDY_YAML, finish_reason
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ def read_results(directory: Path, note: Callable[[str], None] = to_standard_erro
         layer_scores=read_layer_scores(directory, last, shape, note),
         settings=_settings(directory / STUDY_YAML, note),
     )
+
+
+def is_unfinished(results: StudyResults) -> bool:
+    """Return whether a study's log says that it goes on; without a log nothing does."""
+    return bool(results.events) and not finish_reason(results.events[-1])
 
 
 def _events(path: Path) -> Sequence[Mapping[str, Any]]:

@@ -64,3 +64,11 @@ def with_error(value: float, error: float | None) -> str:
         for number in (value, error)
     )
     return shown if pd.isna(error) else f"{shown} ± {doubt}"
+
+
+def least_budget(average_bits: float) -> str:
+    """Return the least budget of two decimals that some average bits fit, as text."""
+    hundredths = math.floor(average_bits * 100)
+    while hundredths / 100 < average_bits:
+        hundredths += 1
+    return f"{hundredths / 100:.2f}"

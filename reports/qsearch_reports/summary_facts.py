@@ -26,8 +26,8 @@ from qsearch_reports.frames import (
     study_budgets,
 )
 from qsearch_reports.names import shell_path
-from qsearch_reports.results import StudyResults
-from qsearch_reports.summary import with_error
+from qsearch_reports.results import StudyResults, is_unfinished
+from qsearch_reports.summary import least_budget, with_error
 
 MOST_REASONS = 10
 """Reasons of failures that a summary lists; the report lists all."""
@@ -73,7 +73,7 @@ def answer(head: Headline) -> str:
         return "No evaluation has finished yet."
     only = " It is the only evaluation so far." if head.evaluations == 1 else ""
     if close is None:
-        at = f"{best['average_bits']:.2f} average bits"
+        at = f"{least_budget(best['average_bits'])} average bits"
         above = (
             f"not within 1 % of {head.relative_to}"
             if head.excess is None
@@ -83,13 +83,13 @@ def answer(head: Headline) -> str:
     if head.full_precision is not None:
         compared = f" against {head.full_precision.loss:.4f}"
     elif close["trial"] != best["trial"]:
-        compared = f" against {_loss(best, head)} at {best['average_bits']:.2f} bits"
+        compared = f" against {_loss(best, head)} at {least_budget(best['average_bits'])} bits"
     else:
         compared = ""
     smaller = f"{16 / close['average_bits']:.1f} times smaller than at 16 bits"
     relative = "the best loss" if head.relative_to == "best loss" else head.relative_to
     return (
-        f"Within 1 % of {relative} at {close['average_bits']:.2f} average bits:"
+        f"Within 1 % of {relative} at {least_budget(close['average_bits'])} average bits:"
         f" {_figures(close, head)}{compared}; quantized weights {smaller}.{only}"
     )
 
@@ -176,21 +176,13 @@ def next_commands(head: Headline, directory: str) -> list[str]:
     commands = [f"qsearch status {path}"]
     chosen = head.best if head.within_one_percent is None else head.within_one_percent
     if chosen is not None:
-        bits = _budget(float(chosen["average_bits"]))
+        bits = least_budget(float(chosen["average_bits"]))
         commands = [
             f"qsearch pick {path} --bits {bits}",
             f"qsearch export {path} --bits {bits} --to OUT",
             f"qsearch report {path}",
         ]
     return [without_controls(command) for command in commands]
-
-
-def _budget(average_bits: float) -> str:
-    """Return the least budget of two decimals that some average bits fit."""
-    hundredths = math.floor(average_bits * 100)
-    while hundredths / 100 < average_bits:
-        hundredths += 1
-    return f"{hundredths / 100:.2f}"
 
 
 def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> Cells:
@@ -226,6 +218,8 @@ def comparison_words(results: Sequence[StudyResults]) -> list[str]:
     """
     records = [result.record for result in results]
     told = []
+    if going_on := sum(map(is_unfinished, results)):
+        told.append(f"Not finished, so that this may still change: {going_on} of them.")
     if differing := incomparable(results):
         told.append(
             f"These studies differ in {' and '.join(differing)}, so their losses mean different"

@@ -110,7 +110,7 @@ class Page:
 
     def fill(self, field: Any, text: str) -> None:
         """Type a text in place of what a field holds, and leave it."""
-        field.send_keys(Keys.CONTROL, "a", Keys.NULL, text, Keys.TAB)
+        field.send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.DELETE, text, Keys.TAB)
 
     def choose(self, trial: int) -> None:
         """Choose a trial in the table, which shows all rows then on one page or another."""

@@ -10,6 +10,7 @@ import shlex
 import pytest
 import yaml
 from PIL import Image
+from qsearch_reports.frames import headline
 from qsearch_reports.page import render_page
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -76,21 +77,37 @@ def test_a_budget_in_bytes_chooses_what_the_command_line_would(page, results):
     assert size in page.text("figures")
 
 
-def test_a_budget_typed_beyond_the_range_becomes_its_end(page):
+def test_a_budget_typed_is_taken_exactly_as_the_command_line_takes_it(page, results):
     number = page.part("budget-number")
-    page.fill(number, "99")
-    assert number.get_property("value") == number.get_attribute("max")
-    for text in ("-3", "0"):
-        page.fill(number, text)
-        assert float(number.get_property("value")) == float(number.get_attribute("min"))
-
-
-def test_a_budget_typed_between_digits_is_rounded_down(page):
-    number = page.part("budget-number")
-    page.fill(number, "3.019")
-    assert "--bits 3.01 " in page.text("pick-command")
+    least = results.record.latest["average_bits"].min()
+    for budget in (3.019, 2.98, float(least), 99):
+        page.fill(number, str(budget))
+        assert f"--bits {budget} --json" in page.text("pick-command").replace(".0 ", " ")
+        row = best_under(results.record, budget)
+        page.wait(lambda row=row: page.text("selected-title") == f"Trial {row['trial']}, round 3")
     page.fill(number, "")
-    assert number.get_property("value") == "3.01"
+    assert number.get_property("value") == page.part("slider").get_attribute("max")
+
+
+def test_a_budget_in_which_nothing_fits_shows_the_smallest_and_says_so(page, results):
+    number = page.part("budget-number")
+    for text, told in (("-3", "-3.00"), ("1.5", "1.50"), ("1.234", "1.234")):
+        page.fill(number, text)
+        assert page.text("pick").startswith(f"None has at most {told} average bits. Trial ")
+        assert float(number.get_property("value")) == float(number.get_attribute("min"))
+        row = best_under(results.record, float(number.get_attribute("min")))
+        assert page.text("selected-title") == f"Trial {row['trial']}, round 3"
+    page.part("slider").send_keys(Keys.ARROW_RIGHT)
+    page.wait(lambda: "None has" not in page.text("pick"))
+
+
+def test_the_headlines_bits_are_a_budget_that_holds_its_configuration(page, results):
+    close = headline(results.record).within_one_percent
+    shown = page.driver.find_element(By.CSS_SELECTOR, ".answer strong").text
+    page.fill(page.part("budget-number"), shown.split()[0])
+    within = best_under(results.record, float(shown.split()[0]))
+    assert within["expected_loss"] <= close["expected_loss"]
+    page.wait(lambda: page.text("selected-title") == f"Trial {within['trial']}, round 3")
 
 
 def test_what_the_reader_chooses_is_exported_by_its_trial(page, results):

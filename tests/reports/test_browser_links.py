@@ -126,12 +126,19 @@ def test_rows_of_the_table_select_and_deselect_by_their_boxes(page, points):
     assert page.selected() == 1
 
 
-def test_the_whole_front_is_selected_by_a_button(page, results):
-    page.part("select-front").click()
-    front = results.record.latest[results.record.latest["on_front"]]
-    assert page.selected() == len(front)
-    text = page.text("selection")
-    assert f"{front['average_bits'].min():.2f}–{front['average_bits'].max():.2f} average" in text
+def test_the_overall_front_and_those_of_segments_are_selected_by_buttons(page, points):
+    latest = latest_points(points)
+    overall = front_frame(latest, "decisive_loss")
+    of_segments = latest[latest["on_front"]]
+    for button, front in (("select-front", overall), ("select-segments", of_segments)):
+        page.part(button).click()
+        assert page.selected() == len(front)
+        bits, losses = front["average_bits"], front["decisive_loss"]
+        assert page.text("selection").endswith(
+            f" selected: {bits.min():.2f}–{bits.max():.2f} bits,"
+            f" expected loss {losses.min():.4f}–{losses.max():.4f}"
+        )
+    assert 0 < len(overall) < len(of_segments)
 
 
 def test_shift_and_a_click_add_to_the_selection(page, results, points):

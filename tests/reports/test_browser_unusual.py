@@ -125,7 +125,7 @@ def test_five_thousand_configurations_are_linked_in_all_views(opened, many):
     page = opened(many)
     assert f"{MANY:,}" in page.driver.find_element("id", "main").text
     page.part("slider").send_keys(Keys.END)
-    page.press(page.part("select-front"))
+    page.press(page.part("select-segments"))
     front = int(many.record.trials["on_front"].sum())
     assert page.selected() == front
     for view in ("loss", "metric", "parallel"):

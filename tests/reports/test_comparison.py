@@ -17,6 +17,7 @@ from qsearch_reports.comparison import comparison_context
 from qsearch_reports.figures import fronts_figure
 from qsearch_reports.figures.style import study_style
 from qsearch_reports.frames.comparison import mean_interval
+from qsearch_reports.summary_facts import comparison_words
 from scipy import stats
 
 from qsearch.evaluation import Metric
@@ -231,6 +232,23 @@ def test_page_says_plainly_that_losses_are_not_comparable_and_draws_them(study_o
     assert "Losses of these studies are not comparable:" in html
     assert "b has another/model" in words(html)
     assert len(context.figures["loss"].data) == 2
+
+
+def test_page_names_the_studies_that_are_not_finished(study_of):
+    finished, going_on, unknown = (
+        replace(study_of([(3.0, 0.4)], name=name), events=events)
+        for name, events in (
+            ("done", [{"event": "evaluated"}, {"event": "finished", "reason": "search.rounds"}]),
+            ("half <b>", [{"event": "finished"}, {"event": "round", "round": 1}]),
+            ("no log", []),
+        )
+    )
+    studies = [finished, going_on, unknown]
+    context, html = render(studies)
+    assert context.unfinished == {"half <b>": len(going_on.record.rounds)}
+    assert "<strong>Not finished:</strong> <bdi>half &lt;b&gt;</bdi> (" in html
+    assert any("Not finished" in told for told in comparison_words(studies))
+    assert "Not finished" not in render([finished, unknown])[1]
 
 
 def test_metric_is_compared_only_where_it_is_the_same(study_of):

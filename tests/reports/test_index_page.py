@@ -208,7 +208,7 @@ def test_bits_are_marked_where_they_are_within_1_percent_of_the_studys_own_best(
         html = render_index(
             [IndexRow(**{**vars(row), "bits": 3.14159, "is_of_best": is_of_best})], "runs"
         )
-        assert ("3.14<sup>b</sup>" in html) == is_of_best
+        assert ("3.15<sup>b</sup>" in html) == is_of_best
 
 
 def test_command_writes_the_page_and_refuses_what_is_no_folder(put, tmp_path):

@@ -14,6 +14,7 @@ from markdown_it.token import Token
 from qsearch_reports.frames import budget_frame, headline, study_budgets
 from qsearch_reports.markdown_summary import code, markdown_summary
 from qsearch_reports.results import StudyResults
+from qsearch_reports.summary import least_budget
 from qsearch_reports.summary_facts import one_line
 
 from qsearch.evaluation import Metric
@@ -86,7 +87,7 @@ def test_the_headline_and_the_table_at_budgets_are_the_studys(record: StudyRecor
     close = headline(record).within_one_percent
     assert close is not None
     assert text.startswith("### `quickstart`\n\n**Within 1 % of ")
-    assert f" at {close['average_bits']:.2f} average bits" in text.splitlines()[2]
+    assert f" at {least_budget(close['average_bits'])} average bits" in text.splitlines()[2]
     heading, *rows = tables(text)[0]
     assert heading == ["budget", "trial", "bits", "loss", "expected loss", "accuracy", "seen"]
     best = budget_frame(record, study_budgets(record))

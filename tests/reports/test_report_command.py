@@ -49,6 +49,17 @@ def test_several_directories_make_one_summary(
     assert done.stdout.startswith("2 studies\n")
 
 
+def test_a_page_of_several_studies_replaces_none_of_their_own(
+    study: Callable[..., Path], record: StudyRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    directories = [str(study(record, name)) for name in ("a", "b")]
+    done = CliRunner().invoke(cli.app, ["report", *directories])
+    assert done.stdout == "report: compare.html\n"
+    assert "2 studies compared" in (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert not any(Path(directory, "report.html").exists() for directory in directories)
+
+
 def test_a_summary_that_cannot_be_written_is_refused(directory: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     out = str(tmp_path / "file" / "summary.md")

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qsearch_reports.frames import budget_frame, headline, latest_points, points_frame
 from qsearch_reports.results import StudyResults
+from qsearch_reports.summary import least_budget
 from qsearch_reports.summary_facts import answer, next_commands
 from qsearch_reports.text_plot import front_plot
 from qsearch_reports.text_summary import WIDTH, text_summary
@@ -59,7 +60,7 @@ def test_the_first_sentence_answers_how_few_bits_are_enough(record: StudyRecord)
     assert close is not None
     first = " ".join(summary(record).split("\n\n")[0].split())
     assert first.startswith(f"{record.name}: Within 1 % of ")
-    assert f"at {close['average_bits']:.2f} average bits" in first
+    assert f"at {least_budget(close['average_bits'])} average bits" in first
     assert f"expected loss {close['decisive_loss']:.4f}" in first
 
 

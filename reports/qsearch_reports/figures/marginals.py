@@ -15,6 +15,8 @@ from qsearch_reports.figures.style import (
 )
 
 _MOST_LABELS = 14
+_OUTLINE = "rgba(128,128,128,0.7)"
+"""About every part of a bar: the darkest colour is hardly seen on a dark ground."""
 
 
 def marginals_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
@@ -40,7 +42,7 @@ def marginals_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
         figure.add_bar(
             x=list(range(len(rows))),
             y=rows["share"].round(5),
-            marker={"color": colours[place], "line": {"width": 0}},
+            marker={"color": colours[place], "line": {"width": 0.5, "color": _OUTLINE}},
             name=template_text(str(value)),
             customdata=details,
             hovertemplate="trial %{customdata[1]}, average bits %{customdata[2]}<br>"

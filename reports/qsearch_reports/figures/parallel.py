@@ -28,7 +28,7 @@ def parallel_figure(frame: pd.DataFrame, axes: Sequence[ParallelAxis]) -> go.Fig
         frame: From :func:`~qsearch_reports.frames.parallel_frame`.
         axes: From :func:`~qsearch_reports.frames.parallel_axes`.
     """
-    figure = new_figure("What configurations are made of, and their losses")
+    figure = new_figure("Knobs of all configurations")
     if frame.empty or not axes:
         return note(figure, "no configuration has been evaluated yet")
     spans = [_span(axis) for axis in axes]

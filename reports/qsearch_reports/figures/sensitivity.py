@@ -28,7 +28,7 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
         frame: From :func:`~qsearch_reports.frames.sensitivity_frame`.
     """
     knob, unit = str(frame.attrs["knob"]), frame.attrs["unit"]
-    figure = new_figure(f"Sensitivity of layers against {escape(knob, 40)} given")
+    figure = new_figure(f"Layers that the search protects: sensitivity and {escape(knob, 40)}")
     positive = frame.loc[frame["sensitivity"] > 0, "sensitivity"]
     if positive.empty:
         return note(figure, "the sensitivities of layers are not known")

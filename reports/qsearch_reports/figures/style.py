@@ -122,7 +122,7 @@ def note(figure: go.Figure, text: str) -> go.Figure:
 
 def caption(figure: go.Figure, text: str) -> None:
     """Write figures that sum a plot up under its title."""
-    figure.update_layout(title_subtitle={"text": text, "font": {"size": 12}}, margin_t=84)
+    figure.update_layout(title_subtitle={"text": text, "font": {"size": 12}}, margin_t=104)
 
 
 def escape(text: object, limit: int | None = None) -> str:

@@ -133,7 +133,8 @@ def calibration_figure(frame: pd.DataFrame) -> go.Figure:
         title_text="claimed probability of the interval", tickformat=".0%", range=[0, 1.01]
     )
     figure.update_yaxes(title_text="share within", tickformat=".0%", range=[0, 1.02])
-    return figure
+    # Room for half of the label at 100 %.
+    return figure.update_layout(margin_r=28)
 
 
 def _sum_up(frame: pd.DataFrame) -> str:

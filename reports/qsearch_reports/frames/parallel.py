@@ -34,6 +34,7 @@ class ParallelAxis:
         high: Greatest value of the column; equal to ``low`` if there is one value alone.
         ticks: Values along it, rising, each with its label; those of a knob that is not of numbers
             are all its values, some of which may be outside of ``low`` and ``high``.
+        names: The values of a knob that is not of numbers, by their places.
     """
 
     column: str
@@ -41,6 +42,7 @@ class ParallelAxis:
     low: float
     high: float
     ticks: tuple[tuple[float, str], ...]
+    names: tuple[str, ...] = ()
 
 
 def knob_column(knob: str) -> str:
@@ -113,8 +115,8 @@ def parallel_axes(record: StudyRecord, frame: pd.DataFrame) -> tuple[ParallelAxi
         "decisive_loss": "expected loss" if is_expected else "loss",
         "metric": record.metric.name,
     }
-    labels = {
-        knob_column(knob.name): tuple((float(at), str(v)) for at, v in enumerate(knob.values))
+    names = {
+        knob_column(knob.name): tuple(str(value) for value in knob.values)
         for knob in record.choices.knobs
         if not is_numeric(knob)
     }
@@ -124,13 +126,12 @@ def parallel_axes(record: StudyRecord, frame: pd.DataFrame) -> tuple[ParallelAxi
         values = values[np.isfinite(values)]
         if values.size:
             low, high = float(values.min()), float(values.max())
-            axes.append(ParallelAxis(column, title, low, high, labels.get(column, ())))
-    return tuple(
-        axis
-        if axis.ticks
-        else ParallelAxis(axis.column, axis.title, axis.low, axis.high, _ticks(axis.low, axis.high))
-        for axis in axes
-    )
+            of_column = names.get(column, ())
+            ticks = tuple((float(at), name) for at, name in enumerate(of_column))
+            axes.append(
+                ParallelAxis(column, title, low, high, ticks or _ticks(low, high), of_column)
+            )
+    return tuple(axes)
 
 
 def _ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:

@@ -68,29 +68,44 @@ function makeBudget(root, study, store) {
     for (const input of [slider, number]) Object.assign(input, { min: low, max: high, step });
     part("least").textContent = low.toFixed(digits);
     part("most").textContent = `${high.toFixed(digits)} ${unit.label}`;
-    pick(String(Math.min(Math.max(stepFor(unit, averageBits), low), high)));
+    pick(Math.min(Math.max(stepFor(unit, averageBits), low), high));
   }
 
-  /** Choose the best configuration within a budget, which is a number as text. */
-  function pick(text) {
-    const shown = Number(text).toFixed(unit.digits);
+  /** Choose the best configuration within a budget, a number; in less than the least, the smallest. */
+  function pick(given) {
+    const tooLittle = bestUnder(study, unit.limit(given)) === null ? withUnit(given) : null;
+    const taken = tooLittle ? unit.low : given;
+    const shown = written(taken);
     slider.value = shown;
     number.value = shown;
     const limit = unit.limit(shown);
-    part("budget").textContent = `${shown} ${unit.key === "bits" ? "average bits" : unit.key}`;
+    part("budget").textContent = withUnit(taken);
     slider.setAttribute("aria-valuetext", `${shown} ${unit.label}`);
     store.set({
       chosen: bestUnder(study, limit),
       by: "budget",
-      budget: { limit, option: unit.option(Number(shown)) },
+      budget: { limit, tooLittle, option: unit.option(Number(shown)) },
     });
+  }
+
+  /** A number with the unit's decimals, or with more if it has them: it is what pick would be given. */
+  function written(value) {
+    const rounded = value.toFixed(unit.digits);
+    return Number(rounded) === value ? rounded : String(value);
+  }
+
+  function withUnit(value) {
+    return `${written(value)} ${unit.key === "bits" ? "average bits" : unit.key}`;
   }
 
   function describe() {
     const { chosen, by, budget } = store.state;
+    const isOfBudget = by === "budget";
+    part("budget").classList.toggle("unused", !isOfBudget);
+    const refused = isOfBudget && budget.tooLittle ? `None has at most ${budget.tooLittle}. ` : "";
     part("pick").textContent = chosen === null ? "No configuration fits." :
-      `${by === "budget" ? bestText(study, chosen) : chosenText(study, chosen)}`;
-    const option = by === "budget" ? budget.option : `--trial ${study.points.trial[chosen]}`;
+      `${refused}${isOfBudget ? bestText(study, chosen) : chosenText(study, chosen)}`;
+    const option = isOfBudget ? budget.option : `--trial ${study.points.trial[chosen]}`;
     const inLatest = chosen !== null && study.points.latest[chosen];
     const command = (text) => (inLatest ? text : "only configurations of the latest round can be exported");
     part("pick-command").textContent = command(`qsearch pick ${study.command} ${option} --json`);
@@ -99,12 +114,9 @@ function makeBudget(root, study, store) {
     for (const button of root.querySelectorAll(".commands [data-copy]")) button.disabled = !inLatest;
   }
 
-  slider.addEventListener("input", oncePerFrame(() => pick(slider.value)));
+  slider.addEventListener("input", oncePerFrame(() => pick(Number(slider.value))));
   number.addEventListener("change", () => {
-    const given = number.value === "" ? Number(slider.value) : Number(number.value);
-    // Down to what is shown: "at most" must hold of what was typed.
-    const whole = Math.floor(given * 10 ** unit.digits + 1e-6) / 10 ** unit.digits;
-    pick(String(Math.min(Math.max(whole, unit.low), unit.high)));
+    pick(Number(number.value === "" ? slider.value : number.value));
   });
   part("unit").addEventListener("change", () => setUnit(part("unit").value, store.state.budget.limit));
   for (const button of root.querySelectorAll(".commands [data-copy]")) {
@@ -120,27 +132,26 @@ function makeBudget(root, study, store) {
       if (!units.some(({ key }) => key === kept.unit)) return;
       part("unit").value = kept.unit;
       setUnit(kept.unit, store.state.budget.limit);
-      pick(String(Math.min(Math.max(Number(kept.value), unit.low), unit.high)));
+      pick(Number(kept.value));
     },
   };
 }
 
 /** What the budget chose, in a sentence. */
 function bestText(study, row) {
-  const { points } = study;
-  const least = points.expected_loss[row] === null ? "loss" :
-    `expected loss, ${withError(points.expected_loss[row], points.expected_loss_deviation[row])}; observed`;
-  return `Trial ${points.trial[row]} has the least ${least}: ${observedText(study, row)}`;
+  return `Trial ${study.points.trial[row]} has the least ${lossText(study, row)}`;
 }
 
 /** What the reader chose, in a sentence. */
 function chosenText(study, row) {
-  return `You chose trial ${study.points.trial[row]}. Its loss: ${observedText(study, row)}`;
+  return `You chose trial ${study.points.trial[row]}: ${lossText(study, row)}`;
 }
 
-function observedText(study, row) {
+function lossText(study, row) {
   const { points } = study;
-  return `${withError(points.loss[row], points.standard_error[row])} at ` +
+  const kind = points.expected_loss[row] === null ? "loss" :
+    `expected loss, ${withError(points.expected_loss[row], points.expected_loss_deviation[row])}; observed`;
+  return `${kind}: ${withError(points.loss[row], points.standard_error[row])} at ` +
     `${points.average_bits[row].toFixed(4)} average bits; ${study.metric.name} ` +
     `${withError(points.metric[row], points.metric_standard_error[row])}, ` +
     `${points.seen[row] ? "seen" : "unseen"} in training.`;

@@ -16,11 +16,8 @@ function makeCompare(root, study, store) {
       element("tr", {}, element("th", { scope: "row", dir: "auto" }, name),
         ...texts.map((text) => element("td", { class: "number", dir: "auto" }, text)))));
     const differences = layerDifferences(study, pinned, chosen, knob);
-    const differing = differences.filter((difference) => difference.places !== 0).length;
     part("compare-text").textContent = chosen === pinned ? "They are the same; choose another to compare." :
-      `${study.knobs[knob].name} differs in ${differing} of ${study.layers.length} layers` +
-      ` (${differences.filter(({ places }) => places > 0).length} higher, ` +
-      `${differences.filter(({ places }) => places < 0).length} lower in the chosen one).`;
+      differencesText(study.knobs[knob], differences);
     await drawDifference(part("difference"), study, differences, knob);
   }
 
@@ -67,14 +64,28 @@ function signedSize(bytes) {
   return bytes === 0 ? "0 B" : `${bytes < 0 ? "−" : "+"}${readableSize(Math.abs(bytes))}`;
 }
 
-/** How each layer's value of a knob differs: in places, and as a text. */
+/** In how many layers a knob differs, and what the colours of the heatmap say. */
+function differencesText({ name, values }, differences) {
+  const count = (keeps) => differences.filter(keeps).length;
+  const differing = `${name} differs in ${count(({ from, to }) => from !== to)} of ${differences.length} layers`;
+  if (!isNumeric(values)) return `${differing}: those in orange. Point at one to see both values.`;
+  return `${differing}: ${count(({ by }) => by > 0)} have more in the chosen one (orange), ` +
+    `${count(({ by }) => by < 0)} less (blue); the greater the difference, the stronger the colour.`;
+}
+
+function isNumeric(values) {
+  return values.every((value) => typeof value === "number");
+}
+
+/** How each layer's value of a knob differs: by a number, where values are numbers, and as a text. */
 function layerDifferences(study, pinned, chosen, knobAt) {
   const { values } = study.knobs[knobAt];
-  const numeric = values.every((value) => typeof value === "number");
+  const numeric = isNumeric(values);
   const before = layerPlaces(study, pinned, knobAt);
   return layerPlaces(study, chosen, knobAt).map((place, layer) => {
-    const [a, b] = [values[before[layer]], values[place]];
-    const text = place === before[layer] ? "" : numeric ? signed(b - a, Number.isInteger(b - a) ? 0 : 2) : `${a} → ${b}`;
-    return { places: place - before[layer], text, from: a, to: b };
+    const [from, to] = [values[before[layer]], values[place]];
+    if (from === to) return { by: 0, text: "", from, to };
+    if (!numeric) return { by: 1, text: `${from} → ${to}`, from, to };
+    return { by: to - from, text: signed(to - from, Number.isInteger(to - from) ? 0 : 2), from, to };
   });
 }

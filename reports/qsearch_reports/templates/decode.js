@@ -80,6 +80,19 @@ function bestUnder(study, budget) {
   return best;
 }
 
+/** Rows of the overall front: what no configuration with as few average bits beats. */
+function overallFront(study) {
+  const { average_bits: bits, decisive_loss: decisive } = study.points;
+  let least = Infinity;
+  return latestRows(study).filter((row) => decisive[row] !== null)
+    .sort((a, b) => bits[a] - bits[b] || decisive[a] - decisive[b])
+    .filter((row) => {
+      if (decisive[row] >= least) return false;
+      least = decisive[row];
+      return true;
+    });
+}
+
 /** Text safe for Plotly, which reads tags and entities. */
 function plotText(value, limit = 60) {
   let text = String(value).replace(/\s+/gu, " ").trim();

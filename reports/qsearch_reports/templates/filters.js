@@ -28,8 +28,13 @@ function makeFilters(root, study, store) {
     return input;
   }
 
+  /** What an axis shows; of values that are no numbers, their places in the mean. */
+  function axisText({ title, names }) {
+    return names.length ? `${title} (${names.map((name, at) => `${at} ${name}`).join(", ")})` : title;
+  }
+
   list.replaceChildren(...parallel.axes.map((axis, at) =>
-    element("div", {}, element("span", { dir: "auto" }, axis.title), field(axis, at, 0), "to", field(axis, at, 1))));
+    element("div", {}, element("span", { dir: "auto" }, axisText(axis)), field(axis, at, 0), "to", field(axis, at, 1))));
   store.subscribe((changed) => {
     // Another selection takes the place of this one.
     if (!changed.has("selected") || store.state.selected === own) return;

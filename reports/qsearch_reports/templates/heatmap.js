@@ -25,7 +25,7 @@ function drawHeatmap(node, study, places, knobAt) {
   });
 }
 
-/** Blue where the chosen configuration has a lower value, orange where it has a higher one. */
+/** Blue where the chosen configuration has less, orange where it has more, or another value that is no number. */
 const DIVERGING = {
   light: ["#0B4F8A", "#7FB2DD", "#EEF0F3", "#F0B27A", "#A8430A"],
   dark: ["#7CC4FF", "#2F6FA8", "#28323E", "#A85E1C", "#FFB366"],
@@ -34,10 +34,10 @@ const DIVERGING = {
 /** Draw how a knob differs between two configurations, by role and block. */
 function drawDifference(node, study, differences, knobAt) {
   const knob = study.knobs[knobAt];
-  const most = Math.max(knob.values.length - 1, 1);
+  const most = isNumeric(knob.values) ? Math.max(...knob.values) - Math.min(...knob.values) || 1 : 1;
   const colours = DIVERGING[isDark() ? "dark" : "light"];
   return drawLayers(node, study, {
-    z: (layer) => differences[layer].places,
+    z: (layer) => differences[layer].by,
     text: (layer) => plotText(differences[layer].text, 12),
     range: [-most, most],
     colorscale: colours.map((colour, at) => [at / (colours.length - 1), colour]),

@@ -1,5 +1,5 @@
-/** Plotly's own buttons lie over legends, and no key reaches them: the page has buttons of its own. */
-const PLOT_OPTIONS = { displayModeBar: false };
+/** Plotly's own buttons lie over legends, and no key reaches them: the page has buttons of its own. Its tips would lie over the page's. */
+const PLOT_OPTIONS = { displayModeBar: false, showTips: false };
 
 /**
  * Draw a figure, or draw it again in other colours or with other data.

@@ -9,8 +9,9 @@ function makeToolbar(root, study, store) {
     // Not `disabled`: what is pressed last would lose the focus.
     part("clear").setAttribute("aria-disabled", store.state.selected.size === 0);
     part("selection").textContent = count === 0 ? "Nothing selected" :
-      `${count.toLocaleString("en")} selected: ${rangeText(rows, points.average_bits, 2)} average bits, ` +
-      `loss ${rangeText(rows, points.decisive_loss, 4)}`;
+      `${count.toLocaleString("en")} selected: ${rangeText(rows, points.average_bits, 2)} bits, ` +
+      `${rows.some((row) => points.expected_loss[row] !== null) ? "expected loss" : "loss"} ` +
+      `${rangeText(rows, points.decisive_loss, 4)}`;
     part("selection").title = part("selection").textContent;
   }
 
@@ -18,10 +19,10 @@ function makeToolbar(root, study, store) {
     input.addEventListener("change", () => store.set({ drag: input.value }));
   }
   part("clear").addEventListener("click", () => store.set({ selected: new Set() }));
-  part("select-front").addEventListener("click", () => {
-    const front = latestRows(study).filter((row) => points.on_front[row]);
-    store.set({ selected: new Set(front.map((row) => points.configuration[row])) });
-  });
+  const select = (rows) => store.set({ selected: new Set(rows.map((row) => points.configuration[row])) });
+  part("select-front").addEventListener("click", () => select(overallFront(study)));
+  part("select-segments").addEventListener("click", () =>
+    select(latestRows(study).filter((row) => points.on_front[row])));
   root.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && store.state.selected.size) store.set({ selected: new Set() });
   });

@@ -31,7 +31,7 @@ def differences(study_page: Scope, pinned: int, chosen: int, knob: int) -> list[
 
 @QUICK
 @given(pinned=st.integers(0, 110), chosen=st.integers(0, 110), knob=st.integers(0, 4))
-def test_layers_differ_by_the_places_of_their_values(
+def test_layers_differ_by_their_values(
     study_page: Scope, results: StudyResults, pinned: int, chosen: int, knob: int
 ) -> None:
     record = results.record
@@ -42,17 +42,45 @@ def test_layers_differ_by_the_places_of_their_values(
     for layer, difference in zip(record.layers, found, strict=True):
         a, b = before[layer.name][named.name], after[layer.name][named.name]
         assert (difference["from"], difference["to"]) == (a, b)
-        assert difference["places"] == named.values.index(b) - named.values.index(a)
         if a == b:
-            assert difference["text"] == ""
+            assert (difference["by"], difference["text"]) == (0, "")
         elif isinstance(a, int) and isinstance(b, int):
+            assert difference["by"] == b - a
             assert difference["text"] == f"{b - a:+d}".replace("-", "−")
         else:
-            assert difference["text"] == f"{a} → {b}"
+            assert (difference["by"], difference["text"]) == (1, f"{a} → {b}")
 
 
 def test_a_configuration_differs_from_itself_in_nothing(study_page: Scope) -> None:
-    assert {each["places"] for each in differences(study_page, 3, 3, 0)} == {0}
+    assert {each["by"] for each in differences(study_page, 3, 3, 0)} == {0}
+
+
+@pytest.mark.parametrize(
+    ("values", "pairs", "text"),
+    [
+        (
+            [2, 3, 8],
+            [(2, 8), (3, 3), (8, 3), (3, 2)],
+            "b differs in 3 of 4 layers: 1 have more in the chosen one (orange), 2 less (blue);"
+            " the greater the difference, the stronger the colour.",
+        ),
+        (
+            ["float16", "bfloat16"],
+            [("float16", "bfloat16"), ("float16", "float16")],
+            "b differs in 1 of 2 layers: those in orange. Point at one to see both values.",
+        ),
+    ],
+)
+def test_differences_are_counted_and_their_colours_explained(
+    study_page: Scope, values: list[object], pairs: list[tuple[object, object]], text: str
+) -> None:
+    found = study_page.evaluate(
+        "differencesText({name: 'b', values},"
+        " pairs.map(([from, to]) => ({from, to, by: to - from})))",
+        values=values,
+        pairs=pairs,
+    )
+    assert found == text
 
 
 @QUICK

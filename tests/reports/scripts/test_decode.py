@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from qsearch_reports import payload
-from qsearch_reports.frames import points_frame
+from qsearch_reports.frames import front_frame, points_frame
 from qsearch_reports.payload import compact, plain
 from qsearch_reports.results import StudyResults
 
@@ -97,6 +97,28 @@ TRIALS = st.lists(
     min_size=1,
     max_size=12,
 )
+
+
+@QUICK
+@given(
+    drawn=st.lists(
+        st.tuples(st.sampled_from([2.0, 2.5, 3.0]), st.none() | st.sampled_from([0.1, 0.2, 0.3])),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_the_overall_front_is_that_of_the_frames(
+    decode: Scope, drawn: list[tuple[float, float | None]]
+) -> None:
+    bits, losses = ([*column] for column in zip(*drawn, strict=True))
+    found = decode.evaluate(
+        "overallFront(study)", study=points(average_bits=bits, decisive_loss=losses)
+    )
+    frame = pd.DataFrame({"average_bits": bits, "decisive_loss": losses}, dtype=float)
+    front = front_frame(frame, "decisive_loss")
+    pairs = {(bits[row], losses[row]) for row in found}
+    assert pairs == set(front[["average_bits", "decisive_loss"]].itertuples(index=False, name=None))
+    assert len(found) == len(front)
 
 
 @QUICK
