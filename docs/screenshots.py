@@ -76,7 +76,7 @@ class Picture:
 
 PIN_AND_SELECT = (
     Click('[data-part="pin"]'),
-    Press('[data-part="slider"]', ("ARROW_RIGHT",) * 12),
+    Press('[data-part="slider"]', ("ARROW_RIGHT",) * 24),
     Click('[data-part="select-front"]'),
 )
 """Pin the first choice, choose another for a larger budget, and select the front."""
@@ -162,7 +162,9 @@ def smaller(png: bytes) -> bytes:
         return png
     stream = io.BytesIO()
     image = Image.open(io.BytesIO(png)).convert("RGB")
-    image.quantize(256, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    # By coverage: by medians, rare colours such as those of marks become others.
+    few = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(stream, "PNG", optimize=True)
     return min(png, stream.getvalue(), key=len)
 
 
