@@ -111,7 +111,7 @@ def several_studies(studies: Sequence[Path], out: Path) -> None:
 
 def index(studies: Sequence[Path], out: Path) -> None:
     """Write the index page of the first study's folder."""
-    write_index(studies[0].resolve().parent, out)
+    write_index(studies[0].parent, out)
 
 
 PAGES: dict[str, Callable[[Sequence[Path], Path], None]] = {
@@ -163,7 +163,7 @@ def smaller(png: bytes) -> bytes:
     stream = io.BytesIO()
     image = Image.open(io.BytesIO(png)).convert("RGB")
     # By coverage: by medians, rare colours such as those of marks become others.
-    few = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
     few.save(stream, "PNG", optimize=True)
     return min(png, stream.getvalue(), key=len)
 
