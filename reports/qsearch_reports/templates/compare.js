@@ -69,8 +69,8 @@ function differencesText({ name, values }, differences) {
   const count = (keeps) => differences.filter(keeps).length;
   const differing = `${name} differs in ${count(({ from, to }) => from !== to)} of ${differences.length} layers`;
   if (!isNumeric(values)) return `${differing}: those in orange. Point at one to see both values.`;
-  return `${differing}: ${count(({ by }) => by > 0)} have more in the chosen one (orange), ` +
-    `${count(({ by }) => by < 0)} less (blue); the greater the difference, the stronger the colour.`;
+  return `${differing}: more in the chosen one in ${count(({ by }) => by > 0)} (orange), ` +
+    `less in ${count(({ by }) => by < 0)} (blue); the greater the difference, the stronger the colour.`;
 }
 
 function isNumeric(values) {

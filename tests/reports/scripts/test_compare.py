@@ -61,7 +61,7 @@ def test_a_configuration_differs_from_itself_in_nothing(study_page: Scope) -> No
         (
             [2, 3, 8],
             [(2, 8), (3, 3), (8, 3), (3, 2)],
-            "b differs in 3 of 4 layers: 1 have more in the chosen one (orange), 2 less (blue);"
+            "b differs in 3 of 4 layers: more in the chosen one in 1 (orange), less in 2 (blue);"
             " the greater the difference, the stronger the colour.",
         ),
         (
