@@ -7,12 +7,14 @@ SOURCES := qsearch adapters reports benchmarks examples tests docs
 # times as many in bench-operations.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.3
 
-.PHONY: demo test check audit browser axe postgres bench-%
+.PHONY: demo test check audit tools browser axe postgres bench-%
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
 
-test: check browser axe postgres
+# Packages of the system are installed while those of Python are, and while the code is checked.
+test:
+	$(MAKE) --jobs=2 check tools
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30 -rs
 
 check: $(VENV)/.ready-test
@@ -29,6 +31,9 @@ audit: requirements.lock requirements-models.txt
 	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
 		--requirement requirements.lock --requirement requirements-models.txt
 
+# One after the other, since apt-get runs once at a time.
+tools: browser axe postgres
+
 # Browser tests need Chromium. Where it cannot be installed they are skipped with a reason;
 # with CI set they fail instead.
 browser:
@@ -43,7 +48,7 @@ AXE_VERSION := 4.14.1
 AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
 AXE := $(VENV)/npm/node_modules/axe-core/axe.min.js
 AXE_IS_RIGHT := echo '$(AXE_SHA256)  $(AXE)' | sha256sum --check --status 2>/dev/null
-axe: $(VENV)/bin/python
+axe: $(VENV)/bin/python | browser
 	@if $(AXE_IS_RIGHT); then exit 0; fi; \
 	if ! command -v npm >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && \
@@ -59,7 +64,7 @@ axe: $(VENV)/bin/python
 # Tests of PostgreSQL start a server of their own, so the package shall set up none. Where it cannot be
 # installed, it is as with Chromium.
 NO_CLUSTER := /etc/postgresql-common/createcluster.d/qsearch.conf
-postgres:
+postgres: | axe
 	@if command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		mkdir -p $(dir $(NO_CLUSTER)) && echo "create_main_cluster = false" >$(NO_CLUSTER) && \

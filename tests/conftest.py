@@ -16,7 +16,7 @@ from tests.postgres_server import PostgresMissingError, PostgresServer
 
 # Fewer examples than Hypothesis takes by itself, since CI's time is short; no time limits, since
 # machines are shared.
-settings.register_profile("suite", deadline=None, max_examples=40)
+settings.register_profile("suite", deadline=None, max_examples=30)
 settings.load_profile("suite")
 
 ROOT = Path(__file__).parent.parent

@@ -75,21 +75,6 @@ def test_same_seed_gives_the_same_tensors_bit_for_bit(study: Path, again: Path) 
     assert [name for name in first if first[name].tobytes() != second[name].tobytes()] == []
 
 
-def test_another_seed_gives_other_trials_and_another_adapter(study: Path, tmp_path: Path) -> None:
-    run(small_study(tmp_path / "run", seed="1", search__rounds="1"))
-    first, other = (
-        results(directory).query("round == 0") for directory in (study, tmp_path / "run")
-    )
-    drawn = [rows.loc[rows["method"] == "random", "configuration"] for rows in (first, other)]
-    assert len(drawn[0]) > 0
-    assert not set(drawn[0]) & set(drawn[1])
-    assert not set(first["loss"]) & set(other["loss"])
-    mine, others = tensors_of(study), tensors_of(tmp_path / "run")
-    trained = [name for name in mine if name.startswith("adapter-0") and "lora" in name]
-    assert trained
-    assert not any(np.array_equal(mine[name], others[name]) for name in trained)
-
-
 # What it ran on
 
 

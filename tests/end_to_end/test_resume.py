@@ -12,6 +12,7 @@ from pandas.testing import assert_frame_equal
 from safetensors import safe_open
 
 from tests.end_to_end.conftest import VARIABLES, command, results, run, small_study
+from tests.end_to_end.tiny_study import write_tiny_study
 from tests.forking_server import Fork, start_fork
 
 
@@ -41,17 +42,19 @@ def start_until(arguments: list[str], log: Path, event: str, count: int) -> Fork
 
 
 def test_a_study_killed_between_two_saved_steps_goes_on_from_the_last(tmp_path: Path) -> None:
-    options = {"trainer__first_steps": "40", "search__rounds": "1"}
+    """Of a small model, whose steps take so little that there are many of them."""
+    path = write_tiny_study(tmp_path, "normal-float", (2.3, 4.3))
+    options = [path, "--set", "trainer.first_steps=400", "--set", "search.rounds=1"]
     whole, directory = tmp_path / "whole", tmp_path / "killed"
-    run(small_study(whole, **options))
-    arguments = small_study(directory, trainer__checkpoint_steps="1", **options)
+    run(command("run", *options, "--out", whole))
+    arguments = command("run", *options, "--out", directory, "--set", "trainer.checkpoint_steps=1")
     saved = directory / "state" / "training-0.safetensors"
     process = start_when(arguments, saved.is_file, "a saved step")
     process.kill()
     process.wait(timeout=60)
     with safe_open(saved, framework="pt") as stream:
         done = len(stream.get_tensor("losses"))
-    assert 1 <= done < 40
+    assert 1 <= done < 400
     run(arguments)
     assert_frame_equal(results(directory), results(whole), check_exact=True)
 

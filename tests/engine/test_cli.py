@@ -520,13 +520,12 @@ def test_help_lists_every_command() -> None:
 # In processes of their own
 
 
-@pytest.fixture(scope="module")
-def slow_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("slow")
+def write_slow_study(folder: Path, seconds: float) -> Path:
+    """Write a study of five evaluations, each of so many seconds."""
     return write_study_yaml(
         folder / "my.yaml",
         trainer__blocks=1,
-        trainer__seconds=3.0,  # A second command must start before the study ends.
+        trainer__seconds=seconds,
         search__rounds=1,
         search__initial=5,
         search__candidates=0,
@@ -554,9 +553,10 @@ def start(study: Path, out: Path, event: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_a_study_cleanly_and_the_same_command_resumes(
-    number: signal.Signals, slow_study: Path, tmp_path: Path
+    number: signal.Signals, tmp_path: Path
 ) -> None:
-    process = start(slow_study, tmp_path / "run", "evaluated")
+    study = write_slow_study(tmp_path, 1.0)
+    process = start(study, tmp_path / "run", "evaluated")
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -564,7 +564,7 @@ def test_signals_stop_a_study_cleanly_and_the_same_command_resumes(
     assert "Traceback" not in errors
     assert 0 < len(read_study(tmp_path / "run").trials) < 5
     if number == signal.SIGINT:
-        again = command(["run", slow_study, "--out", tmp_path / "run"])
+        again = command(["run", study, "--out", tmp_path / "run"])
         assert again.returncode == 0, again.stderr
         assert "Traceback" not in again.stderr
         assert f"report: {tmp_path / 'run' / 'report.html'}" in again.stdout
