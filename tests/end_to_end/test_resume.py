@@ -44,7 +44,7 @@ def start_until(arguments: list[str], log: Path, event: str, count: int) -> Fork
 def test_a_study_killed_between_two_saved_steps_goes_on_from_the_last(tmp_path: Path) -> None:
     """Of a small model, whose steps take so little that there are many of them."""
     path = write_tiny_study(tmp_path, "normal-float", (2.3, 4.3))
-    options = [path, "--set", "trainer.first_steps=400", "--set", "search.rounds=1"]
+    options = [path, "--set", "trainer.first_steps=150", "--set", "search.rounds=1"]
     whole, directory = tmp_path / "whole", tmp_path / "killed"
     run(command("run", *options, "--out", whole))
     arguments = command("run", *options, "--out", directory, "--set", "trainer.checkpoint_steps=1")
@@ -54,7 +54,7 @@ def test_a_study_killed_between_two_saved_steps_goes_on_from_the_last(tmp_path: 
     process.wait(timeout=60)
     with safe_open(saved, framework="pt") as stream:
         done = len(stream.get_tensor("losses"))
-    assert 1 <= done < 400
+    assert 1 <= done < 150
     run(arguments)
     assert_frame_equal(results(directory), results(whole), check_exact=True)
 
