@@ -79,7 +79,9 @@ bench-%: $(VENV)/.ready-test
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Python compiles what it imports, which is a small part of what is installed.
+# Python compiles what it imports, which is a small part of what is installed. Where it may not keep that, as in
+# many containers, each start of qsearch would take 10 s more.
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL := $(PIP) --no-compile --constraint requirements.lock --editable
 SETTINGS := pyproject.toml requirements.lock requirements-models.txt
 
