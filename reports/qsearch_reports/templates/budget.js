@@ -73,7 +73,8 @@ function makeBudget(root, study, store) {
 
   /** Choose the best configuration within a budget, a number; in less than the least, the smallest. */
   function pick(given) {
-    const tooLittle = bestUnder(study, unit.limit(given)) === null ? withUnit(given) : null;
+    const best = bestUnder(study, unit.limit(given));
+    const tooLittle = best === null ? withUnit(given) : null;
     const taken = tooLittle ? unit.low : given;
     const shown = written(taken);
     slider.value = shown;
@@ -82,7 +83,7 @@ function makeBudget(root, study, store) {
     part("budget").textContent = withUnit(taken);
     slider.setAttribute("aria-valuetext", `${shown} ${unit.label}`);
     store.set({
-      chosen: bestUnder(study, limit),
+      chosen: best ?? bestUnder(study, limit),
       by: "budget",
       budget: { limit, tooLittle, option: unit.option(Number(shown)) },
     });

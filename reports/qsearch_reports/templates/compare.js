@@ -73,10 +73,6 @@ function differencesText({ name, values }, differences) {
     `less in ${count(({ by }) => by < 0)} (blue); the greater the difference, the stronger the colour.`;
 }
 
-function isNumeric(values) {
-  return values.every((value) => typeof value === "number");
-}
-
 /** How each layer's value of a knob differs: by a number, where values are numbers, and as a text. */
 function layerDifferences(study, pinned, chosen, knobAt) {
   const { values } = study.knobs[knobAt];

@@ -80,6 +80,11 @@ function bestUnder(study, budget) {
   return best;
 }
 
+/** Whether all values of a knob are numbers. */
+function isNumeric(values) {
+  return values.every((value) => typeof value === "number");
+}
+
 /** Rows of the overall front: what no configuration with as few average bits beats. */
 function overallFront(study) {
   const { average_bits: bits, decisive_loss: decisive } = study.points;

@@ -105,7 +105,7 @@ function layerMarks(node, study, { chosen, selected, layer }) {
 function meanValues(study, rows) {
   const at = study.knobs.findIndex(({ name }) => name === study.knob);
   const { values } = study.knobs[at];
-  const numeric = values.every((value) => typeof value === "number");
+  const numeric = isNumeric(values);
   const sums = new Array(study.layers.length).fill(0);
   for (const row of rows) {
     layerPlaces(study, row, at).forEach((place, layer) => { sums[layer] += numeric ? values[place] : place; });
