@@ -21,6 +21,7 @@ check: $(VENV)/.ready-test
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/engine/test_architecture.py
 
 # Known holes of the pinned packages, by PyPI's advisories: needs pypi.org itself, not a mirror of it.

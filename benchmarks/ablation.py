@@ -32,11 +32,11 @@ from benchmarks.search_runs import (
     without_start,
 )
 from benchmarks.searchers import Variant, qsearch_searcher
-from qsearch.features import Features
-from qsearch.kernels import ProxyMean
-from qsearch.search import Improvement, SearchSettings
-from qsearch.space import Floats, Integers
-from qsearch.surrogate import Surrogate, fit_surrogate
+from qsearch._arrays import Floats, Integers
+from qsearch.search.candidate_pool import Improvement, SearchSettings
+from qsearch.surrogate.features import Features
+from qsearch.surrogate.kernels import ProxyMean
+from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
 
 SEEDS = 5
 EVALUATIONS = 200

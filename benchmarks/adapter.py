@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qsearch_coalora.options import CoALoRAOptions
+from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
 
 from benchmarks.confidence import half_width, interval
 from benchmarks.objectives import DATA
@@ -23,11 +23,12 @@ from benchmarks.paper import OURS, PLANS
 from benchmarks.paper_runs import Entry, for_all, plan_digest, record_at, study_of
 from benchmarks.paper_text import environment, prepare_text
 from benchmarks.recording import Benchmark, only_recorded
-from qsearch.assembly import Assembly, assemble
-from qsearch.initial import initial_configurations
-from qsearch.proxy import allocate_front, error_scores
-from qsearch.space import Integers
-from qsearch.spec import load_spec
+from qsearch._arrays import Integers
+from qsearch.plugins.components import Assembly, assemble
+from qsearch.search.allocation import allocate_front
+from qsearch.search.initial_set import initial_configurations
+from qsearch.search.layer_scores import error_scores
+from qsearch.spec.study_spec import load_spec
 
 SEEDS = 3
 """Seeds of the variants that answer what residual factors and θ are each worth."""

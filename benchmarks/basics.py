@@ -16,29 +16,29 @@ from botorch.settings import validate_input_scaling
 from botorch.utils.multi_objective.box_decompositions.non_dominated import (
     FastNondominatedPartitioning,
 )
-from qsearch_coalora.input_norm import InputNorm
-from qsearch_coalora.residual import (
+from qsearch_coalora.adapter.residual import (
     OVERSAMPLING,
     POWER_ITERATIONS,
     Factors,
     residual_factors,
 )
-from qsearch_coalora.trainer import CoALoRATrainer
-from qsearch_quantizers.normal_float import NormalFloat
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.weights.input_norm import InputNorm
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
 from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, medians
-from qsearch.acquisition import log_expected_hypervolume_improvement
-from qsearch.assembly import assemble
-from qsearch.features import score_features
-from qsearch.layers import LayerSpec
-from qsearch.pareto import front
-from qsearch.proxy import error_scores
-from qsearch.space import Space
-from qsearch.spec import load_spec
-from qsearch.surrogate import fit_surrogate
+from qsearch.plugins.components import assemble
+from qsearch.search.acquisition import log_expected_hypervolume_improvement
+from qsearch.search.layer_scores import error_scores
+from qsearch.search.pareto import front
+from qsearch.space.layers import LayerSpec
+from qsearch.space.space import Space
+from qsearch.spec.study_spec import load_spec
+from qsearch.surrogate.features import score_features
+from qsearch.surrogate.surrogate import fit_surrogate
 
 RANK = 8
 

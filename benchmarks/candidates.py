@@ -12,18 +12,19 @@ import warnings
 
 import numpy as np
 import torch
-from qsearch_coalora.quantization_error import quantization_errors
-from qsearch_quantizers.normal_float import NormalFloat
+from qsearch_coalora.weights.quantization_error import quantization_errors
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from benchmarks.objectives import BITS
 from benchmarks.peers import PEERS, Peer, Problem, Proposals
 from benchmarks.recording import Benchmark
 from benchmarks.searchers import Variant, qsearch_searcher
-from qsearch.correlation import error_correlation
-from qsearch.layers import LayerSpec
-from qsearch.proxy import weighted_scores
-from qsearch.search import reference_point
-from qsearch.space import Floats, Integers, Space
+from qsearch._arrays import Floats, Integers
+from qsearch.search.layer_scores import weighted_scores
+from qsearch.search.pareto import reference_point
+from qsearch.space.layers import LayerSpec
+from qsearch.space.space import Space
+from qsearch.surrogate.error_correlation import error_correlation
 
 ROLES = {
     "query": (512, 512),

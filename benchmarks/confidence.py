@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from qsearch.space import Floats
+from qsearch._arrays import Floats
 
 
 def half_width(values: Floats) -> float:

@@ -26,13 +26,13 @@ from benchmarks.search_runs import (
     recorded_runs,
     reference_box,
 )
-from qsearch.features import score_features
-from qsearch.fidelity import PartLosses, promoted
-from qsearch.pareto import segment_edges
-from qsearch.search import Evaluated, candidate_pool, next_candidate
-from qsearch.space import Integers
-from qsearch.state_files import write_atomically
-from qsearch.surrogate import fit_surrogate
+from qsearch._arrays import Integers
+from qsearch.search.candidate_pool import Evaluated, candidate_pool, next_candidate
+from qsearch.search.pareto import segment_edges
+from qsearch.search.screening import PartLosses, promoted
+from qsearch.storage.files import write_atomically
+from qsearch.surrogate.features import score_features
+from qsearch.surrogate.surrogate import fit_surrogate
 
 SCREENED = {"minilm-sst2": 4, "smollm2-wikitext2": 2}
 """One example in so many is in the part; SmolLM2's tokens come in two sequences."""

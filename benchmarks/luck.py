@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.objectives import Objective
-from qsearch.features import score_features
-from qsearch.space import Floats, Integers
-from qsearch.surrogate import Surrogate, fit_surrogate
+from qsearch._arrays import Floats, Integers
+from qsearch.surrogate.features import score_features
+from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
 
 
 def fitted_to(objective: Objective, index: Integers, loss: Floats) -> Surrogate:

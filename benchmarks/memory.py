@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qsearch_coalora.trainer import CoALoRATrainer
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 
 from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
 from benchmarks.plain_lora import TRAINED_STEPS
 from benchmarks.recording import Benchmark
-from qsearch.assembly import assemble
-from qsearch.spec import load_spec
+from qsearch.plugins.components import assemble
+from qsearch.spec.study_spec import load_spec
 
 CONFIGURATIONS = 50
 """Those of the study whose memory is measured, :data:`CANDIDATES` of them found by its search."""
@@ -127,7 +127,7 @@ def _study_peak(job: Job, changes: Sequence[str], processes: int) -> float:
     peaks = []
     for _ in range(processes):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "qsearch.cli", "run", str(job.study)]
+            command = [sys.executable, "-m", "qsearch.cli.main", "run", str(job.study)]
             peaks.append(peak_memory([*command, "--out", f"{folder}/run", *told]))
     return statistics.median(peaks)
 

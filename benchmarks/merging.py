@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from qsearch_coalora.adapted_model import score
-from qsearch_coalora.base_trainer import AdapterTrainer
-from qsearch_coalora.device import parse_device
-from qsearch_coalora.exports.job import ExportJob, plain_factors
-from qsearch_coalora.models import load_pretrained
-from qsearch_coalora.precision import autocast, uses_bfloat16
-from qsearch_coalora.statistics import weighted_mean
+from qsearch_coalora.adapter.adapted_model import score
+from qsearch_coalora.export.job import ExportJob, plain_factors
+from qsearch_coalora.models.loading import load_pretrained
+from qsearch_coalora.tasks.standard_errors import weighted_mean
+from qsearch_coalora.training.device import parse_device
+from qsearch_coalora.training.precision import autocast, uses_bfloat16
+from qsearch_coalora.training.trainer import AdapterTrainer
 from torch import Tensor
 
 from benchmarks.adapter import sets_of
@@ -36,10 +36,11 @@ from benchmarks.paper_runs import Entry, for_all, plan_digest, record_at, study_
 from benchmarks.paper_tables import OURS
 from benchmarks.paper_text import prepare_text
 from benchmarks.recording import Benchmark, fill_table, only_recorded
-from qsearch.assembly import assemble
-from qsearch.configuration import Configuration
-from qsearch.plugins import ModelSpec, Scores
-from qsearch.space import Floats
+from qsearch._arrays import Floats
+from qsearch.plugins.components import assemble
+from qsearch.plugins.protocols import Scores
+from qsearch.space.configuration import Configuration
+from qsearch.spec.sections import ModelSpec
 
 SEEDS = 3
 LEVELS = (2.5, 3.0, 4.0)

@@ -15,14 +15,16 @@ import numpy as np
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
-from qsearch.assembly import Assembly, assemble
-from qsearch.capabilities import CountsExamples, EvaluatesPart
-from qsearch.correlation import error_correlation
-from qsearch.initial import initial_configurations
-from qsearch.proxy import allocate_front, weighted_scores
-from qsearch.space import Floats, Integers, Space
-from qsearch.spec import load_spec
-from qsearch.training_state import read_adapter, write_adapter
+from qsearch._arrays import Floats, Integers
+from qsearch.plugins.capabilities import CountsExamples, EvaluatesPart
+from qsearch.plugins.components import Assembly, assemble
+from qsearch.search.allocation import allocate_front
+from qsearch.search.initial_set import initial_configurations
+from qsearch.search.layer_scores import weighted_scores
+from qsearch.space.space import Space
+from qsearch.spec.study_spec import load_spec
+from qsearch.storage.checkpoints import read_adapter, write_adapter
+from qsearch.surrogate.error_correlation import error_correlation
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"

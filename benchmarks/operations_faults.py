@@ -26,11 +26,11 @@ from benchmarks.operations_kills import QUICKSTART, differing_trials
 from benchmarks.recording import Benchmark
 from benchmarks.reproducibility import CHANGES
 from qsearch.errors import InputError
-from qsearch.events import Event
-from qsearch.plugins import load_plugin
-from qsearch.spec import load_spec
-from qsearch.study import run_study
-from qsearch.workers import Workers
+from qsearch.execution.workers import Workers
+from qsearch.monitoring.events import Event
+from qsearch.plugins.registry import load_plugin
+from qsearch.spec.study_spec import load_spec
+from qsearch.study.run import run_study
 from tests.postgres_server import PostgresServer
 
 OUTAGE_SECONDS = 60.0

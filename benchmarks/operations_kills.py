@@ -21,9 +21,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from benchmarks.recording import Benchmark
-from qsearch.events import read_events
-from qsearch.records import read_study
-from qsearch.store import LOG
+from qsearch.monitoring.events import read_events
+from qsearch.storage.paths import LOG
+from qsearch.storage.study_record import read_study
 
 QUICKSTART = Path(__file__).parent.parent / "studies" / "quickstart.yaml"
 
@@ -240,7 +240,7 @@ def kills(benchmark: Benchmark, changes: Sequence[str] = ()) -> None:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
 
         def command(out: Path) -> list[str]:
-            start = [sys.executable, "-m", "qsearch.cli", "run", str(QUICKSTART)]
+            start = [sys.executable, "-m", "qsearch.cli.main", "run", str(QUICKSTART)]
             changed = [part for change in changes for part in ("--set", change)]
             return [*start, "--out", str(out), *changed]
 

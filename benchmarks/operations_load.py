@@ -19,19 +19,20 @@ import torch
 
 from benchmarks.operations_kills import QUICKSTART
 from benchmarks.recording import Benchmark
-from qsearch.assembly import Assembly, assemble
-from qsearch.configuration import Configuration
-from qsearch.database import close_database, open_client
-from qsearch.evaluation import Evaluation
-from qsearch.executors import Executor, Note, SerialExecutor
-from qsearch.generation import QsearchNode
-from qsearch.ray_executor import RayExecutor
-from qsearch.ray_worker import encode_state
-from qsearch.spec import load_spec
-from qsearch.store import prepare_directory
-from qsearch.transactions import one_transaction
-from qsearch.trials import ax_data
-from qsearch.workers import Workers
+from qsearch.execution.executor import Executor, Note
+from qsearch.execution.ray_executor import RayExecutor
+from qsearch.execution.ray_worker import encode_state
+from qsearch.execution.serial import SerialExecutor
+from qsearch.execution.workers import Workers
+from qsearch.experiment.client import close_database, open_client
+from qsearch.experiment.node import QsearchNode
+from qsearch.experiment.transactions import one_transaction
+from qsearch.experiment.trial_table import ax_data
+from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.space.configuration import Configuration
+from qsearch.spec.study_spec import load_spec
+from qsearch.storage.directory import prepare_directory
 
 TURNS = 5
 EACH_TURN = 8

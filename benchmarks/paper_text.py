@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
-from qsearch_coalora.tasks.data import read_table
+from qsearch_coalora.tasks.data_files import read_table
 
 from benchmarks.objectives import ROOT, SHARED
 from qsearch.errors import InputError
-from qsearch.state_files import write_atomically
+from qsearch.storage.files import write_atomically
 
 LEAST_WORDS = 10
 """Words of a phrase that is evaluated; test sentences have 20 on average, all phrases 9."""

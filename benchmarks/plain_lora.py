@@ -13,16 +13,16 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from qsearch_coalora.adapted_model import score
-from qsearch_coalora.base_trainer import AdapterTrainer
-from qsearch_coalora.discovery import full_layer_names
-from qsearch_coalora.precision import autocast, uses_bfloat16
-from qsearch_coalora.training_options import TrainingOptions
+from qsearch_coalora.adapter.adapted_model import score
+from qsearch_coalora.models.discovery import full_layer_names
+from qsearch_coalora.training.options import TrainingOptions
+from qsearch_coalora.training.precision import autocast, uses_bfloat16
+from qsearch_coalora.training.trainer import AdapterTrainer
 
-from qsearch.assembly import assemble
-from qsearch.layers import LayerSpec
-from qsearch.plugins import LoadedModel, Task
-from qsearch.spec import load_spec
+from qsearch.plugins.components import assemble
+from qsearch.plugins.protocols import LoadedModel, Task
+from qsearch.space.layers import LayerSpec
+from qsearch.spec.study_spec import load_spec
 
 TRAINED_STEPS = 8
 

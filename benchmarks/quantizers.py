@@ -16,21 +16,23 @@ from typing import Any
 
 import bitsandbytes.functional
 import torch
-from qsearch_coalora.models import load_pretrained
-from qsearch_quantizers.ggml_blocks import ggml_type
-from qsearch_quantizers.normal_float import NormalFloat, nf_decode, nf_encode
-from qsearch_quantizers.packing import packed_tensors
+from qsearch_coalora.models.loading import load_pretrained
+from qsearch_quantizers.integer.ggml_blocks import ggml_type
+from qsearch_quantizers.normal_float.quantizer import NormalFloat, nf_decode, nf_encode
+from qsearch_quantizers.packed.bit_packing import packed_tensors
 from torch import Tensor
 
 from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
 from benchmarks.recording import RESULTS, Benchmark, fill_table, only_recorded
 from benchmarks.timing import alternate, medians
-from qsearch.assembly import assemble
-from qsearch.configuration import Configuration, LayerConfiguration
-from qsearch.layout import PackableQuantizer, StoresIntegers
-from qsearch.plugins import ModelSpec, Quantizer, load_plugin
-from qsearch.spec import load_spec
+from qsearch.plugins.components import assemble
+from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.registry import load_plugin
+from qsearch.plugins.tensor_layout import PackableQuantizer, StoresIntegers
+from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.spec.sections import ModelSpec
+from qsearch.spec.study_spec import load_spec
 
 BUDGETS = (2.5, 3.5, 4.5, 8.5)
 TIMED = (1024, 4096)

@@ -20,8 +20,8 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from qsearch_reports.assets import packed_plotly
-from qsearch_reports.page import write_report
+from qsearch_reports.page.assets import packed_plotly
+from qsearch_reports.page.page import write_report
 from qsearch_reports.results import StudyResults
 
 from benchmarks.objectives import ROOT

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from qsearch_quantizers.normal_float import NormalFloat
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_reports.results import StudyResults
 
-from qsearch.configuration import Choices
-from qsearch.evaluation import Metric
-from qsearch.footprint import Footprint, write_footprint
-from qsearch.layers import LayerSpec
-from qsearch.measurements import layer_scores_name, write_measurement
-from qsearch.records import TRIAL_COLUMNS, RoundRecord, StudyRecord, write_study
-from qsearch.watching import LOG
+from qsearch.monitoring.status import LOG
+from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.footprint import Footprint
+from qsearch.space.configuration import Choices
+from qsearch.space.layers import LayerSpec
+from qsearch.storage.measurements import write_footprint, write_measurement
+from qsearch.storage.paths import layer_scores_name
+from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord, write_study
 from tests.reports.study_log import log_events
 
 ROLES = ("query", "key", "value", "attention_output", "gate", "up", "down")

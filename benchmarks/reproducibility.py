@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.objectives import ROOT
 from benchmarks.recording import Benchmark
-from qsearch.records import read_study
+from qsearch.storage.study_record import read_study
 
 CHANGES = (
     *("task.docstrings.train_texts=24", "task.docstrings.validation_texts=8"),
@@ -89,7 +89,7 @@ def run(out: Path, variables: Mapping[str, str]) -> Path:
         [
             sys.executable,
             "-m",
-            "qsearch.cli",
+            "qsearch.cli.main",
             "run",
             "studies/quickstart.yaml",
             *told,

@@ -12,9 +12,9 @@ import pandas as pd
 from benchmarks.objectives import BITS, DATA, Objective
 from benchmarks.peers.ladders import ladder_of
 from benchmarks.peers.protocol import Peer, Problem, run_peer
-from qsearch.search import reference_point
-from qsearch.space import Floats, Integers
-from qsearch.state_files import write_atomically
+from qsearch._arrays import Floats, Integers
+from qsearch.search.pareto import reference_point
+from qsearch.storage.files import write_atomically
 
 _SAVED_EVERY = 5
 

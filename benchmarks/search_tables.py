@@ -23,7 +23,7 @@ from benchmarks.search_runs import (
     reference_box,
 )
 from benchmarks.searchers import SEARCHERS
-from qsearch.space import Floats
+from qsearch._arrays import Floats
 
 BUDGETS = np.linspace(*BITS, 51)
 """Average bits at which fronts are compared."""

@@ -9,10 +9,15 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.peers.protocol import Archive, Peer, Problem, Proposals
-from qsearch.features import score_features
-from qsearch.pareto import segment_edges
-from qsearch.search import Evaluated, SearchSettings, candidate_pool, next_candidate
-from qsearch.surrogate import fit_surrogate
+from qsearch.search.candidate_pool import (
+    Evaluated,
+    SearchSettings,
+    candidate_pool,
+    next_candidate,
+)
+from qsearch.search.pareto import segment_edges
+from qsearch.surrogate.features import score_features
+from qsearch.surrogate.surrogate import fit_surrogate
 
 COLD_START = 10
 """Random configurations that a search without any evaluation begins with."""

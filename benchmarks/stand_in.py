@@ -24,19 +24,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
-from qsearch_coalora.sensitivity import recorded_calls
-from qsearch_coalora.trainer import CoALoRATrainer
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.weights.sensitivity import recorded_calls
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from scipy import stats
 
 from benchmarks.objectives import DATA, Objective, assembled, known_objective
 from benchmarks.search_runs import distinct, indices_of, recorded_runs
-from qsearch.configuration import LayerConfiguration
-from qsearch.plugins import Quantizer
-from qsearch.proxy import allocate
-from qsearch.space import Floats, Integers
-from qsearch.training_state import read_adapter
+from qsearch._arrays import Floats, Integers
+from qsearch.plugins.protocols import Quantizer
+from qsearch.search.allocation import allocate
+from qsearch.space.configuration import LayerConfiguration
+from qsearch.storage.checkpoints import read_adapter
 
 NAME = "minilm-sst2-stand-in"
 REAL = "minilm-sst2"

@@ -28,9 +28,10 @@ from benchmarks.objectives import BITS, DATA, Objective, known_objective
 from benchmarks.recording import Benchmark
 from benchmarks.search_runs import distinct, indices_of, recorded_runs
 from benchmarks.stand_in import stand_in
-from qsearch.features import score_features
-from qsearch.space import Floats, Integers, Space
-from qsearch.surrogate import fit_surrogate
+from qsearch._arrays import Floats, Integers
+from qsearch.space.space import Space
+from qsearch.surrogate.features import score_features
+from qsearch.surrogate.surrogate import fit_surrogate
 
 HELD_OUT = 200
 SAAS = "SAAS on ordinal knobs"

@@ -23,8 +23,8 @@ from benchmarks.recording import Benchmark, only_recorded
 from benchmarks.search import PLANS
 from benchmarks.search_runs import Run, indices_of, losses_by_key, recorded_runs
 from benchmarks.searchers import SEARCHERS
-from qsearch.space import Floats, Integers
-from qsearch.state_files import write_atomically
+from qsearch._arrays import Floats, Integers
+from qsearch.storage.files import write_atomically
 
 BUDGETS = (2.4, 2.6, 2.8, 3.0, 3.5, 4.0, 5.0, 6.0)
 """Average bits at which a user might ask for a configuration; denser where the loss is steep."""

@@ -17,10 +17,10 @@ import numpy as np
 from benchmarks.objectives import DATA, ROOT
 from benchmarks.paper_runs import plan_digest, record_at, study_of
 from benchmarks.paper_text import prepare_text
-from qsearch.assembly import assemble
-from qsearch.capabilities import ResumesTraining
-from qsearch.initial import initial_configurations
-from qsearch.training_state import unfinished_training
+from qsearch.plugins.capabilities import ResumesTraining
+from qsearch.plugins.components import assemble
+from qsearch.search.initial_set import initial_configurations
+from qsearch.storage.checkpoints import unfinished_training
 
 CONFIGURATIONS = 48
 

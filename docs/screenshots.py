@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qsearch_reports import write_report
-from qsearch_reports.index_page import write_index
+from qsearch_reports.page.index import write_index
 from screenshot import WebDriver, capture, chromium, open_report, page_height
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By

@@ -29,8 +29,8 @@ IMPORTS = (
     "torch",
     "transformers.modeling_utils",
     "peft",
-    "qsearch.study",
-    "qsearch_coalora.trainer",
+    "qsearch.study.run",
+    "qsearch_coalora.methods.coa_lora",
 )
 ROOT = Path(__file__).parent.parent
 FIXED = ("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS")

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qsearch.events import Event, event_line, read_events
-from qsearch.store import LOG
+from qsearch.monitoring.events import Event, event_line, read_events
+from qsearch.storage.paths import LOG
 
 _OF_EVALUATION = ("loss", "average_bits", "metric", "trial")
 

@@ -4,6 +4,6 @@ Importing this package is enough for ``from_pretrained`` to load packed checkpoi
 import transformers, which takes seconds.
 """
 
-from qsearch_quantizers.registration import register_with_transformers
+from qsearch_quantizers.packed.registration import register_with_transformers
 
 register_with_transformers()

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationInfo
 from torch import Tensor
 
-from qsearch.configuration import Choices, Knob
 from qsearch.errors import InputError
+from qsearch.space.configuration import Choices, Knob
 
 
 def in_order(cls: type[Any], values: Any, info: ValidationInfo) -> Any:

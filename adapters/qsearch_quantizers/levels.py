@@ -143,8 +143,8 @@ def decode_packed(packed: Tensor, bits: int, levels: Tensor) -> None:
     """Write the level of each packed code.
 
     Args:
-        packed: Whole groups of 8 codes from :func:`qsearch_quantizers.packing.pack`, uint8; bytes
-            of 4-bit codes with their halves swapped.
+        packed: Whole groups of 8 codes from :func:`~qsearch_quantizers.packed.bit_packing.pack`,
+            uint8; bytes of 4-bit codes with their halves swapped.
         bits: 2, 3, 4 or 8.
         levels: Where to: contiguous float32, one element a code.
     """

@@ -6,8 +6,8 @@ import numpy as np
 
 from benchmarks.peers.ladders import ladder_of, spread_order
 from benchmarks.peers.protocol import Archive, Problem, Proposals, random_new, renewed
-from qsearch.proxy import allocate
-from qsearch.space import Integers
+from qsearch._arrays import Integers
+from qsearch.search.allocation import allocate
 
 _FIRST_BUDGETS = 11
 """Budgets of the allocator's first pass; each later pass halves their spacing."""
@@ -17,7 +17,7 @@ _LEAST_SPACING = 0.004
 
 
 def random_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
-    """Draw configurations uniformly over average bits (:meth:`qsearch.space.Space.sample`)."""
+    """Draw uniformly over average bits (:meth:`~qsearch.space.space.Space.sample`)."""
     archive = Archive(problem)
     while (candidate := random_new(archive, generator)) is not None:
         archive.add(candidate, (yield candidate))
@@ -47,7 +47,7 @@ def _alike(problem: Problem, choice: int) -> Integers:
 
 
 def milp_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
-    """Evaluate the front of the proxy allocator (:func:`qsearch.proxy.allocate`).
+    """Evaluate the front of the proxy allocator (:func:`qsearch.search.allocation.allocate`).
 
     The integer program that LQ-LoRA (arXiv 2311.12023, section 3.2) solves, for evenly spaced
     budgets over the interval; when they run out, their spacing is halved. An allocation that falls

@@ -15,8 +15,8 @@ from pymoo.optimize import minimize
 from scipy.interpolate import RBFInterpolator
 
 from benchmarks.peers.protocol import Archive, Problem, Proposals, renewed, repaired
-from qsearch.pareto import non_dominated
-from qsearch.space import Floats, Integers
+from qsearch._arrays import Floats, Integers
+from qsearch.search.pareto import non_dominated
 
 _SMOOTHING = 1e-6
 """Added to the kernel's diagonal, as pySOT, whose interpolant AMQ uses, does."""

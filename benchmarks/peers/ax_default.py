@@ -14,8 +14,8 @@ from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.utils.common.logger import set_ax_logger_levels
 
 from benchmarks.peers.protocol import Archive, Problem, Proposals, random_new, renewed
-from qsearch.generation import AVERAGE_BITS, LOSS, ax_parameters
-from qsearch.space import Integers
+from qsearch._arrays import Integers
+from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
 
 
 def ax_peer(

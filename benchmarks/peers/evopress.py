@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.peers.ladders import ladder_of, thinned
 from benchmarks.peers.protocol import Archive, Problem, Proposals
-from qsearch.space import Integers
+from qsearch._arrays import Integers
 
 _TRIES = 200
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from qsearch.proxy import efficient_choices
-from qsearch.space import Floats, Integers
+from qsearch._arrays import Floats, Integers
+from qsearch.search.allocation import efficient_choices
 
 
 def ladder_of(scores: Floats, bits: Floats) -> Integers:

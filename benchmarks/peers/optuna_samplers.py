@@ -11,7 +11,8 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import Trial, TrialState, create_trial
 
 from benchmarks.peers.protocol import Archive, Problem, Proposals, renewed
-from qsearch.space import Integers, Space
+from qsearch._arrays import Integers
+from qsearch.space.space import Space
 
 _ASKS = 10
 """Times that a sampler is asked again when it repeats a known configuration."""

@@ -23,8 +23,9 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.peers.ladders import ladder_of
+from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
-from qsearch.space import Floats, Integers, Space
+from qsearch.space.space import Space
 
 _TRIES = 200
 """Bound of every loop that draws until a configuration is valid."""

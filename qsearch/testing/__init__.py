@@ -13,10 +13,10 @@ or, in a script without pytest, one call: ``check_quantizer(Mine(Mine.Options())
 so, and why, with an :class:`Allowance`.
 """
 
-from qsearch.testing.allowances import Allowance
-from qsearch.testing.conformance import ConformanceError
-from qsearch.testing.quantizers import QuantizerConformance, check_quantizer
-from qsearch.testing.trainers import TrainerConformance, check_trainer
+from qsearch.testing.base import ConformanceError
+from qsearch.testing.quantizer.allowances import Allowance
+from qsearch.testing.quantizer.kit import QuantizerConformance, check_quantizer
+from qsearch.testing.trainer.kit import TrainerConformance, check_trainer
 
 __all__ = [
     "Allowance",

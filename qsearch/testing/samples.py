@@ -12,10 +12,10 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from qsearch.capabilities import quantize_weight
-from qsearch.configuration import Choices, Configuration, LayerConfiguration
-from qsearch.layers import LayerSpec
-from qsearch.plugins import QuantizedTensor, Quantizer
+from qsearch.plugins.capabilities import quantize_weight
+from qsearch.plugins.protocols import QuantizedTensor, Quantizer
+from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
+from qsearch.space.layers import LayerSpec
 
 TYPICAL = 0.02
 """Standard deviation of the weights of a typical linear layer."""

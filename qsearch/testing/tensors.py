@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from qsearch.testing.conformance import require, require_equal
+from qsearch.testing.base import require, require_equal
 
 
 def require_same(what: str, found: Tensor, expected: Tensor, tolerance: float = 0.0) -> None:

@@ -10,9 +10,10 @@ from ax.analysis.analysis import Analysis
 from qsearch_reports import figures, frames
 from qsearch_reports.results import StudyResults
 
-from qsearch.configuration import Knob
+from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
-from qsearch.records import StudyRecord, best_under, row_configuration
+from qsearch.space.configuration import Knob
+from qsearch.storage.study_record import StudyRecord, row_configuration
 from qsearch_analyses.cards import StudyAnalysis
 
 

@@ -16,8 +16,8 @@ from ax.generation_strategy.generation_strategy import GenerationStrategy
 from qsearch_reports.results import StudyResults, read_results
 
 from qsearch.errors import InputError, QsearchError
-from qsearch.records import STUDY_FILE, TRIALS_FILE
-from qsearch.watching import LOG, STUDY_YAML
+from qsearch.monitoring.status import LOG, STUDY_YAML
+from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
 from qsearch_analyses.experiment_record import experiment_record
 
 NO_RESULTS = "No evaluation of the latest round has completed yet."
@@ -30,7 +30,7 @@ class StudyAnalysis(Analysis):
 
     Args:
         directory: Directory of a qsearch study, whose files are read. If None, the experiment's
-            trials are, with the space of the :class:`~qsearch.generation.QsearchNode` in its
+            trials are, with the space of the :class:`~qsearch.experiment.node.QsearchNode` in its
             generation strategy.
     """
 

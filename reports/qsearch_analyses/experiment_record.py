@@ -14,13 +14,19 @@ from ax.core.trial import Trial
 from ax.core.trial_status import TrialStatus
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 
+from qsearch._arrays import Floats
 from qsearch.errors import InputError
-from qsearch.evaluation import Metric
-from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode
-from qsearch.pareto import normalised_hypervolume, segment_edges, segment_of, segmented_front
-from qsearch.records import TRIAL_COLUMNS, RoundRecord, StudyRecord
-from qsearch.search import reference_point
-from qsearch.space import Floats
+from qsearch.experiment.node import QsearchNode
+from qsearch.experiment.parameters import AVERAGE_BITS, LOSS
+from qsearch.plugins.evaluation import Metric
+from qsearch.search.pareto import (
+    normalised_hypervolume,
+    reference_point,
+    segment_edges,
+    segment_of,
+    segmented_front,
+)
+from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord
 
 _SECONDS = "seconds"
 _UNKNOWN = "unknown"
@@ -37,7 +43,7 @@ def experiment_record(
 
     Args:
         experiment: The experiment; its loss is the metric ``loss``.
-        generation_strategy: The strategy, with a :class:`~qsearch.generation.QsearchNode`.
+        generation_strategy: The strategy, with a :class:`~qsearch.experiment.node.QsearchNode`.
 
     Raises:
         InputError: If there is no experiment or no such node, or a trial's parameters are none of

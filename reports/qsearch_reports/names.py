@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from qsearch.records import StudyRecord
+from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.groups import distinct
 from qsearch_reports.texts import whole_text
 

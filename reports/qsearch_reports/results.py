@@ -11,18 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from qsearch.errors import InputError
-from qsearch.events import read_events
-from qsearch.footprint import Footprint, read_footprint
-from qsearch.layer_scores import read_layer_scores
-from qsearch.records import StudyRecord, read_study
-from qsearch.safe_yaml import read_yaml
-from qsearch.state_files import (
-    read_or_previous,
-    require_text_file,
-    to_standard_error,
-    written_anew_by_a_run,
-)
-from qsearch.watching import LOG, STUDY_YAML, finish_reason
+from qsearch.monitoring.events import read_events
+from qsearch.monitoring.status import LOG, STUDY_YAML, finish_reason
+from qsearch.plugins.footprint import Footprint
+from qsearch.spec.yaml_loader import read_yaml
+from qsearch.storage.checksums import require_text_file
+from qsearch.storage.files import read_or_previous, to_standard_error, written_anew_by_a_run
+from qsearch.storage.measurements import read_footprint, read_layer_scores
+from qsearch.storage.study_record import StudyRecord, read_study
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class StudyResults:
         events: Lines of its log, first one first.
         layer_scores: Predicted rise of the loss, nats, when a layer alone gets a choice
             (layers × choices), under the adapter of the last finished round, or of round 0 while
-            that runs; see :mod:`qsearch.layer_scores`.
+            that runs; see :mod:`qsearch.search.layer_scores`.
         settings: Its ``study.yaml`` as resolved, as plain values.
     """
 

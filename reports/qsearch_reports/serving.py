@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from qsearch._text import reason_of
 from qsearch.errors import InputError, QsearchError
-from qsearch.reasons import reason_of
-from qsearch.watching import results_version, study_status
-from qsearch_reports.assets import TEMPLATES
-from qsearch_reports.page import render_page
+from qsearch.monitoring.status import results_version, study_status
+from qsearch_reports.page.assets import TEMPLATES
+from qsearch_reports.page.page import render_page
 from qsearch_reports.results import read_results
 
 _SECONDS = 30.0

@@ -21,8 +21,8 @@ from benchmarks.recording import Benchmark, Claim
 from benchmarks.search import PLANS
 from benchmarks.search_runs import Losses, Run, hypervolumes, record_run
 from benchmarks.searchers import qsearch_searcher
-from qsearch.pareto import hypervolume
-from qsearch.space import Integers
+from qsearch._arrays import Integers
+from qsearch.search.pareto import hypervolume
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qsearch_coalora.tasks.data import read_table
+from qsearch_coalora.tasks.data_files import read_table
 
 from benchmarks import paper_text
 from benchmarks.paper import PLANS

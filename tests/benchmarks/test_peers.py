@@ -10,18 +10,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qsearch_quantizers.normal_float import NormalFloat
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from benchmarks.peers import PEERS, Peer, Problem, Proposals, run_peer
 from benchmarks.peers.amq import AMQSettings
 from benchmarks.peers.evopress import EvoPressSettings, evopress_peer
 from benchmarks.peers.ladders import ladder_of, spread_order, thinned
 from benchmarks.peers.protocol import Archive, renewed, repaired
+from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
-from qsearch.layers import LayerSpec
-from qsearch.pareto import hypervolume
-from qsearch.proxy import allocate
-from qsearch.space import Floats, Integers, Space
+from qsearch.search.allocation import allocate
+from qsearch.search.pareto import hypervolume
+from qsearch.space.layers import LayerSpec
+from qsearch.space.space import Space
 
 BITS = (2.25, 7.25)
 REFERENCE = (1.0, 7.25)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qsearch_reports.page import write_report
+from qsearch_reports.page.page import write_report
 from qsearch_reports.results import StudyResults, read_results
 
 from benchmarks.report import ACTIONS, table

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from benchmarks.reproducibility import compare
-from qsearch.configuration import Choices, Knob
-from qsearch.evaluation import Metric
-from qsearch.records import TRIAL_COLUMNS, StudyRecord, write_study
+from qsearch.plugins.evaluation import Metric
+from qsearch.space.configuration import Choices, Knob
+from qsearch.storage.study_record import TRIAL_COLUMNS, StudyRecord, write_study
 
 
 def study(folder: Path, losses: list[float], configurations: str, tensor: float) -> Path:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from pydantic import BaseModel
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.tasks.classification import Classification
-from qsearch_coalora.trainer import CoALoRATrainer
-from qsearch_quantizers.normal_float import NormalFloat
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -23,8 +23,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from qsearch.configuration import Choices, Configuration, Knob, LayerConfiguration
-from qsearch.plugins import ModelSpec, QuantizedTensor
+from qsearch.plugins.protocols import QuantizedTensor
+from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
+from qsearch.spec.sections import ModelSpec
 from tests.coalora.exported import study_logits, trained
 
 WORDS = [f"w{index}" for index in range(60)]

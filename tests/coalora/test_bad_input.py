@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import transformers
 from pydantic import ValidationError
-from qsearch_coalora.tasks.causal import CausalLanguageModelling
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
-from qsearch_coalora.trainer import CoALoRATrainer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from qsearch.errors import InputError, QsearchError
-from qsearch.plugins import ModelSpec
+from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import small_tokenizer
 
 

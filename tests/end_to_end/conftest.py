@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from qsearch.records import read_study
+from qsearch.storage.study_record import read_study
 from tests.forking_server import start_fork
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,7 +45,7 @@ SMALL = {
 
 def command(*arguments: str | Path) -> list[str]:
     """Return a command line that runs qsearch in a new process."""
-    return [sys.executable, "-m", "qsearch.cli", *map(str, arguments)]
+    return [sys.executable, "-m", "qsearch.cli.main", *map(str, arguments)]
 
 
 def small_study(out: Path, **changes: str) -> list[str]:

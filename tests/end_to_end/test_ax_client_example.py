@@ -17,7 +17,8 @@ from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_and_session_factory
 from ax.utils.common.logger import set_ax_logger_levels
 
-from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
+from qsearch.experiment.node import QsearchNode, registry_bundle
+from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
 from tests.end_to_end.conftest import ROOT, run
 
 SCRIPT = ROOT / "examples" / "ax-client" / "search_minilm.py"

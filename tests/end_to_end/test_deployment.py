@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from qsearch_coalora.models import load_pretrained, load_tokenizer
+from qsearch_coalora.models.loading import load_pretrained, load_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Embedding, Linear
 
-from qsearch.assembly import Assembly, assemble
-from qsearch.configuration import Configuration, LayerConfiguration
-from qsearch.plugins import ModelSpec
-from qsearch.records import read_study
-from qsearch.spec import load_spec
-from qsearch.training_state import read_adapter
+from qsearch.plugins.components import Assembly, assemble
+from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.spec.sections import ModelSpec
+from qsearch.spec.study_spec import load_spec
+from qsearch.storage.checkpoints import read_adapter
+from qsearch.storage.study_record import read_study
 from tests.end_to_end.conftest import command, run, run_new
 
 LOGITS = """
@@ -30,7 +30,7 @@ from safetensors.torch import load_file, save_file
 folder, kind, inputs, outputs = sys.argv[1:]
 model = getattr(transformers, kind).from_pretrained(folder).eval()
 save_file({"logits": model(**load_file(inputs)).logits.detach().contiguous()}, outputs)
-assert "qsearch.study" not in sys.modules and "qsearch_coalora" not in sys.modules
+assert "qsearch.study.run" not in sys.modules and "qsearch_coalora" not in sys.modules
 """
 
 GENERATION = """

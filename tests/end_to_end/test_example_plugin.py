@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from qsearch.configuration import Choices, Configuration, Knob
-from qsearch.records import read_study
+from qsearch.space.configuration import Choices, Configuration, Knob
+from qsearch.storage.study_record import read_study
 from qsearch.testing import QuantizerConformance
 from tests.end_to_end.conftest import ROOT, command, knobs_shown, run_new
 from tests.end_to_end.tiny_study import write_tiny_study

@@ -15,12 +15,12 @@ from ax.storage.sqa_store.db import init_engine_and_session_factory
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
-from qsearch.assembly import Assembly, assemble
-from qsearch.configuration import Configuration, LayerConfiguration
-from qsearch.generation import registry_bundle
-from qsearch.records import read_study
-from qsearch.spec import load_spec
-from qsearch.training_state import read_adapter
+from qsearch.experiment.node import registry_bundle
+from qsearch.plugins.components import Assembly, assemble
+from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.spec.study_spec import load_spec
+from qsearch.storage.checkpoints import read_adapter
+from qsearch.storage.study_record import read_study
 from tests.end_to_end.conftest import command, run, small_study
 
 

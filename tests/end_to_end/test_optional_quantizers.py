@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qsearch.configuration import Configuration
-from qsearch.records import read_study
+from qsearch.space.configuration import Configuration
+from qsearch.storage.study_record import read_study
 from tests.end_to_end.conftest import command, knobs_shown, run
 from tests.end_to_end.tiny_study import write_tiny_study
 

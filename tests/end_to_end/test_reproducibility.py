@@ -15,9 +15,9 @@ import torch
 from pandas.testing import assert_frame_equal
 from safetensors.numpy import load_file
 
-from qsearch.assembly import assemble
-from qsearch.records import RoundRecord, read_study
-from qsearch.spec import load_spec
+from qsearch.plugins.components import assemble
+from qsearch.spec.study_spec import load_spec
+from qsearch.storage.study_record import RoundRecord, read_study
 from tests.end_to_end.conftest import command, results, run, run_new, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
 

@@ -12,22 +12,22 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from qsearch_coalora.options import CoALoRAOptions
-from qsearch_coalora.tasks.causal import CausalOptions
+from qsearch_coalora.adapter.theta import ThetaOptions
+from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
+from qsearch_coalora.tasks.causal_lm import CausalOptions
 from qsearch_coalora.tasks.classification import ClassificationOptions
-from qsearch_coalora.tasks.data import HubDataset
+from qsearch_coalora.tasks.data_files import HubDataset
 from qsearch_coalora.tasks.docstrings import DocstringSource
-from qsearch_coalora.theta import ThetaOptions
-from qsearch_coalora.training_options import EarlyStopping, SamplingOptions, TrainingOptions
-from qsearch_quantizers.integer import Integer
-from qsearch_quantizers.normal_float import NormalFloat
+from qsearch_coalora.training.options import EarlyStopping, SamplingOptions, TrainingOptions
+from qsearch_quantizers.integer.quantizer import Integer
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
-from qsearch.checking import check_study
 from qsearch.errors import InputError
-from qsearch.plugins import ModelSpec
-from qsearch.search_spec import InitialSpec, SearchSpec, StopSpec
-from qsearch.spec import SpaceSpec, StudySpec, load_spec
-from qsearch.templates import read_template, template_names
+from qsearch.spec.search_spec import InitialSpec, SearchSpec, StopSpec
+from qsearch.spec.sections import ModelSpec, SpaceSpec
+from qsearch.spec.study_spec import StudySpec, load_spec
+from qsearch.spec.templates import read_template, template_names
+from qsearch.study.checking import check_study
 from tests.end_to_end.conftest import ROOT, command, run
 
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pandas.testing import assert_frame_equal
 
-from qsearch.training_state import read_adapter
+from qsearch.storage.checkpoints import read_adapter
 from tests.end_to_end.conftest import command, results, run, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
 

@@ -10,7 +10,7 @@ import torch
 from ax.core.data import Data
 from hypothesis import settings
 
-from qsearch.study import run_study
+from qsearch.study.run import run_study
 from tests.engine.support import FIXTURES, study_spec
 
 # The same examples at each run, and no time limits: machines are shared.

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, Field
 
-from qsearch.configuration import Choices, Knob
 from qsearch.errors import InputError
-from qsearch.layout import TensorLayout
+from qsearch.plugins.tensor_layout import TensorLayout
+from qsearch.space.configuration import Choices, Knob
 from tests.engine.faults import Fault, listing
 from tests.engine.rounding_quantizers import ForInputs, Restored, Rounding, Stored
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from qsearch.configuration import Choices, Knob, LayerConfiguration
 from qsearch.errors import InputError
-from qsearch.layout import TensorLayout
-from qsearch.plugins import QuantizedTensor
+from qsearch.plugins.protocols import QuantizedTensor
+from qsearch.plugins.tensor_layout import TensorLayout
+from qsearch.space.configuration import Choices, Knob, LayerConfiguration
 
 
 class Rounding:

@@ -16,15 +16,17 @@ import pandas as pd
 import pytest
 import yaml
 
-from qsearch.ax_tables import create_tables
-from qsearch.configuration import Choices, Configuration, Knob
-from qsearch.evaluation import Evaluation
-from qsearch.layers import FUSED_ROLES, LayerSpec
-from qsearch.plugins import Split, load_plugin
-from qsearch.records import read_study
-from qsearch.space import Floats, Space
-from qsearch.spec import StudySpec
-from qsearch.storage_url import open_engine
+from qsearch._arrays import Floats
+from qsearch.experiment.schema import create_tables
+from qsearch.experiment.url import open_engine
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.protocols import Split
+from qsearch.plugins.registry import load_plugin
+from qsearch.space.configuration import Choices, Configuration, Knob
+from qsearch.space.layers import FUSED_ROLES, LayerSpec
+from qsearch.space.space import Space
+from qsearch.spec.study_spec import StudySpec
+from qsearch.storage.study_record import read_study
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -155,7 +157,7 @@ def command(
 ) -> subprocess.CompletedProcess[str]:
     """Run qsearch in a new process that has the fake plugins."""
     return subprocess.run(
-        [sys.executable, "-m", "qsearch.cli", *map(str, arguments)],
+        [sys.executable, "-m", "qsearch.cli.main", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,

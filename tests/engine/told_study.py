@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from qsearch.search_spec import SearchSpec, StopSpec
+from qsearch.spec.search_spec import SearchSpec, StopSpec
 
 START = 1.8e9
 """When it begins, in seconds since the epoch."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qsearch.study import run_study
+from qsearch.study.run import run_study
 from tests.engine.support import FIXTURES, evaluations_of, study_spec
 from tests.fuzz.support import COUNTS_VARIABLE, EXAMPLES_VARIABLE, Sandbox
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from qsearch import cli
+from qsearch.cli import main as cli
 
 EXAMPLES_VARIABLE = "QSEARCH_FUZZ_EXAMPLES"
 """Factor on the number of inputs of every fuzz test, such as 10."""

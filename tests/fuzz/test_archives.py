@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qsearch.archive import EXPERIMENT, MANIFEST, archive_study
 from qsearch.errors import InputError
-from qsearch.restoring import restore_archive
+from qsearch.sharing.archive import EXPERIMENT, MANIFEST, archive_study
+from qsearch.sharing.restoring import restore_archive
 from tests.engine.support import results
 from tests.fuzz.support import (
     ODD_TEXT,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch.errors import InputError
-from qsearch.plugins import ModelSpec
+from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import small_tokenizer
 from tests.fuzz.support import (
     ODD_TEXT,
@@ -30,15 +30,15 @@ from tests.fuzz.support import (
 transformers = pytest.importorskip("transformers")
 
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
-from qsearch_coalora.models import load_config, load_pretrained, load_tokenizer  # noqa: E402
-from qsearch_quantizers.adapter_owner import owner_digest, owner_mark  # noqa: E402
-from qsearch_quantizers.checkpoint import write_packed  # noqa: E402
-from qsearch_quantizers.integer import Integer  # noqa: E402
-from qsearch_quantizers.verification import file_digests, settings_digest  # noqa: E402
+from qsearch_coalora.models.loading import load_config, load_pretrained, load_tokenizer  # noqa: E402
+from qsearch_quantizers.integer.quantizer import Integer  # noqa: E402
+from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark  # noqa: E402
+from qsearch_quantizers.packed.verification import file_digests, settings_digest  # noqa: E402
+from qsearch_quantizers.packed.writing import write_packed  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForSequenceClassification  # noqa: E402
 
-from qsearch.configuration import Configuration  # noqa: E402
+from qsearch.space.configuration import Configuration  # noqa: E402
 
 WEIGHTS = "model.safetensors"
 

@@ -18,8 +18,8 @@ from tests.fuzz.support import ODD_TEXT, ODD_VALUES, changed_bytes, fuzz, refuse
 
 pytest.importorskip("transformers")
 
-from qsearch_coalora.tasks import data as reading
-from qsearch_coalora.tasks.data import read_table, require_columns, select_columns
+from qsearch_coalora.tasks import data_files as reading
+from qsearch_coalora.tasks.data_files import read_table, require_columns, select_columns
 
 TABLE = pd.DataFrame({"text": ["a film", "a plot", "x" * 100] * 4, "label": [0, 1, 1] * 4})
 ROWS = [{"text": "a film", "label": 1}, {"text": "a plot", "label": 0}]

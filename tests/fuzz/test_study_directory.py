@@ -14,7 +14,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qsearch.state_files import previous_path
+from qsearch.storage.paths import previous_path
 from tests.engine.support import results, write_study_yaml
 from tests.fuzz.support import (
     ODD_NUMBERS,

@@ -11,11 +11,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qsearch import checking
-from qsearch.assembly import assemble
 from qsearch.errors import InputError
-from qsearch.plugins import load_plugin
-from qsearch.spec import dump_spec, load_spec, validate
+from qsearch.plugins.components import assemble
+from qsearch.plugins.registry import load_plugin
+from qsearch.spec.study_spec import dump_spec, load_spec
+from qsearch.spec.validation import validate
+from qsearch.study import checking
 from tests.engine.support import study_values
 from tests.fuzz.support import (
     ODD_TEXT,

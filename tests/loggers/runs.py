@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from qsearch.events import Event, all_of
-from qsearch.loggers import loggers
-from qsearch.records import read_study
-from qsearch.study import run_study
+from qsearch.monitoring.events import Event, all_of
+from qsearch.monitoring.loggers import loggers
+from qsearch.storage.study_record import read_study
+from qsearch.study.run import run_study
 from tests.engine.support import study_spec
 
 SPEC = study_spec(

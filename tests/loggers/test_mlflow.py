@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qsearch_loggers import mlflow_logger
-from qsearch_loggers.mlflow_logger import RUN_FILE, mlflow
+from qsearch_loggers import mlflow as mlflow_logger
+from qsearch_loggers.mlflow import RUN_FILE, mlflow
 
 from qsearch.errors import InputError
-from qsearch.events import Event, Observer, all_of
-from qsearch.loggers import loggers
-from qsearch.study import run_study
+from qsearch.monitoring.events import Event, Observer, all_of
+from qsearch.monitoring.loggers import loggers
+from qsearch.study.run import run_study
 from tests.loggers.runs import SPEC, expected, failures, run
 
 pytest.importorskip("mlflow", reason="the dev extra brings mlflow")

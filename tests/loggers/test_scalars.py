@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_loggers.scalars import Scalar, Scalars
 
-from qsearch.events import Event, event_log
+from qsearch.monitoring.events import Event, event_log
 
 
 def training(round: int, step: int, total: int = 3) -> Event:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from qsearch_loggers.tensorboard_logger import tensorboard
+from qsearch_loggers.tensorboard import tensorboard
 
 from qsearch.errors import InputError
 from tests.loggers.runs import expected, failures, run

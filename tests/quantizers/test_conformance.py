@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from qsearch.errors import InputError
-from qsearch.plugins import Quantizer, load_plugin
+from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.registry import load_plugin
 from qsearch.testing import QuantizerConformance
 
 

@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 from qsearch_reports.results import StudyResults
 
-from qsearch.configuration import Choices, Configuration, Knob
-from qsearch.evaluation import Evaluation, Metric
-from qsearch.footprint import Footprint
-from qsearch.layers import LayerSpec
-from qsearch.provenance import ExamplesDigest, Inputs, Machine, Session, Source
-from qsearch.records import (
+from qsearch.plugins.digests import ExamplesDigest, Inputs
+from qsearch.plugins.evaluation import Evaluation, Metric
+from qsearch.plugins.footprint import Footprint
+from qsearch.provenance.session import Machine, Session, Source
+from qsearch.space.configuration import Choices, Configuration, Knob
+from qsearch.space.layers import LayerSpec
+from qsearch.storage.study_record import (
     TRIAL_COLUMNS,
     RoundRecord,
     StudyRecord,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from qsearch_reports.assets import TEMPLATES
+from qsearch_reports.page.assets import TEMPLATES
 
 
 class ScriptError(AssertionError):

@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from qsearch.records import StudyRecord
+from qsearch.storage.study_record import StudyRecord
 
 ALLOWED = ("file:", "data:", "blob:", "chrome:", "about:")
 SECTION = "section.study:not([hidden])"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from qsearch_reports import frames
 from qsearch_reports.results import StudyResults
 
-from qsearch.records import StudyRecord
+from qsearch.storage.study_record import StudyRecord
 
 StudyOf = Callable[..., StudyResults]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from qsearch.records import RoundRecord, StudyRecord
+from qsearch.storage.study_record import RoundRecord, StudyRecord
 
 START = "2026-11-27T09:00:00+00:00"
 SAVING = 0.04

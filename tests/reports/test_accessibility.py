@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from qsearch_reports.page import render_page
+from qsearch_reports.page.page import render_page
 from qsearch_reports.results import StudyResults
 
-from qsearch.configuration import Choices
-from qsearch.records import StudyRecord
+from qsearch.space.configuration import Choices
+from qsearch.storage.study_record import StudyRecord
 from tests.reports import accessibility
 from tests.reports.accessibility import Violation
 from tests.reports.chromium import open_page, show_as

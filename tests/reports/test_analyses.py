@@ -37,10 +37,12 @@ from qsearch_analyses import (
 )
 from qsearch_reports.frames import front_frame, heatmap_frame, latest_points, points_frame
 
+from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
-from qsearch.generation import AVERAGE_BITS, LOSS, QsearchNode, ax_parameters, registry_bundle
-from qsearch.records import StudyRecord, best_under, read_study, row_configuration, write_study
-from qsearch.study import run_study
+from qsearch.experiment.node import QsearchNode, registry_bundle
+from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, write_study
+from qsearch.study.run import run_study
 from tests.engine.support import FIXTURES, INTEGER, make_space, study_spec
 
 HOWTO = Path(__file__).parents[2].joinpath("docs", "howto-ax.md").read_text(encoding="utf-8")

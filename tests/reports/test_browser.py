@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 from qsearch_reports import write_report
-from qsearch_reports.page import render_page
+from qsearch_reports.page.page import render_page
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from qsearch.evaluation import Metric
-from qsearch.records import best_under
+from qsearch.deployment.selection import best_under
+from qsearch.plugins.evaluation import Metric
 from tests.reports.report_page import Page, downloaded, expected_heatmap, lonely, row_number
 
 pytestmark = pytest.mark.browser

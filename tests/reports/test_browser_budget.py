@@ -11,13 +11,13 @@ import pytest
 import yaml
 from PIL import Image
 from qsearch_reports.frames import headline
-from qsearch_reports.page import render_page
+from qsearch_reports.page.page import render_page
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from qsearch.budgets import Budget, parse_size, readable_size
-from qsearch.records import best_under
+from qsearch.deployment.budgets import Budget, parse_size, readable_size
+from qsearch.deployment.selection import best_under
 from tests.reports.chromium import show_as
 from tests.reports.report_page import Page, downloaded, expected_heatmap, lonely, row_number
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from qsearch_reports.frames import latest_points, points_frame
-from qsearch_reports.page import render_page
+from qsearch_reports.page.page import render_page
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys

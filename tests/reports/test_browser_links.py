@@ -6,11 +6,11 @@ import json
 
 import pytest
 from qsearch_reports.frames import front_frame, latest_points, points_frame
-from qsearch_reports.page import render_page
+from qsearch_reports.page.page import render_page
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from qsearch.records import best_under
+from qsearch.deployment.selection import best_under
 from tests.reports.report_page import Page, expected_heatmap, lonely, row_number
 
 pytestmark = pytest.mark.browser

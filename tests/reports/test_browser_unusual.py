@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from qsearch_reports.page import render_page
+from qsearch_reports.page.page import render_page
 from qsearch_reports.results import StudyResults
 from selenium.webdriver.common.keys import Keys
 
-from qsearch.layers import LayerSpec
-from qsearch.records import TRIAL_COLUMNS
+from qsearch.space.layers import LayerSpec
+from qsearch.storage.study_record import TRIAL_COLUMNS
 from tests.reports.report_page import Page
 
 pytestmark = pytest.mark.browser

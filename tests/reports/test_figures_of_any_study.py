@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from qsearch_reports import figures, frames
 
-from qsearch.configuration import Choices, Configuration, Knob
-from qsearch.evaluation import Metric
-from qsearch.layers import LayerSpec
+from qsearch.plugins.evaluation import Metric
+from qsearch.space.configuration import Choices, Configuration, Knob
+from qsearch.space.layers import LayerSpec
 from tests.reports.study_log import log_events
 
 HOSTILE = "<script>alert(1)</script>\"'&{y} %{x}<b>\u202eשלום\u202c" + "long " * 60

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_reports import frames
 
-from qsearch.records import RoundRecord, best_under
+from qsearch.deployment.selection import best_under
+from qsearch.storage.study_record import RoundRecord
 
 
 def points_of(pairs):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from qsearch_reports import frames
 from qsearch_reports.frames.groups import common_label, flatten
 
-from qsearch.evaluation import Metric
-from qsearch.provenance import ExamplesDigest, Inputs
+from qsearch.plugins.digests import ExamplesDigest, Inputs
+from qsearch.plugins.evaluation import Metric
 from tests.reports.small_studies import methods_of
 
 

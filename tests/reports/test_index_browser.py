@@ -9,12 +9,12 @@ from urllib.parse import unquote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from qsearch_reports.index_page import index_row, render_index, write_index
+from qsearch_reports.page.index import index_row, render_index, write_index
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from qsearch.records import write_study
+from qsearch.storage.study_record import write_study
 from tests.reports.chromium import show_as
 from tests.reports.report_page import Page
 

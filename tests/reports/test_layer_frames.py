@@ -9,9 +9,9 @@ import pytest
 from qsearch_reports import frames as layer_frames
 from qsearch_reports.figures import difference_figure
 
-from qsearch.configuration import Choices, Configuration, Knob, LayerConfiguration
 from qsearch.errors import InputError
-from qsearch.layers import LayerSpec
+from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
+from qsearch.space.layers import LayerSpec
 
 
 def test_heatmap_places_each_layer_by_role_and_block(record):

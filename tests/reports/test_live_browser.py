@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from qsearch_reports.page import render_page
+from qsearch_reports.page.page import render_page
 from qsearch_reports.serving import make_server
 
-from qsearch.events import Event, event_log
-from qsearch.lock import study_lock
-from qsearch.records import write_study
+from qsearch.monitoring.events import Event, event_log
+from qsearch.storage.lock import study_lock
+from qsearch.storage.study_record import write_study
 
 if not os.environ.get("CI"):
     pytest.importorskip("selenium", reason="the dev extra brings selenium")

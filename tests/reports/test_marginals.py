@@ -14,7 +14,7 @@ from qsearch_reports.frames import (
     points_frame,
 )
 
-from qsearch.records import row_configuration
+from qsearch.storage.study_record import row_configuration
 
 
 def test_each_front_configuration_has_a_share_for_each_value_that_add_up_to_all(record):

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from qsearch_reports.frames import budget_frame, headline, study_budgets
-from qsearch_reports.markdown_summary import code, markdown_summary
 from qsearch_reports.results import StudyResults
-from qsearch_reports.summary import least_budget
-from qsearch_reports.summary_facts import one_line
+from qsearch_reports.summaries.facts import one_line
+from qsearch_reports.summaries.markdown import code, markdown_summary
+from qsearch_reports.summaries.table import least_budget
 
-from qsearch.evaluation import Metric
-from qsearch.records import StudyRecord
+from qsearch.plugins.evaluation import Metric
+from qsearch.storage.study_record import StudyRecord
 
 PARSER = MarkdownIt("commonmark").enable("table")
 HOSTILE = (

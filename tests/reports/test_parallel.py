@@ -10,7 +10,7 @@ import pytest
 from qsearch_reports.figures import parallel_figure
 from qsearch_reports.frames import latest_points, parallel_axes, parallel_frame, points_frame
 
-from qsearch.records import row_configuration
+from qsearch.storage.study_record import row_configuration
 
 
 @pytest.fixture(scope="module")

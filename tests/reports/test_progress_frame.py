@@ -13,7 +13,7 @@ from qsearch_reports.figures import progress_figure, training_figure
 from qsearch_reports.frames import points_frame, progress_frame, training_frame
 from qsearch_reports.frames.progress import GrowingHypervolume
 
-from qsearch.pareto import hypervolume, normalised_hypervolume
+from qsearch.search.pareto import hypervolume, normalised_hypervolume
 
 coarse = st.integers(0, 12).map(lambda n: n / 4)
 """Values of which many are equal."""

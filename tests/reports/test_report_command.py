@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from qsearch_reports.markdown_summary import markdown_report
-from qsearch_reports.text_summary import text_report
+from qsearch_reports.summaries.markdown import markdown_report
+from qsearch_reports.summaries.text import text_report
 from typer.testing import CliRunner
 
-from qsearch import cli
+from qsearch.cli import main as cli
 from qsearch.errors import InputError
-from qsearch.records import StudyRecord
+from qsearch.storage.study_record import StudyRecord
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import yaml
 from qsearch_reports.results import read_results
 
 from qsearch.errors import InputError
-from qsearch.events import Event, event_log
-from qsearch.footprint import FOOTPRINT_FILE, Footprint, write_footprint
-from qsearch.measurements import layer_scores_name, write_measurement
-from qsearch.records import STUDY_FILE
-from qsearch.state_files import previous_path, with_checksum
+from qsearch.monitoring.events import Event, event_log
+from qsearch.plugins.footprint import Footprint
+from qsearch.storage.checksums import with_checksum
+from qsearch.storage.measurements import write_footprint, write_measurement
+from qsearch.storage.paths import FOOTPRINT_FILE, STUDY_FILE, layer_scores_name, previous_path
 
 FOOTPRINT = Footprint(800, 1000, 200, 300, 2, 3, 10)
 SETTINGS = {"name": "quickstart", "search": {"rounds": 4, "average_bits": [2.25, 7.25]}}

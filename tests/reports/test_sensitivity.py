@@ -15,8 +15,8 @@ from qsearch_reports.frames import sensitivity_frame
 from qsearch_reports.frames.sensitivity import rank_correlation
 from scipy.stats import spearmanr
 
-from qsearch.layers import LayerSpec
-from qsearch.records import row_configuration
+from qsearch.space.layers import LayerSpec
+from qsearch.storage.study_record import row_configuration
 
 
 def test_a_layers_sensitivity_is_the_rise_under_the_choice_that_it_bears_worst(results):

@@ -18,12 +18,12 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-from qsearch_reports.assets import TEMPLATES
+from qsearch_reports.page.assets import TEMPLATES
 from qsearch_reports.serving import make_server, serve
 
 from qsearch.errors import InputError
-from qsearch.events import Event, event_log
-from qsearch.records import write_study
+from qsearch.monitoring.events import Event, event_log
+from qsearch.storage.study_record import write_study
 
 PATHS = ("/", "/live.css", "/live.js", "/status.json", "/report.html")
 
@@ -363,7 +363,7 @@ def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_an_interrupt_ends_the_command_well(study, record) -> None:
     arguments = ["serve", str(study(record)), "--port", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "qsearch.cli", *arguments],
+        [sys.executable, "-m", "qsearch.cli.main", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

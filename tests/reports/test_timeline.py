@@ -19,7 +19,7 @@ from qsearch_reports.frames.clock import log_history, running_minutes
 from qsearch_reports.frames.timeline import _OVERLAP, _lanes
 from qsearch_reports.results import StudyResults
 
-from qsearch.history import replay
+from qsearch.monitoring.history import replay
 
 
 def event(time, kind, round=0, **fields):

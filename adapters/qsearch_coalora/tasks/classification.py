@@ -13,21 +13,21 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from qsearch.errors import InputError
-from qsearch.evaluation import Metric
-from qsearch.plugins import LoadedModel, ModelSpec, Scores, Split
-from qsearch.provenance import ExamplesDigest
-from qsearch_coalora.discovery import backbone
-from qsearch_coalora.metrics import accuracy, confusion, f1_score, hits
-from qsearch_coalora.models import (
+from qsearch.plugins.digests import ExamplesDigest
+from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.protocols import LoadedModel, Scores, Split
+from qsearch.spec.sections import ModelSpec
+from qsearch_coalora.estimation.workload import Workload
+from qsearch_coalora.models.discovery import backbone
+from qsearch_coalora.models.loading import (
     load_config,
     load_pretrained,
     load_tokenizer,
     require_embedding,
     require_embeddings,
 )
-from qsearch_coalora.statistics import LEAST_EXAMPLES, require_examples
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad
-from qsearch_coalora.tasks.data import (
+from qsearch_coalora.tasks.data_files import (
     HubDataset,
     hold_out,
     import_datasets,
@@ -44,7 +44,8 @@ from qsearch_coalora.tasks.docstrings import (
 )
 from qsearch_coalora.tasks.labelled_texts import LabelledTexts
 from qsearch_coalora.tasks.labels import as_the_head_has_them, require_all, sorted_labels
-from qsearch_coalora.workload import Workload
+from qsearch_coalora.tasks.metrics import accuracy, confusion, f1_score, hits
+from qsearch_coalora.tasks.standard_errors import LEAST_EXAMPLES, require_examples
 
 Label = Annotated[str, Field(coerce_numbers_to_str=True)]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from qsearch.errors import InputError
-from qsearch.plugins import Split
-from qsearch_coalora.model_source import package_folders
+from qsearch.plugins.protocols import Split
+from qsearch_coalora.models.source import package_folders
 
 _SKIPPED_FOLDERS = {"tests", "test", "testing", "_vendor", "vendored"}
 _SECTION = re.compile(

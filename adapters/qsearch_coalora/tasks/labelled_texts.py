@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qsearch.provenance import ExamplesDigest
-from qsearch.space import Integers
-from qsearch_coalora.digests import file_sha256
+from qsearch._arrays import Integers
+from qsearch.plugins.digests import ExamplesDigest
+from qsearch_coalora.models.digests import file_sha256
 
 _SUBSET_SEED = 0
 

@@ -14,10 +14,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from qsearch.configuration import Choices, Knob, LayerConfiguration
 from qsearch.errors import InputError
-from qsearch.layout import TensorLayout
-from qsearch.plugins import QuantizedTensor
+from qsearch.plugins.protocols import QuantizedTensor
+from qsearch.plugins.tensor_layout import TensorLayout
+from qsearch.space.configuration import Choices, Knob, LayerConfiguration
 
 TRITS = 5
 """Ternary digits in a byte: 3⁵ = 243 values."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
-from qsearch.evaluation import Metric
+from qsearch.plugins.evaluation import Metric
 from qsearch_reports.figures.style import (
     COLOURS,
     caption,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from qsearch.configuration import Knob
+from qsearch.space.configuration import Knob
 from qsearch_reports.figures.style import (
     escape,
     new_figure,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from qsearch.configuration import Knob
+from qsearch.space.configuration import Knob
 from qsearch_reports.figures.style import (
     escape,
     new_figure,

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from qsearch.evaluation import Metric
+from qsearch.plugins.evaluation import Metric
 
 COLOURS = {
     "seen": "#0072B2",

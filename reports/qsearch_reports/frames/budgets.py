@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
-from qsearch.records import StudyRecord, best_under
+from qsearch.storage.study_record import StudyRecord
 
 _BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0)
 

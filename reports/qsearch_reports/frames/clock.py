@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qsearch.history import History
+from qsearch.monitoring.history import History
 from qsearch_reports.texts import whole_text
 
 _MOST = 2**53

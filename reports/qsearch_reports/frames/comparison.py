@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from qsearch.records import RoundRecord, StudyRecord
+from qsearch.storage.study_record import RoundRecord, StudyRecord
 from qsearch_reports.frames.groups import Method
 from qsearch_reports.frames.hypervolume import box_area, hypervolume
 from qsearch_reports.frames.points import front_frame, latest_points, points_frame

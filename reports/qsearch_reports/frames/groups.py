@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from qsearch.provenance import Inputs
+from qsearch.plugins.digests import Inputs
 from qsearch_reports.results import StudyResults
 from qsearch_reports.texts import whole_text
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 import pandas as pd
 
-from qsearch.evaluation import Evaluation
-from qsearch.records import StudyRecord
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.points import latest_points, points_frame
 
 _TOLERATED = 0.01

@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from qsearch.pareto import normalised_hypervolume
-from qsearch.records import StudyRecord
+from qsearch.search.pareto import normalised_hypervolume
+from qsearch.storage.study_record import StudyRecord
 
 
 def hypervolume_frame(record: StudyRecord) -> pd.DataFrame:

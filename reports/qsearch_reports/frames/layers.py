@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qsearch.configuration import Choices, Configuration, Knob
 from qsearch.errors import InputError
-from qsearch.layers import LayerSpec
+from qsearch.space.configuration import Choices, Configuration, Knob
+from qsearch.space.layers import LayerSpec
 
 
 @dataclass(frozen=True)

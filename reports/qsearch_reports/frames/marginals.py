@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qsearch.records import StudyRecord
+from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.layers import choice_indices, knob_places, weight_shares
 from qsearch_reports.frames.points import (
     completed_trials,

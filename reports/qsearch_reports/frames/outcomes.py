@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qsearch.records import StudyRecord
+from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.comparison import common_interval, mean_interval, t_quantile
 from qsearch_reports.frames.groups import Method
 from qsearch_reports.frames.points import front_frame, latest_points, points_frame

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qsearch.records import StudyRecord
+from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.layers import (
     choice_indices,
     is_numeric,

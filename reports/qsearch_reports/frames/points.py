@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from qsearch.records import StudyRecord, decisive_loss
+from qsearch.storage.study_record import StudyRecord, decisive_loss
 
 POINT_COLUMNS = (
     "trial",

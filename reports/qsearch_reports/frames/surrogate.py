@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import beta, norm
 
-from qsearch.records import StudyRecord
+from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.points import points_frame
 from qsearch_reports.frames.sensitivity import rank_correlation
 

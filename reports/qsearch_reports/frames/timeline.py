@@ -8,7 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from qsearch.history import CANDIDATES, FINISHING, SEARCHING, SENSITIVITY, SET, TRAINING
+from qsearch.monitoring.history import (
+    CANDIDATES,
+    FINISHING,
+    SEARCHING,
+    SENSITIVITY,
+    SET,
+    TRAINING,
+)
 from qsearch_reports.frames.clock import log_history, running_minutes
 from qsearch_reports.frames.points import points_frame
 from qsearch_reports.results import StudyResults

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from qsearch.records import StudyRecord
+from qsearch.storage.study_record import StudyRecord
 
 
 def training_frame(record: StudyRecord, points_per_round: int = 300) -> pd.DataFrame:

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from hypothesis import HealthCheck, settings
-from qsearch_reports.page import SCRIPTS
-from qsearch_reports.payload import study_payload
+from qsearch_reports.page.page import SCRIPTS
+from qsearch_reports.page.payload import study_payload
 from qsearch_reports.results import StudyResults
 
 from tests.reports.page_scripts import Scope

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qsearch.budgets import parse_size
-from qsearch.footprint import Footprint
+from qsearch.deployment.budgets import parse_size
+from qsearch.plugins.footprint import Footprint
 from tests.reports.page_scripts import Scope
 from tests.reports.scripts.support import QUICK
 

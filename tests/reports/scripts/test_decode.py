@@ -16,14 +16,15 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from qsearch_reports import payload
 from qsearch_reports.frames import front_frame, points_frame
-from qsearch_reports.payload import compact, plain
+from qsearch_reports.page import payload
+from qsearch_reports.page.payload import compact, plain
 from qsearch_reports.results import StudyResults
 
-from qsearch.configuration import Choices, Knob
+from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
-from qsearch.records import StudyRecord, best_under
+from qsearch.space.configuration import Choices, Knob
+from qsearch.storage.study_record import StudyRecord
 from tests.reports.page_scripts import Scope, ScriptError
 from tests.reports.scripts.support import QUICK
 

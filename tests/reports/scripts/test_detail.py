@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_reports.results import StudyResults
 
-from qsearch.budgets import readable_size
-from qsearch.records import row_configuration
+from qsearch.deployment.budgets import readable_size
+from qsearch.storage.study_record import row_configuration
 from tests.reports.page_scripts import Scope
 from tests.reports.scripts.support import QUICK
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from qsearch_reports.results import StudyResults
 
-from qsearch.records import row_configuration
+from qsearch.storage.study_record import row_configuration
 from tests.reports.page_scripts import Scope
 
 pytestmark = pytest.mark.browser

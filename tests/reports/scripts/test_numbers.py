@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qsearch.budgets import readable_size
+from qsearch.deployment.budgets import readable_size
 from tests.reports.page_scripts import Scope
 from tests.reports.scripts.support import QUICK
 

@@ -1,0 +1,112 @@
+"""Low-rank factors of what quantization takes away from a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qsearch.errors import InputError
+from qsearch.space.layers import LayerSpec
+from qsearch_coalora.weights.input_norm import InputNorm
+
+RESIDUAL_RANK = "trainer.residual_rank (half of trainer.rank if it is not given)"
+"""How messages name the rank of residual factors."""
+
+OVERSAMPLING = 8
+POWER_ITERATIONS = 4
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Two factors of a matrix of low rank.
+
+    Args:
+        L1: Output features × r.
+        L2: r × input features.
+    """
+
+    L1: Tensor
+    L2: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that both take."""
+        return self.L1.nbytes + self.L2.nbytes
+
+
+def require_rank(rank: int, layers: Sequence[LayerSpec], field: str) -> None:
+    """Refuse a rank that some layer's weight does not have.
+
+    Args:
+        rank: How many components are taken out of each weight.
+        layers: The layers.
+        field: The study's field, for the message.
+
+    Raises:
+        InputError: If the rank is above the smallest feature count.
+    """
+    smallest = min(min(layer.shape) for layer in layers)
+    if rank > smallest:
+        raise InputError(
+            f"{field} {rank} is above the least feature count of the model's layers, {smallest}"
+        )
+
+
+@torch.no_grad()
+def residual_factors(
+    weight: Tensor,
+    quantized: Tensor,
+    rank: int,
+    generator: torch.Generator,
+    norm: InputNorm | None = None,
+) -> Factors:
+    """Return the factors of a rank-r approximation of W − W̃ by randomised SVD.
+
+    The singular values are shared evenly: L1 = P·√S and L2 = √S·Qᵀ; signs are such that each row of
+    L2 points along a fixed random vector, as nothing else settles them. (Halko, Martinsson and
+    Tropp 2011, algorithms 4.4 and 5.1; `torch.svd_lowrank` takes as long, but draws from the global
+    generator.) In the norm of a layer's inputs, ‖E·R‖, they are those of
+    (W − W̃)·R, and R⁻¹ goes into L2: so the outputs are as near as a rank-r term can bring them.
+    (Zhang et al. 2025, "QERA: an analytical framework for quantization error reconstruction".)
+
+    Args:
+        weight: W (output features × input features).
+        quantized: W̃ as dequantized, same shape.
+        rank: Rank r, at most the smaller feature count.
+        generator: Draws the random test matrix, on the CPU.
+        norm: In which W − W̃ is approximated; None is the Frobenius norm.
+
+    Returns:
+        L1·L2 ≈ W − W̃.
+
+    Raises:
+        ValueError: If the rank is above the smaller feature count.
+    """
+    residual = (weight - quantized).float()
+    if rank > min(residual.shape):
+        raise ValueError(f"rank must be at most {min(residual.shape)}, not {rank}")
+    if norm is not None:
+        residual = norm.whiten(residual)
+    width = min(rank + OVERSAMPLING, *residual.shape)
+    test = torch.randn(residual.shape[1], width, generator=generator).to(residual)
+    basis = torch.linalg.qr(residual @ test).Q
+    for _ in range(POWER_ITERATIONS):
+        basis = torch.linalg.qr(residual @ torch.linalg.qr(residual.T @ basis).Q).Q
+    left, singular, right = torch.linalg.svd(basis.T @ residual, full_matrices=False)
+    # A pair's sign follows from rounding, so from threads and machine; but U was trained for one.
+    signs = torch.where(right[:rank] @ test[:, 0] < 0, -1.0, 1.0).to(singular)
+    root = singular[:rank].sqrt()
+    L1 = (basis @ left[:, :rank]) * (root * signs)
+    L2 = (root * signs)[:, None] * right[:rank]
+    return Factors(L1, L2) if norm is None else _balanced(L1, norm.unwhiten(L2))
+
+
+def _balanced(L1: Tensor, L2: Tensor) -> Factors:
+    """Return factors with the same product, each column of L1 as long as its row of L2."""
+    tiny = torch.finfo(L1.dtype).tiny
+    lengths = L1.norm(dim=0).clamp_min(tiny), L2.norm(dim=1).clamp_min(tiny)
+    scale = (lengths[1] / lengths[0]).sqrt()
+    return Factors(L1 * scale, L2 / scale[:, None])

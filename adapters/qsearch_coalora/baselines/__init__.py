@@ -1,1 +1,0 @@
-"""What CoA-LoRA is compared with: the same model, data, optimizer and steps."""

@@ -1,0 +1,1 @@
+"""What a study needs of a machine, from shapes alone."""

@@ -1,0 +1,115 @@
+"""How much a task has the model compute, told without reading its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from qsearch.errors import InputError
+from qsearch.plugins.protocols import Task
+from qsearch_coalora.training.options import TrainingOptions
+
+_STEP_COST = 3
+"""Forward passes that a training step costs: one forward, and two in the backward pass. Frozen
+weights need no gradient of their own, but the adapter's products take up much of that."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a task feeds to the model.
+
+    Args:
+        example_tokens: Most tokens of an example.
+        evaluated_examples: Examples of an evaluation, or None if only the data can tell.
+        notes: Sentences for the user, such as data that has to be downloaded first.
+        tokens_option: Option that sets ``example_tokens``, for messages.
+    """
+
+    example_tokens: int
+    evaluated_examples: int | None
+    notes: tuple[str, ...] = ()
+    tokens_option: str = "task"
+
+
+@runtime_checkable
+class TellsWorkload(Protocol):
+    """A task that can tell its workload; for others, no time is estimated."""
+
+    def workload(self) -> Workload:
+        """Return the workload, from the options alone."""
+        ...
+
+
+def task_workload(task: Task) -> Workload | None:
+    """Return a task's workload, or None if it does not tell it."""
+    return task.workload() if isinstance(task, TellsWorkload) else None
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """Return the most tokens that a model can read at once, or None if it does not tell.
+
+    RoBERTa and its kin number positions from after the padding's, so they read fewer tokens than
+    they have position embeddings; the embedding's padding index tells them apart.
+    """
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    skipped = [
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "position_embeddings"
+        and isinstance(module, nn.Embedding)
+        and module.padding_idx is not None
+    ]
+    return positions - max(skipped, default=0)
+
+
+def require_positions(model: nn.Module, workload: Workload | None) -> None:
+    """Check that a model can read a task's examples.
+
+    Raises:
+        InputError: If they may have more tokens than the model has positions.
+    """
+    limit = position_limit(model)
+    if workload is not None and limit is not None and workload.example_tokens > limit:
+        raise InputError(
+            f"{workload.tokens_option} {workload.example_tokens} is above the {limit} tokens that"
+            f" the model can read; give at most {limit}"
+        )
+
+
+def work_parameters(model: nn.Module) -> int:
+    """Return the parameters that every token is multiplied with: all but embeddings."""
+    embedded = sum(
+        module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding)
+    )
+    return sum(parameter.numel() for parameter in model.parameters()) - embedded
+
+
+def floating_point_operations(
+    parameters: int, options: TrainingOptions, workload: Workload
+) -> tuple[tuple[float, float], float]:
+    """Estimate the operations of training and of evaluating.
+
+    A forward pass takes 2 operations per parameter and token; attention's own products and
+    quantization are left out, padding is counted as tokens.
+
+    Args:
+        parameters: Parameters that every token is multiplied with.
+        options: The trainer's options.
+        workload: The task's workload.
+
+    Returns:
+        Operations of training in round 0 and in each later round, and of evaluating one
+        configuration; all zero where the evaluated examples are not known.
+    """
+    if workload.evaluated_examples is None:
+        return (0.0, 0.0), 0.0
+    example = 2.0 * parameters * workload.example_tokens
+    step = _STEP_COST * example * options.batch_size * options.accumulation_steps
+    return (
+        (step * options.round_steps(0), step * options.round_steps(1)),
+        example * workload.evaluated_examples,
+    )

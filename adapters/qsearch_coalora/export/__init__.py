@@ -1,0 +1,1 @@
+"""One configuration's model in the formats that engines load."""

@@ -1,0 +1,77 @@
+"""The ``adapter`` format: a plain PEFT adapter of one configuration."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark
+from safetensors.torch import save_file
+
+from qsearch.errors import InputError
+from qsearch.plugins.capabilities import needs_inputs
+from qsearch.storage.files import write_json
+from qsearch_coalora.adapter.adapted_model import ADAPTER
+from qsearch_coalora.export.cards import write_card
+from qsearch_coalora.export.job import ExportJob, adapter_state, packable
+
+_CARD = """\
+# {method} adapter for {model}
+
+A plain PEFT LoRA adapter (rank {rank}) for the base model quantized as `configuration.json` says,
+layer by layer.{folded}
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(quantized_base_model, "path/to/this/folder")
+```
+
+`quantized_base_model` holds the weights of that configuration: packed (the export format
+`packed-base`) or dequantized, as float. {weights}The adapter also makes up for what these weights
+lost, so it is less exact on weights that are quantized otherwise: packed ones of another
+configuration refuse it, and so does the format `packed`, which has its adapter in it.
+
+Merging: into the dequantized float weights it is exact (`model.merge_and_unload()`; the export
+format `merged` is that). Into the original weights, left in float, it also corrects errors that
+they do not have: that costs little, but at few bits it can leave them worse than without it. Do not
+quantize a merged model to these bits again: of dequantized weights with the adapter in them, most
+of it is rounded away; of original ones, it makes up for other errors than those of the new
+rounding. Figures stand in docs/benchmarks.md of qsearch.
+"""
+
+_FOLDED = " The adjustment U of this configuration is folded into the `lora_A` weights."
+
+_CALIBRATED = "They were rounded by the inputs of the study's texts, so take `packed-base`. "
+
+
+def export_adapter(job: ExportJob, directory: Path) -> None:
+    """Write a plain PEFT adapter, its configuration and a model card."""
+    adapted = job.adapted
+    config = copy.copy(adapted.peft_model.peft_config[ADAPTER])
+    config.inference_mode = True
+    config.base_model_name_or_path = job.model.name
+    # PEFT has added the usual names of heads to it, which it does again when it loads.
+    config.modules_to_save = list(adapted.head_names) or None
+    config.auto_mapping = _owner(job)
+    config.save_pretrained(str(directory))
+    path = directory / "adapter_model.safetensors"
+    save_file(adapter_state(job), str(path), metadata={"format": "pt"})
+    readable = {name: dict(layer) for name, layer in job.configuration.items()}
+    write_json(directory / "configuration.json", readable)
+    folded = "" if adapted.theta is None else _FOLDED
+    weights = _CALIBRATED if needs_inputs(job.quantizer) else ""
+    rank = adapted.options.rank
+    write_card(job, directory, _CARD, "peft", rank=rank, folded=folded, weights=weights)
+
+
+def _owner(job: ExportJob) -> dict[str, Any] | None:
+    """Return what ties the adapter to its packed weights; None where they cannot be packed."""
+    try:
+        quantizer, options = packable(job.quantizer, "packed-base")
+    except InputError:
+        return None
+    chosen = (job.configuration[layer.name] for layer in job.adapted.layers)
+    layers = dict(zip(job.layer_names, chosen, strict=True))
+    return owner_mark(owner_digest(quantizer.name, options, layers, job.base.base_model_prefix))

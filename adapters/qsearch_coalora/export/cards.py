@@ -1,0 +1,34 @@
+"""Model cards of exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from qsearch.deployment.model_card import as_code
+from qsearch_coalora.export.job import ExportJob
+
+_OWN_CODE = """
+The model brings Python code of its own, which is in this folder too: whoever loads it says
+`trust_remote_code=True`, and runs that code.
+"""
+
+
+def write_card(job: ExportJob, directory: Path, text: str, library: str, **fields: object) -> None:
+    """Write ``README.md``; the engine adds the figures.
+
+    Args:
+        job: What is exported.
+        directory: Where to.
+        text: The card, with places for ``model``, ``method``, ``auto_class`` and ``fields``.
+        library: Name of the library that loads it.
+        fields: Further values.
+    """
+    tags = ["lora", "quantization", "qsearch"]
+    front = ModelCardData(base_model=job.model.name, library_name=library, tags=tags).to_yaml()
+    model = as_code(job.model.name)
+    body = text.format(model=model, method=job.method, auto_class=job.auto_class, **fields)
+    if job.model.remote_code is not None:
+        body += _OWN_CODE
+    (directory / "README.md").write_text(f"---\n{front}\n---\n\n{body}", encoding="utf-8")

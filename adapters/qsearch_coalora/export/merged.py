@@ -1,0 +1,57 @@
+"""The ``merged`` format: a plain float model that computes what the quantized one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from qsearch_coalora.export.cards import write_card
+from qsearch_coalora.export.job import ExportJob, plain_factors, plain_state
+from qsearch_coalora.models.loading import quiet_transformers
+
+_CARD = """\
+# {model} with quantized weights and adapter merged, in float
+
+What the {method} model of one configuration computes, as a plain transformers model: weights are
+quantized, dequantized, and the adapter is merged into them. It is as large as the original; use it
+where nothing else loads, or to compare. Quantized to the same bits again, it loses most of the
+adapter.
+
+```python
+from transformers import {auto_class}
+
+model = {auto_class}.from_pretrained("path/to/this/folder")
+```
+"""
+
+_SHARD = "1GB"
+"""Largest file, which is all of the merged model that is in memory at a time."""
+
+
+@torch.no_grad()
+def export_merged(job: ExportJob, directory: Path) -> None:
+    """Write the float model with dequantized weights and the adapter merged into them."""
+    with quiet_transformers():
+        # First the original weights; then file by file the merged ones, which are as large.
+        job.base.save_pretrained(directory, state_dict=plain_state(job), max_shard_size=_SHARD)
+        job.tokenizer.save_pretrained(directory)
+    factors = list(plain_factors(job))
+    positions = {f"{name}.weight": position for position, name in enumerate(job.layer_names)}
+    for path in sorted(directory.glob("model*.safetensors")):
+        tensors = load_file(path)
+        for name in tensors.keys() & positions.keys():
+            tensors[name] = _merged(job, positions[name], *factors[positions[name]])
+        save_file(tensors, path, metadata={"format": "pt"})
+        del tensors
+    write_card(job, directory, _CARD, "transformers")
+
+
+def _merged(job: ExportJob, position: int, A: Tensor | None, B: Tensor | None) -> Tensor:
+    """Return W̃ + B·A of a layer (output features × input features), on the CPU."""
+    chosen = job.configuration[job.adapted.layers[position].name]
+    weight = job.adapted.weights.dequantized(position, chosen)
+    merged = weight if A is None or B is None else weight + B @ A
+    return merged.cpu().contiguous()

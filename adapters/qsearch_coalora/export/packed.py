@@ -1,0 +1,63 @@
+"""The ``packed`` and ``packed-base`` formats: packed weights, with the adapter or without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from qsearch_coalora.export.cards import write_card
+from qsearch_coalora.export.job import ExportJob, packable, plain_factors, plain_state
+from qsearch_coalora.models.loading import quiet_transformers
+
+_CARD = """\
+# {model}, packed by qsearch
+
+The base model with its weights packed as `config.json` says, layer by layer, {adapter}.
+With qsearch installed, transformers loads it:
+
+```python
+import qsearch_quantizers  # makes transformers know the format
+from transformers import AutoTokenizer, {auto_class}
+
+model = {auto_class}.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+
+Weights stay packed in memory and are dequantized by block as they are used.
+"""
+
+_WITH = "and the {method} adapter of that configuration beside them"
+_WITHOUT = (
+    "without an adapter: that of the same configuration, from the format `adapter`, goes on top by"
+    " PEFT. Without it the model does worse than the figures below"
+)
+
+
+def export_packed(job: ExportJob, directory: Path) -> None:
+    """Write the packed base model with the adapter of its configuration."""
+    _write(job, directory, "packed", job.has_adapter)
+
+
+def export_packed_base(job: ExportJob, directory: Path) -> None:
+    """Write the packed base model, for adapters that PEFT loads on top."""
+    _write(job, directory, "packed-base", with_adapter=False)
+
+
+def _write(job: ExportJob, directory: Path, format: str, with_adapter: bool) -> None:
+    from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layers
+
+    quantizer, options = packable(job.quantizer, format)
+
+    def layers() -> Iterator[QuantizedLayer]:
+        factors = plain_factors(job)
+        for position, (name, (A, B)) in enumerate(zip(job.layer_names, factors, strict=True)):
+            chosen = job.configuration[job.adapted.layers[position].name]
+            weight = job.adapted.weights.quantized(position, chosen)
+            yield QuantizedLayer(name, weight, *((A, B) if with_adapter else (None, None)))
+
+    with quiet_transformers():
+        write_packed_layers(
+            job.base, plain_state(job), quantizer, options, layers(), directory, job.tokenizer
+        )
+    adapter = _WITH.format(method=job.method) if with_adapter else _WITHOUT
+    write_card(job, directory, _CARD, "transformers", adapter=adapter)

@@ -1,0 +1,1 @@
+"""The trainer plugins: CoA-LoRA and what it is compared with."""

@@ -1,0 +1,104 @@
+"""Digests by which a study knows its model and its examples again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from qsearch.plugins.capabilities import DigestsData
+from qsearch.plugins.digests import ExamplesDigest, Inputs
+from qsearch.plugins.protocols import LoadedModel, Task
+from qsearch.spec.sections import ModelSpec
+from qsearch_coalora.models.source import locate_model, source_folder
+
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Where transformers looks for weights, in its order; an index names the files."""
+
+_SETTINGS = ("config.json", "tokenizer_config.json")
+_TOKENIZER = "tokenizer.json"
+_OLDER_TOKENIZER = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""What a tokenizer is built from where it is not one file; beside that, they are copies."""
+
+
+class KnowsInputs:
+    """The part of a trainer that tells its model and its examples from others."""
+
+    model: ModelSpec
+    task: Task
+    loaded: LoadedModel
+
+    def input_digests(self) -> Inputs:
+        """Return which model and which examples it uses; both are loaded for it."""
+        return self._input_digests
+
+    @cached_property
+    def _input_digests(self) -> Inputs:
+        # Session and workers ask, and reading all weights takes its time.
+        _ = self.loaded  # What comes from the hub is there from now on, and the task is prepared.
+        data = self.task.data_digests() if isinstance(self.task, DigestsData) else {}
+        files = (*weight_files(self.model), *settings_files(self.model))
+        return Inputs({path.name: file_sha256(path) for path in files}, data)
+
+
+def weight_files(model: ModelSpec) -> tuple[Path, ...]:
+    """Return the files that a model's weights are loaded from, as far as they are here."""
+    source = locate_model(model)
+    folder = source_folder(source)
+    if folder is None:
+        return ()
+    if source.gguf_file is not None:
+        return (folder / source.gguf_file,)
+    found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        return ()
+    if found.suffix != ".json":
+        return (found,)
+    names = set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values())
+    return tuple(folder / name for name in sorted(names))
+
+
+def settings_files(model: ModelSpec) -> tuple[Path, ...]:
+    """Return the files that say how a model computes and how it reads text, as far as are here."""
+    source = locate_model(model)
+    folder = source_folder(source)
+    if folder is None or source.gguf_file is not None:  # A GGUF file has all that in it.
+        return ()
+    whole = (folder / _TOKENIZER).is_file()
+    names = (*_SETTINGS, *((_TOKENIZER,) if whole else _OLDER_TOKENIZER))
+    return tuple(folder / name for name in names if (folder / name).is_file())
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256, as ``sha256sum`` gives it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of_tokens(sequences: Tensor, path: Path | None) -> ExamplesDigest:
+    """Return the digest of packed text: of its tokens as little-endian 64-bit integers.
+
+    Args:
+        sequences: The tokens, integers (sequences × tokens).
+        path: The file that they were read from, if there is one.
+    """
+    file = None if path is None else file_sha256(path)
+    found = hashlib.sha256(sequences.numpy().astype("<i8").tobytes())
+    return ExamplesDigest(len(sequences), found.hexdigest(), file)

@@ -1,0 +1,118 @@
+"""Which linear layers of a model are quantizable, and what each does in its block."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from qsearch.errors import InputError
+from qsearch.space.layers import LayerSpec
+
+_ROLES = {
+    # BERT, RoBERTa
+    "attention.self.query": "query",
+    "attention.self.key": "key",
+    "attention.self.value": "value",
+    "attention.output.dense": "attention_output",
+    "intermediate.dense": "intermediate",
+    "output.dense": "output",
+    # Llama, Qwen2, Qwen3, Mistral
+    "self_attn.q_proj": "query",
+    "self_attn.k_proj": "key",
+    "self_attn.v_proj": "value",
+    "self_attn.o_proj": "attention_output",
+    "mlp.gate_proj": "gate",
+    "mlp.up_proj": "up",
+    "mlp.down_proj": "down",
+}
+"""Role by module path within a block; a path that is not here is its own role."""
+
+
+def backbone(model: nn.Module) -> tuple[str, nn.Module]:
+    """Return the part of a model that holds its transformer blocks, and its attribute name.
+
+    The name is empty when the model has no head around it.
+    """
+    prefix = getattr(model, "base_model_prefix", "")
+    inner = getattr(model, prefix, None) if prefix else None
+    return (prefix, inner) if isinstance(inner, nn.Module) else ("", model)
+
+
+def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple[LayerSpec, ...]:
+    """Return the linear layers inside transformer blocks, in module order.
+
+    A block is a member of a module list, and its place there is its index. Embeddings, poolers
+    and heads are outside blocks, so they are not quantizable.
+
+    Args:
+        model: A model with or without its task head; names are relative to the headless model,
+            so they are the same for both.
+        patterns: Shell patterns of module paths; a layer is kept when one matches.
+
+    Raises:
+        InputError: If the model has no linear layer in a block, or no pattern matches one.
+    """
+    layers = tuple(_block_layers(backbone(model)[1]))
+    if not layers:
+        raise InputError(
+            f"model {type(model).__name__} has no linear layers inside a list of blocks"
+        )
+    kept = tuple(
+        layer
+        for layer in layers
+        if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in patterns)
+    )
+    if not kept:
+        examples = [layer.name for layer in layers[:3]]
+        raise InputError(
+            f"model.layers {list(patterns)} match none of the model's {len(layers)} layers;"
+            f" their names are like {examples}"
+        )
+    return kept
+
+
+def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpec]) -> None:
+    """Check that a loaded model has the layers that its configuration told of.
+
+    Args:
+        expected: The layers by the configuration.
+        loaded: The layers of the loaded model.
+
+    Raises:
+        InputError: If one is missing, has another shape, or was not told of.
+    """
+    told = {layer.name: layer.shape for layer in expected}
+    found = {layer.name: layer.shape for layer in loaded}
+    for name in (*told, *found):
+        if told.get(name) != found.get(name):
+            raise InputError(
+                f"layer {name!r} has shape {told.get(name, 'none')} by the model's configuration,"
+                f" but {found.get(name, 'none')} in the loaded weights; correct model.config"
+            )
+
+
+def full_layer_names(model: nn.Module, layers: Sequence[LayerSpec]) -> tuple[str, ...]:
+    """Return the layers' module paths in a model that may have a task head around them."""
+    prefix, _ = backbone(model)
+    return tuple(f"{prefix}.{layer.name}" if prefix else layer.name for layer in layers)
+
+
+def _block_layers(model: nn.Module) -> Iterator[LayerSpec]:
+    for list_name, blocks in _outermost_lists(model):
+        for index, block in enumerate(blocks):
+            for path, module in block.named_modules():
+                if isinstance(module, nn.Linear):
+                    name = ".".join(part for part in (list_name, str(index), path) if part)
+                    shape = (module.out_features, module.in_features)
+                    yield LayerSpec(name, _ROLES.get(path, path or "linear"), index, shape)
+
+
+def _outermost_lists(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+    for name, child in model.named_children():
+        path = f"{prefix}{name}"
+        if isinstance(child, nn.ModuleList):
+            yield path, child
+        else:
+            yield from _outermost_lists(child, f"{path}.")

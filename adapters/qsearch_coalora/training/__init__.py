@@ -1,0 +1,1 @@
+"""Training and evaluation of an adapter: loop, options, data order, checkpoints."""

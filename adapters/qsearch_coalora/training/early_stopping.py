@@ -1,0 +1,132 @@
+"""The loss on training examples that are held out, and when it says to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from qsearch.errors import InputError
+from qsearch.plugins.capabilities import HoldsOut
+from qsearch.plugins.protocols import Task
+from qsearch.space.configuration import Configuration
+from qsearch_coalora.adapter.adapted_model import AdaptedModel
+from qsearch_coalora.training.options import EarlyStopping
+
+_BEST = "best."
+
+
+class HeldOutLoss:
+    """Follows the mean held-out loss of some configurations, and keeps the best adapter.
+
+    Args:
+        options: When to look and when to stop.
+        configurations: Whose loss is followed.
+        loss_of: Returns the held-out loss under a configuration.
+    """
+
+    def __init__(
+        self,
+        options: EarlyStopping,
+        configurations: Sequence[Configuration],
+        loss_of: Callable[[Configuration], float],
+    ) -> None:
+        self._options = options
+        self._configurations = tuple(configurations)
+        self._loss_of = loss_of
+        self.best_loss = math.inf
+        self._best: dict[str, Tensor] = {}
+        self._without_gain = 0
+
+    @property
+    def every(self) -> int:
+        """Steps between two looks."""
+        return self._options.every
+
+    @property
+    def stops(self) -> bool:
+        """Whether training shall end."""
+        return self._without_gain >= self._options.patience
+
+    def look(self, adapted: AdaptedModel) -> None:
+        """Measure the loss, and keep the trained tensors if it is the least so far.
+
+        The model is in training mode before and after.
+        """
+        adapted.peft_model.eval()
+        losses = [self._loss_of(configuration) for configuration in self._configurations]
+        adapted.peft_model.train()
+        loss = sum(losses) / len(losses)
+        if loss < self.best_loss:
+            self.best_loss, self._best, self._without_gain = loss, adapted.tensors(), 0
+        else:
+            self._without_gain += 1
+
+    def take_best(self, adapted: AdaptedModel) -> None:
+        """Put the tensors of the least loss into the model, if there has been a look."""
+        if self._best:
+            adapted.load_tensors(self._best)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what :meth:`restore` needs to go on from here."""
+        return {
+            "loss": torch.tensor(self.best_loss, dtype=torch.float64),
+            "without_gain": torch.tensor(self._without_gain),
+            **{f"{_BEST}{name}": tensor for name, tensor in self._best.items()},
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        self.best_loss = float(state["loss"])
+        self._without_gain = int(state["without_gain"])
+        self._best = {
+            name.removeprefix(_BEST): tensor
+            for name, tensor in state.items()
+            if name.startswith(_BEST)
+        }
+
+
+def hold_out(task: Task, stopping: EarlyStopping | None) -> None:
+    """Have a task hold out training examples, if training may stop early.
+
+    Raises:
+        InputError: If the task cannot.
+    """
+    if stopping is None:
+        return
+    if not isinstance(task, HoldsOut):
+        raise InputError(
+            f"trainer.early_stopping: task {task.name!r} cannot hold out training examples; leave"
+            " early_stopping out"
+        )
+    task.hold_out(stopping.examples)
+
+
+def followed_in(
+    configurations: Sequence[Configuration],
+    count: int,
+    average_bits: Callable[[Sequence[Configuration]], Sequence[float]],
+) -> list[Configuration]:
+    """Return at most ``count`` configurations of a set, evenly spread in average bits.
+
+    Args:
+        configurations: The set.
+        count: How many.
+        average_bits: Returns average bits; not asked if all are returned.
+    """
+    if count >= len(configurations):
+        return list(configurations)
+    found = spread_over(average_bits(configurations), count)
+    return [configurations[position] for position in found]
+
+
+def spread_over(average_bits: Sequence[float], count: int) -> list[int]:
+    """Return positions of at most ``count`` configurations, evenly spread in average bits."""
+    order = sorted(range(len(average_bits)), key=lambda position: average_bits[position])
+    if count >= len(order):
+        return order
+    if count == 1:
+        return [order[len(order) // 2]]
+    return [order[round(k * (len(order) - 1) / (count - 1))] for k in range(count)]

@@ -1,0 +1,1 @@
+"""A model's quantized weights: cache and switching, errors, sensitivities and calibration."""

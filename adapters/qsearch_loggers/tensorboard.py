@@ -1,0 +1,66 @@
+"""TensorBoard: a study's figures as event files in DIR/tensorboard."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from qsearch.errors import InputError
+from qsearch.monitoring.events import Event, Observer
+from qsearch_loggers.scalars import Scalar, Scalars
+
+FOLDER = "tensorboard"
+_FLUSH_SECONDS = 10
+
+
+def tensorboard(directory: Path, name: str) -> AbstractContextManager[Observer]:
+    """Return a logger that writes to ``directory/tensorboard``.
+
+    Args:
+        directory: The study's directory.
+        name: The study's name; TensorBoard shows runs by their folders.
+
+    Raises:
+        InputError: If TensorBoard is not installed.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "--logger tensorboard: TensorBoard is not installed; pip install 'qsearch[tensorboard]'"
+        ) from error
+    return _opened(directory)
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[Observer]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = directory / FOLDER
+    scalars = Scalars(_last_steps(folder))
+    with SummaryWriter(str(folder), flush_secs=_FLUSH_SECONDS) as writer:
+
+        def write(figure: Scalar) -> None:
+            writer.add_scalar(figure.name, figure.value, figure.step, walltime=figure.time)
+
+        for figure in scalars.catch_up(directory):
+            write(figure)
+
+        def observe(event: Event) -> None:
+            for figure in scalars.of(event):
+                write(figure)
+
+        yield observe
+
+
+def _last_steps(folder: Path) -> dict[str, int]:
+    """Return the last step by name of what earlier sessions have written."""
+    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+    if not folder.is_dir():
+        return {}
+    # One figure of each name is kept in memory: the last.
+    events = EventAccumulator(str(folder), size_guidance={SCALARS: 1}).Reload()
+    return {name: events.Scalars(name)[-1].step for name in events.Tags()[SCALARS]}

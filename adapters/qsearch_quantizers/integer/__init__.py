@@ -1,0 +1,1 @@
+"""The integer quantizer: even grids, GPTQ, and the formats that hold them."""

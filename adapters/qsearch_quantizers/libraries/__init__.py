@@ -1,0 +1,1 @@
+"""Quantizers of other packages: bitsandbytes, hqq, torchao."""

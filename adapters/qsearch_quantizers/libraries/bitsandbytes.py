@@ -1,0 +1,195 @@
+"""Quantizer of the package bitsandbytes: FP4, NF4 and int8 by block (QLoRA, arXiv:2305.14314)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, field_validator
+from torch import Tensor
+
+from qsearch.plugins.protocols import QuantizedTensor
+from qsearch.plugins.tensor_layout import TensorLayout
+from qsearch.space.configuration import Choices, LayerConfiguration
+from qsearch_quantizers.checks import check_weight, choices_of, in_order
+from qsearch_quantizers.levels import chunk_of
+from qsearch_quantizers.libraries.optional import optional_module
+from qsearch_quantizers.packed.bit_packing import packed_bytes
+
+DataType = Literal["fp4", "nf4", "int8"]
+BlockSize = Literal[64, 128, 256, 512]
+ScaleBits = Literal[8, 32]
+
+CODE_BITS: dict[str, int] = {"fp4": 4, "nf4": 4, "int8": 8}
+SCALE_BLOCK_SIZE = 256
+"""Blocks whose quantized scales share a float32 one in bitsandbytes' double quantization."""
+
+
+class BitsAndBytes:
+    """Codes of a bitsandbytes data type, blocks scaled by their absolute maxima.
+
+    A weight is flattened row by row and cut into blocks of ``block_size``; only the last block
+    can be partial.
+
+    * ``fp4`` and ``nf4`` are bitsandbytes' 4-bit data types.
+    * ``int8`` has 255 even steps from minus to plus the absolute maximum of a block. It is by
+      block, unlike LLM.int8, whose float32 scale of each row costs 32 / input features bits per
+      weight: that depends on the weight's shape, and storage bits must not.
+    * ``scale_bits`` 32 keeps the absolute maxima in float32; 8 is double quantization, which
+      quantizes their differences from their mean to bitsandbytes' dynamic 8-bit data type. That
+      mean, one float32 a weight, is not counted in the storage bits.
+    """
+
+    name = "bitsandbytes"
+
+    class Options(BaseModel):
+        """Which values of each knob a study may use; kept in the order of the defaults."""
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+
+        data_type: tuple[DataType, ...] = ("fp4", "nf4", "int8")
+        block_size: tuple[BlockSize, ...] = (64, 128, 256, 512)
+        scale_bits: tuple[ScaleBits, ...] = (8, 32)
+
+        _ordered = field_validator("*")(in_order)
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._choices = choices_of(options)
+
+    def choices(self) -> Choices:
+        """Return the three knobs, restricted as the options say."""
+        return self._choices
+
+    def storage_bits(self, configuration: LayerConfiguration) -> float:
+        """Return b + 32/B, or with double quantization b + 8/B + 32/(256·B), bits per weight."""
+        block_size = configuration.integer("block_size")
+        scale_bits: float = configuration.integer("scale_bits")
+        if scale_bits == 8:
+            scale_bits += 32 / SCALE_BLOCK_SIZE
+        return CODE_BITS[configuration.text("data_type")] + scale_bits / block_size
+
+    def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
+        """Quantize a weight.
+
+        Args:
+            weight: Floating-point weight (output features × input features).
+            configuration: One of the quantizer's layer configurations.
+
+        Returns:
+            ``codes`` (uint8, two 4-bit codes a byte), and ``scales`` (blocks, float32) or, with
+            double quantization, ``scale_codes`` (blocks, uint8), ``scales`` (scale blocks,
+            float32) and ``scale_offset`` (1, float32).
+
+        Raises:
+            InputError: If the weight is no finite floating-point matrix, the layer configuration
+                is not one of the quantizer's, or bitsandbytes is not installed.
+        """
+        self._choices.index(configuration)
+        check_weight(weight)
+        functional = _functional()
+        data_type, size = configuration.text("data_type"), configuration.integer("block_size")
+        bits = CODE_BITS[data_type]
+        flat = weight.detach().contiguous().view(-1)
+        blocks = -(-flat.numel() // size)
+        codes = torch.empty(
+            packed_bytes(flat.numel(), bits), dtype=torch.uint8, device=weight.device
+        )
+        maxima = torch.empty(blocks, dtype=torch.float32, device=weight.device)
+        step = chunk_of(blocks, size, weight.device)
+        for first in range(0, blocks, step):
+            part = _whole_blocks(flat[first * size : (first + step) * size].float(), size)
+            if data_type == "int8":
+                some, state = functional.quantize_blockwise(
+                    part, code=_int8_levels(functional, weight.device), blocksize=size
+                )
+            else:
+                some, state = functional.quantize_4bit(part, blocksize=size, quant_type=data_type)
+            into = codes[first * size * bits // 8 :][: some.numel()]
+            into.copy_(some.view(-1)[: into.numel()])
+            maxima[first : first + step] = state.absmax
+        tensors = {"codes": codes, "scales": maxima}
+        if configuration.integer("scale_bits") == 8:
+            # In float64, so that the mean does not depend on the number of threads.
+            offset = maxima.double().mean().float()
+            scale_codes, state = functional.quantize_blockwise(
+                maxima - offset, blocksize=SCALE_BLOCK_SIZE
+            )
+            tensors |= {
+                "scale_codes": scale_codes,
+                "scales": state.absmax,
+                "scale_offset": offset.view(1),
+            }
+        return QuantizedTensor(tensors, (weight.shape[0], weight.shape[1]), configuration)
+
+    def dequantize(self, quantized: QuantizedTensor) -> Tensor:
+        """Return the float32 weight (output features × input features).
+
+        Raises:
+            InputError: If bitsandbytes is not installed.
+        """
+        functional = _functional()
+        data_type = quantized.configuration.text("data_type")
+        size = quantized.configuration.integer("block_size")
+        codes, maxima = quantized.tensors["codes"], quantized.tensors["scales"]
+        if "scale_codes" in quantized.tensors:
+            maxima = functional.dequantize_blockwise(
+                quantized.tensors["scale_codes"], absmax=maxima, blocksize=SCALE_BLOCK_SIZE
+            ).add_(quantized.tensors["scale_offset"])
+        codes = _whole_blocks(codes, size * CODE_BITS[data_type] // 8)
+        if data_type == "int8":
+            levels = _int8_levels(functional, codes.device)
+            flat = functional.dequantize_blockwise(
+                codes, absmax=maxima, code=levels, blocksize=size
+            )
+        else:
+            # As one row of whole blocks: bitsandbytes 0.50 restarts the blocks at each row on CPUs
+            # with AVX-512, which is wrong where a row is no multiple of a block.
+            state = functional.QuantState(
+                maxima,
+                shape=(maxima.numel() * size,),
+                dtype=torch.float32,
+                blocksize=size,
+                quant_type=data_type,
+            )
+            flat = functional.dequantize_4bit(codes.view(-1, 1), state)
+        rows, columns = quantized.shape
+        weight: Tensor = flat.view(-1)[: rows * columns].view(rows, columns)
+        return weight
+
+    def layout(
+        self, shape: tuple[int, int], configuration: LayerConfiguration
+    ) -> Mapping[str, TensorLayout]:
+        """Return how the tensors of a weight of this shape are stored."""
+        weights = shape[0] * shape[1]
+        blocks = -(-weights // configuration.integer("block_size"))
+        code_bytes = packed_bytes(weights, CODE_BITS[configuration.text("data_type")])
+        layout = {
+            "codes": TensorLayout((code_bytes,), torch.uint8, None),
+            "scales": TensorLayout((blocks,), torch.float32, None),
+        }
+        if configuration.integer("scale_bits") == 8:
+            scale_blocks = -(-blocks // SCALE_BLOCK_SIZE)
+            layout |= {
+                "scale_codes": TensorLayout((blocks,), torch.uint8, None),
+                "scales": TensorLayout((scale_blocks,), torch.float32, None),
+                "scale_offset": TensorLayout((1,), torch.float32, None),
+            }
+        return layout
+
+
+def _functional() -> Any:
+    return optional_module("bitsandbytes.functional", "bitsandbytes")
+
+
+def _int8_levels(functional: Any, device: torch.device) -> Tensor:
+    """Return the 256 levels of int8 in [-1, 1], two of which are zero up to rounding."""
+    levels: Tensor = functional.create_linear_map(signed=True, total_bits=8).to(device)
+    return levels
+
+
+def _whole_blocks(flat: Tensor, size: int) -> Tensor:
+    """Return a vector with zeros after it that fill its last block."""
+    missing = -flat.numel() % size
+    return torch.nn.functional.pad(flat, (0, missing)) if missing else flat

@@ -1,0 +1,1 @@
+"""The normal-float quantizer."""

@@ -1,0 +1,1 @@
+"""The commands, their progress bars and their output."""

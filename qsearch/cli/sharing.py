@@ -1,0 +1,112 @@
+"""Commands that share studies: ``list``, ``index``, ``archive`` and ``restore``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qsearch._text import warn
+from qsearch.cli.output import print_line, print_table, quieten_ax, report_function
+from qsearch.errors import InputError
+
+if TYPE_CHECKING:
+    from qsearch.sharing.listing import ListedStudy
+
+_COLUMNS = (
+    "study",
+    "rounds",
+    "completed",
+    "failed",
+    "waiting",
+    "least loss",
+    "created",
+    "changed",
+    "running",
+    "directory",
+)
+
+
+def list_studies(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of study directories.", metavar="FOLDER")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(help="Database URL.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the studies in a database, or in a folder: how far they are and who runs them."""
+    from dataclasses import asdict
+
+    from qsearch.sharing.listing import list_database, list_folder
+
+    if (folder is None) == (storage is None):
+        raise InputError("give either a folder or --storage URL")
+    studies = list_database(storage) if storage else list_folder(folder or Path(), warn)
+    if json_:
+        print_line(json.dumps([asdict(study) for study in studies]))
+    elif studies:
+        print_table(_COLUMNS, map(_row, studies))
+    else:
+        print_line("no studies")
+
+
+def _row(study: ListedStudy) -> tuple[str, ...]:
+    return (
+        study.name,
+        str(study.rounds),
+        str(study.completed),
+        str(study.failed),
+        "" if study.waiting is None else str(study.waiting),
+        "" if study.least_loss is None else f"{study.least_loss:.4f}",
+        study.created or "",
+        study.changed or "",
+        study.running or "no",
+        study.directory or "",
+    )
+
+
+def index(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with study directories in it.", metavar="FOLDER")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; FOLDER/index.html if omitted.")
+    ] = None,
+) -> None:
+    """Write a page that lists the studies below a folder, to sort, search and compare them."""
+    path = report_function("index")(folder, out or folder / "index.html", warn)
+    print_line(f"index: {path}")
+
+
+def archive(
+    directory: Annotated[Path, typer.Argument(help="A study's directory.", metavar="DIR")],
+    to: Annotated[Path, typer.Option("--to", help="File to write.", metavar="STUDY.zip")],
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL that the study was run with.")
+    ] = None,
+) -> None:
+    """Write a study, with what its database has of it, into one file."""
+    quieten_ax()
+    from qsearch.sharing.archive import archive_study
+
+    archive_study(directory, to, storage)
+    print_line(f"wrote {to}")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="What archive wrote.", metavar="STUDY.zip")],
+    to: Annotated[Path, typer.Option("--to", help="New or empty directory.", metavar="DIR")],
+    storage: Annotated[
+        str | None, typer.Option(help="Database URL to go on with; a file in DIR if omitted.")
+    ] = None,
+) -> None:
+    """Open an archived study in a new directory, to read it or to go on with it."""
+    quieten_ax()
+    from qsearch.sharing.restoring import restore_archive
+
+    name = restore_archive(file, to, storage)
+    print_line(f"restored the study {name} to {to}")
+    rest = " --storage URL" if storage else ""
+    print_line(f"to go on: qsearch run {to / 'study.yaml'} --out {to}{rest}")

@@ -1,0 +1,1 @@
+"""From results to a model: budgets, picking a configuration, export."""

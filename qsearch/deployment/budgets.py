@@ -1,0 +1,239 @@
+"""What a configuration is picked by: a budget of average bits, bytes or memory, or its number."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from qsearch.deployment.selection import best_under
+from qsearch.errors import InputError
+from qsearch.plugins.footprint import Footprint
+from qsearch.storage.measurements import read_footprint
+from qsearch.storage.study_record import StudyRecord
+
+_UNITS = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a configuration may take at most, or which one it is.
+
+    Args:
+        kind: ``bits`` (average bits), ``bytes`` (an export's weight files), ``memory`` (of
+            running it; an estimate), or ``trial``.
+        limit: Average bits, or bytes; of ``trial``, its number.
+        tokens: For ``memory``: length of the sequence, or None for the study's own.
+        unit: Unit of bytes that messages are in, such as ``MB``.
+    """
+
+    kind: Literal["bits", "bytes", "memory", "trial"]
+    limit: float
+    tokens: int | None = None
+    unit: str = "B"
+
+    def __str__(self) -> str:
+        """Return it as the command line has it, such as ``--bytes 60MB``."""
+        if self.kind in ("bits", "trial"):
+            return f"--{self.kind} {self.limit:.12g}"
+        unit = "" if self.unit == "B" else self.unit
+        tokens = "" if self.tokens is None else f" --tokens {self.tokens}"
+        return f"--{self.kind} {self.limit / _UNITS[self.unit]:.12g}{unit}{tokens}"
+
+    def takes(self, footprint: Footprint, average_bits: float) -> float:
+        """Return the bytes that a configuration takes of a budget of bytes or memory."""
+        if self.kind == "memory":
+            return footprint.memory_bytes(average_bits, self.tokens)
+        return footprint.file_bytes(average_bits)
+
+
+def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Series:
+    """Return the latest row of least loss within a budget, or that of a trial.
+
+    See :func:`best_under`.
+
+    Args:
+        record: The study.
+        directory: Its directory.
+        budget: What the configuration may take.
+
+    Raises:
+        InputError: If no configuration fits, and the message is in the budget's own unit; or the
+            study's directory does not say how large its model is; or there is no such trial.
+    """
+    if budget.kind == "trial":
+        return _row_of_trial(record, int(budget.limit))
+    least = record.latest["average_bits"].min()
+    if budget.kind == "bits":
+        if budget.limit < least:
+            needed = f"{_rounded_up(least, 4)} average bits"
+            raise InputError(f"{budget}: the smallest configuration takes {needed}")
+        return best_under(record, budget.limit)
+    footprint = require_footprint(directory, f"--{budget.kind}")
+    bits = footprint.bits_for_file(budget.limit)
+    if budget.kind == "memory":
+        bits = footprint.bits_for_memory(budget.limit, budget.tokens)
+    if bits < least:
+        other = "not quantized" if budget.kind == "bytes" else "beside the quantized weights"
+        raise InputError(
+            f"{budget}: the smallest configuration takes"
+            f" {size_needed(budget.takes(footprint, least), budget.unit)}"
+            f" ({size_needed(budget.takes(footprint, 0), budget.unit)} of it {other})"
+        )
+    return best_under(record, bits)
+
+
+def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:
+    """Return the latest row of a trial.
+
+    Raises:
+        InputError: If the latest round has not completed it.
+    """
+    latest = record.latest
+    if latest.empty:
+        raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
+    rows = latest[latest["trial"] == trial]
+    if not rows.empty:
+        return rows.iloc[0]
+    round = int(latest["round"].iloc[0])
+    all_rows = record.trials[record.trials["trial"] == trial]
+    here = all_rows[all_rows["round"] == round]
+    why = f"the study has no trial of that number; its last is {int(record.trials['trial'].max())}"
+    if not here.empty:
+        why = f"its evaluation failed in round {round}: {here.iloc[0]['reason']}"
+    elif not all_rows.empty:
+        rounds = ", ".join(map(str, sorted(set(all_rows["round"]))))
+        why = (
+            f"it was evaluated in round {rounds} alone, under an adapter that was trained further"
+            f" since; give one of round {round}, the latest"
+        )
+    raise InputError(f"--trial {trial}: {why}")
+
+
+def size_needed(nbytes: float, unit: str) -> str:
+    """Return a size in a unit, rounded up, so that a budget of what it says is enough.
+
+    Args:
+        nbytes: The size in bytes.
+        unit: Such as ``MB``.
+    """
+    value = nbytes / _UNITS[unit]
+    # Three digits, but all before the point; bytes have none behind it.
+    whole = unit == "B" or value == 0
+    places = 0 if whole else max(0, 2 - math.floor(math.log10(value)))
+    return f"{_rounded_up(value, places)} {'bytes' if unit == 'B' else unit}"
+
+
+def readable_size(nbytes: float) -> str:
+    """Return a size to be read, such as ``55.0 MB``."""
+    unit = next((name for name in ("GB", "MB", "kB") if nbytes >= _UNITS[name]), "B")
+    return f"{nbytes / _UNITS[unit]:.{0 if unit == 'B' else 1}f} {unit}"
+
+
+def _rounded_up(value: float, places: int) -> str:
+    # Less what multiplying may add, so that 2.3 stays 2.3.
+    return f"{math.ceil(value * 10**places - 1e-9) / 10**places:.{places}f}"
+
+
+def require_footprint(directory: Path, option: str) -> Footprint:
+    """Return a study's footprint.
+
+    Raises:
+        InputError: If its directory has none; the message names the option that needs it.
+    """
+    footprint = read_footprint(directory)
+    if footprint is None:
+        raise InputError(
+            f"{option}: {directory} does not say how large the model is: its trainer cannot tell,"
+            " or an earlier version ran it (the same run again adds it); use --bits"
+        )
+    return footprint
+
+
+def parse_size(text: str, option: str) -> tuple[float, str]:
+    """Read a number of bytes such as ``60MB``, ``1.5 GiB`` or ``800000``, and its unit.
+
+    Args:
+        text: What the user wrote.
+        option: The option's name, for the message.
+
+    Raises:
+        InputError: If it is no positive size.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
+    unit = match[2] or "B" if match else ""
+    if match is None or unit not in _UNITS or float(match[1]) == 0:
+        raise InputError(
+            f"{option} {text!r}: give a positive number of bytes, with a unit if you like"
+            f" ({', '.join(_UNITS)})"
+        )
+    return float(match[1]) * _UNITS[unit], unit
+
+
+def chosen_budget(
+    bits: float | None,
+    nbytes: str | None,
+    memory: str | None,
+    tokens: int | None,
+    trial: int | None = None,
+) -> Budget:
+    """Return the one budget, or trial, among a command's options.
+
+    Raises:
+        InputError: If none or several are given, or ``--tokens`` without ``--memory``.
+    """
+    options = {"--bits": bits, "--bytes": nbytes, "--memory": memory, "--trial": trial}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) != 1:
+        raise InputError(
+            "give one budget, --bits, --bytes or --memory, or a --trial; got"
+            f" {' and '.join(given) or 'none'}"
+        )
+    if tokens is not None and memory is None:
+        raise InputError("--tokens is for --memory alone")
+    if trial is not None:
+        return Budget("trial", trial)
+    if bits is not None:
+        if not math.isfinite(bits):
+            raise InputError(f"--bits {bits}: give a number of average bits")
+        return Budget("bits", bits)
+    if nbytes is not None:
+        limit, unit = parse_size(nbytes, "--bytes")
+        return Budget("bytes", limit, unit=unit)
+    limit, unit = parse_size(str(memory), "--memory")
+    return Budget("memory", limit, tokens, unit)
+
+
+def parse_sweep(text: str) -> list[Budget]:
+    """Read several budgets of average bits, such as ``2.5,3,3.5,4``.
+
+    Raises:
+        InputError: If one is no positive number, or is there twice.
+    """
+    budgets: list[Budget] = []
+    for part in text.split(","):
+        try:
+            limit = float(part)
+        except ValueError:
+            limit = math.nan
+        if not 0 < limit < math.inf:
+            raise InputError(
+                f"--sweep {text!r}: {part.strip()!r} is no positive number of average bits;"
+                " write such as 2.5,3,3.5,4"
+            )
+        if any(budget.limit == limit for budget in budgets):
+            raise InputError(f"--sweep {text!r}: {limit:g} is there twice")
+        budgets.append(Budget("bits", limit))
+    return budgets

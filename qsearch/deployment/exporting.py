@@ -1,0 +1,177 @@
+"""Exporting the configurations that fit budgets."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors import SafetensorError
+
+from qsearch.deployment.budgets import Budget, best_within, size_needed
+from qsearch.deployment.model_card import add_figures, export_facts
+from qsearch.errors import InputError
+from qsearch.plugins.capabilities import ChecksFormats
+from qsearch.plugins.components import Assembly, assemble
+from qsearch.storage.checkpoints import read_adapter
+from qsearch.storage.directory import read_study_yaml
+from qsearch.storage.files import read_or_previous, to_standard_error, write_json
+from qsearch.storage.paths import STUDY_YAML
+from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_figures
+
+FACTS_FILE = "qsearch.json"
+"""In each export: which study, trial and budget it is of, and its figures."""
+
+_WEIGHT_FILES = (".safetensors", ".gguf")
+
+INDEX_FILE = "index.json"
+"""In a folder of several exports: which one is for which budget."""
+
+
+def export_configuration(directory: Path, budget: Budget, to: Path, format: str) -> pd.Series:
+    """Export the best configuration within a budget.
+
+    Args:
+        directory: The study's directory.
+        budget: What it may take.
+        to: Folder to write; it must not exist, or be empty.
+        format: One of the trainer's export formats.
+
+    Returns:
+        The row of ``trials.parquet`` that was exported.
+
+    Raises:
+        InputError: If no configuration fits, the format is unknown or cannot hold the
+            configuration, or the folder is in use or cannot be written.
+    """
+    record = read_study(directory)
+    row = best_within(record, directory, budget)
+    parts = _parts(directory, record, format, to)
+    with _whole_folder(to) as folder:
+        _export(directory, record, parts, row, budget, folder, format)
+    return row
+
+
+def export_sweep(
+    directory: Path, budgets: Sequence[Budget], to: Path, format: str
+) -> list[pd.Series]:
+    """Export the best configuration within each of several budgets of average bits.
+
+    Each budget has a folder of its name, such as ``3.5``, unless its configuration is that of
+    another budget before it; ``index.json`` says which folder is for which budget.
+
+    Args:
+        directory: The study's directory.
+        budgets: Budgets of average bits.
+        to: Folder to write; it must not exist, or be empty.
+        format: One of the trainer's export formats.
+
+    Returns:
+        The rows of ``trials.parquet`` that were exported, by budget.
+
+    Raises:
+        InputError: As :func:`export_configuration`; nothing is written then.
+    """
+    record = read_study(directory)
+    rows = [best_within(record, directory, budget) for budget in budgets]
+    parts = _parts(directory, record, format, to)
+    folders: dict[int, str] = {}
+    entries = []
+    with _whole_folder(to) as whole:
+        for budget, row in zip(budgets, rows, strict=True):
+            name = folders.setdefault(int(row["trial"]), repr(budget.limit).removesuffix(".0"))
+            if not (whole / name).exists():
+                (whole / name).mkdir()
+                _export(directory, record, parts, row, budget, whole / name, format)
+            entries.append({"bits": budget.limit, "folder": name, **_figures(row, record)})
+        write_json(
+            whole / INDEX_FILE,
+            {"format_version": 1, "study": record.name, "format": format, "budgets": entries},
+        )
+    return rows
+
+
+def _figures(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
+    figures = row_figures(record, row)
+    return {name: figures[name] for name in ("trial", "average_bits", "loss", "expected_loss")}
+
+
+def _parts(directory: Path, record: StudyRecord, format: str, to: Path) -> Assembly:
+    """Return the study's parts, once it is clear that they can write there."""
+    path = directory / STUDY_YAML
+    spec = read_or_previous(path, read_study_yaml, to_standard_error)
+    parts = assemble(spec, str(path))
+    formats = parts.trainer.export_formats
+    if format not in formats:
+        raise InputError(f"--format {format!r}: trainer {record.trainer!r} writes {list(formats)}")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"--to {to}: exists and is not an empty folder")
+    if isinstance(parts.trainer, ChecksFormats):
+        parts.trainer.require_format(format)
+    return parts
+
+
+def _export(
+    directory: Path,
+    record: StudyRecord,
+    parts: Assembly,
+    row: pd.Series,
+    budget: Budget,
+    folder: Path,
+    format: str,
+) -> None:
+    parts.trainer.load_state(read_adapter(directory, int(row["round"]))[0])
+    parts.trainer.export(row_configuration(row), folder, format)
+    facts = {
+        **export_facts(record, row),
+        "format": format,
+        "budget": {"kind": budget.kind, "limit": budget.limit, "tokens": budget.tokens},
+        "weight_file_bytes": sum(
+            path.stat().st_size for path in folder.rglob("*") if path.suffix in _WEIGHT_FILES
+        ),
+    }
+    if budget.kind == "bytes" and facts["weight_file_bytes"] > budget.limit:
+        raise InputError(
+            f"{budget} is for the format 'packed': as {format!r}, trial {facts['trial']} takes"
+            f" {size_needed(facts['weight_file_bytes'], budget.unit)}"
+        )
+    write_json(folder / FACTS_FILE, facts)
+    add_figures(folder, facts)
+
+
+@contextmanager
+def _whole_folder(to: Path) -> Iterator[Path]:
+    """Give a folder to write into, which becomes ``to`` when all of it is written.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    whole = to.resolve()
+    partial = whole.parent / f".{whole.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        # Libraries may write files that nobody else can read, whatever the user's mask says.
+        mode = stat.S_IMODE(partial.stat().st_mode) & 0o666
+        for path in partial.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
+        if not whole.exists():
+            partial.replace(whole)
+            return
+        for path in partial.iterdir():  # Into the folder: it may be where a disk is mounted.
+            shutil.move(path, whole / path.name)
+    except OSError as error:
+        raise InputError(f"--to {to}: cannot be written: {error.strerror or error}") from error
+    except SafetensorError as error:
+        # Errors of reading name deserializing; they are none of the folder's.
+        if "while serializing" not in str(error):
+            raise
+        raise InputError(f"--to {to}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""The figures of an export, as data and in its model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qsearch.plugins.digests import Inputs
+from qsearch.storage.study_record import StudyRecord, row_figures
+
+CARD = "README.md"
+
+MEASURED = "the quantized weights with their adapter"
+"""What a study evaluates; some formats hold a part of it alone."""
+
+
+def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
+    """Return what is known of an exported row.
+
+    Args:
+        record: The study.
+        row: The row of ``trials.parquet``.
+    """
+    inputs = record.sessions[-1].inputs if record.sessions else Inputs()
+    return {
+        "study": record.name,
+        "model": record.model,
+        "task": record.task,
+        "quantizer": record.quantizer,
+        "trainer": record.trainer,
+        "figures_are_of": MEASURED,
+        **row_figures(record, row),
+        "versions": dict(record.versions),
+        "model_sha256": dict(inputs.model),
+        "examples_sha256": {split: found.sha256 for split, found in inputs.data.items()},
+    }
+
+
+def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Add the figures to an export's model card; without a card there is nothing to add to.
+
+    Args:
+        folder: The export's folder.
+        facts: From :func:`export_facts`, with ``weight_file_bytes``.
+    """
+    card = folder / CARD
+    if not card.is_file():
+        return
+    metric = with_error(facts["metric"], facts["metric_standard_error"])
+    rows = {
+        "average bits of the quantized weights": f"{facts['average_bits']:.4f}",
+        "weight files": f"{facts['weight_file_bytes'] / 1e6:.1f} MB",
+        "validation loss": with_error(facts["loss"], facts["standard_error"]) + " nats",
+        f"validation {as_code(facts['metric_name'])}": metric,
+        "in a training set of the adapter": "yes" if facts["seen"] else "no",
+    }
+    if facts["expected_loss"] is not None:
+        expected = with_error(facts["expected_loss"], facts["expected_loss_deviation"])
+        rows["expected loss"] = f"{expected} nats"
+    lines = [
+        "",
+        "## Figures",
+        "",
+        f"Trial {facts['trial']}, round {facts['round']} of the study {as_code(facts['study'])};"
+        " ± is a standard error, of the expected loss a standard deviation."
+        f" Losses and metric are those of {MEASURED}.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+        "",
+    ]
+    with card.open("a", encoding="utf-8") as stream:
+        stream.write("\n".join(lines))
+
+
+def as_code(name: str) -> str:
+    """Return a name as Markdown's code, in which nothing of it means anything."""
+    return "`" + " ".join(name.replace("`", "'").split()) + "`"
+
+
+def with_error(value: float, error: float | None) -> str:
+    """Return a figure with its error, if that is known."""
+    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

@@ -1,0 +1,99 @@
+"""The best configuration within a budget, with what it takes and how sure its loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qsearch.deployment.budgets import Budget, best_within, readable_size
+from qsearch.deployment.model_card import with_error
+from qsearch.deployment.selection import smallest_alike
+from qsearch.space.configuration import Configuration
+from qsearch.storage.measurements import read_footprint
+from qsearch.storage.study_record import read_study, row_configuration, row_figures
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A picked configuration.
+
+    Args:
+        configuration: It.
+        knobs: Names of the quantizer's knobs, in order.
+        figures: What is known of it, by name; None where something is not known.
+    """
+
+    configuration: Configuration
+    knobs: tuple[str, ...]
+    figures: Mapping[str, Any]
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return what is known of it to be read: labels and rounded figures."""
+        of = self.figures
+        seen = "seen" if of["seen"] else "unseen"
+        lines = [
+            ("trial", f"{of['trial']}, evaluated in round {of['round']}, {seen} in training"),
+            ("average bits", f"{of['average_bits']:.4f}"),
+        ]
+        if of["file_bytes"] is not None:
+            running = f"{readable_size(of['memory_bytes'])} for {of['memory_tokens']} tokens"
+            lines += [
+                ("weight files", f"{readable_size(of['file_bytes'])} as packed"),
+                ("memory", f"{running}, an estimate"),
+            ]
+        if of["expected_loss"] is not None:
+            expected = with_error(of["expected_loss"], of["expected_loss_deviation"])
+            lines.append(("expected loss", expected))
+        lines += [
+            ("loss", with_error(of["loss"], of["standard_error"])),
+            (of["metric_name"], with_error(of["metric"], of["metric_standard_error"])),
+        ]
+        smallest = of["smallest_alike"]
+        if smallest["trial"] != of["trial"]:
+            lines.append(
+                (
+                    "may be as good",
+                    f"trial {smallest['trial']} with {smallest['average_bits']:.4f} average bits:"
+                    " its loss is within the uncertainty",
+                )
+            )
+        return lines
+
+
+def pick_configuration(directory: Path, budget: Budget) -> Picked:
+    """Return the configuration of least loss within a budget.
+
+    Among configurations of equal expected loss, the one of fewer average bits, then the one of
+    less observed loss.
+
+    Args:
+        directory: The study's directory.
+        budget: What it may take.
+
+    Raises:
+        InputError: If the directory holds no study, or no configuration fits.
+    """
+    record = read_study(directory)
+    row = best_within(record, directory, budget)
+    footprint = read_footprint(directory)
+    alike = smallest_alike(record, row)
+    figures: dict[str, Any] = {
+        **row_figures(record, row),
+        "file_bytes": None,
+        "memory_bytes": None,
+        "memory_tokens": None,
+        "smallest_alike": {
+            "trial": int(alike["trial"]),
+            "average_bits": float(alike["average_bits"]),
+            "loss": float(alike["loss"]),
+        },
+    }
+    if footprint is not None:
+        bits = figures["average_bits"]
+        tokens = footprint.tokens if budget.tokens is None else budget.tokens
+        figures["file_bytes"] = round(footprint.file_bytes(bits))
+        figures["memory_bytes"] = round(footprint.memory_bytes(bits, tokens))
+        figures["memory_tokens"] = tokens
+    return Picked(row_configuration(row), record.choices.names, figures)

@@ -1,0 +1,52 @@
+"""The best configuration under a budget, and the smallest that is as good."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from qsearch.errors import InputError
+from qsearch.storage.study_record import StudyRecord, decisive_loss
+
+
+def best_under(record: StudyRecord, bits: float) -> pd.Series:
+    """Return the latest row with the least :func:`decisive_loss` at or under a budget.
+
+    Args:
+        record: The study.
+        bits: Budget in average bits.
+
+    Raises:
+        InputError: If no completed configuration fits the budget.
+    """
+    latest = record.latest
+    if latest.empty:
+        raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
+    fitting = latest[latest["average_bits"] <= bits]
+    if fitting.empty:
+        least = latest["average_bits"].min()
+        raise InputError(
+            f"no configuration has average bits ≤ {bits:g}; the least in this study is {least:.4f}"
+        )
+    order = ["decisive", "average_bits", "loss"]
+    by = fitting.assign(decisive=decisive_loss(fitting)).sort_values(order)
+    return by.drop(columns="decisive").iloc[0]
+
+
+def smallest_alike(record: StudyRecord, row: pd.Series) -> pd.Series:
+    """Return the latest row of least average bits whose loss is not surely above another row's.
+
+    Not surely: by no more than the standard deviation of the other row's
+    :func:`decisive_loss` (its standard error, in a study without expected losses).
+
+    Args:
+        record: The study.
+        row: The row to compare with, such as the best under a budget.
+    """
+    deviation = row["expected_loss_deviation"]
+    doubt = row["standard_error"] if math.isnan(deviation) else deviation
+    latest = record.latest
+    own = float(decisive_loss(row.to_frame().T).iloc[0])
+    alike = latest[decisive_loss(latest) <= own + float(doubt)]
+    return alike.sort_values(["average_bits", "loss"]).iloc[0]

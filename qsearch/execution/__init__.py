@@ -1,0 +1,1 @@
+"""Who evaluates: this process or Ray workers."""

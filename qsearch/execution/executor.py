@@ -1,0 +1,153 @@
+"""Evaluating configurations, here or on workers, so that one failure does not end a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
+
+from qsearch._text import reason_of
+from qsearch.execution.time_limit import TimeLimitError
+from qsearch.plugins.capabilities import EvaluatesPart
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.protocols import Trainer, TrainerState
+from qsearch.space.configuration import Configuration
+
+_GREATEST_FIGURE = 1e100
+"""Nats, or units of the metric."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A configuration that could not be evaluated.
+
+    Args:
+        reason: One line for the user.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something worth telling that happened on the way to a result.
+
+    Args:
+        kind: Kind of the event; "" if there is none, and only time has gone by.
+        fields: Its figures.
+        position: Of the configuration that it is about, if it is about one.
+    """
+
+    kind: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+    position: int | None = None
+
+
+Result = Evaluation | Failure
+Outcomes = Generator[tuple[int, Result] | Note]
+"""Each position in a sequence of configurations with its result, once, and notes between them."""
+
+
+class Executor(Protocol):
+    """Evaluates configurations under one state of the trainer."""
+
+    workers: int
+    """How many evaluate at once."""
+
+    def start(self) -> None:
+        """Take what it needs, such as a cluster, unless it has it.
+
+        Raises:
+            InputError: If that cannot be had.
+        """
+        ...
+
+    def use(self, state: TrainerState) -> None:
+        """Evaluate under a state of the trainer from now on."""
+        ...
+
+    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> Outcomes:
+        """Evaluate configurations on the validation examples, yielding each result when known.
+
+        A loss or metric that is not finite, any exception, and an evaluation that takes too long
+        are that configuration's failure, after as many attempts as the study says. Where the
+        caller stops, nothing more is begun.
+
+        Args:
+            configurations: What to evaluate.
+            one_in: One example in so many is taken; 1 takes all.
+
+        Yields:
+            Positions with results, in the order in which these are known.
+        """
+        ...
+
+    def train(
+        self, configurations: Sequence[Configuration]
+    ) -> Generator[tuple[int, TrainerState] | Note]:
+        """Train configurations apart (:class:`qsearch.plugins.capabilities.TrainsApart`).
+
+        Yields:
+            Positions with what :meth:`~qsearch.plugins.capabilities.TrainsApart.train_apart`
+            returned.
+
+        Raises:
+            QsearchError: If a training fails otherwise than by diverging.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
+def evaluate_one(trainer: Trainer, configuration: Configuration, one_in: int = 1) -> Result:
+    """Evaluate a configuration; what goes wrong comes back as a failure.
+
+    Args:
+        trainer: Evaluates.
+        configuration: What to evaluate.
+        one_in: One example in so many is taken, which needs a trainer with
+            :class:`~qsearch.plugins.capabilities.EvaluatesPart`; 1 takes all.
+    """
+
+    def evaluate() -> Evaluation:
+        if one_in == 1:
+            (evaluation,) = trainer.evaluate([configuration], "validation")
+            return evaluation
+        assert isinstance(trainer, EvaluatesPart)
+        (evaluation,) = trainer.evaluate_part([configuration], "validation", one_in)
+        # A part may have one example, and so neither a standard error nor, perhaps, a metric.
+        return replace(evaluation, standard_error=0.0, metric=0.0)
+
+    return attempted(evaluate)
+
+
+def attempted(evaluate: Callable[[], Evaluation]) -> Result:
+    """Return what an evaluation comes to; what goes wrong comes back as a failure."""
+    try:
+        evaluation = evaluate()
+        # A plugin may give figures of NumPy or PyTorch, which no database takes.
+        evaluation = Evaluation(*(float(getattr(evaluation, f.name)) for f in fields(Evaluation)))
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, TimeLimitError):
+        raise
+    except BaseException as error:  # Some libraries' errors are no Exception: Rust's panics, say.
+        return Failure(reason_of(error))
+    figures = (evaluation.loss, evaluation.standard_error, evaluation.metric)
+    # What is beyond has no square, which surrogate and database would need.
+    if all(abs(figure) < _GREATEST_FIGURE for figure in figures):
+        return evaluation
+    return Failure(
+        f"not finite: loss {evaluation.loss}, standard error"
+        f" {evaluation.standard_error}, metric {evaluation.metric}"
+    )
+
+
+def too_slow(seconds: float) -> Failure:
+    """Return the failure of an evaluation that took longer than it may."""
+    return Failure(f"took longer than failures.timeout_seconds: {seconds:g}")
+
+
+def after_attempts(failure: Failure, attempts: int) -> Failure:
+    """Return a failure that says how often was tried, if that was more than once."""
+    return Failure(f"{failure.reason} (attempt {attempts})") if attempts > 1 else failure

@@ -1,0 +1,31 @@
+"""Who evaluates for a study: this process, or workers of a Ray cluster."""
+
+from __future__ import annotations
+
+from qsearch.errors import InputError
+from qsearch.execution.executor import Executor
+from qsearch.execution.serial import SerialExecutor
+from qsearch.execution.workers import Workers
+from qsearch.plugins.components import Assembly
+
+
+def open_executor(parts: Assembly, workers: Workers | None) -> Executor:
+    """Return what evaluates for a study.
+
+    Args:
+        parts: The study's parts; its spec is resolved.
+        workers: The workers; None evaluates in this process.
+
+    Raises:
+        InputError: If Ray is not installed, or the cluster cannot be reached.
+    """
+    if workers is None:
+        return SerialExecutor(parts.trainer, parts.spec.failures)
+    try:
+        from qsearch.execution.ray_executor import RayExecutor
+    except ImportError as error:
+        raise InputError(
+            "workers need Ray, which is not installed; install the extra: pip install"
+            " 'qsearch[ray]'"
+        ) from error
+    return RayExecutor(parts, workers)

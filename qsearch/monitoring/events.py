@@ -1,0 +1,112 @@
+"""What a running study tells: events for the log and for whoever watches."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from qsearch.storage.bounded_reading import MOST_LOG, read_last_lines
+from qsearch.storage.files import no_links
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a study.
+
+    Args:
+        kind: What happened, such as ``evaluated``.
+        round: The round it happened in.
+        fields: Its figures, JSON values.
+    """
+
+    kind: str
+    round: int
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+Observer = Callable[[Event], None]
+
+PROGRESS = ("training", "training configurations", "searching", "screening")
+"""Progress within a phase; worth a progress bar, not a line of the log."""
+
+
+def event_line(event: Event) -> dict[str, Any]:
+    """Return an event, and the time now, as the JSON values that a line of the log holds."""
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
+    fixed = {"time": time, "event": event.kind, "round": event.round}
+    # Fixed keys come first, and figures of plugins' own naming do not replace them.
+    found: dict[str, Any] = finite(fixed | event.fields | fixed)
+    return found
+
+
+def _last_byte(stream: IO[bytes]) -> bytes:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1)
+
+
+def event_log(path: Path) -> Observer:
+    """Return an observer that appends each event to a file as one line of JSON.
+
+    The observer raises :class:`InputError` if the file is a link, or no regular file.
+    """
+
+    def observe(event: Event) -> None:
+        if event.kind in PROGRESS:
+            return
+        text = json.dumps(event_line(event), allow_nan=False)
+        with open(path, "a+b", opener=no_links) as stream:
+            # A killed process, or a full disk, may have left half a line.
+            is_cut = stream.tell() > 0 and _last_byte(stream) != b"\n"
+            stream.write((b"\n" if is_cut else b"") + text.encode() + b"\n")
+
+    return observe
+
+
+def all_of(observers: Sequence[Observer]) -> Observer:
+    """Return an observer that tells several, in order."""
+
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe
+
+
+def finite(value: Any) -> Any:
+    """Return JSON values with null for each number that JSON cannot write."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of an event log, the first one first; none if there is no log."""
+    if not path.is_file():
+        return []
+    lines = read_last_lines(path, MOST_LOG)
+    return [line for line in map(_whole, lines) if line is not None]
+
+
+def last_event(path: Path) -> dict[str, Any] | None:
+    """Return the last whole line of an event log, or None."""
+    if not path.is_file():
+        return None
+    lines = map(_whole, reversed(read_last_lines(path, MOST_LOG)))
+    return next((line for line in lines if line is not None), None)
+
+
+def _whole(text: str) -> dict[str, Any] | None:
+    """Return a line of a log as JSON values; None for the half line of a killed process."""
+    try:
+        loaded = json.loads(text)
+    except (RecursionError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None

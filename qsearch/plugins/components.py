@@ -1,0 +1,146 @@
+"""From a study's data to its living parts: quantizer, task, trainer and space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from qsearch.errors import InputError
+from qsearch.plugins.capabilities import CountsExamples, EvaluatesPart
+from qsearch.plugins.protocols import Quantizer, Task, Trainer
+from qsearch.plugins.registry import Group, load_plugin
+from qsearch.space.layers import LayerSpec
+from qsearch.space.space import Space
+from qsearch.spec.sections import PluginSpec
+from qsearch.spec.study_spec import StudySpec
+from qsearch.spec.validation import validate
+
+_RESERVED_METRICS = ("loss", "average_bits", "seconds")
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of one study.
+
+    Args:
+        spec: The study, with the plugins' defaults written out.
+        quantizer: Its quantizer.
+        task: Its task.
+        trainer: Its trainer, without model or data loaded yet.
+        space: The space of its configurations.
+    """
+
+    spec: StudySpec
+    quantizer: Quantizer
+    task: Task
+    trainer: Trainer
+    space: Space
+
+
+def assemble(spec: StudySpec, where: str = "study") -> Assembly:
+    """Build a study's parts from installed plugins.
+
+    Args:
+        spec: The study.
+        where: The file it comes from, for error messages.
+
+    Raises:
+        InputError: If a plugin is unknown, misnamed or refuses its options, or the model has no
+            layer.
+    """
+    quantizer_type, quantizer_options = _plugin("quantizers", spec.quantizer, where)
+    task_type, task_options = _plugin("tasks", spec.task, where)
+    trainer_type, trainer_options = _plugin("trainers", spec.trainer, where)
+    quantizer: Quantizer = quantizer_type(quantizer_options)
+    task: Task = task_type(task_options)
+    if task.metric.name in _RESERVED_METRICS:
+        raise InputError(
+            f"task {spec.task.name!r}: a metric may not be called {task.metric.name!r}"
+        )
+    _require_own_name("quantizer", spec.quantizer, quantizer.name, where)
+    _require_own_name("task", spec.task, task.name, where)
+    trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
+    _require_screening(spec, task, trainer, where)
+    choices = quantizer.choices()
+    layers = tuple(trainer.layers())
+    _require_roles(spec, layers, where)
+    space = Space(
+        layers=layers,
+        choices=choices,
+        storage_bits=tuple(quantizer.storage_bits(c) for c in choices.layer_configurations),
+        fused_roles=spec.space.fused_roles,
+    )
+    if choices.size == 1:
+        raise InputError(
+            f"{where}: quantizer: {spec.quantizer.name!r} has one configuration with these options;"
+            " give a knob two values or more"
+        )
+    least, greatest = space.average_bits_range
+    low, high = spec.search.average_bits
+    if low >= greatest or high <= least:
+        raise InputError(
+            f"{where}: search.average_bits: [{low:g}, {high:g}] lies outside what quantizer"
+            f" {spec.quantizer.name!r} can store: [{least:.4g}, {greatest:.4g}]"
+        )
+    resolved = spec.model_copy(
+        update={
+            "quantizer": _resolved(spec.quantizer, quantizer_options),
+            "task": _resolved(spec.task, task_options),
+            "trainer": _resolved(spec.trainer, trainer_options),
+        }
+    )
+    return Assembly(resolved, quantizer, task, trainer, space)
+
+
+def _require_own_name(kind: str, section: PluginSpec, name: str, where: str) -> None:
+    """Refuse a plugin that calls itself otherwise than its entry point does.
+
+    Exports are written with the name that the plugin gives itself, and loaded by the entry point's.
+    """
+    if name != section.name:
+        raise InputError(
+            f"{where}: {kind}.name: the entry point {section.name!r} leads to a {kind} that calls"
+            f" itself {name!r}; its package must give both the same name"
+        )
+
+
+def _require_screening(spec: StudySpec, task: Task, trainer: Trainer, where: str) -> None:
+    """Refuse screening with plugins that cannot do it."""
+    if spec.search.screening is None:
+        return
+    missing = ""
+    if not isinstance(trainer, EvaluatesPart):
+        missing = f"trainer {spec.trainer.name!r} cannot evaluate a part of the examples"
+    elif not isinstance(task, CountsExamples):
+        missing = f"task {spec.task.name!r} does not say how many examples it has"
+    if missing:
+        raise InputError(f"{where}: search.screening: {missing}; leave screening out")
+
+
+def _require_roles(spec: StudySpec, layers: Sequence[LayerSpec], where: str) -> None:
+    """Refuse a tie that names a role no layer has; the known fused roles are for any model."""
+    if spec.space.tied == "fused":
+        return
+    roles = sorted({layer.role for layer in layers})
+    unknown = [role for tie in spec.space.fused_roles for role in tie if role not in roles]
+    if unknown:
+        raise InputError(
+            f"{where}: space.tied: no layer has the role {unknown[0]!r}; roles: {roles}"
+        )
+
+
+def _resolved(section: PluginSpec, options: BaseModel) -> PluginSpec:
+    """Return a section with every option, so that a later version's defaults do not change it."""
+    return PluginSpec(name=section.name, **options.model_dump(mode="json"))
+
+
+def _plugin(group: Group, section: PluginSpec, where: str) -> tuple[Any, Any]:
+    prefix = group[:-1]
+    try:
+        plugin = load_plugin(group, section.name)
+    except InputError as error:
+        raise InputError(f"{where}: {prefix}.name: {error}") from error
+    return plugin, validate(plugin.Options, section.options, where, prefix)

@@ -1,0 +1,272 @@
+"""Contracts between the engine and its plugins, and their discovery by entry points.
+
+A plugin is a class named by an entry point in one of three groups. It has a nested pydantic
+model ``Options`` (unknown fields forbidden) that validates its section of a study YAML, and is
+constructed as
+
+* ``qsearch.quantizers``: ``cls(options)``
+* ``qsearch.tasks``: ``cls(options)``
+* ``qsearch.trainers``: ``cls(options, model, task, quantizer, seed)``
+
+A fourth group, ``qsearch.reports``, names three functions: ``page``, which writes the report of
+study directories to a file, ``summary``, which returns a table for the terminal, and ``serve``,
+which shows a running study to browsers. A fifth, ``qsearch.loggers``, names functions that write a
+running study's figures for other tools; :mod:`qsearch.monitoring.loggers` says how they are called.
+What plugins may have besides is in :mod:`qsearch.plugins.capabilities`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qsearch.plugins.evaluation import Evaluation, Metric, TrainReport
+from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
+from qsearch.space.layers import LayerSpec
+from qsearch.spec.sections import ModelSpec
+
+Split = Literal["train", "held-out", "validation", "test"]
+"""``held-out`` is a part of the training data that is not trained on; see :class:`HoldsOut`."""
+Progress = Callable[[int, int, float], None]
+"""Called as ``progress(step, total steps, loss)``."""
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """A quantized weight as named tensors, ready for safetensors.
+
+    Args:
+        tensors: What a quantizer stores, by name (codes, scales, …).
+        shape: Shape of the weight, (output features, input features).
+        configuration: The layer configuration it was quantized with.
+    """
+
+    tensors: Mapping[str, Tensor]
+    shape: tuple[int, int]
+    configuration: LayerConfiguration
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take in memory."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def rows(self, first: int, last: int) -> QuantizedTensor:
+        """Return rows ``first`` to ``last``, where each tensor has one slice for each row."""
+        tensors = {name: tensor[first:last] for name, tensor in self.tensors.items()}
+        return QuantizedTensor(tensors, (last - first, self.shape[1]), self.configuration)
+
+
+@runtime_checkable
+class Quantizer(Protocol):
+    """Turns a weight into codes and scales, under a layer configuration."""
+
+    name: str
+
+    def choices(self) -> Choices:
+        """Return the knobs it has, and their ordered values."""
+        ...
+
+    def storage_bits(self, configuration: LayerConfiguration) -> float:
+        """Return the exact storage bits per weight of a layer configuration."""
+        ...
+
+    def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
+        """Quantize a floating-point weight (output features × input features)."""
+        ...
+
+    def dequantize(self, quantized: QuantizedTensor) -> Tensor:
+        """Return the float32 weight (output features × input features)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model scored on some examples.
+
+    Args:
+        losses: Mean loss of each example (n), nats.
+        metrics: Each example's contribution to the metric (n), such as 1 for a right answer.
+        weights: Each example's weight (n), such as its number of predicted tokens.
+    """
+
+    losses: Tensor
+    metrics: Tensor
+    weights: Tensor
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Scores]) -> Scores:
+        """Join the scores of several batches, on the CPU."""
+        return cls(
+            torch.cat([part.losses.cpu() for part in parts]),
+            torch.cat([part.metrics.cpu() for part in parts]),
+            torch.cat([part.weights.cpu() for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for training, with the tokenizer that belongs to it.
+
+    Args:
+        module: The float32 PyTorch module, task head included.
+        tokenizer: Its tokenizer (a transformers tokenizer, opaque to the engine).
+        head: Names of the modules that are trained whole beside the adapter: the task's head.
+    """
+
+    module: torch.nn.Module
+    tokenizer: Any
+    head: tuple[str, ...] = ()
+
+
+class Task(Protocol):
+    """Data, loss and metric."""
+
+    name: str
+    metric: Metric
+
+    def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
+        """Load the model with the head that this task needs; a new head is drawn from the seed.
+
+        Raises:
+            InputError: If the model cannot be found or has no such head.
+        """
+        ...
+
+    def prepare(self, tokenizer: Any) -> None:
+        """Read the data and encode it.
+
+        Raises:
+            InputError: If a file or column is missing.
+        """
+        ...
+
+    def batches(
+        self, split: Split, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Yield one pass over a split: shuffled by the generator, in fixed order without one."""
+        ...
+
+    def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
+        """Score a batch from the model's logits; losses keep their graph."""
+        ...
+
+    def summarise(self, scores: Scores) -> tuple[float, float]:
+        """Return the metric over the scored examples and its standard error."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """All that a trainer needs to go on: tensors for safetensors, the rest for JSON."""
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a study needs of its machine, as far as a trainer can tell before it runs.
+
+    Args:
+        parameters: Parameters of the model.
+        memory_bytes: Estimated peak memory of training.
+        training_flops: Floating-point operations of training in round 0 and in each later round.
+        evaluation_flops: Floating-point operations of evaluating one configuration.
+        first_evaluation_flops: Those that come with the first evaluation of each configuration
+            alone, such as a training of its own.
+        configuration_bytes: Memory that each evaluated configuration takes from then on, such as
+            an adapter of its own.
+        notes: Sentences for the user, such as a model that has to be downloaded first.
+    """
+
+    parameters: int
+    memory_bytes: int
+    training_flops: tuple[float, float] = (0.0, 0.0)
+    evaluation_flops: float = 0.0
+    first_evaluation_flops: float = 0.0
+    configuration_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class Trainer(Protocol):
+    """Trains one adapter for a set of configurations and evaluates configurations under it."""
+
+    export_formats: ClassVar[tuple[str, ...]]
+
+    def layers(self) -> Sequence[LayerSpec]:
+        """Return the model's quantizable layers.
+
+        Raises:
+            InputError: If the model has none that the study's patterns match.
+        """
+        ...
+
+    def requirements(self) -> Requirements:
+        """Say what the study needs, without loading weights or data."""
+        ...
+
+    def train(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None = None,
+    ) -> TrainReport:
+        """Train on the expected loss over a set; a function of state, set, seed and round."""
+        ...
+
+    def evaluate(
+        self, configurations: Sequence[Configuration], split: Split
+    ) -> Sequence[Evaluation]:
+        """Evaluate configurations on the same examples, in the order given."""
+        ...
+
+    def quantization_error(
+        self, layer_configurations: Sequence[LayerConfiguration]
+    ) -> npt.NDArray[np.float64]:
+        """Return relative squared error ‖W−W̃‖²/‖W‖² (layers × layer configurations).
+
+        Large weights may be sampled; the result is the same at each call.
+        """
+        ...
+
+    def sensitivity(
+        self, configurations: Sequence[Configuration], round: int
+    ) -> npt.NDArray[np.float64]:
+        """Return how much the loss minds an error in each layer (layers), not negative.
+
+        A layer's sensitivity is the expected rise of the loss per unit of its relative squared
+        error, under the adapter as it is. A common factor does not matter. A trainer that cannot
+        tell returns each layer's number of weights: then every weight's error counts the same.
+
+        Args:
+            configurations: The set that the adapter was trained on.
+            round: Index of the round; equal state, set and round give equal results.
+        """
+        ...
+
+    def state(self) -> TrainerState:
+        """Return what :meth:`load_state` needs to continue from here."""
+        ...
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            InputError: If the state belongs to another model or other options.
+        """
+        ...
+
+    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
+        """Write one of :attr:`export_formats` for a configuration into an empty directory.
+
+        Raises:
+            InputError: If the format is unknown.
+        """
+        ...

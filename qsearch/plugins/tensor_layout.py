@@ -1,0 +1,83 @@
+"""How a quantizer's tensors are stored: the contract between quantizers and packing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from qsearch.plugins.protocols import QuantizedTensor, Quantizer
+from qsearch.space.configuration import LayerConfiguration
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """One tensor of a quantized weight, in memory and on disk.
+
+    Args:
+        shape: Shape in memory.
+        dtype: Element type in memory.
+        bits: Bits per element on disk (1 to 8) for uint8 codes, which are packed; None for
+            tensors stored as they are.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    bits: int | None
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@runtime_checkable
+class PackableQuantizer(Quantizer, Protocol):
+    """A quantizer whose tensors' shapes follow from weight shape and layer configuration."""
+
+    def layout(
+        self, shape: tuple[int, int], configuration: LayerConfiguration
+    ) -> Mapping[str, TensorLayout]:
+        """Return how the tensors of a weight of this shape are stored, by name."""
+        ...
+
+
+@runtime_checkable
+class DequantizesRows(Protocol):
+    """What a packable quantizer may have besides: then a layer runs without its whole weight."""
+
+    def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
+        """Return rows ``first`` to ``last`` of the float32 weight (rows × input features)."""
+        ...
+
+
+@dataclass(frozen=True)
+class IntegerWeight:
+    """A weight on an even grid by groups of a row: scale · (code - zero point).
+
+    Args:
+        codes: Codes (output features × input features), uint8.
+        scales: Scales (output features × groups), float16.
+        zero_points: Zero points (same), uint8; None where all are 2^(bits - 1).
+        bits: Bits of a code.
+        group_size: Weights of a group; the last one of a row may be shorter.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zero_points: Tensor | None
+    bits: int
+    group_size: int
+
+
+@runtime_checkable
+class StoresIntegers(Protocol):
+    """What a quantizer may have besides: then engines that compute with integers read it."""
+
+    def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
+        """Return a quantized weight as integers on a grid, exactly."""
+        ...

@@ -1,0 +1,1 @@
+"""What a session ran on: versions, machine, git state."""

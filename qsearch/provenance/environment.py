@@ -1,0 +1,148 @@
+"""What this process computes with: versions of libraries, CPU, memory, threads, accelerators.
+
+What cannot be found out is left out: no study ends for it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+import threadpoolctl
+import torch
+
+from qsearch.plugins.registry import Group, installed_plugins
+from qsearch.provenance.session import Machine
+from qsearch.spec.sections import PluginSpec
+from qsearch.spec.study_spec import StudySpec
+
+_LIBRARIES = (
+    *("qsearch", "torch", "ax-platform", "botorch", "gpytorch", "linear_operator"),
+    *("numpy", "scipy", "pandas", "safetensors"),
+    *("transformers", "tokenizers", "peft", "accelerate", "datasets"),
+    *("bitsandbytes", "hqq", "torchao"),
+)
+"""What can change a result, where it is installed."""
+_SECONDS = 10.0
+_TORCH_LIBRARY = re.compile(r"- (.*(?:Math Kernel Library|MKL-DNN|OpenBLAS|Accelerate).*)")
+_Found = TypeVar("_Found")
+
+
+def find_versions(spec: StudySpec) -> dict[str, str]:
+    """Return versions by name: Python, libraries, and the packages of a study's plugins."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        version = _known(partial(metadata.version, name))
+        if version is not None:
+            found[name] = version
+    if torch.version.cuda:
+        found["cuda"] = str(torch.version.cuda)
+    sections: dict[Group, PluginSpec] = {
+        "quantizers": spec.quantizer,
+        "tasks": spec.task,
+        "trainers": spec.trainer,
+    }
+    for group, section in sections.items():
+        found |= _known(partial(_brought_by, group, section.name)) or {}
+    return found
+
+
+def _brought_by(group: Group, name: str) -> dict[str, str]:
+    """Return the package of a plugin, which is named as ``name version``."""
+    packages = [plugin.distribution for plugin in installed_plugins(group) if plugin.name == name]
+    return dict(package.rsplit(" ", 1) for package in packages if " " in package)
+
+
+def find_machine() -> Machine:
+    """Return the hardware, and the threads and libraries that PyTorch and NumPy compute with."""
+    accelerators, driver = _known(_accelerators) or ((), None)
+    return Machine(
+        system=_known(platform.platform),
+        processor=_known(_processor),
+        instructions=_known(torch.backends.cpu.get_cpu_capability),
+        cores=_known(_cores),
+        memory_gib=_known(_memory_gib),
+        threads=_known(torch.get_num_threads),
+        libraries=(*(_known(_torch_libraries) or ()), *(_known(_thread_pools) or ())),
+        accelerators=accelerators,
+        driver=driver,
+    )
+
+
+def _known(find: Callable[[], _Found]) -> _Found | None:
+    try:
+        return find()
+    except Exception:
+        return None
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return " ".join(value.split())
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _memory_gib() -> float:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
+def _torch_libraries() -> tuple[str, ...]:
+    """Return PyTorch's libraries, which are linked into it and show in its build's description."""
+    found = _TORCH_LIBRARY.findall(torch.__config__.show())
+    return tuple(f"PyTorch: {' '.join(line.split())}" for line in found)
+
+
+def _thread_pools() -> tuple[str, ...]:
+    """Return the BLAS that NumPy and SciPy compute with."""
+    pools = {
+        " ".join(
+            str(pool[part])
+            for part in ("internal_api", "version", "architecture")
+            if pool.get(part) is not None
+        )
+        + f", threads: {pool['num_threads']}"
+        for pool in threadpoolctl.threadpool_info()
+        if pool.get("user_api") == "blas"
+    }
+    return tuple(sorted(f"NumPy, SciPy: {pool}" for pool in pools))
+
+
+def _accelerators() -> tuple[tuple[str, ...], str | None]:
+    """Return names of the accelerators and their driver."""
+    nvidia = _known(_nvidia) if torch.cuda.device_count() else None
+    if nvidia is not None:
+        return nvidia
+    if torch.accelerator.is_available():
+        return (str(torch.accelerator.current_accelerator()),), None
+    return (), None
+
+
+def _nvidia() -> tuple[tuple[str, ...], str]:
+    """Ask NVIDIA's own program; PyTorch would take memory of a GPU to tell its name."""
+    told = subprocess.run(
+        ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=True,
+    )
+    rows = [line.rsplit(", ", 1) for line in told.stdout.splitlines()]
+    return tuple(name for name, _ in rows), rows[0][1]

@@ -1,0 +1,1 @@
+"""Where to look next: scores, bit allocation, acquisition, local search, Pareto filter."""

@@ -1,0 +1,165 @@
+"""Expected hypervolume improvement with one modelled and one exactly known objective.
+
+Both objectives are minimised. The loss L of a candidate is Gaussian; its average bits b are
+known. Against a front with losses f_1 > f_2 > … at bits b_1 < b_2 < …, a candidate adds area in
+each strip [b_j, b_{j+1}] that lies right of b, down from f_j, so the improvement is
+
+    EHVI = Σ_j width_j(b) · E[(f_j − L)₊],   f_0 and b_{J+1} from the reference point,
+
+a sum of one-dimensional expected improvements. No box decomposition or sampling is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from botorch.acquisition.acquisition import AcquisitionFunction
+
+# BoTorch's numerically stable log(φ(u) + u Φ(u)); it has no public name.
+from botorch.acquisition.analytic import _log_ei_helper
+from botorch.exceptions.errors import UnsupportedError
+from botorch.models.model import Model
+from botorch.utils.transforms import t_batch_mode_transform
+from torch import Tensor
+
+from qsearch.errors import InputError
+from qsearch.search import pareto
+
+_LEAST_VARIANCE = 1e-12
+
+
+def log_expected_hypervolume_improvement(
+    mean: Tensor,
+    standard_deviation: Tensor,
+    average_bits: Tensor,
+    front: Tensor,
+    reference_point: tuple[float, float],
+) -> Tensor:
+    """Return the logarithm of expected hypervolume improvement (n).
+
+    The logarithm keeps order and gradient where the improvement underflows.
+
+    Args:
+        mean: Posterior mean of the loss (n).
+        standard_deviation: Posterior standard deviation of the loss (n), positive.
+        average_bits: Average bits (n).
+        front: Non-dominated points (m × 2), rows (loss, average bits) by rising bits; may be
+            empty.
+        reference_point: (loss, average bits); a candidate at or above its bits scores −∞.
+
+    Returns:
+        Log improvement in units of loss × bits (n).
+
+    Raises:
+        InputError: If shapes disagree.
+    """
+    if not mean.shape == standard_deviation.shape == average_bits.shape or mean.dim() != 1:
+        raise InputError(
+            f"mean {tuple(mean.shape)}, standard deviation {tuple(standard_deviation.shape)} and"
+            f" average bits {tuple(average_bits.shape)} must be vectors of one length"
+        )
+    if front.dim() != 2 or front.shape[1] != 2:
+        raise InputError(f"front must have shape (m, 2), not {tuple(front.shape)}")
+    inside = front[(front < front.new_tensor(reference_point)).all(dim=1)]
+    ceilings = torch.cat([inside.new_tensor([reference_point[0]]), inside[:, 0]])
+    left = torch.cat([inside.new_tensor([-torch.inf]), inside[:, 1]])
+    right = torch.cat([inside[:, 1], inside.new_tensor([reference_point[1]])])
+    widths = right - torch.maximum(average_bits[:, None], left)
+    # A strip without width gets a log of its own: log 0 would make the gradient NaN.
+    log_widths = torch.where(widths > 0, widths, 1.0).log()
+    standardised = (ceilings - mean[:, None]) / standard_deviation[:, None]
+    improvement = _log_ei_helper(standardised) + standard_deviation[:, None].log()
+    terms: Tensor = torch.where(widths > 0, log_widths + improvement, -torch.inf)
+    return torch.logsumexp(terms, dim=1)
+
+
+class LogEHVIKnownObjective(AcquisitionFunction):  # type: ignore[misc]  # BoTorch is untyped
+    """Log expected hypervolume improvement of a modelled loss and an exactly known objective.
+
+    Both are minimised. This is :func:`log_expected_hypervolume_improvement` for BoTorch's
+    optimisers: differentiable in X through the model and through the known objective, for one
+    candidate (q = 1) at a time. Where the known objective is at or beyond the reference point,
+    there is no improvement; there the logarithm goes on along its tangent just inside, which is
+    finite and steep, so that an optimiser that starts there is led back.
+
+    Example:
+        >>> average_bits = lambda X: X.mean(dim=(-2, -1))
+        >>> acquisition = LogEHVIKnownObjective(model, points, (1.0, 8.0), average_bits)
+        >>> optimize_acqf(acquisition, bounds, q=1, num_restarts=4, raw_samples=64)
+
+    Args:
+        model: Fitted BoTorch model with one output, the loss, in its own units (not negated).
+        front: Points (m × 2), rows (loss, known objective), in any order; dominated ones are left
+            out; m may be 0. Under noise, take the model's posterior means as losses.
+        reference_point: (loss, known objective).
+        known: Maps X (… × 1 × d) to the known objective (…), differentiably if gradients of it
+            are wanted.
+
+    Raises:
+        InputError: If the model has more than one output, or the front has a wrong shape.
+    """
+
+    _log = True
+
+    def __init__(
+        self,
+        model: Model,
+        front: Tensor,
+        reference_point: tuple[float, float],
+        known: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__(model=model)
+        if model.num_outputs != 1:
+            raise InputError(f"the model must have one output, not {model.num_outputs}")
+        points = pareto.front(front.detach().cpu().numpy())
+        self.register_buffer("front", torch.from_numpy(points).to(front))
+        self.reference_point = reference_point
+        self.known = known
+
+    def set_X_pending(self, X_pending: Tensor | None = None) -> None:  # noqa: N802  # BoTorch's
+        """Refuse pending candidates: condition the model on them and make a new acquisition.
+
+        Raises:
+            UnsupportedError: If there are any.
+        """
+        if X_pending is not None:
+            raise UnsupportedError(
+                "LogEHVIKnownObjective takes no pending candidates; for a batch, condition the"
+                " model on its means at them (model.condition_on_observations)"
+            )
+
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[untyped-decorator]  # BoTorch is untyped
+    def forward(self, X: Tensor) -> Tensor:
+        """Return log expected hypervolume improvement.
+
+        Args:
+            X: Candidates (… × 1 × d).
+
+        Returns:
+            Values (…), finite.
+
+        Raises:
+            InputError: If the known objective does not have the shape (…).
+        """
+        self.to(X)
+        known = self.known(X)
+        if known.shape != X.shape[:-2]:
+            raise InputError(
+                f"the known objective of X {tuple(X.shape)} must have the shape"
+                f" {tuple(X.shape[:-2])}, not {tuple(known.shape)}"
+            )
+        posterior = self.model.posterior(X)
+        edge = self.reference_point[1]
+        margin = torch.finfo(X.dtype).eps ** 0.5 * max(1.0, abs(edge))
+        inside = known.clamp_max(edge - margin)
+        value = log_expected_hypervolume_improvement(
+            posterior.mean.flatten(),
+            posterior.variance.clamp_min(_LEAST_VARIANCE).sqrt().flatten(),
+            inside.flatten(),
+            self.front,
+            self.reference_point,
+        )
+        # The last strip's width is the margin here, so its logarithm has the slope 1/margin.
+        result: Tensor = value.view(X.shape[:-2]) - (known - inside) / margin
+        return result

@@ -1,0 +1,1 @@
+"""Studies for others: list, archive, restore."""

@@ -1,0 +1,1 @@
+"""What is searched: layers, configurations, and the discrete space they span."""

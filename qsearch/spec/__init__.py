@@ -1,0 +1,1 @@
+"""The study YAML as validated data: loading, resolving, defaults, limits, ready studies."""

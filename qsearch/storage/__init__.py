@@ -1,0 +1,1 @@
+"""A study directory: paths, atomic writes, checksums, lock, and what each file holds."""

@@ -1,0 +1,1 @@
+"""The loop: open, train, evaluate, search, filter, record, again."""

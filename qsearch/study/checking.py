@@ -1,0 +1,128 @@
+"""What a study will need, told before it runs."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from qsearch.errors import InputError
+from qsearch.plugins.capabilities import ChecksData, needs_inputs, quantize_weight
+from qsearch.plugins.components import Assembly, assemble
+from qsearch.spec.search_spec import SearchSpec
+from qsearch.spec.stopping import LEAST_EVALUATIONS, round_shares
+from qsearch.spec.study_spec import StudySpec
+
+_TRIED_ROWS = 8
+_TRIED_FEATURES = 256
+"""Weights that the quantizer is tried on: few, but more than one group of most quantizers."""
+
+
+def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
+    """Validate a study and estimate its needs.
+
+    Args:
+        spec: The study.
+        where: The file it comes from, for error messages.
+
+    Returns:
+        Lines of (what, value) for the user.
+
+    Raises:
+        InputError: If the study cannot be assembled, or a run would refuse its data or quantizer.
+    """
+    parts = assemble(spec, where)
+    if isinstance(parts.task, ChecksData):
+        parts.task.require_data()
+    _try_quantizer(parts)
+    space, search = parts.space, spec.search
+    needs = parts.trainer.requirements()
+    roles = sorted({layer.role for layer in space.layers})
+    quantized = sum(layer.parameters for layer in space.layers)
+    least, greatest = space.average_bits_range
+    rounds, evaluations, candidates = _planned(search)
+    probes = rounds * (len(space.groups) + 1) if search.scores == "measured" else 0
+    screened = candidates * search.screening.factor if search.screening else 0
+    part = screened / search.screening.one_in if search.screening else 0.0
+    configurations = search.initial_count + candidates + probes + screened
+    flops = (
+        needs.training_flops[0]
+        + (rounds - 1) * needs.training_flops[1]
+        + (evaluations + probes + part) * needs.evaluation_flops
+        + configurations * needs.first_evaluation_flops
+    )
+    memory = needs.memory_bytes + configurations * needs.configuration_bytes
+    lines = [
+        ("study", spec.name),
+        ("model", f"{spec.model.name}, {needs.parameters / 1e6:.1f} M parameters"),
+        (
+            "layers",
+            f"{len(space.layers)} quantizable, {quantized / 1e6:.1f} M weights,"
+            f" roles {', '.join(roles)}",
+        ),
+        (
+            "space",
+            f"{space.variables} variables in {len(space.groups)} groups,"
+            f" 10^{len(space.groups) * math.log10(space.choices.size):.0f} configurations,"
+            f" {least:.4g} to {greatest:.4g} average bits",
+        ),
+        (
+            "rounds",
+            f"{rounds}, about {evaluations} evaluations"
+            + (f" and {probes} to measure sensitivities" if probes else "")
+            + (f" and {screened} on a part of the examples" if screened else ""),
+        ),
+        ("memory", f"about {memory / 2**30:.1f} GiB"),
+    ]
+    if flops:
+        hours = flops / _flops_per_second() / 3600
+        duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+        lines.append(("time", f"about {duration} on this machine's CPU, as an order of magnitude"))
+    lines += [("note", note) for note in needs.notes]
+    return lines
+
+
+def _try_quantizer(parts: Assembly) -> None:
+    """Quantize a few weights, since many quantizers import their package at first use.
+
+    Raises:
+        InputError: If that fails, as it would in a run.
+    """
+    quantizer = parts.quantizer
+    features = min(_TRIED_FEATURES, *(layer.shape[1] for layer in parts.space.layers))
+    weight = torch.randn(_TRIED_ROWS, features, generator=torch.Generator().manual_seed(0))
+    moment = torch.eye(features) if needs_inputs(quantizer) else None
+    configuration = parts.space.choices.layer_configurations[0]
+    try:
+        quantizer.dequantize(quantize_weight(quantizer, weight, configuration, moment))
+    except ImportError as error:
+        raise InputError(
+            f"quantizer {parts.spec.quantizer.name!r} cannot be used: {error}"
+        ) from error
+
+
+def _planned(search: SearchSpec) -> tuple[int, int, int]:
+    """Return about how many rounds a study runs, its evaluations, and the candidates among them.
+
+    The set is evaluated again each round; it seldom outgrows the initial one by much.
+    """
+    rounds = evaluations = candidates = 0
+    limit = math.inf if search.stop.evaluations is None else search.stop.evaluations
+    while rounds < search.rounds and limit - evaluations >= LEAST_EVALUATIONS:
+        of_set, of_search = round_shares(search, evaluations, search.initial_count)
+        rounds += 1
+        evaluations += of_set + of_search
+        candidates += of_search
+    return rounds, evaluations, candidates
+
+
+def _flops_per_second(size: int = 768, repeats: int = 8) -> float:
+    """Measure this machine's float32 matrix product, a third of which training reaches."""
+    matrix = torch.ones(size, size)
+    best = math.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 3

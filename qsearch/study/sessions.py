@@ -1,0 +1,72 @@
+"""The sessions of a study, each with what it ran on; model and data must stay the same."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from qsearch.errors import InputError
+from qsearch.monitoring.events import Event, Observer
+from qsearch.plugins.capabilities import DigestsInputs
+from qsearch.plugins.components import Assembly
+from qsearch.plugins.digests import Inputs
+from qsearch.provenance.environment import find_machine, find_versions
+from qsearch.provenance.git import source_states
+from qsearch.provenance.session import (
+    Session,
+    environment_changes,
+    input_changes,
+    session_values,
+)
+from qsearch.storage.directory import has_results
+from qsearch.storage.files import write_state
+from qsearch.storage.paths import SESSIONS
+from qsearch.storage.round_state import read_rounds
+from qsearch.storage.session_files import read_sessions
+
+
+def record_session(directory: Path, parts: Assembly, observer: Observer) -> None:
+    """Write down what this session runs on, and tell what changed since the one before.
+
+    Call it before anything is measured; model and data may be loaded for it.
+
+    Args:
+        directory: The study's directory.
+        parts: The study.
+        observer: Told of another machine, other versions or other source code.
+
+    Raises:
+        InputError: If the directory has results of another model or other examples.
+        DamagedFileError: If what was written of earlier sessions is damaged.
+    """
+    before = read_sessions(directory) if has_results(directory) else ()
+    session = Session(
+        start=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=find_versions(parts.spec),
+        machine=find_machine(),
+        sources=source_states(),
+        inputs=_inputs(parts),
+    )
+    for earlier in before:
+        _require_same_inputs(directory, earlier.inputs, session.inputs)
+    sessions = [session_values(entry) for entry in (*before, session)]
+    write_state(directory / SESSIONS, {"sessions": sessions})
+    changed = environment_changes(before[-1], session) if before else []
+    if changed:
+        round = len(read_rounds(directory))
+        observer(Event("environment changed", round, {"changed": changed}))
+
+
+def _inputs(parts: Assembly) -> Inputs:
+    trainer = parts.trainer
+    return trainer.input_digests() if isinstance(trainer, DigestsInputs) else Inputs()
+
+
+def _require_same_inputs(directory: Path, before: Inputs, after: Inputs) -> None:
+    changed = input_changes(before, after)
+    if changed:
+        raise InputError(
+            f"{directory} has results of another model or other examples (SHA-256):"
+            f" {'; '.join(changed)}; bring back those of when the study began, or give another"
+            " --out"
+        )

@@ -1,0 +1,116 @@
+"""Training of one round: here, or configuration by configuration on workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qsearch.execution.executor import Note
+from qsearch.plugins.capabilities import ResumesTraining, TrainsApart, UnfinishedTraining
+from qsearch.plugins.evaluation import TrainReport
+from qsearch.space.configuration import Configuration
+from qsearch.storage.checkpoints import (
+    forget_unfinished_training,
+    read_adapter,
+    unfinished_training,
+    write_adapter,
+)
+from qsearch.storage.paths import adapter_path
+from qsearch.storage.round_state import read_rounds
+from qsearch.study.context import Study
+from qsearch.study.recording import training_set_of
+
+
+def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainReport:
+    """Train on a set, or load what an earlier session has trained.
+
+    Afterwards trainer and executor have the round's adapter as it was saved.
+
+    Args:
+        study: The open study.
+        round: Index of the round.
+        training_set: Trials of the set.
+    """
+    trainer = study.parts.trainer
+    if not adapter_path(study.directory, round).is_file():
+        if round > 0:
+            _load_before(study, round - 1)
+        configurations = [study.configuration(number) for number in training_set]
+        trained = _train(study, round, configurations)
+        write_adapter(study.directory, round, trainer.state(), trained)
+        study.tell(
+            "trained",
+            round,
+            **{
+                # A trainer's own details do not hide what every event tells.
+                **{k: v for k, v in trained.details.items() if k not in ("kind", "round")},
+                "steps": trained.steps,
+                "seconds": trained.seconds,
+                "loss": float(np.mean(trained.losses[-20:])) if trained.losses else None,
+            },
+        )
+    forget_unfinished_training(study.directory, round)
+    # Loading what was saved makes a resumed round equal an uninterrupted one.
+    state, report = read_adapter(study.directory, round)
+    trainer.load_state(state)
+    study.executor.use(state)
+    return report
+
+
+def _load_before(study: Study, round: int) -> None:
+    """Load the adapter of the round before; train it again if its file was damaged."""
+    if adapter_path(study.directory, round).is_file():
+        study.parts.trainer.load_state(read_adapter(study.directory, round)[0])
+    else:
+        train_round(study, round, training_set_of(study, round)[0])
+
+
+def restore_adapter(study: Study) -> None:
+    """Train the last finished round's adapter again if its file was damaged.
+
+    It is needed to export; earlier ones are not. What was evaluated under it stays valid, since
+    training it again gives the same adapter.
+
+    Args:
+        study: The open study.
+    """
+    last = len(read_rounds(study.directory)) - 1
+    if last >= 0 and not adapter_path(study.directory, last).is_file():
+        study.executor.start()
+        train_round(study, last, training_set_of(study, last)[0])
+
+
+def _train(study: Study, round: int, configurations: Sequence[Configuration]) -> TrainReport:
+    trainer = study.parts.trainer
+
+    def progress(step: int, total: int, loss: float) -> None:
+        study.tell("training", round, step=step, total=total, loss=loss)
+
+    if not isinstance(trainer, ResumesTraining):
+        return trainer.train(configurations, round, progress)
+    unfinished = unfinished_training(study.directory, round)
+    if study.executor.workers > 1 and isinstance(trainer, TrainsApart):
+        _train_apart(study, round, trainer, configurations, unfinished)
+    return trainer.train_resumably(configurations, round, progress, unfinished)
+
+
+def _train_apart(
+    study: Study,
+    round: int,
+    trainer: TrainsApart,
+    configurations: Sequence[Configuration],
+    unfinished: UnfinishedTraining,
+) -> None:
+    """Have workers train what is not trained yet; the trainer then finds it done."""
+    waiting = trainer.untrained(configurations, unfinished)
+    done = 0
+    study.tell("training configurations", round, done=done, total=len(waiting))
+    for found in study.executor.train(waiting):
+        if isinstance(found, Note):
+            if found.kind:
+                study.tell(found.kind, round, **found.fields)
+            continue
+        trainer.adopt(found[1], configurations, unfinished)
+        done += 1
+        study.tell("training configurations", round, done=done, total=len(waiting))

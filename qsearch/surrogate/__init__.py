@@ -1,0 +1,1 @@
+"""The Gaussian process that predicts a configuration's loss."""

@@ -1,0 +1,110 @@
+"""Prior mean and covariances of the surrogate, as GPyTorch modules on choice indices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gpytorch.constraints import Positive
+from gpytorch.kernels import Kernel
+from gpytorch.means import Mean
+from torch import Tensor
+
+from qsearch.surrogate.additive_posterior import AdditiveKernel, gathered
+from qsearch.surrogate.features import Features
+
+
+class ProxyMean(Mean):  # type: ignore[misc]  # gpytorch is untyped
+    """Prior mean that rises with the proxy: a + s·z with s ≥ 0.
+
+    Args:
+        features: Where the proxy comes from.
+    """
+
+    def __init__(self, features: Features) -> None:
+        super().__init__()
+        self._features = features
+        self.register_parameter("constant", torch.nn.Parameter(torch.zeros(())))
+        self.register_parameter("raw_slope", torch.nn.Parameter(torch.zeros(())))
+        self.register_constraint("raw_slope", Positive())
+
+    @property
+    def slope(self) -> Tensor:
+        """The slope s, not negative."""
+        result: Tensor = self.raw_slope_constraint.transform(self.raw_slope)
+        return result
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return prior means (…) of choice indices (… × groups)."""
+        result: Tensor = self.constant + self.slope * self._features.total(inputs)
+        return result
+
+
+class SumKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
+    """A covariance that adds over groups and has no hyperparameter.
+
+    Args:
+        sums: The covariance.
+    """
+
+    has_lengthscale = False
+
+    def __init__(self, sums: AdditiveKernel) -> None:
+        super().__init__()
+        self._sums = sums
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **parameters: Any) -> Tensor:
+        """Return covariances (… × n × m), or (… × n) on the diagonal, of choice indices.
+
+        Args:
+            x1: Choice indices (… × n × groups).
+            x2: Choice indices (… × m × groups).
+            diag: Whether only x1's covariance with the same row of x2 is wanted.
+            parameters: What else GPyTorch gives; unused.
+        """
+        first, second = x1.long(), x2.long()
+        if diag:
+            result = torch.zeros(first.shape[:-1], dtype=torch.float64)
+            for term in self._sums.terms:
+                product = gathered(term.root, first) * gathered(term.root, second)
+                if term.correlation is not None:
+                    product = product * term.correlation[first, second]
+                result = result + product.sum(dim=-1)
+            return result
+        # Nothing here depends on a hyperparameter, and a fit asks for the same matrix each step.
+        last = self._last
+        if last and torch.equal(first, last[0]) and torch.equal(second, last[1]):
+            return last[2]
+        result = self._sums(first, second)
+        self._last = (first, second, result)
+        return result
+
+
+class LuckKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
+    """Covariance of the luck that a finite set of examples brings: (2 s / n) · Σ_g ⟨D_g, D'_g⟩.
+
+    Args:
+        errors: Inner products of quantization errors.
+        mean: Prior mean, whose slope s says what rise of the loss a unit of proxy means.
+        examples: n, in units of the loss that is modelled: n times its scale in nats.
+    """
+
+    has_lengthscale = False
+
+    def __init__(self, errors: SumKernel, mean: ProxyMean, examples: float) -> None:
+        super().__init__()
+        self._errors = errors
+        # In a tuple, so that the mean's parameters are not registered twice.
+        self._mean = (mean,)
+        self._examples = examples
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance at a proxy of 1."""
+        result: Tensor = 2 * self._mean[0].slope / self._examples
+        return result
+
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **parameters: Any) -> Tensor:
+        """Return covariances as :meth:`SumKernel.forward` does."""
+        return self.variance * self._errors.forward(x1, x2, diag, **parameters)

@@ -1,0 +1,119 @@
+"""Scales on which losses can be modelled: as they are, or the logarithm above half of the least.
+
+To second order the effects of errors add up, so losses are modelled as they are. Far from the
+unquantized model they multiply: where the loss is high already, a further error adds more to it,
+and predictions are off by more. On a logarithm both are even.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qsearch._arrays import Floats
+
+_MOST_LOG_VARIANCE = 1.0
+"""Most variance of a logarithm that counts. Beyond, a log-normal loss has so long a right tail that
+a Gaussian with its moments says nothing of the left one, by which candidates are chosen."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is modelled in place of the loss: y = (v − location) / scale, of mean 0 and variance 1.
+
+    Args:
+        floor: v is log(loss − floor), nats; None if v is the loss itself.
+        location: Mean of v over the losses that the model is fitted to.
+        scale: Its standard deviation.
+    """
+
+    floor: float | None
+    location: float
+    scale: float
+
+    @property
+    def unit(self) -> float:
+        """Nats to a unit of y; on a logarithmic scale, at the geometric mean above the floor."""
+        return self.scale if self.floor is None else float(np.exp(self.location)) * self.scale
+
+    def of(self, loss: Floats) -> Tensor:
+        """Return y (n) of losses (n)."""
+        return torch.from_numpy((_value(loss, self.floor) - self.location) / self.scale)
+
+    def log_slopes(self, loss: Floats) -> float:
+        """Return Σ log dy/dloss over losses (n): what turns densities of y into those of losses."""
+        total = -len(loss) * float(np.log(self.scale))
+        return total if self.floor is None else total - float(np.log(loss - self.floor).sum())
+
+    def moments(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of the loss, nats, of a Gaussian y.
+
+        Args:
+            mean: Mean of y (…).
+            variance: Variance of y (…).
+        """
+        if self.floor is None:
+            return mean * self.scale + self.location, variance.sqrt() * self.scale
+        above, spread = self._above(mean, variance)
+        return self.floor + above, above * torch.expm1(spread).sqrt()
+
+    def covariance(
+        self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], covariance: Tensor
+    ) -> Tensor:
+        """Return covariances of losses (n × m), nats².
+
+        Args:
+            first: Means and variances of y (n), (n).
+            second: Means and variances of others (m), (m).
+            covariance: Covariances of y (n × m).
+        """
+        if self.floor is None:
+            return covariance * self.scale**2
+        (above, spread), (others, other_spread) = self._above(*first), self._above(*second)
+        # Where a variance is cut, its covariances shrink with it, so that they stay possible.
+        kept = (spread / first[1]).sqrt()[:, None] * (other_spread / second[1]).sqrt()
+        return above[:, None] * others * torch.expm1(covariance * kept)
+
+    def slopes(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Return nats to a unit of y (…) where y has such moments.
+
+        Args:
+            mean: Mean of y (…).
+            variance: Variance of y (…).
+        """
+        if self.floor is None:
+            return torch.full_like(mean, self.scale)
+        return self._above(mean, variance)[0] * self.scale
+
+    def _above(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean of a log-normal loss above the floor, and its logarithm's variance."""
+        spread = (variance * self.scale**2).clamp_max(_MOST_LOG_VARIANCE)
+        return (mean * self.scale + self.location + spread / 2).exp(), spread
+
+
+def linear_outcome(loss: Floats) -> Outcome:
+    """Return the scale of losses (n) as they are."""
+    return _standardised(loss, None)
+
+
+def logarithmic_outcome(loss: Floats) -> Outcome:
+    """Return the logarithmic scale for losses (n).
+
+    Args:
+        loss: Losses, finite. Where the least is about zero or below, a tenth of their standard
+            deviation takes the place of half of it.
+    """
+    least = float(loss.min())
+    return _standardised(loss, least - max(least / 2, float(loss.std()) / 10, 1e-9))
+
+
+def _standardised(loss: Floats, floor: float | None) -> Outcome:
+    value = _value(loss, floor)
+    return Outcome(floor, float(value.mean()), max(float(value.std()), 1e-9))
+
+
+def _value(loss: Floats, floor: float | None) -> Floats:
+    return loss if floor is None else np.asarray(np.log(loss - floor))

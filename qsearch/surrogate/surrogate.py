@@ -1,0 +1,379 @@
+"""A Gaussian process for the loss, on what is cheap to know of a configuration.
+
+Quantizing changes group g's weights by an error D_g. With φ_g the score of the group's choice
+(error × sensitivity) and z = Σ φ_g the configuration's proxy, the mean loss over n examples is
+
+    loss(c) = a + s·z(c) + h(c) + luck(c) + noise,    s ≥ 0.
+
+The prior mean a + s·z is what errors do to second order, by sensitivities that were estimated. h is
+what that misses: groups whose sensitivity is misjudged, which scales all their scores alike, and a
+gradient of the task's loss that is not zero, whose effect covaries as errors do,
+
+    cov(h, h') = τ² Σ_g φ_g φ'_g + σ² k,    k(c, c') = Σ_g √φ_g(c_g) · R[c_g, c'_g] · √φ_g(c'_g),
+
+with R the correlation of the errors of two choices. *Luck* is how well the errors happen to suit
+these n examples: (1/n) Σ_e ⟨γ_e, D⟩ with γ_e the examples' gradients, whose mean over the task is
+near zero under a trained adapter. Its covariance is E⟨γ, D⟩⟨γ, D'⟩ / n. By the information equality
+(the Fisher information is the Hessian) E⟨γ, D⟩² is twice the rise s·z, so that
+
+    cov(luck, luck') = (2 s / n) k
+
+has no parameter of its own. Luck is fitted with the rest, but not predicted: the surrogate's loss
+is that of the task, not of the examples at hand. Mean and kernels add over groups, so predictions
+are sums of tables (:mod:`qsearch.surrogate.additive_posterior`). Where the losses say so,
+the logarithm of the loss is modelled so in its place
+(:mod:`qsearch.surrogate.outcome_transform`), with luck as it is at a typical loss.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import gpytorch
+import numpy as np
+import torch
+from botorch.exceptions.errors import ModelFittingError
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from botorch.settings import validate_input_scaling
+from gpytorch.constraints import GreaterThan, Positive
+from gpytorch.kernels import ScaleKernel
+from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.priors import LogNormalPrior
+from torch import Tensor
+
+from qsearch._arrays import Floats, Integers
+from qsearch.errors import InputError
+from qsearch.surrogate.additive_posterior import (
+    AdditiveKernel,
+    Tables,
+    gathered,
+    posterior_tables,
+)
+from qsearch.surrogate.features import Features
+from qsearch.surrogate.kernels import LuckKernel, ProxyMean, SumKernel
+from qsearch.surrogate.outcome_transform import Outcome, linear_outcome, logarithmic_outcome
+
+_NOISE_PRIOR = (-1.0, 0.6)
+"""Log-normal prior of the noise variance, as a share of the losses' variance.
+
+A share of a third is what losses of random configurations have on SST-2; a tighter or smaller
+prior made intervals from 20 losses too narrow.
+"""
+
+_SMALL_PRIOR = (-2.0, 1.0)
+"""Log-normal prior of τ² and σ², as shares of the losses' variance; kernels are 1 on average."""
+
+_ALL_PRIOR = (0.0, 1.0)
+"""The same of σ² where luck is not counted apart, so that σ² holds it too."""
+
+_DECISIVE_EVIDENCE = 7.0
+"""Log density by which losses must be more probable on the logarithmic scale for it to be taken.
+
+A thousand times as probable: losses that errors multiply pass that with ten of them.
+"""
+
+_INITIAL_NOISE = 0.1
+"""Noise variance, as a share of the losses' variance, from which the fit starts."""
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A fitted Gaussian process for the loss.
+
+    Args:
+        model: BoTorch model of the outcome; its inputs are choice indices.
+        features: What it knows of choices.
+        outcome: What is modelled, y: the loss or its logarithm, standardised.
+        tables: Its predictions of y for the task's loss, as sums over groups.
+    """
+
+    model: SingleTaskGP
+    features: Features
+    outcome: Outcome
+    tables: Tables
+
+    @cached_property
+    def on_examples(self) -> Surrogate:
+        """The same process as a prediction of losses on the examples at hand, luck included."""
+        return replace(self, tables=_tables(self.model, self.features, with_luck=True))
+
+    @property
+    def mean_table(self) -> Floats:
+        """What each choice of each group contributes to the posterior mean of y (groups × choices).
+
+        The loss rises with y, so the least sum has the least loss.
+        """
+        result: Floats = self.tables.mean.numpy()
+        return result
+
+    def predict(self, index: Integers) -> tuple[Tensor, Tensor]:
+        """Return posterior mean and standard deviation of the task's loss, (n) and (n).
+
+        Args:
+            index: Choice indices (n × groups).
+        """
+        return self.outcome.moments(*self.tables.predict(torch.from_numpy(index)))
+
+    def predict_observed(self, index: Integers) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of losses on the examples at hand, noise included.
+
+        Args:
+            index: Choice indices (n × groups).
+        """
+        mean, variance = self.on_examples.tables.predict(torch.from_numpy(index))
+        return self.outcome.moments(mean, variance + self.tables.noise)
+
+    def covariance(self, index: Integers, other: Surrogate) -> Tensor:
+        """Return posterior covariances (n × n) of what is predicted with what another predicts.
+
+        Args:
+            index: Choice indices (n × groups).
+            other: This one, or its :attr:`on_examples`.
+        """
+        points = torch.from_numpy(index)
+        return self.outcome.covariance(
+            self.tables.predict(points),
+            other.tables.predict(points),
+            self.tables.covariance(points, other.tables),
+        )
+
+    def noise(self, index: Integers) -> Tensor:
+        """Return standard deviations (n) of losses around the noiseless ones, nats.
+
+        Args:
+            index: Choice indices (n × groups).
+        """
+        return self._slopes(torch.from_numpy(index)) * math.sqrt(self.tables.noise)
+
+    def luck(self, index: Integers, examples: float) -> Tensor:
+        """Return covariances (… × n × n) of luck with so many independent examples, nats².
+
+        Args:
+            index: Choice indices (… × n × groups).
+            examples: How many examples the losses are means over.
+        """
+        points = torch.from_numpy(index)
+        slope = float(self.model.mean_module.slope.detach())
+        kernel = self.features.error_kernel.scaled(2 * slope / (examples * self.outcome.unit))
+        nats = self._slopes(points.flatten(0, -2)).view(points.shape[:-1])
+        return kernel(points, points) * nats[..., :, None] * nats[..., None, :]
+
+    def _slopes(self, points: Tensor) -> Tensor:
+        """Return nats to a unit of y at configurations (n × groups)."""
+        return self.outcome.slopes(*self.tables.predict(points))
+
+    def predict_moves(
+        self, index: Integers, groups: Integers, choices: Integers
+    ) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`predict` would of a configuration with one group changed.
+
+        Args:
+            index: Choice indices of the configuration (groups).
+            groups: The group that each change moves (changes).
+            choices: Its new choice index (changes).
+
+        Returns:
+            Means and standard deviations (changes), (changes).
+        """
+        moved = self.tables.predict_moves(
+            torch.from_numpy(index), torch.from_numpy(groups), torch.from_numpy(choices)
+        )
+        return self.outcome.moments(*moved)
+
+    def sample_tables(self, count: int, generator: np.random.Generator) -> Floats:
+        """Return posterior samples of y, each as a sum over groups.
+
+        Args:
+            count: How many.
+            generator: Source of randomness.
+
+        Returns:
+            What each choice of each group contributes (count × groups × choices), up to a
+            constant.
+        """
+        tables = self.tables
+        prior = _drawn(tables.kernel, self.features, count, generator)
+        at = gathered(prior, tables.inputs).sum(dim=-1)
+        noise = torch.from_numpy(generator.standard_normal(tuple(at.shape)))
+        luck = _drawn(tables.luck, self.features, count, generator)
+        errors = at + gathered(luck, tables.inputs).sum(dim=-1) + tables.noise**0.5 * noise
+        # Matheron's rule: a sample of the prior, corrected by how far it is off at the data.
+        sampled = tables.mean + prior + tables.corrections(errors)
+        result: Floats = sampled.numpy()
+        return result
+
+    def fantasise(self, pending: Integers) -> Surrogate:
+        """Return the surrogate as if the pending configurations had scored what is expected of y.
+
+        Means of y stay; the uncertainty near pending configurations shrinks, so a batch spreads.
+
+        Args:
+            pending: Choice indices (pending × groups).
+        """
+        if not len(pending):
+            return self
+        return replace(self, tables=self.tables.conditioned(torch.from_numpy(pending)))
+
+
+def _drawn(
+    kernel: AdditiveKernel, features: Features, count: int, generator: np.random.Generator
+) -> Tensor:
+    """Return samples of a process, as contributions of choices (count × groups × choices)."""
+    total = torch.zeros(count, *features.proxy.shape, dtype=torch.float64)
+    for term in kernel.terms:
+        if term.correlation is None:
+            shape = (count, len(features.proxy), 1)
+            drawn = torch.from_numpy(generator.standard_normal(shape))
+        else:
+            drawn = torch.from_numpy(generator.standard_normal(tuple(total.shape)))
+            drawn = drawn @ features.correlation_factor.T
+        total = total + term.root * drawn
+    return total
+
+
+def fit_surrogate(
+    features: Features, index: Integers, loss: Floats, examples: int | None = None
+) -> Surrogate:
+    """Fit the Gaussian process to losses of one round.
+
+    Hyperparameters maximise the posterior density; equal losses give equal fits. If no maximum
+    is found, the initial hyperparameters stay.
+
+    Args:
+        features: What is known of choices.
+        index: Choice indices of the evaluated configurations (n × groups).
+        loss: Their losses (n), nats; all on the same examples.
+        examples: How many examples those are, for the variance of luck; None if the loss on them is
+            itself what the search shall lower.
+
+    Raises:
+        InputError: If there are fewer than two configurations, a loss is not finite, or there are
+            no examples.
+    """
+    if len(index) < 2 or not np.isfinite(loss).all():
+        finite = int(np.isfinite(loss).sum())
+        raise InputError(
+            f"a surrogate needs two or more losses, all finite; got {finite} of {len(index)} finite"
+        )
+    if examples is not None:
+        require_examples(examples)
+    linear, logarithmic = (
+        _fitted(features, index, loss, examples, outcome)
+        for outcome in (linear_outcome(loss), logarithmic_outcome(loss))
+    )
+    is_logarithmic = logarithmic.density - linear.density >= _DECISIVE_EVIDENCE
+    fitted = logarithmic if is_logarithmic and np.ptp(loss) > 0 else linear
+    tables = _tables(fitted.model, features, with_luck=False)
+    return Surrogate(fitted.model, features, fitted.outcome, tables)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """A process fitted on one scale, and the logarithm of the posterior density of its losses."""
+
+    model: SingleTaskGP
+    outcome: Outcome
+    density: float
+
+
+def _fitted(
+    features: Features, index: Integers, loss: Floats, examples: int | None, outcome: Outcome
+) -> _Fitted:
+    weight = None if examples is None else examples * outcome.unit
+    model = _model(features, torch.from_numpy(index), outcome.of(loss), weight)
+    return _Fitted(model, outcome, _maximise(model) + outcome.log_slopes(loss))
+
+
+def _model(
+    features: Features, inputs: Tensor, targets: Tensor, examples: float | None
+) -> SingleTaskGP:
+    """Return the process with its initial hyperparameters.
+
+    Args:
+        features: What is known of choices.
+        inputs: Choice indices (n × groups).
+        targets: Outcomes (n).
+        examples: How many examples the losses are means over, times the nats to a unit of the
+            outcome; None if luck is not told apart.
+    """
+    mean, errors = ProxyMean(features), SumKernel(features.error_kernel)
+    prior = _ALL_PRIOR if examples is None else _SMALL_PRIOR
+    covariance = _scaled(errors, prior) + _scaled(SumKernel(features.proxy_kernel), _SMALL_PRIOR)
+    if examples is not None:
+        covariance = covariance + LuckKernel(errors, mean, examples)
+    # Choice indices are no quantities, so scaling them would be wrong.
+    with validate_input_scaling(False):
+        return SingleTaskGP(
+            inputs.double(),
+            targets[:, None],
+            likelihood=GaussianLikelihood(
+                noise_prior=LogNormalPrior(*_NOISE_PRIOR),
+                noise_constraint=GreaterThan(1e-5, initial_value=_INITIAL_NOISE),
+            ),
+            mean_module=mean,
+            covar_module=covariance,
+            outcome_transform=None,
+        )
+
+
+def _maximise(model: SingleTaskGP) -> float:
+    """Maximise the posterior density of the hyperparameters; return its logarithm there.
+
+    If no maximum is found, the initial hyperparameters stay.
+    """
+    density = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
+    initial = {name: value.clone() for name, value in model.state_dict().items()}
+    # BoTorch retries a failed fit from hyperparameters drawn with PyTorch's global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            fit_gpytorch_mll(density)
+        except ModelFittingError:
+            model.load_state_dict(initial)
+    density.train()
+    with torch.no_grad():
+        # GPyTorch returns the mean over the data.
+        found = density(model(*model.train_inputs), model.train_targets) * len(model.train_targets)
+    model.eval()
+    return float(found)
+
+
+def require_examples(examples: int) -> None:
+    """Refuse a mean over nothing.
+
+    Raises:
+        InputError: If there is no example.
+    """
+    if examples < 1:
+        raise InputError(f"a loss is a mean over 1 or more examples, not {examples}")
+
+
+def _scaled(kernel: SumKernel, prior: tuple[float, float]) -> ScaleKernel:
+    return ScaleKernel(
+        kernel,
+        outputscale_prior=LogNormalPrior(*prior),
+        outputscale_constraint=Positive(initial_value=torch.tensor(0.3)),
+    )
+
+
+@torch.no_grad()
+def _tables(model: SingleTaskGP, features: Features, with_luck: bool) -> Tables:
+    """Return the posterior of a fitted model as tables, with luck predicted or not."""
+    by_error, by_proxy, *luck_kernels = model.covar_module.kernels
+    kernel = features.error_kernel.scaled(float(by_error.outputscale))
+    kernel = kernel + features.proxy_kernel.scaled(float(by_proxy.outputscale))
+    luck = AdditiveKernel()
+    for found in luck_kernels:
+        luck = features.error_kernel.scaled(float(found.variance))
+    return posterior_tables(
+        kernel + luck if with_luck else kernel,
+        AdditiveKernel() if with_luck else luck,
+        float(model.likelihood.noise),
+        model.train_inputs[0].long(),
+        model.train_targets,
+        float(model.mean_module.constant),
+        model.mean_module.slope * features.proxy,
+    )

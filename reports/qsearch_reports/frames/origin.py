@@ -1,0 +1,91 @@
+"""How a study was made: what its sessions ran on, as rows of names and values for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qsearch.plugins.digests import Inputs
+from qsearch.provenance.session import Machine, Session, Source, environment_changes
+from qsearch.storage.study_record import StudyRecord
+
+Rows = list[tuple[str, str]]
+
+
+def origin(record: StudyRecord) -> dict[str, Any]:
+    """Return what the section "How it was made" shows.
+
+    Args:
+        record: The study.
+
+    Returns:
+        ``groups``, the last session's facts as (title, rows of name and value); ``inputs``, rows
+        of the digests of model and examples; ``sessions``, a row for each.
+    """
+    last = record.sessions[-1] if record.sessions else None
+    groups = [("Versions", sorted(record.versions.items()))]
+    if last is not None:
+        groups += [("Machine", machine_rows(last.machine)), ("Source code", source_rows(last))]
+    return {
+        "groups": [(title, rows) for title, rows in groups if rows],
+        "inputs": input_rows(last.inputs) if last is not None else [],
+        "sessions": session_rows(record.sessions),
+    }
+
+
+def machine_rows(machine: Machine) -> Rows:
+    """Return what is known of a machine."""
+    memory = machine.memory_gib
+    rows = [
+        ("system", machine.system),
+        ("processor", machine.processor),
+        ("vector instructions", machine.instructions),
+        ("cores", machine.cores),
+        ("memory", None if memory is None else f"{memory:g} GiB"),
+        ("PyTorch's threads", machine.threads),
+        *(("linear algebra", library) for library in machine.libraries),
+        ("accelerators", ", ".join(machine.accelerators) or "none"),
+        ("driver", machine.driver),
+    ]
+    return [(name, str(value)) for name, value in rows if value is not None]
+
+
+def source_rows(session: Session) -> Rows:
+    """Return the state of a session's repositories."""
+    return [(name, source_words(source)) for name, source in session.sources.items()]
+
+
+def source_words(source: Source) -> str:
+    """Return the state of a repository in words."""
+    branch = f", branch {source.branch}" if source.branch else ""
+    changed = "with changes that are not committed" if source.changed else "unchanged"
+    return f"{source.commit or 'no commit'}{branch}, {changed}"
+
+
+def input_rows(inputs: Inputs) -> list[dict[str, str]]:
+    """Return a row for each file of weights, and for each split: ``what``, ``of``, ``sha256``."""
+    rows = [
+        {"what": "model", "of": name, "sha256": digest} for name, digest in inputs.model.items()
+    ]
+    for split, found in inputs.data.items():
+        rows.append({"what": split, "of": f"{found.count:,} examples", "sha256": found.sha256})
+        if found.file_sha256 is not None:
+            rows.append({"what": split, "of": "its file", "sha256": found.file_sha256})
+    return rows
+
+
+def session_rows(sessions: Sequence[Session]) -> list[dict[str, Any]]:
+    """Return a row for each session: ``start``, ``machine``, ``threads`` and what ``changed``."""
+    rows = []
+    for at, session in enumerate(sessions):
+        machine = session.machine
+        parts = (machine.processor, *machine.accelerators)
+        rows.append(
+            {
+                "start": session.start.replace("T", " ").removesuffix("+00:00"),
+                "machine": ", ".join(part for part in parts if part) or "unknown",
+                "threads": "unknown" if machine.threads is None else str(machine.threads),
+                "changed": environment_changes(sessions[at - 1], session) if at else [],
+            }
+        )
+    return rows

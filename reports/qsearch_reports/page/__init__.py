@@ -1,0 +1,1 @@
+"""The HTML pages: one study, a comparison, an index."""

@@ -1,0 +1,137 @@
+"""Files of ``templates/`` in pages that work offline, and what such a page may do."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.offline
+from markupsafe import Markup
+
+from qsearch.errors import InputError
+from qsearch.storage.files import write_atomically
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+
+
+def environment() -> jinja2.Environment:
+    """Return the environment of the page templates: all values are escaped."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def template_text(name: str) -> str:
+    """Return a file of ``templates/``."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def style(*names: str) -> Markup:
+    """Return style sheets of ``templates/``, as a page holds them."""
+    return Markup("\n".join(map(template_text, names)))  # noqa: S704  (files of this package)
+
+
+def script(names: Sequence[str]) -> Markup:
+    """Return scripts of ``templates/`` as one, as a page holds them; they share one scope."""
+    text = inline_script("\n".join(map(template_text, names)))
+    return Markup(text)  # noqa: S704  (files of this package)
+
+
+def inline_script(text: str) -> str:
+    """Return a script as the browser will see it, since its hash is taken of that.
+
+    Raises:
+        ValueError: If an HTML parser would end it early.
+    """
+    text = re.sub(r"\r\n?", "\n", text)
+    if re.search(r"</script|<!--", text, re.IGNORECASE):
+        raise ValueError("an inline script must hold neither '</script' nor '<!--'")
+    return text
+
+
+def content_policy(*scripts: str) -> str:
+    """Return a Content-Security-Policy that allows these scripts and no request at all.
+
+    Plotly sets style attributes, so inline styles are allowed.
+
+    Args:
+        scripts: Their texts, or hashes as :func:`script_hash` gives them.
+    """
+    hashes = " ".join(
+        f"'{text if text.startswith('sha256-') else script_hash(text)}'" for text in scripts
+    )
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def script_hash(text: str) -> str:
+    """Return a script's hash as a content policy has it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def packed(data: bytes) -> str:
+    """Return bytes compressed by zlib, in base64: the page's script unpacks them."""
+    return base64.b64encode(zlib.compress(data, 9)).decode()
+
+
+def packed_json(value: Any) -> str:
+    """Return JSON values packed: no character of them can end the element that holds them."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # Names read from files may hold halves of characters, which UTF-8 has not.
+    return packed(text.encode("utf-8", "replace"))
+
+
+@functools.cache
+def packed_plotly() -> tuple[str, str]:
+    """Return plotly.js packed, and its hash: it is a third of the size so."""
+    text = bare_plotly(plotly.offline.get_plotlyjs())
+    return packed(text.encode()), script_hash(text)
+
+
+def bare_plotly(text: str) -> str:
+    """Return plotly.js without the function around it that offers it to module loaders.
+
+    Chromium reads all that is in such a function twice, which takes 0.3 s of opening a page. A
+    script that is not wrapped so is returned as it is.
+
+    Args:
+        text: plotly.js, of which the first comment is its licence.
+    """
+    pattern = r"(/\*.*?\*/\n)\(\s*function\(root, factory\).*?=> \{\n(.*)\nreturn Plotly;\n\}\)\);"
+    wrapped = re.fullmatch(pattern, text.strip(), re.DOTALL)
+    return "".join(wrapped.groups()) if wrapped else text
+
+
+def write_page(out: Path, html: str, what: str) -> Path:
+    """Write a page into a file, and return that; its directory is made if needed.
+
+    Args:
+        out: The file.
+        html: The page.
+        what: What it is, for the message.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # A directory's name may hold what is no text; it is shown as far as it is.
+        content = html.encode("utf-8", "replace")
+        write_atomically(out, lambda path: path.write_bytes(content))
+    except OSError as error:
+        raise InputError(f"{what} {out} cannot be written: {error}") from error
+    return out

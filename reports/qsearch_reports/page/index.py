@@ -1,0 +1,290 @@
+"""A folder of studies to one page that works offline, to find studies and choose some of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from qsearch.errors import InputError
+from qsearch.monitoring.status import STUDY_YAML
+from qsearch.sharing.listing import runner
+from qsearch.storage.files import to_standard_error
+from qsearch.storage.paths import STUDY_FILE
+from qsearch.storage.study_record import StudyRecord, read_study
+from qsearch_reports import frames
+from qsearch_reports.page import assets
+from qsearch_reports.summaries.table import least_budget
+
+SCRIPTS = ("dom.js", "index.js")
+"""Files of ``templates/`` that make the page's script, in order; they share one scope."""
+
+REPORT = "report.html"
+
+_FRONT_POINTS = 40
+_WIDTH, _HEIGHT = 96, 26
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """What the page tells of a study; what is not known is None.
+
+    Args:
+        name: Its name.
+        directory: As a command of the user would have it.
+        place: Its directory within the folder.
+        link: URL of its report, relative to the page.
+        problem: Why nothing more is known of it; "" if something is.
+        model: Its model.
+        task: Name of its task.
+        quantizer: Name of its quantizer.
+        trainer: Name of its trainer.
+        rounds: Finished rounds.
+        evaluations: Completed evaluations in all rounds.
+        failed: Failed ones.
+        loss: Least decisive loss of the latest round, nats.
+        bits: Fewest average bits at which the loss is within 1 %.
+        is_of_best: Whether that is 1 % of the study's own least loss, rather than of what the
+            model loses in full precision.
+        hypervolume: Of the last finished round, normalised, from the study's own reference point.
+        minutes: Of training, evaluation and search in finished rounds.
+        changed: When its results last changed, seconds since 1970.
+        running: Who runs it, in words; "" if nobody does.
+        front: Average bits and losses of the overall front (2 × points).
+    """
+
+    name: str
+    directory: str
+    place: str
+    link: str | None
+    problem: str
+    model: str = ""
+    task: str = ""
+    quantizer: str = ""
+    trainer: str = ""
+    rounds: int | None = None
+    evaluations: int | None = None
+    failed: int | None = None
+    loss: float | None = None
+    bits: float | None = None
+    is_of_best: bool = False
+    hypervolume: float | None = None
+    minutes: float | None = None
+    changed: float | None = None
+    running: str = ""
+    front: np.ndarray = field(default_factory=lambda: np.empty((2, 0)))
+
+    @property
+    def time(self) -> str:
+        """When its results last changed, UTC."""
+        if self.changed is None:
+            return ""
+        try:
+            return datetime.fromtimestamp(self.changed, UTC).strftime("%Y-%m-%d %H:%M")
+        except (OSError, OverflowError, ValueError):
+            return ""  # A file system may tell years beyond 9999.
+
+
+@dataclass(frozen=True)
+class Sparkline:
+    """A study's front as a small drawing.
+
+    Args:
+        path: Outline, as the attribute ``d`` of an SVG path.
+        words: What it shows, for those who do not see it.
+    """
+
+    path: str
+    words: str
+
+
+def write_index(folder: Path, out: Path, note: Callable[[str], None] = to_standard_error) -> Path:
+    """Write a page that lists all studies in a folder and in the folders below it.
+
+    Args:
+        folder: The folder.
+        out: The file to write; its directory is made if needed.
+        note: Told of what is damaged and read from an earlier version, and of folders that cannot
+            be looked into.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: If there is no such folder, or the file cannot be written.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    rows = [index_row(path, folder, out, note) for path in find_studies(folder, note)]
+    html = render_index(rows, str(folder))
+    return assets.write_page(out, html, "index")
+
+
+def find_studies(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
+    """Yield the study directories in a folder and below, in order of their names.
+
+    A directory is a study's if it holds a ``study.yaml`` or results. What lies inside a study,
+    hidden folders, and folders behind links are not looked into; a link to a study is followed.
+    """
+    for path, below, _ in os.walk(folder, onerror=lambda error: note(str(error))):
+        here = Path(path)
+        if _is_study(here):
+            below.clear()
+            yield here
+            continue
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield from (here / name for name in below if _is_linked_study(here / name))
+
+
+def _is_study(path: Path) -> bool:
+    return (path / STUDY_YAML).is_file() or (path / STUDY_FILE).is_file()
+
+
+def _is_linked_study(path: Path) -> bool:
+    return path.is_symlink() and _is_study(path)
+
+
+def index_row(
+    directory: Path, folder: Path, out: Path, note: Callable[[str], None] = to_standard_error
+) -> IndexRow:
+    """Read what the page tells of one study.
+
+    Args:
+        directory: The study's directory.
+        folder: The folder that the page is of.
+        out: The page.
+        note: Told of damaged files that are read from an earlier version.
+    """
+    report = directory / REPORT
+    within = os.path.relpath(directory, folder)
+    row = IndexRow(
+        name=directory.name or str(directory),
+        directory=f"./{directory}" if str(directory).startswith("-") else str(directory),
+        place="" if within == "." else within,
+        link=_url(report, out.parent) if report.is_file() else None,
+        problem="",
+    )
+    try:
+        row = replace(row, running=runner(directory))
+        if not (directory / STUDY_FILE).is_file():
+            return replace(row, problem="no results yet")
+        row = replace(row, changed=(directory / STUDY_FILE).stat().st_mtime)
+        return _with_results(row, read_study(directory, note))
+    except (InputError, OSError) as error:
+        return replace(row, problem=f"cannot be read: {error}")
+
+
+def _url(path: Path, start: Path) -> str:
+    """Return a relative URL; quoting leaves no colon that would make it one of another scheme."""
+    return quote(os.fsencode(os.path.relpath(path, start)))
+
+
+def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
+    head = frames.headline(record)
+    latest = frames.latest_points(frames.points_frame(record))
+    front = frames.front_frame(latest, "decisive_loss")[["average_bits", "decisive_loss"]]
+    close = head.within_one_percent
+    return replace(
+        row,
+        name=record.name,
+        model=record.model,
+        task=record.task,
+        quantizer=record.quantizer,
+        trainer=record.trainer,
+        rounds=head.rounds,
+        evaluations=head.evaluations,
+        failed=head.failed,
+        loss=_number(None if head.best is None else head.best["decisive_loss"]),
+        bits=_number(None if close is None else close["average_bits"]),
+        is_of_best=head.relative_to == "best loss",
+        hypervolume=_number(head.hypervolume),
+        minutes=_number(head.seconds / 60) if head.rounds else None,
+        front=front.to_numpy(dtype=float).T,
+    )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
+    """Return a front as a stepped line in a box of 96 × 26.
+
+    Args:
+        front: Average bits, rising, and losses (2 × points).
+        bits: Average bits at the box's left and right; losses fill its height.
+
+    Returns:
+        None if there is no point.
+    """
+    if front.shape[1] == 0:
+        return None
+    kept = np.unique(np.linspace(0, front.shape[1] - 1, _FRONT_POINTS).round().astype(int))
+    across, losses = front[:, kept]
+    width, height = max(bits[1] - bits[0], 1e-9), max(np.ptp(losses), 1e-9)
+    x = 2 + (across - bits[0]) / width * (_WIDTH - 4)
+    y = _HEIGHT - 3 - (losses - losses.min()) / height * (_HEIGHT - 6)
+    steps = "".join(f"H{right:.1f}V{down:.1f}" for right, down in zip(x[1:], y[1:], strict=True))
+    # Nothing with more average bits is better than the last point, so its line goes on.
+    path = f"M{x[0]:.1f} {y[0]:.1f}{steps}H{_WIDTH - 2}"
+    first, last = (f"loss {loss:.4f} at {at:.2f}" for at, loss in front[:, [0, -1]].T)
+    words = f"front: {first} average bits" + (f", {last}" if len(kept) > 1 else "")
+    return Sparkline(path, words)
+
+
+_KEYS = (
+    "name",
+    "model",
+    "task",
+    "quantizer",
+    "trainer",
+    "rounds",
+    "evaluations",
+    "failed",
+    "loss",
+    "bits",
+    "hypervolume",
+    "minutes",
+    "changed",
+    "running",
+)
+
+
+def render_index(rows: Sequence[IndexRow], folder: str, now: datetime | None = None) -> str:
+    """Return the page as HTML text.
+
+    Args:
+        rows: The studies.
+        folder: The folder, as its user calls it.
+        now: When the page is made; the present if None.
+    """
+    bits = np.concatenate([row.front[0] for row in rows]) if rows else np.array([])
+    span = (float(bits.min()), float(bits.max())) if len(bits) else (0.0, 1.0)
+    script = assets.script(SCRIPTS)
+    choices = {
+        key: sorted({getattr(row, key) for row in rows} - {""})
+        for key in ("model", "task", "trainer")
+    }
+    data = [
+        {"directory": row.directory, **{key: getattr(row, key) for key in _KEYS}} for row in rows
+    ]
+    environment = assets.environment()
+    environment.filters["least_budget"] = least_budget
+    return environment.get_template("index.html.j2").render(
+        folder=folder,
+        rows=rows,
+        sparklines=[sparkline(row.front, span) for row in rows],
+        span=span,
+        choices=choices,
+        data=data,
+        written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M"),
+        content_policy=assets.content_policy(script),
+        css=assets.style("report.css", "index.css"),
+        script=script,
+    )

@@ -1,0 +1,121 @@
+"""Studies to one self-contained HTML page that works offline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from qsearch.errors import InputError
+from qsearch_reports import frames
+from qsearch_reports.frames.origin import origin
+from qsearch_reports.names import distinct_names, shell_path
+from qsearch_reports.page import assets
+from qsearch_reports.page.comparison import comparison_context
+from qsearch_reports.page.payload import study_payload
+from qsearch_reports.results import StudyResults, read_results
+from qsearch_reports.summaries.table import least_budget, with_error
+
+SCRIPTS = (
+    "decode.js",
+    "numbers.js",
+    "dom.js",
+    "files.js",
+    "store.js",
+    "theme.js",
+    "fitting.js",
+    "plots.js",
+    "lazy.js",
+    "output.js",
+    "marks.js",
+    "links.js",
+    "heatmap.js",
+    "figures.js",
+    "rounds.js",
+    "budget.js",
+    "detail.js",
+    "compare.js",
+    "filters.js",
+    "toolbar.js",
+    "table.js",
+    "keep.js",
+    "study.js",
+    "comparison.js",
+    "report.js",
+)
+"""Files of ``templates/`` that make the page's script, in order; they share one scope."""
+
+
+def write_report(directories: Sequence[Path], out: Path) -> Path:
+    """Write one HTML file that shows one or several studies.
+
+    Args:
+        directories: Study directories.
+        out: The file to write; its directory is made if needed.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        InputError: If a directory holds no study or cannot be read, or the file cannot be
+            written.
+    """
+    if not directories:
+        raise InputError("a report needs at least one study directory")
+    html = render_page([read_results(directory) for directory in directories])
+    return assets.write_page(out, html, "report")
+
+
+def render_page(results: Sequence[StudyResults]) -> str:
+    """Return the page as HTML text."""
+    names = distinct_names([study.record for study in results], [s.directory for s in results])
+    comparison = comparison_context(results, names) if len(results) > 1 else None
+    report_js = assets.script(SCRIPTS)
+    plotly_js, plotly_hash = assets.packed_plotly()
+    data = {
+        "studies": [study_payload(study, name) for study, name in zip(results, names, strict=True)],
+        "comparison": comparison.json_figures() if comparison else {},
+    }
+    environment = assets.environment()
+    environment.filters |= {"figure_error": with_error, "least_budget": least_budget}
+    return environment.get_template("report.html.j2").render(
+        title=names[0] if len(names) == 1 else f"{len(names)} studies",
+        studies=[
+            _study_context(study, name, payload)
+            for study, name, payload in zip(results, names, data["studies"], strict=True)
+        ],
+        comparison=comparison,
+        content_policy=assets.content_policy(plotly_hash, report_js),
+        css=assets.style("report.css", "comparison.css"),
+        plotly_js=Markup(plotly_js),  # noqa: S704  (base64)
+        report_js=report_js,
+        data=Markup(assets.packed_json(data)),  # noqa: S704  (base64)
+    )
+
+
+def _study_context(results: StudyResults, name: str, payload: dict[str, Any]) -> dict[str, Any]:
+    record = results.record
+    latest = frames.latest_points(frames.points_frame(record))
+    drawn, drawn_rounds = payload["figures"], payload["drawn_rounds"]
+    return {
+        "record": record,
+        "name": name,
+        "directory": shell_path(results.directory),
+        "headline": frames.headline(record),
+        "failures": frames.failures_frame(record).to_dict("records"),
+        "parameters": sum(layer.parameters for layer in record.layers),
+        "origin": origin(record),
+        "latest_round": None if latest.empty else int(latest["round"].iloc[0]),
+        "drawn": drawn,
+        "drawn_rounds": len(drawn_rounds),
+        "start": None if latest.empty else _start(latest["average_bits"]),
+    }
+
+
+def _start(bits: pd.Series) -> float:
+    """Return where the budget slider starts: at 3 average bits, if that is in its range."""
+    return min(max(3.0, math.ceil(float(bits.min()) / 0.05) * 0.05), float(bits.max()) + 0.05)

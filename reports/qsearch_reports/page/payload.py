@@ -1,0 +1,296 @@
+"""What the page's script needs of a study, as JSON values."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+
+from qsearch.storage.study_record import StudyRecord
+from qsearch_reports import figures, frames
+from qsearch_reports.names import shell_path
+from qsearch_reports.page.assets import packed
+from qsearch_reports.results import StudyResults
+
+_DIGITS = 7
+"""Significant digits that figures are drawn with."""
+
+_ROUNDED = 6e-7
+"""How far figures in hover labels are from those of the points: they are rounded."""
+
+_OTHER_PARTS = ("layer", "round", "heatmap", "phase", "difference")
+"""How parts of figures begin that do not stand for evaluations."""
+
+
+def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
+    """Return all that the page's script needs of one study.
+
+    Configurations are written once each, as the choice index of every layer: little-endian
+    16- or 32-bit integers (configurations × layers), packed.
+
+    Args:
+        results: The study.
+        name: What the page calls it.
+    """
+    record = results.record
+    points = frames.points_frame(record)
+    texts = configuration_texts(record, points)
+    indices = frames.choice_indices(record.layers, record.choices, texts)
+    grid = frames.layer_grid(record.layers)
+    return {
+        "name": name,
+        "command": shell_path(results.directory),
+        "metric": {"name": record.metric.name, "better": record.metric.better},
+        "layers": [{"name": layer.name, "parameters": layer.parameters} for layer in record.layers],
+        "knobs": [
+            {
+                "name": knob.name,
+                "values": list(knob.values),
+                "colours": figures.value_colours(len(knob.values)),
+            }
+            for knob in record.choices.knobs
+        ],
+        "knob": frames.default_knob(record.choices),
+        "grid": {"rows": grid.rows, "blocks": grid.blocks, "positions": grid.positions.tolist()},
+        "footprint": None if results.footprint is None else asdict(results.footprint),
+        "points": {column: plain(points[column]) for column in points.columns},
+        "configurations": pack(indices, record.choices.size),
+        "drawn_rounds": _drawn_rounds(record, points),
+        "training_sets": _training_sets(record, points),
+        **_figures(results, points, indices[points["configuration"].to_numpy()]),
+    }
+
+
+def configuration_texts(record: StudyRecord, points: pd.DataFrame) -> list[str]:
+    """Return the distinct configurations as JSON texts, by their code in ``points``."""
+    ordered = frames.completed_trials(record)["configuration"]
+    first = ~points["configuration"].duplicated()
+    return [str(text) for text in ordered[first.to_numpy()]]
+
+
+def pack(indices: npt.NDArray[np.int64], choices: int) -> dict[str, Any]:
+    """Return choice indices (configurations × layers) in the page's compact encoding."""
+    width = 2 if choices <= 1 << 16 else 4
+    return {"width": width, "data": packed(indices.astype(f"<u{width}").tobytes())}
+
+
+def plain(column: pd.Series) -> list[Any]:
+    """Return a column as JSON values, missing figures as None."""
+    return [
+        None if isinstance(value, float) and not math.isfinite(value) else value
+        for value in column.tolist()
+    ]
+
+
+def _drawn_rounds(record: StudyRecord, points: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rounds that fronts can show: those that are finished, or the first."""
+    hypervolumes = {
+        entry.round: entry.hypervolume if math.isfinite(entry.hypervolume) else None
+        for entry in record.rounds
+    }
+    last = record.rounds[-1].round if record.rounds else 0
+    counts = points[points["round"] <= last].groupby("round").size()
+    return [
+        {
+            "round": int(number),
+            "configurations": int(count),
+            "hypervolume": hypervolumes.get(int(number)),
+        }
+        for number, count in counts.to_dict().items()
+    ]
+
+
+def _training_sets(record: StudyRecord, points: pd.DataFrame) -> dict[str, list[int]]:
+    """Return the codes of the configurations that each round trained on."""
+    codes = dict(zip(points["trial"], points["configuration"], strict=True))
+    return {
+        str(entry.round): [int(codes[trial]) for trial in entry.training_set if trial in codes]
+        for entry in record.rounds
+    }
+
+
+def _figures(
+    results: StudyResults, points: pd.DataFrame, indices: npt.NDArray[np.int64]
+) -> dict[str, Any]:
+    """Draw all figures; ``indices`` are the choices of each row of ``points`` (rows × layers)."""
+    record = results.record
+    made: dict[str, Any] = {}
+
+    def add(key: str, figure: go.Figure) -> None:
+        made[key] = compact(figure, points)
+
+    def add_variants(key: str, by: str, variants: Mapping[str, go.Figure]) -> None:
+        if variants:
+            drawn = {name: compact(figure, points) for name, figure in variants.items()}
+            made[key] = {"by": by, "variants": drawn}
+
+    if not points.empty:
+        _add_fronts(record, points, add_variants)
+        marginals = {
+            knob.name: figures.marginals_figure(
+                frames.marginals_frame(record, knob.name, indices), knob
+            )
+            for knob in record.choices.knobs
+        }
+        add_variants("marginals", "knob", marginals)
+        front = frames.front_frame(frames.latest_points(points), "decisive_loss")
+        sensitivity = frames.sensitivity_frame(results, indices=indices[front.index.to_numpy()])
+        if not sensitivity.empty:
+            add("sensitivity", figures.sensitivity_figure(sensitivity))
+        predictions = frames.predictions_frame(record)
+        if not predictions.empty:
+            add("predictions", figures.predictions_figure(predictions))
+            add("calibration", figures.calibration_figure(frames.calibration_frame(predictions)))
+        add_variants("progress", "progress", _progress(results))
+    timeline = frames.timeline_frame(results)
+    if timeline["end"].notna().any():
+        add("timeline", figures.timeline_figure(timeline, frames.phases_frame(results)))
+    training = frames.training_frame(record)
+    if not training.empty:
+        add("training", figures.training_figure(training))
+    parallel = None
+    if not points.empty:
+        latest = frames.latest_points(points)
+        frame = frames.parallel_frame(record, indices[latest.index.to_numpy()])
+        axes = frames.parallel_axes(record, frame)
+        add("parallel", figures.parallel_figure(frame, axes))
+        parallel = {
+            "rows": frame.index.tolist(),
+            "axes": [
+                {
+                    "title": axis.title,
+                    "low": axis.low,
+                    "high": axis.high,
+                    "names": list(axis.names),
+                    "values": plain(frame[axis.column].astype(float)),
+                }
+                for axis in axes
+            ],
+        }
+    return {"figures": made, "parallel": parallel}
+
+
+def _add_fronts(record: StudyRecord, points: pd.DataFrame, add_variants: Any) -> None:
+    rounds = [entry["round"] for entry in _drawn_rounds(record, points)]
+    for value in ("loss", "metric"):
+        ranges = figures.front_ranges(points, value)
+        drawn = {
+            str(number): figures.front_figure(
+                points[points["round"] == number],
+                record.segment_edges,
+                record.metric,
+                value,
+                ranges,
+            )
+            for number in rounds
+        }
+        add_variants(value, "round", drawn)
+
+
+def _progress(results: StudyResults) -> dict[str, go.Figure]:
+    progress = frames.progress_frame(results)
+    made = {}
+    if not progress.empty:
+        made["evaluation"] = figures.progress_figure(progress, "evaluation")
+        if progress["minutes"].notna().any():
+            made["minutes"] = figures.progress_figure(progress, "minutes")
+    if results.record.rounds:
+        made["round"] = figures.hypervolume_figure(frames.hypervolume_frame(results.record))
+    return made
+
+
+def compact(figure: go.Figure, points: pd.DataFrame) -> dict[str, Any]:
+    """Return a figure as JSON values, with columns that it shares with ``points`` named only.
+
+    A trace of evaluations gets their row numbers as ``rows``. Its coordinates and its columns of
+    ``customdata`` are ``{"column": name}`` where they are those of ``points``; the page's script
+    fills them in.
+    """
+    spec = _with_arrays(figure.to_plotly_json())
+    return {
+        "layout": json_values(spec["layout"]),
+        "data": [_compact_trace(trace, points) for trace in spec["data"]],
+    }
+
+
+def _with_arrays(value: Any) -> Any:
+    """Return a figure's values with the arrays that Plotly has written as base64."""
+    if isinstance(value, Mapping):
+        if value.keys() >= {"bdata", "dtype"}:
+            array = np.frombuffer(base64.b64decode(value["bdata"]), dtype=value["dtype"])
+            shape = str(value.get("shape", len(array))).split(",")
+            return array.reshape([int(size) for size in shape])
+        return {key: _with_arrays(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_arrays(item) for item in value]
+    return value
+
+
+def _compact_trace(trace: Mapping[str, Any], points: pd.DataFrame) -> dict[str, Any]:
+    details = trace.get("customdata")
+    is_other = str(trace.get("meta", "")).startswith(_OTHER_PARTS)
+    if details is None or is_other or len(details) == 0:
+        return dict(json_values(trace))
+    # A gap in a line has a row number alone.
+    width = max(len(listed) for listed in details)
+    padded = [[*listed, *[None] * (width - len(listed))] for listed in details]
+    columns = list(zip(*padded, strict=True))
+    rows = np.array([-1 if row is None else row for row in columns[0]], dtype=np.int64)
+    made = {key: value for key, value in trace.items() if key != "customdata"}
+    for axis in ("x", "y"):
+        made[axis] = _column(trace[axis], rows, points)
+    for error in ("error_x", "error_y"):
+        if error in trace and "array" in trace[error]:
+            made[error] = {**trace[error], "array": _column(trace[error]["array"], rows, points)}
+    made["rows"] = rows
+    made["customdata"] = [_column(column, rows, points, _ROUNDED) for column in columns[1:]]
+    return dict(json_values(made))
+
+
+def _column(
+    values: Sequence[Any],
+    rows: npt.NDArray[np.int64],
+    points: pd.DataFrame,
+    slack: float = 0.0,
+) -> Any:
+    """Return the name of the column of ``points`` that values are of, or else the values."""
+    known = rows >= 0
+    given = np.asarray(values, dtype=object)[known]
+    is_text = any(isinstance(value, str) for value in given)
+    numbers = None if is_text else given.astype(np.float64)
+    for name in points.columns:
+        column = points[name].to_numpy()[rows[known]]
+        if numbers is None:
+            same = column.dtype.kind not in "fiub" and list(column) == list(given)
+        elif column.dtype.kind in "fiu":
+            same = np.allclose(column, numbers, rtol=1e-9, atol=slack, equal_nan=True)
+        else:
+            same = False
+        if same and known.all():
+            return {"column": name}
+    return values
+
+
+def json_values(value: Any) -> Any:
+    """Return a figure's values as JSON has them; floats with the digits that a drawing needs."""
+    if isinstance(value, Mapping):
+        return {str(key): json_values(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return json_values(value.tolist())
+    if isinstance(value, list | tuple | pd.Series | pd.Index):
+        return [json_values(item) for item in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        return float(f"{number:.{_DIGITS}g}") if math.isfinite(number) else None
+    return value if value is None or isinstance(value, str) else str(value)

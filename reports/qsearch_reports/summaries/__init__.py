@@ -1,0 +1,1 @@
+"""Summaries of studies as text, Markdown and a table for the terminal."""

@@ -1,0 +1,253 @@
+"""What summaries say of a study, in words and cells without markup; names are given as they are.
+
+The terminal's summary and the Markdown one say the same; each escapes names in its own way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from rich.cells import cell_len, set_cell_size
+
+from qsearch._text import without_controls
+from qsearch.storage.study_record import StudyRecord, decisive_loss
+from qsearch_reports.frames import (
+    Headline,
+    budget_frame,
+    common_budgets,
+    common_reference,
+    comparison_frame,
+    failures_frame,
+    headline,
+    incomparable,
+    study_budgets,
+)
+from qsearch_reports.names import shell_path
+from qsearch_reports.results import StudyResults, is_unfinished
+from qsearch_reports.summaries.table import least_budget, with_error
+
+MOST_REASONS = 10
+"""Reasons of failures that a summary lists; the report lists all."""
+
+_MOST_TRIALS = 12
+_COMPARED_BUDGETS = 4
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table of texts.
+
+    Args:
+        headings: One for each column.
+        rows: Cells in the headings' order.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def one_line(name: object, limit: int = 80) -> str:
+    """Return a name in one line, with escapes for what is obeyed and not shown.
+
+    Args:
+        name: Anything.
+        limit: Text that takes more places of a terminal is cut to this many, the last an ellipsis.
+    """
+    text = without_controls(" ".join(str(name).split()))
+    return text if cell_len(text) <= limit else set_cell_size(text, limit - 1).rstrip() + "…"
+
+
+def answer(head: Headline) -> str:
+    """Return the sentence that a summary opens with.
+
+    Args:
+        head: The study's headline figures.
+    """
+    best, close = head.best, head.within_one_percent
+    if best is None:
+        if head.failed:
+            return f"{counted(head.failed, 'evaluation')} failed and none completed: no front yet."
+        return "No evaluation has finished yet."
+    only = " It is the only evaluation so far." if head.evaluations == 1 else ""
+    if close is None:
+        at = f"{least_budget(best['average_bits'])} average bits"
+        above = (
+            f"not within 1 % of {head.relative_to}"
+            if head.excess is None
+            else f"{100 * head.excess:.1f} % above {head.relative_to}"
+        )
+        return f"Best {_figures(best, head)} at {at}: {above}.{only}"
+    if head.full_precision is not None:
+        compared = f" against {head.full_precision.loss:.4f}"
+    elif close["trial"] != best["trial"]:
+        compared = f" against {_loss(best, head)} at {least_budget(best['average_bits'])} bits"
+    else:
+        compared = ""
+    smaller = f"{16 / close['average_bits']:.1f} times smaller than at 16 bits"
+    relative = "the best loss" if head.relative_to == "best loss" else head.relative_to
+    return (
+        f"Within 1 % of {relative} at {least_budget(close['average_bits'])} average bits:"
+        f" {_figures(close, head)}{compared}; quantized weights {smaller}.{only}"
+    )
+
+
+def _figures(row: pd.Series, head: Headline) -> str:
+    return f"{'expected loss' if head.is_expected else 'loss'} {_loss(row, head)}"
+
+
+def _loss(row: pd.Series, head: Headline) -> str:
+    error = "expected_loss_deviation" if head.is_expected else "standard_error"
+    return with_error(row["decisive_loss"], row[error])
+
+
+def facts(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
+    """Return the headline figures, as names and values.
+
+    Args:
+        record: The study.
+        head: Its headline figures.
+    """
+    failed = f", {head.failed:,} failed" if head.failed else ""
+    weights = sum(layer.parameters for layer in record.layers)
+    rows = [
+        ("evaluations", f"{head.evaluations:,} completed{failed}"),
+        ("configurations", f"{head.configurations:,}, {head.on_front:,} on the segmented front"),
+        ("rounds", f"{head.rounds} in {head.seconds / 60:.1f} minutes"),
+        ("quantized", f"{counted(len(record.layers), 'layer')}, {weights / 1e6:.1f} M weights"),
+    ]
+    if head.hypervolume is not None and record.reference_point:
+        loss, bits = record.reference_point
+        value = f"{head.hypervolume:.4f} from (loss {loss:.4g}, {bits:.4g} average bits)"
+        rows.insert(2, ("hypervolume", value))
+    return rows
+
+
+def budget_cells(record: StudyRecord) -> Cells:
+    """Return the best configuration at or under each budget.
+
+    Args:
+        record: The study.
+
+    Returns:
+        Cells; columns of what no row knows are left out.
+    """
+    frame = budget_frame(record, study_budgets(record))
+    columns = [("budget", [f"{value:g}" for value in frame["budget"]])]
+    columns.append(("trial", [str(int(value)) for value in frame["trial"]]))
+    columns.append(("bits", [f"{value:.4f}" for value in frame["average_bits"]]))
+    pairs = (
+        ("loss", "loss", "standard_error"),
+        ("expected loss", "expected_loss", "expected_loss_deviation"),
+        (record.metric.name, "metric", "metric_standard_error"),
+    )
+    for heading, value, error in pairs:
+        if frame[value].notna().any():
+            figures = zip(frame[value], frame[error], strict=True)
+            columns.append((heading, [with_error(*figure) for figure in figures]))
+    columns.append(("seen", ["yes" if seen else "no" for seen in frame["seen"]]))
+    headings, texts = zip(*columns, strict=True)
+    return Cells(headings, tuple(zip(*texts, strict=True)))
+
+
+def failure_cells(record: StudyRecord) -> Cells:
+    """Return why evaluations failed, the most frequent reasons first; reasons are data."""
+    found = failures_frame(record)
+    rows = [
+        (f"{row['count']:,}", str(row["reason"]) or "no reason given", _some(str(row["trials"])))
+        for row in found.head(MOST_REASONS).to_dict("records")
+    ]
+    if more := len(found) - len(rows):
+        rest = int(found["count"].iloc[MOST_REASONS:].sum())
+        rows.append((f"{rest:,}", f"{counted(more, 'other reason')}; the report has them", ""))
+    return Cells(("count", "reason", "trials"), tuple(rows))
+
+
+def next_commands(head: Headline, directory: str) -> list[str]:
+    """Return the commands that come next, for a POSIX shell, each in one line.
+
+    Args:
+        head: The study's headline figures.
+        directory: Where the study lives, as its user would type it.
+    """
+    path = shell_path(directory)
+    commands = [f"qsearch status {path}"]
+    chosen = head.best if head.within_one_percent is None else head.within_one_percent
+    if chosen is not None:
+        bits = least_budget(float(chosen["average_bits"]))
+        commands = [
+            f"qsearch pick {path} --bits {bits}",
+            f"qsearch export {path} --bits {bits} --to OUT",
+            f"qsearch report {path}",
+        ]
+    return [without_controls(command) for command in commands]
+
+
+def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> Cells:
+    """Return several studies side by side; hypervolumes are of one reference point.
+
+    Args:
+        results: The studies.
+        names: A distinct label for each.
+
+    Returns:
+        Cells of names, evaluations, hypervolume of the last round, and decisive losses at some
+        budgets; a dash where nothing is known.
+    """
+    records = [result.record for result in results]
+    by_round = comparison_frame(records, names)
+    last = by_round.groupby("study", sort=False)["hypervolume"].last().to_dict()
+    budgets = common_budgets(records, _COMPARED_BUDGETS)
+    rows = []
+    for record, name in zip(records, names, strict=True):
+        losses = decisive_loss(budget_frame(record, budgets))
+        figures = (last.get(name, math.nan), *losses)
+        evaluations = f"{headline(record).evaluations:,}"
+        rows.append((name, evaluations, *(with_error(value, math.nan) for value in figures)))
+    at = (f"at {budget:g}" for budget in budgets)
+    return Cells(("study", "evaluations", "hypervolume", *at), tuple(rows))
+
+
+def comparison_words(results: Sequence[StudyResults]) -> list[str]:
+    """Return how to read :func:`comparison_cells`, and what cannot be compared, as paragraphs.
+
+    Args:
+        results: The studies.
+    """
+    records = [result.record for result in results]
+    told = []
+    if going_on := sum(map(is_unfinished, results)):
+        told.append(f"Not finished, so that this may still change: {going_on} of them.")
+    if differing := incomparable(results):
+        told.append(
+            f"These studies differ in {' and '.join(differing)}, so their losses mean different"
+            " things."
+        )
+    losses = (
+        "At a budget of average bits: the loss, the expected one where it is known, of the best"
+        " configuration that fits."
+    )
+    common = common_reference(records)
+    if common is None:
+        return [*told, f"{losses} No study has a reference point yet, so there is no hypervolume."]
+    (loss, bits), least = common
+    reference = (
+        f"Hypervolumes are of the last round, from one reference point (loss {loss:.4g},"
+        f" {bits:.4g} average bits), divided by the area between it and (loss 0, {least:.4g}"
+        " average bits)."
+    )
+    return [*told, f"{losses} {reference}"]
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun, such as ``2 layers``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _some(trials: str) -> str:
+    numbers = trials.split(", ")
+    if len(numbers) <= _MOST_TRIALS:
+        return trials
+    return f"{', '.join(numbers[:_MOST_TRIALS])} and {len(numbers) - _MOST_TRIALS:,} more"

@@ -1,0 +1,150 @@
+"""Studies as Markdown, as GitHub draws it: for a pull request or an issue."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from qsearch_reports.frames import headline
+from qsearch_reports.frames.groups import flatten
+from qsearch_reports.frames.origin import origin
+from qsearch_reports.names import distinct_names
+from qsearch_reports.results import StudyResults, read_results
+from qsearch_reports.summaries.facts import (
+    Cells,
+    answer,
+    budget_cells,
+    comparison_cells,
+    comparison_words,
+    counted,
+    facts,
+    failure_cells,
+    next_commands,
+    one_line,
+)
+
+_MOST_SETTINGS = 200
+
+
+def markdown_report(directories: Sequence[Path]) -> str:
+    """Return the summary of one study, or of several side by side and then one by one.
+
+    Args:
+        directories: Study directories.
+
+    Raises:
+        InputError: If a directory holds no study or cannot be read.
+    """
+    return markdown_summary([read_results(directory) for directory in directories])
+
+
+def markdown_summary(studies: Sequence[StudyResults]) -> str:
+    """Return the summary as Markdown, which ends with a line break.
+
+    Args:
+        studies: What is known of each study.
+    """
+    records = [study.record for study in studies]
+    names = distinct_names(records, [study.directory for study in studies])
+    if len(studies) == 1:
+        lines = [f"### {code(names[0])}", "", *_study(studies[0], "####")]
+        return "\n".join(lines).rstrip() + "\n"
+    lines = [f"### {len(studies)} studies", ""]
+    lines += [*_table(comparison_cells(studies, names), {0})]
+    lines += [line for text in comparison_words(studies) for line in ("", text)]
+    for study, name in zip(studies, names, strict=True):
+        shown = html.escape(one_line(name))
+        lines += ["", f"<details><summary><code>{shown}</code></summary>", ""]
+        lines += [*_study(study, "####"), "", "</details>"]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def code(name: object, limit: int = 80, *, in_table: bool = False) -> str:
+    """Return a name as a code span: nothing in it is read as Markdown, HTML, mention or link.
+
+    Args:
+        name: Anything; it is shown in one line.
+        limit: Longer text is cut to this many characters.
+        in_table: Whether it stands in a table, whose cells a bar would end.
+    """
+    text = one_line(name, limit) or "(no name)"
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    inner = f" {text} " if text[0] == "`" or text[-1] == "`" else text
+    if in_table:
+        inner = inner.replace("|", "\\|")
+    return f"{fence}{inner}{fence}"
+
+
+def _study(study: StudyResults, heading: str) -> Iterable[str]:
+    record = study.record
+    head = headline(record)
+    yield f"**{answer(head)}**"
+    yield ""
+    parts = (record.model, record.task, record.quantizer, record.trainer)
+    better = f"{code(record.metric.name)} ({record.metric.better} is better)"
+    yield " · ".join((*map(code, parts), better))
+    yield ""
+    for label, value in facts(record, head):
+        yield f"- {label}: {value}"
+    if head.best is not None:
+        yield from ("", f"{heading} Best configuration at or under each budget", "")
+        yield from _table(budget_cells(record))
+    if head.failed:
+        yield from ("", f"{heading} {counted(head.failed, 'failed evaluation').capitalize()}", "")
+        yield from _table(failure_cells(record), {1})
+    yield from ("", f"{heading} Next", "")
+    yield from _commands(next_commands(head, study.directory))
+    yield from _origin(study)
+
+
+def _origin(study: StudyResults) -> Iterable[str]:
+    groups = [("Settings", list(flatten(study.settings or {}).items())[:_MOST_SETTINGS])]
+    groups += origin(study.record)["groups"]
+    shown = [(title, rows) for title, rows in groups if rows]
+    if not shown:
+        return
+    yield from ("", "<details><summary>Settings and versions</summary>")
+    for title, rows in shown:
+        cells = Cells((title.lower(), "value"), tuple((str(n), str(v)) for n, v in rows))
+        yield ""
+        yield from _table(cells, {0, 1})
+    yield from ("", "</details>")
+
+
+def _table(cells: Cells, names: Iterable[int] = ()) -> Iterable[str]:
+    """Yield a table, figures right-aligned.
+
+    Args:
+        cells: Its texts; headings that are not words of ours are shown as code.
+        names: Columns of texts that come from elsewhere.
+    """
+    quoted = set(names)
+    headings = [
+        heading if re.fullmatch(r"[a-z0-9. ]+", heading) else code(heading, 40, in_table=True)
+        for heading in cells.headings
+    ]
+    yield _row(headings)
+    yield _row(
+        "---" if column in quoted or headings[column] == "trials" else "---:"
+        for column in range(len(headings))
+    )
+    for row in cells.rows:
+        yield _row(
+            code(cell, 200, in_table=True) if column in quoted and cell else cell
+            for column, cell in enumerate(row)
+        )
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _commands(commands: Sequence[str]) -> Iterable[str]:
+    longest = max((len(run) for text in commands for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    yield f"{fence}sh"
+    yield from commands
+    yield fence

@@ -1,0 +1,128 @@
+"""Studies as plain text, 80 characters wide: for a terminal, a log or a mail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.cells import cell_len, chop_cells, set_cell_size
+
+from qsearch_reports.frames import headline, latest_points, points_frame
+from qsearch_reports.names import distinct_names
+from qsearch_reports.results import StudyResults, read_results
+from qsearch_reports.summaries.facts import (
+    Cells,
+    answer,
+    budget_cells,
+    comparison_cells,
+    comparison_words,
+    counted,
+    facts,
+    failure_cells,
+    next_commands,
+    one_line,
+)
+from qsearch_reports.summaries.text_plot import front_plot
+
+WIDTH = 80
+
+
+def text_report(directories: Sequence[Path]) -> str:
+    """Return the summary of one study, or of several side by side and then one by one.
+
+    Args:
+        directories: Study directories.
+
+    Raises:
+        InputError: If a directory holds no study or cannot be read.
+    """
+    return text_summary([read_results(directory) for directory in directories])
+
+
+def text_summary(results: Sequence[StudyResults]) -> str:
+    """Return the summary as text without colours, which ends with a line break.
+
+    Args:
+        results: What is known of each study.
+    """
+    records = [result.record for result in results]
+    names = distinct_names(records, [result.directory for result in results])
+    parts: list[list[str]] = []
+    if len(results) > 1:
+        words = [line for text in comparison_words(results) for line in ("", *_wrap(text))]
+        table = _compared(comparison_cells(results, names))
+        parts.append([f"{len(results)} studies", *words, "", *table])
+    for result, name in zip(results, names, strict=True):
+        parts.append(list(_study(result, name)))
+    rule = f"\n\n{'-' * WIDTH}\n\n"
+    return rule.join("\n".join(part).rstrip() for part in parts) + "\n"
+
+
+def _study(results: StudyResults, name: str) -> Iterable[str]:
+    record = results.record
+    head = headline(record)
+    yield from _wrap(f"{one_line(name)}: {answer(head)}")
+    yield ""
+    told = [
+        ("model", one_line(record.model, WIDTH - 16)),
+        ("task", f"{one_line(record.task, 22)}, {one_line(record.metric.name, 20)}"
+         f" ({record.metric.better} is better)"),
+        ("made by", f"{one_line(record.quantizer, 30)}, {one_line(record.trainer, 30)}"),
+        *facts(record, head),
+    ]  # fmt: skip
+    width = max(len(label) for label, _ in told)
+    for label, value in told:
+        yield f"{label:{width}}  {value}"
+    if head.best is not None:
+        yield from ("", "best configuration at or under each budget")
+        yield from _put(budget_cells(record))
+        latest = latest_points(points_frame(record))
+        loss = "expected loss" if head.is_expected else "loss"
+        number = int(latest["round"].iloc[0])
+        yield ""
+        yield f"{loss} (nats) against average bits, round {number}: * on the front, . other"
+        yield from front_plot(latest)
+    if head.failed:
+        yield from ("", counted(head.failed, "failed evaluation"))
+        for count, reason, trials in failure_cells(record).rows:
+            at = f" (trials {trials})" if trials else ""
+            yield from _wrap(f"{count} x {one_line(reason, 200)}{at}", "  ")
+    yield from ("", "next")
+    for command in next_commands(head, results.directory):
+        yield f"  {command}"
+
+
+def _put(cells: Cells) -> Iterable[str]:
+    """Yield a table, right-aligned; headings may be names, which are cut."""
+    headings = tuple(one_line(heading, 15) for heading in cells.headings)
+    rows = [headings, *cells.rows]
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(headings))]
+    for row in rows:
+        yield "  " + "  ".join(
+            f"{' ' * (width - cell_len(cell))}{cell}"
+            for cell, width in zip(row, widths, strict=True)
+        )
+
+
+def _compared(cells: Cells) -> Iterable[str]:
+    """Yield the comparison, each study's name cut to the width that the figures leave."""
+    figures = Cells(cells.headings[1:], tuple(row[1:] for row in cells.rows))
+    right = list(_put(figures))
+    room = WIDTH - 2 - max(map(cell_len, right))
+    names = [cells.headings[0], *(one_line(row[0], room) for row in cells.rows)]
+    shown = [set_cell_size(name, min(room, max(map(cell_len, names)))) for name in names]
+    for name, figure in zip(shown, right, strict=True):
+        yield f"  {name}{figure}"
+
+
+def _wrap(text: str, indent: str = "") -> list[str]:
+    """Return words in lines that fit; some characters take two places, which textwrap ignores."""
+    lines = [indent]
+    for word in text.split():
+        for part in chop_cells(word, WIDTH - 4):
+            gap = " " if lines[-1].strip() else ""
+            if cell_len(lines[-1] + gap + part) > WIDTH:
+                lines.append(f"{indent}{indent}{part}")
+            else:
+                lines[-1] += gap + part
+    return lines

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+import transformers
+from qsearch_coalora.estimation.workload import (
+    Workload,
+    floating_point_operations,
+    position_limit,
+    require_positions,
+    task_workload,
+    work_parameters,
+)
+from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_coalora.tasks.classification import Classification
+from torch import nn
+
+from qsearch.errors import InputError
+from qsearch.plugins.protocols import Requirements
+from qsearch.plugins.registry import load_plugin
+from qsearch.spec.sections import ModelSpec
+
+
+def test_embeddings_do_no_work() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(1000, 8), nn.Linear(8, 4, bias=False))
+    assert work_parameters(model) == 32
+
+
+def test_operations_are_two_per_parameter_and_token_and_three_passes_a_step() -> None:
+    options = CoALoRAOptions(batch_size=4, first_steps=10, steps=5)
+    training, evaluation = floating_point_operations(100, options, Workload(16, 7))
+    assert evaluation == 2 * 100 * 16 * 7
+    assert training == (3 * 2 * 100 * 16 * 4 * 10, 3 * 2 * 100 * 16 * 4 * 5)
+
+
+def test_unknown_number_of_examples_gives_no_operations() -> None:
+    assert floating_point_operations(100, CoALoRAOptions(), Workload(16, None)) == ((0, 0), 0)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "expected"),
+    [
+        (
+            Classification,
+            {
+                "docstrings": {"packages": ["a", "b"], "validation_texts": 5},
+                "max_length": 12,
+                "validation_examples": 8,
+            },
+            Workload(12, 8, tokens_option="task.max_length"),
+        ),
+        (
+            Classification,
+            {"docstrings": {"packages": ["a", "b"], "validation_texts": 3}, "max_length": 12},
+            Workload(12, 6, tokens_option="task.max_length"),
+        ),
+        (
+            Classification,
+            {"train": "a.csv", "validation": "b.csv"},
+            Workload(128, None, tokens_option="task.max_length"),
+        ),
+        (
+            CausalLanguageModelling,
+            {"train": "a.txt", "validation": "b.txt", "length": 10, "validation_tokens": 105},
+            Workload(10, 10, tokens_option="task.length"),
+        ),
+        (
+            CausalLanguageModelling,
+            {"dataset": {"name": "owner/set"}, "length": 10},
+            Workload(
+                10,
+                None,
+                ("data set owner/set is downloaded from the hub on first use",),
+                tokens_option="task.length",
+            ),
+        ),
+    ],
+)
+def test_tasks_tell_their_workload_from_options_alone(task, options, expected) -> None:
+    assert task_workload(task(task.Options(**options))) == expected
+
+
+def test_task_that_tells_no_workload_has_none() -> None:
+    assert task_workload(object()) is None  # type: ignore[arg-type]
+
+
+def test_requirements_say_when_the_data_must_tell_the_time(make_trainer) -> None:
+    needs = make_trainer().requirements()  # files without a bound on their examples
+    assert needs.evaluation_flops == 0
+    assert "time is not estimated" in needs.notes[0]
+
+
+@pytest.mark.parametrize(("device", "warned"), [("hpu", True), ("cpu", False)])
+def test_requirements_warn_of_a_device_that_this_machine_lacks(
+    make_trainer, device: str, warned: bool
+) -> None:
+    notes = make_trainer(device=device).requirements().notes
+    said = f"trainer.device {device!r} cannot be used on this machine; available: cpu"
+    assert any(note.startswith(said) for note in notes) == warned
+
+
+@pytest.mark.parametrize(
+    ("method", "rounds", "for_each_configuration"),
+    [
+        ("coa-lora", (1, 1), 0),
+        ("ptq", (1, 0), 0),
+        ("qlora", (0, 0), 1),
+        ("lq-lora", (0, 0), 1),
+    ],
+)
+def test_requirements_count_the_trainings_of_a_method(
+    bert_folder, table_files, quantizer, method: str, rounds, for_each_configuration: int
+) -> None:
+    train, validation = table_files
+    task = Classification(
+        Classification.Options(train=train, validation=validation, validation_examples=8)
+    )
+
+    def requirements(name: str) -> Requirements:
+        plugin = load_plugin("trainers", name)
+        model = ModelSpec(name=str(bert_folder))
+        return plugin(plugin.Options(steps=5), model, task, quantizer, 0).requirements()
+
+    plain, needs = requirements("shared-lora"), requirements(method)
+    training, evaluation = plain.training_flops[0], plain.evaluation_flops
+    assert training > 0
+    assert needs.training_flops == (rounds[0] * training, rounds[1] * training)
+    assert needs.evaluation_flops == evaluation
+    assert needs.first_evaluation_flops == for_each_configuration * training
+    # Rank 16, and in each of two blocks four matrices of 32 x 32 and two of 32 x 64.
+    adapter = 16 * 2 * (4 * 64 + 2 * 96) * 4
+    assert needs.configuration_bytes == for_each_configuration * adapter
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("Bert", 40), ("Roberta", 38), ("Llama", 40)])
+def test_positions_before_the_first_token_are_no_room_for_text(kind: str, limit: int) -> None:
+    """RoBERTa numbers positions from after its padding's, 1."""
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=63,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
+    model = getattr(transformers, f"{kind}Model")(config)
+    assert position_limit(model) == limit
+    for tokens in (limit, limit + 1):
+        if tokens > limit and kind == "Llama":
+            break  # Its positions are rotations, which go on.
+        inputs = {"input_ids": torch.full((1, tokens), 5)}
+        with nullcontext() if tokens <= limit else pytest.raises((IndexError, RuntimeError)):
+            model(**inputs)
+    with pytest.raises(InputError, match=f"above the {limit} tokens"):
+        require_positions(model, Workload(limit + 1, None))

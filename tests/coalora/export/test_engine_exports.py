@@ -1,0 +1,152 @@
+"""Exports of integers for inference engines."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from peft import PeftModel
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_quantizers.integer.quantizer import Integer
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from qsearch.errors import InputError
+from qsearch.space.configuration import Configuration
+from qsearch.space.layers import FUSED_ROLES, tied_groups
+from qsearch.spec.sections import ModelSpec
+from tests.coalora.exported import loaded_logits, study_logits
+
+
+@pytest.fixture(scope="module")
+def even_llama_folder(llama_folder, tmp_path_factory):
+    """The small Llama with rows that groups of 32 divide."""
+    folder = tmp_path_factory.mktemp("even")
+    config = AutoConfig.from_pretrained(llama_folder, intermediate_size=96)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(llama_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def causal_study(even_llama_folder, tmp_path_factory):
+    """Return a maker of a trained study of integers on a small Llama, and its configuration."""
+
+    def make(
+        scheme="symmetric", tied=True, bits=(3, 4, 8), name=even_llama_folder, patterns=("*",)
+    ):
+        folder = tmp_path_factory.mktemp("causal")
+        (folder / "text.txt").write_text("w1 w2 w3 w4 w5 w6 w7 " * 200)
+        text = folder / "text.txt"
+        options = CausalLanguageModelling.Options(train=text, validation=text, length=32)
+        quantizer = Integer(Integer.Options(bits=bits, group_size=(32,), scheme=scheme))
+        trainer = CoALoRATrainer(
+            CoALoRATrainer.Options(rank=4, steps=4, batch_size=4, learning_rate=1e-2),
+            ModelSpec(name=str(name), layers=patterns),
+            CausalLanguageModelling(options),
+            quantizer,
+            0,
+        )
+        layers = trainer.layers()
+        groups = tied_groups(layers, FUSED_ROLES if tied else ())
+        choices = quantizer.choices()
+        wanted = Configuration(
+            {
+                layers[member].name: choices.layer_configuration(number * 7 % choices.size)
+                for number, group in enumerate(groups)
+                for member in group.members
+            }
+        )
+        trainer.train([wanted], 0)
+        return trainer, wanted
+
+    return make
+
+
+def test_compressed_tensors_give_the_same_logits(causal_study, tmp_path) -> None:
+    pytest.importorskip("compressed_tensors")
+    trainer, wanted = causal_study()
+    batch = next(iter(trainer.task.batches("validation", 4)))
+    expected = study_logits(trainer, wanted, batch)
+    trainer.export(wanted, tmp_path, "compressed-tensors")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path)
+    base.hf_quantizer.compressor.decompress_model(base)  # As the card says.
+    without = loaded_logits(base, batch)
+    model = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    found = loaded_logits(model, batch)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, without, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+def test_compressed_tensors_are_decompressed_to_the_studys_weights(
+    causal_study, tmp_path, scheme
+) -> None:
+    package = pytest.importorskip("compressed_tensors")
+    trainer, wanted = causal_study(scheme)
+    trainer.export(wanted, tmp_path, "compressed-tensors")
+    written = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    config = package.quantization.QuantizationConfig.model_validate(written)
+    tensors = load_file(tmp_path / "model.safetensors")
+    names = [layer.name for layer in trainer.layers()]
+    compressor = package.compressors.PackedQuantizationCompressor
+    decompressed = 0
+    for group in config.config_groups.values():
+        for target in group.targets:
+            prefix = f"{target}."
+            layer = {k.removeprefix(prefix): v for k, v in tensors.items() if prefix in k}
+            layer["weight_scale"] = layer["weight_scale"].float()
+            found = compressor.decompress(layer, group)["weight"]
+            name = target.removeprefix("model.")
+            assert group.weights.num_bits == wanted[name]["bits"]
+            expected = trainer.adapted.weights.dequantized(names.index(name), wanted[name])
+            assert torch.equal(found, expected)
+            decompressed += 1
+    assert decompressed == len(names)
+    assert ("asymmetric" in (tmp_path / "README.md").read_text()) == (scheme == "asymmetric")
+
+
+def test_engines_get_no_layers_that_they_cannot_fuse(causal_study, tmp_path) -> None:
+    trainer, wanted = causal_study(tied=False)
+    with pytest.raises(InputError) as caught:
+        trainer.export(wanted, tmp_path, "compressed-tensors")
+    message = str(caught.value)
+    for part in ("q_proj", "k_proj", "v_proj", "'bits': 8", "; and 2 more groups; search with"):
+        assert part in message
+
+
+@pytest.mark.parametrize("format", ["compressed-tensors", "gguf"])
+def test_engines_get_integers_alone_which_is_told_before_the_model_is_loaded(
+    make_trainer, make_configuration, tmp_path, format
+) -> None:
+    trainer = make_trainer(plugin=NormalFloat(NormalFloat.Options()))
+    chosen = make_configuration(trainer, 0)
+    with pytest.raises(InputError, match="weights of quantizer 'normal-float' are not integers"):
+        trainer.export(chosen, tmp_path, format)
+    assert "loaded" not in vars(trainer)
+
+
+def test_a_missing_package_names_its_extra(causal_study, tmp_path, monkeypatch) -> None:
+    trainer, wanted = causal_study()
+    for name in [name for name in sys.modules if name.split(".")[0] == "compressed_tensors"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "compressed_tensors", None)
+    with pytest.raises(InputError, match=r"qsearch\[compressed-tensors\]"):
+        trainer.export(wanted, tmp_path, "compressed-tensors")
+
+
+def test_groups_that_do_not_divide_a_row_are_refused(causal_study, llama_folder, tmp_path) -> None:
+    trainer, wanted = causal_study(name=llama_folder)
+    with pytest.raises(InputError, match=r"down_proj' has 48 input features.*groups of 32"):
+        trainer.export(wanted, tmp_path, "compressed-tensors")
+
+
+def test_engines_get_no_group_of_which_a_part_is_quantized(causal_study, tmp_path) -> None:
+    trainer, wanted = causal_study(patterns=("*q_proj", "*o_proj", "*up_proj", "*down_proj"))
+    with pytest.raises(InputError, match=r"k_proj not quantized.*space.tied: fused"):
+        trainer.export(wanted, tmp_path, "compressed-tensors")

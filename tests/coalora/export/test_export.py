@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from qsearch_coalora.export import merged
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.models.loading import load_config
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_quantizers.integer.quantizer import Integer
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
+from qsearch_quantizers.packed.linear import PackedLinear
+from transformers import (
+    AutoModelForSequenceClassification,
+)
+
+from qsearch.errors import InputError
+from qsearch.space.configuration import Configuration
+from qsearch.spec.sections import ModelSpec
+from tests.coalora.exported import loaded_logits, study_logits, trained
+
+
+@torch.no_grad()
+def plain_logits(trainer, configuration, folder, batch) -> torch.Tensor:
+    """Quantize a fresh base model by hand, load the adapter with PEFT alone, and run it."""
+    base = trainer.task.load_model(trainer.model, seed=99).module
+    for name, layer in configuration.items():
+        linear = base.base_model.get_submodule(name)
+        quantized = trainer.quantizer.quantize(linear.weight, layer)
+        linear.weight.copy_(trainer.quantizer.dequantize(quantized))
+    plain = PeftModel.from_pretrained(base, str(folder)).eval()
+    return plain(**{name: value for name, value in batch.items() if name != "labels"}).logits
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"alpha": 8.0}, {"init": "shared", "alpha": 8.0}, {"residual_rank": 4}]
+)
+def test_an_exported_adapter_gives_the_same_logits_in_plain_peft(
+    make_trainer, make_configuration, tmp_path, options
+) -> None:
+    trainer, wanted = trained(make_trainer, make_configuration, **options)
+    batch = next(iter(trainer.task.batches("validation", 8)))
+    expected = study_logits(trainer, wanted, batch)
+    trainer.export(wanted, tmp_path, "adapter")
+    found = plain_logits(trainer, wanted, tmp_path, batch)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_export_leaves_the_study_as_it_was(make_trainer, make_configuration, tmp_path) -> None:
+    trainer, wanted = trained(make_trainer, make_configuration)
+    before = trainer.state().tensors
+    trainer.export(wanted, tmp_path, "adapter")
+    after = trainer.state().tensors
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_exported_adapter_says_what_it_is_for(
+    make_trainer, make_configuration, tmp_path
+) -> None:
+    trainer, wanted = trained(make_trainer, make_configuration)
+    trainer.export(wanted, tmp_path, "adapter")
+    written = json.loads((tmp_path / "configuration.json").read_text())
+    assert written == {name: dict(layer) for name, layer in wanted.items()}
+    card = (tmp_path / "README.md").read_text()
+    assert "# CoA-LoRA adapter for" in card
+    assert "adjustment U" in card
+    assert "PeftModel.from_pretrained" in card
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == trainer.model.name
+    assert config["inference_mode"] is True
+    assert config["modules_to_save"] == ["classifier"]
+
+
+def test_an_unknown_format_is_refused_with_those_that_exist(
+    make_trainer, make_configuration, tmp_path
+) -> None:
+    trainer = make_trainer()
+    with pytest.raises(InputError, match=r"'onnx'.*adapter.*packed"):
+        trainer.export(make_configuration(trainer, 0), tmp_path, "onnx")
+
+
+@pytest.mark.parametrize("format", ["packed", "merged"])
+def test_a_whole_model_gives_the_same_logits(packing_study, tmp_path, format) -> None:
+    trainer, wanted, batch, expected = packing_study
+    trainer.export(wanted, tmp_path, format)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+    assert "AutoModelForSequenceClassification.from_pretrained" in (
+        tmp_path / "README.md"
+    ).read_text(encoding="utf-8")
+
+
+def test_an_adapter_on_the_packed_base_gives_the_same_logits(packing_study, tmp_path) -> None:
+    trainer, wanted, batch, expected = packing_study
+    trainer.export(wanted, tmp_path / "base", "packed-base")
+    trainer.export(wanted, tmp_path / "adapter", "adapter")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    model = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_adapter_cannot_be_merged_into_packed_weights(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path / "base", "packed-base")
+    trainer.export(wanted, tmp_path / "adapter", "adapter")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    model = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    with pytest.raises(InputError, match="cannot be merged into packed weights"):
+        model.merge_and_unload()
+
+
+@pytest.mark.parametrize("format", ["adapter", "packed", "packed-base", "merged"])
+def test_no_export_puts_a_second_float_model_into_memory(packing_study, tmp_path, format) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path, format)
+    weights = trainer.adapted.weights
+    for original, layer in zip(weights.originals, trainer.adapted.lora_layers, strict=True):
+        assert layer.base_layer.weight.data_ptr() == original.data_ptr()
+
+
+def test_quantized_weights_take_the_bytes_that_average_bits_say(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path, "packed")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    found = sum(m.get_buffer(name).nbytes for m in packed for name in m.tensor_names)
+    (bits,) = trainer.average_bits([wanted])
+    parameters = sum(layer.parameters for layer in trainer.layers())
+    # Blocks of scales do not divide such small matrices; the real model's are within 1 %.
+    assert found == pytest.approx(bits * parameters / 8, rel=0.03)
+
+
+def test_a_packed_bases_card_says_whose_figures_it_has(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path, "packed-base")
+    card = " ".join((tmp_path / "README.md").read_text().split())
+    assert "Without it the model does worse than the figures below" in card
+
+
+def test_packing_needs_a_quantizer_with_a_layout(
+    make_trainer, make_configuration, tmp_path
+) -> None:
+    trainer = make_trainer()
+    with pytest.raises(InputError, match=r"'rounding' cannot be exported as packed: .*layout"):
+        trainer.export(make_configuration(trainer, 0), tmp_path, "packed")
+
+
+def test_activating_a_configuration_clears_the_adjustments_of_the_last(
+    make_trainer, make_configuration
+) -> None:
+    trainer = make_trainer()
+    adapted = trainer.adapted
+    adapted.peft_model.eval()
+    chosen = make_configuration(trainer, 0)
+    for _, B in adapted.factors():
+        torch.nn.init.normal_(B)
+    adapted.activate(chosen)
+    batch = next(iter(trainer.task.batches("validation", 8)))
+    with torch.no_grad():
+        plain = adapted.logits(batch)
+        adapted.projections.set(torch.ones(len(adapted.layers), 4, 4))
+        assert not torch.equal(adapted.logits(batch), plain)
+        adapted.activate(chosen)
+        assert torch.equal(adapted.logits(batch), plain)
+
+
+def test_zero_adjustments_equal_plain_lora_exactly(make_trainer, make_configuration) -> None:
+    trainer = make_trainer()
+    adapted = trainer.adapted
+    adapted.peft_model.eval()
+    adapted.activate(make_configuration(trainer, 0))
+    for _, B in adapted.factors():
+        torch.nn.init.normal_(B)
+    batch = next(iter(trainer.task.batches("validation", 8)))
+    with torch.no_grad():
+        plain = adapted.logits(batch)
+        adapted.projections.set(torch.zeros(len(adapted.layers), 4, 4))
+        assert torch.equal(adapted.logits(batch), plain)
+
+
+def file_bytes(folder) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def test_a_packed_exports_files_take_what_the_footprint_says(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path, "packed")
+    (bits,) = trainer.average_bits([wanted])
+    predicted = trainer.footprint().file_bytes(bits)
+    assert 0.9 * predicted < file_bytes(tmp_path) <= predicted
+
+
+def test_only_causal_models_cache_keys_and_values(make_trainer, llama_folder, tmp_path) -> None:
+    assert make_trainer().footprint().cache_bytes_per_token == 0
+    (tmp_path / "text.txt").write_text("w1 w2 w3 w4 " * 200)
+    text = tmp_path / "text.txt"
+    options = {"train": text, "validation": text, "length": 32}
+    trainer = CoALoRATrainer(
+        CoALoRATrainer.Options(rank=4, steps=1),
+        ModelSpec(name=str(llama_folder)),
+        CausalLanguageModelling(CausalLanguageModelling.Options(**options)),
+        NormalFloat(NormalFloat.Options()),
+        0,
+    )
+    outputs = sum(one.shape[0] for one in trainer.layers() if one.role in ("key", "value"))
+    footprint = trainer.footprint()
+    assert footprint.cache_bytes_per_token == 4 * outputs > 0
+    assert footprint.tokens == 32
+
+
+def test_a_study_of_a_packed_model_is_refused(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.export(wanted, tmp_path, "packed")
+    with pytest.raises(InputError, match=r"is quantized already \(quant_method 'qsearch'\)"):
+        load_config(ModelSpec(name=str(tmp_path)))
+
+
+def test_a_merged_model_is_written_file_by_file(packing_study, tmp_path, monkeypatch) -> None:
+    trainer, wanted, batch, expected = packing_study
+    monkeypatch.setattr(merged, "_SHARD", "20KB")
+    largest = []
+    save = merged.save_file
+
+    def counted(tensors, *arguments, **named):
+        largest.append(sum(tensor.nbytes for tensor in tensors.values()))
+        save(tensors, *arguments, **named)
+
+    monkeypatch.setattr(merged, "save_file", counted)
+    trainer.export(wanted, tmp_path, "merged")
+    assert max(largest) < sum(largest) / 3
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("group_size", [32, 128])
+@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+def test_files_of_groups_that_do_not_divide_rows_take_no_more_than_the_footprint_says(
+    make_trainer, tmp_path, group_size, scheme
+) -> None:
+    quantizer = Integer(Integer.Options(group_size=(group_size,), scheme=scheme))
+    trainer = make_trainer(plugin=quantizer)  # Rows of 32 and 64 weights.
+    chosen = quantizer.choices().layer_configuration(0)
+    wanted = Configuration({layer.name: chosen for layer in trainer.layers()})
+    trainer.export(wanted, tmp_path, "packed")
+    (bits,) = trainer.average_bits([wanted])
+    assert file_bytes(tmp_path) <= trainer.footprint().file_bytes(bits)
+
+
+def test_a_card_shows_names_as_they_are(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    trainer.model = ModelSpec(name="`<img src=x>`\n# a: [🙂")
+    trainer.export(wanted, tmp_path, "packed")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == trainer.model.name
+    assert "# `'<img src=x>' # a: [🙂`, packed by qsearch" in card.text

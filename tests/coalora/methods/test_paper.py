@@ -1,0 +1,103 @@
+"""The paper's comparison, run on a small model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
+
+from benchmarks import adapter, merging, paper_runs, paper_text, zero_shot
+from benchmarks.paper_runs import BUDGETS, METHODS, outcome_of
+from qsearch.errors import InputError
+
+STUDY = """\
+name: made
+model: {{name: {model}}}
+task: {{name: classification, train: {train}, validation: {validation}, test: {validation}}}
+quantizer: {{name: normal-float}}
+trainer: {{name: coa-lora, rank: 4, steps: 3, batch_size: 8, warmup_steps: 1}}
+search: {{rounds: 1, initial: 8, candidates: 2, segments: 10, average_bits: [2.25, 7.25]}}
+"""
+
+
+@pytest.fixture
+def study(
+    bert_folder: Path,
+    table_files: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    for module in (adapter, merging, paper_runs, zero_shot):
+        monkeypatch.setattr(module, "DATA", tmp_path / "data")
+    for module in (paper_runs, paper_text):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    path = tmp_path / "made.yaml"
+    train, validation = table_files
+    path.write_text(STUDY.format(model=bert_folder, train=train, validation=validation))
+    return path
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_serves_every_budget_and_is_recorded(study: Path, method: str) -> None:
+    assert outcome_of(study, method, 0, recorded=True) is None
+    outcome = outcome_of(study, method, 0)
+    assert outcome is not None
+    assert [one.budget for one in outcome.served] == list(BUDGETS)
+    assert all(one.average_bits <= one.budget for one in outcome.served)
+    assert all(0 <= one.metric <= 1 for one in outcome.served)
+    assert outcome.minutes > 0
+    assert outcome.minutes >= outcome.train_minutes
+    assert {"processor", "threads", "commit"} <= outcome.machine.keys()
+    assert outcome_of(study, method, 0, recorded=True) == outcome
+
+
+def test_a_record_of_another_plan_is_refused(study: Path) -> None:
+    outcome_of(study, "ptq", 0)
+    study.write_text(study.read_text().replace("steps: 3", "steps: 4"))
+    with pytest.raises(InputError, match="another plan"):
+        outcome_of(study, "ptq", 0, recorded=True)
+
+
+def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zero_shot, "CONFIGURATIONS", 8)
+    assert zero_shot.zero_shot(study, 0, recorded=True) is None
+    found = zero_shot.zero_shot(study, 0)
+    assert found is not None
+    assert len(found) == 8
+    assert [one.average_bits for one in found] == sorted(one.average_bits for one in found)
+    assert any(one.seen_loss != one.unseen_loss for one in found)
+    assert zero_shot.zero_shot(study, 0, recorded=True) == found
+
+
+@pytest.mark.parametrize("variant", adapter.variants(CoALoRAOptions()))
+def test_a_variant_of_the_adapter_is_trained_once_and_recorded(
+    study: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    monkeypatch.setattr(adapter, "CONFIGURATIONS", 6)
+    assert adapter.outcome_of(study, variant, 0, recorded=True) is None
+    found = adapter.outcome_of(study, variant, 0)
+    assert found is not None
+    assert len(found["test_loss"]) == len(found["validation_metric"]) == len(adapter.LEVELS)
+    assert found["average_bits"] == sorted(found["average_bits"])
+    assert adapter.outcome_of(study, variant, 0, recorded=True) == found
+
+
+def test_each_way_of_merging_is_measured_once_and_recorded(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "CONFIGURATIONS", 6)
+    changes = ("trainer.learning_rate=1e-2", "trainer.eval_precision=float32")
+    assert merging.outcome_of(study, 0, changes, recorded=True) is None
+    found = merging.outcome_of(study, 0, changes)
+    assert found is not None
+    assert found["average_bits"] == sorted(found["average_bits"])
+    for studied, one in zip(found["studied_loss"], found["measured"], strict=True):
+        assert one["logits_apart"] < 1e-4
+        losses = {way: figures["loss"] for way, figures in one["ways"].items()}
+        assert list(losses) == list(merging.WAYS)
+        assert losses[merging.ADAPTED] == pytest.approx(studied, abs=1e-4)
+        assert len(set(losses.values())) == len(losses)
+    assert merging.outcome_of(study, 0, changes, recorded=True) == found

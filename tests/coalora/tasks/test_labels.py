@@ -1,0 +1,147 @@
+"""Which output of a classifier is for which label, and which label F1 is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from qsearch_coalora.tasks.classification import Classification
+from qsearch_coalora.tasks.labels import as_the_head_has_them
+from transformers import AutoModelForSequenceClassification
+
+from qsearch.errors import InputError
+from qsearch.spec.sections import ModelSpec
+from tests.coalora.conftest import small_tokenizer
+
+
+def task_of(table_files: tuple[Path, Path], **options: object) -> Classification:
+    train, validation = table_files
+    return Classification(Classification.Options(train=train, validation=validation, **options))
+
+
+@pytest.fixture
+def fine_tuned(bert_folder: Path, tmp_path: Path) -> ModelSpec:
+    """A classifier with a head of its own, whose outputs are for Right and Left in this order."""
+    names = {0: "Right", 1: "Left"}
+    torch.manual_seed(1)
+    module = AutoModelForSequenceClassification.from_pretrained(bert_folder, id2label=names)
+    module.save_pretrained(tmp_path)
+    small_tokenizer().save_pretrained(tmp_path)
+    return ModelSpec(name=str(tmp_path))
+
+
+def test_a_fine_tuned_heads_outputs_stay_those_of_their_labels(fine_tuned, table_files) -> None:
+    task = task_of(table_files)
+    loaded = task.load_model(fine_tuned, 0)
+    task.prepare(loaded.tokenizer)
+    assert task.labels == ("right", "left")
+    assert loaded.module.config.id2label == {0: "right", 1: "left"}
+    written = [line.split("\t")[1] for line in table_files[1].read_text().splitlines()[1:]]
+    labels = torch.cat([batch["labels"] for batch in task.batches("validation", 7)])
+    assert int(labels.sum()) == written.count("left")
+
+
+def test_a_new_head_has_the_datas_order(bert_folder, table_files) -> None:
+    task = task_of(table_files)
+    module = task.load_model(ModelSpec(name=str(bert_folder)), 0).module
+    assert task.labels == ("left", "right")
+    assert module.config.label2id == {"left": 0, "right": 1}
+
+
+def test_outputs_with_other_names_are_refused_unless_their_order_is_given(
+    fine_tuned, table_files, tmp_path
+) -> None:
+    files = []
+    for path in table_files:
+        text = path.read_text().replace("\tleft", "\t0").replace("\tright", "\t1")
+        files.append(tmp_path / path.name)
+        files[-1].write_text(text)
+    with pytest.raises(InputError, match=r"outputs named \['Right', 'Left'\].*labels \['0', '1'\]"):
+        task_of((files[0], files[1])).load_model(fine_tuned, 0)
+    task = task_of((files[0], files[1]), labels=[1, 0])
+    assert task.load_model(fine_tuned, 0).module.config.id2label == {0: "1", 1: "0"}
+
+
+@pytest.mark.parametrize("names", [["LABEL_0", "LABEL_1", "LABEL_2"], [None, None, None]])
+def test_outputs_without_names_are_in_the_datas_order(names: list[str | None]) -> None:
+    outputs = dict(enumerate(names))
+    assert as_the_head_has_them(("a", "c", "b"), outputs, "model") == ("a", "c", "b")
+
+
+@pytest.mark.parametrize(
+    ("labels", "outputs"),
+    [
+        (("LABEL_0", "LABEL_1"), {0: "LABEL_1", 1: "LABEL_0"}),
+        (("0", "1"), {0: 1, 1: 0}),
+        (("US", "us"), {0: "us", 1: "US"}),
+    ],
+)
+def test_labels_that_are_the_outputs_names_are_in_their_order(labels, outputs) -> None:
+    expected = tuple(str(name) for name in outputs.values())
+    assert as_the_head_has_them(labels, outputs, "model") == expected
+
+
+def test_labels_that_differ_in_case_alone_are_not_guessed() -> None:
+    with pytest.raises(InputError, match=r"give task\.labels"):
+        as_the_head_has_them(("no", "No"), {0: "NO", 1: "no"}, "model")
+
+
+def test_a_head_with_more_outputs_than_the_data_has_labels_wants_them_all(
+    bert_folder, table_files, tmp_path
+) -> None:
+    names = {0: "right", 1: "between", 2: "left"}
+    module = AutoModelForSequenceClassification.from_pretrained(bert_folder, id2label=names)
+    module.save_pretrained(tmp_path)
+    small_tokenizer().save_pretrained(tmp_path)
+    spec = ModelSpec(name=str(tmp_path))
+    with pytest.raises(InputError, match=r"3 outputs, named \['right', 'between', 'left'\]"):
+        task_of(table_files).load_model(spec, 0)
+    task = task_of(table_files, labels=["right", "between", "left"])
+    assert task.load_model(spec, 0).module.config.id2label == names
+
+
+def test_given_labels_must_be_those_of_the_data(table_files) -> None:
+    with pytest.raises(InputError, match=r"\['up', 'left'\].*lacks \['right'\]"):
+        task_of(table_files, labels=["up", "left"]).labels  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "options", [{"labels": ["left", "left"]}, {"positive": "left"}, {"labels": [None, "left"]}]
+)
+def test_options_that_contradict_each_other_are_refused(table_files, options) -> None:
+    with pytest.raises(ValidationError, match=r"labels|positive"):
+        task_of(table_files, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        # Of right, the second: one found rightly, none wrongly, one missed.
+        ({}, 2 / 3),
+        # Of left: two found rightly, one wrongly, none missed.
+        ({"positive": "left"}, 4 / 5),
+        ({"labels": ["right", "left"]}, 2 / 3),
+        ({"labels": ["right", "left"], "positive": "left"}, 4 / 5),
+    ],
+)
+def test_f1_is_of_the_second_label_or_the_one_that_is_named(
+    table_files, options: dict[str, object], expected: float
+) -> None:
+    task = task_of(table_files, metric="f1", **options)
+    left, right = (task.labels.index(label) for label in ("left", "right"))
+    labels = torch.tensor([left, left, right, right])
+    logits = torch.nn.functional.one_hot(torch.tensor([left, left, right, left]), 2).float()
+    assert task.summarise(task.score(logits, {"labels": labels}))[0] == pytest.approx(expected)
+
+
+def test_f1_of_more_than_two_labels_is_refused(table_files, tmp_path) -> None:
+    (tmp_path / "three.tsv").write_text("text\tlabel\nw1\ta\nw2\tb\nw3\tc\n")
+    with pytest.raises(InputError, match="f1 needs two labels; the data has 3"):
+        task_of((tmp_path / "three.tsv", table_files[1]), metric="f1").labels  # noqa: B018
+
+
+def test_a_label_for_f1_that_the_data_lacks_is_refused(table_files) -> None:
+    with pytest.raises(InputError, match=r"'up' is no label.*\['left', 'right'\]"):
+        task_of(table_files, metric="f1", positive="up").labels  # noqa: B018

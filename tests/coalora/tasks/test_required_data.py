@@ -1,0 +1,95 @@
+"""What `qsearch check` refuses before a run reads the data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_coalora.tasks.classification import Classification
+
+from qsearch.errors import InputError
+from qsearch.plugins.capabilities import ChecksData
+
+TABLE = pd.DataFrame({"text": ["w1", "w2"], "label": ["left", "right"]})
+
+
+def written(path: Path, table: pd.DataFrame = TABLE) -> Path:
+    """Write a table in the format that its name ends in."""
+    if path.suffix == ".parquet":
+        table.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        table.to_json(path, orient="records", lines=True)
+    else:
+        table.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",")
+    return path
+
+
+def task_of(train: Path, **options: object) -> Classification:
+    return Classification(Classification.Options(train=train, validation=train, **options))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_files_with_the_columns_are_accepted(suffix: str, tmp_path: Path) -> None:
+    task = task_of(written(tmp_path / f"data.{suffix}"))
+    assert isinstance(task, ChecksData)
+    task.require_data()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_missing_column_is_refused_as_a_run_does(suffix: str, tmp_path: Path) -> None:
+    path = written(tmp_path / f"data.{suffix}")
+    said = rf"data\.{suffix} has no column 'phrase'; its columns: \['text', 'label'\]"
+    with pytest.raises(InputError, match=said):
+        task_of(path, text="phrase").require_data()
+    with pytest.raises(InputError, match=said):
+        _ = task_of(path, text="phrase").labels
+
+
+def test_rows_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes(b"text,label\n" + b"w1,left\n" * 300_000 + b"\xff\xfe,right\n")
+    task_of(path).require_data()
+    with pytest.raises(InputError, match="cannot be read"):
+        _ = task_of(path).labels
+
+
+def test_a_field_that_the_first_json_lines_lack_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"text": "w1"}\n\n{"label": "left"}\nno JSON\n')
+    task_of(path).require_data()
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.parquet", "data.csv"])
+def test_a_file_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"" if name == "data.csv" else b"nonsense")
+    with pytest.raises(InputError, match=f"{name} cannot be read"):
+        task_of(tmp_path / name).require_data()
+
+
+@pytest.mark.parametrize("missing", ["train", "validation"])
+def test_a_missing_file_is_refused(missing: str, tmp_path: Path) -> None:
+    files = {name: written(tmp_path / f"{name}.csv") for name in ("train", "validation")}
+    files[missing].unlink()
+    for task in (Classification, CausalLanguageModelling):
+        with pytest.raises(InputError, match=rf"{missing}\.csv does not exist"):
+            task(task.Options(**files)).require_data()
+
+
+def test_a_test_split_that_no_run_reads_may_be_missing(tmp_path: Path) -> None:
+    task_of(written(tmp_path / "data.csv"), test=tmp_path / "absent.csv").require_data()
+
+
+def test_a_package_that_is_not_installed_is_refused() -> None:
+    task = Classification(Classification.Options(docstrings={"packages": ["torch", "nosuchpkg"]}))
+    with pytest.raises(InputError, match=r"packages: package 'nosuchpkg' is not installed"):
+        task.require_data()
+
+
+@pytest.mark.parametrize("task", [Classification, CausalLanguageModelling])
+def test_a_data_set_needs_its_library(task: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match="datasets is not installed"):
+        task(task.Options(dataset={"name": "owner/set"})).require_data()

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from pydantic import ValidationError
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.tasks.batching import encode, length_grouped
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_coalora.tasks.classification import Classification
+from qsearch_coalora.tasks.data_files import read_table
+
+from qsearch.errors import InputError
+from qsearch.plugins.protocols import Scores
+from qsearch.spec.sections import ModelSpec
+from tests.coalora.conftest import small_tokenizer
+
+
+def classification(**options: object) -> Classification:
+    return Classification(Classification.Options(**options))
+
+
+def prepared(folder: Path, task):
+    task.prepare(task.load_model(ModelSpec(name=str(folder)), 0).tokenizer)
+    return task
+
+
+FRAME = pd.DataFrame({"sentence": ['w1 "w2', "w3", "w4 w5"], "label": [0, 1, 0]})
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_kind_of_table_file_is_read(tmp_path, suffix) -> None:
+    path = tmp_path / f"data.{suffix}"
+    if suffix == "csv":
+        FRAME.to_csv(path, index=False)
+    elif suffix == "tsv":
+        FRAME.to_csv(path, sep="\t", index=False, quoting=3)
+    elif suffix == "jsonl":
+        FRAME.to_json(path, orient="records", lines=True)
+    else:
+        FRAME.to_parquet(path)
+    # Delimited files are read as text: a label is what the file says, "0" or "0.0".
+    pd.testing.assert_frame_equal(read_table(path).astype(str), FRAME.astype(str))
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"nothing\.csv does not exist"):
+        read_table(tmp_path / "nothing.csv")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path) -> None:
+    (tmp_path / "data.xls").write_text("")
+    with pytest.raises(InputError, match=r"\.csv.*\.jsonl.*\.parquet.*\.tsv"):
+        read_table(tmp_path / "data.xls")
+
+
+def test_a_missing_column_is_named_with_the_file_and_its_columns(bert_folder, table_files) -> None:
+    train, validation = table_files
+    task = classification(train=train, validation=validation, text="sentence")
+    with pytest.raises(InputError, match=r"train\.tsv.*'sentence'.*\['text', 'label'\]"):
+        prepared(bert_folder, task)
+
+
+def test_a_label_that_training_lacks_is_refused(bert_folder, table_files, tmp_path) -> None:
+    (tmp_path / "validation.tsv").write_text("text\tlabel\nw1\tmiddle\n")
+    task = classification(train=table_files[0], validation=tmp_path / "validation.tsv")
+    with pytest.raises(InputError, match=r"middle.*left.*right"):
+        prepared(bert_folder, task)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"train": "a.csv"},
+        {"train": "a.csv", "validation": "b.csv", "dataset": {"name": "x"}},
+    ],
+)
+def test_exactly_one_source_of_data_is_wanted(options) -> None:
+    with pytest.raises(ValidationError, match="train and validation"):
+        Classification.Options(**options)
+
+
+def test_a_split_without_a_file_is_named(bert_folder, table_files) -> None:
+    train, validation = table_files
+    task = prepared(bert_folder, classification(train=train, validation=validation))
+    with pytest.raises(InputError, match=r"task\.test is not given"):
+        next(iter(task.batches("test", 4)))
+
+
+def test_limits_take_a_fixed_subset(bert_folder, table_files) -> None:
+    train, validation = table_files
+    task = prepared(
+        bert_folder, classification(train=train, validation=validation, validation_examples=10)
+    )
+    assert sum(len(batch["labels"]) for batch in task.batches("validation", 4)) == 10
+    assert task.examples("validation") == 10
+
+
+def test_pairs_of_texts_are_encoded_together(bert_folder, tmp_path) -> None:
+    for name in ("train.csv", "validation.csv"):
+        (tmp_path / name).write_text("first,second,label\nw1 w2,w3,a\nw4,w5 w6,b\n")
+    task = classification(
+        train=tmp_path / "train.csv",
+        validation=tmp_path / "validation.csv",
+        text=("first", "second"),
+    )
+    batch = next(iter(prepared(bert_folder, task).batches("validation", 2)))
+    assert batch["attention_mask"].sum(dim=1).tolist() == [3, 3]
+
+
+def test_a_text_without_a_token_is_refused() -> None:
+    with pytest.raises(InputError, match="no token of the text ' '"):
+        encode(small_tokenizer(), [("w1",), (" ",)], 8)
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_length_without_room_for_text_is_refused(tmp_path, pair: bool) -> None:
+    tokenizer = small_tokenizer()
+    tokenizer.num_special_tokens_to_add = lambda pair: 3 if pair else 2
+    texts = [("w1", "w2"), ("w3", "w4")] if pair else [("w1",), ("w3",)]
+    least = 5 if pair else 3
+    assert len(encode(tokenizer, texts, least)) == 2
+    with pytest.raises(InputError, match=rf"max_length {least - 1} leaves.* at least {least}"):
+        encode(tokenizer, texts, least - 1)
+
+
+def test_integer_labels_keep_their_order(table_files, tmp_path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\nw1,10\nw2,9\nw3,2\n")
+    task = classification(train=tmp_path / "train.csv", validation=table_files[1])
+    assert task.labels == ("2", "9", "10")
+
+
+def test_a_new_head_is_drawn_from_the_seed_and_named(bert_folder, table_files) -> None:
+    train, validation = table_files
+    task = classification(train=train, validation=validation)
+    spec = ModelSpec(name=str(bert_folder))
+    loaded = [task.load_model(spec, seed) for seed in (0, 0, 1)]
+    weights = [each.module.classifier.weight for each in loaded]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert loaded[0].head == ("classifier",)
+
+
+def test_accuracy_has_a_binomial_standard_error() -> None:
+    hits = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    scores = Scores(torch.zeros(4), hits, torch.ones(4))
+    accuracy, error = classification(train="a.csv", validation="b.csv").summarise(scores)
+    assert accuracy == 0.75
+    assert error == pytest.approx(math.sqrt(0.75 * 0.25 / 4))
+
+
+def test_batches_cover_every_example_once_in_any_order() -> None:
+    lengths = [index % 7 + 1 for index in range(50)]
+    for generator in (None, torch.Generator().manual_seed(0)):
+        batches = list(length_grouped(lengths, 8, generator))
+        assert sorted(index for batch in batches for index in batch) == list(range(50))
+        assert max(map(len, batches)) == 8
+
+
+def causal(folder: Path, **options: object) -> CausalLanguageModelling:
+    words = [f"w{index % 60}" for index in range(3000)]
+    for name in ("train.txt", "validation.txt"):
+        (folder / name).write_text(
+            "\n".join(" ".join(words[at : at + 50]) for at in range(0, 3000, 50))
+        )
+    fields = {"train": folder / "train.txt", "validation": folder / "validation.txt", "length": 16}
+    return CausalLanguageModelling(CausalLanguageModelling.Options(**(fields | options)))
+
+
+def test_text_is_packed_to_the_length_without_padding(llama_folder, tmp_path) -> None:
+    task = prepared(llama_folder, causal(tmp_path, validation_tokens=100))
+    batches = list(task.batches("validation", 4))
+    assert [tuple(batch["input_ids"].shape) for batch in batches] == [(4, 16), (2, 16)]
+    assert sum(len(batch["labels"]) for batch in task.batches("train", 8)) == 3000 // 16
+
+
+def test_examples_of_text_are_its_predicted_tokens(llama_folder, tmp_path) -> None:
+    task = prepared(llama_folder, causal(tmp_path, validation_tokens=100))
+    scores = Scores.concatenate(
+        [
+            task.score(torch.zeros(*batch["labels"].shape, 99), batch)
+            for batch in task.batches("validation", 4)
+        ]
+    )
+    assert task.examples("validation") == scores.weights.sum() == 6 * 15
+
+
+def test_perplexity_is_the_exponential_of_the_mean_token_loss(tmp_path) -> None:
+    task = causal(tmp_path)
+    logits = torch.randn(3, 16, 63)
+    labels = torch.randint(0, 63, (3, 16))
+    scores = task.score(logits, {"labels": labels})
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, :-1].reshape(-1, 63), labels[:, 1:].reshape(-1)
+    )
+    perplexity, error = task.summarise(scores)
+    assert perplexity == pytest.approx(expected.exp().item(), rel=1e-5)
+    assert error == pytest.approx(perplexity * scores.losses.std().item() / math.sqrt(3), rel=1e-5)
+
+
+def test_text_shorter_than_a_sequence_is_refused(llama_folder, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"3000 tokens.*length 4000"):
+        prepared(llama_folder, causal(tmp_path, length=4000))
+
+
+@pytest.mark.parametrize(
+    ("split", "tokens", "least"), [("train", 15, 16), ("validation", 31, 32), ("test", 31, 32)]
+)
+def test_a_bound_below_what_a_split_needs_is_refused(tmp_path, split, tokens, least) -> None:
+    with pytest.raises(ValidationError, match=rf"{split}_tokens {tokens} must be at least {least}"):
+        causal(tmp_path, **{f"{split}_tokens": tokens})
+    causal(tmp_path, **{f"{split}_tokens": least})
+
+
+def test_an_encoder_is_no_causal_language_model(bert_folder, tmp_path) -> None:
+    with pytest.raises(InputError, match="causal"):
+        prepared(bert_folder, causal(tmp_path))
+
+
+def test_a_causal_model_trains_and_is_evaluated(
+    llama_folder, tmp_path, quantizer, make_configuration
+) -> None:
+    trainer = CoALoRATrainer(
+        CoALoRATrainer.Options(rank=4, steps=15, batch_size=4, learning_rate=1e-2),
+        ModelSpec(name=str(llama_folder)),
+        causal(tmp_path, train_tokens=1000, validation_tokens=200),
+        quantizer,
+        seed=0,
+    )
+    wanted = make_configuration(trainer, 0)
+    before = trainer.evaluate([wanted], "validation")[0]
+    trainer.train([wanted], 0)
+    after = trainer.evaluate([wanted], "validation")[0]
+    assert before.metric == pytest.approx(math.exp(before.loss), rel=1e-5)
+    assert after.loss < before.loss

@@ -1,0 +1,274 @@
+"""Sensitivities against gradients taken one example at a time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_coalora.tasks.subsets import in_parts
+from qsearch_coalora.training import trainer as base_trainer
+from qsearch_coalora.weights.sensitivity import layer_sensitivities
+from torch import Tensor, nn
+
+from qsearch.errors import InputError
+from qsearch.space.configuration import Configuration
+from qsearch.spec.sections import ModelSpec
+
+
+class Stack(nn.Module):
+    """Two linear layers, applied to vectors or to each position of sequences."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(5, 7)
+        self.second = nn.Linear(7, 3, bias=False)
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        # Positions are mixed, so an example's gradient is no sum of independent ones.
+        hidden = torch.tanh(self.first(inputs))
+        if hidden.dim() == 3:
+            hidden = hidden + hidden.roll(1, dims=1)
+        return self.second(hidden)
+
+
+def losses_of(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each example: the mean over its positions."""
+    logits = model(inputs)
+    losses = nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), reduction="none"
+    )
+    return losses.reshape(len(inputs), -1).mean(dim=1)
+
+
+def batches_of(shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn(size, *shape, 5, generator=generator),
+            torch.randint(3, (size, *shape), generator=generator),
+        )
+        for size in (4, 3)
+    ]
+
+
+def measured(model: Stack, batches: list[tuple[Tensor, Tensor]]) -> np.ndarray:
+    modules = [model.first, model.second]
+    runs = [lambda inputs=i, labels=x: losses_of(model, inputs, labels) for i, x in batches]
+    return layer_sensitivities(modules, [m.weight for m in modules], runs)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (6,)], ids=["vectors", "one position", "sequences"])
+def test_equals_explicit_gradients_of_single_examples(shape: tuple[int, ...]) -> None:
+    model, batches = Stack(), batches_of(shape)
+    found = measured(model, batches)
+    expected = []
+    for module in (model.first, model.second):
+        weight = module.weight.requires_grad_(True)
+        squared = [
+            torch.autograd.grad(
+                losses_of(model, inputs[n : n + 1], labels[n : n + 1]).sum(), weight
+            )[0]
+            .square()
+            .sum()
+            .item()
+            for inputs, labels in batches
+            for n in range(len(inputs))
+        ]
+        weight.requires_grad_(False)
+        norm = weight.square().sum().item()
+        expected.append(0.5 * np.mean(squared) * norm / weight.numel())
+    assert len(batches[0][0]) + len(batches[1][0]) == 7
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_predicts_the_mean_square_of_the_loss_change_by_random_errors() -> None:
+    """The meaning of the formula: ½ E[(g·D)²] for errors D of no preferred direction."""
+    model, (batch, _) = Stack(), batches_of((6,))
+    found = measured(model, [batch])
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        before = losses_of(model, *batch)
+        for module, sensitivity in zip((model.first, model.second), found, strict=True):
+            weight, changes = module.weight.clone(), []
+            error = 1e-3 * weight.norm()
+            for _ in range(400):
+                direction = torch.randn(weight.shape, generator=generator)
+                module.weight.copy_(weight + error * direction / direction.norm())
+                changes.append((losses_of(model, *batch) - before).square().mean().item())
+            module.weight.copy_(weight)
+            assert 0.5 * np.mean(changes) / 1e-6 == pytest.approx(sensitivity, rel=0.15)
+
+
+def test_grows_with_the_square_of_the_loss() -> None:
+    model, batches = Stack(), batches_of((6,))
+    modules = [model.first, model.second]
+    runs = [lambda inputs=i, labels=x: 3 * losses_of(model, inputs, labels) for i, x in batches]
+    tripled = layer_sensitivities(modules, [m.weight for m in modules], runs)
+    assert tripled == pytest.approx(9 * measured(model, batches))
+
+
+def test_no_weight_gets_a_gradient_and_no_hook_stays() -> None:
+    model = Stack()
+    measured(model, batches_of((6,)))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_hooks_are_removed_after_an_error() -> None:
+    model = Stack()
+
+    def fail() -> Tensor:
+        raise RuntimeError("no data")
+
+    with pytest.raises(RuntimeError, match="no data"):
+        layer_sensitivities([model.first], [model.first.weight], [fail])
+    assert not model.first._forward_hooks
+
+
+def test_without_batches_there_is_no_sensitivity() -> None:
+    model = Stack()
+    with pytest.raises(ValueError, match="at least one batch"):
+        layer_sensitivities([model.first], [model.first.weight], [])
+
+
+# The trainer's own
+
+
+@pytest.mark.parametrize("options", [{}, {"init": "shared"}])
+def test_trainer_gives_one_finite_sensitivity_for_each_layer(
+    make_trainer, make_configuration, options
+) -> None:
+    trainer = make_trainer(calibration_batches=2, **options)
+    found = trainer.sensitivity([make_configuration(trainer, n) for n in range(3)], 0)
+    assert found.shape == (len(trainer.layers()),)
+    assert found.dtype == np.float64
+    assert np.isfinite(found).all()
+    assert (found > 0).all()
+
+
+def test_trainer_repeats_itself_and_another_round_draws_anew(
+    make_trainer, make_configuration
+) -> None:
+    found = []
+    for seed, round in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        trainer = make_trainer(seed, calibration_batches=2)
+        chosen = [make_configuration(trainer, n) for n in range(3)]
+        torch.manual_seed(len(found))  # the global generator must not matter
+        found.append(trainer.sensitivity(chosen, round).tolist())
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+    assert found[0] != found[3]
+
+
+def test_trainer_repeats_itself_after_evaluating_and_training_elsewhere(
+    make_trainer, make_configuration
+) -> None:
+    trainer = make_trainer(calibration_batches=2)
+    chosen = [make_configuration(trainer, n) for n in range(3)]
+    trainer.train(chosen, 0)
+    state = trainer.state()
+    first = trainer.sensitivity(chosen, 0)
+    trainer.evaluate(chosen, "validation")
+    trainer.train(chosen, 1)
+    assert (trainer.sensitivity(chosen, 0) != first).all()
+    trainer.load_state(state)
+    assert np.array_equal(trainer.sensitivity(chosen, 0), first)
+
+
+def test_trainer_takes_as_many_training_batches_as_asked(
+    make_trainer, make_configuration, monkeypatch
+) -> None:
+    trainer = make_trainer(calibration_batches=3)
+    chosen = [make_configuration(trainer, n) for n in range(2)]
+    _ = trainer.adapted  # Measures the layers' inputs, on batches too.
+    seen = []
+    batches = trainer.task.batches
+
+    def spy(split, *given):
+        for batch in batches(split, *given):
+            seen.append((split, len(batch["labels"])))
+            yield batch
+
+    monkeypatch.setattr(trainer.task, "batches", spy)
+    trainer.sensitivity(chosen, 0)
+    assert seen == [("train", 8)] * 3
+
+
+def test_trainer_leaves_adapter_weights_and_later_training_unchanged(
+    make_trainer, make_configuration
+) -> None:
+    plain, measuring = (make_trainer(calibration_batches=2) for _ in range(2))
+    chosen = [make_configuration(plain, n) for n in range(3)]
+    plain.train(chosen, 0)
+    measuring.train(chosen, 0)
+    before = measuring.state().tensors
+    measuring.sensitivity(chosen, 0)
+    after = measuring.state().tensors
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(
+        map(torch.equal, measuring.adapted.weights.originals, plain.adapted.weights.originals)
+    )
+    assert all(p.grad is None for p in measuring.adapted.peft_model.parameters())
+    losses = [e.loss for e in measuring.evaluate(chosen, "validation")]
+    assert losses == [e.loss for e in plain.evaluate(chosen, "validation")]
+    measuring.train(chosen, 1)
+    plain.train(chosen, 1)
+    expected, found = plain.state().tensors, measuring.state().tensors
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_trainer_refuses_an_empty_set(make_trainer) -> None:
+    with pytest.raises(InputError, match="at least one configuration"):
+        make_trainer().sensitivity([], 0)
+
+
+def test_calibration_needs_a_batch() -> None:
+    assert CoALoRAOptions().calibration_batches == 8
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        CoALoRAOptions(calibration_batches=0)
+
+
+def test_sensitivity_of_a_causal_model_is_finite(llama_folder, tmp_path, quantizer) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(f"w{n * 7 % 60}" for n in range(2000)))
+    data = CausalLanguageModelling.Options(train=text, validation=text, length=16)
+    task = CausalLanguageModelling(data)
+    options = CoALoRAOptions(rank=4, batch_size=4, calibration_batches=2)
+    trainer = CoALoRATrainer(options, ModelSpec(name=str(llama_folder)), task, quantizer, 0)
+    choices = quantizer.choices()
+    chosen = Configuration({s.name: choices.layer_configuration(0) for s in trainer.layers()})
+    found = trainer.sensitivity([chosen], 0)
+    assert found.shape == (14,)
+    assert all(math.isfinite(value) and value > 0 for value in found)
+
+
+def test_parts_of_a_batch_give_the_sensitivities_of_the_whole(
+    make_trainer, make_configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for parts in (1, 4):
+        monkeypatch.setattr(base_trainer, "_PARTS", parts)
+        trainer = make_trainer()
+        found.append(trainer.sensitivity([make_configuration(trainer, 0)], 0))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@given(size=st.integers(1, 40), parts=st.integers(1, 9))
+def test_parts_hold_each_example_once_in_order(size: int, parts: int) -> None:
+    batch = {"a": torch.arange(size), "b": 2 * torch.arange(size)}
+    found = list(in_parts(batch, parts))
+    assert len(found) == min(parts, size)
+    assert torch.cat([part["a"] for part in found]).tolist() == list(range(size))
+    assert all(torch.equal(2 * part["a"], part["b"]) for part in found)
+    sizes = [len(part["a"]) for part in found]
+    assert max(sizes) - min(sizes) <= 1

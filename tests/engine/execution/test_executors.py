@@ -1,0 +1,274 @@
+"""Evaluating one configuration, and several after one another: failures, retries, time limits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qsearch.errors import InputError
+from qsearch.execution.executor import Failure, Note, Outcomes, evaluate_one
+from qsearch.execution.serial import SerialExecutor
+from qsearch.execution.time_limit import TimeLimitError, time_limit
+from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.protocols import Split
+from qsearch.space.configuration import Configuration
+from qsearch.spec.failures import FailuresSpec
+from qsearch.study.evaluating import evaluations
+from tests.engine.support import study_spec
+
+
+@pytest.fixture
+def parts(fake_plugins: None) -> Assembly:
+    return assemble(study_spec(trainer__blocks=1))
+
+
+@pytest.fixture
+def configurations(parts: Assembly) -> list[Configuration]:
+    """Three configurations, all layers alike: 2, 3 and 4 bits."""
+    chosen = [parts.space.choices.layer_configurations[number] for number in (0, 2, 4)]
+    names = [layer.name for layer in parts.space.layers]
+    return [Configuration(dict.fromkeys(names, one)) for one in chosen]
+
+
+class Scripted:
+    """A trainer whose evaluations go as told, one after another."""
+
+    def __init__(self, trainer: Any, *steps: Any) -> None:
+        self.trainer = trainer
+        self.steps = list(steps)
+        self.loaded: list[Any] = []
+
+    def evaluate(self, configurations: Sequence[Configuration], split: Split) -> list[Evaluation]:
+        step = self.steps.pop(0) if self.steps else None
+        if isinstance(step, BaseException):
+            raise step
+        if isinstance(step, float):
+            time.sleep(step)
+        evaluated: list[Evaluation] = self.trainer.evaluate(configurations, split)
+        return step(evaluated) if callable(step) else evaluated
+
+    def load_state(self, state: Any) -> None:
+        self.loaded.append(state)
+
+
+def refusal_in_a_thread(work: Callable[[], None]) -> str:
+    """Do work in another thread, which must be refused there; return the message."""
+    with ThreadPoolExecutor() as threads, pytest.raises(InputError) as caught:
+        threads.submit(work).result()
+    return str(caught.value)
+
+
+def outcomes(
+    parts: Assembly, configurations: list[Configuration], *steps: Any, **limits: Any
+) -> tuple[dict[int, Any], list[Note], Scripted]:
+    trainer = Scripted(parts.trainer, *steps)
+    executor = SerialExecutor(trainer, FailuresSpec(**limits))  # type: ignore[arg-type]
+    executor.use("the state")  # type: ignore[arg-type]
+    found = list(executor.evaluate(configurations))
+    notes = [item for item in found if isinstance(item, Note)]
+    return dict(item for item in found if not isinstance(item, Note)), notes, trainer
+
+
+def test_each_configuration_gets_its_result_in_order(
+    parts: Assembly, configurations: list[Configuration]
+) -> None:
+    results, notes, _ = outcomes(parts, configurations)
+    assert list(results) == [0, 1, 2]
+    assert list(results.values()) == list(parts.trainer.evaluate(configurations, "validation"))
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("two\nlines"), "ValueError: two lines"),
+        (MemoryError(), "MemoryError:"),
+        (RecursionError("deep"), "RecursionError: deep"),
+    ],
+)
+def test_any_exception_is_that_configurations_failure(
+    parts: Assembly, configurations: list[Configuration], error: Exception, reason: str
+) -> None:
+    results, _, _ = outcomes(parts, configurations, None, error)
+    assert results[1] == Failure(reason)
+    assert isinstance(results[0], Evaluation)
+    assert isinstance(results[2], Evaluation)
+
+
+class Panic(BaseException):
+    """An error that is no ``Exception``, as libraries in Rust raise."""
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (Panic("index out of range"), "Panic: index out of range"),
+        (ValueError("data\udcff.csv"), "ValueError: data\\udcff.csv"),
+        (lambda _: [None], "AttributeError: "),
+        (lambda _: [], "ValueError: "),
+        (lambda found: [replace(found[0], loss=None)], "TypeError: "),
+        (lambda found: [replace(found[0], loss=1e300)], "not finite: loss 1e+300"),
+        (lambda found: [replace(found[0], metric=-1e300)], "not finite: loss "),
+    ],
+)
+def test_whatever_a_trainer_does_is_that_configurations_failure(
+    parts: Assembly, configurations: list[Configuration], step: Any, reason: str
+) -> None:
+    results, _, _ = outcomes(parts, configurations, None, step)
+    assert isinstance(results[1], Failure)
+    assert results[1].reason.startswith(reason)
+    assert isinstance(results[2], Evaluation)
+
+
+@pytest.mark.parametrize("kind", [np.float32, torch.tensor])
+def test_figures_of_any_library_become_plain_numbers(
+    kind: Any, parts: Assembly, configurations: list[Configuration]
+) -> None:
+    results, _, _ = outcomes(
+        parts, configurations, lambda found: [replace(found[0], loss=kind(0.5))]
+    )
+    assert results[0].loss == 0.5
+    assert type(results[0].loss) is float
+
+
+def test_an_interrupt_is_no_failure(parts: Assembly, configurations: list[Configuration]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        outcomes(parts, configurations, KeyboardInterrupt(), retries=3)
+
+
+def test_what_is_not_finite_is_a_failure(configurations: list[Configuration]) -> None:
+    spec = study_spec(trainer__blocks=1, trainer__faults=[{"kind": "nan"}])
+    trainer = assemble(spec).trainer
+    trainer.train(configurations, 0)
+    result = evaluate_one(trainer, configurations[0])
+    assert isinstance(result, Failure)
+    assert result.reason.startswith("not finite: loss nan")
+
+
+def test_a_failed_evaluation_is_tried_again_as_often_as_the_study_says(
+    parts: Assembly, configurations: list[Configuration]
+) -> None:
+    flaky = [ValueError("first"), ValueError("second")]
+    results, notes, _ = outcomes(parts, configurations, *flaky, retries=2)
+    assert isinstance(results[0], Evaluation)
+    told = [(note.position, note.kind, dict(note.fields)) for note in notes]
+    assert told == [
+        (0, "retry", {"attempt": 1, "reason": "ValueError: first"}),
+        (0, "retry", {"attempt": 2, "reason": "ValueError: second"}),
+    ]
+
+
+def test_a_failure_says_how_often_was_tried(
+    parts: Assembly, configurations: list[Configuration]
+) -> None:
+    results, _, _ = outcomes(parts, configurations, ValueError("a"), ValueError("b"), retries=1)
+    assert results[0] == Failure("ValueError: b (attempt 2)")
+
+
+def test_nothing_more_is_evaluated_once_the_caller_stops(
+    parts: Assembly, configurations: list[Configuration]
+) -> None:
+    trainer = Scripted(parts.trainer, *[None] * 3)
+    found = SerialExecutor(trainer, FailuresSpec()).evaluate(configurations)  # type: ignore[arg-type]
+    next(found)
+    found.close()
+    assert len(trainer.steps) == 2
+
+
+def test_an_evaluation_that_takes_too_long_is_cut_off_and_fails(
+    parts: Assembly, configurations: list[Configuration]
+) -> None:
+    results, _, trainer = outcomes(parts, configurations, 60.0, timeout_seconds=0.2)
+    assert results[0] == Failure("took longer than failures.timeout_seconds: 0.2")
+    assert isinstance(results[1], Evaluation)
+    assert trainer.loaded == ["the state"], "what was cut off may have left a half-changed model"
+
+
+def test_an_evaluation_that_took_too_long_is_tried_again_too(
+    parts: Assembly, configurations: list[Configuration]
+) -> None:
+    results, notes, _ = outcomes(parts, configurations, 60.0, timeout_seconds=0.2, retries=1)
+    assert isinstance(results[0], Evaluation)
+    assert [note.kind for note in notes] == ["retry"]
+
+
+def test_a_time_limit_cannot_be_caught_as_an_exception() -> None:
+    with pytest.raises(TimeLimitError), time_limit(0.05):  # noqa: PT012
+        try:
+            time.sleep(60)
+        except Exception:
+            pytest.fail("a handler of the work took the limit for an error of its own")
+
+
+def test_a_time_limit_leaves_no_timer_and_no_handler_behind() -> None:
+    import signal
+
+    before = signal.getsignal(signal.SIGALRM)
+    with time_limit(60):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) == before
+
+
+def test_a_time_limit_outside_the_main_thread_is_refused() -> None:
+    def work() -> None:
+        with time_limit(1):
+            pass
+
+    assert "failures.timeout_seconds" in refusal_in_a_thread(work)
+
+
+@pytest.mark.parametrize(
+    ("failed", "planned", "rate", "goes_on"),
+    [(0, 4, 0.0, True), (1, 4, 0.0, False), (2, 4, 0.5, True), (3, 4, 0.5, False), (4, 4, 1, True)],
+)
+def test_a_round_goes_on_until_more_have_failed_than_the_rate(
+    failed: int, planned: int, rate: float, goes_on: bool
+) -> None:
+    assert FailuresSpec(rate=rate).tolerates(failed, planned) == goes_on
+
+
+def test_a_study_that_may_have_to_cut_off_is_refused_in_a_thread_before_it_begins() -> None:
+    executor = SerialExecutor(None, FailuresSpec(timeout_seconds=1))  # type: ignore[arg-type]
+    executor.start()
+    assert "failures.timeout_seconds" in refusal_in_a_thread(executor.start)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_work_that_swallows_the_limit_is_cut_off_again() -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            time.sleep(60)
+
+    def work() -> None:
+        swallows = Swallows()
+        del swallows  # Python ignores what is raised while an object is deleted.
+        time.sleep(60)
+
+    with pytest.raises(TimeLimitError), time_limit(0.1):
+        work()
+
+
+def test_time_is_asked_for_while_no_worker_answers() -> None:
+    """An executor that waits says so by notes without a kind; nothing is told of these."""
+    asked = iter([False, False, True])
+    told: list[str] = []
+
+    class Waiting:
+        def evaluate(self, configurations: object, one_in: int) -> Outcomes:
+            while True:
+                yield Note("")
+
+    study = SimpleNamespace(executor=Waiting(), tell=lambda kind, *_, **__: told.append(kind))
+    found = evaluations(study, 0, [], time_is_up=lambda: next(asked))  # type: ignore[arg-type]
+    assert list(found) == []
+    assert told == []

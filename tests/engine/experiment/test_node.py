@@ -1,0 +1,316 @@
+"""The Ax generation node, in a user's own Ax client."""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ax.api.client import Client
+from ax.api.configs import StorageConfig
+from ax.generation_strategy.generation_strategy import GenerationStrategy
+from ax.storage.sqa_store.db import (
+    create_all_tables,
+    get_engine,
+    init_engine_and_session_factory,
+)
+from ax.utils.common.logger import set_ax_logger_levels
+
+from qsearch._arrays import Integers
+from qsearch.errors import InputError
+from qsearch.experiment import node as generation
+from qsearch.experiment.node import QsearchNode, registry_bundle
+from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.search.candidate_pool import SearchSettings
+from qsearch.search.layer_scores import error_scores
+from qsearch.space.space import Space
+from tests.engine.support import INTEGER, errors_of, make_space
+
+SPACE = make_space(1, INTEGER, fused=True)
+BITS = (2.5, 6.0)
+SCORES = error_scores(SPACE, errors_of(SPACE))
+ERRORS = np.random.default_rng(0).standard_normal((SPACE.choices.size, 5))
+CORRELATION = np.corrcoef(ERRORS)
+EXAMPLES = 100
+SETTINGS = SearchSettings(starts=4, steps=3)
+
+
+@pytest.fixture(autouse=True)
+def quiet_ax() -> None:
+    set_ax_logger_levels(logging.ERROR)
+
+
+def make_node(seed: int = 0, stored: bool = True) -> QsearchNode:
+    """A node that Ax stores with its scores, or one that was given them later."""
+    known = (SCORES, CORRELATION, EXAMPLES) if stored else ()
+    node = QsearchNode(SPACE, BITS, seed, 8, SETTINGS, *known)
+    if not stored:
+        node.use_scores(SCORES, CORRELATION.astype(np.float32).astype(np.float64), EXAMPLES)
+    return node
+
+
+def attach(client: Client, index: Integers, loss: float, round: int | None = None) -> int:
+    number = client.attach_trial(dict(SPACE.parameters(index)))
+    data = {LOSS: (loss, 0.0), AVERAGE_BITS: (float(SPACE.average_bits(index)), 0.0)}
+    client.attach_data(number, raw_data=data, progression=round)
+    client.complete_trial(number)
+    return int(number)
+
+
+def loss_of(index: Integers) -> float:
+    return float(1 / SPACE.average_bits(index))
+
+
+def make_client(
+    storage: StorageConfig | None = None, node: QsearchNode | None = None, round: int | None = None
+) -> Client:
+    client = Client(storage_config=storage)
+    client.configure_experiment(name="mine", parameters=ax_parameters(SPACE))
+    client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
+    client.set_generation_strategy(GenerationStrategy(name="mine", nodes=[node or make_node()]))
+    for index in SPACE.sample(6, BITS, np.random.default_rng(0)):
+        attach(client, index, loss_of(index), round)
+    return client
+
+
+def node_of(client: Client) -> QsearchNode:
+    """The node that the client generates with, whose state some tests look into."""
+    (node,) = client._maybe_generation_strategy._nodes
+    assert isinstance(node, QsearchNode)
+    return node
+
+
+def next_parameters(client: Client) -> dict[str, Any]:
+    ((_, parameters),) = client.get_next_trials(max_trials=1).items()
+    return dict(parameters)
+
+
+def keys(client: Client) -> list[bytes]:
+    trials = client._experiment.trials
+    return [SPACE.from_parameters(trials[n].arm.parameters).tobytes() for n in sorted(trials)]
+
+
+def test_ax_parameters_are_ordered_choices_of_the_knobs() -> None:
+    parameters = ax_parameters(SPACE)
+    assert [parameter.name for parameter in parameters] == list(SPACE.parameter_values())
+    assert all(parameter.is_ordered for parameter in parameters)
+    assert parameters[0].values == [2, 3, 4, 8]
+    assert parameters[0].parameter_type == "int"
+
+
+@pytest.mark.parametrize("round", [None, 0])
+def test_proposes_new_trials_with_and_without_rounds(round: int | None) -> None:
+    client = make_client(round=round)
+    client.get_next_trials(max_trials=3)
+    assert len(set(keys(client))) == 9
+    for number in (6, 7, 8):
+        index = SPACE.from_parameters(client._experiment.trials[number].arm.parameters)
+        assert BITS[0] <= float(SPACE.average_bits(index)) <= BITS[1]
+
+
+def test_proposals_depend_on_seed_and_data_alone() -> None:
+    first, again = next_parameters(make_client()), next_parameters(make_client())
+    assert first == again
+
+
+def test_failed_and_abandoned_configurations_are_never_proposed_again() -> None:
+    client = make_client()
+    for position in range(8):
+        ((number, _),) = client.get_next_trials(max_trials=1).items()
+        if position % 2:
+            client.mark_trial_failed(number)
+        else:
+            client.mark_trial_abandoned(number)
+    assert len(set(keys(client))) == 6 + 8
+
+
+def test_uses_the_latest_round_alone() -> None:
+    client = make_client(round=0)
+    node = node_of(client)
+    for number in (0, 2, 3, 5):
+        client.attach_data(number, raw_data={LOSS: (0.1 * number + 1, 0.0)}, progression=1)
+    experiment = client._experiment
+    node.update_generator_state(experiment, experiment.lookup_data())
+    assert node._evaluated.loss.tolist() == [1.0, 1.2, 1.3, 1.5]
+    used = [row.tobytes() for row in node._evaluated.index]
+    assert used == [keys(client)[n] for n in (0, 2, 3, 5)]
+
+
+def test_new_losses_refit_the_surrogate_and_old_ones_do_not() -> None:
+    client = make_client(round=0)
+    node = node_of(client)
+    experiment = client._experiment
+    update = partial(node.update_generator_state, experiment)
+    update(experiment.lookup_data())
+    fitted = node._surrogate
+    update(experiment.lookup_data())
+    assert node._surrogate is fitted
+    attach(client, SPACE.sample(1, BITS, np.random.default_rng(9))[0], 0.2, 0)
+    update(experiment.lookup_data())
+    assert node._surrogate is not fitted
+
+
+def test_new_scores_refit_the_surrogate() -> None:
+    client = make_client()
+    node, data = node_of(client), client._experiment.lookup_data()
+    node.update_generator_state(client._experiment, data)
+    fitted = node._surrogate
+    node.use_scores(2 * SCORES[:, ::-1])
+    node.update_generator_state(client._experiment, data)
+    assert node._surrogate is not None
+    assert node._surrogate is not fitted
+    assert node._surrogate.features is not fitted.features
+
+
+def test_a_batch_shares_one_pool_until_there_is_new_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = generation.candidate_pool
+    monkeypatch.setattr(
+        generation, "candidate_pool", lambda *given: (made.append(1), make(*given))[1]
+    )
+    client = make_client()
+    for _ in range(3):
+        client.get_next_trials(max_trials=1)
+    assert len(made) == 1
+    attach(client, SPACE.sample(1, BITS, np.random.default_rng(9))[0], 0.2)
+    client.get_next_trials(max_trials=1)
+    assert len(made) == 2
+
+
+def test_pending_trials_of_another_round_are_no_news() -> None:
+    """A completed trial that Ax counts as pending too is only evaluated."""
+    client = make_client()
+    node = node_of(client)
+    node.update_generator_state(client._experiment, client._experiment.lookup_data())
+    done = [trial.arm.parameters for trial in client._experiment.trials.values()]
+    first = node.get_next_candidate(done)
+    assert first == node.get_next_candidate([])
+
+
+def storage_in(folder: Path) -> StorageConfig:
+    url = f"sqlite:///{folder / 'mine.db'}"
+    init_engine_and_session_factory(url=url, force_init=True)
+    create_all_tables(get_engine())
+    return StorageConfig(url=url, registry_bundle=registry_bundle())
+
+
+def saved_by_sqlite(folder: Path) -> Client:
+    make_client(storage_in(folder), make_node(seed=7))
+    return Client.load_from_database("mine", storage_config=storage_in(folder))
+
+
+def saved_by_json(folder: Path) -> Client:
+    client = make_client(storage_in(folder), make_node(seed=7))
+    client.save_to_json_file(str(folder / "mine.json"))
+    (folder / "mine.db").unlink()
+    storage = storage_in(folder)
+    return Client.load_from_json_file(str(folder / "mine.json"), storage_config=storage)
+
+
+@pytest.mark.parametrize("save", [saved_by_sqlite, saved_by_json])
+def test_saved_node_proposes_what_it_would_have_proposed(save: Any, tmp_path: Path) -> None:
+    loaded = save(tmp_path)
+    node, original = node_of(loaded), make_node(seed=7)
+    for name in ("space", "bits", "seed", "segments", "settings"):
+        assert getattr(node, name) == getattr(original, name)
+    assert node.scores is not None
+    assert np.array_equal(node.scores, SCORES)
+    assert node.correlation is not None
+    assert node.correlation == pytest.approx(CORRELATION, abs=1e-7)
+    assert node.examples == EXAMPLES
+    assert next_parameters(loaded) == next_parameters(make_client(node=original))
+
+
+def test_scores_given_later_are_not_stored_and_are_given_again(tmp_path: Path) -> None:
+    make_client(storage_in(tmp_path), make_node(seed=7, stored=False))
+    loaded = Client.load_from_database("mine", storage_config=storage_in(tmp_path))
+    assert node_of(loaded).scores is None
+    assert node_of(loaded).examples is None
+    with pytest.raises(InputError, match="use_scores"):
+        loaded.get_next_trials(max_trials=1)
+    single = CORRELATION.astype(np.float32).astype(np.float64)
+    node_of(loaded).use_scores(SCORES, single, EXAMPLES)
+    assert next_parameters(loaded) == next_parameters(make_client(node=make_node(seed=7)))
+
+
+@pytest.mark.parametrize("pending", [1, 2, 4])
+def test_a_resumed_batch_goes_on_as_it_would_have(pending: int, tmp_path: Path) -> None:
+    whole = make_client(node=make_node(seed=7))
+    expected = [next_parameters(whole) for _ in range(6)]
+    begun = make_client(storage_in(tmp_path), make_node(seed=7))
+    found = [next_parameters(begun) for _ in range(pending)]
+    resumed = Client.load_from_database("mine", storage_config=storage_in(tmp_path))
+    found += [next_parameters(resumed) for _ in range(6 - pending)]
+    assert found == expected
+
+
+def test_node_without_scores_says_what_to_call() -> None:
+    client = make_client(node=QsearchNode(SPACE, BITS))
+    with pytest.raises(InputError, match="use_scores"):
+        client.get_next_trials(max_trials=1)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_scores_of_another_space_are_refused(stored: bool) -> None:
+    with pytest.raises(InputError, match=r"scores have shape \(1, 8\), expected \(4, 8\)"):
+        QsearchNode(SPACE, BITS, scores=SCORES[:1] if stored else None).use_scores(SCORES[:1])
+
+
+def test_no_examples_are_refused() -> None:
+    with pytest.raises(InputError, match="1 or more examples, not 0"):
+        QsearchNode(SPACE, BITS, scores=SCORES, examples=0)
+
+
+@pytest.mark.parametrize("given", [{"correlation": CORRELATION}, {"examples": EXAMPLES}])
+def test_what_is_of_no_use_without_scores_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="of no use without scores"):
+        QsearchNode(SPACE, BITS, **given)
+
+
+def test_with_a_number_of_examples_luck_is_part_of_the_surrogate() -> None:
+    with_luck, without = make_node(), QsearchNode(SPACE, BITS, 0, 8, SETTINGS, SCORES, CORRELATION)
+    for node in (with_luck, without):
+        next_parameters(make_client(node=node))
+    assert with_luck._surrogate is not None
+    assert with_luck._surrogate.tables.luck.terms
+    assert without._surrogate is not None
+    assert not without._surrogate.tables.luck.terms
+
+
+def test_abandoned_trials_are_neither_waited_for_nor_proposed_again() -> None:
+    """Ax itself counts them as pending for ever."""
+    client = make_client(node=make_node(seed=3))
+    for index in SPACE.sample(3, BITS, np.random.default_rng(9)):
+        number = client.attach_trial(dict(SPACE.parameters(index)))
+        client.mark_trial_abandoned(number)
+    experiment, node = client._experiment, node_of(client)
+    abandoned = [dict(experiment.trials[number].arm.parameters) for number in (6, 7, 8)]
+    node.update_generator_state(experiment, experiment.lookup_data())
+    found = node.get_next_candidate(abandoned)
+    assert found == node.get_next_candidate([])
+    assert found not in abandoned
+
+
+def test_node_without_data_says_so() -> None:
+    with pytest.raises(InputError, match="no data yet"):
+        make_node().get_next_candidate([])
+
+
+@pytest.mark.parametrize("with_scores", [True, False])
+def test_space_of_any_knobs_is_saved(with_scores: bool) -> None:
+    """Storage keeps shapes, ties, text values and scores as they were."""
+    space = make_space(1, fused=True)
+    scores = error_scores(space, errors_of(space)) if with_scores else None
+    bundle = registry_bundle()
+    node = QsearchNode(space, (2, 7), 3, 12, scores=scores)
+    values = bundle.encoder_registry[QsearchNode](node)
+    assert values.pop("__type") == "QsearchNode"
+    loaded = bundle.decoder_registry["QsearchNode"](**json.loads(json.dumps(values)))
+    assert loaded.space == space
+    assert isinstance(space, Space)
+    assert (loaded.bits, loaded.seed, loaded.segments) == ((2.0, 7.0), 3, 12)
+    assert np.array_equal(loaded.scores, scores) if with_scores else loaded.scores is None

@@ -1,0 +1,283 @@
+"""From a study's data to its parts; what a study needs; plugins; export."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from qsearch.deployment.budgets import Budget
+from qsearch.deployment.exporting import export_configuration
+from qsearch.deployment.selection import best_under
+from qsearch.errors import InputError
+from qsearch.plugins.components import assemble
+from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.registry import Group, installed_plugins, load_plugin
+from qsearch.space.configuration import LayerConfiguration
+from qsearch.storage.study_record import read_study
+from qsearch.study.checking import check_study
+from tests.engine.support import in_child, study_spec
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        assemble(study_spec(**changes), "my.yaml")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_parts_belong_together() -> None:
+    parts = assemble(study_spec(space__tied="fused"))
+    assert isinstance(parts.quantizer, Quantizer)
+    assert [layer.name for layer in parts.space.layers][:2] == ["block.0.query", "block.0.key"]
+    assert len(parts.space.groups) == 4
+    for configuration, bits in zip(
+        parts.space.choices.layer_configurations, parts.space.storage_bits, strict=True
+    ):
+        assert bits == parts.quantizer.storage_bits(configuration)
+
+
+def test_resolved_study_writes_out_every_plugin_option() -> None:
+    spec = study_spec()
+    resolved = assemble(spec).spec
+    assert "noise" not in spec.trainer.options
+    assert resolved.trainer.options == {
+        "blocks": 2,
+        "noise": 0.002,
+        "faults": [],
+        "seconds": 0.0,
+        "full_precision": "works",
+    }
+    assert resolved.quantizer.options == {"bits": [2, 3, 4, 8], "group_size": [32, 64]}
+    # Resolving is idempotent, so a resolved study resumes as itself.
+    assert assemble(resolved).spec == resolved
+
+
+@pytest.mark.parametrize("section", ["quantizer", "trainer", "task"])
+def test_unknown_plugin_lists_what_is_installed(section: str) -> None:
+    message = refusal(**{f"{section}__name": "nope"})
+    assert f"my.yaml: {section}.name: no {section} is called 'nope'; installed: [" in message
+    assert "'fake'" in message
+
+
+def test_unknown_option_of_a_plugin_lists_its_options() -> None:
+    message = refusal(trainer__block=3)
+    assert (
+        "my.yaml: trainer.block: unknown field; allowed here: blocks, faults, full_precision"
+        in message
+    )
+
+
+def test_wrong_option_of_a_plugin_names_field_and_value() -> None:
+    assert "trainer.blocks: Input should be" in refusal(trainer__blocks=-1)
+    assert "trainer.faults.0.kind" in refusal(trainer__faults=[{"kind": "odd"}])
+
+
+@pytest.mark.parametrize("name", ["broken", "absent"])
+def test_plugin_that_cannot_be_imported_is_named(name: str) -> None:
+    message = refusal(trainer__name=name)
+    assert f"trainer.name: trainer '{name}' (qsearch_fake" in message
+    assert "cannot be imported" in message
+
+
+def test_model_without_layers_is_refused() -> None:
+    assert "model without layers" in refusal(trainer__blocks=0)
+
+
+def test_metric_with_a_reserved_name_is_refused() -> None:
+    assert "may not be called 'loss'" in refusal(task__name="reserved")
+
+
+def test_a_quantizers_knob_without_values_is_refused() -> None:
+    assert "knob 'bits' has no values" in refusal(quantizer__bits=[])
+
+
+@pytest.mark.parametrize("bits", [[0.5, 2.0], [9.0, 12.0]])
+def test_average_bits_that_the_quantizer_cannot_store_are_refused(bits: list[float]) -> None:
+    message = refusal(search__average_bits=bits)
+    assert "my.yaml: search.average_bits: [" in message
+    assert "[2.25, 8.5]" in message
+
+
+def test_role_tied_twice_is_refused() -> None:
+    message = refusal(space__tied=[["query", "key"], ["key", "value"]])
+    assert "tied only once" in message
+
+
+def test_tie_of_a_role_that_no_layer_has_lists_the_roles() -> None:
+    message = refusal(space__tied=[["query", "kee"]])
+    assert "my.yaml: space.tied: no layer has the role 'kee'" in message
+    assert "roles: ['key', 'output', 'query', 'value']" in message
+
+
+def test_plugins_name_their_package() -> None:
+    groups: tuple[Group, ...] = ("quantizers", "trainers", "tasks")
+    for group in groups:
+        fake = next(plugin for plugin in installed_plugins(group) if plugin.name == "fake")
+        assert fake.distribution == "qsearch-fake 1.0"
+        assert fake.target.startswith("qsearch_fake:Fake")
+        assert load_plugin(group, "fake").__name__ == fake.target.partition(":")[2]
+
+
+def test_a_name_that_two_packages_bring_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "other-2.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 2.0\n")
+    (installed / "entry_points.txt").write_text("[qsearch.quantizers]\nfake = other:Own\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    message = refusal()
+    assert "my.yaml: quantizer.name: the quantizer 'fake' is brought by 2 packages" in message
+    assert "other 2.0 (other:Own) and qsearch-fake 1.0 (qsearch_fake:FakeQuantizer)" in message
+
+
+@pytest.mark.parametrize("group", ["quantizers", "tasks"])
+def test_a_plugin_that_calls_itself_otherwise_than_its_entry_point_is_refused(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_plugin(group, "fake"), "name", "other")
+    said = f"{group[:-1]}.name: the entry point 'fake' leads to a {group[:-1]} that calls itself"
+    assert f"{said} 'other'" in refusal()
+
+
+def test_check_refuses_a_quantizer_whose_package_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def needing(*_: Any) -> Any:
+        raise ModuleNotFoundError("No module named 'codes'")
+
+    monkeypatch.setattr(load_plugin("quantizers", "fake"), "quantize", needing)
+    with pytest.raises(InputError, match="'fake' cannot be used: No module named 'codes'"):
+        check_study(study_spec(), "my.yaml")
+
+
+def test_check_refuses_data_that_the_task_finds_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: Any) -> None:
+        raise InputError("data file a.csv does not exist")
+
+    monkeypatch.setattr(load_plugin("tasks", "fake"), "require_data", missing, raising=False)
+    with pytest.raises(InputError, match=r"a\.csv does not exist"):
+        check_study(study_spec(), "my.yaml")
+
+
+def test_check_tells_layers_space_memory_and_time() -> None:
+    lines = dict(check_study(study_spec(), "my.yaml"))
+    assert lines["layers"].startswith("8 quantizable, 0.1 M weights, roles key, output, query")
+    # Two blocks of four layers with two knobs of several values; eight choices each.
+    assert lines["space"].startswith("16 variables in 8 groups, 10^7 configurations, 2.25 to 8.5")
+    assert lines["rounds"] == "2, about 16 evaluations"
+    assert lines["memory"] == "about 1.0 GiB"
+    assert "on this machine's CPU" in lines["time"]
+    assert lines["note"] == "needs nothing"
+
+
+def test_check_counts_the_memory_that_each_configuration_keeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    needs = trainer.requirements
+
+    def keeping(self: Any) -> Any:
+        return replace(needs(self), configuration_bytes=2**30)
+
+    monkeypatch.setattr(trainer, "requirements", keeping)
+    # Eight configurations at first, and four candidates.
+    spec = study_spec(search__rounds=1, search__initial=8, search__candidates=4)
+    assert dict(check_study(spec, "my.yaml"))["memory"] == "about 13.0 GiB"
+
+
+def test_check_counts_limits_and_probes() -> None:
+    limited = study_spec(search__stop__evaluations=10)
+    assert dict(check_study(limited, "my.yaml"))["rounds"] == "2, about 10 evaluations"
+    measured = study_spec(search__scores="measured")
+    assert dict(check_study(measured, "my.yaml"))["rounds"] == (
+        "2, about 16 evaluations and 18 to measure sensitivities"
+    )
+
+
+def test_export_writes_the_picked_configuration(finished: Path, tmp_path: Path) -> None:
+    row = export_configuration(finished, Budget("bits", 4.0), tmp_path / "new" / "out", "json")
+    best = best_under(read_study(finished), 4.0)
+    assert int(row["trial"]) == int(best["trial"])
+    written = json.loads((tmp_path / "new" / "out" / "configuration.json").read_text())
+    assert written["configuration"] == json.loads(best["configuration"])
+    # The adapter is the one of the round that the row belongs to.
+    assert written["gain"] == pytest.approx(read_study(finished).rounds[-1].train_losses[-1])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "format", "said"),
+    [(1.0, "json", "the smallest configuration takes 2"), (4.0, "gguf", r"writes \['json'\]")],
+)
+def test_export_refuses(
+    bits: float, format: str, said: str, finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        export_configuration(finished, Budget("bits", bits), tmp_path / "out", format)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_overwrites_nothing(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for target in (tmp_path, tmp_path / "file"):
+        with pytest.raises(InputError, match="not an empty folder"):
+            export_configuration(finished, Budget("bits", 4.0), target, "json")
+    with pytest.raises(InputError, match="cannot be written"):
+        export_configuration(finished, Budget("bits", 4.0), tmp_path / "file" / "out", "json")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_failed_export_leaves_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+
+    def fail(self: Any, configuration: Any, directory: Path, format: str) -> None:
+        (directory / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trainer, "export", fail)
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_while_tensors_are_written_is_an_input_error(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(self: Any, configuration: Any, directory: Path, format: str) -> None:
+        save_file({"weight": torch.zeros(10_000)}, directory / "model.safetensors")
+
+    def export() -> None:
+        # safetensors reports this as it reports a full disk: an error of its own.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        with pytest.raises(InputError, match=r"out: cannot be written: .*File too large"):
+            export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
+
+    monkeypatch.setattr(load_plugin("trainers", "fake"), "export", fill)
+    assert in_child(export) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exported_study_is_read_as_it_stands(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    text = (copy / "study.yaml").read_text()
+    (copy / "study.yaml").write_text(text.replace("name: none", "name: ${QSEARCH_NOT_SET}"))
+    export_configuration(copy, Budget("bits", 4.0), tmp_path / "out", "json")
+
+
+def test_quantizer_of_the_tests_keeps_its_contract() -> None:
+    quantizer = load_plugin("quantizers", "fake")(load_plugin("quantizers", "fake").Options())
+    configuration = LayerConfiguration({"bits": 8, "group_size": 32, "scheme": "symmetric"})
+    weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    quantized = quantizer.quantize(weight, configuration)
+    torch.testing.assert_close(quantizer.dequantize(quantized), weight, atol=0.02, rtol=0)

@@ -1,0 +1,177 @@
+"""The state of git repositories, with real ones."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from qsearch.provenance.git import source_state, source_states
+
+
+def git(folder: Path, *arguments: str) -> str:
+    names = ("user.name=A", "user.email=a@example.org", "init.defaultBranch=main")
+    settings = [part for name in names for part in ("-c", name)]
+    done = subprocess.run(
+        ["git", "-C", folder, *settings, *arguments], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    git(folder, "init")
+    (folder / "code.py").write_text("one\n")
+    git(folder, "add", "code.py")
+    git(folder, "commit", "-m", "first")
+    return folder
+
+
+def test_commit_and_branch_are_those_checked_out(repository: Path) -> None:
+    state = source_state(repository)
+    assert state is not None
+    assert state.commit == git(repository, "rev-parse", "HEAD")
+    assert (state.branch, state.changed) == ("main", False)
+
+
+def test_a_folder_inside_a_repository_has_its_state(repository: Path) -> None:
+    (repository / "inside").mkdir()
+    assert source_state(repository / "inside") == source_state(repository)
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_a_tracked_file_that_differs_is_a_change(repository: Path, staged: bool) -> None:
+    (repository / "code.py").write_text("two\n")
+    if staged:
+        git(repository, "add", "code.py")
+    state = source_state(repository)
+    assert state is not None
+    assert state.changed
+
+
+def test_files_that_are_not_tracked_are_no_change(repository: Path) -> None:
+    (repository / "results").write_text("here\n")
+    state = source_state(repository)
+    assert state is not None
+    assert not state.changed
+
+
+def test_a_commit_without_a_branch_has_none(repository: Path) -> None:
+    git(repository, "checkout", "--detach")
+    state = source_state(repository)
+    assert state is not None
+    assert state.branch is None
+    assert state.commit
+
+
+def test_before_the_first_commit_there_is_none(tmp_path: Path) -> None:
+    git(tmp_path, "init")
+    state = source_state(tmp_path)
+    assert state is not None
+    assert state.commit is None
+
+
+def test_a_folder_outside_any_repository_has_no_state(tmp_path: Path) -> None:
+    assert source_state(tmp_path) is None
+
+
+def test_without_git_there_is_no_state(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert source_state(repository) is None
+
+
+def test_a_slow_git_is_given_up(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = repository / "git"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{repository}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("qsearch.provenance.git._SECONDS", 0.2)
+    assert source_state(repository) is None
+
+
+def test_a_repository_of_another_user_has_no_state(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "true")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    assert source_state(repository) is None
+
+
+def test_nothing_of_the_repository_is_run(repository: Path, tmp_path: Path) -> None:
+    """Neither hooks nor a file monitor, which a status starts if the index must be written."""
+    ran = tmp_path / "ran"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho x >> {ran}\n")
+    program.chmod(0o755)
+    (repository / ".git" / "hooks" / "post-index-change").symlink_to(program)
+    git(repository, "config", "core.fsmonitor", str(program))
+    os.utime(repository / "code.py", (1, 1))
+    assert source_state(repository) is not None
+    assert not ran.exists()
+    git(repository, "status")
+    assert ran.exists(), "the programs would run if they were let"
+
+
+@pytest.mark.parametrize("name", ["evil", "e.v.i.l", "e=vil"])
+@pytest.mark.parametrize("kind", ["clean", "process"])
+def test_no_filter_of_the_repository_is_run(
+    name: str, kind: str, repository: Path, tmp_path: Path
+) -> None:
+    """A status has files go through one whose time stamps are not those of the index."""
+    ran = tmp_path / "ran"
+    (repository / ".git" / "info" / "attributes").write_text(f"* filter={name}\n")
+    git(repository, "config", f"filter.{name}.{kind}", f"echo x >> {ran}; cat")
+    git(repository, "config", f"filter.{name}.required", "true")
+    os.utime(repository / "code.py", (1, 1))
+    state = source_state(repository)
+    assert state is None if "=" in name else state == source_state(repository)
+    assert not ran.exists()
+    subprocess.run(["git", "-C", repository, "status"], capture_output=True, check=False)
+    assert ran.exists(), "the program would run if it were let"
+
+
+def test_filters_of_the_user_are_run(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where large files are kept elsewhere: what git has is not what lies in the folder."""
+    settings = tmp_path / "settings"
+    settings.write_text('[filter "upper"]\n\tclean = tr a-z A-Z\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    (repository / ".git" / "info" / "attributes").write_text("* filter=upper\n")
+    git(repository, "add", "--renormalize", "code.py")
+    git(repository, "commit", "-m", "second")
+    os.utime(repository / "code.py", (1, 1))
+    state = source_state(repository)
+    assert state is not None
+    assert not state.changed
+
+
+def test_a_hook_that_starts_a_study_does_not_lead_git_astray(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    assert source_state(repository) is not None
+
+
+def test_both_repositories_are_told(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    found = source_states()
+    assert found["working directory"] == source_state(repository)
+    own = source_state(Path(__file__).parent)
+    assert found.get("qsearch") == own
+
+
+def test_an_installed_qsearch_is_no_checkout_of_the_project_around_it(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = repository / "lib" / "qsearch"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr("qsearch.provenance.git.__file__", str(package / "provenance" / "git.py"))
+    assert set(source_states()) == {"working directory"}

@@ -1,0 +1,100 @@
+"""What a session ran on, as data, and how two sessions differ."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from qsearch.plugins.digests import ExamplesDigest, Inputs
+from qsearch.provenance.session import (
+    Machine,
+    Session,
+    Source,
+    environment_changes,
+    input_changes,
+    session_of,
+    session_values,
+)
+
+SESSION = Session(
+    start="2026-11-27T09:00:00+00:00",
+    versions={"torch": "2.13.0", "hqq": "0.2"},
+    machine=Machine(processor="AMD EPYC", threads=1, libraries=("PyTorch: MKL",)),
+    sources={"qsearch": Source("c5da44", "main", changed=False)},
+    inputs=Inputs({"model.safetensors": "aa"}, {"train": ExamplesDigest(3, "bb", "cc")}),
+)
+
+
+def test_a_session_reads_back_from_json() -> None:
+    assert session_of(json.loads(json.dumps(session_values(SESSION)))) == SESSION
+
+
+def test_equal_sessions_have_no_changes_whenever_they_started() -> None:
+    later = replace(SESSION, start="2026-12-01T00:00:00+00:00")
+    assert environment_changes(SESSION, later) == []
+
+
+def test_changes_name_what_changed_from_what_to_what() -> None:
+    later = replace(
+        SESSION,
+        versions={"torch": "2.14.0", "peft": "0.21"},
+        machine=replace(SESSION.machine, threads=2, accelerators=("NVIDIA H100",)),
+        sources={"qsearch": Source("c5da44", "main", changed=True)},
+    )
+    assert environment_changes(SESSION, later) == [
+        "torch: 2.13.0 → 2.14.0",
+        "hqq: 0.2 → unknown",
+        "peft: unknown → 0.21",
+        "threads: 1 → 2",
+        "accelerators: none → NVIDIA H100",
+        "qsearch source: c5da44 → c5da44 with changes",
+    ]
+
+
+def test_a_start_from_a_folder_without_a_repository_is_no_change() -> None:
+    elsewhere = {**SESSION.sources, "working directory": Source("77aa01", "main", changed=True)}
+    later = replace(SESSION, sources=elsewhere)
+    assert environment_changes(SESSION, later) == environment_changes(later, SESSION) == []
+
+
+def test_another_branch_of_the_same_commit_is_no_change() -> None:
+    later = replace(SESSION, sources={"qsearch": Source("c5da44", "release", changed=False)})
+    assert environment_changes(SESSION, later) == []
+
+
+def test_other_examples_and_other_weights_are_named_with_both_digests() -> None:
+    other = Inputs({"model.safetensors": "a2"}, {"train": ExamplesDigest(3, "b2")})
+    assert input_changes(SESSION.inputs, other) == [
+        "model model.safetensors: aa → a2",
+        "train examples: bb → b2",
+    ]
+
+
+def test_weights_in_other_files_are_other_weights() -> None:
+    other = Inputs({"model-00001-of-00002.safetensors": "a2"})
+    assert len(input_changes(SESSION.inputs, other)) == 2
+
+
+def test_the_same_examples_from_another_file_are_the_same() -> None:
+    other = replace(SESSION.inputs, data={"train": ExamplesDigest(3, "bb", "other file")})
+    assert input_changes(SESSION.inputs, other) == []
+
+
+def test_a_file_of_the_model_that_an_earlier_version_did_not_tell_is_no_difference() -> None:
+    more = replace(SESSION.inputs, model={**SESSION.inputs.model, "config.json": "cc"})
+    assert input_changes(SESSION.inputs, more) == []
+
+
+def test_a_file_of_the_model_that_went_or_changed_is_a_difference() -> None:
+    before = Inputs({"model.safetensors": "aa", "tokenizer.json": "tt"})
+    assert input_changes(before, Inputs({"model.safetensors": "aa"})) == [
+        "model tokenizer.json: tt → unknown"
+    ]
+    assert input_changes(before, Inputs({"model.safetensors": "aa", "tokenizer.json": "t2"})) == [
+        "model tokenizer.json: tt → t2"
+    ]
+
+
+def test_what_one_session_does_not_tell_is_no_difference() -> None:
+    assert input_changes(SESSION.inputs, Inputs()) == []
+    assert input_changes(Inputs(), SESSION.inputs) == []

@@ -1,0 +1,357 @@
+"""Expected hypervolume improvement with one exactly known objective."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from botorch.acquisition.multi_objective.analytic import ExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.logei import qLogExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.monte_carlo import qExpectedHypervolumeImprovement
+from botorch.exceptions.errors import UnsupportedError
+from botorch.models import SingleTaskGP
+from botorch.models.model import Model
+from botorch.optim import optimize_acqf
+from botorch.posteriors import GPyTorchPosterior
+from botorch.sampling.normal import SobolQMCNormalSampler
+from botorch.utils.multi_objective.box_decompositions.non_dominated import (
+    FastNondominatedPartitioning,
+    NondominatedPartitioning,
+)
+from gpytorch.distributions import MultitaskMultivariateNormal
+from hypothesis import given
+from hypothesis import strategies as st
+from linear_operator.operators import DiagLinearOperator
+from torch import Tensor
+
+from qsearch.errors import InputError
+from qsearch.search.acquisition import LogEHVIKnownObjective
+from qsearch.search.acquisition import log_expected_hypervolume_improvement as log_ehvi
+from qsearch.search.pareto import front, hypervolume
+
+REFERENCE = (1.0, 8.0)
+
+
+def random_case(seed: int, points: int = 12, candidates: int = 8) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float, count: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+
+    losses, bits = uniform(0.2, 1.2, points), uniform(2, 9, points)
+    known = torch.from_numpy(front(torch.stack([losses, bits], dim=1).numpy()))
+    return (
+        uniform(0.1, 1.1, candidates),
+        uniform(0.02, 0.4, candidates),
+        uniform(1.5, 7.9, candidates),
+        known,
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_monte_carlo_of_the_hypervolume(seed: int) -> None:
+    mean, deviation, bits, known = random_case(seed)
+    exact = log_ehvi(mean, deviation, bits, known, REFERENCE).exp()
+    generator = np.random.default_rng(seed)
+    before = hypervolume(known.numpy(), REFERENCE)
+    for position in range(3):
+        losses = generator.normal(float(mean[position]), float(deviation[position]), 2000)
+        gains = np.array(
+            [
+                hypervolume(np.vstack([known.numpy(), [loss, float(bits[position])]]), REFERENCE)
+                - before
+                for loss in losses
+            ]
+        )
+        tolerance = 4.5 * float(gains.std()) / np.sqrt(len(gains)) + 1e-9
+        assert float(exact[position]) == pytest.approx(float(gains.mean()), abs=tolerance)
+
+
+class Known(Model):
+    """A model with a Gaussian loss and average bits that are almost exact, both negated."""
+
+    num_outputs = 2
+
+    def __init__(self, mean: Tensor, deviation: Tensor, bits: Tensor) -> None:
+        super().__init__()
+        self.means = torch.stack([-mean, -bits], dim=1)
+        self.variances = torch.stack([deviation**2, torch.full_like(bits, 1e-12)], dim=1)
+
+    def posterior(self, X: Tensor, *_: object, **__: object) -> GPyTorchPosterior:
+        chosen = X[..., 0].long()
+        mean, variance = self.means[chosen], self.variances[chosen]
+        covariance = DiagLinearOperator(variance.flatten(-2))
+        return GPyTorchPosterior(MultitaskMultivariateNormal(mean, covariance))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_equals_botorchs_analytic_ehvi(seed: int) -> None:
+    mean, deviation, bits, known = random_case(seed)
+    reference = -torch.tensor(REFERENCE, dtype=torch.float64)
+    theirs = ExpectedHypervolumeImprovement(
+        model=Known(mean, deviation, bits),
+        ref_point=reference,
+        partitioning=NondominatedPartitioning(ref_point=reference, Y=-known),
+    )(torch.arange(len(mean), dtype=torch.float64)[:, None, None])
+    mine = log_ehvi(mean, deviation, bits, known, REFERENCE).exp()
+    # BoTorch's bits have a standard deviation of 1e-6, which may cross a strip's edge.
+    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_certain_candidate_gains_its_hypervolume() -> None:
+    known = torch.tensor([[0.5, 4.0], [0.3, 6.0]], dtype=torch.float64)
+    mean = torch.tensor([0.4, 0.9], dtype=torch.float64)
+    bits = torch.tensor([3.0, 5.0], dtype=torch.float64)
+    gain = log_ehvi(mean, torch.full_like(mean, 1e-9), bits, known, REFERENCE).exp()
+    # Left of the front: one strip of 1 bit under the reference, one of 2 bits under 0.5.
+    assert float(gain[0]) == pytest.approx(1 * 0.6 + 2 * 0.1)
+    assert float(gain[1]) == 0.0
+
+
+@given(st.floats(-3, 3), st.floats(1e-3, 2), st.floats(0.5, 7.5))
+def test_without_a_front_it_is_expected_improvement_times_the_width(
+    mean: float, deviation: float, bits: float
+) -> None:
+    tensors = [torch.tensor([value], dtype=torch.float64) for value in (mean, deviation, bits)]
+    value = log_ehvi(*tensors, torch.zeros(0, 2, dtype=torch.float64), REFERENCE)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    u = torch.tensor((REFERENCE[0] - mean) / deviation, dtype=torch.float64)
+    expected = deviation * (normal.log_prob(u).exp() + u * normal.cdf(u)) * (REFERENCE[1] - bits)
+    assert float(value.exp()) == pytest.approx(float(expected), rel=1e-4, abs=1e-7)
+
+
+def test_log_stays_finite_and_ordered_where_the_improvement_underflows() -> None:
+    mean = torch.tensor([5.0, 50.0, 500.0], dtype=torch.float64)
+    known = torch.tensor([[0.3, 2.0]], dtype=torch.float64)
+    value = log_ehvi(mean, torch.full_like(mean, 1e-2), torch.full_like(mean, 4), known, REFERENCE)
+    assert torch.isfinite(value).all()
+    assert (value.diff() < 0).all()
+    assert float(value[1].exp()) == 0.0
+
+
+def test_log_has_a_gradient_where_the_improvement_underflows() -> None:
+    mean = torch.tensor([50.0], dtype=torch.float64, requires_grad=True)
+    other = torch.tensor([0.01], dtype=torch.float64)
+    known = torch.tensor([[0.3, 2.0]], dtype=torch.float64)
+    log_ehvi(mean, other, other + 4, known, REFERENCE).sum().backward()
+    assert mean.grad is not None
+    assert torch.isfinite(mean.grad).all()
+    assert float(mean.grad) < 0
+
+
+@pytest.mark.parametrize("bits", [8.0, 9.0, 1e6])
+def test_candidate_at_or_beyond_the_reference_bits_scores_minus_infinity(bits: float) -> None:
+    one = torch.ones(1, dtype=torch.float64)
+    empty = torch.zeros(0, 2, dtype=torch.float64)
+    assert float(log_ehvi(0.1 * one, one, bits * one, empty, REFERENCE)) == -np.inf
+
+
+def test_front_points_beyond_the_reference_do_not_count() -> None:
+    mean, deviation, bits, known = random_case(0)
+    outside = torch.tensor([[1.5, 0.5], [0.0, 9.0]], dtype=torch.float64)
+    more = torch.cat([outside[:1], known, outside[1:]])
+    torch.testing.assert_close(
+        log_ehvi(mean, deviation, bits, more, REFERENCE),
+        log_ehvi(mean, deviation, bits, known[(known[:, 0] < 1) & (known[:, 1] < 8)], REFERENCE),
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lower_mean_or_fewer_bits_are_never_worse(seed: int) -> None:
+    mean, deviation, bits, known = random_case(seed)
+    value = log_ehvi(mean, deviation, bits, known, REFERENCE)
+    assert (log_ehvi(mean - 0.1, deviation, bits, known, REFERENCE) >= value).all()
+    assert (log_ehvi(mean, deviation, bits - 0.1, known, REFERENCE) >= value).all()
+
+
+def test_shapes_that_disagree_are_refused() -> None:
+    two, three = torch.ones(2), torch.ones(3)
+    with pytest.raises(InputError, match="vectors of one length"):
+        log_ehvi(two, two, three, torch.zeros(0, 2), REFERENCE)
+    with pytest.raises(InputError, match=r"shape \(m, 2\)"):
+        log_ehvi(two, two, two, torch.zeros(0, 3), REFERENCE)
+
+
+def average(X: Tensor) -> Tensor:
+    """A known objective in [2, 8] of points in the unit cube (… × 1 × d)."""
+    return 2 + 6 * X.mean(dim=(-2, -1))
+
+
+def fitted_model(points: int = 12, seed: int = 0) -> tuple[SingleTaskGP, Tensor]:
+    """A process for a loss that falls as the average rises, and its points (loss, average)."""
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.rand(points, 3, generator=generator, dtype=torch.float64)
+    loss = 0.9 * (1 - X.mean(dim=1)).square() + 0.1 * X[:, 0]
+    model = SingleTaskGP(X, loss[:, None], torch.full_like(loss[:, None], 1e-4))
+    return model.eval(), torch.stack([loss, average(X[:, None])], dim=1)
+
+
+def candidates(count: int, seed: int = 100) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 1, 3, generator=generator, dtype=torch.float64)
+
+
+class Both(Model):
+    """The model's loss beside the known objective with almost no variance, both negated."""
+
+    num_outputs = 2
+
+    def __init__(self, model: SingleTaskGP, variance: float) -> None:
+        super().__init__()
+        self.model, self.variance = model, variance
+
+    def posterior(self, X: Tensor, *_: object, **__: object) -> GPyTorchPosterior:
+        loss = self.model.posterior(X)
+        mean = torch.stack([loss.mean.squeeze(-1), average(X)[..., None]], dim=-1)
+        other = torch.full_like(loss.variance, self.variance)
+        covariance = DiagLinearOperator(torch.cat([loss.variance, other], dim=-1).flatten(-2))
+        return GPyTorchPosterior(MultitaskMultivariateNormal(-mean, covariance))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_acquisition_equals_botorchs_analytic_ehvi(seed: int) -> None:
+    model, points = fitted_model(seed=seed)
+    reference = -torch.tensor(REFERENCE, dtype=torch.float64)
+    theirs = ExpectedHypervolumeImprovement(
+        model=Both(model, 1e-9),
+        ref_point=reference,
+        partitioning=NondominatedPartitioning(ref_point=reference, Y=-points),
+    )
+    mine = LogEHVIKnownObjective(model, points, REFERENCE, average)
+    X = candidates(64)
+    # BoTorch raises variances to 1e-9, so only candidates away from a strip's edge can agree.
+    edges = torch.cat([points[:, 1], reference[1:].neg()])
+    assert float((average(X)[:, None] - edges).abs().min()) > 2e-4
+    # It adds probabilities and not their logarithms: its absolute error is about 1e-16.
+    torch.testing.assert_close(mine(X).exp(), theirs(X), rtol=1e-6, atol=1e-13)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_acquisition_agrees_with_botorchs_monte_carlo(seed: int) -> None:
+    model, points = fitted_model(seed=seed)
+    reference = -torch.tensor(REFERENCE, dtype=torch.float64)
+    shared = {
+        "model": Both(model, 1e-12),
+        "ref_point": reference,
+        "partitioning": FastNondominatedPartitioning(ref_point=reference, Y=-points),
+        "sampler": SobolQMCNormalSampler(torch.Size([4096]), seed=seed),
+    }
+    X = candidates(64)
+    mine = LogEHVIKnownObjective(model, points, REFERENCE, average)(X).exp()
+    likely = mine > 1e-3  # Rarer improvements have too few samples.
+    assert int(likely.sum()) >= 10
+    # BoTorch would compile it by a C++ compiler, for half a minute.
+    with torch.compiler.set_stance("force_eager"):
+        plain = qExpectedHypervolumeImprovement(**shared)(X)
+        smooth = qLogExpectedHypervolumeImprovement(**shared, tau_max=1e-3, tau_relu=1e-6)(X).exp()
+    torch.testing.assert_close(plain[likely], mine[likely], rtol=0.02, atol=0)
+    torch.testing.assert_close(smooth[likely], mine[likely], rtol=0.02, atol=0)
+
+
+def test_acquisition_has_finite_values_and_gradients_where_ehvi_underflows() -> None:
+    model, points = fitted_model()
+    # All of the front far below what the model can reach.
+    unreachable = points - torch.tensor([100.0, 0.0], dtype=torch.float64)
+    acquisition = LogEHVIKnownObjective(model, unreachable, (-99.0, 8.0), average)
+    X = candidates(16).requires_grad_()
+    value = acquisition(X)
+    (gradient,) = torch.autograd.grad(value.sum(), X)
+    assert (value.exp() == 0).all()
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(gradient).all()
+    assert (gradient.abs().amax(dim=(1, 2)) > 0).all()
+
+
+def test_acquisition_has_finite_gradients_at_the_front_itself() -> None:
+    """There the candidate's bits are exactly the edge of a strip, whose width is 0."""
+    model, points = fitted_model()
+    X = model.train_inputs[0][:, None].clone().requires_grad_()
+    value = LogEHVIKnownObjective(model, points, REFERENCE, average)(X)
+    (gradient,) = torch.autograd.grad(value.sum(), X)
+    assert torch.isfinite(gradient).all()
+
+
+def test_acquisition_gradient_is_that_of_finite_differences() -> None:
+    model, points = fitted_model()
+    acquisition = LogEHVIKnownObjective(model, points, REFERENCE, average)
+    assert torch.autograd.gradcheck(acquisition, candidates(6).requires_grad_(), atol=1e-4)
+
+
+def test_acquisition_leads_back_from_beyond_the_reference() -> None:
+    model, points = fitted_model()
+    acquisition = LogEHVIKnownObjective(model, points, (1.0, 5.0), average)
+    levels = torch.tensor([0.49, 0.6, 0.8, 1.0], dtype=torch.float64)
+    X = levels[:, None, None].repeat(1, 1, 3).requires_grad_()
+    value = acquisition(X)
+    (gradient,) = torch.autograd.grad(value.sum(), X)
+    assert torch.isfinite(value).all()
+    assert (value[0] > value[1:]).all()
+    assert (value[1:].exp() < 1e-6).all()
+    assert (gradient[1:].sum(dim=-1) < 0).all()
+
+
+def test_optimize_acqf_finds_the_best_of_a_fine_grid() -> None:
+    model, points = fitted_model()
+    acquisition = LogEHVIKnownObjective(model, points, REFERENCE, average)
+    bounds = torch.tensor([[0.0] * 3, [1.0] * 3], dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        candidate, value = optimize_acqf(acquisition, bounds, 1, num_restarts=8, raw_samples=128)
+    axis = torch.linspace(0, 1, 21, dtype=torch.float64)
+    with torch.no_grad():
+        best = acquisition(torch.cartesian_prod(axis, axis, axis)[:, None]).max()
+    assert candidate.shape == (1, 3)
+    assert float(value) >= float(best) - 1e-6
+
+
+def test_acquisition_takes_any_batch_shape() -> None:
+    model, points = fitted_model()
+    acquisition = LogEHVIKnownObjective(model, points, REFERENCE, average)
+    X = candidates(6)
+    assert acquisition(X[0]).shape == (1,)
+    torch.testing.assert_close(acquisition(X.view(2, 3, 1, 3)), acquisition(X).view(2, 3))
+
+
+def test_acquisition_takes_points_in_any_order_and_leaves_dominated_ones_out() -> None:
+    model, points = fitted_model()
+    X = candidates(8)
+    ordered = torch.from_numpy(front(points.numpy()))
+    mixed = torch.cat([points.flip(0), points + 0.1])
+    torch.testing.assert_close(
+        LogEHVIKnownObjective(model, mixed, REFERENCE, average)(X),
+        LogEHVIKnownObjective(model, ordered, REFERENCE, average)(X),
+    )
+
+
+def test_acquisition_needs_no_front() -> None:
+    model, _ = fitted_model()
+    empty = torch.zeros(0, 2, dtype=torch.float64)
+    assert torch.isfinite(
+        LogEHVIKnownObjective(model, empty, REFERENCE, average)(candidates(3))
+    ).all()
+
+
+def test_acquisition_refuses_what_it_cannot_use() -> None:
+    model, points = fitted_model()
+    with pytest.raises(InputError, match="one output, not 2"):
+        LogEHVIKnownObjective(Both(model, 1e-9), points, REFERENCE, average)
+    with pytest.raises(InputError, match=r"shape \(4,\), not \(4, 1\)"):
+        LogEHVIKnownObjective(model, points, REFERENCE, lambda X: X.mean(dim=-1))(candidates(4))
+    with pytest.raises(UnsupportedError, match="condition"):
+        LogEHVIKnownObjective(model, points, REFERENCE, average).set_X_pending(candidates(1))
+    with pytest.raises(AssertionError, match="q=1"):
+        LogEHVIKnownObjective(model, points, REFERENCE, average)(torch.rand(5, 2, 3))
+
+
+def test_the_example_of_the_guide_runs() -> None:
+    guide = Path(__file__).parents[3] / "docs" / "howto-ax.md"
+    (code,) = re.findall(r"```python\n(import torch\n.*?)```", guide.read_text("utf-8"), re.DOTALL)
+    found: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        exec(code, found)
+    assert found["candidate"].shape == (1, 5)
+    assert float(found["value"]) > float(found["acquisition"](found["X"][:, None]).max())

@@ -1,0 +1,317 @@
+"""The search for the configurations most worth evaluating."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from qsearch._arrays import Floats, Integers
+from qsearch.search.acquisition import log_expected_hypervolume_improvement
+from qsearch.search.allocation import relaxed_allocations
+from qsearch.search.candidate_pool import (
+    Evaluated,
+    SearchSettings,
+    acquisition,
+    candidate_pool,
+    next_candidate,
+)
+from qsearch.search.layer_scores import weighted_scores
+from qsearch.search.local_search import moved
+from qsearch.search.pareto import front, hypervolume, reference_point, segment_edges, segment_of
+from qsearch.space.space import Space
+from qsearch.surrogate.features import score_features
+from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
+from tests.engine.support import INTEGER, errors_of, make_space
+
+SPACE = make_space(2, INTEGER)
+GROUPS = len(SPACE.groups)
+BITS = (2.5, 6.0)
+EDGES = segment_edges(BITS, 14)
+SENSITIVITY = np.random.default_rng(0).permutation(2.0 ** -np.arange(GROUPS))
+# What was measured of the sensitivities is off by a factor of about two.
+MEASURED = SENSITIVITY * np.random.default_rng(1).lognormal(0, 0.7, GROUPS)
+SCORES = weighted_scores(SPACE, errors_of(SPACE), MEASURED)
+NONE = np.zeros((0, GROUPS), dtype=np.int64)
+DEFAULT = SearchSettings()
+NO_THIN = SearchSettings(thin_share=0)
+
+
+def losses_of(index: Integers) -> Floats:
+    return np.asarray(0.3 + errors_of(SPACE)[np.arange(GROUPS), index] @ SENSITIVITY)
+
+
+def evaluated_at(seed: int, count: int = 12) -> Evaluated:
+    index = SPACE.sample(count, BITS, np.random.default_rng(seed))
+    return Evaluated(index, losses_of(index), NONE)
+
+
+def fit(evaluated: Evaluated) -> Surrogate:
+    return fit_surrogate(score_features(SPACE, SCORES), evaluated.index, evaluated.loss)
+
+
+def pool_of(evaluated: Evaluated, seed: int = 0) -> Integers:
+    return candidate_pool(fit(evaluated), SPACE, evaluated, BITS, np.random.default_rng(seed))
+
+
+def propose(
+    count: int,
+    evaluated: Evaluated,
+    edges: Floats = EDGES,
+    settings: SearchSettings = DEFAULT,
+) -> Integers:
+    """Choose candidates one after another, as a round does."""
+    surrogate, pool = fit(evaluated), pool_of(evaluated)
+    chosen = NONE
+    for _ in range(count):
+        found = next_candidate(surrogate, SPACE, evaluated, pool, chosen, BITS, edges, settings)
+        assert found is not None
+        chosen = np.concatenate([chosen, found[None]])
+    return chosen
+
+
+def keys(index: Integers) -> set[bytes]:
+    return {row.tobytes() for row in index}
+
+
+def inside(index: Integers) -> bool:
+    bits = SPACE.average_bits(index)
+    return bool(((bits >= BITS[0]) & (bits <= BITS[1])).all())
+
+
+def test_reference_point_is_a_tenth_beyond_the_worst_loss() -> None:
+    reference = reference_point(np.array([1.0, 3.0, 2.0]), (2.0, 5.0))
+    assert reference == pytest.approx((3.2, 5.0))
+    assert reference[1] > 5.0
+    assert reference_point(np.array([1.0]), (2.0, 5.0))[0] > 1.0
+
+
+# Acquisition
+
+
+def test_score_is_the_improvement_over_the_front_of_posterior_means() -> None:
+    evaluated = evaluated_at(1)
+    surrogate = fit(evaluated)
+    score = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)
+    points = SPACE.sample(20, BITS, np.random.default_rng(9))
+    means, _ = surrogate.predict(evaluated.index)
+    known = np.column_stack([means.numpy(), SPACE.average_bits(evaluated.index)])
+    expected = log_expected_hypervolume_improvement(
+        *surrogate.predict(points),
+        torch.from_numpy(SPACE.average_bits(points)),
+        torch.from_numpy(front(known)),
+        reference_point(evaluated.loss, BITS),
+    )
+    assert score(points) == pytest.approx(expected.numpy())
+
+
+def test_a_lucky_draw_is_not_believed() -> None:
+    evaluated = evaluated_at(1, count=40)
+    noise = 0.05 * np.random.default_rng(2).standard_normal(40)
+    means = fit(replace(evaluated, loss=evaluated.loss + noise)).predict(evaluated.index)[0].numpy()
+    luckiest = int(noise.argmin())
+    assert abs(means[luckiest] - evaluated.loss[luckiest]) < 0.5 * abs(noise[luckiest])
+
+
+def test_outside_of_the_interval_there_is_no_score() -> None:
+    evaluated = evaluated_at(1)
+    score = acquisition(fit(evaluated), SPACE, evaluated.index, evaluated.loss, (3.0, 4.0))
+    points = SPACE.sample(60, (2.3, 6.0), np.random.default_rng(9))
+    bits = SPACE.average_bits(points)
+    assert (np.isfinite(score(points)) == ((bits >= 3.0) & (bits <= 4.0))).all()
+
+
+def test_a_move_scores_as_the_configuration_that_it_makes() -> None:
+    evaluated = evaluated_at(1)
+    score = acquisition(fit(evaluated), SPACE, evaluated.index, evaluated.loss, BITS)
+    start = evaluated.index[3]
+    groups, choices = SPACE.neighbours(start)
+    expected = score(moved(start, groups, choices))
+    assert score.moves(start, groups, choices) == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+# The pool
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pool_is_new_distinct_and_within_the_bits(seed: int) -> None:
+    failed = SPACE.sample(3, BITS, np.random.default_rng(50))
+    evaluated = replace(evaluated_at(seed), exclude=failed)
+    pool = pool_of(evaluated, seed)
+    assert len(pool) > 20
+    assert len(keys(pool)) == len(pool)
+    assert not keys(pool) & keys(np.concatenate([evaluated.index, failed]))
+    assert inside(pool)
+
+
+def test_pool_has_the_best_first() -> None:
+    evaluated = evaluated_at(1)
+    surrogate = fit(evaluated)
+    score = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)
+    assert (np.diff(score(pool_of(evaluated))) <= 1e-9).all()
+
+
+def test_pool_spreads_over_the_interval() -> None:
+    bits = SPACE.average_bits(pool_of(evaluated_at(1)))
+    counts, _ = np.histogram(bits, bins=5, range=BITS)
+    assert (counts > 0).all()
+
+
+def test_pool_depends_on_data_and_generator_alone() -> None:
+    evaluated = evaluated_at(1)
+    one, same, other = (pool_of(evaluated, seed) for seed in (5, 5, 6))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("which", ["mean", "sample"])
+def test_pool_holds_the_best_allocations_of_what_the_surrogate_believes(which: str) -> None:
+    evaluated = evaluated_at(1)
+    surrogate = fit(evaluated)
+    table = surrogate.mean_table
+    if which == "sample":
+        table = surrogate.sample_tables(DEFAULT.samples, np.random.default_rng(0))[0]
+    budgets = np.linspace(*BITS, DEFAULT.allocations).tolist()
+    best = relaxed_allocations(SPACE, table, budgets)
+    within = (SPACE.average_bits(best) >= BITS[0]) & (SPACE.average_bits(best) <= BITS[1])
+    assert keys(best[within]) <= keys(np.concatenate([pool_of(evaluated, 0), evaluated.index]))
+
+
+def test_excluded_configurations_are_in_no_pool() -> None:
+    evaluated = evaluated_at(1)
+    first = pool_of(evaluated)[:5]
+    again = pool_of(replace(evaluated, exclude=first))
+    assert not keys(first) & keys(again)
+
+
+# Candidates
+
+
+def test_candidates_are_new_distinct_and_within_the_bits() -> None:
+    failed = SPACE.sample(3, BITS, np.random.default_rng(50))
+    evaluated = replace(evaluated_at(1), exclude=failed)
+    chosen = propose(6, evaluated)
+    assert len(keys(chosen)) == 6
+    assert not keys(chosen) & keys(np.concatenate([evaluated.index, failed]))
+    assert inside(chosen)
+
+
+def test_a_candidate_scores_at_least_as_well_as_all_of_the_pool() -> None:
+    evaluated = evaluated_at(1)
+    surrogate, pool = fit(evaluated), pool_of(evaluated)
+    score = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)
+    (found,) = propose(1, evaluated)
+    assert score(found[None])[0] >= score(pool).max()
+
+
+def test_candidates_are_the_same_each_time() -> None:
+    evaluated = evaluated_at(1)
+    assert np.array_equal(propose(3, evaluated), propose(3, evaluated))
+
+
+def test_pending_configurations_spread_a_batch_over_average_bits() -> None:
+    evaluated = evaluated_at(1)
+    bits = SPACE.average_bits(propose(6, evaluated, settings=NO_THIN))
+    assert np.ptp(bits) > 1.0
+    assert np.diff(np.sort(bits)).max() < np.ptp(BITS) / 2
+
+
+def test_a_pending_configuration_lowers_the_score_of_what_is_like_it() -> None:
+    evaluated = evaluated_at(1)
+    surrogate = fit(evaluated)
+    pending = propose(1, evaluated)
+    groups, choices = SPACE.neighbours(pending[0])
+    near = np.repeat(pending, len(groups), axis=0)
+    near[np.arange(len(groups)), groups] = choices
+    before = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)(near)
+    known = np.concatenate([evaluated.index, pending])
+    believed = surrogate.fantasise(pending)
+    after = acquisition(believed, SPACE, known, evaluated.loss, BITS)(near)
+    finite = np.isfinite(before)
+    assert (after[finite] < before[finite]).all()
+
+
+@pytest.mark.parametrize("share", [2, 4])
+def test_one_candidate_in_so_many_goes_to_a_thin_segment(share: int) -> None:
+    """A segment is thin in which nothing is evaluated or pending."""
+    evaluated = evaluated_at(1)
+    chosen = propose(8, evaluated, settings=SearchSettings(thin_share=share))
+    turns = range(share - 1, 8, share)
+    for turn in turns:
+        known = np.concatenate([evaluated.index, chosen[:turn]])
+        pool_segments = segment_of(SPACE.average_bits(pool_of(evaluated)), EDGES)
+        thin = set(pool_segments) - set(segment_of(SPACE.average_bits(known), EDGES))
+        own = segment_of(SPACE.average_bits(chosen[turn : turn + 1]), EDGES)
+        assert not thin or set(own) <= thin
+    first = np.concatenate([evaluated.index, chosen[: share - 1]])
+    assert set(segment_of(SPACE.average_bits(first), EDGES)) < set(range(14))
+
+
+def test_without_thin_segments_the_best_candidate_is_taken() -> None:
+    evaluated = evaluated_at(1)
+    one_segment = segment_edges(BITS, 1)
+    chosen = propose(4, evaluated, edges=one_segment)
+    assert np.array_equal(chosen, propose(4, evaluated, edges=one_segment, settings=NO_THIN))
+
+
+def test_search_gains_more_hypervolume_than_random_on_average() -> None:
+    gains: dict[str, list[float]] = {"search": [], "random": []}
+    for seed in range(4):
+        evaluated = evaluated_at(seed)
+        reference = reference_point(evaluated.loss, BITS)
+
+        def volume(index: Integers, reference: tuple[float, float] = reference) -> float:
+            points = np.column_stack([losses_of(index), SPACE.average_bits(index)])
+            return hypervolume(points, reference)
+
+        random = SPACE.sample(5, BITS, np.random.default_rng(100 + seed))
+        for name, more in (("search", propose(5, evaluated)), ("random", random)):
+            together = np.concatenate([evaluated.index, more])
+            gains[name].append(volume(together) - volume(evaluated.index))
+    assert np.mean(gains["search"]) > 2 * np.mean(gains["random"])
+    assert min(gains["search"]) > 0
+
+
+# Small spaces
+
+
+def small(layers: int) -> tuple[Space, Integers, Floats]:
+    """A space that can be listed, all of its configurations, and losses of them."""
+    whole = make_space(1, INTEGER)
+    space = Space(whole.layers[:layers], INTEGER, whole.storage_bits)
+    everything = np.array(list(itertools.product(range(8), repeat=layers)), dtype=np.int64)
+    return space, everything, 1 / space.average_bits(everything)
+
+
+def search_small(space: Space, evaluated: Evaluated, pending: Integers) -> Integers | None:
+    scores = weighted_scores(space, errors_of(space), np.ones(len(space.layers)))
+    surrogate = fit_surrogate(score_features(space, scores), evaluated.index, evaluated.loss)
+    generator = np.random.default_rng(0)
+    bits = (2.0, 9.0)
+    pool = candidate_pool(surrogate, space, evaluated, bits, generator)
+    edges = segment_edges(bits, 4)
+    return next_candidate(surrogate, space, evaluated, pool, pending, bits, edges)
+
+
+@pytest.mark.parametrize("where", ["evaluated", "pending", "excluded"])
+def test_a_space_that_is_used_up_gives_no_candidate(where: str) -> None:
+    space, everything, loss = small(1)
+    known, last = everything[:5], everything[5:]
+    none = everything[:0]
+    evaluated = Evaluated(known, loss[:5], last if where == "excluded" else none)
+    if where == "evaluated":
+        evaluated = Evaluated(everything, loss, none)
+    assert search_small(space, evaluated, last if where == "pending" else none) is None
+
+
+@pytest.mark.parametrize("missing", [0, 17, 40])
+def test_the_last_configuration_of_a_small_space_is_found(missing: int) -> None:
+    space, everything, loss = small(2)
+    known = np.delete(everything, missing, axis=0)
+    evaluated = Evaluated(known, np.delete(loss, missing), known[:0])
+    found = search_small(space, evaluated, known[:0])
+    assert found is not None
+    assert (found == everything[missing]).all()

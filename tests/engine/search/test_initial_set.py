@@ -1,0 +1,165 @@
+"""The first set of configurations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from qsearch._arrays import Integers
+from qsearch.errors import InputError
+from qsearch.search.allocation import allocate
+from qsearch.search.initial_set import initial_configurations, named_configurations
+from qsearch.search.layer_scores import error_scores
+from qsearch.space.configuration import Choices, Knob
+from qsearch.space.space import Space
+from qsearch.spec.search_spec import InitialSpec
+from tests.engine.support import INTEGER, errors_of, make_space
+
+# Normal float with fewer values, so that many first sets are allocated in seconds.
+KNOBS = Choices(
+    (
+        Knob("bits", (2, 3, 4, 8)),
+        Knob("scale_bits", (2, 8)),
+        Knob("scale_dtype", ("float16",)),
+        Knob("block_size", (16, 64)),
+        Knob("scale_block_size", (256,)),
+    )
+)
+SPACE = make_space(2, KNOBS)
+ERRORS = errors_of(SPACE)
+
+
+def first_set(
+    count: int, seed: int = 0, bits: tuple[float, float] = (2.25, 7.25), space: Space = SPACE
+) -> list[tuple[str, Integers]]:
+    generator = np.random.default_rng(seed)
+    return initial_configurations(space, errors_of(space), count, bits, generator)
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 30), st.integers(0, 100))
+def test_holds_as_many_distinct_configurations_as_asked(count: int, seed: int) -> None:
+    chosen = first_set(count, seed)
+    assert len(chosen) == count
+    assert len({index.tobytes() for _, index in chosen}) == count
+
+
+def test_a_third_is_uniform_a_third_allocated_and_the_rest_random() -> None:
+    chosen = first_set(24)
+    methods = [method for method, _ in chosen]
+    order = ("uniform", "milp", "random")
+    assert methods == [method for method in order for _ in range(methods.count(method))]
+    assert 4 <= methods.count("uniform") <= 8
+    assert 6 <= methods.count("milp") <= 8
+    for method, index in chosen:
+        assert (len(set(index.tolist())) == 1) == (method == "uniform")
+
+
+def test_allocated_ones_spread_and_no_other_has_less_error_in_as_few_bits() -> None:
+    chosen = first_set(24)
+    scores = error_scores(SPACE, ERRORS)
+    groups = np.arange(len(SPACE.groups))
+    everything = np.array([index for _, index in chosen])
+    error = scores[groups, everything].sum(axis=1)
+    bits = SPACE.average_bits(everything)
+    allocated = [row for row, (method, _) in enumerate(chosen) if method == "milp"]
+    for row in allocated:
+        assert error[row] <= error[bits <= bits[row]].min() * (1 + 1e-3)
+    counts, _ = np.histogram(bits[allocated], bins=4, range=(2.25, 7.25))
+    assert (counts > 0).all()
+
+
+def test_uniform_ones_have_the_least_error_that_fits_their_bits() -> None:
+    parameters = [layer.parameters for layer in SPACE.layers]
+    mean_error = np.average(ERRORS, axis=0, weights=parameters)
+    for method, index in first_set(24):
+        if method == "uniform":
+            bits = SPACE.bits_table[index[0]]
+            rivals = (SPACE.bits_table <= bits) & (SPACE.bits_table >= 2.25)
+            assert mean_error[index[0]] == mean_error[rivals].min()
+
+
+def test_random_ones_spread_over_the_interval() -> None:
+    chosen = first_set(60, bits=(3.0, 6.0))
+    bits = [float(SPACE.average_bits(index)) for method, index in chosen if method == "random"]
+    counts, _ = np.histogram(bits, bins=4, range=(2.9, 6.1))
+    assert (counts >= 5).all()
+    assert counts.sum() == len(bits)
+
+
+def test_depends_on_the_generator_alone() -> None:
+    one, same, other = (np.stack([index for _, index in first_set(12, s)]) for s in (1, 1, 2))
+    assert (one == same).all()
+    assert (one != other).any()
+
+
+def test_a_small_space_gives_what_it_holds() -> None:
+    whole = make_space(1, INTEGER)
+    space = Space(whole.layers[:1], INTEGER, whole.storage_bits)
+    chosen = first_set(50, space=space, bits=(2.0, 9.0))
+    assert len(chosen) <= 8
+    assert len(chosen) >= 6
+
+
+@pytest.mark.parametrize("bits", [(2.25, 7.25), (3.1, 3.2), (1.0, 2.1)])
+def test_all_stay_in_the_interval(bits: tuple[float, float]) -> None:
+    for _, index in first_set(12, bits=bits):
+        assert bits[0] - 1e-9 <= float(SPACE.average_bits(index)) <= bits[1] + 1e-9
+
+
+def test_a_coarse_space_gives_only_what_lies_in_the_interval() -> None:
+    # Layer configurations of 2.25, 2.5, 3.25, 3.5, 4.25, 4.5, 8.25 and 8.5 bits, one layer.
+    whole = make_space(1, INTEGER)
+    space = Space(whole.layers[:1], INTEGER, whole.storage_bits)
+    found = sorted(float(space.average_bits(i)) for _, i in first_set(6, bits=(3, 4), space=space))
+    assert found == [3.25, 3.5]
+
+
+def test_an_interval_that_holds_nothing_is_refused() -> None:
+    whole = make_space(1, INTEGER)
+    space = Space(whole.layers[:1], INTEGER, whole.storage_bits)
+    with pytest.raises(InputError, match=r"average_bits: found 0 configurations in \[5, 8\]"):
+        first_set(6, bits=(5, 8), space=space)
+
+
+def named(**fields: object) -> list[tuple[str, Integers]]:
+    generator = np.random.default_rng(0)
+    wanted = InitialSpec.model_validate(fields)
+    return named_configurations(SPACE, ERRORS, wanted, (2.25, 7.25), generator)
+
+
+def test_named_uniform_ones_have_the_least_error_within_their_budgets() -> None:
+    chosen = named(uniform=[2.6, 4.3])
+    for (method, index), budget in zip(chosen, (2.6, 4.3), strict=True):
+        assert method == "uniform"
+        assert (index == index[0]).all()
+        fitting = (SPACE.bits_table <= budget) & (SPACE.bits_table >= 2.25)
+        assert ERRORS[:, index[0]].mean() == ERRORS[:, fitting].mean(axis=0).min()
+
+
+def test_named_allocated_ones_are_the_allocators() -> None:
+    (method, index), _ = named(allocated=[3.0, 5.0])
+    assert method == "milp"
+    assert np.array_equal(index, allocate(SPACE, error_scores(SPACE, ERRORS), 3.0))
+
+
+def test_named_random_ones_are_new_and_inside() -> None:
+    chosen = named(uniform=[3.0], random=7)
+    assert [method for method, _ in chosen] == ["uniform"] + ["random"] * 7
+    drawn = np.array([index for _, index in chosen])
+    assert len(np.unique(drawn, axis=0)) == 8
+    assert SPACE.within(drawn, (2.25, 7.25)).all()
+
+
+@pytest.mark.parametrize("field", ["uniform", "allocated"])
+def test_a_budget_that_nothing_fits_is_refused_by_name(field: str) -> None:
+    with pytest.raises(InputError, match=rf"search\.initial\.{field}: .* has 2 or fewer"):
+        named(**{field: [2.0, 3.0]})
+
+
+def test_a_named_set_of_one_is_refused() -> None:
+    with pytest.raises(ValidationError, match="two configurations"):
+        InitialSpec(uniform=(3.0,))

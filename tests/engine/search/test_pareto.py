@@ -1,0 +1,153 @@
+"""Dominance, fronts, hypervolume and the segmented filter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from botorch.utils.multi_objective.hypervolume import Hypervolume
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from pymoo.indicators.hv import HV
+
+from qsearch.errors import InputError
+from qsearch.search.pareto import (
+    front,
+    hypervolume,
+    non_dominated,
+    normalised_hypervolume,
+    segment_edges,
+    segment_of,
+    segmented_front,
+)
+
+# Small integers make ties, copies and dominated points common.
+TIED = st.integers(0, 30).flatmap(
+    lambda n: arrays(np.float64, (n, 2), elements=st.integers(0, 6).map(float))
+)
+SPREAD = st.integers(0, 30).flatmap(
+    lambda n: arrays(np.float64, (n, 2), elements=st.floats(0, 10, allow_subnormal=False))
+)
+POINTS = TIED | SPREAD
+EDGES = segment_edges((1.0, 5.0), 4)
+
+
+def dominates(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool((one <= other).all() and (one < other).any())
+
+
+@given(POINTS)
+def test_non_dominated_is_the_definition(points: np.ndarray) -> None:
+    expected = [not any(dominates(other, point) for other in points) for point in points]
+    assert non_dominated(points).tolist() == expected
+
+
+@given(POINTS)
+def test_front_falls_in_loss_as_bits_rise(points: np.ndarray) -> None:
+    kept = front(points)
+    assert (np.diff(kept[:, 1]) > 0).all()
+    assert (np.diff(kept[:, 0]) < 0).all()
+    assert len(kept) >= min(len(points), 1)
+    assert all((kept <= point).all(axis=1).any() for point in points)
+
+
+@given(POINTS)
+def test_order_of_points_does_not_matter(points: np.ndarray) -> None:
+    shuffled = points[np.random.default_rng(0).permutation(len(points))]
+    assert np.array_equal(front(points), front(shuffled))
+    assert hypervolume(points, (5, 5)) == hypervolume(shuffled, (5, 5))
+
+
+@given(POINTS, SPREAD)
+def test_more_points_never_lower_the_hypervolume(points: np.ndarray, more: np.ndarray) -> None:
+    reference = (6.0, 7.0)
+    both = hypervolume(np.concatenate([points, more]), reference)
+    assert both >= hypervolume(points, reference) - 1e-9
+    assert both <= hypervolume(points, reference) + hypervolume(more, reference) + 1e-9
+
+
+@given(POINTS)
+def test_dominated_points_add_nothing(points: np.ndarray) -> None:
+    assert hypervolume(points, (6, 7)) == hypervolume(front(points), (6, 7))
+
+
+def test_hypervolume_of_a_known_front() -> None:
+    # Two boxes from (4, 4): 3·1 and 1·3, which overlap in 1·1.
+    assert hypervolume(np.array([[1.0, 3.0], [3.0, 1.0]]), (4, 4)) == 5.0
+
+
+def test_points_that_do_not_better_the_reference_add_nothing() -> None:
+    points = np.array([[4.0, 1.0], [1.0, 4.0], [5.0, 5.0]])
+    assert hypervolume(points, (4, 4)) == 0.0
+    assert hypervolume(np.zeros((0, 2)), (4, 4)) == 0.0
+
+
+@settings(max_examples=50)
+@given(POINTS)
+def test_hypervolume_equals_botorch_and_pymoo(points: np.ndarray) -> None:
+    reference = np.array([7.5, 6.5])
+    mine = hypervolume(points, reference)
+    assert float(HV(ref_point=reference)(points)) == pytest.approx(mine, rel=1e-9, abs=1e-12)
+    # BoTorch maximises, and counts only points on the front.
+    theirs = Hypervolume(ref_point=torch.from_numpy(-reference)).compute(
+        torch.from_numpy(-front(points)).reshape(-1, 2)
+    )
+    assert theirs == pytest.approx(mine, rel=1e-9, abs=1e-12)
+
+
+@given(POINTS)
+def test_normalised_hypervolume_is_a_share_of_the_box(points: np.ndarray) -> None:
+    share = normalised_hypervolume(points, (11, 12), (0, 0))
+    assert 0 <= share <= 1 + 1e-12
+    assert share == pytest.approx(hypervolume(points, (11, 12)) / 132)
+
+
+@given(POINTS)
+def test_segmented_front_is_each_segments_own_front(points: np.ndarray) -> None:
+    kept = segmented_front(points, EDGES)
+    segment = segment_of(points[:, 1], EDGES)
+    for position, point in enumerate(points):
+        rivals = points[segment == segment[position]]
+        assert kept[position] == (not any(dominates(rival, point) for rival in rivals))
+    assert set(segment[kept]) == set(segment)
+
+
+@given(POINTS)
+def test_segmented_front_holds_the_whole_front(points: np.ndarray) -> None:
+    assert segmented_front(points, EDGES)[non_dominated(points)].all()
+
+
+@given(POINTS)
+def test_one_segment_gives_the_plain_front(points: np.ndarray) -> None:
+    one = segment_edges((0.0, 10.0), 1)
+    assert np.array_equal(segmented_front(points, one), non_dominated(points))
+
+
+def test_segments_are_closed_on_the_left_and_the_last_on_both_sides() -> None:
+    values = np.array([0.0, 1.0, 1.9, 2.0, 4.9, 5.0, 9.0])
+    assert segment_of(values, EDGES).tolist() == [0, 0, 0, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("bits", "segments"), [((1, 5), 0), ((5, 5), 3), ((6, 5), 3)])
+def test_impossible_segments_are_refused(bits: tuple[float, float], segments: int) -> None:
+    with pytest.raises(InputError, match="cannot divide"):
+        segment_edges(bits, segments)
+
+
+@pytest.mark.parametrize("points", [np.zeros(3), np.zeros((2, 3)), np.array([[np.nan, 1.0]])])
+def test_points_that_are_no_points_are_refused(points: np.ndarray) -> None:
+    for function in (non_dominated, lambda p: hypervolume(p, (1, 1))):
+        with pytest.raises(InputError, match="points must"):
+            function(points)
+
+
+@pytest.mark.parametrize("reference", [(1.0,), (1.0, np.inf), (np.nan, 1.0)])
+def test_reference_points_that_are_no_points_are_refused(reference: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="two finite numbers"):
+        hypervolume(np.zeros((1, 2)), reference)
+
+
+def test_ideal_point_above_the_reference_is_refused() -> None:
+    with pytest.raises(InputError, match="must be below reference"):
+        normalised_hypervolume(np.zeros((1, 2)), (1, 1), (0, 1))

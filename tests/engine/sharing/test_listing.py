@@ -1,0 +1,213 @@
+"""The list of studies in a database or a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ax.core.trial_status import TrialStatus
+from click.testing import Result
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from qsearch.cli import main as cli
+from qsearch.errors import InputError
+from qsearch.experiment.lease import study_lease
+from qsearch.experiment.schema import create_tables
+from qsearch.experiment.url import open_engine
+from qsearch.monitoring.events import Event
+from qsearch.sharing import listing
+from qsearch.sharing.listing import ListedStudy, list_database, list_folder
+from qsearch.storage.lock import study_lock
+from qsearch.storage.study_record import read_study
+from qsearch.study.run import run_study
+from tests.engine.support import imported_by, study_spec
+
+FAULTS = [{"kind": "error", "layer": "block.0.key", "bits": 8}]
+
+
+@pytest.fixture(scope="module")
+def shared(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with two studies: ``good``, and ``faulty``, some of whose trials fail."""
+    folder = tmp_path_factory.mktemp("shared")
+    url = f"sqlite:///{folder / 'shared.db'}"
+    run_study(study_spec(name="good", search__rounds=1), folder / "good", url)
+    run_study(study_spec(name="faulty", trainer__faults=FAULTS), folder / "faulty", url)
+    (folder / "notes").mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(shared: Path) -> str:
+    return f"sqlite:///{shared / 'shared.db'}"
+
+
+def test_statuses_are_axs() -> None:
+    for name in ("FAILED", "COMPLETED", "RUNNING", "ABANDONED"):
+        assert getattr(listing, name) == TrialStatus[name].value
+
+
+def test_database_tells_what_its_studies_directories_tell(shared: Path, url: str) -> None:
+    faulty, good = list_database(url)
+    assert (faulty.name, good.name) == ("faulty", "good")
+    for study in (faulty, good):
+        record = read_study(shared / study.name)
+        failed = record.trials[record.trials["status"] == "failed"]
+        done = record.trials[record.trials["status"] == "completed"]
+        assert study.rounds == len(record.rounds)
+        assert study.failed == len(failed)
+        assert study.completed == len(set(done["trial"]) - set(failed["trial"]))
+        assert study.waiting == 0
+        assert study.least_loss == pytest.approx(record.latest["loss"].min(), abs=1e-9)
+        assert study.running == ""
+        assert study.created is not None
+        assert study.changed is not None
+        assert study.created <= study.changed
+    assert faulty.failed > 0
+
+
+def test_folder_lists_the_studies_of_its_directories(shared: Path, url: str) -> None:
+    listed = list_folder(shared)
+    assert [Path(study.directory or "").name for study in listed] == ["faulty", "good"]
+    for here, there in zip(listed, list_database(url), strict=True):
+        assert alike(here, there)
+    assert list_folder(shared / "good") == [listed[1]]
+
+
+def alike(here: ListedStudy, there: ListedStudy) -> bool:
+    """Whether a directory tells of its study what the database does, as far as it can."""
+    apart = {"waiting": None, "created": None, "changed": None, "directory": None}
+    return replace(here, **apart) == replace(there, **apart)
+
+
+def test_unfinished_study_is_listed_alike_from_its_directory_and_database(tmp_path: Path) -> None:
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop(event: Event) -> None:
+        if event.kind == "searched" and event.round == 1:
+            raise Stop
+
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    with pytest.raises(Stop):
+        run_study(study_spec(), tmp_path / "run", url, stop)
+    (here,), (there,) = list_folder(tmp_path), list_database(url)
+    assert alike(here, there)
+    assert (here.rounds, here.waiting, there.waiting) == (2, None, 2)
+
+
+@pytest.fixture
+def some(shared: Path, tmp_path: Path) -> Path:
+    """A folder with the directories of two studies, to be broken."""
+    for name in ("faulty", "good"):
+        shutil.copytree(shared / name, tmp_path / name)
+    return tmp_path
+
+
+def test_study_that_cannot_be_read_is_left_out_and_told(some: Path) -> None:
+    for path in (some / "faulty" / "state").glob("study.json*"):
+        path.write_text("{")
+    told: list[str] = []
+    assert [study.name for study in list_folder(some, told.append)] == ["good"]
+    (line,) = told
+    assert line.startswith(f"{some / 'faulty' / 'state' / 'study.json'}: damaged: ")
+    assert line.endswith(f"; {some / 'faulty'} is left out of the list")
+    with pytest.raises(InputError, match="damaged"):
+        list_folder(some / "faulty")
+
+
+def test_study_without_its_identity_is_listed(some: Path) -> None:
+    (some / "good" / "state" / "identity.json").unlink()
+    assert [study.created is None for study in list_folder(some)] == [False, True]
+
+
+def test_who_runs_a_study_is_listed_with_its_directory(shared: Path, url: str) -> None:
+    with study_lease(url, "good", Path("/elsewhere/run")), study_lock(shared / "good"):
+        assert list_database(url)[1].running.startswith("process ")
+        assert list_database(url)[1].directory == "/elsewhere/run"
+        assert list_folder(shared)[1].running.startswith("process ")
+    assert list_database(url)[1].running == ""
+
+
+def test_experiments_of_others_are_left_out(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'mixed.db'}"
+    create_tables(open_engine(url))
+    with open_engine(url).begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO experiment_v2 (name, is_test, time_created, description)"
+                " VALUES ('theirs', 0, 0, 'cookies')"
+            )
+        )
+    assert list_database(url) == []
+
+
+@pytest.mark.postgres
+def test_empty_databases_hold_no_studies(postgres_url: str, tmp_path: Path) -> None:
+    assert list_database(postgres_url) == []
+    sqlite3.connect(tmp_path / "empty.db").close()
+    assert list_database(f"sqlite:///{tmp_path / 'empty.db'}") == []
+    create_tables(open_engine(postgres_url))
+    assert list_database(postgres_url) == []
+
+
+def other_database(folder: Path) -> str:
+    with sqlite3.connect(folder / "other.db") as connection:
+        connection.execute("CREATE TABLE recipes (name TEXT)")
+    return f"sqlite:///{folder / 'other.db'}"
+
+
+def no_database(folder: Path) -> str:
+    (folder / "text.db").write_text("no database, but a text of some length\n" * 99)
+    return f"sqlite:///{folder / 'text.db'}"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (other_database, "another program: it has a table 'recipes'"),
+        (no_database, "file is not a database"),
+        (lambda folder: f"sqlite:///{folder / 'missing.db'}", "there is no file"),
+        (lambda _: "nonsense", "Could not parse"),
+        (lambda _: "postgres://host/name", "URL begins with postgresql://"),
+        (lambda _: "mysql+nosuchdriver://host/name", "Can't load plugin"),
+        (lambda _: "oracle://host/name", "needs a driver that is not installed"),
+    ],
+)
+def test_what_cannot_be_listed_is_named_in_one_line(make, reason: str, tmp_path: Path) -> None:
+    before = {path.name for path in tmp_path.iterdir()}
+    url = make(tmp_path)
+    with pytest.raises(InputError) as caught:
+        list_database(url)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "missing.db" not in {path.name for path in tmp_path.iterdir()} - before
+
+
+def qsearch_list(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, ["list", *map(str, arguments)])
+
+
+def test_command_prints_a_table_or_json(shared: Path, url: str) -> None:
+    table = qsearch_list("--storage", url)
+    assert table.exit_code == 0
+    heading, faulty, good = table.stdout.splitlines()
+    assert heading.split()[:4] == ["study", "rounds", "completed", "failed"]
+    assert faulty.startswith("faulty")
+    assert good.startswith("good")
+    rows = json.loads(qsearch_list(shared, "--json").stdout)
+    assert [row["name"] for row in rows] == ["faulty", "good"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["runs", "--storage", "sqlite:///x.db"], ["missing"]])
+def test_wrong_usage_is_refused(arguments: list[str]) -> None:
+    assert isinstance(qsearch_list(*arguments).exception, InputError)
+
+
+def test_listing_a_database_starts_without_heavy_imports(url: str) -> None:
+    heavy = {"torch", "ax", "pandas", "botorch"}
+    assert imported_by(["list", "--storage", url], heavy) == "[]"

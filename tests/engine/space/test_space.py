@@ -1,0 +1,217 @@
+"""The mixed-integer space."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from qsearch.errors import InputError
+from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
+from qsearch.space.layers import LayerSpec
+from qsearch.space.space import Space
+from tests.engine.support import INTEGER, NORMAL_FLOAT, make_layers, make_space
+
+make_space = cache(make_space)
+SPACES = st.builds(
+    make_space,
+    st.sampled_from([1, 2, 6, 52]),
+    st.sampled_from([NORMAL_FLOAT, INTEGER]),
+    st.booleans(),
+)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def draw(space: Space, seed: int, *leading: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.integers(space.choices.size, size=(*leading, len(space.groups)))
+
+
+@given(SPACES, SEEDS)
+def test_codes_round_trip_and_name_the_knobs_values(space: Space, seed: int) -> None:
+    index = draw(space, seed, 3)
+    code = space.to_code(index)
+    assert code.shape == (3, *space.shape)
+    assert (space.to_index(code) == index).all()
+    layer = space.choices.layer_configuration(int(index[0, 0]))
+    for knob, position in zip(space.choices.knobs, code[0, 0].tolist(), strict=True):
+        assert layer[knob.name] == knob.values[position]
+
+
+@given(SPACES, SEEDS)
+def test_decode_then_encode_is_the_identity(space: Space, seed: int) -> None:
+    index = draw(space, seed)
+    configuration = space.decode(index)
+    assert list(configuration) == [layer.name for layer in space.layers]
+    assert (space.encode(configuration) == index).all()
+    for group in space.groups:
+        assert len({configuration[space.layers[m].name] for m in group.members}) == 1
+
+
+@settings(max_examples=30)
+@given(SPACES, SEEDS)
+def test_average_bits_equal_exact_arithmetic(space: Space, seed: int) -> None:
+    index = draw(space, seed)
+    configuration = space.decode(index)
+    total = Fraction(0)
+    for layer in space.layers:
+        chosen = configuration[layer.name]
+        bits = Fraction(chosen.integer("bits"))
+        if "scale_bits" in chosen:
+            block = chosen.integer("block_size")
+            scale = 32 if chosen["scale_dtype"] == "float32" else 16
+            bits += Fraction(chosen.integer("scale_bits"), block)
+            bits += Fraction(scale, block * chosen.integer("scale_block_size"))
+        else:
+            bits += Fraction(16, chosen.integer("group_size"))
+        total += bits * layer.parameters
+    expected = total / sum(layer.parameters for layer in space.layers)
+    # The sum is exact in float64; the one division rounds once.
+    assert float(space.average_bits(index)) == float(expected)
+
+
+def test_average_bits_weigh_layers_by_their_parameters() -> None:
+    layers = (LayerSpec("small", "query", 0, (2, 2)), LayerSpec("large", "output", 0, (4, 3)))
+    space = Space(layers, Choices((Knob("bits", (2, 4)),)), (2.0, 4.0))
+    assert float(space.average_bits(np.array([0, 1]))) == (4 * 2 + 12 * 4) / 16
+
+
+@given(SPACES, SEEDS)
+def test_neighbours_stay_in_range_and_differ_in_one_step_of_one_knob(
+    space: Space, seed: int
+) -> None:
+    index = draw(space, seed)
+    groups, choices = space.neighbours(index)
+    moved = space.to_code(choices)
+    before = space.to_code(index)[groups]
+    assert (moved >= 0).all()
+    assert (moved < space.sizes).all()
+    assert (np.abs(moved - before).sum(axis=1) == 1).all()
+    assert len(set(zip(groups.tolist(), choices.tolist(), strict=True))) == len(groups)
+    code = space.to_code(index)
+    expected = int((code > 0).sum() + (code < space.sizes - 1).sum())
+    assert len(groups) == expected
+
+
+@pytest.mark.parametrize("blocks", [6, 52])
+def test_sampling_is_uniform_over_average_bits(blocks: int) -> None:
+    space = make_space(blocks)
+    bits = (2.25, 7.25)
+    drawn = space.average_bits(space.sample(300, bits, np.random.default_rng(1)))
+    assert stats.kstest(drawn, stats.uniform(2.25, 5.0).cdf).pvalue > 0.01
+    # Drawing knobs uniformly fails the same test: it crowds the middle.
+    crowded = space.average_bits(draw(space, 1, 300))
+    assert stats.kstest(crowded, stats.uniform(2.25, 5.0).cdf).pvalue < 1e-6
+
+
+@settings(max_examples=25)
+@given(SPACES, SEEDS, st.sampled_from([(2.0, 3.0), (3.0, 3.5), (8.0, 9.0)]))
+def test_samples_stay_in_their_interval(space: Space, seed: int, bits: tuple[float, float]) -> None:
+    drawn = space.sample(4, bits, np.random.default_rng(seed))
+    assert space.within(drawn, bits).all()
+
+
+def test_sampling_where_the_interval_holds_nothing_ends_outside_it() -> None:
+    whole = make_space(1, INTEGER)
+    space = Space(whole.layers[:1], INTEGER, whole.storage_bits)
+    drawn = space.sample(3, (5.0, 8.0), np.random.default_rng(0))
+    assert drawn.shape == (3, 1)
+    assert not space.within(drawn, (5.0, 8.0)).any()
+
+
+def test_sampling_depends_on_the_generator_alone() -> None:
+    space = make_space(2)
+    first, again, other = (space.sample(5, (3, 5), np.random.default_rng(s)) for s in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_sampling_nothing_gives_an_empty_set() -> None:
+    space = make_space(1)
+    assert space.sample(0, (3, 4), np.random.default_rng(0)).shape == (0, len(space.groups))
+
+
+def test_sampling_reaches_both_ends_of_the_space() -> None:
+    space = make_space(2)
+    least, greatest = space.average_bits_range
+    generator = np.random.default_rng(0)
+    assert space.average_bits(space.sample(1, (0, least), generator)) == pytest.approx(least)
+    assert space.average_bits(space.sample(1, (greatest, 99), generator)) == pytest.approx(greatest)
+
+
+@pytest.mark.parametrize("bits", [(0.5, 1.0), (9.0, 12.0)])
+def test_interval_outside_the_space_is_refused(bits: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="outside the space's"):
+        make_space(1).sample(1, bits, np.random.default_rng(0))
+
+
+def test_uniform_takes_the_layer_configuration_nearest_to_each_target() -> None:
+    space = make_space(2)
+    index = space.uniform([2.5, 4.1])
+    assert (index == index[:, :1]).all()
+    for row, target in zip(index, (2.5, 4.1), strict=True):
+        assert abs(space.bits_table[row[0]] - target) == np.abs(space.bits_table - target).min()
+
+
+@given(SPACES, SEEDS)
+def test_ax_parameters_round_trip(space: Space, seed: int) -> None:
+    index = draw(space, seed)
+    parameters = space.parameters(index)
+    assert parameters.keys() == space.parameter_values().keys()
+    assert all(parameters[name] in values for name, values in space.parameter_values().items())
+    assert (space.from_parameters(parameters) == index).all()
+
+
+def test_a_knob_of_one_value_is_no_ax_parameter() -> None:
+    assert not any("symmetric" in name for name in make_space(1, INTEGER).parameter_values())
+
+
+def test_ax_parameters_of_another_space_are_refused() -> None:
+    space = make_space(1, INTEGER)
+    parameters = space.parameters(draw(space, 0))
+    name = next(iter(parameters))
+    with pytest.raises(InputError, match="allowed"):
+        space.from_parameters({**parameters, name: 7})
+    del parameters[name]
+    with pytest.raises(InputError, match="is missing"):
+        space.from_parameters(parameters)
+
+
+@pytest.mark.parametrize(("blocks", "fused", "groups"), [(6, False, 42), (52, True, 208)])
+def test_size_follows_the_model(blocks: int, fused: bool, groups: int) -> None:
+    space = make_space(blocks, fused=fused)
+    assert space.shape == (groups, 5)
+    assert space.variables == 5 * groups
+    assert space.group_parameters.sum() == sum(layer.parameters for layer in space.layers)
+
+
+def test_configuration_of_another_model_is_refused() -> None:
+    space, other = make_space(1), make_space(2)
+    with pytest.raises(InputError, match="differ in the layers"):
+        space.encode(other.decode(draw(other, 0)))
+
+
+def test_tied_layers_that_differ_are_refused() -> None:
+    space = make_space(1, INTEGER, fused=True)
+    layers = dict(space.decode(np.zeros(len(space.groups), dtype=np.int64)))
+    layers["layers.0.key"] = LayerConfiguration({"bits": 8, "group_size": 32, "symmetric": "yes"})
+    with pytest.raises(InputError, match="tied layers must share"):
+        space.encode(Configuration(layers))
+
+
+@pytest.mark.parametrize("index", [np.array([0]), np.full(7, -1), np.full(7, 432)])
+def test_indices_out_of_range_are_refused(index: np.ndarray) -> None:
+    with pytest.raises(InputError, match="choice indices"):
+        make_space(1).decode(index)
+
+
+def test_space_needs_layers_and_bits_of_each_choice() -> None:
+    with pytest.raises(InputError, match="at least one quantizable layer"):
+        Space((), INTEGER, (1.0,) * INTEGER.size)
+    with pytest.raises(InputError, match="storage bits of 1"):
+        Space(make_layers(1), INTEGER, (1.0,))

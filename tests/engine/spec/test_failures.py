@@ -1,0 +1,197 @@
+"""What a study makes of evaluations that fail: recorded, tried again, tolerated up to a rate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from qsearch.errors import InputError, QsearchError
+from qsearch.monitoring.events import Event
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.protocols import Split
+from qsearch.plugins.registry import load_plugin
+from qsearch.space.configuration import Configuration
+from qsearch.spec.failures import FailuresSpec
+from qsearch.spec.study_spec import StudySpec, load_spec
+from qsearch.storage.study_record import read_study
+from qsearch.study.run import run_study
+from tests.engine.support import results, study_spec, write_study_yaml
+
+SOME = {"layer": "block.0.key", "bits": 8}
+KINDS = [
+    ("nan", "not finite: loss nan"),
+    ("error", "EvaluationError: the fake trainer was asked to fail"),
+    ("memory", "MemoryError: the fake trainer was asked to run out of it"),
+    ("slow", "took longer than failures.timeout_seconds: 0.3"),
+]
+
+
+def failing(*faults: dict[str, Any], **changes: Any) -> StudySpec:
+    return study_spec(trainer__blocks=1, trainer__faults=list(faults), **changes)
+
+
+def failed_of(directory: Path) -> pd.DataFrame:
+    trials = read_study(directory).trials
+    return trials[trials["status"] == "failed"]
+
+
+def events(directory: Path, kind: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == kind]
+
+
+@pytest.mark.parametrize(("kind", "reason"), KINDS)
+def test_each_kind_of_failure_is_recorded_with_its_reason_and_the_study_goes_on(
+    kind: str, reason: str, tmp_path: Path
+) -> None:
+    spec = failing({"kind": kind, **SOME}, failures__timeout_seconds=0.3)
+    record = run_study(spec, tmp_path / "run")
+    failed = failed_of(tmp_path / "run")
+    assert len(record.rounds) == 2
+    assert len(failed) > 0
+    assert failed["reason"].str.startswith(reason).all()
+    assert failed["loss"].isna().all()
+    hit = record.trials["configuration"].map(lambda text: json.loads(text)["block.0.key"]["bits"])
+    assert ((record.trials["status"] == "failed") == (hit == 8)).all()
+
+
+@pytest.mark.parametrize(("kind", "reason"), KINDS)
+def test_a_failure_that_does_not_come_again_leaves_no_trace_in_the_results(
+    kind: str, reason: str, finished: Path, tmp_path: Path
+) -> None:
+    once = {"kind": kind, "once": str(tmp_path / "once")}
+    spec = study_spec(trainer__faults=[once], failures__retries=1, failures__timeout_seconds=0.3)
+    run_study(spec, tmp_path / "run")
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+    (retry,) = events(tmp_path / "run", "retry")
+    assert retry["trial"] == 0
+    assert retry["attempt"] == 1
+    assert retry["reason"].startswith(reason)
+
+
+def test_a_failed_configuration_is_not_proposed_again(tmp_path: Path) -> None:
+    spec = failing({"kind": "nan", **SOME}, search__rounds=4, search__candidates=6)
+    run_study(spec, tmp_path / "run")
+    trials = read_study(tmp_path / "run").trials
+    failed = trials[trials["status"] == "failed"]
+    assert len(failed) > 1
+    assert not failed["configuration"].duplicated().any()
+    of_trial = trials.groupby("configuration")["trial"].nunique()
+    assert (of_trial == 1).all(), "a configuration was proposed under two numbers"
+
+
+def test_the_surrogate_learns_nothing_from_failures(tmp_path: Path) -> None:
+    """Whatever a failed trial is said to have, expected losses of the others stay the same."""
+    for kind in ("nan", "error"):
+        run_study(failing({"kind": kind, **SOME}), tmp_path / kind)
+    nan, error = (read_study(tmp_path / kind).trials for kind in ("nan", "error"))
+    columns = ["trial", "round", "configuration", "loss", "expected_loss", "status"]
+    assert_frame_equal(nan[columns], error[columns], check_exact=True)
+
+
+def test_a_study_stops_once_more_have_failed_than_its_rate(tmp_path: Path) -> None:
+    spec = failing({"kind": "error"}, failures__rate=0.25)
+    with pytest.raises(QsearchError) as caught:
+        run_study(spec, tmp_path / "run")
+    assert not isinstance(caught.value, InputError)
+    message = str(caught.value)
+    assert "round 0: 3 of 8 evaluations failed, more than failures.rate 0.25 allows" in message
+    assert "the fake trainer was asked to fail" in message
+    assert "the same command tries these again" in message
+    assert len(failed_of(tmp_path / "run")) == 3, "nothing more is tried once the rate is passed"
+
+
+def test_a_rate_allows_its_share_whatever_its_fraction_in_binary() -> None:
+    for percent in range(101):
+        limits = FailuresSpec(rate=percent / 100)
+        assert limits.tolerates(percent, 100)
+        assert not limits.tolerates(percent + 1, 100)
+
+
+def test_a_stopped_study_tries_its_failures_again(finished: Path, tmp_path: Path) -> None:
+    """The cause, a file that is missing here, is mended between the two runs."""
+    faults = [{"kind": "error", "once": str(tmp_path / name / "once")} for name in ("a", "b")]
+    spec = study_spec(trainer__faults=faults, failures__rate=0.1)
+    with pytest.raises(QsearchError, match=r"failures\.rate 0\.1"):
+        run_study(spec, tmp_path / "run")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "once").touch()
+    run_study(spec, tmp_path / "run")
+    assert events(tmp_path / "run", "retrying")
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+
+
+def test_a_failure_before_any_success_stays_one_if_the_study_is_killed(tmp_path: Path) -> None:
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def die(event: Event) -> None:
+        if event.kind == "failed":
+            raise Stop
+
+    def of(name: str) -> StudySpec:
+        return study_spec(trainer__faults=[{"kind": "error", "once": str(tmp_path / name)}])
+
+    run_study(of("a"), tmp_path / "uninterrupted")
+    with pytest.raises(Stop):
+        run_study(of("b"), tmp_path / "killed", observer=die)
+    run_study(of("b"), tmp_path / "killed")
+    assert_frame_equal(
+        results(tmp_path / "killed"), results(tmp_path / "uninterrupted"), check_exact=True
+    )
+    assert len(failed_of(tmp_path / "killed")) == 1
+
+
+def test_the_greatest_loss_that_counts_does_the_surrogate_no_harm(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    original = trainer.evaluate
+
+    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
+        (found,) = original(self, configurations, split)
+        hit = configurations[0][SOME["layer"]]["bits"] == SOME["bits"]
+        return [replace(found, loss=9e99) if hit else found]
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    record = run_study(failing(), tmp_path / "run")
+    assert len(record.rounds) == 2
+    assert (record.trials["loss"] > 1e99).any()
+
+
+def test_a_stopped_study_may_be_let_tolerate_more(tmp_path: Path) -> None:
+    strict = failing({"kind": "nan", **SOME}, failures__rate=0.0)
+    with pytest.raises(QsearchError):
+        run_study(strict, tmp_path / "run")
+    lenient = failing({"kind": "nan", **SOME}, failures__rate=1.0)
+    record = run_study(lenient, tmp_path / "run")
+    assert len(record.rounds) == 2
+    assert_frame_equal(
+        results(tmp_path / "run"),
+        run_study(lenient, tmp_path / "other").trials.drop(columns="seconds"),
+        check_exact=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("retries", -1, "greater than or equal to 0"),
+        ("retries", 1.5, "valid integer"),
+        ("timeout_seconds", 0, "greater than 0"),
+        ("timeout_seconds", True, "must be a number"),
+        ("rate", 1.5, "less than or equal to 1"),
+        ("rates", 0.5, "allowed here: rate, retries, timeout_seconds"),
+    ],
+)
+def test_a_wrong_limit_is_refused(field: str, value: object, allowed: str, tmp_path: Path) -> None:
+    path = write_study_yaml(tmp_path / "my.yaml", **{f"failures__{field}": value})
+    with pytest.raises(InputError, match=rf"my\.yaml: failures\.{field}: .*{allowed}"):
+        load_spec(path)

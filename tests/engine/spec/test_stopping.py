@@ -1,0 +1,439 @@
+"""When a study stops: by evaluations, by time, and where the hypervolume no longer rises."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+from typer.testing import CliRunner
+
+from qsearch.cli import main as cli
+from qsearch.errors import InputError, QsearchError
+from qsearch.monitoring.events import Event
+from qsearch.spec.search_spec import SearchSpec
+from qsearch.spec.stopping import out_of_time, round_shares, rounds_without_gain, stop_reason
+from qsearch.spec.study_spec import load_spec
+from qsearch.storage.clock import Clock
+from qsearch.storage.study_record import StudyRecord, read_study
+from qsearch.study.run import run_study
+from tests.engine.support import in_child, results, study_spec, write_study_yaml
+
+SMALL = {
+    "trainer__blocks": 1,
+    "search__initial": 5,
+    "search__candidates": 2,
+    "search__rounds": 3,
+    "trainer__faults": [{"kind": "nan", "layer": "block.0.key", "bits": 8}],
+}
+FIRST_ROUND = 7  # Evaluations of the small study's first round.
+EVALUATION = ["trial", "round", "configuration", "status", "loss"]
+
+
+def limits(rounds: int = 9, candidates: int = 4, **stop: Any) -> SearchSpec:
+    return SearchSpec.model_validate({"rounds": rounds, "candidates": candidates, "stop": stop})
+
+
+def run(
+    directory: Path, observer: Callable[[Event], None] | None = None, **stop: Any
+) -> StudyRecord:
+    """Run the small study with stop rules."""
+    return run_study(study_spec(**SMALL, search__stop=stop), directory, observer=observer)
+
+
+def events(directory: Path, kind: str) -> list[dict[str, Any]]:
+    lines = (directory / "log.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def reason(directory: Path) -> str:
+    return str(events(directory, "finished")[-1]["reason"])
+
+
+@pytest.fixture(scope="module")
+def unlimited(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Trials of the small study without stop rules."""
+    directory = tmp_path_factory.mktemp("unlimited") / "run"
+    run(directory)
+    assert reason(directory) == "search.rounds: 3 reached"
+    return results(directory)
+
+
+# Rules
+
+
+VOLUMES = st.lists(st.floats(0, 1), max_size=8)
+
+
+@given(volumes=VOLUMES, tolerance=st.floats(0, 0.5))
+def test_rounds_without_gain_are_those_after_the_last_gain(
+    volumes: list[float], tolerance: float
+) -> None:
+    gains = [
+        round
+        for round in range(1, len(volumes))
+        if volumes[round] - max(volumes[:round]) >= tolerance
+    ]
+    last = max(gains, default=0)
+    assert rounds_without_gain(volumes, tolerance) == max(len(volumes) - 1 - last, 0)
+
+
+def test_a_rise_that_only_makes_up_for_a_fall_is_no_gain() -> None:
+    assert rounds_without_gain([0.5, 0.3, 0.45], 0.1) == 2
+    assert rounds_without_gain([0.5, 0.3, 0.65], 0.1) == 0
+
+
+def test_a_rise_of_exactly_the_tolerance_is_a_gain() -> None:
+    assert rounds_without_gain([0.25, 0.5], 0.25) == 0
+    assert rounds_without_gain([0.25, 0.25], 0.0) == 0
+
+
+@given(
+    used=st.integers(0, 50),
+    budget=st.none() | st.integers(2, 50),
+    members=st.integers(2, 20),
+    candidates=st.integers(0, 20),
+)
+def test_a_round_shares_what_is_left_with_the_set_first(
+    used: int, budget: int | None, members: int, candidates: int
+) -> None:
+    search = limits(candidates=candidates, evaluations=budget)
+    of_set, of_search = round_shares(search, used, members)
+    left = members + candidates if budget is None else max(budget - used, 0)
+    assert of_set + of_search == min(left, members + candidates)
+    assert of_set == min(members, left)
+
+
+@pytest.mark.parametrize(
+    ("stop", "done", "expected"),
+    [
+        ({}, ([0.1, 0.1, 0.1], 10**6, 1e6), ""),
+        ({"evaluations": 20}, ([0.1], 18, 0.0), ""),
+        ({"evaluations": 20}, ([0.1], 20, 0.0), "search.stop.evaluations: 20 reached"),
+        (
+            {"evaluations": 20},
+            ([0.1], 19, 0.0),
+            "search.stop.evaluations: 1 of 20 left, a round needs 2",
+        ),
+        ({"hours": 1.5}, ([0.1], 9, 1.49), ""),
+        ({"hours": 1.5}, ([0.1], 9, 1.5), "search.stop.hours: 1.5 reached"),
+        ({"tolerance": 0.01}, ([0.1, 0.1], 9, 0.0), ""),
+        (
+            {"tolerance": 0.01, "patience": 1},
+            ([0.1, 0.1], 9, 0.0),
+            "search.stop.tolerance: successive rounds that raised the hypervolume by less than"
+            " 0.01: 1",
+        ),
+        ({}, ([0.1] * 9, 9, 0.0), "search.rounds: 9 reached"),
+        (
+            {"evaluations": 20, "hours": 2},
+            ([0.1], 20, 3.0),
+            "search.stop.evaluations: 20 reached; search.stop.hours: 2 reached",
+        ),
+    ],
+)
+def test_every_limit_that_is_reached_is_a_reason(
+    stop: dict[str, Any], done: tuple[list[float], int, float], expected: str
+) -> None:
+    assert stop_reason(limits(**stop), *done) == expected
+    assert out_of_time(limits(**stop), done[2]) == ("search.stop.hours" in expected)
+
+
+# Evaluations
+
+
+@pytest.mark.parametrize(
+    ("budget", "made", "rounds", "why"),
+    [
+        (3, 3, 1, "3 reached"),  # Part of the first set.
+        (6, 6, 1, "6 reached"),  # The first set and one candidate.
+        (FIRST_ROUND, FIRST_ROUND, 1, "7 reached"),
+        (FIRST_ROUND + 1, FIRST_ROUND, 1, "1 of 8 left, a round needs 2"),
+        (FIRST_ROUND + 2, FIRST_ROUND + 2, 2, "9 reached"),  # Part of the second set.
+    ],
+)
+def test_budget_makes_the_first_evaluations_of_the_unlimited_study(
+    budget: int, made: int, rounds: int, why: str, unlimited: pd.DataFrame, tmp_path: Path
+) -> None:
+    record = run(tmp_path / "run", evaluations=budget)
+    assert reason(tmp_path / "run") == f"search.stop.evaluations: {why}"
+    assert len(record.rounds) == rounds
+    assert not (tmp_path / "run" / "state" / f"adapter-{rounds}.safetensors").exists()
+    assert_frame_equal(record.trials[EVALUATION], unlimited[EVALUATION].head(made))
+    assert record.latest["on_front"].any()
+
+
+def test_failures_use_the_budget(unlimited: pd.DataFrame) -> None:
+    """What makes the counts above include failures."""
+    assert (unlimited.head(FIRST_ROUND)["status"] == "failed").any()
+
+
+def die_at(count: int, kinds: tuple[str, ...]) -> Callable[[Event], None]:
+    """Die without clean-up at an event."""
+    seen = 0
+
+    def observe(event: Event) -> None:
+        nonlocal seen
+        seen += event.kind in kinds
+        if seen == count:
+            os._exit(9)
+
+    return observe
+
+
+@pytest.mark.parametrize("deaths", [(2, 3, 4), (6, 2), (7, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "stop", [{"evaluations": FIRST_ROUND + 3}, {"tolerance": 1.0, "patience": 1}], ids=str
+)
+def test_killed_study_stops_where_the_uninterrupted_one_does(
+    stop: dict[str, Any], deaths: tuple[int, ...], tmp_path: Path
+) -> None:
+    run(tmp_path / "uninterrupted", **stop)
+    for count in deaths:
+        observer = die_at(count, ("trained", "searching", "evaluated", "round finished"))
+        assert in_child(partial(run, tmp_path / "killed", observer, **stop)) == 9
+    run(tmp_path / "killed", **stop)
+    assert reason(tmp_path / "killed") == reason(tmp_path / "uninterrupted")
+    assert_frame_equal(
+        results(tmp_path / "killed"), results(tmp_path / "uninterrupted"), check_exact=True
+    )
+
+
+def test_finished_study_does_not_go_on_until_its_limit_is_raised(
+    unlimited: pd.DataFrame, tmp_path: Path
+) -> None:
+    run(tmp_path / "run", evaluations=FIRST_ROUND)
+    again = run(tmp_path / "run", evaluations=FIRST_ROUND)
+    assert len(again.trials) == FIRST_ROUND
+    assert [e["reason"] for e in events(tmp_path / "run", "finished")] == [
+        "search.stop.evaluations: 7 reached"
+    ] * 2
+    run(tmp_path / "run")
+    assert reason(tmp_path / "run") == "search.rounds: 3 reached"
+    assert_frame_equal(results(tmp_path / "run"), unlimited, check_exact=True)
+
+
+def test_a_round_that_is_finished_again_needs_no_time_left(
+    unlimited: pd.DataFrame, tmp_path: Path
+) -> None:
+    run(tmp_path / "run")
+    for name in ("round-2.json", "round-2.json.previous"):
+        (tmp_path / "run" / "state" / name).write_text("{")
+    run(tmp_path / "run", hours=1e-9)
+    assert len(events(tmp_path / "run", "round finished")) == 4
+    assert_frame_equal(results(tmp_path / "run"), unlimited, check_exact=True)
+
+
+def test_changed_limits_are_written_and_logged(tmp_path: Path) -> None:
+    run(tmp_path / "run", evaluations=FIRST_ROUND)
+    spec = study_spec(**SMALL | {"search__rounds": 4}, search__stop={"evaluations": 3})
+    run_study(spec, tmp_path / "run")
+    written = load_spec(tmp_path / "run" / "study.yaml", resolved=True).search
+    assert (written.rounds, written.stop.evaluations) == (4, 3)
+    (event,) = events(tmp_path / "run", "limits changed")
+    assert event["changed"] == ["search.rounds: 3 → 4", "search.stop.evaluations: 7 → 3"]
+
+
+def test_limits_of_a_study_that_cannot_be_opened_stay(tmp_path: Path) -> None:
+    run(tmp_path / "run", evaluations=FIRST_ROUND)
+    before = (tmp_path / "run" / "study.yaml").read_bytes()
+    with pytest.raises(InputError, match="--storage"):
+        run_study(study_spec(**SMALL), tmp_path / "run", f"sqlite:///{tmp_path / 'other.db'}")
+    assert (tmp_path / "run" / "study.yaml").read_bytes() == before
+
+
+def test_other_changes_are_refused_along_with_limits(tmp_path: Path) -> None:
+    run(tmp_path / "run", evaluations=2)
+    with pytest.raises(InputError) as caught:
+        run_study(study_spec(**SMALL, seed=9), tmp_path / "run")
+    assert "seed: 3 → 9" in str(caught.value)
+    assert "search.stop" not in str(caught.value)
+
+
+def test_what_a_cut_round_left_out_is_evaluated_in_the_next(tmp_path: Path) -> None:
+    run(tmp_path / "run", evaluations=3)
+    record = run(tmp_path / "run")
+    second = record.trials[record.trials["round"] == 1]
+    assert set(record.rounds[1].training_set) <= {0, 1, 2}
+    assert set(second["trial"]) == {*record.rounds[1].training_set, 3, 4}
+    third = record.trials[record.trials["round"] == 2]
+    assert set(third["trial"]) == {*record.rounds[2].training_set, 5, 6}
+
+
+# Hypervolume
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_study_stops_after_patience_rounds_without_gain(patience: int, tmp_path: Path) -> None:
+    stop = {"tolerance": 1.0, "patience": patience}
+    spec = study_spec(**SMALL | {"search__rounds": 9}, search__stop=stop)
+    assert len(run_study(spec, tmp_path / "run").rounds) == 1 + patience
+    assert f"raised the hypervolume by less than 1: {patience}" in reason(tmp_path / "run")
+
+
+def test_study_whose_hypervolume_rises_goes_on(tmp_path: Path) -> None:
+    record = run(tmp_path / "run", tolerance=1e-9, patience=1)
+    volumes = [entry.hypervolume for entry in record.rounds]
+    assert volumes == sorted(set(volumes))
+    assert reason(tmp_path / "run") == "search.rounds: 3 reached"
+
+
+# Time
+
+
+class Time:
+    """A clock that an event moves on by an hour each time it happens."""
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def observe(self, event: Event) -> None:
+        self.seconds += 3600 * (event.kind in self.kinds)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., StudyRecord]:
+    """Run the small study with a limit of hours, an hour passing at each event of some kinds."""
+
+    def run_timed(hours: float | None, *kinds: str) -> StudyRecord:
+        time = Time(*kinds)
+        with monkeypatch.context() as patch:
+            patch.setattr("qsearch.storage.clock._now", time)
+            return run(tmp_path / "run", time.observe, hours=hours)
+
+    return run_timed
+
+
+TRIED = ("evaluated", "failed")
+
+
+def test_time_that_is_up_in_a_set_leaves_the_round_unfinished(
+    timed: Callable[..., StudyRecord], unlimited: pd.DataFrame, tmp_path: Path
+) -> None:
+    record = timed(FIRST_ROUND + 1, *TRIED)
+    assert len(record.rounds) == 1
+    assert len(record.trials) == FIRST_ROUND + 1
+    assert (record.latest["round"] == 0).all()
+    assert reason(tmp_path / "run") == "search.stop.hours: 8 reached"
+    # Nothing of the round is lost when the study goes on.
+    timed(None)
+    assert_frame_equal(results(tmp_path / "run"), unlimited, check_exact=True)
+
+
+def test_time_that_is_up_in_the_first_set_ends_a_study_without_rounds(
+    timed: Callable[..., StudyRecord], tmp_path: Path
+) -> None:
+    record = timed(2, *TRIED)
+    assert record.rounds == ()
+    assert len(record.trials) == 2
+    assert events(tmp_path / "run", "finished")[-1]["round"] == 0
+
+
+def test_time_that_is_up_among_candidates_finishes_the_round(
+    timed: Callable[..., StudyRecord], tmp_path: Path
+) -> None:
+    record = timed(6, *TRIED)
+    assert len(record.rounds) == 1
+    assert list(record.trials["trial"]) == [0, 1, 2, 3, 4, 5]
+    # The candidate that was left out is the next round's first.
+    later = timed(None)
+    second = later.trials[later.trials["round"] == 1]
+    assert set(second["trial"]) == {*later.rounds[1].training_set, 6, 7}
+
+
+def test_time_that_is_up_in_the_search_finishes_the_round(
+    timed: Callable[..., StudyRecord], tmp_path: Path
+) -> None:
+    record = timed(1, "searching")
+    assert len(record.rounds) == 1
+    assert list(record.trials["trial"]) == [0, 1, 2, 3, 4]
+    assert len(events(tmp_path / "run", "trained")) == 1
+
+
+def test_time_that_is_up_between_rounds_trains_no_more(
+    timed: Callable[..., StudyRecord], tmp_path: Path
+) -> None:
+    record = timed(1, "round finished")
+    assert len(record.trials) == FIRST_ROUND
+    assert len(events(tmp_path / "run", "trained")) == 1
+
+
+def test_time_of_all_sessions_adds_up(timed: Callable[..., StudyRecord], tmp_path: Path) -> None:
+    timed(2, *TRIED)
+    assert len(timed(2, *TRIED).trials) == 2
+    assert len(timed(4, *TRIED).trials) == 4
+    assert Clock(tmp_path / "run").hours == pytest.approx(4, abs=1e-6)
+
+
+def test_killed_session_loses_little_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time, die = Time(*TRIED), die_at(4, TRIED)
+    monkeypatch.setattr("qsearch.storage.clock._now", time)
+
+    def observe(event: Event) -> None:
+        time.observe(event)
+        die(event)
+
+    assert in_child(partial(run, tmp_path / "run", observe)) == 9
+    assert Clock(tmp_path / "run").hours == pytest.approx(3, abs=1e-6)
+
+
+def test_interrupted_session_loses_none_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = Time("trained")
+    monkeypatch.setattr("qsearch.storage.clock._now", time)
+
+    def observe(event: Event) -> None:
+        time.observe(event)
+        if event.kind == "trained":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", observe)
+    assert Clock(tmp_path / "run").hours == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"seconds": "x"}'])
+def test_damaged_time_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "clock.json").write_text(text)
+    with pytest.raises(QsearchError, match=r"clock\.json: damaged: "):
+        Clock(tmp_path)
+
+
+# Command line
+
+
+def test_run_and_status_say_why_a_study_is_finished(tmp_path: Path) -> None:
+    """Also of one that ended before it had any result."""
+    study = write_study_yaml(tmp_path / "my.yaml", **SMALL, search__stop={"hours": 1e-9})
+    for arguments in (["run", study, "--out", tmp_path / "run"], ["status", tmp_path / "run"]):
+        result = CliRunner().invoke(cli.app, list(map(str, arguments)))
+        assert result.exit_code == 0, result.output
+        assert "search.stop.hours: 1e-09 reached" in result.output
+    assert len(read_study(tmp_path / "run").trials) == 0
+
+
+def test_status_of_a_study_that_goes_on_says_no_reason(tmp_path: Path) -> None:
+    def fail(event: Event) -> None:
+        if event.kind == "evaluated":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", fail)
+    output = CliRunner().invoke(cli.app, ["status", str(tmp_path / "run")]).output
+    assert next(x for x in output.splitlines() if x.startswith("finished")).split()[1] == "no"

@@ -1,0 +1,94 @@
+"""Reading of files of others: what is no file is refused, and none is waited for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qsearch.errors import InputError
+from qsearch.monitoring.status import study_status
+from qsearch.storage.bounded_reading import read_last_lines, read_parquet, read_text
+from qsearch.storage.files import remove_leftovers
+from qsearch.storage.paths import previous_path
+from qsearch.storage.repair import repair
+
+# Who opens a pipe waits for ever for somebody to write, and pyarrow minds no signal meanwhile.
+pytestmark = pytest.mark.timeout(20, method="thread")
+
+READERS = [read_text, read_last_lines, read_parquet]
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_pipe_in_place_of_a_file_is_refused(
+    read: Callable[[Path, int], object], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        read(tmp_path / "pipe", 100)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_link_to_a_pipe_or_a_device_is_refused(
+    read: Callable[[Path, int], object], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for target in (tmp_path / "pipe", Path(os.devnull)):
+        link = tmp_path / f"link to {target.name}"
+        link.symlink_to(target)
+        with pytest.raises(OSError, match="no regular file"):
+            read(link, 100)
+
+
+def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("é")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert read_text(tmp_path / "link", 2) == "é"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["study.yaml", "log.jsonl", "state/clock.json", "state/progress.json", "state/lock"],
+)
+def test_a_study_with_a_pipe_among_its_files_has_a_status(
+    name: str, finished: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "study"
+    shutil.copytree(finished, directory)
+    (directory / name).unlink(missing_ok=True)
+    os.mkfifo(directory / name)
+    assert study_status(directory).rounds_finished == 2
+
+
+@pytest.mark.parametrize("name", ["state/study.json", "trials.parquet"])
+def test_a_pipe_is_no_previous_version(name: str, finished: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "study"
+    shutil.copytree(finished, directory)
+    (directory / name).write_text("{")
+    previous_path(directory / name).unlink()
+    os.mkfifo(previous_path(directory / name))
+    with pytest.raises(InputError, match=f"{name}: damaged"):
+        study_status(directory)
+
+
+@pytest.mark.parametrize(
+    "name", ["state/adapter-1.safetensors", "state/quantization_error.safetensors"]
+)
+def test_a_pipe_among_the_arrays_of_a_study_is_moved_aside(
+    name: str, finished: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "study"
+    shutil.copytree(finished, directory)
+    (directory / name).unlink()
+    os.mkfifo(directory / name)
+    assert [damage.file for damage in repair(directory)] == [name]
+    assert not (directory / name).exists()
+
+
+def test_a_pipe_that_bears_the_name_of_a_leftover_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".x.part")
+    remove_leftovers(tmp_path)
+    assert (tmp_path / ".x.part").exists()

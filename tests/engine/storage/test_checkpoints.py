@@ -1,0 +1,88 @@
+"""What training leaves on disk: an unfinished round's state, and going on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from qsearch.plugins.capabilities import UnfinishedTraining
+from qsearch.plugins.evaluation import TrainReport
+from qsearch.plugins.protocols import Progress, TrainerState
+from qsearch.plugins.registry import load_plugin
+from qsearch.space.configuration import Configuration
+from qsearch.storage.checkpoints import forget_unfinished_training, unfinished_training
+from qsearch.storage.directory import prepare_directory
+from qsearch.study.run import run_study
+from tests.engine.support import results, study_spec
+
+STATE = TrainerState({"weight": torch.arange(6.0).view(2, 3)}, {"step": 3, "of": ["a", "b"]})
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    prepare_directory(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_saved_state_comes_back_with_its_tensors_and_metadata(directory: Path) -> None:
+    unfinished = unfinished_training(directory, 1)
+    assert unfinished.load() is None
+    unfinished.save(STATE)
+    found = unfinished_training(directory, 1).load()
+    assert found is not None
+    assert torch.equal(found.tensors["weight"], STATE.tensors["weight"])
+    assert found.metadata == STATE.metadata
+    assert unfinished_training(directory, 2).load() is None
+
+
+def test_a_forgotten_state_is_gone(directory: Path) -> None:
+    unfinished_training(directory, 0).save(STATE)
+    forget_unfinished_training(directory, 0)
+    forget_unfinished_training(directory, 0)
+    assert unfinished_training(directory, 0).load() is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00" * 40, b"{" * 200])
+def test_a_damaged_state_counts_as_none(directory: Path, damage: bytes) -> None:
+    unfinished_training(directory, 0).save(STATE)
+    for path in (directory / "state").glob("training-0*"):
+        path.write_bytes(damage)
+    assert unfinished_training(directory, 0).load() is None
+
+
+def test_a_killed_round_goes_on_from_its_saved_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_study(study_spec(), tmp_path / "whole")
+    trainer = load_plugin("trainers", "fake")
+    taken: list[int] = []
+
+    def train_resumably(
+        self: Any,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None,
+        unfinished: UnfinishedTraining,
+    ) -> TrainReport:
+        saved = unfinished.load()
+        first = 0 if saved is None else int(saved.metadata["step"])
+        for step in range(first, 5):
+            taken.append(step)
+            unfinished.save(TrainerState({"none": torch.zeros(1)}, {"step": step + 1}))
+            if len(taken) == 3:
+                raise KeyboardInterrupt
+        report: TrainReport = self.train(configurations, round, progress)
+        return report
+
+    monkeypatch.setattr(trainer, "train_resumably", train_resumably, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study_spec(), tmp_path / "cut")
+    run_study(study_spec(), tmp_path / "cut")
+    assert taken == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
+    assert not list((tmp_path / "cut" / "state").glob("training-*"))
+    pd.testing.assert_frame_equal(results(tmp_path / "cut"), results(tmp_path / "whole"))

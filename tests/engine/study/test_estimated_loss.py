@@ -1,0 +1,86 @@
+"""What a study expects of its configurations once luck with the examples is told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qsearch.plugins.components import assemble
+from qsearch.search.layer_scores import weighted_scores
+from qsearch.search.pareto import segmented_front
+from qsearch.spec.study_spec import load_spec
+from qsearch.storage.measurements import read_measurement
+from qsearch.storage.study_record import read_study, row_configuration
+from qsearch.study.run import run_study
+from qsearch.surrogate.error_correlation import error_correlation
+from qsearch.surrogate.features import score_features
+from qsearch.surrogate.surrogate import fit_surrogate
+from tests.engine.support import study_spec
+
+EXAMPLES = 4
+"""Validation examples of the fake task that counts them."""
+
+FAULTS = [{"kind": "nan", "layer": "block.0.key", "bits": 8}]
+
+
+@pytest.fixture(scope="module")
+def counted(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a study whose task counts its examples, and where some evaluations fail."""
+    directory = tmp_path_factory.mktemp("counted") / "run"
+    spec = study_spec(
+        task__name="counting", trainer__faults=FAULTS, search__initial=20, search__segments=3
+    )
+    run_study(spec, directory)
+    return directory
+
+
+def test_it_is_what_the_surrogate_predicts_once_it_has_seen_the_whole_round(counted: Path) -> None:
+    parts = assemble(load_spec(counted / "study.yaml"))
+    trials = read_study(counted).trials
+    for round in (0, 1):
+        error = read_measurement(counted, "quantization_error")
+        sensitivity = read_measurement(counted, f"sensitivity-{round}")
+        assert error is not None
+        assert sensitivity is not None
+        scores = weighted_scores(parts.space, error, sensitivity)
+        features = score_features(parts.space, scores, error_correlation(parts.quantizer))
+        rows = trials[(trials["round"] == round) & (trials["status"] == "completed")]
+        index = np.array([parts.space.encode(row_configuration(row)) for _, row in rows.iterrows()])
+        surrogate = fit_surrogate(features, index, rows["loss"].to_numpy(), EXAMPLES)
+        mean, deviation = surrogate.predict(index)
+        assert rows["expected_loss"].to_numpy() == pytest.approx(mean.numpy(), abs=1e-9)
+        assert rows["expected_loss_deviation"].to_numpy() == pytest.approx(deviation, abs=1e-9)
+
+
+def test_it_is_another_than_what_was_observed(counted: Path) -> None:
+    completed = read_study(counted).trials.query("status == 'completed'")
+    assert (completed["expected_loss"] - completed["loss"]).abs().min() > 0
+    assert (completed["expected_loss_deviation"] > 0).all()
+
+
+def test_failed_evaluations_have_none(counted: Path) -> None:
+    failed = read_study(counted).trials.query("status == 'failed'")
+    assert len(failed)
+    assert failed["expected_loss"].isna().all()
+    assert failed["expected_loss_deviation"].isna().all()
+
+
+def test_the_front_and_the_next_set_go_by_it(counted: Path) -> None:
+    record = read_study(counted)
+    edges = np.array(record.segment_edges)
+    observed_too = []
+    for round in (0, 1):
+        rows = record.trials[record.trials["round"] == round].query("status == 'completed'")
+        expected = segmented_front(rows[["expected_loss", "average_bits"]].to_numpy(), edges)
+        assert (expected == rows["on_front"]).all()
+        observed = segmented_front(rows[["loss", "average_bits"]].to_numpy(), edges)
+        observed_too.append((expected == observed).all())
+        if round == 0:
+            assert record.rounds[1].training_set == tuple(rows.loc[expected, "trial"])
+    assert not all(observed_too)  # Or this study could not tell one from the other.
+
+
+def test_without_luck_told_apart_there_is_none(finished: Path) -> None:
+    assert read_study(finished).trials["expected_loss"].isna().all()

@@ -1,0 +1,124 @@
+"""Studies whose process dies at any file that is moved into place and any commit, and goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from sqlalchemy.engine.default import DefaultDialect
+
+from qsearch.errors import QsearchError
+from qsearch.plugins.registry import load_plugin
+from qsearch.spec.study_spec import StudySpec
+from qsearch.study.run import run_study
+from tests.engine.support import in_child, results, study_spec
+
+SMALL = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 2}
+# Failures in the set, among the candidates, and of what a former round has completed.
+FAULTS = [
+    {"kind": "nan", "layer": "block.0.key", "bits": 8},
+    {"kind": "error", "layer": "block.0.query", "bits": 4, "first_round": 1},
+]
+STUDIES = {
+    "plain": study_spec(**SMALL, trainer__faults=FAULTS),
+    "screened": study_spec(**SMALL, search__screening={"factor": 2}, task__name="counting"),
+    "probed": study_spec(**SMALL, search__scores="measured"),
+    "random": study_spec(**SMALL, search__propose="random"),
+    "saving steps": study_spec(**SMALL, trainer__name="resuming"),
+    "tried again": study_spec(**SMALL, name="tried again"),
+}
+TESTED = 5
+"""States of each study that are tested. QSEARCH_EVERY_KILL=1 tests all, which takes minutes."""
+
+
+def call_at_points(point: Callable[[], None]) -> None:
+    """Have this process call a function before and after a file is moved, and before and after a
+    commit; also before a file is linked or deleted."""
+
+    def before(event: str, _: object) -> None:
+        if event in ("os.rename", "os.link", "os.remove"):
+            point()
+
+    def replace(self: Path, target: Path) -> Path:
+        moved = original(self, target)
+        point()
+        return moved
+
+    def commit(self: Any, connection: Any) -> None:
+        point()
+        commit_now(self, connection)
+        point()
+
+    original, commit_now = Path.replace, DefaultDialect.do_commit
+    sys.addaudithook(before)
+    Path.replace = replace  # type: ignore[method-assign, assignment]
+    DefaultDialect.do_commit = commit  # type: ignore[method-assign]
+
+
+def run_without_a_result(spec: StudySpec, directory: Path) -> None:
+    """Run a study in which every evaluation fails, for a reason that is then gone."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("device lost")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load_plugin("trainers", "fake"), "evaluate", fail)
+        with pytest.raises(QsearchError, match="device lost"):
+            run_study(spec, directory)
+
+
+def run_and_copy(spec: StudySpec, directory: Path, copies: Path) -> None:
+    """Run a study; copy its directory at each point where what it holds has changed."""
+    states: set[bytes] = set()
+
+    def point() -> None:
+        state = hashlib.sha256()
+        for path in sorted(directory.rglob("*")):
+            state.update(str(path).encode())
+            if path.is_file() and path.name != "lock":
+                state.update(path.read_bytes())
+        if state.digest() not in states:
+            states.add(state.digest())
+            shutil.copytree(directory, copies / f"{len(states):04}")
+
+    copies.mkdir()
+    if spec.name == "tried again":
+        run_without_a_result(spec, directory)
+    call_at_points(point)
+    run_study(spec, directory)
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def whole(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[StudySpec, pd.DataFrame, list[Path]]:
+    """A study, its results, and each state that its directory had, in order."""
+    folder = tmp_path_factory.mktemp("whole")
+    spec = STUDIES[request.param]
+    assert in_child(partial(run_and_copy, spec, folder / "run", folder / "states")) == 0
+    return spec, results(folder / "run"), sorted((folder / "states").iterdir())
+
+
+def test_a_study_killed_at_any_point_resumes_to_the_uninterrupted_result(
+    whole: tuple[StudySpec, pd.DataFrame, list[Path]],
+) -> None:
+    """What a killed process leaves is what its directory held at that moment."""
+    spec, expected, states = whole
+    assert len(states) > 100
+    tested = len(states) if os.environ.get("QSEARCH_EVERY_KILL") else TESTED
+    draw = np.random.default_rng(0)
+    for part in np.array_split(np.arange(len(states)), tested):
+        directory = states[int(draw.choice(part))]
+        assert in_child(partial(run_study, spec, directory)) == 0, directory
+        assert_frame_equal(results(directory), expected, check_exact=True, obj=str(directory))
+        assert [path.name for path in directory.rglob(".*") if path.is_file()] == []

@@ -1,0 +1,161 @@
+"""The sessions of a study: what each ran on is written down, model and examples stay the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qsearch.errors import InputError
+from qsearch.monitoring.events import Event
+from qsearch.plugins.digests import ExamplesDigest, Inputs
+from qsearch.plugins.registry import load_plugin
+from qsearch.storage.paths import SESSIONS, STUDY_FILE
+from qsearch.storage.session_files import read_sessions
+from qsearch.storage.study_record import read_study
+from qsearch.study.run import run_study
+from tests.engine.support import study_spec
+
+INPUTS = Inputs({"model.safetensors": "a" * 64}, {"train": ExamplesDigest(9, "b" * 64)})
+OTHER_EXAMPLES = replace(INPUTS, data={"train": ExamplesDigest(9, "c" * 64)})
+OTHER_MODEL = replace(INPUTS, model={"model.safetensors": "d" * 64})
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends a study from its observer."""
+
+
+def run(directory: Path, stop_at: str | None = None) -> list[Event]:
+    """Run a short fake study, or the rest of it, and return its events."""
+    events: list[Event] = []
+
+    def observe(event: Event) -> None:
+        events.append(event)
+        if event.kind == stop_at:
+            raise Stop
+
+    spec = study_spec(search__rounds=1, search__candidates=1, trainer__blocks=1)
+    if stop_at is None:
+        run_study(spec, directory, observer=observe)
+    else:
+        with pytest.raises(Stop):
+            run_study(spec, directory, observer=observe)
+    return events
+
+
+def with_inputs(patch: pytest.MonkeyPatch, inputs: Inputs) -> None:
+    """Have the fake trainer tell its model and examples."""
+    patch.setattr(load_plugin("trainers", "fake"), "inputs", inputs)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    volatile = {"log.jsonl", "lock", "clock.json", "clock.json.previous"}
+    return {str(path): path.read_bytes() for path in files if path.name not in volatile}
+
+
+def test_a_study_knows_what_it_ran_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_inputs(monkeypatch, INPUTS)
+    run(tmp_path / "run")
+    record = read_study(tmp_path / "run")
+    (session,) = record.sessions
+    assert session.start.endswith("+00:00")
+    assert session.machine.threads == torch.get_num_threads()
+    assert session.versions == record.versions
+    assert record.versions["qsearch-fake"] == "1.0"
+    assert session.inputs == INPUTS
+
+
+def test_each_session_is_recorded(tmp_path: Path) -> None:
+    run(tmp_path / "run", stop_at="trained")
+    run(tmp_path / "run", stop_at="searched")
+    run(tmp_path / "run")
+    sessions = read_sessions(tmp_path / "run")
+    assert len(sessions) == 3
+    assert read_study(tmp_path / "run").sessions == sessions
+
+
+def test_a_finished_study_that_is_run_again_has_no_further_session(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    run(tmp_path / "run")
+    assert len(read_study(tmp_path / "run").sessions) == 1
+
+
+def test_another_machine_is_told_and_the_study_goes_on(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    run(tmp_path / "run", stop_at="trained")
+    torch.set_num_threads(threads + 1)
+    try:
+        events = run(tmp_path / "run")
+    finally:
+        torch.set_num_threads(threads)
+    (told,) = [event for event in events if event.kind == "environment changed"]
+    assert f"threads: {threads} → {threads + 1}" in told.fields["changed"]
+    assert events[-1].kind == "finished"
+
+
+def test_the_same_machine_is_not_told(tmp_path: Path) -> None:
+    run(tmp_path / "run", stop_at="trained")
+    assert "environment changed" not in [event.kind for event in run(tmp_path / "run")]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (OTHER_EXAMPLES, f"train examples: {'b' * 64} → {'c' * 64}"),
+        (OTHER_MODEL, f"model model.safetensors: {'a' * 64} → {'d' * 64}"),
+    ],
+)
+def test_a_study_does_not_go_on_with_another_model_or_other_examples(
+    other: Inputs, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_inputs(monkeypatch, INPUTS)
+    run(tmp_path / "run", stop_at="trained")
+    before = contents(tmp_path / "run")
+    with_inputs(monkeypatch, other)
+    with pytest.raises(InputError) as caught:
+        run(tmp_path / "run")
+    assert said in str(caught.value)
+    assert contents(tmp_path / "run") == before
+    with_inputs(monkeypatch, INPUTS)
+    assert run(tmp_path / "run")[-1].kind == "finished"
+
+
+def test_before_anything_is_measured_examples_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_inputs(monkeypatch, INPUTS)
+    run(tmp_path / "run", stop_at="measuring quantization error")
+    with_inputs(monkeypatch, OTHER_EXAMPLES)
+    run(tmp_path / "run")
+    (session,) = read_sessions(tmp_path / "run")
+    assert session.inputs == OTHER_EXAMPLES
+
+
+def test_what_cannot_be_found_out_ends_no_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("qsearch.provenance.environment._processor", lambda: 1 / 0)
+    run(tmp_path / "run")
+    (session,) = read_study(tmp_path / "run").sessions
+    assert session.sources == {}
+    assert session.machine.processor is None
+
+
+def test_a_study_of_an_earlier_version_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    run(tmp_path / "run", stop_at="searched")
+    for path in (tmp_path / "run").glob(f"{SESSIONS}*"):
+        path.unlink()
+    study: dict[str, Any] = json.loads((tmp_path / "run" / STUDY_FILE).read_text())
+    del study["sessions"], study["checksum"]
+    (tmp_path / "run" / STUDY_FILE).write_text(json.dumps(study))
+    record = read_study(tmp_path / "run")
+    assert record.sessions == ()
+    assert record.versions == study["versions"]
+    run(tmp_path / "run")
+    assert len(read_study(tmp_path / "run").sessions) == 1

@@ -1,0 +1,102 @@
+"""GPyTorch modules of the surrogate's mean and covariance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
+from scipy import stats
+from torch import Tensor
+
+from qsearch.search.layer_scores import weighted_scores
+from qsearch.surrogate.error_correlation import error_correlation
+from qsearch.surrogate.features import score_features
+from qsearch.surrogate.kernels import LuckKernel, ProxyMean, SumKernel
+from tests.engine.support import errors_of, make_space
+
+SPACE = make_space(2)
+SENSITIVITY = np.random.default_rng(0).gamma(0.5, size=len(SPACE.groups))
+FEATURES = score_features(
+    SPACE,
+    weighted_scores(SPACE, errors_of(SPACE), SENSITIVITY),
+    error_correlation(NormalFloat(NormalFloat.Options())),
+)
+KERNELS = {"error": FEATURES.error_kernel, "proxy": FEATURES.proxy_kernel}
+
+
+def sampled(count: int, seed: int) -> Tensor:
+    """Choice indices as GPyTorch is given them: floating point."""
+    index = SPACE.sample(count, (2.25, 7.25), np.random.default_rng(seed))
+    return torch.from_numpy(index).double()
+
+
+def test_the_mean_is_a_line_in_the_proxy() -> None:
+    mean = ProxyMean(FEATURES)
+    inputs = sampled(9, 1)
+    line = stats.linregress(FEATURES.total(inputs).numpy(), mean(inputs).detach().numpy())
+    assert line.slope == pytest.approx(float(mean.slope))
+    assert line.rvalue == pytest.approx(1)
+
+
+def test_the_slope_stays_positive_whatever_its_parameter() -> None:
+    mean = ProxyMean(FEATURES)
+    torch.nn.init.constant_(mean.raw_slope, -5.0)
+    assert float(mean.slope) > 0
+
+
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_covariances_are_those_of_the_sum_over_groups(name: str) -> None:
+    kernel, sums = SumKernel(KERNELS[name]), KERNELS[name]
+    one, other = sampled(4, 1), sampled(5, 2)
+    torch.testing.assert_close(kernel(one, other).to_dense(), sums(one.long(), other.long()))
+    whole = sums(one.long(), one.long())
+    torch.testing.assert_close(kernel(one, diag=True), whole.diagonal())
+
+
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_covariances_take_batches(name: str) -> None:
+    kernel = SumKernel(KERNELS[name])
+    inputs = sampled(6, 3).view(3, 2, -1)
+    batched = kernel(inputs, inputs).to_dense()
+    assert batched.shape == (3, 2, 2)
+    for part, alone in zip(batched, inputs, strict=True):
+        torch.testing.assert_close(part, kernel(alone, alone).to_dense())
+
+
+def test_a_kernel_is_not_confused_by_what_it_was_asked_before() -> None:
+    kernel = SumKernel(FEATURES.error_kernel)
+    first, second = sampled(4, 1), sampled(4, 2)
+    before = kernel(first, first).to_dense()
+    assert not torch.equal(kernel(first, second).to_dense(), before)
+    assert torch.equal(kernel(first, first).to_dense(), before)
+
+
+def test_luck_is_that_of_examples_whose_gradients_have_the_fisher_information() -> None:
+    """Simulated: per-example effects ⟨γ, D⟩ with E⟨γ, D⟩² = 2 s z, averaged over n examples."""
+    mean = ProxyMean(FEATURES)
+    slope, examples, draws = float(mean.slope), 2, 20_000
+    inputs = sampled(4, 4)
+    index = inputs.long()
+    generator = torch.Generator().manual_seed(0)
+    averages = torch.zeros(draws, len(index), dtype=torch.float64)
+    rows = torch.arange(len(SPACE.groups))
+    for _ in range(examples):
+        for group in rows.tolist():
+            shape = (draws, SPACE.choices.size)
+            gradient = torch.randn(shape, generator=generator, dtype=torch.float64)
+            effect = gradient @ FEATURES.correlation_factor[:, index[:, group]]
+            averages += FEATURES.proxy[group, index[:, group]].sqrt() * effect / examples
+    simulated = torch.cov((averages * (2 * slope) ** 0.5).T)
+    kernel = LuckKernel(SumKernel(FEATURES.error_kernel), mean, examples)
+    expected = kernel(inputs, inputs).to_dense().detach()
+    torch.testing.assert_close(simulated, expected, rtol=0.05, atol=0.03 * float(expected.max()))
+
+
+def test_luck_has_no_hyperparameter_of_its_own() -> None:
+    mean = ProxyMean(FEATURES)
+    kernel = LuckKernel(SumKernel(FEATURES.error_kernel), mean, 100)
+    assert not list(kernel.parameters())
+    kernel(sampled(3, 5), diag=True).sum().backward()
+    assert mean.raw_slope.grad is not None
+    assert float(mean.raw_slope.grad) > 0

@@ -1,0 +1,489 @@
+"""The Gaussian process for the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from botorch.exceptions.errors import ModelFittingError
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
+from scipy import stats
+
+from qsearch._arrays import Floats, Integers
+from qsearch.errors import InputError
+from qsearch.search.layer_scores import weighted_scores
+from qsearch.surrogate import surrogate
+from qsearch.surrogate.error_correlation import error_correlation
+from qsearch.surrogate.features import score_features
+from qsearch.surrogate.kernels import ProxyMean
+from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
+from tests.engine.support import errors_of, make_space
+
+SPACE = make_space(2)
+GROUPS = np.arange(len(SPACE.groups))
+ERRORS = errors_of(SPACE)
+# Few layers matter much; what was measured of them is off by a factor of about two.
+SENSITIVITY = np.random.default_rng(0).permutation(2.0 ** -np.arange(len(GROUPS)))
+MEASURED = SENSITIVITY * np.random.default_rng(1).lognormal(0, 0.7, len(GROUPS))
+SCORES = weighted_scores(SPACE, ERRORS, MEASURED)
+CORRELATION = error_correlation(NormalFloat(NormalFloat.Options()))
+FEATURES = score_features(SPACE, SCORES, CORRELATION)
+
+
+def losses_of(index: Integers, noise: float, seed: int = 0) -> Floats:
+    """An additive loss: error × sensitivity, plus noise."""
+    generator = np.random.default_rng(seed)
+    drawn = noise * generator.standard_normal(len(index))
+    return np.asarray(0.3 + ERRORS[GROUPS, index] @ SENSITIVITY + drawn)
+
+
+def sampled(count: int, seed: int) -> Integers:
+    return SPACE.sample(count, (2.25, 7.25), np.random.default_rng(seed))
+
+
+def explained(truth: Floats, predicted: Floats) -> float:
+    """Held-out R²."""
+    return float(1 - ((truth - predicted) ** 2).mean() / truth.var())
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[Surrogate, Integers, Floats]:
+    index = sampled(40, 1)
+    loss = losses_of(index, 0.01)
+    return fit_surrogate(FEATURES, index, loss), index, loss
+
+
+def test_predicts_an_additive_loss_that_it_has_not_seen(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    held_out = sampled(200, 2)
+    truth = losses_of(held_out, 0.0)
+    mean, _ = fitted[0].predict(held_out)
+    assert explained(truth, mean.numpy()) > 0.8
+    assert stats.spearmanr(mean.numpy(), truth).statistic > 0.9
+
+
+def test_twenty_losses_are_enough_to_do_no_worse_than_the_proxy() -> None:
+    held_out = sampled(300, 2)
+    truth = losses_of(held_out, 0.0)
+    proxy = SCORES[GROUPS, held_out].sum(axis=1)
+    ranks = []
+    for seed in range(10, 15):
+        index = sampled(20, seed)
+        fitted = fit_surrogate(FEATURES, index, losses_of(index, 0.005, seed))
+        ranks.append(stats.spearmanr(fitted.predict(held_out)[0].numpy(), truth).statistic)
+    assert np.mean(ranks) > stats.spearmanr(proxy, truth).statistic
+
+
+def test_more_losses_correct_the_proxy(fitted: tuple[Surrogate, Integers, Floats]) -> None:
+    held_out = sampled(200, 2)
+    truth = losses_of(held_out, 0.0)
+    proxy = SCORES[GROUPS, held_out].sum(axis=1)
+    line = stats.linregress(proxy, truth)
+    by_proxy = explained(truth, line.intercept + line.slope * proxy)
+    assert explained(truth, fitted[0].predict(held_out)[0].numpy()) > (1 + by_proxy) / 2
+
+
+def test_predictions_are_those_of_the_botorch_model(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    plain, index, pending = fitted[0], sampled(30, 12), sampled(3, 13)
+    inputs = torch.from_numpy(pending).double()
+    with torch.no_grad():
+        believed = plain.model(inputs).mean[:, None]
+        conditioned = plain.model.condition_on_observations(inputs, believed)
+    for subject, model in ((plain, plain.model), (plain.fantasise(pending), conditioned)):
+        with torch.no_grad():
+            posterior = model.posterior(torch.from_numpy(index).double())
+        mean, deviation = subject.predict(index)
+        expected = plain.outcome.moments(posterior.mean[:, 0], posterior.variance[:, 0])
+        torch.testing.assert_close(mean, expected[0], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(deviation, expected[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_botorch_posterior_takes_batches(fitted: tuple[Surrogate, Integers, Floats]) -> None:
+    """So BoTorch's acquisition functions work on the model."""
+    index = sampled(6, 12)
+    inputs = torch.from_numpy(index).double()
+    with torch.no_grad():
+        batched = fitted[0].model.posterior(inputs[:, None])
+        whole = fitted[0].model.posterior(inputs)
+    assert batched.mean.shape == (6, 1, 1)
+    torch.testing.assert_close(batched.mean.flatten(), whole.mean.flatten())
+    torch.testing.assert_close(batched.variance.flatten(), whole.variance.flatten())
+
+
+def test_a_move_is_predicted_as_the_configuration_that_it_makes(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    start = sampled(1, 17)[0]
+    groups, choices = SPACE.neighbours(start)
+    changed = np.repeat(start[None], len(groups), axis=0)
+    changed[np.arange(len(groups)), groups] = choices
+    for subject in (fitted[0], fitted[0].fantasise(sampled(2, 18))):
+        moves = subject.predict_moves(start, groups, choices)
+        for one, other in zip(moves, subject.predict(changed), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def outcomes(subject: Surrogate, index: Integers) -> tuple[Floats, Floats]:
+    """Posterior means and deviations on the scale that is modelled."""
+    mean, variance = subject.tables.predict(torch.from_numpy(index))
+    return mean.numpy(), variance.sqrt().numpy()
+
+
+def test_the_mean_table_adds_up_to_the_posterior_mean(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    index = sampled(10, 19)
+    added = fitted[0].mean_table[GROUPS, index].sum(axis=1)
+    mean = outcomes(fitted[0], index)[0]
+    assert added - added[0] == pytest.approx(mean - mean[0], abs=1e-9)
+
+
+def test_samples_have_the_posterior_mean_and_deviation(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    index = sampled(10, 20)
+    tables = fitted[0].sample_tables(2000, np.random.default_rng(0))
+    samples = tables[:, GROUPS, index].sum(axis=2)
+    mean, deviation = outcomes(fitted[0], index)
+    constant = mean[0] - fitted[0].mean_table[GROUPS, index[0]].sum()
+    assert samples.mean(axis=0) + constant == pytest.approx(
+        mean, abs=4 * deviation.max() / 2000**0.5
+    )
+    assert samples.std(axis=0) == pytest.approx(deviation, rel=0.1)
+
+
+def test_samples_depend_on_the_generator_alone(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    one, same, other = (
+        fitted[0].sample_tables(2, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_what_is_learnt_of_a_choice_holds_for_choices_with_like_errors() -> None:
+    """A loss that depends on which way errors point, as a gradient would make it."""
+    generator = np.random.default_rng(3)
+    factor = np.linalg.cholesky(CORRELATION + 1e-9 * np.eye(len(CORRELATION)))
+    effect = np.sqrt(SCORES) * (generator.standard_normal(SCORES.shape) @ factor.T)
+
+    def loss(index: Integers) -> Floats:
+        return np.asarray(SCORES[GROUPS, index].sum(1) + effect[GROUPS, index].sum(1))
+
+    index, held_out = sampled(150, 4), sampled(300, 5)
+    explained_by = {}
+    for name, correlation in (("alike", CORRELATION), ("unrelated", None)):
+        surrogate = fit_surrogate(score_features(SPACE, SCORES, correlation), index, loss(index))
+        mean = surrogate.predict(held_out)[0].numpy()
+        explained_by[name] = explained(loss(held_out), mean)
+    assert explained_by["alike"] > explained_by["unrelated"] + 0.1
+
+
+# Luck: how well errors happen to suit the examples at hand
+
+EXAMPLES = 64
+
+
+def observed(index: Integers, scores: Floats, seed: int) -> Floats:
+    """Losses on examples whose gradients have the Fisher information: E⟨γ, D⟩² = 2 z."""
+    generator = np.random.default_rng(seed)
+    factor = np.linalg.cholesky(CORRELATION + 1e-9 * np.eye(len(CORRELATION)))
+    effect = np.sqrt(2 * scores / EXAMPLES) * (generator.standard_normal(scores.shape) @ factor.T)
+    return np.asarray(0.3 + (scores + effect)[GROUPS, index].sum(axis=1))
+
+
+TRUE_SCORES = 0.02 * SCORES / SCORES.mean()
+"""A proxy in nats; here it is exact, so that luck is all that there is to learn."""
+
+
+@pytest.fixture(scope="module")
+def lucky() -> tuple[Surrogate, Surrogate, Integers, Floats]:
+    """Luck counted and not, and what both were fitted to."""
+    index = sampled(60, 31)
+    loss = observed(index, TRUE_SCORES, 32)
+    features = score_features(SPACE, TRUE_SCORES, CORRELATION)
+    counted = fit_surrogate(features, index, loss, EXAMPLES)
+    return counted, fit_surrogate(features, index, loss), index, loss
+
+
+def test_luck_is_not_predicted(lucky: tuple[Surrogate, Surrogate, Integers, Floats]) -> None:
+    counted, not_counted, _, _ = lucky
+    held_out = sampled(300, 33)
+    truth = 0.3 + TRUE_SCORES[GROUPS, held_out].sum(axis=1)
+    error = {
+        name: float(np.sqrt(((subject.predict(held_out)[0].numpy() - truth) ** 2).mean()))
+        for name, subject in (("counted", counted), ("not counted", not_counted))
+    }
+    assert error["counted"] < 0.7 * error["not counted"]
+
+
+def test_intervals_hold_the_task_loss_where_luck_is_counted() -> None:
+    features = score_features(SPACE, TRUE_SCORES, CORRELATION)
+    held_out = sampled(200, 34)
+    truth = 0.3 + TRUE_SCORES[GROUPS, held_out].sum(axis=1)
+    inside = []
+    for seed in range(40, 50):
+        index = sampled(40, seed)
+        fitted = fit_surrogate(features, index, observed(index, TRUE_SCORES, seed), EXAMPLES)
+        mean, deviation = (values.numpy() for values in fitted.predict(held_out))
+        inside.append((np.abs(truth - mean) < stats.norm.ppf(0.95) * deviation).mean())
+    # Under .9: the mean's constant and slope are fitted, their own uncertainty is left out.
+    assert 0.75 < np.mean(inside) < 0.97
+
+
+def test_losses_on_the_same_examples_are_predicted_with_their_luck(
+    lucky: tuple[Surrogate, Surrogate, Integers, Floats],
+) -> None:
+    counted, _, _, _ = lucky
+    held_out = sampled(300, 33)
+    truth = observed(held_out, TRUE_SCORES, 32)
+    with_luck = counted.on_examples.predict(held_out)[0].numpy()
+    assert explained(truth, with_luck) > explained(truth, counted.predict(held_out)[0].numpy())
+
+
+def test_losses_on_the_same_examples_are_those_of_the_botorch_model(
+    lucky: tuple[Surrogate, Surrogate, Integers, Floats],
+) -> None:
+    counted, index = lucky[0], sampled(30, 12)
+    with torch.no_grad():
+        posterior = counted.model.posterior(torch.from_numpy(index).double())
+    mean, deviation = counted.on_examples.predict(index)
+    expected = counted.outcome.moments(posterior.mean[:, 0], posterior.variance[:, 0])
+    torch.testing.assert_close(mean, expected[0], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(deviation, expected[1], rtol=1e-4, atol=1e-6)
+
+
+def test_without_luck_both_predictions_are_one(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    index = sampled(10, 12)
+    for one, other in zip(
+        fitted[0].predict(index), fitted[0].on_examples.predict(index), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_more_examples_mean_less_luck() -> None:
+    index = sampled(40, 31)
+    loss = observed(index, TRUE_SCORES, 32)
+    features = score_features(SPACE, TRUE_SCORES, CORRELATION)
+    few, many = (fit_surrogate(features, index, loss, n).tables.luck for n in (EXAMPLES, 10**6))
+    points = torch.from_numpy(index)
+    assert few(points, points).trace() > 100 * many(points, points).trace()
+
+
+def test_samples_are_of_the_task_loss(
+    lucky: tuple[Surrogate, Surrogate, Integers, Floats],
+) -> None:
+    counted, index = lucky[0], sampled(10, 20)
+    tables = counted.sample_tables(2000, np.random.default_rng(0))
+    samples = tables[:, GROUPS, index].sum(axis=2)
+    mean, deviation = outcomes(counted, index)
+    constant = mean[0] - counted.mean_table[GROUPS, index[0]].sum()
+    assert samples.mean(axis=0) + constant == pytest.approx(
+        mean, abs=4 * deviation.max() / 2000**0.5
+    )
+    assert samples.std(axis=0) == pytest.approx(deviation, rel=0.1)
+
+
+# Scale: losses as they are, or their logarithm
+
+
+def multiplied(index: Integers, noise: float, seed: int = 0) -> Floats:
+    """A loss that errors multiply, with an error in proportion."""
+    unit = losses_of(sampled(60, 1), 0.0).std()
+    drawn = noise * np.random.default_rng(seed).standard_normal(len(index))
+    return np.asarray(1 + np.exp(3 * (losses_of(index, 0.0) - 0.3) / unit - 6 + drawn))
+
+
+def test_losses_that_errors_multiply_are_modelled_by_their_logarithm() -> None:
+    index, held_out = sampled(60, 1), sampled(200, 2)
+    fitted = fit_surrogate(FEATURES, index, multiplied(index, 0.1))
+    assert fitted.outcome.floor is not None
+    truth = multiplied(held_out, 0.0)
+    assert stats.spearmanr(fitted.predict(held_out)[0].numpy(), truth).statistic > 0.9
+
+
+def test_losses_that_errors_add_to_are_modelled_as_they_are(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    assert fitted[0].outcome.floor is None
+
+
+def test_the_scale_of_losses_does_not_matter(fitted: tuple[Surrogate, Integers, Floats]) -> None:
+    subject, index, loss = fitted
+    held_out = sampled(50, 2)
+    larger = fit_surrogate(FEATURES, index, 100 * loss)
+    for one, other in zip(subject.predict(held_out), larger.predict(held_out), strict=True):
+        assert other.numpy() == pytest.approx(100 * one.numpy(), rel=1e-5)
+
+
+@pytest.mark.parametrize("examples", [0, -3])
+def test_a_mean_over_no_examples_is_refused(examples: int) -> None:
+    index = sampled(5, 1)
+    with pytest.raises(InputError, match=f"1 or more examples, not {examples}"):
+        fit_surrogate(FEATURES, index, losses_of(index, 0.0), examples)
+
+
+def test_intervals_hold_as_many_held_out_losses_as_they_say() -> None:
+    held_out = sampled(200, 3)
+    distances = []
+    for seed in range(20, 25):
+        index = sampled(40, seed)
+        fitted = fit_surrogate(FEATURES, index, losses_of(index, 0.03, seed))
+        mean, deviation = (values.numpy() for values in fitted.predict_observed(held_out))
+        distances.append(np.abs(losses_of(held_out, 0.03, 100 + seed) - mean) / deviation)
+    assert 0.4 < (np.array(distances) < stats.norm.ppf(0.75)).mean() < 0.65
+    assert 0.85 < (np.array(distances) < stats.norm.ppf(0.95)).mean() < 0.97
+
+
+def test_refit_gives_the_same_predictions(fitted: tuple[Surrogate, Integers, Floats]) -> None:
+    again = fit_surrogate(FEATURES, fitted[1], fitted[2])
+    held_out = sampled(20, 4)
+    for first, second in zip(fitted[0].predict(held_out), again.predict(held_out), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_fit_that_fails_keeps_the_initial_hyperparameters(
+    fitted: tuple[Surrogate, Integers, Floats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(mll: Any) -> None:
+        torch.nn.init.constant_(mll.model.mean_module.constant, 50.0)
+        raise ModelFittingError("All attempts to fit the model have failed.")
+
+    monkeypatch.setattr(surrogate, "fit_gpytorch_mll", fail)
+    one, two = (fit_surrogate(FEATURES, fitted[1], fitted[2]) for _ in range(2))
+    assert one.model.likelihood.noise.item() == pytest.approx(0.1)
+    held_out = sampled(100, 2)
+    assert torch.equal(one.predict(held_out)[0], two.predict(held_out)[0])
+    truth = losses_of(held_out, 0.0)
+    assert stats.spearmanr(one.predict(held_out)[0].numpy(), truth).statistic > 0.7
+
+
+def test_a_fit_leaves_the_global_generator_alone(
+    fitted: tuple[Surrogate, Integers, Floats], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(surrogate, "fit_gpytorch_mll", lambda _: drawn.append(torch.rand(())))
+    before = torch.get_rng_state()
+    for _ in range(2):
+        fit_surrogate(FEATURES, fitted[1], fitted[2])
+    assert drawn[0] == drawn[1]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_predictions_scale_with_the_loss(fitted: tuple[Surrogate, Integers, Floats]) -> None:
+    scaled = fit_surrogate(FEATURES, fitted[1], 100 * fitted[2] - 7)
+    held_out = sampled(20, 4)
+    mean, deviation = fitted[0].predict(held_out)
+    other_mean, other_deviation = scaled.predict(held_out)
+    torch.testing.assert_close(other_mean, 100 * mean - 7, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(other_deviation, 100 * deviation, rtol=1e-2, atol=1e-3)
+
+
+def test_uncertainty_is_less_at_what_was_evaluated(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    surrogate, index, _ = fitted
+    assert surrogate.predict(index)[1].mean() < surrogate.predict(sampled(50, 5))[1].mean()
+
+
+def test_fantasies_keep_means_and_shrink_uncertainty(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    surrogate = fitted[0]
+    pending, others = sampled(3, 6), sampled(50, 7)
+    believed = surrogate.fantasise(pending)
+    everything = np.concatenate([pending, others])
+    mean, deviation = surrogate.predict(everything)
+    new_mean, new_deviation = believed.predict(everything)
+    torch.testing.assert_close(new_mean, mean, rtol=1e-4, atol=1e-4)
+    assert (new_deviation <= deviation * (1 + 1e-4)).all()
+    left = new_deviation / deviation
+    assert (left[:3] < 0.95).all()
+    assert left[:3].mean() < left[3:].mean()
+    # The surrogate itself is not changed.
+    assert torch.equal(surrogate.predict(everything)[1], deviation)
+
+
+def test_no_fantasies_change_nothing(fitted: tuple[Surrogate, Integers, Floats]) -> None:
+    assert fitted[0].fantasise(sampled(0, 0)) is fitted[0]
+
+
+def test_predicting_nothing_gives_empty_tensors(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    mean, deviation = fitted[0].predict(sampled(0, 0))
+    assert mean.shape == deviation.shape == (0,)
+
+
+def test_prior_mean_rises_with_the_proxy_alone(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    mean = fitted[0].model.mean_module
+    assert isinstance(mean, ProxyMean)
+    index = sampled(5, 14)
+    line = stats.linregress(
+        SCORES[GROUPS, index].sum(axis=1), mean(torch.from_numpy(index)).detach().numpy()
+    )
+    assert line.slope > 0
+    assert line.rvalue == pytest.approx(1)
+
+
+def test_prior_mean_never_falls_even_if_losses_do() -> None:
+    index = sampled(30, 14)
+    fitted = fit_surrogate(FEATURES, index, -losses_of(index, 0.0))
+    assert float(fitted.model.mean_module.slope) >= 0
+
+
+def test_what_the_proxy_calls_harmless_is_known_best(
+    fitted: tuple[Surrogate, Integers, Floats],
+) -> None:
+    """The surrogate's doubt grows with the proxy."""
+    harmless = SCORES.argmin(axis=1)[None]
+    harmful = SCORES.argmax(axis=1)[None]
+    _, deviation = fitted[0].predict(np.concatenate([harmless, harmful]))
+    assert deviation[0] < 0.5 * deviation[1]
+
+
+@pytest.mark.parametrize("losses", ["equal", "outlier", "two"])
+def test_odd_losses_are_fitted(losses: str) -> None:
+    index = sampled(2 if losses == "two" else 12, 9)
+    loss = losses_of(index, 0.0)
+    if losses == "equal":
+        loss = np.full(len(index), 0.4)
+    if losses == "outlier":
+        loss[0] = 1e6
+    mean, deviation = fit_surrogate(FEATURES, index, loss).predict(sampled(5, 10))
+    assert torch.isfinite(mean).all()
+    assert torch.isfinite(deviation).all()
+    assert (deviation > 0).all()
+
+
+def test_a_lossless_quantizer_is_fitted() -> None:
+    features = score_features(SPACE, np.zeros_like(SCORES))
+    index = sampled(8, 11)
+    surrogate = fit_surrogate(features, index, losses_of(index, 0.01))
+    assert all(torch.isfinite(values).all() for values in surrogate.predict(index))
+
+
+def test_layers_without_sensitivity_are_fitted() -> None:
+    only_first = np.where(np.arange(len(GROUPS)) == 0, 1.0, 0.0)
+    features = score_features(SPACE, weighted_scores(SPACE, ERRORS, only_first))
+    index = sampled(20, 11)
+    surrogate = fit_surrogate(features, index, losses_of(index, 0.01))
+    assert all(torch.isfinite(values).all() for values in surrogate.predict(index))
+
+
+@pytest.mark.parametrize(
+    "loss", [np.array([0.1]), np.array([0.1, np.nan, 0.2]), np.array([0.1, np.inf, 0.2])]
+)
+def test_too_few_or_endless_losses_are_refused(loss: Floats) -> None:
+    with pytest.raises(InputError, match="two or more losses, all finite"):
+        fit_surrogate(FEATURES, sampled(len(loss), 0), loss)

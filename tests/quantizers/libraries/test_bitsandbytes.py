@@ -1,0 +1,133 @@
+"""bitsandbytes quantizer: FP4, NF4, int8 by block, double quantization."""
+
+import pytest
+import torch
+from qsearch_quantizers.libraries.bitsandbytes import BitsAndBytes
+
+from qsearch.space.configuration import LayerConfiguration
+from qsearch.testing.samples import normal_weight, relative_error, round_trip
+
+functional = pytest.importorskip("bitsandbytes.functional")
+
+QUANTIZER = BitsAndBytes(BitsAndBytes.Options())
+EVERY = pytest.mark.parametrize("layer", QUANTIZER.choices().layer_configurations, ids=str)
+FOUR_BITS = pytest.mark.parametrize("data_type", ["fp4", "nf4"])
+
+
+def configuration(data_type="nf4", block_size=64, scale_bits=32):
+    return LayerConfiguration(
+        {"data_type": data_type, "block_size": block_size, "scale_bits": scale_bits}
+    )
+
+
+def test_options_restrict_knobs_and_keep_their_order():
+    some = BitsAndBytes(BitsAndBytes.Options(data_type=("int8", "nf4"), block_size=(256, 64)))
+    assert [knob.values for knob in some.choices().knobs] == [("nf4", "int8"), (64, 256), (8, 32)]
+
+
+def test_storage_bits_count_absolute_maxima():
+    assert QUANTIZER.storage_bits(configuration("nf4", 64)) == 4 + 32 / 64
+    assert QUANTIZER.storage_bits(configuration("int8", 256)) == 8 + 32 / 256
+
+
+def test_double_quantization_of_blocks_of_64_costs_0_127_bits():
+    # QLoRA (arXiv:2305.14314), section 3: 8/64 + 32/(64·256) = 0.127 bits per parameter.
+    bits = QUANTIZER.storage_bits(configuration("nf4", 64, 8))
+    assert bits == 4 + 8 / 64 + 32 / (64 * 256)
+    assert bits - 4 == pytest.approx(0.127, abs=5e-4)
+
+
+@FOUR_BITS
+@pytest.mark.parametrize("block_size", [64, 128, 256, 512])
+def test_four_bits_are_those_of_bitsandbytes(data_type, block_size):
+    weight = normal_weight(64, 512)
+    # As a vector, which bitsandbytes decodes rightly on every CPU.
+    theirs = functional.quantize_4bit(weight.view(-1), blocksize=block_size, quant_type=data_type)
+    restored = functional.dequantize_4bit(*theirs).view(weight.shape)
+    assert torch.equal(
+        round_trip(QUANTIZER, weight, configuration(data_type, block_size)), restored
+    )
+
+
+@FOUR_BITS
+def test_double_quantization_is_that_of_bitsandbytes(data_type):
+    weight = normal_weight(128, 512)
+    theirs = functional.quantize_4bit(
+        weight.view(-1), blocksize=64, quant_type=data_type, compress_statistics=True
+    )
+    restored = functional.dequantize_4bit(*theirs).view(weight.shape)
+    ours = round_trip(QUANTIZER, weight, configuration(data_type, 64, 8))
+    torch.testing.assert_close(ours, restored, rtol=1e-5, atol=0.0)
+
+
+def test_int8_is_blockwise_quantization_with_the_linear_map_of_bitsandbytes():
+    weight = normal_weight(64, 512)
+    levels = functional.create_linear_map(signed=True, total_bits=8)
+    codes, state = functional.quantize_blockwise(weight, code=levels, blocksize=128)
+    restored = functional.dequantize_blockwise(codes, state)
+    assert torch.equal(round_trip(QUANTIZER, weight, configuration("int8", 128)), restored)
+
+
+def test_nf4_levels_are_restored_exactly():
+    # The table of QLoRA (arXiv:2305.14314), appendix E.
+    levels = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453]
+    levels += [-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0]
+    levels += [0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224]
+    levels += [0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
+    weight = 0.5 * torch.tensor(levels).repeat(4, 8)
+    assert torch.equal(round_trip(QUANTIZER, weight, configuration("nf4", 128)), weight)
+
+
+@FOUR_BITS
+@pytest.mark.parametrize("shape", [(3, 32), (8, 48), (64, 16), (64, 32), (33, 96), (64, 320)])
+def test_rows_that_are_no_whole_blocks_are_decoded_block_by_block(data_type, shape):
+    # bitsandbytes 0.50 restarts the blocks at each row of such matrices on CPUs with AVX-512.
+    weight, layer = normal_weight(*shape), configuration(data_type, 128)
+    quantized = QUANTIZER.quantize(weight, layer)
+    packed = quantized.tensors["codes"]
+    codes = torch.stack([packed >> 4, packed & 15], dim=1).view(-1).long()
+    levels = functional.get_4bit_type(data_type, device="cpu")[codes]
+    maxima = quantized.tensors["scales"].repeat_interleave(128)[: weight.numel()]
+    torch.testing.assert_close(QUANTIZER.dequantize(quantized), (levels * maxima).view(shape))
+
+
+@pytest.mark.parametrize("scale_bits", [8, 32])
+@pytest.mark.parametrize("block_size", [64, 512])
+def test_error_falls_from_fp4_to_nf4_to_int8(block_size, scale_bits):
+    weight = normal_weight(64, 512)
+    errors = [
+        relative_error(QUANTIZER, weight, configuration(d, block_size, scale_bits))
+        for d in ("fp4", "nf4")
+    ]
+    errors.append(relative_error(QUANTIZER, weight, configuration("int8", block_size, scale_bits)))
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.01
+
+
+@pytest.mark.parametrize("data_type", ["fp4", "nf4", "int8"])
+def test_smaller_blocks_have_less_error(data_type):
+    weight = normal_weight(64, 512)
+    errors = [
+        relative_error(QUANTIZER, weight, configuration(data_type, size))
+        for size in (64, 128, 256, 512)
+    ]
+    assert errors == sorted(errors)
+
+
+@FOUR_BITS
+def test_double_quantization_hardly_adds_error(data_type):
+    weight = normal_weight(64, 512)
+    single, double = (
+        relative_error(QUANTIZER, weight, configuration(data_type, 64, bits)) for bits in (32, 8)
+    )
+    assert double == pytest.approx(single, rel=0.01)
+
+
+@FOUR_BITS
+def test_weights_of_many_chunks_are_quantized_as_small_ones(data_type):
+    weight, layer = (
+        normal_weight(640, 512),
+        configuration(data_type),
+    )  # more than levels.CHUNK weights
+    parts = [round_trip(QUANTIZER, part, layer) for part in weight.split(64)]
+    assert torch.equal(round_trip(QUANTIZER, weight, layer), torch.cat(parts))

@@ -1,0 +1,103 @@
+"""Packed codes: exact round trips and exact sizes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qsearch_quantizers.integer.quantizer import Integer
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
+from qsearch_quantizers.packed.bit_packing import (
+    CHUNK,
+    pack,
+    packed_tensors,
+    unpack,
+    unpack_tensors,
+)
+
+from qsearch.errors import InputError
+
+QUANTIZERS = {
+    "normal-float": NormalFloat(NormalFloat.Options()),
+    "integer": Integer(Integer.Options()),
+    "integer, both schemes": Integer(Integer.Options(scheme=("symmetric", "asymmetric"))),
+}
+
+
+@given(bits=st.integers(1, 8), count=st.integers(0, 200), seed=st.integers(0, 2**31))
+@settings(max_examples=200, deadline=None)
+def test_unpack_returns_what_was_packed_into_the_least_bytes(bits, count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 2**bits, (count,), dtype=torch.uint8, generator=generator)
+    packed = pack(codes, bits)
+    assert packed.dtype == torch.uint8
+    assert packed.numel() == -(-count * bits // 8)
+    assert torch.equal(unpack(packed, bits, count), codes)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 7])
+def test_round_trip_across_chunks(bits):
+    codes = torch.randint(0, 2**bits, (2 * CHUNK + 13,), dtype=torch.uint8)
+    assert torch.equal(unpack(pack(codes, bits), bits, codes.numel()), codes)
+
+
+def test_first_code_is_in_the_least_significant_bits():
+    # written by hand: 0b001 + 0b010·8 + 0b111·64 = 0x1D1 → bytes D1 01
+    assert pack(torch.tensor([1, 2, 7], dtype=torch.uint8), 3).tolist() == [0xD1, 0x01]
+
+
+def test_a_code_that_does_not_fit_is_refused():
+    with pytest.raises(InputError, match="code 4 does not fit into 2 bits"):
+        pack(torch.tensor([4], dtype=torch.uint8), 2)
+
+
+@pytest.mark.parametrize("bits", [0, 9])
+def test_bits_out_of_range_are_refused(bits):
+    with pytest.raises(InputError, match="bits must be 1 to 8"):
+        pack(torch.zeros(1, dtype=torch.uint8), bits)
+
+
+def test_truncated_bytes_are_refused():
+    with pytest.raises(InputError, match="take 4 bytes"):
+        unpack(torch.zeros(3, dtype=torch.uint8), 4, 8)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("shape", [(384, 1536), (576, 192)])
+def test_stored_bytes_are_the_storage_bits_within_one_percent(name, shape):
+    quantizer = QUANTIZERS[name]
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    choices = quantizer.choices()
+    for index in range(0, choices.size, 7 if choices.size > 100 else 1):
+        configuration = choices.layer_configuration(index)
+        # groups of 128 do not divide 192: per-row padding is no part of the formula
+        if shape[1] % configuration.get("group_size", 1):
+            continue
+        packed = packed_tensors(quantizer.quantize(weight, configuration), quantizer)
+        stored = 8 * sum(tensor.nbytes for tensor in packed.values())
+        formula = quantizer.storage_bits(configuration) * weight.numel()
+        assert stored == pytest.approx(formula, rel=0.01)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("shape", [(5, 7), (1, 1), (16, 200)])
+def test_packed_tensors_round_trip_for_any_shape(name, shape):
+    quantizer = QUANTIZERS[name]
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    choices = quantizer.choices()
+    for index in range(0, choices.size, 11):
+        configuration = choices.layer_configuration(index)
+        quantized = quantizer.quantize(weight, configuration)
+        packed = packed_tensors(quantized, quantizer)
+        restored = unpack_tensors(packed, shape, configuration, quantizer)
+        assert restored.tensors.keys() == quantized.tensors.keys()
+        for key, tensor in quantized.tensors.items():
+            assert torch.equal(restored.tensors[key], tensor)
+
+
+def test_a_missing_packed_tensor_is_named():
+    quantizer = QUANTIZERS["integer"]
+    configuration = quantizer.choices().layer_configuration(0)
+    packed = packed_tensors(quantizer.quantize(torch.ones(2, 32), configuration), quantizer)
+    del packed["scales"]
+    with pytest.raises(InputError, match="'scales'"):
+        unpack_tensors(packed, (2, 32), configuration, quantizer)

@@ -1,0 +1,191 @@
+"""A packed layer computes what its dequantized weight would, without holding it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qsearch_quantizers.integer.quantizer import Integer
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
+from qsearch_quantizers.packed import linear as packed_linear
+from qsearch_quantizers.packed.bit_packing import packed_tensors
+from qsearch_quantizers.packed.linear import PackedLinear
+
+from qsearch.errors import InputError
+from qsearch.plugins.tensor_layout import DequantizesRows
+
+NORMAL_FLOAT = NormalFloat(NormalFloat.Options())
+INTEGER = Integer(Integer.Options())
+
+
+def packed_layer(quantizer, rows, columns, index=0, rank=0, bias=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    chosen = quantizer.choices().layer_configuration(index)
+    weight = torch.randn(rows, columns, generator=generator)
+    layer = PackedLinear(columns, rows, bias, chosen, quantizer, rank)
+    tensors = packed_tensors(quantizer.quantize(weight, chosen), quantizer)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    layer.load_state_dict({**layer.state_dict(), **tensors})
+    return layer
+
+
+def expected_outputs(layer, inputs):
+    weight = layer.dequantized().to(inputs.dtype)
+    if layer.rank:
+        weight = weight + (layer.adapter_B @ layer.adapter_A).to(inputs.dtype)
+    return torch.nn.functional.linear(inputs, weight, layer.bias)
+
+
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 90),
+    first=st.integers(0, 39),
+    count=st.integers(1, 40),
+    index=st.integers(0, NORMAL_FLOAT.choices().size - 1),
+)
+@settings(max_examples=150, deadline=None)
+def test_rows_of_normal_float_are_those_of_the_whole(rows, columns, first, count, index):
+    first = min(first, rows - 1)
+    last = min(first + count, rows)
+    chosen = NORMAL_FLOAT.choices().layer_configuration(index)
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(index))
+    quantized = NORMAL_FLOAT.quantize(weight, chosen)
+    found = NORMAL_FLOAT.dequantize_rows(quantized, first, last)
+    assert torch.equal(found, NORMAL_FLOAT.dequantize(quantized)[first:last])
+
+
+@pytest.mark.parametrize("quantizer", [NORMAL_FLOAT, INTEGER], ids=["normal-float", "integer"])
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(7,), (2, 5, 7), (0, 7)])
+def test_outputs_are_those_of_the_dequantized_weight(quantizer, rank, bias, shape):
+    layer = packed_layer(quantizer, 11, shape[-1], rank=rank, bias=bias)
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    found = layer(inputs)
+    assert found.shape == (*shape[:-1], 11)
+    torch.testing.assert_close(found, expected_outputs(layer, inputs), atol=1e-5, rtol=1e-4)
+
+
+def test_rows_are_dequantized_a_part_at_a_time(monkeypatch):
+    layer = packed_layer(NORMAL_FLOAT, 64, 96, rank=2)
+    inputs = torch.randn(3, 96)
+    monkeypatch.setattr(packed_linear, "BLOCK_WEIGHTS", 5 * 96)
+    seen = []
+    whole = NORMAL_FLOAT.dequantize_rows
+
+    def counted(quantized, first, last):
+        seen.append(last - first)
+        return whole(quantized, first, last)
+
+    monkeypatch.setattr(layer.quantizer, "dequantize_rows", counted, raising=False)
+    torch.testing.assert_close(layer(inputs), expected_outputs(layer, inputs), atol=1e-4, rtol=1e-4)
+    assert seen == [5] * 12 + [4]
+
+
+@pytest.mark.parametrize("quantizer", [NORMAL_FLOAT, INTEGER], ids=["normal-float", "integer"])
+def test_gradients_are_those_of_the_dequantized_weight(quantizer):
+    layer = packed_layer(quantizer, 12, 33, rank=2)
+    inputs = torch.randn(4, 33, requires_grad=True)
+    upstream = torch.randn(4, 12)
+    wanted = [inputs, layer.adapter_A, layer.adapter_B, layer.bias]
+    found = torch.autograd.grad(layer(inputs), wanted, upstream)
+    expected = torch.autograd.grad(expected_outputs(layer, inputs), wanted, upstream)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_of_many_rows_do_not_lose_digits_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(packed_linear, "BLOCK_WEIGHTS", 64)
+    layer = packed_layer(NORMAL_FLOAT, 4096, 64, bias=False)
+    upstream = torch.randn(3, 4096, generator=torch.Generator().manual_seed(0))
+    exact = upstream @ layer.dequantized()
+    found = layer.transposed_product(upstream.bfloat16()).float()
+    assert (found - exact).norm() / exact.norm() < 0.004
+
+
+def test_a_gradient_of_a_gradient_is_refused():
+    layer = packed_layer(NORMAL_FLOAT, 12, 33)
+    inputs = torch.randn(4, 33, requires_grad=True)
+    (once,) = torch.autograd.grad(layer(inputs).square().sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        once.sum().backward()
+
+
+def test_a_move_that_fails_leaves_the_layer_as_it_was():
+    layer = packed_layer(NORMAL_FLOAT, 12, 64)
+    before = layer.dequantized()
+
+    def fail(tensor):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        layer._apply(fail)
+    assert torch.equal(layer.dequantized(), before)
+
+
+def test_a_compiled_model_leaves_dequantizing_as_it_is():
+    model = torch.nn.Sequential(packed_layer(NORMAL_FLOAT, 12, 33, rank=2), torch.nn.GELU())
+    inputs = torch.randn(4, 33, requires_grad=True)
+    compiled = torch.compile(model, backend="aot_eager")
+    expected = model(inputs)
+    torch.testing.assert_close(compiled(inputs), expected)
+    (found,) = torch.autograd.grad(compiled(inputs).sum(), inputs)
+    (wanted,) = torch.autograd.grad(expected.sum(), inputs)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_the_backward_pass_keeps_no_float_weight():
+    layer = packed_layer(NORMAL_FLOAT, 256, 256)
+    kept = []
+
+    def keep(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(torch.randn(2, 256, requires_grad=True))
+    assert sum(kept) < 256 * 256
+
+
+def test_a_change_of_type_leaves_scales_alone():
+    layer = packed_layer(NORMAL_FLOAT, 12, 64, index=4, rank=2)
+    before = layer.dequantized()
+    layer.to(torch.bfloat16)
+    assert layer.adapter_A.dtype == layer.bias.dtype == torch.bfloat16
+    assert torch.equal(layer.dequantized(), before)
+    assert layer(torch.randn(2, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+class WithoutRows:
+    """Normal float without what is optional."""
+
+    name = NORMAL_FLOAT.name
+    choices = staticmethod(NORMAL_FLOAT.choices)
+    storage_bits = staticmethod(NORMAL_FLOAT.storage_bits)
+    quantize = staticmethod(NORMAL_FLOAT.quantize)
+    dequantize = staticmethod(NORMAL_FLOAT.dequantize)
+    layout = staticmethod(NORMAL_FLOAT.layout)
+
+
+def test_a_quantizer_that_cannot_dequantize_rows_works_too():
+    layer = packed_layer(WithoutRows(), 11, 40)
+    assert not isinstance(layer.quantizer, DequantizesRows)
+    inputs = torch.randn(2, 40)
+    torch.testing.assert_close(layer(inputs), expected_outputs(layer, inputs), atol=1e-5, rtol=1e-4)
+
+
+def test_there_is_no_float_weight_to_merge_into():
+    layer = packed_layer(NORMAL_FLOAT, 12, 64)
+    with pytest.raises(InputError, match="cannot be merged into packed weights"):
+        layer.weight.data += 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_outputs_on_a_gpu_are_those_on_the_cpu():
+    layer = packed_layer(NORMAL_FLOAT, 48, 96, rank=2)
+    inputs = torch.randn(5, 96)
+    expected = layer(inputs)
+    found = layer.cuda()(inputs.cuda()).cpu()
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,292 @@
+"""Summaries as plain text: what they say of a study, and that they fit a terminal."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qsearch_reports.frames import budget_frame, headline, latest_points, points_frame
+from qsearch_reports.results import StudyResults
+from qsearch_reports.summaries.facts import answer, next_commands
+from qsearch_reports.summaries.table import least_budget
+from qsearch_reports.summaries.text import WIDTH, text_summary
+from qsearch_reports.summaries.text_plot import front_plot
+from rich.cells import cell_len
+
+from qsearch.plugins.evaluation import Evaluation, Metric
+from qsearch.storage.study_record import StudyRecord
+
+HOSTILE = "\x1b[2Jevil\nqsearch: all is well <b>`|\u202e" + "長" * 300
+
+
+def summary(*records: StudyRecord) -> str:
+    return text_summary([StudyResults(record, f"runs/{record.name}") for record in records])
+
+
+def lines_after(text: str, heading: str) -> list[str]:
+    return text.split(f"{heading}\n", 1)[1].split("\n\n", 1)[0].splitlines()
+
+
+@pytest.fixture(scope="module")
+def one(make_record: Callable[..., StudyRecord]) -> StudyRecord:
+    return make_record(rounds=1, trials_per_round=1, failed=0)
+
+
+@pytest.fixture(scope="module")
+def none(make_record: Callable[..., StudyRecord]) -> StudyRecord:
+    return make_record(rounds=0)
+
+
+@pytest.fixture(scope="module")
+def hostile(make_record: Callable[..., StudyRecord]) -> StudyRecord:
+    record = make_record(
+        name=HOSTILE, model=HOSTILE, metric=Metric(HOSTILE, "lower"), trials_per_round=5, rounds=2
+    )
+    reasons = record.trials["reason"].where(record.trials["reason"] == "", HOSTILE)
+    names = dict.fromkeys(("task", "quantizer", "trainer"), HOSTILE)
+    return replace(record, trials=record.trials.assign(reason=reasons), **names)
+
+
+def test_the_first_sentence_answers_how_few_bits_are_enough(record: StudyRecord) -> None:
+    close = headline(record).within_one_percent
+    assert close is not None
+    first = " ".join(summary(record).split("\n\n")[0].split())
+    assert first.startswith(f"{record.name}: Within 1 % of ")
+    assert f"at {least_budget(close['average_bits'])} average bits" in first
+    assert f"expected loss {close['decisive_loss']:.4f}" in first
+
+
+def test_the_answer_is_relative_to_full_precision_where_that_is_known(record: StudyRecord) -> None:
+    def told(loss: float) -> str:
+        full = Evaluation(loss, 0.9, 0.01, 0.01, 1.0)
+        last = replace(record.rounds[-1], full_precision=full)
+        return answer(headline(replace(record, rounds=(*record.rounds[:-1], last))))
+
+    least = float(latest_points(points_frame(record))["decisive_loss"].min())
+    assert "Within 1 % of full precision at" in told(least)
+    assert f"against {least:.4f}" in told(least)
+    assert told(least / 1.25).endswith("25.0 % above full precision.")
+
+
+def test_the_answer_is_relative_to_the_best_loss_otherwise(record: StudyRecord) -> None:
+    rounds = tuple(replace(entry, full_precision=None) for entry in record.rounds)
+    head = headline(replace(record, rounds=rounds))
+    assert head.best is not None
+    assert "Within 1 % of the best loss at" in answer(head)
+    assert f"against {head.best['decisive_loss']:.4f}" in answer(head)
+
+
+def test_every_figure_of_the_headline_is_there(record: StudyRecord) -> None:
+    head, text = headline(record), summary(record)
+    facts = dict(re.findall(r"^(\w[\w ]*?)  +(.+)$", text, re.MULTILINE))
+    assert facts["evaluations"] == f"{head.evaluations} completed, {head.failed} failed"
+    assert facts["configurations"].startswith(f"{head.configurations}, {head.on_front} on the")
+    assert facts["hypervolume"].startswith(f"{head.hypervolume:.4f} from (loss 0.9, 7.5 ")
+    assert facts["rounds"] == f"{head.rounds} in {head.seconds / 60:.1f} minutes"
+    assert facts["model"] == record.model
+
+
+def test_the_table_holds_the_best_configuration_at_each_budget(record: StudyRecord) -> None:
+    heading, *rows = lines_after(summary(record), "best configuration at or under each budget")
+    assert heading.split()[:3] == ["budget", "trial", "bits"]
+    cells = [row.split() for row in rows]
+    expected = budget_frame(record, [float(row[0]) for row in cells])
+    assert [int(row[1]) for row in cells] == expected["trial"].tolist()
+    assert [row[3] for row in cells] == [f"{loss:.4f}" for loss in expected["loss"]]
+
+
+def test_columns_that_nothing_is_known_for_are_left_out(
+    make_record: Callable[..., StudyRecord],
+) -> None:
+    text = summary(make_record(expected=False))
+    assert "expected loss" not in text
+    assert "loss (nats) against average bits" in text
+
+
+def test_failures_are_counted_with_their_reasons(record: StudyRecord) -> None:
+    assert lines_after(summary(record), "2 failed evaluations") == [
+        "  2 x loss is nan (trials 118, 119)"
+    ]
+
+
+def test_many_failures_stay_short(
+    record: StudyRecord, only_failures: Callable[[StudyRecord], StudyRecord]
+) -> None:
+    failed = only_failures(record)
+    reasons = [f"reason {place % 50}" for place in range(len(failed.trials))]
+    text = summary(replace(failed, trials=failed.trials.assign(reason=reasons)))
+    listed = lines_after(text, "300 failed evaluations")
+    assert len(listed) == 11
+    assert "40 other reasons; the report has them" in listed[-1]
+
+
+def test_all_failed_says_so_and_where_to_look(
+    record: StudyRecord, only_failures: Callable[[StudyRecord], StudyRecord]
+) -> None:
+    text = summary(only_failures(record))
+    assert "300 evaluations failed and none completed: no front yet." in text
+    assert "300 x loss is nan" in text
+    assert "and 108 more" in text
+    assert "qsearch status runs/quickstart" in text
+    assert "qsearch pick" not in text
+
+
+def test_a_study_without_results_says_how_to_watch_it(none: StudyRecord) -> None:
+    text = summary(none)
+    assert "quickstart: No evaluation has finished yet." in text
+    assert lines_after(text, "next") == ["  qsearch status runs/quickstart"]
+
+
+def test_one_evaluation_is_a_point_and_said_to_be_the_only_one(one: StudyRecord) -> None:
+    text = summary(one)
+    assert "only evaluation so far" in " ".join(text.split())
+    assert sum(line.count("*") for line in text.splitlines() if " |" in line) == 1
+
+
+def test_the_commands_pick_what_the_first_sentence_names(record: StudyRecord) -> None:
+    head = headline(record)
+    pick, export, report = next_commands(head, "my runs/-a")
+    close = head.within_one_percent
+    assert close is not None
+    assert shlex.split(pick)[:3] == ["qsearch", "pick", "my runs/-a"]
+    bits = float(shlex.split(pick)[-1])
+    assert close["average_bits"] <= bits < close["average_bits"] + 0.011
+    assert shlex.split(export)[-2:] == ["--to", "OUT"]
+    assert shlex.split(next_commands(head, "-rf")[0])[2] == "./-rf"
+    assert shlex.split(report) == ["qsearch", "report", "my runs/-a"]
+
+
+def test_several_studies_are_compared_from_one_reference_point(
+    record: StudyRecord, make_record: Callable[..., StudyRecord]
+) -> None:
+    other = replace(make_record(name="other", quality=1.2), reference_point=(1.5, 7.5))
+    text = summary(record, other)
+    assert "one reference point (loss 1.5, 7.5 average bits)" in " ".join(text.split())
+    heading = next(line for line in text.splitlines() if line.startswith("  study "))
+    rows = lines_after(text, heading)
+    assert [row.split()[0] for row in rows] == ["quickstart", "other"]
+    assert float(rows[0].split()[2]) > float(rows[1].split()[2])
+    assert text.count("Within 1 % of") == 2
+
+
+def test_studies_that_cannot_be_compared_are_said_to_differ(
+    record: StudyRecord, make_record: Callable[..., StudyRecord]
+) -> None:
+    text = summary(record, make_record(name="other", model="another"))
+    assert "These studies differ in model, so their losses mean different things." in text
+
+
+def test_two_studies_of_one_name_are_told_apart(record: StudyRecord) -> None:
+    text = text_summary([StudyResults(record, "a"), StudyResults(record, "b")])
+    assert "  quickstart (a) " in text
+    assert "  quickstart (b) " in text
+
+
+@pytest.mark.parametrize("case", ["record", "one", "none", "hostile"])
+def test_no_line_is_wider_than_a_terminal_or_steers_it(
+    case: str, request: pytest.FixtureRequest
+) -> None:
+    record = request.getfixturevalue(case)
+    for text in (summary(record), text_summary([StudyResults(record, "d")] * 2)):
+        commands = ("  qsearch pick", "  qsearch export", "  qsearch report", "  qsearch status")
+        for line in text.splitlines():
+            assert line == line.rstrip()
+            assert cell_len(line) <= WIDTH or line.startswith(commands)
+        assert not set(text) & set("\x1b\u202e\r")
+        assert "\nqsearch: all is well" not in text
+
+
+# The plot
+
+
+def points(pairs: list[tuple[float, float]]) -> pd.DataFrame:
+    frame = pd.DataFrame(pairs, columns=["average_bits", "decisive_loss"])
+    return frame.assign(trial=frame.index, on_front=False)
+
+
+finite = st.floats(0.01, 9, allow_nan=False)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(finite, finite), min_size=1, max_size=30))
+def test_the_best_configuration_is_drawn_at_the_bottom_above_its_bits(
+    pairs: list[tuple[float, float]],
+) -> None:
+    *rows, axis, _ = front_plot(points(pairs), 40, 10)
+    margin = rows[0].index("|") + 1
+    assert len(rows) in (1, 10)
+    assert len({row.index("|") for row in rows}) == 1
+    marks = {(r, c) for r, row in enumerate(rows) for c in np.flatnonzero(list_of(row, margin))}
+    bits = [pair[0] for pair in pairs]
+    best = min(pair[1] for pair in pairs)
+    at = min(pair[0] for pair in pairs if pair[1] == best)
+    span = max(bits) - min(bits)
+    column = round((at - min(bits)) / span * 39) if span else 0
+    assert (len(rows) - 1, column) in marks
+    assert axis.endswith("+" + "-" * 40)
+
+
+def list_of(row: str, margin: int) -> list[bool]:
+    return [character == "*" for character in row[margin:]]
+
+
+def test_poor_configurations_do_not_press_the_front_flat() -> None:
+    drawn = front_plot(points([(2.0, 0.5), (3.0, 0.4), (4.0, 0.3), (2.5, 1000.0)]), 30, 8)
+    assert drawn[0].split("|")[0].strip() == "0.6"
+    assert "^" in drawn[0]
+    assert len([line for line in drawn if "*" in line]) == 3
+
+
+def test_ticks_are_the_ends_and_the_middle_of_average_bits() -> None:
+    assert front_plot(points([(2.0, 0.5), (6.0, 0.3)]), 40, 5)[-1].split() == [
+        "2.00",
+        "4.00",
+        "6.00",
+    ]
+
+
+def test_nothing_is_drawn_of_no_points() -> None:
+    assert front_plot(points([])) == []
+    assert front_plot(points([(2.0, math.nan)])) == []
+
+
+def test_a_loss_of_zero_without_quantization_gives_no_share_above_it(record: StudyRecord) -> None:
+    full = Evaluation(0.0, 0.0, 1.0, 0.0, 1.0)
+    rounds = (*record.rounds[:-1], replace(record.rounds[-1], full_precision=full))
+    said = answer(headline(replace(record, rounds=rounds)))
+    assert "not within 1 % of full precision" in said
+    assert "0.0 %" not in said
+
+
+@given(st.integers(200, 900), st.integers(-3, 3))
+def test_the_commands_budget_fits_what_is_chosen_however_it_was_rounded(
+    record: StudyRecord, hundredths: int, steps: int
+) -> None:
+    bits = hundredths / 100
+    for _ in range(abs(steps)):
+        bits = math.nextafter(bits, math.inf if steps > 0 else 0)
+    head = headline(record)
+    assert head.within_one_percent is not None
+    chosen = replace(head, within_one_percent=head.within_one_percent.copy())
+    chosen.within_one_percent["average_bits"] = bits
+    budget = float(shlex.split(next_commands(chosen, "a")[0])[-1])
+    assert bits <= budget < bits + 0.0101
+
+
+@pytest.mark.parametrize("most", [1e300, 1.7e308])
+def test_huge_losses_keep_the_width(record: StudyRecord, most: float) -> None:
+    sign = np.where(record.trials["trial"] % 2 == 0, most, -most)
+    huge = dict.fromkeys(("loss", "expected_loss", "standard_error", "metric"), sign)
+    text = summary(replace(record, trials=record.trials.assign(**huge)))
+    plot = lines_after(text, "* on the front, . other")
+    assert max(map(len, plot)) <= WIDTH
+    table = lines_after(text, "best configuration at or under each budget")
+    assert max(map(len, table)) <= 2 * WIDTH
