@@ -1,7 +1,7 @@
 """What each part of the engine is worth: hypervolume on the stand-in without it.
 
-All variants lower the loss on the examples, as the stand-in's losses hold luck, from the same warm
-start; without the warm start they begin with random configurations.
+All variants lower the loss on the examples, as the stand-in's losses hold sampling noise, from the
+same warm start; without the warm start they begin with random configurations.
 
     python -m benchmarks.ablation
 """
@@ -109,10 +109,10 @@ ABLATIONS = {
     "posterior means in place of expected improvement": Ablation(patched=_without_uncertainty),
     "no walks": Ablation(_settings(steps=0)),
     "no posterior samples": Ablation(_settings(samples=0)),
-    "no thin segments": Ablation(_settings(thin_share=0)),
+    "no empty segments": Ablation(_settings(empty_segment_share=0)),
     "one candidate a fit": Ablation(Variant(target="examples", batch=1)),
     "ten candidates a fit": Ablation(Variant(target="examples", batch=10)),
-    "luck told apart": Ablation(Variant(target="task")),
+    "sampling noise told apart": Ablation(Variant(target="task")),
 }
 
 

@@ -24,7 +24,7 @@ from benchmarks.paper_runs import Entry, for_all, plan_digest, record_at, study_
 from benchmarks.paper_text import environment, prepare_text
 from benchmarks.recording import Benchmark, only_recorded
 from qsearch._arrays import Integers
-from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.search.allocation import allocate_front
 from qsearch.search.initial_set import initial_configurations
 from qsearch.search.layer_scores import error_scores
@@ -149,9 +149,9 @@ def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:
     prepare_text(study)
     entries = variants_of(study)
     spec = study_of(study, variant, seed, entries)
-    parts = assemble(spec)
-    space, trainer = parts.space, parts.trainer
-    first_set, levels = sets_of(parts, seed, CONFIGURATIONS, LEVELS)
+    components = build_components(spec)
+    space, trainer = components.space, components.trainer
+    first_set, levels = sets_of(components, seed, CONFIGURATIONS, LEVELS)
     configurations = [space.decode(index) for index in levels]
     alone = entries[variant].trainer == "qlora"
     report = trainer.train(
@@ -171,12 +171,12 @@ def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:
 
 
 def sets_of(
-    parts: Assembly, seed: int, count: int, levels: Sequence[float]
+    components: StudyComponents, seed: int, count: int, levels: Sequence[float]
 ) -> tuple[Integers, Integers]:
     """Return a study's first set to train on, and the allocator's configurations of some levels.
 
     Args:
-        parts: The study.
+        components: The study.
         seed: Draws the random ones of the set.
         count: Most configurations of the set.
         levels: Most average bits of each of the others.
@@ -184,9 +184,9 @@ def sets_of(
     Returns:
         Choice indices of both (n × groups).
     """
-    space = parts.space
-    errors = parts.trainer.quantization_error(space.choices.layer_configurations)
-    bits, generator = parts.spec.search.average_bits, np.random.default_rng(seed)
+    space = components.space
+    errors = components.trainer.quantization_error(space.choices.layer_configurations)
+    bits, generator = components.spec.search.average_bits, np.random.default_rng(seed)
     initial = initial_configurations(space, errors, count, bits, generator)
     first_set = np.stack([index for _, index in initial])
     return first_set, allocate_front(space, error_scores(space, errors), levels)

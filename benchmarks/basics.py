@@ -30,7 +30,7 @@ from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
 from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, medians
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.search.acquisition import log_expected_hypervolume_improvement
 from qsearch.search.layer_scores import error_scores
 from qsearch.search.pareto import front
@@ -84,10 +84,12 @@ def captured_squares(benchmark: Benchmark) -> None:
     The residuals are those of the quantizer's first choice, that of the fewest bits.
     """
     for study in ("quickstart", "smollm2"):
-        parts = assemble(load_spec(ROOT / "studies" / f"{study}.yaml", (), environment()))
-        trainer, quantizer = parts.trainer, parts.quantizer
+        components = build_components(
+            load_spec(ROOT / "studies" / f"{study}.yaml", (), environment())
+        )
+        trainer, quantizer = components.trainer, components.quantizer
         assert isinstance(trainer, CoALoRATrainer)
-        adapted, chosen = trainer.adapted, parts.space.choices.layer_configurations[0]
+        adapted, chosen = trainer.adapted, components.space.choices.layer_configurations[0]
         every = max(1, len(adapted.layers) // REAL_LAYERS)
         shares: dict[str, list[float]] = {"inputs": [], "frobenius": []}
         for position in range(0, len(adapted.layers), every):

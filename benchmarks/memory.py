@@ -25,7 +25,7 @@ from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
 from benchmarks.plain_lora import TRAINED_STEPS
 from benchmarks.recording import Benchmark
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.spec.study_spec import load_spec
 
 CONFIGURATIONS = 50
@@ -86,11 +86,11 @@ def compare(benchmark: Benchmark, model: str, job: Job) -> None:
         f"search.initial={CONFIGURATIONS - CANDIDATES}",
         f"search.candidates={CANDIDATES}",
     )
-    parts = assemble(load_spec(job.study, job.changes, environment()))
-    quantizable = sum(4 * layer.parameters for layer in parts.space.layers)
+    components = build_components(load_spec(job.study, job.changes, environment()))
+    quantizable = sum(4 * layer.parameters for layer in components.space.layers)
     all_dequantized = CONFIGURATIONS * quantizable // 2**20
-    assert isinstance(parts.trainer, CoALoRATrainer)
-    own, default = parts.trainer.options, CoALoRATrainer.Options()
+    assert isinstance(components.trainer, CoALoRATrainer)
+    own, default = components.trainer.options, CoALoRATrainer.Options()
     # Who pays for all dequantized weights wants speed, so there is no target for it.
     targets = {all_dequantized: None, own.cache_mebibytes: 1.5, default.cache_mebibytes: 1.5}
     studies = {

@@ -37,7 +37,7 @@ from benchmarks.paper_tables import OURS
 from benchmarks.paper_text import prepare_text
 from benchmarks.recording import Benchmark, fill_table, only_recorded
 from qsearch._arrays import Floats
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.plugins.protocols import Scores
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
@@ -141,16 +141,16 @@ def outcome_of(
 
 def _measure(study: Path, seed: int, entries: Mapping[str, Entry], plan: str) -> dict[str, Any]:
     prepare_text(study)
-    parts = assemble(study_of(study, OURS, seed, entries))
-    space, trainer = parts.space, parts.trainer
+    components = build_components(study_of(study, OURS, seed, entries))
+    space, trainer = components.space, components.trainer
     assert isinstance(trainer, AdapterTrainer)
-    first_set, levels = sets_of(parts, seed, CONFIGURATIONS, LEVELS)
+    first_set, levels = sets_of(components, seed, CONFIGURATIONS, LEVELS)
     trainer.train([space.decode(index) for index in first_set], 0)
     configurations = [space.decode(index) for index in levels]
     studied = trainer.evaluate(configurations, "test")
     return {
         "plan": plan,
-        "metric_name": parts.task.metric.name,
+        "metric_name": components.task.metric.name,
         "average_bits": space.average_bits(levels).tolist(),
         "studied_loss": [one.loss for one in studied],
         "measured": [measure(trainer, one) for one in configurations],

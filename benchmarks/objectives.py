@@ -16,8 +16,8 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
 from qsearch._arrays import Floats, Integers
-from qsearch.plugins.capabilities import CountsExamples, EvaluatesPart
-from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.capabilities import SupportsExampleCount, SupportsSubsets
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.search.allocation import allocate_front
 from qsearch.search.initial_set import initial_configurations
 from qsearch.search.layer_scores import weighted_scores
@@ -97,31 +97,33 @@ class Objective:
 
 def minilm_sst2() -> Objective:
     """MiniLM-L6 on SST-2, 180 variables: the loss on 512 phrases under one trained adapter."""
-    parts = assembled("minilm-sst2")
+    components = assembled("minilm-sst2")
     folder = DATA / "minilm-sst2"
     (folder / "state").mkdir(parents=True, exist_ok=True)
     if not (folder / "state" / "adapter-0.safetensors").is_file():
-        report = parts.trainer.train([parts.space.decode(i) for i in _training_set(parts)], 0)
-        write_adapter(folder, 0, parts.trainer.state(), report)
-    parts.trainer.load_state(read_adapter(folder, 0)[0])
-    return _objective("minilm-sst2", parts, folder)
+        report = components.trainer.train(
+            [components.space.decode(i) for i in _training_set(components)], 0
+        )
+        write_adapter(folder, 0, components.trainer.state(), report)
+    components.trainer.load_state(read_adapter(folder, 0)[0])
+    return _objective("minilm-sst2", components, folder)
 
 
 def smollm2_wikitext2() -> Objective:
     """SmolLM2-135M on WikiText-2, 1,050 variables: the loss on 512 tokens, without an adapter."""
-    parts = assembled("smollm2-wikitext2")
+    components = assembled("smollm2-wikitext2")
     folder = DATA / "smollm2-wikitext2"
     folder.mkdir(parents=True, exist_ok=True)
-    return _objective("smollm2-wikitext2", parts, folder)
+    return _objective("smollm2-wikitext2", components, folder)
 
 
-def assembled(name: str, is_wide: bool = False) -> Assembly:
+def assembled(name: str, is_wide: bool = False) -> StudyComponents:
     """Return the parts of the study behind an objective, if asked with many more examples."""
     os.environ.setdefault("QSEARCH_DATA", str(SHARED))
     source = _STUDIES[name]
     path = ROOT / "studies" / f"{source.study}.yaml"
     overrides = (*source.overrides, *(source.wide if is_wide else ()))
-    return assemble(load_spec(path, overrides), str(path))
+    return build_components(load_spec(path, overrides), str(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +135,7 @@ class Wide:
         seen: How many of them are the objective's.
     """
 
-    parts: Assembly
+    components: StudyComponents
     seen: int
 
     def unseen_loss(self, index: Integers, seen_loss: float) -> float:
@@ -143,71 +145,75 @@ class Wide:
             index: Choice indices (groups).
             seen_loss: Loss on the objective's examples.
         """
-        loss = _part_evaluator(self.parts)(index, 1)
-        assert isinstance(self.parts.task, CountsExamples)
-        examples = self.parts.task.examples("validation")
+        loss = _part_evaluator(self.components)(index, 1)
+        assert isinstance(self.components.task, SupportsExampleCount)
+        examples = self.components.task.examples("validation")
         return (examples * loss - self.seen * seen_loss) / (examples - self.seen)
 
 
 def wide(name: str) -> Wide:
     """Return an objective's model with many more examples."""
-    parts = assembled(name, is_wide=True)
+    components = assembled(name, is_wide=True)
     if (DATA / name / "state" / "adapter-0.safetensors").is_file():
-        parts.trainer.load_state(read_adapter(DATA / name, 0)[0])
-    return Wide(parts, known_objective(name).examples)
+        components.trainer.load_state(read_adapter(DATA / name, 0)[0])
+    return Wide(components, known_objective(name).examples)
 
 
-def _part_evaluator(parts: Assembly) -> Callable[[Integers, int], float]:
-    trainer = parts.trainer
-    assert isinstance(trainer, EvaluatesPart)
+def _part_evaluator(components: StudyComponents) -> Callable[[Integers, int], float]:
+    trainer = components.trainer
+    assert isinstance(trainer, SupportsSubsets)
 
     def evaluate(index: Integers, one_in: int) -> float:
-        configurations = [parts.space.decode(index)]
+        configurations = [components.space.decode(index)]
         return trainer.evaluate_part(configurations, "validation", one_in)[0].loss
 
     return evaluate
 
 
-def _quantization_error(parts: Assembly) -> Floats:
-    return parts.trainer.quantization_error(parts.space.choices.layer_configurations)
+def _quantization_error(components: StudyComponents) -> Floats:
+    return components.trainer.quantization_error(components.space.choices.layer_configurations)
 
 
-def _training_set(parts: Assembly) -> list[Integers]:
-    generator = np.random.default_rng([parts.spec.seed, 0])
-    wanted = initial_configurations(parts.space, _quantization_error(parts), 24, BITS, generator)
+def _training_set(components: StudyComponents) -> list[Integers]:
+    generator = np.random.default_rng([components.spec.seed, 0])
+    wanted = initial_configurations(
+        components.space, _quantization_error(components), 24, BITS, generator
+    )
     return [index for _, index in wanted]
 
 
-def _objective(name: str, parts: Assembly, folder: Path) -> Objective:
+def _objective(name: str, components: StudyComponents, folder: Path) -> Objective:
     path = folder / _PROXY
-    assert isinstance(parts.task, CountsExamples)
+    assert isinstance(components.task, SupportsExampleCount)
     if not path.is_file():
-        error = _quantization_error(parts)
-        configurations = [parts.space.decode(index) for index in _training_set(parts)]
-        sensitivity = parts.trainer.sensitivity(configurations, 0)
+        error = _quantization_error(components)
+        configurations = [components.space.decode(index) for index in _training_set(components)]
+        sensitivity = components.trainer.sensitivity(configurations, 0)
         budgets = np.linspace(*BITS, WARM_BUDGETS + 1)
         budgets[0] += 0.05  # At the very edge, hardly anything could be better.
-        scores = weighted_scores(parts.space, error, sensitivity)
+        scores = weighted_scores(components.space, error, sensitivity)
         save_arrays(
             {
                 "quantization_error": np.ascontiguousarray(error),
                 "sensitivity": sensitivity,
-                "warm_start": allocate_front(parts.space, scores, budgets.tolist()),
-                "examples": np.array(parts.task.examples("validation")),
+                "warm_start": allocate_front(components.space, scores, budgets.tolist()),
+                "examples": np.array(components.task.examples("validation")),
             },
             path,
         )
 
-    return _known(name, parts, _part_evaluator(parts))
+    return _known(name, components, _part_evaluator(components))
 
 
-def _known(name: str, parts: Assembly, evaluate: Callable[[Integers, int], float]) -> Objective:
+def _known(
+    name: str, components: StudyComponents, evaluate: Callable[[Integers, int], float]
+) -> Objective:
     known = load_arrays(DATA / name / _PROXY)
     return Objective(
         name=name,
-        space=parts.space,
-        scores=weighted_scores(parts.space, known["quantization_error"], known["sensitivity"]),
-        correlation=error_correlation(parts.quantizer),
+        space=components.space,
+        scores=weighted_scores(components.space, known["quantization_error"], known["sensitivity"]),
+        correlation=error_correlation(components.quantizer),
         examples=int(known["examples"]),
         warm_start=known["warm_start"],
         evaluate=lambda index: evaluate(index, 1),

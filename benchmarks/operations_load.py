@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.operations_kills import QUICKSTART
 from benchmarks.recording import Benchmark
-from qsearch.execution.executor import Executor, Note
+from qsearch.execution.executor import Executor, ExecutorEvent
 from qsearch.execution.ray_executor import RayExecutor
 from qsearch.execution.ray_worker import encode_state
 from qsearch.execution.serial import SerialExecutor
@@ -28,7 +28,7 @@ from qsearch.experiment.client import close_database, open_client
 from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.transactions import one_transaction
 from qsearch.experiment.trial_table import ax_data
-from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
 from qsearch.spec.study_spec import load_spec
@@ -60,15 +60,17 @@ def load(benchmark: Benchmark) -> None:
     """Measure evaluations and trainings per hour, and record them."""
     cores = torch.get_num_threads()
     for what, overrides, each in (("evaluations", (), EACH_TURN), ("trainings", QLORA, 2)):
-        parts = assemble(load_spec(QUICKSTART, overrides))
-        parts.trainer.quantization_error(parts.space.choices.layer_configurations[:1])  # Loads.
-        state = parts.trainer.state()
+        components = build_components(load_spec(QUICKSTART, overrides))
+        components.trainer.quantization_error(
+            components.space.choices.layer_configurations[:1]
+        )  # Loads.
+        state = components.trainer.state()
         own, many = Workers(1, threads=cores), Workers(cores, threads=1)
-        workers = RayExecutor(parts, many)
+        workers = RayExecutor(components, many)
         contenders = (
-            Contender("this process, 1 thread", SerialExecutor(*_of(parts)), 1),
+            Contender("this process, 1 thread", SerialExecutor(*_of(components)), 1),
             Contender(
-                f"this process, {cores} threads", SerialExecutor(*_of(parts)), own.threads_each
+                f"this process, {cores} threads", SerialExecutor(*_of(components)), own.threads_each
             ),
             Contender(f"{cores} workers, 1 thread each", workers, 1),
         )
@@ -76,7 +78,7 @@ def load(benchmark: Benchmark) -> None:
             workers.start()
             for contender in contenders:
                 contender.executor.use(state)
-            configurations = _new_configurations(parts)
+            configurations = _new_configurations(components)
             # Workers load the model at their first task.
             list(workers.evaluate([next(configurations) for _ in range(cores)]))
             hours = _hours(contenders, configurations, each)
@@ -91,19 +93,19 @@ def load(benchmark: Benchmark) -> None:
         benchmark.claim(f"{what} per hour, {by_one}", both / one, 0.85 * cores, "higher")
         benchmark.claim(f"{what} per hour, {by_all}", both / serial, 1.0, "higher")
         if what == "evaluations":
-            _messages(benchmark, parts, next(configurations))
-            _saving(benchmark, parts, configurations)
+            _messages(benchmark, components, next(configurations))
+            _saving(benchmark, components, configurations)
 
 
-def _of(parts: Assembly) -> tuple[object, object]:
-    return parts.trainer, parts.spec.failures
+def _of(components: StudyComponents) -> tuple[object, object]:
+    return components.trainer, components.spec.failures
 
 
-def _new_configurations(parts: Assembly) -> Iterator[Configuration]:
+def _new_configurations(components: StudyComponents) -> Iterator[Configuration]:
     generator = np.random.default_rng(0)
     while True:
-        for index in parts.space.sample(32, parts.spec.search.average_bits, generator):
-            yield parts.space.decode(index)
+        for index in components.space.sample(32, components.spec.search.average_bits, generator):
+            yield components.space.decode(index)
 
 
 def _hours(
@@ -125,25 +127,29 @@ def _hours(
 def _timed(evaluate: Callable[[], object]) -> float:
     start = time.perf_counter()
     for found in evaluate():  # type: ignore[attr-defined]
-        if not isinstance(found, Note) and not isinstance(found[1], Evaluation):
+        if not isinstance(found, ExecutorEvent) and not isinstance(found[1], Evaluation):
             raise RuntimeError(f"an evaluation failed: {found[1]}")
     return time.perf_counter() - start
 
 
-def _messages(benchmark: Benchmark, parts: Assembly, configuration: Configuration) -> None:
+def _messages(
+    benchmark: Benchmark, components: StudyComponents, configuration: Configuration
+) -> None:
     """Record how much a task carries, and how much each node fetches once a round."""
     benchmark.row(
         what="bytes",
         task=len(configuration.to_json()),
-        state=len(encode_state(parts.trainer.state())),
-        model=sum(4 * layer.parameters for layer in parts.space.layers),
+        state=len(encode_state(components.trainer.state())),
+        model=sum(4 * layer.parameters for layer in components.space.layers),
     )
 
 
-def _saving(benchmark: Benchmark, parts: Assembly, configurations: Iterator[Configuration]) -> None:
+def _saving(
+    benchmark: Benchmark, components: StudyComponents, configurations: Iterator[Configuration]
+) -> None:
     """Record how long the driver takes to save one result among many."""
-    space, metric = parts.space, parts.task.metric.name
-    node = QsearchNode(space, parts.spec.search.average_bits)
+    space, metric = components.space, components.task.metric.name
+    node = QsearchNode(space, components.spec.search.average_bits)
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)

@@ -25,7 +25,7 @@ from benchmarks.paper_text import prepare_text
 from benchmarks.plain_lora import plain_step
 from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, median_ratio, medians
-from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.space.configuration import Configuration
 
 REPEATS = 40
@@ -54,25 +54,27 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
         study: Its YAML.
     """
     prepare_text(study)
-    parts = assemble(study_of(study, OURS, 0))
-    quantizable = sum(4 * layer.parameters for layer in parts.space.layers)
+    components = build_components(study_of(study, OURS, 0))
+    quantizable = sum(4 * layer.parameters for layer in components.space.layers)
     half = f"trainer.cache_mebibytes={SWITCHED * quantizable // 2**21}"
-    small = assemble(study_of(study, OURS, 0, {OURS: for_all(OURS, half)}))
-    bits, generator = parts.spec.search.average_bits, np.random.default_rng(0)
-    sample = parts.space.sample(1 + SWITCHED, bits, generator)
-    constant, *switched = (parts.space.decode(index) for index in sample)
-    adapted, its_adapted = _trainer(parts).adapted, _trainer(small).adapted
+    small = build_components(study_of(study, OURS, 0, {OURS: for_all(OURS, half)}))
+    bits, generator = components.spec.search.average_bits, np.random.default_rng(0)
+    sample = components.space.sample(1 + SWITCHED, bits, generator)
+    constant, *switched = (components.space.decode(index) for index in sample)
+    adapted, its_adapted = _trainer(components).adapted, _trainer(small).adapted
     # The same examples for all: padding would otherwise decide the comparison.
-    batch_size = _trainer(parts).options.batch_size
-    batch = next(iter(parts.task.batches("train", batch_size, torch.Generator())))
-    loaded = parts.task.load_model(parts.spec.model, 0)
-    plain = plain_step(loaded, parts.space.layers, parts.task, _trainer(parts).options)
+    batch_size = _trainer(components).options.batch_size
+    batch = next(iter(components.task.batches("train", batch_size, torch.Generator())))
+    loaded = components.task.load_model(components.spec.model, 0)
+    plain = plain_step(
+        loaded, components.space.layers, components.task, _trainer(components).options
+    )
     calls: dict[str, Callable[[], object]] = {
         "plain": lambda: plain(batch),
         # θ takes no part in the first half of round 0's steps.
-        "without θ": _loop(parts, batch, [constant], 0),
-        "with θ": _loop(parts, batch, [constant], 1),
-        "switching": _loop(parts, batch, switched, 1),
+        "without θ": _loop(components, batch, [constant], 0),
+        "with θ": _loop(components, batch, [constant], 1),
+        "switching": _loop(components, batch, switched, 1),
         "dequantizing": _loop(small, batch, switched, 1),
     }
     for both in (adapted, its_adapted):
@@ -96,24 +98,24 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
         benchmark.claim(f"{name}: {what}", median_ratio(times[over], times[under]), target, "lower")
 
 
-def _trainer(parts: Assembly) -> CoALoRATrainer:
-    assert isinstance(parts.trainer, CoALoRATrainer)
-    return parts.trainer
+def _trainer(components: StudyComponents) -> CoALoRATrainer:
+    assert isinstance(components.trainer, CoALoRATrainer)
+    return components.trainer
 
 
 def _loop(
-    parts: Assembly,
+    components: StudyComponents,
     batch: Mapping[str, torch.Tensor],
     configurations: Sequence[Configuration],
     round: int,
 ) -> Callable[[], object]:
     """Return the training step of a round on one batch."""
-    trainer = _trainer(parts)
+    trainer = _trainer(components)
     # As many steps as are timed, or θ would join the loop without it.
     enough = {"first_steps": 4 * REPEATS, "steps": 4 * REPEATS}
     options = trainer.options.model_copy(update=enough)
     plan = replace(trainer._plan(configurations, round), batches=repeat(batch))
-    return TrainingLoop(trainer.adapted, parts.task, options, plan)._step
+    return TrainingLoop(trainer.adapted, components.task, options, plan)._step
 
 
 if __name__ == "__main__":

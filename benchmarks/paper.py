@@ -43,7 +43,7 @@ from benchmarks.zero_shot import mean_gap, zero_shot
 from qsearch.errors import QsearchError
 
 RIVALS = ("qlora", "lq-lora", "shared-lora")
-LEAST_SEEDS = 3
+MIN_SEEDS = 3
 """Seeds that a claim needs."""
 
 
@@ -250,7 +250,7 @@ def _zero_shot_table(plan: Plan, stop: float) -> pd.DataFrame:
 
 
 def _claim_zero_shot(benchmark: Benchmark, plan: Plan, table: pd.DataFrame) -> None:
-    if len(table) < LEAST_SEEDS:
+    if len(table) < MIN_SEEDS:
         return
     gaps = table["gap"].to_numpy()
     for what, value in (
@@ -276,7 +276,7 @@ def claim_against_rivals(benchmark: Benchmark, plan: Plan, figures: Sequence[Fig
         if OURS not in by_name or name not in by_name:
             continue
         common = set(by_name[OURS].seeds) & set(by_name[name].seeds)
-        if len(common) < LEAST_SEEDS:
+        if len(common) < MIN_SEEDS:
             continue
         own, rival = by_name[OURS].at(common), by_name[name].at(common)
         benchmark.claim(
@@ -300,7 +300,7 @@ def claim_against_rivals(benchmark: Benchmark, plan: Plan, figures: Sequence[Fig
             for seed, here, there in zip(own.seeds, own.machines, rival.machines, strict=True)
             if here == there
         }
-        if name == "qlora" and len(alike) >= LEAST_SEEDS:
+        if name == "qlora" and len(alike) >= MIN_SEEDS:
             benchmark.claim(
                 f"{plan.name}: minutes until {OURS} serves all budgets over those of {name}'s"
                 f" {max(rival.at(alike).evaluations)} runs, one a uniform configuration,"

@@ -16,7 +16,7 @@ from benchmarks.paper_text import RULES, environment, prepare_text
 from benchmarks.recording import COMMIT, machine
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.plugins.registry import load_plugin
 from qsearch.spec.study_spec import StudySpec, load_spec
 from qsearch.storage.checkpoints import read_adapter
@@ -259,11 +259,11 @@ def _run(spec: StudySpec, directory: Path, method: str, seed: int, plan: str) ->
     run_study(spec, directory)
     minutes = 60 * Clock(directory).hours
     record = read_study(directory)
-    parts = assemble(spec)
+    components = build_components(spec)
     last = len(record.rounds) - 1
-    parts.trainer.load_state(read_adapter(directory, last)[0])
+    components.trainer.load_state(read_adapter(directory, last)[0])
     rows = [best_under(record, budget) for budget in BUDGETS]
-    tested = parts.trainer.evaluate([row_configuration(row) for row in rows], "test")
+    tested = components.trainer.evaluate([row_configuration(row) for row in rows], "test")
     return Outcome(
         method,
         seed,

@@ -21,7 +21,7 @@ from benchmarks.objectives import ROOT, SHARED
 from qsearch.errors import InputError
 from qsearch.storage.files import write_atomically
 
-LEAST_WORDS = 10
+MIN_WORDS = 10
 """Words of a phrase that is evaluated; test sentences have 20 on average, all phrases 9."""
 
 VALIDATION_PHRASES = 512
@@ -32,7 +32,7 @@ SHARED_WORDS = 4
 TRAINING_SHARE = 0.9
 """Share of the lines of running text that is trained on."""
 
-RULES = (LEAST_WORDS, VALIDATION_PHRASES, SHARED_WORDS, TRAINING_SHARE)
+RULES = (MIN_WORDS, VALIDATION_PHRASES, SHARED_WORDS, TRAINING_SHARE)
 """What decides the texts."""
 
 
@@ -62,15 +62,15 @@ def _write_sst2(data: Path, folder: Path) -> None:
     train, dev, test = (
         read_table(_existing(data / f"{name}.tsv")) for name in ("train", "dev", "test")
     )
-    long = dev[dev["sentence"].str.split().str.len() >= LEAST_WORDS]
+    long = dev[dev["sentence"].str.split().str.len() >= MIN_WORDS]
     validation, rest = long.head(VALIDATION_PHRASES), long.iloc[VALIDATION_PHRASES:]
     test = pd.concat([test, _apart(rest, validation)])
-    parts = {
+    components = {
         "train": _apart(train, pd.concat([validation, test])),
         "validation": validation,
         "test": test,
     }
-    for name, table in parts.items():
+    for name, table in components.items():
         text = table.to_csv(sep="\t", index=False, quoting=csv.QUOTE_NONE)
         _write(folder / f"sst2-{name}.tsv", text)
 

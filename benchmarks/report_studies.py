@@ -125,10 +125,10 @@ def _trials(
             "configuration": _texts(drawn, layers, choices),
             "status": "completed",
             "reason": "",
-            "expected_loss": expected,
-            "expected_loss_deviation": generator.uniform(0.001, 0.0015, count),
+            "estimated_loss": expected,
+            "estimated_loss_std": generator.uniform(0.001, 0.0015, count),
             "predicted_loss": loss + generator.normal(0, 0.01, count),
-            "predicted_loss_deviation": generator.uniform(0.01, 0.011, count),
+            "predicted_loss_std": generator.uniform(0.01, 0.011, count),
         }
     )
     trials["on_front"] = _on_front(trials)
@@ -148,7 +148,7 @@ def _texts(
 
 
 def _on_front(trials: pd.DataFrame) -> pd.Series:
-    """Return which trials have less expected loss than all of their segment with fewer bits."""
+    """Return which trials have less estimated loss than all of their segment with fewer bits."""
     ordered = trials.sort_values("average_bits")
-    least = ordered.groupby("segment")["expected_loss"].cummin()
-    return (ordered["expected_loss"] == least).sort_index()
+    least = ordered.groupby("segment")["estimated_loss"].cummin()
+    return (ordered["estimated_loss"] == least).sort_index()

@@ -61,7 +61,7 @@ class Plan:
             for start in self.starts
             for seed in range(self.seeds)
             for method in methods or self.methods
-            if seed == 0 or method not in ("uniform", "milp")
+            if seed == 0 or method not in ("uniform", "allocated")
         ]
 
 
@@ -79,7 +79,7 @@ PLANS = {
         known=lambda: known_objective("smollm2-wikitext2"),
         evaluations=100,
         own_evaluations=25,
-        methods=(*SEARCHERS, "milp", "uniform", "amq", "evopress", "optuna-tpe"),
+        methods=(*SEARCHERS, "allocated", "uniform", "amq", "evopress", "optuna-tpe"),
         seeds=2,
         starts=("warm", "mixed"),
     ),

@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from scipy import stats
 
 from benchmarks.confidence import interval
-from benchmarks.luck import fitted_to, luck_deviation
 from benchmarks.objectives import BITS, Objective
 from benchmarks.recording import Benchmark
+from benchmarks.sampling_noise import fitted_to, sampling_noise_std
 from benchmarks.search_runs import (
     Run,
     by_evaluation,
@@ -30,7 +30,7 @@ BUDGETS = np.linspace(*BITS, 51)
 
 STARTS = ("warm", "mixed", "cold")
 
-ALLOCATORS = ("milp", "uniform")
+ALLOCATORS = ("allocated", "uniform")
 """Peers that need no search; qsearch shall never be below them."""
 
 Curves = dict[tuple[str, str], Floats]
@@ -199,7 +199,7 @@ def p_value_above(own: Floats, others: Floats) -> float | None:
 def _claim_allocators(
     compared: Compared, objective: Objective, runs: dict[Run, pd.DataFrame], count: int
 ) -> None:
-    """Claim that after as many evaluations no seed's loss is above an allocator's, but for luck."""
+    """Claim that no seed's loss exceeds an allocator's by more than sampling noise."""
 
     def tables_of(method: str) -> list[pd.DataFrame]:
         wanted = (compared.start, method)
@@ -215,7 +215,7 @@ def _claim_allocators(
         compared.benchmark.claim(
             f"{compared.title}, {count} evaluations each: greatest excess of"
             f" {compared.method}'s loss over {name}'s within any budget, in standard deviations of"
-            f" its luck ({worst[1]:.4f} nats at {worst[2]:.2f} bits)",
+            f" its sampling noise ({worst[1]:.4f} nats at {worst[2]:.2f} bits)",
             worst[0],
             2.0,
             "lower",
@@ -225,7 +225,7 @@ def _claim_allocators(
 def _excess(
     objective: Objective, own: pd.DataFrame, other: pd.DataFrame
 ) -> tuple[float, float, float]:
-    """Return the greatest excess in standard deviations of luck, in nats, and its budget."""
+    """Return the greatest excess (standard deviations of sampling noise; nats) and its budget."""
     tables = [own, other]
     bits = [table["average_bits"].to_numpy() for table in tables]
     losses = [table["loss"].to_numpy() for table in tables]
@@ -237,8 +237,8 @@ def _excess(
     chosen = [indices_of(table)[at] for table, at in zip(tables, best, strict=True)]
     excess = losses[0][best[0]] - losses[1][best[1]]
     surrogate = fitted_to(objective, indices_of(own), losses[0])
-    luck = luck_deviation(surrogate, objective.examples, *chosen)
-    scaled = np.where(excess == 0, 0.0, excess / np.maximum(luck, 1e-12))
+    sampling_noise = sampling_noise_std(surrogate, objective.examples, *chosen)
+    scaled = np.where(excess == 0, 0.0, excess / np.maximum(sampling_noise, 1e-12))
     worst = int(scaled.argmax())
     return float(scaled[worst]), float(excess[worst]), float(budgets[worst])
 

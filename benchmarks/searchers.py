@@ -74,4 +74,4 @@ SEARCHERS: dict[str, Peer] = {
     "qsearch": qsearch_searcher,
     "qsearch-on-examples": partial(qsearch_searcher, variant=Variant(target="examples")),
 }
-"""The engine by name; the second takes luck for gain, as its peers do."""
+"""The engine by name; the second takes sampling noise for gain, as its peers do."""

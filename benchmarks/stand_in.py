@@ -157,28 +157,30 @@ def main() -> None:
 
 def _measure() -> None:
     """Measure products of the validation examples' gradients with every quantization error."""
-    parts = assembled(REAL)
-    trainer = parts.trainer
+    components = assembled(REAL)
+    trainer = components.trainer
     assert isinstance(trainer, CoALoRATrainer)
     trainer.load_state(read_adapter(DATA / REAL, 0)[0])
     adapted = trainer.adapted
     adapted.peft_model.eval()
-    around = parts.space.decode(allocate(parts.space, known_objective(REAL).scores, _AROUND_BITS))
+    around = components.space.decode(
+        allocate(components.space, known_objective(REAL).scores, _AROUND_BITS)
+    )
     adapted.activate(around)
     adapted.hooks.set(adapted.adjustments(around).detach())
     modules = [layer.base_layer for layer in adapted.lora_layers]
     calls: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in modules]
-    for batch in parts.task.batches("validation", 32):
+    for batch in components.task.batches("validation", 32):
         with recorded_calls(modules) as recorded, torch.enable_grad():
-            losses = parts.task.score(adapted.logits(batch), batch).losses
+            losses = components.task.score(adapted.logits(batch), batch).losses
             outputs = [output for _, output in recorded.values()]
             slopes = torch.autograd.grad(losses.sum(), outputs)
         for (position, (inputs, _)), slope in zip(recorded.items(), slopes, strict=True):
             calls[position].append((inputs, slope))
-    choices = parts.space.choices.layer_configurations
+    choices = components.space.choices.layer_configurations
     products = torch.stack(
         [
-            _products(weight, calls[position], parts.quantizer, choices)
+            _products(weight, calls[position], components.quantizer, choices)
             for position, weight in enumerate(adapted.weights.originals)
         ],
         dim=1,
@@ -207,14 +209,14 @@ def _products(
     gradient = torch.cat(
         [torch.einsum("nto,nti->noi", slope, inputs).flatten(1) for inputs, slope in calls]
     )
-    parts = []
+    components = []
     for start in range(0, len(choices), chunk):
         errors = [
             (quantizer.dequantize(quantizer.quantize(weight, choice)) - weight).flatten()
             for choice in choices[start : start + chunk]
         ]
-        parts.append(gradient @ torch.stack(errors).T)
-    return torch.cat(parts, dim=1)
+        components.append(gradient @ torch.stack(errors).T)
+    return torch.cat(components, dim=1)
 
 
 if __name__ == "__main__":

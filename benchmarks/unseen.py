@@ -1,9 +1,10 @@
 """What the configurations that searches choose are worth on examples that no search saw.
 
-A search takes the best of many losses on the same few examples, so part of what it gains is luck.
-Here, at each budget, the configuration of least loss that a recorded run found is evaluated on
-many more examples: the loss on those that the objective does not use. qsearch's own runs are asked
-once more: for the configuration of least posterior mean among those that they evaluated.
+A search takes the best of many losses on the same few examples, so part of what it gains is
+sampling noise. Here, at each budget, the configuration of least loss that a recorded run found is
+evaluated on many more examples: the loss on those that the objective does not use. qsearch's own
+runs are asked once more: for the configuration of least posterior mean among those that they
+evaluated.
 
     python -m benchmarks.unseen [--recorded]
 """
@@ -17,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.confidence import interval
-from benchmarks.luck import fitted_to
 from benchmarks.objectives import DATA, Objective, Wide, wide
 from benchmarks.recording import Benchmark, only_recorded
+from benchmarks.sampling_noise import fitted_to
 from benchmarks.search import PLANS
 from benchmarks.search_runs import Run, indices_of, losses_by_key, recorded_runs
 from benchmarks.searchers import SEARCHERS
@@ -101,7 +102,7 @@ def chosen_by(table: pd.DataFrame, value: Floats) -> Chosen:
 
 
 def posterior_means(objective: Objective, table: pd.DataFrame) -> Floats:
-    """Return what the surrogate believes of the task's loss, luck told apart (n)."""
+    """Return what the surrogate believes of the task's loss, sampling noise told apart (n)."""
     index = indices_of(table)
     fitted = fitted_to(objective, index, table["loss"].to_numpy())
     mean: Floats = fitted.predict(index)[0].numpy()

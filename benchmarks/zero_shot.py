@@ -17,8 +17,8 @@ import numpy as np
 from benchmarks.objectives import DATA, ROOT
 from benchmarks.paper_runs import plan_digest, record_at, study_of
 from benchmarks.paper_text import prepare_text
-from qsearch.plugins.capabilities import ResumesTraining
-from qsearch.plugins.components import assemble
+from qsearch.plugins.capabilities import SupportsCheckpoints
+from qsearch.plugins.components import build_components
 from qsearch.search.initial_set import initial_configurations
 from qsearch.storage.checkpoints import unfinished_training
 
@@ -73,7 +73,7 @@ def mean_gap(found: list[Seen]) -> float:
 def _trained(study: Path, seed: int) -> list[Seen]:
     prepare_text(study)
     spec = study_of(study, "coa-lora", seed)
-    first, second = assemble(spec), assemble(spec)
+    first, second = build_components(spec), build_components(spec)
     space = first.space
     initial = initial_configurations(
         space,
@@ -87,11 +87,11 @@ def _trained(study: Path, seed: int) -> list[Seen]:
     directory = ROOT / "runs" / "paper" / study.stem / f"zero-shot-{seed}"
     (directory / "state").mkdir(parents=True, exist_ok=True)
     evaluations = []
-    for turn, parts in enumerate((first, second)):
-        assert isinstance(parts.trainer, ResumesTraining)
+    for turn, components in enumerate((first, second)):
+        assert isinstance(components.trainer, SupportsCheckpoints)
         unfinished = unfinished_training(directory, turn)
-        parts.trainer.train_resumably(configurations[turn::2], 0, None, unfinished)
-        evaluations.append(parts.trainer.evaluate(configurations, "test"))
+        components.trainer.train_resumably(configurations[turn::2], 0, None, unfinished)
+        evaluations.append(components.trainer.evaluate(configurations, "test"))
     found = []
     for position, index in enumerate(ordered):
         seen, unseen = (evaluations[(position + other) % 2][position] for other in range(2))

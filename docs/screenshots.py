@@ -24,7 +24,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-MOST_BYTES = 300_000
+MAX_BYTES = 300_000
 """Of a picture; larger ones do not belong into a repository."""
 
 SETTLE_SECONDS = 0.5
@@ -185,7 +185,7 @@ def main() -> None:
             for action in picture.actions:
                 do(driver, action)
             png = smaller(capture(driver, box_of(driver, picture)))
-            if len(png) > MOST_BYTES:
+            if len(png) > MAX_BYTES:
                 sys.exit(f"{picture.name} takes {len(png):,} bytes; crop it, or show less")
             (chosen.out / f"{picture.name}.png").write_bytes(png)
             print(f"{chosen.out / picture.name}.png {len(png):,} bytes")

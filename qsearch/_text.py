@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import unicodedata
 
-_MOST_CHARACTERS = 2000
+_MAX_CHARACTERS = 2000
 
 
 def reason_of(error: BaseException) -> str:
@@ -29,7 +29,7 @@ def in_one_line(text: str) -> str:
     """
     line = " ".join(text.split()).replace("\0", "\\0")
     line = line.encode("utf-8", "backslashreplace").decode("utf-8")
-    return line if len(line) <= _MOST_CHARACTERS else line[: _MOST_CHARACTERS - 1] + "…"
+    return line if len(line) <= _MAX_CHARACTERS else line[: _MAX_CHARACTERS - 1] + "…"
 
 
 _OBEYED = ("Cc", "Cf", "Cs")

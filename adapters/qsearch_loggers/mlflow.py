@@ -22,7 +22,7 @@ RUN_FILE = "state/mlflow-run"
 _URI, _EXPERIMENT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 _EVERY = 5.0  # Seconds; a server is sent many figures at once.
 _SELDOM = 600.0  # Seconds between two tries, at most, where sending fails.
-_MOST_AT_ONCE = 1000  # What MLflow takes in one request.
+_MAX_AT_ONCE = 1000  # What MLflow takes in one request.
 _STATUS = {"finished": "FINISHED", "stopped": "FAILED"}
 _SETTINGS = {
     # qsearch reaches what its user names, and nobody else.
@@ -145,7 +145,7 @@ class _Run:
     def _send_part(self) -> None:
         from mlflow.entities import Metric
 
-        part = self._waiting[:_MOST_AT_ONCE]
+        part = self._waiting[:_MAX_AT_ONCE]
         metrics = [
             Metric(figure.name, figure.value, int(1000 * figure.time), figure.step)
             for figure in part

@@ -17,7 +17,7 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
     {
         "random": random_peer,
         "uniform": uniform_peer,
-        "milp": milp_peer,
+        "allocated": milp_peer,
         "ax": ax_peer,
         "ax-one-restart": partial(ax_peer, restarts=1),
         "optuna-tpe": optuna_tpe_peer,

@@ -12,7 +12,7 @@ from qsearch.search.allocation import allocate
 _FIRST_BUDGETS = 11
 """Budgets of the allocator's first pass; each later pass halves their spacing."""
 
-_LEAST_SPACING = 0.004
+_MIN_SPACING = 0.004
 """Spacing of budgets, in average bits, below which the allocator gives up."""
 
 
@@ -57,7 +57,7 @@ def milp_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
     archive = Archive(problem)
     low, high = problem.bits
     intervals, done = _FIRST_BUDGETS - 1, set[float]()
-    while (high - low) / intervals >= _LEAST_SPACING:
+    while (high - low) / intervals >= _MIN_SPACING:
         budgets = np.linspace(low, high, intervals + 1)
         for position in spread_order(len(budgets)):
             budget = round(float(budgets[position]), 9)

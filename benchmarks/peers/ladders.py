@@ -38,12 +38,12 @@ def spread_order(count: int) -> list[int]:
     """Return 0 … count − 1 in an order whose every prefix is spread evenly: ends, then middles."""
     order: list[int] = []
     seen: set[int] = set()
-    parts = 1
+    components = 1
     while len(order) < count:
-        for number in range(parts + 1):
-            position = round(number * (count - 1) / parts)
+        for number in range(components + 1):
+            position = round(number * (count - 1) / components)
             if position not in seen:
                 seen.add(position)
                 order.append(position)
-        parts *= 2
+        components *= 2
     return order

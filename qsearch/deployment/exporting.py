@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from qsearch.deployment.budgets import Budget, best_within, size_needed
 from qsearch.deployment.model_card import add_figures, export_facts
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import ChecksFormats
-from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.capabilities import SupportsFormatCheck
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import read_or_previous, to_standard_error, write_json
@@ -50,9 +50,9 @@ def export_configuration(directory: Path, budget: Budget, to: Path, format: str)
     """
     record = read_study(directory)
     row = best_within(record, directory, budget)
-    parts = _parts(directory, record, format, to)
+    components = _components(directory, record, format, to)
     with _whole_folder(to) as folder:
-        _export(directory, record, parts, row, budget, folder, format)
+        _export(directory, record, components, row, budget, folder, format)
     return row
 
 
@@ -78,7 +78,7 @@ def export_sweep(
     """
     record = read_study(directory)
     rows = [best_within(record, directory, budget) for budget in budgets]
-    parts = _parts(directory, record, format, to)
+    components = _components(directory, record, format, to)
     folders: dict[int, str] = {}
     entries = []
     with _whole_folder(to) as whole:
@@ -86,7 +86,7 @@ def export_sweep(
             name = folders.setdefault(int(row["trial"]), repr(budget.limit).removesuffix(".0"))
             if not (whole / name).exists():
                 (whole / name).mkdir()
-                _export(directory, record, parts, row, budget, whole / name, format)
+                _export(directory, record, components, row, budget, whole / name, format)
             entries.append({"bits": budget.limit, "folder": name, **_figures(row, record)})
         write_json(
             whole / INDEX_FILE,
@@ -97,35 +97,35 @@ def export_sweep(
 
 def _figures(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
     figures = row_figures(record, row)
-    return {name: figures[name] for name in ("trial", "average_bits", "loss", "expected_loss")}
+    return {name: figures[name] for name in ("trial", "average_bits", "loss", "estimated_loss")}
 
 
-def _parts(directory: Path, record: StudyRecord, format: str, to: Path) -> Assembly:
+def _components(directory: Path, record: StudyRecord, format: str, to: Path) -> StudyComponents:
     """Return the study's parts, once it is clear that they can write there."""
     path = directory / STUDY_YAML
     spec = read_or_previous(path, read_study_yaml, to_standard_error)
-    parts = assemble(spec, str(path))
-    formats = parts.trainer.export_formats
+    components = build_components(spec, str(path))
+    formats = components.trainer.export_formats
     if format not in formats:
         raise InputError(f"--format {format!r}: trainer {record.trainer!r} writes {list(formats)}")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to {to}: exists and is not an empty folder")
-    if isinstance(parts.trainer, ChecksFormats):
-        parts.trainer.require_format(format)
-    return parts
+    if isinstance(components.trainer, SupportsFormatCheck):
+        components.trainer.require_format(format)
+    return components
 
 
 def _export(
     directory: Path,
     record: StudyRecord,
-    parts: Assembly,
+    components: StudyComponents,
     row: pd.Series,
     budget: Budget,
     folder: Path,
     format: str,
 ) -> None:
-    parts.trainer.load_state(read_adapter(directory, int(row["round"]))[0])
-    parts.trainer.export(row_configuration(row), folder, format)
+    components.trainer.load_state(read_adapter(directory, int(row["round"]))[0])
+    components.trainer.export(row_configuration(row), folder, format)
     facts = {
         **export_facts(record, row),
         "format": format,

@@ -57,15 +57,15 @@ def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
         f"validation {as_code(facts['metric_name'])}": metric,
         "in a training set of the adapter": "yes" if facts["seen"] else "no",
     }
-    if facts["expected_loss"] is not None:
-        expected = with_error(facts["expected_loss"], facts["expected_loss_deviation"])
-        rows["expected loss"] = f"{expected} nats"
+    if facts["estimated_loss"] is not None:
+        expected = with_error(facts["estimated_loss"], facts["estimated_loss_std"])
+        rows["estimated loss"] = f"{expected} nats"
     lines = [
         "",
         "## Figures",
         "",
         f"Trial {facts['trial']}, round {facts['round']} of the study {as_code(facts['study'])};"
-        " ± is a standard error, of the expected loss a standard deviation."
+        " ± is a standard error, of the estimated loss a standard deviation."
         f" Losses and metric are those of {MEASURED}.",
         "",
         "| | |",

@@ -43,9 +43,9 @@ class Picked:
                 ("weight files", f"{readable_size(of['file_bytes'])} as packed"),
                 ("memory", f"{running}, an estimate"),
             ]
-        if of["expected_loss"] is not None:
-            expected = with_error(of["expected_loss"], of["expected_loss_deviation"])
-            lines.append(("expected loss", expected))
+        if of["estimated_loss"] is not None:
+            expected = with_error(of["estimated_loss"], of["estimated_loss_std"])
+            lines.append(("estimated loss", expected))
         lines += [
             ("loss", with_error(of["loss"], of["standard_error"])),
             (of["metric_name"], with_error(of["metric"], of["metric_standard_error"])),
@@ -65,7 +65,7 @@ class Picked:
 def pick_configuration(directory: Path, budget: Budget) -> Picked:
     """Return the configuration of least loss within a budget.
 
-    Among configurations of equal expected loss, the one of fewer average bits, then the one of
+    Among configurations of equal estimated loss, the one of fewer average bits, then the one of
     less observed loss.
 
     Args:

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from qsearch.errors import InputError
-from qsearch.storage.study_record import StudyRecord, decisive_loss
+from qsearch.storage.study_record import StudyRecord, selection_loss
 
 
 def best_under(record: StudyRecord, bits: float) -> pd.Series:
@@ -29,24 +29,24 @@ def best_under(record: StudyRecord, bits: float) -> pd.Series:
         raise InputError(
             f"no configuration has average bits ≤ {bits:g}; the least in this study is {least:.4f}"
         )
-    order = ["decisive", "average_bits", "loss"]
-    by = fitting.assign(decisive=decisive_loss(fitting)).sort_values(order)
-    return by.drop(columns="decisive").iloc[0]
+    order = ["selection", "average_bits", "loss"]
+    by = fitting.assign(selection=selection_loss(fitting)).sort_values(order)
+    return by.drop(columns="selection").iloc[0]
 
 
 def smallest_alike(record: StudyRecord, row: pd.Series) -> pd.Series:
     """Return the latest row of least average bits whose loss is not surely above another row's.
 
     Not surely: by no more than the standard deviation of the other row's
-    :func:`decisive_loss` (its standard error, in a study without expected losses).
+    :func:`decisive_loss` (its standard error, in a study without estimated losses).
 
     Args:
         record: The study.
         row: The row to compare with, such as the best under a budget.
     """
-    deviation = row["expected_loss_deviation"]
-    doubt = row["standard_error"] if math.isnan(deviation) else deviation
+    std = row["estimated_loss_std"]
+    doubt = row["standard_error"] if math.isnan(std) else std
     latest = record.latest
-    own = float(decisive_loss(row.to_frame().T).iloc[0])
-    alike = latest[decisive_loss(latest) <= own + float(doubt)]
+    own = float(selection_loss(row.to_frame().T).iloc[0])
+    alike = latest[selection_loss(latest) <= own + float(doubt)]
     return alike.sort_values(["average_bits", "loss"]).iloc[0]

@@ -8,12 +8,12 @@ from typing import Protocol
 
 from qsearch._text import reason_of
 from qsearch.execution.time_limit import TimeLimitError
-from qsearch.plugins.capabilities import EvaluatesPart
+from qsearch.plugins.capabilities import SupportsSubsets
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
 
-_GREATEST_FIGURE = 1e100
+_MAX_FIGURE = 1e100
 """Nats, or units of the metric."""
 
 
@@ -29,7 +29,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Note:
+class ExecutorEvent:
     """Something worth telling that happened on the way to a result.
 
     Args:
@@ -44,7 +44,7 @@ class Note:
 
 
 Result = Evaluation | Failure
-Outcomes = Generator[tuple[int, Result] | Note]
+ResultStream = Generator[tuple[int, Result] | ExecutorEvent]
 """Each position in a sequence of configurations with its result, once, and notes between them."""
 
 
@@ -66,7 +66,7 @@ class Executor(Protocol):
         """Evaluate under a state of the trainer from now on."""
         ...
 
-    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> Outcomes:
+    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> ResultStream:
         """Evaluate configurations on the validation examples, yielding each result when known.
 
         A loss or metric that is not finite, any exception, and an evaluation that takes too long
@@ -84,11 +84,12 @@ class Executor(Protocol):
 
     def train(
         self, configurations: Sequence[Configuration]
-    ) -> Generator[tuple[int, TrainerState] | Note]:
-        """Train configurations apart (:class:`qsearch.plugins.capabilities.TrainsApart`).
+    ) -> Generator[tuple[int, TrainerState] | ExecutorEvent]:
+        """Train each configuration separately (:class:`SupportsSeparateTraining`).
 
         Yields:
-            Positions with what :meth:`~qsearch.plugins.capabilities.TrainsApart.train_apart`
+            Positions with what
+            :meth:`~qsearch.plugins.capabilities.SupportsSeparateTraining.train_separately`
             returned.
 
         Raises:
@@ -108,14 +109,14 @@ def evaluate_one(trainer: Trainer, configuration: Configuration, one_in: int = 1
         trainer: Evaluates.
         configuration: What to evaluate.
         one_in: One example in so many is taken, which needs a trainer with
-            :class:`~qsearch.plugins.capabilities.EvaluatesPart`; 1 takes all.
+            :class:`~qsearch.plugins.capabilities.SupportsSubsets`; 1 takes all.
     """
 
     def evaluate() -> Evaluation:
         if one_in == 1:
             (evaluation,) = trainer.evaluate([configuration], "validation")
             return evaluation
-        assert isinstance(trainer, EvaluatesPart)
+        assert isinstance(trainer, SupportsSubsets)
         (evaluation,) = trainer.evaluate_part([configuration], "validation", one_in)
         # A part may have one example, and so neither a standard error nor, perhaps, a metric.
         return replace(evaluation, standard_error=0.0, metric=0.0)
@@ -135,7 +136,7 @@ def attempted(evaluate: Callable[[], Evaluation]) -> Result:
         return Failure(reason_of(error))
     figures = (evaluation.loss, evaluation.standard_error, evaluation.metric)
     # What is beyond has no square, which surrogate and database would need.
-    if all(abs(figure) < _GREATEST_FIGURE for figure in figures):
+    if all(abs(figure) < _MAX_FIGURE for figure in figures):
         return evaluation
     return Failure(
         f"not finite: loss {evaluation.loss}, standard error"

@@ -6,21 +6,21 @@ from qsearch.errors import InputError
 from qsearch.execution.executor import Executor
 from qsearch.execution.serial import SerialExecutor
 from qsearch.execution.workers import Workers
-from qsearch.plugins.components import Assembly
+from qsearch.plugins.components import StudyComponents
 
 
-def open_executor(parts: Assembly, workers: Workers | None) -> Executor:
+def open_executor(components: StudyComponents, workers: Workers | None) -> Executor:
     """Return what evaluates for a study.
 
     Args:
-        parts: The study's parts; its spec is resolved.
+        components: The study's parts; its spec is resolved.
         workers: The workers; None evaluates in this process.
 
     Raises:
         InputError: If Ray is not installed, or the cluster cannot be reached.
     """
     if workers is None:
-        return SerialExecutor(parts.trainer, parts.spec.failures)
+        return SerialExecutor(components.trainer, components.spec.failures)
     try:
         from qsearch.execution.ray_executor import RayExecutor
     except ImportError as error:
@@ -28,4 +28,4 @@ def open_executor(parts: Assembly, workers: Workers | None) -> Executor:
             "workers need Ray, which is not installed; install the extra: pip install"
             " 'qsearch[ray]'"
         ) from error
-    return RayExecutor(parts, workers)
+    return RayExecutor(components, workers)

@@ -33,15 +33,21 @@ from ray.exceptions import RayError, RayTaskError
 
 from qsearch._text import in_one_line, reason_of
 from qsearch.errors import InputError, QsearchError
-from qsearch.execution.executor import Failure, Note, Outcomes, after_attempts, too_slow
+from qsearch.execution.executor import (
+    ExecutorEvent,
+    Failure,
+    ResultStream,
+    after_attempts,
+    too_slow,
+)
 from qsearch.execution.ray_worker import Answer, Worker, decode_state, encode_state, identity
 from qsearch.execution.workers import Workers
-from qsearch.plugins.capabilities import TrainsApart
-from qsearch.plugins.components import Assembly
+from qsearch.plugins.capabilities import SupportsSeparateTraining
+from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
 
-_MOST_LOSSES = 3
+_MAX_LOSSES = 3
 """How many may die of one configuration, or of one worker and its replacements while they load."""
 
 _TELL_AFTER = 30.0
@@ -104,14 +110,14 @@ class RayExecutor:
     """Evaluates on workers, in whatever order they finish.
 
     Args:
-        parts: The study; its trainer takes in what workers have trained.
+        components: The study; its trainer takes in what workers have trained.
         workers: How many, where, and how large.
     """
 
-    def __init__(self, parts: Assembly, workers: Workers) -> None:
+    def __init__(self, components: StudyComponents, workers: Workers) -> None:
         self.workers = workers.count
-        self._parts = parts
-        self._failures = parts.spec.failures
+        self._components = components
+        self._failures = components.spec.failures
         self._options = {"num_cpus": workers.threads_each, "num_gpus": workers.gpus}
         self._arguments: tuple[str, str, int] | None = None
         self._state: list[Any] = []
@@ -125,34 +131,36 @@ class RayExecutor:
         if self._arguments is None:
             _connect(self._workers)
             threads = self._workers.threads_each
-            known = json.dumps(identity(self._parts))
-            self._arguments = (self._parts.spec.model_dump_json(), known, threads)
+            known = json.dumps(identity(self._components))
+            self._arguments = (self._components.spec.model_dump_json(), known, threads)
 
     def use(self, state: TrainerState) -> None:
         """Put a state into the object store; workers load it before they evaluate again."""
         self._state = [ray.put(encode_state(state))]
         self._state_number += 1
 
-    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> Outcomes:
+    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> ResultStream:
         """Evaluate on all workers; see :meth:`qsearch.execution.executor.Executor.evaluate`."""
         for found in self._answers("evaluate", configurations, one_in):
-            if isinstance(found, Note):
+            if isinstance(found, ExecutorEvent):
                 yield found
                 continue
             position, answer = found
             if isinstance(answer, Failure):
                 yield position, answer
                 continue
-            if answer.trained is not None and isinstance(self._parts.trainer, TrainsApart):
-                self._parts.trainer.adopt(decode_state(answer.trained))
+            if answer.trained is not None and isinstance(
+                self._components.trainer, SupportsSeparateTraining
+            ):
+                self._components.trainer.adopt(decode_state(answer.trained))
             yield position, answer.result
 
     def train(
         self, configurations: Sequence[Configuration]
-    ) -> Generator[tuple[int, TrainerState] | Note]:
+    ) -> Generator[tuple[int, TrainerState] | ExecutorEvent]:
         """Train on all workers; see :meth:`qsearch.execution.executor.Executor.train`."""
         for found in self._answers("train", configurations, 1):
-            if isinstance(found, Note):
+            if isinstance(found, ExecutorEvent):
                 yield found
                 continue
             position, answer = found
@@ -172,7 +180,7 @@ class RayExecutor:
 
     def _answers(
         self, kind: _Kind, configurations: Sequence[Configuration], one_in: int
-    ) -> Generator[tuple[int, Answer | Failure] | Note]:
+    ) -> Generator[tuple[int, Answer | Failure] | ExecutorEvent]:
         """Yield what workers answer, until all positions have an answer or failure."""
         work = _Work(
             kind,
@@ -195,9 +203,9 @@ class RayExecutor:
                     quiet_since = float("inf")
                 if time.monotonic() - quiet_since > _TELL_AFTER:
                     quiet_since = float("inf")
-                    yield Note("waiting for workers")
+                    yield ExecutorEvent("waiting for workers")
                 if not ready:
-                    yield Note("")
+                    yield ExecutorEvent("")
         finally:
             # The caller may have stopped: what is still running is of no use to anyone.
             for slot in work.running.values():
@@ -225,7 +233,7 @@ class RayExecutor:
 
     def _received(
         self, work: _Work, reference: Any
-    ) -> Generator[tuple[int, Answer | Failure] | Note]:
+    ) -> Generator[tuple[int, Answer | Failure] | ExecutorEvent]:
         """Yield what comes of one answer."""
         slot = work.running.pop(reference)
         try:
@@ -246,23 +254,23 @@ class RayExecutor:
 
     def _lost(
         self, work: _Work, slot: _Slot, error: RayError
-    ) -> Generator[tuple[int, Failure] | Note]:
+    ) -> Generator[tuple[int, Failure] | ExecutorEvent]:
         """Replace a worker that died, and have its configuration done again."""
         reason, position = _reason(error), slot.position
         self._replace(slot)
-        yield Note("worker lost", {"reason": reason}, position)
+        yield ExecutorEvent("worker lost", {"reason": reason}, position)
         if position is None:
             slot.died += 1
-            if slot.died >= _MOST_LOSSES:
+            if slot.died >= _MAX_LOSSES:
                 yield from self._given_up(slot, reason)
             return
         work.losses[position] = work.losses.get(position, 0) + 1
-        if work.losses[position] < _MOST_LOSSES:
+        if work.losses[position] < _MAX_LOSSES:
             work.waiting.appendleft(position)
         else:
-            yield position, Failure(f"{_MOST_LOSSES} workers died of it, the last with: {reason}")
+            yield position, Failure(f"{_MAX_LOSSES} workers died of it, the last with: {reason}")
 
-    def _given_up(self, slot: _Slot, reason: str) -> Generator[Note]:
+    def _given_up(self, slot: _Slot, reason: str) -> Generator[ExecutorEvent]:
         """Go on without a worker whose replacements died, too, while they loaded the model."""
         if not any(other.state for other in self._slots):
             raise QsearchError(
@@ -271,20 +279,20 @@ class RayExecutor:
             )
         _kill(slot.actor)
         self._slots.remove(slot)
-        yield Note("worker given up", {"reason": reason})
+        yield ExecutorEvent("worker given up", {"reason": reason})
 
     def _failed(
         self, work: _Work, position: int, failure: Failure
-    ) -> Generator[tuple[int, Failure] | Note]:
+    ) -> Generator[tuple[int, Failure] | ExecutorEvent]:
         """Have a configuration tried again, or yield that it failed."""
         attempts = work.attempts[position] = work.attempts.get(position, 0) + 1
         if attempts <= self._failures.retries:
             work.waiting.append(position)
-            yield Note("retry", {"attempt": attempts, "reason": failure.reason}, position)
+            yield ExecutorEvent("retry", {"attempt": attempts, "reason": failure.reason}, position)
         else:
             yield position, after_attempts(failure, attempts)
 
-    def _cut_off_slow(self, work: _Work) -> Generator[tuple[int, Failure] | Note]:
+    def _cut_off_slow(self, work: _Work) -> Generator[tuple[int, Failure] | ExecutorEvent]:
         """End the workers whose evaluation takes too long."""
         limit = self._failures.timeout_seconds
         if limit is None or work.kind != "evaluate" or not work.running:

@@ -16,8 +16,12 @@ from safetensors.torch import load, save
 from qsearch._text import in_one_line, reason_of
 from qsearch.errors import QsearchError
 from qsearch.execution.executor import Failure, Result, evaluate_one
-from qsearch.plugins.capabilities import KEPT_NOWHERE, DigestsInputs, TrainsApart
-from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.capabilities import (
+    NO_CHECKPOINT,
+    SupportsInputDigests,
+    SupportsSeparateTraining,
+)
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import TrainerState
 from qsearch.provenance.environment import find_versions
@@ -90,9 +94,9 @@ class Worker:
 
         try:
             if self._trainer is None:
-                parts = assemble(self._spec)
-                _require_same(self._known, identity(parts))
-                self._trainer = parts.trainer
+                components = build_components(self._spec)
+                _require_same(self._known, identity(components))
+                self._trainer = components.trainer
             if state:
                 self._trainer.load_state(decode_state(ray.get(state[0])))
         except Exception as error:
@@ -108,12 +112,14 @@ class Worker:
         """
         wanted = Configuration.from_json(configuration)
         trainer = self._trainer
-        trains = isinstance(trainer, TrainsApart) and trainer.untrained([wanted], KEPT_NOWHERE)
+        trains = isinstance(trainer, SupportsSeparateTraining) and trainer.untrained(
+            [wanted], NO_CHECKPOINT
+        )
         result = evaluate_one(trainer, wanted, one_in)
         if isinstance(result, Failure):
             return Answer(json.dumps({"failure": result.reason}))
         # What was trained for this evaluation, the next set may hold.
-        trained = encode_state(trainer.train_apart(wanted)) if trains else None
+        trained = encode_state(trainer.train_separately(wanted)) if trains else None
         return Answer(json.dumps(asdict(result)), trained)
 
     def train(self, configuration: str) -> Answer:
@@ -123,7 +129,7 @@ class Worker:
             configuration: The configuration, as JSON.
         """
         try:
-            trained = self._trainer.train_apart(Configuration.from_json(configuration))
+            trained = self._trainer.train_separately(Configuration.from_json(configuration))
         except Exception as error:
             return _cannot(error)
         return Answer("{}", encode_state(trained))
@@ -135,15 +141,15 @@ def _cannot(error: Exception) -> Answer:
     return Answer(json.dumps({"error": words}))
 
 
-def identity(parts: Assembly) -> dict[str, str]:
+def identity(components: StudyComponents) -> dict[str, str]:
     """Return what driver and workers must have alike to come to the same results.
 
     Args:
-        parts: The study; model and data may be loaded.
+        components: The study; model and data may be loaded.
     """
-    found = {f"version of {name}": text for name, text in find_versions(parts.spec).items()}
-    if isinstance(parts.trainer, DigestsInputs):
-        inputs = parts.trainer.input_digests()
+    found = {f"version of {name}": text for name, text in find_versions(components.spec).items()}
+    if isinstance(components.trainer, SupportsInputDigests):
+        inputs = components.trainer.input_digests()
         found |= {f"SHA-256 of {name}": digest for name, digest in inputs.model.items()}
         found |= {f"SHA-256 of {split}": data.sha256 for split, data in inputs.data.items()}
     return found

@@ -6,10 +6,10 @@ import gc
 from collections.abc import Generator, Sequence
 
 from qsearch.execution.executor import (
+    ExecutorEvent,
     Failure,
-    Note,
-    Outcomes,
     Result,
+    ResultStream,
     after_attempts,
     evaluate_one,
     too_slow,
@@ -44,12 +44,14 @@ class SerialExecutor:
         """Remember the state that the trainer has, in case an evaluation is cut off."""
         self._state = state
 
-    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> Outcomes:
+    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> ResultStream:
         """Evaluate in the order given; see :meth:`Executor.evaluate`."""
         for position, configuration in enumerate(configurations):
             attempt, result = 1, self._attempt(configuration, one_in)
             while isinstance(result, Failure) and attempt <= self._failures.retries:
-                yield Note("retry", {"attempt": attempt, "reason": result.reason}, position)
+                yield ExecutorEvent(
+                    "retry", {"attempt": attempt, "reason": result.reason}, position
+                )
                 gc.collect()  # Where memory ran out, all of it shall be free again.
                 attempt, result = attempt + 1, self._attempt(configuration, one_in)
             yield (
@@ -72,7 +74,7 @@ class SerialExecutor:
 
     def train(
         self, configurations: Sequence[Configuration]
-    ) -> Generator[tuple[int, TrainerState] | Note]:
+    ) -> Generator[tuple[int, TrainerState] | ExecutorEvent]:
         """Train nothing: what is left to the trainer itself, it does one after another."""
         yield from ()
 

@@ -27,7 +27,7 @@ from qsearch._text import one_line, reason_of
 from qsearch.errors import InputError, QsearchError
 from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
-from qsearch.experiment.reconnecting import was_cut_off
+from qsearch.experiment.reconnecting import is_disconnect
 from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import (
     DAMAGE_SIGNS,
@@ -96,7 +96,7 @@ def open_client(
         else:
             client = _load(name, storage, shown)
     except SQLAlchemyError as error:
-        if is_storage_error(error) or was_cut_off(error):
+        if is_storage_error(error) or is_disconnect(error):
             raise
         if any(sign in str(error) for sign in DAMAGE_SIGNS):
             raise InputError(f"{shown}: damaged: {one_line(error)}; {RESTORE}") from error

@@ -57,8 +57,8 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
             :func:`~qsearch.surrogate.error_correlation.error_correlation`; stored with the
             scores. Without it, the surrogate learns more slowly.
         examples: How many examples each loss is a mean over, so that the search does not take
-            luck for gain (:func:`~qsearch.surrogate.surrogate.fit_surrogate`); None if the loss on
-            them is itself what shall be lowered.
+            sampling noise for gain (:func:`~qsearch.surrogate.surrogate.fit_surrogate`); None if
+            the loss on them is itself what shall be lowered.
 
     Raises:
         InputError: If scores or correlation do not fit the space, or are none, or there are no
@@ -186,7 +186,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
             raise GenerationStrategyCompleted("no configuration left that improves the front")
         return dict(self.space.parameters(found))
 
-    def expected_loss(self, index: Integers) -> tuple[Floats, Floats]:
+    def estimated_loss(self, index: Integers) -> tuple[Floats, Floats]:
         """Return mean and standard deviation of the loss that the surrogate expects (n), (n).
 
         Args:
@@ -195,14 +195,14 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         Raises:
             InputError: If the node has no data yet.
         """
-        mean, deviation = self._fitted().predict(index)
-        return mean.numpy(), deviation.numpy()
+        mean, std = self._fitted().predict(index)
+        return mean.numpy(), std.numpy()
 
     def predicted_loss(self, index: Integers) -> tuple[Floats, Floats]:
         """Return mean and standard deviation of what losses will be observed to be (n), (n).
 
-        Other than :meth:`expected_loss`, it is of losses on the examples at hand: the deviation
-        holds luck with them, and the noise of single losses.
+        Other than :meth:`estimated_loss`, it is of losses on the examples at hand: the deviation
+        holds sampling noise with them, and the noise of single losses.
 
         Args:
             index: Choice indices (n × groups).
@@ -210,8 +210,8 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         Raises:
             InputError: If the node has no data yet.
         """
-        mean, deviation = self._fitted().predict_observed(index)
-        return mean.numpy(), deviation.numpy()
+        mean, std = self._fitted().predict_observed(index)
+        return mean.numpy(), std.numpy()
 
     def promoted(self, part: PartLosses, count: int) -> list[int]:
         """Return which candidates are worth a whole evaluation.

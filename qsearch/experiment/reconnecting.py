@@ -17,13 +17,13 @@ STORAGE_WAIT = 900.0
 """Seconds that a study waits for its database before it stops, unless told otherwise."""
 
 _FIRST_PAUSE = 0.25
-_LONGEST_PAUSE = 15.0
+_MAX_PAUSE = 15.0
 _LOCKED = "database is locked"
 """SQLite's word for another process that writes for longer than a connection waits."""
 _AWAY_STATES = ("25006", "40001", "40P01", "57P0")
 """How PostgreSQL's codes begin for a server that is read-only, as while another takes over, that
 ended a transaction for another's sake, or that shuts down."""
-_LEAST_FAILURES = 3
+_MIN_FAILURES = 3
 """Two failures with a long evaluation between may be two outages."""
 
 Told = Callable[..., None]
@@ -60,7 +60,7 @@ def wait_for_connections(engine: Engine, seconds: float, told: Told) -> None:
                     told("storage lost", reason=reason)
                 lost = True
                 time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = min(2 * pause, _MAX_PAUSE)
             else:
                 if lost:
                     told("storage back", seconds=time.monotonic() - start)
@@ -69,7 +69,7 @@ def wait_for_connections(engine: Engine, seconds: float, told: Told) -> None:
     event.listen(engine, "do_connect", connect)
 
 
-def was_cut_off(error: BaseException) -> bool:
+def is_disconnect(error: BaseException) -> bool:
     """Return whether an error means that the database went away, or kept others waiting."""
     if not isinstance(error, DBAPIError):
         return False
@@ -79,7 +79,7 @@ def was_cut_off(error: BaseException) -> bool:
     )
 
 
-class Reconnecting:
+class ReconnectPolicy:
     """Counts how long a study has been cut off again and again, without anything saved between.
 
     Args:
@@ -106,10 +106,10 @@ class Reconnecting:
         if saved != self._saved:
             self._saved, self._first, self._failures, self._pause = saved, now, 0, _FIRST_PAUSE
         self._failures += 1
-        if self._failures >= _LEAST_FAILURES and now - self._first > self._seconds:
+        if self._failures >= _MIN_FAILURES and now - self._first > self._seconds:
             raise QsearchError(
                 f"the database has failed for {now - self._first:.0f} s: {one_line(error)}; what"
                 " was saved is kept, the same command resumes"
             ) from error
         time.sleep(self._pause)
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        self._pause = min(2 * self._pause, _MAX_PAUSE)

@@ -16,7 +16,7 @@ from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, stored_precision
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.search.pareto import segment_of, segmented_front
 from qsearch.space.space import Space
-from qsearch.storage.study_record import TRIAL_COLUMNS, decisive_loss, empty_trials
+from qsearch.storage.study_record import TRIAL_COLUMNS, empty_trials, selection_loss
 
 FAILED_ROUND = "qsearch_failed_round"
 FAILED_REASON = "qsearch_failed_reason"
@@ -30,10 +30,10 @@ _FIGURES = (
     "standard_error",
     "metric_standard_error",
     "seconds",
-    "expected_loss",
-    "expected_loss_deviation",
+    "estimated_loss",
+    "estimated_loss_std",
     "predicted_loss",
-    "predicted_loss_deviation",
+    "predicted_loss_std",
 )
 """Columns that a failed trial has no figures for."""
 
@@ -126,10 +126,10 @@ def trial_table(
                     "seconds": mean["seconds"],
                     "status": "completed",
                     "reason": "",
-                    "expected_loss": modelled[0][0],
-                    "expected_loss_deviation": modelled[0][1],
+                    "estimated_loss": modelled[0][0],
+                    "estimated_loss_std": modelled[0][1],
                     "predicted_loss": modelled[1][0],
-                    "predicted_loss_deviation": modelled[1][1],
+                    "predicted_loss_std": modelled[1][1],
                 }
             )
     for number in numbers:
@@ -150,18 +150,18 @@ def trial_table(
     table["on_front"] = False
     completed = table[table["status"] == "completed"]
     for _, rows_of_round in completed.groupby("round"):
-        table.loc[rows_of_round.index, "on_front"] = decisive_front(rows_of_round, edges)
+        table.loc[rows_of_round.index, "on_front"] = selection_front(rows_of_round, edges)
     return table[list(TRIAL_COLUMNS)]
 
 
-def decisive_front(trials: pd.DataFrame, edges: Floats) -> Booleans:
-    """Return which completed rows of one round are on its segmented front, by decisive loss (rows).
+def selection_front(trials: pd.DataFrame, edges: Floats) -> Booleans:
+    """Return which completed rows of one round are on its segmented front (rows).
 
     Args:
         trials: Rows of a trial table.
         edges: Edges of the segments (segments + 1).
     """
-    return segmented_front(np.column_stack([decisive_loss(trials), trials["average_bits"]]), edges)
+    return segmented_front(np.column_stack([selection_loss(trials), trials["average_bits"]]), edges)
 
 
 def method_of(trial: object) -> str:

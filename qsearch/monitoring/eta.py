@@ -27,7 +27,7 @@ from qsearch.monitoring.history import (
     Phase,
 )
 from qsearch.spec.search_spec import SearchSpec
-from qsearch.spec.stopping import LEAST_EVALUATIONS, round_shares
+from qsearch.spec.stopping import MIN_EVALUATIONS, round_shares
 
 _ORDER = (TRAINING, FULL_PRECISION, SENSITIVITY, SET, SEARCHING, CANDIDATES, FINISHING)
 _CUT = (SET, SEARCHING, CANDIDATES)
@@ -35,8 +35,8 @@ _CUT = (SET, SEARCHING, CANDIDATES)
 _BRIEF = (FULL_PRECISION, SENSITIVITY, FINISHING)
 """What counts as no time until it was seen: it is short beside the rest of a round."""
 
-_MOST_SECONDS = 10 * 365 * 86400.0
-_MOST_ROUNDS = 1000
+_MAX_SECONDS = 10 * 365 * 86400.0
+_MAX_ROUNDS = 1000
 """Further rounds that are looked at: each takes some microseconds, several times a second."""
 
 _BEFORE = 8
@@ -92,7 +92,7 @@ def time_left(
     for step in _steps(search, history, phase):
         if total is None or total >= limit:
             break
-        if step.round > phase.round + _MOST_ROUNDS:
+        if step.round > phase.round + _MAX_ROUNDS:
             total = None
             break
         alike = step.kind, step.count, step.round > 0
@@ -110,7 +110,7 @@ def time_left(
 
 
 def _foreseeable(seconds: float | None) -> float | None:
-    return None if seconds is None or seconds > _MOST_SECONDS else seconds
+    return None if seconds is None or seconds > _MAX_SECONDS else seconds
 
 
 def _left_of_phase(search: SearchSpec, history: History, phase: Phase, now: float) -> float | None:
@@ -166,7 +166,7 @@ def _steps(search: SearchSpec, history: History, phase: Phase) -> Iterator[_Step
     members = _members(search, history, first)
     for round in range(first, search.rounds):
         most = search.stop.evaluations
-        if most is not None and most - used < LEAST_EVALUATIONS:
+        if most is not None and most - used < MIN_EVALUATIONS:
             return
         of_set, of_search = round_shares(search, used, members)
         done = history.results(round)

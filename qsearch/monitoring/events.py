@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from qsearch.storage.bounded_reading import MOST_LOG, read_last_lines
+from qsearch.storage.bounded_reading import MAX_LOG, read_last_lines
 from qsearch.storage.files import no_links
 
 
@@ -91,7 +91,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of an event log, the first one first; none if there is no log."""
     if not path.is_file():
         return []
-    lines = read_last_lines(path, MOST_LOG)
+    lines = read_last_lines(path, MAX_LOG)
     return [line for line in map(_whole, lines) if line is not None]
 
 
@@ -99,7 +99,7 @@ def last_event(path: Path) -> dict[str, Any] | None:
     """Return the last whole line of an event log, or None."""
     if not path.is_file():
         return None
-    lines = map(_whole, reversed(read_last_lines(path, MOST_LOG)))
+    lines = map(_whole, reversed(read_last_lines(path, MAX_LOG)))
     return next((line for line in lines if line is not None), None)
 
 

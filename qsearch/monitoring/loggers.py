@@ -26,7 +26,7 @@ what it returns opens its files or connections, and leaving closes them.
 _CREDENTIALS = re.compile(r"//[^/\s]*@")
 """User and password of a server: errors quote the address that could not be reached."""
 
-_MOST_FAILURES = 3
+_MAX_FAILURES = 3
 """Failures in succession after which a logger is left alone: each may cost a time-out."""
 
 
@@ -98,7 +98,7 @@ class _Guarded:
         self._warn_once(error)
         self._failures += 1
         # A context that failed to open cannot be entered again.
-        if self._observe is None or self._failures >= _MOST_FAILURES:
+        if self._observe is None or self._failures >= _MAX_FAILURES:
             self._off = True
             self._warn(f"logger {self._name!r} is off until the study is resumed")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qsearch.monitoring.events import PROGRESS, Event, Observer, event_line
-from qsearch.storage.bounded_reading import MOST_STATE, read_text
+from qsearch.storage.bounded_reading import MAX_STATE, read_text
 from qsearch.storage.paths import PROGRESS_FILE
 
 _EVERY = 1.0  # Seconds between two writings: training steps may take milliseconds.
@@ -64,7 +64,7 @@ def done_of(line: dict[str, Any]) -> int:
 def read_progress(directory: Path) -> dict[str, Any] | None:
     """Return the progress that was last kept, or None if there is none that can be read."""
     try:
-        loaded = json.loads(read_text(directory / PROGRESS_FILE, MOST_STATE))
+        loaded = json.loads(read_text(directory / PROGRESS_FILE, MAX_STATE))
     except (OSError, RecursionError, ValueError):
         return None
     return loaded if isinstance(loaded, dict) else None

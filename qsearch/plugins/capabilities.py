@@ -16,12 +16,12 @@ from qsearch.space.configuration import Configuration, LayerConfiguration
 
 
 @runtime_checkable
-class CountsExamples(Protocol):
+class SupportsExampleCount(Protocol):
     """What a task may have besides: then the search can tell a good configuration from a lucky one.
 
     Without it, the search takes the loss on the validation examples for the loss that matters. The
-    loss must be a mean negative log-likelihood in nats, such as cross-entropy: luck's variance
-    follows from that.
+    loss must be a mean negative log-likelihood in nats, such as cross-entropy: sampling noise's
+    variance follows from that.
     """
 
     def examples(self, split: Split) -> int:
@@ -34,7 +34,7 @@ class CountsExamples(Protocol):
 
 
 @runtime_checkable
-class ChecksData(Protocol):
+class SupportsDataCheck(Protocol):
     """What a task may have besides: then ``qsearch check`` refuses data that a run would refuse."""
 
     def require_data(self) -> None:
@@ -49,7 +49,7 @@ class ChecksData(Protocol):
 
 
 @runtime_checkable
-class DigestsData(Protocol):
+class SupportsDataDigest(Protocol):
     """What a task may have besides: then a trainer can tell its examples from others."""
 
     def data_digests(self) -> Mapping[str, ExamplesDigest]:
@@ -61,7 +61,7 @@ class DigestsData(Protocol):
 
 
 @runtime_checkable
-class DigestsInputs(Protocol):
+class SupportsInputDigests(Protocol):
     """What a trainer may have besides: then a study knows its model and its examples again.
 
     They are written down, and a study refuses to go on with others.
@@ -73,7 +73,7 @@ class DigestsInputs(Protocol):
 
 
 @runtime_checkable
-class HoldsOut(Protocol):
+class SupportsHoldOut(Protocol):
     """What a task may have besides: then a trainer can stop early."""
 
     def hold_out(self, examples: int) -> None:
@@ -88,7 +88,7 @@ class HoldsOut(Protocol):
 
 
 @runtime_checkable
-class EvaluatesPart(Protocol):
+class SupportsSubsets(Protocol):
     """What a trainer may have besides: then a study can screen candidates."""
 
     def evaluate_part(
@@ -99,7 +99,7 @@ class EvaluatesPart(Protocol):
 
 
 @runtime_checkable
-class EvaluatesFullPrecision(Protocol):
+class SupportsFullPrecision(Protocol):
     """What a trainer may have besides: then a study knows what quantizing costs.
 
     It is for methods whose adapter serves all configurations, so that it means something where
@@ -116,7 +116,7 @@ class EvaluatesFullPrecision(Protocol):
 
 
 @dataclass(frozen=True)
-class UnfinishedTraining:
+class TrainingCheckpoint:
     """Where the state of a round's unfinished training is kept.
 
     Args:
@@ -128,12 +128,12 @@ class UnfinishedTraining:
     save: Callable[[TrainerState], None]
 
 
-KEPT_NOWHERE = UnfinishedTraining(lambda: None, lambda state: None)
+NO_CHECKPOINT = TrainingCheckpoint(lambda: None, lambda state: None)
 """For a training that begins anew and cannot be gone on with."""
 
 
 @runtime_checkable
-class ResumesTraining(Protocol):
+class SupportsCheckpoints(Protocol):
     """What a trainer may have besides: then a killed round goes on within its training."""
 
     def train_resumably(
@@ -141,7 +141,7 @@ class ResumesTraining(Protocol):
         configurations: Sequence[Configuration],
         round: int,
         progress: Progress | None,
-        unfinished: UnfinishedTraining,
+        unfinished: TrainingCheckpoint,
     ) -> TrainReport:
         """Do what :meth:`Trainer.train` does, from the saved state if there is one.
 
@@ -152,20 +152,21 @@ class ResumesTraining(Protocol):
 
 
 @runtime_checkable
-class TrainsApart(Protocol):
+class SupportsSeparateTraining(Protocol):
     """What a trainer may have besides: then workers train the configurations of a set at once.
 
     It is for methods that train each configuration alone: what comes out for one depends on no
-    other, nor on an adapter that was loaded. The trainer must have :class:`ResumesTraining` too.
+    other, nor on an adapter that was loaded. The trainer must have :class:`SupportsCheckpoints`
+    too.
     """
 
     def untrained(
-        self, configurations: Sequence[Configuration], unfinished: UnfinishedTraining
+        self, configurations: Sequence[Configuration], unfinished: TrainingCheckpoint
     ) -> Sequence[Configuration]:
         """Return those of a set, each once, that :meth:`train_resumably` would have to train."""
         ...
 
-    def train_apart(self, configuration: Configuration) -> TrainerState:
+    def train_separately(self, configuration: Configuration) -> TrainerState:
         """Train a configuration, unless it is trained, and return what came out.
 
         A training that diverges is a result, too; the configuration fails when it is evaluated.
@@ -177,12 +178,12 @@ class TrainsApart(Protocol):
         self,
         trained: TrainerState,
         configurations: Sequence[Configuration] = (),
-        unfinished: UnfinishedTraining = KEPT_NOWHERE,
+        unfinished: TrainingCheckpoint = NO_CHECKPOINT,
     ) -> None:
         """Take in what another process trained.
 
         Args:
-            trained: What its :meth:`train_apart` returned.
+            trained: What its :meth:`train_separately` returned.
             configurations: The set that is being trained; none where it was trained for an
                 evaluation.
             unfinished: Where the set's unfinished training is kept; it is saved there now and then.
@@ -191,7 +192,7 @@ class TrainsApart(Protocol):
 
 
 @runtime_checkable
-class QuantizesForInputs(Protocol):
+class SupportsCalibration(Protocol):
     """What a quantizer may have besides: then it suits a weight to what its layer is given.
 
     A trainer that knows of it measures the inputs of each layer of the model in full precision,
@@ -225,7 +226,7 @@ class QuantizesForInputs(Protocol):
 
 def needs_inputs(quantizer: Quantizer) -> bool:
     """Return whether a quantizer's weights depend on the second moments of their inputs."""
-    return isinstance(quantizer, QuantizesForInputs) and quantizer.needs_inputs
+    return isinstance(quantizer, SupportsCalibration) and quantizer.needs_inputs
 
 
 def quantize_weight(
@@ -243,13 +244,13 @@ def quantize_weight(
         moment: Second moment of its inputs (input features × input features), or None where it is
             not known; a quantizer that needs it may refuse.
     """
-    if moment is not None and isinstance(quantizer, QuantizesForInputs) and quantizer.needs_inputs:
+    if moment is not None and isinstance(quantizer, SupportsCalibration) and quantizer.needs_inputs:
         return quantizer.quantize_for_inputs(weight, configuration, moment)
     return quantizer.quantize(weight, configuration)
 
 
 @runtime_checkable
-class TellsFootprint(Protocol):
+class SupportsFootprint(Protocol):
     """What a trainer may have besides: then budgets can be in bytes of files and memory."""
 
     def footprint(self) -> Footprint:
@@ -258,7 +259,7 @@ class TellsFootprint(Protocol):
 
 
 @runtime_checkable
-class ChecksFormats(Protocol):
+class SupportsFormatCheck(Protocol):
     """What a trainer may have besides: then an export that cannot be is refused at once."""
 
     def require_format(self, format: str) -> None:

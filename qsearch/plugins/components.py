@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import CountsExamples, EvaluatesPart
+from qsearch.plugins.capabilities import SupportsExampleCount, SupportsSubsets
 from qsearch.plugins.protocols import Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.space.layers import LayerSpec
@@ -22,7 +22,7 @@ _RESERVED_METRICS = ("loss", "average_bits", "seconds")
 
 
 @dataclass(frozen=True)
-class Assembly:
+class StudyComponents:
     """The parts of one study.
 
     Args:
@@ -40,7 +40,7 @@ class Assembly:
     space: Space
 
 
-def assemble(spec: StudySpec, where: str = "study") -> Assembly:
+def build_components(spec: StudySpec, where: str = "study") -> StudyComponents:
     """Build a study's parts from installed plugins.
 
     Args:
@@ -92,7 +92,7 @@ def assemble(spec: StudySpec, where: str = "study") -> Assembly:
             "trainer": _resolved(spec.trainer, trainer_options),
         }
     )
-    return Assembly(resolved, quantizer, task, trainer, space)
+    return StudyComponents(resolved, quantizer, task, trainer, space)
 
 
 def _require_own_name(kind: str, section: PluginSpec, name: str, where: str) -> None:
@@ -112,9 +112,9 @@ def _require_screening(spec: StudySpec, task: Task, trainer: Trainer, where: str
     if spec.search.screening is None:
         return
     missing = ""
-    if not isinstance(trainer, EvaluatesPart):
+    if not isinstance(trainer, SupportsSubsets):
         missing = f"trainer {spec.trainer.name!r} cannot evaluate a part of the examples"
-    elif not isinstance(task, CountsExamples):
+    elif not isinstance(task, SupportsExampleCount):
         missing = f"task {spec.task.name!r} does not say how many examples it has"
     if missing:
         raise InputError(f"{where}: search.screening: {missing}; leave screening out")

@@ -33,7 +33,7 @@ from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 
 Split = Literal["train", "held-out", "validation", "test"]
-"""``held-out`` is a part of the training data that is not trained on; see :class:`HoldsOut`."""
+"""``held-out`` is training data that is not trained on; see :class:`SupportsHoldOut`."""
 Progress = Callable[[int, int, float], None]
 """Called as ``progress(step, total steps, loss)``."""
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from qsearch.errors import InputError
 from qsearch.search import pareto
 
-_LEAST_VARIANCE = 1e-12
+_MIN_VARIANCE = 1e-12
 
 
 def log_expected_hypervolume_improvement(
@@ -155,7 +155,7 @@ class LogEHVIKnownObjective(AcquisitionFunction):  # type: ignore[misc]  # BoTor
         inside = known.clamp_max(edge - margin)
         value = log_expected_hypervolume_improvement(
             posterior.mean.flatten(),
-            posterior.variance.clamp_min(_LEAST_VARIANCE).sqrt().flatten(),
+            posterior.variance.clamp_min(_MIN_VARIANCE).sqrt().flatten(),
             inside.flatten(),
             self.front,
             self.reference_point,

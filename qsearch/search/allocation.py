@@ -27,7 +27,7 @@ _NODE_LIMIT = 500
 Layers of nearly equal scores make the search for a proof endless; what it then still gains is tiny.
 """
 
-_GREATEST_PRICE = 2.0**200
+_MAX_PRICE = 2.0**200
 """Bound of the search for the price of a bit."""
 
 _ROW_SCALE = 0.1
@@ -194,7 +194,7 @@ def _bounded(space: Space, scores: Floats, budget: float) -> tuple[Integers, lis
         return float(weight[groups, cheapest].sum()) - budget
 
     high = 1.0
-    while excess(high) > 0 and high < _GREATEST_PRICE:
+    while excess(high) > 0 and high < _MAX_PRICE:
         high *= 2
     low = 0.0
     for _ in range(80):

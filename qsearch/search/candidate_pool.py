@@ -22,7 +22,7 @@ from torch import Tensor
 from qsearch._arrays import Floats, Integers
 from qsearch.search.acquisition import log_expected_hypervolume_improvement
 from qsearch.search.allocation import relaxed_allocations
-from qsearch.search.local_search import Score, best_new, guided_walk, moved
+from qsearch.search.local_search import Score, best_new, local_search, moved
 from qsearch.search.pareto import front, non_dominated, reference_point, segment_of
 from qsearch.space.space import Space
 from qsearch.surrogate.surrogate import Surrogate
@@ -41,8 +41,8 @@ class SearchSettings:
         moves: Most groups that one step moves.
         allocations: Budgets at which allocations are made.
         samples: Samples of the surrogate that allocations are made from.
-        thin_share: One candidate in so many goes to a segment without any evaluated configuration;
-            0 for none.
+        empty_segment_share: One candidate in so many goes to a segment without any evaluated
+            configuration; 0 for none.
     """
 
     starts: int = 12
@@ -50,7 +50,7 @@ class SearchSettings:
     moves: int = 1024
     allocations: int = 40
     samples: int = 6
-    thin_share: int = 4
+    empty_segment_share: int = 4
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,9 @@ class Improvement:
         average_bits = self.space.average_bits(moved(index, groups, choices))
         return self._of(*self.surrogate.predict_moves(index, groups, choices), average_bits)
 
-    def _of(self, mean: Tensor, deviation: Tensor, average_bits: Floats) -> Floats:
+    def _of(self, mean: Tensor, std: Tensor, average_bits: Floats) -> Floats:
         known = torch.from_numpy(average_bits)
-        value = log_expected_hypervolume_improvement(
-            mean, deviation, known, self.front, self.reference
-        )
+        value = log_expected_hypervolume_improvement(mean, std, known, self.front, self.reference)
         inside = (known >= self.bits[0]) & (known <= self.bits[1])
         result: Floats = torch.where(inside, value, -torch.inf).numpy()
         return result
@@ -173,7 +171,7 @@ def candidate_pool(
     sources = np.concatenate([best_known, allocations, random])
     starts, windows = _windowed_starts(score, space, sources, bits, settings.starts)
     taken = np.concatenate([known, evaluated.exclude])
-    found, _ = guided_walk(
+    found, _ = local_search(
         score,
         space,
         starts,
@@ -235,7 +233,10 @@ def next_candidate(
     score = acquisition(believed, space, known, evaluated.loss, bits)
     taken = np.concatenate([known, evaluated.exclude])
     keys = {row.tobytes() for row in taken}
-    if settings.thin_share and len(pending) % settings.thin_share == settings.thin_share - 1:
+    if (
+        settings.empty_segment_share
+        and len(pending) % settings.empty_segment_share == settings.empty_segment_share - 1
+    ):
         pool_segment = segment_of(space.average_bits(pool), edges)
         thin = pool[~np.isin(pool_segment, segment_of(space.average_bits(known), edges))]
         chosen, _ = best_new(thin, score(thin), keys, 1)
@@ -243,7 +244,7 @@ def next_candidate(
             first: Integers = chosen[0]
             return first
     starts, values = best_new(pool, score(pool), keys, 2)
-    found, found_values = guided_walk(
+    found, found_values = local_search(
         score,
         space,
         starts,

@@ -35,7 +35,7 @@ def initial_configurations(
         generator: Source of randomness.
 
     Returns:
-        Method (``uniform``, ``milp`` or ``random``) and choice indices (groups) of each,
+        Method (``uniform``, ``allocated`` or ``random``) and choice indices (groups) of each,
         distinct and inside the interval.
 
     Raises:
@@ -49,7 +49,7 @@ def initial_configurations(
         chosen[index.tobytes()] = ("uniform", index)
     wanted = min(max(count // 3, 1), count - len(chosen))
     for index in _allocated(space, quantization_error, wanted, bits):
-        chosen.setdefault(index.tobytes(), ("milp", index))
+        chosen.setdefault(index.tobytes(), ("allocated", index))
     _add_random(chosen, space, count, bits, generator)
     return _two_or_more(chosen, bits)
 
@@ -89,7 +89,7 @@ def named_configurations(
         found = found[space.within(found, bits)]
         if not len(found):
             raise _nothing_fits("allocated", budget, bits)
-        chosen.setdefault(found[0].tobytes(), ("milp", found[0]))
+        chosen.setdefault(found[0].tobytes(), ("allocated", found[0]))
     _add_random(chosen, space, len(chosen) + initial.random, bits, generator)
     return _two_or_more(chosen, bits)
 

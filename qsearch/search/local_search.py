@@ -20,7 +20,7 @@ _KEPT = 4
 """Best new points that each step of a walk contributes."""
 
 
-def guided_walk(
+def local_search(
     score: Score,
     space: Space,
     starts: Integers,

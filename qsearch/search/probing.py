@@ -14,7 +14,7 @@ from qsearch.search.allocation import efficient_choices
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.space import Space
 
-_LEAST_RISE = 0.05
+_MIN_RISE = 0.05
 """Least rise of the loss that a group is given, as a share of the median rise: a measured rise may
 be negative by chance, but no group is free."""
 
@@ -64,7 +64,7 @@ def probed_scores(
         raise InputError("no group's sensitivity could be measured: every probe failed")
     rise = np.where(np.isfinite(rise), rise, np.nanmax(np.where(np.isfinite(rise), rise, np.nan)))
     positive = rise[rise > 0]
-    least = _LEAST_RISE * float(np.median(positive)) if len(positive) else 1.0
+    least = _MIN_RISE * float(np.median(positive)) if len(positive) else 1.0
     error = _group_error(space, quantization_error)
     groups = np.arange(len(rise))
     at_probe = np.maximum(error[groups, probe[groups + 1, groups]], 1e-300)

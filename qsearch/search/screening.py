@@ -41,8 +41,8 @@ def beliefs(surrogate: Surrogate, part: PartLosses) -> tuple[Tensor, Tensor]:
     """Return means and standard deviations of the loss, (n) and (n), given a part's losses.
 
     A part's loss is the loss on all examples at hand, plus what the part's examples have more or
-    less than all, plus the luck that they bring beyond that of all, of variance 2 s (1/n' − 1/n) k
-    for n' of n examples, plus noise, which is taken to average over examples.
+    less than all, plus the sampling noise that they bring beyond that of all, of variance 2 s (1/n'
+    − 1/n) k for n' of n examples, plus noise, which is taken to average over examples.
 
     Args:
         surrogate: Fitted to losses on all examples.
@@ -51,7 +51,7 @@ def beliefs(surrogate: Surrogate, part: PartLosses) -> tuple[Tensor, Tensor]:
     whole = surrogate.on_examples
     # What n' of n examples are worth beside the others.
     beyond = part.examples / (1 - part.share)
-    observed = whole.covariance(part.index, whole) + surrogate.luck(part.index, beyond)
+    observed = whole.covariance(part.index, whole) + surrogate.sampling_noise(part.index, beyond)
     observed = observed + _OFFSET * surrogate.outcome.unit**2
     observed.diagonal().add_(surrogate.noise(part.index).square() / part.share)
     factor = psd_safe_cholesky(observed)
@@ -59,9 +59,9 @@ def beliefs(surrogate: Surrogate, part: PartLosses) -> tuple[Tensor, Tensor]:
     weights = torch.cholesky_solve(residual[:, None], factor)[:, 0]
     covariance = surrogate.covariance(part.index, whole)
     explained = torch.linalg.solve_triangular(factor, covariance.T, upper=False)
-    mean, deviation = surrogate.predict(part.index)
-    variance = deviation.square() - explained.square().sum(dim=0)
-    least = 1e-6 * deviation.square()
+    mean, std = surrogate.predict(part.index)
+    variance = std.square() - explained.square().sum(dim=0)
+    least = 1e-6 * std.square()
     return mean + covariance @ weights, torch.maximum(variance, least).sqrt()
 
 
@@ -90,7 +90,7 @@ def promoted(
     if not len(sound):
         return []
     found = PartLosses(part.index[sound], part.loss[sound], part.examples, part.share)
-    mean, deviation = beliefs(surrogate, found)
+    mean, std = beliefs(surrogate, found)
     average_bits = space.average_bits(found.index)
     known = surrogate.predict(evaluated.index)[0].numpy()
     points = np.column_stack([known, space.average_bits(evaluated.index)])
@@ -100,7 +100,7 @@ def promoted(
     while left and len(chosen) < count:
         value = log_expected_hypervolume_improvement(
             mean[left],
-            deviation[left],
+            std[left],
             torch.from_numpy(average_bits[left]),
             torch.from_numpy(front(points)),
             reference,

@@ -45,14 +45,14 @@ from qsearch.storage.paths import DATABASE, IDENTITY, STUDY_YAML
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
-_MOST_MEMBERS = 20_000
-_LARGEST_MANIFEST = 2**24
+_MAX_MEMBERS = 20_000
+_MAX_MANIFEST = 2**24
 """Bytes of the manifest, which is read into memory before any size is checked."""
-_LARGEST_EXPERIMENT = 2**28
+_MAX_EXPERIMENT = 2**28
 """Bytes of the experiment, which is read into memory too."""
-_LARGEST = 2**36
+_MAX = 2**36
 """Bytes of all files together."""
-_MOST_GROWTH = 100
+_MAX_GROWTH = 100
 _ALWAYS_ALLOWED = 2**26
 """Bytes that all files may take, whatever the archive's size; more, if it grows no more than
 :data:`_MOST_GROWTH` times."""
@@ -140,11 +140,11 @@ def _unpack(archive: Path, folder: Path) -> ArchivedExperiment:
         raise InputError(f"{archive}: cannot be read: {error.strerror or error}") from error
     with opened:
         members = _members(opened)
-        manifest = _parse(Manifest, _read(opened, members.pop(MANIFEST), None, _LARGEST_MANIFEST))
+        manifest = _parse(Manifest, _read(opened, members.pop(MANIFEST), None, _MAX_MANIFEST))
         _require_sizes(archive, members, manifest.files, folder)
         kept = _parse(
             ArchivedExperiment,
-            _read(opened, members.pop(EXPERIMENT), manifest.files[EXPERIMENT], _LARGEST_EXPERIMENT),
+            _read(opened, members.pop(EXPERIMENT), manifest.files[EXPERIMENT], _MAX_EXPERIMENT),
         )
         for name, info in members.items():
             _extract(opened, info, manifest.files[name], folder / name)
@@ -163,8 +163,8 @@ def _unpack(archive: Path, folder: Path) -> ArchivedExperiment:
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Return an archive's members by name: a study's files alone, each once."""
     infos = archive.infolist()
-    if len(infos) > _MOST_MEMBERS:
-        raise ValueError(f"it has {len(infos)} files; a study has at most {_MOST_MEMBERS}")
+    if len(infos) > _MAX_MEMBERS:
+        raise ValueError(f"it has {len(infos)} files; a study has at most {_MAX_MEMBERS}")
     found: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         name = info.orig_filename
@@ -198,7 +198,7 @@ def _require_sizes(
         if info.file_size != told[name].size:
             raise ValueError(f"{name!r} in it has another size than the manifest tells")
     total = sum(member.size for member in told.values())
-    most = min(_LARGEST, max(_ALWAYS_ALLOWED, _MOST_GROWTH * archive.stat().st_size))
+    most = min(_MAX, max(_ALWAYS_ALLOWED, _MAX_GROWTH * archive.stat().st_size))
     if total > most:
         raise ValueError(f"its files take {total} bytes; at most {most} are unpacked from it")
     free = shutil.disk_usage(folder).free

@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-_MOST = 100_000
+_MAX = 100_000
 """Rounds, their configurations, and segments: each takes memory, and a study needs far fewer."""
 
 
@@ -75,7 +75,7 @@ class InitialSpec(BaseModel):
 
     uniform: tuple[float, ...] = ()
     allocated: tuple[float, ...] = ()
-    random: int = Field(strict=True, default=0, ge=0, le=_MOST)
+    random: int = Field(strict=True, default=0, ge=0, le=_MAX)
 
     @property
     def count(self) -> int:
@@ -94,7 +94,7 @@ def _alternative(value: object) -> str:
 
 
 _Initial = Annotated[
-    Annotated[int, Field(strict=True, ge=2, le=_MOST), Tag("[number]")]
+    Annotated[int, Field(strict=True, ge=2, le=_MAX), Tag("[number]")]
     | Annotated[InitialSpec, Tag("[named]")],
     Discriminator(_alternative),
 ]
@@ -113,9 +113,9 @@ class SearchSpec(BaseModel):
         scores: Where each round's proxy scores come from: ``gradient`` is the trainer's
             sensitivity; ``measured`` evaluates each group quantized low alone, which costs one
             evaluation a group and round.
-        target: What the search lowers: ``task`` is the loss on the task, for which it is luck
-            how well a configuration suits the validation examples; ``examples`` is the loss on
-            these examples, luck included.
+        target: What the search lowers: ``task`` is the loss on the task, for which it is sampling
+            noise how well a configuration suits the validation examples; ``examples`` is the loss
+            on these examples, sampling noise included.
         propose: Where candidates come from: ``improvement`` is the search; ``random`` draws them
             uniformly over average bits.
         walks: Whether candidates are improved by finite differences, one changed group at a time.
@@ -127,15 +127,15 @@ class SearchSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    rounds: int = Field(strict=True, default=3, ge=1, le=_MOST)
+    rounds: int = Field(strict=True, default=3, ge=1, le=_MAX)
     initial: _Initial = 24
-    candidates: int = Field(strict=True, default=12, ge=0, le=_MOST)
-    segments: int = Field(strict=True, default=40, ge=1, le=_MOST)
+    candidates: int = Field(strict=True, default=12, ge=0, le=_MAX)
+    segments: int = Field(strict=True, default=40, ge=1, le=_MAX)
     average_bits: tuple[float, float] = (2.25, 7.25)
     scores: Literal["gradient", "measured"] = "gradient"
     target: Literal["task", "examples"] = "task"
     propose: Literal["improvement", "random"] = "improvement"
-    walks: bool = Field(strict=True, default=True)
+    local_search: bool = Field(strict=True, default=True)
     keep: Literal["segments", "front", "all"] = "segments"
     screening: ScreeningSpec | None = None
     stop: StopSpec = StopSpec()

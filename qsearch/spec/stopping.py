@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qsearch.spec.search_spec import SearchSpec
 
-LEAST_EVALUATIONS = 2
+MIN_EVALUATIONS = 2
 """Evaluations of the smallest round: fewer give no front and nothing to search from."""
 
 
@@ -27,11 +27,11 @@ def stop_reason(
         reasons.append(f"search.rounds: {search.rounds} reached")
     if stop.evaluations is not None and evaluations >= stop.evaluations:
         reasons.append(f"search.stop.evaluations: {stop.evaluations} reached")
-    elif stop.evaluations is not None and stop.evaluations - evaluations < LEAST_EVALUATIONS:
+    elif stop.evaluations is not None and stop.evaluations - evaluations < MIN_EVALUATIONS:
         left = stop.evaluations - evaluations
         reasons.append(
             f"search.stop.evaluations: {left} of {stop.evaluations} left,"
-            f" a round needs {LEAST_EVALUATIONS}"
+            f" a round needs {MIN_EVALUATIONS}"
         )
     if out_of_time(search, hours):
         reasons.append(f"search.stop.hours: {stop.hours:g} reached")

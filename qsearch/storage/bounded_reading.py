@@ -10,13 +10,13 @@ from typing import BinaryIO
 import pyarrow as pa
 from pyarrow import parquet
 
-MOST_STATE = 2**28
+MAX_STATE = 2**28
 """Bytes of one JSON file of a study; a million trials take less."""
 
-MOST_LOG = 2**28
+MAX_LOG = 2**28
 """Bytes of an event log that are read, its last ones; a million events take less."""
 
-MOST_TABLE = 2**32
+MAX_TABLE = 2**32
 """Bytes of a study's table in Arrow; a million rows with large configurations take less."""
 
 _BATCH_ROWS = 4096

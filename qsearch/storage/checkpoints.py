@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qsearch.errors import DamagedFileError
-from qsearch.plugins.capabilities import UnfinishedTraining
+from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import TrainerState
 from qsearch.storage.bounded_reading import open_regular
@@ -24,8 +24,8 @@ from qsearch.storage.checksums import (
     require_header,
     tensors_checksum,
 )
-from qsearch.storage.files import forget, write_atomically, write_keeping_previous
-from qsearch.storage.paths import adapter_path, previous_path, unfinished_path
+from qsearch.storage.files import delete, write_atomically, write_keeping_previous
+from qsearch.storage.paths import adapter_path, checkpoint_path, previous_path
 
 _DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError)
 _AGAIN = "running the study again, as it was run, makes it anew"
@@ -75,28 +75,28 @@ def read_adapter_file(path: Path) -> tuple[TrainerState, TrainReport]:
         return TrainerState(tensors, json.loads(header["state"])), TrainReport(**report)
 
 
-def unfinished_training(directory: Path, round: int) -> UnfinishedTraining:
+def read_checkpoint(directory: Path, round: int) -> TrainingCheckpoint:
     """Return where the state of a round's unfinished training is kept.
 
     Of a damaged file, the version before is taken; without one the round's training begins again.
     The result is the same.
     """
-    path = unfinished_path(directory, round)
+    path = checkpoint_path(directory, round)
 
     def load() -> TrainerState | None:
         for version in (path, previous_path(path)):
             with contextlib.suppress(DamagedFileError, FileNotFoundError):
-                return read_unfinished_file(version)
+                return read_checkpoint_file(version)
         return None
 
     def save(state: TrainerState) -> None:
         header = {"state": json.dumps(dict(state.metadata))}
         _write(path, state.tensors, header, write_keeping_previous)
 
-    return UnfinishedTraining(load, save)
+    return TrainingCheckpoint(load, save)
 
 
-def read_unfinished_file(path: Path) -> TrainerState:
+def read_checkpoint_file(path: Path) -> TrainerState:
     """Return the state of an unfinished training in a file.
 
     Raises:
@@ -108,9 +108,9 @@ def read_unfinished_file(path: Path) -> TrainerState:
         return TrainerState(tensors, json.loads(header["state"]))
 
 
-def forget_unfinished_training(directory: Path, round: int) -> None:
+def delete_checkpoint(directory: Path, round: int) -> None:
     """Delete the state of a round whose training is finished."""
-    forget(unfinished_path(directory, round))
+    delete(checkpoint_path(directory, round))
 
 
 def _write(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qsearch.errors import DamagedFileError
-from qsearch.storage.bounded_reading import MOST_STATE, read_text
+from qsearch.storage.bounded_reading import MAX_STATE, read_text
 from qsearch.storage.paths import PREVIOUS, previous_path
 
 CHECKSUM = "checksum"
@@ -65,7 +65,7 @@ def require_text_file(path: Path) -> None:
     """
     with damage(path, OSError, ValueError):
         is_new = path.suffix == PREVIOUS or previous_path(path).is_file()
-        require_text(read_text(path, MOST_STATE), must_have_checksum=is_new)
+        require_text(read_text(path, MAX_STATE), must_have_checksum=is_new)
 
 
 def _text_checksum(text: str) -> str:

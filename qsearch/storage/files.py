@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qsearch.errors import DamagedFileError, InputError
-from qsearch.storage.bounded_reading import MOST_STATE, open_regular, read_text
+from qsearch.storage.bounded_reading import MAX_STATE, open_regular, read_text
 from qsearch.storage.checksums import (
     CHECKSUM,
     SAFETENSORS_PART,
@@ -111,7 +111,7 @@ def write_keeping_previous(path: Path, write: Callable[[Path], object]) -> None:
     write_atomically(path, write)
 
 
-def forget(path: Path) -> None:
+def delete(path: Path) -> None:
     """Delete a file and its previous version."""
     previous_path(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
@@ -154,7 +154,7 @@ def read_state(path: Path) -> Any:
         DamagedFileError: If the file is not what was written.
     """
     with damage(path, OSError, ValueError, RecursionError):
-        text = read_text(path, MOST_STATE)
+        text = read_text(path, MAX_STATE)
         value = json.loads(text)
         if not isinstance(value, dict) or CHECKSUM not in value:
             if SIGN in text:

@@ -29,7 +29,7 @@ _PATIENCE_SECONDS = 1.0
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _FILE = "file"
-_LONGEST_NOTE = 10_000
+_MAX_NOTE = 10_000
 _TO_RUN = "this study is being run already, by {}; wait for it, or give another --out"
 _TO_READ = "this study is being run, by {}; wait for it"
 
@@ -177,7 +177,7 @@ def _note(stream: IO[str], of_this_file: bool = False) -> Owner | None:
     """
     stream.seek(0)
     try:
-        found: Any = json.loads(stream.read(_LONGEST_NOTE))
+        found: Any = json.loads(stream.read(_MAX_NOTE))
     except (RecursionError, ValueError):  # Half a note of a killed process, or no text at all.
         return None
     owner = read_owner(found)

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from qsearch.storage.bounded_reading import MOST_TABLE, read_parquet
+from qsearch.storage.bounded_reading import MAX_TABLE, read_parquet
 from qsearch.storage.checksums import CHECKSUM, damage, require_checksum
 
 _KEY = CHECKSUM.encode()
@@ -42,7 +42,7 @@ def read_table(path: Path) -> pd.DataFrame:
         DamagedFileError: If it is damaged.
     """
     with damage(path, Exception):  # What damage around the pages raises is of many kinds.
-        arrow = read_parquet(path, MOST_TABLE)
+        arrow = read_parquet(path, MAX_TABLE)
         metadata = arrow.schema.metadata or {}
         if _KEY in metadata:
             require_checksum(metadata[_KEY].decode(), _checksum(arrow))

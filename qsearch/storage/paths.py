@@ -85,6 +85,6 @@ def adapter_path(directory: Path, round: int) -> Path:
     return directory / "state" / f"adapter-{round}.safetensors"
 
 
-def unfinished_path(directory: Path, round: int) -> Path:
+def checkpoint_path(directory: Path, round: int) -> Path:
     """Return where the state of a round's unfinished training is saved."""
     return directory / "state" / f"training-{round}.safetensors"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qsearch.errors import DamagedFileError
-from qsearch.storage.checkpoints import read_adapter_file, read_unfinished_file
+from qsearch.storage.checkpoints import read_adapter_file, read_checkpoint_file
 from qsearch.storage.checksums import require_text_file
 from qsearch.storage.clock import read_seconds
 from qsearch.storage.directory import has_results
@@ -47,7 +47,7 @@ _READERS: tuple[tuple[str, Callable[[Path], object]], ...] = (
     ("state/round-*.json", read_round),
     ("state/candidates-*.json", read_candidates),
     ("state/adapter-*.safetensors", read_adapter_file),
-    ("state/training-*.safetensors", read_unfinished_file),
+    ("state/training-*.safetensors", read_checkpoint_file),
     ("state/quantization_error.safetensors", read_measurement_file),
     ("state/sensitivity-*.safetensors", read_measurement_file),
     ("state/screening-*.safetensors", read_measurement_file),

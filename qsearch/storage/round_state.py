@@ -31,7 +31,7 @@ class RoundState:
         record: Its record.
         next_set: The set it passes on.
         trials: How many trials exist by then.
-        expected: Expected loss on the task and its standard deviation by trial, if told apart
+        expected: Estimated loss on the task and its standard deviation by trial, if told apart
             from the losses on the validation examples.
         predicted: What its search predicted of its candidates, as :class:`Candidates` has it.
     """
@@ -142,7 +142,7 @@ def read_candidates(path: Path) -> Candidates:
             loaded = {"chosen": loaded, "screened_out": []}
         chosen, screened_out = loaded["chosen"], loaded["screened_out"]
         predicted = {
-            int(number): (float(mean), float(deviation))
-            for number, (mean, deviation) in loaded.get("predicted", {}).items()
+            int(number): (float(mean), float(std))
+            for number, (mean, std) in loaded.get("predicted", {}).items()
         }
         return Candidates(tuple(map(int, chosen)), tuple(map(int, screened_out)), predicted)

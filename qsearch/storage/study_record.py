@@ -50,10 +50,10 @@ TRIAL_COLUMNS = (
     "metric_standard_error",
     "status",
     "reason",
-    "expected_loss",
-    "expected_loss_deviation",
+    "estimated_loss",
+    "estimated_loss_std",
     "predicted_loss",
-    "predicted_loss_deviation",
+    "predicted_loss_std",
 )
 """Columns of ``trials.parquet``: one row per configuration and round.
 
@@ -61,17 +61,17 @@ TRIAL_COLUMNS = (
 no front. ``seen`` says whether the configuration was in a training set up to that round.
 ``on_front`` says whether it is on the segmented front of that round.
 
-``loss`` is what the validation examples gave, luck included; ``expected_loss`` is what the
-surrogate, once it has seen all losses of the round, expects of the configuration on the whole task,
-and ``expected_loss_deviation`` how sure it is. Both are NaN until the round ends, and in a study
-that does not tell luck apart (``search.target: examples``). Configurations are chosen by
+``loss`` is what the validation examples gave, sampling noise included; ``estimated_loss`` is what
+the surrogate, once it has seen all losses of the round, expects of the configuration on the whole
+task, and ``estimated_loss_std`` how sure it is. Both are NaN until the round ends, and in a study
+that does not tell sampling noise apart (``search.target: examples``). Configurations are chosen by
 :func:`decisive_loss`.
 
 ``predicted_loss`` is what the round's search predicted that ``loss`` would be, from the losses of
-the round's set, before it evaluated any candidate; ``predicted_loss_deviation`` is the standard
-deviation of that prediction: of what tells configurations apart, of luck with the validation
-examples and of the noise that the surrogate found in single losses. Both are NaN but for candidates
-of that very round.
+the round's set, before it evaluated any candidate; ``predicted_loss_std`` is the standard
+deviation of that prediction: of what tells configurations apart, of sampling noise with the
+validation examples and of the noise that the surrogate found in single losses. Both are NaN but for
+candidates of that very round.
 """
 
 _TEXTS = ("method", "configuration", "status", "reason")
@@ -79,10 +79,10 @@ _FLAGS = ("seen", "on_front")
 _COUNTS = ("trial", "round")
 
 _ADDED_COLUMNS = (
-    "expected_loss",
-    "expected_loss_deviation",
+    "estimated_loss",
+    "estimated_loss_std",
     "predicted_loss",
-    "predicted_loss_deviation",
+    "predicted_loss_std",
 )
 """Columns that studies of earlier versions lack."""
 
@@ -311,16 +311,16 @@ def _require_kinds(table: pd.DataFrame) -> None:
         raise ValueError("its column 'status' holds something else than it should")
 
 
-def decisive_loss(trials: pd.DataFrame) -> pd.Series:
+def selection_loss(trials: pd.DataFrame) -> pd.Series:
     """Return the loss that configurations are chosen by (rows): expected, or else observed.
 
-    The least of many observed losses is in part luck with the examples; the least expected one
-    scores better on examples that no search saw (``make bench-unseen``).
+    The least of many observed losses is in part sampling noise with the examples; the least
+    expected one scores better on examples that no search saw (``make bench-unseen``).
 
     Args:
         trials: Rows of a trial table.
     """
-    return trials["expected_loss"].fillna(trials["loss"]).astype(float)
+    return trials["estimated_loss"].fillna(trials["loss"]).astype(float)
 
 
 def row_configuration(row: pd.Series) -> Configuration:
@@ -341,8 +341,8 @@ def row_figures(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "average_bits": float(row["average_bits"]),
         "loss": float(row["loss"]),
         "standard_error": float(row["standard_error"]),
-        "expected_loss": _known(row["expected_loss"]),
-        "expected_loss_deviation": _known(row["expected_loss_deviation"]),
+        "estimated_loss": _known(row["estimated_loss"]),
+        "estimated_loss_std": _known(row["estimated_loss_std"]),
         "metric_name": record.metric.name,
         "metric": float(row["metric"]),
         "metric_standard_error": _known(row["metric_standard_error"]),

@@ -15,10 +15,10 @@ from qsearch._arrays import Floats
 from qsearch.execution.executor import Failure
 from qsearch.experiment.transactions import one_transaction
 from qsearch.experiment.trial_table import evaluated_in
-from qsearch.plugins.capabilities import CountsExamples
+from qsearch.plugins.capabilities import SupportsExampleCount
 from qsearch.search.screening import PartLosses
 from qsearch.spec.search_spec import ScreeningSpec
-from qsearch.storage.files import forget
+from qsearch.storage.files import delete
 from qsearch.storage.measurements import delete_measurement, read_measurement, write_measurement
 from qsearch.storage.paths import candidates_path
 from qsearch.storage.round_state import Candidates, read_candidates, write_candidates
@@ -35,7 +35,7 @@ def find_candidates(
     members: Sequence[int],
     first: int,
     wanted: int,
-    time_is_up: Callable[[], bool],
+    should_stop: Callable[[], bool],
 ) -> list[int]:
     """Return the trials that the round shall evaluate, all found before any is evaluated.
 
@@ -45,18 +45,18 @@ def find_candidates(
         members: Trials of the round's set, which is evaluated.
         first: Trials that exist before the round's search.
         wanted: How many to find.
-        time_is_up: Whether to stop; then none are returned.
+        should_stop: Whether to stop; then none are returned.
     """
     path = candidates_path(study.directory, round)
     _forget_unknown(study, round)
     screening = study.spec.search.screening
     if not path.is_file():
         to_find = wanted * (screening.factor if screening else 1)
-        if not _generate(study, round, first, to_find, time_is_up):
+        if not _generate(study, round, first, to_find, should_stop):
             return []
         found = _open_since(study, first)[:to_find]
         if screening and len(found) > wanted and _can_search(study, round):
-            losses = _part_losses(study, round, found, screening, time_is_up)
+            losses = _part_losses(study, round, found, screening, should_stop)
             if losses is None:
                 return []
             found = _promoted(study, found, losses, screening, wanted)
@@ -65,15 +65,15 @@ def find_candidates(
         predicted = _predicted(study, round, members, chosen)
         found_all = Candidates(tuple(chosen), tuple(screened_out), predicted)
         write_candidates(study.directory, round, found_all)
-        study.tell("searched", round, candidates=len(chosen))
+        study.emit("searched", round, candidates=len(chosen))
     candidates = read_candidates(path)
     _abandon(study, candidates.screened_out)
     return list(candidates.chosen[:wanted])
 
 
-def forget_candidates(directory: Path, round: int) -> None:
+def delete_candidates(directory: Path, round: int) -> None:
     """Forget what a round's search found, so that it searches anew."""
-    forget(candidates_path(directory, round))
+    delete(candidates_path(directory, round))
     delete_measurement(directory, _name(round))
 
 
@@ -84,8 +84,8 @@ def _forget_unknown(study: Study, round: int) -> None:
         return
     found = read_candidates(path)
     if not study.client._experiment.trials.keys() >= {*found.chosen, *found.screened_out}:
-        forget_candidates(study.directory, round)
-        study.tell("searching again", round)
+        delete_candidates(study.directory, round)
+        study.emit("searching again", round)
 
 
 def _name(round: int) -> str:
@@ -105,14 +105,14 @@ def _open_since(study: Study, first: int) -> list[int]:
 
 
 def _generate(
-    study: Study, round: int, first: int, wanted: int, time_is_up: Callable[[], bool]
+    study: Study, round: int, first: int, wanted: int, should_stop: Callable[[], bool]
 ) -> bool:
     """Generate candidates as Ax trials; return whether there was time."""
     enough = _can_search(study, round)
     while enough and (done := len(_open_since(study, first))) < wanted:
-        if time_is_up():
+        if should_stop():
             return False
-        study.tell("searching", round, done=done, total=wanted)
+        study.emit("searching", round, done=done, total=wanted)
         if study.spec.search.propose == "random":
             if not _attach_random(study, round):
                 break
@@ -130,7 +130,7 @@ def _generate(
 
 def _attach_random(study: Study, round: int) -> bool:
     """Attach a new random configuration as a trial; return whether one was found."""
-    space, trials = study.parts.space, study.client._experiment.trials
+    space, trials = study.components.space, study.client._experiment.trials
     known = {space.from_parameters(trial.arm.parameters).tobytes() for trial in trials.values()}
     generator = np.random.default_rng([study.spec.seed, round, len(trials)])
     bits = study.spec.search.average_bits
@@ -155,7 +155,7 @@ def _part_losses(
     round: int,
     found: Sequence[int],
     screening: ScreeningSpec,
-    time_is_up: Callable[[], bool],
+    should_stop: Callable[[], bool],
 ) -> Floats | None:
     """Return losses on a part of the examples (found), ∞ where an evaluation failed.
 
@@ -165,21 +165,21 @@ def _part_losses(
     losses = _screened(study, round)
     waiting = [number for number in found if number not in losses]
     start = time.monotonic()
-    study.tell("screening", round, done=len(found) - len(waiting), total=len(found))
+    study.emit("screening", round, done=len(found) - len(waiting), total=len(found))
     configurations = [study.configuration(number) for number in waiting]
-    evaluated = evaluations(study, round, configurations, waiting, screening.one_in, time_is_up)
+    evaluated = evaluations(study, round, configurations, waiting, screening.one_in, should_stop)
     with closing(evaluated) as results:
         for position, result in results:
             number = waiting[position]
             losses[number] = np.inf if isinstance(result, Failure) else result.loss
             saved = np.array([list(losses), list(losses.values())], dtype=np.float64)
             write_measurement(study.directory, _name(round), saved)
-            study.tell("screening", round, done=len(losses), total=len(found))
+            study.emit("screening", round, done=len(losses), total=len(found))
             if isinstance(result, Failure):
-                study.tell("screening failed", round, trial=number, reason=result.reason)
+                study.emit("screening failed", round, trial=number, reason=result.reason)
     if any(number not in losses for number in found):
         return None
-    study.tell("screened", round, configurations=len(found), seconds=time.monotonic() - start)
+    study.emit("screened", round, configurations=len(found), seconds=time.monotonic() - start)
     return np.array([losses[number] for number in found])
 
 
@@ -187,11 +187,11 @@ def _promoted(
     study: Study, found: Sequence[int], losses: Floats, screening: ScreeningSpec, wanted: int
 ) -> list[int]:
     """Return the trials that are promoted, or the first ones if no part could be evaluated."""
-    task, experiment = study.parts.task, study.client._experiment
+    task, experiment = study.components.task, study.client._experiment
     if not np.isfinite(losses).any():
         return list(found[:wanted])
-    assert isinstance(task, CountsExamples)
-    space = study.parts.space
+    assert isinstance(task, SupportsExampleCount)
+    space = study.components.space
     index = [space.from_parameters(experiment.trials[number].arm.parameters) for number in found]
     part = PartLosses(
         index=np.array(index, dtype=np.int64),
@@ -211,7 +211,7 @@ def _predicted(
     A candidate may have been evaluated already, where what was found had to be found again; what
     was predicted of it before comes out again.
     """
-    experiment, space = study.client._experiment, study.parts.space
+    experiment, space = study.client._experiment, study.components.space
     data = experiment.lookup_data()
     known = set(members) & evaluated_in(experiment, round)
     new = [number for number in chosen if number not in members]
@@ -219,8 +219,8 @@ def _predicted(
         return {}
     study.node.update_generator_state(experiment, data.filter(trial_indices=known))
     index = [space.from_parameters(experiment.trials[number].arm.parameters) for number in new]
-    mean, deviation = study.node.predicted_loss(np.array(index, dtype=np.int64))
-    figures = np.column_stack([mean, deviation])
+    mean, std = study.node.predicted_loss(np.array(index, dtype=np.int64))
+    figures = np.column_stack([mean, std])
     return {
         number: (float(row[0]), float(row[1]))
         for number, row in zip(new, figures, strict=True)

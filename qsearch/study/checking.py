@@ -8,10 +8,10 @@ import time
 import torch
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import ChecksData, needs_inputs, quantize_weight
-from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs, quantize_weight
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.spec.search_spec import SearchSpec
-from qsearch.spec.stopping import LEAST_EVALUATIONS, round_shares
+from qsearch.spec.stopping import MIN_EVALUATIONS, round_shares
 from qsearch.spec.study_spec import StudySpec
 
 _TRIED_ROWS = 8
@@ -32,12 +32,12 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     Raises:
         InputError: If the study cannot be assembled, or a run would refuse its data or quantizer.
     """
-    parts = assemble(spec, where)
-    if isinstance(parts.task, ChecksData):
-        parts.task.require_data()
-    _try_quantizer(parts)
-    space, search = parts.space, spec.search
-    needs = parts.trainer.requirements()
+    components = build_components(spec, where)
+    if isinstance(components.task, SupportsDataCheck):
+        components.task.require_data()
+    _try_quantizer(components)
+    space, search = components.space, spec.search
+    needs = components.trainer.requirements()
     roles = sorted({layer.role for layer in space.layers})
     quantized = sum(layer.parameters for layer in space.layers)
     least, greatest = space.average_bits_range
@@ -83,22 +83,22 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     return lines
 
 
-def _try_quantizer(parts: Assembly) -> None:
+def _try_quantizer(components: StudyComponents) -> None:
     """Quantize a few weights, since many quantizers import their package at first use.
 
     Raises:
         InputError: If that fails, as it would in a run.
     """
-    quantizer = parts.quantizer
-    features = min(_TRIED_FEATURES, *(layer.shape[1] for layer in parts.space.layers))
+    quantizer = components.quantizer
+    features = min(_TRIED_FEATURES, *(layer.shape[1] for layer in components.space.layers))
     weight = torch.randn(_TRIED_ROWS, features, generator=torch.Generator().manual_seed(0))
     moment = torch.eye(features) if needs_inputs(quantizer) else None
-    configuration = parts.space.choices.layer_configurations[0]
+    configuration = components.space.choices.layer_configurations[0]
     try:
         quantizer.dequantize(quantize_weight(quantizer, weight, configuration, moment))
     except ImportError as error:
         raise InputError(
-            f"quantizer {parts.spec.quantizer.name!r} cannot be used: {error}"
+            f"quantizer {components.spec.quantizer.name!r} cannot be used: {error}"
         ) from error
 
 
@@ -109,7 +109,7 @@ def _planned(search: SearchSpec) -> tuple[int, int, int]:
     """
     rounds = evaluations = candidates = 0
     limit = math.inf if search.stop.evaluations is None else search.stop.evaluations
-    while rounds < search.rounds and limit - evaluations >= LEAST_EVALUATIONS:
+    while rounds < search.rounds and limit - evaluations >= MIN_EVALUATIONS:
         of_set, of_search = round_shares(search, evaluations, search.initial_count)
         rounds += 1
         evaluations += of_set + of_search

@@ -12,7 +12,7 @@ from qsearch._arrays import Floats
 from qsearch.execution.executor import Executor
 from qsearch.experiment.node import QsearchNode
 from qsearch.monitoring.events import Event, Observer
-from qsearch.plugins.components import Assembly
+from qsearch.plugins.components import StudyComponents
 from qsearch.space.configuration import Configuration
 from qsearch.spec.study_spec import StudySpec
 from qsearch.surrogate.error_correlation import error_correlation
@@ -24,7 +24,7 @@ class Study:
 
     Args:
         directory: Its directory.
-        parts: Quantizer, task, trainer and space.
+        components: Quantizer, task, trainer and space.
         client: Ax client of its experiment.
         node: The generation node that the client generates with.
         quantization_error: Relative squared error of each layer (layers × choices).
@@ -34,7 +34,7 @@ class Study:
     """
 
     directory: Path
-    parts: Assembly
+    components: StudyComponents
     client: Client
     node: QsearchNode
     quantization_error: Floats
@@ -45,24 +45,24 @@ class Study:
     @cached_property
     def correlation(self) -> Floats:
         """Correlation of the errors of two choices (choices × choices), measured at first use."""
-        return error_correlation(self.parts.quantizer)
+        return error_correlation(self.components.quantizer)
 
     @property
     def spec(self) -> StudySpec:
         """The study's YAML as data."""
-        return self.parts.spec
+        return self.components.spec
 
     @property
     def metric(self) -> str:
         """Name of the task metric."""
-        return self.parts.task.metric.name
+        return self.components.task.metric.name
 
     def configuration(self, number: int) -> Configuration:
         """Return the configuration of a trial."""
-        space = self.parts.space
+        space = self.components.space
         trial = self.client._experiment.trials[number]
         return space.decode(space.from_parameters(trial.arm.parameters))
 
-    def tell(self, kind: str, round: int, **fields: object) -> None:
+    def emit(self, kind: str, round: int, **fields: object) -> None:
         """Send an event to the observer."""
         self.observer(Event(kind, round, fields))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 
-from qsearch.execution.executor import Note, Result
+from qsearch.execution.executor import ExecutorEvent, Result
 from qsearch.space.configuration import Configuration
 from qsearch.study.context import Study
 
@@ -16,7 +16,7 @@ def evaluations(
     configurations: Sequence[Configuration],
     trials: Sequence[int] | None = None,
     one_in: int = 1,
-    time_is_up: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[int, Result]]:
     """Yield positions of configurations with their results, in the order in which these are known.
 
@@ -28,19 +28,19 @@ def evaluations(
         configurations: What to evaluate.
         trials: Numbers of their trials, for what is told.
         one_in: One validation example in so many is taken.
-        time_is_up: Asked before each result; once it says so, nothing more is evaluated.
+        should_stop: Asked before each result; once it says so, nothing more is evaluated.
     """
     with closing(study.executor.evaluate(configurations, one_in)) as outcomes:
-        while not time_is_up():
+        while not should_stop():
             found = next(outcomes, None)
             if found is None:
                 return
-            if isinstance(found, Note) and not found.kind:
+            if isinstance(found, ExecutorEvent) and not found.kind:
                 continue  # Only to ask whether time is up.
-            if isinstance(found, Note):
+            if isinstance(found, ExecutorEvent):
                 fields = dict(found.fields)
                 if trials is not None and found.position is not None:
                     fields["trial"] = trials[found.position]
-                study.tell(found.kind, round, **fields)
+                study.emit(found.kind, round, **fields)
             else:
                 yield found

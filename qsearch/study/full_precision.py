@@ -12,7 +12,7 @@ import numpy as np
 from qsearch._arrays import Floats
 from qsearch.execution.executor import Failure, Result, attempted, too_slow
 from qsearch.execution.time_limit import TimeLimitError, time_limit
-from qsearch.plugins.capabilities import EvaluatesFullPrecision
+from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.measurements import read_measurement, write_measurement
@@ -22,7 +22,7 @@ _FIGURES = 5
 """Of an evaluation."""
 
 
-def full_precision(study: Study, round: int, time_is_up: Callable[[], bool]) -> Evaluation | None:
+def full_precision(study: Study, round: int, should_stop: Callable[[], bool]) -> Evaluation | None:
     """Return what the model scores with the round's adapter and no weight quantized.
 
     It is measured in this process, and counts for no evaluation. What an earlier session measured
@@ -31,38 +31,38 @@ def full_precision(study: Study, round: int, time_is_up: Callable[[], bool]) -> 
     Args:
         study: The open study; its trainer has the round's adapter.
         round: Index of the round.
-        time_is_up: Whether to measure nothing any more; a later session does then.
+        should_stop: Whether to measure nothing any more; a later session does then.
 
     Returns:
         None if the trainer cannot tell, it failed, or time is up.
     """
-    trainer = study.parts.trainer
-    if not isinstance(trainer, EvaluatesFullPrecision):
+    trainer = study.components.trainer
+    if not isinstance(trainer, SupportsFullPrecision):
         return None
     name = f"full_precision-{round}"
     saved = read_measurement(study.directory, name)
     if saved is None:
-        if time_is_up():
+        if should_stop():
             return None
         saved = _measured(study, round, trainer)
         write_measurement(study.directory, name, saved)
     return None if np.isnan(saved[0]) else Evaluation(*saved.tolist())
 
 
-def _measured(study: Study, round: int, trainer: EvaluatesFullPrecision) -> Floats:
+def _measured(study: Study, round: int, trainer: SupportsFullPrecision) -> Floats:
     """Return the figures of an evaluation (figures), NaN if it failed; tell of it."""
     start = time.monotonic()
-    study.tell("measuring full precision", round)
+    study.emit("measuring full precision", round)
     result = _attempt(study, round, trainer)
     if isinstance(result, Failure):
-        study.tell("full precision failed", round, reason=result.reason)
+        study.emit("full precision failed", round, reason=result.reason)
     loss = None if isinstance(result, Failure) else result.loss
-    study.tell("measured full precision", round, seconds=time.monotonic() - start, loss=loss)
+    study.emit("measured full precision", round, seconds=time.monotonic() - start, loss=loss)
     figures = [np.nan] * _FIGURES if isinstance(result, Failure) else astuple(result)
     return np.array(figures, dtype=np.float64)
 
 
-def _attempt(study: Study, round: int, trainer: EvaluatesFullPrecision) -> Result:
+def _attempt(study: Study, round: int, trainer: SupportsFullPrecision) -> Result:
     seconds = study.spec.failures.timeout_seconds
 
     def evaluate() -> Evaluation:
@@ -76,5 +76,5 @@ def _attempt(study: Study, round: int, trainer: EvaluatesFullPrecision) -> Resul
             return attempted(evaluate)
     except TimeLimitError:
         # It was cut off anywhere, such as while it changed what it evaluates with.
-        study.parts.trainer.load_state(read_adapter(study.directory, round)[0])
+        study.components.trainer.load_state(read_adapter(study.directory, round)[0])
         return too_slow(seconds)

@@ -17,8 +17,8 @@ from qsearch.experiment.consistency import require_agreement
 from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.transactions import one_transaction
 from qsearch.monitoring.events import Event, Observer
-from qsearch.plugins.capabilities import TellsFootprint
-from qsearch.plugins.components import Assembly
+from qsearch.plugins.capabilities import SupportsFootprint
+from qsearch.plugins.components import StudyComponents
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.initial_set import (
     initial_configurations,
@@ -45,7 +45,7 @@ from qsearch.study.recording import save_record, trial_rows
 
 
 def open_study(
-    parts: Assembly,
+    components: StudyComponents,
     directory: Path,
     storage_url: str | None,
     observer: Observer,
@@ -53,26 +53,26 @@ def open_study(
     prepare: Callable[[Engine], None],
 ) -> Study:
     """Open the study's experiment with its initial trials, new or as it was left."""
-    search, seed = parts.spec.search, parts.spec.seed
-    error = _quantization_error(parts, directory, observer)
+    search, seed = components.spec.search, components.spec.seed
+    error = _quantization_error(components, directory, observer)
     client, node = open_client(
         directory,
         storage_url,
-        parts.spec.name,
-        parts.space,
+        components.spec.name,
+        components.space,
         QsearchNode(
-            parts.space,
+            components.space,
             search.average_bits,
             seed,
             search.segments,
-            SearchSettings() if search.walks else SearchSettings(steps=0),
+            SearchSettings() if search.local_search else SearchSettings(steps=0),
         ),
-        parts.task.metric.name,
+        components.task.metric.name,
         prepare,
     )
-    _keep_footprint(parts, directory)
+    _keep_footprint(components, directory)
     edges = segment_edges(search.average_bits, search.segments)
-    study = Study(directory, parts, client, node, error, edges, observer, executor)
+    study = Study(directory, components, client, node, error, edges, observer, executor)
     _attach_initial(study, error)
     table = trial_rows(study)
     require_agreement(directory, table, len(read_rounds(directory)))
@@ -117,29 +117,29 @@ def _with_limits_of(spec: StudySpec, before: StudySpec) -> StudySpec:
     return before.model_copy(update={"search": search, "failures": spec.failures})
 
 
-def _quantization_error(parts: Assembly, directory: Path, observer: Observer) -> Floats:
+def _quantization_error(components: StudyComponents, directory: Path, observer: Observer) -> Floats:
     saved = read_measurement(directory, QUANTIZATION_ERROR)
     if saved is not None:
         return saved
     start = time.monotonic()
     observer(Event("measuring quantization error", 0))
-    error = parts.trainer.quantization_error(parts.space.choices.layer_configurations)
+    error = components.trainer.quantization_error(components.space.choices.layer_configurations)
     write_measurement(directory, QUANTIZATION_ERROR, error)
     observer(Event("measured quantization error", 0, {"seconds": time.monotonic() - start}))
     return error
 
 
-def _keep_footprint(parts: Assembly, directory: Path) -> None:
+def _keep_footprint(components: StudyComponents, directory: Path) -> None:
     """Write what the model takes on a device, which needs the model that was just measured."""
-    if isinstance(parts.trainer, TellsFootprint) and read_footprint(directory) is None:
-        write_footprint(directory, parts.trainer.footprint())
+    if isinstance(components.trainer, SupportsFootprint) and read_footprint(directory) is None:
+        write_footprint(directory, components.trainer.footprint())
 
 
 def _attach_initial(study: Study, error: Floats) -> None:
     experiment = study.client._experiment
     search = study.spec.search
     generator = np.random.default_rng([study.spec.seed, 0])
-    space, initial, bits = study.parts.space, search.initial, search.average_bits
+    space, initial, bits = study.components.space, search.initial, search.average_bits
     if isinstance(initial, InitialSpec):
         wanted = named_configurations(space, error, initial, bits, generator)
     else:
@@ -151,5 +151,5 @@ def _attach_initial(study: Study, error: Floats) -> None:
         for position in waiting:
             method, index = wanted[position]
             study.client.attach_trial(
-                dict(study.parts.space.parameters(index)), arm_name=f"{method}-{position}"
+                dict(study.components.space.parameters(index)), arm_name=f"{method}-{position}"
             )

@@ -19,7 +19,7 @@ from qsearch.study.context import Study
 SAVE_EVERY = 60.0
 """Least seconds between two records of a round in work, for those who watch it."""
 
-_MOST_SAVING = 0.02
+_MAX_SAVING = 0.02
 """Greatest share of the time that saving them may take."""
 
 
@@ -41,7 +41,7 @@ def trial_rows(study: Study) -> pd.DataFrame:
         sets.append(training_set_of(study, len(sets))[0])
     return trial_table(
         study.client._experiment,
-        study.parts.space,
+        study.components.space,
         study.metric,
         sets,
         [state.expected for state in rounds],
@@ -60,7 +60,7 @@ def save_record(study: Study, table: pd.DataFrame | None = None) -> StudyRecord:
         study: The open study.
         table: What :func:`trial_rows` returns of it, if that is known.
     """
-    spec, parts = study.spec, study.parts
+    spec, components = study.spec, study.components
     rounds, sessions = read_rounds(study.directory), read_sessions(study.directory)
     table = trial_rows(study) if table is None else table
     first = table[(table["round"] == 0) & (table["status"] == "completed")]
@@ -70,10 +70,10 @@ def save_record(study: Study, table: pd.DataFrame | None = None) -> StudyRecord:
         task=spec.task.name,
         quantizer=spec.quantizer.name,
         trainer=spec.trainer.name,
-        metric=parts.task.metric,
-        layers=parts.space.layers,
-        choices=parts.space.choices,
-        average_bits_range=parts.space.average_bits_range,
+        metric=components.task.metric,
+        layers=components.space.layers,
+        choices=components.space.choices,
+        average_bits_range=components.space.average_bits_range,
         segment_edges=tuple(study.edges.tolist()),
         reference_point=(
             reference_point(first["loss"].to_numpy(), spec.search.average_bits)
@@ -102,6 +102,6 @@ def saving_now_and_then(study: Study) -> Callable[[], None]:
         if (start := time.monotonic()) >= due:
             save_record(study)
             end = time.monotonic()
-            due = end + max(SAVE_EVERY, (end - start) / _MOST_SAVING)
+            due = end + max(SAVE_EVERY, (end - start) / _MAX_SAVING)
 
     return save_if_due

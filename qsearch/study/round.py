@@ -20,16 +20,16 @@ from qsearch.experiment.trial_table import (
     FAILED_REASON,
     FAILED_ROUND,
     ax_data,
-    decisive_front,
     evaluated_in,
+    selection_front,
 )
-from qsearch.plugins.capabilities import CountsExamples
+from qsearch.plugins.capabilities import SupportsExampleCount
 from qsearch.search.pareto import normalised_hypervolume, reference_point
 from qsearch.spec.stopping import round_shares
 from qsearch.storage.paths import LOG
 from qsearch.storage.round_state import RoundState, predicted_losses, write_round
 from qsearch.storage.study_record import RoundRecord
-from qsearch.study.candidates import find_candidates, forget_candidates
+from qsearch.study.candidates import delete_candidates, find_candidates
 from qsearch.study.context import Study
 from qsearch.study.evaluating import evaluations
 from qsearch.study.full_precision import full_precision
@@ -38,7 +38,7 @@ from qsearch.study.scoring import round_scores
 from qsearch.study.training import train_round
 
 
-def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
+def run_round(study: Study, round: int, should_stop: Callable[[], bool]) -> None:
     """Run one round, or the rest of it.
 
     When time is up, the round is finished with what it has if all of its set is evaluated;
@@ -47,7 +47,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     Args:
         study: The open study.
         round: The first round that is not finished.
-        time_is_up: Whether the study shall evaluate and search no more.
+        should_stop: Whether the study shall evaluate and search no more.
 
     Raises:
         QsearchError: If every evaluation of the round failed, or more than the study tolerates.
@@ -58,23 +58,23 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
     planned = of_set + of_search
     to_evaluate = training_set[:of_set]
     _retry_failed(study, round, planned, to_evaluate)
-    study.tell("round started", round, training_set=len(training_set))
+    study.emit("round started", round, training_set=len(training_set))
     correlation = study.correlation  # Measured before training takes its memory.
     report = train_round(study, round, training_set)
-    unquantized = full_precision(study, round, time_is_up)
+    unquantized = full_precision(study, round, should_stop)
     configurations = [study.configuration(number) for number in training_set]
-    scores = round_scores(study, round, configurations, time_is_up)
+    scores = round_scores(study, round, configurations, should_stop)
     if scores is None:
         return
     study.node.use_scores(scores, correlation, _examples(study))
-    _evaluate(study, round, to_evaluate, "evaluating the set", time_is_up, planned)
+    _evaluate(study, round, to_evaluate, "evaluating the set", should_stop, planned)
     save_record(study)
     if _without_result(study, round, to_evaluate):
         return
     search_start = time.monotonic()
-    candidates = find_candidates(study, round, training_set, first, of_search, time_is_up)
+    candidates = find_candidates(study, round, training_set, first, of_search, should_stop)
     search_seconds = time.monotonic() - search_start
-    _evaluate(study, round, candidates, "evaluating candidates", time_is_up, planned)
+    _evaluate(study, round, candidates, "evaluating candidates", should_stop, planned)
     rows = _completed(study, round)
     if rows.empty:
         raise QsearchError(
@@ -82,10 +82,10 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
             f" all reasons are in {study.directory / LOG}; the same command tries again"
         )
     fit_start = time.monotonic()
-    expected = _expected_losses(study, rows["trial"].tolist())
+    expected = _estimated_losses(study, rows["trial"].tolist())
     search_seconds += time.monotonic() - fit_start
     if expected:
-        rows = rows.assign(expected_loss=[expected[number][0] for number in rows["trial"]])
+        rows = rows.assign(estimated_loss=[expected[number][0] for number in rows["trial"]])
     next_set = tuple(rows.loc[_kept(study, rows), "trial"].tolist())
     of_first = rows if round == 0 else _completed(study, 0)
     # The reference point is fixed by round 0, so that rounds compare.
@@ -96,7 +96,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
         hypervolume=normalised_hypervolume(
             rows[["loss", "average_bits"]].to_numpy(),
             reference,
-            (0.0, study.parts.space.average_bits_range[0]),
+            (0.0, study.components.space.average_bits_range[0]),
         ),
         train_seconds=report.seconds,
         evaluate_seconds=float(rows["seconds"].sum()),
@@ -109,7 +109,7 @@ def run_round(study: Study, round: int, time_is_up: Callable[[], bool]) -> None:
         study.directory,
         RoundState(record, next_set, _ever_evaluated(study), expected, predicted),
     )
-    study.tell("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
+    study.emit("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
     save_record(study)
 
 
@@ -118,13 +118,13 @@ def _kept(study: Study, rows: pd.DataFrame) -> Booleans:
     keep = study.spec.search.keep
     if keep == "all":
         return np.ones(len(rows), dtype=np.bool_)
-    return decisive_front(rows, study.edges if keep == "segments" else study.edges[[0, -1]])
+    return selection_front(rows, study.edges if keep == "segments" else study.edges[[0, -1]])
 
 
 def _examples(study: Study) -> int | None:
-    """Return how many examples make luck, or None if the search shall not tell it apart."""
-    task = study.parts.task
-    if study.spec.search.target == "examples" or not isinstance(task, CountsExamples):
+    """Return the number of validation examples, or None if sampling noise is not modelled."""
+    task = study.components.task
+    if study.spec.search.target == "examples" or not isinstance(task, SupportsExampleCount):
         return None
     return task.examples("validation")
 
@@ -191,10 +191,10 @@ def _retry_failed(study: Study, round: int, planned: int, to_evaluate: Sequence[
             trial.mark_running(no_runner_required=True, unsafe=True)
     if not some:
         # Without a single loss nothing was searched; the retried round shall search.
-        forget_candidates(study.directory, round)
+        delete_candidates(study.directory, round)
     with one_transaction():
         study.client._save_or_update_trials_in_db_if_possible(experiment=experiment, trials=failed)
-    study.tell("retrying", round, trials=[trial.index for trial in failed])
+    study.emit("retrying", round, trials=[trial.index for trial in failed])
 
 
 def _without_result(study: Study, round: int, numbers: Sequence[int]) -> list[int]:
@@ -213,7 +213,7 @@ def _evaluate(
     round: int,
     numbers: Sequence[int],
     phase: str,
-    time_is_up: Callable[[], bool],
+    should_stop: Callable[[], bool],
     planned: int,
 ) -> None:
     """Evaluate trials that have no result in this round."""
@@ -223,9 +223,9 @@ def _evaluate(
         if experiment.trials[number].status == TrialStatus.RUNNING:
             study.client.complete_trial(number)  # Killed between data and completion.
     configurations = [study.configuration(number) for number in waiting]
-    space = study.parts.space
-    study.tell(phase, round, total=len(waiting))
-    found = evaluations(study, round, configurations, waiting, time_is_up=time_is_up)
+    space = study.components.space
+    study.emit(phase, round, total=len(waiting))
+    found = evaluations(study, round, configurations, waiting, should_stop=should_stop)
     keep_record = saving_now_and_then(study)
     with closing(found) as results:
         for done, (position, result) in enumerate(results, start=1):
@@ -233,7 +233,7 @@ def _evaluate(
             trial = experiment.trials[number]
             if isinstance(result, Failure):
                 _save_failure(study, round, trial, result.reason)
-                study.tell("failed", round, trial=number, reason=result.reason)
+                study.emit("failed", round, trial=number, reason=result.reason)
                 _require_rate(study, round, planned)
                 continue
             bits = float(space.average_bits(space.from_parameters(trial.arm.parameters)))
@@ -242,7 +242,7 @@ def _evaluate(
                 study.client.attach_data(number, raw_data=data, progression=round)
                 if trial.status == TrialStatus.RUNNING:
                     study.client.complete_trial(number)
-            study.tell(
+            study.emit(
                 "evaluated",
                 round,
                 trial=number,
@@ -272,12 +272,12 @@ def _completed(study: Study, round: int) -> pd.DataFrame:
     return table[(table["round"] == round) & (table["status"] == "completed")]
 
 
-def _expected_losses(study: Study, members: Sequence[int]) -> dict[int, tuple[float, float]]:
-    """Return expected loss and its standard deviation by trial; none if luck is not told apart."""
+def _estimated_losses(study: Study, members: Sequence[int]) -> dict[int, tuple[float, float]]:
+    """Return estimated loss and its standard deviation by trial, if sampling noise is modelled."""
     if _examples(study) is None or len(members) < 2:  # A surrogate needs two losses.
         return {}
-    experiment, space = study.client._experiment, study.parts.space
+    experiment, space = study.client._experiment, study.components.space
     study.node.update_generator_state(experiment, experiment.lookup_data())
     rows = [space.from_parameters(experiment.trials[number].arm.parameters) for number in members]
-    mean, deviation = study.node.expected_loss(np.array(rows, dtype=np.int64))
-    return dict(zip(members, zip(mean.tolist(), deviation.tolist(), strict=True), strict=True))
+    mean, std = study.node.estimated_loss(np.array(rows, dtype=np.int64))
+    return dict(zip(members, zip(mean.tolist(), std.tolist(), strict=True), strict=True))

@@ -21,15 +21,15 @@ from qsearch.experiment.client import close_database, require_own_experiment
 from qsearch.experiment.lease import study_lease
 from qsearch.experiment.reconnecting import (
     STORAGE_WAIT,
-    Reconnecting,
+    ReconnectPolicy,
+    is_disconnect,
     wait_for_connections,
-    was_cut_off,
 )
 from qsearch.experiment.transactions import transactions_saved
 from qsearch.experiment.url import storage_errors
 from qsearch.monitoring.events import Event, Observer, event_log, last_event
 from qsearch.monitoring.progress_file import progress_file
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.search.initial_set import (
     require_budgets,
 )
@@ -91,7 +91,7 @@ def run_study(
         clock = Clock(directory)
         log, keep = event_log(directory / LOG), progress_file(directory)
 
-        def tell(event: Event) -> None:
+        def emit(event: Event) -> None:
             clock.keep()
             log(event)
             keep(event)
@@ -99,23 +99,23 @@ def run_study(
                 observer(event)
 
         for damage in damages:
-            tell(Event("state damaged", len(read_rounds(directory)), asdict(damage)))
-        parts = assemble(spec, where)
+            emit(Event("state damaged", len(read_rounds(directory)), asdict(damage)))
+        components = build_components(spec, where)
         if isinstance(spec.search.initial, InitialSpec):
-            require_budgets(parts.space, spec.search.initial, spec.search.average_bits)
-        changed = claim_directory(parts.spec, directory)
+            require_budgets(components.space, spec.search.initial, spec.search.average_bits)
+        changed = claim_directory(components.spec, directory)
         held.enter_context(clock.session())
         if storage_url:
             # Before the lease, which may be stale for a moment after an outage: a study of the
             # same name shall lose it to nobody else's.
-            require_own_experiment(storage_url, parts.spec.name, directory)
-            lease = held.enter_context(study_lease(storage_url, parts.spec.name, directory))
+            require_own_experiment(storage_url, components.spec.name, directory)
+            lease = held.enter_context(study_lease(storage_url, components.spec.name, directory))
             dead = dead or (lease.taken_over.owner if lease.taken_over else None)
         if dead:
-            tell(Event("taken over", len(read_rounds(directory)), {"owner": dead.describe()}))
+            emit(Event("taken over", len(read_rounds(directory)), {"owner": dead.describe()}))
         if changed or not _is_finished(directory):
-            record_session(directory, parts, tell)
-        executor = held.enter_context(closing(open_executor(parts, workers)))
+            record_session(directory, components, emit)
+        executor = held.enter_context(closing(open_executor(components, workers)))
 
         def open_(prepare: Callable[[Engine], None]) -> Study:
             def prepare_all(engine: Engine) -> None:
@@ -124,14 +124,14 @@ def run_study(
                     # What this process writes once another has taken the study stays out of it.
                     listen(engine, "commit", lease.require)
 
-            return open_study(parts, directory, storage_url, tell, executor, prepare_all)
+            return open_study(components, directory, storage_url, emit, executor, prepare_all)
 
         held.callback(close_database)
         study = open_(lambda engine: None)  # Fails at once where the database cannot be reached.
-        study.tell("started", len(read_rounds(directory)), rounds=spec.search.rounds)
+        study.emit("started", len(read_rounds(directory)), rounds=spec.search.rounds)
         if changed:
-            write_study_yaml(directory, parts.spec)
-            study.tell("limits changed", len(read_rounds(directory)), changed=changed)
+            write_study_yaml(directory, components.spec)
+            study.emit("limits changed", len(read_rounds(directory)), changed=changed)
         return _run(study, clock, open_, storage_wait)
 
 
@@ -147,17 +147,17 @@ def _run(
         wait: Seconds to wait for the database.
     """
     directory = study.directory
-    cut_off = Reconnecting(wait)
+    cut_off = ReconnectPolicy(wait)
 
-    def tell(kind: str, **fields: object) -> None:
-        study.tell(kind, len(read_rounds(directory)), **fields)
+    def emit(kind: str, **fields: object) -> None:
+        study.emit(kind, len(read_rounds(directory)), **fields)
 
     lost_at: float | None = None
 
     def patient(engine: Engine) -> None:
         # While the study is cut off, that is told already.
         wait_for_connections(
-            engine, wait, lambda kind, **fields: None if lost_at else tell(kind, **fields)
+            engine, wait, lambda kind, **fields: None if lost_at else emit(kind, **fields)
         )
 
     patient(get_engine())
@@ -167,7 +167,7 @@ def _run(
                 if lost_at is not None:
                     # What Ax has in memory may be ahead of what the database has.
                     study = open_(patient)
-                    tell("storage back", seconds=time.monotonic() - lost_at)
+                    emit("storage back", seconds=time.monotonic() - lost_at)
                     lost_at = None
                 restore_adapter(study)
                 if reason := _stop_reason(study, clock):
@@ -176,10 +176,10 @@ def _run(
                 round = len(read_rounds(directory))
                 run_round(study, round, _time_is_up(study, clock, round))
             except DBAPIError as error:
-                if not was_cut_off(error):
+                if not is_disconnect(error):
                     raise
                 if lost_at is None:
-                    tell("storage lost", reason=one_line(error))
+                    emit("storage lost", reason=one_line(error))
                     lost_at = time.monotonic()
                 cut_off.pause(error, transactions_saved())
     except BaseException as error:
@@ -188,9 +188,9 @@ def _run(
             save_record(study)
         with contextlib.suppress(Exception):
             kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
-            study.tell(kind, len(read_rounds(directory)), reason=str(error))
+            study.emit(kind, len(read_rounds(directory)), reason=str(error))
         raise
-    study.tell("finished", max(len(read_rounds(directory)) - 1, 0), reason=reason)
+    study.emit("finished", max(len(read_rounds(directory)) - 1, 0), reason=reason)
     return save_record(study)
 
 

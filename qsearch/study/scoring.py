@@ -28,7 +28,7 @@ def round_scores(
     study: Study,
     round: int,
     training_set: Sequence[Configuration],
-    time_is_up: Callable[[], bool],
+    should_stop: Callable[[], bool],
 ) -> Floats | None:
     """Return the predicted rise of the loss under the round's adapter (groups × choices).
 
@@ -38,18 +38,18 @@ def round_scores(
         study: The open study.
         round: Index of the round.
         training_set: The round's set.
-        time_is_up: Asked before each evaluation; then None is returned.
+        should_stop: Asked before each evaluation; then None is returned.
 
     Raises:
         QsearchError: If the sensitivity of no group could be measured.
     """
-    space, error = study.parts.space, study.quantization_error
+    space, error = study.components.space, study.quantization_error
     if study.spec.search.scores == "gradient":
         sensitivity = _sensitivity(study, round, training_set)
         _keep_layer_scores(study, round, error * sensitivity[:, None])
         return weighted_scores(space, error, sensitivity)
     probe = probes(space, error, study.spec.search.average_bits[0] + _PROBED_ABOVE)
-    losses = _probe_losses(study, round, probe, time_is_up)
+    losses = _probe_losses(study, round, probe, should_stop)
     if losses is None:
         return None
     scores = probed_scores(space, error, probe, losses)
@@ -70,15 +70,15 @@ def _sensitivity(study: Study, round: int, training_set: Sequence[Configuration]
     if saved is not None:
         return saved
     start = time.monotonic()
-    study.tell("measuring sensitivity", round)
-    measured = study.parts.trainer.sensitivity(training_set, round)
+    study.emit("measuring sensitivity", round)
+    measured = study.components.trainer.sensitivity(training_set, round)
     write_measurement(study.directory, name, measured)
-    study.tell("measured sensitivity", round, seconds=time.monotonic() - start)
+    study.emit("measured sensitivity", round, seconds=time.monotonic() - start)
     return measured
 
 
 def _probe_losses(
-    study: Study, round: int, probe: Integers, time_is_up: Callable[[], bool]
+    study: Study, round: int, probe: Integers, should_stop: Callable[[], bool]
 ) -> Floats | None:
     """Return the probes' losses (probes), ∞ where an evaluation failed; None if time was up.
 
@@ -91,9 +91,9 @@ def _probe_losses(
     reasons = ["see the log"]
     if len(waiting):
         start = time.monotonic()
-        study.tell("measuring sensitivity", round, total=len(waiting))
-        configurations = [study.parts.space.decode(probe[number]) for number in waiting]
-        probed = evaluations(study, round, configurations, time_is_up=time_is_up)
+        study.emit("measuring sensitivity", round, total=len(waiting))
+        configurations = [study.components.space.decode(probe[number]) for number in waiting]
+        probed = evaluations(study, round, configurations, should_stop=should_stop)
         with closing(probed) as results:
             for position, result in results:
                 number = waiting[position]
@@ -101,10 +101,10 @@ def _probe_losses(
                 write_measurement(study.directory, name, losses)
                 if isinstance(result, Failure):
                     reasons.append(result.reason)
-                    study.tell("probe failed", round, probe=int(number), reason=result.reason)
+                    study.emit("probe failed", round, probe=int(number), reason=result.reason)
         if np.isnan(losses).any():
             return None
-        study.tell("measured sensitivity", round, seconds=time.monotonic() - start)
+        study.emit("measured sensitivity", round, seconds=time.monotonic() - start)
     if not np.isfinite(losses[0]) or not np.isfinite(losses[1:]).any():
         delete_measurement(study.directory, name)
         raise QsearchError(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from qsearch.errors import InputError
 from qsearch.monitoring.events import Event, Observer
-from qsearch.plugins.capabilities import DigestsInputs
-from qsearch.plugins.components import Assembly
+from qsearch.plugins.capabilities import SupportsInputDigests
+from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.digests import Inputs
 from qsearch.provenance.environment import find_machine, find_versions
 from qsearch.provenance.git import source_states
@@ -25,14 +25,14 @@ from qsearch.storage.round_state import read_rounds
 from qsearch.storage.session_files import read_sessions
 
 
-def record_session(directory: Path, parts: Assembly, observer: Observer) -> None:
+def record_session(directory: Path, components: StudyComponents, observer: Observer) -> None:
     """Write down what this session runs on, and tell what changed since the one before.
 
     Call it before anything is measured; model and data may be loaded for it.
 
     Args:
         directory: The study's directory.
-        parts: The study.
+        components: The study.
         observer: Told of another machine, other versions or other source code.
 
     Raises:
@@ -42,10 +42,10 @@ def record_session(directory: Path, parts: Assembly, observer: Observer) -> None
     before = read_sessions(directory) if has_results(directory) else ()
     session = Session(
         start=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=find_versions(parts.spec),
+        versions=find_versions(components.spec),
         machine=find_machine(),
         sources=source_states(),
-        inputs=_inputs(parts),
+        inputs=_inputs(components),
     )
     for earlier in before:
         _require_same_inputs(directory, earlier.inputs, session.inputs)
@@ -57,9 +57,9 @@ def record_session(directory: Path, parts: Assembly, observer: Observer) -> None
         observer(Event("environment changed", round, {"changed": changed}))
 
 
-def _inputs(parts: Assembly) -> Inputs:
-    trainer = parts.trainer
-    return trainer.input_digests() if isinstance(trainer, DigestsInputs) else Inputs()
+def _inputs(components: StudyComponents) -> Inputs:
+    trainer = components.trainer
+    return trainer.input_digests() if isinstance(trainer, SupportsInputDigests) else Inputs()
 
 
 def _require_same_inputs(directory: Path, before: Inputs, after: Inputs) -> None:

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qsearch.execution.executor import Note
-from qsearch.plugins.capabilities import ResumesTraining, TrainsApart, UnfinishedTraining
+from qsearch.execution.executor import ExecutorEvent
+from qsearch.plugins.capabilities import (
+    SupportsCheckpoints,
+    SupportsSeparateTraining,
+    TrainingCheckpoint,
+)
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.space.configuration import Configuration
 from qsearch.storage.checkpoints import (
-    forget_unfinished_training,
+    delete_checkpoint,
     read_adapter,
-    unfinished_training,
+    read_checkpoint,
     write_adapter,
 )
 from qsearch.storage.paths import adapter_path
@@ -32,14 +36,14 @@ def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainR
         round: Index of the round.
         training_set: Trials of the set.
     """
-    trainer = study.parts.trainer
+    trainer = study.components.trainer
     if not adapter_path(study.directory, round).is_file():
         if round > 0:
             _load_before(study, round - 1)
         configurations = [study.configuration(number) for number in training_set]
         trained = _train(study, round, configurations)
         write_adapter(study.directory, round, trainer.state(), trained)
-        study.tell(
+        study.emit(
             "trained",
             round,
             **{
@@ -50,7 +54,7 @@ def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainR
                 "loss": float(np.mean(trained.losses[-20:])) if trained.losses else None,
             },
         )
-    forget_unfinished_training(study.directory, round)
+    delete_checkpoint(study.directory, round)
     # Loading what was saved makes a resumed round equal an uninterrupted one.
     state, report = read_adapter(study.directory, round)
     trainer.load_state(state)
@@ -61,7 +65,7 @@ def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainR
 def _load_before(study: Study, round: int) -> None:
     """Load the adapter of the round before; train it again if its file was damaged."""
     if adapter_path(study.directory, round).is_file():
-        study.parts.trainer.load_state(read_adapter(study.directory, round)[0])
+        study.components.trainer.load_state(read_adapter(study.directory, round)[0])
     else:
         train_round(study, round, training_set_of(study, round)[0])
 
@@ -82,15 +86,15 @@ def restore_adapter(study: Study) -> None:
 
 
 def _train(study: Study, round: int, configurations: Sequence[Configuration]) -> TrainReport:
-    trainer = study.parts.trainer
+    trainer = study.components.trainer
 
     def progress(step: int, total: int, loss: float) -> None:
-        study.tell("training", round, step=step, total=total, loss=loss)
+        study.emit("training", round, step=step, total=total, loss=loss)
 
-    if not isinstance(trainer, ResumesTraining):
+    if not isinstance(trainer, SupportsCheckpoints):
         return trainer.train(configurations, round, progress)
-    unfinished = unfinished_training(study.directory, round)
-    if study.executor.workers > 1 and isinstance(trainer, TrainsApart):
+    unfinished = read_checkpoint(study.directory, round)
+    if study.executor.workers > 1 and isinstance(trainer, SupportsSeparateTraining):
         _train_apart(study, round, trainer, configurations, unfinished)
     return trainer.train_resumably(configurations, round, progress, unfinished)
 
@@ -98,19 +102,19 @@ def _train(study: Study, round: int, configurations: Sequence[Configuration]) ->
 def _train_apart(
     study: Study,
     round: int,
-    trainer: TrainsApart,
+    trainer: SupportsSeparateTraining,
     configurations: Sequence[Configuration],
-    unfinished: UnfinishedTraining,
+    unfinished: TrainingCheckpoint,
 ) -> None:
     """Have workers train what is not trained yet; the trainer then finds it done."""
     waiting = trainer.untrained(configurations, unfinished)
     done = 0
-    study.tell("training configurations", round, done=done, total=len(waiting))
+    study.emit("training configurations", round, done=done, total=len(waiting))
     for found in study.executor.train(waiting):
-        if isinstance(found, Note):
+        if isinstance(found, ExecutorEvent):
             if found.kind:
-                study.tell(found.kind, round, **found.fields)
+                study.emit(found.kind, round, **found.fields)
             continue
         trainer.adopt(found[1], configurations, unfinished)
         done += 1
-        study.tell("training configurations", round, done=done, total=len(waiting))
+        study.emit("training configurations", round, done=done, total=len(waiting))

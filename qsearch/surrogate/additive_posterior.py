@@ -16,7 +16,7 @@ from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-_LEAST_VARIANCE = 1e-12
+_MIN_VARIANCE = 1e-12
 _CHUNK = 2**14
 """Configurations that are predicted at once."""
 
@@ -122,16 +122,17 @@ class AdditiveKernel:
 
 
 @dataclass(frozen=True)
-class Tables:
+class AdditivePosterior:
     """A posterior that adds over groups.
 
     Args:
         kernel: Prior covariance of what is predicted.
-        luck: Covariance of what the data hold beside it and beside noise: it correlates between
+        sampling_noise: Covariance of what the data hold beside it and beside noise: it correlates
+        between
             configurations, but is not predicted.
         noise: Variance of the noise.
         inputs: Choice indices that the posterior is conditioned on (n × groups).
-        factor: Cholesky factor of the data's covariance, luck and noise included (n × n).
+        factor: Cholesky factor of the data's covariance, sampling noise and noise included (n × n).
         constant: What the mean has beside the groups' contributions.
         mean: Contribution of each choice to the mean (groups × choices).
         explained: Contribution of each choice to the vector whose squared length is the explained
@@ -139,7 +140,7 @@ class Tables:
     """
 
     kernel: AdditiveKernel
-    luck: AdditiveKernel
+    sampling_noise: AdditiveKernel
     noise: float
     inputs: Tensor
     factor: Tensor
@@ -152,9 +153,9 @@ class Tables:
         mean = self.constant + gathered(self.mean, index).sum(dim=-1)
         explained = [self._vectors(part).square().sum(dim=1) for part in torch.split(index, _CHUNK)]
         variance = gathered(self.kernel.variances, index).sum(dim=-1) - torch.cat(explained)
-        return mean, variance.clamp_min(_LEAST_VARIANCE)
+        return mean, variance.clamp_min(_MIN_VARIANCE)
 
-    def covariance(self, index: Tensor, other: Tables) -> Tensor:
+    def covariance(self, index: Tensor, other: AdditivePosterior) -> Tensor:
         """Return posterior covariances (n × n) with another part of the same data's posterior.
 
         Args:
@@ -182,7 +183,7 @@ class Tables:
         variances = self.kernel.variances
         prior = gathered(variances, index).sum()
         prior = prior + variances[groups, choices] - variances[groups, before]
-        return mean, (prior - explained).clamp_min(_LEAST_VARIANCE)
+        return mean, (prior - explained).clamp_min(_MIN_VARIANCE)
 
     def corrections(self, errors: Tensor) -> Tensor:
         """Return how tables change if the data were off by errors.
@@ -196,13 +197,13 @@ class Tables:
         weights = torch.cholesky_solve(errors.T, self.factor)
         return -self.kernel.times(self.inputs, weights, errors.dtype).permute(2, 0, 1)
 
-    def conditioned(self, pending: Tensor) -> Tables:
+    def conditioned(self, pending: Tensor) -> AdditivePosterior:
         """Return the posterior as if pending configurations had scored what is expected.
 
         Args:
             pending: Choice indices (m × groups).
         """
-        observed = self.kernel + self.luck
+        observed = self.kernel + self.sampling_noise
         cross = torch.linalg.solve_triangular(
             self.factor, observed(self.inputs, pending), upper=False
         ).T
@@ -231,36 +232,36 @@ class Tables:
 
 
 @torch.no_grad()
-def posterior_tables(
+def additive_posterior(
     kernel: AdditiveKernel,
-    luck: AdditiveKernel,
+    sampling_noise: AdditiveKernel,
     noise: float,
     inputs: Tensor,
     targets: Tensor,
     constant: float,
     prior_mean: Tensor,
-) -> Tables:
+) -> AdditivePosterior:
     """Return the posterior of a process whose mean and kernel add over groups.
 
     Args:
         kernel: Prior covariance of what is predicted.
-        luck: Covariance of what the data hold beside it and beside noise.
+        sampling_noise: Covariance of what the data hold beside it and beside noise.
         noise: Variance of the noise.
         inputs: Choice indices of the data (n × groups).
         targets: What was observed at them (n).
         constant: What the prior mean has beside the groups' contributions.
         prior_mean: Contribution of each choice to the prior mean (groups × choices).
     """
-    covariance = (kernel + luck)(inputs, inputs)
+    covariance = (kernel + sampling_noise)(inputs, inputs)
     covariance.diagonal().add_(noise)
     factor = psd_safe_cholesky(covariance)
     residual = targets - constant - gathered(prior_mean, inputs).sum(dim=-1)
     weights = torch.cholesky_solve(residual[:, None], factor)
     identity = torch.eye(len(factor), dtype=factor.dtype)
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
-    return Tables(
+    return AdditivePosterior(
         kernel=kernel,
-        luck=luck,
+        sampling_noise=sampling_noise,
         noise=noise,
         inputs=inputs,
         factor=factor,

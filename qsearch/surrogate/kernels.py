@@ -81,8 +81,8 @@ class SumKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
         return result
 
 
-class LuckKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
-    """Covariance of the luck that a finite set of examples brings: (2 s / n) · Σ_g ⟨D_g, D'_g⟩.
+class SamplingNoiseKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
+    """Covariance of the sampling noise of a finite set of examples: (2 s / n) · Σ_g ⟨D_g, D'_g⟩.
 
     Args:
         errors: Inner products of quantization errors.

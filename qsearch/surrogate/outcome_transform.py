@@ -15,13 +15,13 @@ from torch import Tensor
 
 from qsearch._arrays import Floats
 
-_MOST_LOG_VARIANCE = 1.0
+_MAX_LOG_VARIANCE = 1.0
 """Most variance of a logarithm that counts. Beyond, a log-normal loss has so long a right tail that
 a Gaussian with its moments says nothing of the left one, by which candidates are chosen."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class OutcomeTransform:
     """What is modelled in place of the loss: y = (v − location) / scale, of mean 0 and variance 1.
 
     Args:
@@ -90,16 +90,16 @@ class Outcome:
 
     def _above(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean of a log-normal loss above the floor, and its logarithm's variance."""
-        spread = (variance * self.scale**2).clamp_max(_MOST_LOG_VARIANCE)
+        spread = (variance * self.scale**2).clamp_max(_MAX_LOG_VARIANCE)
         return (mean * self.scale + self.location + spread / 2).exp(), spread
 
 
-def linear_outcome(loss: Floats) -> Outcome:
+def linear_outcome(loss: Floats) -> OutcomeTransform:
     """Return the scale of losses (n) as they are."""
     return _standardised(loss, None)
 
 
-def logarithmic_outcome(loss: Floats) -> Outcome:
+def logarithmic_outcome(loss: Floats) -> OutcomeTransform:
     """Return the logarithmic scale for losses (n).
 
     Args:
@@ -110,9 +110,9 @@ def logarithmic_outcome(loss: Floats) -> Outcome:
     return _standardised(loss, least - max(least / 2, float(loss.std()) / 10, 1e-9))
 
 
-def _standardised(loss: Floats, floor: float | None) -> Outcome:
+def _standardised(loss: Floats, floor: float | None) -> OutcomeTransform:
     value = _value(loss, floor)
-    return Outcome(floor, float(value.mean()), max(float(value.std()), 1e-9))
+    return OutcomeTransform(floor, float(value.mean()), max(float(value.std()), 1e-9))
 
 
 def _value(loss: Floats, floor: float | None) -> Floats:

@@ -3,7 +3,7 @@
 Quantizing changes group g's weights by an error D_g. With φ_g the score of the group's choice
 (error × sensitivity) and z = Σ φ_g the configuration's proxy, the mean loss over n examples is
 
-    loss(c) = a + s·z(c) + h(c) + luck(c) + noise,    s ≥ 0.
+    loss(c) = a + s·z(c) + h(c) + sampling noise(c) + noise,    s ≥ 0.
 
 The prior mean a + s·z is what errors do to second order, by sensitivities that were estimated. h is
 what that misses: groups whose sensitivity is misjudged, which scales all their scores alike, and a
@@ -11,18 +11,18 @@ gradient of the task's loss that is not zero, whose effect covaries as errors do
 
     cov(h, h') = τ² Σ_g φ_g φ'_g + σ² k,    k(c, c') = Σ_g √φ_g(c_g) · R[c_g, c'_g] · √φ_g(c'_g),
 
-with R the correlation of the errors of two choices. *Luck* is how well the errors happen to suit
-these n examples: (1/n) Σ_e ⟨γ_e, D⟩ with γ_e the examples' gradients, whose mean over the task is
-near zero under a trained adapter. Its covariance is E⟨γ, D⟩⟨γ, D'⟩ / n. By the information equality
-(the Fisher information is the Hessian) E⟨γ, D⟩² is twice the rise s·z, so that
+with R the correlation of the errors of two choices. *Sampling noise* is how well the errors happen
+to suit these n examples: (1/n) Σ_e ⟨γ_e, D⟩ with γ_e the examples' gradients, whose mean over the
+task is near zero under a trained adapter. Its covariance is E⟨γ, D⟩⟨γ, D'⟩ / n. By the information
+equality (the Fisher information is the Hessian) E⟨γ, D⟩² is twice the rise s·z, so that
 
-    cov(luck, luck') = (2 s / n) k
+    cov(sampling noise, sampling noise') = (2 s / n) k
 
-has no parameter of its own. Luck is fitted with the rest, but not predicted: the surrogate's loss
-is that of the task, not of the examples at hand. Mean and kernels add over groups, so predictions
-are sums of tables (:mod:`qsearch.surrogate.additive_posterior`). Where the losses say so,
-the logarithm of the loss is modelled so in its place
-(:mod:`qsearch.surrogate.outcome_transform`), with luck as it is at a typical loss.
+has no parameter of its own. Sampling noise is fitted with the rest, but not predicted: the
+surrogate's loss is that of the task, not of the examples at hand. Mean and kernels add over groups,
+so predictions are sums of tables (:mod:`qsearch.surrogate.additive_posterior`). Where the losses
+say so, the logarithm of the loss is modelled so in its place
+(:mod:`qsearch.surrogate.outcome_transform`), with sampling noise as it is at a typical loss.
 """
 
 from __future__ import annotations
@@ -48,13 +48,17 @@ from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.surrogate.additive_posterior import (
     AdditiveKernel,
-    Tables,
+    AdditivePosterior,
+    additive_posterior,
     gathered,
-    posterior_tables,
 )
 from qsearch.surrogate.features import Features
-from qsearch.surrogate.kernels import LuckKernel, ProxyMean, SumKernel
-from qsearch.surrogate.outcome_transform import Outcome, linear_outcome, logarithmic_outcome
+from qsearch.surrogate.kernels import ProxyMean, SamplingNoiseKernel, SumKernel
+from qsearch.surrogate.outcome_transform import (
+    OutcomeTransform,
+    linear_outcome,
+    logarithmic_outcome,
+)
 
 _NOISE_PRIOR = (-1.0, 0.6)
 """Log-normal prior of the noise variance, as a share of the losses' variance.
@@ -67,7 +71,7 @@ _SMALL_PRIOR = (-2.0, 1.0)
 """Log-normal prior of τ² and σ², as shares of the losses' variance; kernels are 1 on average."""
 
 _ALL_PRIOR = (0.0, 1.0)
-"""The same of σ² where luck is not counted apart, so that σ² holds it too."""
+"""The same of σ² where sampling noise is not counted apart, so that σ² holds it too."""
 
 _DECISIVE_EVIDENCE = 7.0
 """Log density by which losses must be more probable on the logarithmic scale for it to be taken.
@@ -92,13 +96,13 @@ class Surrogate:
 
     model: SingleTaskGP
     features: Features
-    outcome: Outcome
-    tables: Tables
+    outcome: OutcomeTransform
+    tables: AdditivePosterior
 
     @cached_property
     def on_examples(self) -> Surrogate:
-        """The same process as a prediction of losses on the examples at hand, luck included."""
-        return replace(self, tables=_tables(self.model, self.features, with_luck=True))
+        """The same process for losses on the examples at hand, sampling noise included."""
+        return replace(self, tables=_tables(self.model, self.features, with_sampling_noise=True))
 
     @property
     def mean_table(self) -> Floats:
@@ -148,8 +152,8 @@ class Surrogate:
         """
         return self._slopes(torch.from_numpy(index)) * math.sqrt(self.tables.noise)
 
-    def luck(self, index: Integers, examples: float) -> Tensor:
-        """Return covariances (… × n × n) of luck with so many independent examples, nats².
+    def sampling_noise(self, index: Integers, examples: float) -> Tensor:
+        """Return covariances (… × n × n) of sampling noise over independent examples, nats².
 
         Args:
             index: Choice indices (… × n × groups).
@@ -198,8 +202,10 @@ class Surrogate:
         prior = _drawn(tables.kernel, self.features, count, generator)
         at = gathered(prior, tables.inputs).sum(dim=-1)
         noise = torch.from_numpy(generator.standard_normal(tuple(at.shape)))
-        luck = _drawn(tables.luck, self.features, count, generator)
-        errors = at + gathered(luck, tables.inputs).sum(dim=-1) + tables.noise**0.5 * noise
+        sampling_noise = _drawn(tables.sampling_noise, self.features, count, generator)
+        errors = (
+            at + gathered(sampling_noise, tables.inputs).sum(dim=-1) + tables.noise**0.5 * noise
+        )
         # Matheron's rule: a sample of the prior, corrected by how far it is off at the data.
         sampled = tables.mean + prior + tables.corrections(errors)
         result: Floats = sampled.numpy()
@@ -246,8 +252,8 @@ def fit_surrogate(
         features: What is known of choices.
         index: Choice indices of the evaluated configurations (n × groups).
         loss: Their losses (n), nats; all on the same examples.
-        examples: How many examples those are, for the variance of luck; None if the loss on them is
-            itself what the search shall lower.
+        examples: How many examples those are, for the variance of sampling noise; None if the loss
+            on them is itself what the search shall lower.
 
     Raises:
         InputError: If there are fewer than two configurations, a loss is not finite, or there are
@@ -266,7 +272,7 @@ def fit_surrogate(
     )
     is_logarithmic = logarithmic.density - linear.density >= _DECISIVE_EVIDENCE
     fitted = logarithmic if is_logarithmic and np.ptp(loss) > 0 else linear
-    tables = _tables(fitted.model, features, with_luck=False)
+    tables = _tables(fitted.model, features, with_sampling_noise=False)
     return Surrogate(fitted.model, features, fitted.outcome, tables)
 
 
@@ -275,12 +281,16 @@ class _Fitted:
     """A process fitted on one scale, and the logarithm of the posterior density of its losses."""
 
     model: SingleTaskGP
-    outcome: Outcome
+    outcome: OutcomeTransform
     density: float
 
 
 def _fitted(
-    features: Features, index: Integers, loss: Floats, examples: int | None, outcome: Outcome
+    features: Features,
+    index: Integers,
+    loss: Floats,
+    examples: int | None,
+    outcome: OutcomeTransform,
 ) -> _Fitted:
     weight = None if examples is None else examples * outcome.unit
     model = _model(features, torch.from_numpy(index), outcome.of(loss), weight)
@@ -297,13 +307,13 @@ def _model(
         inputs: Choice indices (n × groups).
         targets: Outcomes (n).
         examples: How many examples the losses are means over, times the nats to a unit of the
-            outcome; None if luck is not told apart.
+            outcome; None if sampling noise is not told apart.
     """
     mean, errors = ProxyMean(features), SumKernel(features.error_kernel)
     prior = _ALL_PRIOR if examples is None else _SMALL_PRIOR
     covariance = _scaled(errors, prior) + _scaled(SumKernel(features.proxy_kernel), _SMALL_PRIOR)
     if examples is not None:
-        covariance = covariance + LuckKernel(errors, mean, examples)
+        covariance = covariance + SamplingNoiseKernel(errors, mean, examples)
     # Choice indices are no quantities, so scaling them would be wrong.
     with validate_input_scaling(False):
         return SingleTaskGP(
@@ -360,17 +370,19 @@ def _scaled(kernel: SumKernel, prior: tuple[float, float]) -> ScaleKernel:
 
 
 @torch.no_grad()
-def _tables(model: SingleTaskGP, features: Features, with_luck: bool) -> Tables:
-    """Return the posterior of a fitted model as tables, with luck predicted or not."""
-    by_error, by_proxy, *luck_kernels = model.covar_module.kernels
+def _tables(
+    model: SingleTaskGP, features: Features, with_sampling_noise: bool
+) -> AdditivePosterior:
+    """Return the posterior of a fitted model as tables, with sampling noise predicted or not."""
+    by_error, by_proxy, *sampling_noise_kernels = model.covar_module.kernels
     kernel = features.error_kernel.scaled(float(by_error.outputscale))
     kernel = kernel + features.proxy_kernel.scaled(float(by_proxy.outputscale))
-    luck = AdditiveKernel()
-    for found in luck_kernels:
-        luck = features.error_kernel.scaled(float(found.variance))
-    return posterior_tables(
-        kernel + luck if with_luck else kernel,
-        AdditiveKernel() if with_luck else luck,
+    sampling_noise = AdditiveKernel()
+    for found in sampling_noise_kernels:
+        sampling_noise = features.error_kernel.scaled(float(found.variance))
+    return additive_posterior(
+        kernel + sampling_noise if with_sampling_noise else kernel,
+        AdditiveKernel() if with_sampling_noise else sampling_noise,
         float(model.likelihood.noise),
         model.train_inputs[0].long(),
         model.train_targets,

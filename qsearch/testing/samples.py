@@ -21,10 +21,10 @@ TYPICAL = 0.02
 """Standard deviation of the weights of a typical linear layer."""
 
 
-def normal_weight(rows: int, columns: int, deviation: float = TYPICAL, seed: int = 0) -> Tensor:
+def normal_weight(rows: int, columns: int, std: float = TYPICAL, seed: int = 0) -> Tensor:
     """Return normal weights (rows × columns), float32, from a generator of their own."""
     generator = torch.Generator().manual_seed(seed)
-    return deviation * torch.randn(rows, columns, generator=generator)
+    return std * torch.randn(rows, columns, generator=generator)
 
 
 def sample_layer_configurations(choices: Choices, most: int) -> tuple[LayerConfiguration, ...]:

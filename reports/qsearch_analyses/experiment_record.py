@@ -39,7 +39,7 @@ def experiment_record(
 
     A configuration is what the node's space makes of a trial's parameters; its average bits are
     exact. A round is a progression of the data, 0 without one. What an Ax client does not know is
-    left out: training, expected losses, and which configurations were trained on (none is "seen").
+    left out: training, estimated losses, and which configurations were trained on (none is "seen").
 
     Args:
         experiment: The experiment; its loss is the metric ``loss``.

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.sampling_noise import fitted_to, sampling_noise_std
 
 from benchmarks import basics, fidelity, search_runs, search_tables, stand_in, unseen
 from benchmarks.candidates import problem_of, seconds_of
-from benchmarks.luck import fitted_to, luck_deviation
 from benchmarks.memory import peak_memory
 from benchmarks.objectives import Objective
 from benchmarks.peers import Archive, Peer, Problem, Proposals
@@ -131,11 +131,11 @@ def test_the_report_compares_fewer_evaluations_areas_and_allocators(objective: O
     for seed in (0, 1):
         record(objective, "qsearch", qsearch_searcher, seed, 30)
         record(objective, "random", random_peer, seed, 30)
-    record(objective, "milp", random_peer, 5, 30)
+    record(objective, "allocated", random_peer, 5, 30)
     record(objective, "amq", random_peer, 0, 20)
     benchmark = Benchmark("search")
     (figure,) = search_tables.report(benchmark, objective, 30, 10)
-    assert {row["method"] for row in benchmark.rows} == {"qsearch", "random", "milp", "amq"}
+    assert {row["method"] for row in benchmark.rows} == {"qsearch", "random", "allocated", "amq"}
     (cut,) = [row for row in benchmark.rows if row["method"] == "amq"]
     assert cut["evaluations"] == 20
     assert "after 10" in cut
@@ -189,7 +189,7 @@ def test_seeds_that_all_agree_are_no_evidence_of_chance(
         assert 0 < p_value < 1
 
 
-def test_luck_of_a_difference_is_less_between_similar_configurations(
+def test_sampling_noise_of_a_difference_is_less_between_similar_configurations(
     objective: Objective,
 ) -> None:
     generator = np.random.default_rng(0)
@@ -197,16 +197,18 @@ def test_luck_of_a_difference_is_less_between_similar_configurations(
     noise = 0.01 * generator.standard_normal(30)
     loss = np.array([objective.evaluate(row) for row in index]) + noise
 
-    def luck(of: Objective, first: Integers, second: Integers) -> float:
-        return float(luck_deviation(fitted_to(of, index, loss), of.examples, first, second)[0])
+    def sampling_noise(of: Objective, first: Integers, second: Integers) -> float:
+        return float(sampling_noise_std(fitted_to(of, index, loss), of.examples, first, second)[0])
 
     same, other = index[:1], index[1:2]
     similar = same.copy()
     similar[0, 0] = other[0, 0]
-    deviations = [luck(objective, same, second) for second in (same, similar, other)]
+    deviations = [sampling_noise(objective, same, second) for second in (same, similar, other)]
     assert deviations[0] == 0
     assert 0 < deviations[1] < deviations[2]
-    assert luck(replace(objective, examples=512 * 10**4), same, other) < 0.1 * deviations[2]
+    assert (
+        sampling_noise(replace(objective, examples=512 * 10**4), same, other) < 0.1 * deviations[2]
+    )
 
 
 def test_a_screened_run_counts_what_the_parts_cost(objective: Objective) -> None:
@@ -232,7 +234,7 @@ def test_plans_name_methods_that_exist() -> None:
     for name, plan in PLANS.items():
         runs = plan.runs(name)
         assert len(set(runs)) == len(runs)
-        assert sum(run.method == "milp" and run.start == "warm" for run in runs) == 1
+        assert sum(run.method == "allocated" and run.start == "warm" for run in runs) == 1
 
 
 def test_a_run_chooses_the_least_loss_within_each_budget() -> None:

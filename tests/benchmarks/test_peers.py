@@ -28,7 +28,7 @@ BITS = (2.25, 7.25)
 REFERENCE = (1.0, 7.25)
 SHAPES = [(64, 64), (64, 64), (64, 64), (64, 64), (256, 64), (64, 256)]
 SLOW = {"ax", "ax-one-restart", "optuna-gp"}
-BASIC = ("random", "uniform", "milp")
+BASIC = ("random", "uniform", "allocated")
 EACH = pytest.mark.parametrize("name", list(PEERS))
 
 
@@ -94,7 +94,7 @@ def volume(found: Integers, losses: Floats) -> float:
     return hypervolume(np.column_stack([losses, SPACE.average_bits(found)]), REFERENCE)
 
 
-EVALUATIONS = {"ax": 6, "ax-one-restart": 6, "optuna-gp": 11, "milp": 12}
+EVALUATIONS = {"ax": 6, "ax-one-restart": 6, "optuna-gp": 11, "allocated": 12}
 """Of peers that take long; just past their random phase."""
 
 
@@ -212,9 +212,9 @@ def test_the_first_uniform_configurations_span_the_interval(cold: Cold) -> None:
 
 
 def test_the_allocators_front_beats_uniform_where_scores_are_the_truth(cold: Cold) -> None:
-    count = EVALUATIONS["milp"]
+    count = EVALUATIONS["allocated"]
     volumes = {name: volume(*(values[:count] for values in cold[name])) for name in BASIC}
-    assert volumes["milp"] > max(volumes["uniform"], volumes["random"])
+    assert volumes["allocated"] > max(volumes["uniform"], volumes["random"])
 
 
 # EvoPress

@@ -49,7 +49,7 @@ def test_choices_of_a_made_study_are_drawn_evenly() -> None:
 def test_a_segment_front_has_less_loss_at_more_bits(made: StudyResults) -> None:
     trials = made.record.trials
     for _, segment in trials[trials["on_front"]].sort_values("average_bits").groupby("segment"):
-        assert segment["expected_loss"].is_monotonic_decreasing
+        assert segment["estimated_loss"].is_monotonic_decreasing
     assert front_rows(made) == trials.index[trials["on_front"]].tolist()
 
 

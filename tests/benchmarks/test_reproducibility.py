@@ -27,7 +27,7 @@ def study(folder: Path, losses: list[float], configurations: str, tensor: float)
             "trial": trial,
             "loss": loss,
             "standard_error": 0.5,
-            "expected_loss": float("nan"),
+            "estimated_loss": float("nan"),
             "seconds": float(len(folder.name)),
             "configuration": json.dumps({configuration: {}}),
         }

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Embedding, Linear
 
-from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 from qsearch.spec.study_spec import load_spec
@@ -48,20 +48,20 @@ BLOCKS = 6
 """Of SmolLM2's 30."""
 
 
-def picked(study: Path, bits: float) -> tuple[Assembly, Configuration]:
+def picked(study: Path, bits: float) -> tuple[StudyComponents, Configuration]:
     """The study's parts with the adapter of what ``pick`` picks, and that configuration."""
     figures = json.loads(run(command("pick", study, "--bits", str(bits), "--json")).stdout)
     configuration = Configuration(
         {name: LayerConfiguration(layer) for name, layer in figures["configuration"].items()}
     )
-    parts = assemble(load_spec(study / "study.yaml", resolved=True))
-    parts.trainer.load_state(read_adapter(study, figures["round"])[0])
-    return parts, configuration
+    components = build_components(load_spec(study / "study.yaml", resolved=True))
+    components.trainer.load_state(read_adapter(study, figures["round"])[0])
+    return components, configuration
 
 
-def in_the_study(parts: Assembly, configuration: Configuration) -> Any:
+def in_the_study(components: StudyComponents, configuration: Configuration) -> Any:
     """The study's own model under a configuration."""
-    trainer: Any = parts.trainer
+    trainer: Any = components.trainer
     trainer.adapted.peft_model.eval()
     trainer.activate(configuration)
     return trainer.adapted
@@ -78,9 +78,9 @@ def in_a_new_process(folder: Path, kind: str, inputs: dict[str, Tensor], at: Pat
 @pytest.fixture(scope="module")
 def batch(study: Path) -> dict[str, Tensor]:
     """A batch of the study's validation texts, as model inputs."""
-    parts = assemble(load_spec(study / "study.yaml", resolved=True))
-    parts.trainer.loaded  # type: ignore[attr-defined]  # noqa: B018  # It prepares the task.
-    found = next(iter(parts.task.batches("validation", 64)))
+    components = build_components(load_spec(study / "study.yaml", resolved=True))
+    components.trainer.loaded  # type: ignore[attr-defined]  # noqa: B018  # It prepares the task.
+    found = next(iter(components.task.batches("validation", 64)))
     return {name: tensor for name, tensor in found.items() if name != "labels"}
 
 
@@ -155,11 +155,13 @@ def test_a_sweep_of_adapters_has_one_for_each_budget_on_one_float_base(
     run(command("export", study, "--sweep", "2.5,3,3.5", "--to", out, "--format", "adapter"))
     index = json.loads((out / "index.json").read_text())
     (three,) = [entry for entry in index["budgets"] if entry["bits"] == 3]
-    parts, configuration = picked(study, 3.0)
-    base: Any = parts.task.load_model(parts.spec.model, seed=1).module
+    components, configuration = picked(study, 3.0)
+    base: Any = components.task.load_model(components.spec.model, seed=1).module
     for name, layer in configuration.items():
         weight = base.base_model.get_submodule(name).weight
-        weight.data = parts.quantizer.dequantize(parts.quantizer.quantize(weight.data, layer))
+        weight.data = components.quantizer.dequantize(
+            components.quantizer.quantize(weight.data, layer)
+        )
     model = PeftModel.from_pretrained(base, str(out / three["folder"])).eval()
     with torch.no_grad():
         found = model(**batch).logits

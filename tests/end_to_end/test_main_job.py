@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from qsearch.experiment.node import registry_bundle
-from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.checkpoints import read_adapter
@@ -100,10 +100,10 @@ def test_exported_adapter_gives_the_logits_of_the_study_in_plain_peft(
     study: Path, tmp_path: Path
 ) -> None:
     run(command("export", study, "--bits", "3.0", "--to", tmp_path / "adapter"))
-    parts, configuration, picked = _picked(study)
-    evaluation = parts.trainer.evaluate([configuration], "validation")[0]
-    batches = list(parts.task.batches("validation", 64))
-    expected = [_study_logits(parts.trainer, configuration, batch) for batch in batches]
+    components, configuration, picked = _picked(study)
+    evaluation = components.trainer.evaluate([configuration], "validation")[0]
+    batches = list(components.task.batches("validation", 64))
+    expected = [_study_logits(components.trainer, configuration, batch) for batch in batches]
 
     # Plain transformers and PEFT: the base with quantized weights, then the adapter.
     base = AutoModelForSequenceClassification.from_pretrained(
@@ -112,13 +112,14 @@ def test_exported_adapter_gives_the_logits_of_the_study_in_plain_peft(
     prefix = "bert."
     for name, layer in configuration.items():
         module = base.get_submodule(name if name.startswith(prefix) else prefix + name)
-        quantized = parts.quantizer.quantize(module.weight.data, layer)
-        module.weight.data = parts.quantizer.dequantize(quantized)
+        quantized = components.quantizer.quantize(module.weight.data, layer)
+        module.weight.data = components.quantizer.dequantize(quantized)
     model = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
     found = [_plain_logits(model, batch) for batch in batches]
     assert max(map(_greatest_difference, found, expected)) <= 1e-4
     losses = [
-        parts.task.score(logits, batch).losses for logits, batch in zip(found, batches, strict=True)
+        components.task.score(logits, batch).losses
+        for logits, batch in zip(found, batches, strict=True)
     ]
     assert float(torch.cat(losses).mean()) == pytest.approx(evaluation.loss, abs=1e-5)
     # The round's evaluation, which the study wrote down, was of these logits too.
@@ -138,7 +139,7 @@ def test_integer_quantizer_is_searched_over_its_own_knobs(minilm: str, tmp_path:
     record = read_study(tmp_path / "run")
     assert record.choices.names == ("bits", "group_size", "scheme")
     assert (record.trials["status"] == "completed").all()
-    assert set(record.trials["method"]) == {"uniform", "milp", "random", "search"}
+    assert set(record.trials["method"]) == {"uniform", "allocated", "random", "search"}
     layer = next(iter(json.loads(record.trials["configuration"].iloc[-1]).values()))
     assert set(layer) == {"bits", "group_size", "scheme"}
 
@@ -155,15 +156,15 @@ def test_pick_below_every_configuration_says_what_there_is(study: Path) -> None:
     assert "--bits 1.5: the smallest configuration takes 2." in result.stderr
 
 
-def _picked(study: Path) -> tuple[Assembly, Configuration, dict[str, Any]]:
+def _picked(study: Path) -> tuple[StudyComponents, Configuration, dict[str, Any]]:
     """The study's parts with the adapter of what ``pick`` picks, and that configuration."""
     picked = json.loads(run(command("pick", study, "--bits", "3.0", "--json")).stdout)
     configuration = Configuration(
         {name: LayerConfiguration(layer) for name, layer in picked["configuration"].items()}
     )
-    parts = assemble(load_spec(study / "study.yaml", resolved=True))
-    parts.trainer.load_state(read_adapter(study, picked["round"])[0])
-    return parts, configuration, picked
+    components = build_components(load_spec(study / "study.yaml", resolved=True))
+    components.trainer.load_state(read_adapter(study, picked["round"])[0])
+    return components, configuration, picked
 
 
 @torch.no_grad()

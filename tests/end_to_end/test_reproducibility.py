@@ -15,7 +15,7 @@ import torch
 from pandas.testing import assert_frame_equal
 from safetensors.numpy import load_file
 
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.study_record import RoundRecord, read_study
 from tests.end_to_end.conftest import command, results, run, run_new, small_study
@@ -96,10 +96,10 @@ def test_the_studys_digests_are_those_of_its_model_and_its_texts(study: Path) ->
     assert session.inputs.model == {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names
     }
-    parts = assemble(load_spec(study / "study.yaml"))
-    parts.task.prepare(parts.task.load_model(parts.spec.model, 0).tokenizer)
+    components = build_components(load_spec(study / "study.yaml"))
+    components.task.prepare(components.task.load_model(components.spec.model, 0).tokenizer)
     for split, found in session.inputs.data.items():
-        count = sum(len(batch["labels"]) for batch in parts.task.batches(split, 64))
+        count = sum(len(batch["labels"]) for batch in components.task.batches(split, 64))
         assert found.count == count
     assert session.inputs.data.keys() == {"train", "validation"}
 

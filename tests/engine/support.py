@@ -227,9 +227,9 @@ def process_that_holds(script: str, what: str) -> Iterator[subprocess.Popen[str]
 def imported_by(arguments: Sequence[str], modules: set[str]) -> str:
     """Which of some modules a command imports: a sorted list, as text."""
     script = (
-        "import sys; from qsearch import cli\n"
+        "import sys; from qsearch.cli.main import main\n"
         f"sys.argv = {['qsearch', *arguments]!r}\n"
-        "try: cli.main()\n"
+        "try: main()\n"
         "except SystemExit: pass\n"
         f"print(sorted({modules!r} & set(sys.modules)))\n"
     )

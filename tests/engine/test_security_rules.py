@@ -18,7 +18,7 @@ TEMPLATES = sorted(
     for path in (ROOT / "reports" / "qsearch_reports" / "templates").iterdir()
     if path.name.endswith((".html", ".j2"))
 )
-MODEL_SOURCE = ROOT / "adapters" / "qsearch_coalora" / "model_source.py"
+MODEL_SOURCE = ROOT / "adapters" / "qsearch_coalora" / "models" / "source.py"
 
 
 def name_of(path: Path) -> str:
@@ -66,7 +66,7 @@ def test_code_of_models_runs_in_one_place_where_the_study_says_so() -> None:
         for path in SHIPPED
         if "get_class_from_dynamic_module" in path.read_text(encoding="utf-8")
     ]
-    assert importing == ["adapters/qsearch_coalora/models.py"]
+    assert importing == ["adapters/qsearch_coalora/models/loading.py"]
 
 
 FORBIDDEN = re.compile(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch.errors import InputError
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.plugins.registry import load_plugin
 from qsearch.spec.study_spec import dump_spec, load_spec
 from qsearch.spec.validation import validate
@@ -182,7 +182,9 @@ def test_studies_of_the_fake_plugins_are_assembled_or_refused(
     tried["studies assembled"] += 1
     file.write_text(text, encoding="utf-8")
     # Its blocks are made one by one, so a number of them is no input of ours.
-    refused(lambda: assemble(load_spec(file, ["trainer.blocks=2"], environment={})), InputError)
+    refused(
+        lambda: build_components(load_spec(file, ["trainer.blocks=2"], environment={})), InputError
+    )
 
 
 @pytest.fixture

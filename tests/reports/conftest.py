@@ -122,7 +122,7 @@ def make_record(
 ) -> StudyRecord:
     """Build a study whose loss rises toward low bits, with noise, as a real one does.
 
-    The noise is luck with the examples, which it tells apart if ``expected``.
+    The noise is sampling noise with the examples, which it tells apart if ``expected``.
     """
     generator = np.random.default_rng(seed)
     foresight = np.random.default_rng([seed, 1])
@@ -186,24 +186,24 @@ def make_record(
                     "metric_standard_error": math.nan if broken else 0.0142,
                     "status": "failed" if broken else "completed",
                     "reason": "loss is nan" if broken else "",
-                    "expected_loss": believed,
-                    "expected_loss_deviation": 0.0012 if expected and not broken else math.nan,
+                    "estimated_loss": believed,
+                    "estimated_loss_std": 0.0012 if expected and not broken else math.nan,
                     "predicted_loss": guess if is_candidate else math.nan,
-                    "predicted_loss_deviation": uncertainty if is_candidate else math.nan,
+                    "predicted_loss_std": uncertainty if is_candidate else math.nan,
                 }
             )
         for row in block:
             row["on_front"] = row["status"] == "completed" and not any(
                 other["segment"] == row["segment"]
                 and other["status"] == "completed"
-                and decisive(other) <= decisive(row)
+                and selection(other) <= selection(row)
                 and other["average_bits"] <= row["average_bits"]
                 and other is not row
                 for other in block
             )
         rows += block
         steps = np.arange(60)
-        # Somewhat below the best configuration, whose loss is in part luck.
+        # Somewhat below the best configuration, whose loss is in part sampling noise.
         float_loss = 0.2914 + quality * min(cost) * (0.6 - 0.09 * number)
         curve = 0.3 + (0.5 if number == 0 else 0.12) * np.exp(-steps / 15)
         entries.append(
@@ -279,8 +279,8 @@ def make_results(
     )
 
 
-def decisive(row: dict[str, object]) -> object:
-    return row["loss"] if math.isnan(row["expected_loss"]) else row["expected_loss"]
+def selection(row: dict[str, object]) -> object:
+    return row["loss"] if math.isnan(row["estimated_loss"]) else row["estimated_loss"]
 
 
 def only_failures(record: StudyRecord) -> StudyRecord:
@@ -292,10 +292,10 @@ def only_failures(record: StudyRecord) -> StudyRecord:
             (
                 "loss",
                 "metric",
-                "expected_loss",
-                "expected_loss_deviation",
+                "estimated_loss",
+                "estimated_loss_std",
                 "predicted_loss",
-                "predicted_loss_deviation",
+                "predicted_loss_std",
             ),
             math.nan,
         ),

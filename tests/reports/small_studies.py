@@ -19,7 +19,7 @@ def small_study(
     *,
     name: str = "a",
     seed: int = 0,
-    deviation: float = 0.01,
+    std: float = 0.01,
     edges: tuple[float, ...] = (2.0, 4.0, 6.0),
     **trainer: object,
 ) -> StudyResults:
@@ -30,7 +30,7 @@ def small_study(
         pairs: Average bits and loss of each trial; the loss is also the expected one.
         name: Its name.
         seed: Its seed.
-        deviation: Of the expected losses.
+        deviation: Of the estimated losses.
         edges: Of its segments.
         trainer: Settings of its trainer.
     """
@@ -40,8 +40,8 @@ def small_study(
         trial=range(len(pairs)),
         average_bits=bits,
         loss=losses,
-        expected_loss=losses,
-        expected_loss_deviation=deviation,
+        estimated_loss=losses,
+        estimated_loss_std=std,
     )
     record = replace(base.record, name=name, trials=trials, segment_edges=edges)
     chosen = {"name": name, "seed": seed, "trainer": {"name": "coa-lora", **trainer}}

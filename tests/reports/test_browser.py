@@ -72,7 +72,7 @@ def test_hover_shows_the_figures_of_a_point(page, record):
     assert f"trial {row['trial']}, round 3" in text
     assert f"average bits {row['average_bits']:.4f}" in text
     assert f"loss {row['loss']:.4f} ± {row['standard_error']:.4f}" in text
-    assert f"expected loss {row['expected_loss']:.4f} ± 0.0012" in text
+    assert f"estimated loss {row['estimated_loss']:.4f} ± 0.0012" in text
     assert f"accuracy {row['metric']:.4f} ± 0.0142" in text
 
 

@@ -36,7 +36,7 @@ def page(browser, file):
     return Page(browser, file)
 
 
-def test_slider_chooses_the_least_expected_loss_at_or_under_the_budget(page, results):
+def test_slider_chooses_the_least_estimated_loss_at_or_under_the_budget(page, results):
     record, slider = results.record, page.part("slider")
     for keys, budget in (((Keys.ARROW_RIGHT,) * 2, 3.1), ((Keys.ARROW_LEFT,) * 8, 2.7)):
         slider.send_keys(*keys)
@@ -44,7 +44,7 @@ def test_slider_chooses_the_least_expected_loss_at_or_under_the_budget(page, res
         title = f"Trial {row['trial']}, round 3"
         page.wait(lambda title=title: page.text("selected-title") == title)
         page.wait(lambda row=row: page.heatmap() == expected_heatmap(record, row, "bits"))
-        assert f"least expected loss, {row['expected_loss']:.4f} ± 0.0012" in page.text("pick")
+        assert f"least estimated loss, {row['estimated_loss']:.4f} ± 0.0012" in page.text("pick")
         assert f"--bits {budget:g} --json" in page.text("pick-command")
         assert f"--bits {budget:g} --to OUT --format packed" in page.text("export-command")
         assert page.all("tr.chosen td")[1].text == str(row["trial"])
@@ -106,7 +106,7 @@ def test_the_headlines_bits_are_a_budget_that_holds_its_configuration(page, resu
     shown = page.driver.find_element(By.CSS_SELECTOR, ".answer strong").text
     page.fill(page.part("budget-number"), shown.split()[0])
     within = best_under(results.record, float(shown.split()[0]))
-    assert within["expected_loss"] <= close["expected_loss"]
+    assert within["estimated_loss"] <= close["estimated_loss"]
     page.wait(lambda: page.text("selected-title") == f"Trial {within['trial']}, round 3")
 
 
@@ -174,7 +174,7 @@ def test_a_pinned_configuration_is_compared_with_the_chosen_one(page, results):
     assert rows["average bits"][2] == f"{difference:+.4f}".replace("-", "−")
     sizes = [results.footprint.file_bytes(row["average_bits"]) for row in (pinned, chosen)]
     assert rows["weight files"][:2] == [readable_size(size) for size in sizes]
-    assert rows["expected loss (nats)"][0] == f"{pinned['expected_loss']:.4f} ± 0.0012"
+    assert rows["estimated loss (nats)"][0] == f"{pinned['estimated_loss']:.4f} ± 0.0012"
     before, after = (json.loads(row["configuration"]) for row in (pinned, chosen))
     differing = sum(before[name]["bits"] != after[name]["bits"] for name in before)
     assert f"bits differs in {differing} of 36 layers" in page.text("compare-text")

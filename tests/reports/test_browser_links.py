@@ -136,7 +136,7 @@ def test_the_overall_front_and_those_of_segments_are_selected_by_buttons(page, p
         bits, losses = front["average_bits"], front["decisive_loss"]
         assert page.text("selection").endswith(
             f" selected: {bits.min():.2f}–{bits.max():.2f} bits,"
-            f" expected loss {losses.min():.4f}–{losses.max():.4f}"
+            f" estimated loss {losses.min():.4f}–{losses.max():.4f}"
         )
     assert 0 < len(overall) < len(of_segments)
 

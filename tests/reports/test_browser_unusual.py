@@ -66,7 +66,7 @@ def test_a_study_that_tells_nothing_but_its_trials_is_shown(opened, record):
     old = replace(
         record,
         rounds=tuple(replace(entry, full_precision=None) for entry in record.rounds),
-        trials=record.trials.assign(predicted_loss=np.nan, predicted_loss_deviation=np.nan),
+        trials=record.trials.assign(predicted_loss=np.nan, predicted_loss_std=np.nan),
     )
     page = opened(StudyResults(old, "runs/old"))
     text = page.driver.find_element("id", "main").text

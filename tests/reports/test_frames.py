@@ -32,7 +32,7 @@ def test_points_tell_what_was_predicted_of_candidates_alone(record):
     points = frames.points_frame(record)
     predicted = points[points["predicted_loss"].notna()]
     assert 0 < len(predicted) < len(points)
-    assert predicted["predicted_loss_deviation"].gt(0).all()
+    assert predicted["predicted_loss_std"].gt(0).all()
 
 
 def test_configurations_are_numbered_in_the_order_in_which_they_appear(record):
@@ -134,12 +134,12 @@ def test_failures_are_counted_by_reason(record):
 def test_headline_names_the_fewest_bits_within_one_percent_of_full_precision(record):
     head = frames.headline(record)
     full, latest = record.rounds[-1].full_precision, record.latest
-    close = latest[latest["expected_loss"] <= 1.01 * full.loss]
+    close = latest[latest["estimated_loss"] <= 1.01 * full.loss]
     assert head.full_precision == full
     assert head.relative_to == "full precision"
-    assert head.best["expected_loss"] == latest["expected_loss"].min()
+    assert head.best["estimated_loss"] == latest["estimated_loss"].min()
     assert head.within_one_percent["average_bits"] == close["average_bits"].min()
-    assert head.excess == pytest.approx(latest["expected_loss"].min() / full.loss - 1)
+    assert head.excess == pytest.approx(latest["estimated_loss"].min() / full.loss - 1)
     assert (head.evaluations, head.failed, head.configurations) == (298, 2, 118)
 
 
@@ -164,7 +164,7 @@ def test_headline_goes_by_the_best_loss_where_full_precision_is_not_known(record
     assert head.full_precision is None
     assert head.excess is None
     latest = record.latest
-    close = latest[latest["expected_loss"] <= 1.01 * latest["expected_loss"].min()]
+    close = latest[latest["estimated_loss"] <= 1.01 * latest["estimated_loss"].min()]
     assert head.within_one_percent["average_bits"] == close["average_bits"].min()
     assert head.within_one_percent.equals(head.close_to_best)
 
@@ -174,9 +174,9 @@ def test_headline_goes_by_observed_losses_where_none_are_expected(make_record):
     assert frames.headline(record).best["loss"] == record.latest["loss"].min()
 
 
-def test_decisive_loss_is_the_expected_one_where_there_is_one(record, make_record):
+def test_selection_loss_is_the_expected_one_where_there_is_one(record, make_record):
     points = frames.points_frame(record)
-    assert (points["decisive_loss"] == points["expected_loss"]).all()
+    assert (points["decisive_loss"] == points["estimated_loss"]).all()
     assert frames.headline(record).is_expected
     unexpected = make_record(expected=False)
     points = frames.points_frame(unexpected)
@@ -210,13 +210,13 @@ def test_study_whose_evaluations_all_failed_counts_them(record, only_failures):
 
 @pytest.mark.parametrize("figure", [math.inf, -math.inf, math.nan])
 def test_figures_that_are_not_finite_are_not_known(figure, record):
-    expected = record.trials["expected_loss"].mask(record.trials["trial"] == 0, figure)
+    expected = record.trials["estimated_loss"].mask(record.trials["trial"] == 0, figure)
     points = frames.points_frame(
-        replace(record, trials=record.trials.assign(expected_loss=expected, metric=figure))
+        replace(record, trials=record.trials.assign(estimated_loss=expected, metric=figure))
     )
     assert points["metric"].isna().all()
     odd = points[points["trial"] == 0]
-    assert odd["expected_loss"].isna().all()
+    assert odd["estimated_loss"].isna().all()
     assert odd["decisive_loss"].equals(odd["loss"].rename("decisive_loss"))
 
 
@@ -233,10 +233,10 @@ def test_headline_has_no_excess_over_a_loss_of_zero(record):
 
 
 def test_headline_says_of_the_best_itself_whether_its_loss_is_expected(record):
-    expected = record.trials["expected_loss"].where(record.trials["trial"] == 0)
+    expected = record.trials["estimated_loss"].where(record.trials["trial"] == 0)
     loss = record.trials["loss"].mask(record.trials["trial"] == 1, 0.01)
     head = frames.headline(
-        replace(record, trials=record.trials.assign(expected_loss=expected, loss=loss))
+        replace(record, trials=record.trials.assign(estimated_loss=expected, loss=loss))
     )
     assert head.best["trial"] == 1
     assert not head.is_expected

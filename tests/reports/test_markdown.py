@@ -89,7 +89,7 @@ def test_the_headline_and_the_table_at_budgets_are_the_studys(record: StudyRecor
     assert text.startswith("### `quickstart`\n\n**Within 1 % of ")
     assert f" at {least_budget(close['average_bits'])} average bits" in text.splitlines()[2]
     heading, *rows = tables(text)[0]
-    assert heading == ["budget", "trial", "bits", "loss", "expected loss", "accuracy", "seen"]
+    assert heading == ["budget", "trial", "bits", "loss", "estimated loss", "accuracy", "seen"]
     best = budget_frame(record, study_budgets(record))
     assert [int(row[1]) for row in rows] == best["trial"].tolist()
     assert [row[3].split(" ± ")[1] for row in rows] == [f"{e:.4f}" for e in best["standard_error"]]

@@ -74,8 +74,8 @@ def test_single_seed_is_compared_with_where_another_of_several_would_lie():
 @given(st.floats(0.2, 0.8), st.floats(0.2, 0.8), st.floats(0, 0.3), st.floats(0, 0.3))
 def test_single_seeds_tie_within_the_losses_own_uncertainty(study_of, a, b, doubt_a, doubt_b):
     studies = [
-        study_of([(3, a)], name="a", rank=1, deviation=doubt_a),
-        study_of([(3, b)], name="b", rank=2, deviation=doubt_b),
+        study_of([(3, a)], name="a", rank=1, std=doubt_a),
+        study_of([(3, b)], name="b", rank=2, std=doubt_b),
     ]
     slack = abs(a - b) - math.hypot(doubt_a, doubt_b)
     if abs(slack) < 1e-9:
@@ -119,7 +119,7 @@ def test_outcomes_are_told_by_letters_and_not_by_colour_alone(study_of):
 
 def test_losses_of_unknown_uncertainty_tie(study_of):
     studies = [
-        study_of([(3, loss)], name=str(loss), rank=rank, deviation=math.nan)
+        study_of([(3, loss)], name=str(loss), rank=rank, std=math.nan)
         for rank, loss in enumerate((0.3, 0.9))
     ]
     for one in studies:

@@ -49,7 +49,7 @@ def test_axes_tell_the_range_of_their_column(record, frame):
     assert [axis.title for axis in axes] == [
         "average bits",
         *record.choices.names,
-        "expected loss",
+        "estimated loss",
         "accuracy",
     ]
     for axis in axes:
@@ -112,7 +112,7 @@ def test_one_configuration_is_a_line_in_the_middle_of_its_axes(make_record):
 
 def test_losses_farther_apart_than_a_float_holds_have_ticks_at_both_ends(record):
     sign = np.where(record.trials["trial"] % 2 == 0, 1.7e308, -1.7e308)
-    huge = replace(record, trials=record.trials.assign(loss=sign, expected_loss=math.nan))
+    huge = replace(record, trials=record.trials.assign(loss=sign, estimated_loss=math.nan))
     frame = parallel_frame(huge)
     axis = next(a for a in parallel_axes(huge, frame) if a.column == "decisive_loss")
     assert [at for at, _ in axis.ticks] == [-1.7e308, 1.7e308]

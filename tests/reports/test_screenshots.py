@@ -52,7 +52,7 @@ def test_each_picture_is_there_and_small_and_the_script_takes_it(screenshots: Mo
     pictures = shown()
     assert "report" in pictures
     assert pictures.keys() <= {picture.name for picture in screenshots.PICTURES}
-    assert all(path.stat().st_size <= screenshots.MOST_BYTES for path in pictures.values())
+    assert all(path.stat().st_size <= screenshots.MAX_BYTES for path in pictures.values())
     assert {picture.page for picture in screenshots.PICTURES} == set(screenshots.PAGES)
 
 

@@ -42,9 +42,7 @@ def test_a_table_of_predictions_is_summed_up_in_its_attributes(record):
 
 
 def test_a_prediction_without_a_deviation_has_no_standardised_error(record):
-    trials = record.trials.assign(
-        predicted_loss_deviation=record.trials["predicted_loss_deviation"] * 0
-    )
+    trials = record.trials.assign(predicted_loss_std=record.trials["predicted_loss_std"] * 0)
     frame = predictions_frame(replace(record, trials=trials))
     assert frame["error"].isna().all()
     assert math.isnan(frame.attrs["coverage"])

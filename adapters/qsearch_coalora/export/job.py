@@ -127,7 +127,7 @@ def packable(quantizer: Quantizer, format: str) -> tuple[PackableQuantizer, dict
     if not isinstance(quantizer, PackableQuantizer):
         raise InputError(
             f"quantizer {quantizer.name!r} cannot be exported as {format}: it has no layout();"
-            " see qsearch.layout.PackableQuantizer"
+            " see qsearch.plugins.tensor_layout.PackableQuantizer"
         )
     if not isinstance(options, BaseModel):
         raise InputError(

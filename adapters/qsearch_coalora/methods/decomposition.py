@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qsearch_coalora.adapter.residual import residual_factors
 
-MOST_TURNS = 100
+MAX_TURNS = 100
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def decompose(
     rows, columns = importance[0][:, None], importance[1][None]
     quantized = torch.zeros_like(weight)
     best: Decomposition | None = None
-    for turn in range(1, MOST_TURNS + 1):
+    for turn in range(1, MAX_TURNS + 1):
         scaled = residual_factors(
             weight * rows * columns, quantized * rows * columns, rank, generator
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qsearch_coalora.weights.sensitivity import recorded_calls
 
-_LEAST_SHARE = 1e-3
+_MIN_SHARE = 1e-3
 """Least importance, as a share of the mean: the decomposition divides by it."""
 
 
@@ -58,6 +58,6 @@ def _scaled(rows: Tensor, columns: Tensor, examples: int) -> tuple[Tensor, Tenso
         return torch.full_like(rows, 1e-12), torch.ones_like(columns)
     share_of_rows, share_of_columns = rows / rows.mean(), columns / columns.mean()
     return (
-        (share_of_rows.clamp_min(_LEAST_SHARE) * mean).sqrt(),
-        share_of_columns.clamp_min(_LEAST_SHARE).sqrt(),
+        (share_of_rows.clamp_min(_MIN_SHARE) * mean).sqrt(),
+        share_of_columns.clamp_min(_MIN_SHARE).sqrt(),
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qsearch.errors import EvaluationError, InputError, QsearchError
-from qsearch.plugins.capabilities import KEPT_NOWHERE, UnfinishedTraining
+from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import Progress, Requirements, TrainerState
 from qsearch.space.configuration import Configuration
@@ -89,7 +89,7 @@ class PerConfigurationTrainer(AdapterTrainer):
         configurations: Sequence[Configuration],
         round: int,
         progress: Progress | None,
-        unfinished: UnfinishedTraining,
+        unfinished: TrainingCheckpoint,
     ) -> TrainReport:
         """Train those of the set that are not trained yet; see :meth:`AdapterTrainer.train`.
 
@@ -116,7 +116,7 @@ class PerConfigurationTrainer(AdapterTrainer):
                 unfinished.save(_with_trained(state, self._trained, set=trains))
 
             try:
-                self._train_one(configuration, shifted, UnfinishedTraining(unfinished.load, keep))
+                self._train_one(configuration, shifted, TrainingCheckpoint(unfinished.load, keep))
                 keep(TrainerState({}, {}))
             except DivergedError:
                 if self._diverged.keys() >= set(configurations):
@@ -131,19 +131,19 @@ class PerConfigurationTrainer(AdapterTrainer):
         )
 
     def untrained(
-        self, configurations: Sequence[Configuration], unfinished: UnfinishedTraining
+        self, configurations: Sequence[Configuration], unfinished: TrainingCheckpoint
     ) -> Sequence[Configuration]:
         """Return those of a set that training it would train."""
         known = {*self._trained, *self._spare, *self._diverged, *self._adopted}
         known |= self._saved(configurations, unfinished).keys()
         return [one for one in dict.fromkeys(configurations) if one not in known]
 
-    def train_apart(self, configuration: Configuration) -> TrainerState:
+    def train_separately(self, configuration: Configuration) -> TrainerState:
         """Train a configuration, unless it is trained, and return what came out."""
         known = configuration in self._trained
         if not known:
             try:
-                self._train_one(configuration, None, KEPT_NOWHERE)
+                self._train_one(configuration, None, NO_CHECKPOINT)
             except DivergedError as error:
                 told = {"diverged": [[configuration.to_json(), str(error)]]}
                 return _with_trained(TrainerState({}, told), {})
@@ -156,7 +156,7 @@ class PerConfigurationTrainer(AdapterTrainer):
         self,
         trained: TrainerState,
         configurations: Sequence[Configuration] = (),
-        unfinished: UnfinishedTraining = KEPT_NOWHERE,
+        unfinished: TrainingCheckpoint = NO_CHECKPOINT,
     ) -> None:
         """Take in what another process trained."""
         for text, reason in trained.metadata.get("diverged", []):
@@ -174,7 +174,7 @@ class PerConfigurationTrainer(AdapterTrainer):
             self._adopted_saved = time.monotonic()
 
     def _saved(
-        self, configurations: Sequence[Configuration], unfinished: UnfinishedTraining
+        self, configurations: Sequence[Configuration], unfinished: TrainingCheckpoint
     ) -> dict[Configuration, Trained]:
         """Return what an unfinished training of a set has trained."""
         saved = unfinished.load()
@@ -189,7 +189,7 @@ class PerConfigurationTrainer(AdapterTrainer):
         self,
         configuration: Configuration,
         progress: Progress | None,
-        unfinished: UnfinishedTraining,
+        unfinished: TrainingCheckpoint,
     ) -> None:
         if configuration in self._spare:
             found = self._spare.pop(configuration)
@@ -226,7 +226,7 @@ class PerConfigurationTrainer(AdapterTrainer):
             return
         try:
             with torch.enable_grad():
-                self._train_one(configuration, None, KEPT_NOWHERE)
+                self._train_one(configuration, None, NO_CHECKPOINT)
         except QsearchError as error:
             raise EvaluationError(str(error)) from error
         self.adapted.peft_model.eval()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import UnfinishedTraining
+from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, Requirements, TrainerState
@@ -50,7 +50,7 @@ class PTQTrainer(FullPrecisionTrainer):
         configurations: Sequence[Configuration],
         round: int,
         progress: Progress | None,
-        unfinished: UnfinishedTraining,
+        unfinished: TrainingCheckpoint,
     ) -> TrainReport:
         """Fine-tune in full precision in round 0; see :meth:`AdapterTrainer.train`.
 

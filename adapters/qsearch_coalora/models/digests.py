@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from qsearch.plugins.capabilities import DigestsData
+from qsearch.plugins.capabilities import SupportsDataDigest
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.protocols import LoadedModel, Task
 from qsearch.spec.sections import ModelSpec
@@ -53,7 +53,7 @@ class KnowsInputs:
     def _input_digests(self) -> Inputs:
         # Session and workers ask, and reading all weights takes its time.
         _ = self.loaded  # What comes from the hub is there from now on, and the task is prepared.
-        data = self.task.data_digests() if isinstance(self.task, DigestsData) else {}
+        data = self.task.data_digests() if isinstance(self.task, SupportsDataDigest) else {}
         files = (*weight_files(self.model), *settings_files(self.model))
         return Inputs({path.name: file_sha256(path) for path in files}, data)
 

@@ -45,7 +45,7 @@ from qsearch_coalora.tasks.docstrings import (
 from qsearch_coalora.tasks.labelled_texts import LabelledTexts
 from qsearch_coalora.tasks.labels import as_the_head_has_them, require_all, sorted_labels
 from qsearch_coalora.tasks.metrics import accuracy, confusion, f1_score, hits
-from qsearch_coalora.tasks.standard_errors import LEAST_EXAMPLES, require_examples
+from qsearch_coalora.tasks.standard_errors import MIN_EXAMPLES, require_examples
 
 Label = Annotated[str, Field(coerce_numbers_to_str=True)]
 
@@ -86,8 +86,8 @@ class ClassificationOptions(BaseModel):
     positive: Label | None = None
     max_length: int = Field(default=128, ge=2)
     train_examples: int | None = Field(default=None, ge=1)
-    validation_examples: int | None = Field(default=None, ge=LEAST_EXAMPLES)
-    test_examples: int | None = Field(default=None, ge=LEAST_EXAMPLES)
+    validation_examples: int | None = Field(default=None, ge=MIN_EXAMPLES)
+    test_examples: int | None = Field(default=None, ge=MIN_EXAMPLES)
 
     @model_validator(mode="after")
     def _one_source(self) -> ClassificationOptions:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from qsearch.errors import InputError
 
-LEAST_EXAMPLES = 2
+MIN_EXAMPLES = 2
 """Examples that a standard error needs."""
 
 
@@ -38,8 +38,8 @@ def require_examples(split: str, count: int, unit: str) -> None:
     Raises:
         InputError: If it has too few.
     """
-    if count < LEAST_EXAMPLES:
+    if count < MIN_EXAMPLES:
         raise InputError(
-            f"the {split} data has {count} {unit}; an evaluation needs at least {LEAST_EXAMPLES}"
+            f"the {split} data has {count} {unit}; an evaluation needs at least {MIN_EXAMPLES}"
             " for its standard error"
         )

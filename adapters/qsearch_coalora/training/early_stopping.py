@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import HoldsOut
+from qsearch.plugins.capabilities import SupportsHoldOut
 from qsearch.plugins.protocols import Task
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
@@ -96,7 +96,7 @@ def hold_out(task: Task, stopping: EarlyStopping | None) -> None:
     """
     if stopping is None:
         return
-    if not isinstance(task, HoldsOut):
+    if not isinstance(task, SupportsHoldOut):
         raise InputError(
             f"trainer.early_stopping: task {task.name!r} cannot hold out training examples; leave"
             " early_stopping out"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qsearch.errors import EvaluationError, InputError
-from qsearch.plugins.capabilities import KEPT_NOWHERE, UnfinishedTraining
+from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
 from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.protocols import (
     LoadedModel,
@@ -188,7 +188,7 @@ class AdapterTrainer(ExportsModels, KnowsInputs):
         progress: Progress | None = None,
     ) -> TrainReport:
         """Train on the expected loss over a set; see :meth:`train_resumably`."""
-        return self.train_resumably(configurations, round, progress, KEPT_NOWHERE)
+        return self.train_resumably(configurations, round, progress, NO_CHECKPOINT)
 
     @telling_of_memory()
     def train_resumably(
@@ -196,7 +196,7 @@ class AdapterTrainer(ExportsModels, KnowsInputs):
         configurations: Sequence[Configuration],
         round: int,
         progress: Progress | None,
-        unfinished: UnfinishedTraining,
+        unfinished: TrainingCheckpoint,
     ) -> TrainReport:
         """Train on the expected loss over a set, from the saved step if there is one.
 

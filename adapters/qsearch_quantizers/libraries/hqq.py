@@ -26,10 +26,10 @@ CHUNK = 1 << 14
 """Weights optimized together on the CPU. Torch takes a mean of so few on one thread, so where the
 optimizer stops does not depend on the number of threads (unless one row has 32768 weights)."""
 
-LEAST_STEP = 1 / 20_000
+MIN_STEP = 1 / 20_000
 """The least distance of neighbouring codes that hqq gives a group, lest float16 overflow."""
 
-GREATEST_FACTOR = 2.0**24
+MAX_FACTOR = 2.0**24
 """By how much a group is enlarged at most; float16 has no scales for smaller ones."""
 
 
@@ -185,9 +185,9 @@ def _factors(groups: Tensor, bits: int) -> Tensor:
     Returns:
         Rows × groups.
     """
-    least = (2**bits - 1) * LEAST_STEP
+    least = (2**bits - 1) * MIN_STEP
     low, high = groups.aminmax(dim=2)
-    ratio = least / torch.maximum(high, -low).clamp(min=least / GREATEST_FACTOR)
+    ratio = least / torch.maximum(high, -low).clamp(min=least / MAX_FACTOR)
     power = ratio / torch.frexp(ratio).mantissa  # Exact; above the ratio, by at most twice.
     return torch.where(high - low < least, power.clamp(min=1.0), 1.0)
 

@@ -25,7 +25,7 @@ Bits = Literal[4, 8]
 GroupSize = Literal[32, 64, 128, 256]
 Scheme = Literal["symmetric", "asymmetric"]
 
-LEAST_SCALE = 2.0**-24
+MIN_SCALE = 2.0**-24
 """The least positive float16: torchao divides by scales, so none may become zero."""
 
 
@@ -100,7 +100,7 @@ class TorchAO:
         for first in range(0, rows, step):
             part = _whole_groups(weight.detach()[first : first + step].float(), size)
             scales, zero_points = primitives.choose_qparams_affine(
-                part, mapping, (1, size), torch.uint8, 0, greatest_code, eps=LEAST_SCALE
+                part, mapping, (1, size), torch.uint8, 0, greatest_code, eps=MIN_SCALE
             )
             scales = scales.clamp(max=torch.finfo(torch.float16).max).to(torch.float16)
             codes = primitives.quantize_affine(

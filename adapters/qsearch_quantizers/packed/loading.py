@@ -236,7 +236,7 @@ def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:
     if not isinstance(quantizer, PackableQuantizer):
         raise InputError(
             f"quantizer {name!r} has no layout() and cannot be packed;"
-            " see qsearch.layout.PackableQuantizer"
+            " see qsearch.plugins.tensor_layout.PackableQuantizer"
         )
     return quantizer
 

@@ -94,11 +94,11 @@ class AccuracyChecks(QuantizerChecks):
         quantizer = self.make()
         for chosen in self.sample(quantizer):
             expected = relative_error(quantizer, normal_weight(16, 512), chosen)
-            for deviation in MAGNITUDES:
+            for std in MAGNITUDES:
                 self.require_expected_error(
                     "test_the_error_does_not_depend_on_the_weights_magnitude",
                     chosen,
-                    f"weights with standard deviation {deviation}, against {TYPICAL},",
-                    relative_error(quantizer, normal_weight(16, 512, deviation), chosen),
+                    f"weights with standard deviation {std}, against {TYPICAL},",
+                    relative_error(quantizer, normal_weight(16, 512, std), chosen),
                     expected,
                 )

@@ -7,7 +7,7 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from qsearch.plugins.capabilities import QuantizesForInputs
+from qsearch.plugins.capabilities import SupportsCalibration
 from qsearch.plugins.protocols import Quantizer
 from qsearch.testing.base import require, require_refusal
 from qsearch.testing.quantizer.base import QuantizerChecks
@@ -51,9 +51,9 @@ class InputChecks(QuantizerChecks):
             lambda: for_inputs.quantize_for_inputs(normal_weight(4, 128), chosen, torch.eye(64)),
         )
 
-    def _for_inputs(self) -> tuple[Quantizer, QuantizesForInputs]:
+    def _for_inputs(self) -> tuple[Quantizer, SupportsCalibration]:
         quantizer = self.make()
-        if not isinstance(quantizer, QuantizesForInputs) or not quantizer.needs_inputs:
+        if not isinstance(quantizer, SupportsCalibration) or not quantizer.needs_inputs:
             raise SkipTest("this quantizer does not use the layer's inputs")
         return quantizer, quantizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from unittest import SkipTest
 
-from qsearch.plugins.capabilities import EvaluatesFullPrecision, EvaluatesPart
+from qsearch.plugins.capabilities import SupportsFullPrecision, SupportsSubsets
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
 from qsearch.testing.base import require, require_equal
@@ -69,7 +69,7 @@ class EvaluationChecks(TrainerChecks):
 
     def test_full_precision_is_evaluated_and_leaves_no_trace(self) -> None:
         trainer, chosen, report = self.trained()
-        if not isinstance(trainer, EvaluatesFullPrecision):
+        if not isinstance(trainer, SupportsFullPrecision):
             raise SkipTest("this trainer does not evaluate full precision")
         state = saved(trainer.state(), report)
         before = trainer.evaluate(chosen, self.split)
@@ -84,13 +84,13 @@ class EvaluationChecks(TrainerChecks):
         self.require_same_evaluations("evaluated after full precision", after, before)
         resumed = self.make()
         resumed.load_state(state)
-        assert isinstance(resumed, EvaluatesFullPrecision)
+        assert isinstance(resumed, SupportsFullPrecision)
         loaded = resumed.evaluate_full_precision(self.split)
         self.require_same_evaluations("full precision with the loaded state", [loaded], [found])
 
     def test_a_part_is_the_same_for_all_configurations(self) -> None:
         trainer, chosen, _ = self.trained()
-        if not isinstance(trainer, EvaluatesPart):
+        if not isinstance(trainer, SupportsSubsets):
             raise SkipTest("this trainer does not evaluate parts")
         whole = trainer.evaluate(chosen, self.split)
         all_of_it = trainer.evaluate_part(chosen, self.split, 1)

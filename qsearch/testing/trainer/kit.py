@@ -21,7 +21,7 @@ from qsearch.testing.trainer.evaluation import EvaluationChecks
 from qsearch.testing.trainer.exports import ExportChecks
 from qsearch.testing.trainer.training import TrainingChecks
 
-GREATEST_ERROR = 1.5
+MAX_ERROR = 1.5
 """Of a relative squared error; 1 is that of a weight of zeros."""
 
 
@@ -85,8 +85,8 @@ class LayerScoreChecks(TrainerChecks):
         require_equal("shape of errors", errors.shape, (len(trainer.layers()), len(sample)))
         least, greatest = float(errors.min()), float(errors.max())
         require(
-            0 <= least <= greatest <= GREATEST_ERROR,
-            f"relative squared errors: expected 0 to {GREATEST_ERROR}, found {least} to {greatest}",
+            0 <= least <= greatest <= MAX_ERROR,
+            f"relative squared errors: expected 0 to {MAX_ERROR}, found {least} to {greatest}",
         )
         self._require_same("errors, asked for again", trainer.quantization_error(sample), errors)
         reverse = trainer.quantization_error(sample[::-1])[:, ::-1]

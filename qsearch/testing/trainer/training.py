@@ -8,11 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest import SkipTest
 
-from qsearch.plugins.capabilities import ResumesTraining, UnfinishedTraining
+from qsearch.plugins.capabilities import SupportsCheckpoints, TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
-from qsearch.storage.checkpoints import unfinished_training
+from qsearch.storage.checkpoints import read_checkpoint
 from qsearch.testing.base import require, require_equal, require_refusal
 from qsearch.testing.samples import global_seed
 from qsearch.testing.trainer.base import TrainerChecks, copied, saved
@@ -111,24 +111,24 @@ class TrainingChecks(TrainerChecks):
             resumable.train_resumably(chosen, 0, None, unfinished)
         self.require_same_state("state", trainer.state(), whole.state())
 
-    def _resumable(self) -> tuple[Trainer, ResumesTraining]:
+    def _resumable(self) -> tuple[Trainer, SupportsCheckpoints]:
         trainer = self.make()
-        if not isinstance(trainer, ResumesTraining):
+        if not isinstance(trainer, SupportsCheckpoints):
             raise SkipTest("this trainer begins a killed training anew")
         return trainer, trainer
 
-    def _killed(self, folder: Path, chosen: Sequence[Configuration]) -> UnfinishedTraining:
+    def _killed(self, folder: Path, chosen: Sequence[Configuration]) -> TrainingCheckpoint:
         """Return what a training leaves that is killed when it has saved its state."""
         _, trainer = self._resumable()
         (folder / "state").mkdir()
-        kept = unfinished_training(folder, 0)
+        kept = read_checkpoint(folder, 0)
 
         def save(state: TrainerState) -> None:
             kept.save(state)
             raise _Killed
 
         try:
-            trainer.train_resumably(chosen, 0, None, UnfinishedTraining(kept.load, save))
+            trainer.train_resumably(chosen, 0, None, TrainingCheckpoint(kept.load, save))
         except _Killed:
             return kept
         raise SkipTest("this training ends before it is saved; make one of more steps")

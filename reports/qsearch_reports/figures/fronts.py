@@ -100,15 +100,15 @@ def front_figure(
     if points[value].isna().all():
         return note(figure, "no configuration has been evaluated yet")
     higher = value == "metric" and metric.better == "higher"
-    decisive = "decisive_loss" if value == "loss" else value
-    front = front_frame(points, decisive, higher=higher)
-    is_expected = value == "loss" and points["expected_loss"].notna().any()
+    selection = "decisive_loss" if value == "loss" else value
+    front = front_frame(points, selection, higher=higher)
+    is_expected = value == "loss" and points["estimated_loss"].notna().any()
     figure.add_scatter(
         x=front["average_bits"],
-        y=front[decisive],
+        y=front[selection],
         mode="lines",
         line={"shape": "hv", "width": 1.5, "color": COLOURS["front"]},
-        name="overall front, expected loss" if is_expected else "overall front",
+        name="overall front, estimated loss" if is_expected else "overall front",
         hoverinfo="skip",
         meta="front",
     )
@@ -139,7 +139,7 @@ def _markers(
     name = f"{part}, on segment front" if on_front else part
     shown = ["trial", "round", "loss", "standard_error", "metric", "metric_standard_error"]
     figures = rows[shown].round(6).itertuples(index=False, name=None)
-    expected = zip(rows["expected_loss"], rows["expected_loss_deviation"], strict=True)
+    expected = zip(rows["estimated_loss"], rows["estimated_loss_std"], strict=True)
     details = [
         [int(number), *row, escape(method, 60), _expected_text(*figure)]
         for number, row, method, figure in zip(
@@ -175,6 +175,6 @@ def _markers(
     )
 
 
-def _expected_text(mean: float, deviation: float) -> str:
-    """Return what the hover label says of an expected loss, if there is one."""
-    return "" if pd.isna(mean) else f"<br>expected loss {mean:.4f} ± {deviation:.4f}"
+def _expected_text(mean: float, std: float) -> str:
+    """Return what the hover label says of an estimated loss, if there is one."""
+    return "" if pd.isna(mean) else f"<br>estimated loss {mean:.4f} ± {std:.4f}"

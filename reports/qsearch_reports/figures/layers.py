@@ -61,7 +61,7 @@ def heatmap_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
     return figure
 
 
-_MOST_TEXTS = 40
+_MAX_TEXTS = 40
 """Blocks up to which a cell has room for its text."""
 
 
@@ -92,7 +92,7 @@ def difference_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
         xgap=2,
         ygap=2,
         text=texts,
-        texttemplate="%{text}" if len(frame.columns) <= _MOST_TEXTS else None,
+        texttemplate="%{text}" if len(frame.columns) <= _MAX_TEXTS else None,
         customdata=[[escape(role)] * len(frame.columns) for role in frame.index],
         hovertemplate=f"block %{{x}}<br>%{{customdata}}<br>{template_text(knob.name)} %{{text}}"
         f"{unit}<extra></extra>",

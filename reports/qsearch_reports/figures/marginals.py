@@ -14,7 +14,7 @@ from qsearch_reports.figures.style import (
     value_colours,
 )
 
-_MOST_LABELS = 14
+_MAX_LABELS = 14
 _OUTLINE = "rgba(128,128,128,0.7)"
 """About every part of a bar: the darkest colour is hardly seen on a dark ground."""
 
@@ -50,7 +50,7 @@ def marginals_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
             meta=f"value-{place}",
         )
     bits = frame.drop_duplicates("row")["average_bits"].tolist()
-    step = -(-len(bits) // _MOST_LABELS)
+    step = -(-len(bits) // _MAX_LABELS)
     figure.update_layout(
         barmode="stack",
         bargap=0.12,

@@ -15,7 +15,7 @@ from qsearch_reports.figures.style import (
     vertical,
 )
 
-_MOST_MARKERS = 400
+_MAX_MARKERS = 400
 """Results up to which each is a marker on the line: thousands are slow to draw, and touch."""
 
 
@@ -74,7 +74,7 @@ def progress_figure(
             [int(row), int(trial), number]
             for row, trial in zip(rows["row"], rows["trial"], strict=True)
         ]
-    is_sparse = len(known) <= _MOST_MARKERS
+    is_sparse = len(known) <= _MAX_MARKERS
     figure.add_scatter(
         x=x,
         y=y,

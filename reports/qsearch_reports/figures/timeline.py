@@ -22,10 +22,10 @@ _PHASES = {
 _OTHER = "#7A8594"
 """Colour of the phases that are brief."""
 
-_SHORTEST = 0.001
+_MIN = 0.001
 """Share of the whole time that a bar is long at least, since a shorter one could not be seen."""
 
-_MOST_LANES = 12
+_MAX_LANES = 12
 """Lanes up to which each is labelled."""
 
 
@@ -46,7 +46,7 @@ def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
         )
     lanes = int(known["lane"].max()) + 1 if len(known) else 0
     thickness = min(14.0, 240 / (lanes + 1))
-    shortest = _SHORTEST * float(pd.concat([known["end"], phases["end"]]).max())
+    shortest = _MIN * float(pd.concat([known["end"], phases["end"]]).max())
     names = phases["phase"].where(phases["phase"].isin(list(_PHASES)), "other")
     for name in dict.fromkeys(names):
         figure.add_trace(_phase(phases[names == name], name))
@@ -58,7 +58,7 @@ def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
     failed = known[known["status"] == "failed"]
     if len(failed):
         figure.add_trace(_crosses(failed))
-    step = -(-lanes // _MOST_LANES)
+    step = -(-lanes // _MAX_LANES)
     shown = list(range(0, lanes, step)) if lanes else []
     figure.update_xaxes(title_text="minutes of running (without breaks between sessions)")
     figure.update_yaxes(

@@ -44,7 +44,7 @@ def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
 
     Returns:
         Table of ``budget``, ``trial``, ``average_bits``, ``loss``, ``standard_error``,
-        ``expected_loss``, ``expected_loss_deviation``, ``metric``, ``metric_standard_error``,
+        ``estimated_loss``, ``estimated_loss_std``, ``metric``, ``metric_standard_error``,
         ``seen``; missing values where nothing fits.
     """
     columns = (
@@ -52,8 +52,8 @@ def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
         "average_bits",
         "loss",
         "standard_error",
-        "expected_loss",
-        "expected_loss_deviation",
+        "estimated_loss",
+        "estimated_loss_std",
         "metric",
         "metric_standard_error",
         "seen",

@@ -13,7 +13,7 @@ import pandas as pd
 from qsearch.monitoring.history import History
 from qsearch_reports.texts import whole_text
 
-_MOST = 2**53
+_MAX = 2**53
 """What no count nor time of a study comes near; tables cannot hold any number beyond."""
 
 _COLUMNS = ["trial", "round", "status", "reason", "seconds", "minutes"]
@@ -62,11 +62,11 @@ def log_history(events: Sequence[Mapping[str, Any]]) -> tuple[History, pd.DataFr
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value < _MOST
+    return isinstance(value, int) and 0 <= value < _MAX
 
 
 def _seconds(value: object) -> float:
-    is_number = isinstance(value, int | float) and abs(value) < _MOST
+    is_number = isinstance(value, int | float) and abs(value) < _MAX
     return float(value) if is_number else math.nan  # type: ignore[arg-type]
 
 

@@ -23,7 +23,7 @@ CONFIDENCE = 0.95
 
 _BUDGETS = (2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0)
 
-MOST_BUDGETS = 200
+MAX_BUDGETS = 200
 """Budgets that fronts are compared at, at most."""
 
 
@@ -71,7 +71,7 @@ def best_within(
     return fitting
 
 
-def front_budgets(records: Sequence[StudyRecord], most: int = MOST_BUDGETS) -> Floats:
+def front_budgets(records: Sequence[StudyRecord], most: int = MAX_BUDGETS) -> Floats:
     """Return the budgets at which any study's front has a step, thinned out if there are many.
 
     Args:
@@ -102,7 +102,7 @@ def study_fronts_frame(
     Args:
         records: The studies.
         names: A distinct label for each.
-        value: ``loss``, which is the decisive one, or ``metric``.
+        value: ``loss``, which is the selection one, or ``metric``.
         budgets: Average bits; :func:`front_budgets` if None.
 
     Returns:
@@ -212,7 +212,7 @@ def time_frame(
 
     Returns:
         Table of ``study``, ``budget``, ``round``, ``minutes`` (as :func:`comparison_frame` has
-        them) and ``loss``, the decisive one under the adapter of that round.
+        them) and ``loss``, the selection one under the adapter of that round.
     """
     rows = []
     for record, name in zip(records, names, strict=True):

@@ -20,12 +20,12 @@ _TOLERATED = 0.01
 class Headline:
     """The figures that a report opens with.
 
-    Configurations are compared by ``decisive_loss``, the expected loss where there is one. What
+    Configurations are compared by ``decisive_loss``, the estimated loss where there is one. What
     the model loses without quantization is an observed loss. Both are of the same examples under
     the same adapter: an error that all losses share, since these examples are easier or harder than
     others, cancels. What is left in an observed loss is how well one configuration's errors happen
     to suit the examples, and among hundreds the one that just comes below a limit is as a rule a
-    lucky one; an expected loss is free of that. The loss without quantization was not chosen among
+    lucky one; an estimated loss is free of that. The loss without quantization was not chosen among
     many, so it needs no such care. Where no loss is expected, observed ones are compared, and the
     average bits that are named are rather too few.
 
@@ -39,7 +39,7 @@ class Headline:
         on_front: Configurations on the segmented front of the latest round.
         best: Row of :func:`points_frame` with the least ``decisive_loss`` of the latest round, if
             any.
-        is_expected: Whether ``decisive_loss`` of ``best`` is an expected loss.
+        is_expected: Whether ``decisive_loss`` of ``best`` is an estimated loss.
         full_precision: What the model scores without quantization under the adapter of the last
             finished round; None if that is not known.
         relative_to: What ``within_one_percent`` is 1 % above: ``full precision``, or ``best loss``
@@ -94,7 +94,7 @@ def headline(record: StudyRecord) -> Headline:
         hypervolume=record.rounds[-1].hypervolume if record.rounds else None,
         on_front=int(latest["on_front"].sum()),
         best=best,
-        is_expected=best is not None and bool(pd.notna(best["expected_loss"])),
+        is_expected=best is not None and bool(pd.notna(best["estimated_loss"])),
         full_precision=full,
         relative_to="best loss" if full is None else "full precision",
         within_one_percent=close if full is None else _fewest_bits(latest, full.loss),

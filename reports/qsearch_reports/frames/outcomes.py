@@ -55,7 +55,7 @@ def outcomes_frame(
 ) -> pd.DataFrame:
     """Return how each method fares against each other one, segment by segment.
 
-    Compared is the best decisive loss of the latest round within a budget of the segment's upper
+    Compared is the best selection loss of the latest round within a budget of the segment's upper
     edge. A tie is a difference that may be chance:
 
     * with several seeds of both, if the 95 % interval of the difference holds 0: of paired
@@ -63,7 +63,7 @@ def outcomes_frame(
     * with several seeds of one only, if the single loss lies in the other's 95 % interval of
       prediction: the single one's own spread is taken to be alike;
     * with a single seed of both, if it is at most the root of the summed squares of the two
-      losses' deviations (expected loss) or standard errors (observed loss), and where one of
+      losses' deviations (estimated loss) or standard errors (observed loss), and where one of
       these is not known.
 
     Args:
@@ -107,7 +107,7 @@ def _best(records: Sequence[StudyRecord], method: Method, budgets: Floats) -> _B
     losses, deviations = [], []
     for place in method.studies:
         front = front_frame(latest_points(points_frame(records[place])), "decisive_loss")
-        doubt = front["expected_loss_deviation"].fillna(front["standard_error"])
+        doubt = front["estimated_loss_std"].fillna(front["standard_error"])
         at = np.searchsorted(front["average_bits"], budgets, side="right")
         losses.append(np.append(math.nan, front["decisive_loss"].to_numpy(dtype=float))[at])
         deviations.append(np.append(math.nan, doubt.to_numpy(dtype=float))[at])

@@ -108,11 +108,11 @@ def parallel_axes(record: StudyRecord, frame: pd.DataFrame) -> tuple[ParallelAxi
         Average bits, each knob, the loss, and the task metric unless it is unknown. None if the
         frame is empty.
     """
-    is_expected = record.latest["expected_loss"].notna().any()
+    is_expected = record.latest["estimated_loss"].notna().any()
     titles = {
         "average_bits": "average bits",
         **{knob_column(knob.name): knob.name for knob in record.choices.knobs},
-        "decisive_loss": "expected loss" if is_expected else "loss",
+        "decisive_loss": "estimated loss" if is_expected else "loss",
         "metric": record.metric.name,
     }
     names = {

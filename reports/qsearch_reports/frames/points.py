@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from qsearch.storage.study_record import StudyRecord, decisive_loss
+from qsearch.storage.study_record import StudyRecord, selection_loss
 
 POINT_COLUMNS = (
     "trial",
@@ -16,8 +16,8 @@ POINT_COLUMNS = (
     "average_bits",
     "loss",
     "standard_error",
-    "expected_loss",
-    "expected_loss_deviation",
+    "estimated_loss",
+    "estimated_loss_std",
     "decisive_loss",
     "metric",
     "metric_standard_error",
@@ -27,7 +27,7 @@ POINT_COLUMNS = (
     "on_front",
     "latest",
     "predicted_loss",
-    "predicted_loss_deviation",
+    "predicted_loss_std",
     "configuration",
 )
 """Columns of :func:`points_frame`."""
@@ -36,13 +36,13 @@ _FIGURES = (
     "average_bits",
     "loss",
     "standard_error",
-    "expected_loss",
-    "expected_loss_deviation",
+    "estimated_loss",
+    "estimated_loss_std",
     "metric",
     "metric_standard_error",
     "seconds",
     "predicted_loss",
-    "predicted_loss_deviation",
+    "predicted_loss_std",
 )
 
 
@@ -63,11 +63,11 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
         nothing completed. Losses, their errors and deviations are in nats, ``seconds`` is wall
         time. A figure that is not finite is not known: NaN.
 
-        - ``decisive_loss`` is what configurations are chosen by: the expected loss where there is
+        - ``decisive_loss`` is what configurations are chosen by: the estimated loss where there is
           one, or else the observed ``loss``.
-        - ``expected_loss`` and ``expected_loss_deviation`` are NaN until a round ends, and in a
-          study that does not tell luck apart.
-        - ``predicted_loss`` and ``predicted_loss_deviation`` are what the surrogate said before the
+        - ``estimated_loss`` and ``estimated_loss_std`` are NaN until a round ends, and in a
+          study that does not tell sampling noise apart.
+        - ``predicted_loss`` and ``predicted_loss_std`` are what the surrogate said before the
           evaluation; NaN where it said nothing.
         - ``latest`` marks the rows of the last finished round, or of the first while it runs: those
           are all under one adapter, so only they are comparable with each other.
@@ -83,7 +83,7 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
             **{name: ordered[name].astype(bool) for name in ("seen", "on_front")},
             "method": ordered["method"].astype(str),
             **{name: figures[name] for name in _FIGURES},
-            "decisive_loss": decisive_loss(figures),
+            "decisive_loss": selection_loss(figures),
             "configuration": pd.factorize(ordered["configuration"])[0].astype(int),
         }
     )

@@ -37,16 +37,16 @@ def predictions_frame(record: StudyRecord) -> pd.DataFrame:
     """
     points = points_frame(record)
     points = points[points["predicted_loss"].notna() & points["loss"].notna()]
-    deviation = points["predicted_loss_deviation"]
+    std = points["predicted_loss_std"]
     difference = points["loss"] - points["predicted_loss"]
     frame = pd.DataFrame(
         {
             "row": points.index.astype(int),
             **{name: points[name].to_numpy() for name in ("trial", "round", "seen")},
             "predicted": points["predicted_loss"].to_numpy(),
-            "deviation": deviation.to_numpy(),
+            "deviation": std.to_numpy(),
             "observed": points["loss"].to_numpy(),
-            "error": (difference / deviation.where(deviation > 0)).to_numpy(),
+            "error": (difference / std.where(std > 0)).to_numpy(),
         },
         columns=_COLUMNS,
     )

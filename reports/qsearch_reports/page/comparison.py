@@ -15,7 +15,7 @@ from qsearch_reports import figures, frames
 from qsearch_reports.results import StudyResults, is_unfinished
 from qsearch_reports.summaries.table import with_error
 
-_MOST_VALUES = 160
+_MAX_VALUES = 160
 """Characters of a setting's value that the page shows."""
 
 
@@ -273,4 +273,4 @@ def _rank(rank: float) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _MOST_VALUES else f"{text[: _MOST_VALUES - 1]}…"
+    return text if len(text) <= _MAX_VALUES else f"{text[: _MAX_VALUES - 1]}…"

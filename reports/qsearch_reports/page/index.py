@@ -48,7 +48,7 @@ class IndexRow:
         rounds: Finished rounds.
         evaluations: Completed evaluations in all rounds.
         failed: Failed ones.
-        loss: Least decisive loss of the latest round, nats.
+        loss: Least selection loss of the latest round, nats.
         bits: Fewest average bits at which the loss is within 1 %.
         is_of_best: Whether that is 1 % of the study's own least loss, rather than of what the
             model loses in full precision.

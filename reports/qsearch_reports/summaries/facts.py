@@ -13,7 +13,7 @@ import pandas as pd
 from rich.cells import cell_len, set_cell_size
 
 from qsearch._text import without_controls
-from qsearch.storage.study_record import StudyRecord, decisive_loss
+from qsearch.storage.study_record import StudyRecord, selection_loss
 from qsearch_reports.frames import (
     Headline,
     budget_frame,
@@ -29,10 +29,10 @@ from qsearch_reports.names import shell_path
 from qsearch_reports.results import StudyResults, is_unfinished
 from qsearch_reports.summaries.table import least_budget, with_error
 
-MOST_REASONS = 10
+MAX_REASONS = 10
 """Reasons of failures that a summary lists; the report lists all."""
 
-_MOST_TRIALS = 12
+_MAX_TRIALS = 12
 _COMPARED_BUDGETS = 4
 
 
@@ -95,11 +95,11 @@ def answer(head: Headline) -> str:
 
 
 def _figures(row: pd.Series, head: Headline) -> str:
-    return f"{'expected loss' if head.is_expected else 'loss'} {_loss(row, head)}"
+    return f"{'estimated loss' if head.is_expected else 'loss'} {_loss(row, head)}"
 
 
 def _loss(row: pd.Series, head: Headline) -> str:
-    error = "expected_loss_deviation" if head.is_expected else "standard_error"
+    error = "estimated_loss_std" if head.is_expected else "standard_error"
     return with_error(row["decisive_loss"], row[error])
 
 
@@ -140,7 +140,7 @@ def budget_cells(record: StudyRecord) -> Cells:
     columns.append(("bits", [f"{value:.4f}" for value in frame["average_bits"]]))
     pairs = (
         ("loss", "loss", "standard_error"),
-        ("expected loss", "expected_loss", "expected_loss_deviation"),
+        ("estimated loss", "estimated_loss", "estimated_loss_std"),
         (record.metric.name, "metric", "metric_standard_error"),
     )
     for heading, value, error in pairs:
@@ -157,10 +157,10 @@ def failure_cells(record: StudyRecord) -> Cells:
     found = failures_frame(record)
     rows = [
         (f"{row['count']:,}", str(row["reason"]) or "no reason given", _some(str(row["trials"])))
-        for row in found.head(MOST_REASONS).to_dict("records")
+        for row in found.head(MAX_REASONS).to_dict("records")
     ]
     if more := len(found) - len(rows):
-        rest = int(found["count"].iloc[MOST_REASONS:].sum())
+        rest = int(found["count"].iloc[MAX_REASONS:].sum())
         rows.append((f"{rest:,}", f"{counted(more, 'other reason')}; the report has them", ""))
     return Cells(("count", "reason", "trials"), tuple(rows))
 
@@ -193,7 +193,7 @@ def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> C
         names: A distinct label for each.
 
     Returns:
-        Cells of names, evaluations, hypervolume of the last round, and decisive losses at some
+        Cells of names, evaluations, hypervolume of the last round, and selection losses at some
         budgets; a dash where nothing is known.
     """
     records = [result.record for result in results]
@@ -202,7 +202,7 @@ def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> C
     budgets = common_budgets(records, _COMPARED_BUDGETS)
     rows = []
     for record, name in zip(records, names, strict=True):
-        losses = decisive_loss(budget_frame(record, budgets))
+        losses = selection_loss(budget_frame(record, budgets))
         figures = (last.get(name, math.nan), *losses)
         evaluations = f"{headline(record).evaluations:,}"
         rows.append((name, evaluations, *(with_error(value, math.nan) for value in figures)))
@@ -248,6 +248,6 @@ def counted(count: int, noun: str) -> str:
 
 def _some(trials: str) -> str:
     numbers = trials.split(", ")
-    if len(numbers) <= _MOST_TRIALS:
+    if len(numbers) <= _MAX_TRIALS:
         return trials
-    return f"{', '.join(numbers[:_MOST_TRIALS])} and {len(numbers) - _MOST_TRIALS:,} more"
+    return f"{', '.join(numbers[:_MAX_TRIALS])} and {len(numbers) - _MAX_TRIALS:,} more"

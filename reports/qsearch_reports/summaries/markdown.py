@@ -25,7 +25,7 @@ from qsearch_reports.summaries.facts import (
     one_line,
 )
 
-_MOST_SETTINGS = 200
+_MAX_SETTINGS = 200
 
 
 def markdown_report(directories: Sequence[Path]) -> str:
@@ -101,7 +101,7 @@ def _study(study: StudyResults, heading: str) -> Iterable[str]:
 
 
 def _origin(study: StudyResults) -> Iterable[str]:
-    groups = [("Settings", list(flatten(study.settings or {}).items())[:_MOST_SETTINGS])]
+    groups = [("Settings", list(flatten(study.settings or {}).items())[:_MAX_SETTINGS])]
     groups += origin(study.record)["groups"]
     shown = [(title, rows) for title, rows in groups if rows]
     if not shown:

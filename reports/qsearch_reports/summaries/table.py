@@ -14,14 +14,14 @@ from rich.text import Text
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames import budget_frame, study_budgets
 
-_MOST = 1e7
+_MAX = 1e7
 """Figures from here on are written with an exponent: their digits say nothing and fill a line."""
 
 
 def summary_table(record: StudyRecord, budgets: Sequence[float] | None = None) -> Table:
     """Return the best configuration at or under each budget, as a rich table.
 
-    ``expected`` is its expected loss, which it was chosen by where it is known.
+    ``expected`` is its estimated loss, which it was chosen by where it is known.
 
     Args:
         record: The study.
@@ -46,7 +46,7 @@ def _cells(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
         str(int(row["trial"])),
         f"{row['average_bits']:.4f}",
         with_error(row["loss"], row["standard_error"]),
-        with_error(row["expected_loss"], math.nan),
+        with_error(row["estimated_loss"], math.nan),
         with_error(row["metric"], row["metric_standard_error"]),
         "seen" if row["seen"] else "unseen",
     )
@@ -60,7 +60,7 @@ def with_error(value: float, error: float | None) -> str:
     # Perplexities of poor configurations run to thousands; their fourth decimal says nothing.
     places = 4 if abs(value) < 10 else 2 if abs(value) < 1000 else 0
     shown, doubt = (
-        f"{number:.{places}f}" if abs(number) < _MOST else f"{number:.4g}"
+        f"{number:.{places}f}" if abs(number) < _MAX else f"{number:.4g}"
         for number in (value, error)
     )
     return shown if pd.isna(error) else f"{shown} ± {doubt}"

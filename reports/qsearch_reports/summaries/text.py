@@ -77,7 +77,7 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
         yield from ("", "best configuration at or under each budget")
         yield from _put(budget_cells(record))
         latest = latest_points(points_frame(record))
-        loss = "expected loss" if head.is_expected else "loss"
+        loss = "estimated loss" if head.is_expected else "loss"
         number = int(latest["round"].iloc[0])
         yield ""
         yield f"{loss} (nats) against average bits, round {number}: * on the front, . other"

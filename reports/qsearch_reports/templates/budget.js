@@ -40,7 +40,7 @@ function stepFor({ takes, limit, step, digits }, averageBits) {
   return value();
 }
 
-/** Bytes of the weight files of a configuration, as qsearch.footprint counts them. */
+/** Bytes of the weight files of a configuration, as qsearch.plugins.footprint counts them. */
 function fileBytes(study, averageBits) {
   const { quantized_weights: weights, other_bytes: other, adapter_bytes: adapter } = study.footprint;
   return (averageBits * weights) / 8 + other + adapter;
@@ -150,8 +150,8 @@ function chosenText(study, row) {
 
 function lossText(study, row) {
   const { points } = study;
-  const kind = points.expected_loss[row] === null ? "loss" :
-    `expected loss, ${withError(points.expected_loss[row], points.expected_loss_deviation[row])}; observed`;
+  const kind = points.estimated_loss[row] === null ? "loss" :
+    `estimated loss, ${withError(points.estimated_loss[row], points.estimated_loss_std[row])}; observed`;
   return `${kind}: ${withError(points.loss[row], points.standard_error[row])} at ` +
     `${points.average_bits[row].toFixed(4)} average bits; ${study.metric.name} ` +
     `${withError(points.metric[row], points.metric_standard_error[row])}, ` +

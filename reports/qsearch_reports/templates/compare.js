@@ -53,7 +53,7 @@ function comparedFigures(study, pinned, chosen) {
   add("quantized weights", (row) => (points.average_bits[row] * totalWeights(study)) / 8, readableSize, signedSize);
   if (study.footprint) add("weight files", (row) => fileBytes(study, points.average_bits[row]), readableSize, signedSize);
   add("loss (nats)", ...plain("loss", "standard_error"));
-  add("expected loss (nats)", ...plain("expected_loss", "expected_loss_deviation"));
+  add("estimated loss (nats)", ...plain("estimated_loss", "estimated_loss_std"));
   add(study.metric.name, ...plain("metric", "metric_standard_error"));
   rows.push(["in training", ...[pinned, chosen].map((row) => (points.seen[row] ? "seen" : "unseen")), ""]);
   rows.push(["method", points.method[pinned], points.method[chosen], ""]);

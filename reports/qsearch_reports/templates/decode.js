@@ -67,14 +67,14 @@ function latestRows(study) {
   );
 }
 
-/** The row that qsearch.records.best_under chooses: of least decisive loss within a budget. */
+/** The row that qsearch.deployment.selection.best_under chooses: of least selection loss within a budget. */
 function bestUnder(study, budget) {
-  const { average_bits: bits, decisive_loss: decisive, loss } = study.points;
+  const { average_bits: bits, decisive_loss: selection, loss } = study.points;
   // Ties go to fewer average bits, and then to the least observed loss.
-  const beats = (a, b) => (decisive[a] - decisive[b] || bits[a] - bits[b] || loss[a] - loss[b]) < 0;
+  const beats = (a, b) => (selection[a] - selection[b] || bits[a] - bits[b] || loss[a] - loss[b]) < 0;
   let best = null;
   for (const row of latestRows(study)) {
-    if (decisive[row] === null || bits[row] > budget) continue;
+    if (selection[row] === null || bits[row] > budget) continue;
     if (best === null || beats(row, best)) best = row;
   }
   return best;
@@ -87,13 +87,13 @@ function isNumeric(values) {
 
 /** Rows of the overall front: what no configuration with as few average bits beats. */
 function overallFront(study) {
-  const { average_bits: bits, decisive_loss: decisive } = study.points;
+  const { average_bits: bits, decisive_loss: selection } = study.points;
   let least = Infinity;
-  return latestRows(study).filter((row) => decisive[row] !== null)
-    .sort((a, b) => bits[a] - bits[b] || decisive[a] - decisive[b])
+  return latestRows(study).filter((row) => selection[row] !== null)
+    .sort((a, b) => bits[a] - bits[b] || selection[a] - selection[b])
     .filter((row) => {
-      if (decisive[row] >= least) return false;
-      least = decisive[row];
+      if (selection[row] >= least) return false;
+      least = selection[row];
       return true;
     });
 }

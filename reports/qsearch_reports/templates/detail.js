@@ -2,14 +2,14 @@
 function rowFigures(study, row) {
   const { points } = study;
   const bits = points.average_bits[row];
-  const expected = points.expected_loss[row];
+  const expected = points.estimated_loss[row];
   const front = points.on_front[row] ? "on it" : "not on it";
   return [
     ["average bits", bits.toFixed(4)],
     ["quantized weights", readableSize((bits * totalWeights(study)) / 8)],
     ...(study.footprint ? [["weight files", readableSize(fileBytes(study, bits))]] : []),
     ["loss", withError(points.loss[row], points.standard_error[row])],
-    ...(expected === null ? [] : [["expected loss", withError(expected, points.expected_loss_deviation[row])]]),
+    ...(expected === null ? [] : [["estimated loss", withError(expected, points.estimated_loss_std[row])]]),
     [study.metric.name, withError(points.metric[row], points.metric_standard_error[row])],
     ["in training", points.seen[row] ? "seen" : "unseen"],
     ["segment front", `${front} (segment ${points.segment[row]})`],

@@ -9,9 +9,9 @@ function tableColumns(study) {
     { key: "average_bits", heading: "Average bits", number: true, text: fixed(4) },
     { key: "loss", heading: "Loss", number: true, text: fixed(4) },
     { key: "standard_error", heading: "± loss", number: true, text: fixed(4) },
-    ...(study.points.expected_loss.every((value) => value === null) ? [] : [
-      { key: "expected_loss", heading: "Expected loss", number: true, text: fixed(4) },
-      { key: "expected_loss_deviation", heading: "± expected", number: true, text: fixed(4) },
+    ...(study.points.estimated_loss.every((value) => value === null) ? [] : [
+      { key: "estimated_loss", heading: "Estimated loss", number: true, text: fixed(4) },
+      { key: "estimated_loss_std", heading: "± expected", number: true, text: fixed(4) },
     ]),
     { key: "metric", heading: study.metric.name, number: true, text: fixed(4) },
     { key: "metric_standard_error", heading: "± metric", number: true, text: fixed(4) },

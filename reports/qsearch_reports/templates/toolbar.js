@@ -10,7 +10,7 @@ function makeToolbar(root, study, store) {
     part("clear").setAttribute("aria-disabled", store.state.selected.size === 0);
     part("selection").textContent = count === 0 ? "Nothing selected" :
       `${count.toLocaleString("en")} selected: ${rangeText(rows, points.average_bits, 2)} bits, ` +
-      `${rows.some((row) => points.expected_loss[row] !== null) ? "expected loss" : "loss"} ` +
+      `${rows.some((row) => points.estimated_loss[row] !== null) ? "estimated loss" : "loss"} ` +
       `${rangeText(rows, points.decisive_loss, 4)}`;
     part("selection").title = part("selection").textContent;
   }

@@ -29,7 +29,7 @@ from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from safetensors.torch import load_file
 
 from qsearch.errors import EvaluationError, InputError
-from qsearch.plugins.capabilities import UnfinishedTraining
+from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.search.allocation import allocate_front
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import LayerSpec
@@ -99,9 +99,9 @@ def test_a_killed_training_goes_on_as_if_never_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        killed.train_resumably(chosen, 0, None, UnfinishedTraining(lambda: None, save))
+        killed.train_resumably(chosen, 0, None, TrainingCheckpoint(lambda: None, save))
     resumed = make(method, **options)
-    unfinished = UnfinishedTraining(lambda: kept[-1], lambda state: None)
+    unfinished = TrainingCheckpoint(lambda: kept[-1], lambda state: None)
     report = resumed.train_resumably(chosen, 0, None, unfinished)
     assert report.losses == expected.losses
     assert report.steps == expected.steps
@@ -241,8 +241,8 @@ def test_an_unfinished_training_with_other_options_begins_again(
     first = make(SharedLoRATrainer, steps=6, checkpoint_steps=2)
     chosen = [make_configuration(first, 0)]
     kept: list[Any] = []
-    first.train_resumably(chosen, 0, None, UnfinishedTraining(lambda: None, kept.append))
-    unfinished = UnfinishedTraining(lambda: kept[-1], lambda state: None)
+    first.train_resumably(chosen, 0, None, TrainingCheckpoint(lambda: None, kept.append))
+    unfinished = TrainingCheckpoint(lambda: kept[-1], lambda state: None)
     other = make(SharedLoRATrainer, steps=3, checkpoint_steps=2)
     expected = make(SharedLoRATrainer, steps=3).train(chosen, 0)
     assert other.train_resumably(chosen, 0, None, unfinished).losses == expected.losses
@@ -260,7 +260,7 @@ def test_what_is_trained_is_kept_before_the_next_training_begins(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        killed.train_resumably(chosen, 0, kill_third, UnfinishedTraining(lambda: None, kept.append))
+        killed.train_resumably(chosen, 0, kill_third, TrainingCheckpoint(lambda: None, kept.append))
     resumed, whole = make(method), make(method)
     whole.train(chosen, 0)
     train, trained = AdapterTrainer.train_resumably, []
@@ -270,7 +270,7 @@ def test_what_is_trained_is_kept_before_the_next_training_begins(
         return train(own, configurations, *rest)
 
     with mock.patch.object(AdapterTrainer, "train_resumably", counted):
-        unfinished = UnfinishedTraining(lambda: kept[-1], lambda state: None)
+        unfinished = TrainingCheckpoint(lambda: kept[-1], lambda state: None)
         assert resumed.train_resumably(chosen, 0, None, unfinished).steps == 12
     assert trained == [chosen[2:]]
     assert losses(resumed, chosen) == losses(whole, chosen)

@@ -175,7 +175,7 @@ def test_a_task_that_does_not_tell_leaves_the_model_known(
     make_trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer()
-    monkeypatch.setattr("qsearch_coalora.models.digests.DigestsData", int)  # No task is one.
+    monkeypatch.setattr("qsearch_coalora.models.digests.SupportsDataDigest", int)  # No task is one.
     inputs = trainer.input_digests()
     assert inputs.model
     assert inputs.data == {}

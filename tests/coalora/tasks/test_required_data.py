@@ -11,7 +11,7 @@ from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import ChecksData
+from qsearch.plugins.capabilities import SupportsDataCheck
 
 TABLE = pd.DataFrame({"text": ["w1", "w2"], "label": ["left", "right"]})
 
@@ -34,7 +34,7 @@ def task_of(train: Path, **options: object) -> Classification:
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_files_with_the_columns_are_accepted(suffix: str, tmp_path: Path) -> None:
     task = task_of(written(tmp_path / f"data.{suffix}"))
-    assert isinstance(task, ChecksData)
+    assert isinstance(task, SupportsDataCheck)
     task.require_data()
 
 

@@ -16,7 +16,7 @@ from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.training.set_trainer import SetTrainer
 from torch import Tensor
 
-from qsearch.plugins.capabilities import EvaluatesFullPrecision
+from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
@@ -112,4 +112,4 @@ def test_methods_of_one_adapter_for_each_configuration_cannot_tell(make: Any) ->
     for method in (SetTrainer, *can, QLoRATrainer, LQLoRATrainer):
         expected = method not in (QLoRATrainer, LQLoRATrainer)
         assert hasattr(method, "evaluate_full_precision") == expected
-    assert isinstance(make(PTQTrainer, Exact()), EvaluatesFullPrecision)
+    assert isinstance(make(PTQTrainer, Exact()), SupportsFullPrecision)

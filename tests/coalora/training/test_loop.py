@@ -9,7 +9,7 @@ from qsearch_coalora.training.early_stopping import spread_over
 from qsearch_coalora.training.schedule import rate_share
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import UnfinishedTraining
+from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.protocols import TrainerState
 from qsearch.storage.checkpoints import unfinished_training
 from qsearch.storage.directory import prepare_directory
@@ -25,7 +25,7 @@ class StoppedError(Exception):
     """Stands for a killed process."""
 
 
-def stopped_after(saves: int) -> tuple[UnfinishedTraining, list[TrainerState]]:
+def stopped_after(saves: int) -> tuple[TrainingCheckpoint, list[TrainerState]]:
     """Keep states, and stop the training at a save."""
     kept: list[TrainerState] = []
 
@@ -34,7 +34,7 @@ def stopped_after(saves: int) -> tuple[UnfinishedTraining, list[TrainerState]]:
         if len(kept) == saves:
             raise StoppedError
 
-    return UnfinishedTraining(lambda: None, save), kept
+    return TrainingCheckpoint(lambda: None, save), kept
 
 
 @pytest.mark.parametrize("by", ["uniform", "segment", "loss"])
@@ -61,7 +61,7 @@ def test_a_training_that_was_killed_goes_on_as_if_never_stopped(
         chosen,
         0,
         lambda step, total, loss: seen.append(step),
-        UnfinishedTraining(lambda: kept[-1], lambda state: None),
+        TrainingCheckpoint(lambda: kept[-1], lambda state: None),
     )
     assert seen[0] == 3 * saves + 1
     assert report.losses == expected.losses
@@ -102,10 +102,10 @@ def test_a_training_that_was_killed_stops_as_early_as_if_never_stopped(
 
     with pytest.raises(StoppedError):
         make_trainer(**options).train_resumably(
-            chosen, 0, None, UnfinishedTraining(lambda: None, save)
+            chosen, 0, None, TrainingCheckpoint(lambda: None, save)
         )
     resumed = make_trainer(**options)
-    unfinished = UnfinishedTraining(file.load, lambda state: None)
+    unfinished = TrainingCheckpoint(file.load, lambda state: None)
     report = resumed.train_resumably(chosen, 0, None, unfinished)
     assert report.losses == expected.losses
     assert report.details["held_out_loss"] == expected.details["held_out_loss"]
@@ -123,7 +123,7 @@ def test_a_saved_step_of_another_set_or_round_is_not_used(make_trainer, make_con
         plain, offered = make_trainer(**options), make_trainer(**options)
         plain.train(other, round)
         offered.train_resumably(
-            other, round, None, UnfinishedTraining(lambda: kept[0], lambda state: None)
+            other, round, None, TrainingCheckpoint(lambda: kept[0], lambda state: None)
         )
         assert equal(plain.state(), offered.state())
 
@@ -135,7 +135,7 @@ def test_theta_joins_after_its_share_of_the_first_round(
     trainer = make_trainer(steps=4, checkpoint_steps=2, theta_start=0.5)
     before = trainer.state().tensors
     kept: list[TrainerState] = []
-    unfinished = UnfinishedTraining(lambda: None, kept.append)
+    unfinished = TrainingCheckpoint(lambda: None, kept.append)
     trainer.train_resumably([make_configuration(trainer, 0)], round, None, unfinished)
     weight = "theta.output.weight"
     changed = [not torch.equal(state.tensors[f"model.{weight}"], before[weight]) for state in kept]

@@ -14,7 +14,7 @@ from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.training.trainer import AdapterTrainer
 
 from qsearch.execution.ray_worker import decode_state, encode_state
-from qsearch.plugins.capabilities import KEPT_NOWHERE, TrainsApart, UnfinishedTraining
+from qsearch.plugins.capabilities import NO_CHECKPOINT, SupportsSeparateTraining, TrainingCheckpoint
 from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
@@ -41,7 +41,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.state: TrainerState | None = None
-        self.unfinished = UnfinishedTraining(lambda: self.state, self._save)
+        self.unfinished = TrainingCheckpoint(lambda: self.state, self._save)
 
     def _save(self, state: TrainerState) -> None:
         self.state = state
@@ -64,15 +64,15 @@ def sent(state: TrainerState) -> TrainerState:
 
 
 def test_methods_with_one_adapter_for_all_train_nothing_apart() -> None:
-    assert not issubclass(CoALoRATrainer, TrainsApart)
+    assert not issubclass(CoALoRATrainer, SupportsSeparateTraining)
 
 
 def test_what_is_untrained_is_told_once_each(make: Make, chosen: list[Configuration]) -> None:
     trainer = make()
-    assert isinstance(trainer, TrainsApart)
-    assert list(trainer.untrained([*chosen, *chosen], KEPT_NOWHERE)) == chosen
+    assert isinstance(trainer, SupportsSeparateTraining)
+    assert list(trainer.untrained([*chosen, *chosen], NO_CHECKPOINT)) == chosen
     trainer.train(chosen[:2], 0)
-    assert list(trainer.untrained(chosen, KEPT_NOWHERE)) == chosen[2:]
+    assert list(trainer.untrained(chosen, NO_CHECKPOINT)) == chosen[2:]
 
 
 def test_a_set_that_workers_trained_is_as_if_trained_here(
@@ -81,7 +81,7 @@ def test_a_set_that_workers_trained_is_as_if_trained_here(
     here, trainer, kept = make(), make(), Kept()
     expected = here.train(chosen, 0)
     for configuration in reversed(chosen):
-        trainer.adopt(sent(make().train_apart(configuration)), chosen, kept.unfinished)
+        trainer.adopt(sent(make().train_separately(configuration)), chosen, kept.unfinished)
     report = trainer.train_resumably(chosen, 0, None, kept.unfinished)
     assert report.steps == expected.steps
     assert report.losses == expected.losses
@@ -93,7 +93,7 @@ def test_what_was_taken_in_is_kept_when_the_study_is_killed(
     make: Make, chosen: list[Configuration]
 ) -> None:
     kept = Kept()
-    make().adopt(sent(make().train_apart(chosen[1])), chosen, kept.unfinished)
+    make().adopt(sent(make().train_separately(chosen[1])), chosen, kept.unfinished)
     resumed = make()
     assert list(resumed.untrained(chosen, kept.unfinished)) == [chosen[0], chosen[2]]
     other_set = chosen[:2]
@@ -108,7 +108,7 @@ def test_what_an_evaluation_trained_is_not_trained_again_for_the_next_set(
     state = trainer.state()
     worker.load_state(sent(state))
     expected = losses(worker, chosen[2:])
-    trainer.adopt(sent(worker.train_apart(chosen[2])))
+    trainer.adopt(sent(worker.train_separately(chosen[2])))
     trainer.load_state(state)
     report = trainer.train(chosen, 1)
     assert report.seconds == 0
@@ -126,7 +126,7 @@ def test_a_training_that_diverges_on_a_worker_fails_when_it_is_evaluated(
         raise DivergedError("the loss is no number")
 
     monkeypatch.setattr(worker, "_train_one", diverge)
-    trainer.adopt(sent(worker.train_apart(chosen[0])), chosen, kept.unfinished)
+    trainer.adopt(sent(worker.train_separately(chosen[0])), chosen, kept.unfinished)
     assert list(trainer.untrained(chosen, kept.unfinished)) == chosen[1:]
     trainer.train_resumably(chosen, 0, None, kept.unfinished)
     with pytest.raises(Exception, match="the loss is no number"):

@@ -244,11 +244,11 @@ def test_pick_prints_the_best_configuration_under_the_budget(qsearch, finished: 
     assert picked["average_bits"] <= 3.5
     assert picked["configuration"] == json.loads(best["configuration"])
     assert set(picked) == {
-        "trial", "round", "average_bits", "loss", "standard_error", "expected_loss",
-        "expected_loss_deviation", "metric_name", "metric", "metric_standard_error", "seen",
+        "trial", "round", "average_bits", "loss", "standard_error", "estimated_loss",
+        "estimated_loss_std", "metric_name", "metric", "metric_standard_error", "seen",
         "configuration", "file_bytes", "memory_bytes", "memory_tokens", "smallest_alike",
     }  # fmt: skip
-    assert picked["expected_loss"] is None  # The fake task does not count its examples.
+    assert picked["estimated_loss"] is None  # The fake task does not count its examples.
 
 
 def test_a_pick_and_its_export_have_the_same_figures(

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from qsearch.errors import InputError
-from qsearch.execution.executor import Failure, Note, Outcomes, evaluate_one
+from qsearch.execution.executor import ExecutorEvent, Failure, ResultStream, evaluate_one
 from qsearch.execution.serial import SerialExecutor
 from qsearch.execution.time_limit import TimeLimitError, time_limit
-from qsearch.plugins.components import Assembly, assemble
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split
 from qsearch.space.configuration import Configuration
@@ -27,15 +27,15 @@ from tests.engine.support import study_spec
 
 
 @pytest.fixture
-def parts(fake_plugins: None) -> Assembly:
-    return assemble(study_spec(trainer__blocks=1))
+def components(fake_plugins: None) -> StudyComponents:
+    return build_components(study_spec(trainer__blocks=1))
 
 
 @pytest.fixture
-def configurations(parts: Assembly) -> list[Configuration]:
+def configurations(components: StudyComponents) -> list[Configuration]:
     """Three configurations, all layers alike: 2, 3 and 4 bits."""
-    chosen = [parts.space.choices.layer_configurations[number] for number in (0, 2, 4)]
-    names = [layer.name for layer in parts.space.layers]
+    chosen = [components.space.choices.layer_configurations[number] for number in (0, 2, 4)]
+    names = [layer.name for layer in components.space.layers]
     return [Configuration(dict.fromkeys(names, one)) for one in chosen]
 
 
@@ -68,22 +68,22 @@ def refusal_in_a_thread(work: Callable[[], None]) -> str:
 
 
 def outcomes(
-    parts: Assembly, configurations: list[Configuration], *steps: Any, **limits: Any
-) -> tuple[dict[int, Any], list[Note], Scripted]:
-    trainer = Scripted(parts.trainer, *steps)
+    components: StudyComponents, configurations: list[Configuration], *steps: Any, **limits: Any
+) -> tuple[dict[int, Any], list[ExecutorEvent], Scripted]:
+    trainer = Scripted(components.trainer, *steps)
     executor = SerialExecutor(trainer, FailuresSpec(**limits))  # type: ignore[arg-type]
     executor.use("the state")  # type: ignore[arg-type]
     found = list(executor.evaluate(configurations))
-    notes = [item for item in found if isinstance(item, Note)]
-    return dict(item for item in found if not isinstance(item, Note)), notes, trainer
+    notes = [item for item in found if isinstance(item, ExecutorEvent)]
+    return dict(item for item in found if not isinstance(item, ExecutorEvent)), notes, trainer
 
 
 def test_each_configuration_gets_its_result_in_order(
-    parts: Assembly, configurations: list[Configuration]
+    components: StudyComponents, configurations: list[Configuration]
 ) -> None:
-    results, notes, _ = outcomes(parts, configurations)
+    results, notes, _ = outcomes(components, configurations)
     assert list(results) == [0, 1, 2]
-    assert list(results.values()) == list(parts.trainer.evaluate(configurations, "validation"))
+    assert list(results.values()) == list(components.trainer.evaluate(configurations, "validation"))
     assert notes == []
 
 
@@ -96,9 +96,9 @@ def test_each_configuration_gets_its_result_in_order(
     ],
 )
 def test_any_exception_is_that_configurations_failure(
-    parts: Assembly, configurations: list[Configuration], error: Exception, reason: str
+    components: StudyComponents, configurations: list[Configuration], error: Exception, reason: str
 ) -> None:
-    results, _, _ = outcomes(parts, configurations, None, error)
+    results, _, _ = outcomes(components, configurations, None, error)
     assert results[1] == Failure(reason)
     assert isinstance(results[0], Evaluation)
     assert isinstance(results[2], Evaluation)
@@ -121,9 +121,9 @@ class Panic(BaseException):
     ],
 )
 def test_whatever_a_trainer_does_is_that_configurations_failure(
-    parts: Assembly, configurations: list[Configuration], step: Any, reason: str
+    components: StudyComponents, configurations: list[Configuration], step: Any, reason: str
 ) -> None:
-    results, _, _ = outcomes(parts, configurations, None, step)
+    results, _, _ = outcomes(components, configurations, None, step)
     assert isinstance(results[1], Failure)
     assert results[1].reason.startswith(reason)
     assert isinstance(results[2], Evaluation)
@@ -131,23 +131,25 @@ def test_whatever_a_trainer_does_is_that_configurations_failure(
 
 @pytest.mark.parametrize("kind", [np.float32, torch.tensor])
 def test_figures_of_any_library_become_plain_numbers(
-    kind: Any, parts: Assembly, configurations: list[Configuration]
+    kind: Any, components: StudyComponents, configurations: list[Configuration]
 ) -> None:
     results, _, _ = outcomes(
-        parts, configurations, lambda found: [replace(found[0], loss=kind(0.5))]
+        components, configurations, lambda found: [replace(found[0], loss=kind(0.5))]
     )
     assert results[0].loss == 0.5
     assert type(results[0].loss) is float
 
 
-def test_an_interrupt_is_no_failure(parts: Assembly, configurations: list[Configuration]) -> None:
+def test_an_interrupt_is_no_failure(
+    components: StudyComponents, configurations: list[Configuration]
+) -> None:
     with pytest.raises(KeyboardInterrupt):
-        outcomes(parts, configurations, KeyboardInterrupt(), retries=3)
+        outcomes(components, configurations, KeyboardInterrupt(), retries=3)
 
 
 def test_what_is_not_finite_is_a_failure(configurations: list[Configuration]) -> None:
     spec = study_spec(trainer__blocks=1, trainer__faults=[{"kind": "nan"}])
-    trainer = assemble(spec).trainer
+    trainer = build_components(spec).trainer
     trainer.train(configurations, 0)
     result = evaluate_one(trainer, configurations[0])
     assert isinstance(result, Failure)
@@ -155,10 +157,10 @@ def test_what_is_not_finite_is_a_failure(configurations: list[Configuration]) ->
 
 
 def test_a_failed_evaluation_is_tried_again_as_often_as_the_study_says(
-    parts: Assembly, configurations: list[Configuration]
+    components: StudyComponents, configurations: list[Configuration]
 ) -> None:
     flaky = [ValueError("first"), ValueError("second")]
-    results, notes, _ = outcomes(parts, configurations, *flaky, retries=2)
+    results, notes, _ = outcomes(components, configurations, *flaky, retries=2)
     assert isinstance(results[0], Evaluation)
     told = [(note.position, note.kind, dict(note.fields)) for note in notes]
     assert told == [
@@ -168,16 +170,18 @@ def test_a_failed_evaluation_is_tried_again_as_often_as_the_study_says(
 
 
 def test_a_failure_says_how_often_was_tried(
-    parts: Assembly, configurations: list[Configuration]
+    components: StudyComponents, configurations: list[Configuration]
 ) -> None:
-    results, _, _ = outcomes(parts, configurations, ValueError("a"), ValueError("b"), retries=1)
+    results, _, _ = outcomes(
+        components, configurations, ValueError("a"), ValueError("b"), retries=1
+    )
     assert results[0] == Failure("ValueError: b (attempt 2)")
 
 
 def test_nothing_more_is_evaluated_once_the_caller_stops(
-    parts: Assembly, configurations: list[Configuration]
+    components: StudyComponents, configurations: list[Configuration]
 ) -> None:
-    trainer = Scripted(parts.trainer, *[None] * 3)
+    trainer = Scripted(components.trainer, *[None] * 3)
     found = SerialExecutor(trainer, FailuresSpec()).evaluate(configurations)  # type: ignore[arg-type]
     next(found)
     found.close()
@@ -185,18 +189,18 @@ def test_nothing_more_is_evaluated_once_the_caller_stops(
 
 
 def test_an_evaluation_that_takes_too_long_is_cut_off_and_fails(
-    parts: Assembly, configurations: list[Configuration]
+    components: StudyComponents, configurations: list[Configuration]
 ) -> None:
-    results, _, trainer = outcomes(parts, configurations, 60.0, timeout_seconds=0.2)
+    results, _, trainer = outcomes(components, configurations, 60.0, timeout_seconds=0.2)
     assert results[0] == Failure("took longer than failures.timeout_seconds: 0.2")
     assert isinstance(results[1], Evaluation)
     assert trainer.loaded == ["the state"], "what was cut off may have left a half-changed model"
 
 
 def test_an_evaluation_that_took_too_long_is_tried_again_too(
-    parts: Assembly, configurations: list[Configuration]
+    components: StudyComponents, configurations: list[Configuration]
 ) -> None:
-    results, notes, _ = outcomes(parts, configurations, 60.0, timeout_seconds=0.2, retries=1)
+    results, notes, _ = outcomes(components, configurations, 60.0, timeout_seconds=0.2, retries=1)
     assert isinstance(results[0], Evaluation)
     assert [note.kind for note in notes] == ["retry"]
 
@@ -264,11 +268,11 @@ def test_time_is_asked_for_while_no_worker_answers() -> None:
     told: list[str] = []
 
     class Waiting:
-        def evaluate(self, configurations: object, one_in: int) -> Outcomes:
+        def evaluate(self, configurations: object, one_in: int) -> ResultStream:
             while True:
-                yield Note("")
+                yield ExecutorEvent("")
 
-    study = SimpleNamespace(executor=Waiting(), tell=lambda kind, *_, **__: told.append(kind))
-    found = evaluations(study, 0, [], time_is_up=lambda: next(asked))  # type: ignore[arg-type]
+    study = SimpleNamespace(executor=Waiting(), emit=lambda kind, *_, **__: told.append(kind))
+    found = evaluations(study, 0, [], should_stop=lambda: next(asked))  # type: ignore[arg-type]
     assert list(found) == []
     assert told == []

@@ -23,7 +23,7 @@ from qsearch.errors import InputError, QsearchError
 from qsearch.execution.ray_worker import Worker, identity
 from qsearch.execution.workers import Workers
 from qsearch.monitoring.events import Event
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
@@ -170,12 +170,12 @@ def test_a_study_in_a_thread_can_cut_evaluations_off_on_workers(tmp_path: Path) 
 
 
 def worker_of(spec: StudySpec, **differing: str) -> Worker:
-    known = identity(assemble(spec)) | differing
+    known = identity(build_components(spec)) | differing
     return Worker(spec.model_dump_json(), json.dumps(known), 1)
 
 
 def test_a_worker_alike_in_versions_model_and_data_evaluates(fake_plugins: None) -> None:
-    spec = assemble(study_spec()).spec
+    spec = build_components(study_spec()).spec
     assert worker_of(spec).use().error is None
 
 
@@ -183,7 +183,7 @@ def test_a_worker_alike_in_versions_model_and_data_evaluates(fake_plugins: None)
 def test_a_worker_with_another_version_or_other_data_refuses_to(
     what: str, fake_plugins: None
 ) -> None:
-    error = worker_of(assemble(study_spec()).spec, **{what: "another"}).use().error
+    error = worker_of(build_components(study_spec()).spec, **{what: "another"}).use().error
     assert error is not None
     assert "a node differs from the machine that drives the study" in error
     assert f"{what}: another, there" in error

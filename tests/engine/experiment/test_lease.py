@@ -40,7 +40,7 @@ from tests.engine.support import (
 HOLD = """
 import sys, time
 from pathlib import Path
-from qsearch.lease import study_lease
+from qsearch.experiment.lease import study_lease
 with study_lease(sys.argv[1], "study", Path("/elsewhere")):
     print("held", flush=True)
     time.sleep(60)

@@ -271,14 +271,17 @@ def test_what_is_of_no_use_without_scores_is_refused(given: dict[str, Any]) -> N
         QsearchNode(SPACE, BITS, **given)
 
 
-def test_with_a_number_of_examples_luck_is_part_of_the_surrogate() -> None:
-    with_luck, without = make_node(), QsearchNode(SPACE, BITS, 0, 8, SETTINGS, SCORES, CORRELATION)
-    for node in (with_luck, without):
+def test_with_a_number_of_examples_sampling_noise_is_part_of_the_surrogate() -> None:
+    with_sampling_noise, without = (
+        make_node(),
+        QsearchNode(SPACE, BITS, 0, 8, SETTINGS, SCORES, CORRELATION),
+    )
+    for node in (with_sampling_noise, without):
         next_parameters(make_client(node=node))
-    assert with_luck._surrogate is not None
-    assert with_luck._surrogate.tables.luck.terms
+    assert with_sampling_noise._surrogate is not None
+    assert with_sampling_noise._surrogate.tables.sampling_noise.terms
     assert without._surrogate is not None
-    assert not without._surrogate.tables.luck.terms
+    assert not without._surrogate.tables.sampling_noise.terms
 
 
 def test_abandoned_trials_are_neither_waited_for_nor_proposed_again() -> None:

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Engine, make_url
 from qsearch.errors import InputError, QsearchError
 from qsearch.experiment.client import open_client
 from qsearch.experiment.node import QsearchNode
-from qsearch.experiment.reconnecting import Reconnecting, wait_for_connections, was_cut_off
+from qsearch.experiment.reconnecting import ReconnectPolicy, is_disconnect, wait_for_connections
 from qsearch.monitoring.events import Event
 from qsearch.study.run import run_study
 from tests.engine.support import in_child, make_space, results, study_spec
@@ -199,8 +199,8 @@ def test_other_errors_of_a_database_are_no_outage() -> None:
     engine = sqlalchemy.create_engine("sqlite://")
     with pytest.raises(sqlalchemy.exc.OperationalError) as caught, engine.connect() as connection:
         connection.exec_driver_sql("SELECT * FROM nowhere")
-    assert not was_cut_off(caught.value)
-    assert not was_cut_off(ValueError("database is locked"))
+    assert not is_disconnect(caught.value)
+    assert not is_disconnect(ValueError("database is locked"))
 
 
 class Clock:
@@ -227,7 +227,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_failing_again_and_again_ends_in_one_message_however_long_an_evaluation_takes(
     evaluation: float, clock: Clock
 ) -> None:
-    reconnecting = Reconnecting(seconds=900)
+    reconnecting = ReconnectPolicy(seconds=900)
 
     def fail_again_and_again() -> None:
         for _ in range(100):
@@ -240,21 +240,21 @@ def test_failing_again_and_again_ends_in_one_message_however_long_an_evaluation_
 
 
 def test_what_was_saved_between_two_outages_sets_them_apart(clock: Clock) -> None:
-    reconnecting = Reconnecting(seconds=900)
+    reconnecting = ReconnectPolicy(seconds=900)
     for saved in range(100):
         clock.now += 60
         reconnecting.pause(OSError("gone"), saved)
 
 
 def test_second_outage_after_a_long_evaluation_is_waited_for(clock: Clock) -> None:
-    reconnecting = Reconnecting(seconds=900)
+    reconnecting = ReconnectPolicy(seconds=900)
     reconnecting.pause(OSError("gone"), saved=7)
     clock.now += 3600
     reconnecting.pause(OSError("gone"), saved=7)
 
 
 def test_pauses_grow_to_a_quarter_of_a_minute(clock: Clock) -> None:
-    reconnecting = Reconnecting(seconds=900)
+    reconnecting = ReconnectPolicy(seconds=900)
     pauses = []
     for _ in range(9):
         before = clock.now
@@ -364,4 +364,4 @@ def test_codes_of_postgresql_tell_an_outage_from_other_errors(
     raising = f"DO $$ BEGIN RAISE EXCEPTION 'so' USING ERRCODE = '{state}'; END $$"
     with pytest.raises(sqlalchemy.exc.DBAPIError) as caught, engine.connect() as connection:
         connection.exec_driver_sql(raising)
-    assert was_cut_off(caught.value) == away
+    assert is_disconnect(caught.value) == away

@@ -53,7 +53,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def tell(directory: Path, *events: Event) -> None:
+def emit(directory: Path, *events: Event) -> None:
     observe = event_log(directory / "log.jsonl")
     for event in events:
         observe(event)
@@ -101,7 +101,7 @@ def test_a_study_that_nobody_runs_has_no_phase_and_no_time_left(directory: Path)
 
 
 def test_failures_are_counted_by_reason(directory: Path) -> None:
-    tell(directory, *(Event("failed", 0, {"trial": n, "reason": "slow"}) for n in (2, 3)))
+    emit(directory, *(Event("failed", 0, {"trial": n, "reason": "slow"}) for n in (2, 3)))
     status = study_status(directory)
     assert status.failed == 3
     assert status.failures == (("slow", 2), ("no memory", 1))
@@ -113,7 +113,7 @@ def test_the_last_event_is_told_with_its_figures(directory: Path) -> None:
 
 
 def test_training_is_seen_from_its_file_of_progress(directory: Path) -> None:
-    tell(directory, Event("round started", 1, {"training_set": 4}))
+    emit(directory, Event("round started", 1, {"training_set": 4}))
     time.sleep(0.002)  # Times in the log are in milliseconds.
     observe = progress_file(directory, now=iter(range(100)).__next__)
     for step in (5, 6):
@@ -149,7 +149,7 @@ def test_the_version_changes_with_the_results_alone(finished: Path, tmp_path: Pa
     for name in ("state/study.json", "trials.parquet", "log.jsonl"):
         (copy / name).write_bytes((finished / name).read_bytes())
     first = study_status(copy).version
-    tell(copy, Event("retry", 0, {"trial": 1}))
+    emit(copy, Event("retry", 0, {"trial": 1}))
     assert study_status(copy).version == first
     os.utime(copy / "trials.parquet", ns=(1, 1))
     assert study_status(copy).version != first
@@ -178,7 +178,7 @@ def test_its_status_leaves_a_directory_as_it_was(directory: Path) -> None:
 
 
 def test_status_needs_neither_pytorch_nor_ax() -> None:
-    code = "import sys, qsearch.watching; assert not {'torch', 'ax'} & set(sys.modules)"
+    code = "import sys, qsearch.monitoring.status; assert not {'torch', 'ax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=command_environment())
 
 
@@ -208,7 +208,7 @@ def test_status_prints_json_that_a_program_reads(finished: Path) -> None:
 
 
 def test_escapes_in_a_reason_do_not_reach_the_terminal(directory: Path) -> None:
-    tell(directory, Event("failed", 0, {"trial": 2, "reason": "\x1b[2J\x9b31mgone"}))
+    emit(directory, Event("failed", 0, {"trial": 2, "reason": "\x1b[2J\x9b31mgone"}))
     done = command(["status", directory])
     assert done.returncode == 0
     assert "gone" in done.stdout

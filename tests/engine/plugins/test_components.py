@@ -17,7 +17,7 @@ from qsearch.deployment.budgets import Budget
 from qsearch.deployment.exporting import export_configuration
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.registry import Group, installed_plugins, load_plugin
 from qsearch.space.configuration import LayerConfiguration
@@ -28,25 +28,25 @@ from tests.engine.support import in_child, study_spec
 
 def refusal(**changes: Any) -> str:
     with pytest.raises(InputError) as caught:
-        assemble(study_spec(**changes), "my.yaml")
+        build_components(study_spec(**changes), "my.yaml")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_parts_belong_together() -> None:
-    parts = assemble(study_spec(space__tied="fused"))
-    assert isinstance(parts.quantizer, Quantizer)
-    assert [layer.name for layer in parts.space.layers][:2] == ["block.0.query", "block.0.key"]
-    assert len(parts.space.groups) == 4
+    components = build_components(study_spec(space__tied="fused"))
+    assert isinstance(components.quantizer, Quantizer)
+    assert [layer.name for layer in components.space.layers][:2] == ["block.0.query", "block.0.key"]
+    assert len(components.space.groups) == 4
     for configuration, bits in zip(
-        parts.space.choices.layer_configurations, parts.space.storage_bits, strict=True
+        components.space.choices.layer_configurations, components.space.storage_bits, strict=True
     ):
-        assert bits == parts.quantizer.storage_bits(configuration)
+        assert bits == components.quantizer.storage_bits(configuration)
 
 
 def test_resolved_study_writes_out_every_plugin_option() -> None:
     spec = study_spec()
-    resolved = assemble(spec).spec
+    resolved = build_components(spec).spec
     assert "noise" not in spec.trainer.options
     assert resolved.trainer.options == {
         "blocks": 2,
@@ -57,7 +57,7 @@ def test_resolved_study_writes_out_every_plugin_option() -> None:
     }
     assert resolved.quantizer.options == {"bits": [2, 3, 4, 8], "group_size": [32, 64]}
     # Resolving is idempotent, so a resolved study resumes as itself.
-    assert assemble(resolved).spec == resolved
+    assert build_components(resolved).spec == resolved
 
 
 @pytest.mark.parametrize("section", ["quantizer", "trainer", "task"])

@@ -54,12 +54,12 @@ def random_case(seed: int, points: int = 12, candidates: int = 8) -> tuple[Tenso
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equals_monte_carlo_of_the_hypervolume(seed: int) -> None:
-    mean, deviation, bits, known = random_case(seed)
-    exact = log_ehvi(mean, deviation, bits, known, REFERENCE).exp()
+    mean, std, bits, known = random_case(seed)
+    exact = log_ehvi(mean, std, bits, known, REFERENCE).exp()
     generator = np.random.default_rng(seed)
     before = hypervolume(known.numpy(), REFERENCE)
     for position in range(3):
-        losses = generator.normal(float(mean[position]), float(deviation[position]), 2000)
+        losses = generator.normal(float(mean[position]), float(std[position]), 2000)
         gains = np.array(
             [
                 hypervolume(np.vstack([known.numpy(), [loss, float(bits[position])]]), REFERENCE)
@@ -76,10 +76,10 @@ class Known(Model):
 
     num_outputs = 2
 
-    def __init__(self, mean: Tensor, deviation: Tensor, bits: Tensor) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, bits: Tensor) -> None:
         super().__init__()
         self.means = torch.stack([-mean, -bits], dim=1)
-        self.variances = torch.stack([deviation**2, torch.full_like(bits, 1e-12)], dim=1)
+        self.variances = torch.stack([std**2, torch.full_like(bits, 1e-12)], dim=1)
 
     def posterior(self, X: Tensor, *_: object, **__: object) -> GPyTorchPosterior:
         chosen = X[..., 0].long()
@@ -90,14 +90,14 @@ class Known(Model):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_equals_botorchs_analytic_ehvi(seed: int) -> None:
-    mean, deviation, bits, known = random_case(seed)
+    mean, std, bits, known = random_case(seed)
     reference = -torch.tensor(REFERENCE, dtype=torch.float64)
     theirs = ExpectedHypervolumeImprovement(
-        model=Known(mean, deviation, bits),
+        model=Known(mean, std, bits),
         ref_point=reference,
         partitioning=NondominatedPartitioning(ref_point=reference, Y=-known),
     )(torch.arange(len(mean), dtype=torch.float64)[:, None, None])
-    mine = log_ehvi(mean, deviation, bits, known, REFERENCE).exp()
+    mine = log_ehvi(mean, std, bits, known, REFERENCE).exp()
     # BoTorch's bits have a standard deviation of 1e-6, which may cross a strip's edge.
     torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
@@ -114,13 +114,13 @@ def test_a_certain_candidate_gains_its_hypervolume() -> None:
 
 @given(st.floats(-3, 3), st.floats(1e-3, 2), st.floats(0.5, 7.5))
 def test_without_a_front_it_is_expected_improvement_times_the_width(
-    mean: float, deviation: float, bits: float
+    mean: float, std: float, bits: float
 ) -> None:
-    tensors = [torch.tensor([value], dtype=torch.float64) for value in (mean, deviation, bits)]
+    tensors = [torch.tensor([value], dtype=torch.float64) for value in (mean, std, bits)]
     value = log_ehvi(*tensors, torch.zeros(0, 2, dtype=torch.float64), REFERENCE)
     normal = torch.distributions.Normal(0.0, 1.0)
-    u = torch.tensor((REFERENCE[0] - mean) / deviation, dtype=torch.float64)
-    expected = deviation * (normal.log_prob(u).exp() + u * normal.cdf(u)) * (REFERENCE[1] - bits)
+    u = torch.tensor((REFERENCE[0] - mean) / std, dtype=torch.float64)
+    expected = std * (normal.log_prob(u).exp() + u * normal.cdf(u)) * (REFERENCE[1] - bits)
     assert float(value.exp()) == pytest.approx(float(expected), rel=1e-4, abs=1e-7)
 
 
@@ -151,21 +151,21 @@ def test_candidate_at_or_beyond_the_reference_bits_scores_minus_infinity(bits: f
 
 
 def test_front_points_beyond_the_reference_do_not_count() -> None:
-    mean, deviation, bits, known = random_case(0)
+    mean, std, bits, known = random_case(0)
     outside = torch.tensor([[1.5, 0.5], [0.0, 9.0]], dtype=torch.float64)
     more = torch.cat([outside[:1], known, outside[1:]])
     torch.testing.assert_close(
-        log_ehvi(mean, deviation, bits, more, REFERENCE),
-        log_ehvi(mean, deviation, bits, known[(known[:, 0] < 1) & (known[:, 1] < 8)], REFERENCE),
+        log_ehvi(mean, std, bits, more, REFERENCE),
+        log_ehvi(mean, std, bits, known[(known[:, 0] < 1) & (known[:, 1] < 8)], REFERENCE),
     )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_lower_mean_or_fewer_bits_are_never_worse(seed: int) -> None:
-    mean, deviation, bits, known = random_case(seed)
-    value = log_ehvi(mean, deviation, bits, known, REFERENCE)
-    assert (log_ehvi(mean - 0.1, deviation, bits, known, REFERENCE) >= value).all()
-    assert (log_ehvi(mean, deviation, bits - 0.1, known, REFERENCE) >= value).all()
+    mean, std, bits, known = random_case(seed)
+    value = log_ehvi(mean, std, bits, known, REFERENCE)
+    assert (log_ehvi(mean - 0.1, std, bits, known, REFERENCE) >= value).all()
+    assert (log_ehvi(mean, std, bits - 0.1, known, REFERENCE) >= value).all()
 
 
 def test_shapes_that_disagree_are_refused() -> None:

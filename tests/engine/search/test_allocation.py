@@ -20,10 +20,10 @@ from tests.engine.support import INTEGER, bits_of, errors_of, make_layers, make_
 SMALL = Space(make_layers(1)[3:6:2] + make_layers(1)[4:5], INTEGER, bits_of(INTEGER))
 EVERYTHING = np.array(list(itertools.product(range(8), repeat=3)), dtype=np.int64)
 BITS = SMALL.average_bits(EVERYTHING)
-LEAST, MOST = SMALL.average_bits_range
+MIN, MAX = SMALL.average_bits_range
 
 seeds = st.integers(0, 10**6)
-budgets = st.floats(LEAST, MOST + 1)
+budgets = st.floats(MIN, MAX + 1)
 
 
 def random_scores(seed: int, space: Space = SMALL, negative: bool = True) -> Floats:
@@ -159,7 +159,7 @@ def test_layers_that_are_nearly_equal_are_no_worse_than_relaxed(budget: float) -
     assert total(scores, index) <= total(scores, relaxed) * (1 + 1e-4)
 
 
-@pytest.mark.parametrize("budget", [LEAST - 1e-9, 0.0, float("nan")])
+@pytest.mark.parametrize("budget", [MIN - 1e-9, 0.0, float("nan")])
 def test_budget_below_the_least_is_refused(budget: float) -> None:
     with pytest.raises(InputError, match=r"budget .* is below the least average bits, 2\.25"):
         allocate(SMALL, random_scores(0), budget)
@@ -238,7 +238,7 @@ def test_relaxed_allocation_misses_the_optimum_by_less_than_an_upgrade(
 def test_relaxed_allocation_is_exact_where_an_upgrade_ends_at_the_budget() -> None:
     scores = random_scores(3)
     # Budgets that the greedy path passes through are optimal ones.
-    path = relaxed_allocations(SMALL, scores, np.linspace(LEAST, MOST, 400).tolist())
+    path = relaxed_allocations(SMALL, scores, np.linspace(MIN, MAX, 400).tolist())
     _, lowest = np.unique(total(scores, path).round(12), return_index=True)
     hits = 0
     for index in path[lowest]:

@@ -37,7 +37,7 @@ MEASURED = SENSITIVITY * np.random.default_rng(1).lognormal(0, 0.7, GROUPS)
 SCORES = weighted_scores(SPACE, errors_of(SPACE), MEASURED)
 NONE = np.zeros((0, GROUPS), dtype=np.int64)
 DEFAULT = SearchSettings()
-NO_THIN = SearchSettings(thin_share=0)
+NO_THIN = SearchSettings(empty_segment_share=0)
 
 
 def losses_of(index: Integers) -> Floats:
@@ -238,7 +238,7 @@ def test_a_pending_configuration_lowers_the_score_of_what_is_like_it() -> None:
 def test_one_candidate_in_so_many_goes_to_a_thin_segment(share: int) -> None:
     """A segment is thin in which nothing is evaluated or pending."""
     evaluated = evaluated_at(1)
-    chosen = propose(8, evaluated, settings=SearchSettings(thin_share=share))
+    chosen = propose(8, evaluated, settings=SearchSettings(empty_segment_share=share))
     turns = range(share - 1, 8, share)
     for turn in turns:
         known = np.concatenate([evaluated.index, chosen[:turn]])

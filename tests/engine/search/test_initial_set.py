@@ -50,10 +50,10 @@ def test_holds_as_many_distinct_configurations_as_asked(count: int, seed: int) -
 def test_a_third_is_uniform_a_third_allocated_and_the_rest_random() -> None:
     chosen = first_set(24)
     methods = [method for method, _ in chosen]
-    order = ("uniform", "milp", "random")
+    order = ("uniform", "allocated", "random")
     assert methods == [method for method in order for _ in range(methods.count(method))]
     assert 4 <= methods.count("uniform") <= 8
-    assert 6 <= methods.count("milp") <= 8
+    assert 6 <= methods.count("allocated") <= 8
     for method, index in chosen:
         assert (len(set(index.tolist())) == 1) == (method == "uniform")
 
@@ -65,7 +65,7 @@ def test_allocated_ones_spread_and_no_other_has_less_error_in_as_few_bits() -> N
     everything = np.array([index for _, index in chosen])
     error = scores[groups, everything].sum(axis=1)
     bits = SPACE.average_bits(everything)
-    allocated = [row for row, (method, _) in enumerate(chosen) if method == "milp"]
+    allocated = [row for row, (method, _) in enumerate(chosen) if method == "allocated"]
     for row in allocated:
         assert error[row] <= error[bits <= bits[row]].min() * (1 + 1e-3)
     counts, _ = np.histogram(bits[allocated], bins=4, range=(2.25, 7.25))
@@ -142,7 +142,7 @@ def test_named_uniform_ones_have_the_least_error_within_their_budgets() -> None:
 
 def test_named_allocated_ones_are_the_allocators() -> None:
     (method, index), _ = named(allocated=[3.0, 5.0])
-    assert method == "milp"
+    assert method == "allocated"
     assert np.array_equal(index, allocate(SPACE, error_scores(SPACE, ERRORS), 3.0))
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsearch._arrays import Floats, Integers
-from qsearch.search.local_search import Score, best_new, guided_walk, moved
+from qsearch.search.local_search import Score, best_new, local_search, moved
 from tests.engine.support import INTEGER, errors_of, make_space
 
 SPACE = make_space(2, INTEGER)
@@ -46,7 +46,7 @@ def test_returns_new_distinct_points_in_range_best_first(
 ) -> None:
     points = sampled(starts, seed)
     before = points.copy()
-    found, values = guided_walk(score_at(0.05), SPACE, points, steps, MOVES)
+    found, values = local_search(score_at(0.05), SPACE, points, steps, MOVES)
     assert len(found) > 0
     assert len(set(keys(found))) == len(found)
     assert not set(keys(found)) & set(keys(points))
@@ -62,29 +62,29 @@ def test_climbs_to_the_optimum_of_an_additive_objective(moves: int) -> None:
     # The objective is a sum over groups, so its optimum is each group's own.
     singles = -SENSITIVITY[:, None] * ERRORS - 0.02 * SHARE[:, None] * SPACE.bits_table
     best = singles.argmax(axis=1)
-    _, values = guided_walk(score, SPACE, sampled(3, 0), 200, moves)
+    _, values = local_search(score, SPACE, sampled(3, 0), 200, moves)
     assert values[0] == pytest.approx(float(score(best[None])[0]))
 
 
 def test_steps_of_several_groups_climb_faster_than_steps_of_one() -> None:
     start = sampled(1, 0)
-    _, one = guided_walk(score_at(0.02), SPACE, start, 3, 1)
-    _, several = guided_walk(score_at(0.02), SPACE, start, 3, MOVES)
+    _, one = local_search(score_at(0.02), SPACE, start, 3, 1)
+    _, several = local_search(score_at(0.02), SPACE, start, 3, MOVES)
     assert several[0] > one[0]
 
 
 @pytest.mark.parametrize("moves", [1, 3])
 def test_a_step_moves_no_more_groups_than_asked(moves: int) -> None:
     start = sampled(1, 0)
-    found, _ = guided_walk(score_at(0.02), SPACE, start, 1, moves)
+    found, _ = local_search(score_at(0.02), SPACE, start, 1, moves)
     assert (found != start).sum(axis=1).max() <= moves
 
 
 def test_excluded_points_are_walked_over_but_not_returned() -> None:
     start = sampled(1, 0)
-    free, _ = guided_walk(score_at(0.02), SPACE, start, 1, MOVES)
-    found, values = guided_walk(score_at(0.02), SPACE, start, 2, MOVES, exclude=free)
-    _, further = guided_walk(score_at(0.02), SPACE, start, 2, MOVES)
+    free, _ = local_search(score_at(0.02), SPACE, start, 1, MOVES)
+    found, values = local_search(score_at(0.02), SPACE, start, 2, MOVES, exclude=free)
+    _, further = local_search(score_at(0.02), SPACE, start, 2, MOVES)
     assert not set(keys(found)) & set(keys(free))
     assert values[0] == further[0]
 
@@ -92,7 +92,7 @@ def test_excluded_points_are_walked_over_but_not_returned() -> None:
 def test_each_walk_stays_in_its_window_of_average_bits() -> None:
     starts = np.concatenate([sampled(1, 0, (3.0, 3.4)), sampled(1, 0, (5.0, 5.4))])
     windows = np.array([[3.0, 3.5], [5.0, 5.5]])
-    found, _ = guided_walk(score_at(0.0), SPACE, starts, 6, MOVES, windows=windows)
+    found, _ = local_search(score_at(0.0), SPACE, starts, 6, MOVES, windows=windows)
     bits = SPACE.average_bits(found)
     low, high = (bits >= 3.0) & (bits <= 3.5), (bits >= 5.0) & (bits <= 5.5)
     assert (low | high).all()
@@ -108,8 +108,8 @@ def test_a_score_of_moves_walks_the_same_way() -> None:
         asked.append(len(groups))
         return score(moved(index, groups, choices))
 
-    plain = guided_walk(score, SPACE, starts, 3, MOVES)
-    faster = guided_walk(score, SPACE, starts, 3, MOVES, move_score=of_moves)
+    plain = local_search(score, SPACE, starts, 3, MOVES)
+    faster = local_search(score, SPACE, starts, 3, MOVES, move_score=of_moves)
     assert asked
     for one, other in zip(plain, faster, strict=True):
         assert np.array_equal(one, other)
@@ -117,7 +117,7 @@ def test_a_score_of_moves_walks_the_same_way() -> None:
 
 def test_a_walk_from_an_optimum_still_looks_at_its_neighbours() -> None:
     low = np.full((1, len(SPACE.groups)), int(SPACE.bits_table.argmin()), dtype=np.int64)
-    found, _ = guided_walk(lambda i: -SPACE.average_bits(i), SPACE, low, 8, MOVES)
+    found, _ = local_search(lambda i: -SPACE.average_bits(i), SPACE, low, 8, MOVES)
     assert len(found) > 0
     assert low.tobytes() not in keys(found)
 
@@ -126,7 +126,7 @@ def test_points_without_a_score_are_left_out() -> None:
     def score(index: Integers) -> Floats:
         return np.where(SPACE.average_bits(index) < 4, -np.inf, score_at(0.1)(index))
 
-    found, values = guided_walk(score, SPACE, sampled(4, 0, (2.5, 5)), 8, MOVES)
+    found, values = local_search(score, SPACE, sampled(4, 0, (2.5, 5)), 8, MOVES)
     assert len(found) > 0
     assert np.isfinite(values).all()
     assert (SPACE.average_bits(found) >= 4).all()
@@ -135,14 +135,14 @@ def test_points_without_a_score_are_left_out() -> None:
 def test_starts_without_a_score_are_silent() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found, _ = guided_walk(
+        found, _ = local_search(
             lambda index: np.full(len(index), -np.inf), SPACE, sampled(2, 0), 8, MOVES
         )
     assert len(found) == 0
 
 
 def test_no_starts_find_nothing() -> None:
-    found, values = guided_walk(score_at(0.1), SPACE, sampled(0, 0), 8, MOVES)
+    found, values = local_search(score_at(0.1), SPACE, sampled(0, 0), 8, MOVES)
     assert found.shape == (0, len(SPACE.groups))
     assert values.shape == (0,)
 

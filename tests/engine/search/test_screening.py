@@ -59,10 +59,10 @@ def part_of(index: Integers, offset: float = 0.0, examples: int = 10**5) -> Part
 def test_a_part_tells_what_the_surrogate_does_not_know(surrogate: Surrogate) -> None:
     index = sampled(60, 2)
     before = surrogate.predict(index)[0].numpy()
-    after, deviation = beliefs(surrogate, part_of(index))
+    after, std = beliefs(surrogate, part_of(index))
     ranks = [stats.spearmanr(mean, loss_of(index)).statistic for mean in (before, after.numpy())]
     assert ranks[1] > ranks[0]
-    assert (deviation < surrogate.predict(index)[1]).all()
+    assert (std < surrogate.predict(index)[1]).all()
 
 
 def test_what_a_part_has_in_common_does_not_matter(surrogate: Surrogate) -> None:
@@ -90,17 +90,17 @@ def test_beliefs_are_those_of_gaussian_conditioning(losses: Callable[[Integers],
     if outcome.floor is not None:  # Log-normal moments.
         height = whole.predict(part.index)[0].numpy() - outcome.floor
         together = np.outer(height, height) * np.expm1(together)
-    unit = surrogate.luck(part.index, 1).numpy()
-    more_luck = unit * (1 / part.examples - part.share / part.examples)
-    observed = together + more_luck + 100 * outcome.unit**2
+    unit = surrogate.sampling_noise(part.index, 1).numpy()
+    more_sampling_noise = unit * (1 / part.examples - part.share / part.examples)
+    observed = together + more_sampling_noise + 100 * outcome.unit**2
     observed += np.diag(surrogate.noise(part.index).numpy() ** 2) / part.share
     gain = surrogate.covariance(part.index, whole).numpy() @ np.linalg.inv(observed)
-    found_mean, found_deviation = beliefs(surrogate, part)
-    mean, deviation = (values.numpy() for values in surrogate.predict(part.index))
+    found_mean, found_std = beliefs(surrogate, part)
+    mean, std = (values.numpy() for values in surrogate.predict(part.index))
     seen = whole.predict(part.index)[0].numpy()
     assert found_mean.numpy() == pytest.approx(mean + gain @ (part.loss - seen), rel=1e-5)
     explained = np.einsum("ab,bc,ac->a", gain, observed, gain)
-    assert found_deviation.numpy() == pytest.approx(np.sqrt(deviation**2 - explained), rel=1e-3)
+    assert found_std.numpy() == pytest.approx(np.sqrt(std**2 - explained), rel=1e-3)
 
 
 @pytest.mark.parametrize("losses", [loss_of, multiplied])
@@ -116,7 +116,7 @@ def test_noise_is_in_proportion_where_errors_multiply(losses: Callable[[Integers
 
 
 def test_a_part_of_what_was_seen_whole_says_nothing_new() -> None:
-    """With noise at next to nothing, a whole loss holds all that its part's luck could tell."""
+    """With next to no noise, a whole loss holds all that its part's sampling noise could tell."""
     index = sampled(30, 1)
     generator = np.random.default_rng(5)
     loss = loss_of(index)
@@ -126,9 +126,9 @@ def test_a_part_of_what_was_seen_whole_says_nothing_new() -> None:
     part.loss[:] = fitted.on_examples.predict(part.index)[0].numpy()
     part.loss[0] += 3 * float(generator.uniform(1, 2)) * float(fitted.noise(seen)[0])
     before = fitted.predict(seen)
-    mean, deviation = beliefs(fitted, part)
+    mean, std = beliefs(fitted, part)
     assert abs(float(mean[0] - before[0])) < 0.5 * float(before[1])
-    assert float(deviation[0]) > 0.7 * float(before[1])
+    assert float(std[0]) > 0.7 * float(before[1])
 
 
 def test_a_part_of_few_examples_counts_for_little(surrogate: Surrogate) -> None:

@@ -87,11 +87,11 @@ def test_a_failed_configuration_is_not_proposed_again(tmp_path: Path) -> None:
 
 
 def test_the_surrogate_learns_nothing_from_failures(tmp_path: Path) -> None:
-    """Whatever a failed trial is said to have, expected losses of the others stay the same."""
+    """Whatever a failed trial is said to have, estimated losses of the others stay the same."""
     for kind in ("nan", "error"):
         run_study(failing({"kind": kind, **SOME}), tmp_path / kind)
     nan, error = (read_study(tmp_path / kind).trials for kind in ("nan", "error"))
-    columns = ["trial", "round", "configuration", "loss", "expected_loss", "status"]
+    columns = ["trial", "round", "configuration", "loss", "estimated_loss", "status"]
     assert_frame_equal(nan[columns], error[columns], check_exact=True)
 
 

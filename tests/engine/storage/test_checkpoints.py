@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from qsearch.plugins.capabilities import UnfinishedTraining
+from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import Progress, TrainerState
 from qsearch.plugins.registry import load_plugin
 from qsearch.space.configuration import Configuration
-from qsearch.storage.checkpoints import forget_unfinished_training, unfinished_training
+from qsearch.storage.checkpoints import delete_checkpoint, read_checkpoint
 from qsearch.storage.directory import prepare_directory
 from qsearch.study.run import run_study
 from tests.engine.support import results, study_spec
@@ -30,29 +30,29 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_a_saved_state_comes_back_with_its_tensors_and_metadata(directory: Path) -> None:
-    unfinished = unfinished_training(directory, 1)
+    unfinished = read_checkpoint(directory, 1)
     assert unfinished.load() is None
     unfinished.save(STATE)
-    found = unfinished_training(directory, 1).load()
+    found = read_checkpoint(directory, 1).load()
     assert found is not None
     assert torch.equal(found.tensors["weight"], STATE.tensors["weight"])
     assert found.metadata == STATE.metadata
-    assert unfinished_training(directory, 2).load() is None
+    assert read_checkpoint(directory, 2).load() is None
 
 
 def test_a_forgotten_state_is_gone(directory: Path) -> None:
-    unfinished_training(directory, 0).save(STATE)
-    forget_unfinished_training(directory, 0)
-    forget_unfinished_training(directory, 0)
-    assert unfinished_training(directory, 0).load() is None
+    read_checkpoint(directory, 0).save(STATE)
+    delete_checkpoint(directory, 0)
+    delete_checkpoint(directory, 0)
+    assert read_checkpoint(directory, 0).load() is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 40, b"{" * 200])
 def test_a_damaged_state_counts_as_none(directory: Path, damage: bytes) -> None:
-    unfinished_training(directory, 0).save(STATE)
+    read_checkpoint(directory, 0).save(STATE)
     for path in (directory / "state").glob("training-0*"):
         path.write_bytes(damage)
-    assert unfinished_training(directory, 0).load() is None
+    assert read_checkpoint(directory, 0).load() is None
 
 
 def test_a_killed_round_goes_on_from_its_saved_step(
@@ -67,7 +67,7 @@ def test_a_killed_round_goes_on_from_its_saved_step(
         configurations: Sequence[Configuration],
         round: int,
         progress: Progress | None,
-        unfinished: UnfinishedTraining,
+        unfinished: TrainingCheckpoint,
     ) -> TrainReport:
         saved = unfinished.load()
         first = 0 if saved is None else int(saved.metadata["step"])

@@ -21,7 +21,7 @@ from qsearch.plugins.protocols import TrainerState
 from qsearch.storage.checkpoints import read_adapter_file, write_adapter
 from qsearch.storage.checksums import damage, require_text, with_checksum
 from qsearch.storage.files import (
-    forget,
+    delete,
     no_links,
     read_or_previous,
     read_state,
@@ -140,8 +140,8 @@ def test_a_file_of_which_no_second_link_can_be_made_is_copied(
 
 def test_a_forgotten_file_leaves_nothing(tmp_path: Path) -> None:
     write_text(tmp_path / "value", "first")
-    forget(tmp_path / "value")
-    forget(tmp_path / "value")
+    delete(tmp_path / "value")
+    delete(tmp_path / "value")
     assert list(tmp_path.iterdir()) == []
 
 

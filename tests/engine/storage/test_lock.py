@@ -30,7 +30,7 @@ from tests.engine.support import in_child, process_that_holds
 HOLD = """
 import sys, time
 from pathlib import Path
-from qsearch.lock import study_lock
+from qsearch.storage.lock import study_lock
 with study_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

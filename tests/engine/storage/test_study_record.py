@@ -21,10 +21,10 @@ from qsearch.storage.study_record import (
     TRIAL_COLUMNS,
     RoundRecord,
     StudyRecord,
-    decisive_loss,
     read_study,
     read_trials,
     row_configuration,
+    selection_loss,
     write_study,
 )
 from tests.engine.support import INTEGER, make_layers, make_space
@@ -50,10 +50,10 @@ def row(trial: int, round: int, bits: float, loss: float, **changes: object) -> 
         "metric_standard_error": 0.1,
         "status": "completed",
         "reason": "",
-        "expected_loss": math.nan,
-        "expected_loss_deviation": math.nan,
+        "estimated_loss": math.nan,
+        "estimated_loss_std": math.nan,
         "predicted_loss": math.nan,
-        "predicted_loss_deviation": math.nan,
+        "predicted_loss_std": math.nan,
         **changes,
     }
 
@@ -157,28 +157,28 @@ def test_best_under_has_the_least_loss_at_or_under_the_budget(bits: float, trial
     assert int(best["round"]) == 1
 
 
-def test_best_under_goes_by_the_expected_loss_where_there_is_one() -> None:
-    lucky = row(0, 0, 3.0, 0.3, expected_loss=0.42)
-    better = row(1, 0, 2.9, 0.35, expected_loss=0.4)
+def test_best_under_goes_by_the_estimated_loss_where_there_is_one() -> None:
+    lucky = row(0, 0, 3.0, 0.3, estimated_loss=0.42)
+    better = row(1, 0, 2.9, 0.35, estimated_loss=0.4)
     assert int(best_under(record_of(lucky, better, rounds=1), 3.5)["trial"]) == 1
 
 
-def test_decisive_loss_is_the_observed_one_where_none_is_expected() -> None:
-    rows = pd.DataFrame([row(0, 0, 3.0, 0.3, expected_loss=0.42), row(1, 0, 2.9, 0.35)])
-    assert decisive_loss(rows).tolist() == [0.42, 0.35]
+def test_selection_loss_is_the_observed_one_where_none_is_expected() -> None:
+    rows = pd.DataFrame([row(0, 0, 3.0, 0.3, estimated_loss=0.42), row(1, 0, 2.9, 0.35)])
+    assert selection_loss(rows).tolist() == [0.42, 0.35]
 
 
 @pytest.mark.parametrize("added", [2, 4])
 def test_results_of_earlier_versions_lack_what_the_surrogate_says(
     added: int, tmp_path: Path
 ) -> None:
-    write_study(tmp_path, record_of(*(one | {"expected_loss": 0.4} for one in ROWS)))
+    write_study(tmp_path, record_of(*(one | {"estimated_loss": 0.4} for one in ROWS)))
     path, lacked = tmp_path / TRIALS_FILE, list(TRIAL_COLUMNS[-added:])
     pd.read_parquet(path).drop(columns=lacked).to_parquet(path)
     trials = read_study(tmp_path).trials
     assert tuple(trials.columns) == TRIAL_COLUMNS
     assert trials[lacked].isna().all(axis=None)
-    assert trials["expected_loss"].isna().all() == (added == 4)
+    assert trials["estimated_loss"].isna().all() == (added == 4)
 
 
 @pytest.mark.parametrize("error", [0.01, math.nan])
@@ -207,24 +207,24 @@ def test_best_under_prefers_fewer_bits_at_equal_loss() -> None:
 
 
 def test_best_under_prefers_less_observed_loss_where_all_else_is_equal() -> None:
-    rows = [row(0, 0, 3.0, 0.4, expected_loss=0.5), row(1, 0, 3.0, 0.3, expected_loss=0.5)]
+    rows = [row(0, 0, 3.0, 0.4, estimated_loss=0.5), row(1, 0, 3.0, 0.3, estimated_loss=0.5)]
     assert int(best_under(record_of(*rows, rounds=1), 5)["trial"]) == 1
 
 
 @pytest.mark.parametrize(("deviation", "trial"), [(0.05, 1), (0.2, 2), (0.01, 0)])
-def test_the_smallest_alike_is_within_the_deviation_of_the_expected_loss(
-    deviation: float, trial: int
+def test_the_smallest_alike_is_within_the_deviation_of_the_estimated_loss(
+    std: float, trial: int
 ) -> None:
     rows = [
-        row(0, 0, 4.0, 0.1, expected_loss=0.3, expected_loss_deviation=deviation),
-        row(1, 0, 3.0, 0.9, expected_loss=0.34, expected_loss_deviation=0.0),
-        row(2, 0, 2.5, 0.9, expected_loss=0.45, expected_loss_deviation=0.0),
+        row(0, 0, 4.0, 0.1, estimated_loss=0.3, estimated_loss_std=std),
+        row(1, 0, 3.0, 0.9, estimated_loss=0.34, estimated_loss_std=0.0),
+        row(2, 0, 2.5, 0.9, estimated_loss=0.45, estimated_loss_std=0.0),
     ]
     record = record_of(*rows, rounds=1)
     assert int(smallest_alike(record, best_under(record, 5))["trial"]) == trial
 
 
-def test_without_expected_losses_the_smallest_alike_goes_by_the_standard_error() -> None:
+def test_without_estimated_losses_the_smallest_alike_goes_by_the_standard_error() -> None:
     rows = [row(0, 0, 4.0, 0.3, standard_error=0.05), row(1, 0, 3.0, 0.34), row(2, 0, 2.5, 0.4)]
     record = record_of(*rows, rounds=1)
     assert int(smallest_alike(record, best_under(record, 5))["trial"]) == 1

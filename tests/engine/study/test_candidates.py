@@ -14,7 +14,7 @@ from ax.core.trial_status import TrialStatus
 from pandas.testing import assert_frame_equal
 
 from qsearch.errors import InputError, QsearchError
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split
 from qsearch.plugins.registry import load_plugin
@@ -109,27 +109,27 @@ def test_an_interrupted_screening_goes_on_where_it_stopped(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole, parts = screened[0], tmp_path / "parts"
+    whole, components = screened[0], tmp_path / "parts"
     with monkeypatch.context() as patch:
         screened_by(patch, stop_at=stop_at)
         with pytest.raises(KeyboardInterrupt):
-            run_study(SCREENED, parts)
+            run_study(SCREENED, components)
     seen = screened_by(monkeypatch)
-    run_study(SCREENED, parts)
+    run_study(SCREENED, components)
     assert len(seen) == 12 - (stop_at - 1)
-    assert_frame_equal(results(parts), results(whole), check_exact=True)
+    assert_frame_equal(results(components), results(whole), check_exact=True)
 
 
 def test_an_interruption_after_screening_changes_no_candidate(
     screened: tuple[Path, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parts = screened[0], tmp_path / "parts"
+    whole, components = screened[0], tmp_path / "parts"
     with monkeypatch.context() as patch:
         evaluations_of(patch, stop_at=7)  # The second of the first round's promoted candidates.
         with pytest.raises(KeyboardInterrupt):
-            run_study(SCREENED, parts)
-    run_study(SCREENED, parts)
-    assert_frame_equal(results(parts), results(whole), check_exact=True)
+            run_study(SCREENED, components)
+    run_study(SCREENED, components)
+    assert_frame_equal(results(components), results(whole), check_exact=True)
 
 
 def test_if_no_candidate_can_be_screened_the_first_ones_are_evaluated(
@@ -209,7 +209,7 @@ def test_without_two_losses_nothing_is_screened(
 def test_plugins_that_cannot_screen_are_refused_at_once(task: str, trainer: str, said: str) -> None:
     spec = study_spec(search__screening={}, task__name=task, trainer__name=trainer)
     with pytest.raises(InputError, match=f"my.yaml: search.screening: {said}"):
-        assemble(spec, "my.yaml")
+        build_components(spec, "my.yaml")
 
 
 def test_check_counts_what_is_screened() -> None:
@@ -229,7 +229,7 @@ def test_check_counts_no_round_that_a_limit_of_evaluations_rules_out() -> None:
     limits = {"rounds": 9, "stop": StopSpec(evaluations=15), "scores": "measured"}
     search = SCREENED.search.model_copy(update=limits)
     said = dict(check_study(SCREENED.model_copy(update={"search": search}), "my.yaml"))["rounds"]
-    groups = len(assemble(SCREENED, "my.yaml").space.groups)
+    groups = len(build_components(SCREENED, "my.yaml").space.groups)
     probes = 2 * (groups + 1)
     assert said == (
         f"2, about 14 evaluations and {probes} to measure sensitivities"

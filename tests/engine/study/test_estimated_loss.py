@@ -1,4 +1,4 @@
-"""What a study expects of its configurations once luck with the examples is told apart."""
+"""Estimated losses of a study that models sampling noise separately."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.search.pareto import segmented_front
 from qsearch.spec.study_spec import load_spec
@@ -37,34 +37,36 @@ def counted(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_it_is_what_the_surrogate_predicts_once_it_has_seen_the_whole_round(counted: Path) -> None:
-    parts = assemble(load_spec(counted / "study.yaml"))
+    components = build_components(load_spec(counted / "study.yaml"))
     trials = read_study(counted).trials
     for round in (0, 1):
         error = read_measurement(counted, "quantization_error")
         sensitivity = read_measurement(counted, f"sensitivity-{round}")
         assert error is not None
         assert sensitivity is not None
-        scores = weighted_scores(parts.space, error, sensitivity)
-        features = score_features(parts.space, scores, error_correlation(parts.quantizer))
+        scores = weighted_scores(components.space, error, sensitivity)
+        features = score_features(components.space, scores, error_correlation(components.quantizer))
         rows = trials[(trials["round"] == round) & (trials["status"] == "completed")]
-        index = np.array([parts.space.encode(row_configuration(row)) for _, row in rows.iterrows()])
+        index = np.array(
+            [components.space.encode(row_configuration(row)) for _, row in rows.iterrows()]
+        )
         surrogate = fit_surrogate(features, index, rows["loss"].to_numpy(), EXAMPLES)
-        mean, deviation = surrogate.predict(index)
-        assert rows["expected_loss"].to_numpy() == pytest.approx(mean.numpy(), abs=1e-9)
-        assert rows["expected_loss_deviation"].to_numpy() == pytest.approx(deviation, abs=1e-9)
+        mean, std = surrogate.predict(index)
+        assert rows["estimated_loss"].to_numpy() == pytest.approx(mean.numpy(), abs=1e-9)
+        assert rows["estimated_loss_std"].to_numpy() == pytest.approx(std, abs=1e-9)
 
 
 def test_it_is_another_than_what_was_observed(counted: Path) -> None:
     completed = read_study(counted).trials.query("status == 'completed'")
-    assert (completed["expected_loss"] - completed["loss"]).abs().min() > 0
-    assert (completed["expected_loss_deviation"] > 0).all()
+    assert (completed["estimated_loss"] - completed["loss"]).abs().min() > 0
+    assert (completed["estimated_loss_std"] > 0).all()
 
 
 def test_failed_evaluations_have_none(counted: Path) -> None:
     failed = read_study(counted).trials.query("status == 'failed'")
     assert len(failed)
-    assert failed["expected_loss"].isna().all()
-    assert failed["expected_loss_deviation"].isna().all()
+    assert failed["estimated_loss"].isna().all()
+    assert failed["estimated_loss_std"].isna().all()
 
 
 def test_the_front_and_the_next_set_go_by_it(counted: Path) -> None:
@@ -73,7 +75,7 @@ def test_the_front_and_the_next_set_go_by_it(counted: Path) -> None:
     observed_too = []
     for round in (0, 1):
         rows = record.trials[record.trials["round"] == round].query("status == 'completed'")
-        expected = segmented_front(rows[["expected_loss", "average_bits"]].to_numpy(), edges)
+        expected = segmented_front(rows[["estimated_loss", "average_bits"]].to_numpy(), edges)
         assert (expected == rows["on_front"]).all()
         observed = segmented_front(rows[["loss", "average_bits"]].to_numpy(), edges)
         observed_too.append((expected == observed).all())
@@ -82,5 +84,5 @@ def test_the_front_and_the_next_set_go_by_it(counted: Path) -> None:
     assert not all(observed_too)  # Or this study could not tell one from the other.
 
 
-def test_without_luck_told_apart_there_is_none(finished: Path) -> None:
-    assert read_study(finished).trials["expected_loss"].isna().all()
+def test_without_sampling_noise_told_apart_there_is_none(finished: Path) -> None:
+    assert read_study(finished).trials["estimated_loss"].isna().all()

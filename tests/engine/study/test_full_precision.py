@@ -110,6 +110,6 @@ def test_a_trainer_that_cannot_tell_leaves_it_out(tmp_path: Path) -> None:
 def test_once_time_is_up_it_is_left_to_a_later_session(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     trainer = load_plugin("trainers", "fake").__new__(load_plugin("trainers", "fake"))
-    study: Any = SimpleNamespace(directory=tmp_path, parts=SimpleNamespace(trainer=trainer))
+    study: Any = SimpleNamespace(directory=tmp_path, components=SimpleNamespace(trainer=trainer))
     assert full_precision(study, 0, lambda: True) is None
     assert not list((tmp_path / "state").iterdir())

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from pandas.testing import assert_frame_equal
 
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.spec.study_spec import StudySpec, load_spec
-from qsearch.storage.files import forget
+from qsearch.storage.files import delete
 from qsearch.storage.measurements import read_measurement
 from qsearch.storage.paths import candidates_path
 from qsearch.storage.round_state import read_candidates
@@ -37,24 +37,26 @@ def counted(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_it_is_what_the_surrogate_of_the_set_predicts_of_observed_losses(counted: Path) -> None:
-    parts, record = assemble(load_spec(counted / "study.yaml")), read_study(counted)
+    components, record = build_components(load_spec(counted / "study.yaml")), read_study(counted)
     error = read_measurement(counted, "quantization_error")
     assert error is not None
     for entry in record.rounds:
         sensitivity = read_measurement(counted, f"sensitivity-{entry.round}")
         assert sensitivity is not None
-        scores = weighted_scores(parts.space, error, sensitivity)
-        features = score_features(parts.space, scores, error_correlation(parts.quantizer))
+        scores = weighted_scores(components.space, error, sensitivity)
+        features = score_features(components.space, scores, error_correlation(components.quantizer))
         rows = record.trials[record.trials["round"] == entry.round]
         of_set = rows["trial"].isin(entry.training_set)
-        index = np.array([parts.space.encode(row_configuration(row)) for _, row in rows.iterrows()])
+        index = np.array(
+            [components.space.encode(row_configuration(row)) for _, row in rows.iterrows()]
+        )
         losses = rows["loss"][of_set].to_numpy()
         surrogate = fit_surrogate(features, index[of_set], losses, EXAMPLES)
-        mean, deviation = surrogate.predict_observed(index[~of_set])
+        mean, std = surrogate.predict_observed(index[~of_set])
         candidates = rows[~of_set]
         assert candidates["predicted_loss"].to_numpy() == pytest.approx(mean.numpy(), abs=1e-9)
-        found = candidates["predicted_loss_deviation"].to_numpy()
-        assert found == pytest.approx(deviation.numpy(), abs=1e-9)
+        found = candidates["predicted_loss_std"].to_numpy()
+        assert found == pytest.approx(std.numpy(), abs=1e-9)
 
 
 def test_only_candidates_of_the_very_round_have_one(counted: Path) -> None:
@@ -64,13 +66,13 @@ def test_only_candidates_of_the_very_round_have_one(counted: Path) -> None:
         candidates = read_candidates(candidates_path(counted, entry.round)).chosen
         assert len(candidates) == 4
         assert set(rows.loc[rows["predicted_loss"].notna(), "trial"]) == set(candidates)
-        assert (rows["predicted_loss"].isna() == rows["predicted_loss_deviation"].isna()).all()
+        assert (rows["predicted_loss"].isna() == rows["predicted_loss_std"].isna()).all()
 
 
 @pytest.mark.parametrize(
     "spec",
     [study_spec(), study_spec(search__propose="random")],
-    ids=["where luck is not told apart", "random candidates"],
+    ids=["where sampling noise is not told apart", "random candidates"],
 )
 def test_there_is_one_whatever_the_search(spec: StudySpec, tmp_path: Path) -> None:
     run_study(spec, tmp_path)
@@ -97,7 +99,7 @@ def test_a_study_that_goes_on_has_the_same_ones(
             run_study(COUNTED, tmp_path)
     assert read_study(tmp_path).trials["predicted_loss"].notna().sum() == 2
     if is_forgotten:
-        forget(candidates_path(tmp_path, 0))
+        delete(candidates_path(tmp_path, 0))
     run_study(COUNTED, tmp_path)
     assert_frame_equal(results(tmp_path), results(counted))
 

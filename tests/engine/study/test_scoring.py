@@ -15,7 +15,7 @@ from pandas.testing import assert_frame_equal
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import QsearchError
 from qsearch.experiment import node as generation
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split
 from qsearch.plugins.registry import load_plugin
@@ -37,7 +37,7 @@ Evaluate = Callable[[Any, list[Configuration], Split], list[Evaluation]]
 
 def probes_of(spec: StudySpec) -> int:
     """One for each group, and one to compare with."""
-    return len(assemble(spec).space.groups) + 1
+    return len(build_components(spec).space.groups) + 1
 
 
 def events(directory: Path) -> Counter[str]:
@@ -76,7 +76,7 @@ def test_scores_of_layers_are_kept_by_round_and_add_up_to_those_of_their_groups(
     tied = [["query", "key", "value"]]
     spec = study_spec(search__scores=scores, search__initial=5, space__tied=tied)
     run_study(spec, tmp_path)
-    space = assemble(spec).space
+    space = build_components(spec).space
     assert len(used) == 2
     for round, of_groups in enumerate(used):
         layers = read_layer_scores(tmp_path, round, (len(space.layers), space.choices.size))
@@ -88,19 +88,19 @@ def test_scores_of_layers_are_kept_by_round_and_add_up_to_those_of_their_groups(
 def test_probes_are_not_evaluated_again_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, components = tmp_path / "whole", tmp_path / "parts"
     run_study(MEASURED, whole)
     with monkeypatch.context() as patch:
         evaluations_of(patch, stop_at=3)
         with pytest.raises(KeyboardInterrupt):
-            run_study(MEASURED, parts)
-    saved = read_measurement(parts, "probes-0")
+            run_study(MEASURED, components)
+    saved = read_measurement(components, "probes-0")
     assert saved is not None
     assert np.isfinite(saved).sum() == 2
     seen = evaluations_of(monkeypatch)
-    run_study(MEASURED, parts)
-    assert_frame_equal(results(parts), results(whole), check_exact=True)
-    record = read_study(parts)
+    run_study(MEASURED, components)
+    assert_frame_equal(results(components), results(whole), check_exact=True)
+    record = read_study(components)
     assert len(seen) == len(record.trials) + len(record.rounds) * probes_of(MEASURED) - 2
 
 
@@ -139,16 +139,16 @@ def test_a_probe_that_failed_is_not_tried_again_when_the_study_goes_on(
             )
         }
     )
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, components = tmp_path / "whole", tmp_path / "parts"
     run_study(flaky, whole)
     (tmp_path / "once").unlink()
     with monkeypatch.context() as patch:
         evaluations_of(patch, stop_at=probes_of(MEASURED) + 2)
         with pytest.raises(KeyboardInterrupt):
-            run_study(flaky, parts)
-    run_study(flaky, parts)
-    assert events(parts)["probe failed"] == 1
-    assert_frame_equal(results(parts), results(whole), check_exact=True)
+            run_study(flaky, components)
+    run_study(flaky, components)
+    assert events(components)["probe failed"] == 1
+    assert_frame_equal(results(components), results(whole), check_exact=True)
 
 
 def test_probes_that_all_fail_are_one_message_and_are_tried_again(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_gradient_scores_are_the_default(tmp_path: Path) -> None:
     ("task", "target", "expected"),
     [("counting", "task", 4), ("counting", "examples", None), ("fake", "task", None)],
 )
-def test_luck_is_told_apart_where_the_task_counts_its_examples(
+def test_sampling_noise_is_told_apart_where_the_task_counts_its_examples(
     task: str, target: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[int | None] = []

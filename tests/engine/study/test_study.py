@@ -19,7 +19,7 @@ from pandas.testing import assert_frame_equal
 
 from qsearch.errors import InputError, QsearchError, StudyBusyError
 from qsearch.monitoring.events import Event
-from qsearch.plugins.components import assemble
+from qsearch.plugins.components import build_components
 from qsearch.plugins.registry import load_plugin
 from qsearch.search.pareto import (
     normalised_hypervolume,
@@ -61,7 +61,7 @@ def test_first_round_trains_on_the_initial_set(finished: Path) -> None:
     record = read_study(finished)
     assert record.rounds[0].training_set == tuple(range(6))
     first = record.trials[(record.trials["round"] == 0) & (record.trials["trial"] < 6)]
-    assert set(first["method"]) == {"uniform", "milp", "random"}
+    assert set(first["method"]) == {"uniform", "allocated", "random"}
     assert first["seen"].all()
 
 
@@ -98,12 +98,12 @@ def test_no_configuration_is_evaluated_twice_in_a_round(finished: Path) -> None:
 
 
 def test_losses_are_those_of_the_adapter_of_their_round(finished: Path) -> None:
-    parts = assemble(load_spec(finished / "study.yaml"))
+    components = build_components(load_spec(finished / "study.yaml"))
     trials = read_study(finished).trials
     for round in (0, 1):
-        parts.trainer.load_state(read_adapter(finished, round)[0])
+        components.trainer.load_state(read_adapter(finished, round)[0])
         for _, row in trials[trials["round"] == round].iterrows():
-            (again,) = parts.trainer.evaluate([row_configuration(row)], "validation")
+            (again,) = components.trainer.evaluate([row_configuration(row)], "validation")
             assert again.loss == pytest.approx(row["loss"], abs=1e-10)
             assert again.metric == pytest.approx(row["metric"], abs=1e-10)
             assert again.standard_error == pytest.approx(row["standard_error"], abs=1e-10)
@@ -111,7 +111,7 @@ def test_losses_are_those_of_the_adapter_of_their_round(finished: Path) -> None:
 
 def test_average_bits_segments_and_front_agree_with_the_configurations(finished: Path) -> None:
     record = read_study(finished)
-    space = assemble(load_spec(finished / "study.yaml")).space
+    space = build_components(load_spec(finished / "study.yaml")).space
     index = np.array([space.encode(row_configuration(row)) for _, row in record.trials.iterrows()])
     assert (space.average_bits(index) == record.trials["average_bits"]).all()
     edges = np.array(record.segment_edges)
@@ -168,7 +168,7 @@ def test_returned_record_is_what_the_files_say(tmp_path: Path) -> None:
     again = read_study(tmp_path / "run")
     assert_frame_equal(again.trials, record.trials, check_exact=True)
     assert again.rounds == record.rounds
-    assert set(again.trials["method"]) == {"uniform", "milp", "random"}
+    assert set(again.trials["method"]) == {"uniform", "allocated", "random"}
 
 
 def test_tied_layers_share_their_configuration_in_every_trial(tmp_path: Path) -> None:

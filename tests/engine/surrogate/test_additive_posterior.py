@@ -9,10 +9,10 @@ from torch import Tensor
 
 from qsearch.surrogate.additive_posterior import (
     AdditiveKernel,
-    Tables,
+    AdditivePosterior,
     Term,
+    additive_posterior,
     gathered,
-    posterior_tables,
 )
 
 GROUPS, CHOICES, DATA = 3, 5, 7
@@ -44,8 +44,8 @@ PRIOR_MEAN = drawn(GROUPS, CHOICES, seed=2)
 INPUTS, TARGETS = indices(DATA, 3), drawn(DATA, seed=4)
 
 
-def posterior() -> Tables:
-    return posterior_tables(KERNEL, LUCK, NOISE, INPUTS, TARGETS, 0.7, PRIOR_MEAN)
+def posterior() -> AdditivePosterior:
+    return additive_posterior(KERNEL, LUCK, NOISE, INPUTS, TARGETS, 0.7, PRIOR_MEAN)
 
 
 def by_entry(kernel: AdditiveKernel, first: Tensor, second: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def by_entry(kernel: AdditiveKernel, first: Tensor, second: Tensor) -> Tensor:
 
 
 def by_formula(inputs: Tensor, targets: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean k (K + L + N)⁻¹ (y − m) + m and variance k − k (K + L + N)⁻¹ k, L that of luck."""
+    """Mean k (K + L + N)⁻¹ (y − m) + m, variance k − k (K + L + N)⁻¹ k; L of sampling noise."""
     return regression(KERNEL, inputs, targets, points)
 
 
@@ -162,7 +162,7 @@ def test_many_configurations_are_predicted_in_parts(monkeypatch: pytest.MonkeyPa
 
 
 def test_variances_stay_positive_where_everything_is_known() -> None:
-    known = posterior_tables(
+    known = additive_posterior(
         KERNEL,
         AdditiveKernel(),
         1e-9,

@@ -12,7 +12,7 @@ from torch import Tensor
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.surrogate.features import score_features
-from qsearch.surrogate.kernels import LuckKernel, ProxyMean, SumKernel
+from qsearch.surrogate.kernels import ProxyMean, SamplingNoiseKernel, SumKernel
 from tests.engine.support import errors_of, make_space
 
 SPACE = make_space(2)
@@ -72,7 +72,7 @@ def test_a_kernel_is_not_confused_by_what_it_was_asked_before() -> None:
     assert torch.equal(kernel(first, first).to_dense(), before)
 
 
-def test_luck_is_that_of_examples_whose_gradients_have_the_fisher_information() -> None:
+def test_sampling_noise_is_that_of_examples_whose_gradients_have_the_fisher_information() -> None:
     """Simulated: per-example effects ⟨γ, D⟩ with E⟨γ, D⟩² = 2 s z, averaged over n examples."""
     mean = ProxyMean(FEATURES)
     slope, examples, draws = float(mean.slope), 2, 20_000
@@ -88,14 +88,14 @@ def test_luck_is_that_of_examples_whose_gradients_have_the_fisher_information() 
             effect = gradient @ FEATURES.correlation_factor[:, index[:, group]]
             averages += FEATURES.proxy[group, index[:, group]].sqrt() * effect / examples
     simulated = torch.cov((averages * (2 * slope) ** 0.5).T)
-    kernel = LuckKernel(SumKernel(FEATURES.error_kernel), mean, examples)
+    kernel = SamplingNoiseKernel(SumKernel(FEATURES.error_kernel), mean, examples)
     expected = kernel(inputs, inputs).to_dense().detach()
     torch.testing.assert_close(simulated, expected, rtol=0.05, atol=0.03 * float(expected.max()))
 
 
-def test_luck_has_no_hyperparameter_of_its_own() -> None:
+def test_sampling_noise_has_no_hyperparameter_of_its_own() -> None:
     mean = ProxyMean(FEATURES)
-    kernel = LuckKernel(SumKernel(FEATURES.error_kernel), mean, 100)
+    kernel = SamplingNoiseKernel(SumKernel(FEATURES.error_kernel), mean, 100)
     assert not list(kernel.parameters())
     kernel(sampled(3, 5), diag=True).sum().backward()
     assert mean.raw_slope.grad is not None

@@ -11,7 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch._arrays import Floats
-from qsearch.surrogate.outcome_transform import Outcome, linear_outcome, logarithmic_outcome
+from qsearch.surrogate.outcome_transform import (
+    OutcomeTransform,
+    linear_outcome,
+    logarithmic_outcome,
+)
 
 SCALES = pytest.mark.parametrize("make", [linear_outcome, logarithmic_outcome])
 LOSSES = st.lists(st.floats(-5, 20), min_size=2, max_size=20).map(np.array)
@@ -39,9 +43,9 @@ def test_the_outcome_is_standardised(make) -> None:
 def test_without_uncertainty_the_loss_comes_back(make, loss: Floats) -> None:
     outcome = make(loss)
     y = outcome.of(loss)
-    mean, deviation = outcome.moments(y, torch.zeros_like(y))
+    mean, std = outcome.moments(y, torch.zeros_like(y))
     assert mean.numpy() == pytest.approx(loss, rel=1e-6, abs=1e-6)
-    assert (deviation == 0).all()
+    assert (std == 0).all()
 
 
 @SCALES
@@ -67,8 +71,8 @@ def test_covariances_are_those_of_samples(make) -> None:
     moments = (mean, covariance.diagonal())
     found = outcome.covariance(moments, moments, covariance)
     assert found.numpy() == pytest.approx(np.cov(losses.T), rel=0.05)
-    deviation = outcome.moments(*moments)[1]
-    assert found.diagonal().sqrt().numpy() == pytest.approx(deviation.numpy())
+    std = outcome.moments(*moments)[1]
+    assert found.diagonal().sqrt().numpy() == pytest.approx(std.numpy())
 
 
 @SCALES
@@ -101,7 +105,7 @@ def test_slopes_are_nats_to_a_unit_of_the_outcome(make) -> None:
 
 def test_covariances_stay_possible_where_variances_are_cut() -> None:
     """Cut one by one, this covariance would have an eigenvalue of −1.06."""
-    outcome = Outcome(floor=0.0, location=0.0, scale=1.0)
+    outcome = OutcomeTransform(floor=0.0, location=0.0, scale=1.0)
     covariance = torch.tensor([[4.0, 1.4], [1.4, 0.6]]).double()
     moments = (torch.zeros(2).double(), covariance.diagonal())
     found = outcome.covariance(moments, moments, covariance)
@@ -110,7 +114,7 @@ def test_covariances_stay_possible_where_variances_are_cut() -> None:
 
 
 def test_far_losses_are_as_uncertain_as_a_gaussian_can_say() -> None:
-    outcome = Outcome(floor=1.0, location=0.0, scale=1.0)
+    outcome = OutcomeTransform(floor=1.0, location=0.0, scale=1.0)
     huge, large = (
         outcome.moments(torch.zeros(1).double(), torch.full((1,), variance).double())
         for variance in (50.0, 1.0)

@@ -97,10 +97,10 @@ def test_predictions_are_those_of_the_botorch_model(
     for subject, model in ((plain, plain.model), (plain.fantasise(pending), conditioned)):
         with torch.no_grad():
             posterior = model.posterior(torch.from_numpy(index).double())
-        mean, deviation = subject.predict(index)
+        mean, std = subject.predict(index)
         expected = plain.outcome.moments(posterior.mean[:, 0], posterior.variance[:, 0])
         torch.testing.assert_close(mean, expected[0], rtol=1e-6, atol=1e-8)
-        torch.testing.assert_close(deviation, expected[1], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(std, expected[1], rtol=1e-4, atol=1e-6)
 
 
 def test_a_botorch_posterior_takes_batches(fitted: tuple[Surrogate, Integers, Floats]) -> None:
@@ -143,18 +143,16 @@ def test_the_mean_table_adds_up_to_the_posterior_mean(
     assert added - added[0] == pytest.approx(mean - mean[0], abs=1e-9)
 
 
-def test_samples_have_the_posterior_mean_and_deviation(
+def test_samples_have_the_posterior_mean_and_std(
     fitted: tuple[Surrogate, Integers, Floats],
 ) -> None:
     index = sampled(10, 20)
     tables = fitted[0].sample_tables(2000, np.random.default_rng(0))
     samples = tables[:, GROUPS, index].sum(axis=2)
-    mean, deviation = outcomes(fitted[0], index)
+    mean, std = outcomes(fitted[0], index)
     constant = mean[0] - fitted[0].mean_table[GROUPS, index[0]].sum()
-    assert samples.mean(axis=0) + constant == pytest.approx(
-        mean, abs=4 * deviation.max() / 2000**0.5
-    )
-    assert samples.std(axis=0) == pytest.approx(deviation, rel=0.1)
+    assert samples.mean(axis=0) + constant == pytest.approx(mean, abs=4 * std.max() / 2000**0.5)
+    assert samples.std(axis=0) == pytest.approx(std, rel=0.1)
 
 
 def test_samples_depend_on_the_generator_alone(
@@ -185,7 +183,7 @@ def test_what_is_learnt_of_a_choice_holds_for_choices_with_like_errors() -> None
     assert explained_by["alike"] > explained_by["unrelated"] + 0.1
 
 
-# Luck: how well errors happen to suit the examples at hand
+# Sampling noise: how well errors happen to suit the examples at hand
 
 EXAMPLES = 64
 
@@ -199,12 +197,12 @@ def observed(index: Integers, scores: Floats, seed: int) -> Floats:
 
 
 TRUE_SCORES = 0.02 * SCORES / SCORES.mean()
-"""A proxy in nats; here it is exact, so that luck is all that there is to learn."""
+"""A proxy in nats; here it is exact, so that sampling noise is all that there is to learn."""
 
 
 @pytest.fixture(scope="module")
 def lucky() -> tuple[Surrogate, Surrogate, Integers, Floats]:
-    """Luck counted and not, and what both were fitted to."""
+    """Sampling noise counted and not, and what both were fitted to."""
     index = sampled(60, 31)
     loss = observed(index, TRUE_SCORES, 32)
     features = score_features(SPACE, TRUE_SCORES, CORRELATION)
@@ -212,7 +210,9 @@ def lucky() -> tuple[Surrogate, Surrogate, Integers, Floats]:
     return counted, fit_surrogate(features, index, loss), index, loss
 
 
-def test_luck_is_not_predicted(lucky: tuple[Surrogate, Surrogate, Integers, Floats]) -> None:
+def test_sampling_noise_is_not_predicted(
+    lucky: tuple[Surrogate, Surrogate, Integers, Floats],
+) -> None:
     counted, not_counted, _, _ = lucky
     held_out = sampled(300, 33)
     truth = 0.3 + TRUE_SCORES[GROUPS, held_out].sum(axis=1)
@@ -223,7 +223,7 @@ def test_luck_is_not_predicted(lucky: tuple[Surrogate, Surrogate, Integers, Floa
     assert error["counted"] < 0.7 * error["not counted"]
 
 
-def test_intervals_hold_the_task_loss_where_luck_is_counted() -> None:
+def test_intervals_hold_the_task_loss_where_sampling_noise_is_counted() -> None:
     features = score_features(SPACE, TRUE_SCORES, CORRELATION)
     held_out = sampled(200, 34)
     truth = 0.3 + TRUE_SCORES[GROUPS, held_out].sum(axis=1)
@@ -231,20 +231,22 @@ def test_intervals_hold_the_task_loss_where_luck_is_counted() -> None:
     for seed in range(40, 50):
         index = sampled(40, seed)
         fitted = fit_surrogate(features, index, observed(index, TRUE_SCORES, seed), EXAMPLES)
-        mean, deviation = (values.numpy() for values in fitted.predict(held_out))
-        inside.append((np.abs(truth - mean) < stats.norm.ppf(0.95) * deviation).mean())
+        mean, std = (values.numpy() for values in fitted.predict(held_out))
+        inside.append((np.abs(truth - mean) < stats.norm.ppf(0.95) * std).mean())
     # Under .9: the mean's constant and slope are fitted, their own uncertainty is left out.
     assert 0.75 < np.mean(inside) < 0.97
 
 
-def test_losses_on_the_same_examples_are_predicted_with_their_luck(
+def test_losses_on_the_same_examples_are_predicted_with_their_sampling_noise(
     lucky: tuple[Surrogate, Surrogate, Integers, Floats],
 ) -> None:
     counted, _, _, _ = lucky
     held_out = sampled(300, 33)
     truth = observed(held_out, TRUE_SCORES, 32)
-    with_luck = counted.on_examples.predict(held_out)[0].numpy()
-    assert explained(truth, with_luck) > explained(truth, counted.predict(held_out)[0].numpy())
+    with_sampling_noise = counted.on_examples.predict(held_out)[0].numpy()
+    assert explained(truth, with_sampling_noise) > explained(
+        truth, counted.predict(held_out)[0].numpy()
+    )
 
 
 def test_losses_on_the_same_examples_are_those_of_the_botorch_model(
@@ -253,13 +255,13 @@ def test_losses_on_the_same_examples_are_those_of_the_botorch_model(
     counted, index = lucky[0], sampled(30, 12)
     with torch.no_grad():
         posterior = counted.model.posterior(torch.from_numpy(index).double())
-    mean, deviation = counted.on_examples.predict(index)
+    mean, std = counted.on_examples.predict(index)
     expected = counted.outcome.moments(posterior.mean[:, 0], posterior.variance[:, 0])
     torch.testing.assert_close(mean, expected[0], rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(deviation, expected[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(std, expected[1], rtol=1e-4, atol=1e-6)
 
 
-def test_without_luck_both_predictions_are_one(
+def test_without_sampling_noise_both_predictions_are_one(
     fitted: tuple[Surrogate, Integers, Floats],
 ) -> None:
     index = sampled(10, 12)
@@ -269,11 +271,13 @@ def test_without_luck_both_predictions_are_one(
         torch.testing.assert_close(one, other)
 
 
-def test_more_examples_mean_less_luck() -> None:
+def test_more_examples_mean_less_sampling_noise() -> None:
     index = sampled(40, 31)
     loss = observed(index, TRUE_SCORES, 32)
     features = score_features(SPACE, TRUE_SCORES, CORRELATION)
-    few, many = (fit_surrogate(features, index, loss, n).tables.luck for n in (EXAMPLES, 10**6))
+    few, many = (
+        fit_surrogate(features, index, loss, n).tables.sampling_noise for n in (EXAMPLES, 10**6)
+    )
     points = torch.from_numpy(index)
     assert few(points, points).trace() > 100 * many(points, points).trace()
 
@@ -284,12 +288,10 @@ def test_samples_are_of_the_task_loss(
     counted, index = lucky[0], sampled(10, 20)
     tables = counted.sample_tables(2000, np.random.default_rng(0))
     samples = tables[:, GROUPS, index].sum(axis=2)
-    mean, deviation = outcomes(counted, index)
+    mean, std = outcomes(counted, index)
     constant = mean[0] - counted.mean_table[GROUPS, index[0]].sum()
-    assert samples.mean(axis=0) + constant == pytest.approx(
-        mean, abs=4 * deviation.max() / 2000**0.5
-    )
-    assert samples.std(axis=0) == pytest.approx(deviation, rel=0.1)
+    assert samples.mean(axis=0) + constant == pytest.approx(mean, abs=4 * std.max() / 2000**0.5)
+    assert samples.std(axis=0) == pytest.approx(std, rel=0.1)
 
 
 # Scale: losses as they are, or their logarithm
@@ -337,8 +339,8 @@ def test_intervals_hold_as_many_held_out_losses_as_they_say() -> None:
     for seed in range(20, 25):
         index = sampled(40, seed)
         fitted = fit_surrogate(FEATURES, index, losses_of(index, 0.03, seed))
-        mean, deviation = (values.numpy() for values in fitted.predict_observed(held_out))
-        distances.append(np.abs(losses_of(held_out, 0.03, 100 + seed) - mean) / deviation)
+        mean, std = (values.numpy() for values in fitted.predict_observed(held_out))
+        distances.append(np.abs(losses_of(held_out, 0.03, 100 + seed) - mean) / std)
     assert 0.4 < (np.array(distances) < stats.norm.ppf(0.75)).mean() < 0.65
     assert 0.85 < (np.array(distances) < stats.norm.ppf(0.95)).mean() < 0.97
 
@@ -381,10 +383,10 @@ def test_a_fit_leaves_the_global_generator_alone(
 def test_predictions_scale_with_the_loss(fitted: tuple[Surrogate, Integers, Floats]) -> None:
     scaled = fit_surrogate(FEATURES, fitted[1], 100 * fitted[2] - 7)
     held_out = sampled(20, 4)
-    mean, deviation = fitted[0].predict(held_out)
-    other_mean, other_deviation = scaled.predict(held_out)
+    mean, std = fitted[0].predict(held_out)
+    other_mean, other_std = scaled.predict(held_out)
     torch.testing.assert_close(other_mean, 100 * mean - 7, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(other_deviation, 100 * deviation, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(other_std, 100 * std, rtol=1e-2, atol=1e-3)
 
 
 def test_uncertainty_is_less_at_what_was_evaluated(
@@ -401,15 +403,15 @@ def test_fantasies_keep_means_and_shrink_uncertainty(
     pending, others = sampled(3, 6), sampled(50, 7)
     believed = surrogate.fantasise(pending)
     everything = np.concatenate([pending, others])
-    mean, deviation = surrogate.predict(everything)
-    new_mean, new_deviation = believed.predict(everything)
+    mean, std = surrogate.predict(everything)
+    new_mean, new_std = believed.predict(everything)
     torch.testing.assert_close(new_mean, mean, rtol=1e-4, atol=1e-4)
-    assert (new_deviation <= deviation * (1 + 1e-4)).all()
-    left = new_deviation / deviation
+    assert (new_std <= std * (1 + 1e-4)).all()
+    left = new_std / std
     assert (left[:3] < 0.95).all()
     assert left[:3].mean() < left[3:].mean()
     # The surrogate itself is not changed.
-    assert torch.equal(surrogate.predict(everything)[1], deviation)
+    assert torch.equal(surrogate.predict(everything)[1], std)
 
 
 def test_no_fantasies_change_nothing(fitted: tuple[Surrogate, Integers, Floats]) -> None:
@@ -419,8 +421,8 @@ def test_no_fantasies_change_nothing(fitted: tuple[Surrogate, Integers, Floats])
 def test_predicting_nothing_gives_empty_tensors(
     fitted: tuple[Surrogate, Integers, Floats],
 ) -> None:
-    mean, deviation = fitted[0].predict(sampled(0, 0))
-    assert mean.shape == deviation.shape == (0,)
+    mean, std = fitted[0].predict(sampled(0, 0))
+    assert mean.shape == std.shape == (0,)
 
 
 def test_prior_mean_rises_with_the_proxy_alone(
@@ -448,8 +450,8 @@ def test_what_the_proxy_calls_harmless_is_known_best(
     """The surrogate's doubt grows with the proxy."""
     harmless = SCORES.argmin(axis=1)[None]
     harmful = SCORES.argmax(axis=1)[None]
-    _, deviation = fitted[0].predict(np.concatenate([harmless, harmful]))
-    assert deviation[0] < 0.5 * deviation[1]
+    _, std = fitted[0].predict(np.concatenate([harmless, harmful]))
+    assert std[0] < 0.5 * std[1]
 
 
 @pytest.mark.parametrize("losses", ["equal", "outlier", "two"])
@@ -460,10 +462,10 @@ def test_odd_losses_are_fitted(losses: str) -> None:
         loss = np.full(len(index), 0.4)
     if losses == "outlier":
         loss[0] = 1e6
-    mean, deviation = fit_surrogate(FEATURES, index, loss).predict(sampled(5, 10))
+    mean, std = fit_surrogate(FEATURES, index, loss).predict(sampled(5, 10))
     assert torch.isfinite(mean).all()
-    assert torch.isfinite(deviation).all()
-    assert (deviation > 0).all()
+    assert torch.isfinite(std).all()
+    assert (std > 0).all()
 
 
 def test_a_lossless_quantizer_is_fitted() -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import KEPT_NOWHERE
+from qsearch.plugins.capabilities import NO_CHECKPOINT
 from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.protocols import Quantizer, Requirements, Trainer, TrainerState
 from qsearch.space.configuration import Choices, Knob
@@ -55,7 +55,7 @@ class Tiny:
         return Requirements(3 * 8 * 32, 2**20, (1e6, 1e6), 1e5)
 
     def train(self, configurations: Any, round: int, progress: Any = None) -> TrainReport:
-        return self.train_resumably(configurations, round, progress, KEPT_NOWHERE)
+        return self.train_resumably(configurations, round, progress, NO_CHECKPOINT)
 
     def train_resumably(
         self, configurations: Any, round: int, progress: Any, unfinished: Any

@@ -12,7 +12,7 @@ from qsearch_quantizers.integer.grid import asymmetric_grid, symmetric_grid
 from qsearch_quantizers.integer.quantizer import Integer
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import QuantizesForInputs, needs_inputs, quantize_weight
+from qsearch.plugins.capabilities import SupportsCalibration, needs_inputs, quantize_weight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.surrogate.error_correlation import error_correlation
 
@@ -310,7 +310,7 @@ def test_without_a_moment_it_is_refused_and_not_rounded_to_nearest():
 
 
 def test_only_the_option_makes_it_need_inputs():
-    assert isinstance(gptq(), QuantizesForInputs)
+    assert isinstance(gptq(), SupportsCalibration)
     assert needs_inputs(gptq())
     assert not needs_inputs(Integer(Integer.Options()))
 

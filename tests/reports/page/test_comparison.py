@@ -55,7 +55,7 @@ def test_best_within_a_budget_is_what_pick_takes(record):
     budgets = [1.0, 2.6, 3.0, 5.0, 9.0]
     best = frames.best_within(points, budgets)
     assert math.isnan(best[0])
-    picked = [best_under(record, budget)["expected_loss"] for budget in budgets[1:]]
+    picked = [best_under(record, budget)["estimated_loss"] for budget in budgets[1:]]
     assert best[1:].tolist() == picked
 
 
@@ -126,7 +126,7 @@ def test_minutes_add_up_over_rounds_and_an_unfinished_round_is_left_out(make_rec
     times = frames.time_frame([running], ["a"], [3.0, 5.0])
     latest = times[times["round"] == 1]
     assert latest["loss"].tolist() == [
-        best_under(running, budget)["expected_loss"] for budget in (3.0, 5.0)
+        best_under(running, budget)["estimated_loss"] for budget in (3.0, 5.0)
     ]
 
 

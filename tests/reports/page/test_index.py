@@ -100,7 +100,7 @@ def test_row_tells_what_the_report_does(put, tmp_path, small):
     latest = small.latest
     assert (row.name, row.place, row.directory) == ("quickstart", "runs/a", str(directory))
     assert (row.rounds, row.evaluations, row.failed) == (2, 16, 2)
-    assert row.loss == latest["expected_loss"].min()
+    assert row.loss == latest["estimated_loss"].min()
     assert row.hypervolume == small.rounds[-1].hypervolume
     assert row.minutes == pytest.approx((34.0 * 2 + 1.9 * 18 + 5.2 * 2) / 60)
     assert row.front[0].tolist() == sorted(row.front[0])
@@ -228,7 +228,7 @@ def test_command_writes_the_page_and_refuses_what_is_no_folder(put, tmp_path):
 
 def test_figures_that_are_not_finite_are_not_known(put, tmp_path, make_record):
     record = make_record(rounds=1, trials_per_round=4, failed=0)
-    trials = record.trials.assign(expected_loss=math.nan, loss=math.inf)
+    trials = record.trials.assign(estimated_loss=math.nan, loss=math.inf)
     record = type(record)(**{**vars(record), "trials": trials})
     row = index_row(put("a", record), tmp_path, tmp_path / "index.html")
     assert row.loss is None

@@ -124,10 +124,10 @@ def test_every_point_is_drawn_once_by_seen_and_on_front(record):
 def test_front_of_losses_is_drawn_where_configurations_are_chosen_by(expected, make_record):
     points = latest_points(points_frame(make_record(expected=expected)))
     front = front_figure(points, (2.25, 7.25), Metric("accuracy", "higher")).data[0]
-    losses = points["expected_loss" if expected else "loss"]
+    losses = points["estimated_loss" if expected else "loss"]
     assert min(front.y) == losses.min()
     assert list(front.y) == sorted(front.y, reverse=True)
-    assert front.name == ("overall front, expected loss" if expected else "overall front")
+    assert front.name == ("overall front, estimated loss" if expected else "overall front")
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
@@ -289,11 +289,11 @@ def test_summary_table_shows_the_front_at_budgets_within_80_columns(record):
     console.print(summary_table(record))
     lines = console.export_text().splitlines()
     row = next(line for line in lines if line.split()[:1] == ["3"])
-    best = record.latest[record.latest["average_bits"] <= 3].sort_values("expected_loss").iloc[0]
+    best = record.latest[record.latest["average_bits"] <= 3].sort_values("estimated_loss").iloc[0]
     assert row.split() == [
         *("3", str(best["trial"]), f"{best['average_bits']:.4f}"),
         *(f"{best['loss']:.4f}", "±", f"{best['standard_error']:.4f}"),
-        f"{best['expected_loss']:.4f}",
+        f"{best['estimated_loss']:.4f}",
         *(f"{best['metric']:.4f}", "±", f"{best['metric_standard_error']:.4f}"),
         "seen" if best["seen"] else "unseen",
     ]
@@ -370,7 +370,7 @@ def test_page_of_a_model_that_loses_nothing_without_quantization_names_no_excess
 
 
 def test_page_shows_no_error_and_no_metric_that_is_not_known(record):
-    unknown = dict.fromkeys(("standard_error", "expected_loss_deviation", "metric"), np.nan)
+    unknown = dict.fromkeys(("standard_error", "estimated_loss_std", "metric"), np.nan)
     page = render_page([StudyResults(replace(record, trials=record.trials.assign(**unknown)), "a")])
     assert "nan" not in page.split('<dl class="tiles">')[1].split("</dl>")[0]
 

@@ -158,8 +158,8 @@ POINTS = {
     "trial": [7],
     "loss": [0.29],
     "standard_error": [0.001],
-    "expected_loss": [0.285],
-    "expected_loss_deviation": [0.0004],
+    "estimated_loss": [0.285],
+    "estimated_loss_std": [0.0004],
     "average_bits": [3],
     "metric": [0.9],
     "metric_standard_error": [None],
@@ -170,7 +170,7 @@ POINTS = {
 @pytest.mark.parametrize(
     ("expected", "said"),
     [
-        (0.285, "least expected loss, 0.2850 ± 0.0004; observed: 0.2900 ± 0.0010 at 3.0000"),
+        (0.285, "least estimated loss, 0.2850 ± 0.0004; observed: 0.2900 ± 0.0010 at 3.0000"),
         (None, "least loss: 0.2900 ± 0.0010 at 3.0000"),
     ],
 )
@@ -179,7 +179,7 @@ def test_what_the_budget_chose_is_said_by_what_it_was_chosen_for(
 ) -> None:
     given = {
         "metric": {"name": "accuracy"},
-        "points": {**POINTS, "expected_loss": [expected]},
+        "points": {**POINTS, "estimated_loss": [expected]},
     }
     text = budget.evaluate("bestText(study, 0)", study=given)
     assert text == f"Trial 7 has the {said} average bits; accuracy 0.9000, unseen in training."

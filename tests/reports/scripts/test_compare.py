@@ -109,8 +109,8 @@ FIRST = {
     "average_bits": 3.5,
     "loss": 0.3,
     "standard_error": 0.01,
-    "expected_loss": 0.31,
-    "expected_loss_deviation": 0.002,
+    "estimated_loss": 0.31,
+    "estimated_loss_std": 0.002,
     "metric": 0.9,
     "metric_standard_error": None,
     "seen": True,
@@ -125,7 +125,7 @@ def test_figures_stand_side_by_side_with_chosen_less_pinned(study_page: Scope) -
         "average bits": ["3.5000", "2.5000", "−1.0000"],
         "quantized weights": ["3.5 kB", "2.5 kB", "−1.0 kB"],
         "loss (nats)": ["0.3000 ± 0.0100", "0.3250 ± 0.0100", "+0.0250"],
-        "expected loss (nats)": ["0.3100 ± 0.0020", "0.3100 ± 0.0020", "0.0000"],
+        "estimated loss (nats)": ["0.3100 ± 0.0020", "0.3100 ± 0.0020", "0.0000"],
         "accuracy": ["0.9000", "0.9000", "0.0000"],
         "in training": ["seen", "unseen", ""],
         "method": ["warm start", "search", ""],
@@ -133,14 +133,14 @@ def test_figures_stand_side_by_side_with_chosen_less_pinned(study_page: Scope) -
 
 
 def test_a_figure_that_neither_has_is_left_out_and_that_one_has_is_told(study_page: Scope) -> None:
-    unknown = {"expected_loss": None, "expected_loss_deviation": None}
-    assert "expected loss (nats)" not in figures(
+    unknown = {"estimated_loss": None, "estimated_loss_std": None}
+    assert "estimated loss (nats)" not in figures(
         study_page, {**FIRST, **unknown}, {**SECOND, **unknown}
     )
     found = figures(study_page, FIRST, {**SECOND, **unknown})
-    assert found["expected loss (nats)"] == ["0.3100 ± 0.0020", "–", "–"]
+    assert found["estimated loss (nats)"] == ["0.3100 ± 0.0020", "–", "–"]
     found = figures(study_page, {**FIRST, **unknown}, SECOND)
-    assert found["expected loss (nats)"] == ["–", "0.3100 ± 0.0020", "–"]
+    assert found["estimated loss (nats)"] == ["–", "0.3100 ± 0.0020", "–"]
 
 
 def test_weight_files_are_compared_where_their_size_is_known(study_page: Scope) -> None:

@@ -113,7 +113,7 @@ def test_the_overall_front_is_that_of_the_frames(
 ) -> None:
     bits, losses = ([*column] for column in zip(*drawn, strict=True))
     found = decode.evaluate(
-        "overallFront(study)", study=points(average_bits=bits, decisive_loss=losses)
+        "overallFront(study)", study=points(average_bits=bits, selection_loss=losses)
     )
     frame = pd.DataFrame({"average_bits": bits, "decisive_loss": losses}, dtype=float)
     front = front_frame(frame, "decisive_loss")
@@ -133,7 +133,7 @@ def test_best_under_a_budget_is_what_qsearch_pick_chooses(
     trials: list[tuple[float, float, float, bool]],
     budget: float,
 ) -> None:
-    """By expected loss where there is one, then by average bits, then by observed loss."""
+    """By estimated loss where there is one, then by average bits, then by observed loss."""
     bits, losses, expected, completed = zip(*trials, strict=True)
     record = replace(
         small,
@@ -143,7 +143,7 @@ def test_best_under_a_budget_is_what_qsearch_pick_chooses(
             trial=range(len(trials)),
             average_bits=bits,
             loss=losses,
-            expected_loss=expected,
+            estimated_loss=expected,
             status=["completed" if fine else "failed" for fine in completed],
         ),
     )
@@ -160,7 +160,7 @@ def test_best_under_a_budget_is_what_qsearch_pick_chooses(
 def test_what_has_failed_or_is_of_an_earlier_round_is_never_best(decode: Scope) -> None:
     study = points(
         average_bits=[2.0, 2.0, 3.0],
-        decisive_loss=[None, 0.1, 0.5],
+        selection_loss=[None, 0.1, 0.5],
         loss=[None, 0.1, 0.5],
         latest=[True, False, True],
     )

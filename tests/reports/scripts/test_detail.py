@@ -49,7 +49,7 @@ def test_figures_of_a_row_are_those_of_its_trial(study_page: Scope, results: Stu
         "quantized weights": readable_size(bits * sizes.quantized_weights / 8),
         "weight files": readable_size(sizes.file_bytes(bits)),
         "loss": f"{row['loss']:.4f} ± {row['standard_error']:.4f}",
-        "expected loss": f"{row['expected_loss']:.4f} ± {row['expected_loss_deviation']:.4f}",
+        "estimated loss": f"{row['estimated_loss']:.4f} ± {row['estimated_loss_std']:.4f}",
         "accuracy": f"{row['metric']:.4f} ± {row['metric_standard_error']:.4f}",
         "in training": "seen" if row["seen"] else "unseen",
         "segment front": f"{'on' if row['on_front'] else 'not on'} it (segment {row['segment']})",
@@ -59,10 +59,10 @@ def test_figures_of_a_row_are_those_of_its_trial(study_page: Scope, results: Stu
 
 def test_what_is_not_known_of_a_row_is_left_out(study_page: Scope) -> None:
     script = """{
-      const points = {...study.points, expected_loss: study.points.expected_loss.map(() => null)};
+      const points = {...study.points, estimated_loss: study.points.estimated_loss.map(() => null)};
       return rowFigures({...study, points, footprint: null}, 0).map(([name]) => name);
     }"""
     names = study_page.evaluate(script)
-    assert "expected loss" not in names
+    assert "estimated loss" not in names
     assert "weight files" not in names
     assert "loss" in names

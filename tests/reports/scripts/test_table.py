@@ -19,16 +19,16 @@ def table(script: Callable[..., Scope]) -> Scope:
 
 
 def columns(table: Scope, expected: list[float | None]) -> list[list[Any]]:
-    study = {"metric": {"name": "perplexity"}, "points": {"expected_loss": expected}}
+    study = {"metric": {"name": "perplexity"}, "points": {"estimated_loss": expected}}
     found: list[list[Any]] = table.evaluate(
         "tableColumns(study).map(({key, heading}) => [key, heading])", study=study
     )
     return found
 
 
-def test_expected_losses_have_columns_if_any_is_known(table: Scope) -> None:
+def test_estimated_losses_have_columns_if_any_is_known(table: Scope) -> None:
     all_columns, fewer = columns(table, [None, 0.3]), columns(table, [None, None])
-    keys = ["expected_loss", "expected_loss_deviation"]
+    keys = ["estimated_loss", "estimated_loss_std"]
     assert [column for column in all_columns if column[0] not in keys] == fewer
     assert len(all_columns) == len(fewer) + 2
     assert ["metric", "perplexity"] in fewer
@@ -46,7 +46,7 @@ def test_cells_are_written_by_their_kind_and_a_dash_where_nothing_is_known(table
         "seconds": 1.999,
     }
     found = table.evaluate(
-        "{const columns = tableColumns({metric: {name: ''}, points: {expected_loss: []}});"
+        "{const columns = tableColumns({metric: {name: ''}, points: {estimated_loss: []}});"
         " return Object.entries(given).map(([key, value]) =>"
         " columns.find((column) => column.key === key).text(value))}",
         given=given,

@@ -61,7 +61,7 @@ def test_the_first_sentence_answers_how_few_bits_are_enough(record: StudyRecord)
     first = " ".join(summary(record).split("\n\n")[0].split())
     assert first.startswith(f"{record.name}: Within 1 % of ")
     assert f"at {least_budget(close['average_bits'])} average bits" in first
-    assert f"expected loss {close['decisive_loss']:.4f}" in first
+    assert f"estimated loss {close['selection_loss']:.4f}" in first
 
 
 def test_the_answer_is_relative_to_full_precision_where_that_is_known(record: StudyRecord) -> None:
@@ -81,7 +81,7 @@ def test_the_answer_is_relative_to_the_best_loss_otherwise(record: StudyRecord) 
     head = headline(replace(record, rounds=rounds))
     assert head.best is not None
     assert "Within 1 % of the best loss at" in answer(head)
-    assert f"against {head.best['decisive_loss']:.4f}" in answer(head)
+    assert f"against {head.best['selection_loss']:.4f}" in answer(head)
 
 
 def test_every_figure_of_the_headline_is_there(record: StudyRecord) -> None:
@@ -107,7 +107,7 @@ def test_columns_that_nothing_is_known_for_are_left_out(
     make_record: Callable[..., StudyRecord],
 ) -> None:
     text = summary(make_record(expected=False))
-    assert "expected loss" not in text
+    assert "estimated loss" not in text
     assert "loss (nats) against average bits" in text
 
 
@@ -284,7 +284,7 @@ def test_the_commands_budget_fits_what_is_chosen_however_it_was_rounded(
 @pytest.mark.parametrize("most", [1e300, 1.7e308])
 def test_huge_losses_keep_the_width(record: StudyRecord, most: float) -> None:
     sign = np.where(record.trials["trial"] % 2 == 0, most, -most)
-    huge = dict.fromkeys(("loss", "expected_loss", "standard_error", "metric"), sign)
+    huge = dict.fromkeys(("loss", "estimated_loss", "standard_error", "metric"), sign)
     text = summary(replace(record, trials=record.trials.assign(**huge)))
     plot = lines_after(text, "* on the front, . other")
     assert max(map(len, plot)) <= WIDTH

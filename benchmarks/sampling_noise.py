@@ -1,4 +1,4 @@
-"""How much of a difference between two losses can be luck with an objective's few examples."""
+"""How much of a difference between two losses can be sampling noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
 
 
 def fitted_to(objective: Objective, index: Integers, loss: Floats) -> Surrogate:
-    """Return the surrogate of an objective, luck told apart.
+    """Return the surrogate of an objective, sampling noise told apart.
 
     Args:
         objective: The objective.
@@ -22,10 +22,10 @@ def fitted_to(objective: Objective, index: Integers, loss: Floats) -> Surrogate:
     return fit_surrogate(features, index, loss, objective.examples)
 
 
-def luck_deviation(
+def sampling_noise_std(
     surrogate: Surrogate, examples: int, first: Integers, second: Integers
 ) -> Floats:
-    """Return the standard deviation of the luck in differences of losses (n), nats.
+    """Return the standard deviation of the sampling noise in differences of losses (n), nats.
 
     Args:
         surrogate: Says how much the loss rises with the proxy.
@@ -33,7 +33,7 @@ def luck_deviation(
         first: Choice indices (n × groups).
         second: Those that they are compared with (n × groups).
     """
-    covariance = surrogate.luck(np.stack([first, second], axis=1), examples)
+    covariance = surrogate.sampling_noise(np.stack([first, second], axis=1), examples)
     spread = covariance[:, 0, 0] + covariance[:, 1, 1] - 2 * covariance[:, 0, 1]
     result: Floats = spread.clamp_min(0).sqrt().numpy()
     return result
