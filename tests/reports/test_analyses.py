@@ -317,7 +317,7 @@ def test_the_how_to_names_every_analysis_and_which_need_a_study(directory: Path)
 
 
 def test_the_examples_of_the_how_to_run(directory: Path) -> None:
-    section = HOWTO.split("### Our cards beside Ax's")[1].split("\n## ")[0]
+    section = HOWTO.split("### Our cards next to Ax's")[1].split("\n## ")[0]
     source = "\n".join(re.findall(r"```python\n(.*?)```", section, re.DOTALL))
     source = source.replace("runs/quickstart", str(directory)).replace("quickstart", "fake")
     found: dict[str, object] = {}
