@@ -16,7 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
 from qsearch._arrays import Floats, Integers
-from qsearch.plugins.capabilities import SupportsExampleCount, SupportsSubsets
+from qsearch.plugins.capabilities import SupportsExampleCount
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.search.allocation import allocate_front
 from qsearch.search.initial_set import initial_configurations
@@ -82,7 +82,6 @@ class Objective:
         examples: How many examples a loss is a mean over.
         warm_start: The allocator's front that warm runs start from (budgets × groups).
         evaluate: Returns the loss of choice indices (groups).
-        evaluate_part: Returns their loss on one example in so many.
     """
 
     name: str
@@ -92,7 +91,6 @@ class Objective:
     examples: int
     warm_start: Integers
     evaluate: Callable[[Integers], float]
-    evaluate_part: Callable[[Integers, int], float]
 
 
 def minilm_sst2() -> Objective:
@@ -159,17 +157,6 @@ def wide(name: str) -> Wide:
     return Wide(components, known_objective(name).examples)
 
 
-def _part_evaluator(components: StudyComponents) -> Callable[[Integers, int], float]:
-    trainer = components.trainer
-    assert isinstance(trainer, SupportsSubsets)
-
-    def evaluate(index: Integers, one_in: int) -> float:
-        configurations = [components.space.decode(index)]
-        return trainer.evaluate_part(configurations, "validation", one_in)[0].loss
-
-    return evaluate
-
-
 def _quantization_error(components: StudyComponents) -> Floats:
     return components.trainer.quantization_error(components.space.choices.layer_configurations)
 
@@ -202,11 +189,16 @@ def _objective(name: str, components: StudyComponents, folder: Path) -> Objectiv
             path,
         )
 
-    return _known(name, components, _part_evaluator(components))
+    trainer = components.trainer
+
+    def evaluate(index: Integers) -> float:
+        return trainer.evaluate([components.space.decode(index)], "validation")[0].loss
+
+    return _known(name, components, evaluate)
 
 
 def _known(
-    name: str, components: StudyComponents, evaluate: Callable[[Integers, int], float]
+    name: str, components: StudyComponents, evaluate: Callable[[Integers], float]
 ) -> Objective:
     known = load_arrays(DATA / name / _PROXY)
     return Objective(
@@ -216,15 +208,14 @@ def _known(
         correlation=error_correlation(components.quantizer),
         examples=int(known["examples"]),
         warm_start=known["warm_start"],
-        evaluate=lambda index: evaluate(index, 1),
-        evaluate_part=evaluate,
+        evaluate=evaluate,
     )
 
 
 def known_objective(name: str) -> Objective:
     """Return an objective without its model: for what was recorded."""
 
-    def refuse(index: Integers, one_in: int) -> float:
+    def refuse(index: Integers) -> float:
         raise LookupError("this objective was made for recorded losses alone")
 
     return _known(name, assembled(name), refuse)

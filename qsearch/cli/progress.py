@@ -230,8 +230,6 @@ _TEXTS: dict[str, Callable[[int, _Fields], str]] = {
     "searching again": lambda r, f: f"round {r}: the database lacks some candidates",
     "searched": lambda r, f: f"round {r}: found {f['candidates']} candidates",
     "failed": lambda r, f: f"round {r}: {_trial(f)} failed: {f['reason']}",
-    "screening failed": lambda r, f: f"round {r}: {_trial(f)} was not screened: {f['reason']}",
-    "probe failed": lambda r, f: f"round {r}: probe {f['probe']} failed: {f['reason']}",
     "full precision failed": lambda r, f: (
         f"round {r}: without quantization, the model could not be evaluated: {f['reason']}"
     ),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from qsearch._text import reason_of
 from qsearch.execution.time_limit import TimeLimitError
-from qsearch.plugins.capabilities import SupportsSubsets
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
@@ -66,7 +65,7 @@ class Executor(Protocol):
         """Evaluate under a state of the trainer from now on."""
         ...
 
-    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> ResultStream:
+    def evaluate(self, configurations: Sequence[Configuration]) -> ResultStream:
         """Evaluate configurations on the validation examples, yielding each result when known.
 
         A loss or metric that is not finite, any exception, and an evaluation that takes too long
@@ -75,7 +74,6 @@ class Executor(Protocol):
 
         Args:
             configurations: What to evaluate.
-            one_in: One example in so many is taken; 1 takes all.
 
         Yields:
             Positions with results, in the order in which these are known.
@@ -102,24 +100,12 @@ class Executor(Protocol):
         ...
 
 
-def evaluate_one(trainer: Trainer, configuration: Configuration, one_in: int = 1) -> Result:
-    """Evaluate a configuration; what goes wrong comes back as a failure.
-
-    Args:
-        trainer: Evaluates.
-        configuration: What to evaluate.
-        one_in: One example in so many is taken, which needs a trainer with
-            :class:`~qsearch.plugins.capabilities.SupportsSubsets`; 1 takes all.
-    """
+def evaluate_one(trainer: Trainer, configuration: Configuration) -> Result:
+    """Evaluate a configuration; what goes wrong comes back as a failure."""
 
     def evaluate() -> Evaluation:
-        if one_in == 1:
-            (evaluation,) = trainer.evaluate([configuration], "validation")
-            return evaluation
-        assert isinstance(trainer, SupportsSubsets)
-        (evaluation,) = trainer.evaluate_part([configuration], "validation", one_in)
-        # A part may have one example, and so neither a standard error nor, perhaps, a metric.
-        return replace(evaluation, standard_error=0.0, metric=0.0)
+        (evaluation,) = trainer.evaluate([configuration], "validation")
+        return evaluation
 
     return attempted(evaluate)
 

@@ -90,7 +90,6 @@ class _Work:
     Args:
         kind: What is done with them.
         configurations: All of them, as JSON.
-        one_in: One example in so many is taken.
         waiting: Positions that no worker has yet.
         attempts: How often each position was tried and failed.
         losses: How many workers died of each position.
@@ -99,7 +98,6 @@ class _Work:
 
     kind: _Kind
     configurations: list[str]
-    one_in: int
     waiting: deque[int]
     attempts: dict[int, int] = field(default_factory=dict)
     losses: dict[int, int] = field(default_factory=dict)
@@ -139,9 +137,9 @@ class RayExecutor:
         self._state = [ray.put(encode_state(state))]
         self._state_number += 1
 
-    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> ResultStream:
+    def evaluate(self, configurations: Sequence[Configuration]) -> ResultStream:
         """Evaluate on all workers; see :meth:`qsearch.execution.executor.Executor.evaluate`."""
-        for found in self._answers("evaluate", configurations, one_in):
+        for found in self._answers("evaluate", configurations):
             if isinstance(found, ExecutorEvent):
                 yield found
                 continue
@@ -159,7 +157,7 @@ class RayExecutor:
         self, configurations: Sequence[Configuration]
     ) -> Generator[tuple[int, TrainerState] | ExecutorEvent]:
         """Train on all workers; see :meth:`qsearch.execution.executor.Executor.train`."""
-        for found in self._answers("train", configurations, 1):
+        for found in self._answers("train", configurations):
             if isinstance(found, ExecutorEvent):
                 yield found
                 continue
@@ -179,13 +177,12 @@ class RayExecutor:
             ray.shutdown()
 
     def _answers(
-        self, kind: _Kind, configurations: Sequence[Configuration], one_in: int
+        self, kind: _Kind, configurations: Sequence[Configuration]
     ) -> Generator[tuple[int, Answer | Failure] | ExecutorEvent]:
         """Yield what workers answer, until all positions have an answer or failure."""
         work = _Work(
             kind,
             [configuration.to_json() for configuration in configurations],
-            one_in,
             deque(range(len(configurations))),
         )
         quiet_since = time.monotonic()
@@ -225,7 +222,7 @@ class RayExecutor:
                 slot.position = work.waiting.popleft()
                 chosen = work.configurations[slot.position]
                 if work.kind == "evaluate":
-                    reference = slot.actor.evaluate.remote(chosen, work.one_in)
+                    reference = slot.actor.evaluate.remote(chosen)
                 else:
                     reference = slot.actor.train.remote(chosen)
             slot.started = time.monotonic()

@@ -124,25 +124,12 @@ def _left_of_phase(search: SearchSpec, history: History, phase: Phase, now: floa
         return 0.0  # In an earlier session; it is loaded now.
     if phase.pace is not None and phase.total is not None:
         own = (phase.total - phase.done) * phase.pace - max(now - phase.last, 0.0)
-        if phase.kind == SEARCHING and phase.label != "screening":
-            screening = _screening(search, history, phase.total)
-            return None if screening is None else max(own, 0.0) + screening
         return max(own, 0.0)
     count = _shares(search, history, phase.round)[1] if phase.kind == SEARCHING else 1
     whole = _cost(history, _Step(phase.kind, phase.round, count))
     if whole is None or (phase.kind in _BRIEF and not _complete(history, phase.kind)):
         return None
     return max(whole - max(now - phase.start, 0.0), 0.0)
-
-
-def _screening(search: SearchSpec, history: History, found: int) -> float | None:
-    """Return the seconds that screening will take: as before, or its share of evaluations."""
-    if search.screening is None:
-        return 0.0
-    if history.screened is not None:
-        return history.screened
-    pace = _pace(history, SET)
-    return None if pace is None else found * pace / search.screening.one_in
 
 
 def _shares(search: SearchSpec, history: History, round: int) -> tuple[int, int]:

@@ -32,7 +32,7 @@ class Event:
 
 Observer = Callable[[Event], None]
 
-PROGRESS = ("training", "training configurations", "searching", "screening")
+PROGRESS = ("training", "training configurations", "searching")
 """Progress within a phase; worth a progress bar, not a line of the log."""
 
 

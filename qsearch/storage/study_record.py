@@ -97,7 +97,7 @@ class RoundRecord:
         hypervolume: Of the round's completed trials, normalised (see :class:`StudyRecord`).
         train_seconds: Wall time of training.
         evaluate_seconds: Wall time of all evaluations that gave a loss.
-        search_seconds: Wall time of fitting and searching, screening included, in the session
+        search_seconds: Wall time of fitting and searching in the session
             that finished the round.
         train_losses: Training loss of each step, nats.
         full_precision: What the model scores on the validation examples with the round's adapter

@@ -63,9 +63,7 @@ def run_round(study: Study, round: int, should_stop: Callable[[], bool]) -> None
     report = train_round(study, round, training_set)
     unquantized = full_precision(study, round, should_stop)
     configurations = [study.configuration(number) for number in training_set]
-    scores = round_scores(study, round, configurations, should_stop)
-    if scores is None:
-        return
+    scores = round_scores(study, round, configurations)
     study.node.use_scores(scores, correlation, _examples(study))
     _evaluate(study, round, to_evaluate, "evaluating the set", should_stop, planned)
     save_record(study)
@@ -137,8 +135,7 @@ def evaluations_before(study: Study, round: int) -> int:
 def _ever_evaluated(study: Study) -> int:
     """Return the number of trials before the first without a result in any round.
 
-    A round that was cut short may leave such trials; the next one takes them as candidates, which
-    are screened with the others.
+    A round that was cut short may leave such trials; the next one takes them as candidates.
     """
     trials = study.client._experiment.trials
     running = (n for n in sorted(trials) if trials[n].status == TrialStatus.RUNNING)
