@@ -98,7 +98,7 @@ def minilm_sst2() -> Objective:
     components = assembled("minilm-sst2")
     folder = DATA / "minilm-sst2"
     (folder / "state").mkdir(parents=True, exist_ok=True)
-    if not (folder / "state" / "adapter-0.safetensors").is_file():
+    if not (folder / "state" / "adapter-1.safetensors").is_file():
         report = components.trainer.train(
             [components.space.decode(i) for i in _training_set(components)], 0
         )
@@ -143,7 +143,9 @@ class Wide:
             index: Choice indices (groups).
             seen_loss: Loss on the objective's examples.
         """
-        loss = _part_evaluator(self.components)(index, 1)
+        loss = self.components.trainer.evaluate(
+            [self.components.space.decode(index)], "validation"
+        )[0].loss
         assert isinstance(self.components.task, SupportsExampleCount)
         examples = self.components.task.examples("validation")
         return (examples * loss - self.seen * seen_loss) / (examples - self.seen)
@@ -152,7 +154,7 @@ class Wide:
 def wide(name: str) -> Wide:
     """Return an objective's model with many more examples."""
     components = assembled(name, is_wide=True)
-    if (DATA / name / "state" / "adapter-0.safetensors").is_file():
+    if (DATA / name / "state" / "adapter-1.safetensors").is_file():
         components.trainer.load_state(read_adapter(DATA / name, 0)[0])
     return Wide(components, known_objective(name).examples)
 

@@ -169,7 +169,7 @@ class StudyProgress:
         self._bars.update(self._current, end=end)
         if self._whole is None:
             self._whole = self._add("study", None, whole=True)
-        of = f"round {min(event.round + 1, self._search.rounds)} of {self._search.rounds}"
+        of = f"round {min(event.round, self._search.rounds)} of {self._search.rounds}"
         if left.study is None:
             self._bars.update(self._whole, end=None, total=None, note=of)
             return

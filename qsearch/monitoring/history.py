@@ -116,7 +116,7 @@ class History:
     phases: list[Phase] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     current: Phase | None = None
-    round: int = 0
+    round: int = 1
     members: dict[int, int] = field(default_factory=dict)
     completed: dict[int, set[int]] = field(default_factory=dict)
     failed: dict[tuple[int, int], str] = field(default_factory=dict)

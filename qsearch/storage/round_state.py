@@ -64,7 +64,7 @@ def read_rounds(directory: Path) -> list[RoundState]:
         DamagedFileError: If a round's file is damaged.
     """
     rounds: list[RoundState] = []
-    while (path := round_path(directory, len(rounds))).is_file():
+    while (path := round_path(directory, len(rounds) + 1)).is_file():
         rounds.append(read_round(path))
     return rounds
 

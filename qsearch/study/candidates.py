@@ -102,7 +102,7 @@ def _attach_random(study: Study, round: int) -> bool:
     """Attach a new random configuration as a trial; return whether one was found."""
     space, trials = study.components.space, study.client._experiment.trials
     known = {space.from_parameters(trial.arm.parameters).tobytes() for trial in trials.values()}
-    generator = np.random.default_rng([study.spec.seed, round, len(trials)])
+    generator = np.random.default_rng([study.spec.seed, round - 1, len(trials)])
     bits = study.spec.search.average_bits
     for index in space.sample(_RANDOM_DRAWS, bits, generator):
         if space.within(index[None], bits)[0] and index.tobytes() not in known:

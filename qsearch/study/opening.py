@@ -122,10 +122,10 @@ def _quantization_error(components: StudyComponents, directory: Path, observer: 
     if saved is not None:
         return saved
     start = time.monotonic()
-    observer(Event("measuring quantization error", 0))
+    observer(Event("measuring quantization error", 1))
     error = components.trainer.quantization_error(components.space.choices.layer_configurations)
     write_measurement(directory, QUANTIZATION_ERROR, error)
-    observer(Event("measured quantization error", 0, {"seconds": time.monotonic() - start}))
+    observer(Event("measured quantization error", 1, {"seconds": time.monotonic() - start}))
     return error
 
 

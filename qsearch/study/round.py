@@ -85,8 +85,8 @@ def run_round(study: Study, round: int, should_stop: Callable[[], bool]) -> None
     if expected:
         rows = rows.assign(estimated_loss=[expected[number][0] for number in rows["trial"]])
     next_set = tuple(rows.loc[_kept(study, rows), "trial"].tolist())
-    of_first = rows if round == 0 else _completed(study, 0)
-    # The reference point is fixed by round 0, so that rounds compare.
+    of_first = rows if round == 1 else _completed(study, 1)
+    # The reference point is fixed by round 1, so that rounds compare.
     reference = reference_point(of_first["loss"].to_numpy(), study.spec.search.average_bits)
     record = RoundRecord(
         round=round,
@@ -182,7 +182,7 @@ def _retry_failed(study: Study, round: int, planned: int, to_evaluate: Sequence[
         return
     for trial in failed:
         del trial._run_metadata[FAILED_ROUND], trial._run_metadata[FAILED_REASON]
-        if any(trial.index in evaluated_in(experiment, earlier) for earlier in range(round)):
+        if any(trial.index in evaluated_in(experiment, earlier) for earlier in range(1, round)):
             trial.mark_completed(unsafe=True)
         else:
             trial.mark_running(no_runner_required=True, unsafe=True)

@@ -53,7 +53,7 @@ def record_session(directory: Path, components: StudyComponents, observer: Obser
     write_state(directory / SESSIONS, {"sessions": sessions})
     changed = environment_changes(before[-1], session) if before else []
     if changed:
-        round = len(read_rounds(directory))
+        round = len(read_rounds(directory)) + 1
         observer(Event("environment changed", round, {"changed": changed}))
 
 

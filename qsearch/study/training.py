@@ -38,7 +38,7 @@ def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainR
     """
     trainer = study.components.trainer
     if not adapter_path(study.directory, round).is_file():
-        if round > 0:
+        if round > 1:
             _load_before(study, round - 1)
         configurations = [study.configuration(number) for number in training_set]
         trained = _train(study, round, configurations)
@@ -79,8 +79,8 @@ def restore_adapter(study: Study) -> None:
     Args:
         study: The open study.
     """
-    last = len(read_rounds(study.directory)) - 1
-    if last >= 0 and not adapter_path(study.directory, last).is_file():
+    last = len(read_rounds(study.directory))
+    if last and not adapter_path(study.directory, last).is_file():
         study.executor.start()
         train_round(study, last, training_set_of(study, last)[0])
 

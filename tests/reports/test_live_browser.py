@@ -123,7 +123,7 @@ def test_new_results_are_shown_without_a_reload_where_the_reader_was(
 ) -> None:
     write_study(directory, make_record(rounds=1))
     page = Live(browser, url)
-    rounds = 'report.document.body.textContent.includes("round 1")'
+    rounds = 'report.document.body.textContent.includes("round 2")'
     page.wait(lambda: page.report("report.document.documentElement.dataset.ready"))
     page.driver.execute_script("window.mine = true")
     page.report("(report.scrollTo(0, 600), true)")
@@ -176,7 +176,7 @@ def test_what_the_reader_has_set_stays_when_new_results_come(
     assert len(before[8]) == 1
 
     write_study(directory, make_record(rounds=2))
-    page.wait(lambda: page.report('report.document.body.textContent.includes("round 1")'))
+    page.wait(lambda: page.report('report.document.body.textContent.includes("round 2")'))
     page.wait(lambda: page.report(settings) == before)
     assert page.errors() == []
 

@@ -64,7 +64,7 @@ def test_a_study_outlives_its_terminal(study: Path) -> None:
 def test_a_study_outlives_the_reader_of_its_output(study: Path) -> None:
     process = start(study, subprocess.PIPE)
     assert process.stdout is not None
-    assert process.stdout.readline().startswith(b"round 0: ")
+    assert process.stdout.readline().startswith(b"round 1: ")
     process.stdout.close()
     process.stdout = None
     errors = assert_finished(process, study.parent / "run")

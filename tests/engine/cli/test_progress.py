@@ -37,7 +37,7 @@ def test_a_phase_that_counts_shows_how_far_it_is() -> None:
 
 def test_a_training_on_workers_shows_how_many_are_trained() -> None:
     shown = drawn(Event("training configurations", 0, {"done": 2, "total": 6}))
-    assert "round 0: training configurations" in shown
+    assert "round 1: training configurations" in shown
     assert "2/6" in shown
 
 
@@ -48,7 +48,7 @@ def test_a_failure_counts_as_done() -> None:
         Event("failed", 0, {"trial": 1, "reason": "no memory"}),
     )
     assert "2/3" in shown
-    assert "round 0: trial 1 failed: no memory" in shown
+    assert "round 1: trial 1 failed: no memory" in shown
 
 
 def evaluated(trial: int) -> dict[str, object]:
@@ -64,7 +64,7 @@ def test_the_whole_study_is_shown_with_its_round_and_its_end() -> None:
         search=spec,
     )
     assert "study" in shown
-    assert "round 1 of 1, until about " in shown
+    assert "round 2 of 1, until about " in shown
     assert " s left" in shown
 
 
@@ -78,7 +78,7 @@ def test_without_a_terminal_the_end_is_told_round_by_round(tmp_path: Path) -> No
     event = Event("round finished", 0, {"hypervolume": 0.5, "next_set": told.members})
     shown = drawn(event, terminal=False, search=told.spec, log=log)
     first, second = shown.splitlines()
-    assert first == "round 0: hypervolume 0.5000, next set 6 configurations"
+    assert first == "round 1: hypervolume 0.5000, next set 6 configurations"
     # 50 s of training, 4 s of sensitivity, 60 s + 30 s of evaluations, 21 s of search, and an end.
     assert second.startswith("about 3 min left, at ")
 
@@ -86,14 +86,14 @@ def test_without_a_terminal_the_end_is_told_round_by_round(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("event", "text"),
     [
-        (Event("retrying", 1, {"trials": [3, 4]}), "round 1: trying again what failed: 2"),
+        (Event("retrying", 1, {"trials": [3, 4]}), "round 2: trying again what failed: 2"),
         (
             Event("retry", 1, {"trial": 3, "attempt": 2, "reason": "slow"}),
-            "round 1: trial 3 failed at attempt 2 and is tried again: slow",
+            "round 2: trial 3 failed at attempt 2 and is tried again: slow",
         ),
         (
             Event("retry", 1, {"attempt": 1, "reason": "slow"}),
-            "round 1: an evaluation failed at attempt 1 and is tried again: slow",
+            "round 2: an evaluation failed at attempt 1 and is tried again: slow",
         ),
         (
             Event("storage lost", 1, {"reason": "refused", "seconds": 900}),
@@ -107,11 +107,11 @@ def test_without_a_terminal_the_end_is_told_round_by_round(tmp_path: Path) -> No
         ),
         (
             Event("probe failed", 1, {"probe": 3, "reason": "no loss"}),
-            "round 1: probe 3 failed: no loss",
+            "round 2: probe 3 failed: no loss",
         ),
-        (Event("worker given up", 1, {"reason": "gone"}), "round 1: a worker is given up: gone"),
-        (Event("worker lost", 1, {"reason": "killed"}), "round 1: a worker is lost: killed"),
-        (Event("waiting for workers", 1), "round 1: waiting for workers"),
+        (Event("worker given up", 1, {"reason": "gone"}), "round 2: a worker is given up: gone"),
+        (Event("worker lost", 1, {"reason": "killed"}), "round 2: a worker is lost: killed"),
+        (Event("waiting for workers", 1), "round 2: waiting for workers"),
         (Event("state damaged", 1, {"file": "state/x.json"}), "state/x.json is damaged"),
         (Event("limits changed", 1, {"changed": ["a: 1 → 2"]}), "limits changed: a: 1 → 2"),
     ],

@@ -73,7 +73,7 @@ def test_a_running_study_says_its_phase_and_how_far_that_is(directory: Path) -> 
         2,
         4,
     )
-    assert shown["phase"] == "round 0: evaluating the set, 2/4, 6.0 a minute"
+    assert shown["phase"] == "round 1: evaluating the set, 2/4, 6.0 a minute"
     assert shown["time spent"].endswith("of 2 h (search.stop.hours)")
     # A search has not been seen, so the study's end cannot be known.
     assert status.seconds_left is None
@@ -109,7 +109,7 @@ def test_failures_are_counted_by_reason(directory: Path) -> None:
 
 
 def test_the_last_event_is_told_with_its_figures(directory: Path) -> None:
-    assert labels(directory)["last event"].endswith("round 0, trial 1, reason no memory")
+    assert labels(directory)["last event"].endswith("round 1, trial 1, reason no memory")
 
 
 def test_training_is_seen_from_its_file_of_progress(directory: Path) -> None:
