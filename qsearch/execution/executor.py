@@ -8,6 +8,7 @@ from typing import Protocol
 
 from qsearch._text import reason_of
 from qsearch.execution.time_limit import TimeLimitError
+from qsearch.monitoring.events import EventKind
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
@@ -32,12 +33,12 @@ class ExecutorEvent:
     """Something worth telling that happened on the way to a result.
 
     Args:
-        kind: Kind of the event; "" if there is none, and only time has gone by.
+        kind: None if nothing happened, and only time has passed.
         fields: Its figures.
         position: Of the configuration that it is about, if it is about one.
     """
 
-    kind: str
+    kind: EventKind | None = None
     fields: Mapping[str, object] = field(default_factory=dict)
     position: int | None = None
 

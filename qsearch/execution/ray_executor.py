@@ -21,6 +21,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qsearch.monitoring.events import EventKind
+
 # Nothing is told to others unless the user has asked for it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Workers are what the study waits for: they have its own priority.
@@ -200,9 +202,9 @@ class RayExecutor:
                     quiet_since = float("inf")
                 if time.monotonic() - quiet_since > _TELL_AFTER:
                     quiet_since = float("inf")
-                    yield ExecutorEvent("waiting for workers")
+                    yield ExecutorEvent(EventKind.WAITING_FOR_WORKERS)
                 if not ready:
-                    yield ExecutorEvent("")
+                    yield ExecutorEvent()
         finally:
             # The caller may have stopped: what is still running is of no use to anyone.
             for slot in work.running.values():
@@ -255,7 +257,7 @@ class RayExecutor:
         """Replace a worker that died, and have its configuration done again."""
         reason, position = _reason(error), slot.position
         self._replace(slot)
-        yield ExecutorEvent("worker lost", {"reason": reason}, position)
+        yield ExecutorEvent(EventKind.WORKER_LOST, {"reason": reason}, position)
         if position is None:
             slot.died += 1
             if slot.died >= _MAX_LOSSES:
@@ -276,7 +278,7 @@ class RayExecutor:
             )
         _kill(slot.actor)
         self._slots.remove(slot)
-        yield ExecutorEvent("worker given up", {"reason": reason})
+        yield ExecutorEvent(EventKind.WORKER_GIVEN_UP, {"reason": reason})
 
     def _failed(
         self, work: _Work, position: int, failure: Failure
@@ -285,7 +287,9 @@ class RayExecutor:
         attempts = work.attempts[position] = work.attempts.get(position, 0) + 1
         if attempts <= self._failures.retries:
             work.waiting.append(position)
-            yield ExecutorEvent("retry", {"attempt": attempts, "reason": failure.reason}, position)
+            yield ExecutorEvent(
+                EventKind.RETRY, {"attempt": attempts, "reason": failure.reason}, position
+            )
         else:
             yield position, after_attempts(failure, attempts)
 

@@ -15,6 +15,7 @@ from qsearch.execution.executor import (
     too_slow,
 )
 from qsearch.execution.time_limit import TimeLimitError, require_main_thread, time_limit
+from qsearch.monitoring.events import EventKind
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
 from qsearch.spec.failures import FailuresSpec
@@ -50,7 +51,7 @@ class SerialExecutor:
             attempt, result = 1, self._attempt(configuration)
             while isinstance(result, Failure) and attempt <= self._failures.retries:
                 yield ExecutorEvent(
-                    "retry", {"attempt": attempt, "reason": result.reason}, position
+                    EventKind.RETRY, {"attempt": attempt, "reason": result.reason}, position
                 )
                 gc.collect()  # Where memory ran out, all of it shall be free again.
                 attempt, result = attempt + 1, self._attempt(configuration)

@@ -10,6 +10,7 @@ from ax.exceptions.generation_strategy import GenerationStrategyCompleted
 
 from qsearch.experiment.transactions import one_transaction
 from qsearch.experiment.trial_table import evaluated_in
+from qsearch.monitoring.events import EventKind
 from qsearch.storage.files import delete
 from qsearch.storage.paths import candidates_path
 from qsearch.storage.round_state import Candidates, read_candidates, write_candidates
@@ -45,7 +46,7 @@ def find_candidates(
         chosen = _trials_since(study, first)[:wanted]
         predicted = _predicted(study, round, members, chosen)
         write_candidates(study.directory, round, Candidates(tuple(chosen), predicted))
-        study.emit("searched", round, candidates=len(chosen))
+        study.emit(EventKind.SEARCHED, round, candidates=len(chosen))
     return list(read_candidates(path).chosen[:wanted])
 
 
@@ -62,7 +63,7 @@ def _forget_unknown(study: Study, round: int) -> None:
     found = read_candidates(path)
     if not study.client._experiment.trials.keys() >= {*found.chosen}:
         delete_candidates(study.directory, round)
-        study.emit("searching again", round)
+        study.emit(EventKind.SEARCHING_AGAIN, round)
 
 
 def _can_search(study: Study, round: int) -> bool:
@@ -82,7 +83,7 @@ def _generate(
     while enough and (done := len(_trials_since(study, first))) < wanted:
         if should_stop():
             return False
-        study.emit("searching", round, done=done, total=wanted)
+        study.emit(EventKind.SEARCHING, round, done=done, total=wanted)
         if study.spec.search.propose == "random":
             if not _attach_random(study, round):
                 break

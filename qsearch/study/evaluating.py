@@ -33,9 +33,9 @@ def evaluations(
             found = next(outcomes, None)
             if found is None:
                 return
-            if isinstance(found, ExecutorEvent) and not found.kind:
-                continue  # Only to ask whether time is up.
             if isinstance(found, ExecutorEvent):
+                if found.kind is None:
+                    continue  # Only to ask whether time is up.
                 fields = dict(found.fields)
                 if trials is not None and found.position is not None:
                     fields["trial"] = trials[found.position]

@@ -23,6 +23,7 @@ from qsearch.experiment.trial_table import (
     evaluated_in,
     selection_front,
 )
+from qsearch.monitoring.events import EventKind
 from qsearch.plugins.capabilities import SupportsExampleCount
 from qsearch.search.pareto import normalised_hypervolume, reference_point
 from qsearch.spec.stopping import round_shares
@@ -58,21 +59,21 @@ def run_round(study: Study, round: int, should_stop: Callable[[], bool]) -> None
     planned = of_set + of_search
     to_evaluate = training_set[:of_set]
     _retry_failed(study, round, planned, to_evaluate)
-    study.emit("round started", round, training_set=len(training_set))
+    study.emit(EventKind.ROUND_STARTED, round, training_set=len(training_set))
     correlation = study.correlation  # Measured before training takes its memory.
     report = train_round(study, round, training_set)
     unquantized = full_precision(study, round, should_stop)
     configurations = [study.configuration(number) for number in training_set]
     scores = round_scores(study, round, configurations)
     study.node.use_scores(scores, correlation, _examples(study))
-    _evaluate(study, round, to_evaluate, "evaluating the set", should_stop, planned)
+    _evaluate(study, round, to_evaluate, EventKind.EVALUATING_THE_SET, should_stop, planned)
     save_record(study)
     if _without_result(study, round, to_evaluate):
         return
     search_start = time.monotonic()
     candidates = find_candidates(study, round, training_set, first, of_search, should_stop)
     search_seconds = time.monotonic() - search_start
-    _evaluate(study, round, candidates, "evaluating candidates", should_stop, planned)
+    _evaluate(study, round, candidates, EventKind.EVALUATING_CANDIDATES, should_stop, planned)
     rows = _completed(study, round)
     if rows.empty:
         raise QsearchError(
@@ -107,7 +108,9 @@ def run_round(study: Study, round: int, should_stop: Callable[[], bool]) -> None
         study.directory,
         RoundState(record, next_set, _ever_evaluated(study), expected, predicted),
     )
-    study.emit("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
+    study.emit(
+        EventKind.ROUND_FINISHED, round, hypervolume=record.hypervolume, next_set=len(next_set)
+    )
     save_record(study)
 
 
@@ -191,7 +194,7 @@ def _retry_failed(study: Study, round: int, planned: int, to_evaluate: Sequence[
         delete_candidates(study.directory, round)
     with one_transaction():
         study.client._save_or_update_trials_in_db_if_possible(experiment=experiment, trials=failed)
-    study.emit("retrying", round, trials=[trial.index for trial in failed])
+    study.emit(EventKind.RETRYING, round, trials=[trial.index for trial in failed])
 
 
 def _without_result(study: Study, round: int, numbers: Sequence[int]) -> list[int]:
@@ -209,7 +212,7 @@ def _evaluate(
     study: Study,
     round: int,
     numbers: Sequence[int],
-    phase: str,
+    phase: EventKind,
     should_stop: Callable[[], bool],
     planned: int,
 ) -> None:
@@ -230,7 +233,7 @@ def _evaluate(
             trial = experiment.trials[number]
             if isinstance(result, Failure):
                 _save_failure(study, round, trial, result.reason)
-                study.emit("failed", round, trial=number, reason=result.reason)
+                study.emit(EventKind.FAILED, round, trial=number, reason=result.reason)
                 _require_rate(study, round, planned)
                 continue
             bits = float(space.average_bits(space.from_parameters(trial.arm.parameters)))
@@ -240,7 +243,7 @@ def _evaluate(
                 if trial.status == TrialStatus.RUNNING:
                     study.client.complete_trial(number)
             study.emit(
-                "evaluated",
+                EventKind.EVALUATED,
                 round,
                 trial=number,
                 average_bits=bits,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from qsearch._arrays import Floats
+from qsearch.monitoring.events import EventKind
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.space.configuration import Configuration
 from qsearch.storage.measurements import read_measurement, write_measurement
@@ -37,8 +38,8 @@ def _sensitivity(study: Study, round: int, training_set: Sequence[Configuration]
     if saved is not None:
         return saved
     start = time.monotonic()
-    study.emit("measuring sensitivity", round)
+    study.emit(EventKind.MEASURING_SENSITIVITY, round)
     measured = study.components.trainer.sensitivity(training_set, round)
     write_measurement(study.directory, name, measured)
-    study.emit("measured sensitivity", round, seconds=time.monotonic() - start)
+    study.emit(EventKind.MEASURED_SENSITIVITY, round, seconds=time.monotonic() - start)
     return measured

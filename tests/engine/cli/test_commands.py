@@ -21,7 +21,7 @@ from qsearch.cli import main as cli
 from qsearch.cli import output as cli_output
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event, event_log
+from qsearch.monitoring.events import Event, EventKind, event_log
 from qsearch.spec.templates import read_template, template_names
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import FOOTPRINT_FILE
@@ -224,7 +224,7 @@ def test_status_tells_how_far_a_study_is(qsearch, finished: Path) -> None:
 
 def test_status_of_a_study_without_results_says_who_runs_it(qsearch, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
-    event_log(tmp_path / "log.jsonl")(Event("measuring quantization error", 0))
+    event_log(tmp_path / "log.jsonl")(Event(EventKind.MEASURING_QUANTIZATION_ERROR, 0))
     with study_lock(tmp_path):
         code, output, _ = qsearch("status", tmp_path)
     assert code == 0
