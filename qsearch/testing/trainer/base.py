@@ -57,7 +57,7 @@ class TrainerChecks(Conformance):
         return list(drawn[:SET]), drawn[SET]
 
     def trained(self) -> tuple[Trainer, list[Configuration], TrainReport]:
-        """Return a new trainer after round 0, the set, and the report of the round."""
+        """Return a new trainer after round 1, the set, and the report of the round."""
         trainer = self.make()
         chosen, _ = self.configurations(trainer)
         return trainer, chosen, trainer.train(chosen, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from unittest import SkipTest
 
-from qsearch.plugins.capabilities import SupportsFullPrecision, SupportsSubsets
+from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
 from qsearch.testing.base import require, require_equal
@@ -87,20 +87,3 @@ class EvaluationChecks(TrainerChecks):
         assert isinstance(resumed, SupportsFullPrecision)
         loaded = resumed.evaluate_full_precision(self.split)
         self.require_same_evaluations("full precision with the loaded state", [loaded], [found])
-
-    def test_a_part_is_the_same_for_all_configurations(self) -> None:
-        trainer, chosen, _ = self.trained()
-        if not isinstance(trainer, SupportsSubsets):
-            raise SkipTest("this trainer does not evaluate parts")
-        whole = trainer.evaluate(chosen, self.split)
-        all_of_it = trainer.evaluate_part(chosen, self.split, 1)
-        self.require_same_evaluations("one example in one", all_of_it, whole)
-        part = trainer.evaluate_part(chosen, self.split, 2)
-        reverse = trainer.evaluate_part(chosen[::-1], self.split, 2)[::-1]
-        self.require_same_evaluations("one example in two, in reverse order", reverse, part)
-        losses = [one.loss for one in part]
-        require(all(map(math.isfinite, losses)), f"losses: expected finite ones, found {losses}")
-        require(
-            losses != [one.loss for one in whole],
-            f"losses on one example in two: expected others than on all, found {losses} for both",
-        )
