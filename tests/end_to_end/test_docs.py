@@ -1,0 +1,47 @@
+"""README, changelog and docs name only pages, headings, files and modules that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WITH_CODE = [page for page in PAGES if not re.match(r"CHANGELOG|\d{4}-|report-peers", page.name)]
+"""Without those that name code of the past, or of others."""
+FOLDERS = (ROOT, ROOT / "qsearch", ROOT / "reports" / "qsearch_reports")
+
+
+def names(pages: list[Path]) -> list[str]:
+    return [page.relative_to(ROOT).as_posix() for page in pages]
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as GitHub links them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text.lower(), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", heading).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_links_lead_to_pages_and_headings_of_the_repository(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, heading = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert ROOT in target.parents, link
+        assert not heading or heading in anchors(target), link
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=names(WITH_CODE))
+def test_named_files_and_modules_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w/]+/\w+\.py)`", text):
+        assert any((folder / name).is_file() for folder in FOLDERS), name
+    for name in re.findall(r"\bqsearch\.\w+\.[\w.]*\w", text):
+        place = ROOT / name.replace(".", "/")
+        module, parent = place.with_suffix(".py"), place.parent.with_suffix(".py")
+        assert place.is_dir() or module.is_file() or parent.is_file(), name
