@@ -88,7 +88,7 @@ def _without_learning() -> Iterator[None]:
     def fit(features: Features, index: Integers, loss: Floats, examples: int | None) -> Surrogate:
         fitted = fit_surrogate(features, index, loss, examples)
         mean = fitted.model.mean_module.slope.detach() * fitted.features.proxy
-        return replace(fitted, tables=replace(fitted.tables, mean=mean))
+        return replace(fitted, posterior=replace(fitted.posterior, mean=mean))
 
     with mock.patch("benchmarks.searchers.fit_surrogate", fit):
         yield

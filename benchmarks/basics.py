@@ -35,6 +35,7 @@ from qsearch.search.acquisition import log_expected_hypervolume_improvement
 from qsearch.search.layer_scores import error_scores
 from qsearch.search.pareto import front
 from qsearch.space.layers import LayerSpec
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.spec.study_spec import load_spec
 from qsearch.surrogate.features import score_features
@@ -129,7 +130,7 @@ def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> 
         space = Space(specs, choices, bits)
         generator = np.random.default_rng(0)
         sensitivity = generator.gamma(0.5, size=layers)
-        evaluated = space.sample(100, (2.25, 7.25), generator)
+        evaluated = sample_configurations(space, 100, (2.25, 7.25), generator)
         error = np.tile(relative, (layers, 1))
         loss = 0.3 + (relative[evaluated] * sensitivity).sum(axis=1) / layers
         features = score_features(space, error_scores(space, error))

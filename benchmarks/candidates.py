@@ -23,6 +23,7 @@ from qsearch._arrays import Floats, Integers
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.search.pareto import reference_point
 from qsearch.space.layers import LayerSpec
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.surrogate.error_correlation import error_correlation
 
@@ -66,7 +67,7 @@ def problem_of(blocks: int, generator: np.random.Generator) -> tuple[Problem, Fl
     error = quantization_errors([weight], quantizer, choices.layer_configurations)
     sensitivity = generator.lognormal(sigma=1.0, size=len(layers))
     scores = weighted_scores(space, np.tile(error, (len(layers), 1)), sensitivity / len(layers))
-    index = space.sample(OBSERVATIONS, BITS, generator)
+    index = sample_configurations(space, OBSERVATIONS, BITS, generator)
     loss = loss_of(scores, index, generator)
     problem = Problem(
         space=space,

@@ -27,6 +27,7 @@ from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, median_ratio, medians
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.space.configuration import Configuration
+from qsearch.space.sampling import sample_configurations
 
 REPEATS = 40
 SWITCHED = 4
@@ -59,7 +60,7 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     half = f"trainer.cache_mebibytes={SWITCHED * quantizable // 2**21}"
     small = build_components(study_of(study, OURS, 0, {OURS: for_all(OURS, half)}))
     bits, generator = components.spec.search.average_bits, np.random.default_rng(0)
-    sample = components.space.sample(1 + SWITCHED, bits, generator)
+    sample = sample_configurations(components.space, 1 + SWITCHED, bits, generator)
     constant, *switched = (components.space.decode(index) for index in sample)
     adapted, its_adapted = _trainer(components).adapted, _trainer(small).adapted
     # The same examples for all: padding would otherwise decide the comparison.

@@ -29,6 +29,7 @@ from benchmarks.recording import Benchmark
 from benchmarks.search_runs import distinct, indices_of, recorded_runs
 from benchmarks.stand_in import stand_in
 from qsearch._arrays import Floats, Integers
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.surrogate import fit_surrogate
@@ -180,7 +181,9 @@ def searched_smollm2() -> LossSet:
 def random_stand_in() -> LossSet:
     """Losses of random configurations by the stand-in, which gives as many as are asked for."""
     objective, sizes = stand_in(), (500, 1000, 2000)
-    index = objective.space.sample(max(sizes) + HELD_OUT, BITS, np.random.default_rng(7))
+    index = sample_configurations(
+        objective.space, max(sizes) + HELD_OUT, BITS, np.random.default_rng(7)
+    )
     loss = np.array([objective.evaluate(row) for row in index])
     return LossSet(objective, index, loss, sizes, repeats=3, on_knobs=False)
 

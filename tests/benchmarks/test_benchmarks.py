@@ -23,6 +23,7 @@ from benchmarks.search_runs import Losses, Run, hypervolumes, record_run
 from benchmarks.searchers import qsearch_searcher
 from qsearch._arrays import Integers
 from qsearch.search.pareto import hypervolume
+from qsearch.space.sampling import sample_configurations
 
 
 @pytest.fixture
@@ -94,7 +95,9 @@ def test_a_run_that_is_cut_short_in_its_replay_keeps_its_record(objective: Objec
 
     def failing(problem: Problem, generator: np.random.Generator) -> Proposals:
         archive = Archive(problem)
-        for turn, index in enumerate(problem.space.sample(12, problem.bits, generator)):
+        for turn, index in enumerate(
+            sample_configurations(problem.space, 12, problem.bits, generator)
+        ):
             if turn == 11:
                 raise KeyboardInterrupt
             archive.add(index, (yield index))
@@ -192,7 +195,7 @@ def test_sampling_noise_of_a_difference_is_less_between_similar_configurations(
     objective: Objective,
 ) -> None:
     generator = np.random.default_rng(0)
-    index = objective.space.sample(30, (2.25, 7.25), generator)
+    index = sample_configurations(objective.space, 30, (2.25, 7.25), generator)
     noise = 0.01 * generator.standard_normal(30)
     loss = np.array([objective.evaluate(row) for row in index]) + noise
 

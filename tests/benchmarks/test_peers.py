@@ -22,6 +22,7 @@ from qsearch.errors import InputError
 from qsearch.search.allocation import allocate
 from qsearch.search.pareto import hypervolume
 from qsearch.space.layers import LayerSpec
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 
 BITS = (2.25, 7.25)
@@ -63,8 +64,8 @@ SENSITIVITY = np.array([0.02, 0.05, 0.01, 0.1, 1.0, 0.3])
 def problem(start: int = 0, space: Space = SPACE, bits: tuple[float, float] = BITS) -> Problem:
     """Scores that fall fourfold a bit, times sensitivity, and random configurations known."""
     scores = SENSITIVITY[:, None] * 4.0 ** (2 - space.bits_table)[None]
-    known = space.sample(start, bits, np.random.default_rng(start))
-    unknown = space.sample(0, bits, np.random.default_rng(0))
+    known = sample_configurations(space, start, bits, np.random.default_rng(start))
+    unknown = sample_configurations(space, 0, bits, np.random.default_rng(0))
     cold = Problem(space, bits, unknown, np.zeros(0), scores, REFERENCE)
     return replace(cold, start=known, start_loss=np.array([loss(cold)(row) for row in known]))
 

@@ -22,6 +22,7 @@ from qsearch.search.candidate_pool import (
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.search.local_search import moved
 from qsearch.search.pareto import front, hypervolume, reference_point, segment_edges, segment_of
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
@@ -45,7 +46,7 @@ def losses_of(index: Integers) -> Floats:
 
 
 def evaluated_at(seed: int, count: int = 12) -> Evaluated:
-    index = SPACE.sample(count, BITS, np.random.default_rng(seed))
+    index = sample_configurations(SPACE, count, BITS, np.random.default_rng(seed))
     return Evaluated(index, losses_of(index), NONE)
 
 
@@ -96,7 +97,7 @@ def test_score_is_the_improvement_over_the_front_of_posterior_means() -> None:
     evaluated = evaluated_at(1)
     surrogate = fit(evaluated)
     score = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)
-    points = SPACE.sample(20, BITS, np.random.default_rng(9))
+    points = sample_configurations(SPACE, 20, BITS, np.random.default_rng(9))
     means, _ = surrogate.predict(evaluated.index)
     known = np.column_stack([means.numpy(), SPACE.average_bits(evaluated.index)])
     expected = log_expected_hypervolume_improvement(
@@ -119,7 +120,7 @@ def test_a_lucky_draw_is_not_believed() -> None:
 def test_outside_of_the_interval_there_is_no_score() -> None:
     evaluated = evaluated_at(1)
     score = acquisition(fit(evaluated), SPACE, evaluated.index, evaluated.loss, (3.0, 4.0))
-    points = SPACE.sample(60, (2.3, 6.0), np.random.default_rng(9))
+    points = sample_configurations(SPACE, 60, (2.3, 6.0), np.random.default_rng(9))
     bits = SPACE.average_bits(points)
     assert (np.isfinite(score(points)) == ((bits >= 3.0) & (bits <= 4.0))).all()
 
@@ -138,7 +139,7 @@ def test_a_move_scores_as_the_configuration_that_it_makes() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_pool_is_new_distinct_and_within_the_bits(seed: int) -> None:
-    failed = SPACE.sample(3, BITS, np.random.default_rng(50))
+    failed = sample_configurations(SPACE, 3, BITS, np.random.default_rng(50))
     evaluated = replace(evaluated_at(seed), exclude=failed)
     pool = pool_of(evaluated, seed)
     assert len(pool) > 20
@@ -191,7 +192,7 @@ def test_excluded_configurations_are_in_no_pool() -> None:
 
 
 def test_candidates_are_new_distinct_and_within_the_bits() -> None:
-    failed = SPACE.sample(3, BITS, np.random.default_rng(50))
+    failed = sample_configurations(SPACE, 3, BITS, np.random.default_rng(50))
     evaluated = replace(evaluated_at(1), exclude=failed)
     chosen = propose(6, evaluated)
     assert len(keys(chosen)) == 6
@@ -267,7 +268,7 @@ def test_search_gains_more_hypervolume_than_random_on_average() -> None:
             points = np.column_stack([losses_of(index), SPACE.average_bits(index)])
             return hypervolume(points, reference)
 
-        random = SPACE.sample(5, BITS, np.random.default_rng(100 + seed))
+        random = sample_configurations(SPACE, 5, BITS, np.random.default_rng(100 + seed))
         for name, more in (("search", propose(5, evaluated)), ("random", random)):
             together = np.concatenate([evaluated.index, more])
             gains[name].append(volume(together) - volume(evaluated.index))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from qsearch._arrays import Floats, Integers
 from qsearch.search.local_search import Score, best_new, local_search, moved
+from qsearch.space.sampling import sample_configurations
 from tests.engine.support import INTEGER, errors_of, make_space
 
 SPACE = make_space(2, INTEGER)
@@ -32,7 +33,7 @@ def score_at(weight: float) -> Score:
 
 
 def sampled(count: int, seed: int, bits: tuple[float, float] = BITS) -> Integers:
-    return SPACE.sample(count, bits, np.random.default_rng(seed))
+    return sample_configurations(SPACE, count, bits, np.random.default_rng(seed))
 
 
 def keys(index: Integers) -> list[bytes]:

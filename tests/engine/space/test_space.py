@@ -14,6 +14,7 @@ from scipy import stats
 from qsearch.errors import InputError
 from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
 from qsearch.space.layers import LayerSpec
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from tests.engine.support import INTEGER, NORMAL_FLOAT, make_layers, make_space
 
@@ -102,7 +103,7 @@ def test_neighbours_stay_in_range_and_differ_in_one_step_of_one_knob(
 def test_sampling_is_uniform_over_average_bits(blocks: int) -> None:
     space = make_space(blocks)
     bits = (2.25, 7.25)
-    drawn = space.average_bits(space.sample(300, bits, np.random.default_rng(1)))
+    drawn = space.average_bits(sample_configurations(space, 300, bits, np.random.default_rng(1)))
     assert stats.kstest(drawn, stats.uniform(2.25, 5.0).cdf).pvalue > 0.01
     # Drawing knobs uniformly fails the same test: it crowds the middle.
     crowded = space.average_bits(draw(space, 1, 300))
@@ -112,42 +113,51 @@ def test_sampling_is_uniform_over_average_bits(blocks: int) -> None:
 @settings(max_examples=25)
 @given(SPACES, SEEDS, st.sampled_from([(2.0, 3.0), (3.0, 3.5), (8.0, 9.0)]))
 def test_samples_stay_in_their_interval(space: Space, seed: int, bits: tuple[float, float]) -> None:
-    drawn = space.sample(4, bits, np.random.default_rng(seed))
+    drawn = sample_configurations(space, 4, bits, np.random.default_rng(seed))
     assert space.within(drawn, bits).all()
 
 
 def test_sampling_where_the_interval_holds_nothing_ends_outside_it() -> None:
     whole = make_space(1, INTEGER)
     space = Space(whole.layers[:1], INTEGER, whole.storage_bits)
-    drawn = space.sample(3, (5.0, 8.0), np.random.default_rng(0))
+    drawn = sample_configurations(space, 3, (5.0, 8.0), np.random.default_rng(0))
     assert drawn.shape == (3, 1)
     assert not space.within(drawn, (5.0, 8.0)).any()
 
 
 def test_sampling_depends_on_the_generator_alone() -> None:
     space = make_space(2)
-    first, again, other = (space.sample(5, (3, 5), np.random.default_rng(s)) for s in (1, 1, 2))
+    first, again, other = (
+        sample_configurations(space, 5, (3, 5), np.random.default_rng(s)) for s in (1, 1, 2)
+    )
     assert (first == again).all()
     assert (first != other).any()
 
 
 def test_sampling_nothing_gives_an_empty_set() -> None:
     space = make_space(1)
-    assert space.sample(0, (3, 4), np.random.default_rng(0)).shape == (0, len(space.groups))
+    assert sample_configurations(space, 0, (3, 4), np.random.default_rng(0)).shape == (
+        0,
+        len(space.groups),
+    )
 
 
 def test_sampling_reaches_both_ends_of_the_space() -> None:
     space = make_space(2)
     least, greatest = space.average_bits_range
     generator = np.random.default_rng(0)
-    assert space.average_bits(space.sample(1, (0, least), generator)) == pytest.approx(least)
-    assert space.average_bits(space.sample(1, (greatest, 99), generator)) == pytest.approx(greatest)
+    assert space.average_bits(
+        sample_configurations(space, 1, (0, least), generator)
+    ) == pytest.approx(least)
+    assert space.average_bits(
+        sample_configurations(space, 1, (greatest, 99), generator)
+    ) == pytest.approx(greatest)
 
 
 @pytest.mark.parametrize("bits", [(0.5, 1.0), (9.0, 12.0)])
 def test_interval_outside_the_space_is_refused(bits: tuple[float, float]) -> None:
     with pytest.raises(InputError, match="outside the space's"):
-        make_space(1).sample(1, bits, np.random.default_rng(0))
+        sample_configurations(make_space(1), 1, bits, np.random.default_rng(0))
 
 
 def test_uniform_takes_the_layer_configuration_nearest_to_each_target() -> None:

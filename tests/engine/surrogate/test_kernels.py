@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from qsearch.search.layer_scores import weighted_scores
+from qsearch.space.sampling import sample_configurations
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.kernels import ProxyMean, SamplingNoiseKernel, SumKernel
@@ -27,7 +28,7 @@ KERNELS = {"error": FEATURES.error_kernel, "proxy": FEATURES.proxy_kernel}
 
 def sampled(count: int, seed: int) -> Tensor:
     """Choice indices as GPyTorch is given them: floating point."""
-    index = SPACE.sample(count, (2.25, 7.25), np.random.default_rng(seed))
+    index = sample_configurations(SPACE, count, (2.25, 7.25), np.random.default_rng(seed))
     return torch.from_numpy(index).double()
 
 

@@ -14,6 +14,7 @@ from scipy import stats
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.search.layer_scores import weighted_scores
+from qsearch.space.sampling import sample_configurations
 from qsearch.surrogate import surrogate
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.surrogate.features import score_features
@@ -40,7 +41,7 @@ def losses_of(index: Integers, noise: float, seed: int = 0) -> Floats:
 
 
 def sampled(count: int, seed: int) -> Integers:
-    return SPACE.sample(count, (2.25, 7.25), np.random.default_rng(seed))
+    return sample_configurations(SPACE, count, (2.25, 7.25), np.random.default_rng(seed))
 
 
 def explained(truth: Floats, predicted: Floats) -> float:
