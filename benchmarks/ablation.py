@@ -74,8 +74,8 @@ def _without_uncertainty() -> Iterator[None]:
     """Candidates are chosen by the improvement of their posterior means alone."""
     original = Improvement._of
 
-    def of(self: Improvement, mean: Tensor, deviation: Tensor, average_bits: Floats) -> Floats:
-        return original(self, mean, 1e-3 * deviation, average_bits)
+    def of(self: Improvement, mean: Tensor, std: Tensor, average_bits: Floats) -> Floats:
+        return original(self, mean, 1e-3 * std, average_bits)
 
     with mock.patch.object(Improvement, "_of", of):
         yield

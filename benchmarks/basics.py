@@ -1,6 +1,6 @@
 """What residual factors and scoring candidates cost.
 
-Each figure stands beside a peer's in the same run, measured in turn, so that a slow moment of the
+Each value stands next to a peer's in the same run, measured in turn, so that a slow moment of the
 machine hits both; the ratio of medians is reported.
 """
 
@@ -45,7 +45,7 @@ RANK = 8
 
 
 def residuals(benchmark: Benchmark) -> None:
-    """Time residual factors beside PyTorch's full and low-rank SVD of what quantization takes."""
+    """Time residual factors next to PyTorch's full and low-rank SVD of what quantization takes."""
     quantizer = NormalFloat(NormalFloat.Options())
     three_bits = next(c for c in quantizer.choices().layer_configurations if c["bits"] == 3)
     generator = torch.Generator().manual_seed(0)
@@ -120,7 +120,7 @@ def _captured(weight: torch.Tensor, quantized: torch.Tensor, norm: InputNorm | N
 
 
 def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> None:
-    """Time the scoring of 10,000 neighbours, beside BoTorch's analytic EHVI on as many points."""
+    """Time the scoring of 10,000 neighbours, next to BoTorch's analytic EHVI on as many points."""
     quantizer = NormalFloat(NormalFloat.Options())
     choices = quantizer.choices()
     bits = tuple(quantizer.storage_bits(c) for c in choices.layer_configurations)

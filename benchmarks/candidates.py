@@ -114,13 +114,13 @@ def main() -> None:
         problem, scores = problem_of(blocks, np.random.default_rng(0))
         layers = len(problem.space.layers)
         own[layers] = seconds_of(_own, problem, scores)
-        figures = {"qsearch": round(own[layers], 3)}
+        values = {"qsearch": round(own[layers], 3)}
         for name, sizes in PEER_BLOCKS.items():
             if blocks in sizes:
                 seconds = seconds_of(PEERS[name], problem, scores)
-                figures[name] = round(seconds, 3)
-                figures[f"qsearch / {name}"] = round(own[layers] / seconds, 3)
-        benchmark.row(layers=layers, variables=problem.space.variables, **figures)
+                values[name] = round(seconds, 3)
+                values[f"qsearch / {name}"] = round(own[layers] / seconds, 3)
+        benchmark.row(layers=layers, variables=problem.space.variables, **values)
     benchmark.claim(
         f"seconds a candidate at 252 layers, {OBSERVATIONS} observations, batch of {BATCH}",
         own[252],

@@ -1,7 +1,7 @@
 """What time configuration-awareness costs: θ in a training step, and switches of weights.
 
 Steps are those of the paper's two plans, with their own options; a plain LoRA step by PEFT on the
-same examples stands beside them. ``benchmarks.memory`` tells the memory.
+same examples stands next to them. ``benchmarks.memory`` measures the memory.
 
     python -m benchmarks.overhead
 """

@@ -51,8 +51,8 @@ def qsearch_surrogate(objective: Objective) -> Surrogate:
 
     def predict(index: Integers, loss: Floats, unseen: Integers) -> Prediction:
         fitted = fit_surrogate(features, index, loss, objective.examples)
-        mean, deviation = fitted.predict_observed(unseen)
-        return mean.numpy(), deviation.numpy()
+        mean, std = fitted.predict_observed(unseen)
+        return mean.numpy(), std.numpy()
 
     return predict
 
@@ -64,9 +64,9 @@ def proxy_alone(space: Space, scores: Floats) -> Surrogate:
     def predict(index: Integers, loss: Floats, unseen: Integers) -> Prediction:
         fit = stats.linregress(scores[groups, index].sum(axis=1), loss)
         residual = loss - fit.intercept - fit.slope * scores[groups, index].sum(axis=1)
-        deviation = np.sqrt((residual**2).sum() / (len(loss) - 2))
+        std = np.sqrt((residual**2).sum() / (len(loss) - 2))
         mean = fit.intercept + fit.slope * scores[groups, unseen].sum(axis=1)
-        return mean, np.full(len(unseen), deviation)
+        return mean, np.full(len(unseen), std)
 
     return predict
 
@@ -100,11 +100,11 @@ def ridge(space: Space, scores: Floats) -> Surrogate:
         model = BayesianRidge().fit(
             np.column_stack([scores[groups, index], scores[groups, index].sum(1)]) / scale, loss
         )
-        mean, deviation = model.predict(
+        mean, std = model.predict(
             np.column_stack([scores[groups, unseen], scores[groups, unseen].sum(1)]) / scale,
             return_std=True,
         )
-        return mean, deviation
+        return mean, std
 
     return predict
 
@@ -198,9 +198,9 @@ def measure(predict: Surrogate, losses: LossSet, size: int, repeats: int) -> pd.
         started = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mean, deviation = predict(index[training], loss[training], index[held_out])
+            mean, std = predict(index[training], loss[training], index[held_out])
         truth = loss[held_out]
-        standardised = np.abs(truth - mean) / deviation
+        standardised = np.abs(truth - mean) / std
         rows.append(
             {
                 "r2": 1 - ((truth - mean) ** 2).mean() / truth.var(),

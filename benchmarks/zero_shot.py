@@ -2,7 +2,7 @@
 
 A first set is split in two halves of like average bits. One adapter is trained on either half, and
 both evaluate both halves: each configuration is seen by one adapter and unseen by the other, so
-what is compared is the same configuration with itself. A training that was killed goes on from its
+what is compared is the same configuration with itself. A training that was killed resumes from its
 last checkpoint under ``runs/paper``.
 """
 

@@ -77,7 +77,7 @@ def test_hypervolume_of_a_known_front() -> None:
     assert hypervolume(np.array([[1.0, 3.0], [3.0, 1.0]]), (4, 4)) == 5.0
 
 
-def test_points_that_do_not_better_the_reference_add_nothing() -> None:
+def test_points_that_are_not_below_the_reference_add_nothing() -> None:
     points = np.array([[4.0, 1.0], [1.0, 4.0], [5.0, 5.0]])
     assert hypervolume(points, (4, 4)) == 0.0
     assert hypervolume(np.zeros((0, 2)), (4, 4)) == 0.0
@@ -136,14 +136,14 @@ def test_impossible_segments_are_refused(bits: tuple[float, float], segments: in
 
 
 @pytest.mark.parametrize("points", [np.zeros(3), np.zeros((2, 3)), np.array([[np.nan, 1.0]])])
-def test_points_that_are_no_points_are_refused(points: np.ndarray) -> None:
+def test_impossible_points_are_refused(points: np.ndarray) -> None:
     for function in (non_dominated, lambda p: hypervolume(p, (1, 1))):
         with pytest.raises(InputError, match="points must"):
             function(points)
 
 
 @pytest.mark.parametrize("reference", [(1.0,), (1.0, np.inf), (np.nan, 1.0)])
-def test_reference_points_that_are_no_points_are_refused(reference: tuple[float, ...]) -> None:
+def test_impossible_reference_points_are_refused(reference: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="two finite numbers"):
         hypervolume(np.zeros((1, 2)), reference)
 

@@ -52,11 +52,11 @@ def test_proxy_covariance_is_that_of_misjudged_sensitivities() -> None:
     index = torch.from_numpy(
         sample_configurations(SPACE, 4, (2.25, 7.25), np.random.default_rng(16))
     )
-    factors = np.random.default_rng(2).standard_normal((200_000, len(GROUPS)))
+    factors = np.random.default_rng(2).standard_normal((50_000, len(GROUPS)))
     effects = factors @ FEATURES.proxy.numpy()[GROUPS, index.numpy()].T
     expected = FEATURES.proxy_kernel(index, index).numpy()
     ratio = np.cov(effects.T) / expected
-    assert ratio == pytest.approx(np.full((4, 4), ratio[0, 0]), rel=0.05)
+    assert ratio == pytest.approx(np.full((4, 4), ratio[0, 0]), rel=0.1)
 
 
 @pytest.mark.parametrize("blocks", [1, 6])
@@ -80,12 +80,6 @@ def test_without_a_correlation_only_equal_choices_covary() -> None:
     shared = SCORES[0, one[0, 0]] / SCORES.mean(axis=1).sum()
     covariance = kernel(torch.from_numpy(one), torch.from_numpy(other))
     assert covariance.item() == pytest.approx(shared)
-
-
-def test_the_correlation_factor_is_a_root() -> None:
-    factor = FEATURES.correlation_factor
-    torch.testing.assert_close(factor @ factor.T, FEATURES.correlation)
-    torch.testing.assert_close(factor, factor.T)
 
 
 @pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])

@@ -16,7 +16,7 @@ from qsearch.surrogate.features import score_features
 from qsearch.surrogate.kernels import ProxyMean, SamplingNoiseKernel, SumKernel
 from tests.engine.support import errors_of, make_space
 
-SPACE = make_space(2)
+SPACE = make_space(1)
 SENSITIVITY = np.random.default_rng(0).gamma(0.5, size=len(SPACE.groups))
 FEATURES = score_features(
     SPACE,
@@ -77,6 +77,8 @@ def test_sampling_noise_is_that_of_examples_whose_gradients_have_the_fisher_info
     """Simulated: per-example effects ⟨γ, D⟩ with E⟨γ, D⟩² = 2 s z, averaged over n examples."""
     mean = ProxyMean(FEATURES)
     slope, examples, draws = float(mean.slope), 2, 20_000
+    values, vectors = torch.linalg.eigh(FEATURES.correlation)
+    factor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     inputs = sampled(4, 4)
     index = inputs.long()
     generator = torch.Generator().manual_seed(0)
@@ -86,7 +88,7 @@ def test_sampling_noise_is_that_of_examples_whose_gradients_have_the_fisher_info
         for group in rows.tolist():
             shape = (draws, SPACE.choices.size)
             gradient = torch.randn(shape, generator=generator, dtype=torch.float64)
-            effect = gradient @ FEATURES.correlation_factor[:, index[:, group]]
+            effect = gradient @ factor[:, index[:, group]]
             averages += FEATURES.proxy[group, index[:, group]].sqrt() * effect / examples
     simulated = torch.cov((averages * (2 * slope) ** 0.5).T)
     kernel = SamplingNoiseKernel(SumKernel(FEATURES.error_kernel), mean, examples)
