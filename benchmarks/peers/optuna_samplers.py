@@ -115,7 +115,8 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
 
 def _index(space: Space, trial: Trial) -> Integers:
     code = [[trial.params.get(name, 0) for name in names] for names in space.parameter_names]
-    return space.to_index(np.array(code, dtype=np.int64))
+    columns = tuple(np.array(code, dtype=np.int64).T)
+    return np.ravel_multi_index(columns, space.choices.sizes).astype(np.int64)
 
 
 def _enqueued(

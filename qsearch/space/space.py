@@ -52,11 +52,6 @@ class Space:
         return tied_groups(self.layers, self.fused_roles)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of a code: (groups, knobs)."""
-        return len(self.groups), len(self.choices.knobs)
-
-    @property
     def variables(self) -> int:
         """Number of integer variables; a knob of one value does not count."""
         return len(self.groups) * sum(size > 1 for size in self.choices.sizes)
@@ -89,11 +84,6 @@ class Space:
     def _strides(self) -> Integers:
         reversed_products = np.cumprod(np.concatenate([[1], self.sizes[::-1]]))[:-1]
         return reversed_products[::-1].astype(np.int64)
-
-    def to_index(self, code: Integers) -> Integers:
-        """Return choice indices (… × groups) of codes (… × groups × knobs)."""
-        index: Integers = code @ self._strides
-        return index
 
     def to_code(self, index: Integers) -> Integers:
         """Return codes (… × groups × knobs) of choice indices (… × groups)."""

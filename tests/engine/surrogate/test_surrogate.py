@@ -338,15 +338,6 @@ def test_fantasies_keep_means_and_shrink_uncertainty(fitted: Fit) -> None:
     assert torch.equal(surrogate.predict(everything)[1], std)
 
 
-def test_no_fantasies_change_nothing(fitted: Fit) -> None:
-    assert fitted[0].fantasise(sampled(0, 0)) is fitted[0]
-
-
-def test_predicting_nothing_gives_empty_tensors(fitted: Fit) -> None:
-    mean, std = fitted[0].predict(sampled(0, 0))
-    assert mean.shape == std.shape == (0,)
-
-
 def test_prior_mean_rises_with_the_proxy_alone(fitted: Fit) -> None:
     mean = fitted[0].model.mean_module
     assert isinstance(mean, ProxyMean)
@@ -362,14 +353,6 @@ def test_prior_mean_never_falls_even_if_losses_do() -> None:
     index = sampled(30, 14)
     fitted = fit_surrogate(FEATURES, index, -losses_of(index, 0.0))
     assert float(fitted.model.mean_module.slope) >= 0
-
-
-def test_what_the_proxy_calls_harmless_is_known_best(fitted: Fit) -> None:
-    """The surrogate's doubt grows with the proxy."""
-    harmless = SCORES.argmin(axis=1)[None]
-    harmful = SCORES.argmax(axis=1)[None]
-    _, std = fitted[0].predict(np.concatenate([harmless, harmful]))
-    assert std[0] < 0.5 * std[1]
 
 
 @pytest.mark.parametrize("losses", ["equal", "outlier", "two"])
