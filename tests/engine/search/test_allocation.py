@@ -91,7 +91,7 @@ def test_a_worse_choice_of_as_many_bits_is_never_taken() -> None:
 
 
 def test_many_layers_are_allocated_as_well_as_the_relaxed_program_bounds() -> None:
-    space = make_space(3)  # 21 layers × 432 choices
+    space = make_space(9, INTEGER)  # 63 layers
     scores = weighted_scores(space, errors_of(space), np.geomspace(1, 100, len(space.layers)))
     exact = total(scores, allocate(space, scores, 3.0))
     relaxed = total(scores, relaxed_allocations(space, scores, [3.0])[0])
