@@ -198,14 +198,10 @@ def _fitted(
 def _model(
     features: Features, inputs: Tensor, targets: Tensor, examples: float | None
 ) -> SingleTaskGP:
-    """Return the process with its initial hyperparameters.
+    """Return the process for targets y (n) with its initial hyperparameters.
 
-    Args:
-        features: What is known of choices.
-        inputs: Choice indices (n × groups).
-        targets: Outcomes (n).
-        examples: How many examples the losses are means over, times the nats to a unit of the
-            outcome; None if sampling noise is not modelled separately.
+    ``examples`` is the number of examples times the nats to a unit of y, or None if sampling noise
+    is not modelled separately.
     """
     mean, errors = ProxyMean(features), SumKernel(features.error_kernel)
     covariance = LossKernel(

@@ -76,7 +76,7 @@ def test_a_kernel_is_not_confused_by_what_it_was_asked_before() -> None:
 def test_sampling_noise_is_that_of_examples_whose_gradients_have_the_fisher_information() -> None:
     """Simulated: per-example effects ⟨γ, D⟩ with E⟨γ, D⟩² = 2 s z, averaged over n examples."""
     mean = ProxyMean(FEATURES)
-    slope, examples, draws = float(mean.slope), 2, 20_000
+    slope, examples, draws = float(mean.slope), 2, 5_000
     values, vectors = torch.linalg.eigh(FEATURES.correlation)
     factor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     inputs = sampled(4, 4)
@@ -93,7 +93,7 @@ def test_sampling_noise_is_that_of_examples_whose_gradients_have_the_fisher_info
     simulated = torch.cov((averages * (2 * slope) ** 0.5).T)
     kernel = SamplingNoiseKernel(SumKernel(FEATURES.error_kernel), mean, examples)
     expected = kernel(inputs, inputs).to_dense().detach()
-    torch.testing.assert_close(simulated, expected, rtol=0.05, atol=0.03 * float(expected.max()))
+    torch.testing.assert_close(simulated, expected, rtol=0.1, atol=0.05 * float(expected.max()))
 
 
 def test_sampling_noise_has_no_hyperparameter_of_its_own() -> None:
