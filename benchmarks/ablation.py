@@ -74,8 +74,8 @@ def _without_uncertainty() -> Iterator[None]:
     """Candidates are chosen by the improvement of their posterior means alone."""
     original = Improvement._of
 
-    def of(self: Improvement, mean: Tensor, deviation: Tensor, average_bits: Floats) -> Floats:
-        return original(self, mean, 1e-3 * deviation, average_bits)
+    def of(self: Improvement, mean: Tensor, std: Tensor, average_bits: Floats) -> Floats:
+        return original(self, mean, 1e-3 * std, average_bits)
 
     with mock.patch.object(Improvement, "_of", of):
         yield
@@ -88,7 +88,7 @@ def _without_learning() -> Iterator[None]:
     def fit(features: Features, index: Integers, loss: Floats, examples: int | None) -> Surrogate:
         fitted = fit_surrogate(features, index, loss, examples)
         mean = fitted.model.mean_module.slope.detach() * fitted.features.proxy
-        return replace(fitted, tables=replace(fitted.tables, mean=mean))
+        return replace(fitted, posterior=replace(fitted.posterior, mean=mean))
 
     with mock.patch("benchmarks.searchers.fit_surrogate", fit):
         yield

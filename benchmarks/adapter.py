@@ -2,7 +2,7 @@
 
 Each variant is trained once on such a first set as the paper's comparison has, and evaluated under
 the allocator's configurations at :data:`LEVELS` average bits. One LoRA for each of these, trained
-on nothing else, tells what an adapter that knows the configuration could gain. What is finished is
+on nothing else, shows what an adapter that knows the configuration could gain. What is finished is
 recorded under ``data/adapter``.
 
     python -m benchmarks.adapter [--recorded]
@@ -42,7 +42,7 @@ LONGER = 2
 """Times the plan's steps that the longer trainings take."""
 
 TRIED_ON = "wikitext2-smollm2"
-"""The plan that tells variants apart with one seed: quantization costs SmolLM2 whole nats."""
+"""The plan that distinguishes variants with one seed: quantization costs SmolLM2 whole nats."""
 
 _THETA = frozenset({"coa-lora", "without-theta"})
 

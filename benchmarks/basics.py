@@ -1,6 +1,6 @@
 """What residual factors and scoring candidates cost.
 
-Each figure stands beside a peer's in the same run, measured in turn, so that a slow moment of the
+Each value stands next to a peer's in the same run, measured in turn, so that a slow moment of the
 machine hits both; the ratio of medians is reported.
 """
 
@@ -35,6 +35,7 @@ from qsearch.search.acquisition import log_expected_hypervolume_improvement
 from qsearch.search.layer_scores import error_scores
 from qsearch.search.pareto import front
 from qsearch.space.layers import LayerSpec
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.spec.study_spec import load_spec
 from qsearch.surrogate.features import score_features
@@ -44,7 +45,7 @@ RANK = 8
 
 
 def residuals(benchmark: Benchmark) -> None:
-    """Time residual factors beside PyTorch's full and low-rank SVD of what quantization takes."""
+    """Time residual factors next to PyTorch's full and low-rank SVD of what quantization takes."""
     quantizer = NormalFloat(NormalFloat.Options())
     three_bits = next(c for c in quantizer.choices().layer_configurations if c["bits"] == 3)
     generator = torch.Generator().manual_seed(0)
@@ -119,7 +120,7 @@ def _captured(weight: torch.Tensor, quantized: torch.Tensor, norm: InputNorm | N
 
 
 def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> None:
-    """Time the scoring of 10,000 neighbours, beside BoTorch's analytic EHVI on as many points."""
+    """Time the scoring of 10,000 neighbours, next to BoTorch's analytic EHVI on as many points."""
     quantizer = NormalFloat(NormalFloat.Options())
     choices = quantizer.choices()
     bits = tuple(quantizer.storage_bits(c) for c in choices.layer_configurations)
@@ -129,7 +130,7 @@ def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> 
         space = Space(specs, choices, bits)
         generator = np.random.default_rng(0)
         sensitivity = generator.gamma(0.5, size=layers)
-        evaluated = space.sample(100, (2.25, 7.25), generator)
+        evaluated = sample_configurations(space, 100, (2.25, 7.25), generator)
         error = np.tile(relative, (layers, 1))
         loss = 0.3 + (relative[evaluated] * sensitivity).sum(axis=1) / layers
         features = score_features(space, error_scores(space, error))

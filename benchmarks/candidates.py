@@ -23,6 +23,7 @@ from qsearch._arrays import Floats, Integers
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.search.pareto import reference_point
 from qsearch.space.layers import LayerSpec
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.surrogate.error_correlation import error_correlation
 
@@ -66,7 +67,7 @@ def problem_of(blocks: int, generator: np.random.Generator) -> tuple[Problem, Fl
     error = quantization_errors([weight], quantizer, choices.layer_configurations)
     sensitivity = generator.lognormal(sigma=1.0, size=len(layers))
     scores = weighted_scores(space, np.tile(error, (len(layers), 1)), sensitivity / len(layers))
-    index = space.sample(OBSERVATIONS, BITS, generator)
+    index = sample_configurations(space, OBSERVATIONS, BITS, generator)
     loss = loss_of(scores, index, generator)
     problem = Problem(
         space=space,
@@ -113,13 +114,13 @@ def main() -> None:
         problem, scores = problem_of(blocks, np.random.default_rng(0))
         layers = len(problem.space.layers)
         own[layers] = seconds_of(_own, problem, scores)
-        figures = {"qsearch": round(own[layers], 3)}
+        values = {"qsearch": round(own[layers], 3)}
         for name, sizes in PEER_BLOCKS.items():
             if blocks in sizes:
                 seconds = seconds_of(PEERS[name], problem, scores)
-                figures[name] = round(seconds, 3)
-                figures[f"qsearch / {name}"] = round(own[layers] / seconds, 3)
-        benchmark.row(layers=layers, variables=problem.space.variables, **figures)
+                values[name] = round(seconds, 3)
+                values[f"qsearch / {name}"] = round(own[layers] / seconds, 3)
+        benchmark.row(layers=layers, variables=problem.space.variables, **values)
     benchmark.claim(
         f"seconds a candidate at 252 layers, {OBSERVATIONS} observations, batch of {BATCH}",
         own[252],

@@ -2,7 +2,7 @@
 
 Figures are peaks of whole processes. Studies are measured with the default bound of the cache, with
 their own, and with one that holds all dequantized weights, so that no switch dequantizes; the
-training of one plain LoRA by PEFT stands beside them.
+training of one plain LoRA by PEFT stands next to them.
 
     python -m benchmarks.memory
 """
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def compare(benchmark: Benchmark, model: str, job: Job) -> None:
-    """Compare peaks: θ's part of a training, and a whole study beside one plain LoRA training.
+    """Compare peaks: θ's part of a training, and a whole study next to one plain LoRA training.
 
     Args:
         benchmark: Where rows and claims go.
@@ -123,12 +123,12 @@ def _study_peak(job: Job, changes: Sequence[str], processes: int) -> float:
     # One configuration a step: a backward pass then has as many examples as plain LoRA's.
     whole_batch = "trainer.configurations_per_step=1"
     settings = (*job.changes, "search.rounds=1", whole_batch, *changes)
-    told = [word for setting in settings for word in ("--set", setting)]
+    assignments = [word for setting in settings for word in ("--set", setting)]
     peaks = []
     for _ in range(processes):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "qsearch.cli.main", "run", str(job.study)]
-            peaks.append(peak_memory([*command, "--out", f"{folder}/run", *told]))
+            peaks.append(peak_memory([*command, "--out", f"{folder}/run", *assignments]))
     return statistics.median(peaks)
 
 

@@ -43,7 +43,7 @@ class Source:
     Args:
         study: Its name.
         overrides: What differs, as ``section.field=value``.
-        wide: What differs besides so that the validation examples are those of the objective, and
+        wide: What else differs so that the validation examples are those of the objective, and
             many more.
     """
 

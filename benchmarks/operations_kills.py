@@ -40,7 +40,7 @@ KILLS = {
 PATIENCE_SECONDS = 1800.0
 _LOOK_SECONDS = 0.002
 _WHOLE = ("evaluated", "trained", "searched", "round finished")
-"""Events of work that is finished and never told again."""
+"""Events of work that is finished and never repeated."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _wait(process: Process, moment: Moment, directory: Path, lines: int, until: 
             break
         log = read_events(directory / LOG)
         is_open = any(line["event"] == "started" for line in log[lines:])
-        # What is told in every session counts in this one.
+        # Events of every session count in this one.
         known = log if moment.after[0] in _WHOLE else log[lines:]
         if is_open and not is_to_come and moment.after in map(_key, known):
             break
@@ -215,7 +215,7 @@ def _wait(process: Process, moment: Moment, directory: Path, lines: int, until: 
 
 
 def done_again(directory: Path) -> int:
-    """Return how many trainings, evaluations, searches and rounds a study's log tells of twice."""
+    """Return how many trainings, evaluations, searches and rounds a study's log holds twice."""
     done = [_key(line) for line in read_events(directory / LOG) if line["event"] in _WHOLE]
     return len(done) - len(set(done))
 

@@ -31,6 +31,7 @@ from qsearch.experiment.trial_table import ax_data
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
+from qsearch.space.sampling import sample_configurations
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.directory import prepare_directory
 
@@ -104,7 +105,9 @@ def _of(components: StudyComponents) -> tuple[object, object]:
 def _new_configurations(components: StudyComponents) -> Iterator[Configuration]:
     generator = np.random.default_rng(0)
     while True:
-        for index in components.space.sample(32, components.spec.search.average_bits, generator):
+        for index in sample_configurations(
+            components.space, 32, components.spec.search.average_bits, generator
+        ):
             yield components.space.decode(index)
 
 

@@ -1,7 +1,7 @@
 """What time configuration-awareness costs: θ in a training step, and switches of weights.
 
 Steps are those of the paper's two plans, with their own options; a plain LoRA step by PEFT on the
-same examples stands beside them. ``benchmarks.memory`` tells the memory.
+same examples stands next to them. ``benchmarks.memory`` measures the memory.
 
     python -m benchmarks.overhead
 """
@@ -27,6 +27,7 @@ from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, median_ratio, medians
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.space.configuration import Configuration
+from qsearch.space.sampling import sample_configurations
 
 REPEATS = 40
 SWITCHED = 4
@@ -59,7 +60,7 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     half = f"trainer.cache_mebibytes={SWITCHED * quantizable // 2**21}"
     small = build_components(study_of(study, OURS, 0, {OURS: for_all(OURS, half)}))
     bits, generator = components.spec.search.average_bits, np.random.default_rng(0)
-    sample = components.space.sample(1 + SWITCHED, bits, generator)
+    sample = sample_configurations(components.space, 1 + SWITCHED, bits, generator)
     constant, *switched = (components.space.decode(index) for index in sample)
     adapted, its_adapted = _trainer(components).adapted, _trainer(small).adapted
     # The same examples for all: padding would otherwise decide the comparison.

@@ -1,4 +1,4 @@
-"""What running packed checkpoints costs: memory and speed beside float32 and bfloat16.
+"""What running packed checkpoints costs: memory and speed next to float32 and bfloat16.
 
 SmolLM2 with its real weights is written as float32, as bfloat16, and packed at several bits with
 an adapter of rank 16. Each checkpoint is loaded and generates text in processes of its own, all of
@@ -88,7 +88,7 @@ def measure(folder: Path, dtype: str) -> Measured:
 
 
 def _memory(name: str) -> int:
-    """Return a figure of this process's memory in bytes; not that of the one it came from."""
+    """Return a metric of this process's memory in bytes; not that of the one it came from."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (line,) = [line for line in lines if line.startswith(f"{name}:")]
     return int(line.split()[1]) * 1024
@@ -151,15 +151,15 @@ def compare(benchmark: Benchmark) -> None:
         }
         for name, several in found.items()
     }
-    for name, figures in middle.items():
+    for name, values in middle.items():
         benchmark.row(
             checkpoint=name,
             **{
                 "files (MB)": round(files[name] / 1e6, 1),
-                "weights in memory (MB)": round(figures["weights"] / 1e6, 1),
-                "peak memory (MB)": round(figures["memory"] / 1e6),
-                "prompt tokens/s": round(figures["prompt_rate"], 1),
-                "generated tokens/s": round(figures["rate"], 2),
+                "weights in memory (MB)": round(values["weights"] / 1e6, 1),
+                "peak memory (MB)": round(values["memory"] / 1e6),
+                "prompt tokens/s": round(values["prompt_rate"], 1),
+                "generated tokens/s": round(values["rate"], 2),
             },
         )
     for bits in BITS:
@@ -222,8 +222,8 @@ def largest_layer(benchmark: Benchmark) -> None:
         times = medians(
             alternate({name: lambda one=one: one(inputs) for name, one in layers.items()}, 15)
         )
-    figures = {f"{name} (ms)": round(1e3 * seconds, 2) for name, seconds in times.items()}
-    benchmark.row(measure="one token through a layer", shape=f"{rows}x{columns}", **figures)
+    values = {f"{name} (ms)": round(1e3 * seconds, 2) for name, seconds in times.items()}
+    benchmark.row(measure="one token through a layer", shape=f"{rows}x{columns}", **values)
     for peer, target in (("bitsandbytes", 1.0), ("float32", None)):
         claim = (
             f"seconds of one token through a packed {rows}×{columns} layer at 4 bits over {peer}"

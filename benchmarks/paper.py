@@ -1,8 +1,8 @@
-"""The paper's comparison in miniature: CoA-LoRA beside QLoRA, LQ-LoRA, one LoRA for all, and none.
+"""The paper's comparison in miniature: CoA-LoRA next to QLoRA, LQ-LoRA, one LoRA for all, and none.
 
 Each method is a study with equal optimizer, data and evaluation (docs/benchmarks.md says what else
 differs); what it serves at five budgets is measured on the test split. Every study that is
-finished is recorded under ``data/paper``; one that was killed goes on from its last checkpoint
+finished is recorded under ``data/paper``; one that was killed resumes from its last checkpoint
 under ``runs/paper``.
 
     python -m benchmarks.paper [--recorded] [--plan NAME] [--hours H]

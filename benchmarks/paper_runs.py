@@ -35,7 +35,7 @@ class Entry:
 
     Args:
         trainer: Name of the trainer.
-        changes: Assignments such as ``search.walks=false``.
+        changes: Assignments such as ``search.local_search=false``.
         by_plan: More of them, by the name of the plan.
         reference: The method that its gaps are measured from, of the same quantizer.
     """
@@ -53,7 +53,7 @@ def for_all(trainer: str, *changes: str) -> Entry:
 
     Args:
         trainer: Name of the trainer.
-        changes: Assignments such as ``search.walks=false``.
+        changes: Assignments such as ``search.local_search=false``.
     """
     return Entry(trainer, ("trainer.configurations_per_step=1", *changes))
 
@@ -87,7 +87,7 @@ ABLATIONS: Mapping[str, Entry] = {
         "coa-lora", "search.propose=random", "search.candidates=10", "search.keep=all"
     ),
     "no-segments": for_all("coa-lora", "search.keep=front"),
-    "no-walks": for_all("coa-lora", "search.walks=false"),
+    "no-walks": for_all("coa-lora", "search.local_search=false"),
     "longer": for_all("coa-lora", "trainer.first_steps=270"),
     "rank-8": for_all("coa-lora", "trainer.rank=8"),
     "rank-32": for_all("coa-lora", "trainer.rank=32"),
@@ -214,7 +214,7 @@ def plan_digest(study: Path, method: str, seed: int, entries: Mapping[str, Entry
     Where a machine keeps its data makes no difference.
     """
     spec = study_of(study, method, seed, entries, _SOMEWHERE)
-    told = spec.model_dump(mode="json")
+    values = spec.model_dump(mode="json")
     for kind, section in (
         ("trainers", spec.trainer),
         ("quantizers", spec.quantizer),
@@ -222,8 +222,8 @@ def plan_digest(study: Path, method: str, seed: int, entries: Mapping[str, Entry
     ):
         options: BaseModel = load_plugin(kind, section.name).Options(**section.options)
         # An option that is not given says nothing, so a new one leaves records as they are.
-        told[kind] = [section.name, options.model_dump(mode="json", exclude_none=True)]
-    text = json.dumps([told, BUDGETS, RULES], sort_keys=True)
+        values[kind] = [section.name, options.model_dump(mode="json", exclude_none=True)]
+    text = json.dumps([values, BUDGETS, RULES], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -250,7 +250,7 @@ def record_at(
     if found["plan"] != plan:
         raise InputError(
             f"{path}: recorded under another plan ({found['plan']}, now {plan}); delete it, and its"
-            " folder under runs/paper, to run it anew"
+            " folder under runs/paper, to run it again"
         )
     return found
 

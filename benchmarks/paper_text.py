@@ -52,9 +52,9 @@ def prepare_text(study: Path) -> None:
         InputError: If the data is absent.
     """
     found = environment()
-    told = study.read_text(encoding="utf-8")
+    text = study.read_text(encoding="utf-8")
     for source, write in _TEXTS.items():
-        if f"${{PAPER_TEXT}}/{source}-" in told:
+        if f"${{PAPER_TEXT}}/{source}-" in text:
             write(Path(found["QSEARCH_DATA"]) / source, Path(found["PAPER_TEXT"]))
 
 

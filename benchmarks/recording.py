@@ -70,16 +70,16 @@ def parts_to_measure(description: str | None, components: Collection[str]) -> Co
         components: Their names.
 
     Returns:
-        What to measure: what is named, or else all; nothing if what is recorded shall do.
+        What to measure: what is named, or else all; nothing if recorded values are enough.
     """
     parser = _command_line(description)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(components))
-    told = parser.parse_args()
-    if unknown := set(told.components) - set(components):
+    arguments = parser.parse_args()
+    if unknown := set(arguments.components) - set(components):
         parser.error(
             f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(components)}"
         )
-    return () if told.recorded else told.components or components
+    return () if arguments.recorded else arguments.components or components
 
 
 def _command_line(description: str | None) -> argparse.ArgumentParser:
@@ -91,7 +91,7 @@ def _command_line(description: str | None) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Claim:
-    """A figure with its target.
+    """A value with its target.
 
     Args:
         claim: What is claimed.
@@ -120,8 +120,8 @@ class Benchmark:
     Args:
         name: The file's name.
         command: What measures it; by default ``make bench-NAME``.
-        claims: The figures that have a target.
-        rows: All figures.
+        claims: The values that have a target.
+        rows: All values.
     """
 
     name: str
@@ -138,10 +138,10 @@ class Benchmark:
         verdict = {True: "met", False: "MISSED", None: ""}[entry.met]
         print(f"{claim}: {value:.4g} (target {target}) {verdict}", flush=True)
 
-    def row(self, **figures: Any) -> None:
+    def row(self, **values: Any) -> None:
         """Record and print a row."""
-        self.rows.append(figures)
-        print("  " + ", ".join(f"{key} {value}" for key, value in figures.items()), flush=True)
+        self.rows.append(values)
+        print("  " + ", ".join(f"{key} {value}" for key, value in values.items()), flush=True)
 
     def write_page(
         self, figures: Sequence[go.Figure], tables: Mapping[str, pd.DataFrame] | None = None
@@ -205,7 +205,7 @@ def fill_table(path: Path, benchmark: str, lines: Sequence[str]) -> None:
 
 
 def _known(value: Any) -> Any:
-    """Return None in place of a number that is not finite, which JSON cannot say."""
+    """Return None instead of a number that is not finite, which JSON cannot say."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,4 +1,4 @@
-"""What the report of a large study weighs, how fast it opens and follows, beside Plotly's pages.
+"""What the report of a large study weighs, how fast it opens and follows, next to Plotly's pages.
 
     python -m benchmarks.report [--quick]
 
@@ -187,8 +187,8 @@ def _actions(
             else:
                 found[kind] = run_script(driver, "report_plain.js", plan.turns, rows)
     for kind, page_found in found.items():
-        told = {name: value for name, value in page_found.items() if name != "ms"}
-        benchmark.row(page=kind, **told)
+        values = {name: value for name, value in page_found.items() if name != "ms"}
+        benchmark.row(page=kind, **values)
     ms = {kind: {name: median(v) for name, v in one["ms"].items()} for kind, one in found.items()}
     for name, what in ACTIONS.items():
         taken = {f"{kind} (ms)": round(its[name], 1) for kind, its in ms.items() if name in its}

@@ -1,4 +1,4 @@
-"""Headless Chromium that opens pages anew and times them from within."""
+"""Headless Chromium that opens new pages and times them from within."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What "same seed, same machine" needs: equal threads, equal vector instructions, or neither?
 
 The quickstart with fewer texts, steps and configurations is run in fresh processes that differ in
-one thing each, and compared with the first. AVX2 in place of AVX-512 stands in for another CPU.
+one thing each, and compared with the first. AVX2 instead of AVX-512 stands in for another CPU.
 
     python -m benchmarks.reproducibility
 """
@@ -84,7 +84,7 @@ def main() -> None:
 
 def run(out: Path, variables: Mapping[str, str]) -> Path:
     """Run the study in a process with some environment variables, and return its directory."""
-    told = [word for change in CHANGES for word in ("--set", change)]
+    assignments = [word for change in CHANGES for word in ("--set", change)]
     subprocess.run(
         [
             sys.executable,
@@ -92,7 +92,7 @@ def run(out: Path, variables: Mapping[str, str]) -> Path:
             "qsearch.cli.main",
             "run",
             "studies/quickstart.yaml",
-            *told,
+            *assignments,
             "--out",
             out,
         ],

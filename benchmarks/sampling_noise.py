@@ -13,7 +13,7 @@ from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
 
 
 def fitted_to(objective: Objective, index: Integers, loss: Floats) -> Surrogate:
-    """Return the surrogate of an objective, sampling noise told apart.
+    """Return the surrogate of an objective, sampling noise modelled separately.
 
     Args:
         objective: The objective.

@@ -1,7 +1,7 @@
 """Hypervolume by evaluations: qsearch against its peers.
 
 Every run is recorded under ``data/OBJECTIVE/runs``, evaluation by evaluation, and never repeated:
-the command goes on where it stopped, and with what is committed it only prints the tables.
+the command resumes where it stopped, and with what is committed it only prints the tables.
 
     python -m benchmarks.search [--hours H] [--recorded]
 """

@@ -64,7 +64,7 @@ class Losses:
 
     Args:
         objective: Name of the objective.
-        evaluate: Evaluates choice indices (groups); None where only recorded losses shall be used.
+        evaluate: Evaluates choice indices (groups); None where only recorded losses are used.
     """
 
     def __init__(self, objective: str, evaluate: Callable[[Integers], float] | None) -> None:
@@ -123,7 +123,7 @@ def without_start(problem: Problem) -> Problem:
 
 
 def with_mixed_start(problem: Problem, losses: Callable[[Integers], float]) -> Problem:
-    """Return a problem with uniform configurations in place of every other allocation.
+    """Return a problem with uniform configurations instead of every other allocation.
 
     Each is the one of most average bits within the allocation's, of those that no other uniform
     configuration betters in both bits and total score. A study's own first set is mixed as well.

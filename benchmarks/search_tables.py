@@ -31,7 +31,7 @@ BUDGETS = np.linspace(*BITS, 51)
 STARTS = ("warm", "mixed", "cold")
 
 ALLOCATORS = ("allocated", "uniform")
-"""Peers that need no search; qsearch shall never be below them."""
+"""Peers that need no search; qsearch must never be below them."""
 
 Curves = dict[tuple[str, str], Floats]
 """By start and method: one row a seed, one column an evaluation."""

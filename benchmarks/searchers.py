@@ -16,6 +16,7 @@ from qsearch.search.candidate_pool import (
     next_candidate,
 )
 from qsearch.search.pareto import segment_edges
+from qsearch.space.sampling import sample_configurations
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.surrogate import fit_surrogate
 
@@ -47,7 +48,7 @@ def qsearch_searcher(
     space, bits = problem.space, problem.bits
     archive = Archive(problem)
     while len(archive) < COLD_START:
-        for index in space.sample(COLD_START - len(archive), bits, generator):
+        for index in sample_configurations(space, COLD_START - len(archive), bits, generator):
             if archive.admits(index):
                 archive.add(index, (yield index))
     edges = segment_edges(bits, problem.segments)

@@ -5,7 +5,7 @@ the mean loss by
 
     first = mean_n ⟨g_n, D⟩,    second = ½ mean_n ⟨g_n, D⟩²,
 
-with the empirical Fisher information in place of the Hessian. Both come from gradients of the
+with the empirical Fisher information instead of the Hessian. Both come from gradients of the
 validation examples at one configuration; the products ⟨g_n, D_ij⟩ of all layers and choices are
 reduced to their principal components. The stand-in is a quadratic in first, second and the proxy
 (without first²: it improved nothing), whose coefficients are fitted to real losses. It knows

@@ -29,6 +29,7 @@ from benchmarks.recording import Benchmark
 from benchmarks.search_runs import distinct, indices_of, recorded_runs
 from benchmarks.stand_in import stand_in
 from qsearch._arrays import Floats, Integers
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.surrogate import fit_surrogate
@@ -50,8 +51,8 @@ def qsearch_surrogate(objective: Objective) -> Surrogate:
 
     def predict(index: Integers, loss: Floats, unseen: Integers) -> Prediction:
         fitted = fit_surrogate(features, index, loss, objective.examples)
-        mean, deviation = fitted.predict_observed(unseen)
-        return mean.numpy(), deviation.numpy()
+        mean, std = fitted.predict_observed(unseen)
+        return mean.numpy(), std.numpy()
 
     return predict
 
@@ -63,9 +64,9 @@ def proxy_alone(space: Space, scores: Floats) -> Surrogate:
     def predict(index: Integers, loss: Floats, unseen: Integers) -> Prediction:
         fit = stats.linregress(scores[groups, index].sum(axis=1), loss)
         residual = loss - fit.intercept - fit.slope * scores[groups, index].sum(axis=1)
-        deviation = np.sqrt((residual**2).sum() / (len(loss) - 2))
+        std = np.sqrt((residual**2).sum() / (len(loss) - 2))
         mean = fit.intercept + fit.slope * scores[groups, unseen].sum(axis=1)
-        return mean, np.full(len(unseen), deviation)
+        return mean, np.full(len(unseen), std)
 
     return predict
 
@@ -99,11 +100,11 @@ def ridge(space: Space, scores: Floats) -> Surrogate:
         model = BayesianRidge().fit(
             np.column_stack([scores[groups, index], scores[groups, index].sum(1)]) / scale, loss
         )
-        mean, deviation = model.predict(
+        mean, std = model.predict(
             np.column_stack([scores[groups, unseen], scores[groups, unseen].sum(1)]) / scale,
             return_std=True,
         )
-        return mean, deviation
+        return mean, std
 
     return predict
 
@@ -180,7 +181,9 @@ def searched_smollm2() -> LossSet:
 def random_stand_in() -> LossSet:
     """Losses of random configurations by the stand-in, which gives as many as are asked for."""
     objective, sizes = stand_in(), (500, 1000, 2000)
-    index = objective.space.sample(max(sizes) + HELD_OUT, BITS, np.random.default_rng(7))
+    index = sample_configurations(
+        objective.space, max(sizes) + HELD_OUT, BITS, np.random.default_rng(7)
+    )
     loss = np.array([objective.evaluate(row) for row in index])
     return LossSet(objective, index, loss, sizes, repeats=3, on_knobs=False)
 
@@ -195,9 +198,9 @@ def measure(predict: Surrogate, losses: LossSet, size: int, repeats: int) -> pd.
         started = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mean, deviation = predict(index[training], loss[training], index[held_out])
+            mean, std = predict(index[training], loss[training], index[held_out])
         truth = loss[held_out]
-        standardised = np.abs(truth - mean) / deviation
+        standardised = np.abs(truth - mean) / std
         rows.append(
             {
                 "r2": 1 - ((truth - mean) ** 2).mean() / truth.var(),

@@ -102,7 +102,7 @@ def chosen_by(table: pd.DataFrame, value: Floats) -> Chosen:
 
 
 def posterior_means(objective: Objective, table: pd.DataFrame) -> Floats:
-    """Return what the surrogate believes of the task's loss, sampling noise told apart (n)."""
+    """Return the surrogate's mean of the task's loss, sampling noise modelled separately (n)."""
     index = indices_of(table)
     fitted = fitted_to(objective, index, table["loss"].to_numpy())
     mean: Floats = fitted.predict(index)[0].numpy()

@@ -2,7 +2,7 @@
 
 A first set is split in two halves of like average bits. One adapter is trained on either half, and
 both evaluate both halves: each configuration is seen by one adapter and unseen by the other, so
-what is compared is the same configuration with itself. A training that was killed goes on from its
+what is compared is the same configuration with itself. A training that was killed resumes from its
 last checkpoint under ``runs/paper``.
 """
 
@@ -20,7 +20,7 @@ from benchmarks.paper_text import prepare_text
 from qsearch.plugins.capabilities import SupportsCheckpoints
 from qsearch.plugins.components import build_components
 from qsearch.search.initial_set import initial_configurations
-from qsearch.storage.checkpoints import unfinished_training
+from qsearch.storage.checkpoints import read_checkpoint
 
 CONFIGURATIONS = 48
 
@@ -89,8 +89,8 @@ def _trained(study: Path, seed: int) -> list[Seen]:
     evaluations = []
     for turn, components in enumerate((first, second)):
         assert isinstance(components.trainer, SupportsCheckpoints)
-        unfinished = unfinished_training(directory, turn)
-        components.trainer.train_resumably(configurations[turn::2], 0, None, unfinished)
+        checkpoint = read_checkpoint(directory, turn + 1)
+        components.trainer.train_resumably(configurations[turn::2], 1, None, checkpoint)
         evaluations.append(components.trainer.evaluate(configurations, "test"))
     found = []
     for position, index in enumerate(ordered):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 
-from benchmarks.peers.allocation import milp_peer, random_peer, uniform_peer
+from benchmarks.peers.allocation import allocator_peer, random_peer, uniform_peer
 from benchmarks.peers.amq import amq_peer
 from benchmarks.peers.ax_default import ax_peer
 from benchmarks.peers.evopress import evopress_peer
@@ -17,7 +17,7 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
     {
         "random": random_peer,
         "uniform": uniform_peer,
-        "allocated": milp_peer,
+        "allocated": allocator_peer,
         "ax": ax_peer,
         "ax-one-restart": partial(ax_peer, restarts=1),
         "optuna-tpe": optuna_tpe_peer,

@@ -46,7 +46,7 @@ def _alike(problem: Problem, choice: int) -> Integers:
     return np.full(len(problem.space.groups), choice, dtype=np.int64)
 
 
-def milp_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
+def allocator_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
     """Evaluate the front of the proxy allocator (:func:`qsearch.search.allocation.allocate`).
 
     The integer program that LQ-LoRA (arXiv 2311.12023, section 3.2) solves, for evenly spaced

@@ -17,6 +17,7 @@ from scipy.interpolate import RBFInterpolator
 from benchmarks.peers.protocol import Archive, Problem, Proposals, renewed, repaired
 from qsearch._arrays import Floats, Integers
 from qsearch.search.pareto import non_dominated
+from qsearch.space.sampling import sample_configurations
 
 _SMOOTHING = 1e-6
 """Added to the kernel's diagonal, as pySOT, whose interpolant AMQ uses, does."""
@@ -87,7 +88,7 @@ def amq_peer(
 
 def _random(problem: Problem, generator: np.random.Generator) -> Integers:
     """Return a configuration of efficient choices, drawn uniformly over average bits (groups)."""
-    drawn = problem.space.sample(1, problem.bits, generator)
+    drawn = sample_configurations(problem.space, 1, problem.bits, generator)
     row: Integers = _choices(problem, _nearest_levels(problem, drawn))[0]
     return row
 

@@ -27,7 +27,7 @@ def ax_peer(
     to five trials (the start counts), then BoTorch's defaults (log noisy expected hypervolume
     improvement). Objective thresholds are the reference point, as the documentation on
     multi-objective optimization advises where the region of interest is known. Average bits are
-    told as exact, losses with unknown noise.
+    given as exact, losses with unknown noise.
 
     A proposal that had to be repaired or renewed is abandoned, and what is evaluated in its place
     is attached. If Ax has no new candidate, one is drawn at random.

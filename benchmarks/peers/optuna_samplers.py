@@ -63,8 +63,8 @@ def _propose(
     """Drive a sampler by Optuna's ask-and-tell interface.
 
     One ordered integer a knob and group. The start is added as trials that are complete. A known
-    configuration that is asked for again is told its known values, at no cost, and the sampler is
-    asked again, ten times at most. A proposal that had to be repaired or renewed is told as failed,
+    configuration that is asked for again gets its known values, at no cost, and the sampler is
+    asked again, ten times at most. A proposal that had to be repaired or renewed counts as failed,
     and what is evaluated in its place is enqueued.
 
     Args:
@@ -115,7 +115,8 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
 
 def _index(space: Space, trial: Trial) -> Integers:
     code = [[trial.params.get(name, 0) for name in names] for names in space.parameter_names]
-    return space.to_index(np.array(code, dtype=np.int64))
+    columns = tuple(np.array(code, dtype=np.int64).T)
+    return np.ravel_multi_index(columns, space.choices.sizes).astype(np.int64)
 
 
 def _enqueued(

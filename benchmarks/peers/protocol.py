@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.peers.ladders import ladder_of
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 
 _TRIES = 200
@@ -162,7 +163,7 @@ def repaired(problem: Problem, index: Integers, generator: np.random.Generator) 
         step = 1 if float(space.average_bits(moved)) < bits[0] else -1
         group = int(generator.integers(len(moved)))
         moved[group] = _next(problem, group, int(moved[group]), step)
-    drawn: Integers = space.sample(1, bits, generator)[0]
+    drawn: Integers = sample_configurations(space, 1, bits, generator)[0]
     return drawn
 
 
@@ -201,7 +202,7 @@ def random_new(archive: Archive, generator: np.random.Generator) -> Integers | N
     """Return a new configuration, drawn uniformly over average bits, or None if none was found."""
     problem = archive.problem
     for _ in range(_TRIES):
-        candidate: Integers = problem.space.sample(1, problem.bits, generator)[0]
+        candidate: Integers = sample_configurations(problem.space, 1, problem.bits, generator)[0]
         if archive.admits(candidate):
             return candidate
     return None

@@ -34,6 +34,7 @@ from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.layers import FUSED_ROLES
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.spec.sections import ModelSpec
 from qsearch.surrogate.error_correlation import error_correlation
@@ -126,7 +127,7 @@ def main() -> None:
     for row in client.summarize(trial_statuses=["running"]).to_dict("records"):
         evaluate(row["trial_index"], space.from_parameters(row))  # It was interrupted.
     trials = client.summarize()
-    initial = space.sample(arguments.initial, BITS, np.random.default_rng(0))
+    initial = sample_configurations(space, arguments.initial, BITS, np.random.default_rng(0))
     for index in initial[len(trials) :]:
         evaluate(client.attach_trial(dict(space.parameters(index))), index)
     generated = max(len(trials) - len(initial), 0)

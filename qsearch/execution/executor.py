@@ -13,28 +13,24 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
 
-_MAX_FIGURE = 1e100
-"""Nats, or units of the metric."""
+_MAX_VALUE = 1e100
+"""Nats, or units of the metric: beyond is no square, which surrogate and database need."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A configuration that could not be evaluated.
-
-    Args:
-        reason: One line for the user.
-    """
+    """A configuration that could not be evaluated, with one line for the user that says why."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class ExecutorEvent:
-    """Something worth telling that happened on the way to a result.
+    """An event on the way to a result.
 
     Args:
-        kind: None if nothing happened, and only time has passed.
-        fields: Its figures.
+        kind: None if only time has passed.
+        fields: Its values.
         position: Of the configuration that it is about, if it is about one.
     """
 
@@ -45,7 +41,7 @@ class ExecutorEvent:
 
 Result = Evaluation | Failure
 ResultStream = Generator[tuple[int, Result] | ExecutorEvent]
-"""Each position in a sequence of configurations with its result, once, and notes between them."""
+"""Each position in a sequence of configurations with its result, once, and events between them."""
 
 
 class Executor(Protocol):
@@ -55,11 +51,7 @@ class Executor(Protocol):
     """How many evaluate at once."""
 
     def start(self) -> None:
-        """Take what it needs, such as a cluster, unless it has it.
-
-        Raises:
-            InputError: If that cannot be had.
-        """
+        """Join or start what it needs, such as a cluster, unless it has it."""
         ...
 
     def use(self, state: TrainerState) -> None:
@@ -71,38 +63,27 @@ class Executor(Protocol):
 
         A loss or metric that is not finite, any exception, and an evaluation that takes too long
         are that configuration's failure, after as many attempts as the study says. Where the
-        caller stops, nothing more is begun.
-
-        Args:
-            configurations: What to evaluate.
-
-        Yields:
-            Positions with results, in the order in which these are known.
+        caller stops, no further evaluation starts.
         """
         ...
 
     def train(
         self, configurations: Sequence[Configuration]
     ) -> Generator[tuple[int, TrainerState] | ExecutorEvent]:
-        """Train each configuration separately (:class:`SupportsSeparateTraining`).
+        """Train configurations by :meth:`SupportsSeparateTraining.train_separately`.
 
-        Yields:
-            Positions with what
-            :meth:`~qsearch.plugins.capabilities.SupportsSeparateTraining.train_separately`
-            returned.
-
-        Raises:
-            QsearchError: If a training fails otherwise than by diverging.
+        Yields positions with trained states. A training that fails otherwise than by diverging is
+        a QsearchError.
         """
         ...
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release what it holds."""
         ...
 
 
 def evaluate_one(trainer: Trainer, configuration: Configuration) -> Result:
-    """Evaluate a configuration; what goes wrong comes back as a failure."""
+    """Evaluate a configuration; an error becomes a failure."""
 
     def evaluate() -> Evaluation:
         (evaluation,) = trainer.evaluate([configuration], "validation")
@@ -112,18 +93,17 @@ def evaluate_one(trainer: Trainer, configuration: Configuration) -> Result:
 
 
 def attempted(evaluate: Callable[[], Evaluation]) -> Result:
-    """Return what an evaluation comes to; what goes wrong comes back as a failure."""
+    """Return the result of an evaluation; an error becomes a failure."""
     try:
         evaluation = evaluate()
-        # A plugin may give figures of NumPy or PyTorch, which no database takes.
+        # A plugin may give numbers of NumPy or PyTorch, which no database takes.
         evaluation = Evaluation(*(float(getattr(evaluation, f.name)) for f in fields(Evaluation)))
     except (KeyboardInterrupt, SystemExit, GeneratorExit, TimeLimitError):
         raise
-    except BaseException as error:  # Some libraries' errors are no Exception: Rust's panics, say.
+    except BaseException as error:  # Errors of some libraries, as in Rust, are not an Exception.
         return Failure(reason_of(error))
-    figures = (evaluation.loss, evaluation.standard_error, evaluation.metric)
-    # What is beyond has no square, which surrogate and database would need.
-    if all(abs(figure) < _MAX_FIGURE for figure in figures):
+    values = (evaluation.loss, evaluation.standard_error, evaluation.metric)
+    if all(abs(value) < _MAX_VALUE for value in values):
         return evaluation
     return Failure(
         f"not finite: loss {evaluation.loss}, standard error"
@@ -137,5 +117,5 @@ def too_slow(seconds: float) -> Failure:
 
 
 def after_attempts(failure: Failure, attempts: int) -> Failure:
-    """Return a failure that says how often was tried, if that was more than once."""
+    """Return a failure that says how many attempts there were, if more than one."""
     return Failure(f"{failure.reason} (attempt {attempts})") if attempts > 1 else failure

@@ -10,15 +10,7 @@ from qsearch.plugins.components import StudyComponents
 
 
 def open_executor(components: StudyComponents, workers: Workers | None) -> Executor:
-    """Return what evaluates for a study.
-
-    Args:
-        components: The study's parts; its spec is resolved.
-        workers: The workers; None evaluates in this process.
-
-    Raises:
-        InputError: If Ray is not installed, or the cluster cannot be reached.
-    """
+    """Return what evaluates for a study; without workers, that is this process."""
     if workers is None:
         return SerialExecutor(components.trainer, components.spec.failures)
     try:

@@ -47,55 +47,54 @@ class Answer:
     """What a worker sends back.
 
     Args:
-        figures: The evaluation's figures, or the reason why there is none, or why the worker
-            cannot work at all.
-        trained: State of what was trained apart.
+        message: JSON of the evaluation, or of a ``failure`` of the configuration, or of an
+            ``error`` that no worker would be spared.
+        trained: State of what was trained separately.
     """
 
-    figures: str
+    message: str
     trained: bytes | None = None
 
     @property
     def result(self) -> Result:
         """The evaluation, or the failure."""
-        told = json.loads(self.figures)
-        return Failure(told["failure"]) if "failure" in told else Evaluation(**told)
+        values = json.loads(self.message)
+        return Failure(values["failure"]) if "failure" in values else Evaluation(**values)
 
     @property
     def error(self) -> str | None:
-        """Why the worker cannot go on, in words for the user."""
-        reason: str | None = json.loads(self.figures).get("error")
+        """Why the worker cannot continue, for the user."""
+        reason: str | None = json.loads(self.message).get("error")
         return reason
 
 
 class Worker:
-    """Holds a study's parts, and does what its driver asks; an actor of Ray.
+    """An actor of Ray that holds a study's model, and does what its driver asks.
 
     Args:
         spec: The study, resolved, as JSON.
-        known: What :func:`identity` returned of the driver, as JSON.
+        driver: What :func:`identity` returned of the driver, as JSON.
         threads: CPU threads that it may use.
     """
 
-    def __init__(self, spec: str, known: str, threads: int) -> None:
+    def __init__(self, spec: str, driver: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self._spec = StudySpec.model_validate_json(spec)
-        self._known: dict[str, str] = json.loads(known)
+        self._driver: dict[str, str] = json.loads(driver)
         self._trainer: Any = None
 
     def use(self, state: Sequence[Any] = ()) -> Answer:
         """Load the study's model, and a state of its trainer.
 
-        Args:
-            state: Ray's reference to an encoded state, in a list: Ray would else fetch it anew for
-                each worker's call, known or not. None before the first training.
+        The state is Ray's reference to an encoded one, in a list, because Ray would otherwise fetch
+        it again for each call. Before the first training the list is empty.
         """
         import ray
 
         try:
             if self._trainer is None:
                 components = build_components(self._spec)
-                _require_same(self._known, identity(components))
+                _require_same(self._driver, identity(components))
                 self._trainer = components.trainer
             if state:
                 self._trainer.load_state(decode_state(ray.get(state[0])))
@@ -104,29 +103,20 @@ class Worker:
         return Answer("{}")
 
     def evaluate(self, configuration: str) -> Answer:
-        """Evaluate a configuration under the state in use.
-
-        Args:
-            configuration: The configuration, as JSON.
-        """
-        wanted = Configuration.from_json(configuration)
-        trainer = self._trainer
+        """Evaluate a configuration, as JSON, under the state in use."""
+        candidate, trainer = Configuration.from_json(configuration), self._trainer
         trains = isinstance(trainer, SupportsSeparateTraining) and trainer.untrained(
-            [wanted], NO_CHECKPOINT
+            [candidate], NO_CHECKPOINT
         )
-        result = evaluate_one(trainer, wanted)
+        result = evaluate_one(trainer, candidate)
         if isinstance(result, Failure):
             return Answer(json.dumps({"failure": result.reason}))
-        # What was trained for this evaluation, the next set may hold.
-        trained = encode_state(trainer.train_separately(wanted)) if trains else None
+        # The next set may hold what was trained for this evaluation.
+        trained = encode_state(trainer.train_separately(candidate)) if trains else None
         return Answer(json.dumps(asdict(result)), trained)
 
     def train(self, configuration: str) -> Answer:
-        """Train a configuration apart.
-
-        Args:
-            configuration: The configuration, as JSON.
-        """
+        """Train a configuration, as JSON, separately."""
         try:
             trained = self._trainer.train_separately(Configuration.from_json(configuration))
         except Exception as error:
@@ -135,23 +125,23 @@ class Worker:
 
 
 def _cannot(error: Exception) -> Answer:
-    """Return the answer of a worker that cannot go on, and that no other could replace."""
-    words = in_one_line(str(error)) if isinstance(error, QsearchError) else reason_of(error)
-    return Answer(json.dumps({"error": words}))
+    """Return the answer of a worker that cannot continue, and that no other could replace."""
+    reason = in_one_line(str(error)) if isinstance(error, QsearchError) else reason_of(error)
+    return Answer(json.dumps({"error": reason}))
 
 
 def identity(components: StudyComponents) -> dict[str, str]:
-    """Return what driver and workers must have alike to come to the same results.
+    """Return what driver and workers must have in common to come to the same results.
 
-    Args:
-        components: The study; model and data may be loaded.
+    This may load model and data.
     """
-    found = {f"version of {name}": text for name, text in find_versions(components.spec).items()}
+    versions = find_versions(components.spec)
+    names = {f"version of {name}": version for name, version in versions.items()}
     if isinstance(components.trainer, SupportsInputDigests):
         inputs = components.trainer.input_digests()
-        found |= {f"SHA-256 of {name}": digest for name, digest in inputs.model.items()}
-        found |= {f"SHA-256 of {split}": data.sha256 for split, data in inputs.data.items()}
-    return found
+        names |= {f"SHA-256 of {name}": digest for name, digest in inputs.model.items()}
+        names |= {f"SHA-256 of {split}": data.sha256 for split, data in inputs.data.items()}
+    return names
 
 
 def _require_same(driver: dict[str, str], worker: dict[str, str]) -> None:

@@ -22,12 +22,7 @@ from qsearch.spec.failures import FailuresSpec
 
 
 class SerialExecutor:
-    """Evaluates one after another, with the study's own trainer.
-
-    Args:
-        trainer: The trainer; it has the state that :meth:`use` is told of.
-        failures: How often to try, and how long.
-    """
+    """Evaluates one after another, with the study's own trainer, which has the state in use."""
 
     workers = 1
 
@@ -37,12 +32,12 @@ class SerialExecutor:
         self._state: TrainerState | None = None
 
     def start(self) -> None:
-        """Check that evaluations can be cut off here, if they may have to be."""
+        """Check that evaluations can be ended here, if they have a time limit."""
         if self._failures.timeout_seconds is not None:
             require_main_thread()
 
     def use(self, state: TrainerState) -> None:
-        """Remember the state that the trainer has, in case an evaluation is cut off."""
+        """Remember the state that the trainer has, in case an evaluation takes too long."""
         self._state = state
 
     def evaluate(self, configurations: Sequence[Configuration]) -> ResultStream:
@@ -50,15 +45,13 @@ class SerialExecutor:
         for position, configuration in enumerate(configurations):
             attempt, result = 1, self._attempt(configuration)
             while isinstance(result, Failure) and attempt <= self._failures.retries:
-                yield ExecutorEvent(
-                    EventKind.RETRY, {"attempt": attempt, "reason": result.reason}, position
-                )
-                gc.collect()  # Where memory ran out, all of it shall be free again.
+                values = {"attempt": attempt, "reason": result.reason}
+                yield ExecutorEvent(EventKind.RETRY, values, position)
+                gc.collect()  # Where memory ran out, all of it should be free again.
                 attempt, result = attempt + 1, self._attempt(configuration)
-            yield (
-                position,
-                after_attempts(result, attempt) if isinstance(result, Failure) else result,
-            )
+            if isinstance(result, Failure):
+                result = after_attempts(result, attempt)
+            yield position, result
 
     def _attempt(self, configuration: Configuration) -> Result:
         seconds = self._failures.timeout_seconds
@@ -69,15 +62,15 @@ class SerialExecutor:
                 return evaluate_one(self._trainer, configuration)
         except TimeLimitError:
             if self._state is not None:
-                # It was cut off anywhere, such as while it changed what it evaluates with.
+                # It was interrupted anywhere, and may have left a half-changed model.
                 self._trainer.load_state(self._state)
             return too_slow(seconds)
 
     def train(
         self, configurations: Sequence[Configuration]
     ) -> Generator[tuple[int, TrainerState] | ExecutorEvent]:
-        """Train nothing: what is left to the trainer itself, it does one after another."""
+        """Train nothing: without workers, the trainer itself trains one after another."""
         yield from ()
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Nothing to release."""

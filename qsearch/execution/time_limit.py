@@ -1,4 +1,4 @@
-"""Cutting off work that takes too long, in this process."""
+"""Interrupting work that takes too long, in this process."""
 
 from __future__ import annotations
 
@@ -11,35 +11,28 @@ from types import FrameType
 from qsearch.errors import InputError
 
 _AGAIN = 1.0
-"""Seconds after which work that went on is cut off again."""
+"""Seconds after which work that still runs is interrupted again."""
 
 
 class TimeLimitError(BaseException):
-    """Work took too long; no ``Exception``, so that no handler on the way takes it for its own."""
+    """Work took too long; not an ``Exception``, so that no handler in the work catches it."""
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Cut off the work inside after some wall time.
+    """Raise TimeLimitError in the work inside after some wall time.
 
-    It is cut off between two steps of Python: one call into PyTorch is never torn, but may take its
-    time. What the work was changing may be half changed.
-
-    Args:
-        seconds: Wall time.
-
-    Raises:
-        TimeLimitError: If the time is over.
-        InputError: In a thread other than the main one, where no signal arrives.
+    This happens between two steps of Python: a call into PyTorch is never interrupted. What the
+    work was changing may be half changed.
     """
     require_main_thread()
 
-    def cut_off(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise TimeLimitError
 
-    before = signal.signal(signal.SIGALRM, cut_off)
+    before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        # Again and again: what is raised while an object is deleted, Python swallows.
+        # Repeatedly, because Python ignores an exception that is raised while an object is deleted.
         signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
         try:
             yield
@@ -50,13 +43,9 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def require_main_thread() -> None:
-    """Check that work of this thread can be cut off.
-
-    Raises:
-        InputError: If it is not the main thread: no signal arrives in others.
-    """
+    """Check that this is the main thread: no signal arrives in others."""
     if threading.current_thread() is not threading.main_thread():
         raise InputError(
-            "failures.timeout_seconds: a study that runs in a thread cannot cut an evaluation off;"
+            "failures.timeout_seconds: a study that runs in a thread cannot end an evaluation;"
             " run it in the main thread, or with workers"
         )

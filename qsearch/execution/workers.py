@@ -27,7 +27,6 @@ class Workers:
     gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         if self.count < 1:
             raise InputError(f"workers: {self.count} are too few; 1 or more are allowed")
         if self.threads is not None and self.threads < 1:

@@ -31,7 +31,7 @@ _MIN_VARIANCE = 1e-12
 
 def log_expected_hypervolume_improvement(
     mean: Tensor,
-    standard_deviation: Tensor,
+    std: Tensor,
     average_bits: Tensor,
     front: Tensor,
     reference_point: tuple[float, float],
@@ -42,7 +42,7 @@ def log_expected_hypervolume_improvement(
 
     Args:
         mean: Posterior mean of the loss (n).
-        standard_deviation: Posterior standard deviation of the loss (n), positive.
+        std: Posterior standard deviation of the loss (n), positive.
         average_bits: Average bits (n).
         front: Non-dominated points (m × 2), rows (loss, average bits) by rising bits; may be
             empty.
@@ -50,13 +50,10 @@ def log_expected_hypervolume_improvement(
 
     Returns:
         Log improvement in units of loss × bits (n).
-
-    Raises:
-        InputError: If shapes disagree.
     """
-    if not mean.shape == standard_deviation.shape == average_bits.shape or mean.dim() != 1:
+    if not mean.shape == std.shape == average_bits.shape or mean.dim() != 1:
         raise InputError(
-            f"mean {tuple(mean.shape)}, standard deviation {tuple(standard_deviation.shape)} and"
+            f"mean {tuple(mean.shape)}, standard deviation {tuple(std.shape)} and"
             f" average bits {tuple(average_bits.shape)} must be vectors of one length"
         )
     if front.dim() != 2 or front.shape[1] != 2:
@@ -68,8 +65,8 @@ def log_expected_hypervolume_improvement(
     widths = right - torch.maximum(average_bits[:, None], left)
     # A strip without width gets a log of its own: log 0 would make the gradient NaN.
     log_widths = torch.where(widths > 0, widths, 1.0).log()
-    standardised = (ceilings - mean[:, None]) / standard_deviation[:, None]
-    improvement = _log_ei_helper(standardised) + standard_deviation[:, None].log()
+    standardised = (ceilings - mean[:, None]) / std[:, None]
+    improvement = _log_ei_helper(standardised) + std[:, None].log()
     terms: Tensor = torch.where(widths > 0, log_widths + improvement, -torch.inf)
     return torch.logsumexp(terms, dim=1)
 
@@ -80,8 +77,8 @@ class LogEHVIKnownObjective(AcquisitionFunction):  # type: ignore[misc]  # BoTor
     Both are minimised. This is :func:`log_expected_hypervolume_improvement` for BoTorch's
     optimisers: differentiable in X through the model and through the known objective, for one
     candidate (q = 1) at a time. Where the known objective is at or beyond the reference point,
-    there is no improvement; there the logarithm goes on along its tangent just inside, which is
-    finite and steep, so that an optimiser that starts there is led back.
+    there is no improvement; the logarithm continues there along its tangent just inside, which is
+    finite and steep, so that it leads an optimiser back.
 
     Example:
         >>> average_bits = lambda X: X.mean(dim=(-2, -1))
@@ -94,10 +91,7 @@ class LogEHVIKnownObjective(AcquisitionFunction):  # type: ignore[misc]  # BoTor
             out; m may be 0. Under noise, take the model's posterior means as losses.
         reference_point: (loss, known objective).
         known: Maps X (… × 1 × d) to the known objective (…), differentiably if gradients of it
-            are wanted.
-
-    Raises:
-        InputError: If the model has more than one output, or the front has a wrong shape.
+            are needed.
     """
 
     _log = True
@@ -118,11 +112,7 @@ class LogEHVIKnownObjective(AcquisitionFunction):  # type: ignore[misc]  # BoTor
         self.known = known
 
     def set_X_pending(self, X_pending: Tensor | None = None) -> None:  # noqa: N802  # BoTorch's
-        """Refuse pending candidates: condition the model on them and make a new acquisition.
-
-        Raises:
-            UnsupportedError: If there are any.
-        """
+        """Refuse pending candidates: condition the model on them and make a new acquisition."""
         if X_pending is not None:
             raise UnsupportedError(
                 "LogEHVIKnownObjective takes no pending candidates; for a batch, condition the"
@@ -131,17 +121,7 @@ class LogEHVIKnownObjective(AcquisitionFunction):  # type: ignore[misc]  # BoTor
 
     @t_batch_mode_transform(expected_q=1)  # type: ignore[untyped-decorator]  # BoTorch is untyped
     def forward(self, X: Tensor) -> Tensor:
-        """Return log expected hypervolume improvement.
-
-        Args:
-            X: Candidates (… × 1 × d).
-
-        Returns:
-            Values (…), finite.
-
-        Raises:
-            InputError: If the known objective does not have the shape (…).
-        """
+        """Return log expected hypervolume improvement (…), finite, of candidates (… × 1 × d)."""
         self.to(X)
         known = self.known(X)
         if known.shape != X.shape[:-2]:

@@ -1,14 +1,13 @@
-"""Finite-difference guided search for the configurations most worth evaluating.
+"""Search for the configurations most worth evaluating.
 
 The paper ascends the acquisition along finite differences (α(C+δe_i) − α(C−δe_i)) / 2δ. Knobs
 are discrete, so here a difference is the change from one in-range step of one knob of one group.
-All of a point's are scored at once; the walk then makes the best steps of several groups together.
 
-A batch of candidates shares one pool of promising configurations. The proxy and the
-surrogate's mean add over groups, so the best configuration of each under any budget is an
-allocation of bits; to these come local searches from the front, from allocations and from random
-points, each within its own window of average bits. A candidate is then the pool's best one given
-those chosen before it, improved by a short local search.
+A batch of candidates shares one pool of promising configurations. The proxy and the surrogate's
+mean add over groups, so the best configuration of each under any budget is an allocation of bits;
+to these come local searches from the front, from allocations and from random points, each within
+its own window of average bits. A candidate is then the pool's best one given those chosen before
+it, improved by a short local search.
 """
 
 from __future__ import annotations
@@ -24,11 +23,15 @@ from qsearch.search.acquisition import log_expected_hypervolume_improvement
 from qsearch.search.allocation import relaxed_allocations
 from qsearch.search.local_search import Score, best_new, local_search, moved
 from qsearch.search.pareto import front, non_dominated, reference_point, segment_of
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.surrogate.surrogate import Surrogate
 
 _LAST_STEPS = 2
-"""Most steps of the walk that improves a candidate of the pool."""
+"""Most steps of the local search that improves a candidate of the pool."""
+
+_LAST_STARTS = 2
+"""Configurations of the pool that it starts from."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,11 @@ class SearchSettings:
     """How far the search looks.
 
     Args:
-        starts: Walks of the pool, each within a window of average bits of its own.
-        steps: Most steps of a walk.
+        starts: Local searches of the pool, each within a window of average bits of its own.
+        steps: Most steps of a local search.
         moves: Most groups that one step moves.
         allocations: Budgets at which allocations are made.
-        empty_segment_share: One candidate in so many goes to a segment without any evaluated
+        empty_segment_share: Every n-th candidate goes to a segment without any evaluated
             configuration; 0 for none.
     """
 
@@ -71,7 +74,7 @@ class Improvement:
     """Log expected hypervolume improvement as a function of choice indices.
 
     Args:
-        surrogate: The surrogate, with pending configurations believed.
+        surrogate: The surrogate, with pending configurations fantasised.
         space: The space.
         front: Non-dominated points (m × 2), rows (loss, average bits) by rising bits.
         reference: Reference point (loss, average bits).
@@ -89,13 +92,7 @@ class Improvement:
         return self._of(*self.surrogate.predict(index), self.space.average_bits(index))
 
     def moves(self, index: Integers, groups: Integers, choices: Integers) -> Floats:
-        """Return scores (changes) of a configuration with one group changed.
-
-        Args:
-            index: Choice indices of the configuration (groups).
-            groups: The group that each change moves (changes).
-            choices: Its new choice index (changes).
-        """
+        """Return scores of a configuration with one group changed, as in :class:`Score`."""
         average_bits = self.space.average_bits(moved(index, groups, choices))
         return self._of(*self.surrogate.predict_moves(index, groups, choices), average_bits)
 
@@ -114,23 +111,27 @@ def acquisition(
     loss: Floats,
     bits: tuple[float, float],
 ) -> Improvement:
-    """Return log expected hypervolume improvement over what is known.
+    """Return log expected hypervolume improvement over known configurations.
 
-    The front is that of posterior means at known configurations, not of the noisy losses, so a
-    lucky draw does not hold it.
+    The front is that of posterior means and not of noisy losses, so that sampling noise does not
+    hold a configuration on it.
 
     Args:
-        surrogate: The surrogate, with pending configurations believed.
+        surrogate: The surrogate, with pending configurations fantasised.
         space: The space.
         known: Evaluated and pending configurations (n × groups).
         loss: Losses of the evaluated ones, for the reference point.
         bits: Interval of average bits; outside of it the score is −∞.
     """
-    means = surrogate.predict(known)[0].numpy()
-    points = front(np.column_stack([means, space.average_bits(known)]))
+    points = front(_estimated_points(surrogate, space, known))
     return Improvement(
         surrogate, space, torch.from_numpy(points), reference_point(loss, bits), bits
     )
+
+
+def _estimated_points(surrogate: Surrogate, space: Space, index: Integers) -> Floats:
+    """Return points (n × 2), rows (estimated loss, average bits)."""
+    return np.column_stack([surrogate.predict(index)[0].numpy(), space.average_bits(index)])
 
 
 def candidate_pool(
@@ -141,59 +142,37 @@ def candidate_pool(
     generator: np.random.Generator,
     settings: SearchSettings = SearchSettings(),  # frozen
 ) -> Integers:
-    """Return promising configurations, for a batch of candidates to be chosen from.
+    """Return promising configurations within an interval of average bits (n × groups).
 
-    Args:
-        surrogate: Fitted to the evaluated configurations.
-        space: The space.
-        evaluated: What was evaluated.
-        bits: Interval of average bits to stay in.
-        generator: Source of the random starting points.
-        settings: How far to look.
-
-    Returns:
-        Distinct choice indices (n × groups), neither evaluated nor excluded; the best first.
+    They are distinct, neither evaluated nor excluded, and the best comes first. The surrogate is
+    fitted to the evaluated configurations; the generator draws random starting points.
     """
     known = evaluated.index
     score = acquisition(surrogate, space, known, evaluated.loss, bits)
-    points = np.column_stack([surrogate.predict(known)[0].numpy(), space.average_bits(known)])
-    best_known = known[non_dominated(points)]
+    best_known = known[non_dominated(_estimated_points(surrogate, space, known))]
     budgets = np.linspace(*bits, settings.allocations).tolist()
-    tables = [surrogate.features.proxy.numpy(), surrogate.mean_table]
-    allocations = np.concatenate([relaxed_allocations(space, table, budgets) for table in tables])
-    random = space.sample(max(settings.starts // 3, 1), bits, generator)
+    by_group = [surrogate.features.proxy.numpy(), surrogate.mean_table]
+    allocations = np.concatenate([relaxed_allocations(space, table, budgets) for table in by_group])
+    random = sample_configurations(space, max(settings.starts // 3, 1), bits, generator)
     sources = np.concatenate([best_known, allocations, random])
-    starts, windows = _windowed_starts(score, space, sources, bits, settings.starts)
+    starts, windows = _windowed_starts(score, sources, bits, settings.starts)
     taken = np.concatenate([known, evaluated.exclude])
-    found, _ = local_search(
-        score,
-        space,
-        starts,
-        settings.steps,
-        settings.moves,
-        taken,
-        windows=windows,
-        move_score=score.moves,
-    )
-    pool = np.concatenate([found, allocations, random])
-    chosen, _ = best_new(pool, score(pool), {row.tobytes() for row in taken}, len(pool))
-    return chosen
+    climbed, _ = local_search(score, starts, settings.steps, settings.moves, taken, windows)
+    pool = np.concatenate([climbed, allocations, random])
+    return best_new(pool, score(pool), {row.tobytes() for row in taken}, len(pool))[0]
 
 
 def _windowed_starts(
-    score: Score, space: Space, sources: Integers, bits: tuple[float, float], count: int
+    score: Improvement, sources: Integers, bits: tuple[float, float], count: int
 ) -> tuple[Integers, Floats]:
     """Return the best-scored source in each of equal windows of average bits, and the windows."""
     edges = np.linspace(*bits, count + 1)
-    values, window = score(sources), segment_of(space.average_bits(sources), edges)
+    values, window = score(sources), segment_of(score.space.average_bits(sources), edges)
     usable = np.isfinite(values)
-    starts = []
-    for number in np.unique(window[usable]):
-        members = np.flatnonzero((window == number) & usable)
-        starts.append((members[values[members].argmax()], number))
-    positions = [position for position, _ in starts]
-    numbers = np.array([number for _, number in starts], dtype=np.int64)
-    return sources[positions], np.column_stack([edges[numbers], edges[numbers + 1]])
+    numbers = np.unique(window[usable])
+    members = [np.flatnonzero((window == number) & usable) for number in numbers]
+    best = [int(rows[values[rows].argmax()]) for rows in members]
+    return sources[best], np.column_stack([edges[numbers], edges[numbers + 1]])
 
 
 def next_candidate(
@@ -206,63 +185,54 @@ def next_candidate(
     edges: Floats,
     settings: SearchSettings = SearchSettings(),  # frozen
 ) -> Integers | None:
-    """Return the configuration with the greatest expected hypervolume improvement.
+    """Return the new configuration with the greatest expected hypervolume improvement.
 
     Args:
         surrogate: Fitted to the evaluated configurations.
         space: The space.
         evaluated: What was evaluated.
         pool: From :func:`candidate_pool`.
-        pending: Configurations chosen but not evaluated (m × groups); the surrogate believes
-            that they score their means, so its uncertainty near them shrinks.
+        pending: Configurations chosen but not evaluated (m × groups); their losses are fantasised
+            as their means, so the uncertainty near them shrinks.
         bits: Interval of average bits to stay in.
         edges: Edges of the segments, in average bits (segments + 1).
         settings: How far to look.
 
     Returns:
-        Choice indices (groups) of a new configuration, or None when none is found.
+        Choice indices (groups), or None if there is no new configuration.
     """
     known = np.concatenate([evaluated.index, pending])
-    believed = surrogate.fantasise(pending)
-    score = acquisition(believed, space, known, evaluated.loss, bits)
-    taken = np.concatenate([known, evaluated.exclude])
-    keys = {row.tobytes() for row in taken}
-    if (
-        settings.empty_segment_share
-        and len(pending) % settings.empty_segment_share == settings.empty_segment_share - 1
-    ):
-        pool_segment = segment_of(space.average_bits(pool), edges)
-        thin = pool[~np.isin(pool_segment, segment_of(space.average_bits(known), edges))]
-        chosen, _ = best_new(thin, score(thin), keys, 1)
-        if len(chosen):
-            first: Integers = chosen[0]
-            return first
-    starts, values = best_new(pool, score(pool), keys, 2)
-    found, found_values = local_search(
-        score,
-        space,
-        starts,
-        min(settings.steps, _LAST_STEPS),
-        settings.moves,
-        taken,
-        move_score=score.moves,
-    )
-    everything = np.concatenate([starts, found])
-    chosen, _ = best_new(everything, np.concatenate([values, found_values]), keys, 1)
-    if not len(chosen):
-        chosen = _any_new(score, space, taken, keys)
-    best: Integers | None = chosen[0] if len(chosen) else None
-    return best
+    score = acquisition(surrogate.fantasise(pending), space, known, evaluated.loss, bits)
+    excluded = np.concatenate([known, evaluated.exclude])
+    taken = {row.tobytes() for row in excluded}
+    share = settings.empty_segment_share
+    if share and len(pending) % share == share - 1:
+        known_segments = segment_of(space.average_bits(known), edges)
+        in_empty = pool[~np.isin(segment_of(space.average_bits(pool), edges), known_segments)]
+        best, _ = best_new(in_empty, score(in_empty), taken, 1)
+        if len(best):
+            return _first(best)
+    starts, values = best_new(pool, score(pool), taken, _LAST_STARTS)
+    steps = min(settings.steps, _LAST_STEPS)
+    climbed, climbed_values = local_search(score, starts, steps, settings.moves, excluded)
+    candidates = np.concatenate([starts, climbed])
+    best, _ = best_new(candidates, np.concatenate([values, climbed_values]), taken, 1)
+    return _first(best if len(best) else _any_new(score, excluded, taken))
 
 
-def _any_new(score: Score, space: Space, around: Integers, taken: set[bytes]) -> Integers:
+def _first(points: Integers) -> Integers | None:
+    first: Integers | None = points[0] if len(points) else None
+    return first
+
+
+def _any_new(score: Score, around: Integers, taken: set[bytes]) -> Integers:
     """Return the best new neighbour of the first point that has one.
 
-    In a small space that is nearly used up, walks see only what is known already.
+    In a small space that is nearly used up, local searches see only known configurations.
     """
     for point in around:
-        points = moved(point, *space.neighbours(point))
-        found, _ = best_new(points, score(points), taken, 1)
-        if len(found):
-            return found
+        points = moved(point, *score.space.neighbours(point))
+        best, _ = best_new(points, score(points), taken, 1)
+        if len(best):
+            return best
     return around[:0]

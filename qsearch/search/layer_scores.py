@@ -10,35 +10,19 @@ from qsearch.space.space import Space
 
 
 def error_scores(space: Space, quantization_error: Floats) -> Floats:
-    """Return scores from quantization error alone: each weight's error counts the same.
+    """Return each group's parameter-weighted share of the mean error (groups × choices).
 
-    Args:
-        space: The space.
-        quantization_error: Relative squared error ‖W−W̃‖²/‖W‖² (layers × choices).
-
-    Returns:
-        Each group's parameter-weighted share of the mean error (groups × choices).
-
-    Raises:
-        InputError: If the errors cannot be used.
+    The quantization error is the relative squared error ‖W−W̃‖²/‖W‖² (layers × choices); each
+    weight's error counts the same.
     """
     parameters = np.array([layer.parameters for layer in space.layers], dtype=np.float64)
     return weighted_scores(space, quantization_error, parameters / parameters.sum())
 
 
 def weighted_scores(space: Space, quantization_error: Floats, sensitivity: Floats) -> Floats:
-    """Return scores error × sensitivity, added over the layers of a group.
+    """Return error × sensitivity, added over the layers of a group (groups × choices).
 
-    Args:
-        space: The space.
-        quantization_error: Relative squared error (layers × choices).
-        sensitivity: Rise of the loss per unit of relative squared error (layers), not negative.
-
-    Returns:
-        Scores (groups × choices).
-
-    Raises:
-        InputError: If shapes are wrong, or a value is negative or not finite.
+    The sensitivity is the rise of the loss per unit of relative squared error (layers).
     """
     _require("quantization error", quantization_error, (len(space.layers), space.choices.size))
     _require("sensitivity", sensitivity, (len(space.layers),))

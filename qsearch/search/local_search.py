@@ -1,136 +1,133 @@
-"""Walks that climb any score along finite differences, in batches."""
+"""Local searches that climb a score along finite differences, several at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
 from qsearch._arrays import Floats, Integers
 from qsearch.space.space import Space
 
-Score = Callable[[Integers], Floats]
-"""Acquisition values (n) of choice indices (n × groups); higher is better."""
+_NEW_POINTS = 4
+"""Best new points that each step of a search contributes."""
 
-MoveScore = Callable[[Integers, Integers, Integers], Floats]
-"""Acquisition values (changes) of a configuration (groups) with one group changed, given the group
-(changes) and its new choice index (changes)."""
+_MAX_DOUBLINGS = 11
+"""A step moves at most 2^11 groups together."""
 
-_KEPT = 4
-"""Best new points that each step of a walk contributes."""
+
+class Score(Protocol):
+    """Values of configurations; higher is better, and −∞ means that there is none."""
+
+    @property
+    def space(self) -> Space:
+        """The space of the configurations."""
+        ...
+
+    def __call__(self, index: Integers) -> Floats:
+        """Return values (n) of choice indices (n × groups)."""
+        ...
+
+    def moves(self, index: Integers, groups: Integers, choices: Integers) -> Floats:
+        """Return values (changes) of a configuration (groups) with one group changed.
+
+        ``groups`` has the group that each change moves (changes), ``choices`` its new choice index.
+        """
+        ...
 
 
 def local_search(
     score: Score,
-    space: Space,
     starts: Integers,
     steps: int,
-    moves: int,
-    exclude: Integers | None = None,
+    max_moves: int,
+    exclude: Integers,
     windows: Floats | None = None,
-    move_score: MoveScore | None = None,
 ) -> tuple[Integers, Floats]:
     """Climb a score from several starting points at once.
 
+    A step goes to the best neighbour, or to the best combination of neighbours that move several
+    groups.
+
     Args:
         score: What to climb.
-        space: The space.
         starts: Choice indices of the starting points (starts × groups).
-        steps: Most steps of a walk.
-        moves: Most groups that one step moves.
-        exclude: Configurations that may be walked over but not returned (k × groups).
-        windows: Interval of average bits that each walk stays in (starts × 2); everywhere by
-            default.
-        move_score: What to climb for changes of one group, where that is faster to compute.
+        steps: Most steps of a search.
+        max_moves: Most groups that one step moves.
+        exclude: Configurations that a search may pass but that are not returned (k × groups).
+        windows: Interval of average bits that each search stays in (starts × 2).
 
     Returns:
-        Distinct configurations that the walks visited or looked at and found best
-        (n × groups), best first, and their scores (n). Neither starting points nor excluded
-        configurations are among them.
+        Distinct configurations that were best among those looked at (n × groups), best first, and
+        their scores (n); without starting points.
     """
-    taken = {row.tobytes() for row in starts}
-    if exclude is not None:
-        taken |= {row.tobytes() for row in exclude}
+    space = score.space
+    taken = {row.tobytes() for row in (*starts, *exclude)}
 
-    def windowed(values: Floats, points: Integers, walker: int) -> Floats:
+    def windowed(search: int, points: Integers, values: Floats) -> Floats:
         if windows is None:
             return values
-        low, high = windows[walker]
+        low, high = windows[search]
         average = space.average_bits(points)
         return np.where((average >= low) & (average <= high), values, -np.inf)
 
-    def combined_scores(blocks: list[Integers], walkers: Integers) -> list[Floats]:
-        values = score(np.concatenate(blocks))
-        parts = np.split(values, np.cumsum([len(block) for block in blocks])[:-1])
-        return [windowed(*each) for each in zip(parts, blocks, walkers.tolist(), strict=True)]
-
-    def step_scores(points: Integers, walker: int, groups: Integers, choices: Integers) -> Floats:
-        if move_score is None:
-            return windowed(score(points), points, walker)
-        return windowed(move_score(current[walker], groups, choices), points, walker)
-
     current, value = starts.copy(), score(starts)
-    active = np.ones(len(starts), dtype=bool)
-    found: list[Integers] = [starts[:0]]
-    scores: list[Floats] = [value[:0]]
-    for _ in range(steps):
-        walkers = np.flatnonzero(active)
-        if not len(walkers):
-            break
-        options = [space.neighbours(current[walker]) for walker in walkers]
-        stepped = [
-            moved(current[walker], groups, choices)
-            for walker, (groups, choices) in zip(walkers, options, strict=True)
-        ]
-        stepped_scores = [
-            step_scores(points, walker, *option)
-            for points, walker, option in zip(stepped, walkers.tolist(), options, strict=True)
-        ]
-        combined = [
-            _combine(current[w], groups, choices, values, float(value[w]), moves)
-            for w, (groups, choices), values in zip(walkers, options, stepped_scores, strict=True)
-        ]
-        values_of_combined = combined_scores(combined, walkers)
-        for position, walker in enumerate(walkers):
-            points = np.concatenate([stepped[position], combined[position]])
-            values = np.concatenate([stepped_scores[position], values_of_combined[position]])
-            new, new_values = best_new(points, values, taken, _KEPT)
-            found.append(new)
-            scores.append(new_values)
+    seen, seen_values = [starts[:0]], [value[:0]]
+    active = list(range(len(starts)))
+    for _ in range(steps if len(starts) else 0):
+        neighbours, combined = [], []
+        for search in active:
+            groups, choices = space.neighbours(current[search])
+            points = moved(current[search], groups, choices)
+            values = windowed(search, points, score.moves(current[search], groups, choices))
+            neighbours.append((points, values))
+            gains = values > value[search]
+            order = np.argsort(-values[gains], kind="stable")
+            better = groups[gains][order], choices[gains][order]
+            combined.append(_combined(current[search], *better, max_moves))
+        ends = np.cumsum([len(points) for points in combined])
+        together = np.split(score(np.concatenate(combined)), ends[:-1])
+        climbing = []
+        for position, search in enumerate(active):
+            points = np.concatenate([neighbours[position][0], combined[position]])
+            rest = windowed(search, combined[position], together[position])
+            values = np.concatenate([neighbours[position][1], rest])
+            new, new_values = best_new(points, values, taken, _NEW_POINTS)
+            seen.append(new)
+            seen_values.append(new_values)
             best = int(values.argmax()) if len(values) else None
-            if best is not None and values[best] > value[walker]:
-                current[walker], value[walker] = points[best], values[best]
-            else:
-                active[walker] = False
-    everything = np.concatenate(found)
-    return best_new(everything, np.concatenate(scores), taken, len(everything))
+            if best is not None and values[best] > value[search]:
+                current[search], value[search] = points[best], values[best]
+                climbing.append(search)
+        active = climbing
+        if not active:
+            break
+    everything = np.concatenate(seen)
+    return best_new(everything, np.concatenate(seen_values), taken, len(everything))
 
 
 def moved(index: Integers, groups: Integers, choices: Integers) -> Integers:
-    """Return a configuration with one group changed, for each of several changes.
+    """Return a configuration (groups) with one group changed, for each change (changes × groups).
 
-    Args:
-        index: Choice indices (groups).
-        groups: The group that each change moves (changes).
-        choices: Its new choice index (changes).
-
-    Returns:
-        Choice indices (changes × groups).
+    ``groups`` has the group that each change moves (changes), ``choices`` its new choice index.
     """
     result = np.repeat(index[None], len(groups), axis=0)
     result[np.arange(len(groups)), groups] = choices
     return result
 
 
-def _combine(
-    index: Integers, groups: Integers, choices: Integers, values: Floats, value: float, most: int
-) -> Integers:
-    """Make the best step of the 2, 4, 8, … groups that gain most, together."""
-    order = np.argsort(-values, kind="stable")
-    _, first = np.unique(groups[order], return_index=True)
-    best = order[np.sort(first)]
-    best = best[values[best] > value][:most]
-    sizes = sorted({min(2**power, len(best)) for power in range(1, 12)} - {0, 1})
+def _combined(index: Integers, groups: Integers, choices: Integers, max_moves: int) -> Integers:
+    """Return a configuration with the best moves of the first 2, 4, 8, … groups made together.
+
+    Args:
+        index: Choice indices (groups).
+        groups: The group of each move that improves the score (moves), the best first.
+        choices: Its new choice index (moves).
+        max_moves: Most groups that are moved.
+    """
+    _, first = np.unique(groups, return_index=True)
+    best = np.sort(first)[:max_moves]
+    sizes = sorted({min(2**power, len(best)) for power in range(1, _MAX_DOUBLINGS + 1)} - {0, 1})
     combined = np.repeat(index[None], len(sizes), axis=0)
     for row, size in enumerate(sizes):
         combined[row, groups[best[:size]]] = choices[best[:size]]
@@ -138,23 +135,22 @@ def _combine(
 
 
 def best_new(
-    points: Integers, values: Floats, taken: set[bytes], most: int
+    points: Integers, values: Floats, taken: set[bytes], count: int
 ) -> tuple[Integers, Floats]:
     """Return the best distinct points that have a score and are not taken, best first.
 
     Args:
         points: Choice indices (n × groups).
-        values: Their scores (n); −∞ is no score.
+        values: Their scores (n).
         taken: Bytes of the rows to leave out.
-        most: Most points to return.
+        count: Most points to return.
     """
-    keep: list[int] = []
-    kept: set[bytes] = set()
+    positions: dict[bytes, int] = {}
     for position in np.argsort(-values, kind="stable").tolist():
-        if len(keep) == most or values[position] == -np.inf:
+        if len(positions) == count or values[position] == -np.inf:
             break
         key = points[position].tobytes()
-        if key not in taken and key not in kept:
-            kept.add(key)
-            keep.append(position)
-    return points[keep], values[keep]
+        if key not in taken:
+            positions.setdefault(key, position)
+    rows = list(positions.values())
+    return points[rows], values[rows]

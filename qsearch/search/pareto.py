@@ -1,6 +1,6 @@
 """Dominance, fronts, hypervolume and the segmented Pareto filter, all minimising.
 
-Points are rows (loss, average bits). Every function is pure.
+Points are rows (loss, average bits), finite (n × 2). Every function is pure.
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ from qsearch.errors import InputError
 def non_dominated(points: Floats) -> Booleans:
     """Return which points no other point dominates (n).
 
-    A point dominates another that it equals or betters in both coordinates, and betters in one.
-    Equal points do not dominate each other, so all copies of a non-dominated point are kept.
-
-    Args:
-        points: (n × 2), finite.
+    A point dominates another if it is no greater in both coordinates and less in one. Equal points
+    do not dominate each other, so all copies of a non-dominated point are kept.
     """
     _require_points(points)
     keep = np.zeros(len(points), dtype=bool)
@@ -43,13 +40,7 @@ def front(points: Floats) -> Floats:
 def hypervolume(points: Floats, reference_point: Sequence[float]) -> float:
     """Return the area that the points dominate, up to a reference point.
 
-    Args:
-        points: (n × 2), finite; those that do not better the reference point in both
-            coordinates add nothing.
-        reference_point: (loss, average bits) that every counted point betters.
-
-    Raises:
-        InputError: If the reference point is not two finite numbers.
+    Points that are not below the reference point in both coordinates add nothing.
     """
     reference = np.asarray(reference_point, dtype=np.float64)
     if reference.shape != (2,) or not np.isfinite(reference).all():
@@ -63,16 +54,7 @@ def hypervolume(points: Floats, reference_point: Sequence[float]) -> float:
 def normalised_hypervolume(
     points: Floats, reference_point: Sequence[float], ideal_point: Sequence[float]
 ) -> float:
-    """Return the hypervolume as a share of the box between ideal and reference point.
-
-    Args:
-        points: (n × 2), finite.
-        reference_point: (loss, average bits).
-        ideal_point: (loss, average bits) below the reference point in both coordinates.
-
-    Raises:
-        InputError: If the ideal point does not better the reference point.
-    """
+    """Return the hypervolume as a share of the box between ideal and reference point."""
     box = np.asarray(reference_point, dtype=np.float64) - np.asarray(ideal_point)
     if not (box > 0).all():
         raise InputError(f"ideal point {ideal_point} must be below reference {reference_point}")
@@ -80,11 +62,7 @@ def normalised_hypervolume(
 
 
 def segment_edges(bits: tuple[float, float], segments: int) -> Floats:
-    """Return the edges of equal segments of average bits (segments + 1).
-
-    Raises:
-        InputError: If there is no segment, or the interval is empty.
-    """
+    """Return the edges of equal segments of average bits (segments + 1)."""
     if segments < 1 or bits[0] >= bits[1]:
         raise InputError(f"cannot divide average bits {bits} into {segments} segments")
     return np.linspace(bits[0], bits[1], segments + 1)
@@ -102,12 +80,8 @@ def segment_of(average_bits: Floats, edges: Floats) -> Integers:
 def segmented_front(points: Floats, edges: Floats) -> Booleans:
     """Return which points are on the front of their own segment (n).
 
-    This keeps representatives over the whole range of average bits, where the plain front may
-    thin out. Source: CoA-LoRA, segmented Pareto filtering.
-
-    Args:
-        points: (n × 2), finite.
-        edges: Edges of the segments, in average bits (segments + 1).
+    This keeps representatives over the whole range of average bits, of which the plain front may
+    leave parts empty. Source: CoA-LoRA, segmented Pareto filtering.
     """
     _require_points(points)
     segment = segment_of(points[:, 1], edges)
@@ -126,11 +100,6 @@ def _require_points(points: Floats) -> None:
 
 
 def reference_point(loss: Floats, bits: tuple[float, float]) -> tuple[float, float]:
-    """Return the point that hypervolume is measured from: a tenth beyond the worst loss.
-
-    Args:
-        loss: Losses of evaluated configurations (n).
-        bits: Interval of average bits that is searched.
-    """
+    """Return the point that hypervolume is measured from: a tenth beyond the worst loss."""
     worst, best = float(loss.max()), float(loss.min())
     return worst + 0.1 * max(worst - best, 1e-6), bits[1] + 1e-9

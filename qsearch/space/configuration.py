@@ -16,14 +16,9 @@ KnobValue = int | str
 
 @dataclass(frozen=True)
 class Knob:
-    """One setting of a quantizer, with its allowed values in order.
+    """One setting of a quantizer, such as ``bits`` or ``block_size``.
 
-    Args:
-        name: The knob's name, such as ``bits`` or ``block_size``.
-        values: Distinct values, ordered so that neighbours are similar settings.
-
-    Raises:
-        InputError: If there is no value, or a value occurs twice.
+    Its values are distinct, and ordered so that neighbours are similar settings.
     """
 
     name: str
@@ -38,11 +33,7 @@ class Knob:
             )
 
     def index(self, value: object) -> int:
-        """Return the position of a value.
-
-        Raises:
-            InputError: If the value is not one of the knob's.
-        """
+        """Return the position of a value; 2, 2.0 and True are different values."""
         for position, allowed in enumerate(self.values):
             if allowed == value and type(allowed) is type(value):
                 return position
@@ -83,22 +74,14 @@ class LayerConfiguration(Mapping[str, KnobValue]):
         return f"LayerConfiguration({inside})"
 
     def integer(self, knob: str) -> int:
-        """Return a knob's value as an integer.
-
-        Raises:
-            InputError: If the knob is missing or its value is not an integer.
-        """
+        """Return a knob's value, which must be an integer."""
         value = self._values.get(knob)
         if not isinstance(value, int):
             raise InputError(f"{self!r}: knob {knob!r} must be an integer, not {value!r}")
         return value
 
     def text(self, knob: str) -> str:
-        """Return a knob's value as a string.
-
-        Raises:
-            InputError: If the knob is missing or its value is not a string.
-        """
+        """Return a knob's value, which must be a string."""
         value = self._values.get(knob)
         if not isinstance(value, str):
             raise InputError(f"{self!r}: knob {knob!r} must be a string, not {value!r}")
@@ -111,9 +94,6 @@ class Choices:
 
     A layer configuration has a *choice index*: its place in that product, the last knob
     varying fastest.
-
-    Raises:
-        InputError: If two knobs share a name, or there is none.
     """
 
     knobs: tuple[Knob, ...]
@@ -154,11 +134,7 @@ class Choices:
         return LayerConfiguration({name: values[name] for name in self.names})
 
     def index(self, configuration: Mapping[str, KnobValue]) -> int:
-        """Return the choice index of a layer configuration.
-
-        Raises:
-            InputError: If a knob is missing, unknown, or has a value that is not allowed.
-        """
+        """Return the choice index of a layer configuration of these knobs."""
         if set(configuration) != set(self.names):
             raise InputError(
                 f"layer configuration has knobs {sorted(configuration)};"
@@ -200,11 +176,7 @@ class Configuration(Mapping[str, LayerConfiguration]):
 
     @classmethod
     def from_json(cls, text: str) -> Configuration:
-        """Read what :meth:`to_json` wrote.
-
-        Raises:
-            InputError: If the text is not JSON of that form.
-        """
+        """Read what :meth:`to_json` wrote; other text is an InputError."""
         try:
             loaded: Any = json.loads(text)
         except (RecursionError, ValueError) as error:

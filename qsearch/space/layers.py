@@ -15,14 +15,8 @@ FUSED_ROLES: tuple[tuple[str, ...], ...] = (("query", "key", "value"), ("gate", 
 class LayerSpec:
     """One quantizable linear weight.
 
-    Args:
-        name: Module path in the model, such as ``encoder.layer.0.attention.self.query``.
-        role: What the layer does in its block; distinct roles have distinct names.
-        block: Index of the transformer block that holds it, from 0.
-        shape: Weight shape as (output features, input features).
-
-    Raises:
-        InputError: If the block is negative or the shape is not two positive integers.
+    The name is its module path in the model, the role what it does in its block (distinct roles
+    have distinct names), the block an index from 0, the shape (output features, input features).
     """
 
     name: str
@@ -46,12 +40,7 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class TiedGroup:
-    """Layers that share one layer configuration.
-
-    Args:
-        name: The layer's name if alone, else the block and the roles joined.
-        members: Positions of the layers in the model's list of layers.
-    """
+    """Layers that share one layer configuration: their positions in the model's list of layers."""
 
     name: str
     members: tuple[int, ...]
@@ -60,18 +49,9 @@ class TiedGroup:
 def tied_groups(
     layers: Sequence[LayerSpec], fused_roles: Sequence[Sequence[str]] = ()
 ) -> tuple[TiedGroup, ...]:
-    """Group layers that must share a layer configuration.
+    """Group layers that must share a layer configuration, in the order of their first layer.
 
-    Args:
-        layers: The model's layers; names are distinct.
-        fused_roles: Sets of roles that are tied within a block, such as
-            :data:`FUSED_ROLES`; none ties nothing.
-
-    Returns:
-        Groups in the order of their first layer; every layer is in exactly one.
-
-    Raises:
-        InputError: If two layers share a name, or a role is in two sets.
+    ``fused_roles`` are sets of roles that are tied within a block, such as :data:`FUSED_ROLES`.
     """
     names = [layer.name for layer in layers]
     if len(set(names)) != len(names):

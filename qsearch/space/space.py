@@ -20,7 +20,6 @@ from qsearch.errors import InputError
 from qsearch.space.configuration import Choices, Configuration, KnobValue, LayerConfiguration
 from qsearch.space.layers import LayerSpec, TiedGroup, tied_groups
 
-_REDRAWS = 8
 _ROUNDING = 1e-9
 
 
@@ -28,15 +27,8 @@ _ROUNDING = 1e-9
 class Space:
     """All configurations of a model under a quantizer.
 
-    Args:
-        layers: The model's quantizable layers.
-        choices: The quantizer's knobs.
-        storage_bits: Bits per weight of each layer configuration, by choice index.
-        fused_roles: Sets of roles that are tied within a block; none by default.
-
-    Raises:
-        InputError: If there is no layer, the bits do not match the choices, or a role is tied
-            twice.
+    ``storage_bits`` are bits per weight by choice index, and ``fused_roles`` sets of roles that are
+    tied within a block.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -60,13 +52,8 @@ class Space:
         return tied_groups(self.layers, self.fused_roles)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of a code: (groups, knobs)."""
-        return len(self.groups), len(self.choices.knobs)
-
-    @property
     def variables(self) -> int:
-        """Number of integer variables; a knob of one value is none."""
+        """Number of integer variables; a knob of one value does not count."""
         return len(self.groups) * sum(size > 1 for size in self.choices.sizes)
 
     @cached_property
@@ -98,45 +85,38 @@ class Space:
         reversed_products = np.cumprod(np.concatenate([[1], self.sizes[::-1]]))[:-1]
         return reversed_products[::-1].astype(np.int64)
 
-    def to_index(self, code: Integers) -> Integers:
-        """Return choice indices (… × groups) of codes (… × groups × knobs)."""
-        index: Integers = code @ self._strides
-        return index
-
     def to_code(self, index: Integers) -> Integers:
         """Return codes (… × groups × knobs) of choice indices (… × groups)."""
         code: Integers = (index[..., None] // self._strides) % self.sizes
         return code
 
     def encode(self, configuration: Mapping[str, LayerConfiguration]) -> Integers:
-        """Return the choice indices (groups) of a configuration.
-
-        Raises:
-            InputError: If a layer is missing or unknown, a value is not allowed, or tied layers
-                differ.
-        """
+        """Return the choice indices (groups) of a configuration of these layers and knobs."""
         names = {layer.name for layer in self.layers}
         if set(configuration) != names:
-            odd = sorted(set(configuration) ^ names)
-            raise InputError(f"configuration and model differ in the layers {odd[:5]}")
+            differing = sorted(set(configuration) ^ names)
+            raise InputError(f"configuration and model differ in the layers {differing[:5]}")
         index = np.zeros(len(self.groups), dtype=np.int64)
         for position, group in enumerate(self.groups):
-            found = {configuration[self.layers[member].name] for member in group.members}
-            if len(found) > 1:
-                members = [self.layers[member].name for member in group.members]
+            members = [self.layers[member].name for member in group.members]
+            first, *others = {configuration[name] for name in members}
+            if others:
                 raise InputError(f"tied layers must share one layer configuration: {members}")
-            index[position] = self.choices.index(found.pop())
+            index[position] = self.choices.index(first)
         return index
 
     def decode(self, index: Integers) -> Configuration:
         """Return the configuration with the given choice indices (groups)."""
         self._require(index)
-        chosen: dict[str, LayerConfiguration] = {}
+        choices = np.empty(len(self.layers), dtype=np.int64)
         for group, choice in zip(self.groups, index.tolist(), strict=True):
-            layer_configuration = self.choices.layer_configurations[choice]
-            for member in group.members:
-                chosen[self.layers[member].name] = layer_configuration
-        return Configuration({layer.name: chosen[layer.name] for layer in self.layers})
+            choices[list(group.members)] = choice
+        return Configuration(
+            {
+                layer.name: self.choices.layer_configurations[choice]
+                for layer, choice in zip(self.layers, choices.tolist(), strict=True)
+            }
+        )
 
     def _require(self, index: Integers) -> None:
         if index.shape != (len(self.groups),):
@@ -173,13 +153,9 @@ class Space:
         return tuple(table)
 
     def neighbours(self, index: Integers) -> tuple[Integers, Integers]:
-        """Return every in-range move of one knob of one group.
+        """Return every in-range step of one knob of one group of a configuration (groups).
 
-        Args:
-            index: Choice indices (groups).
-
-        Returns:
-            The moved group and its new choice index, for each move (moves) and (moves).
+        The group that each step moves (steps), and its new choice index (steps).
         """
         options = [self.neighbour_choices[choice] for choice in index.tolist()]
         groups = np.repeat(np.arange(len(options)), [len(option) for option in options])
@@ -188,46 +164,10 @@ class Space:
     def uniform(self, bits: Sequence[float]) -> Integers:
         """Return configurations that quantize every group alike (targets × groups).
 
-        Args:
-            bits: Target average bits; each gets the layer configuration nearest to it.
+        Each has the layer configuration nearest to a target of average bits.
         """
         nearest = [int(np.abs(self.bits_table - target).argmin()) for target in bits]
         return np.repeat(np.array(nearest, dtype=np.int64)[:, None], len(self.groups), axis=1)
-
-    def sample(
-        self, count: int, bits: tuple[float, float], generator: np.random.Generator
-    ) -> Integers:
-        """Draw configurations uniformly over average bits (count × groups).
-
-        Drawing each knob uniformly would crowd the middle of the range, since the average over
-        many groups concentrates. Here a target is drawn uniformly; groups are drawn
-        independently from the maximum-entropy distribution whose mean is the target; then
-        single groups are redrawn while that brings the average nearer to the target. What then
-        lies outside the interval is drawn again, a few times: a coarse space may hold nothing
-        inside, so the caller must look at the bits.
-
-        Args:
-            count: Number of configurations.
-            bits: Interval of average bits; its part outside the space is cut off.
-            generator: Source of randomness.
-
-        Raises:
-            InputError: If the interval does not meet the space's.
-        """
-        low, high = max(bits[0], self.bits_table.min()), min(bits[1], self.bits_table.max())
-        if low > high:
-            raise InputError(
-                f"average bits [{bits[0]:g}, {bits[1]:g}] lie outside the space's"
-                f" [{self.bits_table.min():.4g}, {self.bits_table.max():.4g}]"
-            )
-        targets = generator.uniform(low, high, size=count)
-        drawn = np.zeros((count, len(self.groups)), dtype=np.int64)
-        for row, target in enumerate(targets.tolist()):
-            drawn[row] = self._sample_at(target, generator)
-        for _ in range(_REDRAWS):
-            for row in np.flatnonzero(~self.within(drawn, bits)).tolist():
-                drawn[row] = self._sample_at(float(generator.uniform(low, high)), generator)
-        return drawn
 
     def within(self, index: Integers, bits: tuple[float, float]) -> npt.NDArray[np.bool_]:
         """Return whether choice indices (… × groups) have average bits in an interval (…)."""
@@ -237,44 +177,6 @@ class Space:
         )
         return inside
 
-    def _sample_at(self, target: float, generator: np.random.Generator) -> Integers:
-        probabilities = self._tilted(target)
-        index = generator.choice(self.choices.size, size=len(self.groups), p=probabilities)
-        weights = self.group_share
-        error = float(weights @ self.bits_table[index]) - target
-        for group in generator.permutation(len(self.groups)):
-            redrawn = generator.choice(self.choices.size, size=8, p=probabilities)
-            steps = weights[group] * (self.bits_table[redrawn] - self.bits_table[index[group]])
-            best = int(np.abs(error + steps).argmin())
-            if abs(error + steps[best]) < abs(error):
-                error += float(steps[best])
-                index[group] = redrawn[best]
-        return index.astype(np.int64)
-
-    def _tilted(self, target: float) -> Floats:
-        """Return the maximum-entropy distribution over choices with a mean of ``target`` bits."""
-        centred = self.bits_table - target
-        low, high = -1.0, 1.0
-
-        def weights(tilt: float) -> Floats:
-            exponent = tilt * centred
-            result: Floats = np.exp(exponent - exponent.max())
-            return result
-
-        def mean(tilt: float) -> float:
-            return float(weights(tilt) @ centred / weights(tilt).sum())
-
-        while mean(low) > 0 and low > -1e6:
-            low *= 2
-        while mean(high) < 0 and high < 1e6:
-            high *= 2
-        for _ in range(100):
-            middle = (low + high) / 2
-            low, high = (middle, high) if mean(middle) < 0 else (low, middle)
-        final = weights((low + high) / 2)
-        result: Floats = final / final.sum()
-        return result
-
     @cached_property
     def parameter_names(self) -> tuple[tuple[str, ...], ...]:
         """Names of the Ax parameters (groups × knobs): group name, a colon, knob name."""
@@ -283,7 +185,7 @@ class Space:
         )
 
     def parameter_values(self) -> dict[str, tuple[KnobValue, ...]]:
-        """Return the Ax parameters with their ordered values; a knob of one value is none."""
+        """Return the Ax parameters with their ordered values, without knobs of one value."""
         return {
             name: knob.values
             for names in self.parameter_names
@@ -303,11 +205,7 @@ class Space:
         return values
 
     def from_parameters(self, parameters: Mapping[str, Any]) -> Integers:
-        """Return the choice indices (groups) of Ax parameters.
-
-        Raises:
-            InputError: If a parameter is missing or has a value that is not allowed.
-        """
+        """Return the choice indices (groups) of Ax parameters."""
         index = np.zeros(len(self.groups), dtype=np.int64)
         for position, names in enumerate(self.parameter_names):
             values: dict[str, KnobValue] = {}

@@ -11,6 +11,7 @@ from ax.exceptions.generation_strategy import GenerationStrategyCompleted
 from qsearch.experiment.transactions import one_transaction
 from qsearch.experiment.trial_table import evaluated_in
 from qsearch.monitoring.events import EventKind
+from qsearch.space.sampling import sample_configurations
 from qsearch.storage.files import delete
 from qsearch.storage.paths import candidates_path
 from qsearch.storage.round_state import Candidates, read_candidates, write_candidates
@@ -105,7 +106,7 @@ def _attach_random(study: Study, round: int) -> bool:
     known = {space.from_parameters(trial.arm.parameters).tobytes() for trial in trials.values()}
     generator = np.random.default_rng([study.spec.seed, round - 1, len(trials)])
     bits = study.spec.search.average_bits
-    for index in space.sample(_RANDOM_DRAWS, bits, generator):
+    for index in sample_configurations(space, _RANDOM_DRAWS, bits, generator):
         if space.within(index[None], bits)[0] and index.tobytes() not in known:
             with one_transaction():
                 study.client.attach_trial(

@@ -1,4 +1,4 @@
-"""Posteriors that add over groups, as tables.
+"""Posteriors that add over groups.
 
 Where a process's prior mean and kernel are sums over groups, its posterior mean is one too: a table
 holds what each choice of each group contributes. The explained variance is the squared length of a
@@ -21,20 +21,14 @@ _CHUNK = 2**14
 """Configurations that are predicted at once."""
 
 
-def gathered(table: Tensor, index: Tensor) -> Tensor:
-    """Return a table's values (… × groups) at choice indices.
-
-    Args:
-        table: Values (* × groups × choices); leading dimensions come first in the result.
-        index: Choice indices (… × groups).
-    """
-    groups = torch.arange(table.shape[-2])
-    return table[..., groups, index]
+def gather(table: Tensor, index: Tensor) -> Tensor:
+    """Return values (… × groups) of a table (groups × choices) at choice indices (… × groups)."""
+    return table[torch.arange(len(table)), index]
 
 
 @dataclass(frozen=True)
 class Term:
-    """One part of an additive kernel: Σ_g r_g(c_g) · R[c_g, c'_g] · r_g(c'_g).
+    """One term of an additive kernel: Σ_g r_g(c_g) · R[c_g, c'_g] · r_g(c'_g).
 
     Args:
         root: r (groups × choices).
@@ -46,23 +40,17 @@ class Term:
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         """Return covariances (… × n × m) of (… × n × groups) with (… × m × groups)."""
-        one, two = gathered(self.root, first), gathered(self.root, second)
+        left, right = gather(self.root, first), gather(self.root, second)
         if self.correlation is None:
-            return one @ two.mT
-        result = torch.zeros_like(one[..., :, None, 0] * two[..., None, :, 0])
+            return left @ right.mT
+        result = torch.zeros_like(left[..., :, None, 0] * right[..., None, :, 0])
         for group in range(len(self.root)):
             pair = self.correlation[first[..., :, None, group], second[..., None, :, group]]
-            result += one[..., :, None, group] * pair * two[..., None, :, group]
+            result += left[..., :, None, group] * pair * right[..., None, :, group]
         return result
 
     def add_product(self, result: Tensor, index: Tensor, vectors: Tensor) -> None:
-        """Add covariances of every choice with configurations, times vectors.
-
-        Args:
-            result: What to add to (groups × choices × k).
-            index: Choice indices of the configurations (n × groups).
-            vectors: What to multiply by (n × k).
-        """
+        """Add the term's part of :meth:`AdditiveKernel.times` to a result."""
         for group, root in enumerate(self.root):
             at = index[:, group]
             weighted = (root[at][:, None] * vectors).to(result.dtype)
@@ -75,11 +63,7 @@ class Term:
 
 @dataclass(frozen=True)
 class AdditiveKernel:
-    """Covariances that add over groups.
-
-    Args:
-        terms: What is added up; none for a kernel that is zero.
-    """
+    """Covariances that add over groups: a sum of terms, zero if there is none."""
 
     terms: tuple[Term, ...] = ()
 
@@ -127,13 +111,12 @@ class AdditivePosterior:
 
     Args:
         kernel: Prior covariance of what is predicted.
-        sampling_noise: Covariance of what the data hold beside it and beside noise: it correlates
-        between
-            configurations, but is not predicted.
-        noise: Variance of the noise.
+        sampling_noise: Covariance of sampling noise: the data hold it, and it correlates between
+            configurations, but it is not predicted.
+        noise: Variance of the noise that does not correlate.
         inputs: Choice indices that the posterior is conditioned on (n × groups).
         factor: Cholesky factor of the data's covariance, sampling noise and noise included (n × n).
-        constant: What the mean has beside the groups' contributions.
+        constant: Part of the mean that does not depend on the configuration.
         mean: Contribution of each choice to the mean (groups × choices).
         explained: Contribution of each choice to the vector whose squared length is the explained
             variance (groups × choices × n), in single precision: it is by far the largest.
@@ -150,37 +133,32 @@ class AdditivePosterior:
 
     def predict(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return means and variances, (n) and (n), of choice indices (n × groups)."""
-        mean = self.constant + gathered(self.mean, index).sum(dim=-1)
-        explained = [self._vectors(part).square().sum(dim=1) for part in torch.split(index, _CHUNK)]
-        variance = gathered(self.kernel.variances, index).sum(dim=-1) - torch.cat(explained)
+        mean = self.constant + gather(self.mean, index).sum(dim=-1)
+        chunks = torch.split(index, _CHUNK)
+        explained = [self._vectors(chunk).square().sum(dim=1) for chunk in chunks]
+        variance = gather(self.kernel.variances, index).sum(dim=-1) - torch.cat(explained)
         return mean, variance.clamp_min(_MIN_VARIANCE)
 
     def predict_moves(
         self, index: Tensor, groups: Tensor, choices: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return means and variances with one group of a configuration changed.
+        """Return means and variances (changes) with one group of a configuration changed.
 
-        Args:
-            index: Choice indices of the configuration (groups).
-            groups: The group that each change moves (changes).
-            choices: Its new choice index (changes).
+        ``index`` has the configuration's choice indices (groups), ``groups`` the group that each
+        change moves (changes), ``choices`` its new choice index (changes).
         """
         before = index[groups]
-        mean = self.constant + gathered(self.mean, index).sum()
+        mean = self.constant + gather(self.mean, index).sum()
         mean = mean + self.mean[groups, choices] - self.mean[groups, before]
         vectors = self._vectors(index[None]) - self.explained[groups, before]
         explained = (vectors + self.explained[groups, choices]).double().square().sum(dim=1)
         variances = self.kernel.variances
-        prior = gathered(variances, index).sum()
+        prior = gather(variances, index).sum()
         prior = prior + variances[groups, choices] - variances[groups, before]
         return mean, (prior - explained).clamp_min(_MIN_VARIANCE)
 
-    def conditioned(self, pending: Tensor) -> AdditivePosterior:
-        """Return the posterior as if pending configurations had scored what is expected.
-
-        Args:
-            pending: Choice indices (m × groups).
-        """
+    def fantasise(self, pending: Tensor) -> AdditivePosterior:
+        """Return the posterior given fantasised data: its means at configurations (m × groups)."""
         observed = self.kernel + self.sampling_noise
         cross = torch.linalg.solve_triangular(
             self.factor, observed(self.inputs, pending), upper=False
@@ -223,17 +201,17 @@ def additive_posterior(
 
     Args:
         kernel: Prior covariance of what is predicted.
-        sampling_noise: Covariance of what the data hold beside it and beside noise.
-        noise: Variance of the noise.
+        sampling_noise: Covariance of sampling noise, which the data hold in addition.
+        noise: Variance of the noise that does not correlate.
         inputs: Choice indices of the data (n × groups).
         targets: What was observed at them (n).
-        constant: What the prior mean has beside the groups' contributions.
+        constant: Part of the prior mean that does not depend on the configuration.
         prior_mean: Contribution of each choice to the prior mean (groups × choices).
     """
     covariance = (kernel + sampling_noise)(inputs, inputs)
     covariance.diagonal().add_(noise)
     factor = psd_safe_cholesky(covariance)
-    residual = targets - constant - gathered(prior_mean, inputs).sum(dim=-1)
+    residual = targets - constant - gather(prior_mean, inputs).sum(dim=-1)
     weights = torch.cholesky_solve(residual[:, None], factor)
     identity = torch.eye(len(factor), dtype=factor.dtype)
     inverse = torch.linalg.solve_triangular(factor, identity, upper=False)

@@ -22,20 +22,11 @@ a group), so this holds four of the largest."""
 
 @torch.no_grad()
 def error_correlation(quantizer: Quantizer) -> Floats:
-    """Return the correlation of quantization errors between layer configurations.
+    """Return the correlation of errors between layer configurations (choices × choices).
 
-    With errors D_c = W̃_c − W, it is ⟨D_c, D_c'⟩ / (‖D_c‖ ‖D_c'‖). Gaussian weights stand in for the
-    model's: on MiniLM-L6 the correlations of real weights differ from these by .02 (root mean
-    square) and predict losses no better. Inputs, for a quantizer that needs them, are uncorrelated.
-
-    Args:
-        quantizer: The quantizer.
-
-    Returns:
-        Correlations (choices × choices). A choice without error correlates with itself alone.
-
-    Raises:
-        InputError: If the quantizer gives weights that are not finite.
+    With errors D_c = W̃_c − W, it is ⟨D_c, D_c'⟩ / (‖D_c‖ ‖D_c'‖); a choice without error correlates
+    with itself alone. Gaussian weights stand in for the model's, whose correlations predict no
+    better (docs/decisions, 0020). Inputs, for a quantizer that needs them, are uncorrelated.
     """
     weight = torch.randn(_SAMPLE_SHAPE, generator=torch.Generator().manual_seed(0))
     choices = quantizer.choices().layer_configurations

@@ -12,9 +12,10 @@ from torch import Tensor
 from qsearch._arrays import Floats
 from qsearch.errors import InputError
 from qsearch.space.space import Space
-from qsearch.surrogate.additive_posterior import AdditiveKernel, Term, gathered
+from qsearch.surrogate.additive_posterior import AdditiveKernel, Term, gather
 
 _CORRELATION_TOLERANCE = 1e-4
+_MIN_SCALE = 1e-300
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Features:
 
     def total(self, inputs: Tensor) -> Tensor:
         """Return the proxy z (…) of choice indices (… × groups)."""
-        return gathered(self.proxy, inputs.long()).sum(dim=-1)
+        return gather(self.proxy, inputs.long()).sum(dim=-1)
 
     @cached_property
     def error_kernel(self) -> AdditiveKernel:
@@ -45,7 +46,7 @@ class Features:
 
         The prior of a misjudged sensitivity: it scales all of a group's scores alike.
         """
-        scale = self.proxy.square().mean(dim=1).sum().clamp_min(1e-300)
+        scale = self.proxy.square().mean(dim=1).sum().clamp_min(_MIN_SCALE)
         return AdditiveKernel((Term(self.proxy / scale.sqrt(), None),))
 
 
@@ -59,10 +60,6 @@ def score_features(space: Space, scores: Floats, correlation: Floats | None = No
         correlation: Correlation of the errors of two choices (choices × choices), as from
             :func:`~qsearch.surrogate.error_correlation.error_correlation`; without it, the
             effects of different choices on a group's weights count as unrelated.
-
-    Raises:
-        InputError: If a shape is wrong, a score is negative or not finite, or the correlation is
-            no correlation matrix.
     """
     expected = (len(space.groups), space.choices.size)
     if scores.shape != expected:
@@ -73,22 +70,13 @@ def score_features(space: Space, scores: Floats, correlation: Floats | None = No
         correlation = np.eye(space.choices.size)
     require_correlation(correlation, space.choices.size)
     return Features(
-        proxy=torch.from_numpy(scores / max(float(scores.mean(axis=1).sum()), 1e-300)),
+        proxy=torch.from_numpy(scores / max(float(scores.mean(axis=1).sum()), _MIN_SCALE)),
         correlation=torch.from_numpy((correlation + correlation.T) / 2),
     )
 
 
 def require_correlation(correlation: Floats, choices: int) -> None:
-    """Refuse what is no correlation matrix.
-
-    Args:
-        correlation: Correlation of the errors of two choices (choices × choices).
-        choices: Number of choices.
-
-    Raises:
-        InputError: If the shape is wrong, or the matrix is not symmetric and positive semidefinite
-            with ones on its diagonal.
-    """
+    """Refuse what is not a correlation matrix (choices × choices)."""
     if correlation.shape != (choices, choices):
         raise InputError(
             f"the correlation has shape {correlation.shape}, expected {(choices, choices)}"

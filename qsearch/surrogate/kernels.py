@@ -6,20 +6,17 @@ from typing import Any
 
 import torch
 from gpytorch.constraints import Positive
-from gpytorch.kernels import Kernel
+from gpytorch.kernels import AdditiveKernel as GPyTorchSum
+from gpytorch.kernels import Kernel, ScaleKernel
 from gpytorch.means import Mean
 from torch import Tensor
 
-from qsearch.surrogate.additive_posterior import AdditiveKernel, gathered
+from qsearch.surrogate.additive_posterior import AdditiveKernel, gather
 from qsearch.surrogate.features import Features
 
 
 class ProxyMean(Mean):  # type: ignore[misc]  # gpytorch is untyped
-    """Prior mean that rises with the proxy: a + s·z with s ≥ 0.
-
-    Args:
-        features: Where the proxy comes from.
-    """
+    """Prior mean that rises with the proxy: a + s·z with s ≥ 0."""
 
     def __init__(self, features: Features) -> None:
         super().__init__()
@@ -41,33 +38,25 @@ class ProxyMean(Mean):  # type: ignore[misc]  # gpytorch is untyped
 
 
 class SumKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
-    """A covariance that adds over groups and has no hyperparameter.
-
-    Args:
-        sums: The covariance.
-    """
+    """A covariance that adds over groups and has no hyperparameter."""
 
     has_lengthscale = False
 
-    def __init__(self, sums: AdditiveKernel) -> None:
+    def __init__(self, kernel: AdditiveKernel) -> None:
         super().__init__()
-        self._sums = sums
+        self._kernel = kernel
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **parameters: Any) -> Tensor:
-        """Return covariances (… × n × m), or (… × n) on the diagonal, of choice indices.
+        """Return covariances of choice indices (… × n × groups) with (… × m × groups).
 
-        Args:
-            x1: Choice indices (… × n × groups).
-            x2: Choice indices (… × m × groups).
-            diag: Whether only x1's covariance with the same row of x2 is wanted.
-            parameters: What else GPyTorch gives; unused.
+        They are (… × n × m), or with ``diag`` only those of equal rows (… × n).
         """
         first, second = x1.long(), x2.long()
         if diag:
             result = torch.zeros(first.shape[:-1], dtype=torch.float64)
-            for term in self._sums.terms:
-                product = gathered(term.root, first) * gathered(term.root, second)
+            for term in self._kernel.terms:
+                product = gather(term.root, first) * gather(term.root, second)
                 if term.correlation is not None:
                     product = product * term.correlation[first, second]
                 result = result + product.sum(dim=-1)
@@ -76,7 +65,7 @@ class SumKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
         last = self._last
         if last and torch.equal(first, last[0]) and torch.equal(second, last[1]):
             return last[2]
-        result = self._sums(first, second)
+        result = self._kernel(first, second)
         self._last = (first, second, result)
         return result
 
@@ -108,3 +97,30 @@ class SamplingNoiseKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **parameters: Any) -> Tensor:
         """Return covariances as :meth:`SumKernel.forward` does."""
         return self.variance * self._errors.forward(x1, x2, diag, **parameters)
+
+
+class LossKernel(GPyTorchSum):  # type: ignore[misc]  # gpytorch is untyped
+    """Covariance of observed losses: by errors, by the proxy, and perhaps of sampling noise."""
+
+    def __init__(
+        self,
+        by_error: ScaleKernel,
+        by_proxy: ScaleKernel,
+        sampling_noise: SamplingNoiseKernel | None,
+    ) -> None:
+        super().__init__(by_error, by_proxy, *([] if sampling_noise is None else [sampling_noise]))
+
+    @property
+    def by_error(self) -> ScaleKernel:
+        """Covariance that the correlation of errors gives."""
+        return self.kernels[0]
+
+    @property
+    def by_proxy(self) -> ScaleKernel:
+        """Covariance of misjudged sensitivities."""
+        return self.kernels[1]
+
+    @property
+    def sampling_noise(self) -> SamplingNoiseKernel | None:
+        """Covariance of sampling noise, unless it is not modelled separately."""
+        return self.kernels[2] if len(self.kernels) > 2 else None

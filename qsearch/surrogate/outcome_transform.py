@@ -19,10 +19,12 @@ _MAX_LOG_VARIANCE = 1.0
 """Most variance of a logarithm that counts. Beyond, a log-normal loss has so long a right tail that
 a Gaussian with its moments says nothing of the left one, by which candidates are chosen."""
 
+_MIN_SCALE = 1e-9
+
 
 @dataclass(frozen=True)
 class OutcomeTransform:
-    """What is modelled in place of the loss: y = (v − location) / scale, of mean 0 and variance 1.
+    """What is modelled instead of the loss: y = (v − location) / scale, of mean 0 and variance 1.
 
     Args:
         floor: v is log(loss − floor), nats; None if v is the loss itself.
@@ -49,21 +51,12 @@ class OutcomeTransform:
         return total if self.floor is None else total - float(np.log(loss - self.floor).sum())
 
     def moments(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of the loss, nats, of a Gaussian y.
-
-        Args:
-            mean: Mean of y (…).
-            variance: Variance of y (…).
-        """
+        """Return mean and standard deviation of the loss, nats, of a Gaussian y (…)."""
         if self.floor is None:
             return mean * self.scale + self.location, variance.sqrt() * self.scale
-        above, spread = self._above(mean, variance)
-        return self.floor + above, above * torch.expm1(spread).sqrt()
-
-    def _above(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean of a log-normal loss above the floor, and its logarithm's variance."""
         spread = (variance * self.scale**2).clamp_max(_MAX_LOG_VARIANCE)
-        return (mean * self.scale + self.location + spread / 2).exp(), spread
+        above = (mean * self.scale + self.location + spread / 2).exp()
+        return self.floor + above, above * torch.expm1(spread).sqrt()
 
 
 def linear_outcome(loss: Floats) -> OutcomeTransform:
@@ -72,19 +65,18 @@ def linear_outcome(loss: Floats) -> OutcomeTransform:
 
 
 def logarithmic_outcome(loss: Floats) -> OutcomeTransform:
-    """Return the logarithmic scale for losses (n).
+    """Return the logarithmic scale for finite losses (n).
 
-    Args:
-        loss: Losses, finite. Where the least is about zero or below, a tenth of their standard
-            deviation takes the place of half of it.
+    Its floor is half of the least loss; where that is about zero or below, a tenth of the losses'
+    standard deviation under the least.
     """
     least = float(loss.min())
-    return _standardised(loss, least - max(least / 2, float(loss.std()) / 10, 1e-9))
+    return _standardised(loss, least - max(least / 2, float(loss.std()) / 10, _MIN_SCALE))
 
 
 def _standardised(loss: Floats, floor: float | None) -> OutcomeTransform:
     value = _value(loss, floor)
-    return OutcomeTransform(floor, float(value.mean()), max(float(value.std()), 1e-9))
+    return OutcomeTransform(floor, float(value.mean()), max(float(value.std()), _MIN_SCALE))
 
 
 def _value(loss: Floats, floor: float | None) -> Floats:

@@ -20,9 +20,9 @@ equality (the Fisher information is the Hessian) E⟨γ, D⟩² is twice the ris
 
 has no parameter of its own. Sampling noise is fitted with the rest, but not predicted: the
 surrogate's loss is that of the task, not of the examples at hand. Mean and kernels add over groups,
-so predictions are sums of tables (:mod:`qsearch.surrogate.additive_posterior`). Where the losses
-say so, the logarithm of the loss is modelled so in its place
-(:mod:`qsearch.surrogate.outcome_transform`), with sampling noise as it is at a typical loss.
+so the posterior does (:mod:`qsearch.surrogate.additive_posterior`). Where the losses are much more
+probable so, their logarithm is modelled instead (:mod:`qsearch.surrogate.outcome_transform`), with
+sampling noise as it is at a typical loss.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from qsearch.surrogate.additive_posterior import (
     additive_posterior,
 )
 from qsearch.surrogate.features import Features
-from qsearch.surrogate.kernels import ProxyMean, SamplingNoiseKernel, SumKernel
+from qsearch.surrogate.kernels import LossKernel, ProxyMean, SamplingNoiseKernel, SumKernel
 from qsearch.surrogate.outcome_transform import (
     OutcomeTransform,
     linear_outcome,
@@ -61,24 +61,25 @@ from qsearch.surrogate.outcome_transform import (
 _NOISE_PRIOR = (-1.0, 0.6)
 """Log-normal prior of the noise variance, as a share of the losses' variance.
 
-A share of a third is what losses of random configurations have on SST-2; a tighter or smaller
-prior made intervals from 20 losses too narrow.
+Its median is what losses of random configurations have on SST-2; a tighter or smaller prior makes
+intervals too narrow.
 """
 
 _SMALL_PRIOR = (-2.0, 1.0)
 """Log-normal prior of τ² and σ², as shares of the losses' variance; kernels are 1 on average."""
 
 _ALL_PRIOR = (0.0, 1.0)
-"""The same of σ² where sampling noise is not counted apart, so that σ² holds it too."""
+"""The same of σ² where sampling noise is not modelled separately, so that σ² holds it too."""
 
-_DECISIVE_EVIDENCE = 7.0
-"""Log density by which losses must be more probable on the logarithmic scale for it to be taken.
-
-A thousand times as probable: losses that errors multiply pass that with ten of them.
-"""
+_MIN_EVIDENCE = 7.0
+"""Log density by which losses must be more probable on the logarithmic scale for it to be taken:
+a thousand times as probable."""
 
 _INITIAL_NOISE = 0.1
 """Noise variance, as a share of the losses' variance, from which the fit starts."""
+
+_INITIAL_SCALE = 0.3
+"""The same of τ² and σ²."""
 
 
 @dataclass(frozen=True)
@@ -89,74 +90,56 @@ class Surrogate:
         model: BoTorch model of the outcome; its inputs are choice indices.
         features: What it knows of choices.
         outcome: What is modelled, y: the loss or its logarithm, standardised.
-        tables: Its predictions of y for the task's loss, as sums over groups.
+        posterior: Posterior of y for the task's loss.
     """
 
     model: SingleTaskGP
     features: Features
     outcome: OutcomeTransform
-    tables: AdditivePosterior
+    posterior: AdditivePosterior
 
     @cached_property
     def on_examples(self) -> Surrogate:
         """The same process for losses on the examples at hand, sampling noise included."""
-        return replace(self, tables=_tables(self.model, self.features, with_sampling_noise=True))
+        posterior = _posterior(self.model, self.features, with_sampling_noise=True)
+        return replace(self, posterior=posterior)
 
     @property
     def mean_table(self) -> Floats:
-        """What each choice of each group contributes to the posterior mean of y (groups × choices).
+        """Contribution of each choice of each group to the posterior mean of y (groups × choices).
 
         The loss rises with y, so the least sum has the least loss.
         """
-        result: Floats = self.tables.mean.numpy()
+        result: Floats = self.posterior.mean.numpy()
         return result
 
     def predict(self, index: Integers) -> tuple[Tensor, Tensor]:
-        """Return posterior mean and standard deviation of the task's loss, (n) and (n).
-
-        Args:
-            index: Choice indices (n × groups).
-        """
-        return self.outcome.moments(*self.tables.predict(torch.from_numpy(index)))
+        """Return posterior mean and std of the task's loss (n) of choice indices (n × groups)."""
+        return self.outcome.moments(*self.posterior.predict(torch.from_numpy(index)))
 
     def predict_observed(self, index: Integers) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of losses on the examples at hand, noise included.
-
-        Args:
-            index: Choice indices (n × groups).
-        """
-        mean, variance = self.on_examples.tables.predict(torch.from_numpy(index))
-        return self.outcome.moments(mean, variance + self.tables.noise)
+        """Return the same of losses on the examples at hand, noise included."""
+        mean, variance = self.on_examples.posterior.predict(torch.from_numpy(index))
+        return self.outcome.moments(mean, variance + self.posterior.noise)
 
     def predict_moves(
         self, index: Integers, groups: Integers, choices: Integers
     ) -> tuple[Tensor, Tensor]:
-        """Return what :meth:`predict` would of a configuration with one group changed.
+        """Return what :meth:`predict` does of a configuration (groups) with one group changed.
 
-        Args:
-            index: Choice indices of the configuration (groups).
-            groups: The group that each change moves (changes).
-            choices: Its new choice index (changes).
-
-        Returns:
-            Means and standard deviations (changes), (changes).
+        ``groups`` has the group that each change moves (changes), ``choices`` its new choice index.
         """
-        moved = self.tables.predict_moves(
-            torch.from_numpy(index), torch.from_numpy(groups), torch.from_numpy(choices)
-        )
-        return self.outcome.moments(*moved)
+        change = (torch.from_numpy(values) for values in (index, groups, choices))
+        return self.outcome.moments(*self.posterior.predict_moves(*change))
 
     def fantasise(self, pending: Integers) -> Surrogate:
-        """Return the surrogate as if the pending configurations had scored what is expected of y.
+        """Return the surrogate as if y at pending configurations (m × groups) were its mean.
 
         Means of y stay; the uncertainty near pending configurations shrinks, so a batch spreads.
-
-        Args:
-            pending: Choice indices (pending × groups).
         """
         if not len(pending):
             return self
-        return replace(self, tables=self.tables.conditioned(torch.from_numpy(pending)))
+        return replace(self, posterior=self.posterior.fantasise(torch.from_numpy(pending)))
 
 
 def fit_surrogate(
@@ -172,11 +155,7 @@ def fit_surrogate(
         index: Choice indices of the evaluated configurations (n × groups).
         loss: Their losses (n), nats; all on the same examples.
         examples: How many examples those are, for the variance of sampling noise; None if the loss
-            on them is itself what the search shall lower.
-
-    Raises:
-        InputError: If there are fewer than two configurations, a loss is not finite, or there are
-            no examples.
+            on them is itself what the search should lower.
     """
     if len(index) < 2 or not np.isfinite(loss).all():
         finite = int(np.isfinite(loss).sum())
@@ -189,10 +168,10 @@ def fit_surrogate(
         _fitted(features, index, loss, examples, outcome)
         for outcome in (linear_outcome(loss), logarithmic_outcome(loss))
     )
-    is_logarithmic = logarithmic.density - linear.density >= _DECISIVE_EVIDENCE
+    is_logarithmic = logarithmic.density - linear.density >= _MIN_EVIDENCE
     fitted = logarithmic if is_logarithmic and np.ptp(loss) > 0 else linear
-    tables = _tables(fitted.model, features, with_sampling_noise=False)
-    return Surrogate(fitted.model, features, fitted.outcome, tables)
+    posterior = _posterior(fitted.model, features, with_sampling_noise=False)
+    return Surrogate(fitted.model, features, fitted.outcome, posterior)
 
 
 @dataclass(frozen=True)
@@ -219,21 +198,18 @@ def _fitted(
 def _model(
     features: Features, inputs: Tensor, targets: Tensor, examples: float | None
 ) -> SingleTaskGP:
-    """Return the process with its initial hyperparameters.
+    """Return the process for targets y (n) with its initial hyperparameters.
 
-    Args:
-        features: What is known of choices.
-        inputs: Choice indices (n × groups).
-        targets: Outcomes (n).
-        examples: How many examples the losses are means over, times the nats to a unit of the
-            outcome; None if sampling noise is not told apart.
+    ``examples`` is the number of examples times the nats to a unit of y, or None if sampling noise
+    is not modelled separately.
     """
     mean, errors = ProxyMean(features), SumKernel(features.error_kernel)
-    prior = _ALL_PRIOR if examples is None else _SMALL_PRIOR
-    covariance = _scaled(errors, prior) + _scaled(SumKernel(features.proxy_kernel), _SMALL_PRIOR)
-    if examples is not None:
-        covariance = covariance + SamplingNoiseKernel(errors, mean, examples)
-    # Choice indices are no quantities, so scaling them would be wrong.
+    covariance = LossKernel(
+        by_error=_scaled(errors, _ALL_PRIOR if examples is None else _SMALL_PRIOR),
+        by_proxy=_scaled(SumKernel(features.proxy_kernel), _SMALL_PRIOR),
+        sampling_noise=None if examples is None else SamplingNoiseKernel(errors, mean, examples),
+    )
+    # Choice indices are categorical, so scaling them would be wrong.
     with validate_input_scaling(False):
         return SingleTaskGP(
             inputs.double(),
@@ -264,18 +240,13 @@ def _maximise(model: SingleTaskGP) -> float:
             model.load_state_dict(initial)
     density.train()
     with torch.no_grad():
-        # GPyTorch returns the mean over the data.
-        found = density(model(*model.train_inputs), model.train_targets) * len(model.train_targets)
+        mean_density = density(model(*model.train_inputs), model.train_targets)
     model.eval()
-    return float(found)
+    return float(mean_density * len(model.train_targets))
 
 
 def require_examples(examples: int) -> None:
-    """Refuse a mean over nothing.
-
-    Raises:
-        InputError: If there is no example.
-    """
+    """Refuse a mean over nothing."""
     if examples < 1:
         raise InputError(f"a loss is a mean over 1 or more examples, not {examples}")
 
@@ -284,24 +255,26 @@ def _scaled(kernel: SumKernel, prior: tuple[float, float]) -> ScaleKernel:
     return ScaleKernel(
         kernel,
         outputscale_prior=LogNormalPrior(*prior),
-        outputscale_constraint=Positive(initial_value=torch.tensor(0.3)),
+        outputscale_constraint=Positive(initial_value=torch.tensor(_INITIAL_SCALE)),
     )
 
 
 @torch.no_grad()
-def _tables(
+def _posterior(
     model: SingleTaskGP, features: Features, with_sampling_noise: bool
 ) -> AdditivePosterior:
-    """Return the posterior of a fitted model as tables, with sampling noise predicted or not."""
-    by_error, by_proxy, *sampling_noise_kernels = model.covar_module.kernels
-    kernel = features.error_kernel.scaled(float(by_error.outputscale))
-    kernel = kernel + features.proxy_kernel.scaled(float(by_proxy.outputscale))
+    """Return the posterior of a fitted model, with sampling noise predicted or not."""
+    covariance: LossKernel = model.covar_module
+    kernel = features.error_kernel.scaled(float(covariance.by_error.outputscale))
+    kernel = kernel + features.proxy_kernel.scaled(float(covariance.by_proxy.outputscale))
     sampling_noise = AdditiveKernel()
-    for found in sampling_noise_kernels:
-        sampling_noise = features.error_kernel.scaled(float(found.variance))
+    if covariance.sampling_noise is not None:
+        sampling_noise = features.error_kernel.scaled(float(covariance.sampling_noise.variance))
+    if with_sampling_noise:
+        kernel, sampling_noise = kernel + sampling_noise, AdditiveKernel()
     return additive_posterior(
-        kernel + sampling_noise if with_sampling_noise else kernel,
-        AdditiveKernel() if with_sampling_noise else sampling_noise,
+        kernel,
+        sampling_noise,
         float(model.likelihood.noise),
         model.train_inputs[0].long(),
         model.train_targets,

@@ -23,6 +23,7 @@ from benchmarks.search_runs import Losses, Run, hypervolumes, record_run
 from benchmarks.searchers import qsearch_searcher
 from qsearch._arrays import Integers
 from qsearch.search.pareto import hypervolume
+from qsearch.space.sampling import sample_configurations
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def record(objective: Objective, method: str, peer: Peer, seed: int, count: int)
     return record_run(Run(objective.name, method, "warm", seed), peer, objective, losses, count)
 
 
-def test_scoring_neighbours_is_measured_beside_botorch() -> None:
+def test_scoring_neighbours_is_measured_next_to_botorch() -> None:
     benchmark = Benchmark("basics")
     basics.acquisition(benchmark, sizes=(36,))
     assert {"qsearch (s)", "botorch (s)"} <= set(benchmark.rows[0])
@@ -94,7 +95,9 @@ def test_a_run_that_is_cut_short_in_its_replay_keeps_its_record(objective: Objec
 
     def failing(problem: Problem, generator: np.random.Generator) -> Proposals:
         archive = Archive(problem)
-        for turn, index in enumerate(problem.space.sample(12, problem.bits, generator)):
+        for turn, index in enumerate(
+            sample_configurations(problem.space, 12, problem.bits, generator)
+        ):
             if turn == 11:
                 raise KeyboardInterrupt
             archive.add(index, (yield index))
@@ -144,7 +147,7 @@ def test_the_report_compares_fewer_evaluations_areas_and_allocators(objective: O
     assert any("one-sided p-value" in claim for claim in said)
     for count in (10, 30):
         assert any(
-            f"{count} evaluations each: greatest excess of qsearch's loss over milp's" in claim
+            f"{count} evaluations each: greatest excess of qsearch's loss over allocated's" in claim
             for claim in said
         )
     assert len(figure.data) == 3
@@ -192,7 +195,7 @@ def test_sampling_noise_of_a_difference_is_less_between_similar_configurations(
     objective: Objective,
 ) -> None:
     generator = np.random.default_rng(0)
-    index = objective.space.sample(30, (2.25, 7.25), generator)
+    index = sample_configurations(objective.space, 30, (2.25, 7.25), generator)
     noise = 0.01 * generator.standard_normal(30)
     loss = np.array([objective.evaluate(row) for row in index]) + noise
 
@@ -202,12 +205,10 @@ def test_sampling_noise_of_a_difference_is_less_between_similar_configurations(
     same, other = index[:1], index[1:2]
     similar = same.copy()
     similar[0, 0] = other[0, 0]
-    deviations = [sampling_noise(objective, same, second) for second in (same, similar, other)]
-    assert deviations[0] == 0
-    assert 0 < deviations[1] < deviations[2]
-    assert (
-        sampling_noise(replace(objective, examples=512 * 10**4), same, other) < 0.1 * deviations[2]
-    )
+    stds = [sampling_noise(objective, same, second) for second in (same, similar, other)]
+    assert stds[0] == 0
+    assert 0 < stds[1] < stds[2]
+    assert sampling_noise(replace(objective, examples=512 * 10**4), same, other) < 0.1 * stds[2]
 
 
 def test_plans_name_methods_that_exist() -> None:
@@ -272,6 +273,6 @@ def test_the_peak_of_a_process_is_its_own() -> None:
     assert held.nbytes == 300 * 2**20
 
 
-def test_a_process_that_fails_is_told_with_its_output() -> None:
+def test_a_process_that_fails_is_an_error_with_its_output() -> None:
     with pytest.raises(RuntimeError, match="no such thing"):
         peak_memory([sys.executable, "-c", "raise SystemExit('no such thing')"])

@@ -41,6 +41,7 @@ from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
 from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.space.sampling import sample_configurations
 from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, write_study
 from qsearch.study.run import run_study
 from tests.engine.support import FIXTURES, INTEGER, make_space, study_spec
@@ -86,7 +87,7 @@ def own_client(losses: list[float], name: str = "own") -> Client:
     client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
     node = QsearchNode(SPACE, BITS, segments=8)
     client.set_generation_strategy(GenerationStrategy(name="qsearch", nodes=[node]))
-    drawn = SPACE.sample(max(len(losses), 1), BITS, np.random.default_rng(0))
+    drawn = sample_configurations(SPACE, max(len(losses), 1), BITS, np.random.default_rng(0))
     for index, loss in zip(drawn, losses, strict=False):
         trial = client.attach_trial(dict(SPACE.parameters(index)))
         bits = float(SPACE.average_bits(index))

@@ -27,6 +27,7 @@ from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.layer_scores import error_scores
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from tests.engine.support import INTEGER, errors_of, make_space
 
@@ -72,7 +73,7 @@ def make_client(
     client.configure_experiment(name="mine", parameters=ax_parameters(SPACE))
     client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
     client.set_generation_strategy(GenerationStrategy(name="mine", nodes=[node or make_node()]))
-    for index in SPACE.sample(6, BITS, np.random.default_rng(0)):
+    for index in sample_configurations(SPACE, 6, BITS, np.random.default_rng(0)):
         attach(client, index, loss_of(index), round)
     return client
 
@@ -149,7 +150,7 @@ def test_new_losses_refit_the_surrogate_and_old_ones_do_not() -> None:
     fitted = node._surrogate
     update(experiment.lookup_data())
     assert node._surrogate is fitted
-    attach(client, SPACE.sample(1, BITS, np.random.default_rng(9))[0], 0.2, 0)
+    attach(client, sample_configurations(SPACE, 1, BITS, np.random.default_rng(9))[0], 0.2, 0)
     update(experiment.lookup_data())
     assert node._surrogate is not fitted
 
@@ -176,7 +177,7 @@ def test_a_batch_shares_one_pool_until_there_is_new_data(monkeypatch: pytest.Mon
     for _ in range(3):
         client.get_next_trials(max_trials=1)
     assert len(made) == 1
-    attach(client, SPACE.sample(1, BITS, np.random.default_rng(9))[0], 0.2)
+    attach(client, sample_configurations(SPACE, 1, BITS, np.random.default_rng(9))[0], 0.2)
     client.get_next_trials(max_trials=1)
     assert len(made) == 2
 
@@ -279,15 +280,15 @@ def test_with_a_number_of_examples_sampling_noise_is_part_of_the_surrogate() -> 
     for node in (with_sampling_noise, without):
         next_parameters(make_client(node=node))
     assert with_sampling_noise._surrogate is not None
-    assert with_sampling_noise._surrogate.tables.sampling_noise.terms
+    assert with_sampling_noise._surrogate.posterior.sampling_noise.terms
     assert without._surrogate is not None
-    assert not without._surrogate.tables.sampling_noise.terms
+    assert not without._surrogate.posterior.sampling_noise.terms
 
 
 def test_abandoned_trials_are_neither_waited_for_nor_proposed_again() -> None:
     """Ax itself counts them as pending for ever."""
     client = make_client(node=make_node(seed=3))
-    for index in SPACE.sample(3, BITS, np.random.default_rng(9)):
+    for index in sample_configurations(SPACE, 3, BITS, np.random.default_rng(9)):
         number = client.attach_trial(dict(SPACE.parameters(index)))
         client.mark_trial_abandoned(number)
     experiment, node = client._experiment, node_of(client)

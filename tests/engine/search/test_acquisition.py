@@ -10,20 +10,16 @@ import numpy as np
 import pytest
 import torch
 from botorch.acquisition.multi_objective.analytic import ExpectedHypervolumeImprovement
-from botorch.acquisition.multi_objective.logei import qLogExpectedHypervolumeImprovement
-from botorch.acquisition.multi_objective.monte_carlo import qExpectedHypervolumeImprovement
 from botorch.exceptions.errors import UnsupportedError
 from botorch.models import SingleTaskGP
 from botorch.models.model import Model
 from botorch.optim import optimize_acqf
 from botorch.posteriors import GPyTorchPosterior
-from botorch.sampling.normal import SobolQMCNormalSampler
 from botorch.utils.multi_objective.box_decompositions.non_dominated import (
-    FastNondominatedPartitioning,
     NondominatedPartitioning,
 )
 from gpytorch.distributions import MultitaskMultivariateNormal
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from linear_operator.operators import DiagLinearOperator
 from torch import Tensor
@@ -52,7 +48,7 @@ def random_case(seed: int, points: int = 12, candidates: int = 8) -> tuple[Tenso
     )
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_equals_monte_carlo_of_the_hypervolume(seed: int) -> None:
     mean, std, bits, known = random_case(seed)
     exact = log_ehvi(mean, std, bits, known, REFERENCE).exp()
@@ -71,37 +67,6 @@ def test_equals_monte_carlo_of_the_hypervolume(seed: int) -> None:
         assert float(exact[position]) == pytest.approx(float(gains.mean()), abs=tolerance)
 
 
-class Known(Model):
-    """A model with a Gaussian loss and average bits that are almost exact, both negated."""
-
-    num_outputs = 2
-
-    def __init__(self, mean: Tensor, std: Tensor, bits: Tensor) -> None:
-        super().__init__()
-        self.means = torch.stack([-mean, -bits], dim=1)
-        self.variances = torch.stack([std**2, torch.full_like(bits, 1e-12)], dim=1)
-
-    def posterior(self, X: Tensor, *_: object, **__: object) -> GPyTorchPosterior:
-        chosen = X[..., 0].long()
-        mean, variance = self.means[chosen], self.variances[chosen]
-        covariance = DiagLinearOperator(variance.flatten(-2))
-        return GPyTorchPosterior(MultitaskMultivariateNormal(mean, covariance))
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_equals_botorchs_analytic_ehvi(seed: int) -> None:
-    mean, std, bits, known = random_case(seed)
-    reference = -torch.tensor(REFERENCE, dtype=torch.float64)
-    theirs = ExpectedHypervolumeImprovement(
-        model=Known(mean, std, bits),
-        ref_point=reference,
-        partitioning=NondominatedPartitioning(ref_point=reference, Y=-known),
-    )(torch.arange(len(mean), dtype=torch.float64)[:, None, None])
-    mine = log_ehvi(mean, std, bits, known, REFERENCE).exp()
-    # BoTorch's bits have a standard deviation of 1e-6, which may cross a strip's edge.
-    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
-
-
 def test_a_certain_candidate_gains_its_hypervolume() -> None:
     known = torch.tensor([[0.5, 4.0], [0.3, 6.0]], dtype=torch.float64)
     mean = torch.tensor([0.4, 0.9], dtype=torch.float64)
@@ -112,6 +77,7 @@ def test_a_certain_candidate_gains_its_hypervolume() -> None:
     assert float(gain[1]) == 0.0
 
 
+@settings(max_examples=30)
 @given(st.floats(-3, 3), st.floats(1e-3, 2), st.floats(0.5, 7.5))
 def test_without_a_front_it_is_expected_improvement_times_the_width(
     mean: float, std: float, bits: float
@@ -131,16 +97,6 @@ def test_log_stays_finite_and_ordered_where_the_improvement_underflows() -> None
     assert torch.isfinite(value).all()
     assert (value.diff() < 0).all()
     assert float(value[1].exp()) == 0.0
-
-
-def test_log_has_a_gradient_where_the_improvement_underflows() -> None:
-    mean = torch.tensor([50.0], dtype=torch.float64, requires_grad=True)
-    other = torch.tensor([0.01], dtype=torch.float64)
-    known = torch.tensor([[0.3, 2.0]], dtype=torch.float64)
-    log_ehvi(mean, other, other + 4, known, REFERENCE).sum().backward()
-    assert mean.grad is not None
-    assert torch.isfinite(mean.grad).all()
-    assert float(mean.grad) < 0
 
 
 @pytest.mark.parametrize("bits", [8.0, 9.0, 1e6])
@@ -196,7 +152,7 @@ def candidates(count: int, seed: int = 100) -> Tensor:
 
 
 class Both(Model):
-    """The model's loss beside the known objective with almost no variance, both negated."""
+    """The model's loss next to the known objective with almost no variance, both negated."""
 
     num_outputs = 2
 
@@ -228,28 +184,6 @@ def test_acquisition_equals_botorchs_analytic_ehvi(seed: int) -> None:
     assert float((average(X)[:, None] - edges).abs().min()) > 2e-4
     # It adds probabilities and not their logarithms: its absolute error is about 1e-16.
     torch.testing.assert_close(mine(X).exp(), theirs(X), rtol=1e-6, atol=1e-13)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_acquisition_agrees_with_botorchs_monte_carlo(seed: int) -> None:
-    model, points = fitted_model(seed=seed)
-    reference = -torch.tensor(REFERENCE, dtype=torch.float64)
-    shared = {
-        "model": Both(model, 1e-12),
-        "ref_point": reference,
-        "partitioning": FastNondominatedPartitioning(ref_point=reference, Y=-points),
-        "sampler": SobolQMCNormalSampler(torch.Size([4096]), seed=seed),
-    }
-    X = candidates(64)
-    mine = LogEHVIKnownObjective(model, points, REFERENCE, average)(X).exp()
-    likely = mine > 1e-3  # Rarer improvements have too few samples.
-    assert int(likely.sum()) >= 10
-    # BoTorch would compile it by a C++ compiler, for half a minute.
-    with torch.compiler.set_stance("force_eager"):
-        plain = qExpectedHypervolumeImprovement(**shared)(X)
-        smooth = qLogExpectedHypervolumeImprovement(**shared, tau_max=1e-3, tau_relu=1e-6)(X).exp()
-    torch.testing.assert_close(plain[likely], mine[likely], rtol=0.02, atol=0)
-    torch.testing.assert_close(smooth[likely], mine[likely], rtol=0.02, atol=0)
 
 
 def test_acquisition_has_finite_values_and_gradients_where_ehvi_underflows() -> None:
@@ -327,14 +261,6 @@ def test_acquisition_takes_points_in_any_order_and_leaves_dominated_ones_out() -
     )
 
 
-def test_acquisition_needs_no_front() -> None:
-    model, _ = fitted_model()
-    empty = torch.zeros(0, 2, dtype=torch.float64)
-    assert torch.isfinite(
-        LogEHVIKnownObjective(model, empty, REFERENCE, average)(candidates(3))
-    ).all()
-
-
 def test_acquisition_refuses_what_it_cannot_use() -> None:
     model, points = fitted_model()
     with pytest.raises(InputError, match="one output, not 2"):
@@ -350,8 +276,8 @@ def test_acquisition_refuses_what_it_cannot_use() -> None:
 def test_the_example_of_the_guide_runs() -> None:
     guide = Path(__file__).parents[3] / "docs" / "howto-ax.md"
     (code,) = re.findall(r"```python\n(import torch\n.*?)```", guide.read_text("utf-8"), re.DOTALL)
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
-        exec(code, found)
-    assert found["candidate"].shape == (1, 5)
-    assert float(found["value"]) > float(found["acquisition"](found["X"][:, None]).max())
+        exec(code, names)
+    assert names["candidate"].shape == (1, 5)
+    assert float(names["value"]) > float(names["acquisition"](names["X"][:, None]).max())

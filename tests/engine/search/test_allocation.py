@@ -1,4 +1,4 @@
-"""Proxy scores, and the allocators that need nothing else."""
+"""Bit allocation from scores alone."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ seeds = st.integers(0, 10**6)
 budgets = st.floats(MIN, MAX + 1)
 
 
-def random_scores(seed: int, space: Space = SMALL, negative: bool = True) -> Floats:
+def random_scores(seed: int, space: Space = SMALL) -> Floats:
     """Scores of any sign and of very different sizes, more bits often but not always better."""
     generator = np.random.default_rng(seed)
     shape = (len(space.groups), space.choices.size)
     falling = generator.lognormal(0, 2, (shape[0], 1)) * 4.0 ** -generator.permuted(
         np.sort(space.bits_table) + generator.normal(0, 0.5, shape), axis=0
     )
-    return falling - (generator.random((shape[0], 1)) if negative else 0.0)
+    return falling - generator.random((shape[0], 1))
 
 
 def total(scores: Floats, index: Integers) -> Floats:
@@ -41,48 +41,10 @@ def total(scores: Floats, index: Integers) -> Floats:
     return np.asarray(scores[np.arange(len(scores)), index].sum(axis=-1))
 
 
-# Scores
-
-
-def test_scores_are_error_times_sensitivity_added_over_tied_layers() -> None:
-    space = make_space(1, INTEGER, fused=True)
-    errors, sensitivity = errors_of(space), np.arange(7.0)
-    scores = weighted_scores(space, errors, sensitivity)
-    assert scores.shape == (len(space.groups), 8)
-    assert [space.groups[g].members for g in (0, 2)] == [(0, 1, 2), (4, 5)]
-    assert scores[0] == pytest.approx(0 * errors[0] + 1 * errors[1] + 2 * errors[2])
-    assert scores[2] == pytest.approx(4 * errors[4] + 5 * errors[5])
-
-
-def test_without_sensitivity_each_weight_counts_the_same() -> None:
-    space = make_space(1, INTEGER)
-    errors = errors_of(space)
-    scores = error_scores(space, errors)
-    parameters = [layer.parameters for layer in space.layers]
-    assert scores.sum(axis=0) == pytest.approx(np.average(errors, axis=0, weights=parameters))
-    assert scores[4] / errors[4] == pytest.approx(4 * scores[0] / errors[0])
-
-
-@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
-@pytest.mark.parametrize("where", ["quantization error", "sensitivity"])
-def test_impossible_measurements_are_refused(where: str, value: float) -> None:
-    errors, sensitivity = errors_of(SMALL), np.ones(3)
-    (errors[0] if where == "quantization error" else sensitivity)[1] = value
-    with pytest.raises(InputError, match=f"{where} must be finite and not negative"):
-        weighted_scores(SMALL, errors, sensitivity)
-
-
-def test_measurements_of_another_model_are_refused() -> None:
-    with pytest.raises(InputError, match=r"error has shape \(2, 8\), expected \(3, 8\)"):
-        weighted_scores(SMALL, errors_of(SMALL)[:2], np.ones(3))
-    with pytest.raises(InputError, match=r"sensitivity has shape \(2,\), expected \(3,\)"):
-        weighted_scores(SMALL, errors_of(SMALL), np.ones(2))
-
-
 # Exact allocation
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(seeds, budgets)
 def test_allocation_equals_brute_force(seed: int, budget: float) -> None:
     scores = random_scores(seed)
@@ -101,7 +63,7 @@ def test_budget_that_a_configuration_meets_exactly_is_used_up(position: int) -> 
     assert float(SMALL.average_bits(allocate(SMALL, scores, budget))) == budget
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(seeds, st.floats(2.25, 8.5))
 def test_budget_is_never_exceeded_by_any_amount(seed: int, budget: float) -> None:
     """Storage bits that no float holds exactly meet the solver's tolerance."""
@@ -120,19 +82,8 @@ def test_least_budget_is_met_whatever_the_rounding() -> None:
         assert (index == lowest).all()
 
 
-@settings(max_examples=10)
-@given(seeds, st.floats(2.25, 8.5))
-def test_tied_layers_share_their_choice(seed: int, budget: float) -> None:
-    space = make_space(2, INTEGER, fused=True)
-    index = allocate(space, random_scores(seed, space), budget)
-    configuration = space.decode(index)
-    assert index.shape == (len(space.groups),)
-    assert (space.encode(configuration) == index).all()  # refuses tied layers that differ
-    assert float(space.average_bits(index)) <= budget
-
-
 def test_a_worse_choice_of_as_many_bits_is_never_taken() -> None:
-    scores = random_scores(1, negative=False)
+    scores = random_scores(1)
     space = Space(SMALL.layers, INTEGER, (2.5, 2.5, 3.5, 3.5, 4.5, 4.5, 8.5, 8.5))
     for budget in (2.5, 4.0, 9.0):
         index = allocate(space, scores, budget)
@@ -140,7 +91,7 @@ def test_a_worse_choice_of_as_many_bits_is_never_taken() -> None:
 
 
 def test_many_layers_are_allocated_as_well_as_the_relaxed_program_bounds() -> None:
-    space = make_space(9)  # 63 layers × 432 choices
+    space = make_space(9, INTEGER)  # 63 layers
     scores = weighted_scores(space, errors_of(space), np.geomspace(1, 100, len(space.layers)))
     exact = total(scores, allocate(space, scores, 3.0))
     relaxed = total(scores, relaxed_allocations(space, scores, [3.0])[0])
@@ -150,7 +101,7 @@ def test_many_layers_are_allocated_as_well_as_the_relaxed_program_bounds() -> No
 @pytest.mark.parametrize("budget", [2.6, 4.7])
 def test_layers_that_are_nearly_equal_are_no_worse_than_relaxed(budget: float) -> None:
     """No solver proves an optimum among so many equals; the best one found is taken."""
-    space = make_space(1)
+    space = make_space(1, INTEGER)
     nearly = 1 + 1e-3 * np.random.default_rng(0).random((len(space.layers), 1))
     scores = error_scores(space, errors_of(space) * nearly)
     index = allocate(space, scores, budget)
@@ -215,7 +166,7 @@ def forbidden(scores: Floats, seed: int) -> Floats:
     return np.where(forbid, np.inf, scores)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(seeds, budgets, st.booleans())
 def test_relaxed_allocation_misses_the_optimum_by_less_than_an_upgrade(
     seed: int, budget: float, forbid: bool
@@ -235,22 +186,8 @@ def test_relaxed_allocation_misses_the_optimum_by_less_than_an_upgrade(
     assert best - 1e-12 <= float(total(scores, index)) < best + upgrade + 1e-12
 
 
-def test_relaxed_allocation_is_exact_where_an_upgrade_ends_at_the_budget() -> None:
-    scores = random_scores(3)
-    # Budgets that the greedy path passes through are optimal ones.
-    path = relaxed_allocations(SMALL, scores, np.linspace(MIN, MAX, 400).tolist())
-    _, lowest = np.unique(total(scores, path).round(12), return_index=True)
-    hits = 0
-    for index in path[lowest]:
-        best = total(scores, EVERYTHING[SMALL.average_bits(index) >= BITS]).min()
-        hits += int(total(scores, index) <= best + 1e-12)
-    assert hits >= 5
-
-
-@settings(max_examples=20)
-@given(seeds)
-def test_relaxed_allocations_of_many_budgets_are_those_of_each(seed: int) -> None:
-    scores = random_scores(seed)
+def test_relaxed_allocations_of_many_budgets_are_those_of_each() -> None:
+    scores = random_scores(5)
     asked = [1.0, 2.3, 3.0, 4.5, 9.0]
     found = relaxed_allocations(SMALL, scores, asked)
     single = np.concatenate([relaxed_allocations(SMALL, scores, [budget]) for budget in asked])

@@ -9,22 +9,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.space.space import Space
-from tests.engine.support import INTEGER, NORMAL_FLOAT, make_layers, make_space
+from tests.engine.support import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
 
 make_space = cache(make_space)
 SPACES = st.builds(
     make_space,
-    st.sampled_from([1, 2, 6, 52]),
+    st.sampled_from([1, 2, 6]),
     st.sampled_from([NORMAL_FLOAT, INTEGER]),
     st.booleans(),
 )
 SEEDS = st.integers(0, 2**32 - 1)
+EACH_SPACE = settings(max_examples=20)
+
+
+ONE_LAYER = Space(make_layers(1)[:1], INTEGER, bits_of(INTEGER))
 
 
 def draw(space: Space, seed: int, *leading: int) -> np.ndarray:
@@ -32,17 +35,17 @@ def draw(space: Space, seed: int, *leading: int) -> np.ndarray:
     return generator.integers(space.choices.size, size=(*leading, len(space.groups)))
 
 
+@EACH_SPACE
 @given(SPACES, SEEDS)
-def test_codes_round_trip_and_name_the_knobs_values(space: Space, seed: int) -> None:
+def test_codes_name_the_knobs_values(space: Space, seed: int) -> None:
     index = draw(space, seed, 3)
     code = space.to_code(index)
-    assert code.shape == (3, *space.shape)
-    assert (space.to_index(code) == index).all()
     layer = space.choices.layer_configuration(int(index[0, 0]))
     for knob, position in zip(space.choices.knobs, code[0, 0].tolist(), strict=True):
         assert layer[knob.name] == knob.values[position]
 
 
+@EACH_SPACE
 @given(SPACES, SEEDS)
 def test_decode_then_encode_is_the_identity(space: Space, seed: int) -> None:
     index = draw(space, seed)
@@ -53,7 +56,7 @@ def test_decode_then_encode_is_the_identity(space: Space, seed: int) -> None:
         assert len({configuration[space.layers[m].name] for m in group.members}) == 1
 
 
-@settings(max_examples=30)
+@EACH_SPACE
 @given(SPACES, SEEDS)
 def test_average_bits_equal_exact_arithmetic(space: Space, seed: int) -> None:
     index = draw(space, seed)
@@ -81,6 +84,7 @@ def test_average_bits_weigh_layers_by_their_parameters() -> None:
     assert float(space.average_bits(np.array([0, 1]))) == (4 * 2 + 12 * 4) / 16
 
 
+@EACH_SPACE
 @given(SPACES, SEEDS)
 def test_neighbours_stay_in_range_and_differ_in_one_step_of_one_knob(
     space: Space, seed: int
@@ -98,58 +102,6 @@ def test_neighbours_stay_in_range_and_differ_in_one_step_of_one_knob(
     assert len(groups) == expected
 
 
-@pytest.mark.parametrize("blocks", [6, 52])
-def test_sampling_is_uniform_over_average_bits(blocks: int) -> None:
-    space = make_space(blocks)
-    bits = (2.25, 7.25)
-    drawn = space.average_bits(space.sample(300, bits, np.random.default_rng(1)))
-    assert stats.kstest(drawn, stats.uniform(2.25, 5.0).cdf).pvalue > 0.01
-    # Drawing knobs uniformly fails the same test: it crowds the middle.
-    crowded = space.average_bits(draw(space, 1, 300))
-    assert stats.kstest(crowded, stats.uniform(2.25, 5.0).cdf).pvalue < 1e-6
-
-
-@settings(max_examples=25)
-@given(SPACES, SEEDS, st.sampled_from([(2.0, 3.0), (3.0, 3.5), (8.0, 9.0)]))
-def test_samples_stay_in_their_interval(space: Space, seed: int, bits: tuple[float, float]) -> None:
-    drawn = space.sample(4, bits, np.random.default_rng(seed))
-    assert space.within(drawn, bits).all()
-
-
-def test_sampling_where_the_interval_holds_nothing_ends_outside_it() -> None:
-    whole = make_space(1, INTEGER)
-    space = Space(whole.layers[:1], INTEGER, whole.storage_bits)
-    drawn = space.sample(3, (5.0, 8.0), np.random.default_rng(0))
-    assert drawn.shape == (3, 1)
-    assert not space.within(drawn, (5.0, 8.0)).any()
-
-
-def test_sampling_depends_on_the_generator_alone() -> None:
-    space = make_space(2)
-    first, again, other = (space.sample(5, (3, 5), np.random.default_rng(s)) for s in (1, 1, 2))
-    assert (first == again).all()
-    assert (first != other).any()
-
-
-def test_sampling_nothing_gives_an_empty_set() -> None:
-    space = make_space(1)
-    assert space.sample(0, (3, 4), np.random.default_rng(0)).shape == (0, len(space.groups))
-
-
-def test_sampling_reaches_both_ends_of_the_space() -> None:
-    space = make_space(2)
-    least, greatest = space.average_bits_range
-    generator = np.random.default_rng(0)
-    assert space.average_bits(space.sample(1, (0, least), generator)) == pytest.approx(least)
-    assert space.average_bits(space.sample(1, (greatest, 99), generator)) == pytest.approx(greatest)
-
-
-@pytest.mark.parametrize("bits", [(0.5, 1.0), (9.0, 12.0)])
-def test_interval_outside_the_space_is_refused(bits: tuple[float, float]) -> None:
-    with pytest.raises(InputError, match="outside the space's"):
-        make_space(1).sample(1, bits, np.random.default_rng(0))
-
-
 def test_uniform_takes_the_layer_configuration_nearest_to_each_target() -> None:
     space = make_space(2)
     index = space.uniform([2.5, 4.1])
@@ -158,6 +110,7 @@ def test_uniform_takes_the_layer_configuration_nearest_to_each_target() -> None:
         assert abs(space.bits_table[row[0]] - target) == np.abs(space.bits_table - target).min()
 
 
+@EACH_SPACE
 @given(SPACES, SEEDS)
 def test_ax_parameters_round_trip(space: Space, seed: int) -> None:
     index = draw(space, seed)
@@ -167,7 +120,7 @@ def test_ax_parameters_round_trip(space: Space, seed: int) -> None:
     assert (space.from_parameters(parameters) == index).all()
 
 
-def test_a_knob_of_one_value_is_no_ax_parameter() -> None:
+def test_a_knob_of_one_value_is_not_an_ax_parameter() -> None:
     assert not any("symmetric" in name for name in make_space(1, INTEGER).parameter_values())
 
 
@@ -185,7 +138,7 @@ def test_ax_parameters_of_another_space_are_refused() -> None:
 @pytest.mark.parametrize(("blocks", "fused", "groups"), [(6, False, 42), (52, True, 208)])
 def test_size_follows_the_model(blocks: int, fused: bool, groups: int) -> None:
     space = make_space(blocks, fused=fused)
-    assert space.shape == (groups, 5)
+    assert len(space.groups) == groups
     assert space.variables == 5 * groups
     assert space.group_parameters.sum() == sum(layer.parameters for layer in space.layers)
 

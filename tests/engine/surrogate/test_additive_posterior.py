@@ -12,7 +12,7 @@ from qsearch.surrogate.additive_posterior import (
     AdditivePosterior,
     Term,
     additive_posterior,
-    gathered,
+    gather,
 )
 
 GROUPS, CHOICES, DATA = 3, 5, 7
@@ -39,13 +39,13 @@ def correlation() -> Tensor:
 BY_ERROR = Term(drawn(GROUPS, CHOICES, seed=1).abs(), correlation())
 BY_SCALE = Term(drawn(GROUPS, CHOICES, seed=12).abs(), None)
 KERNEL = AdditiveKernel((BY_ERROR, BY_SCALE))
-LUCK = AdditiveKernel((BY_ERROR,)).scaled(0.5)
+SAMPLING_NOISE = AdditiveKernel((BY_ERROR,)).scaled(0.5)
 PRIOR_MEAN = drawn(GROUPS, CHOICES, seed=2)
 INPUTS, TARGETS = indices(DATA, 3), drawn(DATA, seed=4)
 
 
 def posterior() -> AdditivePosterior:
-    return additive_posterior(KERNEL, LUCK, NOISE, INPUTS, TARGETS, 0.7, PRIOR_MEAN)
+    return additive_posterior(KERNEL, SAMPLING_NOISE, NOISE, INPUTS, TARGETS, 0.7, PRIOR_MEAN)
 
 
 def by_entry(kernel: AdditiveKernel, first: Tensor, second: Tensor) -> Tensor:
@@ -62,41 +62,32 @@ def by_entry(kernel: AdditiveKernel, first: Tensor, second: Tensor) -> Tensor:
     return torch.tensor([[entry(a, b) for b in second] for a in first], dtype=torch.float64)
 
 
-def by_formula(inputs: Tensor, targets: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean k (K + L + N)⁻¹ (y − m) + m, variance k − k (K + L + N)⁻¹ k; L of sampling noise."""
-    return regression(KERNEL, inputs, targets, points)
-
-
 def regression(
-    wanted: AdditiveKernel, inputs: Tensor, targets: Tensor, points: Tensor
+    kernel: AdditiveKernel, inputs: Tensor, targets: Tensor, points: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """Mean k (K + L + N)⁻¹ (y − m) + m, variance k − k (K + L + N)⁻¹ k; L of sampling noise."""
 
     def mean(at: Tensor) -> Tensor:
         sums = [sum(PRIOR_MEAN[g, row[g]] for g in range(GROUPS)) for row in at]
         return 0.7 + torch.tensor(sums, dtype=torch.float64)
 
-    observed = by_entry(KERNEL, inputs, inputs) + by_entry(LUCK, inputs, inputs)
+    observed = by_entry(KERNEL, inputs, inputs) + by_entry(SAMPLING_NOISE, inputs, inputs)
     inverse = torch.linalg.inv(observed + NOISE * torch.eye(len(inputs)))
-    cross = by_entry(wanted, points, inputs)
-    prior = by_entry(wanted, points, points).diagonal()
+    cross = by_entry(kernel, points, inputs)
+    prior = by_entry(kernel, points, points).diagonal()
     variance = prior - (cross @ inverse * cross).sum(dim=1)
     return mean(points) + cross @ inverse @ (targets - mean(inputs)), variance
-
-
-def test_values_are_gathered_by_group() -> None:
-    table = torch.arange(2 * GROUPS * CHOICES).view(2, GROUPS, CHOICES)
-    index = torch.tensor([[0, 1, 2], [4, 4, 4]])
-    assert gathered(table[0], index).tolist() == [[0, 6, 12], [4, 9, 14]]
-    assert torch.equal(gathered(table, index)[1], gathered(table[1], index))
 
 
 def test_kernels_add_up_and_scale() -> None:
     one, other = indices(4, 13), indices(5, 14)
     expected = by_entry(KERNEL, one, other)
     torch.testing.assert_close(KERNEL(one, other), expected)
-    torch.testing.assert_close((KERNEL + LUCK)(one, other), expected + by_entry(LUCK, one, other))
+    torch.testing.assert_close(
+        (KERNEL + SAMPLING_NOISE)(one, other), expected + by_entry(SAMPLING_NOISE, one, other)
+    )
     torch.testing.assert_close(KERNEL.scaled(3.0)(one, other), 3 * expected)
-    variance = gathered(KERNEL.variances, one).sum(dim=-1)
+    variance = gather(KERNEL.variances, one).sum(dim=-1)
     torch.testing.assert_close(variance, by_entry(KERNEL, one, one).diagonal())
 
 
@@ -107,7 +98,7 @@ def test_a_kernel_without_terms_is_zero() -> None:
 def test_predictions_are_those_of_the_formula() -> None:
     points = indices(9, 5)
     mean, variance = posterior().predict(points)
-    expected_mean, expected_variance = by_formula(INPUTS, TARGETS, points)
+    expected_mean, expected_variance = regression(KERNEL, INPUTS, TARGETS, points)
     torch.testing.assert_close(mean, expected_mean)
     torch.testing.assert_close(variance, expected_variance, rtol=1e-4, atol=1e-5)
 
@@ -124,33 +115,25 @@ def test_moves_are_predicted_as_the_configurations_that_they_make() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_conditioning_is_to_add_data_that_score_as_expected(count: int) -> None:
+def test_fantasies_are_data_at_the_posterior_mean(count: int) -> None:
     pending, points = indices(count, 7), indices(9, 8)
-    believed, _ = regression(KERNEL + LUCK, INPUTS, TARGETS, pending)
-    grown = posterior().conditioned(pending)
-    inputs, targets = torch.cat([INPUTS, pending]), torch.cat([TARGETS, believed])
-    mean, variance = by_formula(inputs, targets, points)
+    means, _ = regression(KERNEL + SAMPLING_NOISE, INPUTS, TARGETS, pending)
+    grown = posterior().fantasise(pending)
+    inputs, targets = torch.cat([INPUTS, pending]), torch.cat([TARGETS, means])
+    mean, variance = regression(KERNEL, inputs, targets, points)
     torch.testing.assert_close(grown.predict(points)[0], mean)
     torch.testing.assert_close(grown.predict(points)[1], variance, rtol=1e-4, atol=1e-5)
     assert torch.equal(grown.inputs, inputs)
 
 
-def test_conditioning_twice_is_conditioning_at_once() -> None:
+def test_fantasies_may_come_one_after_another() -> None:
     pending, points = indices(4, 7), indices(9, 8)
-    at_once = posterior().conditioned(pending)
-    twice = posterior().conditioned(pending[:1]).conditioned(pending[1:])
+    at_once = posterior().fantasise(pending)
+    twice = posterior().fantasise(pending[:1]).fantasise(pending[1:])
     torch.testing.assert_close(twice.factor, at_once.factor)
     torch.testing.assert_close(
         twice.predict(points)[1], at_once.predict(points)[1], rtol=1e-4, atol=1e-5
     )
-
-
-def test_corrections_are_how_the_mean_moves_if_the_data_were_off() -> None:
-    errors, points = drawn(2, DATA, seed=9), indices(9, 10)
-    changes = gathered(posterior().corrections(errors), points).sum(dim=-1)
-    for row, error in zip(changes, errors, strict=True):
-        moved = by_formula(INPUTS, TARGETS - error, points)[0]
-        torch.testing.assert_close(row, moved - by_formula(INPUTS, TARGETS, points)[0])
 
 
 def test_many_configurations_are_predicted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,11 @@ from qsearch.surrogate.error_correlation import error_correlation
 
 def quantizers() -> list[Quantizer]:
     return [
-        NormalFloat(NormalFloat.Options(scale_dtype=("float16", "float32"))),
+        NormalFloat(
+            NormalFloat.Options(
+                bits=(2, 4), scale_bits=(8,), scale_dtype=("float16", "float32"), block_size=(64,)
+            )
+        ),
         Integer(Integer.Options()),
     ]
 
@@ -89,12 +93,12 @@ def test_a_choice_without_error_correlates_with_itself_alone() -> None:
         def quantize(
             self, weight: torch.Tensor, configuration: LayerConfiguration
         ) -> QuantizedTensor:
-            self.kept = weight
+            self.weight = weight
             self.exact = configuration == self.choices().layer_configuration(0)
             return self.inner.quantize(weight, configuration)
 
         def dequantize(self, quantized: QuantizedTensor) -> torch.Tensor:
-            return self.kept if self.exact else self.inner.dequantize(quantized)
+            return self.weight if self.exact else self.inner.dequantize(quantized)
 
     correlation = error_correlation(Exact())
     assert correlation[0, 0] == 1

@@ -10,6 +10,7 @@ from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch._arrays import Floats
 from qsearch.errors import InputError
 from qsearch.search.layer_scores import weighted_scores
+from qsearch.space.sampling import sample_configurations
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.surrogate.features import score_features
 from tests.engine.support import errors_of, make_space
@@ -37,7 +38,7 @@ def test_a_common_factor_of_the_scores_does_not_matter() -> None:
 
 def test_error_covariance_is_the_inner_product_of_errors() -> None:
     """With errors E of unit length times √φ, it is Σ_g ⟨E_g, E'_g⟩."""
-    index = SPACE.sample(6, (2.25, 7.25), np.random.default_rng(15))
+    index = sample_configurations(SPACE, 6, (2.25, 7.25), np.random.default_rng(15))
     factor = np.linalg.cholesky(CORRELATION + 1e-12 * np.eye(len(CORRELATION)))
     root = np.sqrt(SCORES / SCORES.mean(axis=1).sum())
     errors = root[GROUPS, index][..., None] * factor[index]
@@ -48,12 +49,14 @@ def test_error_covariance_is_the_inner_product_of_errors() -> None:
 
 def test_proxy_covariance_is_that_of_misjudged_sensitivities() -> None:
     """Sensitivities off by independent factors: cov = v Σ_g φ_g φ'_g, of every common draw."""
-    index = torch.from_numpy(SPACE.sample(4, (2.25, 7.25), np.random.default_rng(16)))
-    factors = np.random.default_rng(2).standard_normal((200_000, len(GROUPS)))
+    index = torch.from_numpy(
+        sample_configurations(SPACE, 4, (2.25, 7.25), np.random.default_rng(16))
+    )
+    factors = np.random.default_rng(2).standard_normal((50_000, len(GROUPS)))
     effects = factors @ FEATURES.proxy.numpy()[GROUPS, index.numpy()].T
     expected = FEATURES.proxy_kernel(index, index).numpy()
     ratio = np.cov(effects.T) / expected
-    assert ratio == pytest.approx(np.full((4, 4), ratio[0, 0]), rel=0.05)
+    assert ratio == pytest.approx(np.full((4, 4), ratio[0, 0]), rel=0.1)
 
 
 @pytest.mark.parametrize("blocks", [1, 6])
@@ -71,18 +74,12 @@ def test_variance_does_not_grow_with_the_number_of_layers(blocks: int, name: str
 
 def test_without_a_correlation_only_equal_choices_covary() -> None:
     kernel = score_features(SPACE, SCORES).error_kernel
-    one = SPACE.sample(1, (2.25, 7.25), np.random.default_rng(1))
+    one = sample_configurations(SPACE, 1, (2.25, 7.25), np.random.default_rng(1))
     other = (one + 1) % SPACE.choices.size
     other[0, 0] = one[0, 0]
     shared = SCORES[0, one[0, 0]] / SCORES.mean(axis=1).sum()
     covariance = kernel(torch.from_numpy(one), torch.from_numpy(other))
     assert covariance.item() == pytest.approx(shared)
-
-
-def test_the_correlation_factor_is_a_root() -> None:
-    factor = FEATURES.correlation_factor
-    torch.testing.assert_close(factor @ factor.T, FEATURES.correlation)
-    torch.testing.assert_close(factor, factor.T)
 
 
 @pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])

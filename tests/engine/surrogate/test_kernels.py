@@ -10,12 +10,13 @@ from scipy import stats
 from torch import Tensor
 
 from qsearch.search.layer_scores import weighted_scores
+from qsearch.space.sampling import sample_configurations
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.kernels import ProxyMean, SamplingNoiseKernel, SumKernel
 from tests.engine.support import errors_of, make_space
 
-SPACE = make_space(2)
+SPACE = make_space(1)
 SENSITIVITY = np.random.default_rng(0).gamma(0.5, size=len(SPACE.groups))
 FEATURES = score_features(
     SPACE,
@@ -27,7 +28,7 @@ KERNELS = {"error": FEATURES.error_kernel, "proxy": FEATURES.proxy_kernel}
 
 def sampled(count: int, seed: int) -> Tensor:
     """Choice indices as GPyTorch is given them: floating point."""
-    index = SPACE.sample(count, (2.25, 7.25), np.random.default_rng(seed))
+    index = sample_configurations(SPACE, count, (2.25, 7.25), np.random.default_rng(seed))
     return torch.from_numpy(index).double()
 
 
@@ -75,7 +76,9 @@ def test_a_kernel_is_not_confused_by_what_it_was_asked_before() -> None:
 def test_sampling_noise_is_that_of_examples_whose_gradients_have_the_fisher_information() -> None:
     """Simulated: per-example effects ⟨γ, D⟩ with E⟨γ, D⟩² = 2 s z, averaged over n examples."""
     mean = ProxyMean(FEATURES)
-    slope, examples, draws = float(mean.slope), 2, 20_000
+    slope, examples, draws = float(mean.slope), 2, 5_000
+    values, vectors = torch.linalg.eigh(FEATURES.correlation)
+    factor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     inputs = sampled(4, 4)
     index = inputs.long()
     generator = torch.Generator().manual_seed(0)
@@ -85,12 +88,12 @@ def test_sampling_noise_is_that_of_examples_whose_gradients_have_the_fisher_info
         for group in rows.tolist():
             shape = (draws, SPACE.choices.size)
             gradient = torch.randn(shape, generator=generator, dtype=torch.float64)
-            effect = gradient @ FEATURES.correlation_factor[:, index[:, group]]
+            effect = gradient @ factor[:, index[:, group]]
             averages += FEATURES.proxy[group, index[:, group]].sqrt() * effect / examples
     simulated = torch.cov((averages * (2 * slope) ** 0.5).T)
     kernel = SamplingNoiseKernel(SumKernel(FEATURES.error_kernel), mean, examples)
     expected = kernel(inputs, inputs).to_dense().detach()
-    torch.testing.assert_close(simulated, expected, rtol=0.05, atol=0.03 * float(expected.max()))
+    torch.testing.assert_close(simulated, expected, rtol=0.1, atol=0.05 * float(expected.max()))
 
 
 def test_sampling_noise_has_no_hyperparameter_of_its_own() -> None:

@@ -1,0 +1,72 @@
+"""Random configurations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from qsearch._arrays import Integers
+from qsearch.errors import InputError
+from qsearch.space.sampling import sample_configurations
+from qsearch.space.space import Space
+from tests.engine.support import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
+
+SPACE = make_space(2)
+ONE_LAYER = Space(make_layers(1)[:1], INTEGER, bits_of(INTEGER))
+
+
+def sampled(space: Space, count: int, bits: tuple[float, float], seed: int = 0) -> Integers:
+    return sample_configurations(space, count, bits, np.random.default_rng(seed))
+
+
+def test_configurations_are_uniform_over_average_bits() -> None:
+    space = make_space(6)
+    uniform = stats.uniform(2.25, 5.0).cdf
+    drawn = space.average_bits(sampled(space, 300, (2.25, 7.25), seed=1))
+    assert stats.kstest(drawn, uniform).pvalue > 0.01
+    # Drawing knobs uniformly fails the same test: it crowds the middle.
+    choices = np.random.default_rng(1).integers(space.choices.size, size=(300, len(space.groups)))
+    assert stats.kstest(space.average_bits(choices), uniform).pvalue < 1e-6
+
+
+@settings(max_examples=10)
+@given(
+    st.builds(make_space, st.sampled_from([1, 2, 6]), st.sampled_from([NORMAL_FLOAT, INTEGER])),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(2.0, 3.0), (3.0, 3.5), (8.0, 9.0)]),
+)
+def test_configurations_stay_in_their_interval(
+    space: Space, seed: int, bits: tuple[float, float]
+) -> None:
+    assert space.within(sampled(space, 4, bits, seed), bits).all()
+
+
+def test_an_interval_that_holds_nothing_gives_configurations_outside_it() -> None:
+    drawn = sampled(ONE_LAYER, 3, (5.0, 8.0))
+    assert drawn.shape == (3, 1)
+    assert not ONE_LAYER.within(drawn, (5.0, 8.0)).any()
+
+
+def test_configurations_depend_on_the_generator_alone() -> None:
+    first, again, other = (sampled(SPACE, 5, (3, 5), seed) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_no_configurations_are_an_empty_set() -> None:
+    assert sampled(SPACE, 0, (3, 4)).shape == (0, len(SPACE.groups))
+
+
+def test_configurations_reach_both_ends_of_the_space() -> None:
+    least, greatest = SPACE.average_bits_range
+    assert SPACE.average_bits(sampled(SPACE, 1, (0, least))) == pytest.approx(least)
+    assert SPACE.average_bits(sampled(SPACE, 1, (greatest, 99))) == pytest.approx(greatest)
+
+
+@pytest.mark.parametrize("bits", [(0.5, 1.0), (9.0, 12.0)])
+def test_an_interval_outside_the_space_is_refused(bits: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="outside the space's"):
+        sampled(SPACE, 1, bits)
