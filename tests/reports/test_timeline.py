@@ -112,7 +112,7 @@ def test_a_phase_that_was_cut_off_is_not_complete():
         event("09:00:01", "round started", training_set=3),
         event("09:01:01", "stopped", reason="killed"),
     ]
-    history = replay(events, None)
+    history = replay(events)
     assert not history.phases[-1].complete
     frame = phases_frame_of(events)
     assert frame[["phase", "complete"]].to_numpy().tolist() == [

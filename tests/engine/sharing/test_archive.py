@@ -604,7 +604,7 @@ def test_commands_archive_and_restore(stopped: Path, whole: Path, tmp_path: Path
     restored = qsearch("restore", tmp_path / "study.zip", "--to", tmp_path / "copy")
     assert restored.exit_code == 0
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o755
-    again = restored.stdout.splitlines()[1].partition("to go on: qsearch ")[2].split()
+    again = restored.stdout.splitlines()[1].partition("to continue: qsearch ")[2].split()
     assert qsearch(*again).exit_code == 0
     assert_frame_equal(results(tmp_path / "copy"), results(whole), check_exact=True)
     twice = qsearch("restore", tmp_path / "study.zip", "--to", tmp_path / "copy")
