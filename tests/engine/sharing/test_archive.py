@@ -169,7 +169,7 @@ def test_archive_holds_plain_files_of_the_study_with_their_digests(
         for name in set(names) - {MANIFEST, EXPERIMENT}:
             assert opened.read(name) == (stopped / name).read_bytes()
     left_out = {path.relative_to(stopped).as_posix() for path in stopped.rglob("*")} - set(names)
-    assert left_out <= {"state", "study.db", "state/lock", "state/progress.json", "report.html"}
+    assert left_out <= {"state", "study.db", "state/lock", "state/status.json", "report.html"}
 
 
 def test_study_on_a_full_or_read_only_disk_is_archived_to_another(
