@@ -222,7 +222,7 @@ def test_a_log_of_thousands_of_sessions_and_failures_is_read_in_seconds():
         ended = (start + timedelta(minutes=number, seconds=30)).isoformat()
         lines.append({"time": ended, "event": "stopped", "round": 0})
     began = process_time()
-    history, told = log_history(lines)
+    _, told = log_history(lines)
     assert process_time() - began < 10
     assert len(told) == 20_000
     assert told["minutes"].iloc[-1] == pytest.approx(19_999 / 2)
