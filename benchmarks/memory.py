@@ -127,7 +127,7 @@ def _study_peak(job: Job, changes: Sequence[str], processes: int) -> float:
     peaks = []
     for _ in range(processes):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "qsearch.cli.main", "run", str(job.study)]
+            command = [sys.executable, "-m", "qsearch", "run", str(job.study)]
             peaks.append(peak_memory([*command, "--out", f"{folder}/run", *assignments]))
     return statistics.median(peaks)
 

@@ -240,7 +240,7 @@ def kills(benchmark: Benchmark, changes: Sequence[str] = ()) -> None:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
 
         def command(out: Path) -> list[str]:
-            start = [sys.executable, "-m", "qsearch.cli.main", "run", str(QUICKSTART)]
+            start = [sys.executable, "-m", "qsearch", "run", str(QUICKSTART)]
             changed = [part for change in changes for part in ("--set", change)]
             return [*start, "--out", str(out), *changed]
 

@@ -11,13 +11,12 @@ import pandas as pd
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_reports.results import StudyResults
 
-from qsearch.monitoring.status import LOG
 from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.footprint import Footprint
 from qsearch.space.configuration import Choices
 from qsearch.space.layers import LayerSpec
 from qsearch.storage.measurements import write_footprint, write_measurement
-from qsearch.storage.paths import layer_scores_name
+from qsearch.storage.paths import LOG, layer_scores_name
 from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord, write_study
 from tests.reports.study_log import log_events
 

@@ -89,7 +89,7 @@ def run(out: Path, variables: Mapping[str, str]) -> Path:
         [
             sys.executable,
             "-m",
-            "qsearch.cli.main",
+            "qsearch",
             "run",
             "studies/quickstart.yaml",
             *assignments,

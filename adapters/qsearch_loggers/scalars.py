@@ -1,4 +1,4 @@
-"""A study's events as named figures with steps, the same for every logger."""
+"""A study's events as named values with steps, the same for every logger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qsearch.monitoring.events import Event, event_line, read_events
+from qsearch.monitoring.events import Event, EventKind, event_line, event_of_line, read_events
 from qsearch.storage.paths import LOG
 
 _OF_EVALUATION = ("loss", "average_bits", "metric", "trial")
@@ -17,13 +17,11 @@ _OF_EVALUATION = ("loss", "average_bits", "metric", "trial")
 
 @dataclass(frozen=True)
 class Scalar:
-    """A figure.
+    """A named value at a step.
 
     Args:
-        name: Its name.
-        step: Its position: training steps, results of evaluations, or rounds.
-        value: The figure.
-        time: When it was told, in seconds since the epoch.
+        step: Training steps, results of evaluations, or rounds.
+        time: When it was logged, in seconds since the epoch.
     """
 
     name: str
@@ -33,10 +31,10 @@ class Scalar:
 
 
 class Scalars:
-    """Turns events into figures whose steps only rise, over all sessions of a study.
+    """Turns events into scalars whose steps only rise, over all sessions of a study.
 
     * ``training/loss`` by training step, counted on from round to round
-    * ``evaluation/loss``, ``…/average_bits``, ``…/metric``, ``…/trial`` by result, the how many-th
+    * ``evaluation/loss``, ``…/average_bits``, ``…/metric``, ``…/trial`` by result, from 1
     * ``failures``, how many there are so far, by result as well
     * ``round/hypervolume`` and ``round/next_set`` by round
 
@@ -50,37 +48,39 @@ class Scalars:
         self._results = self._failures = 0
 
     def catch_up(self, directory: Path) -> Iterator[Scalar]:
-        """Yield what the log of earlier sessions tells and is not logged yet."""
+        """Yield what the log of earlier sessions holds and is not logged yet."""
         for line in read_events(directory / LOG):
-            yield from self._of_line(line)
+            if event := event_of_line(line):
+                yield from self._scalars(event, line)
 
     def of(self, event: Event) -> Iterator[Scalar]:
-        """Yield an event's figures."""
-        return self._of_line(event_line(event))
+        """Yield the scalars of an event that happens now."""
+        return self._scalars(event, event_line(event))
 
-    def _of_line(self, line: Mapping[str, Any]) -> Iterator[Scalar]:
-        for name, step, value in self._figures(line):
-            known = isinstance(value, int | float) and math.isfinite(value)
-            if known and step > self._last.get(name, -1):
+    def _scalars(self, event: Event, line: Mapping[str, Any]) -> Iterator[Scalar]:
+        for name, step, value in self._values(event.kind, event.round, line):
+            is_finite = isinstance(value, int | float) and math.isfinite(value)
+            if is_finite and step > self._last.get(name, -1):
                 self._last[name] = step
                 yield Scalar(name, step, float(value), _seconds(line))
 
-    def _figures(self, line: Mapping[str, Any]) -> Iterator[tuple[str, int, Any]]:
-        kind, round = line.get("event"), line.get("round", 0)
-        if kind == "training":
+    def _values(
+        self, kind: EventKind, round: int, line: Mapping[str, Any]
+    ) -> Iterator[tuple[str, int, Any]]:
+        if kind is EventKind.TRAINING:
             before = sum(steps for earlier, steps in self._steps.items() if earlier < round)
             yield "training/loss", before + line["step"], line["loss"]
-        elif kind == "trained":
+        elif kind is EventKind.TRAINED:
             self._steps[round] = line["steps"]
-        elif kind == "evaluated":
+        elif kind is EventKind.EVALUATED:
             self._results += 1
             for name in _OF_EVALUATION:
                 yield f"evaluation/{name}", self._results, line.get(name)
-        elif kind == "failed":
+        elif kind is EventKind.FAILED:
             self._results += 1
             self._failures += 1
             yield "failures", self._results, self._failures
-        elif kind == "round finished":
+        elif kind is EventKind.ROUND_FINISHED:
             yield "round/hypervolume", round, line.get("hypervolume")
             yield "round/next_set", round, line.get("next_set")
 

@@ -1,4 +1,4 @@
-"""TensorBoard: a study's figures as event files in DIR/tensorboard."""
+"""TensorBoard: a study's values as event files in DIR/tensorboard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event, Observer
+from qsearch.monitoring.events import Observer
 from qsearch_loggers.scalars import Scalar, Scalars
 
 FOLDER = "tensorboard"
@@ -18,9 +18,7 @@ _FLUSH_SECONDS = 10
 def tensorboard(directory: Path, name: str) -> AbstractContextManager[Observer]:
     """Return a logger that writes to ``directory/tensorboard``.
 
-    Args:
-        directory: The study's directory.
-        name: The study's name; TensorBoard shows runs by their folders.
+    TensorBoard shows runs by their folders, so the study's name is not used.
 
     Raises:
         InputError: If TensorBoard is not installed.
@@ -42,17 +40,12 @@ def _opened(directory: Path) -> Iterator[Observer]:
     scalars = Scalars(_last_steps(folder))
     with SummaryWriter(str(folder), flush_secs=_FLUSH_SECONDS) as writer:
 
-        def write(figure: Scalar) -> None:
-            writer.add_scalar(figure.name, figure.value, figure.step, walltime=figure.time)
+        def write(values: Iterator[Scalar]) -> None:
+            for scalar in values:
+                writer.add_scalar(scalar.name, scalar.value, scalar.step, walltime=scalar.time)
 
-        for figure in scalars.catch_up(directory):
-            write(figure)
-
-        def observe(event: Event) -> None:
-            for figure in scalars.of(event):
-                write(figure)
-
-        yield observe
+        write(scalars.catch_up(directory))
+        yield lambda event: write(scalars.of(event))
 
 
 def _last_steps(folder: Path) -> dict[str, int]:
@@ -61,6 +54,6 @@ def _last_steps(folder: Path) -> dict[str, int]:
 
     if not folder.is_dir():
         return {}
-    # One figure of each name is kept in memory: the last.
+    # One value of each name is kept in memory: the last.
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 1}).Reload()
     return {name: events.Scalars(name)[-1].step for name in events.Tags()[SCALARS]}

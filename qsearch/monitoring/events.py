@@ -1,11 +1,11 @@
-"""What a running study tells: events for the log and for whoever watches."""
+"""Events of a running study, and its log of them."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,6 +14,23 @@ from typing import IO, Any
 
 from qsearch.storage.bounded_reading import MAX_LOG, read_last_lines
 from qsearch.storage.files import no_links
+
+_MAX_LINE = 2**20
+"""Bytes of the log that are read for its last event."""
+
+
+class Phase(StrEnum):
+    """What a running study spends its time on."""
+
+    STARTING = "starting"
+    QUANTIZATION_ERROR = "measuring quantization error"
+    TRAINING = "training"
+    FULL_PRECISION = "measuring full precision"
+    SENSITIVITY = "measuring sensitivity"
+    SET = "evaluating the set"
+    SEARCHING = "searching"
+    CANDIDATES = "evaluating candidates"
+    FINISHING = "finishing the round"
 
 
 class EventKind(StrEnum):
@@ -47,6 +64,7 @@ class EventKind(StrEnum):
     SEARCHING_AGAIN = "searching again"
     SEARCHED = "searched"
     EVALUATING_CANDIDATES = "evaluating candidates"
+    FINISHING_ROUND = "finishing the round"
     ROUND_FINISHED = "round finished"
     STORAGE_LOST = "storage lost"
     STORAGE_BACK = "storage back"
@@ -54,14 +72,45 @@ class EventKind(StrEnum):
     WORKER_LOST = "worker lost"
     WORKER_GIVEN_UP = "worker given up"
 
+    @property
+    def phase(self) -> Phase | None:
+        """The phase that such an event begins, or is progress of."""
+        return _PHASES.get(self)
+
+    @property
+    def is_progress(self) -> bool:
+        """Whether it tells how far a phase is: worth a progress bar, not a line of the log."""
+        return self in _PROGRESS
+
+    @property
+    def ends_session(self) -> bool:
+        """Whether the study does nothing after it."""
+        return self in (EventKind.FINISHED, EventKind.STOPPED, EventKind.INTERRUPTED)
+
+
+_PHASES = {
+    EventKind.STARTED: Phase.STARTING,
+    EventKind.MEASURING_QUANTIZATION_ERROR: Phase.QUANTIZATION_ERROR,
+    EventKind.ROUND_STARTED: Phase.TRAINING,
+    EventKind.TRAINING: Phase.TRAINING,
+    EventKind.TRAINING_CONFIGURATIONS: Phase.TRAINING,
+    EventKind.MEASURING_FULL_PRECISION: Phase.FULL_PRECISION,
+    EventKind.MEASURING_SENSITIVITY: Phase.SENSITIVITY,
+    EventKind.EVALUATING_THE_SET: Phase.SET,
+    EventKind.SEARCHING: Phase.SEARCHING,
+    EventKind.EVALUATING_CANDIDATES: Phase.CANDIDATES,
+    EventKind.FINISHING_ROUND: Phase.FINISHING,
+}
+_PROGRESS = (EventKind.TRAINING, EventKind.TRAINING_CONFIGURATIONS, EventKind.SEARCHING)
+
 
 @dataclass(frozen=True)
 class Event:
     """Something that happened in a study.
 
     Args:
-        round: The round it happened in.
-        fields: Its figures, JSON values.
+        round: The round it happened in, from 1.
+        fields: JSON values.
     """
 
     kind: EventKind
@@ -71,32 +120,38 @@ class Event:
 
 Observer = Callable[[Event], None]
 
-PROGRESS = (EventKind.TRAINING, EventKind.TRAINING_CONFIGURATIONS, EventKind.SEARCHING)
-"""Progress within a phase; worth a progress bar, not a line of the log."""
-
 
 def event_line(event: Event) -> dict[str, Any]:
     """Return an event, and the time now, as the JSON values that a line of the log holds."""
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
     fixed = {"time": time, "event": event.kind, "round": event.round}
-    # Fixed keys come first, and figures of plugins' own naming do not replace them.
-    found: dict[str, Any] = finite(fixed | event.fields | fixed)
-    return found
+    # Fixed keys come first, and fields of plugins' own naming do not replace them.
+    line: dict[str, Any] = finite(fixed | event.fields | fixed)
+    return line
 
 
-def _last_byte(stream: IO[bytes]) -> bytes:
-    stream.seek(-1, os.SEEK_END)
-    return stream.read(1)
+def event_of_line(line: Mapping[str, Any]) -> Event | None:
+    """Return the event that a line of the log holds; None if the line is not of a study."""
+    kind, round = str(line.get("event")), line.get("round")
+    if kind not in EventKind.__members__.values() or not isinstance(round, int):
+        return None
+    return Event(EventKind(kind), round, dict(line)) if abs(round) < 2**53 else None
 
 
 def event_log(path: Path) -> Observer:
-    """Return an observer that appends each event to a file as one line of JSON.
+    """Return an observer that appends events to a file, each as one line of JSON.
 
-    The observer raises :class:`InputError` if the file is a link, or no regular file.
+    Of progress within a phase, only the beginning of the phase is logged.
+    The observer raises :class:`InputError` if the file is a link, or not a regular file.
     """
+    phase: tuple[Phase, int] | None = None
 
     def observe(event: Event) -> None:
-        if event.kind in PROGRESS:
+        nonlocal phase
+        before = phase
+        if event.kind.phase:
+            phase = event.kind.phase, event.round
+        if event.kind.is_progress and phase == before:
             return
         text = json.dumps(event_line(event), allow_nan=False)
         with open(path, "a+b", opener=no_links) as stream:
@@ -107,14 +162,36 @@ def event_log(path: Path) -> Observer:
     return observe
 
 
+def _last_byte(stream: IO[bytes]) -> bytes:
+    stream.seek(-1, os.SEEK_END)
+    return stream.read(1)
+
+
 def all_of(observers: Sequence[Observer]) -> Observer:
-    """Return an observer that tells several, in order."""
+    """Return an observer that passes events on to several, in order."""
 
     def observe(event: Event) -> None:
         for observer in observers:
             observer(event)
 
     return observe
+
+
+def guarded(observe: Observer, failed: Callable[[Exception], None]) -> Observer:
+    """Return an observer that is dropped at its first exception, which ``failed`` gets."""
+    is_dropped = False
+
+    def guard(event: Event) -> None:
+        nonlocal is_dropped
+        if is_dropped:
+            return
+        try:
+            observe(event)
+        except Exception as error:
+            is_dropped = True
+            failed(error)
+
+    return guard
 
 
 def finite(value: Any) -> Any:
@@ -126,20 +203,18 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of an event log, the first one first; none if there is no log."""
+def read_events(path: Path, max_bytes: int = MAX_LOG) -> list[dict[str, Any]]:
+    """Return the whole lines at the end of an event log; none if there is no log."""
     if not path.is_file():
         return []
-    lines = read_last_lines(path, MAX_LOG)
-    return [line for line in map(_whole, lines) if line is not None]
+    lines = map(_whole, read_last_lines(path, max_bytes))
+    return [line for line in lines if line is not None]
 
 
 def last_event(path: Path) -> dict[str, Any] | None:
     """Return the last whole line of an event log, or None."""
-    if not path.is_file():
-        return None
-    lines = map(_whole, reversed(read_last_lines(path, MAX_LOG)))
-    return next((line for line in lines if line is not None), None)
+    lines = read_events(path, _MAX_LINE)
+    return lines[-1] if lines else None
 
 
 def _whole(text: str) -> dict[str, Any] | None:

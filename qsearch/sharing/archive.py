@@ -38,7 +38,7 @@ MANIFEST = "manifest.json"
 EXPERIMENT = "experiment.json"
 STUDY_FILES = re.compile(
     r"(study\.yaml|trials\.parquet|log\.jsonl"
-    r"|state/(?!progress)[a-z][a-z_]{0,40}(-[0-9]{1,6})?\.(json|safetensors))(\.previous)?"
+    r"|state/(?!status)[a-z][a-z_]{0,40}(-[0-9]{1,6})?\.(json|safetensors))(\.previous)?"
 )
 """The files of a study's directory that an archive may hold. A report is written anew."""
 

@@ -43,7 +43,7 @@ def candidates_path(directory: Path, round: int) -> Path:
 CLOCK = "state/clock.json"
 
 
-PROGRESS_FILE = "state/progress.json"
+STATUS_FILE = "state/status.json"
 
 
 LOCK = "state/lock"

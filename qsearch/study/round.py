@@ -74,6 +74,7 @@ def run_round(study: Study, round: int, should_stop: Callable[[], bool]) -> None
     candidates = find_candidates(study, round, training_set, first, of_search, should_stop)
     search_seconds = time.monotonic() - search_start
     _evaluate(study, round, candidates, EventKind.EVALUATING_CANDIDATES, should_stop, planned)
+    study.emit(EventKind.FINISHING_ROUND, round)
     rows = _completed(study, round)
     if rows.empty:
         raise QsearchError(

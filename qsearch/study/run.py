@@ -28,7 +28,7 @@ from qsearch.experiment.reconnecting import (
 from qsearch.experiment.transactions import transactions_saved
 from qsearch.experiment.url import storage_errors
 from qsearch.monitoring.events import Event, EventKind, Observer, event_log, last_event
-from qsearch.monitoring.progress_file import progress_file
+from qsearch.monitoring.tracker import status_keeper
 from qsearch.plugins.components import build_components
 from qsearch.search.initial_set import (
     require_budgets,
@@ -89,7 +89,7 @@ def run_study(
     with storage_errors(directory), study_lock(directory) as dead, ExitStack() as held:
         damages = repair(directory)
         clock = Clock(directory)
-        log, keep = event_log(directory / LOG), progress_file(directory)
+        log, keep = event_log(directory / LOG), status_keeper(directory, spec.search)
 
         def emit(event: Event) -> None:
             clock.keep()

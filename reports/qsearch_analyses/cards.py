@@ -16,8 +16,7 @@ from ax.generation_strategy.generation_strategy import GenerationStrategy
 from qsearch_reports.results import StudyResults, read_results
 
 from qsearch.errors import InputError, QsearchError
-from qsearch.monitoring.status import LOG, STUDY_YAML
-from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
+from qsearch.storage.paths import LOG, STUDY_FILE, STUDY_YAML, TRIALS_FILE
 from qsearch_analyses.experiment_record import experiment_record
 
 NO_RESULTS = "No evaluation of the latest round has completed yet."

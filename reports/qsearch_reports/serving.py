@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from qsearch._text import reason_of
 from qsearch.errors import InputError, QsearchError
 from qsearch.monitoring.status import results_version, study_status
+from qsearch.monitoring.status_text import phase_text, time_left_text
 from qsearch_reports.page.assets import TEMPLATES
 from qsearch_reports.page.page import render_page
 from qsearch_reports.results import read_results
@@ -92,8 +93,8 @@ class LivePage:
             else:
                 values = {
                     **status.as_json(),
-                    "phase_text": status.phase_text(),
-                    "left_text": status.left_text(),
+                    "phase_text": phase_text(status),
+                    "left_text": time_left_text(status),
                 }
         # A file name may hold what is no text; it is told as far as it is.
         return _Answer(json.dumps(values).encode("utf-8", "replace"), "application/json")

@@ -45,7 +45,7 @@ SMALL = {
 
 def command(*arguments: str | Path) -> list[str]:
     """Return a command line that runs qsearch in a new process."""
-    return [sys.executable, "-m", "qsearch.cli.main", *map(str, arguments)]
+    return [sys.executable, "-m", "qsearch", *map(str, arguments)]
 
 
 def small_study(out: Path, **changes: str) -> list[str]:

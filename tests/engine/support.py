@@ -157,7 +157,7 @@ def command(
 ) -> subprocess.CompletedProcess[str]:
     """Run qsearch in a new process that has the fake plugins."""
     return subprocess.run(
-        [sys.executable, "-m", "qsearch.cli.main", *map(str, arguments)],
+        [sys.executable, "-m", "qsearch", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,

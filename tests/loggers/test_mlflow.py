@@ -64,7 +64,7 @@ def test_a_study_is_one_run_in_its_directory(tmp_path: Path) -> None:
 
 
 def test_a_resumed_study_goes_on_with_its_run(tmp_path: Path) -> None:
-    run("mlflow", tmp_path, stop_at=("training", 1, 2))
+    run("mlflow", tmp_path, stop_at=("training", 2, 2))
     (found,) = runs_of(client_of(tmp_path / "mlruns"))
     assert found.info.status == "KILLED"
     run("mlflow", tmp_path)
@@ -79,8 +79,8 @@ def test_the_environments_tracking_uri_is_used(tmp_path: Path) -> None:
     assert not (tmp_path / "study" / "mlruns").exists()
 
 
-def test_a_run_that_is_gone_is_logged_anew(tmp_path: Path) -> None:
-    run("mlflow", tmp_path, stop_at=("evaluated", 1, 0))
+def test_a_run_that_is_gone_is_logged_again(tmp_path: Path) -> None:
+    run("mlflow", tmp_path, stop_at=("evaluated", 2, 0))
     (tmp_path / RUN_FILE).write_text("0" * 32)
     run("mlflow", tmp_path)
     client = client_of(tmp_path / "mlruns")
@@ -110,34 +110,37 @@ class Server:
         patch.setattr(mlflow_logger, "_EVERY", 0.0)
 
 
-def run_with(observer: Observer, directory: Path) -> list[str]:
-    """Run the study with the logger, and an observer after it; return the warnings."""
+def run_with(observer: Observer, directory: Path) -> None:
+    """Run the study with the logger, which is not dropped, and an observer after it."""
     warnings: list[str] = []
     with loggers(["mlflow"], directory, SPEC.name, warnings.append) as observers:
         run_study(SPEC, directory, observer=all_of([*observers, observer]))
-    return warnings
+    assert warnings == []
 
 
 def test_a_server_that_is_away_at_first_gets_everything_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = Server(monkeypatch)
 
     def come_back(event: Event) -> None:
-        server.is_away = server.is_away and (event.kind, event.round) != ("trained", 1)
+        server.is_away = server.is_away and (event.kind, event.round) != ("trained", 2)
 
-    (warning,) = run_with(come_back, tmp_path)
-    assert "logger 'mlflow' failed, the study goes on: ConnectionError: refused" in warning
+    run_with(come_back, tmp_path)
+    (warning,) = capsys.readouterr().err.splitlines()
+    expected = "logger 'mlflow' failed and will try again, the study goes on: ConnectionError"
+    assert expected in warning
     assert server.refused > 3
     assert_complete(tmp_path, tmp_path / "mlruns")
 
 
 def test_a_server_that_stays_away_is_tried_once_more_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = Server(monkeypatch)
     refused: list[int] = []
-    (_,) = run_with(lambda event: refused.append(server.refused), tmp_path)
+    run_with(lambda event: refused.append(server.refused), tmp_path)
+    assert len(capsys.readouterr().err.splitlines()) == 1
     assert server.refused == refused[-1] + 1
 
 

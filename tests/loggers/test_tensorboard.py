@@ -43,7 +43,7 @@ def test_a_study_is_logged_as_its_files_have_it(tmp_path: Path) -> None:
 
 
 def test_a_resumed_study_goes_on_with_the_same_figures(tmp_path: Path) -> None:
-    run("tensorboard", tmp_path, stop_at=("training", 1, 2))
+    run("tensorboard", tmp_path, stop_at=("training", 2, 2))
     run("tensorboard", tmp_path)
     assert_complete(tmp_path)
 
@@ -51,7 +51,7 @@ def test_a_resumed_study_goes_on_with_the_same_figures(tmp_path: Path) -> None:
 def test_what_was_run_without_the_logger_is_caught_up_but_for_training_steps(
     tmp_path: Path,
 ) -> None:
-    run(None, tmp_path, stop_at=("evaluated", 1, 0))
+    run(None, tmp_path, stop_at=("evaluated", 2, 0))
     run("tensorboard", tmp_path)
     found, wanted = logged(tmp_path), expected(tmp_path)
     values = [value for _, value in found["evaluation/loss"]]
@@ -61,7 +61,7 @@ def test_what_was_run_without_the_logger_is_caught_up_but_for_training_steps(
 
 
 def test_half_an_event_of_a_killed_process_does_no_harm(tmp_path: Path) -> None:
-    run("tensorboard", tmp_path, stop_at=("evaluated", 1, 0))
+    run("tensorboard", tmp_path, stop_at=("evaluated", 2, 0))
     (file,) = (tmp_path / "tensorboard").iterdir()
     with file.open("ab") as stream:
         stream.write(b"\x18\x00\x00\x00\x00\x00")

@@ -363,7 +363,7 @@ def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_an_interrupt_ends_the_command_well(study, record) -> None:
     arguments = ["serve", str(study(record)), "--port", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "qsearch.cli.main", *arguments],
+        [sys.executable, "-m", "qsearch", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

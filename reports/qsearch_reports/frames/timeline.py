@@ -8,14 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from qsearch.monitoring.history import (
-    CANDIDATES,
-    FINISHING,
-    SEARCHING,
-    SENSITIVITY,
-    SET,
-    TRAINING,
-)
+from qsearch.monitoring.events import Phase
 from qsearch_reports.frames.clock import log_history, running_minutes
 from qsearch_reports.frames.points import points_frame
 from qsearch_reports.results import StudyResults
@@ -32,8 +25,8 @@ _COLUMNS = [
     "end",
     "lane",
 ]
-_COUNTED = (TRAINING, SENSITIVITY, SET, SEARCHING, CANDIDATES, FINISHING)
-"""Phases whose end the log tells; others end with the next one's beginning."""
+_BRIEF = (Phase.STARTING, Phase.QUANTIZATION_ERROR, Phase.FULL_PRECISION)
+"""Phases of which it does not matter whether they were cut off."""
 
 _OVERLAP = 0.1
 """Share of its own time by which an evaluation may begin before another in its lane ends: results
@@ -108,11 +101,11 @@ def phases_frame(results: StudyResults) -> pd.DataFrame:
     end = running_minutes(history, [last if p.end is None else p.end for p in phases])
     frame = pd.DataFrame(
         {
-            "phase": [phase.kind for phase in phases],
+            "phase": [phase.phase for phase in phases],
             "round": [phase.round for phase in phases],
             "start": start,
             "end": end,
-            "complete": [phase.complete or phase.kind not in _COUNTED for phase in phases],
+            "complete": [phase.complete or phase.phase in _BRIEF for phase in phases],
         }
     )
     return frame[frame["end"] > frame["start"]].reset_index(drop=True)

@@ -13,10 +13,9 @@ from urllib.parse import quote
 import numpy as np
 
 from qsearch.errors import InputError
-from qsearch.monitoring.status import STUDY_YAML
 from qsearch.sharing.listing import runner
 from qsearch.storage.files import to_standard_error
-from qsearch.storage.paths import STUDY_FILE
+from qsearch.storage.paths import STUDY_FILE, STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch_reports import frames
 from qsearch_reports.page import assets

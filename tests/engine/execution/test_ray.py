@@ -235,7 +235,7 @@ def test_an_interrupted_study_ends_its_workers_and_exits_130(tmp_path: Path) -> 
     study = write_study_yaml(tmp_path / "study.yaml", trainer__faults=faults)
     arguments = ["run", str(study), "--out", str(tmp_path / "run"), "--workers", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "qsearch.cli.main", *arguments],
+        [sys.executable, "-m", "qsearch", *arguments],
         env=command_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -79,7 +79,7 @@ def test_two_studies_write_into_one_database_while_others_read(
         arguments = ["run", str(study), "--out", str(tmp_path / name), "--storage", postgres_url]
         writers.append(
             subprocess.Popen(
-                [sys.executable, "-m", "qsearch.cli.main", *arguments],
+                [sys.executable, "-m", "qsearch", *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

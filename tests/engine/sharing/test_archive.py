@@ -169,7 +169,7 @@ def test_archive_holds_plain_files_of_the_study_with_their_digests(
         for name in set(names) - {MANIFEST, EXPERIMENT}:
             assert opened.read(name) == (stopped / name).read_bytes()
     left_out = {path.relative_to(stopped).as_posix() for path in stopped.rglob("*")} - set(names)
-    assert left_out <= {"state", "study.db", "state/lock", "state/progress.json", "report.html"}
+    assert left_out <= {"state", "study.db", "state/lock", "state/status.json", "report.html"}
 
 
 def test_study_on_a_full_or_read_only_disk_is_archived_to_another(
@@ -604,7 +604,7 @@ def test_commands_archive_and_restore(stopped: Path, whole: Path, tmp_path: Path
     restored = qsearch("restore", tmp_path / "study.zip", "--to", tmp_path / "copy")
     assert restored.exit_code == 0
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o755
-    again = restored.stdout.splitlines()[1].partition("to go on: qsearch ")[2].split()
+    again = restored.stdout.splitlines()[1].partition("to continue: qsearch ")[2].split()
     assert qsearch(*again).exit_code == 0
     assert_frame_equal(results(tmp_path / "copy"), results(whole), check_exact=True)
     twice = qsearch("restore", tmp_path / "study.zip", "--to", tmp_path / "copy")

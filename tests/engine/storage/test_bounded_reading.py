@@ -51,7 +51,7 @@ def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["study.yaml", "log.jsonl", "state/clock.json", "state/progress.json", "state/lock"],
+    ["study.yaml", "log.jsonl", "state/clock.json", "state/status.json", "state/lock"],
 )
 def test_a_study_with_a_pipe_among_its_files_has_a_status(
     name: str, finished: Path, tmp_path: Path

@@ -37,7 +37,7 @@ SPEC = study_spec(
     search__scores="measured",
     search__screening={"factor": 2},
 )
-NO_STATE = ("log.jsonl", "lock", "study.db", "progress.json")
+NO_STATE = ("log.jsonl", "lock", "study.db", "status.json")
 MADE_AGAIN = (
     *("adapter-*", "quantization_error*", "screening-*", "probes-*"),
     *("full_precision-*", "layer_scores-*"),

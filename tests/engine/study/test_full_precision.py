@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pandas.testing import assert_frame_equal
 
-from qsearch.monitoring.events import read_events
-from qsearch.monitoring.history import FULL_PRECISION, replay
+from qsearch.monitoring.events import Phase, read_events
+from qsearch.monitoring.history import replay
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.registry import load_plugin
 from qsearch.storage.checkpoints import read_adapter
@@ -52,9 +52,9 @@ def test_it_counts_for_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_it_is_told_as_a_phase_of_its_own(finished: Path) -> None:
-    history = replay(read_events(finished / "log.jsonl"), None)
-    phases = [phase for phase in history.phases if phase.kind == FULL_PRECISION]
-    assert [(phase.round, phase.complete) for phase in phases] == [(0, True), (1, True)]
+    history = replay(read_events(finished / "log.jsonl"))
+    phases = [phase for phase in history.phases if phase.phase == Phase.FULL_PRECISION]
+    assert [(phase.round, phase.complete) for phase in phases] == [(1, True), (2, True)]
     found = [line["loss"] for line in events(finished, "measured full precision")]
     assert found == [entry.full_precision.loss for entry in read_study(finished).rounds]  # type: ignore[union-attr]
 

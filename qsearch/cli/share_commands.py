@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qsearch._text import warn
-from qsearch.cli.output import print_line, print_table, quieten_ax, report_function
+from qsearch.cli.arguments import Json, StudyDirectory
+from qsearch.cli.console import print_line, print_table, quieten_ax, report_function
 from qsearch.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def list_studies(
         Path | None, typer.Argument(help="Folder of study directories.", metavar="FOLDER")
     ] = None,
     storage: Annotated[str | None, typer.Option(help="Database URL.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_: Json = False,
 ) -> None:
     """List the studies in a database, or in a folder: how far they are and who runs them."""
     from dataclasses import asdict
@@ -81,7 +82,7 @@ def index(
 
 
 def archive(
-    directory: Annotated[Path, typer.Argument(help="A study's directory.", metavar="DIR")],
+    directory: StudyDirectory,
     to: Annotated[Path, typer.Option("--to", help="File to write.", metavar="STUDY.zip")],
     storage: Annotated[
         str | None, typer.Option(help="Database URL that the study was run with.")
@@ -99,14 +100,14 @@ def restore(
     file: Annotated[Path, typer.Argument(help="What archive wrote.", metavar="STUDY.zip")],
     to: Annotated[Path, typer.Option("--to", help="New or empty directory.", metavar="DIR")],
     storage: Annotated[
-        str | None, typer.Option(help="Database URL to go on with; a file in DIR if omitted.")
+        str | None, typer.Option(help="Database URL to continue with; a file in DIR if omitted.")
     ] = None,
 ) -> None:
-    """Open an archived study in a new directory, to read it or to go on with it."""
+    """Open an archived study in a new directory, to read or continue it."""
     quieten_ax()
     from qsearch.sharing.restoring import restore_archive
 
     name = restore_archive(file, to, storage)
     print_line(f"restored the study {name} to {to}")
     rest = " --storage URL" if storage else ""
-    print_line(f"to go on: qsearch run {to / 'study.yaml'} --out {to}{rest}")
+    print_line(f"to continue: qsearch run {to / 'study.yaml'} --out {to}{rest}")

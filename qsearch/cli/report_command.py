@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from qsearch.cli.output import print_line, report_function
+from qsearch.cli.console import print_line, report_function
 from qsearch.errors import InputError
 
 

@@ -1,0 +1,5 @@
+"""``python -m qsearch``: the command line."""
+
+from qsearch.cli.main import main
+
+main()

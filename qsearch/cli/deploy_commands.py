@@ -1,0 +1,103 @@
+"""Commands from results to a model: ``pick`` and ``export``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qsearch.cli.arguments import Json, StudyDirectory
+from qsearch.cli.console import print_line, print_table, quieten_ax
+from qsearch.errors import InputError
+
+Bits = Annotated[float | None, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
+Bytes = Annotated[
+    str | None, typer.Option("--bytes", help="Budget of the weight files, such as 60MB.")
+]
+Memory = Annotated[
+    str | None, typer.Option("--memory", help="Budget of the memory that running takes.")
+]
+Tokens = Annotated[
+    int | None, typer.Option("--tokens", help="For --memory: length of a sequence.", min=1)
+]
+Trial = Annotated[
+    int | None, typer.Option("--trial", help="A trial of the latest round, by its number.", min=0)
+]
+
+
+def pick(
+    directory: StudyDirectory,
+    bits: Bits = None,
+    bytes_: Bytes = None,
+    memory: Memory = None,
+    tokens: Tokens = None,
+    trial: Trial = None,
+    json_: Json = False,
+) -> None:
+    """Print the best configuration within a budget of average bits, bytes or memory, or a trial."""
+    from qsearch.deployment.budgets import chosen_budget
+    from qsearch.deployment.picking import pick_configuration
+
+    picked = pick_configuration(directory, chosen_budget(bits, bytes_, memory, tokens, trial))
+    if json_:
+        layers = {name: dict(layer) for name, layer in picked.configuration.items()}
+        print_line(json.dumps({**picked.figures, "configuration": layers}))
+        return
+    lines = picked.lines()
+    width = max(len(label) for label, _ in lines)
+    for label, text in lines:
+        print_line(f"{label:{width}}  {text}")
+    print_line("")
+    rows = (
+        (name, *(str(layer[knob]) for knob in picked.knobs))
+        for name, layer in picked.configuration.items()
+    )
+    print_table(("layer", *picked.knobs), rows)
+
+
+def export(
+    directory: StudyDirectory,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write.", metavar="OUT")],
+    bits: Bits = None,
+    bytes_: Bytes = None,
+    memory: Memory = None,
+    tokens: Tokens = None,
+    trial: Trial = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
+    ] = None,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="packed (whole model), packed-base (without its adapter), adapter (PEFT),"
+            " merged (float model), compressed-tensors (vLLM), gguf (llama.cpp).",
+        ),
+    ] = "adapter",
+) -> None:
+    """Write the best configuration within a budget, or a trial, in a form that can be deployed."""
+    from qsearch.deployment.budgets import chosen_budget, parse_sweep
+
+    quieten_ax()
+    from qsearch.deployment.exporting import export_configuration, export_sweep
+
+    if sweep is None:
+        budget = chosen_budget(bits, bytes_, memory, tokens, trial)
+        rows = {str(to): export_configuration(directory, budget, to, format_)}
+    elif all(option is None for option in (bits, bytes_, memory, tokens, trial)):
+        budgets = parse_sweep(sweep)
+        exported = export_sweep(directory, budgets, to, format_)
+        names = [f"{to} for {budget.limit:g} bits" for budget in budgets]
+        rows = dict(zip(names, exported, strict=True))
+    else:
+        raise InputError(
+            "--sweep holds the budgets; leave --bits, --bytes, --memory, --tokens, --trial out"
+        )
+    for name, row in rows.items():
+        print_line(
+            f"wrote {name}: trial {int(row['trial'])}, {row['average_bits']:.4f} average bits,"
+            f" loss {row['loss']:.4f}"
+        )

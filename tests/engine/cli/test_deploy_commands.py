@@ -1,0 +1,278 @@
+"""``pick`` and ``export``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qsearch.deployment.selection import best_under
+from qsearch.storage.paths import FOOTPRINT_FILE
+from qsearch.storage.study_record import StudyRecord, read_study, row_figures, write_study
+
+
+@pytest.fixture(scope="module")
+def record(finished: Path) -> StudyRecord:
+    return read_study(finished)
+
+
+@pytest.fixture
+def picked(qsearch, finished: Path):
+    """Return what ``pick --json`` says of a budget."""
+
+    def pick(*budget: str) -> dict[str, Any]:
+        code, output, errors = qsearch("pick", finished, *budget, "--json")
+        assert code == 0, errors
+        values: dict[str, Any] = json.loads(output)
+        return values
+
+    return pick
+
+
+@pytest.fixture
+def exported(qsearch, finished: Path, tmp_path: Path):
+    """Export in the fake trainer's format to a new folder; return what it holds."""
+
+    def export(*arguments: str, to: Path = tmp_path / "out") -> Path:
+        code, output, errors = qsearch(
+            "export", finished, *arguments, "--to", to, "--format", "json"
+        )
+        assert code == 0, errors
+        assert f"wrote {to}" in output
+        return to
+
+    return export
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+# pick
+
+
+def test_pick_prints_the_best_configuration_under_the_budget(picked, record: StudyRecord) -> None:
+    found, best = picked("--bits", "3.5"), best_under(record, 3.5)
+    assert found["average_bits"] <= 3.5
+    assert found["configuration"] == json.loads(best["configuration"])
+    figures = row_figures(record, best)
+    assert figures == {name: found[name] for name in figures}
+    assert set(found) == {
+        "trial", "round", "average_bits", "loss", "standard_error", "estimated_loss",
+        "estimated_loss_std", "metric_name", "metric", "metric_standard_error", "seen",
+        "configuration", "file_bytes", "memory_bytes", "memory_tokens", "smallest_alike",
+    }  # fmt: skip
+    assert found["estimated_loss"] is None  # The fake task does not count its examples.
+
+
+def test_pick_begins_with_rounded_figures_and_their_units(
+    qsearch, finished: Path, record: StudyRecord
+) -> None:
+    best = best_under(record, 3.5)
+    lines = qsearch("pick", finished, "--bits", "3.5").output.splitlines()
+    figures = dict(line.split("  ", 1) for line in lines[: lines.index("")])
+    shown = {name: figure.strip() for name, figure in figures.items()}
+    assert "expected loss" not in shown
+    assert shown["average bits"] == f"{best['average_bits']:.4f}"
+    assert shown["loss"] == f"{best['loss']:.4f} ± {best['standard_error']:.4f}"
+    assert shown["weight files"] == f"{(1200 + 100 * best['average_bits']) / 1000:.1f} kB as packed"
+    assert shown["memory"].endswith("kB for 10 tokens, an estimate")
+
+
+def test_where_output_is_piped_each_layer_is_whole_on_a_line(
+    qsearch, finished: Path, record: StudyRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    lines = [
+        line.split() for line in qsearch("pick", finished, "--bits", "3.5").output.splitlines()
+    ]
+    for name, layer in json.loads(best_under(record, 3.5)["configuration"]).items():
+        assert [name, *map(str, layer.values())] in lines
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        # The fake model takes 1,200 bytes and 100 a bit; running, 300 and 5 a token more.
+        ["--bytes", "1550"],
+        ["--bytes", "1.55 kB"],
+        ["--memory", "1900"],
+        ["--memory", "1950", "--tokens", "20"],
+    ],
+    ids=" ".join,
+)
+def test_pick_by_size_is_pick_by_bits_that_fit(
+    budget: list[str], picked, record: StudyRecord
+) -> None:
+    found = picked(*budget)
+    assert found["trial"] == best_under(record, 3.5)["trial"]
+    assert found["file_bytes"] == round(1200 + 100 * found["average_bits"])
+    assert found["memory_bytes"] - found["file_bytes"] == 300 + 5 * found["memory_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "error"),
+    [
+        ([], "give one budget, --bits, --bytes or --memory, or a --trial; got none"),
+        (["--bits", "3", "--bytes", "2kB"], "got --bits and --bytes"),
+        (["--bytes", "2 parsec"], "--bytes '2 parsec': give a positive number of bytes"),
+        (["--bytes", "0"], "--bytes '0': give a positive number"),
+        (["--bytes", "1 kB"], "--bytes 1kB: the smallest configuration takes 1."),
+        (["--bytes", "1kB"], " kB (1.20 kB of it not quantized)"),
+        (["--bytes", "1300"], "--bytes 1300: the smallest configuration takes 1"),
+        (["--bytes", "1300"], " bytes (1200 bytes of it not quantized)"),
+        (["--memory", "1.4kB"], " kB (1.55 kB of it beside the quantized weights)"),
+        (["--memory", "1kB", "--tokens", "900"], "--memory 1kB --tokens 900: the smallest"),
+        (["--bits", "3", "--tokens", "5"], "--tokens is for --memory alone"),
+        (["--bits", "inf"], "--bits inf: give a number of average bits"),
+        (["--bits", "1"], "--bits 1: the smallest configuration takes 2."),
+        (["--bits", "0"], "--bits 0: the smallest configuration takes 2."),
+        (["--trial", "1", "--bits", "3"], "got --bits and --trial"),
+        (["--trial", "1", "--tokens", "5"], "--tokens is for --memory alone"),
+        (["--trial", "99"], "--trial 99: the study has no trial of that number; its last is "),
+    ],
+)
+def test_a_budget_that_is_none_is_refused(
+    budget: list[str], error: str, qsearch, finished: Path
+) -> None:
+    assert error in qsearch("pick", finished, *budget).refused()
+
+
+@pytest.mark.parametrize(
+    ("option", "limit"),
+    [("--bits", "1"), ("--bytes", "1kB"), ("--bytes", "0.001MiB"), ("--memory", "1kB")],
+)
+def test_what_the_smallest_configuration_takes_is_enough(
+    option: str, limit: str, qsearch, picked, finished: Path
+) -> None:
+    errors = qsearch("pick", finished, option, limit).refused().split("takes ")[1]
+    assert picked(option, errors.split(" (")[0].removesuffix(" average bits\n"))
+
+
+def test_bytes_need_a_study_that_says_how_large_its_model_is(
+    qsearch, finished: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    (copy / FOOTPRINT_FILE).unlink()
+    errors = qsearch("pick", copy, "--bytes", "2kB").refused()
+    assert "does not say how large the model is" in errors
+    assert json.loads(qsearch("pick", copy, "--bits", "4", "--json").output)["file_bytes"] is None
+    right = read_json(finished / FOOTPRINT_FILE)
+    for wrong in ({}, {**right, "tokens": None}, {**right, "quantized_weights": 0}):
+        for path in copy.glob(f"{FOOTPRINT_FILE}*"):
+            path.unlink()
+        (copy / FOOTPRINT_FILE).write_text(json.dumps(wrong))
+        assert "footprint.json: damaged" in qsearch("pick", copy, "--bytes", "2kB").refused()
+
+
+# A trial
+
+
+def test_a_trial_is_picked_and_exported_by_its_number(
+    picked, exported, record: StudyRecord
+) -> None:
+    row = record.latest.iloc[2]
+    found = picked("--trial", str(row["trial"]))
+    assert (found["trial"], found["round"]) == (row["trial"], 2)
+    assert found["configuration"] == json.loads(row["configuration"])
+    facts = read_json(exported("--trial", str(row["trial"])) / "qsearch.json")
+    assert facts["loss"] == row["loss"]
+    assert facts["budget"] == {"kind": "trial", "limit": row["trial"], "tokens": None}
+
+
+def test_a_trial_that_the_latest_round_did_not_complete_is_refused_with_the_reason(
+    qsearch, record: StudyRecord, tmp_path: Path
+) -> None:
+    last, dropped = record.latest.index[0], {*record.trials["trial"]} - {*record.latest["trial"]}
+    trials = record.trials.copy()
+    trials.loc[last, ["status", "reason"]] = "failed", "no memory"
+    write_study(tmp_path, replace(record, trials=trials))
+    errors = qsearch("pick", tmp_path, "--trial", str(trials.loc[last, "trial"])).refused()
+    assert "its evaluation failed in round 2: no memory" in errors
+    errors = qsearch("pick", tmp_path, "--trial", str(dropped.pop())).refused()
+    assert "it was evaluated in round 1 alone" in errors
+    assert "give one of round 2, the latest" in errors
+
+
+# export
+
+
+def test_an_export_has_the_figures_of_its_pick(exported, record: StudyRecord) -> None:
+    facts = read_json(exported("--bits", "3.5") / "qsearch.json")
+    figures = row_figures(record, best_under(record, 3.5))
+    assert figures == {name: facts[name] for name in figures}
+
+
+def test_an_export_in_a_format_that_the_trainer_lacks_is_refused(
+    qsearch, finished: Path, tmp_path: Path
+) -> None:
+    errors = qsearch("export", finished, "--bits", "4", "--to", tmp_path / "out").refused()
+    assert "writes ['json']" in errors
+
+
+def test_an_export_goes_into_an_empty_folder_alone_as_it_is(
+    qsearch, exported, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    exported("--bits", "4", to=tmp_path / "link")
+    assert (tmp_path / "real" / "configuration.json").is_file()
+    again = ["export", finished, "--bits", "4", "--format", "json", "--to", tmp_path / "real"]
+    assert "not an empty folder" in qsearch(*again).refused()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    exported("--bits", "4", to=Path())
+    assert (tmp_path / "here" / "configuration.json").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"real", "link", "here"}
+
+
+def sweep(budgets: Sequence[float]) -> tuple[str, str]:
+    return "--sweep", ",".join(map(str, budgets))
+
+
+def test_a_sweep_writes_one_folder_for_each_configuration(exported, record: StudyRecord) -> None:
+    budgets = [2.5, 3.5, 5.75, 5.8]
+    out = exported(*sweep(budgets))
+    index = read_json(out / "index.json")["budgets"]
+    assert [entry["bits"] for entry in index] == budgets
+    trials = [int(best_under(record, bits)["trial"]) for bits in budgets]
+    assert [entry["trial"] for entry in index] == trials
+    assert trials[2] == trials[3]  # Else nothing would be shared.
+    folders = [entry["folder"] for entry in index]
+    assert folders[2] == folders[3] == "5.75"
+    assert {path.name for path in out.iterdir()} == {*folders, "index.json"}
+    for entry in index:
+        facts = read_json(out / entry["folder"] / "qsearch.json")
+        assert facts["trial"] == entry["trial"]
+        assert facts["average_bits"] <= entry["bits"]
+
+
+def test_budgets_that_are_almost_alike_have_folders_of_their_own(
+    exported, record: StudyRecord
+) -> None:
+    bits = float(record.latest["average_bits"].min()) + 0.5
+    out = exported(*sweep([bits, bits + 1e-9]))
+    assert read_json(out / "index.json")["budgets"][0]["folder"] == str(bits)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--sweep", "2.5,x"], "'x' is no positive number of average bits"),
+        (["--sweep", "3,3.0"], "3 is there twice"),
+        (["--sweep", "3", "--bits", "3"], "--sweep holds the budgets"),
+        (["--sweep", "3", "--trial", "3"], "--sweep holds the budgets"),
+        (["--sweep", "4,1"], "--bits 1: the smallest configuration takes"),
+    ],
+)
+def test_a_sweep_of_bad_budgets_writes_nothing(
+    arguments: list[str], error: str, qsearch, finished: Path, tmp_path: Path
+) -> None:
+    out = ["--to", tmp_path / "out", "--format", "json"]
+    assert error in qsearch("export", finished, *out, *arguments).refused()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,114 @@
+"""Exit codes: 2 with one line for bad input, 1 for a failure, and no traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.engine.support import imported_by, results, write_study_yaml
+
+
+def test_a_wrong_study_is_refused_and_named(qsearch, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml", search__rounds=0)
+    for arguments in (["check", study], ["run", study, "--out", tmp_path / "run"]):
+        assert f"{study}: search.rounds" in qsearch(*arguments).refused()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("section", ["trainer", "task", "quantizer"])
+def test_an_unknown_plugin_lists_what_is_installed(section: str, qsearch, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml", **{f"{section}__name": "nope"})
+    errors = qsearch("check", study).refused()
+    assert f"{section}.name: no {section} is called 'nope'; installed: [" in errors
+    assert "'fake'" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["check", "none.yaml"], "none.yaml"),
+        (["run", "none.yaml", "--out", "run"], "none.yaml"),
+        (["status", "none"], "none"),
+        (["pick", "none", "--bits", "3"], "none"),
+        (["report", "none"], "none"),
+        (["export", "none", "--bits", "3", "--to", "out"], "none"),
+        (["init", "nope"], "no ready study is called 'nope'; there are: ["),
+        (["run", "none.yaml", "--out", "run", "--workers", "2"], "none.yaml"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_what_does_not_exist_is_refused(
+    arguments: list[str], error: str, qsearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert error in qsearch(*arguments).refused()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pick"],
+        ["pick", ".", "--bits", "x"],
+        ["pick", ".", "--bits", "nan"],
+        ["pick", ".", "--bits", "-1"],
+        ["run"],
+        ["nope"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2(arguments: list[str], qsearch) -> None:
+    code, _, errors = qsearch(*arguments)
+    assert code == 2
+    assert "Usage:" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["run", "my.yaml", "--out", "my.yaml/run"], "cannot be written"),
+        (["run", "my.yaml", "--out", "run", "--worker-gpus", "1"], "need --workers or --address"),
+        (["run", "my.yaml", "--out", "run", "--logger", "paper"], "no logger is called 'paper'"),
+        (["init", "--out", "my.yaml"], "my.yaml exists; give another file by --out"),
+        (["init", "--out", "my.yaml/x"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    arguments: list[str], error: str, qsearch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study_yaml(tmp_path / "my.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert error in qsearch(*arguments).refused()
+    assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
+
+
+def test_run_names_the_study_file_when_a_plugin_refuses_its_options(
+    qsearch, tmp_path: Path
+) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml", trainer__block=1)
+    errors = qsearch("run", study, "--out", tmp_path / "run").refused()
+    assert f"{study}: trainer.block: unknown field" in errors
+
+
+def test_a_changed_study_is_refused(qsearch, finished: Path, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml")
+    before = results(finished)
+    errors = qsearch("run", study, "--out", finished, "--set", "search.rounds=1").refused()
+    assert "search.rounds: 2 → 1" in errors
+    assert results(finished).equals(before)
+
+
+def test_a_failure_exits_1(qsearch, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml", trainer__faults=[{"kind": "error"}])
+    code, _, errors = qsearch("run", study, "--out", tmp_path / "run")
+    assert code == 1
+    assert "qsearch: round 1: 5 of 8 evaluations failed" in errors
+    assert "Traceback" not in errors
+
+
+def test_light_commands_start_without_heavy_imports(finished: Path) -> None:
+    heavy = {"torch", "ax", "transformers", "botorch"}
+    for command in (["pick", str(finished), "--bits", "3", "--json"], ["status", str(finished)]):
+        assert imported_by(command, heavy) == "[]"

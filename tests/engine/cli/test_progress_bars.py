@@ -1,0 +1,155 @@
+"""Progress bars, and the lines next to them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from qsearch.cli.console import SafeConsole
+from qsearch.cli.event_lines import event_text
+from qsearch.cli.progress_bars import StudyProgress
+from qsearch.monitoring.events import Event, EventKind
+from qsearch.monitoring.tracker import StudyTracker
+from qsearch.spec.search_spec import SearchSpec
+from tests.engine.monitoring.support import Clock
+
+
+@pytest.fixture
+def drawn(tmp_path: Path):
+    """Return what a terminal, or a file, gets of events that come a minute apart."""
+
+    def draw(*events: Event, terminal: bool = True) -> str:
+        stream, clock = io.StringIO(), Clock()
+        console = SafeConsole(file=stream, force_terminal=terminal, width=200)
+        tracker = StudyTracker(tmp_path, SearchSpec(rounds=3), clock)
+        with StudyProgress(console, tracker) as progress:
+            for event in events:
+                clock.now += 60
+                progress(event)
+        return stream.getvalue()
+
+    return draw
+
+
+EVALUATED = Event(EventKind.EVALUATED, 1, {"trial": 0, "average_bits": 3.0, "loss": 0.5})
+ROUND_FINISHED = Event(EventKind.ROUND_FINISHED, 1, {"hypervolume": 0.5, "next_set": 6})
+
+
+def test_a_phase_that_does_not_count_shows_no_count(drawn) -> None:
+    shown = drawn(Event(EventKind.MEASURING_QUANTIZATION_ERROR, 1))
+    assert "round 1: measuring quantization error" in shown
+    assert shown.count("/") == shown.count("0/3")  # Of the study's rounds.
+
+
+def test_a_phase_that_counts_shows_how_far_it_is(drawn) -> None:
+    shown = drawn(
+        Event(EventKind.EVALUATING_THE_SET, 1, {"total": 8}),
+        EVALUATED,
+        Event(EventKind.FAILED, 1, {"trial": 1, "reason": "no memory"}),
+    )
+    assert "2/8" in shown
+    assert "round 1: trial 1 failed: no memory" in shown
+
+
+def test_the_study_is_shown_with_its_rounds_and_its_end(drawn) -> None:
+    shown = drawn(ROUND_FINISHED)
+    assert "study" in shown
+    assert "1/3" in shown
+    assert "about 2 min left, at " in shown
+
+
+def test_without_a_terminal_phases_and_the_end_are_lines(drawn) -> None:
+    searching = [Event(EventKind.SEARCHING, 1, {"done": n, "total": 2}) for n in (0, 1)]
+    shown = drawn(*searching, EVALUATED, ROUND_FINISHED, terminal=False)
+    phase, finished, left = shown.splitlines()
+    assert phase == "round 1: searching"
+    assert finished == "round 1: hypervolume 0.5000, next set 6 configurations"
+    assert left.startswith("about 8 min left, at ")
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (
+            Event(EventKind.TRAINED, 1, {"steps": 9, "seconds": 75.0}),
+            "round 1: trained 9 steps in 1 min",
+        ),
+        (Event(EventKind.SEARCHED, 1, {"candidates": 2}), "round 1: found 2 candidates"),
+        (Event(EventKind.SEARCHING_AGAIN, 1), "round 1: the database lacks some candidates"),
+        (
+            Event(EventKind.RETRYING, 2, {"trials": [3, 4]}),
+            "round 2: trying again what failed: 2 evaluations",
+        ),
+        (
+            Event(EventKind.RETRY, 2, {"trial": 3, "attempt": 2, "reason": "slow"}),
+            "round 2: trial 3 failed at attempt 2 and is tried again: slow",
+        ),
+        (
+            Event(EventKind.RETRY, 2, {"attempt": 1, "reason": "slow"}),
+            "round 2: an evaluation failed at attempt 1 and is tried again: slow",
+        ),
+        (
+            Event(EventKind.STORAGE_LOST, 2, {"reason": "refused", "seconds": 900}),
+            "the database is lost: refused; waiting for it, 15 min at most",
+        ),
+        (
+            Event(EventKind.STORAGE_LOST, 2, {"reason": "refused"}),
+            "the database is lost: refused; waiting for it",
+        ),
+        (Event(EventKind.STORAGE_BACK, 2, {"seconds": 75.0}), "the database is back after 1 min"),
+        (
+            Event(EventKind.TAKEN_OVER, 1, {"owner": "process 7"}),
+            "taken over from one that died: process 7",
+        ),
+        (
+            Event(EventKind.FULL_PRECISION_FAILED, 1, {"reason": "no loss"}),
+            "round 1: without quantization, the model could not be evaluated: no loss",
+        ),
+        (
+            Event(EventKind.WORKER_GIVEN_UP, 2, {"reason": "gone"}),
+            "round 2: a worker is given up: gone",
+        ),
+        (
+            Event(EventKind.WORKER_LOST, 2, {"reason": "killed"}),
+            "round 2: a worker is lost: killed",
+        ),
+        (Event(EventKind.WAITING_FOR_WORKERS, 2), "round 2: waiting for workers"),
+        (
+            Event(EventKind.STATE_DAMAGED, 2, {"file": "state/x.json", "used": ""}),
+            "state/x.json is damaged; instead: nothing, it is made again if needed",
+        ),
+        (
+            Event(EventKind.ENVIRONMENT_CHANGED, 2, {"changed": ["torch: 2.9 → 2.10", "GPU"]}),
+            "changed since the last session: torch: 2.9 → 2.10; GPU",
+        ),
+        (Event(EventKind.LIMITS_CHANGED, 2, {"changed": ["a: 1 → 2"]}), "limits changed: a: 1 → 2"),
+        (Event(EventKind.MEASURED_SENSITIVITY, 1, {"seconds": 4.0}), None),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Event) else "",
+)
+def test_some_events_are_worth_a_line(event: Event, text: str | None) -> None:
+    assert event_text(event) == text
+
+
+@pytest.mark.parametrize("kind", EventKind)
+def test_a_field_that_is_missing_is_a_question_mark(kind: EventKind) -> None:
+    text = event_text(Event(kind, 1))
+    assert text is None or text
+
+
+def test_an_event_that_cannot_be_shown_ends_the_display_and_no_study(
+    drawn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = Event(EventKind.TRAINING, 1, {"step": 1, "total": 3, "loss": "high"})
+    shown = drawn(odd, odd, Event(EventKind.WORKER_LOST, 1, {"reason": "killed"}), terminal=False)
+    assert "killed" not in shown
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("qsearch: progress is shown no longer, the study goes on: ValueError")
+
+
+def test_escapes_in_a_reason_do_not_reach_the_terminal(drawn) -> None:
+    shown = drawn(Event(EventKind.FAILED, 1, {"trial": 1, "reason": "\x1b[2Jgone"}), terminal=False)
+    assert "gone" in shown
+    assert "\x1b" not in shown
