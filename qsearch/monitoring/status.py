@@ -18,7 +18,7 @@ from qsearch.monitoring.events import finite, read_events
 from qsearch.monitoring.history import History, Phase, replay
 from qsearch.monitoring.progress_file import read_progress
 from qsearch.spec.search_spec import SearchSpec
-from qsearch.spec.yaml_loader import MAX_BYTES, parse_yaml
+from qsearch.spec.yaml_text import MAX_BYTES, parse_yaml
 from qsearch.storage.bounded_reading import read_text
 from qsearch.storage.clock import read_seconds
 from qsearch.storage.lock import dead_owner, lock_owner
