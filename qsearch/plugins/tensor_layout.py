@@ -47,7 +47,7 @@ class PackableQuantizer(Quantizer, Protocol):
 
 
 @runtime_checkable
-class DequantizesRows(Protocol):
+class SupportsRows(Protocol):
     """What a packable quantizer may have besides: then a layer runs without its whole weight."""
 
     def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
@@ -75,7 +75,7 @@ class IntegerWeight:
 
 
 @runtime_checkable
-class StoresIntegers(Protocol):
+class SupportsIntegers(Protocol):
     """What a quantizer may have besides: then engines that compute with integers read it."""
 
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import DequantizesRows, PackableQuantizer
+from qsearch.plugins.tensor_layout import SupportsRows, PackableQuantizer
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.bit_packing import packed_layout, unpacked
 
@@ -93,7 +93,7 @@ class PackedLinear(nn.Linear):
         self.configuration = configuration
         self.quantizer = quantizer
         self.rank = rank
-        self._by_rows = isinstance(quantizer, DequantizesRows)
+        self._by_rows = isinstance(quantizer, SupportsRows)
         self._layouts = dict(quantizer.layout((out_features, in_features), configuration))
         self.tensor_names = tuple(self._layouts)
         for name, layout in self._layouts.items():

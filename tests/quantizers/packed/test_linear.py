@@ -11,7 +11,7 @@ from qsearch_quantizers.packed.bit_packing import packed_tensors
 from qsearch_quantizers.packed.linear import PackedLinear
 
 from qsearch.errors import InputError
-from qsearch.plugins.tensor_layout import DequantizesRows
+from qsearch.plugins.tensor_layout import SupportsRows
 
 NORMAL_FLOAT = NormalFloat(NormalFloat.Options())
 INTEGER = Integer(Integer.Options())
@@ -170,7 +170,7 @@ class WithoutRows:
 
 def test_a_quantizer_that_cannot_dequantize_rows_works_too():
     layer = packed_layer(WithoutRows(), 11, 40)
-    assert not isinstance(layer.quantizer, DequantizesRows)
+    assert not isinstance(layer.quantizer, SupportsRows)
     inputs = torch.randn(2, 40)
     torch.testing.assert_close(layer(inputs), expected_outputs(layer, inputs), atol=1e-5, rtol=1e-4)
 
