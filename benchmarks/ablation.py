@@ -107,8 +107,7 @@ ABLATIONS = {
         knows=lambda problem: replace(problem, correlation=None)
     ),
     "posterior means in place of expected improvement": Ablation(patched=_without_uncertainty),
-    "no walks": Ablation(_settings(steps=0)),
-    "no posterior samples": Ablation(_settings(samples=0)),
+    "no local search": Ablation(_settings(steps=0)),
     "no empty segments": Ablation(_settings(empty_segment_share=0)),
     "one candidate a fit": Ablation(Variant(target="examples", batch=1)),
     "ten candidates a fit": Ablation(Variant(target="examples", batch=10)),

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
 from qsearch._arrays import Floats, Integers
-from qsearch.plugins.capabilities import SupportsExampleCount, SupportsSubsets
+from qsearch.plugins.capabilities import SupportsExampleCount
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.search.allocation import allocate_front
 from qsearch.search.initial_set import initial_configurations
@@ -82,7 +82,6 @@ class Objective:
         examples: How many examples a loss is a mean over.
         warm_start: The allocator's front that warm runs start from (budgets × groups).
         evaluate: Returns the loss of choice indices (groups).
-        evaluate_part: Returns their loss on one example in so many.
     """
 
     name: str
@@ -92,7 +91,6 @@ class Objective:
     examples: int
     warm_start: Integers
     evaluate: Callable[[Integers], float]
-    evaluate_part: Callable[[Integers, int], float]
 
 
 def minilm_sst2() -> Objective:
@@ -100,7 +98,7 @@ def minilm_sst2() -> Objective:
     components = assembled("minilm-sst2")
     folder = DATA / "minilm-sst2"
     (folder / "state").mkdir(parents=True, exist_ok=True)
-    if not (folder / "state" / "adapter-0.safetensors").is_file():
+    if not (folder / "state" / "adapter-1.safetensors").is_file():
         report = components.trainer.train(
             [components.space.decode(i) for i in _training_set(components)], 0
         )
@@ -145,7 +143,9 @@ class Wide:
             index: Choice indices (groups).
             seen_loss: Loss on the objective's examples.
         """
-        loss = _part_evaluator(self.components)(index, 1)
+        loss = self.components.trainer.evaluate(
+            [self.components.space.decode(index)], "validation"
+        )[0].loss
         assert isinstance(self.components.task, SupportsExampleCount)
         examples = self.components.task.examples("validation")
         return (examples * loss - self.seen * seen_loss) / (examples - self.seen)
@@ -154,20 +154,9 @@ class Wide:
 def wide(name: str) -> Wide:
     """Return an objective's model with many more examples."""
     components = assembled(name, is_wide=True)
-    if (DATA / name / "state" / "adapter-0.safetensors").is_file():
+    if (DATA / name / "state" / "adapter-1.safetensors").is_file():
         components.trainer.load_state(read_adapter(DATA / name, 0)[0])
     return Wide(components, known_objective(name).examples)
-
-
-def _part_evaluator(components: StudyComponents) -> Callable[[Integers, int], float]:
-    trainer = components.trainer
-    assert isinstance(trainer, SupportsSubsets)
-
-    def evaluate(index: Integers, one_in: int) -> float:
-        configurations = [components.space.decode(index)]
-        return trainer.evaluate_part(configurations, "validation", one_in)[0].loss
-
-    return evaluate
 
 
 def _quantization_error(components: StudyComponents) -> Floats:
@@ -202,11 +191,16 @@ def _objective(name: str, components: StudyComponents, folder: Path) -> Objectiv
             path,
         )
 
-    return _known(name, components, _part_evaluator(components))
+    trainer = components.trainer
+
+    def evaluate(index: Integers) -> float:
+        return trainer.evaluate([components.space.decode(index)], "validation")[0].loss
+
+    return _known(name, components, evaluate)
 
 
 def _known(
-    name: str, components: StudyComponents, evaluate: Callable[[Integers, int], float]
+    name: str, components: StudyComponents, evaluate: Callable[[Integers], float]
 ) -> Objective:
     known = load_arrays(DATA / name / _PROXY)
     return Objective(
@@ -216,15 +210,14 @@ def _known(
         correlation=error_correlation(components.quantizer),
         examples=int(known["examples"]),
         warm_start=known["warm_start"],
-        evaluate=lambda index: evaluate(index, 1),
-        evaluate_part=evaluate,
+        evaluate=evaluate,
     )
 
 
 def known_objective(name: str) -> Objective:
     """Return an objective without its model: for what was recorded."""
 
-    def refuse(index: Integers, one_in: int) -> float:
+    def refuse(index: Integers) -> float:
         raise LookupError("this objective was made for recorded losses alone")
 
     return _known(name, assembled(name), refuse)

@@ -71,7 +71,7 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     )
     calls: dict[str, Callable[[], object]] = {
         "plain": lambda: plain(batch),
-        # θ takes no part in the first half of round 0's steps.
+        # θ takes no part in the first half of round 1's steps.
         "without θ": _loop(components, batch, [constant], 0),
         "with θ": _loop(components, batch, [constant], 1),
         "switching": _loop(components, batch, switched, 1),

@@ -113,7 +113,7 @@ def compare(first: Path, second: Path) -> dict[str, float]:
 
     Returns:
         By name: rows of trials, and those of them that are equal; tensors, and those equal; of
-        configurations that both evaluated in round 0, the greatest difference of losses, nats, and
+        configurations that both evaluated in round 1, the greatest difference of losses, nats, and
         in standard errors.
     """
     trials = [read_study(path).trials.drop(columns="seconds") for path in (first, second)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from benchmarks.objectives import Objective
 from qsearch._arrays import Floats, Integers
@@ -33,7 +35,18 @@ def sampling_noise_std(
         first: Choice indices (n × groups).
         second: Those that they are compared with (n × groups).
     """
-    covariance = surrogate.sampling_noise(np.stack([first, second], axis=1), examples)
+    covariance = _covariance(surrogate, examples, np.stack([first, second], axis=1))
     spread = covariance[:, 0, 0] + covariance[:, 1, 1] - 2 * covariance[:, 0, 1]
     result: Floats = spread.clamp_min(0).sqrt().numpy()
     return result
+
+
+def _covariance(surrogate: Surrogate, examples: int, index: Integers) -> Tensor:
+    """Return covariances (n × 2 × 2) of the sampling noise of pairs (n × 2 × groups), nats²."""
+    points, outcome = torch.from_numpy(index), surrogate.outcome
+    slope = float(surrogate.model.mean_module.slope.detach())
+    kernel = surrogate.features.error_kernel.scaled(2 * slope / (examples * outcome.unit))
+    mean = surrogate.predict(index.reshape(-1, index.shape[-1]))[0].view(index.shape[:-1])
+    above = torch.ones_like(mean) if outcome.floor is None else mean - outcome.floor
+    nats = above * outcome.scale
+    return kernel(points, points) * nats[..., :, None] * nats[..., None, :]

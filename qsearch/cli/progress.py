@@ -169,7 +169,7 @@ class StudyProgress:
         self._bars.update(self._current, end=end)
         if self._whole is None:
             self._whole = self._add("study", None, whole=True)
-        of = f"round {min(event.round + 1, self._search.rounds)} of {self._search.rounds}"
+        of = f"round {min(event.round, self._search.rounds)} of {self._search.rounds}"
         if left.study is None:
             self._bars.update(self._whole, end=None, total=None, note=of)
             return
@@ -230,8 +230,6 @@ _TEXTS: dict[str, Callable[[int, _Fields], str]] = {
     "searching again": lambda r, f: f"round {r}: the database lacks some candidates",
     "searched": lambda r, f: f"round {r}: found {f['candidates']} candidates",
     "failed": lambda r, f: f"round {r}: {_trial(f)} failed: {f['reason']}",
-    "screening failed": lambda r, f: f"round {r}: {_trial(f)} was not screened: {f['reason']}",
-    "probe failed": lambda r, f: f"round {r}: probe {f['probe']} failed: {f['reason']}",
     "full precision failed": lambda r, f: (
         f"round {r}: without quantization, the model could not be evaluated: {f['reason']}"
     ),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from qsearch._text import reason_of
 from qsearch.execution.time_limit import TimeLimitError
-from qsearch.plugins.capabilities import SupportsSubsets
+from qsearch.monitoring.events import EventKind
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
@@ -33,12 +33,12 @@ class ExecutorEvent:
     """Something worth telling that happened on the way to a result.
 
     Args:
-        kind: Kind of the event; "" if there is none, and only time has gone by.
+        kind: None if nothing happened, and only time has passed.
         fields: Its figures.
         position: Of the configuration that it is about, if it is about one.
     """
 
-    kind: str
+    kind: EventKind | None = None
     fields: Mapping[str, object] = field(default_factory=dict)
     position: int | None = None
 
@@ -66,7 +66,7 @@ class Executor(Protocol):
         """Evaluate under a state of the trainer from now on."""
         ...
 
-    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> ResultStream:
+    def evaluate(self, configurations: Sequence[Configuration]) -> ResultStream:
         """Evaluate configurations on the validation examples, yielding each result when known.
 
         A loss or metric that is not finite, any exception, and an evaluation that takes too long
@@ -75,7 +75,6 @@ class Executor(Protocol):
 
         Args:
             configurations: What to evaluate.
-            one_in: One example in so many is taken; 1 takes all.
 
         Yields:
             Positions with results, in the order in which these are known.
@@ -102,24 +101,12 @@ class Executor(Protocol):
         ...
 
 
-def evaluate_one(trainer: Trainer, configuration: Configuration, one_in: int = 1) -> Result:
-    """Evaluate a configuration; what goes wrong comes back as a failure.
-
-    Args:
-        trainer: Evaluates.
-        configuration: What to evaluate.
-        one_in: One example in so many is taken, which needs a trainer with
-            :class:`~qsearch.plugins.capabilities.SupportsSubsets`; 1 takes all.
-    """
+def evaluate_one(trainer: Trainer, configuration: Configuration) -> Result:
+    """Evaluate a configuration; what goes wrong comes back as a failure."""
 
     def evaluate() -> Evaluation:
-        if one_in == 1:
-            (evaluation,) = trainer.evaluate([configuration], "validation")
-            return evaluation
-        assert isinstance(trainer, SupportsSubsets)
-        (evaluation,) = trainer.evaluate_part([configuration], "validation", one_in)
-        # A part may have one example, and so neither a standard error nor, perhaps, a metric.
-        return replace(evaluation, standard_error=0.0, metric=0.0)
+        (evaluation,) = trainer.evaluate([configuration], "validation")
+        return evaluation
 
     return attempted(evaluate)
 

@@ -21,6 +21,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qsearch.monitoring.events import EventKind
+
 # Nothing is told to others unless the user has asked for it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Workers are what the study waits for: they have its own priority.
@@ -90,7 +92,6 @@ class _Work:
     Args:
         kind: What is done with them.
         configurations: All of them, as JSON.
-        one_in: One example in so many is taken.
         waiting: Positions that no worker has yet.
         attempts: How often each position was tried and failed.
         losses: How many workers died of each position.
@@ -99,7 +100,6 @@ class _Work:
 
     kind: _Kind
     configurations: list[str]
-    one_in: int
     waiting: deque[int]
     attempts: dict[int, int] = field(default_factory=dict)
     losses: dict[int, int] = field(default_factory=dict)
@@ -139,9 +139,9 @@ class RayExecutor:
         self._state = [ray.put(encode_state(state))]
         self._state_number += 1
 
-    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> ResultStream:
+    def evaluate(self, configurations: Sequence[Configuration]) -> ResultStream:
         """Evaluate on all workers; see :meth:`qsearch.execution.executor.Executor.evaluate`."""
-        for found in self._answers("evaluate", configurations, one_in):
+        for found in self._answers("evaluate", configurations):
             if isinstance(found, ExecutorEvent):
                 yield found
                 continue
@@ -159,7 +159,7 @@ class RayExecutor:
         self, configurations: Sequence[Configuration]
     ) -> Generator[tuple[int, TrainerState] | ExecutorEvent]:
         """Train on all workers; see :meth:`qsearch.execution.executor.Executor.train`."""
-        for found in self._answers("train", configurations, 1):
+        for found in self._answers("train", configurations):
             if isinstance(found, ExecutorEvent):
                 yield found
                 continue
@@ -179,13 +179,12 @@ class RayExecutor:
             ray.shutdown()
 
     def _answers(
-        self, kind: _Kind, configurations: Sequence[Configuration], one_in: int
+        self, kind: _Kind, configurations: Sequence[Configuration]
     ) -> Generator[tuple[int, Answer | Failure] | ExecutorEvent]:
         """Yield what workers answer, until all positions have an answer or failure."""
         work = _Work(
             kind,
             [configuration.to_json() for configuration in configurations],
-            one_in,
             deque(range(len(configurations))),
         )
         quiet_since = time.monotonic()
@@ -203,9 +202,9 @@ class RayExecutor:
                     quiet_since = float("inf")
                 if time.monotonic() - quiet_since > _TELL_AFTER:
                     quiet_since = float("inf")
-                    yield ExecutorEvent("waiting for workers")
+                    yield ExecutorEvent(EventKind.WAITING_FOR_WORKERS)
                 if not ready:
-                    yield ExecutorEvent("")
+                    yield ExecutorEvent()
         finally:
             # The caller may have stopped: what is still running is of no use to anyone.
             for slot in work.running.values():
@@ -225,7 +224,7 @@ class RayExecutor:
                 slot.position = work.waiting.popleft()
                 chosen = work.configurations[slot.position]
                 if work.kind == "evaluate":
-                    reference = slot.actor.evaluate.remote(chosen, work.one_in)
+                    reference = slot.actor.evaluate.remote(chosen)
                 else:
                     reference = slot.actor.train.remote(chosen)
             slot.started = time.monotonic()
@@ -258,7 +257,7 @@ class RayExecutor:
         """Replace a worker that died, and have its configuration done again."""
         reason, position = _reason(error), slot.position
         self._replace(slot)
-        yield ExecutorEvent("worker lost", {"reason": reason}, position)
+        yield ExecutorEvent(EventKind.WORKER_LOST, {"reason": reason}, position)
         if position is None:
             slot.died += 1
             if slot.died >= _MAX_LOSSES:
@@ -279,7 +278,7 @@ class RayExecutor:
             )
         _kill(slot.actor)
         self._slots.remove(slot)
-        yield ExecutorEvent("worker given up", {"reason": reason})
+        yield ExecutorEvent(EventKind.WORKER_GIVEN_UP, {"reason": reason})
 
     def _failed(
         self, work: _Work, position: int, failure: Failure
@@ -288,7 +287,9 @@ class RayExecutor:
         attempts = work.attempts[position] = work.attempts.get(position, 0) + 1
         if attempts <= self._failures.retries:
             work.waiting.append(position)
-            yield ExecutorEvent("retry", {"attempt": attempts, "reason": failure.reason}, position)
+            yield ExecutorEvent(
+                EventKind.RETRY, {"attempt": attempts, "reason": failure.reason}, position
+            )
         else:
             yield position, after_attempts(failure, attempts)
 

@@ -103,19 +103,18 @@ class Worker:
             return _cannot(error)
         return Answer("{}")
 
-    def evaluate(self, configuration: str, one_in: int) -> Answer:
+    def evaluate(self, configuration: str) -> Answer:
         """Evaluate a configuration under the state in use.
 
         Args:
             configuration: The configuration, as JSON.
-            one_in: One example in so many is taken.
         """
         wanted = Configuration.from_json(configuration)
         trainer = self._trainer
         trains = isinstance(trainer, SupportsSeparateTraining) and trainer.untrained(
             [wanted], NO_CHECKPOINT
         )
-        result = evaluate_one(trainer, wanted, one_in)
+        result = evaluate_one(trainer, wanted)
         if isinstance(result, Failure):
             return Answer(json.dumps({"failure": result.reason}))
         # What was trained for this evaluation, the next set may hold.

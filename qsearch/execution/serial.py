@@ -15,6 +15,7 @@ from qsearch.execution.executor import (
     too_slow,
 )
 from qsearch.execution.time_limit import TimeLimitError, require_main_thread, time_limit
+from qsearch.monitoring.events import EventKind
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
 from qsearch.spec.failures import FailuresSpec
@@ -44,28 +45,28 @@ class SerialExecutor:
         """Remember the state that the trainer has, in case an evaluation is cut off."""
         self._state = state
 
-    def evaluate(self, configurations: Sequence[Configuration], one_in: int = 1) -> ResultStream:
+    def evaluate(self, configurations: Sequence[Configuration]) -> ResultStream:
         """Evaluate in the order given; see :meth:`Executor.evaluate`."""
         for position, configuration in enumerate(configurations):
-            attempt, result = 1, self._attempt(configuration, one_in)
+            attempt, result = 1, self._attempt(configuration)
             while isinstance(result, Failure) and attempt <= self._failures.retries:
                 yield ExecutorEvent(
-                    "retry", {"attempt": attempt, "reason": result.reason}, position
+                    EventKind.RETRY, {"attempt": attempt, "reason": result.reason}, position
                 )
                 gc.collect()  # Where memory ran out, all of it shall be free again.
-                attempt, result = attempt + 1, self._attempt(configuration, one_in)
+                attempt, result = attempt + 1, self._attempt(configuration)
             yield (
                 position,
                 after_attempts(result, attempt) if isinstance(result, Failure) else result,
             )
 
-    def _attempt(self, configuration: Configuration, one_in: int) -> Result:
+    def _attempt(self, configuration: Configuration) -> Result:
         seconds = self._failures.timeout_seconds
         if seconds is None:
-            return evaluate_one(self._trainer, configuration, one_in)
+            return evaluate_one(self._trainer, configuration)
         try:
             with time_limit(seconds):
-                return evaluate_one(self._trainer, configuration, one_in)
+                return evaluate_one(self._trainer, configuration)
         except TimeLimitError:
             if self._state is not None:
                 # It was cut off anywhere, such as while it changed what it evaluates with.

@@ -41,7 +41,7 @@ def require_agreement(directory: Path, trials: pd.DataFrame, finished: int) -> N
         suffixes=("", " found"),
         indicator="where",
     )
-    lost = (both["where"] == "left_only") & (both["round"] < finished)
+    lost = (both["where"] == "left_only") & (both["round"] <= finished)
     # Databases round figures to some ten decimals.
     same = np.isclose(
         both[_FIGURES].to_numpy(float),

@@ -29,7 +29,6 @@ from qsearch.search.candidate_pool import (
     next_candidate,
 )
 from qsearch.search.pareto import segment_edges
-from qsearch.search.screening import PartLosses, promoted
 from qsearch.space.configuration import Choices, Knob
 from qsearch.space.layers import LayerSpec
 from qsearch.space.space import Space
@@ -88,7 +87,6 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         self._features: Features | None = None
         none = np.zeros((0, len(space.groups)), dtype=np.int64)
         self._known: Integers = none
-        self._abandoned: set[bytes] = set()
         self._evaluated = Evaluated(none, np.zeros(0), none)
         self._surrogate: Surrogate | None = None
         self._pool: Integers | None = None
@@ -129,8 +127,6 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
             raise InputError("give the node scores, by use_scores, before generating trials")
         trials = experiment.trials
         self._known = self._indices([trials[number].arm.parameters for number in sorted(trials)])
-        abandoned = [t.arm.parameters for t in trials.values() if t.status.is_abandoned]
-        self._abandoned = {row.tobytes() for row in self._indices(abandoned)}
         completed = [n for n, t in trials.items() if t.status == TrialStatus.COMPLETED]
         frame = stored_precision(data.full_df)
         frame = frame[(frame["metric_name"] == LOSS) & frame["trial_index"].isin(completed)]
@@ -154,9 +150,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         if self._surrogate is None:
             raise InputError(_NO_DATA)
         done = {row.tobytes() for row in self._evaluated.index}
-        # Ax counts abandoned trials as pending; nobody will evaluate them.
-        settled = done | self._abandoned
-        waiting = [row for row in self._indices(pending_parameters) if row.tobytes() not in settled]
+        waiting = [row for row in self._indices(pending_parameters) if row.tobytes() not in done]
         pending = np.array(waiting, dtype=np.int64).reshape(-1, len(self.space.groups))
         done |= {row.tobytes() for row in pending}
         # Anew each time: a trial may have failed since the pool was made.
@@ -212,15 +206,6 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         """
         mean, std = self._fitted().predict_observed(index)
         return mean.numpy(), std.numpy()
-
-    def promoted(self, part: PartLosses, count: int) -> list[int]:
-        """Return which candidates are worth a whole evaluation.
-
-        Args:
-            part: Losses of the candidates on a part of the examples.
-            count: How many to promote, at most.
-        """
-        return promoted(self._fitted(), self.space, self._evaluated, part, self.bits, count)
 
     def _fitted(self) -> Surrogate:
         if self._surrogate is None:

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from qsearch._text import one_line
 from qsearch.errors import QsearchError
+from qsearch.monitoring.events import EventKind
 
 STORAGE_WAIT = 900.0
 """Seconds that a study waits for its database before it stops, unless told otherwise."""
@@ -57,13 +58,13 @@ def wait_for_connections(engine: Engine, seconds: float, told: Told) -> None:
                         f" {reason}; what was saved is kept, the same command resumes"
                     ) from error
                 if not lost:
-                    told("storage lost", reason=reason)
+                    told(EventKind.STORAGE_LOST, reason=reason)
                 lost = True
                 time.sleep(pause)
                 pause = min(2 * pause, _MAX_PAUSE)
             else:
                 if lost:
-                    told("storage back", seconds=time.monotonic() - start)
+                    told(EventKind.STORAGE_BACK, seconds=time.monotonic() - start)
                 return connection
 
     event.listen(engine, "do_connect", connect)

@@ -89,7 +89,7 @@ def trial_table(
     bits = {number: float(space.average_bits(index[number])) for number in numbers}
     configurations = {number: space.decode(index[number]).to_json() for number in numbers}
     first_seen: dict[int, int] = {}
-    for round, members in enumerate(training_sets):
+    for round, members in enumerate(training_sets, start=1):
         for number in members:
             first_seen.setdefault(number, round)
 
@@ -113,7 +113,9 @@ def trial_table(
         error = dict(zip(group["metric_name"], group["sem"], strict=True))
         if LOSS in mean:
             modelled = [
-                by_round[int(step)].get(int(number), unknown) if step < len(by_round) else unknown
+                by_round[int(step) - 1].get(int(number), unknown)
+                if step <= len(by_round)
+                else unknown
                 for by_round in (expected, predicted)
             ]
             rows.append(

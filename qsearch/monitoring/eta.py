@@ -95,7 +95,7 @@ def time_left(
         if step.round > phase.round + _MAX_ROUNDS:
             total = None
             break
-        alike = step.kind, step.count, step.round > 0
+        alike = step.kind, step.count, step.round > 1
         if alike not in costs:
             costs[alike] = _cost(history, step)
         seconds = costs[alike]
@@ -124,9 +124,6 @@ def _left_of_phase(search: SearchSpec, history: History, phase: Phase, now: floa
         return 0.0  # In an earlier session; it is loaded now.
     if phase.pace is not None and phase.total is not None:
         own = (phase.total - phase.done) * phase.pace - max(now - phase.last, 0.0)
-        if phase.kind == SEARCHING and phase.label != "screening":
-            screening = _screening(search, history, phase.total)
-            return None if screening is None else max(own, 0.0) + screening
         return max(own, 0.0)
     count = _shares(search, history, phase.round)[1] if phase.kind == SEARCHING else 1
     whole = _cost(history, _Step(phase.kind, phase.round, count))
@@ -135,25 +132,15 @@ def _left_of_phase(search: SearchSpec, history: History, phase: Phase, now: floa
     return max(whole - max(now - phase.start, 0.0), 0.0)
 
 
-def _screening(search: SearchSpec, history: History, found: int) -> float | None:
-    """Return the seconds that screening will take: as before, or its share of evaluations."""
-    if search.screening is None:
-        return 0.0
-    if history.screened is not None:
-        return history.screened
-    pace = _pace(history, SET)
-    return None if pace is None else found * pace / search.screening.one_in
-
-
 def _shares(search: SearchSpec, history: History, round: int) -> tuple[int, int]:
-    used = sum(history.results(earlier) for earlier in range(round))
+    used = sum(history.results(earlier) for earlier in range(1, round))
     return round_shares(search, used, _members(search, history, round))
 
 
 def _members(search: SearchSpec, history: History, round: int) -> int:
     if round in history.members:
         return history.members[round]
-    return search.initial_count if round == 0 else history.members.get(round - 1, 0)
+    return search.initial_count if round == 1 else history.members.get(round - 1, 0)
 
 
 def _steps(search: SearchSpec, history: History, phase: Phase) -> Iterator[_Step]:
@@ -162,9 +149,9 @@ def _steps(search: SearchSpec, history: History, phase: Phase) -> Iterator[_Step
     # Between two rounds the phase still bears the number of the one before.
     if phase.kind not in _ORDER and _is_done(history, FINISHING, first):
         first += 1
-    used = sum(history.results(earlier) for earlier in range(first))
+    used = sum(history.results(earlier) for earlier in range(1, first))
     members = _members(search, history, first)
-    for round in range(first, search.rounds):
+    for round in range(first, search.rounds + 1):
         most = search.stop.evaluations
         if most is not None and most - used < MIN_EVALUATIONS:
             return
@@ -203,7 +190,7 @@ def _cost(history: History, step: _Step) -> float | None:
     alike = _complete(history, step.kind)
     if step.kind == TRAINING:
         # The first round trains from nothing; a later one is the better guide to a later one.
-        alike = [phase for phase in alike if (phase.round > 0) == (step.round > 0)] or alike
+        alike = [phase for phase in alike if (phase.round > 1) == (step.round > 1)] or alike
     if not alike:
         return 0.0 if step.kind in _BRIEF else None
     latest = alike[-1]

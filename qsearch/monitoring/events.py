@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,24 +16,62 @@ from qsearch.storage.bounded_reading import MAX_LOG, read_last_lines
 from qsearch.storage.files import no_links
 
 
+class EventKind(StrEnum):
+    """What happened: the word that the log and loggers have for it."""
+
+    STARTED = "started"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    INTERRUPTED = "interrupted"
+    STATE_DAMAGED = "state damaged"
+    TAKEN_OVER = "taken over"
+    ENVIRONMENT_CHANGED = "environment changed"
+    LIMITS_CHANGED = "limits changed"
+    MEASURING_QUANTIZATION_ERROR = "measuring quantization error"
+    MEASURED_QUANTIZATION_ERROR = "measured quantization error"
+    ROUND_STARTED = "round started"
+    TRAINING = "training"
+    TRAINING_CONFIGURATIONS = "training configurations"
+    TRAINED = "trained"
+    MEASURING_FULL_PRECISION = "measuring full precision"
+    MEASURED_FULL_PRECISION = "measured full precision"
+    FULL_PRECISION_FAILED = "full precision failed"
+    MEASURING_SENSITIVITY = "measuring sensitivity"
+    MEASURED_SENSITIVITY = "measured sensitivity"
+    EVALUATING_THE_SET = "evaluating the set"
+    EVALUATED = "evaluated"
+    FAILED = "failed"
+    RETRY = "retry"
+    RETRYING = "retrying"
+    SEARCHING = "searching"
+    SEARCHING_AGAIN = "searching again"
+    SEARCHED = "searched"
+    EVALUATING_CANDIDATES = "evaluating candidates"
+    ROUND_FINISHED = "round finished"
+    STORAGE_LOST = "storage lost"
+    STORAGE_BACK = "storage back"
+    WAITING_FOR_WORKERS = "waiting for workers"
+    WORKER_LOST = "worker lost"
+    WORKER_GIVEN_UP = "worker given up"
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened in a study.
 
     Args:
-        kind: What happened, such as ``evaluated``.
         round: The round it happened in.
         fields: Its figures, JSON values.
     """
 
-    kind: str
+    kind: EventKind
     round: int
     fields: dict[str, Any] = field(default_factory=dict)
 
 
 Observer = Callable[[Event], None]
 
-PROGRESS = ("training", "training configurations", "searching", "screening")
+PROGRESS = (EventKind.TRAINING, EventKind.TRAINING_CONFIGURATIONS, EventKind.SEARCHING)
 """Progress within a phase; worth a progress bar, not a line of the log."""
 
 

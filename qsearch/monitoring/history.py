@@ -111,17 +111,15 @@ class History:
         members: Size of each round's training set, as far as known.
         completed: Trials that each round has evaluated.
         failed: Reasons of failures by round and trial.
-        screened: Seconds that the latest whole screening took.
     """
 
     phases: list[Phase] = field(default_factory=list)
     sessions: list[Session] = field(default_factory=list)
     current: Phase | None = None
-    round: int = 0
+    round: int = 1
     members: dict[int, int] = field(default_factory=dict)
     completed: dict[int, set[int]] = field(default_factory=dict)
     failed: dict[tuple[int, int], str] = field(default_factory=dict)
-    screened: float | None = None
     _opened: int = field(default=len(_OPENING) - 1, repr=False)
 
     def results(self, round: int) -> int:
@@ -170,8 +168,6 @@ class History:
             trials = line.get("trials")
             for trial in map(_count, trials if isinstance(trials, list | tuple) else ()):
                 self.failed.pop((round, -1 if trial is None else trial), None)
-        elif kind == "screened":
-            self.screened = _number(line.get("seconds"))
         elif kind == "storage back" and self.current:
             self.current.lost += _number(line.get("seconds"))
         elif kind == "round finished":
@@ -213,8 +209,7 @@ class History:
             self.current.total = _count(line.get("candidates"))
 
     def _progress(self, kind: str, round: int, time: float, line: Mapping[str, Any]) -> None:
-        phase = SEARCHING if kind == "screening" else kind
-        phase = TRAINING if phase == "training configurations" else phase
+        phase = TRAINING if kind == "training configurations" else kind
         if self.current is None or self.current.kind != phase:
             self._begin(phase, round, time)
         current, done = self.current, done_of(dict(line))

@@ -88,17 +88,6 @@ class SupportsHoldOut(Protocol):
 
 
 @runtime_checkable
-class SupportsSubsets(Protocol):
-    """What a trainer may have besides: then a study can screen candidates."""
-
-    def evaluate_part(
-        self, configurations: Sequence[Configuration], split: Split, one_in: int
-    ) -> Sequence[Evaluation]:
-        """Evaluate configurations on one example in ``one_in`` of a split, the same for all."""
-        ...
-
-
-@runtime_checkable
 class SupportsFullPrecision(Protocol):
     """What a trainer may have besides: then a study knows what quantizing costs.
 

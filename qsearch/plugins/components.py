@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsExampleCount, SupportsSubsets
 from qsearch.plugins.protocols import Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.space.layers import LayerSpec
@@ -63,7 +62,6 @@ def build_components(spec: StudySpec, where: str = "study") -> StudyComponents:
     _require_own_name("quantizer", spec.quantizer, quantizer.name, where)
     _require_own_name("task", spec.task, task.name, where)
     trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
-    _require_screening(spec, task, trainer, where)
     choices = quantizer.choices()
     layers = tuple(trainer.layers())
     _require_roles(spec, layers, where)
@@ -105,19 +103,6 @@ def _require_own_name(kind: str, section: PluginSpec, name: str, where: str) -> 
             f"{where}: {kind}.name: the entry point {section.name!r} leads to a {kind} that calls"
             f" itself {name!r}; its package must give both the same name"
         )
-
-
-def _require_screening(spec: StudySpec, task: Task, trainer: Trainer, where: str) -> None:
-    """Refuse screening with plugins that cannot do it."""
-    if spec.search.screening is None:
-        return
-    missing = ""
-    if not isinstance(trainer, SupportsSubsets):
-        missing = f"trainer {spec.trainer.name!r} cannot evaluate a part of the examples"
-    elif not isinstance(task, SupportsExampleCount):
-        missing = f"task {spec.task.name!r} does not say how many examples it has"
-    if missing:
-        raise InputError(f"{where}: search.screening: {missing}; leave screening out")
 
 
 def _require_roles(spec: StudySpec, layers: Sequence[LayerSpec], where: str) -> None:

@@ -177,7 +177,7 @@ class Requirements:
     Args:
         parameters: Parameters of the model.
         memory_bytes: Estimated peak memory of training.
-        training_flops: Floating-point operations of training in round 0 and in each later round.
+        training_flops: Floating-point operations of training in round 1 and in each later round.
         evaluation_flops: Floating-point operations of evaluating one configuration.
         first_evaluation_flops: Those that come with the first evaluation of each configuration
             alone, such as a training of its own.
@@ -247,7 +247,7 @@ class Trainer(Protocol):
 
         Args:
             configurations: The set that the adapter was trained on.
-            round: Index of the round; equal state, set and round give equal results.
+            round: Number of the round, from 1; equal state, set and round give equal results.
         """
         ...
 

@@ -4,11 +4,11 @@ The paper ascends the acquisition along finite differences (α(C+δe_i) − α(C
 are discrete, so here a difference is the change from one in-range step of one knob of one group.
 All of a point's are scored at once; the walk then makes the best steps of several groups together.
 
-A batch of candidates shares one pool of promising configurations. The surrogate's mean and its
-samples add over groups, so the best configuration of each under any budget is an allocation of
-bits; to these come walks from the front, from allocations and from random points, each within its
-own window of average bits. A candidate is then the pool's best one given those chosen before it,
-improved by a short walk.
+A batch of candidates shares one pool of promising configurations. The proxy and the
+surrogate's mean add over groups, so the best configuration of each under any budget is an
+allocation of bits; to these come local searches from the front, from allocations and from random
+points, each within its own window of average bits. A candidate is then the pool's best one given
+those chosen before it, improved by a short local search.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class SearchSettings:
         steps: Most steps of a walk.
         moves: Most groups that one step moves.
         allocations: Budgets at which allocations are made.
-        samples: Samples of the surrogate that allocations are made from.
         empty_segment_share: One candidate in so many goes to a segment without any evaluated
             configuration; 0 for none.
     """
@@ -49,7 +48,6 @@ class SearchSettings:
     steps: int = 4
     moves: int = 1024
     allocations: int = 40
-    samples: int = 6
     empty_segment_share: int = 4
 
 
@@ -161,11 +159,7 @@ def candidate_pool(
     points = np.column_stack([surrogate.predict(known)[0].numpy(), space.average_bits(known)])
     best_known = known[non_dominated(points)]
     budgets = np.linspace(*bits, settings.allocations).tolist()
-    tables = [
-        surrogate.features.proxy.numpy(),
-        surrogate.mean_table,
-        *surrogate.sample_tables(settings.samples, generator),
-    ]
+    tables = [surrogate.features.proxy.numpy(), surrogate.mean_table]
     allocations = np.concatenate([relaxed_allocations(space, table, budgets) for table in tables])
     random = space.sample(max(settings.starts // 3, 1), bits, generator)
     sources = np.concatenate([best_known, allocations, random])

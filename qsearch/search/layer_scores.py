@@ -9,29 +9,6 @@ from qsearch.errors import InputError
 from qsearch.space.space import Space
 
 
-def split_among_layers(space: Space, scores: Floats, quantization_error: Floats) -> Floats:
-    """Return what each layer adds to the score of its group (layers × choices).
-
-    The layers of a tied group share its score in proportion to their errors, each weighted by its
-    number of weights; so they add up to it. That is all that can be said where the group was
-    measured as one.
-
-    Args:
-        space: The space.
-        scores: Predicted rise of the loss (groups × choices).
-        quantization_error: Relative squared error (layers × choices).
-    """
-    found = np.empty_like(quantization_error, dtype=np.float64)
-    for group, of_group in zip(space.groups, scores, strict=True):
-        members = list(group.members)
-        weights = np.array([[space.layers[member].parameters] for member in members], dtype=float)
-        errors = quantization_error[members] * weights
-        total = errors.sum(axis=0)
-        even = np.broadcast_to(weights / weights.sum(), errors.shape)
-        found[members] = of_group * np.divide(errors, total, out=even.copy(), where=total > 0)
-    return found
-
-
 def error_scores(space: Space, quantization_error: Floats) -> Floats:
     """Return scores from quantization error alone: each weight's error counts the same.
 

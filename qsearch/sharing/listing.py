@@ -219,7 +219,7 @@ def _of_directory(directory: Path, note: Callable[[str], None]) -> ListedStudy:
     failed = int((trials["status"] == "failed").sum())
     return ListedStudy(
         name=record.name,
-        rounds=0 if latest.empty else int(last) + 1,
+        rounds=0 if latest.empty else int(last),
         completed=int(trials["trial"].nunique()) - failed,
         failed=failed,
         waiting=None,

@@ -47,20 +47,6 @@ class StopSpec(BaseModel):
         return value
 
 
-class ScreeningSpec(BaseModel):
-    """Evaluating more candidates on a part of the examples, and the best of them on all.
-
-    Args:
-        one_in: One example in so many is in the part.
-        factor: Candidates that are screened for each that is evaluated on all examples.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    one_in: int = Field(strict=True, default=4, ge=2)
-    factor: int = Field(strict=True, default=3, ge=2)
-
-
 class InitialSpec(BaseModel):
     """A first set that is named budget by budget.
 
@@ -110,9 +96,6 @@ class SearchSpec(BaseModel):
         candidates: New configurations that each round evaluates.
         segments: Segments of the Pareto filter.
         average_bits: Interval of average bits to search.
-        scores: Where each round's proxy scores come from: ``gradient`` is the trainer's
-            sensitivity; ``measured`` evaluates each group quantized low alone, which costs one
-            evaluation a group and round.
         target: What the search lowers: ``task`` is the loss on the task, for which it is sampling
             noise how well a configuration suits the validation examples; ``examples`` is the loss
             on these examples, sampling noise included.
@@ -121,7 +104,6 @@ class SearchSpec(BaseModel):
         walks: Whether candidates are improved by finite differences, one changed group at a time.
         keep: What a round passes on as the next set: ``segments`` is the Pareto front within each
             segment of average bits; ``front`` the Pareto front; ``all`` whatever it evaluated.
-        screening: Evaluates more candidates on a part of the examples first; none by default.
         stop: What ends the study before its last round.
     """
 
@@ -132,12 +114,10 @@ class SearchSpec(BaseModel):
     candidates: int = Field(strict=True, default=12, ge=0, le=_MAX)
     segments: int = Field(strict=True, default=40, ge=1, le=_MAX)
     average_bits: tuple[float, float] = (2.25, 7.25)
-    scores: Literal["gradient", "measured"] = "gradient"
     target: Literal["task", "examples"] = "task"
     propose: Literal["improvement", "random"] = "improvement"
     local_search: bool = Field(strict=True, default=True)
     keep: Literal["segments", "front", "all"] = "segments"
-    screening: ScreeningSpec | None = None
     stop: StopSpec = StopSpec()
 
     @property

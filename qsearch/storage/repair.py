@@ -50,8 +50,6 @@ _READERS: tuple[tuple[str, Callable[[Path], object]], ...] = (
     ("state/training-*.safetensors", read_checkpoint_file),
     ("state/quantization_error.safetensors", read_measurement_file),
     ("state/sensitivity-*.safetensors", read_measurement_file),
-    ("state/screening-*.safetensors", read_measurement_file),
-    ("state/probes-*.safetensors", read_measurement_file),
     ("state/full_precision-*.safetensors", read_measurement_file),
     ("state/layer_scores-*.safetensors", read_measurement_file),
 )

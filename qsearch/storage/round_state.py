@@ -64,7 +64,7 @@ def read_rounds(directory: Path) -> list[RoundState]:
         DamagedFileError: If a round's file is damaged.
     """
     rounds: list[RoundState] = []
-    while (path := round_path(directory, len(rounds))).is_file():
+    while (path := round_path(directory, len(rounds) + 1)).is_file():
         rounds.append(read_round(path))
     return rounds
 
@@ -109,13 +109,11 @@ class Candidates:
 
     Args:
         chosen: Trials to evaluate.
-        screened_out: Trials that screening found not worth it.
         predicted: What the surrogate predicted of the losses that the chosen ones would be
             observed to have, by trial: mean and standard deviation, nats.
     """
 
     chosen: tuple[int, ...]
-    screened_out: tuple[int, ...] = ()
     predicted: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -138,11 +136,8 @@ def read_candidates(path: Path) -> Candidates:
     """
     loaded = read_state(path)
     with damage(path, AttributeError, KeyError, TypeError, ValueError):
-        if isinstance(loaded, list):  # Of an earlier version.
-            loaded = {"chosen": loaded, "screened_out": []}
-        chosen, screened_out = loaded["chosen"], loaded["screened_out"]
         predicted = {
             int(number): (float(mean), float(std))
-            for number, (mean, std) in loaded.get("predicted", {}).items()
+            for number, (mean, std) in loaded["predicted"].items()
         }
-        return Candidates(tuple(map(int, chosen)), tuple(map(int, screened_out)), predicted)
+        return Candidates(tuple(map(int, loaded["chosen"])), predicted)

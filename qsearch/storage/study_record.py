@@ -92,12 +92,12 @@ class RoundRecord:
     """What one round did.
 
     Args:
-        round: Index, from 0.
+        round: Its number, from 1.
         training_set: Trials that the adapter was trained on.
         hypervolume: Of the round's completed trials, normalised (see :class:`StudyRecord`).
         train_seconds: Wall time of training.
         evaluate_seconds: Wall time of all evaluations that gave a loss.
-        search_seconds: Wall time of fitting and searching, screening included, in the session
+        search_seconds: Wall time of fitting and searching in the session
             that finished the round.
         train_losses: Training loss of each step, nats.
         full_precision: What the model scores on the validation examples with the round's adapter
@@ -158,9 +158,9 @@ class StudyRecord:
     def latest(self) -> pd.DataFrame:
         """Completed rows of the last finished round: all under one adapter.
 
-        While round 0 runs, what it has evaluated so far.
+        While round 1 runs, what it has evaluated so far.
         """
-        last = self.rounds[-1].round if self.rounds else 0
+        last = self.rounds[-1].round if self.rounds else 1
         completed = self.trials[self.trials["status"] == "completed"]
         rows: pd.DataFrame = completed[completed["round"] == last]
         return rows

@@ -42,14 +42,11 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     quantized = sum(layer.parameters for layer in space.layers)
     least, greatest = space.average_bits_range
     rounds, evaluations, candidates = _planned(search)
-    probes = rounds * (len(space.groups) + 1) if search.scores == "measured" else 0
-    screened = candidates * search.screening.factor if search.screening else 0
-    part = screened / search.screening.one_in if search.screening else 0.0
-    configurations = search.initial_count + candidates + probes + screened
+    configurations = search.initial_count + candidates
     flops = (
         needs.training_flops[0]
         + (rounds - 1) * needs.training_flops[1]
-        + (evaluations + probes + part) * needs.evaluation_flops
+        + evaluations * needs.evaluation_flops
         + configurations * needs.first_evaluation_flops
     )
     memory = needs.memory_bytes + configurations * needs.configuration_bytes
@@ -69,9 +66,7 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
         ),
         (
             "rounds",
-            f"{rounds}, about {evaluations} evaluations"
-            + (f" and {probes} to measure sensitivities" if probes else "")
-            + (f" and {screened} on a part of the examples" if screened else ""),
+            f"{rounds}, about {evaluations} evaluations",
         ),
         ("memory", f"about {memory / 2**30:.1f} GiB"),
     ]

@@ -11,7 +11,7 @@ from ax.api.client import Client
 from qsearch._arrays import Floats
 from qsearch.execution.executor import Executor
 from qsearch.experiment.node import QsearchNode
-from qsearch.monitoring.events import Event, Observer
+from qsearch.monitoring.events import Event, EventKind, Observer
 from qsearch.plugins.components import StudyComponents
 from qsearch.space.configuration import Configuration
 from qsearch.spec.study_spec import StudySpec
@@ -63,6 +63,6 @@ class Study:
         trial = self.client._experiment.trials[number]
         return space.decode(space.from_parameters(trial.arm.parameters))
 
-    def emit(self, kind: str, round: int, **fields: object) -> None:
+    def emit(self, kind: EventKind, round: int, **fields: object) -> None:
         """Send an event to the observer."""
         self.observer(Event(kind, round, fields))

@@ -15,7 +15,6 @@ def evaluations(
     round: int,
     configurations: Sequence[Configuration],
     trials: Sequence[int] | None = None,
-    one_in: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Generator[tuple[int, Result]]:
     """Yield positions of configurations with their results, in the order in which these are known.
@@ -27,17 +26,16 @@ def evaluations(
         round: Index of the round.
         configurations: What to evaluate.
         trials: Numbers of their trials, for what is told.
-        one_in: One validation example in so many is taken.
         should_stop: Asked before each result; once it says so, nothing more is evaluated.
     """
-    with closing(study.executor.evaluate(configurations, one_in)) as outcomes:
+    with closing(study.executor.evaluate(configurations)) as outcomes:
         while not should_stop():
             found = next(outcomes, None)
             if found is None:
                 return
-            if isinstance(found, ExecutorEvent) and not found.kind:
-                continue  # Only to ask whether time is up.
             if isinstance(found, ExecutorEvent):
+                if found.kind is None:
+                    continue  # Only to ask whether time is up.
                 fields = dict(found.fields)
                 if trials is not None and found.position is not None:
                     fields["trial"] = trials[found.position]

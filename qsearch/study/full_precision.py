@@ -12,6 +12,7 @@ import numpy as np
 from qsearch._arrays import Floats
 from qsearch.execution.executor import Failure, Result, attempted, too_slow
 from qsearch.execution.time_limit import TimeLimitError, time_limit
+from qsearch.monitoring.events import EventKind
 from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.storage.checkpoints import read_adapter
@@ -52,12 +53,14 @@ def full_precision(study: Study, round: int, should_stop: Callable[[], bool]) ->
 def _measured(study: Study, round: int, trainer: SupportsFullPrecision) -> Floats:
     """Return the figures of an evaluation (figures), NaN if it failed; tell of it."""
     start = time.monotonic()
-    study.emit("measuring full precision", round)
+    study.emit(EventKind.MEASURING_FULL_PRECISION, round)
     result = _attempt(study, round, trainer)
     if isinstance(result, Failure):
-        study.emit("full precision failed", round, reason=result.reason)
+        study.emit(EventKind.FULL_PRECISION_FAILED, round, reason=result.reason)
     loss = None if isinstance(result, Failure) else result.loss
-    study.emit("measured full precision", round, seconds=time.monotonic() - start, loss=loss)
+    study.emit(
+        EventKind.MEASURED_FULL_PRECISION, round, seconds=time.monotonic() - start, loss=loss
+    )
     figures = [np.nan] * _FIGURES if isinstance(result, Failure) else astuple(result)
     return np.array(figures, dtype=np.float64)
 

@@ -16,7 +16,7 @@ from qsearch.experiment.client import open_client
 from qsearch.experiment.consistency import require_agreement
 from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.transactions import one_transaction
-from qsearch.monitoring.events import Event, Observer
+from qsearch.monitoring.events import Event, EventKind, Observer
 from qsearch.plugins.capabilities import SupportsFootprint
 from qsearch.plugins.components import StudyComponents
 from qsearch.search.candidate_pool import SearchSettings
@@ -122,10 +122,10 @@ def _quantization_error(components: StudyComponents, directory: Path, observer: 
     if saved is not None:
         return saved
     start = time.monotonic()
-    observer(Event("measuring quantization error", 0))
+    observer(Event(EventKind.MEASURING_QUANTIZATION_ERROR, 1))
     error = components.trainer.quantization_error(components.space.choices.layer_configurations)
     write_measurement(directory, QUANTIZATION_ERROR, error)
-    observer(Event("measured quantization error", 0, {"seconds": time.monotonic() - start}))
+    observer(Event(EventKind.MEASURED_QUANTIZATION_ERROR, 1, {"seconds": time.monotonic() - start}))
     return error
 
 

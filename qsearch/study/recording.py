@@ -25,8 +25,8 @@ _MAX_SAVING = 0.02
 
 def training_set_of(study: Study, round: int) -> tuple[tuple[int, ...], int]:
     """Return the round's training set, and how many trials exist before its search."""
-    if round > 0:
-        before = read_rounds(study.directory)[round - 1]
+    if round > 1:
+        before = read_rounds(study.directory)[round - 2]
         return before.next_set, before.trials
     trials = study.client._experiment.trials
     initial = tuple(number for number in sorted(trials) if is_initial(trials[number]))
@@ -63,7 +63,7 @@ def save_record(study: Study, table: pd.DataFrame | None = None) -> StudyRecord:
     spec, components = study.spec, study.components
     rounds, sessions = read_rounds(study.directory), read_sessions(study.directory)
     table = trial_rows(study) if table is None else table
-    first = table[(table["round"] == 0) & (table["status"] == "completed")]
+    first = table[(table["round"] == 1) & (table["status"] == "completed")]
     record = StudyRecord(
         name=spec.name,
         model=spec.model.name,

@@ -23,6 +23,7 @@ from qsearch.experiment.trial_table import (
     evaluated_in,
     selection_front,
 )
+from qsearch.monitoring.events import EventKind
 from qsearch.plugins.capabilities import SupportsExampleCount
 from qsearch.search.pareto import normalised_hypervolume, reference_point
 from qsearch.spec.stopping import round_shares
@@ -58,23 +59,21 @@ def run_round(study: Study, round: int, should_stop: Callable[[], bool]) -> None
     planned = of_set + of_search
     to_evaluate = training_set[:of_set]
     _retry_failed(study, round, planned, to_evaluate)
-    study.emit("round started", round, training_set=len(training_set))
+    study.emit(EventKind.ROUND_STARTED, round, training_set=len(training_set))
     correlation = study.correlation  # Measured before training takes its memory.
     report = train_round(study, round, training_set)
     unquantized = full_precision(study, round, should_stop)
     configurations = [study.configuration(number) for number in training_set]
-    scores = round_scores(study, round, configurations, should_stop)
-    if scores is None:
-        return
+    scores = round_scores(study, round, configurations)
     study.node.use_scores(scores, correlation, _examples(study))
-    _evaluate(study, round, to_evaluate, "evaluating the set", should_stop, planned)
+    _evaluate(study, round, to_evaluate, EventKind.EVALUATING_THE_SET, should_stop, planned)
     save_record(study)
     if _without_result(study, round, to_evaluate):
         return
     search_start = time.monotonic()
     candidates = find_candidates(study, round, training_set, first, of_search, should_stop)
     search_seconds = time.monotonic() - search_start
-    _evaluate(study, round, candidates, "evaluating candidates", should_stop, planned)
+    _evaluate(study, round, candidates, EventKind.EVALUATING_CANDIDATES, should_stop, planned)
     rows = _completed(study, round)
     if rows.empty:
         raise QsearchError(
@@ -87,8 +86,8 @@ def run_round(study: Study, round: int, should_stop: Callable[[], bool]) -> None
     if expected:
         rows = rows.assign(estimated_loss=[expected[number][0] for number in rows["trial"]])
     next_set = tuple(rows.loc[_kept(study, rows), "trial"].tolist())
-    of_first = rows if round == 0 else _completed(study, 0)
-    # The reference point is fixed by round 0, so that rounds compare.
+    of_first = rows if round == 1 else _completed(study, 1)
+    # The reference point is fixed by round 1, so that rounds compare.
     reference = reference_point(of_first["loss"].to_numpy(), study.spec.search.average_bits)
     record = RoundRecord(
         round=round,
@@ -109,7 +108,9 @@ def run_round(study: Study, round: int, should_stop: Callable[[], bool]) -> None
         study.directory,
         RoundState(record, next_set, _ever_evaluated(study), expected, predicted),
     )
-    study.emit("round finished", round, hypervolume=record.hypervolume, next_set=len(next_set))
+    study.emit(
+        EventKind.ROUND_FINISHED, round, hypervolume=record.hypervolume, next_set=len(next_set)
+    )
     save_record(study)
 
 
@@ -137,8 +138,7 @@ def evaluations_before(study: Study, round: int) -> int:
 def _ever_evaluated(study: Study) -> int:
     """Return the number of trials before the first without a result in any round.
 
-    A round that was cut short may leave such trials; the next one takes them as candidates, which
-    are screened with the others.
+    A round that was cut short may leave such trials; the next one takes them as candidates.
     """
     trials = study.client._experiment.trials
     running = (n for n in sorted(trials) if trials[n].status == TrialStatus.RUNNING)
@@ -185,7 +185,7 @@ def _retry_failed(study: Study, round: int, planned: int, to_evaluate: Sequence[
         return
     for trial in failed:
         del trial._run_metadata[FAILED_ROUND], trial._run_metadata[FAILED_REASON]
-        if any(trial.index in evaluated_in(experiment, earlier) for earlier in range(round)):
+        if any(trial.index in evaluated_in(experiment, earlier) for earlier in range(1, round)):
             trial.mark_completed(unsafe=True)
         else:
             trial.mark_running(no_runner_required=True, unsafe=True)
@@ -194,7 +194,7 @@ def _retry_failed(study: Study, round: int, planned: int, to_evaluate: Sequence[
         delete_candidates(study.directory, round)
     with one_transaction():
         study.client._save_or_update_trials_in_db_if_possible(experiment=experiment, trials=failed)
-    study.emit("retrying", round, trials=[trial.index for trial in failed])
+    study.emit(EventKind.RETRYING, round, trials=[trial.index for trial in failed])
 
 
 def _without_result(study: Study, round: int, numbers: Sequence[int]) -> list[int]:
@@ -212,7 +212,7 @@ def _evaluate(
     study: Study,
     round: int,
     numbers: Sequence[int],
-    phase: str,
+    phase: EventKind,
     should_stop: Callable[[], bool],
     planned: int,
 ) -> None:
@@ -233,7 +233,7 @@ def _evaluate(
             trial = experiment.trials[number]
             if isinstance(result, Failure):
                 _save_failure(study, round, trial, result.reason)
-                study.emit("failed", round, trial=number, reason=result.reason)
+                study.emit(EventKind.FAILED, round, trial=number, reason=result.reason)
                 _require_rate(study, round, planned)
                 continue
             bits = float(space.average_bits(space.from_parameters(trial.arm.parameters)))
@@ -243,7 +243,7 @@ def _evaluate(
                 if trial.status == TrialStatus.RUNNING:
                     study.client.complete_trial(number)
             study.emit(
-                "evaluated",
+                EventKind.EVALUATED,
                 round,
                 trial=number,
                 average_bits=bits,

@@ -27,7 +27,7 @@ from qsearch.experiment.reconnecting import (
 )
 from qsearch.experiment.transactions import transactions_saved
 from qsearch.experiment.url import storage_errors
-from qsearch.monitoring.events import Event, Observer, event_log, last_event
+from qsearch.monitoring.events import Event, EventKind, Observer, event_log, last_event
 from qsearch.monitoring.progress_file import progress_file
 from qsearch.plugins.components import build_components
 from qsearch.search.initial_set import (
@@ -99,7 +99,7 @@ def run_study(
                 observer(event)
 
         for damage in damages:
-            emit(Event("state damaged", len(read_rounds(directory)), asdict(damage)))
+            emit(Event(EventKind.STATE_DAMAGED, len(read_rounds(directory)) + 1, asdict(damage)))
         components = build_components(spec, where)
         if isinstance(spec.search.initial, InitialSpec):
             require_budgets(components.space, spec.search.initial, spec.search.average_bits)
@@ -112,7 +112,13 @@ def run_study(
             lease = held.enter_context(study_lease(storage_url, components.spec.name, directory))
             dead = dead or (lease.taken_over.owner if lease.taken_over else None)
         if dead:
-            emit(Event("taken over", len(read_rounds(directory)), {"owner": dead.describe()}))
+            emit(
+                Event(
+                    EventKind.TAKEN_OVER,
+                    len(read_rounds(directory)) + 1,
+                    {"owner": dead.describe()},
+                )
+            )
         if changed or not _is_finished(directory):
             record_session(directory, components, emit)
         executor = held.enter_context(closing(open_executor(components, workers)))
@@ -128,10 +134,10 @@ def run_study(
 
         held.callback(close_database)
         study = open_(lambda engine: None)  # Fails at once where the database cannot be reached.
-        study.emit("started", len(read_rounds(directory)), rounds=spec.search.rounds)
+        study.emit(EventKind.STARTED, len(read_rounds(directory)) + 1, rounds=spec.search.rounds)
         if changed:
             write_study_yaml(directory, components.spec)
-            study.emit("limits changed", len(read_rounds(directory)), changed=changed)
+            study.emit(EventKind.LIMITS_CHANGED, len(read_rounds(directory)) + 1, changed=changed)
         return _run(study, clock, open_, storage_wait)
 
 
@@ -149,8 +155,8 @@ def _run(
     directory = study.directory
     cut_off = ReconnectPolicy(wait)
 
-    def emit(kind: str, **fields: object) -> None:
-        study.emit(kind, len(read_rounds(directory)), **fields)
+    def emit(kind: EventKind, **fields: object) -> None:
+        study.emit(kind, len(read_rounds(directory)) + 1, **fields)
 
     lost_at: float | None = None
 
@@ -167,19 +173,19 @@ def _run(
                 if lost_at is not None:
                     # What Ax has in memory may be ahead of what the database has.
                     study = open_(patient)
-                    emit("storage back", seconds=time.monotonic() - lost_at)
+                    emit(EventKind.STORAGE_BACK, seconds=time.monotonic() - lost_at)
                     lost_at = None
                 restore_adapter(study)
                 if reason := _stop_reason(study, clock):
                     break
                 study.executor.start()
-                round = len(read_rounds(directory))
+                round = len(read_rounds(directory)) + 1
                 run_round(study, round, _time_is_up(study, clock, round))
             except DBAPIError as error:
                 if not is_disconnect(error):
                     raise
                 if lost_at is None:
-                    emit("storage lost", reason=one_line(error))
+                    emit(EventKind.STORAGE_LOST, reason=one_line(error))
                     lost_at = time.monotonic()
                 cut_off.pause(error, transactions_saved())
     except BaseException as error:
@@ -187,10 +193,12 @@ def _run(
         with contextlib.suppress(Exception):
             save_record(study)
         with contextlib.suppress(Exception):
-            kind = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
-            study.emit(kind, len(read_rounds(directory)), reason=str(error))
+            kind = (
+                EventKind.INTERRUPTED if isinstance(error, KeyboardInterrupt) else EventKind.STOPPED
+            )
+            study.emit(kind, len(read_rounds(directory)) + 1, reason=str(error))
         raise
-    study.emit("finished", max(len(read_rounds(directory)) - 1, 0), reason=reason)
+    study.emit(EventKind.FINISHED, max(len(read_rounds(directory)), 1), reason=reason)
     return save_record(study)
 
 
@@ -207,11 +215,11 @@ def _time_is_up(study: Study, clock: Clock, round: int) -> Callable[[], bool]:
 
 def _stop_reason(study: Study, clock: Clock) -> str:
     rounds = read_rounds(study.directory)
-    if was_finished(study.directory, len(rounds)):
+    if was_finished(study.directory, len(rounds) + 1):
         return ""  # What it needs is evaluated.
     return stop_reason(
         study.spec.search,
         [state.record.hypervolume for state in rounds],
-        evaluations_before(study, len(rounds)),
+        evaluations_before(study, len(rounds) + 1),
         clock.hours,
     )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event, Observer
+from qsearch.monitoring.events import Event, EventKind, Observer
 from qsearch.plugins.capabilities import SupportsInputDigests
 from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.digests import Inputs
@@ -53,8 +53,8 @@ def record_session(directory: Path, components: StudyComponents, observer: Obser
     write_state(directory / SESSIONS, {"sessions": sessions})
     changed = environment_changes(before[-1], session) if before else []
     if changed:
-        round = len(read_rounds(directory))
-        observer(Event("environment changed", round, {"changed": changed}))
+        round = len(read_rounds(directory)) + 1
+        observer(Event(EventKind.ENVIRONMENT_CHANGED, round, {"changed": changed}))
 
 
 def _inputs(components: StudyComponents) -> Inputs:

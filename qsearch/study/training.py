@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qsearch.execution.executor import ExecutorEvent
+from qsearch.monitoring.events import EventKind
 from qsearch.plugins.capabilities import (
     SupportsCheckpoints,
     SupportsSeparateTraining,
@@ -38,13 +39,13 @@ def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainR
     """
     trainer = study.components.trainer
     if not adapter_path(study.directory, round).is_file():
-        if round > 0:
+        if round > 1:
             _load_before(study, round - 1)
         configurations = [study.configuration(number) for number in training_set]
         trained = _train(study, round, configurations)
         write_adapter(study.directory, round, trainer.state(), trained)
         study.emit(
-            "trained",
+            EventKind.TRAINED,
             round,
             **{
                 # A trainer's own details do not hide what every event tells.
@@ -79,8 +80,8 @@ def restore_adapter(study: Study) -> None:
     Args:
         study: The open study.
     """
-    last = len(read_rounds(study.directory)) - 1
-    if last >= 0 and not adapter_path(study.directory, last).is_file():
+    last = len(read_rounds(study.directory))
+    if last and not adapter_path(study.directory, last).is_file():
         study.executor.start()
         train_round(study, last, training_set_of(study, last)[0])
 
@@ -89,7 +90,7 @@ def _train(study: Study, round: int, configurations: Sequence[Configuration]) ->
     trainer = study.components.trainer
 
     def progress(step: int, total: int, loss: float) -> None:
-        study.emit("training", round, step=step, total=total, loss=loss)
+        study.emit(EventKind.TRAINING, round, step=step, total=total, loss=loss)
 
     if not isinstance(trainer, SupportsCheckpoints):
         return trainer.train(configurations, round, progress)
@@ -109,7 +110,7 @@ def _train_apart(
     """Have workers train what is not trained yet; the trainer then finds it done."""
     waiting = trainer.untrained(configurations, unfinished)
     done = 0
-    study.emit("training configurations", round, done=done, total=len(waiting))
+    study.emit(EventKind.TRAINING_CONFIGURATIONS, round, done=done, total=len(waiting))
     for found in study.executor.train(waiting):
         if isinstance(found, ExecutorEvent):
             if found.kind:
@@ -117,4 +118,4 @@ def _train_apart(
             continue
         trainer.adopt(found[1], configurations, unfinished)
         done += 1
-        study.emit("training configurations", round, done=done, total=len(waiting))
+        study.emit(EventKind.TRAINING_CONFIGURATIONS, round, done=done, total=len(waiting))

@@ -155,16 +155,6 @@ class AdditivePosterior:
         variance = gathered(self.kernel.variances, index).sum(dim=-1) - torch.cat(explained)
         return mean, variance.clamp_min(_MIN_VARIANCE)
 
-    def covariance(self, index: Tensor, other: AdditivePosterior) -> Tensor:
-        """Return posterior covariances (n × n) with another part of the same data's posterior.
-
-        Args:
-            index: Choice indices (n × groups).
-            other: What is predicted with this, or more, of the same data: its kernel has all of
-                this one's terms.
-        """
-        return self.kernel(index, index) - self._vectors(index) @ other._vectors(index).T
-
     def predict_moves(
         self, index: Tensor, groups: Tensor, choices: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -184,18 +174,6 @@ class AdditivePosterior:
         prior = gathered(variances, index).sum()
         prior = prior + variances[groups, choices] - variances[groups, before]
         return mean, (prior - explained).clamp_min(_MIN_VARIANCE)
-
-    def corrections(self, errors: Tensor) -> Tensor:
-        """Return how tables change if the data were off by errors.
-
-        Args:
-            errors: What to take off each target (k × n).
-
-        Returns:
-            Contributions (k × groups × choices).
-        """
-        weights = torch.cholesky_solve(errors.T, self.factor)
-        return -self.kernel.times(self.inputs, weights, errors.dtype).permute(2, 0, 1)
 
     def conditioned(self, pending: Tensor) -> AdditivePosterior:
         """Return the posterior as if pending configurations had scored what is expected.

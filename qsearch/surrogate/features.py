@@ -48,16 +48,6 @@ class Features:
         scale = self.proxy.square().mean(dim=1).sum().clamp_min(1e-300)
         return AdditiveKernel((Term(self.proxy / scale.sqrt(), None),))
 
-    @cached_property
-    def correlation_factor(self) -> Tensor:
-        """The symmetric root of the correlation (choices × choices).
-
-        Unlike a root by eigenvectors alone, it does not depend on their signs.
-        """
-        values, vectors = torch.linalg.eigh(self.correlation)
-        result: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-        return result
-
 
 def score_features(space: Space, scores: Floats, correlation: Floats | None = None) -> Features:
     """Return features from proxy scores.

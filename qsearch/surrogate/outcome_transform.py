@@ -60,34 +60,6 @@ class OutcomeTransform:
         above, spread = self._above(mean, variance)
         return self.floor + above, above * torch.expm1(spread).sqrt()
 
-    def covariance(
-        self, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], covariance: Tensor
-    ) -> Tensor:
-        """Return covariances of losses (n × m), nats².
-
-        Args:
-            first: Means and variances of y (n), (n).
-            second: Means and variances of others (m), (m).
-            covariance: Covariances of y (n × m).
-        """
-        if self.floor is None:
-            return covariance * self.scale**2
-        (above, spread), (others, other_spread) = self._above(*first), self._above(*second)
-        # Where a variance is cut, its covariances shrink with it, so that they stay possible.
-        kept = (spread / first[1]).sqrt()[:, None] * (other_spread / second[1]).sqrt()
-        return above[:, None] * others * torch.expm1(covariance * kept)
-
-    def slopes(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """Return nats to a unit of y (…) where y has such moments.
-
-        Args:
-            mean: Mean of y (…).
-            variance: Variance of y (…).
-        """
-        if self.floor is None:
-            return torch.full_like(mean, self.scale)
-        return self._above(mean, variance)[0] * self.scale
-
     def _above(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean of a log-normal loss above the floor, and its logarithm's variance."""
         spread = (variance * self.scale**2).clamp_max(_MAX_LOG_VARIANCE)

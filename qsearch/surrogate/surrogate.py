@@ -27,7 +27,6 @@ say so, the logarithm of the loss is modelled so in its place
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -50,7 +49,6 @@ from qsearch.surrogate.additive_posterior import (
     AdditiveKernel,
     AdditivePosterior,
     additive_posterior,
-    gathered,
 )
 from qsearch.surrogate.features import Features
 from qsearch.surrogate.kernels import ProxyMean, SamplingNoiseKernel, SumKernel
@@ -130,45 +128,6 @@ class Surrogate:
         mean, variance = self.on_examples.tables.predict(torch.from_numpy(index))
         return self.outcome.moments(mean, variance + self.tables.noise)
 
-    def covariance(self, index: Integers, other: Surrogate) -> Tensor:
-        """Return posterior covariances (n × n) of what is predicted with what another predicts.
-
-        Args:
-            index: Choice indices (n × groups).
-            other: This one, or its :attr:`on_examples`.
-        """
-        points = torch.from_numpy(index)
-        return self.outcome.covariance(
-            self.tables.predict(points),
-            other.tables.predict(points),
-            self.tables.covariance(points, other.tables),
-        )
-
-    def noise(self, index: Integers) -> Tensor:
-        """Return standard deviations (n) of losses around the noiseless ones, nats.
-
-        Args:
-            index: Choice indices (n × groups).
-        """
-        return self._slopes(torch.from_numpy(index)) * math.sqrt(self.tables.noise)
-
-    def sampling_noise(self, index: Integers, examples: float) -> Tensor:
-        """Return covariances (… × n × n) of sampling noise over independent examples, nats².
-
-        Args:
-            index: Choice indices (… × n × groups).
-            examples: How many examples the losses are means over.
-        """
-        points = torch.from_numpy(index)
-        slope = float(self.model.mean_module.slope.detach())
-        kernel = self.features.error_kernel.scaled(2 * slope / (examples * self.outcome.unit))
-        nats = self._slopes(points.flatten(0, -2)).view(points.shape[:-1])
-        return kernel(points, points) * nats[..., :, None] * nats[..., None, :]
-
-    def _slopes(self, points: Tensor) -> Tensor:
-        """Return nats to a unit of y at configurations (n × groups)."""
-        return self.outcome.slopes(*self.tables.predict(points))
-
     def predict_moves(
         self, index: Integers, groups: Integers, choices: Integers
     ) -> tuple[Tensor, Tensor]:
@@ -187,30 +146,6 @@ class Surrogate:
         )
         return self.outcome.moments(*moved)
 
-    def sample_tables(self, count: int, generator: np.random.Generator) -> Floats:
-        """Return posterior samples of y, each as a sum over groups.
-
-        Args:
-            count: How many.
-            generator: Source of randomness.
-
-        Returns:
-            What each choice of each group contributes (count × groups × choices), up to a
-            constant.
-        """
-        tables = self.tables
-        prior = _drawn(tables.kernel, self.features, count, generator)
-        at = gathered(prior, tables.inputs).sum(dim=-1)
-        noise = torch.from_numpy(generator.standard_normal(tuple(at.shape)))
-        sampling_noise = _drawn(tables.sampling_noise, self.features, count, generator)
-        errors = (
-            at + gathered(sampling_noise, tables.inputs).sum(dim=-1) + tables.noise**0.5 * noise
-        )
-        # Matheron's rule: a sample of the prior, corrected by how far it is off at the data.
-        sampled = tables.mean + prior + tables.corrections(errors)
-        result: Floats = sampled.numpy()
-        return result
-
     def fantasise(self, pending: Integers) -> Surrogate:
         """Return the surrogate as if the pending configurations had scored what is expected of y.
 
@@ -222,22 +157,6 @@ class Surrogate:
         if not len(pending):
             return self
         return replace(self, tables=self.tables.conditioned(torch.from_numpy(pending)))
-
-
-def _drawn(
-    kernel: AdditiveKernel, features: Features, count: int, generator: np.random.Generator
-) -> Tensor:
-    """Return samples of a process, as contributions of choices (count × groups × choices)."""
-    total = torch.zeros(count, *features.proxy.shape, dtype=torch.float64)
-    for term in kernel.terms:
-        if term.correlation is None:
-            shape = (count, len(features.proxy), 1)
-            drawn = torch.from_numpy(generator.standard_normal(shape))
-        else:
-            drawn = torch.from_numpy(generator.standard_normal(tuple(total.shape)))
-            drawn = drawn @ features.correlation_factor.T
-        total = total + term.root * drawn
-    return total
 
 
 def fit_surrogate(

@@ -31,7 +31,7 @@ class StudyResults:
         footprint: What its model takes on a device.
         events: Lines of its log, first one first.
         layer_scores: Predicted rise of the loss, nats, when a layer alone gets a choice
-            (layers × choices), under the adapter of the last finished round, or of round 0 while
+            (layers × choices), under the adapter of the last finished round, or of round 1 while
             that runs; see :mod:`qsearch.search.layer_scores`.
         settings: Its ``study.yaml`` as resolved, as plain values.
     """
@@ -57,7 +57,7 @@ def read_results(directory: Path, note: Callable[[str], None] = to_standard_erro
     """
     record = read_study(directory, note)
     # Without a finished round, what a report shows is of the first.
-    last = record.rounds[-1].round if record.rounds else 0
+    last = record.rounds[-1].round if record.rounds else 1
     shape = len(record.layers), record.choices.size
     return StudyResults(
         record=record,

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.sampling_noise import fitted_to, sampling_noise_std
 
-from benchmarks import basics, fidelity, search_runs, search_tables, stand_in, unseen
+from benchmarks import basics, search_runs, search_tables, stand_in, unseen
 from benchmarks.candidates import problem_of, seconds_of
 from benchmarks.memory import peak_memory
 from benchmarks.objectives import Objective
 from benchmarks.peers import Archive, Peer, Problem, Proposals
 from benchmarks.peers.allocation import random_peer
 from benchmarks.recording import Benchmark, Claim
+from benchmarks.sampling_noise import fitted_to, sampling_noise_std
 from benchmarks.search import PLANS
 from benchmarks.search_runs import Losses, Run, hypervolumes, record_run
 from benchmarks.searchers import qsearch_searcher
@@ -44,7 +44,6 @@ def objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objective:
         examples=512,
         warm_start=warm,
         evaluate=loss,
-        evaluate_part=lambda index, one_in: loss(index) + 0.1,
     )
 
 
@@ -209,25 +208,6 @@ def test_sampling_noise_of_a_difference_is_less_between_similar_configurations(
     assert (
         sampling_noise(replace(objective, examples=512 * 10**4), same, other) < 0.1 * deviations[2]
     )
-
-
-def test_a_screened_run_counts_what_the_parts_cost(objective: Objective) -> None:
-    parts: list[int] = []
-
-    def part(index: Integers, one_in: int) -> float:
-        parts.append(one_in)
-        return objective.evaluate(index)
-
-    counted = replace(objective, evaluate_part=part)
-    table = fidelity.screened_run(counted, objective.evaluate, budget=26, one_in=4)
-    # Four of the warm start, then batches of 15 on a part and 5 on all.
-    assert parts == [4] * 30
-    assert table["cost"].tolist() == [
-        *range(1, 5),
-        *(4 + 15 / 4 + np.arange(1, 6)),
-        *(4 + 30 / 4 + 5 + np.arange(1, 6)),
-    ]
-    assert len(np.unique(search_runs.indices_of(table), axis=0)) == len(table)
 
 
 def test_plans_name_methods_that_exist() -> None:

@@ -39,7 +39,7 @@ def test_loss_that_is_not_finite_ends_training_before_its_state_is_kept(
     make_trainer, make_configuration
 ) -> None:
     trainer = make_trainer(learning_rate=1e30, max_grad_norm=1e30, steps=8)
-    with pytest.raises(QsearchError, match="round 0"):
+    with pytest.raises(QsearchError, match="round 1"):
         trainer.train([make_configuration(trainer, 0)], 0)
 
 

@@ -48,7 +48,7 @@ def test_a_study_killed_between_two_saved_steps_goes_on_from_the_last(tmp_path: 
     whole, directory = tmp_path / "whole", tmp_path / "killed"
     run(command("run", *options, "--out", whole))
     arguments = command("run", *options, "--out", directory, "--set", "trainer.checkpoint_steps=1")
-    saved = directory / "state" / "training-0.safetensors"
+    saved = directory / "state" / "training-1.safetensors"
     process = start_when(arguments, saved.is_file, "a saved step")
     process.kill()
     process.wait(timeout=60)

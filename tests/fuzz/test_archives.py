@@ -87,7 +87,7 @@ HOSTILE = [
     "study.db",
     "report.html",
     ".profile",
-    "state/adapter-0.safetensors\x00.txt",
+    "state/adapter-1.safetensors\x00.txt",
     "study.yaml ",
     "STUDY.YAML",
     "state/ſtudy.json",

@@ -59,7 +59,7 @@ def test_all_columns_of_the_table_are_in_a_window_of_1400_pixels(page):
 def test_click_on_a_point_shows_its_heatmap(page, record):
     row = lonely(record)
     page.click("loss", row_number(record, row))
-    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 3")
+    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
     page.wait(lambda: page.heatmap() == expected_heatmap(record, row, "bits"))
     assert f"{row['average_bits']:.4f}" in page.text("figures")
     assert page.errors() == []
@@ -69,7 +69,7 @@ def test_hover_shows_the_figures_of_a_point(page, record):
     row = lonely(record)
     page.hover("loss", row_number(record, row))
     text = page.hover_text()
-    assert f"trial {row['trial']}, round 3" in text
+    assert f"trial {row['trial']}, round 4" in text
     assert f"average bits {row['average_bits']:.4f}" in text
     assert f"loss {row['loss']:.4f} ± {row['standard_error']:.4f}" in text
     assert f"estimated loss {row['estimated_loss']:.4f} ± 0.0012" in text
@@ -155,7 +155,7 @@ def test_hostile_names_are_shown_as_text(browser, study, record, tmp_path):
     assert "by <script>alert(1)</script>" in page.hover_text()
     assert "<b>%{x}</b>" in page.hover_text()
     page.click("loss", row_number(record, row))
-    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 3")
+    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
     assert browser.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
     assert browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot a[href]") == []
     assert page.all("h1")[0].get_property("textContent") == hostile
@@ -173,7 +173,7 @@ def test_each_of_several_studies_can_be_chosen(
     page = Page(browser, path)
     Select(browser.find_element(By.ID, "study-select")).select_by_value("1")
     row = best_under(other, 3.0)
-    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 3")
+    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
     page.wait(lambda: page.heatmap() == expected_heatmap(other, row, "precision"))
     assert page.errors() == []
 

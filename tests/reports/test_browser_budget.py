@@ -41,7 +41,7 @@ def test_slider_chooses_the_least_estimated_loss_at_or_under_the_budget(page, re
     for keys, budget in (((Keys.ARROW_RIGHT,) * 2, 3.1), ((Keys.ARROW_LEFT,) * 8, 2.7)):
         slider.send_keys(*keys)
         row = best_under(record, budget)
-        title = f"Trial {row['trial']}, round 3"
+        title = f"Trial {row['trial']}, round 4"
         page.wait(lambda title=title: page.text("selected-title") == title)
         page.wait(lambda row=row: page.heatmap() == expected_heatmap(record, row, "bits"))
         assert f"least estimated loss, {row['estimated_loss']:.4f} ± 0.0012" in page.text("pick")
@@ -59,7 +59,7 @@ def test_something_fits_at_both_ends_of_the_slider_in_each_unit(page, results, u
         limit = float(slider.get_attribute(end))
         size = {"MB": 1e6, "GB": 1e9}.get(unit)
         bits = limit if size is None else results.footprint.bits_for_file(limit * size)
-        title = f"Trial {best_under(results.record, bits)['trial']}, round 3"
+        title = f"Trial {best_under(results.record, bits)['trial']}, round 4"
         page.wait(lambda title=title: page.text("selected-title") == title)
 
 
@@ -72,7 +72,7 @@ def test_a_budget_in_bytes_chooses_what_the_command_line_would(page, results):
     limit, unit = parse_size(option[1], "--bytes")
     assert str(Budget("bytes", limit, unit=unit)) == " ".join(option)
     row = best_under(results.record, results.footprint.bits_for_file(limit))
-    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 3")
+    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
     size = readable_size(results.footprint.file_bytes(row["average_bits"]))
     assert size in page.text("figures")
 
@@ -84,7 +84,7 @@ def test_a_budget_typed_is_taken_exactly_as_the_command_line_takes_it(page, resu
         page.fill(number, str(budget))
         assert f"--bits {budget} --json" in page.text("pick-command").replace(".0 ", " ")
         row = best_under(results.record, budget)
-        page.wait(lambda row=row: page.text("selected-title") == f"Trial {row['trial']}, round 3")
+        page.wait(lambda row=row: page.text("selected-title") == f"Trial {row['trial']}, round 4")
     page.fill(number, "")
     assert number.get_property("value") == page.part("slider").get_attribute("max")
 
@@ -96,7 +96,7 @@ def test_a_budget_in_which_nothing_fits_shows_the_smallest_and_says_so(page, res
         assert page.text("pick").startswith(f"None has at most {told} average bits. Trial ")
         assert float(number.get_property("value")) == float(number.get_attribute("min"))
         row = best_under(results.record, float(number.get_attribute("min")))
-        assert page.text("selected-title") == f"Trial {row['trial']}, round 3"
+        assert page.text("selected-title") == f"Trial {row['trial']}, round 4"
     page.part("slider").send_keys(Keys.ARROW_RIGHT)
     page.wait(lambda: "None has" not in page.text("pick"))
 
@@ -107,7 +107,7 @@ def test_the_headlines_bits_are_a_budget_that_holds_its_configuration(page, resu
     page.fill(page.part("budget-number"), shown.split()[0])
     within = best_under(results.record, float(shown.split()[0]))
     assert within["estimated_loss"] <= close["estimated_loss"]
-    page.wait(lambda: page.text("selected-title") == f"Trial {within['trial']}, round 3")
+    page.wait(lambda: page.text("selected-title") == f"Trial {within['trial']}, round 4")
 
 
 def test_what_the_reader_chooses_is_exported_by_its_trial(page, results):

@@ -91,7 +91,7 @@ def test_what_the_legend_hides_has_no_marks_and_stays_hidden_in_other_rounds(pag
     page.wait(lambda: 0 < page.marks("loss")[2] < before)
     assert page.marks("metric")[2] == before
     page.part("round").send_keys(Keys.ARROW_LEFT)
-    page.wait(lambda: page.text("round-text").startswith("Round 2"))
+    page.wait(lambda: page.text("round-text").startswith("Round 3"))
     page.wait(lambda: page.traces("loss")[-1].get("visible") == "legendonly")
 
 
@@ -103,7 +103,7 @@ def test_a_zoom_stays_over_rounds_and_on_the_dark_screen_until_it_is_reset(page)
     zoomed = x_range(page, "loss")
     page.part("round").send_keys(Keys.ARROW_LEFT)
     show_as(page.driver, scheme="dark")
-    page.wait(lambda: page.text("round-text").startswith("Round 2"))
+    page.wait(lambda: page.text("round-text").startswith("Round 3"))
     assert x_range(page, "loss") == zoomed
     reset = [button for button in page.all("[data-reset]") if button.is_displayed()]
     assert [button.get_attribute("aria-label") for button in reset] == [
@@ -154,7 +154,7 @@ def test_keys_mark_layers_and_select_what_is_alike_or_was_trained_on(page, resul
     # A figure of all rounds has each trial several times: keys go on within a round.
     for _ in range(3):
         page.figure("timeline").send_keys(Keys.ARROW_RIGHT)
-    assert page.text("selected-title").endswith(", round 3")
+    assert page.text("selected-title").endswith(", round 4")
 
 
 def test_the_layer_marked_in_the_heatmap_stays_framed_at_another_width(page):

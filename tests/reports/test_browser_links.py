@@ -47,7 +47,7 @@ def test_a_choice_in_any_view_is_marked_in_all(page, results, points):
         other = points[points["latest"] & (points["trial"] != row["trial"])].iloc[0]
         page.choose(int(other["trial"]))
         page.click(key, row.name)
-        page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 3")
+        page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
         for view in LINKED:
             assert page.marks(view)[0] > 0, view
     assert page.part("heatmap").is_displayed()
@@ -102,12 +102,12 @@ def test_keys_choose_select_pin_and_clear(page, results, points):
     node = page.figure("loss")
     node.send_keys(Keys.ARROW_RIGHT)
     trial = latest["trial"].iloc[place + 1]
-    page.wait(lambda: page.text("selected-title") == f"Trial {trial}, round 3")
+    page.wait(lambda: page.text("selected-title") == f"Trial {trial}, round 4")
     node.send_keys(Keys.ENTER)
     assert page.selected() == 1
     node.send_keys("p")
     node.send_keys(Keys.ARROW_LEFT)
-    page.wait(lambda: page.text("selected-title") == f"Trial {first['trial']}, round 3")
+    page.wait(lambda: page.text("selected-title") == f"Trial {first['trial']}, round 4")
     assert page.marks("metric") == [1, 1, 1]
     assert page.part("compare").is_displayed()
     node.send_keys(Keys.ESCAPE)
@@ -145,7 +145,7 @@ def test_shift_and_a_click_add_to_the_selection(page, results, points):
     row = lonely(results.record)
     page.click("loss", row_number(results.record, row), modifiers=8)
     page.wait(lambda: page.selected() == 1)
-    assert page.text("selected-title") != f"Trial {row['trial']}, round 3"
+    assert page.text("selected-title") != f"Trial {row['trial']}, round 4"
 
 
 def test_ranges_of_axes_select_what_is_within_all_of_them(page, points):
@@ -212,7 +212,7 @@ def test_a_click_on_a_round_of_the_training_loss_selects_its_training_set(page, 
     page.mouse("mouseMoved", at)
     page.wait(
         lambda: (
-            "round 1"
+            "round 2"
             in node.find_element(By.CSS_SELECTOR, ".hoverlayer").get_property("textContent")
         )
     )
@@ -234,13 +234,13 @@ def test_the_round_slider_and_its_animation_show_how_the_front_grew(page, result
     )
     page.part("round").send_keys(Keys.HOME)
     page.wait(lambda: drawn() == ({0}, (points["round"] == 0).sum()))
-    assert f"Round 0: {(points['round'] == 0).sum()} configurations" in page.text("round-text")
+    assert f"Round 1: {(points['round'] == 0).sum()} configurations" in page.text("round-text")
     assert page.marks("loss")[0] in (0, 1)
     node = page.figure("loss")
     after = page.driver.execute_script("return arguments[0]._fullLayout.yaxis.range", node)
     assert after == before
     page.part("play-rounds").click()
-    page.wait(lambda: page.text("round-text").startswith("Round 3"))
+    page.wait(lambda: page.text("round-text").startswith("Round 4"))
     page.wait(lambda: page.text("play-rounds") == "Play")
     assert drawn()[0] == {3}
     assert page.errors() == []

@@ -57,7 +57,7 @@ def test_a_study_with_little_to_show_says_what_there_is(
     assert figures <= drawn
     assert page.errors() == []
     if kind == "one":
-        assert page.text("selected-title") == "Trial 0, round 0"
+        assert page.text("selected-title") == "Trial 0, round 1"
     if kind == "failed":
         assert "loss is nan" in page.driver.find_element("id", "main").text
 

@@ -13,7 +13,7 @@ import pytest
 from qsearch_reports.page.page import render_page
 from qsearch_reports.serving import make_server
 
-from qsearch.monitoring.events import Event, event_log
+from qsearch.monitoring.events import Event, EventKind, event_log
 from qsearch.storage.lock import study_lock
 from qsearch.storage.study_record import write_study
 
@@ -36,9 +36,9 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     (directory / "state").mkdir(parents=True)
     tell(
         directory,
-        Event("started", 0, {"rounds": 2}),
-        Event("round started", 0, {"training_set": 8}),
-        Event("evaluating the set", 0, {"total": 8}),
+        Event(EventKind.STARTED, 0, {"rounds": 2}),
+        Event(EventKind.ROUND_STARTED, 0, {"training_set": 8}),
+        Event(EventKind.EVALUATING_THE_SET, 0, {"total": 8}),
         *(evaluated(trial) for trial in range(2)),
     )
     with study_lock(directory):
@@ -62,7 +62,7 @@ def tell(directory: Path, *events: Event) -> None:
 
 
 def evaluated(trial: int) -> Event:
-    return Event("evaluated", 0, {"trial": trial, "average_bits": 3.0, "loss": 0.5})
+    return Event(EventKind.EVALUATED, 0, {"trial": trial, "average_bits": 3.0, "loss": 0.5})
 
 
 class Live:
@@ -105,7 +105,7 @@ def test_the_page_follows_a_study_from_nothing_to_its_report(
     assert page.driver.find_element(By.ID, "empty").is_displayed()
     assert page.driver.find_elements(By.TAG_NAME, "iframe") == []
 
-    tell(directory, evaluated(2), Event("failed", 0, {"trial": 3, "reason": HOSTILE}))
+    tell(directory, evaluated(2), Event(EventKind.FAILED, 0, {"trial": 3, "reason": HOSTILE}))
     page.wait(lambda: "4/8" in page.text("phase"))
     assert "3 evaluations" in page.text("counts")
     assert page.text("failures").split() == ["1", "failed", "1", "×", *HOSTILE.split()]
@@ -123,7 +123,7 @@ def test_new_results_are_shown_without_a_reload_where_the_reader_was(
 ) -> None:
     write_study(directory, make_record(rounds=1))
     page = Live(browser, url)
-    rounds = 'report.document.body.textContent.includes("round 1")'
+    rounds = 'report.document.body.textContent.includes("round 2")'
     page.wait(lambda: page.report("report.document.documentElement.dataset.ready"))
     page.driver.execute_script("window.mine = true")
     page.report("(report.scrollTo(0, 600), true)")
@@ -176,7 +176,7 @@ def test_what_the_reader_has_set_stays_when_new_results_come(
     assert len(before[8]) == 1
 
     write_study(directory, make_record(rounds=2))
-    page.wait(lambda: page.report('report.document.body.textContent.includes("round 1")'))
+    page.wait(lambda: page.report('report.document.body.textContent.includes("round 2")'))
     page.wait(lambda: page.report(settings) == before)
     assert page.errors() == []
 

@@ -11,7 +11,7 @@ import yaml
 from qsearch_reports.results import read_results
 
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event, event_log
+from qsearch.monitoring.events import Event, EventKind, event_log
 from qsearch.plugins.footprint import Footprint
 from qsearch.storage.checksums import with_checksum
 from qsearch.storage.measurements import write_footprint, write_measurement
@@ -46,7 +46,7 @@ def test_a_study_of_results_alone_has_nothing_else(directory, record):
 def test_everything_that_a_directory_holds_is_read(directory, record):
     write_footprint(directory, FOOTPRINT)
     write_settings(directory, SETTINGS)
-    event_log(directory / "log.jsonl")(Event("started", 0, {"rounds": 4}))
+    event_log(directory / "log.jsonl")(Event(EventKind.STARTED, 0, {"rounds": 4}))
     last = len(record.rounds) - 1
     scores = np.random.default_rng(0).random((len(record.layers), record.choices.size))
     write_measurement(directory, layer_scores_name(last), scores)

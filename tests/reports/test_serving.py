@@ -22,7 +22,7 @@ from qsearch_reports.page.assets import TEMPLATES
 from qsearch_reports.serving import make_server, serve
 
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event, event_log
+from qsearch.monitoring.events import Event, EventKind, event_log
 from qsearch.storage.study_record import write_study
 
 PATHS = ("/", "/live.css", "/live.js", "/status.json", "/report.html")
@@ -256,7 +256,7 @@ def test_a_study_without_results_says_so_and_turns_into_its_report(
     ask = serving(tmp_path)
     assert json.loads(ask("/status.json").body)["version"] is None
     assert ask("/report.html").status == HTTPStatus.NOT_FOUND
-    event_log(tmp_path / "log.jsonl")(Event("measuring quantization error", 0))
+    event_log(tmp_path / "log.jsonl")(Event(EventKind.MEASURING_QUANTIZATION_ERROR, 0))
     status = json.loads(ask("/status.json").body)
     assert (status["version"], status["completed"]) == (None, 0)
     write_study(tmp_path, record)

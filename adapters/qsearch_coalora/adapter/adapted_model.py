@@ -39,7 +39,7 @@ class AdapterShape:
     Args:
         theta: Shape of θ, or None without it.
         theta_rate: Peak rate for θ; 0 leaves it as it is.
-        theta_start: Share of round 0's steps that go by before θ is used and trained.
+        theta_start: Share of round 1's steps that go by before θ is used and trained.
         fixed_rank: How much of the rank holds residual factors.
     """
 

@@ -102,7 +102,7 @@ def floating_point_operations(
         workload: The task's workload.
 
     Returns:
-        Operations of training in round 0 and in each later round, and of evaluating one
+        Operations of training in round 1 and in each later round, and of evaluating one
         configuration; all zero where the evaluated examples are not known.
     """
     if workload.evaluated_examples is None:

@@ -31,7 +31,7 @@ class CoALoRAOptions(SetTrainingOptions):
             ``calibration_batches`` batches under the base model.
         theta_learning_rate: Peak rate for θ. None means three times that of the factors; 0 leaves U
             near zero.
-        theta_start: Share of round 0's steps that train plain LoRA, U = 0, before θ joins. None
+        theta_start: Share of round 1's steps that train plain LoRA, U = 0, before θ joins. None
             do where residual factors take all of the rank.
         theta: Shape of θ.
     """

@@ -21,7 +21,7 @@ class PTQOptions(TrainingOptions):
     """Options of post-training quantization.
 
     Args:
-        fine_tune: Whether round 0 trains a LoRA in full precision, which is then merged into the
+        fine_tune: Whether round 1 trains a LoRA in full precision, which is then merged into the
             weights. Without it the model is quantized as it is.
     """
 
@@ -52,7 +52,7 @@ class PTQTrainer(FullPrecisionTrainer):
         progress: Progress | None,
         unfinished: TrainingCheckpoint,
     ) -> TrainReport:
-        """Fine-tune in full precision in round 0; see :meth:`AdapterTrainer.train`.
+        """Fine-tune in full precision in round 1; see :meth:`AdapterTrainer.train`.
 
         Raises:
             InputError: If the set is empty.

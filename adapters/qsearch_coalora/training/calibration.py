@@ -21,7 +21,7 @@ _FLOAT_BYTES = 4
 def calibration_batches(
     stream: Callable[[torch.Generator], BatchStream], seed: int, count: int
 ) -> list[Mapping[str, Tensor]]:
-    """Return the training batches that inputs are measured on: the first of round 0.
+    """Return the training batches that inputs are measured on: the first of round 1.
 
     Args:
         stream: Returns training batches, drawn by a generator.

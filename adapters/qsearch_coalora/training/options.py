@@ -42,14 +42,14 @@ class TrainingOptions(BaseModel):
         rank: Rank r of the adapter.
         alpha: LoRA's α; the adapter's output is scaled by α / r. None means r.
         learning_rate: Peak rate of AdamW for the factors and the task head.
-        later_learning_rate: Peak rate after round 0, where training goes on from an adapter that
+        later_learning_rate: Peak rate after round 1, where training goes on from an adapter that
             a full restart would disturb. None means the same.
         weight_decay: Decoupled weight decay.
         schedule: How the rate goes after the warm-up: ``linear`` and ``cosine`` fall to zero.
         warmup_steps: Steps over which a round's rate rises, half of the round at most.
         max_grad_norm: Gradients are scaled down to this norm.
         steps: Optimizer steps of each round.
-        first_steps: Steps of round 0. None means ``steps``.
+        first_steps: Steps of round 1. None means ``steps``.
         early_stopping: Ends a round's training early. None trains all steps.
         batch_size: Training examples of a batch.
         accumulation_steps: Batches whose gradients make one optimizer step.

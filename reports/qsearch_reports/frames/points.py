@@ -87,7 +87,7 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
             "configuration": pd.factorize(ordered["configuration"])[0].astype(int),
         }
     )
-    points["latest"] = points["round"] == (record.rounds[-1].round if record.rounds else 0)
+    points["latest"] = points["round"] == (record.rounds[-1].round if record.rounds else 1)
     return points[list(POINT_COLUMNS)]
 
 

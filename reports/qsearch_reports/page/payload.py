@@ -95,7 +95,7 @@ def _drawn_rounds(record: StudyRecord, points: pd.DataFrame) -> list[dict[str, A
         entry.round: entry.hypervolume if math.isfinite(entry.hypervolume) else None
         for entry in record.rounds
     }
-    last = record.rounds[-1].round if record.rounds else 0
+    last = record.rounds[-1].round if record.rounds else 1
     counts = points[points["round"] <= last].groupby("round").size()
     return [
         {

@@ -21,7 +21,7 @@ from qsearch.cli import main as cli
 from qsearch.cli import output as cli_output
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event, event_log
+from qsearch.monitoring.events import Event, EventKind, event_log
 from qsearch.spec.templates import read_template, template_names
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import FOOTPRINT_FILE
@@ -158,7 +158,7 @@ def test_failure_exits_1_and_resumes_after(qsearch, tmp_path: Path) -> None:
     study = write_study_yaml(tmp_path / "my.yaml", trainer__faults=[{"kind": "error"}])
     code, _, errors = qsearch("run", study, "--out", tmp_path / "run")
     assert code == 1
-    assert "qsearch: round 0: 5 of 8 evaluations failed" in errors
+    assert "qsearch: round 1: 5 of 8 evaluations failed" in errors
     assert "Traceback" not in errors
 
 
@@ -224,7 +224,7 @@ def test_status_tells_how_far_a_study_is(qsearch, finished: Path) -> None:
 
 def test_status_of_a_study_without_results_says_who_runs_it(qsearch, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
-    event_log(tmp_path / "log.jsonl")(Event("measuring quantization error", 0))
+    event_log(tmp_path / "log.jsonl")(Event(EventKind.MEASURING_QUANTIZATION_ERROR, 0))
     with study_lock(tmp_path):
         code, output, _ = qsearch("status", tmp_path)
     assert code == 0
@@ -288,10 +288,10 @@ def test_a_trial_that_the_latest_round_did_not_complete_is_refused_with_the_reas
     trials.loc[last, ["status", "reason"]] = "failed", "no memory"
     write_study(tmp_path, replace(record, trials=trials))
     said = refused(qsearch("pick", tmp_path, "--trial", str(trials.loc[last, "trial"])))
-    assert "its evaluation failed in round 1: no memory" in said
+    assert "its evaluation failed in round 2: no memory" in said
     said = refused(qsearch("pick", tmp_path, "--trial", str(dropped.pop())))
-    assert "it was evaluated in round 0 alone" in said
-    assert "give one of round 1, the latest" in said
+    assert "it was evaluated in round 1 alone" in said
+    assert "give one of round 2, the latest" in said
 
 
 def test_pick_prints_a_table(qsearch, finished: Path) -> None:
@@ -591,7 +591,7 @@ def test_a_clean_run_writes_nothing_to_its_errors(tmp_path: Path) -> None:
     result = command(["run", study, "--out", tmp_path / "run"])
     assert result.returncode == 0
     assert result.stderr == ""
-    assert "round 0: found 2 candidates" in result.stdout
+    assert "round 1: found 2 candidates" in result.stdout
 
 
 def test_light_commands_start_without_heavy_imports(finished: Path) -> None:

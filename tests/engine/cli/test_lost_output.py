@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from qsearch.monitoring.events import Event, event_log, last_event
+from qsearch.monitoring.events import Event, EventKind, event_log, last_event
 from qsearch.storage.study_record import read_study
 from tests.engine.support import command, command_environment, write_study_yaml
 
@@ -64,7 +64,7 @@ def test_a_study_outlives_its_terminal(study: Path) -> None:
 def test_a_study_outlives_the_reader_of_its_output(study: Path) -> None:
     process = start(study, subprocess.PIPE)
     assert process.stdout is not None
-    assert process.stdout.readline().startswith(b"round 0: ")
+    assert process.stdout.readline().startswith(b"round 1: ")
     process.stdout.close()
     process.stdout = None
     errors = assert_finished(process, study.parent / "run")
@@ -80,7 +80,9 @@ def test_a_study_goes_on_where_its_output_fills_a_disk(study: Path) -> None:
 
 
 def test_characters_that_a_terminal_lacks_are_written_as_escapes(tmp_path: Path) -> None:
-    event_log(tmp_path / "log.jsonl")(Event("failed", 0, {"trial": 1, "reason": "東京 → …"}))
+    event_log(tmp_path / "log.jsonl")(
+        Event(EventKind.FAILED, 0, {"trial": 1, "reason": "東京 → …"})
+    )
     shown = command(["status", tmp_path], PYTHONIOENCODING="ascii")
     assert shown.returncode == 0, shown.stderr
     assert "\\u6771\\u4eac \\u2192 \\u2026 (1 \\xd7)" in shown.stdout

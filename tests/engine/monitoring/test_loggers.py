@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event, Observer, all_of
+from qsearch.monitoring.events import Event, EventKind, Observer, all_of
 from qsearch.monitoring.loggers import loggers
 from qsearch.plugins.registry import load_plugin
 from qsearch.study.run import run_study
 from tests.engine.support import results, study_spec
 
-EVENT = Event("evaluated", 0, {"trial": 1})
+EVENT = Event(EventKind.EVALUATED, 0, {"trial": 1})
 
 
 class Recorder:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qsearch.monitoring.events import Event
+from qsearch.monitoring.events import Event, EventKind
 from qsearch.monitoring.progress_file import progress_file, read_progress
 from qsearch.storage.paths import PROGRESS_FILE
 from qsearch.study.run import run_study
@@ -31,7 +31,7 @@ class Seconds:
 
 
 def step(number: int) -> Event:
-    return Event("training", 0, {"step": number, "total": 9, "loss": 0.5})
+    return Event(EventKind.TRAINING, 0, {"step": number, "total": 9, "loss": 0.5})
 
 
 def test_progress_reads_back_with_where_it_began(directory: Path) -> None:
@@ -61,20 +61,20 @@ def test_it_is_written_once_a_second_at_most(directory: Path) -> None:
 def test_a_new_phase_is_written_at_once(directory: Path) -> None:
     observe = progress_file(directory, Seconds())
     observe(step(1))
-    observe(Event("searching", 0, {"done": 2, "total": 3}))
+    observe(Event(EventKind.SEARCHING, 0, {"done": 2, "total": 3}))
     found = read_progress(directory)
     assert found is not None
     assert (found["event"], found["first"]) == ("searching", 2)
 
 
 def test_what_the_log_has_is_not_written(directory: Path) -> None:
-    progress_file(directory)(Event("evaluated", 0, {"trial": 1}))
+    progress_file(directory)(Event(EventKind.EVALUATED, 0, {"trial": 1}))
     assert read_progress(directory) is None
 
 
 def test_losses_that_are_no_numbers_are_null(directory: Path) -> None:
     fields = {"step": 1, "total": 2, "loss": float("nan")}
-    progress_file(directory)(Event("training", 0, fields))
+    progress_file(directory)(Event(EventKind.TRAINING, 0, fields))
     text = (directory / PROGRESS_FILE).read_text()
     assert json.loads(text)["loss"] is None
     assert "NaN" not in text

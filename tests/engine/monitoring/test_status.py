@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event, event_line, event_log
+from qsearch.monitoring.events import Event, EventKind, event_line, event_log
 from qsearch.monitoring.progress_file import progress_file
 from qsearch.monitoring.status import study_status
 from qsearch.spec.study_spec import dump_spec
@@ -36,12 +36,12 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "state").mkdir()
     (tmp_path / "study.yaml").write_text(dump_spec(study_spec(search__stop={"hours": 2})))
     events = (
-        (40, Event("started", 0, {"rounds": 2})),
-        (40, Event("round started", 0, {"training_set": 4})),
-        (30, Event("trained", 0, {"steps": 3, "seconds": 10.0, "loss": 0.4})),
-        (30, Event("evaluating the set", 0, {"total": 4})),
-        (20, Event("evaluated", 0, {"trial": 0, "average_bits": 3.0, "loss": 0.5})),
-        (10, Event("failed", 0, {"trial": 1, "reason": "no memory"})),
+        (40, Event(EventKind.STARTED, 0, {"rounds": 2})),
+        (40, Event(EventKind.ROUND_STARTED, 0, {"training_set": 4})),
+        (30, Event(EventKind.TRAINED, 0, {"steps": 3, "seconds": 10.0, "loss": 0.4})),
+        (30, Event(EventKind.EVALUATING_THE_SET, 0, {"total": 4})),
+        (20, Event(EventKind.EVALUATED, 0, {"trial": 0, "average_bits": 3.0, "loss": 0.5})),
+        (10, Event(EventKind.FAILED, 0, {"trial": 1, "reason": "no memory"})),
     )
     now = datetime.now(UTC)
     lines = [
@@ -73,7 +73,7 @@ def test_a_running_study_says_its_phase_and_how_far_that_is(directory: Path) -> 
         2,
         4,
     )
-    assert shown["phase"] == "round 0: evaluating the set, 2/4, 6.0 a minute"
+    assert shown["phase"] == "round 1: evaluating the set, 2/4, 6.0 a minute"
     assert shown["time spent"].endswith("of 2 h (search.stop.hours)")
     # A search has not been seen, so the study's end cannot be known.
     assert status.seconds_left is None
@@ -101,7 +101,7 @@ def test_a_study_that_nobody_runs_has_no_phase_and_no_time_left(directory: Path)
 
 
 def test_failures_are_counted_by_reason(directory: Path) -> None:
-    emit(directory, *(Event("failed", 0, {"trial": n, "reason": "slow"}) for n in (2, 3)))
+    emit(directory, *(Event(EventKind.FAILED, 0, {"trial": n, "reason": "slow"}) for n in (2, 3)))
     status = study_status(directory)
     assert status.failed == 3
     assert status.failures == (("slow", 2), ("no memory", 1))
@@ -109,15 +109,15 @@ def test_failures_are_counted_by_reason(directory: Path) -> None:
 
 
 def test_the_last_event_is_told_with_its_figures(directory: Path) -> None:
-    assert labels(directory)["last event"].endswith("round 0, trial 1, reason no memory")
+    assert labels(directory)["last event"].endswith("round 1, trial 1, reason no memory")
 
 
 def test_training_is_seen_from_its_file_of_progress(directory: Path) -> None:
-    emit(directory, Event("round started", 1, {"training_set": 4}))
+    emit(directory, Event(EventKind.ROUND_STARTED, 1, {"training_set": 4}))
     time.sleep(0.002)  # Times in the log are in milliseconds.
     observe = progress_file(directory, now=iter(range(100)).__next__)
     for step in (5, 6):
-        observe(Event("training", 1, {"step": step, "total": 8, "loss": 0.3}))
+        observe(Event(EventKind.TRAINING, 1, {"step": step, "total": 8, "loss": 0.3}))
     with study_lock(directory):
         phase = study_status(directory).phase
     assert phase is not None
@@ -149,7 +149,7 @@ def test_the_version_changes_with_the_results_alone(finished: Path, tmp_path: Pa
     for name in ("state/study.json", "trials.parquet", "log.jsonl"):
         (copy / name).write_bytes((finished / name).read_bytes())
     first = study_status(copy).version
-    emit(copy, Event("retry", 0, {"trial": 1}))
+    emit(copy, Event(EventKind.RETRY, 0, {"trial": 1}))
     assert study_status(copy).version == first
     os.utime(copy / "trials.parquet", ns=(1, 1))
     assert study_status(copy).version != first
@@ -208,7 +208,7 @@ def test_status_prints_json_that_a_program_reads(finished: Path) -> None:
 
 
 def test_escapes_in_a_reason_do_not_reach_the_terminal(directory: Path) -> None:
-    emit(directory, Event("failed", 0, {"trial": 2, "reason": "\x1b[2J\x9b31mgone"}))
+    emit(directory, Event(EventKind.FAILED, 0, {"trial": 2, "reason": "\x1b[2J\x9b31mgone"}))
     done = command(["status", directory])
     assert done.returncode == 0
     assert "gone" in done.stdout

@@ -358,7 +358,7 @@ def refuse(tmp_path: Path) -> Iterator[Callable[..., None]]:
         "state/",
         "state/evil",
         "state/lock",
-        "state/adapter-0.pt",
+        "state/adapter-1.pt",
         "report.html",
         "study.db",
         "STUDY.yaml",
@@ -498,11 +498,11 @@ def test_manifest_that_is_too_large_is_not_read(
 
 def test_flipped_byte_is_found(archive: Path, tmp_path: Path, refuse: Callable[..., None]) -> None:
     with zipfile.ZipFile(archive) as opened:
-        info = opened.getinfo("state/adapter-0.safetensors")
+        info = opened.getinfo("state/adapter-1.safetensors")
     raw = bytearray(archive.read_bytes())
     raw[info.header_offset + 200] ^= 1
     (tmp_path / "bad.zip").write_bytes(raw)
-    refuse(tmp_path / "bad.zip", "state/adapter-0.safetensors")
+    refuse(tmp_path / "bad.zip", "state/adapter-1.safetensors")
 
 
 def test_other_content_of_the_same_size_is_found(
@@ -513,9 +513,9 @@ def test_other_content_of_the_same_size_is_found(
     with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(bad, "w") as written:
         for name in opened.namelist():
             content = opened.read(name)
-            swapped = content[::-1] if name == "state/adapter-0.safetensors" else content
+            swapped = content[::-1] if name == "state/adapter-1.safetensors" else content
             written.writestr(name, swapped)
-    refuse(bad, "'state/adapter-0.safetensors' in it is damaged: its digest differs")
+    refuse(bad, "'state/adapter-1.safetensors' in it is damaged: its digest differs")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"no zip file, but some text", bytes(1000)])
@@ -567,8 +567,8 @@ def change_trial(**fields: Any) -> Callable[[dict[str, bytes]], None]:
         (change_experiment(objective="__import__('os').system('id')"), "objective"),
         (change_experiment(created="yesterday"), "created"),
         (change_experiment(created="0001-01-01T00:00:00+14:00"), "cannot be restored"),
-        (drop_figures("seconds"), "trial 0 lacks figures of round 0"),
-        (drop_figures("loss"), "trial 0 lacks figures of round 0"),
+        (drop_figures("seconds"), "trial 0 lacks figures of round 1"),
+        (drop_figures("loss"), "trial 0 lacks figures of round 1"),
         (change_trial(values=[]), "trial 0 is outside of the search space"),
         (change_trial(values=[99] * 16), "trial 0 is outside of the search space"),
         (change_trial(status="failed"), "a failed trial"),

@@ -101,7 +101,7 @@ def test_a_study_stops_once_more_have_failed_than_its_rate(tmp_path: Path) -> No
         run_study(spec, tmp_path / "run")
     assert not isinstance(caught.value, InputError)
     message = str(caught.value)
-    assert "round 0: 3 of 8 evaluations failed, more than failures.rate 0.25 allows" in message
+    assert "round 1: 3 of 8 evaluations failed, more than failures.rate 0.25 allows" in message
     assert "the fake trainer was asked to fail" in message
     assert "the same command tries these again" in message
     assert len(failed_of(tmp_path / "run")) == 3, "nothing more is tried once the rate is passed"

@@ -225,7 +225,7 @@ def test_a_round_that_is_finished_again_needs_no_time_left(
     unlimited: pd.DataFrame, tmp_path: Path
 ) -> None:
     run(tmp_path / "run")
-    for name in ("round-2.json", "round-2.json.previous"):
+    for name in ("round-3.json", "round-3.json.previous"):
         (tmp_path / "run" / "state" / name).write_text("{")
     run(tmp_path / "run", hours=1e-9)
     assert len(events(tmp_path / "run", "round finished")) == 4

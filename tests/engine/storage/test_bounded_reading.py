@@ -75,7 +75,7 @@ def test_a_pipe_is_no_previous_version(name: str, finished: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "name", ["state/adapter-1.safetensors", "state/quantization_error.safetensors"]
+    "name", ["state/adapter-2.safetensors", "state/quantization_error.safetensors"]
 )
 def test_a_pipe_among_the_arrays_of_a_study_is_moved_aside(
     name: str, finished: Path, tmp_path: Path

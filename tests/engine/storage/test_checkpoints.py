@@ -50,7 +50,7 @@ def test_a_forgotten_state_is_gone(directory: Path) -> None:
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 40, b"{" * 200])
 def test_a_damaged_state_counts_as_none(directory: Path, damage: bytes) -> None:
     read_checkpoint(directory, 0).save(STATE)
-    for path in (directory / "state").glob("training-0*"):
+    for path in (directory / "state").glob("training-1*"):
         path.write_bytes(damage)
     assert read_checkpoint(directory, 0).load() is None
 

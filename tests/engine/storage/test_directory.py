@@ -106,22 +106,22 @@ def test_measurements_round_trip_under_their_names(directory: Path) -> None:
     assert read_measurement(directory, "quantization_error") is None
     error, sensitivity = np.random.default_rng(0).random((3, 4)), np.arange(3.0)
     write_measurement(directory, "quantization_error", error[:, ::2])
-    write_measurement(directory, "sensitivity-1", sensitivity)
+    write_measurement(directory, "sensitivity-2", sensitivity)
     assert np.array_equal(read_measurement(directory, "quantization_error"), error[:, ::2])
-    assert np.array_equal(read_measurement(directory, "sensitivity-1"), sensitivity)
-    assert read_measurement(directory, "sensitivity-0") is None
+    assert np.array_equal(read_measurement(directory, "sensitivity-2"), sensitivity)
+    assert read_measurement(directory, "sensitivity-1") is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"\0" * 64, "another name"])
 def test_damaged_measurement_is_named(damage: bytes | str, directory: Path) -> None:
-    path = directory / "state" / "sensitivity-1.safetensors"
+    path = directory / "state" / "sensitivity-2.safetensors"
     if isinstance(damage, bytes):
         path.write_bytes(damage)
     else:
         write_measurement(directory, damage, np.zeros(2))
         (directory / "state" / f"{damage}.safetensors").rename(path)
-    with pytest.raises(DamagedFileError, match=r"sensitivity-1\.safetensors: damaged: "):
-        read_measurement(directory, "sensitivity-1")
+    with pytest.raises(DamagedFileError, match=r"sensitivity-2\.safetensors: damaged: "):
+        read_measurement(directory, "sensitivity-2")
 
 
 def test_adapter_round_trip(directory: Path) -> None:
@@ -138,7 +138,7 @@ def test_adapter_round_trip(directory: Path) -> None:
 def test_damaged_adapter_is_named(damage: bytes | None, directory: Path) -> None:
     if damage is not None:
         adapter_path(directory, 0).write_bytes(damage)
-    with pytest.raises(DamagedFileError, match=r"adapter-0\.safetensors: .*the study again"):
+    with pytest.raises(DamagedFileError, match=r"adapter-1\.safetensors: .*the study again"):
         read_adapter(directory, 0)
 
 
@@ -160,14 +160,14 @@ def test_round_without_a_checksum_that_holds_something_else_is_damaged(
     changed: dict[str, object], directory: Path
 ) -> None:
     """As in the archive of a forger, who leaves the checksum out."""
-    path = directory / "state" / "round-0.json"
+    path = directory / "state" / "round-1.json"
     write_round(directory, ROUND)
     fields = json.loads(path.read_text())
     del fields["checksum"]
     path.write_text(json.dumps(fields))
     assert read_rounds(directory) == [ROUND]
     path.write_text(json.dumps({**fields, **changed}))
-    with pytest.raises(DamagedFileError, match=r"round-0\.json: damaged"):
+    with pytest.raises(DamagedFileError, match=r"round-1\.json: damaged"):
         read_rounds(directory)
 
 
@@ -182,8 +182,8 @@ def test_rounds_round_trip_up_to_the_first_gap(directory: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"record": {"training_set": 3}}'])
 def test_damaged_round_is_named(text: str, directory: Path) -> None:
-    (directory / "state" / "round-0.json").write_text(text)
-    with pytest.raises(DamagedFileError, match=r"round-0\.json: damaged"):
+    (directory / "state" / "round-1.json").write_text(text)
+    with pytest.raises(DamagedFileError, match=r"round-1\.json: damaged"):
         read_rounds(directory)
 
 
@@ -242,7 +242,7 @@ def test_database_file_that_is_none_is_refused(directory: Path) -> None:
 
 def test_round_file_is_readable_json(directory: Path) -> None:
     write_round(directory, ROUND)
-    loaded = json.loads((directory / "state" / "round-0.json").read_text())
+    loaded = json.loads((directory / "state" / "round-1.json").read_text())
     assert loaded["next_set"] == [0, 2]
     assert loaded["record"]["hypervolume"] == 0.5
 

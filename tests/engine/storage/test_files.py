@@ -200,7 +200,7 @@ def write_example_adapter(folder: Path) -> Path:
     }
     report = TrainReport(3, 1.5, (0.5, 0.25), {"hits": 0.5})
     write_adapter(folder, 0, TrainerState(tensors, {"step": 3}), report)
-    return folder / "state" / "adapter-0.safetensors"
+    return folder / "state" / "adapter-1.safetensors"
 
 
 def adapter_values(path: Path) -> Any:

@@ -192,7 +192,7 @@ def damage_both(path: Path) -> None:
         version.write_bytes(b"{")
 
 
-@pytest.mark.parametrize("name", ["round-1.json", "candidates-1.json", "footprint.json"])
+@pytest.mark.parametrize("name", ["round-2.json", "candidates-2.json", "footprint.json"])
 def test_a_file_with_both_versions_damaged_is_made_again(
     name: str, whole: Path, expected: pd.DataFrame, tmp_path: Path
 ) -> None:
@@ -210,7 +210,7 @@ def test_a_finished_round_is_finished_again_even_when_time_is_up(
     whole: Path, expected: pd.DataFrame, tmp_path: Path
 ) -> None:
     shutil.copytree(whole, tmp_path / "run")
-    damage_both(tmp_path / "run" / "state" / "round-1.json")
+    damage_both(tmp_path / "run" / "state" / "round-2.json")
     stop = SPEC.search.stop.model_copy(update={"hours": 1e-9})
     search = SPEC.search.model_copy(update={"stop": stop})
     record = run_study(SPEC.model_copy(update={"search": search}), tmp_path / "run")
@@ -218,7 +218,7 @@ def test_a_finished_round_is_finished_again_even_when_time_is_up(
     assert_frame_equal(results(tmp_path / "run"), expected, check_exact=True)
 
 
-@pytest.mark.parametrize("name", ["state/round-0.json", "state/identity.json", "study.yaml"])
+@pytest.mark.parametrize("name", ["state/round-1.json", "state/identity.json", "study.yaml"])
 def test_what_nothing_else_tells_is_asked_for(name: str, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
     damage_both(tmp_path / "run" / name)
@@ -247,7 +247,7 @@ def test_two_adapters_are_trained_again_one_after_the_other(whole: Path, tmp_pat
 
 def test_an_adapter_that_nothing_needs_is_not_trained_again(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
-    (tmp_path / "run" / "state" / "adapter-0.safetensors").write_bytes(b"")
+    (tmp_path / "run" / "state" / "adapter-1.safetensors").write_bytes(b"")
     told: list[Event] = []
     run_study(SPEC, tmp_path / "run", observer=told.append)
     assert "trained" not in {event.kind for event in told}
@@ -352,10 +352,10 @@ def test_status_tells_of_a_damaged_file_on_standard_error(options: list[str], co
 
 
 def test_an_export_without_its_adapter_says_what_to_do(copied: Path) -> None:
-    (copied / "state" / "adapter-1.safetensors").write_bytes(b"")
+    (copied / "state" / "adapter-2.safetensors").write_bytes(b"")
     result = command(export_of(copied))
     assert result.returncode == 1
-    assert "adapter-1.safetensors: damaged" in result.stderr
+    assert "adapter-2.safetensors: damaged" in result.stderr
     assert "running the study again, as it was run, makes it anew" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -436,7 +436,7 @@ def test_a_database_without_what_a_finished_round_measured_is_refused(
 ) -> None:
     last = int(expected.loc[expected["round"] == 0, "trial"].iloc[-1])
     change_database(copied, "DELETE FROM data_v2 WHERE trial_index = ?", last)
-    with pytest.raises(InputError, match=f"of trial {last} in round 0 .* the database has nothing"):
+    with pytest.raises(InputError, match=f"of trial {last} in round 1 .* the database has nothing"):
         run_study(SPEC, copied)
     assert_frame_equal(results(copied), expected, check_exact=True)
 

@@ -218,7 +218,7 @@ def test_check_counts_what_is_screened() -> None:
 
 
 def test_check_counts_no_screening_that_a_limit_of_evaluations_rules_out() -> None:
-    """5 of the set and 2 of the search in round 0, 5 and 1 in round 1; 3 are screened for each."""
+    """5 of the set and 2 of the search in round 1, 5 and 1 in round 2; 3 are screened for each."""
     search = SCREENED.search.model_copy(update={"stop": StopSpec(evaluations=13)})
     lines = dict(check_study(SCREENED.model_copy(update={"search": search}), "my.yaml"))
     assert lines["rounds"] == "2, about 13 evaluations and 9 on a part of the examples"

@@ -106,7 +106,7 @@ def test_a_study_that_goes_on_has_the_same_ones(
 
 @pytest.mark.parametrize("old", [{"chosen": [3, 4], "screened_out": [5]}, [3, 4]])
 def test_candidates_of_earlier_versions_have_none(old: object, tmp_path: Path) -> None:
-    path = tmp_path / "candidates-0.json"
+    path = tmp_path / "candidates-1.json"
     path.write_text(json.dumps(old))
     found = read_candidates(path)
     assert found.chosen == (3, 4)

@@ -166,7 +166,7 @@ def test_probes_that_all_fail_are_one_message_and_are_tried_again(tmp_path: Path
 def test_gradient_scores_are_the_default(tmp_path: Path) -> None:
     spec = study_spec(trainer__blocks=1, search__initial=5, search__candidates=2)
     run_study(spec, tmp_path)
-    assert read_measurement(tmp_path, "sensitivity-0") is not None
+    assert read_measurement(tmp_path, "sensitivity-1") is not None
     assert read_measurement(tmp_path, "probes-0") is None
 
 

@@ -276,7 +276,7 @@ def test_every_evaluation_failing_ends_the_study_with_a_reason(tmp_path: Path) -
 
 def test_every_evaluation_failing_later_keeps_the_first_round(tmp_path: Path) -> None:
     spec = failing({"kind": "nan", "first_round": 1}, failures__rate=1.0)
-    with pytest.raises(QsearchError, match="round 1: every evaluation failed"):
+    with pytest.raises(QsearchError, match="round 2: every evaluation failed"):
         run_study(spec, tmp_path / "run")
     record = read_study(tmp_path / "run")
     assert len(record.rounds) == 1

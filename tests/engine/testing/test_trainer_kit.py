@@ -234,7 +234,7 @@ class ReportsAList(Reported):
         return replace(right, losses=list(right.losses))  # type: ignore[arg-type]
 
 
-@fails("training_goes_on_from_a_saved_state_as_if_never_stopped", "state after round 1: 'vector'")
+@fails("training_goes_on_from_a_saved_state_as_if_never_stopped", "state after round 2: 'vector'")
 class KeepsMomentumToItself(Tiny):
     momentum = 0.0
 
