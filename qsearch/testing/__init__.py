@@ -14,7 +14,8 @@ Trainers have :class:`TrainerConformance`. A class that several such tests share
 
 import pytest
 
-pytest.register_assert_rewrite("qsearch.testing")
+for _name in ("comparison", "quantizer", "trainer"):
+    pytest.register_assert_rewrite(f"{__name__}.{_name}")
 
 from qsearch.testing.quantizer.kit import QuantizerConformance  # noqa: E402
 from qsearch.testing.trainer.kit import TrainerConformance  # noqa: E402

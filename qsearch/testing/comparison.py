@@ -55,13 +55,8 @@ def assert_refused(call: Callable[[], object], what: str) -> None:
     pytest.fail(f"{what}: expected InputError, but it is taken")
 
 
-def assert_more_bits_pay(
-    bits: npt.ArrayLike, errors: npt.ArrayLike, margin: float = MARGIN
-) -> None:
+def assert_more_bits_pay(bits: npt.ArrayLike, errors: npt.ArrayLike) -> None:
     """Assert that the most storage bits give at most the error of the fewest, and a margin."""
     stored, found = np.asarray(bits), np.asarray(errors)
     fewest, most = (found[stored == end].mean() for end in (stored.min(), stored.max()))
-    assert most <= (1 + margin) * fewest, (
-        f"error with {stored.max():.4g} bits: expected at most {(1 + margin) * fewest:.4g}, as with"
-        f" {stored.min():.4g} bits; found {most:.4g}"
-    )
+    assert most <= (1 + MARGIN) * fewest, f"error with {stored.max():g} and {stored.min():g} bits"

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import SupportsRows, PackableQuantizer
+from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsRows
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.bit_packing import packed_layout, unpacked
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,13 +11,6 @@ from qsearch.plugins.protocols import Quantizer
 from qsearch.testing.comparison import assert_refused, assert_same
 from qsearch.testing.quantizer.base import QuantizerChecks
 from qsearch.testing.samples import normal_weight
-
-
-class _Calibrated(NamedTuple):
-    """One quantizer in its two roles."""
-
-    plain: Quantizer
-    for_inputs: SupportsCalibration
 
 
 class InputChecks(QuantizerChecks):
@@ -53,11 +44,12 @@ class InputChecks(QuantizerChecks):
             "the moment of 64 inputs for a weight of 128",
         )
 
-    def _calibrated(self) -> _Calibrated:
+    def _calibrated(self) -> tuple[Quantizer, SupportsCalibration]:
+        """Return one quantizer in its two roles."""
         quantizer = self.make()
         if not isinstance(quantizer, SupportsCalibration) or not quantizer.needs_inputs:
             pytest.skip("this quantizer does not use the layer's inputs")
-        return _Calibrated(quantizer, quantizer)
+        return quantizer, quantizer
 
 
 def _moment(features: int) -> Tensor:

@@ -60,9 +60,7 @@ class TrainerChecks:
 
     def configurations(self, trainer: Trainer) -> tuple[list[Configuration], Configuration]:
         """Return the set that trainers are trained on, and a configuration outside it."""
-        *chosen, other = draw_configurations(
-            trainer.layers(), self.quantizer().choices(), SET + 1
-        )
+        *chosen, other = draw_configurations(trainer.layers(), self.quantizer().choices(), SET + 1)
         return chosen, other
 
     def trained(self) -> Trained:

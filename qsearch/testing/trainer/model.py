@@ -19,9 +19,6 @@ from qsearch.testing.trainer.base import TrainerChecks, saved
 MAX_ERROR = 1.5
 """Of a relative squared error; 1 is that of a weight of zeros."""
 
-SQUARED_MARGIN = 0.2
-"""As :data:`~qsearch.testing.comparison.MARGIN`, of squared errors."""
-
 
 class ModelChecks(TrainerChecks):
     """Layers and requirements are known without loading weights."""
@@ -74,7 +71,7 @@ class LayerScoreChecks(TrainerChecks):
         sample = sample_layer_configurations(quantizer.choices(), 48)
         errors = self.make().quantization_error(sample).mean(axis=0)
         bits = [quantizer.storage_bits(configuration) for configuration in sample]
-        assert_more_bits_pay(bits, errors, SQUARED_MARGIN)
+        assert_more_bits_pay(bits, errors)
 
     def test_sensitivities_are_of_each_layer_and_repeat(self) -> None:
         trained = self.trained()
