@@ -18,7 +18,8 @@ import bitsandbytes.functional
 import torch
 from qsearch_coalora.models.loading import load_pretrained
 from qsearch_quantizers.integer.ggml_blocks import ggml_type
-from qsearch_quantizers.normal_float.quantizer import NormalFloat, nf_decode, nf_encode
+from qsearch_quantizers.normal_float.blocks import nf_decode, nf_encode
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.bit_packing import packed_tensors
 from torch import Tensor
 

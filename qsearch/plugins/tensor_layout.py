@@ -48,7 +48,7 @@ class PackableQuantizer(Quantizer, Protocol):
 
 @runtime_checkable
 class SupportsRows(Protocol):
-    """What a packable quantizer may have besides: then a layer runs without its whole weight."""
+    """Optional for packable quantizers. With it, a layer runs without its whole weight."""
 
     def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
         """Return rows ``first`` to ``last`` of the float32 weight (rows × input features)."""
@@ -76,7 +76,7 @@ class IntegerWeight:
 
 @runtime_checkable
 class SupportsIntegers(Protocol):
-    """What a quantizer may have besides: then engines that compute with integers read it."""
+    """Optional for quantizers. With it, engines that compute with integers read its weights."""
 
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""

@@ -43,10 +43,6 @@ def feedback_factor(moment: Tensor, dampening: float) -> Tensor:
     Dampening makes a singular H invertible. An input that is always zero has neither effect nor
     correlation, so its column of weights is rounded to nearest; where all are, R is the identity.
 
-    Args:
-        moment: H (input features × input features), symmetric and positive semidefinite.
-        dampening: Positive.
-
     Returns:
         R (input features × input features), float32, unit upper triangular.
 
@@ -126,8 +122,8 @@ def _rounded_block(
         factor: Its block of R (columns × columns).
         original: Wᵀ (columns × output features).
         target: Wᵀ with the errors of earlier blocks added; those of this one are added in place.
-        group_size: Columns of a group.
-        find_grid: Returns a group's grid.
+        group_size: As in :func:`compensated_codes`.
+        find_grid: As there.
 
     Returns:
         Codes as float32 and errors W − Q (both columns × output features), and the groups' grids

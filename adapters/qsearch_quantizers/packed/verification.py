@@ -52,11 +52,7 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
 
 def require_digests(paths: Iterable[Path], expected: Mapping[str, str]) -> None:
-    """Check that files are the ones that were written.
-
-    Args:
-        paths: The checkpoint's weight files.
-        expected: SHA-256 by file name.
+    """Check that weight files are the ones that were written, by their SHA-256 by file name.
 
     Raises:
         InputError: If a file is missing, not known, or has changed.

@@ -1,4 +1,4 @@
-"""From a study's data to its parts; what a study needs; plugins; export."""
+"""From a study's data to its components; what a study needs; plugins; export."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def refusal(**changes: Any) -> str:
     return str(caught.value)
 
 
-def test_parts_belong_together() -> None:
+def test_components_belong_together() -> None:
     components = build_components(study_spec(space__tied="fused"))
     assert isinstance(components.quantizer, Quantizer)
     assert [layer.name for layer in components.space.layers][:2] == ["block.0.query", "block.0.key"]
@@ -135,7 +135,7 @@ def test_a_name_that_two_packages_bring_is_refused(
     (installed / "entry_points.txt").write_text("[qsearch.quantizers]\nfake = other:Own\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     message = refusal()
-    assert "my.yaml: quantizer.name: the quantizer 'fake' is brought by 2 packages" in message
+    assert "my.yaml: quantizer.name: the quantizer 'fake' comes from 2 packages" in message
     assert "other 2.0 (other:Own) and qsearch-fake 1.0 (qsearch_fake:FakeQuantizer)" in message
 
 

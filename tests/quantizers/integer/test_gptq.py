@@ -12,7 +12,7 @@ from qsearch_quantizers.integer.grid import asymmetric_grid, symmetric_grid
 from qsearch_quantizers.integer.quantizer import Integer
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsCalibration, needs_inputs, quantize_weight
+from qsearch.plugins.capabilities import quantize_weight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.surrogate.error_correlation import error_correlation
 
@@ -142,34 +142,11 @@ def test_a_block_that_cuts_a_group_is_refused():
 
 
 @BOTH
-@given(rows=st.integers(1, 5), columns=st.integers(1, 300), bits=BITS, size=SIZES)
-@settings(max_examples=40, deadline=None)
-def test_what_is_stored_has_the_layout_of_rounding_to_nearest(scheme, rows, columns, bits, size):
-    quantizer, layer = gptq(scheme), configuration(bits, size)
-    weight, moment = normal(rows, columns), correlated_moment(columns, seed=columns)
-    quantized = quantizer.quantize_for_inputs(weight, layer, moment)
-    layout = quantizer.layout((rows, columns), layer)
-    assert {k: (tuple(v.shape), v.dtype) for k, v in quantized.tensors.items()} == {
-        k: (v.shape, v.dtype) for k, v in layout.items()
-    }
-    assert int(quantized.tensors["codes"].max()) < 2**bits
-    assert quantizer.dequantize(quantized).isfinite().all()
-
-
-@BOTH
 def test_bits_and_layout_do_not_depend_on_the_rounding(scheme):
     ours, nearest, layer = gptq(scheme), Integer(Integer.Options(scheme=scheme)), configuration()
     assert ours.storage_bits(layer) == nearest.storage_bits(layer)
     assert ours.layout((8, 100), layer) == nearest.layout((8, 100), layer)
     assert ours.choices() == nearest.choices()
-
-
-def test_what_was_rounded_by_inputs_is_read_by_a_quantizer_without_them():
-    weight, moment = normal(8, 100), correlated_moment(100)
-    quantized = gptq().quantize_for_inputs(weight, configuration(), moment)
-    readers = gptq(), Integer(Integer.Options())
-    first, second = (reader.dequantize(quantized) for reader in readers)
-    assert torch.equal(first, second)
 
 
 def test_a_group_s_scale_is_that_of_its_compensated_weights():
@@ -226,13 +203,6 @@ def test_the_size_of_the_inputs_makes_no_difference(size):
     assert (ours.tensors["codes"] != scaled.tensors["codes"]).float().mean() < 0.01
 
 
-def test_each_row_is_rounded_by_itself():
-    weight, moment, layer = normal(20, 128), correlated_moment(128), configuration(8)
-    whole = gptq().dequantize(gptq().quantize_for_inputs(weight, layer, moment))
-    rows = gptq().dequantize(gptq().quantize_for_inputs(weight[5:8], layer, moment))
-    torch.testing.assert_close(rows, whole[5:8], rtol=0, atol=0.1)
-
-
 @BOTH
 def test_the_number_of_threads_makes_no_difference(scheme):
     # Of a moment this large, Cholesky decompositions on one thread and on two differ.
@@ -251,18 +221,6 @@ def test_the_number_of_threads_makes_no_difference(scheme):
         assert same_tensors(quantized, found[0][1])
 
 
-@BOTH
-def test_it_is_deterministic_and_leaves_its_arguments_alone(scheme):
-    weight, moment = normal(8, 96), correlated_moment(96)
-    kept = weight.clone(), moment.clone()
-    first, second = (
-        gptq(scheme).quantize_for_inputs(weight, configuration(), moment) for _ in range(2)
-    )
-    assert same_tensors(first, second)
-    assert torch.equal(weight, kept[0])
-    assert torch.equal(moment, kept[1])
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -279,27 +237,24 @@ def test_wrong_options_are_refused(options):
         Integer.Options.model_validate(options)
 
 
-def test_a_moment_of_another_shape_is_refused():
-    with pytest.raises(InputError, match=r"of shape \(64, 64\), not of shape \(32, 32\)"):
-        gptq().quantize_for_inputs(normal(4, 64), configuration(), torch.eye(32))
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_moment_that_is_not_finite_is_refused(value):
+def with_one(value):
     moment = torch.eye(32)
     moment[1, 2] = value
-    with pytest.raises(InputError, match="must be finite"):
+    return moment
+
+
+@pytest.mark.parametrize(
+    ("moment", "reason"),
+    [
+        (torch.eye(16), r"of shape \(32, 32\), not of shape \(16, 16\)"),
+        (with_one(float("nan")), "must be finite"),
+        (with_one(float("inf")), "must be finite"),
+        (torch.eye(32) - 2, "positive semidefinite"),
+    ],
+)
+def test_what_is_no_moment_is_refused(moment, reason):
+    with pytest.raises(InputError, match=reason):
         gptq().quantize_for_inputs(normal(4, 32), configuration(), moment)
-
-
-def test_a_matrix_that_is_no_moment_is_refused():
-    with pytest.raises(InputError, match="positive semidefinite"):
-        gptq().quantize_for_inputs(normal(4, 32), configuration(), torch.eye(32) - 2)
-
-
-def test_a_value_that_is_not_allowed_is_refused():
-    with pytest.raises(InputError, match="allowed"):
-        gptq().quantize_for_inputs(torch.ones(2, 2), configuration(5), torch.eye(2))
 
 
 def test_without_a_moment_it_is_refused_and_not_rounded_to_nearest():
@@ -307,12 +262,6 @@ def test_without_a_moment_it_is_refused_and_not_rounded_to_nearest():
         gptq().quantize(normal(4, 32), configuration())
     with pytest.raises(InputError, match="second moment"):
         quantize_weight(gptq(), normal(4, 32), configuration(), None)
-
-
-def test_only_the_option_makes_it_need_inputs():
-    assert isinstance(gptq(), SupportsCalibration)
-    assert needs_inputs(gptq())
-    assert not needs_inputs(Integer(Integer.Options()))
 
 
 def test_rounding_to_nearest_minds_no_moment():

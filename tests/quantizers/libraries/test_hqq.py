@@ -64,15 +64,6 @@ def test_the_last_shorter_group_of_a_row_is_a_group_of_its_own():
     assert torch.equal(restored, torch.cat(parts, dim=1))
 
 
-@pytest.mark.parametrize("group_size", [32, 64, 128])
-def test_more_bits_give_less_error(group_size):
-    weight = normal_weight(64, 256)
-    errors = [
-        relative_error(QUANTIZER, weight, configuration(bits, group_size)) for bits in (2, 3, 4, 8)
-    ]
-    assert errors == sorted(errors, reverse=True)
-
-
 @EVERY
 def test_constant_groups_are_restored_to_float16(layer):
     weight = torch.full((3, 50), -0.37)

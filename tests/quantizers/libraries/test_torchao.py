@@ -11,7 +11,6 @@ torchao = pytest.importorskip("torchao.quantization")
 
 QUANTIZER = TorchAO(TorchAO.Options())
 EVERY = pytest.mark.parametrize("layer", QUANTIZER.choices().layer_configurations, ids=str)
-BOTH = pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
 
 
 def configuration(bits=4, group_size=64, scheme="asymmetric"):
@@ -98,23 +97,11 @@ def test_the_last_shorter_group_of_a_row_is_a_group_of_its_own(layer):
     assert torch.equal(round_trip(QUANTIZER, weight, layer), restored)
 
 
-@BOTH
-@pytest.mark.parametrize("group_size", [32, 64, 128, 256])
-def test_more_bits_give_less_error(group_size, scheme):
-    weight = normal_weight(64, 256)
-    four, eight = (
-        relative_error(QUANTIZER, weight, configuration(bits, group_size, scheme))
-        for bits in (4, 8)
-    )
-    assert eight < four / 10
-
-
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("group_size", [32, 64, 128, 256])
-def test_asymmetric_grids_have_less_error(bits, group_size):
+def test_asymmetric_grids_have_less_error(bits):
     weight = normal_weight(64, 256)
     symmetric, asymmetric = (
-        relative_error(QUANTIZER, weight, configuration(bits, group_size, scheme))
+        relative_error(QUANTIZER, weight, configuration(bits, 64, scheme))
         for scheme in ("symmetric", "asymmetric")
     )
     assert asymmetric < symmetric
