@@ -65,8 +65,8 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
     )
     if choices.size == 1:
         raise InputError(
-            f"{source}: quantizer: {spec.quantizer.name!r} has one configuration with these options;"
-            " give a knob two values or more"
+            f"{source}: quantizer: {spec.quantizer.name!r} has one configuration with these"
+            " options; give a knob two values or more"
         )
     least, greatest = space.average_bits_range
     low, high = spec.search.average_bits

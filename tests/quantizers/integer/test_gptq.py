@@ -79,7 +79,7 @@ def reference(weight, moment, bits, group_size, dampening, find_grid):
     size=SIZES,
     factor=st.floats(1e-6, 1e6),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_uncorrelated_inputs_of_one_size_mean_rounding_to_nearest(
     scheme, seed, rows, columns, bits, size, factor
 ):
@@ -90,7 +90,7 @@ def test_uncorrelated_inputs_of_one_size_mean_rounding_to_nearest(
 
 @BOTH
 @given(seed=SEEDS, bits=st.sampled_from([2, 3, 4]), size=SIZES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_correlated_inputs_give_outputs_nearer_than_rounding_to_nearest(scheme, seed, bits, size):
     weight, moment = normal(24, 160, seed=seed), correlated_moment(160, seed=seed)
     layer, nearest = configuration(bits, size), Integer(Integer.Options(scheme=scheme))
@@ -111,20 +111,6 @@ def test_codes_are_those_of_the_paper_with_its_explicit_inverse(find_grid, colum
         assert torch.equal(codes, reference(weight, moment, 3, group_size, 0.01, find_grid))
 
 
-@given(seed=SEEDS, columns=st.integers(1, 100))
-@settings(max_examples=25, deadline=None)
-def test_the_factor_makes_up_the_dampened_moment(seed, columns):
-    moment = correlated_moment(columns, seed=seed)
-    factor = feedback_factor(moment, 0.01).double()
-    assert torch.equal(factor, factor.triu())
-    assert torch.equal(factor.diagonal(), torch.ones(columns, dtype=torch.float64))
-    dampened = moment.double() + 0.01 * moment.double().diagonal().mean() * torch.eye(columns)
-    inverse = torch.linalg.inv(factor)
-    diagonal = inverse @ dampened @ inverse.T
-    left = diagonal - diagonal.diagonal().diag()
-    assert left.abs().max() <= 1e-4 * dampened.abs().max()
-
-
 @pytest.mark.parametrize("block", [32, 64, 256, 320])
 def test_blocks_of_lazy_updates_change_no_more_than_rounding_does(block):
     weight, factor = normal(32, 300), feedback_factor(correlated_moment(300), 0.01)
@@ -139,27 +125,6 @@ def test_blocks_of_lazy_updates_change_no_more_than_rounding_does(block):
 def test_a_block_that_cuts_a_group_is_refused():
     with pytest.raises(ValueError, match=r"block of 48 .* groups of 32"):
         compensated_codes(torch.eye(64), normal(2, 64), 32, partial(symmetric_grid, bits=2), 48)
-
-
-@BOTH
-def test_bits_and_layout_do_not_depend_on_the_rounding(scheme):
-    ours, nearest, layer = gptq(scheme), Integer(Integer.Options(scheme=scheme)), configuration()
-    assert ours.storage_bits(layer) == nearest.storage_bits(layer)
-    assert ours.layout((8, 100), layer) == nearest.layout((8, 100), layer)
-    assert ours.choices() == nearest.choices()
-
-
-def test_a_group_s_scale_is_that_of_its_compensated_weights():
-    # Both inputs are one, so the second group must make up for all that the first is off.
-    moment = torch.ones(64, 64)
-    weight = torch.zeros(1, 64)
-    weight[0, :32], weight[0, 32] = 0.3, 1.0
-    weight[0, 0] = 1.0
-    quantized = gptq(dampening=1e-9).quantize_for_inputs(weight, configuration(2, 32), moment)
-    plain = Integer(Integer.Options()).quantize(weight, configuration(2, 32))
-    first, second = quantized.tensors["scales"][0].tolist()
-    assert first == plain.tensors["scales"][0, 0].item()
-    assert second != plain.tensors["scales"][0, 1].item()
 
 
 @BOTH
@@ -203,15 +168,14 @@ def test_the_size_of_the_inputs_makes_no_difference(size):
     assert (ours.tensors["codes"] != scaled.tensors["codes"]).float().mean() < 0.01
 
 
-@BOTH
-def test_the_number_of_threads_makes_no_difference(scheme):
+def test_the_number_of_threads_makes_no_difference():
     # Of a moment this large, Cholesky decompositions on one thread and on two differ.
     weight, moment, found = normal(40, 1000), correlated_moment(1000), []
-    for threads in (1, 2, 3):
+    for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
             factor = feedback_factor(moment, 0.01)
-            quantized = gptq(scheme).quantize_for_inputs(weight, configuration(8), moment)
+            quantized = gptq().quantize_for_inputs(weight, configuration(8), moment)
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(1)

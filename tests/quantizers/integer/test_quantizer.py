@@ -54,7 +54,7 @@ def test_storage_bits_count_float16_scales_and_packed_zero_points():
     bits=st.sampled_from([2, 3, 4, 8]),
     group_size=st.sampled_from([32, 64, 128]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_weight_is_within_one_step_in_any_shape(quantizer, rows, columns, bits, group_size):
     weight = normal(rows, columns, seed=columns)
     layer = configuration(bits, group_size)

@@ -5,7 +5,7 @@ import torch
 from qsearch_quantizers.libraries.bitsandbytes import BitsAndBytes
 
 from qsearch.space.configuration import LayerConfiguration
-from qsearch.testing.samples import normal_weight, relative_error, round_trip
+from qsearch.testing.samples import normal_weight, round_trip
 
 functional = pytest.importorskip("bitsandbytes.functional")
 
@@ -83,15 +83,6 @@ def test_rows_that_are_no_whole_blocks_are_decoded_block_by_block(data_type, sha
     levels = functional.get_4bit_type(data_type, device="cpu")[codes]
     maxima = quantized.tensors["scales"].repeat_interleave(128)[: weight.numel()]
     torch.testing.assert_close(QUANTIZER.dequantize(quantized), (levels * maxima).view(shape))
-
-
-@FOUR_BITS
-def test_double_quantization_hardly_adds_error(data_type):
-    weight = normal_weight(64, 512)
-    single, double = (
-        relative_error(QUANTIZER, weight, configuration(data_type, 64, bits)) for bits in (32, 8)
-    )
-    assert double == pytest.approx(single, rel=0.01)
 
 
 @FOUR_BITS

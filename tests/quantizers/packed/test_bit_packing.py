@@ -24,7 +24,7 @@ QUANTIZERS = {
 
 
 @given(bits=st.integers(1, 8), count=st.integers(0, 200), seed=st.integers(0, 2**31))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_unpack_returns_what_was_packed_into_the_least_bytes(bits, count, seed):
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 2**bits, (count,), dtype=torch.uint8, generator=generator)
