@@ -16,11 +16,9 @@ group begins, its compensated weights, from which the paper finds its scale, are
 further term: with a = Σ_{k before the group} R_k·e_k on the group's columns and R_G its block of R,
 w + a·R_G⁻¹. So H is decomposed once and nothing of its size is inverted.
 
-On the CPU all of it runs on one thread: the Cholesky decomposition rounds its sums otherwise with
-another number of threads, and threads that share a block's few numbers would wait for each other
-longer than they work (4096 × 4096 weights took 2.4 s, with two threads 2.5 s). So one weight,
-moment and configuration give the same codes bit for bit, whatever number of threads PyTorch has; on
-another processor some may be a neighbour.
+On the CPU all of it runs on one thread, which is no slower: the Cholesky decomposition rounds its
+sums differently with another number of threads. So the codes do not depend on PyTorch's number of
+threads; on another processor some may be a neighbour.
 """
 
 from __future__ import annotations
@@ -78,8 +76,7 @@ def compensated_codes(
     Args:
         factor: R of :func:`feedback_factor` (input features × input features).
         weight: W (output features × input features), float32.
-        group_size: Neighbouring columns that share a grid in each row; the last group may be
-            shorter.
+        group_size: Neighbouring columns that share a grid in each row.
         find_grid: Returns a group's grid.
         block: Columns whose errors are added to later blocks at once: a multiple of
             ``group_size``, lest a grid be found before its weights are compensated. The result
@@ -118,16 +115,11 @@ def _rounded_block(
 ) -> tuple[Tensor, Tensor, list[Grid]]:
     """Round the columns of one block.
 
-    Args:
-        factor: Its block of R (columns × columns).
-        original: Wᵀ (columns × output features).
-        target: Wᵀ with the errors of earlier blocks added; those of this one are added in place.
-        group_size: As in :func:`compensated_codes`.
-        find_grid: As there.
+    The factor is its block of R (columns × columns), ``original`` Wᵀ (columns × output features),
+    and ``target`` Wᵀ with the errors of earlier blocks; those of this one are added in place.
 
     Returns:
-        Codes as float32 and errors W − Q (both columns × output features), and the groups' grids
-        (1 × output features).
+        Codes as float32, errors W − Q (both columns × output features), and the groups' grids.
     """
     errors, codes, grids = original.clone(), torch.empty_like(target), []
     for first in range(0, len(target), group_size):

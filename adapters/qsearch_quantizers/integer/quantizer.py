@@ -37,16 +37,15 @@ class Integer(GroupedQuantizer):
     """Round to multiples of a group's scale.
 
     * ``symmetric``: weight = scale · (code - 2^(bits-1)). The scale is signed, so that the
-      weight of greatest magnitude always gets code 0 and no code is wasted. Measured at groups
-      of 128 on MiniLM, relative error at 2, 3 and 4 bits: .44, .22, .11, against .77, .29, .13
-      for the common scale of absolute maximum / (2^(bits-1) - 1).
+      weight of greatest magnitude always gets code 0 and no code is wasted: at 2 bits, the
+      relative error is 0.44, not 0.77 as with the common scale.
     * ``asymmetric``: weight = scale · (code - zero point), over the group's range with zero
       included; the zero point is an integer of ``bits`` bits.
 
     Multiples are the nearest ones, or with ``rounding: gptq`` those that make up for the errors of
-    the row's earlier weights (:mod:`~qsearch_quantizers.integer.gptq`). What is stored, and how it
-    is read, is the same. GPTQ's order by the inputs' size ("act-order") is left out: a group's
-    columns would no longer be neighbours, and a reader would need each column's group.
+    the row's earlier weights (:mod:`~qsearch_quantizers.integer.gptq`). What is stored is the same.
+    GPTQ's order by the inputs' size ("act-order") is left out, since a reader would need each
+    column's group.
     """
 
     name = "integer"
@@ -125,10 +124,7 @@ class Integer(GroupedQuantizer):
     ) -> QuantizedTensor:
         """Quantize a weight by the option's rounding, into the tensors of :meth:`quantize`.
 
-        Args:
-            weight: Floating-point weight (output features × input features).
-            configuration: One of the quantizer's layer configurations.
-            moment: E[x·xᵀ] of the layer's inputs x (input features × input features).
+        The moment is E[x·xᵀ] of the layer's inputs x (input features × input features).
 
         Raises:
             InputError: If the weight, the layer configuration or the moment does not fit.

@@ -33,9 +33,8 @@ class BitsAndBytes:
     can be partial.
 
     * ``fp4`` and ``nf4`` are bitsandbytes' 4-bit data types.
-    * ``int8`` has 255 even steps from minus to plus the absolute maximum of a block. It is by
-      block, unlike LLM.int8, whose float32 scale of each row costs 32 / input features bits per
-      weight: that depends on the weight's shape, and storage bits must not.
+    * ``int8`` has 255 even steps from minus to plus the absolute maximum of a block, not of a row
+      as LLM.int8 has: storage bits must not depend on the weight's shape.
     * ``scale_bits`` 32 keeps the absolute maxima in float32; 8 is double quantization, which
       quantizes their differences from their mean to bitsandbytes' dynamic 8-bit data type. That
       mean, one float32 a weight, is not counted in the storage bits.

@@ -42,11 +42,10 @@ class HQQ(GroupedQuantizer):
     that is quantized in parts of rows, as here on the CPU, gets slightly other zero points than
     in one piece. On CUDA hqq optimizes in float16.
 
-    hqq's steps are 1/20000 or more, and a group with a range of 1e-4 or less becomes one value, so
-    8 bits would not resolve a range below .013 (at a standard deviation of .001 the relative error
-    would be .013, not .004). Groups whose weights are all smaller than that are multiplied by a
-    power of two for hqq, and their scales divided by it. A group far from zero is left to hqq: its
-    zero point would not fit float16. Weights beyond the range of float16 are clamped to it.
+    hqq's steps are 1/20000 or more, so 8 bits would not resolve a range below 0.013. Groups whose
+    weights are all smaller than that are multiplied by a power of two for hqq, and their scales
+    divided by it. A group far from zero is left to hqq: its zero point would not fit float16.
+    Weights beyond the range of float16 are clamped to it.
     """
 
     name = "hqq"

@@ -39,18 +39,13 @@ if TYPE_CHECKING:  # transformers may still be importing itself when this module
 class QsearchConfig(QuantizationConfigMixin):
     """The ``quantization_config`` of a packed checkpoint's ``config.json``.
 
-    Args:
-        format_version: Version of the file format.
-        quantizer: Name of the quantizer plugin.
-        quantizer_options: Its options.
-        layers: Layer configuration by module path.
-        adapter_rank: Rank of the adapter that every layer has; 0 is none.
-        sha256: Digests of the weight files by name, and of the other fields under
-            ``quantization_config``; None if nothing is checked.
-        unknown: Anything else is refused, since a reader that ignores it would be wrong.
+    ``layers`` has layer configurations by module path, ``adapter_rank`` the rank of every layer's
+    adapter (0 is none), and ``sha256`` the digests of the weight files by name, and of the
+    other fields under ``quantization_config``; nothing is checked if it is None.
 
     Raises:
-        InputError: If the version is unknown, or a field is missing, unknown or malformed.
+        InputError: If the version is unknown, or a field is missing, unknown (a reader that ignores
+            it would be wrong) or malformed.
     """
 
     def __init__(

@@ -77,12 +77,8 @@ def require_tensors(
 ) -> None:
     """Check that tensors are there as they must be, by the files' headers.
 
-    transformers would warn of a missing or misshapen tensor and fill in something.
-
-    Args:
-        paths: The checkpoint's safetensors files.
-        expected: Shape and type of each tensor, by its name.
-        unpacked: Module paths of the linear layers that are taken for not packed.
+    transformers would warn of a missing or misshapen tensor and fill in something. ``unpacked`` has
+    the module paths of the linear layers that are not packed.
 
     Raises:
         InputError: If a file cannot be read, a tensor is missing or has another shape or type, or

@@ -73,13 +73,7 @@ def write_packed(
 ) -> None:
     """Quantize a model and write it; see :func:`write_packed_layers`.
 
-    Args:
-        model: The model with its floating-point weights and its head; it is left as it is.
-        quantizer_name: Name of the quantizer plugin.
-        quantizer_options: Its options.
-        configuration: Layer configurations by module path in the model.
-        directory: Created if missing.
-        tokenizer: The model's tokenizer, if it has one.
+    The model is left as it is.
 
     Raises:
         InputError: If the quantizer, its options or a layer do not fit, or the folder cannot be
@@ -115,9 +109,9 @@ def write_packed_layers(
         state: Its floating-point tensors by name; those of ``layers`` are not written.
         quantizer: A plugin.
         quantizer_options: Its options.
-        layers: The quantized layers.
+        layers: Each is written, and then let go.
         directory: Created if missing.
-        tokenizer: The model's tokenizer, if it has one.
+        tokenizer: The model's, if it has one.
         max_shard_size: Where a file ends and the next begins, such as ``5GB``.
 
     Raises:

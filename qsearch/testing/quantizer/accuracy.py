@@ -14,9 +14,8 @@ from qsearch.testing.quantizer.base import QuantizerChecks
 from qsearch.testing.samples import TYPICAL, normal_weight, relative_error, round_trip
 
 MAGNITUDES = (TYPICAL / 20, TYPICAL * 10_000)
-"""Standard deviations of unusual weights. The smaller is about the least of trained layers; at 8
-bits, a scale is then 2e-5, which float16 still resolves to 1 part in 600. With the larger, the
-greatest weight is about 1,000, and float16 ends at 65,504."""
+"""Standard deviations of unusual weights: about the least of trained layers, whose scales of 2e-5
+float16 still resolves, and one that float16 still holds."""
 
 
 def _some_constant_rows() -> Tensor:

@@ -23,10 +23,9 @@ TOLERANCES: Mapping[str, float] = {
     "gpu": 0.25,
     "zeros": 0.0,
 }
-"""By which part of the expected error the error may differ where weights have another magnitude or
-type or lie on a GPU; by which part of :data:`~qsearch.testing.samples.TYPICAL` zeros may come back
-as others. All are parts: a small number added to a bound would hide an error that is doubled at 8
-bits."""
+"""By which part of itself an error may differ where weights have another magnitude or type or lie
+on a GPU; by which part of :data:`~qsearch.testing.samples.TYPICAL` zeros may come back as others.
+"""
 
 
 class QuantizerChecks:

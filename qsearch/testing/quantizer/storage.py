@@ -16,10 +16,9 @@ from qsearch.testing.quantizer.base import QuantizerChecks, made_again
 from qsearch.testing.samples import global_seed, normal_weight, quantize
 
 LARGE = (256, 2048)
-"""A shape that all usual groups and groups of groups divide, so that no padding is stored: rows and
-columns are powers of two, and 2^19 weights are 32 groups of 256 scales of 64 weights. It is large
-enough that 1 KiB which does not grow with the weight, such as a table of levels, is less than
-:data:`STORAGE_TOLERANCE` of it at 2 bits."""
+"""A shape that all usual groups and groups of groups divide, so that no padding is stored. It is
+large enough that 1 KiB, such as a table of levels, is within :data:`STORAGE_TOLERANCE` at 2 bits.
+"""
 
 STORAGE_TOLERANCE = 0.01
 """By which part of them the bits that are stored may differ from storage bits."""

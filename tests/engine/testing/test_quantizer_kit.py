@@ -97,13 +97,6 @@ class TakesAnyConfiguration(Rounding):
         )
 
 
-class FailsOnVectors(Rounding):
-    def check(self, weight: torch.Tensor, configuration: LayerConfiguration) -> None:
-        if weight.ndim != 2:
-            raise ValueError("not enough values to unpack")
-        super().check(weight, configuration)
-
-
 numbers = itertools.count(3)
 fault("it_has_a_name_and_knobs", "assert ''", type("WithoutName", (Rounding,), {"name": ""}))
 fault(
@@ -117,15 +110,8 @@ fault("options_as_json_make_an_equal_quantizer", "attribute options", KeepsNoOpt
 fault("layer_configurations_of_others_are_refused", "expected InputError", TakesAnyConfiguration)
 fault("layer_configurations_of_others_are_refused", "bits", Refuses)
 fault("what_is_no_weight_is_refused", "but it is taken", Refuses, weight=NO_WEIGHTS["nan"])
-fault("what_is_no_weight_is_refused", "unpack", FailsOnVectors, weight=NO_WEIGHTS["a vector"])
 
 # Round trip
-
-
-class WholeGroupsOnly(Rounding):
-    def quantize(self, weight: Any, configuration: Any) -> Any:
-        weight.view(weight.shape[0], -1, configuration.integer("group_size"))
-        return super().quantize(weight, configuration)
 
 
 class ReadsMemoryInOrder(Rounding):
@@ -175,7 +161,6 @@ class StaysOnTheCPU(Rounding):
 shapes = "weights_of_any_shape_come_back_as_float32_of_that_shape"
 fault(shapes, "float64", restored(lambda weight, _: weight.double()), shape=(1, 64))
 fault(shapes, r"\[64, 1\]", restored(lambda weight, _: weight.t()), shape=(1, 64))
-fault(shapes, "mat|shape|size", WholeGroupsOnly, shape=(5, 7))
 fault(
     "where_the_weight_lies_in_memory_does_not_matter",
     "not equal",
