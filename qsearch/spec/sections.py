@@ -19,7 +19,7 @@ Number = Annotated[float, BeforeValidator(_not_bool)]
 """A number, also as text, since an environment variable is text; true is not a number."""
 
 REMOTE_CODE = "run code that comes with the model"
-"""What a study must say for code of its model to run: a sentence, so that it is no accident."""
+"""What a study must say to run code of its model: a sentence, which nobody writes by accident."""
 
 
 class ModelSpec(BaseModel):

@@ -68,7 +68,7 @@ def rounds_without_gain(hypervolumes: Sequence[float], tolerance: float) -> int:
 def round_shares(search: SearchSpec, evaluations: int, members: int) -> tuple[int, int]:
     """Return how many of its set, and how many candidates, a round may evaluate.
 
-    The remaining evaluations go to the set (of some members) first: without it there is no front.
+    The remaining evaluations go to the set's members first: a front needs them.
     """
     if search.stop.evaluations is None:
         return members, search.candidates

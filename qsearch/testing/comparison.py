@@ -17,18 +17,18 @@ MARGIN = 0.1
 is a little larger with a smaller group."""
 
 
-def assert_same(found: Tensor, expected: Tensor, what: str, tolerance: float = 0.0) -> None:
+def assert_same(actual: Tensor, expected: Tensor, what: str, tolerance: float = 0.0) -> None:
     """Assert that types, shapes and values agree, bit for bit by default.
 
     Args:
-        found: Of any device.
-        expected: Of any device.
+        actual: On any device.
+        expected: On any device.
         what: What they are, for the message.
         tolerance: By which part of the greatest expected magnitude values may differ.
     """
     largest = float(expected.double().abs().max()) if tolerance and expected.numel() else 0.0
     torch.testing.assert_close(
-        found,
+        actual,
         expected,
         rtol=0.0,
         atol=tolerance * largest,
@@ -38,12 +38,12 @@ def assert_same(found: Tensor, expected: Tensor, what: str, tolerance: float = 0
 
 
 def assert_same_tensors(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, tolerance: float = 0.0
+    actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str, tolerance: float = 0.0
 ) -> None:
     """Assert that names agree, and tensors as :func:`assert_same` does."""
-    assert sorted(found) == sorted(expected), f"{what}: names"
+    assert sorted(actual) == sorted(expected), f"{what}: names"
     for name, tensor in expected.items():
-        assert_same(found[name], tensor, f"{what}: {name!r}", tolerance)
+        assert_same(actual[name], tensor, f"{what}: {name!r}", tolerance)
 
 
 def assert_refused(call: Callable[[], object], what: str) -> None:
@@ -57,6 +57,6 @@ def assert_refused(call: Callable[[], object], what: str) -> None:
 
 def assert_more_bits_pay(bits: npt.ArrayLike, errors: npt.ArrayLike) -> None:
     """Assert that the most storage bits give at most the error of the fewest, and a margin."""
-    stored, found = np.asarray(bits), np.asarray(errors)
-    fewest, most = (found[stored == end].mean() for end in (stored.min(), stored.max()))
+    stored, actual = np.asarray(bits), np.asarray(errors)
+    fewest, most = (actual[stored == end].mean() for end in (stored.min(), stored.max()))
     assert most <= (1 + MARGIN) * fewest, f"error with {stored.max():g} and {stored.min():g} bits"

@@ -79,7 +79,7 @@ def compensated_codes(
         group_size: Neighbouring columns that share a grid in each row.
         find_grid: Returns a group's grid.
         block: Columns whose errors are added to later blocks at once: a multiple of
-            ``group_size``, lest a grid be found before its weights are compensated. The result
+            ``group_size``, so that a group is compensated before its grid is computed. The result
             depends on it only as far as sums are rounded. None means :data:`BLOCK` or one group.
 
     Returns:
@@ -98,10 +98,10 @@ def compensated_codes(
     grids: list[Grid] = []
     for start in range(0, len(target), block):
         own = slice(start, start + block)
-        codes[own], errors, found = _rounded_block(
+        codes[own], errors, own_grids = _rounded_block(
             factor[own, own], original[own], target[own], group_size, find_grid
         )
-        grids += found
+        grids += own_grids
         target[own.stop :].addmm_(factor[own, own.stop :].t(), errors)
     return codes.t(), Grid(
         torch.cat([grid.scales for grid in grids]).t(),

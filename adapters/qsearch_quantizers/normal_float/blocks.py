@@ -40,8 +40,8 @@ def nf_encode(weight: Tensor, bits: int, block_size: int) -> tuple[Tensor, Tenso
     for first in range(0, absmax.numel(), step):
         scales = absmax[first : first + step].clamp(min=TINY)
         scaled = blocks_of(flat, first, step, block_size) * scales.reciprocal().unsqueeze(1)
-        chosen = encode(scaled.clamp_(-1, 1), table)
-        pack_blocks(chosen, bits, codes, first, flat.numel())
+        nearest = encode(scaled.clamp_(-1, 1), table)
+        pack_blocks(nearest, bits, codes, first, flat.numel())
     return codes, absmax
 
 

@@ -61,7 +61,7 @@ class AccuracyChecks(QuantizerChecks):
             errors = [relative_error(quantizer, weight, one) for one in rising]
             assert all(more > less for more, less in pairwise(errors)), (
                 f"errors with {values} bits, {configuration}: expected each below the one before,"
-                f" found {errors}"
+                f" not {errors}"
             )
 
     def test_more_storage_bits_do_not_give_more_error(self) -> None:
@@ -74,6 +74,6 @@ class AccuracyChecks(QuantizerChecks):
     def test_the_error_does_not_depend_on_the_weights_magnitude(self, std: float) -> None:
         quantizer = self.make()
         for configuration in self.sample(quantizer):
-            found = relative_error(quantizer, normal_weight(16, 512, std), configuration)
+            actual = relative_error(quantizer, normal_weight(16, 512, std), configuration)
             expected = relative_error(quantizer, normal_weight(16, 512), configuration)
-            self.assert_error("magnitude", configuration, found, expected)
+            self.assert_error("magnitude", configuration, actual, expected)

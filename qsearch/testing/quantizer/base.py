@@ -70,11 +70,11 @@ class QuantizerChecks:
                 yield weight, configuration, quantize(quantizer, weight, configuration)
 
     def assert_error(
-        self, check: str, configuration: LayerConfiguration, found: float, expected: float
+        self, check: str, configuration: LayerConfiguration, actual: float, expected: float
     ) -> None:
         """Assert that a relative error is the usual one, to a tolerance of :data:`TOLERANCES`."""
         tolerance = self.tolerance(check, configuration)
-        assert found == pytest.approx(expected, rel=tolerance, abs=0), (
+        assert actual == pytest.approx(expected, rel=tolerance, abs=0), (
             f"{check}: relative error with {configuration}"
         )
 

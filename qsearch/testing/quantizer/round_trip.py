@@ -45,9 +45,9 @@ class RoundTripChecks(QuantizerChecks):
         weight = normal_weight(16, 200).to(dtype)
         for configuration in self.sample(quantizer):
             assert round_trip(quantizer, weight, configuration).dtype == torch.float32
-            found = relative_error(quantizer, weight, configuration)
+            actual = relative_error(quantizer, weight, configuration)
             expected = relative_error(quantizer, weight.float(), configuration)
-            self.assert_error("half precision", configuration, found, expected)
+            self.assert_error("half precision", configuration, actual, expected)
 
     def test_the_weight_is_left_as_it_was_and_not_kept(self) -> None:
         quantizer = self.make()
@@ -88,6 +88,6 @@ class RoundTripChecks(QuantizerChecks):
             restored = quantizer.dequantize(quantized)
             for name, tensor in {**quantized.tensors, "the weight": restored}.items():
                 assert tensor.device.type == "cuda", f"device of {name}, {configuration}"
-            found = float((restored.cpu() - weight).norm() / weight.norm())
+            actual = float((restored.cpu() - weight).norm() / weight.norm())
             expected = relative_error(quantizer, weight, configuration)
-            self.assert_error("gpu", configuration, found, expected)
+            self.assert_error("gpu", configuration, actual, expected)

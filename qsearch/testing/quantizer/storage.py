@@ -82,8 +82,8 @@ class StorageChecks(QuantizerChecks):
         for _, configuration, quantized in self.quantized(quantizer):
             whole, rows = quantizer.dequantize(quantized), quantized.shape[0]
             for first, last in {(0, rows), (rows // 3, rows // 3 + 1), (rows // 2, rows)}:
-                found = quantizer.dequantize_rows(quantized, first, last)
-                assert_same(found, whole[first:last], f"rows {first} to {last}, {configuration}")
+                actual = quantizer.dequantize_rows(quantized, first, last)
+                assert_same(actual, whole[first:last], f"rows {first} to {last}, {configuration}")
 
     def test_equal_weights_give_equal_tensors(self) -> None:
         quantizer = self.make()

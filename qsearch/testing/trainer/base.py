@@ -51,7 +51,7 @@ class TrainerChecks:
         raise NotImplementedError(f"{type(self).__name__} needs a method make")
 
     def make_other(self) -> Trainer:
-        """Return a new trainer of another model or other options, whose state is no use here."""
+        """Return a new trainer of another model or other options, whose state must be refused."""
         raise NotImplementedError(f"{type(self).__name__} needs a method make_other")
 
     def quantizer(self) -> Quantizer:
@@ -60,8 +60,9 @@ class TrainerChecks:
 
     def configurations(self, trainer: Trainer) -> tuple[list[Configuration], Configuration]:
         """Return the set that trainers are trained on, and a configuration outside it."""
-        *chosen, other = draw_configurations(trainer.layers(), self.quantizer().choices(), SET + 1)
-        return chosen, other
+        choices = self.quantizer().choices()
+        *members, other = draw_configurations(trainer.layers(), choices, SET + 1)
+        return members, other
 
     def trained(self) -> Trained:
         """Train a new trainer for a round."""
@@ -75,25 +76,25 @@ class TrainerChecks:
         trainer.load_state(state)
         return trainer
 
-    def assert_same_state(self, found: TrainerState, expected: TrainerState, what: str) -> None:
+    def assert_same_state(self, actual: TrainerState, expected: TrainerState, what: str) -> None:
         """Assert that two states hold the same tensors."""
-        assert_same_tensors(found.tensors, expected.tensors, what, self.tolerance)
+        assert_same_tensors(actual.tensors, expected.tensors, what, self.tolerance)
 
-    def assert_kept_state(self, found: TrainerState, before: TrainerState, what: str) -> None:
+    def assert_kept_state(self, actual: TrainerState, before: TrainerState, what: str) -> None:
         """Assert that a state holds what it held before.
 
         It may hold more, such as an adapter for a configuration that was not trained on.
         """
-        assert set(before.tensors) <= set(found.tensors), what
+        assert set(before.tensors) <= set(actual.tensors), what
         for name, tensor in before.tensors.items():
-            assert_same(found.tensors[name], tensor, f"{what}: {name!r}", self.tolerance)
+            assert_same(actual.tensors[name], tensor, f"{what}: {name!r}", self.tolerance)
 
     def assert_same_evaluations(
-        self, found: Sequence[Evaluation], expected: Sequence[Evaluation], what: str
+        self, actual: Sequence[Evaluation], expected: Sequence[Evaluation], what: str
     ) -> None:
         """Assert that evaluations agree in all but the time that they took."""
-        assert len(found) == len(expected), f"{what}: number of evaluations"
-        for place, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert len(actual) == len(expected), f"{what}: number of evaluations"
+        for place, (one, other) in enumerate(zip(actual, expected, strict=True)):
             # A standard error is rounded as the value that it is of.
             for name, size in (
                 ("loss", other.loss),

@@ -63,17 +63,17 @@ class EvaluationChecks(TrainerChecks):
             pytest.skip("this trainer does not evaluate full precision")
         state = saved(trained)
         before = trainer.evaluate(configurations, self.split)
-        found = trainer.evaluate_full_precision(self.split)
-        _assert_finite(found)
+        actual = trainer.evaluate_full_precision(self.split)
+        _assert_finite(actual)
         again = trainer.evaluate_full_precision(self.split)
-        self.assert_same_evaluations([again], [found], "full precision, again")
+        self.assert_same_evaluations([again], [actual], "full precision, again")
         self.assert_same_state(trainer.state(), state, "state after full precision")
         after = trainer.evaluate(configurations, self.split)
         self.assert_same_evaluations(after, before, "evaluated after full precision")
         resumed = self.resumed(state)
         assert isinstance(resumed, SupportsFullPrecision)
         loaded = resumed.evaluate_full_precision(self.split)
-        self.assert_same_evaluations([loaded], [found], "full precision with the loaded state")
+        self.assert_same_evaluations([loaded], [actual], "full precision with the loaded state")
 
 
 def _assert_finite(evaluation: Evaluation) -> None:

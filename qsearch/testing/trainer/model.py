@@ -77,20 +77,20 @@ class LayerScoreChecks(TrainerChecks):
         trained = self.trained()
         trainer, configurations, _ = trained
         state = saved(trained)
-        found = trainer.sensitivity(configurations, 1)
-        assert found.shape == (len(trainer.layers()),)
-        assert np.isfinite(found).all()
-        assert (found >= 0).all()
-        self._assert_same(trainer.sensitivity(configurations, 1), found, "asked for again")
+        actual = trainer.sensitivity(configurations, 1)
+        assert actual.shape == (len(trainer.layers()),)
+        assert np.isfinite(actual).all()
+        assert (actual >= 0).all()
+        self._assert_same(trainer.sensitivity(configurations, 1), actual, "asked for again")
         self.assert_same_state(trainer.state(), state, "state after sensitivities")
         again = self.resumed(state).sensitivity(configurations, 1)
-        self._assert_same(again, found, "with the loaded state")
+        self._assert_same(again, actual, "with the loaded state")
 
     def _assert_same(
-        self, found: npt.NDArray[np.float64], expected: npt.NDArray[np.float64], what: str
+        self, actual: npt.NDArray[np.float64], expected: npt.NDArray[np.float64], what: str
     ) -> None:
         bound = self.tolerance * float(np.abs(expected).max())
-        np.testing.assert_allclose(found, expected, rtol=0, atol=bound, err_msg=what)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=bound, err_msg=what)
 
 
 class _LargestTensor(TorchFunctionMode):

@@ -59,8 +59,8 @@ class TrainingChecks(TrainerChecks):
         state = saved(trained)
         expected = trained.trainer.evaluate(trained.configurations, self.split)
         other = self.resumed(state)
-        found = other.evaluate(trained.configurations, self.split)
-        self.assert_same_evaluations(found, expected, "with the loaded state")
+        actual = other.evaluate(trained.configurations, self.split)
+        self.assert_same_evaluations(actual, expected, "with the loaded state")
         self.assert_same_state(other.state(), state, "state after loading it")
 
     def test_training_resumes_from_a_saved_state_as_if_never_stopped(self) -> None:
