@@ -18,7 +18,8 @@ import bitsandbytes.functional
 import torch
 from qsearch_coalora.models.loading import load_pretrained
 from qsearch_quantizers.integer.ggml_blocks import ggml_type
-from qsearch_quantizers.normal_float.quantizer import NormalFloat, nf_decode, nf_encode
+from qsearch_quantizers.normal_float.blocks import nf_decode, nf_encode
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.bit_packing import packed_tensors
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from benchmarks.timing import alternate, medians
 from qsearch.plugins.components import build_components
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.registry import load_plugin
-from qsearch.plugins.tensor_layout import PackableQuantizer, StoresIntegers
+from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsIntegers
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 from qsearch.spec.study_spec import load_spec
@@ -91,7 +92,7 @@ def loads_where(name: str, configuration: str) -> str:
     """
     quantizer = make(name)
     found = ["packed"] if isinstance(quantizer, PackableQuantizer) else []
-    if isinstance(quantizer, StoresIntegers):
+    if isinstance(quantizer, SupportsIntegers):
         choices = quantizer.choices().layer_configurations
         (chosen,) = (one for one in choices if _described(one) == configuration)
         weight = quantizer.as_integers(quantizer.quantize(torch.ones(8, 1024), chosen))

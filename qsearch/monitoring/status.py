@@ -16,7 +16,7 @@ from qsearch.errors import InputError, QsearchError
 from qsearch.monitoring.events import last_event
 from qsearch.monitoring.status_file import PhaseStatus, SavedStatus, read_status, utc_time
 from qsearch.spec.search_spec import SearchSpec
-from qsearch.spec.yaml_loader import MAX_BYTES, parse_yaml
+from qsearch.spec.yaml_text import MAX_BYTES, parse_yaml
 from qsearch.storage.bounded_reading import read_text
 from qsearch.storage.clock import read_seconds
 from qsearch.storage.lock import dead_owner, lock_owner

@@ -1,4 +1,4 @@
-"""What a plugin may have besides its contract; the engine asks for each by ``isinstance``."""
+"""What a plugin may do besides its contract; the engine asks for each by ``isinstance``."""
 
 from __future__ import annotations
 
@@ -17,120 +17,102 @@ from qsearch.space.configuration import Configuration, LayerConfiguration
 
 @runtime_checkable
 class SupportsExampleCount(Protocol):
-    """What a task may have besides: then the search can tell a good configuration from a lucky one.
+    """Optional for tasks. With it, the search estimates losses without their sampling noise.
 
-    Without it, the search takes the loss on the validation examples for the loss that matters. The
-    loss must be a mean negative log-likelihood in nats, such as cross-entropy: sampling noise's
-    variance follows from that.
+    The loss must be a mean negative log-likelihood in nats, such as cross-entropy: the variance of
+    sampling noise follows from that.
     """
 
     def examples(self, split: Split) -> int:
-        """Return how many independent predictions a split's mean loss is over.
+        """Return how many independent predictions a split's mean loss is over: texts, or tokens.
 
-        Such as texts that are classified, or tokens that are predicted. The engine asks after the
-        trainer has trained or loaded a state, so the data are prepared.
+        Called after the trainer has trained or loaded a state, so the data are prepared.
         """
         ...
 
 
 @runtime_checkable
 class SupportsDataCheck(Protocol):
-    """What a task may have besides: then ``qsearch check`` refuses data that a run would refuse."""
+    """Optional for tasks. With it, ``qsearch check`` refuses data that a run would refuse."""
 
     def require_data(self) -> None:
-        """Look whether the training and validation data are there, without reading them.
-
-        A file's header is enough, and nothing is downloaded.
+        """Check that the training and validation data are there, by the headers of files alone.
 
         Raises:
-            InputError: If a file, a column or a package is missing; as :meth:`Task.prepare` would.
+            InputError: If a file, a column or a package is missing, as :meth:`Task.prepare` does.
         """
         ...
 
 
 @runtime_checkable
 class SupportsDataDigest(Protocol):
-    """What a task may have besides: then a trainer can tell its examples from others."""
+    """Optional for tasks. With it, a trainer can recognise its examples."""
 
     def data_digests(self) -> Mapping[str, ExamplesDigest]:
-        """Return which examples the splits have that a study uses, by split.
-
-        Asked after :meth:`Task.prepare`.
-        """
+        """Return the digests of the splits that a study uses; called after :meth:`Task.prepare`."""
         ...
 
 
 @runtime_checkable
 class SupportsInputDigests(Protocol):
-    """What a trainer may have besides: then a study knows its model and its examples again.
-
-    They are written down, and a study refuses to go on with others.
-    """
+    """Optional for trainers. With it, no study resumes with another model or other data."""
 
     def input_digests(self) -> Inputs:
-        """Return which weights and which examples it uses; both may be loaded for it."""
+        """Return the digests of weights and examples; both may be loaded for it."""
         ...
 
 
 @runtime_checkable
 class SupportsHoldOut(Protocol):
-    """What a task may have besides: then a trainer can stop early."""
+    """Optional for tasks. With it, a trainer can stop early."""
 
     def hold_out(self, examples: int) -> None:
-        """Make a fixed random part of the training examples the split ``held-out``.
+        """Move a fixed random part of the training examples to the split ``held-out``.
 
-        Called before :meth:`Task.prepare`. The training split is then without them.
-
-        Args:
-            examples: How many. A task may round them, such as to whole sequences.
+        Called before :meth:`Task.prepare`. A task may round the number, such as to whole sequences.
         """
         ...
 
 
 @runtime_checkable
 class SupportsFullPrecision(Protocol):
-    """What a trainer may have besides: then a study knows what quantizing costs.
+    """Optional for trainers. With it, a study reports what quantization costs.
 
-    It is for methods whose adapter serves all configurations, so that it means something where
+    For methods whose adapter serves all configurations, so that it also means something where
     nothing is quantized.
     """
 
     def evaluate_full_precision(self, split: Split) -> Evaluation:
         """Evaluate the model with the adapter as it is and no weight quantized.
 
-        What belongs to a configuration alone is left out. The state stays, and later evaluations
-        come out as they would have.
+        What belongs to a single configuration is left out. Neither the state nor later evaluations
+        change.
         """
         ...
 
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """Where the state of a round's unfinished training is kept.
-
-    Args:
-        load: Returns what was saved of this round's training, or None.
-        save: Saves a state in place of an earlier one.
-    """
+    """Where the state of a round's training is saved; a new state replaces the one before it."""
 
     load: Callable[[], TrainerState | None]
     save: Callable[[TrainerState], None]
 
 
 NO_CHECKPOINT = TrainingCheckpoint(lambda: None, lambda state: None)
-"""For a training that begins anew and cannot be gone on with."""
+"""For a training that starts again and cannot be resumed."""
 
 
 @runtime_checkable
 class SupportsCheckpoints(Protocol):
-    """What a trainer may have besides: then a killed round goes on within its training."""
+    """Optional for trainers. With it, a killed round resumes within its training."""
 
     def train_resumably(
         self,
         configurations: Sequence[Configuration],
         round: int,
         progress: Progress | None,
-        unfinished: TrainingCheckpoint,
+        checkpoint: TrainingCheckpoint,
     ) -> TrainReport:
         """Do what :meth:`Trainer.train` does, from the saved state if there is one.
 
@@ -142,24 +124,23 @@ class SupportsCheckpoints(Protocol):
 
 @runtime_checkable
 class SupportsSeparateTraining(Protocol):
-    """What a trainer may have besides: then workers train the configurations of a set at once.
+    """Optional for trainers. With it, workers train the configurations of a set in parallel.
 
-    It is for methods that train each configuration alone: what comes out for one depends on no
-    other, nor on an adapter that was loaded. The trainer must have :class:`SupportsCheckpoints`
-    too.
+    For methods that train each configuration by itself: the result for one depends neither on
+    others nor on an adapter that was loaded. :class:`SupportsCheckpoints` is needed too.
     """
 
     def untrained(
-        self, configurations: Sequence[Configuration], unfinished: TrainingCheckpoint
+        self, configurations: Sequence[Configuration], checkpoint: TrainingCheckpoint
     ) -> Sequence[Configuration]:
         """Return those of a set, each once, that :meth:`train_resumably` would have to train."""
         ...
 
     def train_separately(self, configuration: Configuration) -> TrainerState:
-        """Train a configuration, unless it is trained, and return what came out.
+        """Train a configuration, unless it is trained, and return the result.
 
-        A training that diverges is a result, too; the configuration fails when it is evaluated.
-        The seconds that the result holds are those that this call took.
+        A training that diverges is a result too; the configuration fails when it is evaluated.
+        The seconds in the result are those of this call.
         """
         ...
 
@@ -167,30 +148,30 @@ class SupportsSeparateTraining(Protocol):
         self,
         trained: TrainerState,
         configurations: Sequence[Configuration] = (),
-        unfinished: TrainingCheckpoint = NO_CHECKPOINT,
+        checkpoint: TrainingCheckpoint = NO_CHECKPOINT,
     ) -> None:
-        """Take in what another process trained.
+        """Add what another process trained.
 
         Args:
             trained: What its :meth:`train_separately` returned.
             configurations: The set that is being trained; none where it was trained for an
                 evaluation.
-            unfinished: Where the set's unfinished training is kept; it is saved there now and then.
+            checkpoint: Where the set's training is saved, periodically.
         """
         ...
 
 
 @runtime_checkable
 class SupportsCalibration(Protocol):
-    """What a quantizer may have besides: then it suits a weight to what its layer is given.
+    """Optional for quantizers. With it, a weight is quantized to suit its layer's inputs.
 
-    A trainer that knows of it measures the inputs of each layer of the model in full precision,
-    without an adapter, if :attr:`needs_inputs` says so. Calls go through :func:`quantize_weight`.
+    If :attr:`needs_inputs`, a trainer measures the inputs of each layer of the model in full
+    precision, without an adapter. Calls go through :func:`quantize_weight`.
     """
 
     @property
     def needs_inputs(self) -> bool:
-        """Whether weights depend on inputs, which may follow from the options; constant."""
+        """Whether weights depend on inputs; it may follow from the options, and never changes."""
         ...
 
     def quantize_for_inputs(
@@ -199,13 +180,9 @@ class SupportsCalibration(Protocol):
         """Do what :meth:`Quantizer.quantize` does, for a layer with known inputs.
 
         Each row's result depends on that row and the moment alone, so that rows can be sampled.
-        Dequantizing needs no moment.
-
-        Args:
-            weight: Floating-point weight (output features × input features).
-            configuration: One of the quantizer's layer configurations.
-            moment: Second moment E[x·xᵀ] of the layer's inputs x, symmetric and positive
-                semidefinite (input features × input features); zero where none was seen.
+        Dequantizing needs no moment. It is the second moment E[x·xᵀ] of the layer's inputs x,
+        symmetric and positive semidefinite (input features × input features); zero where there
+        were none.
 
         Raises:
             InputError: If the moment has another shape, or the weight cannot be quantized.
@@ -224,14 +201,10 @@ def quantize_weight(
     configuration: LayerConfiguration,
     moment: Tensor | None,
 ) -> QuantizedTensor:
-    """Quantize a weight for its inputs, if the quantizer minds them.
+    """Quantize a weight, for its inputs if the quantizer needs them.
 
-    Args:
-        quantizer: The quantizer.
-        weight: Floating-point weight (output features × input features).
-        configuration: One of the quantizer's layer configurations.
-        moment: Second moment of its inputs (input features × input features), or None where it is
-            not known; a quantizer that needs it may refuse.
+    The second moment of the inputs (input features × input features) is None where it is unknown;
+    a quantizer that needs it may refuse.
     """
     if moment is not None and isinstance(quantizer, SupportsCalibration) and quantizer.needs_inputs:
         return quantizer.quantize_for_inputs(weight, configuration, moment)
@@ -240,7 +213,7 @@ def quantize_weight(
 
 @runtime_checkable
 class SupportsFootprint(Protocol):
-    """What a trainer may have besides: then budgets can be in bytes of files and memory."""
+    """Optional for trainers. With it, budgets can be in bytes of files and memory."""
 
     def footprint(self) -> Footprint:
         """Return what the model takes on a device; the model may be loaded for it."""
@@ -249,7 +222,7 @@ class SupportsFootprint(Protocol):
 
 @runtime_checkable
 class SupportsFormatCheck(Protocol):
-    """What a trainer may have besides: then an export that cannot be is refused at once."""
+    """Optional for trainers. With it, an export that is impossible is refused at once."""
 
     def require_format(self, format: str) -> None:
         """Check that a format can hold the study's weights, without loading the model.

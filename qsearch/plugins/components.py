@@ -1,4 +1,4 @@
-"""From a study's data to its living parts: quantizer, task, trainer and space."""
+"""From a study's data to its components: quantizer, task, trainer and space."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from qsearch.plugins.protocols import Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.space.layers import LayerSpec
 from qsearch.space.space import Space
+from qsearch.spec.old_names import OLD_NAMES
 from qsearch.spec.sections import PluginSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.validation import validate
@@ -22,14 +23,9 @@ _RESERVED_METRICS = ("loss", "average_bits", "seconds")
 
 @dataclass(frozen=True)
 class StudyComponents:
-    """The parts of one study.
+    """The components of one study.
 
-    Args:
-        spec: The study, with the plugins' defaults written out.
-        quantizer: Its quantizer.
-        task: Its task.
-        trainer: Its trainer, without model or data loaded yet.
-        space: The space of its configurations.
+    The spec has the plugins' defaults written out; the trainer has loaded neither model nor data.
     """
 
     spec: StudySpec
@@ -39,32 +35,28 @@ class StudyComponents:
     space: Space
 
 
-def build_components(spec: StudySpec, where: str = "study") -> StudyComponents:
-    """Build a study's parts from installed plugins.
-
-    Args:
-        spec: The study.
-        where: The file it comes from, for error messages.
+def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
+    """Build a study's components from installed plugins.
 
     Raises:
         InputError: If a plugin is unknown, misnamed or refuses its options, or the model has no
-            layer.
+            layer; the message names the source.
     """
-    quantizer_type, quantizer_options = _plugin("quantizers", spec.quantizer, where)
-    task_type, task_options = _plugin("tasks", spec.task, where)
-    trainer_type, trainer_options = _plugin("trainers", spec.trainer, where)
+    quantizer_type, quantizer_options = _plugin("quantizers", spec.quantizer, source)
+    task_type, task_options = _plugin("tasks", spec.task, source)
+    trainer_type, trainer_options = _plugin("trainers", spec.trainer, source)
     quantizer: Quantizer = quantizer_type(quantizer_options)
     task: Task = task_type(task_options)
     if task.metric.name in _RESERVED_METRICS:
         raise InputError(
             f"task {spec.task.name!r}: a metric may not be called {task.metric.name!r}"
         )
-    _require_own_name("quantizer", spec.quantizer, quantizer.name, where)
-    _require_own_name("task", spec.task, task.name, where)
+    _require_own_name("quantizer", spec.quantizer, quantizer.name, source)
+    _require_own_name("task", spec.task, task.name, source)
     trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
     choices = quantizer.choices()
     layers = tuple(trainer.layers())
-    _require_roles(spec, layers, where)
+    _require_roles(spec, layers, source)
     space = Space(
         layers=layers,
         choices=choices,
@@ -73,14 +65,14 @@ def build_components(spec: StudySpec, where: str = "study") -> StudyComponents:
     )
     if choices.size == 1:
         raise InputError(
-            f"{where}: quantizer: {spec.quantizer.name!r} has one configuration with these options;"
-            " give a knob two values or more"
+            f"{source}: quantizer: {spec.quantizer.name!r} has one configuration with these"
+            " options; give a knob two values or more"
         )
     least, greatest = space.average_bits_range
     low, high = spec.search.average_bits
     if low >= greatest or high <= least:
         raise InputError(
-            f"{where}: search.average_bits: [{low:g}, {high:g}] lies outside what quantizer"
+            f"{source}: search.average_bits: [{low:g}, {high:g}] lies outside what quantizer"
             f" {spec.quantizer.name!r} can store: [{least:.4g}, {greatest:.4g}]"
         )
     resolved = spec.model_copy(
@@ -93,19 +85,19 @@ def build_components(spec: StudySpec, where: str = "study") -> StudyComponents:
     return StudyComponents(resolved, quantizer, task, trainer, space)
 
 
-def _require_own_name(kind: str, section: PluginSpec, name: str, where: str) -> None:
+def _require_own_name(kind: str, section: PluginSpec, name: str, source: str) -> None:
     """Refuse a plugin that calls itself otherwise than its entry point does.
 
     Exports are written with the name that the plugin gives itself, and loaded by the entry point's.
     """
     if name != section.name:
         raise InputError(
-            f"{where}: {kind}.name: the entry point {section.name!r} leads to a {kind} that calls"
+            f"{source}: {kind}.name: the entry point {section.name!r} leads to a {kind} that calls"
             f" itself {name!r}; its package must give both the same name"
         )
 
 
-def _require_roles(spec: StudySpec, layers: Sequence[LayerSpec], where: str) -> None:
+def _require_roles(spec: StudySpec, layers: Sequence[LayerSpec], source: str) -> None:
     """Refuse a tie that names a role no layer has; the known fused roles are for any model."""
     if spec.space.tied == "fused":
         return
@@ -113,7 +105,7 @@ def _require_roles(spec: StudySpec, layers: Sequence[LayerSpec], where: str) -> 
     unknown = [role for tie in spec.space.fused_roles for role in tie if role not in roles]
     if unknown:
         raise InputError(
-            f"{where}: space.tied: no layer has the role {unknown[0]!r}; roles: {roles}"
+            f"{source}: space.tied: no layer has the role {unknown[0]!r}; roles: {roles}"
         )
 
 
@@ -122,10 +114,11 @@ def _resolved(section: PluginSpec, options: BaseModel) -> PluginSpec:
     return PluginSpec(name=section.name, **options.model_dump(mode="json"))
 
 
-def _plugin(group: Group, section: PluginSpec, where: str) -> tuple[Any, Any]:
+def _plugin(group: Group, section: PluginSpec, source: str) -> tuple[Any, Any]:
     prefix = group[:-1]
     try:
         plugin = load_plugin(group, section.name)
     except InputError as error:
-        raise InputError(f"{where}: {prefix}.name: {error}") from error
-    return plugin, validate(plugin.Options, section.options, where, prefix)
+        message = OLD_NAMES.get(f"{prefix}.name={section.name}") or error
+        raise InputError(f"{source}: {prefix}.name: {message}") from error
+    return plugin, validate(plugin.Options, section.options, source, prefix)

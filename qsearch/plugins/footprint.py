@@ -1,4 +1,4 @@
-"""What a study's model takes on a device beside its quantized weights, and with them."""
+"""Sizes of a study's model on a device, without and with its quantized weights."""
 
 from __future__ import annotations
 

@@ -1,18 +1,16 @@
-"""Contracts between the engine and its plugins, and their discovery by entry points.
+"""Contracts between the engine and its plugins: quantizers, tasks and trainers.
 
-A plugin is a class named by an entry point in one of three groups. It has a nested pydantic
-model ``Options`` (unknown fields forbidden) that validates its section of a study YAML, and is
-constructed as
+A plugin is a class named by an entry point. It has a nested pydantic model ``Options`` (unknown
+fields forbidden) that validates its section of a study YAML, and is constructed as
 
 * ``qsearch.quantizers``: ``cls(options)``
 * ``qsearch.tasks``: ``cls(options)``
 * ``qsearch.trainers``: ``cls(options, model, task, quantizer, seed)``
 
-A fourth group, ``qsearch.reports``, names three functions: ``page``, which writes the report of
-study directories to a file, ``summary``, which returns a table for the terminal, and ``serve``,
-which shows a running study to browsers. A fifth, ``qsearch.loggers``, names functions that write a
-running study's figures for other tools; :mod:`qsearch.monitoring.loggers` says how they are called.
-What plugins may have besides is in :mod:`qsearch.plugins.capabilities`.
+:mod:`qsearch.plugins.capabilities` has what is optional. Two more groups name functions:
+``qsearch.reports`` has ``page``, which writes the report of study directories to a file,
+``summary``, which returns a table for the terminal, and ``serve``, which shows a running study in
+browsers; for ``qsearch.loggers`` see :mod:`qsearch.monitoring.loggers`.
 """
 
 from __future__ import annotations
@@ -40,13 +38,7 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A quantized weight as named tensors, ready for safetensors.
-
-    Args:
-        tensors: What a quantizer stores, by name (codes, scales, …).
-        shape: Shape of the weight, (output features, input features).
-        configuration: The layer configuration it was quantized with.
-    """
+    """A weight (output features × input features) as named tensors, such as codes and scales."""
 
     tensors: Mapping[str, Tensor]
     shape: tuple[int, int]
@@ -88,7 +80,7 @@ class Quantizer(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model scored on some examples.
+    """Losses and metrics of some examples.
 
     Args:
         losses: Mean loss of each example (n), nats.
@@ -117,7 +109,7 @@ class LoadedModel:
     Args:
         module: The float32 PyTorch module, task head included.
         tokenizer: Its tokenizer (a transformers tokenizer, opaque to the engine).
-        head: Names of the modules that are trained whole beside the adapter: the task's head.
+        head: Names of the modules that are trained whole, next to the adapter: the task's head.
     """
 
     module: torch.nn.Module
@@ -164,7 +156,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class TrainerState:
-    """All that a trainer needs to go on: tensors for safetensors, the rest for JSON."""
+    """All that a trainer needs to resume: tensors for safetensors, the rest for JSON."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
@@ -172,18 +164,17 @@ class TrainerState:
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a study needs of its machine, as far as a trainer can tell before it runs.
+    """What a study needs of its machine, as estimated before it runs.
 
     Args:
         parameters: Parameters of the model.
         memory_bytes: Estimated peak memory of training.
-        training_flops: Floating-point operations of training in round 1 and in each later round.
-        evaluation_flops: Floating-point operations of evaluating one configuration.
-        first_evaluation_flops: Those that come with the first evaluation of each configuration
-            alone, such as a training of its own.
-        configuration_bytes: Memory that each evaluated configuration takes from then on, such as
-            an adapter of its own.
-        notes: Sentences for the user, such as a model that has to be downloaded first.
+        training_flops: Operations of training in round 1 and in each later round.
+        evaluation_flops: Operations of evaluating one configuration.
+        first_evaluation_flops: Further ones of each configuration's first evaluation, such as a
+            training of its own.
+        configuration_bytes: Memory that each evaluated configuration keeps, such as its adapter.
+        notes: Sentences for the user, such as on a model that has to be downloaded first.
     """
 
     parameters: int
@@ -209,7 +200,7 @@ class Trainer(Protocol):
         ...
 
     def requirements(self) -> Requirements:
-        """Say what the study needs, without loading weights or data."""
+        """Return what the study needs, without loading weights or data."""
         ...
 
     def train(
@@ -239,15 +230,12 @@ class Trainer(Protocol):
     def sensitivity(
         self, configurations: Sequence[Configuration], round: int
     ) -> npt.NDArray[np.float64]:
-        """Return how much the loss minds an error in each layer (layers), not negative.
+        """Return the expected rise of the loss per unit of each layer's relative squared error.
 
-        A layer's sensitivity is the expected rise of the loss per unit of its relative squared
-        error, under the adapter as it is. A common factor does not matter. A trainer that cannot
-        tell returns each layer's number of weights: then every weight's error counts the same.
-
-        Args:
-            configurations: The set that the adapter was trained on.
-            round: Number of the round, from 1; equal state, set and round give equal results.
+        Under the adapter as it is (layers); not negative; a common factor does not matter. A
+        trainer that does not know returns each layer's number of weights, so that errors of all
+        weights count the same. Equal state, set that was trained on, and round (from 1) give equal
+        results.
         """
         ...
 

@@ -15,13 +15,13 @@ Group = Literal["quantizers", "trainers", "tasks", "reports", "loggers"]
 
 @dataclass(frozen=True)
 class Plugin:
-    """An installed plugin.
+    """An installed plugin: the name that a study YAML uses, and where it comes from.
 
     Args:
-        group: ``quantizers``, ``trainers`` or ``tasks``.
-        name: The name that a study YAML uses.
+        group: Which kind of plugin it is.
+        name: Of its entry point.
         target: Import path of its class.
-        distribution: Name and version of the package that brings it.
+        distribution: Name and version of its package.
     """
 
     group: Group
@@ -35,11 +35,11 @@ _Options = TypeVar("_Options", bound=BaseModel)
 
 def installed_plugins(group: Group) -> tuple[Plugin, ...]:
     """Return the installed plugins of a group, by name."""
-    found = [
+    plugins = [
         Plugin(group, point.name, point.value, _distribution(point))
         for point in metadata.entry_points(group=f"qsearch.{group}")
     ]
-    return tuple(sorted(found, key=lambda plugin: plugin.name))
+    return tuple(sorted(plugins, key=lambda plugin: plugin.name))
 
 
 def load_plugin(group: Group, name: str) -> Any:
@@ -47,17 +47,17 @@ def load_plugin(group: Group, name: str) -> Any:
 
     Raises:
         InputError: If no plugin has that name (the message lists what is installed), two packages
-            bring one (the message names them), or its package cannot be imported.
+            have one (the message names them), or its package cannot be imported.
     """
     points = metadata.entry_points(group=f"qsearch.{group}", name=name)
     if not points:
         names = [plugin.name for plugin in installed_plugins(group)]
         raise InputError(f"no {group[:-1]} is called {name!r}; installed: {names}")
-    brought = sorted({f"{_distribution(point)} ({point.value})" for point in points})
-    if len(brought) > 1:
+    packages = sorted({f"{_distribution(point)} ({point.value})" for point in points})
+    if len(packages) > 1:
         raise InputError(
-            f"the {group[:-1]} {name!r} is brought by {len(brought)} packages,"
-            f" {' and '.join(brought)}; uninstall one of them, or rename its entry point"
+            f"the {group[:-1]} {name!r} comes from {len(packages)} packages,"
+            f" {' and '.join(packages)}; uninstall one of them, or rename its entry point"
         )
     point = next(iter(points))
     try:

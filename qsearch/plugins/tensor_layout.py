@@ -47,8 +47,8 @@ class PackableQuantizer(Quantizer, Protocol):
 
 
 @runtime_checkable
-class DequantizesRows(Protocol):
-    """What a packable quantizer may have besides: then a layer runs without its whole weight."""
+class SupportsRows(Protocol):
+    """Optional for packable quantizers. With it, a layer runs without its whole weight."""
 
     def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
         """Return rows ``first`` to ``last`` of the float32 weight (rows × input features)."""
@@ -75,8 +75,8 @@ class IntegerWeight:
 
 
 @runtime_checkable
-class StoresIntegers(Protocol):
-    """What a quantizer may have besides: then engines that compute with integers read it."""
+class SupportsIntegers(Protocol):
+    """Optional for quantizers. With it, engines that compute with integers read its weights."""
 
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""

@@ -1,4 +1,4 @@
-"""A study's ``search`` section: where to look, how long, and what to believe."""
+"""A study's ``search`` section: how long and where to look."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from qsearch.spec.sections import Number
+
 _MAX = 100_000
 """Rounds, their configurations, and segments: each takes memory, and a study needs far fewer."""
 
@@ -24,36 +26,28 @@ class StopSpec(BaseModel):
     """What ends a study before its last round.
 
     Args:
-        evaluations: Most evaluations of the whole study, failures included.
+        evaluations: Most evaluations of the whole study, including failures.
         hours: Most wall time of the whole study, over all its sessions.
-        tolerance: Least rise of the normalised hypervolume over the best round before that
-            counts as a gain.
-        patience: Successive rounds without such a gain that end the study.
+        tolerance: Least gain of a round: how far its normalised hypervolume exceeds that of the
+            best round before it.
+        patience: Number of successive rounds without such a gain that ends the study.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     evaluations: int | None = Field(strict=True, default=None, ge=2)
-    hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    hours: Number | None = Field(default=None, gt=0, allow_inf_nan=False)
+    tolerance: Number | None = Field(default=None, ge=0, allow_inf_nan=False)
     patience: int = Field(strict=True, default=2, ge=1)
-
-    @field_validator("hours", "tolerance", mode="before")
-    @classmethod
-    def _number(cls, value: object) -> object:
-        # Numbers are not read strictly, since YAML reads 1e-3 as text; true is no number.
-        if isinstance(value, bool):
-            raise ValueError("must be a number")
-        return value
 
 
 class InitialSpec(BaseModel):
-    """A first set that is named budget by budget.
+    """A first set given by budgets.
 
     Args:
-        uniform: Average bits; for each, the configuration of least error within them that
+        uniform: Budgets in average bits; each gives the configuration of least error that
             quantizes all layers alike.
-        allocated: Average bits; for each, the proxy allocator's configuration within them.
+        allocated: Budgets in average bits; each gives the proxy allocator's configuration.
         random: Number of random configurations.
     """
 
@@ -75,6 +69,7 @@ class InitialSpec(BaseModel):
         return self
 
 
+# Tags have brackets so that messages leave them out, as pydantic's own names of alternatives.
 def _alternative(value: object) -> str:
     return "[named]" if isinstance(value, Mapping | InitialSpec) else "[number]"
 
@@ -101,9 +96,9 @@ class SearchSpec(BaseModel):
             on these examples, sampling noise included.
         propose: Where candidates come from: ``improvement`` is the search; ``random`` draws them
             uniformly over average bits.
-        walks: Whether candidates are improved by finite differences, one changed group at a time.
-        keep: What a round passes on as the next set: ``segments`` is the Pareto front within each
-            segment of average bits; ``front`` the Pareto front; ``all`` whatever it evaluated.
+        local_search: Whether candidates are improved by finite differences, one group at a time.
+        keep: The set of the next round: ``segments`` is the Pareto front within each segment of
+            average bits; ``front`` the Pareto front; ``all`` everything that was evaluated.
         stop: What ends the study before its last round.
     """
 

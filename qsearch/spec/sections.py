@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from qsearch.space.layers import FUSED_ROLES
 
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_not_bool)]
+"""A number, also as text, since an environment variable is text; true is not a number."""
+
 REMOTE_CODE = "run code that comes with the model"
-"""What a study must say for code of its model to run: words, so that nobody says it unawares."""
+"""What a study must say to run code of its model: a sentence, which nobody writes by accident."""
 
 
 class ModelSpec(BaseModel):
@@ -23,7 +33,7 @@ class ModelSpec(BaseModel):
             when the model itself cannot be reached.
         revision: Branch, tag or commit of a hub model; its main branch if omitted.
         remote_code: :data:`REMOTE_CODE`, to let Python code that comes with the model run with the
-            rights of whoever runs the study. A hub model needs a commit as ``revision`` then.
+            rights of the user. A hub model needs a commit as ``revision`` then.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -17,9 +17,9 @@ def stop_reason(
 
     Args:
         search: The study's limits.
-        hypervolumes: Normalised hypervolume of each finished round.
-        evaluations: Evaluations in the finished rounds, failures included.
-        hours: Wall time spent, over all sessions.
+        hypervolumes: Normalised, of each finished round.
+        evaluations: In the finished rounds, including failures.
+        hours: Wall time over all sessions.
     """
     stop = search.stop
     reasons = []
@@ -56,10 +56,6 @@ def rounds_without_gain(hypervolumes: Sequence[float], tolerance: float) -> int:
 
     A round's gain is the rise of its hypervolume over the best of all rounds before it. The first
     round has none before it, and so never counts.
-
-    Args:
-        hypervolumes: Of each finished round.
-        tolerance: Least gain that counts.
     """
     count = 0
     for round in range(len(hypervolumes) - 1, 0, -1):
@@ -72,12 +68,7 @@ def rounds_without_gain(hypervolumes: Sequence[float], tolerance: float) -> int:
 def round_shares(search: SearchSpec, evaluations: int, members: int) -> tuple[int, int]:
     """Return how many of its set, and how many candidates, a round may evaluate.
 
-    What is left of the evaluations goes to the set first: without it there is no front.
-
-    Args:
-        search: The study's limits.
-        evaluations: Evaluations in the rounds before, failures included.
-        members: Size of the round's set.
+    The remaining evaluations go to the set's members first: a front needs them.
     """
     if search.stop.evaluations is None:
         return members, search.candidates

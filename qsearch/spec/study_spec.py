@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from qsearch.errors import InputError
 from qsearch.spec.failures import FailuresSpec
-from qsearch.spec.resolution import override, resolve, unshared
+from qsearch.spec.resolution import Resolver
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.sections import ModelSpec, PluginSpec, SpaceSpec
-from qsearch.spec.validation import NO_TEXT, shorten, validate
-from qsearch.spec.yaml_loader import read_yaml
+from qsearch.spec.validation import validate
+from qsearch.spec.yaml_text import dump_yaml, read_yaml
 
 
 class StudySpec(BaseModel):
-    """One study.
-
-    Args:
-        name: The study's name; also its experiment's name in the database.
-        seed: Seed of everything random in the study.
-        model: The model to quantize.
-        task: Task plugin and its options.
-        quantizer: Quantizer plugin and its options.
-        trainer: Trainer plugin and its options.
-        space: How the space is built.
-        search: How long and where to search.
-        failures: What is made of evaluations that fail.
-    """
+    """One study; its name is also that of its experiment in the database."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
@@ -70,20 +56,17 @@ def load_spec(
     Raises:
         InputError: If the file or an override cannot be used.
     """
-    values = unshared(_read_study(path))
-    for assignment in overrides:
-        override(values, assignment)
+    values = read_yaml(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: a study is a mapping of sections, not {type(values).__name__}")
     variables = os.environ if environment is None else environment
-    values = resolve(values, path, None if resolved else variables, ())
-    spec = validate(StudySpec, values, str(path))
-    _require_lasting(values, path, ())
-    return spec
+    resolver = Resolver(path, None if resolved else variables)
+    return validate(StudySpec, resolver.values(values, overrides), str(path))
 
 
 def dump_spec(spec: StudySpec) -> str:
-    """Return the study as YAML that :func:`load_spec`, told that it is resolved, reads equal."""
-    text: str = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return text
+    """Return the study as YAML that :func:`load_spec`, with ``resolved``, reads as equal."""
+    return dump_yaml(spec.model_dump(mode="json"))
 
 
 def differences(before: StudySpec, after: StudySpec) -> list[str]:
@@ -105,26 +88,3 @@ def differences(before: StudySpec, after: StudySpec) -> list[str]:
         for path in sorted({*old, *new})
         if old.get(path, missing) != new.get(path, missing)
     ]
-
-
-def _read_study(path: Path) -> dict[str, Any]:
-    loaded = read_yaml(path)
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path}: a study is a mapping of sections, not {type(loaded).__name__}")
-    return loaded
-
-
-def _require_lasting(value: Any, path: Path, where: tuple[str, ...]) -> None:
-    """Refuse what YAML can say, but no resumed study would find unchanged."""
-    if isinstance(value, dict | list):
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            _require_lasting(str(key), path, (*where, "a field's name"))
-            _require_lasting(item, path, (*where, str(key)))
-    field = ".".join(where)
-    if isinstance(value, float) and math.isnan(value):
-        raise InputError(f"{path}: {field}: must be a number, not {value}")
-    if isinstance(value, str) and NO_TEXT.search(value):
-        raise InputError(
-            f"{path}: {field}: {shorten(ascii(value))} has a null character or half a surrogate"
-            " pair, which no file or database keeps"
-        )

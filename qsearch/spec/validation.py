@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from qsearch.errors import InputError
+from qsearch.spec.old_names import OLD_NAMES
 
 _MAX_SHOWN = 80
-
-
-NO_TEXT = re.compile("[\0\ud800-\udfff]")
-
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def validate(model: type[_Model], values: Any, where: str, prefix: str = "") -> _Model:
+def validate(model: type[_Model], values: Any, source: str, section: str = "") -> _Model:
     """Validate values, turning pydantic's errors into one message for the user.
 
     Args:
         model: The pydantic model.
         values: What to validate.
-        where: The file that the values come from.
-        prefix: Path of the values in that file, such as ``task``.
+        source: The file that the values come from.
+        section: Path of the values in that file, such as ``task``.
 
     Raises:
         InputError: Naming the file, and each wrong field with its value and what is allowed.
@@ -38,23 +35,30 @@ def validate(model: type[_Model], values: Any, where: str, prefix: str = "") -> 
         for problem in error.errors():
             # Pydantic adds the alternatives of a union, such as "literal['none']", to the path.
             location = [step for step in problem["loc"] if "[" not in str(step)]
-            field = ".".join(str(step) for step in [*([prefix] if prefix else []), *location])
-            message = problem["msg"].removeprefix("Value error, ")
-            if problem["type"] == "extra_forbidden":
-                allowed = ", ".join(_fields(model, location[:-1]))
-                message = f"unknown field; allowed here: {allowed}"
-            elif problem["type"] == "model_type":
-                message = "must be a section of fields"
-            elif problem["type"] in ("tuple_type", "list_type"):
-                message = _wanted_list(problem["input"])
-            shown = f", not {shorten(repr(problem['input']))}"
-            shown = "" if problem["type"] in ("missing", "extra_forbidden") else shown
-            lines.append(f"{field or 'the study'}: {message}{shown}")
-        raise InputError(f"{where}: " + "; ".join(lines)) from error
+            field = ".".join(str(step) for step in [*([section] if section else []), *location])
+            message = OLD_NAMES.get(field) or OLD_NAMES.get(f"{field}={problem['input']}")
+            message = message or _message(model, problem, location)
+            lines.append(f"{field or 'the study'}: {message}")
+        raise InputError(f"{source}: " + "; ".join(lines)) from error
 
 
-def _wanted_list(given: Any) -> str:
-    """Say that a list is wanted, with what was given as the example where it fits into one."""
+def _message(model: type[BaseModel], problem: ErrorDetails, location: Sequence[int | str]) -> str:
+    """Return what is allowed, and what was given unless the message names it already."""
+    kind, value = problem["type"], repr(problem["input"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        return f"unknown field; allowed here: {', '.join(_fields(model, location[:-1]))}"
+    if kind == "missing" or (kind == "value_error" and value in message):
+        return message
+    if kind == "model_type":
+        message = "must be a section of fields"
+    elif kind in ("tuple_type", "list_type"):
+        message = _required_list(problem["input"])
+    return f"{message}, not {shorten(value)}"
+
+
+def _required_list(given: Any) -> str:
+    """Ask for a list, with what was given as the example where it fits into one."""
     if isinstance(given, str | int | float):
         return f"must be a list, such as [{shorten(str(given))}]"
     return "must be a list"

@@ -1,6 +1,6 @@
-"""Conformance kits: what every quantizer and every trainer must do, as tests for its author.
+"""Conformance kits for pytest: what every quantizer and every trainer must do.
 
-A plugin's package needs one class, of which pytest collects a test for each behaviour::
+A plugin's tests need one class, of which pytest collects a test for each behaviour::
 
     from qsearch.testing import QuantizerConformance
 
@@ -8,21 +8,16 @@ A plugin's package needs one class, of which pytest collects a test for each beh
         def make(self):
             return Mine(Mine.Options())
 
-or, in a script without pytest, one call: ``check_quantizer(Mine(Mine.Options()))``. Trainers have
-:class:`TrainerConformance` and :func:`check_trainer`. A quantizer that cannot meet a tolerance says
-so, and why, with an :class:`Allowance`.
+Trainers have :class:`TrainerConformance`. A class that several such tests share must not be called
+``Test…``.
 """
 
-from qsearch.testing.base import ConformanceError
-from qsearch.testing.quantizer.allowances import Allowance
-from qsearch.testing.quantizer.kit import QuantizerConformance, check_quantizer
-from qsearch.testing.trainer.kit import TrainerConformance, check_trainer
+import pytest
 
-__all__ = [
-    "Allowance",
-    "ConformanceError",
-    "QuantizerConformance",
-    "TrainerConformance",
-    "check_quantizer",
-    "check_trainer",
-]
+for _name in ("comparison", "quantizer", "trainer"):
+    pytest.register_assert_rewrite(f"{__name__}.{_name}")
+
+from qsearch.testing.quantizer.kit import QuantizerConformance  # noqa: E402
+from qsearch.testing.trainer.kit import TrainerConformance  # noqa: E402
+
+__all__ = ["QuantizerConformance", "TrainerConformance"]

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from qsearch.plugins.capabilities import quantize_weight
@@ -27,19 +26,15 @@ def normal_weight(rows: int, columns: int, std: float = TYPICAL, seed: int = 0) 
     return std * torch.randn(rows, columns, generator=generator)
 
 
-def sample_layer_configurations(choices: Choices, most: int) -> tuple[LayerConfiguration, ...]:
-    """Return all layer configurations, or the corners of each knob and an even sample.
+def sample_layer_configurations(choices: Choices, count: int) -> tuple[LayerConfiguration, ...]:
+    """Return all layer configurations, or the corners of each knob and ``count`` others.
 
     The corners are those with each knob at its first value, or each at its last, and those that
-    differ from them in one knob, which is at its other end. The sample is the additive recurrence
+    differ from them in one knob, which is at its other end. The others are the additive recurrence
     of Roberts (2018, "The unreasonable effectiveness of quasirandom sequences"), which is even over
     each knob's values and over pairs of them; a stride through the choice indices is not.
-
-    Args:
-        choices: The knobs.
-        most: Greatest number of the sample; corners are added to it.
     """
-    if choices.size <= most:
+    if choices.size <= count:
         return choices.layer_configurations
     ratio = 1.0  # The root of x^(knobs + 1) = x + 1.
     for _ in range(64):
@@ -47,7 +42,7 @@ def sample_layer_configurations(choices: Choices, most: int) -> tuple[LayerConfi
     steps = [ratio**-place for place in range(1, len(choices.knobs) + 1)]
     sample: set[int] = set()
     for number in itertools.count():
-        if len(sample) == most:
+        if len(sample) == count:
             break
         values = {
             knob.name: knob.values[int((0.5 + number * step) % 1 * len(knob.values))]
@@ -76,15 +71,13 @@ def draw_configurations(
     if choices.size ** len(layers) < count:
         raise ValueError(f"{len(layers)} layers of {choices.size} choices: less than {count}")
     draw = random.Random(0)  # noqa: S311
-    found: dict[Configuration, None] = {}
-    while len(found) < count:
-        drawn = [draw.randrange(choices.size) for _ in layers]
-        chosen = {
-            layer.name: choices.layer_configuration(index)
-            for layer, index in zip(layers, drawn, strict=True)
-        }
-        found[Configuration(chosen)] = None
-    return tuple(found)
+    drawn: dict[Configuration, None] = {}
+    while len(drawn) < count:
+        indices = [draw.randrange(choices.size) for _ in layers]
+        layer_configurations = map(choices.layer_configuration, indices)
+        names = (layer.name for layer in layers)
+        drawn[Configuration(dict(zip(names, layer_configurations, strict=True)))] = None
+    return tuple(drawn)
 
 
 @contextmanager
@@ -102,27 +95,23 @@ def global_seed(seed: int) -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-def quantize(quantizer: Quantizer, weight: Tensor, chosen: LayerConfiguration) -> QuantizedTensor:
+def quantize(
+    quantizer: Quantizer, weight: Tensor, configuration: LayerConfiguration
+) -> QuantizedTensor:
     """Quantize a weight; for inputs that are uncorrelated, if the quantizer needs its inputs."""
     moment = torch.eye(weight.shape[-1], device=weight.device)
-    return quantize_weight(quantizer, weight, chosen, moment)
+    return quantize_weight(quantizer, weight, configuration, moment)
 
 
-def round_trip(quantizer: Quantizer, weight: Tensor, chosen: LayerConfiguration) -> Tensor:
+def round_trip(quantizer: Quantizer, weight: Tensor, configuration: LayerConfiguration) -> Tensor:
     """Return a weight, quantized and dequantized."""
-    return quantizer.dequantize(quantize(quantizer, weight, chosen))
+    return quantizer.dequantize(quantize(quantizer, weight, configuration))
 
 
-def relative_error(quantizer: Quantizer, weight: Tensor, chosen: LayerConfiguration) -> float:
+def relative_error(
+    quantizer: Quantizer, weight: Tensor, configuration: LayerConfiguration
+) -> float:
     """Return ‖W−W̃‖/‖W‖."""
-    restored = round_trip(quantizer, weight, chosen).detach()
+    restored = round_trip(quantizer, weight, configuration).detach()
     wide = weight.float()
     return float(torch.linalg.norm(restored.to(wide) - wide) / torch.linalg.norm(wide))
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return Spearman's rank correlation, 0 where one of them is constant."""
-    ranks = np.stack([rankdata(first), rankdata(second)])
-    centred = ranks - ranks.mean(axis=1, keepdims=True)
-    norm = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    return float((centred[0] * centred[1]).sum()) / norm if norm else 0.0

@@ -14,7 +14,7 @@ from qsearch.errors import InputError
 from qsearch.monitoring.events import read_events
 from qsearch.monitoring.status import finish_reason
 from qsearch.plugins.footprint import Footprint
-from qsearch.spec.yaml_loader import read_yaml
+from qsearch.spec.yaml_text import read_yaml
 from qsearch.storage.checksums import require_text_file
 from qsearch.storage.files import read_or_previous, to_standard_error, written_anew_by_a_run
 from qsearch.storage.measurements import read_footprint, read_layer_scores

@@ -13,7 +13,6 @@ import pytest
 
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.storage.study_record import read_study
-from qsearch.testing import QuantizerConformance
 from tests.end_to_end.conftest import ROOT, command, knobs_shown, run_new
 from tests.end_to_end.tiny_study import write_tiny_study
 
@@ -74,7 +73,7 @@ def test_its_own_tests_pass(packages: Path) -> None:
     passed = re.search(r"(\d+) passed", run_with(packages, tests))
     # Some checks are of what this quantizer, or this machine, has not.
     assert passed
-    assert int(passed[1]) > len(QuantizerConformance.checks()) / 2
+    assert int(passed[1]) > 20
 
 
 def test_space_is_made_of_its_knobs(packages: Path, study_file: Path) -> None:
@@ -86,7 +85,7 @@ def test_space_is_made_of_its_knobs(packages: Path, study_file: Path) -> None:
 def test_study_searches_its_knobs_and_reports_them(directory: Path) -> None:
     record = read_study(directory)
     assert record.choices == KNOBS
-    assert [entry.round for entry in record.rounds] == [0, 1]
+    assert [entry.round for entry in record.rounds] == [1, 2]
     assert (record.trials["status"] == "completed").all()
     searched = record.trials[record.trials["method"] == "search"]
     assert len(searched)

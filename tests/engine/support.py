@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from qsearch._arrays import Floats
 from qsearch.experiment.schema import create_tables
@@ -26,6 +25,7 @@ from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.space.layers import FUSED_ROLES, LayerSpec
 from qsearch.space.space import Space
 from qsearch.spec.study_spec import StudySpec
+from qsearch.spec.yaml_text import dump_yaml
 from qsearch.storage.study_record import read_study
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -124,7 +124,7 @@ def study_spec(**changes: Any) -> StudySpec:
 
 def write_study_yaml(path: Path, **changes: Any) -> Path:
     """Write the fake study's YAML."""
-    path.write_text(yaml.safe_dump(study_values(**changes)), encoding="utf-8")
+    path.write_text(dump_yaml(study_values(**changes)), encoding="utf-8")
     return path
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from qsearch.plugins.components import build_components
 from qsearch.plugins.registry import load_plugin
 from qsearch.spec.study_spec import dump_spec, load_spec
 from qsearch.spec.validation import validate
+from qsearch.spec.yaml_text import dump_yaml, parse_yaml
 from qsearch.study import checking
 from tests.engine.support import study_values
 from tests.fuzz.support import (
@@ -32,7 +32,7 @@ from tests.fuzz.support import (
 
 ROOT = Path(__file__).parent.parent.parent
 TEXTS = {path.stem: path.read_text() for path in sorted((ROOT / "studies").glob("*.yaml"))}
-READY = {name: yaml.safe_load(text) for name, text in TEXTS.items()}
+READY = {name: parse_yaml(text, name) for name, text in TEXTS.items()}
 SECTIONS = [
     (f"{kind}s", values[kind])
     for values in READY.values()
@@ -99,7 +99,7 @@ _MARK = "qsearchRAW"
 def broken_yaml(draw: st.DrawFn, bases: list[dict[str, Any]]) -> str:
     """A ready study with changes in its tree, and perhaps a value that only YAML can say."""
     tree = draw(changed_tree(draw(st.sampled_from(bases)), st.one_of(ODD_VALUES, st.just(_MARK))))
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=draw(st.booleans()))
+    text = dump_yaml(tree)
     return text.replace(_MARK, draw(st.sampled_from(SNIPPETS)))
 
 
@@ -151,7 +151,7 @@ def test_any_bytes_are_read_or_refused(content: bytes, file: Path, tried: Counte
 )
 def test_any_override_is_taken_or_refused(override: str, file: Path, tried: Counter[str]) -> None:
     tried["study YAML: --set"] += 1
-    file.write_text(yaml.safe_dump(study_values()), encoding="utf-8")
+    file.write_text(dump_yaml(study_values()), encoding="utf-8")
     refused(lambda: load_spec(file, [override], environment={}), InputError)
 
 
@@ -212,8 +212,6 @@ CHEAP = [
     "trainer.seconds=0",
     "search.rounds=1",
     "search.initial=2",
-    "search.screening=null",
-    "search.scores=gradient",
     "search.stop={evaluations: 2}",
 ]
 """What keeps a study that is accepted short."""

@@ -15,7 +15,7 @@ from qsearch.testing import QuantizerConformance
 class OurQuantizer(QuantizerConformance):
     """A quantizer by the name of its entry point, with the options that a study would give."""
 
-    __test__ = False
+    configurations = 16
     name: str
     options: dict[str, Any] = {}  # noqa: RUF012
 
@@ -50,8 +50,6 @@ class TestIntegerRoundedForInputs(OurQuantizer):
 
 class OptionalQuantizer(OurQuantizer):
     """A quantizer that needs a package of its own name."""
-
-    __test__ = False
 
     @pytest.fixture(autouse=True)
     def _package(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Quantizer
-from qsearch.plugins.tensor_layout import StoresIntegers
+from qsearch.plugins.tensor_layout import SupportsIntegers
 from qsearch.space.layers import FUSED_ROLES, tied_groups
 from qsearch_coalora.export.job import ExportJob
 from qsearch_coalora.models.discovery import discover_layers
@@ -42,13 +42,13 @@ def require_fused_alike(job: ExportJob, format: str) -> None:
         )
 
 
-def require_integers(quantizer: Quantizer, format: str) -> StoresIntegers:
+def require_integers(quantizer: Quantizer, format: str) -> SupportsIntegers:
     """Return a quantizer if its weights are integers on a grid.
 
     Raises:
         InputError: If they are not.
     """
-    if not isinstance(quantizer, StoresIntegers):
+    if not isinstance(quantizer, SupportsIntegers):
         raise InputError(
             f"--format {format} holds integers with a scale for each group; the weights of"
             f" quantizer {quantizer.name!r} are not integers; quantizers such as 'integer' are"

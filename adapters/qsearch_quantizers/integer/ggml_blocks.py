@@ -29,9 +29,6 @@ def ggml_blocks(weight: IntegerWeight) -> Tensor:
     A block is its scale as float16, then its codes: of 4 bits, the first half of the block in the
     low halves of 16 bytes and the second half in the high ones; of 8 bits, signed bytes.
 
-    Args:
-        weight: The weight (output features × input features).
-
     Returns:
         Bytes (output features × bytes of a row), uint8, on the CPU.
     """

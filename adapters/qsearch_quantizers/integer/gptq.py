@@ -16,11 +16,9 @@ group begins, its compensated weights, from which the paper finds its scale, are
 further term: with a = Σ_{k before the group} R_k·e_k on the group's columns and R_G its block of R,
 w + a·R_G⁻¹. So H is decomposed once and nothing of its size is inverted.
 
-On the CPU all of it runs on one thread: the Cholesky decomposition rounds its sums otherwise with
-another number of threads, and threads that share a block's few numbers would wait for each other
-longer than they work (4096 × 4096 weights took 2.4 s, with two threads 2.5 s). So one weight,
-moment and configuration give the same codes bit for bit, whatever number of threads PyTorch has; on
-another processor some may be a neighbour.
+On the CPU all of it runs on one thread, which is no slower: the Cholesky decomposition rounds its
+sums differently with another number of threads. So the codes do not depend on PyTorch's number of
+threads; on another processor some may be a neighbour.
 """
 
 from __future__ import annotations
@@ -42,10 +40,6 @@ def feedback_factor(moment: Tensor, dampening: float) -> Tensor:
 
     Dampening makes a singular H invertible. An input that is always zero has neither effect nor
     correlation, so its column of weights is rounded to nearest; where all are, R is the identity.
-
-    Args:
-        moment: H (input features × input features), symmetric and positive semidefinite.
-        dampening: Positive.
 
     Returns:
         R (input features × input features), float32, unit upper triangular.
@@ -82,11 +76,10 @@ def compensated_codes(
     Args:
         factor: R of :func:`feedback_factor` (input features × input features).
         weight: W (output features × input features), float32.
-        group_size: Neighbouring columns that share a grid in each row; the last group may be
-            shorter.
+        group_size: Neighbouring columns that share a grid in each row.
         find_grid: Returns a group's grid.
         block: Columns whose errors are added to later blocks at once: a multiple of
-            ``group_size``, lest a grid be found before its weights are compensated. The result
+            ``group_size``, so that a group is compensated before its grid is computed. The result
             depends on it only as far as sums are rounded. None means :data:`BLOCK` or one group.
 
     Returns:
@@ -105,10 +98,10 @@ def compensated_codes(
     grids: list[Grid] = []
     for start in range(0, len(target), block):
         own = slice(start, start + block)
-        codes[own], errors, found = _rounded_block(
+        codes[own], errors, own_grids = _rounded_block(
             factor[own, own], original[own], target[own], group_size, find_grid
         )
-        grids += found
+        grids += own_grids
         target[own.stop :].addmm_(factor[own, own.stop :].t(), errors)
     return codes.t(), Grid(
         torch.cat([grid.scales for grid in grids]).t(),
@@ -122,16 +115,11 @@ def _rounded_block(
 ) -> tuple[Tensor, Tensor, list[Grid]]:
     """Round the columns of one block.
 
-    Args:
-        factor: Its block of R (columns × columns).
-        original: Wᵀ (columns × output features).
-        target: Wᵀ with the errors of earlier blocks added; those of this one are added in place.
-        group_size: Columns of a group.
-        find_grid: Returns a group's grid.
+    The factor is its block of R (columns × columns), ``original`` Wᵀ (columns × output features),
+    and ``target`` Wᵀ with the errors of earlier blocks; those of this one are added in place.
 
     Returns:
-        Codes as float32 and errors W − Q (both columns × output features), and the groups' grids
-        (1 × output features).
+        Codes as float32, errors W − Q (both columns × output features), and the groups' grids.
     """
     errors, codes, grids = original.clone(), torch.empty_like(target), []
     for first in range(0, len(target), group_size):

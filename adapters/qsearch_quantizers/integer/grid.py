@@ -33,14 +33,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A grid in float32.
-
-    Args:
-        scales: Scales.
-        divisor: The same, infinite where zero.
-        zero_points: Zero points.
-        greatest: Greatest code.
-    """
+    """A grid in float32; the divisor is the scale, infinite where it is zero."""
 
     scales: Tensor
     divisor: Tensor
@@ -64,12 +57,6 @@ GridFinder = Callable[[Tensor, int], Grid]
 def nearest_codes(weight: Tensor, group_size: int, find_grid: GridFinder) -> tuple[Tensor, Grid]:
     """Round each weight to the nearest value of its group's grid.
 
-    Args:
-        weight: W (output features × input features), float32.
-        group_size: Neighbouring columns that share a grid in each row; the last group may be
-            shorter.
-        find_grid: Returns a group's grid.
-
     Returns:
         Codes (output features × input features) and grids (output features × groups).
     """
@@ -82,13 +69,7 @@ def nearest_codes(weight: Tensor, group_size: int, find_grid: GridFinder) -> tup
 
 
 def symmetric_grid(values: Tensor, dim: int, bits: int) -> Grid:
-    """Return grids whose signed scale gives the value of greatest magnitude code 0.
-
-    Args:
-        values: Float32 values; those along ``dim`` share a scale.
-        dim: That dimension; it has size 1 in the grid.
-        bits: Bits of a code.
-    """
+    """Return grids whose signed scale gives the value of greatest magnitude code 0."""
     half = 2 ** (bits - 1)
     least, greatest = torch.aminmax(values, dim=dim, keepdim=True)
     extreme = torch.where(greatest >= -least, greatest, least)
@@ -98,13 +79,7 @@ def symmetric_grid(values: Tensor, dim: int, bits: int) -> Grid:
 
 
 def asymmetric_grid(values: Tensor, dim: int, bits: int) -> Grid:
-    """Return grids over the range of the values, with zero included.
-
-    Args:
-        values: Float32 values; those along ``dim`` share a scale.
-        dim: That dimension; it has size 1 in the grid.
-        bits: Bits of a code and of a zero point.
-    """
+    """Return grids over the range of the values, with zero included."""
     greatest_code = 2**bits - 1
     least, greatest = torch.aminmax(values, dim=dim, keepdim=True)
     least, greatest = least.clamp(max=0), greatest.clamp(min=0)

@@ -12,10 +12,10 @@ from torch import Tensor
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import TensorLayout
 from qsearch.space.configuration import Choices, LayerConfiguration
-from qsearch_quantizers.checks import check_weight, choices_of, in_order
-from qsearch_quantizers.levels import chunk_of
+from qsearch_quantizers.knobs import choices_of, in_order
 from qsearch_quantizers.libraries.optional import optional_module
 from qsearch_quantizers.packed.bit_packing import packed_bytes
+from qsearch_quantizers.weights import check_weight, chunk_of
 
 DataType = Literal["fp4", "nf4", "int8"]
 BlockSize = Literal[64, 128, 256, 512]
@@ -33,9 +33,8 @@ class BitsAndBytes:
     can be partial.
 
     * ``fp4`` and ``nf4`` are bitsandbytes' 4-bit data types.
-    * ``int8`` has 255 even steps from minus to plus the absolute maximum of a block. It is by
-      block, unlike LLM.int8, whose float32 scale of each row costs 32 / input features bits per
-      weight: that depends on the weight's shape, and storage bits must not.
+    * ``int8`` has 255 even steps from minus to plus the absolute maximum of a block, not of a row
+      as LLM.int8 has: storage bits must not depend on the weight's shape.
     * ``scale_bits`` 32 keeps the absolute maxima in float32; 8 is double quantization, which
       quantizes their differences from their mean to bitsandbytes' dynamic 8-bit data type. That
       mean, one float32 a weight, is not counted in the storage bits.
@@ -73,47 +72,24 @@ class BitsAndBytes:
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         """Quantize a weight.
 
-        Args:
-            weight: Floating-point weight (output features × input features).
-            configuration: One of the quantizer's layer configurations.
-
         Returns:
             ``codes`` (uint8, two 4-bit codes a byte), and ``scales`` (blocks, float32) or, with
             double quantization, ``scale_codes`` (blocks, uint8), ``scales`` (scale blocks,
             float32) and ``scale_offset`` (1, float32).
 
         Raises:
-            InputError: If the weight is no finite floating-point matrix, the layer configuration
-                is not one of the quantizer's, or bitsandbytes is not installed.
+            InputError: If the weight is not a finite floating-point matrix, the layer
+                configuration is not one of the quantizer's, or bitsandbytes is not installed.
         """
         self._choices.index(configuration)
         check_weight(weight)
-        functional = _functional()
         data_type, size = configuration.text("data_type"), configuration.integer("block_size")
-        bits = CODE_BITS[data_type]
-        flat = weight.detach().contiguous().view(-1)
-        blocks = -(-flat.numel() // size)
-        codes = torch.empty(
-            packed_bytes(flat.numel(), bits), dtype=torch.uint8, device=weight.device
-        )
-        maxima = torch.empty(blocks, dtype=torch.float32, device=weight.device)
-        step = chunk_of(blocks, size, weight.device)
-        for first in range(0, blocks, step):
-            part = _whole_blocks(flat[first * size : (first + step) * size].float(), size)
-            if data_type == "int8":
-                some, state = functional.quantize_blockwise(
-                    part, code=_int8_levels(functional, weight.device), blocksize=size
-                )
-            else:
-                some, state = functional.quantize_4bit(part, blocksize=size, quant_type=data_type)
-            into = codes[first * size * bits // 8 :][: some.numel()]
-            into.copy_(some.view(-1)[: into.numel()])
-            maxima[first : first + step] = state.absmax
+        codes, maxima = _quantize_blocks(weight.detach().contiguous().view(-1), data_type, size)
         tensors = {"codes": codes, "scales": maxima}
         if configuration.integer("scale_bits") == 8:
             # In float64, so that the mean does not depend on the number of threads.
             offset = maxima.double().mean().float()
-            scale_codes, state = functional.quantize_blockwise(
+            scale_codes, state = _functional().quantize_blockwise(
                 maxima - offset, blocksize=SCALE_BLOCK_SIZE
             )
             tensors |= {
@@ -129,34 +105,23 @@ class BitsAndBytes:
         Raises:
             InputError: If bitsandbytes is not installed.
         """
-        functional = _functional()
-        data_type = quantized.configuration.text("data_type")
-        size = quantized.configuration.integer("block_size")
-        codes, maxima = quantized.tensors["codes"], quantized.tensors["scales"]
+        configuration, maxima = quantized.configuration, quantized.tensors["scales"]
         if "scale_codes" in quantized.tensors:
-            maxima = functional.dequantize_blockwise(
-                quantized.tensors["scale_codes"], absmax=maxima, blocksize=SCALE_BLOCK_SIZE
-            ).add_(quantized.tensors["scale_offset"])
-        codes = _whole_blocks(codes, size * CODE_BITS[data_type] // 8)
-        if data_type == "int8":
-            levels = _int8_levels(functional, codes.device)
-            flat = functional.dequantize_blockwise(
-                codes, absmax=maxima, code=levels, blocksize=size
+            maxima = (
+                _functional()
+                .dequantize_blockwise(
+                    quantized.tensors["scale_codes"], absmax=maxima, blocksize=SCALE_BLOCK_SIZE
+                )
+                .add_(quantized.tensors["scale_offset"])
             )
-        else:
-            # As one row of whole blocks: bitsandbytes 0.50 restarts the blocks at each row on CPUs
-            # with AVX-512, which is wrong where a row is no multiple of a block.
-            state = functional.QuantState(
-                maxima,
-                shape=(maxima.numel() * size,),
-                dtype=torch.float32,
-                blocksize=size,
-                quant_type=data_type,
-            )
-            flat = functional.dequantize_4bit(codes.view(-1, 1), state)
+        flat = _dequantize_blocks(
+            quantized.tensors["codes"],
+            maxima,
+            configuration.text("data_type"),
+            configuration.integer("block_size"),
+        )
         rows, columns = quantized.shape
-        weight: Tensor = flat.view(-1)[: rows * columns].view(rows, columns)
-        return weight
+        return flat.view(-1)[: rows * columns].view(rows, columns)
 
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration
@@ -183,9 +148,51 @@ def _functional() -> Any:
     return optional_module("bitsandbytes.functional", "bitsandbytes")
 
 
-def _int8_levels(functional: Any, device: torch.device) -> Tensor:
+def _quantize_blocks(flat: Tensor, data_type: str, size: int) -> tuple[Tensor, Tensor]:
+    """Return packed codes and the blocks' absolute maxima."""
+    functional, bits = _functional(), CODE_BITS[data_type]
+    blocks = -(-flat.numel() // size)
+    codes = torch.empty(packed_bytes(flat.numel(), bits), dtype=torch.uint8, device=flat.device)
+    maxima = torch.empty(blocks, dtype=torch.float32, device=flat.device)
+    step = chunk_of(blocks, size, flat.device)
+    for first in range(0, blocks, step):
+        part = _whole_blocks(flat[first * size : (first + step) * size].float(), size)
+        if data_type == "int8":
+            levels = _int8_levels(flat.device)
+            packed, state = functional.quantize_blockwise(part, code=levels, blocksize=size)
+        else:
+            packed, state = functional.quantize_4bit(part, blocksize=size, quant_type=data_type)
+        target = codes[first * size * bits // 8 :][: packed.numel()]
+        target.copy_(packed.view(-1)[: target.numel()])
+        maxima[first : first + step] = state.absmax
+    return codes, maxima
+
+
+def _dequantize_blocks(codes: Tensor, maxima: Tensor, data_type: str, size: int) -> Tensor:
+    """Return the float32 weights of whole blocks; zeros fill the last one's codes."""
+    functional = _functional()
+    codes = _whole_blocks(codes, size * CODE_BITS[data_type] // 8)
+    if data_type == "int8":
+        flat: Tensor = functional.dequantize_blockwise(
+            codes, absmax=maxima, code=_int8_levels(codes.device), blocksize=size
+        )
+        return flat
+    # As one row of whole blocks: bitsandbytes 0.50 restarts the blocks at each row on CPUs with
+    # AVX-512, which is wrong where a row is not a multiple of a block.
+    state = functional.QuantState(
+        maxima,
+        shape=(maxima.numel() * size,),
+        dtype=torch.float32,
+        blocksize=size,
+        quant_type=data_type,
+    )
+    row: Tensor = functional.dequantize_4bit(codes.view(-1, 1), state)
+    return row
+
+
+def _int8_levels(device: torch.device) -> Tensor:
     """Return the 256 levels of int8 in [-1, 1], two of which are zero up to rounding."""
-    levels: Tensor = functional.create_linear_map(signed=True, total_bits=8).to(device)
+    levels: Tensor = _functional().create_linear_map(signed=True, total_bits=8).to(device)
     return levels
 
 

@@ -17,12 +17,9 @@ def optional_module(module: str, extra: str, needed_by: str | None = None) -> An
     """Import a module of an optional package.
 
     Args:
-        module: Import path of the module.
+        module: Import path.
         extra: Name of the extra that installs it.
         needed_by: What needs it, for the message; the quantizer of the extra's name if None.
-
-    Returns:
-        The module.
 
     Raises:
         InputError: If the package cannot be imported; the message names the extra.
@@ -45,9 +42,6 @@ def is_importable(package: str) -> bool:
 
     One that is installed may still not be: where its CUDA library does not fit the machine's,
     bitsandbytes raises what it happens to meet.
-
-    Args:
-        package: Name of the package.
     """
     try:
         with contextlib.nullcontext() if package in sys.modules else _quiet():

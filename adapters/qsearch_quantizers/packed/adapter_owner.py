@@ -30,7 +30,7 @@ def owner_digest(
         quantizer: Name of the quantizer.
         quantizer_options: Its options.
         layers: Layer configuration by module path.
-        prefix: Where the model without its head is; module paths may begin with it or not.
+        prefix: Where the model without its head is; module paths may begin with it.
     """
     plain = {name.removeprefix(f"{prefix}."): dict(layer) for name, layer in layers.items()}
     return settings_digest(
@@ -47,8 +47,8 @@ def owner_mark(digest: str) -> dict[str, Any]:
 class AdapterGuard:
     """Refuses exported adapters that a packed model would compute something else with.
 
-    Adapters without a mark are none of our exports: one that was trained on the packed model is
-    welcome.
+    Adapters without a mark are not exports of ours; one that was trained on the packed model may
+    be used.
 
     Args:
         digest: That of the model's weights.

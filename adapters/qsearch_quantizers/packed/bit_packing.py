@@ -27,14 +27,7 @@ def packed_bytes(count: int, bits: int) -> int:
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Pack codes into bytes.
-
-    Args:
-        codes: Codes of any shape, uint8, each below 2^bits.
-        bits: 1 to 8.
-
-    Returns:
-        Bytes (⌈count·bits/8⌉), uint8.
+    """Pack codes (uint8, of any shape) into bytes (⌈count·bits/8⌉, uint8).
 
     Raises:
         InputError: If the bits are out of range, or the codes are not uint8 or do not fit.
@@ -63,15 +56,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Return the codes that :func:`pack` packed.
-
-    Args:
-        packed: Bytes, uint8.
-        bits: 1 to 8.
-        count: Number of codes.
-
-    Returns:
-        Codes (count), uint8.
+    """Return the codes (count, uint8) that :func:`pack` packed.
 
     Raises:
         InputError: If the bits are out of range, or the bytes are not those of ``count`` codes.
@@ -130,12 +115,6 @@ def unpack_tensors(
     quantizer: PackableQuantizer,
 ) -> QuantizedTensor:
     """Return the quantized weight that :func:`packed_tensors` was given.
-
-    Args:
-        packed: Tensors by name.
-        shape: Shape of the weight, (output features, input features).
-        configuration: Its layer configuration.
-        quantizer: The quantizer that made it.
 
     Raises:
         InputError: If a tensor is missing or has the wrong size or type.

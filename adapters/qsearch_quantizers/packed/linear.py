@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import DequantizesRows, PackableQuantizer
+from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsRows
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.bit_packing import packed_layout, unpacked
 
@@ -22,11 +22,7 @@ BLOCK_WEIGHTS = 1 << 19
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """Stands for a packed layer's weight where PEFT looks for one.
-
-    Args:
-        codes: The first packed tensor.
-    """
+    """Stands for a packed layer's weight where PEFT looks for one."""
 
     codes: Tensor
     # transformers draws no values for what bears this mark.
@@ -65,16 +61,12 @@ class PackedLinear(nn.Linear):
     It is a ``torch.nn.Linear`` so that PEFT puts LoRA on it; its ``weight`` is a stand-in that
     nothing can be merged into.
 
-    Args:
-        in_features: Input features.
-        out_features: Output features.
-        bias: Whether there is a bias.
-        configuration: Layer configuration of the weight.
-        quantizer: The quantizer that made the codes.
-        rank: Rank of the adapter A (rank × input features), B (output features × rank); 0 is none.
-        dtype: Type of the bias and the adapter.
-        device: Device of all tensors; ``meta`` before a checkpoint is loaded.
+    The adapter is A (rank × input features), B (output features × rank); a rank of 0 is none. Bias
+    and adapter have the given type, codes and scales their own.
     """
+
+    adapter_A: nn.Parameter | None  # noqa: N815
+    adapter_B: nn.Parameter | None  # noqa: N815
 
     def __init__(
         self,
@@ -93,18 +85,20 @@ class PackedLinear(nn.Linear):
         self.configuration = configuration
         self.quantizer = quantizer
         self.rank = rank
-        self._by_rows = isinstance(quantizer, DequantizesRows)
+        self._rows_of = quantizer if isinstance(quantizer, SupportsRows) else None
         self._layouts = dict(quantizer.layout((out_features, in_features), configuration))
         self.tensor_names = tuple(self._layouts)
         for name, layout in self._layouts.items():
             stored = packed_layout(layout)
             self.register_buffer(name, torch.empty(stored.shape, dtype=stored.dtype, device=device))
-        sizes = {"bias": (out_features,) if bias else None, "adapter_A": None, "adapter_B": None}
-        if rank:
-            sizes |= {"adapter_A": (rank, in_features), "adapter_B": (out_features, rank)}
+        sizes: dict[str, tuple[int, ...]] = {
+            "bias": (out_features,) if bias else (),
+            "adapter_A": (rank, in_features) if rank else (),
+            "adapter_B": (out_features, rank) if rank else (),
+        }
         for name, size in sizes.items():
-            value = None if size is None else torch.empty(size, dtype=dtype, device=device)
-            self.register_parameter(name, None if value is None else nn.Parameter(value))
+            value = nn.Parameter(torch.empty(size, dtype=dtype, device=device)) if size else None
+            self.register_parameter(name, value)
 
     @property
     def weight(self) -> PackedWeight:  # type: ignore[override]
@@ -117,7 +111,7 @@ class PackedLinear(nn.Linear):
         for name, tensor in kept.items():
             setattr(self, name, tensor.reshape(-1).view(torch.uint8))
         try:
-            super()._apply(fn, recurse)
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         except BaseException:
             for name, tensor in kept.items():
                 setattr(self, name, tensor)
@@ -141,19 +135,18 @@ class PackedLinear(nn.Linear):
     def _rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Yield parts of the weight (rows × input features) in a type, with their rows."""
         quantized = self._quantized()
-        step = self.out_features
-        if self._by_rows and self.weight.device.type == "cpu":
-            step = min(step, max(1, BLOCK_WEIGHTS // self.in_features))
-        if step == self.out_features:
+        step = max(1, BLOCK_WEIGHTS // self.in_features)
+        on_cpu = self.weight.device.type == "cpu"
+        if self._rows_of is None or not on_cpu or step >= self.out_features:
             yield slice(None), self.quantizer.dequantize(quantized).to(dtype)
             return
         for first in range(0, self.out_features, step):
             last = min(first + step, self.out_features)
-            part = self.quantizer.dequantize_rows(quantized, first, last)
+            part = self._rows_of.dequantize_rows(quantized, first, last)
             yield slice(first, last), part.to(dtype)
 
     # Compiled by inductor, lookups take three to ten times as long; the layers around are compiled.
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def product(self, inputs: Tensor) -> Tensor:
         """Return x·W̃ᵀ (tokens × output features) for x (tokens × input features)."""
@@ -162,7 +155,7 @@ class PackedLinear(nn.Linear):
             outputs[:, rows] = nn.functional.linear(inputs, weight)
         return outputs
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def transposed_product(self, outputs: Tensor) -> Tensor:
         """Return g·W̃ (tokens × input features) for g (tokens × output features)."""
@@ -177,7 +170,7 @@ class PackedLinear(nn.Linear):
         outputs: Tensor = _Product.apply(flat, self) if flat.requires_grad else self.product(flat)  # type: ignore[no-untyped-call]
         if self.bias is not None:
             outputs = outputs + self.bias
-        if self.rank:
+        if self.adapter_A is not None and self.adapter_B is not None:
             linear = nn.functional.linear
             outputs = outputs + linear(linear(flat, self.adapter_A), self.adapter_B)
         return outputs.view(*input.shape[:-1], self.out_features)
@@ -194,9 +187,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, layer: PackedLinear) -> Tensor:
         ctx.layer = layer
-        return layer.product(inputs)
+        outputs: Tensor = layer.product(inputs)
+        return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.layer.transposed_product(gradients[0]), None
+        inputs: Tensor = ctx.layer.transposed_product(gradients[0])
+        return inputs, None

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qsearch.errors import InputError
-from qsearch.plugins.registry import load_plugin
-from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch_quantizers.packed.adapter_owner import AdapterGuard, owner_digest
 from qsearch_quantizers.packed.bit_packing import packed_layout
+from qsearch_quantizers.packed.layers import (
+    FORMAT_VERSION,
+    QUANT_METHOD,
+    SETTINGS,
+    build_quantizer,
+    check_configuration,
+    linear_layer,
+)
 from qsearch_quantizers.packed.linear import PackedLinear
 from qsearch_quantizers.packed.verification import (
     Stored,
@@ -29,28 +34,18 @@ from qsearch_quantizers.packed.verification import (
 if TYPE_CHECKING:  # transformers may still be importing itself when this module is loaded
     from transformers import PreTrainedModel
 
-QUANT_METHOD = "qsearch"
-FORMAT_VERSION = 2
-SETTINGS = "quantization_config"
-"""Under which name ``sha256`` has the digest of what is no file."""
-
 
 @register_quantization_config(QUANT_METHOD)
 class QsearchConfig(QuantizationConfigMixin):
     """The ``quantization_config`` of a packed checkpoint's ``config.json``.
 
-    Args:
-        format_version: Version of the file format.
-        quantizer: Name of the quantizer plugin.
-        quantizer_options: Its options.
-        layers: Layer configuration by module path.
-        adapter_rank: Rank of the adapter that every layer has; 0 is none.
-        sha256: Digests of the weight files by name, and of the other fields under
-            ``quantization_config``; None if nothing is checked.
-        unknown: Anything else is refused, since a reader that ignores it would be wrong.
+    ``layers`` has layer configurations by module path, ``adapter_rank`` the rank of every layer's
+    adapter (0 is none), and ``sha256`` the digests of the weight files by name, and of the
+    other fields under ``quantization_config``; nothing is checked if it is None.
 
     Raises:
-        InputError: If the version is unknown, or a field is missing, unknown or malformed.
+        InputError: If the version is unknown, or a field is missing, unknown (a reader that ignores
+            it would be wrong) or malformed.
     """
 
     def __init__(
@@ -126,6 +121,13 @@ class QsearchHfQuantizer(HfQuantizer):
                 )
             require_digests(paths, expected)
         config.sha256 = None  # What is saved from here on has other files.
+        stored = self._pack_layers(model)
+        if paths:
+            require_tensors(paths, stored, _names_of_unpacked(model))
+
+    def _pack_layers(self, model: PreTrainedModel) -> dict[str, Stored]:
+        """Replace configured layers; return the tensors that they need, by name in the files."""
+        config = self.quantization_config
         quantizer = build_quantizer(config.quantizer, config.quantizer_options)
         check_configuration(quantizer, config.configuration)
         stored: dict[str, Stored] = {}
@@ -149,8 +151,7 @@ class QsearchHfQuantizer(HfQuantizer):
             model.set_submodule(own_name, packed)
             stored |= {f"{name}.{key}": value for key, value in _stored(packed).items()}
         config.layers = own_layers  # As a checkpoint of this model names them.
-        if paths:
-            require_tensors(paths, stored, _names_of_unpacked(model))
+        return stored
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
         config, prefix = self.quantization_config, model.base_model_prefix
@@ -217,56 +218,3 @@ def _has(model: nn.Module, name: str) -> bool:
 
 def _is_layer(value: object) -> bool:
     return isinstance(value, dict) and all(type(one) in (int, str) for one in value.values())
-
-
-def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:
-    """Construct a quantizer plugin whose tensors can be packed.
-
-    Raises:
-        InputError: If the plugin is unknown, its options are wrong, or it has no layout.
-    """
-    plugin = load_plugin("quantizers", name)
-    model: type[BaseModel] = plugin.Options
-    try:
-        quantizer = plugin(model.model_validate(dict(options)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"options of quantizer {name!r}: {where}: {first['msg']}") from error
-    if not isinstance(quantizer, PackableQuantizer):
-        raise InputError(
-            f"quantizer {name!r} has no layout() and cannot be packed;"
-            " see qsearch.plugins.tensor_layout.PackableQuantizer"
-        )
-    return quantizer
-
-
-def check_configuration(quantizer: PackableQuantizer, configuration: Configuration) -> None:
-    """Check that every layer configuration is one of the quantizer's.
-
-    Raises:
-        InputError: If one is not; the message names the layer.
-    """
-    choices = quantizer.choices()
-    for name, layer in configuration.items():
-        try:
-            choices.index(layer)
-        except InputError as error:
-            raise InputError(f"layer {name!r}: {error}") from error
-
-
-def linear_layer(model: nn.Module, name: str) -> nn.Linear:
-    """Return a model's linear layer by module path.
-
-    Raises:
-        InputError: If there is no such module, or it is no ``torch.nn.Linear``.
-    """
-    try:
-        module = model.get_submodule(name)
-    except AttributeError as error:
-        raise InputError(f"{type(model).__name__} has no layer {name!r}") from error
-    if not isinstance(module, nn.Linear) or isinstance(module, PackedLinear):
-        raise InputError(
-            f"layer {name!r} is a {type(module).__name__}; only torch.nn.Linear can be packed"
-        )
-    return module

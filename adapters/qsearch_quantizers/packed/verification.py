@@ -52,11 +52,7 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
 
 def require_digests(paths: Iterable[Path], expected: Mapping[str, str]) -> None:
-    """Check that files are the ones that were written.
-
-    Args:
-        paths: The checkpoint's weight files.
-        expected: SHA-256 by file name.
+    """Check that weight files are the ones that were written, by their SHA-256 by file name.
 
     Raises:
         InputError: If a file is missing, not known, or has changed.
@@ -81,12 +77,8 @@ def require_tensors(
 ) -> None:
     """Check that tensors are there as they must be, by the files' headers.
 
-    transformers would warn of a missing or misshapen tensor and fill in something.
-
-    Args:
-        paths: The checkpoint's safetensors files.
-        expected: Shape and type of each tensor, by its name.
-        unpacked: Module paths of the linear layers that are taken for not packed.
+    transformers would warn of a missing or misshapen tensor and fill in something. ``unpacked`` has
+    the module paths of the linear layers that are not packed.
 
     Raises:
         InputError: If a file cannot be read, a tensor is missing or has another shape or type, or

@@ -17,7 +17,7 @@ from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration
 from qsearch.storage.files import write_json
 from qsearch_quantizers.packed.bit_packing import packed_tensors
-from qsearch_quantizers.packed.loading import (
+from qsearch_quantizers.packed.layers import (
     FORMAT_VERSION,
     QUANT_METHOD,
     SETTINGS,
@@ -53,14 +53,9 @@ def quantized_layers(
 ) -> Iterator[QuantizedLayer]:
     """Quantize a model's weights one after the other.
 
-    Args:
-        model: The model with its floating-point weights.
-        quantizer: The quantizer.
-        configuration: Layer configurations by module path in the model.
-
     Raises:
-        InputError: If a layer configuration is none of the quantizer's, or a layer is missing or
-            no linear one.
+        InputError: If a layer configuration is not one of the quantizer's, or a layer is missing
+            or not linear.
     """
     check_configuration(quantizer, configuration)
     for name, layer in configuration.items():
@@ -78,13 +73,7 @@ def write_packed(
 ) -> None:
     """Quantize a model and write it; see :func:`write_packed_layers`.
 
-    Args:
-        model: The model with its floating-point weights and its head; it is left as it is.
-        quantizer_name: Name of the quantizer plugin.
-        quantizer_options: Its options.
-        configuration: Layer configurations by module path in the model.
-        directory: Where to write; it is created if missing.
-        tokenizer: The model's tokenizer, if it has one.
+    The model is left as it is.
 
     Raises:
         InputError: If the quantizer, its options or a layer do not fit, or the folder cannot be
@@ -112,17 +101,17 @@ def write_packed_layers(
     """Write a folder that ``from_pretrained`` loads once ``qsearch_quantizers`` is imported.
 
     It holds ``config.json`` with a ``quantization_config`` (method ``qsearch``), safetensors with
-    the packed tensors and adapters of the layers beside all other weights in their own type, and
+    the packed tensors and adapters of the layers next to all other weights in their own type, and
     the tokenizer. One layer is quantized at a time; no float weight is copied.
 
     Args:
         model: The model, for its architecture.
         state: Its floating-point tensors by name; those of ``layers`` are not written.
-        quantizer: The quantizer, a plugin.
+        quantizer: A plugin.
         quantizer_options: Its options.
-        layers: The quantized layers.
-        directory: Where to write; it is created if missing.
-        tokenizer: The model's tokenizer, if it has one.
+        layers: Each is written, and then let go.
+        directory: Created if missing.
+        tokenizer: The model's, if it has one.
         max_shard_size: Where a file ends and the next begins, such as ``5GB``.
 
     Raises:
@@ -147,26 +136,31 @@ def write_packed_layers(
         ranks.add(0 if layer.A is None else layer.A.shape[0])
     if len(ranks) > 1:
         raise InputError(f"adapters of one checkpoint have one rank, not {sorted(ranks)}")
+    settings = {
+        "quantizer": quantizer.name,
+        "quantizer_options": dict(quantizer_options),
+        "layers": configuration,
+        "adapter_rank": max(ranks, default=0),
+    }
     try:
         directory.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(directory, state_dict=tensors, max_shard_size=max_shard_size)
-        path = directory / "config.json"
-        written = json.loads(path.read_text(encoding="utf-8"))
-        settings = {
-            "quantizer": quantizer.name,
-            "quantizer_options": dict(quantizer_options),
-            "layers": configuration,
-            "adapter_rank": max(ranks, default=0),
-        }
-        digests = file_digests(directory.glob("model*.safetensors"))
-        written["quantization_config"] = {
-            "quant_method": QUANT_METHOD,
-            "format_version": FORMAT_VERSION,
-            **settings,
-            "sha256": {**digests, SETTINGS: settings_digest(settings)},
-        }
-        write_json(path, written)
+        _add_settings(directory, settings)
         if tokenizer is not None:
             tokenizer.save_pretrained(directory)
     except OSError as error:
         raise InputError(f"{directory} cannot be written: {error}") from error
+
+
+def _add_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Add settings and digests to the ``config.json`` that transformers wrote."""
+    path = directory / "config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    digests = file_digests(directory.glob("model*.safetensors"))
+    written["quantization_config"] = {
+        "quant_method": QUANT_METHOD,
+        "format_version": FORMAT_VERSION,
+        **settings,
+        "sha256": {**digests, SETTINGS: settings_digest(settings)},
+    }
+    write_json(path, written)

@@ -2,59 +2,53 @@
 
 from __future__ import annotations
 
-from unittest import SkipTest
-
+import pytest
 import torch
 from torch import Tensor
 
 from qsearch.plugins.capabilities import SupportsCalibration
 from qsearch.plugins.protocols import Quantizer
-from qsearch.testing.base import require, require_refusal
+from qsearch.testing.comparison import assert_refused, assert_same
 from qsearch.testing.quantizer.base import QuantizerChecks
 from qsearch.testing.samples import normal_weight
-from qsearch.testing.tensors import require_same
 
 
 class InputChecks(QuantizerChecks):
     """Known inputs lower the error of a layer's outputs, and each row is on its own."""
 
-    __test__ = False
-
     def test_known_inputs_lower_the_error_of_outputs(self) -> None:
-        quantizer, for_inputs = self._for_inputs()
+        plain, for_inputs = self._calibrated()
         weight, moment = normal_weight(32, 128), _moment(128)
-        found = expected = 0.0
-        for chosen in self.sample(quantizer):
-            knowing = for_inputs.quantize_for_inputs(weight, chosen, moment)
-            unknowing = for_inputs.quantize_for_inputs(weight, chosen, torch.eye(128))
-            found += _output_error(quantizer.dequantize(knowing) - weight, moment)
-            expected += _output_error(quantizer.dequantize(unknowing) - weight, moment)
-        require(
-            found < expected,
-            "mean squared error of outputs, summed over layer configurations: expected less than"
-            f" {expected:.4g}, as for uncorrelated inputs, found {found:.4g}",
-        )
+        known = unknown = 0.0
+        for configuration in self.sample(plain):
+            suited = for_inputs.quantize_for_inputs(weight, configuration, moment)
+            usual = for_inputs.quantize_for_inputs(weight, configuration, torch.eye(128))
+            known += _output_error(plain.dequantize(suited) - weight, moment)
+            unknown += _output_error(plain.dequantize(usual) - weight, moment)
+        assert known < unknown, "mean squared error of outputs, known inputs and uncorrelated ones"
 
     def test_each_row_depends_on_itself_and_the_inputs_alone(self) -> None:
-        quantizer, for_inputs = self._for_inputs()
+        plain, for_inputs = self._calibrated()
         weight, moment = normal_weight(16, 200), _moment(200)
-        for chosen in self.sample(quantizer):
-            whole = quantizer.dequantize(for_inputs.quantize_for_inputs(weight, chosen, moment))
-            some = for_inputs.quantize_for_inputs(weight[5:9], chosen, moment)
-            require_same(f"rows 5 to 9, {chosen}", quantizer.dequantize(some), whole[5:9])
+        for configuration in self.sample(plain):
+            whole = plain.dequantize(for_inputs.quantize_for_inputs(weight, configuration, moment))
+            rows = for_inputs.quantize_for_inputs(weight[5:9], configuration, moment)
+            assert_same(plain.dequantize(rows), whole[5:9], f"rows 5 to 9, {configuration}")
 
     def test_inputs_of_another_size_are_refused(self) -> None:
-        quantizer, for_inputs = self._for_inputs()
-        chosen = quantizer.choices().layer_configuration(0)
-        require_refusal(
+        plain, for_inputs = self._calibrated()
+        configuration = plain.choices().layer_configuration(0)
+        weight, moment = normal_weight(4, 128), torch.eye(64)
+        assert_refused(
+            lambda: for_inputs.quantize_for_inputs(weight, configuration, moment),
             "the moment of 64 inputs for a weight of 128",
-            lambda: for_inputs.quantize_for_inputs(normal_weight(4, 128), chosen, torch.eye(64)),
         )
 
-    def _for_inputs(self) -> tuple[Quantizer, SupportsCalibration]:
+    def _calibrated(self) -> tuple[Quantizer, SupportsCalibration]:
+        """Return one quantizer in its two roles."""
         quantizer = self.make()
         if not isinstance(quantizer, SupportsCalibration) or not quantizer.needs_inputs:
-            raise SkipTest("this quantizer does not use the layer's inputs")
+            pytest.skip("this quantizer does not use the layer's inputs")
         return quantizer, quantizer
 
 

@@ -2,107 +2,92 @@
 
 from __future__ import annotations
 
-from unittest import SkipTest
-
+import pytest
 import torch
 from torch import Tensor
 
-from qsearch.testing.base import require, require_equal
+from qsearch.testing.comparison import assert_same
 from qsearch.testing.quantizer.base import SHAPES, QuantizerChecks
 from qsearch.testing.samples import normal_weight, quantize, relative_error, round_trip
-from qsearch.testing.tensors import require_finite, require_same
+
+VIEWS = {
+    "transposed": normal_weight(200, 16).t(),
+    "part of a larger": normal_weight(40, 300)[3:19, 10:210],
+}
 
 
-class WeightChecks(QuantizerChecks):
+class RoundTripChecks(QuantizerChecks):
     """A dequantized weight is float32, of its shape, on its device, and the caller's own."""
 
-    __test__ = False
-
-    def test_weights_of_any_shape_come_back_as_float32_of_that_shape(self) -> None:
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_weights_of_any_shape_come_back_as_float32_of_that_shape(
+        self, shape: tuple[int, int]
+    ) -> None:
         quantizer = self.make()
-        for shape in SHAPES:
-            for chosen in self.sample(quantizer):
-                restored = round_trip(quantizer, normal_weight(*shape), chosen)
-                what = f"dequantized weight of shape {shape} with {chosen}"
-                require_equal(f"{what}: class", type(restored), Tensor)
-                require_equal(f"{what}: shape", tuple(restored.shape), shape)
-                require_equal(f"{what}: type", restored.dtype, torch.float32)
-                require_equal(f"{what}: device", restored.device.type, "cpu")
-                require_finite(what, restored)
+        for configuration in self.sample(quantizer):
+            restored = round_trip(quantizer, normal_weight(*shape), configuration)
+            assert type(restored) is Tensor, configuration
+            assert restored.shape == shape, configuration
+            assert restored.dtype == torch.float32, configuration
+            assert restored.device.type == "cpu", configuration
+            assert restored.isfinite().all(), configuration
 
-    def test_where_the_weight_lies_in_memory_does_not_matter(self) -> None:
+    @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
+    def test_where_the_weight_lies_in_memory_does_not_matter(self, view: Tensor) -> None:
         quantizer = self.make()
-        views = {
-            "transposed": normal_weight(200, 16).t(),
-            "part of a larger": normal_weight(40, 300)[3:19, 10:210],
-        }
-        for name, weight in views.items():
-            for chosen in self.sample(quantizer):
-                expected = round_trip(quantizer, weight.contiguous(), chosen)
-                found = round_trip(quantizer, weight, chosen)
-                require_same(f"{name} weight with {chosen}, dequantized", found, expected)
+        for configuration in self.sample(quantizer):
+            expected = round_trip(quantizer, view.contiguous(), configuration)
+            assert_same(round_trip(quantizer, view, configuration), expected, str(configuration))
 
-    def test_half_precision_weights_are_taken(self) -> None:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_weights_are_taken(self, dtype: torch.dtype) -> None:
         quantizer = self.make()
-        for dtype in (torch.float16, torch.bfloat16):
-            weight = normal_weight(16, 200).to(dtype)
-            for chosen in self.sample(quantizer):
-                restored = round_trip(quantizer, weight, chosen)
-                require_equal(f"{dtype} weight with {chosen}", restored.dtype, torch.float32)
-                self.require_expected_error(
-                    "test_half_precision_weights_are_taken",
-                    chosen,
-                    f"a {dtype} weight, against its values in float32,",
-                    relative_error(quantizer, weight, chosen),
-                    relative_error(quantizer, weight.float(), chosen),
-                )
+        weight = normal_weight(16, 200).to(dtype)
+        for configuration in self.sample(quantizer):
+            assert round_trip(quantizer, weight, configuration).dtype == torch.float32
+            actual = relative_error(quantizer, weight, configuration)
+            expected = relative_error(quantizer, weight.float(), configuration)
+            self.assert_error("half precision", configuration, actual, expected)
 
     def test_the_weight_is_left_as_it_was_and_not_kept(self) -> None:
         quantizer = self.make()
-        for chosen in self.sample(quantizer):
+        for configuration in self.sample(quantizer):
             weight = normal_weight(16, 200)
-            quantized = quantize(quantizer, weight, chosen)
+            quantized = quantize(quantizer, weight, configuration)
+            assert_same(weight, normal_weight(16, 200), f"weight after quantize, {configuration}")
             restored = quantizer.dequantize(quantized).clone()
-            require_same(f"weight after quantize with {chosen}", weight, normal_weight(16, 200))
             weight.zero_()
             again = quantizer.dequantize(quantized)
-            require_same(f"dequantized after the weight changed, {chosen}", again, restored)
+            assert_same(again, restored, f"dequantized after the weight changed, {configuration}")
 
     def test_a_weight_that_is_trained_gives_no_graph(self) -> None:
         quantizer = self.make()
-        for chosen in self.sample(quantizer):
+        for configuration in self.sample(quantizer):
             weight = torch.nn.Parameter(normal_weight(16, 200))
-            quantized = quantize(quantizer, weight, chosen)
+            quantized = quantize(quantizer, weight, configuration)
             tensors = {**quantized.tensors, "dequantized": quantizer.dequantize(quantized)}
             with_graph = [name for name, tensor in tensors.items() if tensor.requires_grad]
-            require_equal(f"tensors with a graph, {chosen}", with_graph, [])
-            require(weight.requires_grad, f"expected a weight that requires a gradient, {chosen}")
+            assert with_graph == [], configuration
+            assert weight.requires_grad, configuration
 
     def test_a_dequantized_weight_is_the_callers_own(self) -> None:
         quantizer = self.make()
-        for chosen in self.sample(quantizer):
-            quantized = quantize(quantizer, normal_weight(16, 200), chosen)
+        for configuration in self.sample(quantizer):
+            quantized = quantize(quantizer, normal_weight(16, 200), configuration)
             first = quantizer.dequantize(quantized)
             expected = first.clone()
             first.zero_()  # As the engine does with differences, in place.
-            second = quantizer.dequantize(quantized)
-            require_same(f"dequantized again, {chosen}", second, expected)
+            assert_same(quantizer.dequantize(quantized), expected, f"again, {configuration}")
 
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
     def test_it_works_on_a_gpu(self) -> None:
-        if not torch.cuda.is_available():
-            raise SkipTest("there is no CUDA device")
         quantizer = self.make()
-        for chosen in self.sample(quantizer):
-            weight = normal_weight(16, 200)
-            quantized = quantize(quantizer, weight.cuda(), chosen)
-            for name, tensor in quantized.tensors.items():
-                require_equal(f"device of {name!r}, {chosen}", tensor.device.type, "cuda")
+        weight = normal_weight(16, 200)
+        for configuration in self.sample(quantizer):
+            quantized = quantize(quantizer, weight.cuda(), configuration)
             restored = quantizer.dequantize(quantized)
-            require_equal(f"device of the weight, {chosen}", restored.device.type, "cuda")
-            self.require_expected_error(
-                "test_it_works_on_a_gpu",
-                chosen,
-                "a weight on a GPU, against the CPU,",
-                float((restored.cpu() - weight).norm() / weight.norm()),
-                relative_error(quantizer, weight, chosen),
-            )
+            for name, tensor in {**quantized.tensors, "the weight": restored}.items():
+                assert tensor.device.type == "cuda", f"device of {name}, {configuration}"
+            actual = float((restored.cpu() - weight).norm() / weight.norm())
+            expected = relative_error(quantizer, weight, configuration)
+            self.assert_error("gpu", configuration, actual, expected)

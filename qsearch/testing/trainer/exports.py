@@ -5,13 +5,13 @@ from __future__ import annotations
 import zipfile
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from unittest import SkipTest
+
+import pytest
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Trainer
 from qsearch.space.configuration import Configuration
-from qsearch.testing.base import require, require_equal, require_refusal
+from qsearch.testing.comparison import assert_refused
 from qsearch.testing.samples import sample_layer_configurations
 from qsearch.testing.trainer.base import TrainerChecks, copied
 
@@ -22,71 +22,53 @@ PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 class ExportChecks(TrainerChecks):
     """What leaves a study is plain files, and the study stays as it was."""
 
-    __test__ = False
-
-    def test_an_unknown_export_format_is_refused(self) -> None:
-        trainer, chosen, _ = self.trained()
+    def test_an_unknown_export_format_is_refused(self, tmp_path: Path) -> None:
+        trainer, configurations, _ = self.trained()
         # Those that trainers usually have are unknown too to one that does not name them.
         for format in sorted({"no such format", "adapter", "packed"} - {*trainer.export_formats}):
-            with TemporaryDirectory() as folder:
-                require_refusal(
-                    f"format {format!r}, where export_formats are {trainer.export_formats}",
-                    partial(trainer.export, chosen[0], Path(folder), format),
-                )
+            directory = tmp_path / format
+            directory.mkdir()
+            export = partial(trainer.export, configurations[0], directory, format)
+            assert_refused(export, f"{format!r}, where export_formats are {trainer.export_formats}")
 
-    def test_exports_are_files_without_pickles(self) -> None:
-        trainer, _, _ = self.trained()
+    def test_exports_are_files_without_pickles(self, tmp_path: Path) -> None:
+        trainer = self.trained().trainer
         if not trainer.export_formats:
-            raise SkipTest("this trainer exports nothing")
+            pytest.skip("this trainer exports nothing")
         before = copied(trainer.state())
         for format in trainer.export_formats:
-            with TemporaryDirectory() as folder:
-                directory, refusal = self._exported(trainer, Path(folder), format)
-                if format in self.refused_formats:
-                    taken = "expected InputError, found that it is taken"
-                    require(directory is None, f"format {format!r} of refused_formats: {taken}")
-                    continue
-                if directory is None:
-                    raise AssertionError(
-                        f"format {format!r}: expected that a configuration with all layers alike"
-                        f" can be exported, found that none can: {refusal}"
-                    )
+            directory = self._exported(trainer, tmp_path / format, format)
+            assert (directory is None) == (format in self.refused_formats), (
+                f"format {format!r}: whether a configuration with all layers alike is exported"
+            )
+            if directory is not None:
                 files = [path for path in directory.rglob("*") if path.is_file()]
-                sizes = {path.name: path.stat().st_size for path in files}
-                require(any(sizes.values()), f"format {format!r}: expected files, found {sizes}")
+                assert any(path.stat().st_size for path in files), f"format {format!r}: no files"
                 pickles = sorted(path.name for path in files if _is_pickle(path))
-                require_equal(f"format {format!r}: files that are pickles", pickles, [])
-            self.require_kept_state(f"state after {format!r}", trainer.state(), before)
+                assert pickles == [], f"format {format!r}: files that are pickles"
+            self.assert_kept_state(trainer.state(), before, f"state after {format!r}")
 
-    def _exported(
-        self, trainer: Trainer, folder: Path, format: str
-    ) -> tuple[Path | None, InputError | None]:
+    def _exported(self, trainer: Trainer, folder: Path, format: str) -> Path | None:
         """Export a configuration with all layers alike, the first that the format can hold.
 
         Formats may refuse what they cannot hold, such as some bits, or layers that engines fuse
         and the configuration quantizes differently.
 
-        Args:
-            trainer: The trainer.
-            folder: Where to make a folder for each try.
-            format: The format.
-
         Returns:
-            The folder that was written, or None and the last refusal.
+            The folder that was written, or None if each was refused.
         """
-        refusal = None
         sample = sample_layer_configurations(self.quantizer().choices(), 12)
-        for number, chosen in enumerate(sample):
+        for number, choice in enumerate(sample):
             directory = folder / str(number)
-            directory.mkdir()
-            uniform = Configuration({layer.name: chosen for layer in trainer.layers()})
+            directory.mkdir(parents=True)
+            uniform = Configuration({layer.name: choice for layer in trainer.layers()})
             try:
                 trainer.export(uniform, directory, format)
             except InputError as error:
-                refusal = error
+                print(error)
             else:
-                return directory, None
-        return None, refusal
+                return directory
+        return None
 
 
 def _is_pickle(path: Path) -> bool:

@@ -20,7 +20,6 @@ from tests.coalora.conftest import WORDS
 class OurTrainer(TrainerConformance):
     """A trainer by the name of its entry point."""
 
-    __test__ = False
     name: str
     model: Path
     # The small models are folders of transformers, which the format cannot hold.
@@ -52,8 +51,6 @@ class OurTrainer(TrainerConformance):
 
 
 class OnBert(OurTrainer):
-    __test__ = False
-
     @pytest.fixture(autouse=True)
     def _material(self, bert_folder: Path, table_files: tuple[Path, Path]) -> None:
         self.model = bert_folder

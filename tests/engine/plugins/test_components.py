@@ -1,4 +1,4 @@
-"""From a study's data to its parts; what a study needs; plugins; export."""
+"""From a study's data to its components; what a study needs; plugins; export."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from qsearch.plugins.components import build_components
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.registry import Group, installed_plugins, load_plugin
 from qsearch.space.configuration import LayerConfiguration
+from qsearch.spec.old_names import OLD_NAMES
 from qsearch.storage.study_record import read_study
 from qsearch.study.checking import check_study
 from tests.engine.support import in_child, study_spec
@@ -33,7 +34,7 @@ def refusal(**changes: Any) -> str:
     return str(caught.value)
 
 
-def test_parts_belong_together() -> None:
+def test_components_belong_together() -> None:
     components = build_components(study_spec(space__tied="fused"))
     assert isinstance(components.quantizer, Quantizer)
     assert [layer.name for layer in components.space.layers][:2] == ["block.0.query", "block.0.key"]
@@ -135,7 +136,7 @@ def test_a_name_that_two_packages_bring_is_refused(
     (installed / "entry_points.txt").write_text("[qsearch.quantizers]\nfake = other:Own\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     message = refusal()
-    assert "my.yaml: quantizer.name: the quantizer 'fake' is brought by 2 packages" in message
+    assert "my.yaml: quantizer.name: the quantizer 'fake' comes from 2 packages" in message
     assert "other 2.0 (other:Own) and qsearch-fake 1.0 (qsearch_fake:FakeQuantizer)" in message
 
 
@@ -194,13 +195,16 @@ def test_check_counts_the_memory_that_each_configuration_keeps(
     assert dict(check_study(spec, "my.yaml"))["memory"] == "about 13.0 GiB"
 
 
-def test_check_counts_limits_and_probes() -> None:
+def test_check_counts_limits() -> None:
     limited = study_spec(search__stop__evaluations=10)
     assert dict(check_study(limited, "my.yaml"))["rounds"] == "2, about 10 evaluations"
-    measured = study_spec(search__scores="measured")
-    assert dict(check_study(measured, "my.yaml"))["rounds"] == (
-        "2, about 16 evaluations and 18 to measure sensitivities"
-    )
+
+
+def test_an_old_name_of_a_plugin_is_refused_with_its_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(OLD_NAMES, "trainer.name=fak", "is now called fake")
+    assert refusal(trainer__name="fak") == "my.yaml: trainer.name: is now called fake"
 
 
 def test_export_writes_the_picked_configuration(finished: Path, tmp_path: Path) -> None:

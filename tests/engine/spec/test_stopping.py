@@ -166,7 +166,7 @@ def test_budget_makes_the_first_evaluations_of_the_unlimited_study(
     record = run(tmp_path / "run", evaluations=budget)
     assert reason(tmp_path / "run") == f"search.stop.evaluations: {why}"
     assert len(record.rounds) == rounds
-    assert not (tmp_path / "run" / "state" / f"adapter-{rounds}.safetensors").exists()
+    assert not (tmp_path / "run" / "state" / f"adapter-{rounds + 1}.safetensors").exists()
     assert_frame_equal(record.trials[EVALUATION], unlimited[EVALUATION].head(made))
     assert record.latest["on_front"].any()
 

@@ -7,9 +7,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from qsearch_quantizers.integer.quantizer import Integer
 
-from qsearch.errors import InputError
-from qsearch.plugins.protocols import Quantizer
-from qsearch.plugins.registry import load_plugin
 from qsearch.space.configuration import LayerConfiguration
 
 SYMMETRIC = Integer(Integer.Options())
@@ -27,11 +24,6 @@ def configuration(bits=4, group_size=64):
 
 def round_trip(quantizer, weight, layer):
     return quantizer.dequantize(quantizer.quantize(weight, layer))
-
-
-def test_it_is_the_plugin_called_integer():
-    assert load_plugin("quantizers", "integer") is Integer
-    assert isinstance(SYMMETRIC, Quantizer)
 
 
 def test_scheme_is_a_knob_only_if_both_are_listed():
@@ -56,23 +48,13 @@ def test_storage_bits_count_float16_scales_and_packed_zero_points():
 
 
 @BOTH
-def test_more_bits_give_less_error(quantizer):
-    weight = normal(64, 256)
-    errors = [
-        float((round_trip(quantizer, weight, configuration(bits)) - weight).norm())
-        for bits in (2, 3, 4, 8)
-    ]
-    assert errors == sorted(errors, reverse=True)
-
-
-@BOTH
 @given(
     rows=st.integers(1, 9),
     columns=st.integers(1, 300),
     bits=st.sampled_from([2, 3, 4, 8]),
     group_size=st.sampled_from([32, 64, 128]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_weight_is_within_one_step_in_any_shape(quantizer, rows, columns, bits, group_size):
     weight = normal(rows, columns, seed=columns)
     layer = configuration(bits, group_size)
@@ -130,14 +112,3 @@ def test_an_outlier_spoils_only_its_group(quantizer):
 @BOTH
 def test_huge_weights_stay_finite(quantizer):
     assert round_trip(quantizer, torch.full((2, 32), 1e30), configuration(2)).isfinite().all()
-
-
-@BOTH
-def test_quantization_is_deterministic(quantizer):
-    first, second = (quantizer.quantize(normal(8, 96), configuration(3)) for _ in range(2))
-    assert all(torch.equal(first.tensors[key], second.tensors[key]) for key in first.tensors)
-
-
-def test_a_value_that_is_not_allowed_is_refused():
-    with pytest.raises(InputError, match="allowed"):
-        SYMMETRIC.quantize(torch.ones(2, 2), configuration(5))

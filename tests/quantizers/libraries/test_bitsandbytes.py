@@ -5,12 +5,11 @@ import torch
 from qsearch_quantizers.libraries.bitsandbytes import BitsAndBytes
 
 from qsearch.space.configuration import LayerConfiguration
-from qsearch.testing.samples import normal_weight, relative_error, round_trip
+from qsearch.testing.samples import normal_weight, round_trip
 
 functional = pytest.importorskip("bitsandbytes.functional")
 
 QUANTIZER = BitsAndBytes(BitsAndBytes.Options())
-EVERY = pytest.mark.parametrize("layer", QUANTIZER.choices().layer_configurations, ids=str)
 FOUR_BITS = pytest.mark.parametrize("data_type", ["fp4", "nf4"])
 
 
@@ -18,11 +17,6 @@ def configuration(data_type="nf4", block_size=64, scale_bits=32):
     return LayerConfiguration(
         {"data_type": data_type, "block_size": block_size, "scale_bits": scale_bits}
     )
-
-
-def test_options_restrict_knobs_and_keep_their_order():
-    some = BitsAndBytes(BitsAndBytes.Options(data_type=("int8", "nf4"), block_size=(256, 64)))
-    assert [knob.values for knob in some.choices().knobs] == [("nf4", "int8"), (64, 256), (8, 32)]
 
 
 def test_storage_bits_count_absolute_maxima():
@@ -89,38 +83,6 @@ def test_rows_that_are_no_whole_blocks_are_decoded_block_by_block(data_type, sha
     levels = functional.get_4bit_type(data_type, device="cpu")[codes]
     maxima = quantized.tensors["scales"].repeat_interleave(128)[: weight.numel()]
     torch.testing.assert_close(QUANTIZER.dequantize(quantized), (levels * maxima).view(shape))
-
-
-@pytest.mark.parametrize("scale_bits", [8, 32])
-@pytest.mark.parametrize("block_size", [64, 512])
-def test_error_falls_from_fp4_to_nf4_to_int8(block_size, scale_bits):
-    weight = normal_weight(64, 512)
-    errors = [
-        relative_error(QUANTIZER, weight, configuration(d, block_size, scale_bits))
-        for d in ("fp4", "nf4")
-    ]
-    errors.append(relative_error(QUANTIZER, weight, configuration("int8", block_size, scale_bits)))
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.01
-
-
-@pytest.mark.parametrize("data_type", ["fp4", "nf4", "int8"])
-def test_smaller_blocks_have_less_error(data_type):
-    weight = normal_weight(64, 512)
-    errors = [
-        relative_error(QUANTIZER, weight, configuration(data_type, size))
-        for size in (64, 128, 256, 512)
-    ]
-    assert errors == sorted(errors)
-
-
-@FOUR_BITS
-def test_double_quantization_hardly_adds_error(data_type):
-    weight = normal_weight(64, 512)
-    single, double = (
-        relative_error(QUANTIZER, weight, configuration(data_type, 64, bits)) for bits in (32, 8)
-    )
-    assert double == pytest.approx(single, rel=0.01)
 
 
 @FOUR_BITS

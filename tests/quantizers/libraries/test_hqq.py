@@ -44,17 +44,6 @@ def test_codes_scales_and_zero_points_are_those_of_hqq(layer):
     torch.testing.assert_close(QUANTIZER.dequantize(ours), restored)
 
 
-def test_the_optimizer_lowers_the_error_of_the_range_alone():
-    weight = normal_weight(64, 256)
-    codes, found = hqq.Quantizer.quantize(
-        weight, nbits=3, group_size=64, axis=1, bitpack=False, optimize=False, device="cpu"
-    )
-    plain = hqq.Quantizer.dequantize(codes, found | {"compute_dtype": torch.float32})
-    assert relative_error(QUANTIZER, weight, configuration(3)) < float(
-        (plain - weight).norm() / weight.norm()
-    )
-
-
 def test_the_last_shorter_group_of_a_row_is_a_group_of_its_own():
     weight = normal_weight(8, 200)
     restored = round_trip(QUANTIZER, weight, configuration(3, 128))
@@ -62,15 +51,6 @@ def test_the_last_shorter_group_of_a_row_is_a_group_of_its_own():
         round_trip(QUANTIZER, part, configuration(3, 128)) for part in weight.split(128, dim=1)
     ]
     assert torch.equal(restored, torch.cat(parts, dim=1))
-
-
-@pytest.mark.parametrize("group_size", [32, 64, 128])
-def test_more_bits_give_less_error(group_size):
-    weight = normal_weight(64, 256)
-    errors = [
-        relative_error(QUANTIZER, weight, configuration(bits, group_size)) for bits in (2, 3, 4, 8)
-    ]
-    assert errors == sorted(errors, reverse=True)
 
 
 @EVERY
@@ -89,7 +69,7 @@ def test_small_weights_have_the_relative_error_of_larger_ones(bits, deviation):
     assert found == pytest.approx(expected, rel=0.2)
 
 
-def test_small_groups_beside_large_ones_are_resolved_too():
+def test_small_groups_next_to_large_ones_are_resolved_too():
     weight = torch.cat([normal_weight(8, 64), normal_weight(8, 64, 1e-3)], dim=1)
     restored = round_trip(QUANTIZER, weight, configuration(8))
     for part in (slice(0, 64), slice(64, 128)):

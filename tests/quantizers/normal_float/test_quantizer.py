@@ -5,16 +5,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from qsearch_quantizers.levels import encode, group_levels, level_table, normal_float_levels
-from qsearch_quantizers.normal_float import quantizer as normal_float
+from qsearch_quantizers.normal_float import blocks
+from qsearch_quantizers.normal_float.blocks import nf_decode, nf_encode
+from qsearch_quantizers.normal_float.levels import (
+    encode,
+    group_levels,
+    level_table,
+    normal_float_levels,
+)
 from qsearch_quantizers.normal_float.nf4_operator import nf4_operator
-from qsearch_quantizers.normal_float.quantizer import NormalFloat, nf_decode, nf_encode
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.bit_packing import pack
 from scipy.stats import norm
 
-from qsearch.errors import InputError
-from qsearch.plugins.protocols import Quantizer
-from qsearch.plugins.registry import load_plugin
 from qsearch.space.configuration import LayerConfiguration
 
 CPU = torch.device("cpu")
@@ -40,11 +43,6 @@ def normal(*shape, seed=0):
 def relative_error(weight, configuration):
     restored = QUANTIZER.dequantize(QUANTIZER.quantize(weight, configuration))
     return float((restored - weight).norm() / weight.norm())
-
-
-def test_it_is_the_plugin_called_normal_float():
-    assert load_plugin("quantizers", "normal-float") is NormalFloat
-    assert isinstance(QUANTIZER, Quantizer)
 
 
 def test_knobs_are_those_of_the_design_in_order():
@@ -119,7 +117,7 @@ def operator(request, monkeypatch):
         pytest.importorskip("bitsandbytes")
         assert nf4_operator(CPU) is not None
     else:
-        monkeypatch.setattr(normal_float, "nf4_operator", lambda device: None)
+        monkeypatch.setattr(blocks, "nf4_operator", lambda device: None)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -154,66 +152,11 @@ def test_the_process_default_type_changes_nothing(dtype):
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_one_level_quantization_is_idempotent(bits):
-    codes, absmax = nf_encode(normal(33, 65), bits, 16)
-    decoded = nf_decode(codes, absmax, bits, 16, (33, 65))
-    again, absmax_again = nf_encode(decoded, bits, 16)
-    assert torch.equal(again, codes)
-    assert torch.equal(absmax_again, absmax)
-
-
-def test_requantizing_a_dequantized_weight_changes_next_to_nothing():
-    weight = normal(64, 256)
-    once = QUANTIZER.dequantize(QUANTIZER.quantize(weight, layer_configuration()))
-    assert (
-        relative_error(once, layer_configuration())
-        < 0.05 * relative_error(weight, layer_configuration()) + 0.01
-    )
-
-
-@pytest.mark.parametrize("scale_bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("block_size", [16, 64])
-def test_more_bits_give_less_error(scale_bits, block_size):
-    errors = [
-        relative_error(
-            normal(128, 256),
-            layer_configuration(bits=bits, scale_bits=scale_bits, block_size=block_size),
-        )
-        for bits in (2, 3, 4, 8)
-    ]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[0] > 10 * errors[-1]
-
-
-@pytest.mark.parametrize("bits", [3, 4, 8])
-def test_eight_scale_bits_give_less_error_than_two(bits):
-    coarse, fine = (
-        relative_error(normal(128, 256), layer_configuration(bits=bits, scale_bits=scale_bits))
-        for scale_bits in (2, 8)
-    )
-    assert fine < coarse
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_two_level_scales_of_eight_bits_do_not_cost_accuracy(bits):
     weight = normal(128, 256)
     one_level = nf_decode(*nf_encode(weight, bits, 64), bits, 64, (128, 256))
     reference = float((one_level - weight).norm() / weight.norm())
     assert relative_error(weight, layer_configuration(bits=bits)) <= 1.01 * reference
-
-
-@pytest.mark.parametrize("index", range(0, CHOICES.size, 17))
-def test_every_layer_configuration_gives_finite_float32_of_the_shape(index):
-    weight = normal(24, 100)
-    quantized = QUANTIZER.quantize(weight, CHOICES.layer_configuration(index))
-    restored = QUANTIZER.dequantize(quantized)
-    assert restored.dtype == torch.float32
-    assert restored.shape == weight.shape
-    assert restored.isfinite().all()
-    assert quantized.tensors["codes"].dtype == torch.uint8
-    assert quantized.tensors["scale_codes"].dtype == torch.uint8
-    dtype = getattr(torch, quantized.configuration.text("scale_dtype"))
-    assert quantized.tensors["scales"].dtype == dtype
 
 
 @given(
@@ -242,27 +185,6 @@ def test_any_shape_keeps_the_sign_and_magnitude_of_weights(rows, columns, index,
         assert restored.abs().max() >= 0.3 * weight.abs().max()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_floating_types_quantize_as_their_float32_value(dtype):
-    weight = normal(16, 64).to(dtype)
-    narrow = QUANTIZER.quantize(weight, layer_configuration())
-    wide = QUANTIZER.quantize(weight.float(), layer_configuration())
-    assert all(torch.equal(narrow.tensors[key], wide.tensors[key]) for key in wide.tensors)
-
-
-def test_quantization_is_deterministic_and_does_not_depend_on_memory_order():
-    weight = normal(48, 64)
-    first = QUANTIZER.quantize(weight, layer_configuration())
-    second = QUANTIZER.quantize(weight.t().contiguous().t(), layer_configuration())
-    assert all(torch.equal(first.tensors[key], second.tensors[key]) for key in first.tensors)
-
-
-@pytest.mark.parametrize("index", [0, CHOICES.size - 1])
-def test_zeros_stay_zeros(index):
-    quantized = QUANTIZER.quantize(torch.zeros(8, 40), CHOICES.layer_configuration(index))
-    assert torch.equal(QUANTIZER.dequantize(quantized), torch.zeros(8, 40))
-
-
 def test_an_outlier_survives_and_spoils_only_its_scale_block():
     configuration = layer_configuration(block_size=16, scale_block_size=16, scale_bits=2)
     weight = normal(4, 256)
@@ -288,23 +210,3 @@ def test_storage_bits_at_the_ends_of_the_space():
     assert min(every) == 2 + 2 / 64 + 16 / (64 * 256)
     assert min(every) == pytest.approx(2.03, abs=0.005)
     assert max(every) == 8 + 8 / 16 + 32 / (16 * 16) == 8.625
-
-
-@pytest.mark.parametrize(
-    "weight",
-    [torch.ones(4), torch.ones(2, 2, dtype=torch.int32), torch.ones(0, 4)],
-)
-def test_what_is_no_weight_is_refused(weight):
-    with pytest.raises(InputError, match="floating-point matrix"):
-        QUANTIZER.quantize(weight, layer_configuration())
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(value):
-    with pytest.raises(InputError, match="NaN or infinity"):
-        QUANTIZER.quantize(torch.tensor([[1.0, value]]), layer_configuration())
-
-
-def test_a_layer_configuration_of_another_quantizer_is_refused():
-    with pytest.raises(InputError, match="block_size"):
-        QUANTIZER.quantize(torch.ones(2, 2), LayerConfiguration({"bits": 4, "group_size": 64}))

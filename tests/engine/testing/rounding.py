@@ -1,4 +1,4 @@
-"""Right quantizers for tests of the kit, and such as quantizers with a fault are made of."""
+"""Right quantizers, of which those with a fault are made."""
 
 from __future__ import annotations
 
@@ -75,27 +75,6 @@ class Rounding:
             "codes": TensorLayout(shape, torch.uint8, configuration.integer("bits")),
             "scales": TensorLayout(groups, torch.float16, None),
         }
-
-
-class Stored(Rounding):
-    """Stores other tensors than it should."""
-
-    def stored(self, weight: torch.Tensor, tensors: dict[str, torch.Tensor]) -> Any:
-        raise NotImplementedError
-
-    def quantize(self, weight: Any, configuration: Any) -> Any:
-        right = super().quantize(weight, configuration)
-        return replace(right, tensors=self.stored(weight, dict(right.tensors)))
-
-
-class Restored(Rounding):
-    """Dequantizes to other weights than it should."""
-
-    def restored(self, weight: torch.Tensor, quantized: QuantizedTensor) -> Any:
-        raise NotImplementedError
-
-    def dequantize(self, quantized: Any) -> Any:
-        return self.restored(super().dequantize(quantized), quantized)
 
 
 class ForInputs(Rounding):

@@ -16,9 +16,6 @@ QUANTILE_OFFSET = 0.9677083
 CELLS = 2048
 """Cells of the lookup over [-1, 1]; finer than the least gap of the 8-bit levels."""
 
-CHUNK = 1 << 18
-"""Weights processed at a time on the CPU: temporaries stay in cache and memory stays flat."""
-
 _PLAIN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 """Of tables: neither the process's default type nor its default device may change them."""
 
@@ -57,9 +54,6 @@ def normal_float_levels(bits: int) -> Tensor:
 
     Args:
         bits: 2 or more.
-
-    Returns:
-        Levels (2^bits), float32.
     """
     half = 2 ** (bits - 1)
 
@@ -93,14 +87,9 @@ def level_table(bits: int, device: torch.device) -> LevelTable:
 
 
 def encode(values: Tensor, table: LevelTable) -> Tensor:
-    """Return the code of the nearest level of each value; a tie takes the lower level.
+    """Return the code (uint8) of the nearest level of each value; a tie takes the lower level.
 
-    Args:
-        values: Contiguous float32 values of any shape, in [-1, 1].
-        table: The levels.
-
-    Returns:
-        Codes of the same shape, uint8.
+    Values are contiguous float32 in [-1, 1], of any shape.
     """
     cell = _cell(values.reshape(-1))
     above = values.reshape(-1) > table.midpoint.index_select(0, cell)
@@ -108,15 +97,7 @@ def encode(values: Tensor, table: LevelTable) -> Tensor:
 
 
 def decode(codes: Tensor, table: LevelTable) -> Tensor:
-    """Return the level of each code.
-
-    Args:
-        codes: Contiguous codes, uint8, an even number of them.
-        table: The levels.
-
-    Returns:
-        Levels of the same shape, float32.
-    """
+    """Return the level (float32) of each code; codes are contiguous uint8, an even number."""
     index = codes.view(-1).view(torch.uint16).to(torch.int32)
     return table.pairs.index_select(0, index).view(torch.float32).view(codes.shape)
 
@@ -125,13 +106,8 @@ def decode(codes: Tensor, table: LevelTable) -> Tensor:
 def group_levels(bits: int, device: torch.device) -> Tensor:
     """Return the levels of several neighbouring codes, by their bits in :func:`decode_packed`.
 
-    Args:
-        bits: 2, 3, 4 or 8.
-        device: Where to.
-
-    Returns:
-        Elements (2^(bits·codes)) of 4 bytes a code: four codes of 2 or 3 bits, two of 4 or 8, so
-        that one lookup decodes all of them.
+    Elements (2^(bits·codes)) have 4 bytes a code: four codes of 2 or 3 bits, two of 4 or 8, so that
+    one lookup decodes all of them.
     """
     grouped = _grouped(normal_float_levels(bits), bits, 4 if bits <= 3 else 2)
     if bits == 4:  # The first code of a byte is in its high half.
@@ -158,11 +134,6 @@ def decode_packed(packed: Tensor, bits: int, levels: Tensor) -> None:
     else:
         index = packed.view(torch.uint16) if bits == 8 else packed
         torch.index_select(table, 0, index.int(), out=groups)
-
-
-def chunk_of(blocks: int, block_size: int, device: torch.device) -> int:
-    """Return how many blocks to process at a time: a cache's worth on a CPU, else all."""
-    return max(1, CHUNK // block_size) if device.type == "cpu" else max(1, blocks)
 
 
 def _grouped(levels: Tensor, spacing: int, codes: int) -> Tensor:

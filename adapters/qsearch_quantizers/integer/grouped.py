@@ -1,0 +1,105 @@
+"""Weights as codes of groups of a row: scale · (code - zero point), with float16 scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from qsearch.plugins.protocols import QuantizedTensor
+from qsearch.plugins.tensor_layout import IntegerWeight, TensorLayout
+from qsearch.space.configuration import Choices, LayerConfiguration
+from qsearch_quantizers.weights import chunk_of
+
+
+class GroupedQuantizer:
+    """What quantizers share that store codes of groups of a row; a subclass quantizes.
+
+    A group is ``group_size`` neighbouring weights of one row (one output feature); the last group
+    of a row is shorter where the size does not divide the input features.
+    """
+
+    def __init__(self, choices: Choices) -> None:
+        self._choices = choices
+
+    def zero_points(self, configuration: LayerConfiguration) -> torch.dtype | None:
+        """Return the type of zero points: uint8 for codes; None where all are 2^(bits - 1)."""
+        raise NotImplementedError
+
+    def choices(self) -> Choices:
+        """Return the knobs, restricted as the options say."""
+        return self._choices
+
+    def storage_bits(self, configuration: LayerConfiguration) -> float:
+        """Return bits + (16 + bits of a zero point, if any) / group size, bits per weight."""
+        layouts = self.layout((1, 1), configuration)
+        of_group = sum(
+            layout.bits or 8 * layout.dtype.itemsize
+            for name, layout in layouts.items()
+            if name != "codes"
+        )
+        return configuration.integer("bits") + of_group / configuration.integer("group_size")
+
+    def layout(
+        self, shape: tuple[int, int], configuration: LayerConfiguration
+    ) -> Mapping[str, TensorLayout]:
+        """Return how the tensors of a weight of this shape are stored."""
+        bits = configuration.integer("bits")
+        groups = (shape[0], -(-shape[1] // configuration.integer("group_size")))
+        layout = {
+            "codes": TensorLayout(shape, torch.uint8, bits),
+            "scales": TensorLayout(groups, torch.float16, None),
+        }
+        zero_points = self.zero_points(configuration)
+        if zero_points is not None:
+            own_bits = bits if zero_points == torch.uint8 else None
+            layout["zero_points"] = TensorLayout(groups, zero_points, own_bits)
+        return layout
+
+    def dequantize(self, quantized: QuantizedTensor) -> Tensor:
+        """Return the float32 weight (output features × input features)."""
+        size = quantized.configuration.integer("group_size")
+        middle = 2.0 ** (quantized.configuration.integer("bits") - 1)
+        rows, columns = quantized.shape
+        codes, scales = quantized.tensors["codes"], quantized.tensors["scales"]
+        zero_points = quantized.tensors.get("zero_points")
+        weight = torch.empty(quantized.shape, dtype=torch.float32, device=codes.device)
+        step = chunk_of(rows, columns, codes.device)
+        for first in range(0, rows, step):
+            part = slice(first, first + step)
+            for inside, groups, length in groups_of_row(columns, size):
+                values = codes[part, inside].float()
+                grouped = values.view(len(values), -1, length)
+                zero = middle if zero_points is None else _of_groups(zero_points[part, groups])
+                grouped.sub_(zero).mul_(_of_groups(scales[part, groups]))
+                weight[part, inside] = values
+        return weight
+
+    def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
+        """Return some rows of the weight (last - first × input features), float32."""
+        return self.dequantize(quantized.rows(first, last))
+
+
+def groups_of_row(columns: int, size: int) -> Iterator[tuple[slice, slice, int]]:
+    """Yield the columns, groups and group length of a row's whole groups, and of the rest."""
+    whole, rest = divmod(columns, size)
+    if whole:
+        yield slice(0, whole * size), slice(0, whole), size
+    if rest:
+        yield slice(whole * size, columns), slice(whole, whole + 1), rest
+
+
+def integer_weight(quantized: QuantizedTensor) -> IntegerWeight:
+    """Return a weight with integer zero points as integers on a grid, exactly."""
+    return IntegerWeight(
+        quantized.tensors["codes"],
+        quantized.tensors["scales"],
+        quantized.tensors.get("zero_points"),
+        quantized.configuration.integer("bits"),
+        quantized.configuration.integer("group_size"),
+    )
+
+
+def _of_groups(values: Tensor) -> Tensor:
+    return values.float().unsqueeze(2)

@@ -1,0 +1,106 @@
+"""Checks of what a trainer says of its model: layers, requirements and scores of layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from qsearch.plugins.protocols import Requirements
+from qsearch.space.layers import LayerSpec
+from qsearch.testing.comparison import assert_more_bits_pay
+from qsearch.testing.samples import sample_layer_configurations
+from qsearch.testing.trainer.base import TrainerChecks, saved
+
+MAX_ERROR = 1.5
+"""Of a relative squared error; 1 is that of a weight of zeros."""
+
+
+class ModelChecks(TrainerChecks):
+    """Layers and requirements are known without loading weights."""
+
+    def test_layers_have_distinct_names_and_stay_the_same(self) -> None:
+        trainer = self.make()
+        layers = list(trainer.layers())
+        assert layers
+        assert all(isinstance(layer, LayerSpec) for layer in layers)
+        names = [layer.name for layer in layers]
+        assert sorted({name for name in names if names.count(name) > 1}) == [], "twice"
+        assert list(trainer.layers()) == layers, "layers, asked for again"
+        assert list(self.make().layers()) == layers, "layers of another trainer"
+        trainer.train(self.configurations(trainer)[0], 1)
+        assert list(trainer.layers()) == layers, "layers after training"
+
+    def test_requirements_are_known_without_loading_weights(self) -> None:
+        trainer = self.make()
+        with _LargestTensor() as made:
+            layers, needs = list(trainer.layers()), trainer.requirements()
+        assert made.elements < max(layer.parameters for layer in layers), "weights are loaded"
+        assert isinstance(needs, Requirements)
+        assert needs.parameters >= sum(layer.parameters for layer in layers), "parameters"
+        assert needs.memory_bytes > 0, "memory_bytes"
+        for value in (
+            *needs.training_flops,
+            needs.evaluation_flops,
+            needs.first_evaluation_flops,
+            needs.configuration_bytes,
+        ):
+            assert 0 <= value < math.inf, f"operations and bytes: {needs}"
+
+
+class LayerScoreChecks(TrainerChecks):
+    """Errors and sensitivities of layers, of which the search makes its scores."""
+
+    def test_quantization_errors_are_of_each_layer_and_layer_configuration(self) -> None:
+        trainer = self.make()
+        sample = sample_layer_configurations(self.quantizer().choices(), 12)
+        errors = trainer.quantization_error(sample)
+        assert errors.shape == (len(trainer.layers()), len(sample))
+        assert 0 <= errors.min() <= errors.max() <= MAX_ERROR
+        self._assert_same(trainer.quantization_error(sample), errors, "asked for again")
+        reverse = trainer.quantization_error(sample[::-1])[:, ::-1]
+        self._assert_same(reverse, errors, "in reverse order")
+        self._assert_same(self.make().quantization_error(sample), errors, "of another trainer")
+
+    def test_more_storage_bits_do_not_give_more_error(self) -> None:
+        quantizer = self.quantizer()
+        sample = sample_layer_configurations(quantizer.choices(), 48)
+        errors = self.make().quantization_error(sample).mean(axis=0)
+        bits = [quantizer.storage_bits(configuration) for configuration in sample]
+        assert_more_bits_pay(bits, errors)
+
+    def test_sensitivities_are_of_each_layer_and_repeat(self) -> None:
+        trained = self.trained()
+        trainer, configurations, _ = trained
+        state = saved(trained)
+        actual = trainer.sensitivity(configurations, 1)
+        assert actual.shape == (len(trainer.layers()),)
+        assert np.isfinite(actual).all()
+        assert (actual >= 0).all()
+        self._assert_same(trainer.sensitivity(configurations, 1), actual, "asked for again")
+        self.assert_same_state(trainer.state(), state, "state after sensitivities")
+        again = self.resumed(state).sensitivity(configurations, 1)
+        self._assert_same(again, actual, "with the loaded state")
+
+    def _assert_same(
+        self, actual: npt.NDArray[np.float64], expected: npt.NDArray[np.float64], what: str
+    ) -> None:
+        bound = self.tolerance * float(np.abs(expected).max())
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=bound, err_msg=what)
+
+
+class _LargestTensor(TorchFunctionMode):
+    """Notes the elements of the largest tensor that is made, but for those without memory."""
+
+    elements = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(each, Tensor) and each.device.type != "meta":
+                self.elements = max(self.elements, each.numel())
+        return made
