@@ -29,7 +29,7 @@ class FoldedProjections:
         self._positions_by_width: dict[int, list[int]] = {}
         for position, projection in enumerate(projections):
             self._positions_by_width.setdefault(projection.in_features, []).append(position)
-            projection.forward = self._forward(position)  # type: ignore[method-assign]
+            projection.forward = self._forward(position)  # type: ignore[method-assign, assignment]
 
     def _forward(self, position: int) -> Callable[[Tensor], Tensor]:
         def project(inputs: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import needs_inputs
 from qsearch.storage.files import write_json
-from qsearch_coalora.adapter.adapted_model import ADAPTER
+from qsearch_coalora.adapter.lora import ADAPTER
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.job import ExportJob, adapter_state, packable
 

@@ -38,14 +38,14 @@ def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
     source = locate_model(model)
     notes = (_RUNS_CODE,) if source.remote_code else ()
     if source.is_local or is_in_hub_cache(source):
-        config = _from_pretrained(source, "AutoConfig")
+        config = from_pretrained(source, "AutoConfig")
         _require_float(model, source, config)
         return config, notes
     if model.config is not None:
         note = f"{model.name} is not on this machine; it is downloaded from the hub on first use"
         return _config_from_fields(model), (note, *notes)
     note = f"{model.name} is downloaded from the hub on first use"
-    config = _from_pretrained(source, "AutoConfig")
+    config = from_pretrained(source, "AutoConfig")
     _require_float(model, source, config)
     return config, (note, *notes)
 
@@ -135,7 +135,7 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
         InputError: If the model cannot be found, reached or loaded.
     """
     source = locate_model(model)
-    module, report = _from_pretrained(
+    module, report = from_pretrained(
         source,
         auto_class,
         dtype=torch.float32,
@@ -146,81 +146,6 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
         # Its weights were dequantized: it is saved as any float model, under its own names.
         module.hf_quantizer.remove_quantization_config(module)
     return module.eval(), set(report["missing_keys"])
-
-
-def load_tokenizer(model: ModelSpec) -> Any:
-    """Load the model's tokenizer; a padding token is set if it has none.
-
-    Raises:
-        InputError: If it cannot be found or reached, or knows no words.
-    """
-    tokenizer = _from_pretrained(locate_model(model), "AutoTokenizer")
-    # What transformers makes of a folder without a tokenizer's files.
-    if not _words(tokenizer):
-        raise InputError(
-            f"model.name {model.name!r} has no tokenizer: its vocabulary holds special tokens only;"
-            " save the tokenizer beside the model (tokenizer.save_pretrained)"
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
-        raise InputError(
-            f"model.name {model.name!r}: the tokenizer has no padding, end or unknown token; give"
-            " it a pad_token and save it"
-        )
-    return tokenizer
-
-
-def require_embeddings(model: ModelSpec, module: nn.Module, tokenizer: Any) -> None:
-    """Check that a model has an embedding for each word of its tokenizer.
-
-    Special and added tokens need none: text seldom has them.
-
-    Args:
-        model: The model, for messages.
-        module: The model as loaded; one without a table of embeddings is not checked.
-        tokenizer: Its tokenizer.
-
-    Raises:
-        InputError: If it lacks one.
-    """
-    try:
-        embeddings: Any = module.get_input_embeddings()  # type: ignore[operator]
-    except NotImplementedError:
-        return
-    known = getattr(embeddings, "num_embeddings", None)
-    words = _words(tokenizer)
-    last = max(words, key=lambda token: words[token], default=None)
-    if known is not None and last is not None:
-        require_embedding(model.name, known, "token", last, words[last])
-
-
-def require_embedding(model: str, known: int, kind: str, token: str, number: int) -> None:
-    """Check that a model has an embedding for one token.
-
-    Args:
-        model: The model's name, for messages.
-        known: How many embeddings it has.
-        kind: What the token is, for messages.
-        token: The token.
-        number: Its number.
-
-    Raises:
-        InputError: If it has none.
-    """
-    if number >= known:
-        raise InputError(
-            f"model.name {model!r} has {known} embeddings, but its tokenizer's {kind} {token!r}"
-            f" has number {number}; resize the model's embeddings, or save the tokenizer that"
-            " belongs to it"
-        )
-
-
-def _words(tokenizer: Any) -> dict[str, int]:
-    """Return the numbers of a tokenizer's tokens that are neither special nor added."""
-    # The word boundary alone is what transformers gives T5 and its kin without a vocabulary.
-    others = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), "\u2581"}
-    return {token: index for token, index in tokenizer.get_vocab().items() if token not in others}
 
 
 def import_transformers() -> Any:
@@ -238,7 +163,7 @@ def import_transformers() -> Any:
     return transformers
 
 
-def _from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> Any:
+def from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> Any:
     transformers = import_transformers()
     load = getattr(transformers, auto_class).from_pretrained
     arguments = {**source.arguments, **arguments}

@@ -1,4 +1,4 @@
-"""How much a task has the model compute, told without reading its data."""
+"""How much a task has the model compute, from its options alone."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from torch import nn
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Task
-from qsearch_coalora.training.options import TrainingOptions
-
-_STEP_COST = 3
-"""Forward passes that a training step costs: one forward, and two in the backward pass. Frozen
-weights need no gradient of their own, but the adapter's products take up much of that."""
 
 
 @dataclass(frozen=True)
@@ -78,38 +73,3 @@ def require_positions(model: nn.Module, workload: Workload | None) -> None:
             f"{workload.tokens_option} {workload.example_tokens} is above the {limit} tokens that"
             f" the model can read; give at most {limit}"
         )
-
-
-def work_parameters(model: nn.Module) -> int:
-    """Return the parameters that every token is multiplied with: all but embeddings."""
-    embedded = sum(
-        module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding)
-    )
-    return sum(parameter.numel() for parameter in model.parameters()) - embedded
-
-
-def floating_point_operations(
-    parameters: int, options: TrainingOptions, workload: Workload
-) -> tuple[tuple[float, float], float]:
-    """Estimate the operations of training and of evaluating.
-
-    A forward pass takes 2 operations per parameter and token; attention's own products and
-    quantization are left out, padding is counted as tokens.
-
-    Args:
-        parameters: Parameters that every token is multiplied with.
-        options: The trainer's options.
-        workload: The task's workload.
-
-    Returns:
-        Operations of training in round 0 and in each later round, and of evaluating one
-        configuration; all zero where the evaluated examples are not known.
-    """
-    if workload.evaluated_examples is None:
-        return (0.0, 0.0), 0.0
-    example = 2.0 * parameters * workload.example_tokens
-    step = _STEP_COST * example * options.batch_size * options.accumulation_steps
-    return (
-        (step * options.round_steps(0), step * options.round_steps(1)),
-        example * workload.evaluated_examples,
-    )
