@@ -89,7 +89,7 @@ def captured_squares(benchmark: Benchmark) -> None:
         )
         trainer, quantizer = components.trainer, components.quantizer
         assert isinstance(trainer, CoALoRATrainer)
-        adapted, chosen = trainer.adapted, components.space.choices.layer_configurations[0]
+        adapted, chosen = trainer.study.adapted, components.space.choices.layer_configurations[0]
         every = max(1, len(adapted.layers) // REAL_LAYERS)
         shares: dict[str, list[float]] = {"inputs": [], "frobenius": []}
         for position in range(0, len(adapted.layers), every):

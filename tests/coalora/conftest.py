@@ -167,7 +167,7 @@ def make_configuration() -> Callable[[CoALoRATrainer, int], Configuration]:
 
     def make(trainer: CoALoRATrainer, seed: int) -> Configuration:
         draw = random.Random(seed)
-        choices = trainer.quantizer.choices()
+        choices = trainer.study.quantizer.choices()
         return Configuration(
             {
                 layer.name: choices.layer_configuration(draw.randrange(choices.size))
@@ -183,5 +183,5 @@ def packing_study(make_trainer, make_configuration):
     """A trained study of normal float, one of its configurations, and what it computes."""
     quantizer = NormalFloat(NormalFloat.Options())
     trainer, wanted = trained(make_trainer, make_configuration, plugin=quantizer)
-    batch = next(iter(trainer.task.batches("validation", 8)))
+    batch = next(iter(trainer.study.task.batches("validation", 8)))
     return trainer, wanted, batch, study_logits(trainer, wanted, batch)

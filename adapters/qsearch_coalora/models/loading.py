@@ -217,6 +217,12 @@ def _clear_errors(source: ModelSource) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    # PyTorch would advise to load such a file all the same.
+    if "weights_only" in str(error):
+        return (
+            "its weights are a pickle that holds more than tensors, which could run code; save them"
+            " as safetensors (save_pretrained)"
+        )
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

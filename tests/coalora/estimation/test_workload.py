@@ -5,7 +5,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 import transformers
-from qsearch_coalora.estimation.workload import (
+from qsearch_coalora.methods.coa_lora import CoALoRAOptions
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_coalora.tasks.classification import Classification
+from qsearch_coalora.tasks.workload import (
     Workload,
     floating_point_operations,
     position_limit,
@@ -13,9 +16,6 @@ from qsearch_coalora.estimation.workload import (
     task_workload,
     work_parameters,
 )
-from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
-from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
-from qsearch_coalora.tasks.classification import Classification
 from torch import nn
 
 from qsearch.errors import InputError

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from qsearch_coalora.adapter.adapted_model import ADAPTER
+from qsearch_coalora.adapter.lora import ADAPTER
 from qsearch_coalora.methods import decomposition, nf4
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.methods.decomposition import decompose
@@ -20,11 +20,11 @@ from qsearch_coalora.methods.nf4 import NF4, FourBitLayers, in_four_bit
 from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
+from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.training.loop import DivergedError
-from qsearch_coalora.training.trainer import AdapterTrainer
-from qsearch_coalora.weights.cache import FULL_PRECISION
+from qsearch_coalora.weights.switching import FULL_PRECISION
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from safetensors.torch import load_file
 
@@ -66,7 +66,7 @@ def losses(trainer: AdapterTrainer, chosen: list[Configuration]) -> list[float]:
 @EACH
 def test_training_lowers_the_loss(make: Make, make_configuration, method) -> None:
     trainer = make(method, steps=120, learning_rate=1e-2)
-    report = trainer.train([make_configuration(trainer, 0)], 0)
+    report = trainer.train([make_configuration(trainer, 0)], 1)
     assert report.steps == len(report.losses) == 120
     assert sum(report.losses[-10:]) < sum(report.losses[:10]) * 0.9
 
@@ -75,7 +75,7 @@ def test_training_lowers_the_loss(make: Make, make_configuration, method) -> Non
 def test_a_saved_state_evaluates_as_before(make: Make, make_configuration, method) -> None:
     trainer = make(method)
     chosen = [make_configuration(trainer, index) for index in range(3)]
-    trainer.train(chosen, 0)
+    trainer.train(chosen, 1)
     expected = losses(trainer, chosen)
     assert len(set(expected)) == 3
     other = make(method)
@@ -90,7 +90,7 @@ def test_a_killed_training_goes_on_as_if_never_stopped(
     options = {"steps": 7, "checkpoint_steps": 2}
     whole = make(method, **options)
     chosen = [make_configuration(whole, index) for index in range(2)]
-    expected = whole.train(chosen, 0)
+    expected = whole.train(chosen, 1)
     killed, kept = make(method, **options), []
 
     def save(state: Any) -> None:
@@ -99,10 +99,10 @@ def test_a_killed_training_goes_on_as_if_never_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        killed.train_resumably(chosen, 0, None, TrainingCheckpoint(lambda: None, save))
+        killed.train_resumably(chosen, 1, None, TrainingCheckpoint(lambda: None, save))
     resumed = make(method, **options)
     unfinished = TrainingCheckpoint(lambda: kept[-1], lambda state: None)
-    report = resumed.train_resumably(chosen, 0, None, unfinished)
+    report = resumed.train_resumably(chosen, 1, None, unfinished)
     assert report.losses == expected.losses
     assert report.steps == expected.steps
     assert report.seconds > 0
@@ -111,9 +111,9 @@ def test_a_killed_training_goes_on_as_if_never_stopped(
 
 def test_shared_lora_is_the_same_for_all_configurations(make: Make, make_configuration) -> None:
     trainer = make(SharedLoRATrainer)
-    assert trainer.adapted.theta is None
-    assert trainer.adapted.adjustments(make_configuration(trainer, 0)) is None
-    assert not [name for name in trainer.adapted.tensors() if name.startswith("theta.")]
+    assert trainer.study.adapted.theta is None
+    assert trainer.study.adapted.adjustments(make_configuration(trainer, 0)) is None
+    assert not [name for name in trainer.study.adapted.tensors() if name.startswith("theta.")]
 
 
 @PER_CONFIGURATION
@@ -122,8 +122,8 @@ def test_each_configuration_has_a_lora_that_no_other_changes(
 ) -> None:
     alone, both = make(method), make(method)
     chosen = [make_configuration(alone, index) for index in range(2)]
-    alone.train(chosen[:1], 0)
-    both.train(chosen[::-1], 0)
+    alone.train(chosen[:1], 1)
+    both.train(chosen[::-1], 1)
     assert losses(alone, chosen[:1]) == losses(both, chosen[:1])
 
 
@@ -133,8 +133,8 @@ def test_a_configuration_outside_the_set_is_trained_when_it_is_evaluated(
 ) -> None:
     early, late = make(method), make(method)
     chosen = [make_configuration(early, index) for index in range(2)]
-    early.train(chosen, 0)
-    late.train(chosen[:1], 0)
+    early.train(chosen, 1)
+    late.train(chosen[:1], 1)
     assert losses(late, chosen) == losses(early, chosen)
 
 
@@ -142,7 +142,7 @@ def test_a_configuration_outside_the_set_is_trained_when_it_is_evaluated(
 def test_every_method_can_stop_early(make: Make, make_configuration, method) -> None:
     stopping = {"examples": 16, "every": 2, "patience": 1}
     trainer = make(method, steps=30, learning_rate=0.5, early_stopping=stopping)
-    report = trainer.train([make_configuration(trainer, index) for index in range(2)], 0)
+    report = trainer.train([make_configuration(trainer, index) for index in range(2)], 1)
     most = 30 * (2 if method in (QLoRATrainer, LQLoRATrainer) else 1)
     assert 0 < report.steps < most
 
@@ -153,12 +153,12 @@ def test_what_an_evaluation_trained_is_not_trained_again_in_the_next_set(
 ) -> None:
     trainer = make(method)
     chosen = [make_configuration(trainer, index) for index in range(2)]
-    trainer.train(chosen[:1], 0)
+    trainer.train(chosen[:1], 1)
     end_of_round = trainer.state()
     expected = losses(trainer, chosen)
     trainer.load_state(end_of_round)
     with mock.patch.object(AdapterTrainer, "train_resumably") as trained:
-        report = trainer.train(chosen, 1)
+        report = trainer.train(chosen, 2)
     assert not trained.called
     assert (report.steps, report.seconds) == (4, 0)
     assert losses(trainer, chosen) == expected
@@ -170,7 +170,7 @@ def test_a_training_that_diverges_leaves_the_other_configurations_alone(
 ) -> None:
     trainer, whole = make(method), make(method)
     chosen = [make_configuration(trainer, index) for index in range(3)]
-    whole.train(chosen[1:], 0)
+    whole.train(chosen[1:], 1)
     train = AdapterTrainer.train_resumably
 
     def diverge_first(own: Any, configurations: Any, *rest: Any) -> Any:
@@ -179,17 +179,17 @@ def test_a_training_that_diverges_leaves_the_other_configurations_alone(
         return train(own, configurations, *rest)
 
     with mock.patch.object(AdapterTrainer, "train_resumably", diverge_first):
-        trainer.train(chosen, 0)
+        trainer.train(chosen, 1)
         with pytest.raises(EvaluationError, match="became nan"):
             trainer.evaluate(chosen[:1], "validation")
         with pytest.raises(DivergedError, match="became nan"):
-            trainer.train(chosen[:1], 0)
+            trainer.train(chosen[:1], 1)
         resumed = make(method)
         resumed.load_state(trainer.state())
-        assert resumed.sensitivity(chosen, 0).shape == (len(resumed.layers()),)
+        assert resumed.sensitivity(chosen, 1).shape == (len(resumed.layers()),)
         if method is QLoRATrainer:
             with pytest.raises(EvaluationError, match="became nan"):
-                resumed.sensitivity(chosen[:1], 0)
+                resumed.sensitivity(chosen[:1], 1)
     assert losses(trainer, chosen[1:]) == losses(whole, chosen[1:])
 
 
@@ -198,10 +198,10 @@ def test_what_a_training_tells_of_its_cache_is_the_mean_over_configurations(
     make: Make, make_configuration, method
 ) -> None:
     trainer = make(method)
-    details = trainer.train([make_configuration(trainer, index) for index in range(2)], 0).details
+    details = trainer.train([make_configuration(trainer, index) for index in range(2)], 1).details
     assert details["trained_configurations"] == 2
     assert 0 <= details["cache_hit_rate"] <= 1
-    assert details["cache_mebibytes_allowed"] == trainer.options.cache_mebibytes
+    assert details["cache_mebibytes_allowed"] == trainer.study.options.cache_mebibytes
     assert details["switch_seconds"] > 0
 
 
@@ -211,7 +211,7 @@ def test_a_resumed_process_starts_each_configuration_where_the_first_did(
 ) -> None:
     whole = make(method, steps=20, learning_rate=1e-2)
     chosen = [make_configuration(whole, index) for index in range(2)]
-    whole.train(chosen[:1], 0)
+    whole.train(chosen[:1], 1)
     resumed = make(method, steps=20, learning_rate=1e-2)
     resumed.load_state(whole.state())
     assert losses(resumed, chosen) == losses(whole, chosen)
@@ -222,7 +222,7 @@ def test_an_exported_adapter_is_the_configurations_own(
 ) -> None:
     trained = make(QLoRATrainer, steps=20, learning_rate=1e-2)
     chosen = [make_configuration(trained, index) for index in range(2)]
-    trained.train(chosen, 0)
+    trained.train(chosen, 1)
     trainer = make(QLoRATrainer, steps=20, learning_rate=1e-2)
     trainer.load_state(trained.state())
     trainer.evaluate(chosen[1:], "validation")
@@ -241,11 +241,11 @@ def test_an_unfinished_training_with_other_options_begins_again(
     first = make(SharedLoRATrainer, steps=6, checkpoint_steps=2)
     chosen = [make_configuration(first, 0)]
     kept: list[Any] = []
-    first.train_resumably(chosen, 0, None, TrainingCheckpoint(lambda: None, kept.append))
+    first.train_resumably(chosen, 1, None, TrainingCheckpoint(lambda: None, kept.append))
     unfinished = TrainingCheckpoint(lambda: kept[-1], lambda state: None)
     other = make(SharedLoRATrainer, steps=3, checkpoint_steps=2)
-    expected = make(SharedLoRATrainer, steps=3).train(chosen, 0)
-    assert other.train_resumably(chosen, 0, None, unfinished).losses == expected.losses
+    expected = make(SharedLoRATrainer, steps=3).train(chosen, 1)
+    assert other.train_resumably(chosen, 1, None, unfinished).losses == expected.losses
 
 
 @PER_CONFIGURATION
@@ -260,9 +260,9 @@ def test_what_is_trained_is_kept_before_the_next_training_begins(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        killed.train_resumably(chosen, 0, kill_third, TrainingCheckpoint(lambda: None, kept.append))
+        killed.train_resumably(chosen, 1, kill_third, TrainingCheckpoint(lambda: None, kept.append))
     resumed, whole = make(method), make(method)
-    whole.train(chosen, 0)
+    whole.train(chosen, 1)
     train, trained = AdapterTrainer.train_resumably, []
 
     def counted(own: Any, configurations: Any, *rest: Any) -> Any:
@@ -271,7 +271,7 @@ def test_what_is_trained_is_kept_before_the_next_training_begins(
 
     with mock.patch.object(AdapterTrainer, "train_resumably", counted):
         unfinished = TrainingCheckpoint(lambda: kept[-1], lambda state: None)
-        assert resumed.train_resumably(chosen, 0, None, unfinished).steps == 12
+        assert resumed.train_resumably(chosen, 1, None, unfinished).steps == 12
     assert trained == [chosen[2:]]
     assert losses(resumed, chosen) == losses(whole, chosen)
 
@@ -282,7 +282,7 @@ def test_every_method_sees_the_same_batches(make: Make, make_configuration) -> N
     for method in (*METHODS, CoALoRATrainer):
         trainer = make(method, steps=3)
         chosen = [make_configuration(trainer, index) for index in range(2)]
-        read = trainer.task.batches
+        read = trainer.study.task.batches
         runs: list[list[torch.Tensor]] = []
 
         def batches(split: Any, *rest: Any, read: Any = read, runs: Any = runs) -> Any:
@@ -292,11 +292,11 @@ def test_every_method_sees_the_same_batches(make: Make, make_configuration) -> N
                 inputs.append(batch["input_ids"])
                 yield batch
 
-        trainer.loaded  # noqa: B018
-        trainer.adapted  # noqa: B018
+        trainer.study.loaded  # noqa: B018
+        trainer.study.adapted  # noqa: B018
         runs.clear()
-        with mock.patch.object(trainer.task, "batches", batches):
-            trainer.train(chosen, 0)
+        with mock.patch.object(trainer.study.task, "batches", batches):
+            trainer.train(chosen, 1)
         assert [len(run) for run in runs] == [3] * (2 if method in EACH_ITS_OWN else 1)
         seen[method.__name__] = runs
     (expected,) = seen["SharedLoRATrainer"]
@@ -327,7 +327,7 @@ def test_every_method_trains_a_causal_model(make_causal: Make, make_configuratio
     trainer = make_causal(method)
     chosen = [make_configuration(trainer, index) for index in range(2)]
     untrained = losses(make_causal(PTQTrainer, fine_tune=False), chosen)
-    trainer.train(chosen, 0)
+    trainer.train(chosen, 1)
     after = losses(trainer, chosen)
     assert all(new < old for new, old in zip(after, untrained, strict=True))
     resumed = make_causal(method)
@@ -339,23 +339,23 @@ def test_every_method_trains_a_causal_model(make_causal: Make, make_configuratio
 def test_what_is_trained_is_not_trained_again(make: Make, make_configuration, method) -> None:
     trainer = make(method)
     chosen = [make_configuration(trainer, 0)]
-    trainer.train(chosen, 0)
+    trainer.train(chosen, 1)
     before = losses(trainer, chosen)
-    assert trainer.train(chosen, 1).steps == 0
+    assert trainer.train(chosen, 2).steps == 0
     assert losses(trainer, chosen) == before
 
 
 def test_ptq_quantizes_the_merged_weights_and_adds_nothing(make: Make, make_configuration) -> None:
     trainer = make(PTQTrainer, steps=20, learning_rate=1e-2)
     chosen = make_configuration(trainer, 0)
-    trainer.train([chosen], 0)
-    adapted = trainer.adapted
+    trainer.train([chosen], 1)
+    adapted = trainer.study.adapted
     adapted.activate(chosen)
     layer = adapted.lora_layers[0]
     A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     assert (B @ A).abs().max() > 0
     merged = adapted.weights.originals[0] + B @ A
-    quantizer = trainer.quantizer
+    quantizer = trainer.study.quantizer
     expected = quantizer.dequantize(quantizer.quantize(merged, chosen[adapted.layers[0].name]))
     assert torch.equal(layer.base_layer.weight.data, expected.detach())
     inputs = torch.randn(2, 5, 32)
@@ -365,15 +365,15 @@ def test_ptq_quantizes_the_merged_weights_and_adds_nothing(make: Make, make_conf
 def test_ptq_trains_in_full_precision(make: Make, make_configuration) -> None:
     trainer = make(PTQTrainer)
     used: list[Configuration] = []
-    adapted = trainer.adapted
+    adapted = trainer.study.adapted
     adapted.after_activation(used.append)
-    trainer.train([make_configuration(trainer, 0)], 0)
+    trainer.train([make_configuration(trainer, 0)], 1)
     assert set(used) == {FULL_PRECISION}
 
 
 def test_ptq_without_fine_tuning_takes_no_step(make: Make, make_configuration) -> None:
     trainer = make(PTQTrainer, fine_tune=False)
-    assert trainer.train([make_configuration(trainer, 0)], 0).steps == 0
+    assert trainer.train([make_configuration(trainer, 0)], 1).steps == 0
 
 
 def test_bitsandbytes_gets_no_matrix_whose_rows_it_would_decode_wrongly() -> None:
@@ -411,16 +411,16 @@ def test_bitsandbytes_layers_train_after_they_were_evaluated(make: Make) -> None
     with mock.patch.object(nf4, "_BLOCK", 1):
         trainer = make(QLoRATrainer, NormalFloat(NormalFloat.Options()), steps=2)
         names = [layer.name for layer in trainer.layers()]
-        other = trainer.quantizer.choices().layer_configuration(0)
+        other = trainer.study.quantizer.choices().layer_configuration(0)
         all_nf4 = Configuration(dict.fromkeys(names, NF4))
         nearly = Configuration({name: NF4 if name != names[0] else other for name in names})
-        trainer.train([all_nf4], 0)
-        sensitivity = trainer.sensitivity([all_nf4], 0)
+        trainer.train([all_nf4], 1)
+        sensitivity = trainer.sensitivity([all_nf4], 1)
         assert sensitivity.shape == (len(names),)
         assert (sensitivity > 0).all()
         first, second = trainer.evaluate([all_nf4, nearly], "validation")
         assert first.loss != second.loss
-        assert trainer.train([nearly], 1).steps == 0
+        assert trainer.train([nearly], 2).steps == 0
 
 
 def test_weights_of_bitsandbytes_are_not_exported_as_ours(make: Make, tmp_path: Path) -> None:
@@ -429,7 +429,7 @@ def test_weights_of_bitsandbytes_are_not_exported_as_ours(make: Make, tmp_path: 
         trainer = make(QLoRATrainer, NormalFloat(NormalFloat.Options()), steps=1)
         names = [layer.name for layer in trainer.layers()]
         all_nf4 = Configuration(dict.fromkeys(names, NF4))
-        trainer.train([all_nf4], 0)
+        trainer.train([all_nf4], 1)
         with pytest.raises(InputError, match=r"packed: .* bitsandbytes quantized \(12 layers"):
             trainer.export(all_nf4, tmp_path / "packed", "packed")
         trainer.export(all_nf4, tmp_path / "adapter", "adapter")
@@ -466,7 +466,7 @@ def test_what_was_trained_on_weights_of_bitsandbytes_is_not_loaded_without(make:
         with mock.patch.object(nf4, "_BLOCK", 1):
             trainer = make(QLoRATrainer, plugin, steps=1)
             names = [layer.name for layer in trainer.layers()]
-            trainer.train([Configuration(dict.fromkeys(names, chosen))], 0)
+            trainer.train([Configuration(dict.fromkeys(names, chosen))], 1)
             state = trainer.state()
             expected = nullcontext() if loads else pytest.raises(InputError, match="bitsandbytes")
             with without, expected:
@@ -477,7 +477,7 @@ def test_qlora_places_them_with_normal_float_alone(make: Make, make_configuratio
     pytest.importorskip("bitsandbytes")
     for plugin, expected in ((NormalFloat(NormalFloat.Options()), 1), (None, 0)):
         trainer = make(QLoRATrainer) if plugin is None else make(QLoRATrainer, plugin)
-        assert len(trainer.adapted._followers) == expected
+        assert len(trainer.study.adapted._followers) == expected
 
 
 @pytest.fixture
@@ -527,7 +527,7 @@ def test_lq_lora_starts_from_its_decomposition(make: Make, make_configuration) -
     trainer = make(LQLoRATrainer)
     chosen = make_configuration(trainer, 0)
     start = trainer.start(chosen)
-    adapted = trainer.adapted
+    adapted = trainer.study.adapted
     adapted.load_tensors(start)
     adapted.activate(chosen)
     for layer, original in zip(adapted.lora_layers, adapted.weights.originals, strict=True):
@@ -543,14 +543,14 @@ def test_lq_lora_decomposes_each_weight_once(make: Make, make_configuration) -> 
     with mock.patch(
         "qsearch_coalora.methods.lq_lora.decompose", side_effect=decompose
     ) as decomposed:
-        trainer.train(chosen, 0)
+        trainer.train(chosen, 1)
         trainer.evaluate(chosen, "validation")
     assert decomposed.call_count == len(pairs)
 
 
 def test_lq_lora_weights_errors_by_fisher_information(make: Make) -> None:
     trainer = make(LQLoRATrainer)
-    chosen = trainer.quantizer.choices().layer_configurations
+    chosen = trainer.study.quantizer.choices().layer_configurations
     errors = trainer.quantization_error(chosen)
     assert errors.shape == (len(trainer.layers()), len(chosen))
     plain = make(QLoRATrainer).quantization_error(chosen)
@@ -561,16 +561,16 @@ def test_lq_lora_weights_errors_by_fisher_information(make: Make) -> None:
 
 def test_lq_lora_allocates_bits_to_the_layers_that_the_loss_depends_on(make: Make) -> None:
     trainer = make(LQLoRATrainer)
-    layers, choices = trainer.layers(), trainer.quantizer.choices()
-    storage = tuple(map(trainer.quantizer.storage_bits, choices.layer_configurations))
+    layers, choices = trainer.layers(), trainer.study.quantizer.choices()
+    storage = tuple(map(trainer.study.quantizer.storage_bits, choices.layer_configurations))
     space = Space(layers, choices, storage)
     given = []
-    trainer.adapted  # noqa: B018  # Measures the importance that is changed below.
+    trainer.study.adapted  # noqa: B018  # Measures the importance that is changed below.
     for factor in (1.0, 1e6):
         rows, columns = trainer._importance[0]
         trainer._importance[0] = (rows * factor, columns)
         errors = trainer.quantization_error(choices.layer_configurations)
-        scores = trainer.sensitivity([], 0)[:, None] * errors
+        scores = trainer.sensitivity([], 1)[:, None] * errors
         (index,) = allocate_front(space, scores, (3.0,))
         given.append(space.decode(index)[layers[0].name].integer("bits"))
     assert given[0] < given[1] == 8
@@ -578,7 +578,7 @@ def test_lq_lora_allocates_bits_to_the_layers_that_the_loss_depends_on(make: Mak
 
 def test_a_rank_above_the_models_features_is_refused(make: Make) -> None:
     with pytest.raises(InputError, match=r"trainer\.rank 33 is above .* 32"):
-        make(LQLoRATrainer, rank=33).adapted  # noqa: B018
+        make(LQLoRATrainer, rank=33).study.adapted  # noqa: B018
 
 
 def test_importance_has_the_mean_of_the_fisher_information() -> None:

@@ -69,14 +69,14 @@ def require_whole(
     """Require that training changes losses, and that an exported model gives the same logits."""
     chosen = [make_configuration(trainer, index) for index in range(2)]
     before = trainer.evaluate(chosen, "validation")
-    trainer.train(chosen, 0)
+    trainer.train(chosen, 1)
     after = trainer.evaluate(chosen, "validation")
     assert all(new.loss != old.loss for new, old in zip(after, before, strict=True))
     assert all(torch.isfinite(torch.tensor(evaluation.loss)) for evaluation in after)
-    batch = next(iter(trainer.task.batches("validation", 4)))
+    batch = next(iter(trainer.study.task.batches("validation", 4)))
     with torch.no_grad():
-        trainer.activate(chosen[0])
-        expected = trainer.adapted.logits(batch)
+        trainer.study.adapted.use(chosen[0])
+        expected = trainer.study.adapted.logits(batch)
         trainer.export(chosen[0], folder, "merged")
         model = getattr(transformers, auto_class).from_pretrained(folder)
         found = model(**{name: one for name, one in batch.items() if name != "labels"}).logits
@@ -125,7 +125,7 @@ def test_gradient_checkpointing_changes_no_gradient(
         options = {"gradient_checkpointing": checkpointing, "precision": precision}
         trainer = trained(spec, causal_task(tmp_path), quantizer, **options)
         calls = count_forward_passes(trainer)
-        trainer.train([make_configuration(trainer, index) for index in range(3)], 0)
+        trainer.train([make_configuration(trainer, index) for index in range(3)], 1)
         states.append((trainer.state().tensors, calls[0]))
     (plain, once), (checkpointed, twice) = states
     assert twice == 2 * once
@@ -139,5 +139,5 @@ def count_forward_passes(trainer: CoALoRATrainer) -> list[int]:
     def count(module: torch.nn.Module, inputs: object) -> None:
         calls[0] += 1
 
-    trainer.adapted.lora_layers[0].register_forward_pre_hook(count)
+    trainer.study.adapted.lora_layers[0].register_forward_pre_hook(count)
     return calls

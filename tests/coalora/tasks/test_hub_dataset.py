@@ -8,7 +8,7 @@ import pytest
 import torch
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
-from qsearch_coalora.tasks.data_files import HubDataset, read_dataset
+from qsearch_coalora.tasks.hub_datasets import HubDataset, read_dataset
 
 from qsearch.errors import InputError
 from qsearch.spec.sections import ModelSpec

@@ -233,7 +233,7 @@ def test_a_causal_model_trains_and_is_evaluated(
     )
     wanted = make_configuration(trainer, 0)
     before = trainer.evaluate([wanted], "validation")[0]
-    trainer.train([wanted], 0)
+    trainer.train([wanted], 1)
     after = trainer.evaluate([wanted], "validation")[0]
     assert before.metric == pytest.approx(math.exp(before.loss), rel=1e-5)
     assert after.loss < before.loss

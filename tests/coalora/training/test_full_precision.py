@@ -66,14 +66,14 @@ def figures(evaluation: Evaluation) -> list[float]:
 
 
 def uniform(trainer: Any, choice: int = 0) -> Configuration:
-    chosen = trainer.quantizer.choices().layer_configuration(choice)
+    chosen = trainer.study.quantizer.choices().layer_configuration(choice)
     return Configuration({layer.name: chosen for layer in trainer.layers()})
 
 
 @pytest.mark.parametrize("method", [SharedLoRATrainer, PTQTrainer])
 def test_it_is_any_configuration_of_a_quantizer_that_loses_nothing(make: Any, method: Any) -> None:
     trainer = make(method, Exact())
-    trainer.train([uniform(trainer)], 0)
+    trainer.train([uniform(trainer)], 1)
     (expected,) = trainer.evaluate([uniform(trainer)], "validation")
     found = trainer.evaluate_full_precision("validation")
     assert figures(found) == pytest.approx(figures(expected), abs=1e-6)
@@ -82,12 +82,12 @@ def test_it_is_any_configuration_of_a_quantizer_that_loses_nothing(make: Any, me
 
 def test_adjustments_and_residual_factors_are_left_out(make: Any) -> None:
     trainer = make(CoALoRATrainer, Exact(), residual_rank=2, theta_start=0.0)
-    trainer.train([uniform(trainer)], 0)
+    trainer.train([uniform(trainer)], 1)
     (adjusted,) = trainer.evaluate([uniform(trainer)], "validation")
     found = trainer.evaluate_full_precision("validation")
     assert found.loss != adjusted.loss
     with torch.no_grad():
-        for parameter in trainer.adapted.theta.parameters():
+        for parameter in trainer.study.adapted.theta.parameters():
             parameter.zero_()
     (plain,) = trainer.evaluate([uniform(trainer)], "validation")
     assert figures(found) == pytest.approx(figures(plain), abs=1e-6)
@@ -97,7 +97,7 @@ def test_adjustments_and_residual_factors_are_left_out(make: Any) -> None:
 def test_configurations_come_out_the_same_after_it(make: Any, quantizer: Any, method: Any) -> None:
     trainer = make(method, quantizer, steps=4)
     chosen = [uniform(trainer, choice) for choice in (0, 5)]
-    trainer.train(chosen, 0)
+    trainer.train(chosen, 1)
     before = trainer.evaluate(chosen, "validation")
     score = trainer.evaluate_full_precision("validation")
     calls = quantizer.calls

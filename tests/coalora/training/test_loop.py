@@ -50,11 +50,11 @@ def test_a_training_that_was_killed_goes_on_as_if_never_stopped(
     }
     whole = make_trainer(**options)
     chosen = [make_configuration(whole, index) for index in range(3)]
-    expected = whole.train(chosen, 0)
+    expected = whole.train(chosen, 1)
     killed = make_trainer(**options)
     unfinished, kept = stopped_after(saves)
     with pytest.raises(StoppedError):
-        killed.train_resumably(chosen, 0, None, unfinished)
+        killed.train_resumably(chosen, 1, None, unfinished)
     resumed = make_trainer(**options)
     seen: list[int] = []
     report = resumed.train_resumably(
@@ -88,7 +88,7 @@ def test_a_training_that_was_killed_stops_as_early_as_if_never_stopped(
     }
     whole = make_trainer(**options)
     chosen = [make_configuration(whole, index) for index in range(3)]
-    expected = whole.train(chosen, 0)
+    expected = whole.train(chosen, 1)
     assert 8 < expected.steps < 60
     prepare_directory(tmp_path / "study")
     file = unfinished_training(tmp_path / "study", 0)
@@ -102,11 +102,11 @@ def test_a_training_that_was_killed_stops_as_early_as_if_never_stopped(
 
     with pytest.raises(StoppedError):
         make_trainer(**options).train_resumably(
-            chosen, 0, None, TrainingCheckpoint(lambda: None, save)
+            chosen, 1, None, TrainingCheckpoint(lambda: None, save)
         )
     resumed = make_trainer(**options)
     unfinished = TrainingCheckpoint(file.load, lambda state: None)
-    report = resumed.train_resumably(chosen, 0, None, unfinished)
+    report = resumed.train_resumably(chosen, 1, None, unfinished)
     assert report.losses == expected.losses
     assert report.details["held_out_loss"] == expected.details["held_out_loss"]
     assert equal(whole.state(), resumed.state())
@@ -118,7 +118,7 @@ def test_a_saved_step_of_another_set_or_round_is_not_used(make_trainer, make_con
     chosen = [make_configuration(first, index) for index in range(3)]
     unfinished, kept = stopped_after(1)
     with pytest.raises(StoppedError):
-        first.train_resumably(chosen, 0, None, unfinished)
+        first.train_resumably(chosen, 1, None, unfinished)
     for other, round in ((chosen[:2], 0), (chosen, 1)):
         plain, offered = make_trainer(**options), make_trainer(**options)
         plain.train(other, round)
@@ -152,9 +152,9 @@ def test_a_rate_of_zero_leaves_theta_alone_and_out_of_the_gradient_norm(
             steps=3, theta_learning_rate=0, theta_start=start, max_grad_norm=1e-3, init="shared"
         )
         before = trainer.state().tensors
-        torch.nn.init.zeros_(trainer.adapted.theta.output.weight)
-        torch.nn.init.zeros_(trainer.adapted.theta.output.bias)
-        trainer.train([make_configuration(trainer, 0)], 0)
+        torch.nn.init.zeros_(trainer.study.adapted.theta.output.weight)
+        torch.nn.init.zeros_(trainer.study.adapted.theta.output.bias)
+        trainer.train([make_configuration(trainer, 0)], 1)
         states.append(trainer.state())
         own = [name for name in before if name.startswith("theta.") and "output" not in name]
         assert own
@@ -174,10 +174,10 @@ def test_accumulated_batches_are_one_large_batch(make_trainer, make_configuratio
             configurations_per_step=1,
             learning_rate=1e-2,
         )
-        for module in trainer.adapted.peft_model.modules():
+        for module in trainer.study.adapted.peft_model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        trainer.train([make_configuration(trainer, 0)], 0)
+        trainer.train([make_configuration(trainer, 0)], 1)
         states.append(trainer.state().tensors)
     # Within a hundredth of what AdamW's first step moves: it magnifies how sums are rounded.
     for name, value in states[0].items():
@@ -194,9 +194,9 @@ def test_early_stopping_takes_the_step_of_the_least_held_out_loss(
         early_stopping={"examples": 24, "every": 2, "patience": 2},
     )
     chosen = [make_configuration(trainer, index) for index in range(3)]
-    report = trainer.train(chosen, 0)
+    report = trainer.train(chosen, 1)
     assert report.steps < 400
-    trainer.adapted.peft_model.eval()
+    trainer.study.adapted.peft_model.eval()
     again = [trainer._held_out_loss(configuration) for configuration in chosen]
     assert sum(again) / 3 == pytest.approx(report.details["held_out_loss"], rel=1e-6)
 
@@ -207,11 +207,11 @@ def test_a_round_that_only_harms_ends_with_the_adapter_it_began_with(
     stopping = {"examples": 24, "every": 2, "patience": 2}
     trainer = make_trainer(steps=40, theta_start=0, early_stopping=stopping)
     chosen = [make_configuration(trainer, index) for index in range(3)]
-    trainer.train(chosen, 0)
+    trainer.train(chosen, 1)
     before = trainer.state().tensors
     harmful = make_trainer(steps=40, learning_rate=0.5, early_stopping=stopping)
     harmful.load_state(trainer.state())
-    report = harmful.train(chosen, 1)
+    report = harmful.train(chosen, 2)
     assert report.steps == 4
     for name, tensor in harmful.state().tensors.items():
         assert torch.equal(tensor, before[name])
@@ -220,24 +220,24 @@ def test_a_round_that_only_harms_ends_with_the_adapter_it_began_with(
 def test_no_training_stops_before_theta_has_joined(make_trainer, make_configuration) -> None:
     stopping = {"examples": 24, "every": 1, "patience": 1}
     trainer = make_trainer(steps=40, learning_rate=0.5, theta_start=0.5, early_stopping=stopping)
-    report = trainer.train([make_configuration(trainer, index) for index in range(3)], 0)
+    report = trainer.train([make_configuration(trainer, index) for index in range(3)], 1)
     assert 20 < report.steps < 40
 
 
 def test_held_out_examples_are_not_trained_on(make_trainer) -> None:
     trainer = make_trainer(early_stopping={"examples": 30})
-    trainer.loaded  # noqa: B018
-    task = trainer.task
+    trainer.study.loaded  # noqa: B018
+    task = trainer.study.task
     assert (task.examples("train"), task.examples("held-out")) == (66, 30)
     whole = make_trainer()
-    whole.loaded  # noqa: B018
+    whole.study.loaded  # noqa: B018
     both = sorted(task._read("train").texts + task._read("held-out").texts)
-    assert both == sorted(whole.task._read("train").texts)
+    assert both == sorted(whole.study.task._read("train").texts)
 
 
 def test_more_held_out_examples_than_there_are_is_refused(make_trainer) -> None:
     with pytest.raises(InputError, match=r"early_stopping\.examples 96 must be below the 96"):
-        make_trainer(early_stopping={"examples": 96}).loaded  # noqa: B018
+        make_trainer(early_stopping={"examples": 96}).study.loaded  # noqa: B018
 
 
 def test_followed_configurations_are_spread_over_average_bits() -> None:
@@ -254,7 +254,7 @@ def test_bfloat16_trains_about_as_float32_and_keeps_float32_factors(
     for precision in ("float32", "bfloat16"):
         trainer = make_trainer(steps=60, learning_rate=5e-3, precision=precision)
         chosen = [make_configuration(trainer, index) for index in range(3)]
-        report = trainer.train(chosen, 0)
+        report = trainer.train(chosen, 1)
         losses[precision] = sum(report.losses[-10:]) / 10
         assert report.details["bfloat16"] == (precision == "bfloat16")
         assert all(t.dtype == torch.float32 for t in trainer.state().tensors.values())
@@ -270,9 +270,9 @@ def test_inputs_of_factors_keep_the_precision_of_training(
 ) -> None:
     trainer = make_trainer(steps=1, precision=precision)
     seen: set[torch.dtype] = set()
-    factor = trainer.adapted.lora_layers[-1].lora_A["default"]
+    factor = trainer.study.adapted.lora_layers[-1].lora_A["default"]
     factor.register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].dtype))
-    trainer.train([make_configuration(trainer, 0)], 0)
+    trainer.train([make_configuration(trainer, 0)], 1)
     assert seen == {expected}
 
 
@@ -295,7 +295,7 @@ def test_the_cosine_is_at_half_in_the_middle_and_ends_near_zero() -> None:
 def test_a_training_tells_its_cache_and_its_switches(make_trainer, make_configuration) -> None:
     trainer = make_trainer(steps=12, cache_mebibytes=3)
     chosen = [make_configuration(trainer, index) for index in range(2)]
-    first, again = trainer.train(chosen, 0).details, trainer.train(chosen, 1).details
+    first, again = trainer.train(chosen, 1).details, trainer.train(chosen, 2).details
     # Of 12 steps, 2 configurations a step, the first pass alone finds nothing in the cache.
     assert 0.5 < first["cache_hit_rate"] < again["cache_hit_rate"] == 1
     assert first["cache_mebibytes_allowed"] == 3
@@ -306,5 +306,5 @@ def test_a_training_tells_its_cache_and_its_switches(make_trainer, make_configur
 
 def test_a_cache_without_room_is_told_by_its_hit_rate(make_trainer, make_configuration) -> None:
     trainer = make_trainer(steps=4, cache_mebibytes=0)
-    details = trainer.train([make_configuration(trainer, index) for index in range(2)], 0).details
+    details = trainer.train([make_configuration(trainer, index) for index in range(2)], 1).details
     assert details["cache_hit_rate"] == details["cache_mebibytes"] == 0

@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
-from qsearch_coalora.adapter.adapted_model import ADAPTER
-from qsearch_coalora.methods.coa_lora import CoALoRATrainer
-from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
+from qsearch_coalora.adapter.lora import ADAPTER
+from qsearch_coalora.methods.coa_lora import CoALoRAOptions, CoALoRATrainer
 from qsearch_coalora.tasks.classification import Classification
-from qsearch_coalora.tasks.standard_errors import weighted_mean
+from qsearch_coalora.tasks.metrics import weighted_mean
 from qsearch_coalora.tasks.subsets import one_example_in
 from qsearch_coalora.training.sampling import SetSampler, uniform_pass
 
@@ -30,7 +29,7 @@ def test_training_is_a_function_of_seed_set_and_round(make_trainer, make_configu
         trainer = make_trainer(seed)
         chosen = [make_configuration(trainer, index) for index in range(3)]
         torch.manual_seed(len(states))  # the global generator must not matter
-        trainer.train(chosen, 0)
+        trainer.train(chosen, 1)
         states.append(trainer.state().tensors)
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
@@ -41,13 +40,13 @@ def test_training_goes_on_from_a_saved_state_as_if_never_stopped(
 ) -> None:
     first = make_trainer()
     chosen = [make_configuration(first, index) for index in range(3)]
-    first.train(chosen, 0)
+    first.train(chosen, 1)
     saved = first.state()
     first.evaluate(chosen, "validation")
-    first.train(chosen, 1)
+    first.train(chosen, 2)
     resumed = make_trainer()
     resumed.load_state(saved)
-    resumed.train(chosen, 1)
+    resumed.train(chosen, 2)
     expected, found = first.state().tensors, resumed.state().tensors
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
@@ -57,7 +56,7 @@ def test_training_lowers_the_loss_and_changes_every_part(make_trainer, make_conf
     before = trainer.state().tensors
     chosen = [make_configuration(trainer, index) for index in range(4)]
     seen = []
-    report = trainer.train(chosen, 0, lambda *step: seen.append(step))
+    report = trainer.train(chosen, 1, lambda *step: seen.append(step))
     assert report.steps == len(report.losses) == len(seen) == 90
     assert seen[-1][:2] == (90, 90)
     assert sum(report.losses[-10:]) < sum(report.losses[:10]) * 0.9
@@ -69,18 +68,18 @@ def test_training_lowers_the_loss_and_changes_every_part(make_trainer, make_conf
 
 def test_base_weights_and_biases_are_not_trained(make_trainer, make_configuration) -> None:
     trainer = make_trainer()
-    base = trainer.adapted.peft_model.get_base_model()
+    base = trainer.study.adapted.peft_model.get_base_model()
     frozen = {
         name: value.clone()
         for name, value in base.named_parameters()
         if not value.requires_grad and not name.endswith("base_layer.weight")
     }
-    originals = [weight.clone() for weight in trainer.adapted.weights.originals]
-    trainer.train([make_configuration(trainer, 0)], 0)
+    originals = [weight.clone() for weight in trainer.study.adapted.weights.originals]
+    trainer.train([make_configuration(trainer, 0)], 1)
     now = dict(base.named_parameters())
     assert any(name.endswith("base_layer.bias") for name in frozen)
     assert all(torch.equal(now[name], value) for name, value in frozen.items())
-    assert all(map(torch.equal, trainer.adapted.weights.originals, originals))
+    assert all(map(torch.equal, trainer.study.adapted.weights.originals, originals))
 
 
 def test_every_configuration_of_the_set_is_drawn_once_in_each_pass() -> None:
@@ -96,11 +95,11 @@ def test_a_step_shares_its_examples_among_configurations(
     trainer = make_trainer(steps=3, configurations_per_step=2)
     chosen = [make_configuration(trainer, index) for index in range(3)]
     used = []
-    activate = trainer.adapted.activate
+    activate = trainer.study.adapted.activate
     monkeypatch.setattr(
-        trainer.adapted, "activate", lambda wanted: (used.append(wanted), activate(wanted))
+        trainer.study.adapted, "activate", lambda wanted: (used.append(wanted), activate(wanted))
     )
-    trainer.train(chosen, 0)
+    trainer.train(chosen, 1)
     assert len(used) == 6
     assert set(used) == set(chosen)
 
@@ -109,9 +108,9 @@ def test_later_learning_rate_holds_after_round_zero(make_trainer, make_configura
     trainer = make_trainer(steps=3, later_learning_rate=1e-12)
     chosen = [make_configuration(trainer, 0)]
     start = trainer.state().tensors
-    trainer.train(chosen, 0)
-    first = trainer.state().tensors
     trainer.train(chosen, 1)
+    first = trainer.state().tensors
+    trainer.train(chosen, 2)
     second = trainer.state().tensors
     assert max((first[name] - start[name]).abs().max() for name in start) > 1e-4
     assert max((second[name] - first[name]).abs().max() for name in start) < 1e-8
@@ -120,13 +119,13 @@ def test_later_learning_rate_holds_after_round_zero(make_trainer, make_configura
 def test_round_zero_may_have_its_own_number_of_steps(make_trainer, make_configuration) -> None:
     trainer = make_trainer(first_steps=3, steps=2)
     chosen = [make_configuration(trainer, 0)]
-    assert trainer.train(chosen, 0).steps == 3
-    assert trainer.train(chosen, 1).steps == 2
+    assert trainer.train(chosen, 1).steps == 3
+    assert trainer.train(chosen, 2).steps == 2
 
 
 def test_an_empty_set_is_refused(make_trainer) -> None:
     with pytest.raises(InputError, match="at least one configuration"):
-        make_trainer().train([], 0)
+        make_trainer().train([], 1)
 
 
 def test_evaluations_are_repeatable_and_independent_of_order(
@@ -146,21 +145,21 @@ def test_a_part_is_the_same_examples_for_all_configurations(
 ) -> None:
     trainer = make_trainer()
     chosen = [make_configuration(trainer, index) for index in range(2)]
-    summarise, scored = trainer.task.summarise, []
+    summarise, scored = trainer.study.task.summarise, []
 
     def seen(scores):
         scored.append(scores)
         return summarise(scores)
 
-    monkeypatch.setattr(trainer.task, "summarise", seen)
+    monkeypatch.setattr(trainer.study.task, "summarise", seen)
     whole = trainer.evaluate(chosen, "validation")
     part = trainer.evaluate_part(chosen, "validation", 3)
     again = trainer.evaluate_part(chosen[::-1], "validation", 3)[::-1]
     assert [e.loss for e in part] == [e.loss for e in again]
     assert [e.loss for e in part] != [e.loss for e in whole]
-    size = trainer.options.eval_batch_size
-    sizes = [len(b["labels"]) for b in trainer.task.batches("validation", size)]
-    assert len(scored[0].losses) == trainer.task.examples("validation") == sum(sizes)
+    size = trainer.study.options.eval_batch_size
+    sizes = [len(b["labels"]) for b in trainer.study.task.batches("validation", size)]
+    assert len(scored[0].losses) == trainer.study.task.examples("validation") == sum(sizes)
     assert {len(scores.losses) for scores in scored[2:]} == {-(-sum(sizes) // 3)}
 
 
@@ -184,7 +183,7 @@ def test_a_loss_that_is_no_number_is_returned_as_it_is(make_trainer, make_config
     trainer = make_trainer()
     wanted = make_configuration(trainer, 0)
     with torch.no_grad():
-        trainer.adapted.theta.output.bias.fill_(float("nan"))
+        trainer.study.adapted.theta.output.bias.fill_(float("nan"))
     assert math.isnan(trainer.evaluate([wanted], "validation")[0].loss)
 
 
@@ -197,7 +196,7 @@ def test_a_quantizer_that_fails_is_an_evaluation_error(
     def fail(*_: object) -> None:
         raise RuntimeError("out of codes")
 
-    monkeypatch.setattr(trainer.quantizer, "quantize", fail)
+    monkeypatch.setattr(trainer.study.quantizer, "quantize", fail)
     with pytest.raises(EvaluationError, match="out of codes"):
         trainer.evaluate([wanted], "validation")
 
@@ -206,12 +205,12 @@ def test_a_quantizer_that_fails_is_an_evaluation_error(
 def test_a_small_cache_changes_no_result(make_trainer, make_configuration, bound) -> None:
     small, large = make_trainer(cache_mebibytes=bound), make_trainer(cache_mebibytes=64)
     chosen = [make_configuration(small, index) for index in range(3)]
-    small.train(chosen, 0)
-    large.train(chosen, 0)
+    small.train(chosen, 1)
+    large.train(chosen, 1)
     assert [e.loss for e in small.evaluate(chosen, "validation")] == [
         e.loss for e in large.evaluate(chosen, "validation")
     ]
-    assert small.adapted.weights.cache.counts.nbytes <= bound * 2**20
+    assert small.study.adapted.weights.cache.counts.nbytes <= bound * 2**20
 
 
 def test_a_state_of_other_options_is_refused_with_what_differs(make_trainer) -> None:
@@ -234,20 +233,20 @@ def test_residual_factors_follow_the_configuration_and_are_not_trained(
 ) -> None:
     trainer = make_trainer(residual_rank=residual_rank, residual_norm="frobenius", weight_decay=0.1)
     wanted = make_configuration(trainer, 0)
-    adapted = trainer.adapted
-    fixed = trainer.options.fixed_rank
+    adapted = trainer.study.adapted
+    fixed = trainer.study.options.fixed_rank
 
     def fixed_product() -> torch.Tensor:
         adapted.activate(wanted)
         A, B = next(adapted.factors())
-        return (B[:, :fixed] @ A[:fixed]).detach() * trainer.options.scaling
+        return (B[:, :fixed] @ A[:fixed]).detach() * trainer.study.options.scaling
 
     before = fixed_product()
     quantized = adapted.lora_layers[0].base_layer.weight
     residual = adapted.weights.originals[0] - quantized
     best = torch.linalg.svdvals(residual)[fixed:].norm()
     assert (residual - before).norm() <= 1.02 * best
-    trainer.train([make_configuration(trainer, 1), wanted], 0)
+    trainer.train([make_configuration(trainer, 1), wanted], 1)
     assert torch.equal(fixed_product(), before)
 
 
@@ -255,7 +254,7 @@ def test_residual_training_resumes_exactly(make_trainer, make_configuration) -> 
     options = {"init": "residual", "residual_rank": 2}
     first, resumed = make_trainer(**options), make_trainer(**options)
     chosen = [make_configuration(first, index) for index in range(2)]
-    first.train(chosen, 0)
+    first.train(chosen, 1)
     resumed.load_state(first.state())
     assert [e.loss for e in first.evaluate(chosen, "validation")] == [
         e.loss for e in resumed.evaluate(chosen, "validation")
@@ -267,10 +266,10 @@ def test_residual_factors_of_full_rank_leave_theta_and_the_head_alone_to_train(
     make_trainer, make_configuration, norm
 ) -> None:
     trainer = make_trainer(residual_rank=4, residual_norm=norm)
-    factors = [factor for pair in trainer.adapted.factors() for factor in pair]
+    factors = [factor for pair in trainer.study.adapted.factors() for factor in pair]
     assert not any(factor.requires_grad for factor in factors)
     before = trainer.state().tensors
-    trainer.train([make_configuration(trainer, 0)], 0)
+    trainer.train([make_configuration(trainer, 0)], 1)
     after = trainer.state().tensors
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
@@ -291,7 +290,7 @@ def test_alpha_is_divided_by_the_trained_rank() -> None:
 
 def test_a_residual_rank_above_the_model_is_refused(make_trainer) -> None:
     trainer = make_trainer(rank=80)
-    for use in (trainer.requirements, lambda: trainer.adapted):
+    for use in (trainer.requirements, lambda: trainer.study.adapted):
         with pytest.raises(InputError, match=r"residual_rank \(half of trainer.rank.*\) 40 .* 32"):
             use()
 
@@ -302,12 +301,12 @@ def test_residual_factors_are_by_default_in_the_norm_of_the_inputs(
     found = {}
     for norm in ("inputs", "frobenius"):
         trainer = make_trainer(rank=8, residual_norm=norm)
-        assert make_trainer(rank=8).options.residual_norm == "inputs"
-        trainer.prepare(make_configuration(trainer, 0))
-        layer = trainer.adapted.lora_layers[3]
+        assert make_trainer(rank=8).study.options.residual_norm == "inputs"
+        trainer.place(make_configuration(trainer, 0))
+        layer = trainer.study.adapted.lora_layers[3]
         A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-        off = trainer.adapted.weights.originals[3] - layer.base_layer.weight
-        found[norm] = off - (B[:, :4] @ A[:4]).detach() * trainer.options.scaling
+        off = trainer.study.adapted.weights.originals[3] - layer.base_layer.weight
+        found[norm] = off - (B[:, :4] @ A[:4]).detach() * trainer.study.options.scaling
         inputs: list[torch.Tensor] = []
         layer.register_forward_pre_hook(lambda _, given, seen=inputs: seen.append(given[0]))
         trainer.evaluate([make_configuration(trainer, 0)], "validation")
@@ -321,8 +320,10 @@ def test_weights_that_are_not_finite_are_told_with_their_layer(
     make_trainer, make_configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer()
-    good = trainer.quantizer.dequantize
-    monkeypatch.setattr(trainer.quantizer, "dequantize", lambda found: good(found) * float("nan"))
+    good = trainer.study.quantizer.dequantize
+    monkeypatch.setattr(
+        trainer.study.quantizer, "dequantize", lambda found: good(found) * float("nan")
+    )
     first = trainer.layers()[0].name
     with pytest.raises(EvaluationError, match=rf"'{first}' .*bits.* not finite"):
         trainer.evaluate([make_configuration(trainer, 0)], "validation")
@@ -341,7 +342,7 @@ def test_other_training_data_than_the_adapters_is_refused(
         return CoALoRATrainer(options, ModelSpec(name=str(bert_folder)), task, quantizer, 0)
 
     trained = make()
-    trained.train([make_configuration(trained, 0)], 0)
+    trained.train([make_configuration(trained, 0)], 1)
     state = trained.state()
     make().load_state(state)
     unknown = {k: v for k, v in state.metadata.items() if k != "input_sizes"}
@@ -401,11 +402,11 @@ def test_a_state_of_another_adjustment_is_refused(make_trainer) -> None:
 def test_every_shape_of_theta_trains_and_folds(make_trainer, make_configuration, theta) -> None:
     trainer = make_trainer(theta=theta, learning_rate=1e-2)
     chosen = make_configuration(trainer, 0)
-    trainer.train([chosen], 0)
-    adapted = trainer.adapted
+    trainer.train([chosen], 1)
+    adapted = trainer.study.adapted
     adapted.peft_model.eval()
-    trainer.prepare(chosen)
-    batch = next(iter(trainer.task.batches("validation", 8)))
+    trainer.place(chosen)
+    batch = next(iter(trainer.study.task.batches("validation", 8)))
     with torch.no_grad():
         adjusted = adapted.logits(batch)
         factors = list(adapted.folded_factors(chosen))
@@ -426,7 +427,7 @@ def test_bfloat16_evaluates_about_as_float32_and_trains_the_same(
     for precision in ("float32", "bfloat16"):
         trainer = make_trainer(steps=20, learning_rate=5e-3, eval_precision=precision)
         chosen = make_configuration(trainer, 0)
-        trainer.train([chosen], 0)
+        trainer.train([chosen], 1)
         (found[precision],) = trainer.evaluate([chosen], "validation")
         factors[precision] = trainer.state().tensors
     assert found["bfloat16"].loss != found["float32"].loss
