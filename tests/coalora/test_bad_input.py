@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from pydantic import ValidationError
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
-from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -39,7 +39,7 @@ def test_loss_that_is_not_finite_ends_training_before_its_state_is_kept(
     make_trainer, make_configuration
 ) -> None:
     trainer = make_trainer(learning_rate=1e30, max_grad_norm=1e30, steps=8)
-    with pytest.raises(QsearchError, match="round 0"):
+    with pytest.raises(QsearchError, match="round 1"):
         trainer.train([make_configuration(trainer, 0)], 1)
 
 
@@ -111,15 +111,37 @@ def test_a_tokenizer_that_cannot_pad_is_refused(
         trainer_of(str(tmp_path / "model"), table_files, quantizer).study.loaded  # noqa: B018
 
 
-def test_a_padding_token_that_text_never_has_needs_no_embedding(llama_folder, tmp_path) -> None:
+def test_a_padding_token_that_text_never_has_needs_no_embedding(
+    llama_folder, make_causal_task, tmp_path
+) -> None:
     shutil.copytree(llama_folder, tmp_path / "model")
     tokenizer = small_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
     tokenizer.save_pretrained(tmp_path / "model")
-    task = CausalLanguageModelling(
-        CausalLanguageModelling.Options(train=tmp_path / "a.txt", validation=tmp_path / "a.txt")
-    )
-    assert task.load_model(ModelSpec(name=str(tmp_path / "model")), 0).tokenizer.pad_token_id == 63
+    loaded = make_causal_task().load_model(ModelSpec(name=str(tmp_path / "model")), 0)
+    assert loaded.tokenizer.pad_token_id == 63
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_weights_that_are_a_pickle_of_code_are_refused_without_advice_to_load_them(
+    bert_folder, table_files, quantizer, tmp_path
+) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(bert_folder / name, tmp_path)
+    torch.save({"weight": Malicious(tmp_path / "run")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="pickle that holds more than tensors") as refusal:
+        trainer_of(str(tmp_path), table_files, quantizer).study.loaded  # noqa: B018
+    assert "weights_only" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_corrupt_gguf_is_refused(table_files, quantizer, tmp_path) -> None:

@@ -52,13 +52,7 @@ class AdaptedModel:
     Base weights and all biases of the base model are frozen. The first ``shape.fixed_rank`` rows
     of each A and columns of each B hold residual factors and are not trained.
 
-    Args:
-        loaded: The model with its task head.
-        layers: Its quantizable layers.
-        quantizer: The quantizer.
-        options: The trainer's options.
-        shape: What there is besides plain LoRA.
-        seed: Draws the initial adapter and θ.
+    The initial adapter and θ are drawn from the seed.
 
     Raises:
         InputError: If PEFT is not installed.
@@ -197,9 +191,7 @@ class AdaptedModel:
     def measure_inputs(self, batches: Batches, generator: torch.Generator) -> None:
         """Take residual factors in the norm of the layers' inputs in the base model from now on.
 
-        Args:
-            batches: What the base model is run on.
-            generator: Draws where the search for principal components starts.
+        The generator draws where the search for principal components starts.
         """
         with self.base_model():
             self.residual.norms = input_norms(self.lora_layers, self.logits, batches, generator)

@@ -41,8 +41,7 @@ class FoldedProjections:
     def set(self, U: Tensor | None) -> None:
         """Use adjustments of the present A from now on, or plain LoRA.
 
-        Args:
-            U: One matrix per layer (layers × r × r); gradients flow into it, and into A.
+        U is one matrix per layer (layers × r × r); gradients flow into it, and into A.
 
         Raises:
             ValueError: If the number of matrices is not the number of layers.

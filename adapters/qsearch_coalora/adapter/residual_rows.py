@@ -67,9 +67,7 @@ class ResidualRows:
     def place(self, configuration: Configuration, active: Sequence[Tensor]) -> None:
         """Put a configuration's factors in.
 
-        Args:
-            configuration: The configuration.
-            active: Its dequantized weights, by layer.
+        Active are its dequantized weights, by layer.
         """
         if not self.rank:
             return

@@ -46,13 +46,7 @@ def estimate_requirements(
     quantizer needs, and for each layer the inputs and outputs of the tokens that share a backward
     pass.
 
-    Args:
-        model: The model, on the meta device.
-        layers: Its quantizable layers.
-        quantizer: The quantizer.
-        options: The trainer's options.
-        workload: The task's workload, if the task says it.
-        notes: Sentences for the user.
+    The model may be on the meta device.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     quantizable = sum(layer.parameters for layer in layers)

@@ -14,10 +14,6 @@ from qsearch_coalora.models.loading import skeleton
 def require_fused_alike(job: ExportJob, format: str) -> None:
     """Check that layers which engines fuse into one matrix are quantized alike.
 
-    Args:
-        job: What is exported.
-        format: Name of the format, for the message.
-
     Raises:
         InputError: If they are not; the message names the layers.
     """

@@ -136,5 +136,5 @@ def _details(options: CoALoRAOptions, seed: int) -> dict[str, Any]:
     return {
         "residual_rank": options.fixed_rank,
         "residual_norm": options.residual_norm if options.fixed_rank else None,
-        "theta": options.theta.model_dump() | drawn,
+        "theta": options.theta.model_dump(exclude_defaults=True) | drawn,
     }

@@ -39,9 +39,7 @@ class OwnAdapters:
     set, which may hold them; trained again, a configuration comes out the same. One whose training
     diverges fails when it is evaluated, and leaves the others alone.
 
-    Args:
-        study: The model and its data.
-        start: Returns the adapter and head that a configuration's training starts from.
+    ``start`` returns the adapter and head that a configuration's training starts from.
     """
 
     def __init__(self, study: StudyModel, start: Callable[[Configuration], Adapter]) -> None:

@@ -26,8 +26,7 @@ _RUNS_CODE = "runs code that comes with the model (model.remote_code)"
 def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
     """Load a model's transformers configuration.
 
-    Args:
-        model: The model; its ``config`` serves when the hub cannot be reached.
+    The model's ``config`` serves when the hub cannot be reached.
 
     Returns:
         The configuration, and notes for the user: what is downloaded, and what code runs.
@@ -82,9 +81,7 @@ def skeleton(config: Any, model: ModelSpec | None = None) -> nn.Module:
 
     Code that comes with a model may have classes with heads alone; then it is one of these.
 
-    Args:
-        config: The model's transformers configuration.
-        model: The model, which says whether code of its own may run; None is never.
+    Code that comes with the model runs only if the model is given and says so.
 
     Raises:
         InputError: If no model can be built of the configuration.
@@ -122,10 +119,7 @@ def _own_class(config: Any, model: ModelSpec | None) -> Any:
 def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tuple[Any, set[str]]:
     """Load a model in float32 from where :func:`locate_model` finds it.
 
-    Args:
-        model: The model.
-        auto_class: Name of the transformers class, such as ``AutoModelForCausalLM``.
-        arguments: Further configuration fields, such as ``num_labels``.
+    Further arguments are configuration fields, such as ``num_labels``.
 
     Returns:
         The module in evaluation mode, and the names of parameters that the checkpoint lacked

@@ -72,8 +72,7 @@ def locate_model(model: ModelSpec) -> ModelSource:
 def resolve_model(name: str) -> ModelSource:
     """Say where a model of :attr:`ModelSpec.name` is, without loading it.
 
-    Args:
-        name: A folder, a hub name, a ``.gguf`` file, or ``package:MODULE/PATH``.
+    That is a folder, a hub name, a ``.gguf`` file, or ``package:MODULE/PATH``.
 
     Raises:
         InputError: If the folder, file or package does not exist.
@@ -110,8 +109,7 @@ def _is_hub_name(name: str) -> bool:
 def package_folders(package: str) -> tuple[Path, ...]:
     """Return the folders of a top-level Python package, without importing it.
 
-    Args:
-        package: Its name; one with a dot has none, since finding it would import what holds it.
+    A name with a dot has none, since finding it would import what holds it.
 
     Returns:
         Usually one folder, more for a namespace; none where there is no such package.

@@ -180,9 +180,8 @@ class CausalLanguageModelling:
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
         """Score a batch.
 
-        Args:
-            logits: Logits (sequences × tokens × vocabulary).
-            batch: The batch, with ``labels`` (sequences × tokens).
+        Logits are sequences × tokens × vocabulary, the batch's ``labels`` sequences ×
+        tokens.
         """
         targets = batch["labels"][:, 1:]
         # Sequence by sequence: all at once, logits of a large vocabulary would be copied first.

@@ -194,9 +194,7 @@ class Classification:
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
         """Score a batch.
 
-        Args:
-            logits: Logits (n × labels).
-            batch: The batch, with ``labels`` (n).
+        Logits are n × labels, the batch's ``labels`` n.
         """
         labels = batch["labels"]
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")

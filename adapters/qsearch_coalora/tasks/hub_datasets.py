@@ -80,10 +80,6 @@ def read_dataset(source: HubDataset, split: Split) -> Any:
 def with_label_names(dataset: Any, column: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Return a data set's table, with names in place of labels' numbers where it has names.
 
-    Args:
-        dataset: A ``datasets.Dataset``.
-        column: Its column of labels.
-
     Returns:
         The table, and the names in the data set's order (empty if it has none). A number that has
         no name, such as the -1 of unlabelled examples, becomes a missing value.

@@ -19,13 +19,7 @@ _BEST = "best."
 
 
 class HeldOutLoss:
-    """Follows the mean held-out loss of some configurations, and keeps the best adapter.
-
-    Args:
-        options: When to look and when to stop.
-        configurations: Whose loss is followed.
-        loss_of: Returns the held-out loss under a configuration.
-    """
+    """Follows the mean held-out loss of some configurations, and keeps the best adapter."""
 
     def __init__(
         self,

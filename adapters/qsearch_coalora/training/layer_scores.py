@@ -46,11 +46,7 @@ def sensitivities(
     From gradients of ``calibration_batches`` training batches, each under a configuration drawn
     from the set, with the adapter as it is now.
 
-    Args:
-        study: The model and its data.
-        place: Makes the model the one of a configuration.
-        configurations: The set.
-        round: With the seed, it draws batches and configurations.
+    ``place`` makes the model the one of a configuration.
     """
     adapted, seeds = study.adapted, round_seeds(study.seed, round)
     adapted.peft_model.eval()

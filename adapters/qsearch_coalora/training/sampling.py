@@ -72,9 +72,7 @@ class SetSampler:
 def pass_of(options: SamplingOptions, average_bits: Callable[[], Sequence[float]]) -> Pass:
     """Return what draws a pass over a set, as options say.
 
-    Args:
-        options: Which configurations a step is trained under.
-        average_bits: Returns those of the set's configurations; asked where they matter.
+    Average bits are asked for where they matter.
     """
     if options.by == "segment":
         return segment_pass(average_bits(), options.segments)
@@ -122,9 +120,7 @@ def segment_pass(average_bits: Sequence[float], segments: int) -> Pass:
 class BatchStream:
     """Batches without end, pass by pass, that can continue from a saved place.
 
-    Args:
-        one_pass: Yields the batches of a pass; the generator's state decides which.
-        generator: Source of the passes.
+    The generator's state decides which batches a pass has.
     """
 
     def __init__(

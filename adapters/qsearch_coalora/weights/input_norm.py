@@ -64,12 +64,7 @@ def input_norms(
     features is held: one finds the subspace, the other its second moment. (Randomised subspace
     iteration; Halko, Martinsson and Tropp 2011.)
 
-    Args:
-        modules: The layers' linear modules; inputs (… × input features).
-        run: Runs the model on a batch.
-        batches: Batches; where one has an ``attention_mask`` (examples × positions), padding does
-            not count.
-        generator: Draws where the search for components starts, on the CPU.
+    Padding, as an ``attention_mask`` (examples × positions) says, does not count.
 
     Returns:
         For each layer its norm, or None where it had no input.

@@ -74,11 +74,7 @@ def second_moments(
     Moments are the same bit for bit on the same machine with the same number of threads. With
     another number, PyTorch may round the sums of matrix products otherwise, here and in the model.
 
-    Args:
-        modules: The layers' linear modules; inputs (… × input features).
-        run: Runs the model on a batch.
-        batches: Batches; where one has an ``attention_mask`` (examples × positions), padding does
-            not count.
+    Padding, as an ``attention_mask`` (examples × positions) says, does not count.
 
     Returns:
         For each layer a moment (input features × input features), float32 and on the model's

@@ -144,8 +144,7 @@ class QuantizedWeights:
 
         The cache is cleared, and the original weights are active.
 
-        Args:
-            moments: Each layer's E[x·xᵀ] (input features × input features).
+        Moments are each layer's E[x·xᵀ] (input features × input features).
         """
         self.moments = tuple(moments)
         self.cache.clear()

@@ -128,7 +128,7 @@ def test_engines_get_integers_alone_which_is_told_before_the_model_is_loaded(
     chosen = make_configuration(trainer, 0)
     with pytest.raises(InputError, match="weights of quantizer 'normal-float' are not integers"):
         trainer.export(chosen, tmp_path, format)
-    assert "loaded" not in vars(trainer)
+    assert "loaded" not in vars(trainer.study)
 
 
 def test_a_missing_package_names_its_extra(causal_study, tmp_path, monkeypatch) -> None:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from peft import PeftModel
+from peft import AutoPeftModelForSequenceClassification, PeftModel
 from qsearch_coalora.export import merged
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.models.loading import load_config
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_coalora.tasks.classification import Classification
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.linear import PackedLinear
@@ -69,9 +72,42 @@ def test_an_exported_adapter_says_what_it_is_for(
     assert "adjustment U" in card
     assert "PeftModel.from_pretrained" in card
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == trainer.study.model.name
     assert config["inference_mode"] is True
     assert config["modules_to_save"] == ["classifier"]
+
+
+def test_an_adapter_names_the_packed_base_next_to_it(packing_study, tmp_path) -> None:
+    trainer, chosen, batch, expected = packing_study
+    for folder, format in (("whole", "packed"), ("base", "packed-base"), ("adapter", "adapter")):
+        trainer.export(chosen, tmp_path / folder, format)
+    model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter").eval()
+    assert model.peft_config["default"].base_model_name_or_path == str(tmp_path / "base")
+    torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+    assert (
+        "the packed weights of this configuration" in (tmp_path / "adapter/README.md").read_text()
+    )
+
+
+def test_an_adapter_of_a_packaged_model_names_the_folder_of_its_float_base(
+    bert_folder, table_files, quantizer, make_configuration, tmp_path, monkeypatch
+) -> None:
+    shutil.copytree(bert_folder, tmp_path / "packaged" / "model")
+    (tmp_path / "packaged" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    task = Classification(Classification.Options(train=table_files[0], validation=table_files[1]))
+    options, model = CoALoRATrainer.Options(rank=4), ModelSpec(name="package:packaged/model")
+    trainer = CoALoRATrainer(options, model, task, quantizer, 0)
+    trainer.export(make_configuration(trainer, 0), tmp_path / "adapter", "adapter")
+    loaded = AutoPeftModelForSequenceClassification.from_pretrained(
+        tmp_path / "adapter", num_labels=2
+    )
+    folder = str(tmp_path / "packaged" / "model")
+    assert loaded.peft_config["default"].base_model_name_or_path == folder
+    card = " ".join((tmp_path / "adapter" / "README.md").read_text().split())
+    assert (
+        'AutoPeftModelForSequenceClassification.from_pretrained("path/to/this/folder", num' in card
+    )
+    assert f"`{folder}`, the float model" in card
 
 
 def test_an_unknown_format_is_refused_with_those_that_exist(
@@ -167,20 +203,6 @@ def test_activating_a_configuration_clears_the_adjustments_of_the_last(
         assert torch.equal(adapted.logits(batch), plain)
 
 
-def test_zero_adjustments_equal_plain_lora_exactly(make_trainer, make_configuration) -> None:
-    trainer = make_trainer()
-    adapted = trainer.study.adapted
-    adapted.peft_model.eval()
-    adapted.activate(make_configuration(trainer, 0))
-    for _, B in adapted.factors():
-        torch.nn.init.normal_(B)
-    batch = next(iter(trainer.study.task.batches("validation", 8)))
-    with torch.no_grad():
-        plain = adapted.logits(batch)
-        adapted.projections.set(torch.zeros(len(adapted.layers), 4, 4))
-        assert torch.equal(adapted.logits(batch), plain)
-
-
 def file_bytes(folder) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
@@ -251,7 +273,9 @@ def test_files_of_groups_that_do_not_divide_rows_take_no_more_than_the_footprint
 
 def test_a_card_shows_names_as_they_are(packing_study, tmp_path) -> None:
     trainer, wanted, *_ = packing_study
-    trainer.study.model = ModelSpec(name="`<img src=x>`\n# a: [🙂")
+    made = {name: getattr(trainer.study, name) for name in ("layers", "loaded", "adapted")}
+    trainer.study = replace(trainer.study, model=ModelSpec(name="`<img src=x>`\n# a: [🙂"))
+    trainer.study.__dict__.update(made)
     trainer.export(wanted, tmp_path, "packed")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == trainer.study.model.name

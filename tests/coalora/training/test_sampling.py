@@ -74,9 +74,9 @@ def test_a_training_by_segment_gives_segments_equal_shares(
     # Three of nearly two bits, one of eight.
     chosen = [Configuration(dict.fromkeys(names, low) | {names[n]: high}) for n in range(3)]
     chosen.append(Configuration(dict.fromkeys(names, high)))
-    for by, expected in (("segment", 20), ("uniform", 10)):
+    for by, expected in (("segment", 6), ("uniform", 3)):
         sampling = {"by": by, "segments": 2}
-        trainer = make_trainer(steps=40, configurations_per_step=1, sampling=sampling)
+        trainer = make_trainer(steps=12, configurations_per_step=1, sampling=sampling)
         assert visits(trainer, chosen)[3] == expected
 
 
@@ -89,7 +89,7 @@ def test_a_training_by_loss_goes_by_the_losses_that_it_met(
         met.append(losses.clone())
         return loss_weighted_pass(losses, generator)
 
-    monkeypatch.setattr("qsearch_coalora.training.set_trainer.loss_weighted_pass", one_pass)
+    monkeypatch.setattr("qsearch_coalora.training.sampling.loss_weighted_pass", one_pass)
     trainer = make_trainer(steps=3, configurations_per_step=1, sampling={"by": "loss"})
     report = trainer.train([make_configuration(trainer, index) for index in range(2)], 1)
     assert met[0].isnan().all()

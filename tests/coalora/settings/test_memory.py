@@ -54,7 +54,7 @@ def test_a_trainer_tells_of_memory(
     monkeypatch.setattr(trainer.study.quantizer, "quantize", fail)
     arguments = {"quantization_error": (list(chosen[0].values())[:1],)}
     with pytest.raises(OutOfMemoryError):
-        getattr(trainer, part)(*arguments.get(part, (chosen, 0)))
+        getattr(trainer, part)(*arguments.get(part, (chosen, 1)))
 
 
 def test_an_evaluation_without_memory_fails_alone_and_says_why(

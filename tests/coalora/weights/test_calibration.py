@@ -9,30 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pandas.testing import assert_frame_equal
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.methods.lq_lora import LQLoRATrainer
 from qsearch_coalora.methods.ptq import PTQTrainer
-from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 from qsearch_coalora.methods.trainer import AdapterTrainer
-from qsearch_coalora.tasks.classification import Classification
-from qsearch_coalora.training.calibration import calibration_batches, moment_bytes, second_moments
+from qsearch_coalora.weights.layer_inputs import moment_bytes, second_moments
 from qsearch_coalora.weights.quantization_error import quantization_errors
 from qsearch_quantizers.integer.quantizer import Integer
 from torch import Tensor, nn
 
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event
 from qsearch.space.configuration import Configuration, LayerConfiguration
-from qsearch.spec.sections import ModelSpec
-from qsearch.spec.study_spec import StudySpec
-from qsearch.storage.study_record import read_study
-from qsearch.study.run import run_study
-
-METHODS = [CoALoRATrainer, SharedLoRATrainer, QLoRATrainer, LQLoRATrainer, PTQTrainer]
-EACH = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 
 Make = Callable[..., AdapterTrainer]
 
@@ -43,16 +32,12 @@ def integer(rounding: str = "gptq", **options: Any) -> Integer:
 
 
 @pytest.fixture
-def make(bert_folder, table_files) -> Make:
-    """Return a maker of trainers of a method on the small BERT; options as keywords."""
+def make(make_trainer) -> Make:
+    """Return a maker of trainers with the quantizer that needs inputs."""
 
-    def maker(
-        method: Any = CoALoRATrainer, plugin: Any = None, train: Path | None = None, **options: Any
-    ) -> AdapterTrainer:
-        data = Classification.Options(train=train or table_files[0], validation=table_files[1])
-        fields = {"rank": 4, "steps": 3, "batch_size": 8, "calibration_batches": 3} | options
-        model = ModelSpec(name=str(bert_folder))
-        return method(method.Options(**fields), model, Classification(data), plugin or integer(), 0)
+    def maker(method: Any = CoALoRATrainer, plugin: Any = None, **options: Any) -> AdapterTrainer:
+        fields = {"steps": 3, "calibration_batches": 3} | options
+        return make_trainer(plugin=plugin or integer(), method=method, **fields)
 
     return maker
 
@@ -64,10 +49,6 @@ def alternating(trainer: AdapterTrainer) -> Configuration:
             for index, layer in enumerate(trainer.layers())
         }
     )
-
-
-def loss(trainer: AdapterTrainer, chosen: Configuration) -> float:
-    return trainer.evaluate([chosen], "validation")[0].loss
 
 
 def inputs_of_first_query(trainer: AdapterTrainer, batch: Mapping[str, Tensor]) -> Tensor:
@@ -84,7 +65,7 @@ def inputs_of_first_query(trainer: AdapterTrainer, batch: Mapping[str, Tensor]) 
 def test_moments_are_those_of_what_the_layers_read(make: Make) -> None:
     trainer = make()
     moments = trainer.study.adapted.weights.moments
-    batches = calibration_batches(trainer.study.batches, trainer.study.seed, 3)
+    batches = trainer.study.calibration_batches()
     assert any((batch["attention_mask"] == 0).any() for batch in batches)
     inputs = torch.cat([inputs_of_first_query(trainer, batch) for batch in batches])
     first = next(p for p, layer in enumerate(trainer.layers()) if layer.role == "query")
@@ -95,7 +76,7 @@ def test_moments_are_those_of_what_the_layers_read(make: Make) -> None:
 def test_moments_are_those_of_the_original_weights_without_adapter(make: Make) -> None:
     trained, fresh = make(learning_rate=0.1), make()
     trained.train([alternating(trained)], 1)
-    batches = calibration_batches(trained._batches, trained.study.seed, 3)
+    batches = trained.study.calibration_batches()
     with trained.study.adapted.base_model():
         again = second_moments(
             trained.study.adapted.lora_layers, trained.study.adapted.logits, batches
@@ -166,14 +147,13 @@ def test_a_layer_without_inputs_has_a_moment_of_zeros() -> None:
 
 
 def test_equal_seeds_measure_equal_moments_and_other_seeds_others(make: Make) -> None:
-    one, same, other = make(), make(), make()
-    other.study.seed = 1
+    one, same, other = make(), make(), make(seed=1)
     first = [trainer.study.adapted.weights.moments[0] for trainer in (one, same, other)]
     assert torch.equal(first[0], first[1])
     assert not torch.allclose(first[0], first[2])
 
 
-@EACH
+@pytest.mark.parametrize("method", [CoALoRATrainer, LQLoRATrainer, PTQTrainer])
 def test_rounding_to_nearest_measures_nothing(
     make: Make, monkeypatch: pytest.MonkeyPatch, method
 ) -> None:
@@ -207,15 +187,6 @@ def test_nothing_is_trainable_that_was_not(make: Make) -> None:
 
 
 # Using
-
-
-@EACH
-def test_weights_are_quantized_by_their_inputs_and_results_differ(make: Make, method) -> None:
-    ours, nearest = make(method), make(method, integer("nearest"))
-    chosen = alternating(ours)
-    for trainer in (ours, nearest):
-        trainer.train([chosen], 1)
-    assert loss(ours, chosen) != loss(nearest, chosen)
 
 
 def test_the_weights_of_the_model_are_gptq_s(make: Make) -> None:
@@ -254,7 +225,7 @@ def test_the_decomposition_of_lq_lora_is_of_weights_quantized_by_inputs(make: Ma
     assert torch.equal(lora.base_layer.weight, weights.approximated(0, rest, chosen[name]))
 
 
-@EACH
+@pytest.mark.parametrize("method", [SharedLoRATrainer, LQLoRATrainer])
 def test_errors_are_measured_without_quantizing_to_nearest(make: Make, method) -> None:
     trainer = make(method)
     choices = trainer.study.quantizer.choices().layer_configurations
@@ -290,87 +261,21 @@ def test_a_packed_model_holds_the_weights_that_were_evaluated(make: Make, tmp_pa
 # Going on
 
 
-@EACH
-def test_a_saved_state_evaluates_as_before(make: Make, method) -> None:
-    trained, other = make(method), make(method)
-    chosen = alternating(trained)
-    trained.train([chosen], 1)
-    expected = loss(trained, chosen)
-    other.load_state(trained.state())
-    assert loss(other, chosen) == expected
-
-
-@EACH
+@pytest.mark.parametrize(
+    ("method", "rounding"), [(CoALoRATrainer, "nearest"), (SharedLoRATrainer, "gptq")]
+)
 def test_other_data_than_the_saved_state_s_is_refused(
-    make: Make, table_files, tmp_path: Path, method
+    make: Make, table_files, tmp_path: Path, method, rounding: str
 ) -> None:
-    train = tmp_path / "train.tsv"
-    train.write_text(table_files[0].read_text())
-    trained = make(method, train=train)
-    trained.train([alternating(trained)], 1)
-    state = trained.state()
-    make(method, train=train).load_state(state)
-    with train.open("a") as stream:
+    """Residual factors, or the weights, follow from the inputs: the adapter would be another."""
+    files = tmp_path / "train.tsv", table_files[1]
+    files[0].write_text(table_files[0].read_text())
+    state = make(method, integer(rounding), files=files).state()
+    make(method, integer(rounding), files=files).load_state(state)
+    with files[0].open("a") as stream:
         stream.write("w59 w58 w57\tright\n")
     with pytest.raises(InputError, match=r"other training data.*root mean square"):
-        make(method, train=train).load_state(state)
-
-
-def study(model: Path, data: tuple[Path, Path], rounding: str = "gptq") -> StudySpec:
-    return StudySpec.model_validate(
-        {
-            "name": "calibrated",
-            "model": {"name": str(model)},
-            "task": {
-                "name": "classification",
-                "train": str(data[0]),
-                "validation": str(data[1]),
-            },
-            "quantizer": {"name": "integer", "group_size": [32, 64], "rounding": rounding},
-            "trainer": {"name": "coa-lora", "rank": 4, "steps": 2, "batch_size": 8},
-            "search": {
-                "rounds": 2,
-                "initial": 5,
-                "candidates": 2,
-                "segments": 4,
-                "average_bits": [2.3, 5.0],
-            },
-        }
-    )
-
-
-def test_a_study_that_was_interrupted_goes_on_to_the_same_result(
-    bert_folder: Path, table_files: tuple[Path, Path], tmp_path: Path
-) -> None:
-    spec = study(bert_folder, table_files)
-    whole = run_study(spec, tmp_path / "whole")
-
-    for count in (2, 1, 4):
-        left = iter(range(count))
-
-        def interrupt(event: Event, left: Any = left) -> None:
-            if event.kind == "evaluated" and next(left, None) is None:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            run_study(spec, tmp_path / "killed", observer=interrupt)
-    resumed = run_study(spec, tmp_path / "killed")
-    columns = ["trial", "round", "loss", "average_bits", "configuration"]
-    assert_frame_equal(resumed.trials[columns], whole.trials[columns], check_exact=True)
-    assert read_study(tmp_path / "killed").trials["loss"].notna().all()
-
-
-def test_a_study_s_rounding_cannot_change_when_it_goes_on(
-    bert_folder: Path, table_files: tuple[Path, Path], tmp_path: Path
-) -> None:
-    def stop(event: Event) -> None:
-        if event.kind == "measured quantization error":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_study(study(bert_folder, table_files), tmp_path / "run", observer=stop)
-    with pytest.raises(InputError, match=r"rounding"):
-        run_study(study(bert_folder, table_files, "nearest"), tmp_path / "run")
+        make(method, integer(rounding), files=files).load_state(state)
 
 
 # Errors of sampled rows
