@@ -52,7 +52,7 @@ class ExportJob:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether there is something beside the quantized weights."""
+        """Whether there is something besides the quantized weights."""
         return any(layer.scaling[ADAPTER] for layer in self.adapted.lora_layers)
 
 

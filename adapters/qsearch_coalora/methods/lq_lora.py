@@ -34,7 +34,7 @@ class LQLoRATrainer(AdapterTrainer):
     new task head is the one drawn, not trained, as no other method trains one beforehand.
 
     Exports hold the weights too: the adapter belongs to weights quantized without their low-rank
-    part, which the study's configuration alone does not tell.
+    part, which the study's configuration alone does not say.
     """
 
     Options = TrainingOptions

@@ -1,4 +1,4 @@
-"""bitsandbytes' 4-bit layers in place of linear layers that are quantized alike."""
+"""bitsandbytes' 4-bit layers instead of linear layers that are quantized alike."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _OLDER_TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-"""What a tokenizer is built from where it is not one file; beside that, they are copies."""
+"""What a tokenizer is built from where it is not one file; otherwise they are copies."""
 
 
 def input_digests(model: ModelSpec, task: Task) -> Inputs:

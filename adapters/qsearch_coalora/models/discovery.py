@@ -74,10 +74,10 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
 
 
 def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpec]) -> None:
-    """Check that a loaded model has the layers that its configuration told of.
+    """Check that a loaded model has the layers that its configuration has.
 
     Raises:
-        InputError: If one is missing, has another shape, or was not told of.
+        InputError: If one is missing, has another shape, or is not in the configuration.
     """
     told = {layer.name: layer.shape for layer in expected}
     found = {layer.name: layer.shape for layer in loaded}

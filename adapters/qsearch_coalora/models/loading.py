@@ -53,10 +53,10 @@ def _require_float(model: ModelSpec, source: ModelSource, config: Any) -> None:
     """Refuse a quantized checkpoint; GGUF files are dequantized as they are loaded."""
     quantized = getattr(config, "quantization_config", None)
     if quantized and source.gguf_file is None:
-        told = quantized if isinstance(quantized, dict) else quantized.to_dict()
+        settings = quantized if isinstance(quantized, dict) else quantized.to_dict()
         raise InputError(
             f"model.name {model.name!r} is quantized already (quant_method"
-            f" {told.get('quant_method')!r}); search on the float model that it was made of"
+            f" {settings.get('quant_method')!r}); search on the float model that it was made of"
         )
 
 
@@ -123,7 +123,7 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
 
     Returns:
         The module in evaluation mode, and the names of parameters that the checkpoint lacked
-        and that were drawn anew from PyTorch's global generator.
+        and that were drawn from PyTorch's global generator.
 
     Raises:
         InputError: If the model cannot be found, reached or loaded.
@@ -182,8 +182,8 @@ def _require_own_code(source: ModelSource, **where: Any) -> None:
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     where = {"revision": source.revision, **where}
-    told = import_transformers().PreTrainedConfig.get_config_dict(source.path, **where)[0]
-    for file in (told, get_tokenizer_config(source.path, **where)):
+    config = import_transformers().PreTrainedConfig.get_config_dict(source.path, **where)[0]
+    for file in (config, get_tokenizer_config(source.path, **where)):
         classes = file.get("auto_map") or {}
         for named in classes.values() if isinstance(classes, dict) else classes:
             for name in named if isinstance(named, list | tuple) else [named]:

@@ -190,14 +190,14 @@ def require_hub(source: ModelSource) -> None:
         ) from error
     except RepositoryNotFoundError as error:
         raise InputError(
-            f"model.name {source.path!r} is no folder here and no model on the hub"
+            f"model.name {source.path!r} is not a folder here, nor a model on the hub"
             " (or it is private: log in with 'hf auth login')"
         ) from error
     except HfHubHTTPError as error:
         raise InputError(f"model.name {source.path!r}: the hub refuses: {error}") from error
     except Exception as error:
         raise InputError(
-            f"model.name {source.path!r} is no folder here, is not in the hub cache, and the hub"
+            f"model.name {source.path!r} is not a folder here, nor in the hub cache, and the hub"
             f" cannot be reached ({type(error).__name__}); give a folder, or connect and try again"
         ) from error
 

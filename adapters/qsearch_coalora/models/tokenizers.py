@@ -23,7 +23,7 @@ def load_tokenizer(model: ModelSpec) -> Any:
     if not _words(tokenizer):
         raise InputError(
             f"model.name {model.name!r} has no tokenizer: its vocabulary holds special tokens only;"
-            " save the tokenizer beside the model (tokenizer.save_pretrained)"
+            " save the tokenizer with the model (tokenizer.save_pretrained)"
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

@@ -36,7 +36,7 @@ def clear_memory_errors() -> Iterator[None]:
 
 def _is_of_memory(error: RuntimeError) -> bool:
     # The CPU's allocator has no error class of its own.
-    told = str(error)
+    message = str(error)
     return isinstance(error, torch.OutOfMemoryError) or (
-        "not enough memory" in told or "can't allocate memory" in told
+        "not enough memory" in message or "can't allocate memory" in message
     )

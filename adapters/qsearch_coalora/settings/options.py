@@ -59,7 +59,7 @@ class TrainingOptions(BaseModel):
         rank: Rank r of the adapter.
         alpha: LoRA's α; the adapter's output is scaled by α / r. None means r.
         learning_rate: Peak rate of AdamW for the factors and the task head.
-        later_learning_rate: Peak rate after round 1, where training goes on from an adapter that
+        later_learning_rate: Peak rate after round 1, where training continues from an adapter that
             a full restart would disturb. None means the same.
         weight_decay: Decoupled weight decay.
         schedule: How the rate goes after the warm-up: ``linear`` and ``cosine`` fall to zero.
@@ -79,7 +79,7 @@ class TrainingOptions(BaseModel):
         gradient_checkpointing: Computes activations again in the backward pass instead of keeping
             them, in models that can.
         checkpoint_steps: Steps after which an unfinished round's training is saved, or sooner if
-            a minute has passed; a killed study goes on from there.
+            a minute has passed; a killed study continues from there.
         cache_mebibytes: Bound of the cache of weights and residual factors. Where it holds the
             dequantized weights of a whole set, switching costs nothing; else quantized ones are
             kept, and dequantized at each switch.

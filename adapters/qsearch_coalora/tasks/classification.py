@@ -79,7 +79,7 @@ class Classification:
             raise InputError(f"task.metric f1 needs two labels; the data has {len(labels)}")
         if self.options.positive is not None and self.options.positive not in found:
             raise InputError(
-                f"task.positive {self.options.positive!r} is no label of the training data, which"
+                f"task.positive {self.options.positive!r} is not a label of the training data, which"
                 f" has {list(sorted_labels(found))}"
             )
         return labels
@@ -94,7 +94,7 @@ class Classification:
 
         Raises:
             InputError: If the model cannot be found, the data cannot be read, or which output is
-                for which label cannot be told.
+                for which label is not known.
         """
         tokenizer = load_tokenizer(model)
         self._require_fitting(load_config(model)[0], tokenizer, model.name)
@@ -117,7 +117,7 @@ class Classification:
         return LoadedModel(module, tokenizer, _head(module, missing))
 
     def _require_fitting(self, config: Any, tokenizer: Any, model: str) -> None:
-        """Refuse what transformers would only tell of in its own terms."""
+        """Refuse what transformers would only refuse in its own terms."""
         size = getattr(config, "vocab_size", None)
         if isinstance(size, int):
             padding = (tokenizer.pad_token, tokenizer.pad_token_id)
@@ -252,20 +252,20 @@ class Classification:
 
 
 def _head(module: nn.Module, missing: set[str]) -> tuple[str, ...]:
-    """Return modules outside the headless model, and those drawn anew inside it."""
+    """Return modules outside the headless model, and those drawn inside it."""
     prefix, _ = backbone(module)
     outside = [
         name
         for name, child in module.named_children()
         if name != prefix and any(True for _ in child.parameters())
     ]
-    anew = sorted(
+    drawn = sorted(
         {name.rpartition(".")[0] for name in missing if prefix and name.startswith(f"{prefix}.")}
     )
-    return (*outside, *anew)
+    return (*outside, *drawn)
 
 
 def _head_is_new(module: nn.Module, missing: set[str]) -> bool:
-    """Return whether parameters outside the headless model were drawn anew."""
+    """Return whether parameters outside the headless model were drawn, not loaded."""
     prefix, _ = backbone(module)
     return any(not name.startswith(f"{prefix}.") for name in missing)

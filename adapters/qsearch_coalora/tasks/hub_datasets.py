@@ -35,7 +35,7 @@ class HubDataset(BaseModel):
 
     @property
     def note(self) -> str:
-        """What to tell the user before a study starts, or nothing if it is a folder."""
+        """What the user reads before a study starts, or nothing if it is a folder."""
         if Path(self.name).is_dir():
             return ""
         return f"data set {self.name} is downloaded from the hub on first use"
@@ -78,7 +78,7 @@ def read_dataset(source: HubDataset, split: Split) -> Any:
 
 
 def with_label_names(dataset: Any, column: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return a data set's table, with names in place of labels' numbers where it has names.
+    """Return a data set's table, with names instead of labels' numbers where it has names.
 
     Returns:
         The table, and the names in the data set's order (empty if it has none). A number that has

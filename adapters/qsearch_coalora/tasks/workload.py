@@ -29,8 +29,8 @@ class Workload:
 
 
 @runtime_checkable
-class TellsWorkload(Protocol):
-    """A task that can tell its workload; for others, no time is estimated."""
+class SupportsWorkload(Protocol):
+    """A task that knows its workload; for others, no time is estimated."""
 
     def workload(self) -> Workload:
         """Return the workload, from the options alone."""
@@ -38,12 +38,12 @@ class TellsWorkload(Protocol):
 
 
 def task_workload(task: Task) -> Workload | None:
-    """Return a task's workload, or None if it does not tell it."""
-    return task.workload() if isinstance(task, TellsWorkload) else None
+    """Return a task's workload, or None if it does not say it."""
+    return task.workload() if isinstance(task, SupportsWorkload) else None
 
 
 def position_limit(model: nn.Module) -> int | None:
-    """Return the most tokens that a model can read at once, or None if it does not tell.
+    """Return the most tokens that a model can read at once, or None if it does not say.
 
     RoBERTa and its kin number positions from after the padding's, so they read fewer tokens than
     they have position embeddings; the embedding's padding index tells them apart.

@@ -91,9 +91,9 @@ def training_identity(study: StudyModel) -> dict[str, Any]:
     }
 
 
-def digest(*told: Any) -> str:
+def digest(*data: Any) -> str:
     """Return a text that differs where JSON data or configurations differ."""
-    text = json.dumps(told, sort_keys=True, default=_as_json)
+    text = json.dumps(data, sort_keys=True, default=_as_json)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

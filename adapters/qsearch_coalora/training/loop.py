@@ -207,7 +207,7 @@ class TrainingLoop:
     def _report(self) -> TrainReport:
         looked_up = self._hits + self._misses
         details = {
-            # One configuration alone is never switched, which is no miss.
+            # One configuration alone is never switched, which is not a miss.
             "cache_hit_rate": self._hits / looked_up if looked_up else 1.0,
             "cache_mebibytes": self._adapted.cache.counts.nbytes / 2**20,
             "cache_mebibytes_allowed": float(self._options.cache_mebibytes),

@@ -87,7 +87,7 @@ class QuantizedWeights:
         """Choose what the cache keeps while these configurations are switched again and again.
 
         Dequantized weights if those of all of them fit, together with low-rank factors of
-        ``factor_rank`` beside each, since a switch then costs nothing; else quantized ones, which
+        ``factor_rank`` next to each, since a switch then costs nothing; else quantized ones, which
         take a quarter of the memory or less.
         """
         kept = {
