@@ -95,7 +95,7 @@ def captured_squares(benchmark: Benchmark) -> None:
         for position in range(0, len(adapted.layers), every):
             weight = adapted.weights.originals[position]
             quantized = quantizer.dequantize(quantizer.quantize(weight, chosen)).to(weight)
-            norms = {"inputs": adapted._norms[position], "frobenius": None}
+            norms = {"inputs": adapted.residual.norms[position], "frobenius": None}
             for name, norm in norms.items():
                 shares[name].append(_captured(weight, quantized, norm))
         for name, found in shares.items():

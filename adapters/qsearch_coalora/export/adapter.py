@@ -109,7 +109,7 @@ def _packed_base_beside(directory: Path, mark: dict[str, Any], job: ExportJob) -
     from qsearch_quantizers.packed.loading import QUANT_METHOD
 
     prefix = job.base.base_model_prefix
-    for path in sorted(directory.resolve().parent.glob("*/config.json")):
+    for path in sorted(directory.resolve().parent.glob("[!.]*/config.json")):
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
             packed = config["quantization_config"]

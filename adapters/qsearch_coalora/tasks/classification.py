@@ -79,8 +79,8 @@ class Classification:
             raise InputError(f"task.metric f1 needs two labels; the data has {len(labels)}")
         if self.options.positive is not None and self.options.positive not in found:
             raise InputError(
-                f"task.positive {self.options.positive!r} is not a label of the training data, which"
-                f" has {list(sorted_labels(found))}"
+                f"task.positive {self.options.positive!r} is not a label of the training data,"
+                f" which has {list(sorted_labels(found))}"
             )
         return labels
 
