@@ -35,11 +35,7 @@ class Factors:
 
 
 def require_rank(rank: int, layers: Sequence[LayerSpec], field: str) -> None:
-    """Refuse a rank, of a study's field, that some layer's weight does not have.
-
-    Raises:
-        InputError: If the rank is above the smallest feature count.
-    """
+    """Raise InputError for a rank, of a study's field, that some layer's weight does not have."""
     smallest = min(min(layer.shape) for layer in layers)
     if rank > smallest:
         raise InputError(

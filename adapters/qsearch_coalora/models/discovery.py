@@ -74,11 +74,7 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
 
 
 def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpec]) -> None:
-    """Check that a loaded model has the layers that its configuration has.
-
-    Raises:
-        InputError: If one is missing, has another shape, or is not in the configuration.
-    """
+    """Raise InputError unless a loaded model has the layers that its configuration has."""
     told = {layer.name: layer.shape for layer in expected}
     found = {layer.name: layer.shape for layer in loaded}
     for name in (*told, *found):

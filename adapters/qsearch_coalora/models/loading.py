@@ -237,11 +237,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def require_gradient_checkpointing(module: nn.Module) -> None:
-    """Check that a model can compute activations again in the backward pass.
-
-    Raises:
-        InputError: If it cannot.
-    """
+    """Raise InputError unless a model can compute activations again in the backward pass."""
     if not getattr(module, "supports_gradient_checkpointing", False):
         raise InputError(
             f"trainer.gradient_checkpointing: {type(module).__name__} cannot do it; leave it false"

@@ -39,11 +39,7 @@ def available_devices() -> tuple[str, ...]:
 
 
 def require_device(name: str) -> None:
-    """Check that this machine can hold tensors on a device.
-
-    Raises:
-        InputError: If it cannot; the message names the devices that it has.
-    """
+    """Raise InputError unless this machine can hold tensors on a device."""
     try:
         torch.zeros(1, device=parse_device(name))
     # PyTorch raises an AssertionError where it was built without the device.

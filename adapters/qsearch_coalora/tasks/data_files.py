@@ -92,12 +92,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def require_columns(path: Path, columns: Sequence[str]) -> None:
-    """Check that a table file has some columns and a row, from its beginning.
-
-    Raises:
-        InputError: If the file is missing, of another kind, cannot be read, lacks a column or is
-            empty.
-    """
+    """Raise InputError unless a table file has some columns and a row, from its beginning."""
     names, has_rows = _read(_COLUMNS, path, columns)
     if not has_rows:
         raise InputError(f"data file {path} has no rows")
@@ -156,21 +151,13 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def require_text(path: Path) -> None:
-    """Check that a text file holds text, from its beginning.
-
-    Raises:
-        InputError: If the file is missing, is not UTF-8, or holds nothing but white space.
-    """
+    """Raise InputError unless a text file holds text, from its beginning."""
     if not any(line.strip() for line in read_lines(path)):
         raise InputError(f"data file {path} holds no text")
 
 
 def require_file(path: Path) -> None:
-    """Check that a data file exists and can be read into memory.
-
-    Raises:
-        InputError: If it does not, or is larger than :data:`MAX_FILE_BYTES`.
-    """
+    """Raise InputError unless a data file exists and can be read into memory."""
     if not path.is_file():
         raise InputError(f"data file {path} does not exist")
     nbytes = path.stat().st_size

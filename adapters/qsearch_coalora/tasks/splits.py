@@ -37,11 +37,7 @@ def hold_out(count: int, held: int, unit: str) -> tuple[Integers, Integers]:
 
 
 def require_examples(split: str, count: int, unit: str) -> None:
-    """Check that an evaluation split has examples enough for a standard error.
-
-    Raises:
-        InputError: If it has too few.
-    """
+    """Raise InputError unless an evaluation split has examples enough for a standard error."""
     if count < MIN_EXAMPLES:
         raise InputError(
             f"the {split} data has {count} {unit}; an evaluation needs at least {MIN_EXAMPLES}"

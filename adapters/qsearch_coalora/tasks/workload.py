@@ -62,11 +62,7 @@ def position_limit(model: nn.Module) -> int | None:
 
 
 def require_positions(model: nn.Module, workload: Workload | None) -> None:
-    """Check that a model can read a task's examples.
-
-    Raises:
-        InputError: If they may have more tokens than the model has positions.
-    """
+    """Raise InputError unless a model can read a task's examples."""
     limit = position_limit(model)
     if workload is not None and limit is not None and workload.example_tokens > limit:
         raise InputError(

@@ -40,13 +40,7 @@ def saved_state(study: StudyModel, tensors: Mapping[str, Tensor]) -> TrainerStat
 
 
 def require_own(study: StudyModel, state: TrainerState) -> None:
-    """Check that a saved state belongs to a study.
-
-    Raises:
-        InputError: If it has another format, or belongs to another model or other options, or the
-            layers' inputs are others than when it was saved: residual factors or quantized weights
-            would be others too.
-    """
+    """Raise InputError unless a saved state belongs to a study."""
     if state.metadata.get("format") != _FORMAT:
         raise InputError(
             f"the saved adapter has format {state.metadata.get('format')!r};"

@@ -71,11 +71,7 @@ class StudyModel:
         return discover_layers(skeleton(self.config[0], self.model), self.model.layers)
 
     def require_rank(self) -> None:
-        """Refuse a rank that some layer's weight does not have.
-
-        Raises:
-            InputError: If it is above the least feature count.
-        """
+        """Raise InputError for a rank that some layer's weight does not have."""
         require_rank(self.svd_rank[0], self.layers, self.svd_rank[1])
 
     @cached_property
