@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
+from qsearch_coalora.methods.coa_lora import CoALoRAOptions
 
 from benchmarks.confidence import half_width, interval
 from benchmarks.objectives import DATA

@@ -90,13 +90,13 @@ def captured_squares(benchmark: Benchmark) -> None:
         )
         trainer, quantizer = components.trainer, components.quantizer
         assert isinstance(trainer, CoALoRATrainer)
-        adapted, chosen = trainer.adapted, components.space.choices.layer_configurations[0]
+        adapted, chosen = trainer.study.adapted, components.space.choices.layer_configurations[0]
         every = max(1, len(adapted.layers) // REAL_LAYERS)
         shares: dict[str, list[float]] = {"inputs": [], "frobenius": []}
         for position in range(0, len(adapted.layers), every):
             weight = adapted.weights.originals[position]
             quantized = quantizer.dequantize(quantizer.quantize(weight, chosen)).to(weight)
-            norms = {"inputs": adapted._norms[position], "frobenius": None}
+            norms = {"inputs": adapted.residual.norms[position], "frobenius": None}
             for name, norm in norms.items():
                 shares[name].append(_captured(weight, quantized, norm))
         for name, found in shares.items():

@@ -90,7 +90,7 @@ def compare(benchmark: Benchmark, model: str, job: Job) -> None:
     quantizable = sum(4 * layer.parameters for layer in components.space.layers)
     all_dequantized = CONFIGURATIONS * quantizable // 2**20
     assert isinstance(components.trainer, CoALoRATrainer)
-    own, default = components.trainer.options, CoALoRATrainer.Options()
+    own, default = components.trainer.study.options, CoALoRATrainer.Options()
     # Who pays for all dequantized weights wants speed, so there is no target for it.
     targets = {all_dequantized: None, own.cache_mebibytes: 1.5, default.cache_mebibytes: 1.5}
     studies = {

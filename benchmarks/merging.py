@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from qsearch_coalora.adapter.adapted_model import score
 from qsearch_coalora.export.job import ExportJob, plain_factors
+from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.models.loading import load_pretrained
-from qsearch_coalora.tasks.standard_errors import weighted_mean
-from qsearch_coalora.training.device import parse_device
-from qsearch_coalora.training.precision import autocast, uses_bfloat16
-from qsearch_coalora.training.trainer import AdapterTrainer
+from qsearch_coalora.settings.device import autocast, parse_device, uses_bfloat16
+from qsearch_coalora.tasks.metrics import weighted_mean
+from qsearch_coalora.training.evaluation import score
 from torch import Tensor
 
 from benchmarks.adapter import sets_of
@@ -145,7 +144,7 @@ def _measure(study: Path, seed: int, entries: Mapping[str, Entry], plan: str) ->
     space, trainer = components.space, components.trainer
     assert isinstance(trainer, AdapterTrainer)
     first_set, levels = sets_of(components, seed, CONFIGURATIONS, LEVELS)
-    trainer.train([space.decode(index) for index in first_set], 0)
+    trainer.train([space.decode(index) for index in first_set], 1)
     configurations = [space.decode(index) for index in levels]
     studied = trainer.evaluate(configurations, "test")
     return {
@@ -166,11 +165,11 @@ def measure(trainer: AdapterTrainer, configuration: Configuration) -> dict[str, 
         configuration: The configuration.
     """
     job = ExportJob(
-        trainer.adapted,
-        trainer.model,
-        trainer.loaded.tokenizer,
+        trainer.study.adapted,
+        trainer.study.model,
+        trainer.study.loaded.tokenizer,
         configuration,
-        trainer.quantizer,
+        trainer.study.quantizer,
         trainer.method,
     )
     module, layers = load_merged(trainer, job), list(layer_weights(job))
@@ -193,7 +192,7 @@ def load_merged(trainer: AdapterTrainer, job: ExportJob) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         trainer.export(job.configuration, Path(folder), "merged")
         module, _ = load_pretrained(ModelSpec(name=folder), job.auto_class)
-    return module.to(trainer.options.device)
+    return module.to(trainer.study.options.device)
 
 
 def layer_weights(job: ExportJob) -> Iterator[LayerWeights]:
@@ -218,18 +217,18 @@ def logits_apart(
 
     In float32, on the first batch of the test split.
     """
-    batch = next(iter(trainer.task.batches("test", trainer.options.eval_batch_size)))
-    trainer.adapted.peft_model.eval()
-    trainer.activate(configuration)
-    expected = trainer.adapted.logits(batch)
-    trainer.adapted.projections.clear()
+    batch = next(iter(trainer.study.task.batches("test", trainer.study.options.eval_batch_size)))
+    trainer.study.adapted.peft_model.eval()
+    trainer.study.adapted.use(configuration)
+    expected = trainer.study.adapted.logits(batch)
+    trainer.study.adapted.projections.clear()
     found = module(**_inputs(trainer, batch)).logits
     return float((found - expected).abs().max() / expected.abs().max())
 
 
 def evaluate(trainer: AdapterTrainer, module: torch.nn.Module) -> dict[str, float]:
     """Return loss and metric of a plain model on the test split, in the study's precision."""
-    options, task = trainer.options, trainer.task
+    options, task = trainer.study.options, trainer.study.task
     device = parse_device(options.device)
     scores = []
     with autocast(uses_bfloat16(options.eval_precision, device), device):
@@ -241,7 +240,7 @@ def evaluate(trainer: AdapterTrainer, module: torch.nn.Module) -> dict[str, floa
 
 
 def _inputs(trainer: AdapterTrainer, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    device = trainer.options.device
+    device = trainer.study.options.device
     return {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
 
 

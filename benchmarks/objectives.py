@@ -100,7 +100,7 @@ def minilm_sst2() -> Objective:
     (folder / "state").mkdir(parents=True, exist_ok=True)
     if not (folder / "state" / "adapter-1.safetensors").is_file():
         report = components.trainer.train(
-            [components.space.decode(i) for i in _training_set(components)], 0
+            [components.space.decode(i) for i in _training_set(components)], 1
         )
         write_adapter(folder, 0, components.trainer.state(), report)
     components.trainer.load_state(read_adapter(folder, 0)[0])
@@ -177,7 +177,7 @@ def _objective(name: str, components: StudyComponents, folder: Path) -> Objectiv
     if not path.is_file():
         error = _quantization_error(components)
         configurations = [components.space.decode(index) for index in _training_set(components)]
-        sensitivity = components.trainer.sensitivity(configurations, 0)
+        sensitivity = components.trainer.sensitivity(configurations, 1)
         budgets = np.linspace(*BITS, WARM_BUDGETS + 1)
         budgets[0] += 0.05  # At the very edge, hardly anything could be better.
         scores = weighted_scores(components.space, error, sensitivity)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.training.loop import TrainingLoop
+from qsearch_coalora.training.rounds import plan_round
 
 from benchmarks.paper import OURS, PLANS
 from benchmarks.paper_runs import for_all, study_of
@@ -62,7 +63,7 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     bits, generator = components.spec.search.average_bits, np.random.default_rng(0)
     sample = sample_configurations(components.space, 1 + SWITCHED, bits, generator)
     constant, *switched = (components.space.decode(index) for index in sample)
-    adapted, its_adapted = _trainer(components).adapted, _trainer(small).adapted
+    adapted, its_adapted = _trainer(components).study.adapted, _trainer(small).study.adapted
     # The same examples for all: padding would otherwise decide the comparison.
     batch_size = _trainer(components).options.batch_size
     batch = next(iter(components.task.batches("train", batch_size, torch.Generator())))
@@ -73,10 +74,10 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     calls: dict[str, Callable[[], object]] = {
         "plain": lambda: plain(batch),
         # θ takes no part in the first half of round 1's steps.
-        "without θ": _loop(components, batch, [constant], 0),
-        "with θ": _loop(components, batch, [constant], 1),
-        "switching": _loop(components, batch, switched, 1),
-        "dequantizing": _loop(small, batch, switched, 1),
+        "without θ": _loop(components, batch, [constant], 1),
+        "with θ": _loop(components, batch, [constant], 2),
+        "switching": _loop(components, batch, switched, 2),
+        "dequantizing": _loop(small, batch, switched, 2),
     }
     for both in (adapted, its_adapted):
         for configuration in (*switched, constant):
@@ -114,9 +115,9 @@ def _loop(
     trainer = _trainer(components)
     # As many steps as are timed, or θ would join the loop without it.
     enough = {"first_steps": 4 * REPEATS, "steps": 4 * REPEATS}
-    options = trainer.options.model_copy(update=enough)
-    plan = replace(trainer._plan(configurations, round), batches=repeat(batch))
-    return TrainingLoop(trainer.adapted, components.task, options, plan)._step
+    options = trainer.study.options.model_copy(update=enough)
+    plan = replace(plan_round(trainer.study, configurations, round), batches=repeat(batch))
+    return TrainingLoop(trainer.study.adapted, components.task, options, plan)._step
 
 
 if __name__ == "__main__":

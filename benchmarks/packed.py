@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qsearch_coalora.models.loading import load_pretrained, load_tokenizer, quiet_transformers
+from qsearch_coalora.models.loading import load_pretrained, quiet_transformers
+from qsearch_coalora.models.tokenizers import load_tokenizer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.linear import PackedLinear
 from qsearch_quantizers.packed.writing import (

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from qsearch_coalora.adapter.adapted_model import score
+from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.models.discovery import full_layer_names
-from qsearch_coalora.training.options import TrainingOptions
-from qsearch_coalora.training.precision import autocast, uses_bfloat16
-from qsearch_coalora.training.trainer import AdapterTrainer
+from qsearch_coalora.settings.device import autocast, uses_bfloat16
+from qsearch_coalora.settings.options import TrainingOptions
+from qsearch_coalora.training.evaluation import score
 
 from qsearch.plugins.components import build_components
 from qsearch.plugins.protocols import LoadedModel, Task
@@ -73,9 +73,9 @@ def main() -> None:
     assert isinstance(trainer, AdapterTrainer)
     loaded = task.load_model(components.spec.model, 0)
     task.prepare(loaded.tokenizer)
-    step = plain_step(loaded, components.space.layers, task, trainer.options)
+    step = plain_step(loaded, components.space.layers, task, trainer.study.options)
     drawn = torch.Generator().manual_seed(0)
-    batches = task.batches("train", trainer.options.batch_size, drawn)
+    batches = task.batches("train", trainer.study.options.batch_size, drawn)
     for batch, _ in zip(batches, range(TRAINED_STEPS), strict=False):
         step(batch)
 

@@ -161,7 +161,7 @@ def _measure() -> None:
     trainer = components.trainer
     assert isinstance(trainer, CoALoRATrainer)
     trainer.load_state(read_adapter(DATA / REAL, 0)[0])
-    adapted = trainer.adapted
+    adapted = trainer.study.adapted
     adapted.peft_model.eval()
     around = components.space.decode(
         allocate(components.space, known_objective(REAL).scores, _AROUND_BITS)

@@ -24,9 +24,11 @@ from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_and_session_factory
 from ax.utils.common.logger import set_ax_logger_levels
 from qsearch_coalora.models.discovery import discover_layers
-from qsearch_coalora.models.loading import load_pretrained, load_tokenizer
-from qsearch_coalora.weights.cache import BoundedCache, QuantizedWeights
+from qsearch_coalora.models.loading import load_pretrained
+from qsearch_coalora.models.tokenizers import load_tokenizer
+from qsearch_coalora.weights.cache import BoundedCache
 from qsearch_coalora.weights.quantization_error import quantization_errors
+from qsearch_coalora.weights.switching import QuantizedWeights
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from qsearch._arrays import Integers

@@ -11,6 +11,8 @@ import pytest
 import torch
 from pydantic import BaseModel
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -143,31 +145,44 @@ def table_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def make_trainer(
     bert_folder: Path, table_files: tuple[Path, Path], quantizer: RoundingQuantizer
-) -> Callable[..., CoALoRATrainer]:
-    """Return a maker of trainers on the small BERT; options as keywords."""
+) -> Callable[..., Any]:
+    """Return a maker of trainers on the small BERT; the trainer's options as keywords."""
 
-    def make(seed: int = 0, plugin: Any = quantizer, **options: object) -> CoALoRATrainer:
-        train, validation = table_files
-        task = Classification(Classification.Options(train=train, validation=validation))
+    def make(
+        seed: int = 0,
+        plugin: Any = quantizer,
+        method: Any = CoALoRATrainer,
+        files: tuple[Path, Path] = table_files,
+        **options: object,
+    ) -> Any:
+        task = Classification(Classification.Options(train=files[0], validation=files[1]))
         fields = {"rank": 4, "steps": 4, "batch_size": 8, "warmup_steps": 1} | options
-        return CoALoRATrainer(
-            CoALoRATrainer.Options(**fields),
-            ModelSpec(name=str(bert_folder)),
-            task,
-            plugin,
-            seed,
-        )
+        model = ModelSpec(name=str(bert_folder))
+        return method(method.Options(**fields), model, task, plugin, seed)
 
     return make
 
 
 @pytest.fixture
-def make_configuration() -> Callable[[CoALoRATrainer, int], Configuration]:
+def make_causal_task(tmp_path: Path) -> Callable[..., CausalLanguageModelling]:
+    """Return a maker of tasks on a text of words; the task's options as keywords."""
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(" ".join(WORDS[n:] + WORDS[:n]) for n in range(40)))
+
+    def make(**options: object) -> CausalLanguageModelling:
+        fields = {"train": text, "validation": text, "length": 24} | options
+        return CausalLanguageModelling(CausalLanguageModelling.Options(**fields))
+
+    return make
+
+
+@pytest.fixture
+def make_configuration() -> Callable[[AdapterTrainer, int], Configuration]:
     """Return a maker of random configurations: (trainer, seed) -> configuration."""
 
-    def make(trainer: CoALoRATrainer, seed: int) -> Configuration:
+    def make(trainer: AdapterTrainer, seed: int) -> Configuration:
         draw = random.Random(seed)
-        choices = trainer.quantizer.choices()
+        choices = trainer.study.quantizer.choices()
         return Configuration(
             {
                 layer.name: choices.layer_configuration(draw.randrange(choices.size))
@@ -181,7 +196,8 @@ def make_configuration() -> Callable[[CoALoRATrainer, int], Configuration]:
 @pytest.fixture
 def packing_study(make_trainer, make_configuration):
     """A trained study of normal float, one of its configurations, and what it computes."""
-    quantizer = NormalFloat(NormalFloat.Options())
-    trainer, wanted = trained(make_trainer, make_configuration, plugin=quantizer)
-    batch = next(iter(trainer.task.batches("validation", 8)))
-    return trainer, wanted, batch, study_logits(trainer, wanted, batch)
+    trainer, configuration = trained(
+        make_trainer, make_configuration, plugin=NormalFloat(NormalFloat.Options())
+    )
+    batch = next(iter(trainer.study.task.batches("validation", 8)))
+    return trainer, configuration, batch, study_logits(trainer, configuration, batch)

@@ -6,20 +6,18 @@ import torch
 
 
 def trained(make_trainer, make_configuration, **options):
-    trainer = make_trainer(steps=20, learning_rate=1e-2, **options)
+    trainer = make_trainer(steps=8, learning_rate=2e-2, **options)
     wanted = make_configuration(trainer, 0)
-    trainer.train([wanted, make_configuration(trainer, 1)], 0)
+    trainer.train([wanted, make_configuration(trainer, 1)], 1)
     return trainer, wanted
 
 
 @torch.no_grad()
 def study_logits(trainer, configuration, batch) -> torch.Tensor:
-    adapted = trainer.adapted
+    adapted = trainer.study.adapted
     adapted.peft_model.eval()
-    adapted.activate(configuration)
-    U = adapted.adjustments(configuration)
-    assert U.abs().max() > 1e-3  # else folding would be tested on nothing
-    adapted.projections.set(U)
+    assert adapted.adjustments(configuration).abs().max() > 1e-3  # Else nothing is folded.
+    adapted.use(configuration)
     logits = adapted.logits(batch)
     adapted.projections.clear()
     return logits

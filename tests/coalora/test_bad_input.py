@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from pydantic import ValidationError
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
-from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -40,7 +40,7 @@ def test_loss_that_is_not_finite_ends_training_before_its_state_is_kept(
 ) -> None:
     trainer = make_trainer(learning_rate=1e30, max_grad_norm=1e30, steps=8)
     with pytest.raises(QsearchError, match="round 1"):
-        trainer.train([make_configuration(trainer, 0)], 0)
+        trainer.train([make_configuration(trainer, 0)], 1)
 
 
 def test_length_above_the_models_positions_is_refused(bert_folder, table_files, quantizer) -> None:
@@ -53,7 +53,7 @@ def test_one_validation_example_is_refused(bert_folder, table_files, quantizer, 
     (tmp_path / "one.tsv").write_text("text\tlabel\nw1 w2\tleft\n")
     files = (table_files[0], tmp_path / "one.tsv")
     with pytest.raises(InputError, match="at least 2"):
-        _ = trainer_of(str(bert_folder), files, quantizer).loaded
+        _ = trainer_of(str(bert_folder), files, quantizer).study.loaded
 
 
 def test_truncated_weights_are_refused(bert_folder, table_files, quantizer, tmp_path) -> None:
@@ -61,7 +61,7 @@ def test_truncated_weights_are_refused(bert_folder, table_files, quantizer, tmp_
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match=str(tmp_path / "model")):
-        _ = trainer_of(str(tmp_path / "model"), table_files, quantizer).loaded
+        _ = trainer_of(str(tmp_path / "model"), table_files, quantizer).study.loaded
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "Qwen2", "T5"])
@@ -78,7 +78,7 @@ def test_a_model_without_a_tokenizer_is_refused(kind, table_files, quantizer, tm
     )
     getattr(transformers, f"{kind}ForSequenceClassification")(config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="has no tokenizer"):
-        trainer_of(str(tmp_path), table_files, quantizer).loaded  # noqa: B018
+        trainer_of(str(tmp_path), table_files, quantizer).study.loaded  # noqa: B018
 
 
 @pytest.mark.parametrize("added", ["token", "padding"])
@@ -98,7 +98,7 @@ def test_a_tokenizer_of_another_model_is_refused(
     tokenizer.save_pretrained(tmp_path / "model")
     name = "<pad>" if added == "padding" else "w60"
     with pytest.raises(InputError, match=rf"63 embeddings, .*token '{name}' has number 63"):
-        trainer_of(str(tmp_path / "model"), table_files, quantizer).loaded  # noqa: B018
+        trainer_of(str(tmp_path / "model"), table_files, quantizer).study.loaded  # noqa: B018
 
 
 def test_a_tokenizer_that_cannot_pad_is_refused(
@@ -108,18 +108,40 @@ def test_a_tokenizer_that_cannot_pad_is_refused(
     words = Tokenizer(models.WordLevel(small_tokenizer().get_vocab(), unk_token="[UNK]"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(tmp_path / "model")
     with pytest.raises(InputError, match="no padding, end or unknown token"):
-        trainer_of(str(tmp_path / "model"), table_files, quantizer).loaded  # noqa: B018
+        trainer_of(str(tmp_path / "model"), table_files, quantizer).study.loaded  # noqa: B018
 
 
-def test_a_padding_token_that_text_never_has_needs_no_embedding(llama_folder, tmp_path) -> None:
+def test_a_padding_token_that_text_never_has_needs_no_embedding(
+    llama_folder, make_causal_task, tmp_path
+) -> None:
     shutil.copytree(llama_folder, tmp_path / "model")
     tokenizer = small_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
     tokenizer.save_pretrained(tmp_path / "model")
-    task = CausalLanguageModelling(
-        CausalLanguageModelling.Options(train=tmp_path / "a.txt", validation=tmp_path / "a.txt")
-    )
-    assert task.load_model(ModelSpec(name=str(tmp_path / "model")), 0).tokenizer.pad_token_id == 63
+    loaded = make_causal_task().load_model(ModelSpec(name=str(tmp_path / "model")), 0)
+    assert loaded.tokenizer.pad_token_id == 63
+
+
+class Malicious:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_weights_that_are_a_pickle_of_code_are_refused_without_advice_to_load_them(
+    bert_folder, table_files, quantizer, tmp_path
+) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(bert_folder / name, tmp_path)
+    torch.save({"weight": Malicious(tmp_path / "run")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="pickle that holds more than tensors") as refusal:
+        trainer_of(str(tmp_path), table_files, quantizer).study.loaded  # noqa: B018
+    assert "weights_only" not in str(refusal.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_corrupt_gguf_is_refused(table_files, quantizer, tmp_path) -> None:

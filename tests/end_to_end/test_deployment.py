@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from qsearch_coalora.models.loading import load_pretrained, load_tokenizer
+from qsearch_coalora.models.loading import load_pretrained
+from qsearch_coalora.models.tokenizers import load_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Embedding, Linear
@@ -62,9 +63,9 @@ def picked(study: Path, bits: float) -> tuple[StudyComponents, Configuration]:
 def in_the_study(components: StudyComponents, configuration: Configuration) -> Any:
     """The study's own model under a configuration."""
     trainer: Any = components.trainer
-    trainer.adapted.peft_model.eval()
-    trainer.activate(configuration)
-    return trainer.adapted
+    trainer.study.adapted.peft_model.eval()
+    trainer.study.adapted.use(configuration)
+    return trainer.study.adapted
 
 
 def in_a_new_process(folder: Path, kind: str, inputs: dict[str, Tensor], at: Path) -> Tensor:
@@ -79,7 +80,7 @@ def in_a_new_process(folder: Path, kind: str, inputs: dict[str, Tensor], at: Pat
 def batch(study: Path) -> dict[str, Tensor]:
     """A batch of the study's validation texts, as model inputs."""
     components = build_components(load_spec(study / "study.yaml", resolved=True))
-    components.trainer.loaded  # type: ignore[attr-defined]  # noqa: B018  # It prepares the task.
+    components.trainer.study.loaded  # type: ignore[attr-defined]  # noqa: B018  # It prepares the task.
     found = next(iter(components.task.batches("validation", 64)))
     return {name: tensor for name, tensor in found.items() if name != "labels"}
 

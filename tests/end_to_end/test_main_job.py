@@ -170,7 +170,7 @@ def _picked(study: Path) -> tuple[StudyComponents, Configuration, dict[str, Any]
 @torch.no_grad()
 def _study_logits(trainer: Any, configuration: Configuration, batch: Any) -> torch.Tensor:
     """The logits that the study's own trainer scores, as in its evaluation."""
-    adapted = trainer.adapted
+    adapted = trainer.study.adapted
     adapted.peft_model.eval()
     adapted.activate(configuration)
     adapted.projections.set(adapted.adjustments(configuration))

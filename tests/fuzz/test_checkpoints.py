@@ -30,7 +30,8 @@ from tests.fuzz.support import (
 transformers = pytest.importorskip("transformers")
 
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
-from qsearch_coalora.models.loading import load_config, load_pretrained, load_tokenizer  # noqa: E402
+from qsearch_coalora.models.loading import load_config, load_pretrained  # noqa: E402
+from qsearch_coalora.models.tokenizers import load_tokenizer  # noqa: E402
 from qsearch_quantizers.integer.quantizer import Integer  # noqa: E402
 from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark  # noqa: E402
 from qsearch_quantizers.packed.verification import file_digests, settings_digest  # noqa: E402

@@ -29,7 +29,7 @@ class FoldedProjections:
         self._positions_by_width: dict[int, list[int]] = {}
         for position, projection in enumerate(projections):
             self._positions_by_width.setdefault(projection.in_features, []).append(position)
-            projection.forward = self._forward(position)  # type: ignore[method-assign]
+            projection.forward = self._forward(position)  # type: ignore[method-assign, assignment]
 
     def _forward(self, position: int) -> Callable[[Tensor], Tensor]:
         def project(inputs: Tensor) -> Tensor:
@@ -41,8 +41,7 @@ class FoldedProjections:
     def set(self, U: Tensor | None) -> None:
         """Use adjustments of the present A from now on, or plain LoRA.
 
-        Args:
-            U: One matrix per layer (layers × r × r); gradients flow into it, and into A.
+        U is one matrix per layer (layers × r × r); gradients flow into it, and into A.
 
         Raises:
             ValueError: If the number of matrices is not the number of layers.

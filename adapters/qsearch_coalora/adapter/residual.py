@@ -12,9 +12,6 @@ from qsearch.errors import InputError
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.weights.input_norm import InputNorm
 
-RESIDUAL_RANK = "trainer.residual_rank (half of trainer.rank if it is not given)"
-"""How messages name the rank of residual factors."""
-
 OVERSAMPLING = 8
 POWER_ITERATIONS = 4
 
@@ -38,16 +35,7 @@ class Factors:
 
 
 def require_rank(rank: int, layers: Sequence[LayerSpec], field: str) -> None:
-    """Refuse a rank that some layer's weight does not have.
-
-    Args:
-        rank: How many components are taken out of each weight.
-        layers: The layers.
-        field: The study's field, for the message.
-
-    Raises:
-        InputError: If the rank is above the smallest feature count.
-    """
+    """Raise InputError for a rank, of a study's field, that some layer's weight does not have."""
     smallest = min(min(layer.shape) for layer in layers)
     if rank > smallest:
         raise InputError(

@@ -51,12 +51,7 @@ class Theta(nn.Module):
     A layer of a role or block that θ has not seen, or with knobs or values that it does not know,
     gets U = 0: plain LoRA.
 
-    Args:
-        choices: The quantizer's knobs.
-        layers: The model's layers.
-        rank: Rank r of the adapter.
-        options: Shape.
-        generator: Draws the initial weights.
+    The generator draws the initial weights.
     """
 
     def __init__(
@@ -106,9 +101,7 @@ class Theta(nn.Module):
     def encode(self, configuration: Configuration, layers: Sequence[LayerSpec]) -> Tensor:
         """Return what θ sees of layers under a configuration.
 
-        Args:
-            configuration: The configuration.
-            layers: Layers, of the model that θ was made for or of another.
+        The layers may be of another model than θ was made for.
 
         Returns:
             For each layer the index of each knob's value, of its role and of its block, as far

@@ -11,13 +11,13 @@ from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch_coalora.estimation.requirements import adapter_bytes
-from qsearch_coalora.export.formats import ExportJob, plain_state
+from qsearch_coalora.export.job import ExportJob, plain_state
 from qsearch_coalora.models.discovery import discover_layers
 from qsearch_coalora.models.loading import skeleton
 
 _FLOAT_BYTES = 4
 _HEADER_BYTES = 160
-"""What a tensor takes in a file beside its elements, most of it its name in the header."""
+"""What a tensor takes in a file besides its elements, most of it its name in the header."""
 
 _TENSORS_PER_LAYER = 6
 """Of a packed layer: at most three of the quantizer, two of the adapter, a bias."""
@@ -38,12 +38,7 @@ def _padding(quantizer: Quantizer, shape: tuple[int, int]) -> int:
 
 
 def model_footprint(job: ExportJob, tokens: int) -> Footprint:
-    """Return the footprint of a model's exports, from the shapes of its tensors.
-
-    Args:
-        job: The model; its configuration does not matter.
-        tokens: Tokens that the task feeds at once.
-    """
+    """Return the footprint of a model's exports of any configuration, from its tensors' shapes."""
     adapted = job.adapted
     quantized = {f"{name}.weight" for name in job.layer_names}
     state = {name: tensor for name, tensor in plain_state(job).items() if name not in quantized}

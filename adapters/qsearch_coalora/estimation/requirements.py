@@ -1,4 +1,4 @@
-"""What training needs of a machine, told from shapes alone."""
+"""What training needs of a machine, from shapes alone."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import nn
 
 from qsearch.plugins.protocols import Quantizer, Requirements
 from qsearch.space.layers import LayerSpec
-from qsearch_coalora.estimation.workload import (
-    Workload,
-    floating_point_operations,
-    work_parameters,
-)
-from qsearch_coalora.training.calibration import moment_bytes
-from qsearch_coalora.training.device import missing_device
-from qsearch_coalora.training.options import TrainingOptions
+from qsearch_coalora.settings.device import missing_device
+from qsearch_coalora.settings.options import TrainingOptions
+from qsearch_coalora.tasks.workload import Workload
+from qsearch_coalora.weights.layer_inputs import moment_bytes
+
+_STEP_COST = 3
+"""Forward passes that a training step costs: one forward, and two in the backward pass. Frozen
+weights need no gradient of their own, but the adapter's products take up much of that."""
 
 _FLOAT_BYTES = 4
 _TRAINED_COPIES = 4
@@ -36,7 +36,6 @@ def estimate_requirements(
     layers: Sequence[LayerSpec],
     quantizer: Quantizer,
     options: TrainingOptions,
-    configurations_per_step: int,
     workload: Workload | None,
     notes: Sequence[str],
 ) -> Requirements:
@@ -47,14 +46,7 @@ def estimate_requirements(
     quantizer needs, and for each layer the inputs and outputs of the tokens that share a backward
     pass.
 
-    Args:
-        model: The model, on the meta device.
-        layers: Its quantizable layers.
-        quantizer: The quantizer.
-        options: The trainer's options.
-        configurations_per_step: Configurations that share the examples of a batch.
-        workload: The task's workload, if the task tells it.
-        notes: Sentences for the user.
+    The model may be on the meta device.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     quantizable = sum(layer.parameters for layer in layers)
@@ -62,7 +54,7 @@ def estimate_requirements(
     activations = weights * _ACTIVATION_SHARE
     notes = list(notes)
     if workload is not None:
-        examples = math.ceil(options.batch_size / configurations_per_step)
+        examples = math.ceil(options.batch_size / options.batch_configurations)
         features = sum(sum(layer.shape) for layer in layers)
         saved = features * examples * workload.example_tokens * _FLOAT_BYTES
         activations = max(activations, saved)
@@ -94,5 +86,35 @@ def estimate_requirements(
             "the time is not estimated, since only the data tells how many examples an evaluation"
             " has; bound them in the task's options"
         )
-    training, evaluation = floating_point_operations(work_parameters(model), options, workload)
+    training, evaluation = _operations(_work_parameters(model), options, workload)
     return Requirements(parameters, int(memory), training, evaluation, notes=tuple(notes))
+
+
+def _work_parameters(model: nn.Module) -> int:
+    """Return the parameters that every token is multiplied with: all but embeddings."""
+    embedded = sum(
+        module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding)
+    )
+    return sum(parameter.numel() for parameter in model.parameters()) - embedded
+
+
+def _operations(
+    parameters: int, options: TrainingOptions, workload: Workload
+) -> tuple[tuple[float, float], float]:
+    """Estimate the operations of training and of evaluating.
+
+    A forward pass takes 2 operations per parameter and token; attention's own products and
+    quantization are left out, padding is counted as tokens.
+
+    Returns:
+        Operations of training in round 1 and in each later round, and of evaluating one
+        configuration; all zero where the evaluated examples are not known.
+    """
+    if workload.evaluated_examples is None:
+        return (0.0, 0.0), 0.0
+    example = 2.0 * parameters * workload.example_tokens
+    step = _STEP_COST * example * options.batch_size * options.accumulation_steps
+    return (
+        (step * options.round_steps(1), step * options.round_steps(2)),
+        example * workload.evaluated_examples,
+    )

@@ -1,1 +1,1 @@
-"""One configuration's model in the formats that engines load."""
+"""One configuration's model in the formats that engines load; the registry is in ``formats``."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark
 from safetensors.torch import save_file
 
+from qsearch.deployment.model_card import as_code
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import needs_inputs
 from qsearch.storage.files import write_json
-from qsearch_coalora.adapter.adapted_model import ADAPTER
+from qsearch_coalora.adapter.lora import ADAPTER
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.job import ExportJob, adapter_state, packable
+from qsearch_coalora.models.source import ModelSource, locate_model
 
 _CARD = """\
 # {method} adapter for {model}
@@ -27,6 +30,9 @@ from peft import PeftModel
 
 model = PeftModel.from_pretrained(quantized_base_model, "path/to/this/folder")
 ```
+
+`AutoPeftModelFor{kind}.from_pretrained("path/to/this/folder"{arguments})` takes the base that
+`adapter_config.json` names: {base}. Change `base_model_name_or_path` there when you move it.
 
 `quantized_base_model` holds the weights of that configuration: packed (the export format
 `packed-base`) or dequantized, as float. {weights}The adapter also makes up for what these weights
@@ -43,6 +49,9 @@ rounding. Figures stand in docs/benchmarks.md of qsearch.
 
 _FOLDED = " The adjustment U of this configuration is folded into the `lora_A` weights."
 
+_FLOAT_BASE = "{base}, the float model, whose weights this adapter was not made for"
+_PACKED_BASE = "{base}, the packed weights of this configuration"
+
 _CALIBRATED = "They were rounded by the inputs of the study's texts, so take `packed-base`. "
 
 
@@ -51,10 +60,15 @@ def export_adapter(job: ExportJob, directory: Path) -> None:
     adapted = job.adapted
     config = copy.copy(adapted.peft_model.peft_config[ADAPTER])
     config.inference_mode = True
-    config.base_model_name_or_path = job.model.name
+    source, mark = locate_model(job.model), _owner(job)
+    beside = None if mark is None else _packed_base_beside(directory, mark, job)
+    # A path as it is in the study may say nothing elsewhere, such as one inside a package.
+    named = Path(source.path).resolve() if source.is_local else source.path
+    config.base_model_name_or_path = str(named if beside is None else beside)
+    config.revision = source.revision if beside is None else None
     # PEFT has added the usual names of heads to it, which it does again when it loads.
     config.modules_to_save = list(adapted.head_names) or None
-    config.auto_mapping = _owner(job)
+    config.auto_mapping = mark
     config.save_pretrained(str(directory))
     path = directory / "adapter_model.safetensors"
     save_file(adapter_state(job), str(path), metadata={"format": "pt"})
@@ -63,7 +77,51 @@ def export_adapter(job: ExportJob, directory: Path) -> None:
     folded = "" if adapted.theta is None else _FOLDED
     weights = _CALIBRATED if needs_inputs(job.quantizer) else ""
     rank = adapted.options.rank
-    write_card(job, directory, _CARD, "peft", rank=rank, folded=folded, weights=weights)
+    write_card(
+        job,
+        directory,
+        _CARD,
+        "peft",
+        rank=rank,
+        folded=folded,
+        weights=weights,
+        kind=job.auto_class.removeprefix("AutoModelFor"),
+        arguments=_arguments(job, source) if beside is None else "",
+        base=(_FLOAT_BASE if beside is None else _PACKED_BASE).format(
+            base=as_code(config.base_model_name_or_path)
+        ),
+    )
+
+
+def _arguments(job: ExportJob, source: ModelSource) -> str:
+    """Return what `from_pretrained` needs to load the float base, as Python writes it."""
+    arguments = "" if source.gguf_file is None else f", gguf_file={source.gguf_file!r}"
+    if job.auto_class == "AutoModelForSequenceClassification":
+        arguments += f", num_labels={job.base.config.num_labels}"
+    return arguments
+
+
+def _packed_base_beside(directory: Path, mark: dict[str, Any], job: ExportJob) -> Path | None:
+    """Return the folder next to an export that holds this adapter's packed base, if there is one.
+
+    Packed weights that hold an adapter already are not one.
+    """
+    from qsearch_quantizers.packed.loading import QUANT_METHOD
+
+    prefix = job.base.base_model_prefix
+    for path in sorted(directory.resolve().parent.glob("[!.]*/config.json")):
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            packed = config["quantization_config"]
+            if packed["quant_method"] != QUANT_METHOD or packed["adapter_rank"]:
+                continue
+            options, layers = packed["quantizer_options"], packed["layers"]
+            digest = owner_digest(packed["quantizer"], options, layers, prefix)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # Not a model of ours.
+        if owner_mark(digest) == mark:
+            return path.parent
+    return None
 
 
 def _owner(job: ExportJob) -> dict[str, Any] | None:

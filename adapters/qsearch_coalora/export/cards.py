@@ -16,14 +16,10 @@ The model brings Python code of its own, which is in this folder too: whoever lo
 
 
 def write_card(job: ExportJob, directory: Path, text: str, library: str, **fields: object) -> None:
-    """Write ``README.md``; the engine adds the figures.
+    """Write ``README.md``; the engine adds the values that the study measured.
 
-    Args:
-        job: What is exported.
-        directory: Where to.
-        text: The card, with places for ``model``, ``method``, ``auto_class`` and ``fields``.
-        library: Name of the library that loads it.
-        fields: Further values.
+    The text has places for ``model``, ``method``, ``auto_class`` and the further fields; the
+    library is the one that loads the export.
     """
     tags = ["lora", "quantization", "qsearch"]
     front = ModelCardData(base_model=job.model.name, library_name=library, tags=tags).to_yaml()

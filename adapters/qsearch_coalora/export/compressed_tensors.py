@@ -105,7 +105,8 @@ def _packed(weight: IntegerWeight, shape: tuple[int, int], helpers: Any) -> dict
     middle = 2 ** (weight.bits - 1)
 
     def signed(codes: Tensor) -> Tensor:
-        return (codes.to(torch.int16) - middle).to(torch.int8)
+        centred: Tensor = codes.to(torch.int16) - middle
+        return centred.to(torch.int8)
 
     tensors = {
         "weight_packed": helpers.pack_to_int32(signed(weight.codes), weight.bits),

@@ -12,15 +12,7 @@ from qsearch_coalora.models.loading import skeleton
 
 
 def require_fused_alike(job: ExportJob, format: str) -> None:
-    """Check that layers which engines fuse into one matrix are quantized alike.
-
-    Args:
-        job: What is exported.
-        format: Name of the format, for the message.
-
-    Raises:
-        InputError: If they are not; the message names the layers.
-    """
+    """Raise InputError unless layers which engines fuse into one matrix are quantized alike."""
     # Of all layers: one that the study leaves in float is unlike one that it quantizes.
     layers = discover_layers(skeleton(job.base.config, job.model))
     chosen = {one.name: dict(job.configuration.get(one.name, {})) for one in layers}

@@ -1,4 +1,6 @@
-"""Writing one configuration's model in the forms that others load."""
+"""The export formats: what writes each, and what it asks of a quantizer."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,11 +11,11 @@ from qsearch_coalora.export.adapter import export_adapter
 from qsearch_coalora.export.compressed_tensors import export_compressed_tensors
 from qsearch_coalora.export.engines import require_integers
 from qsearch_coalora.export.gguf import export_gguf
-from qsearch_coalora.export.job import Exporter, ExportJob, packable, plain_state
+from qsearch_coalora.export.job import ExportJob, packable
 from qsearch_coalora.export.merged import export_merged
 from qsearch_coalora.export.packed import export_packed, export_packed_base
 
-EXPORTERS: dict[str, Exporter] = {
+EXPORTERS: dict[str, Callable[[ExportJob, Path], None]] = {
     "adapter": export_adapter,
     "packed": export_packed,
     "packed-base": export_packed_base,
@@ -21,7 +23,7 @@ EXPORTERS: dict[str, Exporter] = {
     "compressed-tensors": export_compressed_tensors,
     "gguf": export_gguf,
 }
-"""Writers by the name of their format."""
+"""By the name of a format, what writes a job into an existing, empty folder."""
 
 _CHECKS: dict[str, Callable[[Quantizer, str], object]] = {
     "packed": packable,
@@ -34,24 +36,9 @@ _CHECKS: dict[str, Callable[[Quantizer, str], object]] = {
 WHOLE_MODELS = ("packed", "merged")
 """Formats that hold weights and adapter together."""
 
-__all__ = [
-    "EXPORTERS",
-    "WHOLE_MODELS",
-    "ExportJob",
-    "Exporter",
-    "plain_state",
-    "require_format",
-    "write_export",
-]
-
 
 def require_format(quantizer: Quantizer, format: str, formats: Sequence[str]) -> None:
-    """Check what can be told of an export before its model is loaded.
-
-    Args:
-        quantizer: The study's quantizer.
-        format: Name of the format.
-        formats: Those of :data:`EXPORTERS` that the trainer has.
+    """Check what can be known of an export before its model is loaded.
 
     Raises:
         InputError: If the format is none of these, or cannot hold what the quantizer makes.
@@ -63,12 +50,7 @@ def require_format(quantizer: Quantizer, format: str, formats: Sequence[str]) ->
 
 
 def write_export(job: ExportJob, directory: Path, format: str) -> None:
-    """Write one format of a job into a folder.
-
-    Args:
-        job: What is exported.
-        directory: Where to; it is created if missing.
-        format: Name of the format, which :func:`require_format` has let pass.
+    """Write one format, which :func:`require_format` has let pass, into a folder.
 
     Raises:
         InputError: If the format cannot hold the job.

@@ -44,8 +44,8 @@ def export_gguf(job: ExportJob, directory: Path) -> None:
     """Write the model and the adapter as GGUF files.
 
     Raises:
-        InputError: If the model is no causal one or not from a GGUF file, the weights are no
-            integers that GGUF has a type for, or how the file orders a layer's rows cannot be told.
+        InputError: If the model is not a causal one or not from a GGUF file, the weights are no
+            integers that GGUF has a type for, or how the file orders a layer's rows is not known.
     """
     quantizer = require_integers(job.quantizer, FORMAT)
     gguf = optional_module("gguf", "llm", f"--format {FORMAT}")

@@ -1,10 +1,9 @@
-"""What is exported, and the parts that every format is made of."""
+"""What is exported, and the tensors that every format is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,22 +15,14 @@ from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.adapter.adapted_model import ADAPTER, AdaptedModel
+from qsearch_coalora.adapter.adapted_model import AdaptedModel
+from qsearch_coalora.adapter.lora import ADAPTER
 from qsearch_coalora.models.discovery import full_layer_names
 
 
 @dataclass(frozen=True)
 class ExportJob:
-    """What is exported.
-
-    Args:
-        adapted: The adapted model. Exporting changes none of its tensors.
-        model: Which base model it is.
-        tokenizer: Its tokenizer.
-        configuration: The configuration.
-        quantizer: The quantizer.
-        method: Name of the method that trained the adapter.
-    """
+    """What is exported; exporting changes none of the adapted model's tensors."""
 
     adapted: AdaptedModel
     model: ModelSpec
@@ -61,12 +52,8 @@ class ExportJob:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether there is something beside the quantized weights."""
+        """Whether there is something besides the quantized weights."""
         return any(layer.scaling[ADAPTER] for layer in self.adapted.lora_layers)
-
-
-Exporter = Callable[[ExportJob, Path], None]
-"""Writes one format of a job into an existing, empty folder."""
 
 
 def plain_state(job: ExportJob) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 Weights stay packed in memory and are dequantized by block as they are used.
 """
 
-_WITH = "and the {method} adapter of that configuration beside them"
+_WITH = "and the {method} adapter of that configuration next to them"
 _WITHOUT = (
     "without an adapter: that of the same configuration, from the format `adapter`, goes on top by"
     " PEFT. Without it the model does worse than the figures below"

@@ -1,60 +1,140 @@
-"""The CoA-LoRA trainer: one adapter, trained on the expected loss over a set."""
+"""CoA-LoRA: one configuration-aware adapter, trained on the expected loss over a set."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field, model_validator
 
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.protocols import Quantizer, Split, Task
+from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel, AdapterShape
 from qsearch_coalora.adapter.theta import ThetaOptions
-from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
-from qsearch_coalora.training.calibration import calibration_batches
-from qsearch_coalora.training.schedule import seeds
-from qsearch_coalora.training.set_trainer import SetTrainer
+from qsearch_coalora.methods.shared_adapter import SharedAdapter
+from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.settings.options import SetTrainingOptions
+from qsearch_coalora.training.evaluation import evaluate_full_precision
+from qsearch_coalora.training.sampling import round_seeds
+from qsearch_coalora.training.study_model import StudyModel
+
+RESIDUAL_RANK = "trainer.residual_rank (half of trainer.rank if it is not given)"
+"""How messages name the rank of residual factors."""
+
+THETA_RATE = 3.0
+"""θ's peak rate over that of the factors, where none is given."""
 
 
-class CoALoRATrainer(SetTrainer):
+class CoALoRAOptions(SetTrainingOptions):
+    """Options of the CoA-LoRA trainer.
+
+    LoRA's α is divided by the trained rank, residual factors left out: so the trained factors move
+    the weights as fast as those of plain LoRA with the same α and that rank.
+
+    Args:
+        init: ``shared`` trains one pair of factors for all configurations; ``residual`` fills
+            some or all of the rank with the factors of W − W̃ of each configuration. What both
+            are worth stands in docs/design.md.
+        residual_rank: With ``residual``, how much of the rank those factors take; the rest is
+            shared and trained. None means half. The paper's text has all of it; then only θ and
+            the head learn the task, and SST-2 stays near chance.
+        residual_norm: Norm in which those factors come nearest to W − W̃: ``frobenius``, or
+            ``inputs``, that of the change in the layer's outputs, measured on
+            ``calibration_batches`` batches under the base model.
+        theta_learning_rate: Peak rate for θ. None means three times that of the factors; 0 leaves U
+            near zero.
+        theta_start: Share of round 1's steps that train plain LoRA, U = 0, before θ joins. None
+            do where residual factors take all of the rank.
+        theta: Shape of θ.
+    """
+
+    init: Literal["shared", "residual"] = "residual"
+    residual_rank: int | None = Field(default=None, ge=1)
+    residual_norm: Literal["frobenius", "inputs"] = "inputs"
+    theta_learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    theta_start: float = Field(default=0.5, ge=0, lt=1)
+    theta: ThetaOptions = ThetaOptions()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CoALoRAOptions:
+        if self.init == "shared" and self.residual_rank is not None:
+            raise ValueError("residual_rank is only for init: residual")
+        if self.fixed_rank > self.rank:
+            raise ValueError(f"residual_rank {self.fixed_rank} must be at most rank, {self.rank}")
+        if self.theta.rank is not None and self.theta.rank > self.rank:
+            raise ValueError(f"theta.rank {self.theta.rank} must be at most rank, {self.rank}")
+        if self.fixed_rank == self.rank and not self.theta_rate:
+            raise ValueError("theta_learning_rate must be above 0 where residual_rank is rank")
+        return self
+
+    @property
+    def scaling(self) -> float:
+        """LoRA's α over the trained rank; residual factors are not scaled."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return alpha / (self.rank - self.fixed_rank or self.rank)
+
+    @property
+    def theta_rate(self) -> float:
+        """Peak rate for θ."""
+        if self.theta_learning_rate is None:
+            return THETA_RATE * self.learning_rate
+        return self.theta_learning_rate
+
+    @property
+    def fixed_rank(self) -> int:
+        """How much of the rank holds residual factors."""
+        if self.init == "shared":
+            return 0
+        return max(self.rank // 2, 1) if self.residual_rank is None else self.residual_rank
+
+
+class CoALoRATrainer(AdapterTrainer):
     """Trains one configuration-aware adapter: L1·(I + U)·L2 with U = θ(configuration).
 
     (CoA-LoRA, ICLR 2026.)
     """
 
     Options = CoALoRAOptions
-    options: CoALoRAOptions
     method = "CoA-LoRA"
 
-    @property
-    def shape(self) -> AdapterShape:
-        """θ, and how much of the rank holds residual factors."""
-        options = self.options
+    def __init__(
+        self, options: CoALoRAOptions, model: ModelSpec, task: Task, quantizer: Quantizer, seed: int
+    ) -> None:
         # Where residual factors are all of the rank, there is no plain LoRA to begin with.
         start = options.theta_start if options.fixed_rank < options.rank else 0.0
-        return AdapterShape(options.theta, options.theta_rate, start, options.fixed_rank)
+        study = StudyModel(
+            options,
+            model,
+            task,
+            quantizer,
+            seed,
+            svd_rank=(options.fixed_rank, RESIDUAL_RANK),
+            shape=AdapterShape(options.theta, options.theta_rate, start, options.fixed_rank),
+            details=_details(options, seed),
+            complete=self._measure_inputs,
+        )
+        super().__init__(study, SharedAdapter(study))
+        self._norm_of_inputs = options.fixed_rank > 0 and options.residual_norm == "inputs"
 
-    def make_adapted(self) -> AdaptedModel:
-        """Return the adapted model, with the norms of its layers' inputs if those are used."""
-        adapted = super().make_adapted()
-        if self.options.fixed_rank and self.options.residual_norm == "inputs":
-            count, set_seed = self.options.calibration_batches, seeds(self.seed, 0)[1]
-            batches = calibration_batches(self._batches, self.seed, count)
-            adapted.measure_inputs(batches, torch.Generator().manual_seed(set_seed))
-        return adapted
+    def _measure_inputs(self, adapted: AdaptedModel) -> None:
+        """Take residual factors in the norm of the layers' inputs, if the options say so."""
+        if self._norm_of_inputs:
+            seed = round_seeds(self.study.seed, 1).configurations
+            generator = torch.Generator().manual_seed(seed)
+            adapted.measure_inputs(self.study.calibration_batches(), generator)
 
-    def _identity(self) -> dict[str, Any]:
-        # States from before there was another norm lack it.
-        norm = self.options.residual_norm if self.options.fixed_rank else "frobenius"
-        return {
-            **super()._identity(),
-            "residual_rank": self.options.fixed_rank,
-            **({"residual_norm": norm} if norm != "frobenius" else {}),
-            "theta": _identity_of(self.options.theta, self.seed),
-        }
+    def evaluate_full_precision(self, split: Split) -> Evaluation:
+        """Evaluate the original weights with the shared factors: no U, no residual factors."""
+        return evaluate_full_precision(self.study, split)
 
 
-def _identity_of(theta: ThetaOptions, seed: int) -> dict[str, Any]:
-    """Return θ's shape: its sizes, and what else is not as by default, which old states lack."""
-    sizes = {"embedding_dim": theta.embedding_dim, "hidden": theta.hidden}
+def _details(options: CoALoRAOptions, seed: int) -> dict[str, Any]:
+    """Return what a saved adapter must agree in besides what all methods compare."""
     # The additive adjustment's bases are drawn from the seed, not saved.
-    drawn = {"basis_seed": seed} if theta.adjustment == "additive" else {}
-    return sizes | theta.model_dump(exclude_defaults=True) | drawn
+    drawn = {"basis_seed": seed} if options.theta.adjustment == "additive" else {}
+    return {
+        "residual_rank": options.fixed_rank,
+        "residual_norm": options.residual_norm if options.fixed_rank else None,
+        "theta": options.theta.model_dump(exclude_defaults=True) | drawn,
+    }

@@ -21,7 +21,7 @@ class Decomposition:
         L1: Output features × r.
         L2: r × input features.
         error: Weighted squared error ‖D_row (W − approximation) D_col‖².
-        turns: How often both parts were found anew.
+        turns: How often both components were found.
     """
 
     L1: Tensor

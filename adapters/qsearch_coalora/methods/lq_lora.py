@@ -1,4 +1,4 @@
-"""LQ-LoRA: one LoRA for each configuration, beside a quantized part that was found with it."""
+"""LQ-LoRA: one LoRA for each configuration, next to a quantized part that was found with it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ import torch
 from torch import Tensor
 
 from qsearch._threads import one_thread
-from qsearch.plugins.protocols import Requirements
+from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
+from qsearch.plugins.protocols import Quantizer, Requirements, Task, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
-from qsearch_coalora.adapter.adapted_model import AdaptedModel, score
-from qsearch_coalora.adapter.residual import require_rank
+from qsearch.spec.sections import ModelSpec
+from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.export.formats import WHOLE_MODELS
 from qsearch_coalora.methods.decomposition import Decomposition, decompose
 from qsearch_coalora.methods.importance import row_and_column_importance
-from qsearch_coalora.methods.per_configuration import Adapter, PerConfigurationTrainer
-from qsearch_coalora.training.options import TrainingOptions
-from qsearch_coalora.training.schedule import seeds
+from qsearch_coalora.methods.own_adapters import OwnAdapters, requirements_of_each
+from qsearch_coalora.methods.trained_adapters import Adapter
+from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.settings.options import TrainingOptions
+from qsearch_coalora.training.evaluation import score
+from qsearch_coalora.training.study_model import StudyModel
 
 
-class LQLoRATrainer(PerConfigurationTrainer):
+class LQLoRATrainer(AdapterTrainer):
     """Decomposes each weight into a quantized and a low-rank part, then trains the latter.
 
     (Guo et al. 2024, "LQ-LoRA: Low-rank Plus Quantized Matrix Decomposition for Efficient Language
@@ -30,52 +34,82 @@ class LQLoRATrainer(PerConfigurationTrainer):
     new task head is the one drawn, not trained, as no other method trains one beforehand.
 
     Exports hold the weights too: the adapter belongs to weights quantized without their low-rank
-    part, which the study's configuration alone does not tell.
+    part, which the study's configuration alone does not say.
     """
 
     Options = TrainingOptions
     export_formats = WHOLE_MODELS
+    adapters: OwnAdapters
 
-    def make_adapted(self) -> AdaptedModel:
-        """Return the adapted model, whose weights are quantized without their low-rank part.
+    def __init__(
+        self,
+        options: TrainingOptions,
+        model: ModelSpec,
+        task: Task,
+        quantizer: Quantizer,
+        seed: int,
+    ) -> None:
+        study = StudyModel(
+            options,
+            model,
+            task,
+            quantizer,
+            seed,
+            svd_rank=(options.rank, "trainer.rank"),
+            complete=self._complete,
+        )
+        super().__init__(study, OwnAdapters(study, self.start))
 
-        Raises:
-            InputError: If the rank is above a layer's feature count.
-        """
-        self._require_rank()
-        adapted = super().make_adapted()
+    def _complete(self, adapted: AdaptedModel) -> None:
+        """Measure importance, and quantize weights without their low-rank part from now on."""
+        self._initial = adapted.tensors()
         self._importance = self._measured_importance(adapted)
         adapted.weights.add(self._minus_low_rank)
-        return adapted
 
     def requirements(self) -> Requirements:
-        """Say what the study needs; see :meth:`PerConfigurationTrainer.requirements`."""
-        self._require_rank()
-        return super().requirements()
-
-    def _require_rank(self) -> None:
-        require_rank(self.options.rank, self.layers(), "trainer.rank")
+        """Say what the study needs: with each configuration's first evaluation, a training."""
+        return requirements_of_each(super().requirements(), self.study)
 
     def _measured_importance(self, adapted: AdaptedModel) -> list[tuple[Tensor, Tensor]]:
         """Return D_row and D_col of each layer, from the model in full precision."""
         adapted.peft_model.eval()
-        batches = self._batches(torch.Generator().manual_seed(seeds(self.seed, 0)[0]))
+        batches = iter(self.study.calibration_batches())
 
         def run() -> Tensor:
             batch = next(batches)
-            return score(self.task, adapted.logits(batch), batch).losses
+            return score(self.study.task, adapted.logits(batch), batch).losses
 
-        return row_and_column_importance(
-            adapted.lora_layers, [run] * self.options.calibration_batches
-        )
+        runs = [run] * self.study.options.calibration_batches
+        return row_and_column_importance(adapted.lora_layers, runs)
+
+    def untrained(
+        self, configurations: Sequence[Configuration], unfinished: TrainingCheckpoint
+    ) -> Sequence[Configuration]:
+        """Return those of a set that training it would train."""
+        return self.adapters.untrained(configurations, unfinished)
+
+    def train_separately(self, configuration: Configuration) -> TrainerState:
+        """Train a configuration, unless it is trained, and return what came out."""
+        return self.adapters.train_separately(configuration)
+
+    def adopt(
+        self,
+        trained: TrainerState,
+        configurations: Sequence[Configuration] = (),
+        unfinished: TrainingCheckpoint = NO_CHECKPOINT,
+    ) -> None:
+        """Take in what another process trained."""
+        self.adapters.adopt(trained, configurations, unfinished)
 
     def start(self, configuration: Configuration) -> Adapter:
         """Return the adapter of the decomposition's low-rank part, and the initial head."""
-        tensors = dict(super().start(configuration))
-        for position, layer in enumerate(self.adapted.layers):
+        study = self.study
+        study.adapted  # noqa: B018  # It measures the importance, and notes the initial head.
+        tensors = dict(self._initial)
+        for position, layer in enumerate(study.layers):
             found = self._decomposed(position, configuration[layer.name])
             tensors[f"lora.{layer.name}.A"] = found.L2.cpu()
-            tensors[f"lora.{layer.name}.B"] = found.L1.cpu() / self.options.scaling
+            tensors[f"lora.{layer.name}.B"] = found.L1.cpu() / study.options.scaling
         return tensors
 
     def _minus_low_rank(self, position: int, chosen: LayerConfiguration) -> Tensor:
@@ -83,18 +117,18 @@ class LQLoRATrainer(PerConfigurationTrainer):
         return -(found.L1 @ found.L2)
 
     def _decomposed(self, position: int, chosen: LayerConfiguration) -> Decomposition:
-        weights = self.adapted.weights
+        weights = self.study.adapted.weights
 
         def make() -> Decomposition:
             return decompose(
                 weights.originals[position],
                 lambda matrix: weights.approximated(position, matrix, chosen),
-                self.options.rank,
+                self.study.options.rank,
                 self._importance[position],
                 torch.Generator().manual_seed(position),
             )
 
-        return self.adapted.cache.get(("decomposition", position, chosen), make)
+        return self.study.adapted.cache.get(("decomposition", position, chosen), make)
 
     @torch.no_grad()
     def quantization_error(
@@ -106,14 +140,8 @@ class LQLoRATrainer(PerConfigurationTrainer):
         al. 2024, section 3.2), but for two things: the error is that of quantizing alone, where the
         authors' program has that of the decomposition, and the weights are the factors of
         :mod:`importance`, not one for each element.
-
-        Args:
-            layer_configurations: What to measure.
-
-        Returns:
-            Errors (layers × layer configurations).
         """
-        adapted = self.adapted
+        adapted = self.study.adapted
         with one_thread():
             return np.array(
                 [
@@ -123,7 +151,7 @@ class LQLoRATrainer(PerConfigurationTrainer):
             )
 
     def _weighted_error(self, position: int, chosen: LayerConfiguration) -> float:
-        weights = self.adapted.weights
+        weights = self.study.adapted.weights
         weight = weights.originals[position]
         rows, columns = self._importance[position]
         off = weight - weights.approximated(position, weight, chosen)
@@ -133,4 +161,4 @@ class LQLoRATrainer(PerConfigurationTrainer):
         self, configurations: Sequence[Configuration], round: int
     ) -> npt.NDArray[np.float64]:
         """Return each layer's number of weights: the errors are weighted already (layers)."""
-        return np.array([layer.parameters for layer in self.adapted.layers], dtype=np.float64)
+        return np.array([layer.parameters for layer in self.study.adapted.layers], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""bitsandbytes' 4-bit layers in place of linear layers that are quantized alike."""
+"""bitsandbytes' 4-bit layers instead of linear layers that are quantized alike."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class FourBitLayers:
 
         plain, weight = self._plain[position], self._originals[position]
         outputs, inputs = weight.shape
-        layer = Linear4bit(
+        layer: Any = Linear4bit(  # type: ignore[no-untyped-call]
             inputs,
             outputs,
             bias=plain.bias is not None,
@@ -87,4 +87,5 @@ class FourBitLayers:
         layer.bias = plain.bias
         # Its fast format is for inference alone, and never turned back for training.
         layer.support_avx512bf16_for_cpu = False
-        return layer.to(weight.device)
+        placed: nn.Module = layer.to(weight.device)
+        return placed

@@ -1,17 +1,16 @@
-"""Digests by which a study knows its model and its examples again."""
+"""Digests by which a study recognises its model and its examples."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 
 from qsearch.plugins.capabilities import SupportsDataDigest
 from qsearch.plugins.digests import ExamplesDigest, Inputs
-from qsearch.plugins.protocols import LoadedModel, Task
+from qsearch.plugins.protocols import Task
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.source import locate_model, source_folder
 
@@ -35,27 +34,14 @@ _OLDER_TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-"""What a tokenizer is built from where it is not one file; beside that, they are copies."""
+"""What a tokenizer is built from where it is not one file; otherwise they are copies."""
 
 
-class KnowsInputs:
-    """The part of a trainer that tells its model and its examples from others."""
-
-    model: ModelSpec
-    task: Task
-    loaded: LoadedModel
-
-    def input_digests(self) -> Inputs:
-        """Return which model and which examples it uses; both are loaded for it."""
-        return self._input_digests
-
-    @cached_property
-    def _input_digests(self) -> Inputs:
-        # Session and workers ask, and reading all weights takes its time.
-        _ = self.loaded  # What comes from the hub is there from now on, and the task is prepared.
-        data = self.task.data_digests() if isinstance(self.task, SupportsDataDigest) else {}
-        files = (*weight_files(self.model), *settings_files(self.model))
-        return Inputs({path.name: file_sha256(path) for path in files}, data)
+def input_digests(model: ModelSpec, task: Task) -> Inputs:
+    """Return which model and which examples are used; both must be loaded."""
+    data = task.data_digests() if isinstance(task, SupportsDataDigest) else {}
+    files = (*weight_files(model), *settings_files(model))
+    return Inputs({path.name: file_sha256(path) for path in files}, data)
 
 
 def weight_files(model: ModelSpec) -> tuple[Path, ...]:
@@ -93,11 +79,9 @@ def file_sha256(path: Path) -> str:
 
 
 def digest_of_tokens(sequences: Tensor, path: Path | None) -> ExamplesDigest:
-    """Return the digest of packed text: of its tokens as little-endian 64-bit integers.
+    """Return the digest of packed text (sequences × tokens), read from a file if there is a path.
 
-    Args:
-        sequences: The tokens, integers (sequences × tokens).
-        path: The file that they were read from, if there is one.
+    It is that of its tokens as little-endian 64-bit integers.
     """
     file = None if path is None else file_sha256(path)
     found = hashlib.sha256(sequences.numpy().astype("<i8").tobytes())

@@ -74,15 +74,7 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
 
 
 def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpec]) -> None:
-    """Check that a loaded model has the layers that its configuration told of.
-
-    Args:
-        expected: The layers by the configuration.
-        loaded: The layers of the loaded model.
-
-    Raises:
-        InputError: If one is missing, has another shape, or was not told of.
-    """
+    """Raise InputError unless a loaded model has the layers that its configuration has."""
     told = {layer.name: layer.shape for layer in expected}
     found = {layer.name: layer.shape for layer in loaded}
     for name in (*told, *found):

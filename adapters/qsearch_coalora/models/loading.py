@@ -26,8 +26,7 @@ _RUNS_CODE = "runs code that comes with the model (model.remote_code)"
 def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
     """Load a model's transformers configuration.
 
-    Args:
-        model: The model; its ``config`` serves when the hub cannot be reached.
+    The model's ``config`` serves when the hub cannot be reached.
 
     Returns:
         The configuration, and notes for the user: what is downloaded, and what code runs.
@@ -38,14 +37,14 @@ def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
     source = locate_model(model)
     notes = (_RUNS_CODE,) if source.remote_code else ()
     if source.is_local or is_in_hub_cache(source):
-        config = _from_pretrained(source, "AutoConfig")
+        config = from_pretrained(source, "AutoConfig")
         _require_float(model, source, config)
         return config, notes
     if model.config is not None:
         note = f"{model.name} is not on this machine; it is downloaded from the hub on first use"
         return _config_from_fields(model), (note, *notes)
     note = f"{model.name} is downloaded from the hub on first use"
-    config = _from_pretrained(source, "AutoConfig")
+    config = from_pretrained(source, "AutoConfig")
     _require_float(model, source, config)
     return config, (note, *notes)
 
@@ -54,10 +53,10 @@ def _require_float(model: ModelSpec, source: ModelSource, config: Any) -> None:
     """Refuse a quantized checkpoint; GGUF files are dequantized as they are loaded."""
     quantized = getattr(config, "quantization_config", None)
     if quantized and source.gguf_file is None:
-        told = quantized if isinstance(quantized, dict) else quantized.to_dict()
+        settings = quantized if isinstance(quantized, dict) else quantized.to_dict()
         raise InputError(
             f"model.name {model.name!r} is quantized already (quant_method"
-            f" {told.get('quant_method')!r}); search on the float model that it was made of"
+            f" {settings.get('quant_method')!r}); search on the float model that it was made of"
         )
 
 
@@ -82,9 +81,7 @@ def skeleton(config: Any, model: ModelSpec | None = None) -> nn.Module:
 
     Code that comes with a model may have classes with heads alone; then it is one of these.
 
-    Args:
-        config: The model's transformers configuration.
-        model: The model, which says whether code of its own may run; None is never.
+    Code that comes with the model runs only if the model is given and says so.
 
     Raises:
         InputError: If no model can be built of the configuration.
@@ -122,20 +119,17 @@ def _own_class(config: Any, model: ModelSpec | None) -> Any:
 def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tuple[Any, set[str]]:
     """Load a model in float32 from where :func:`locate_model` finds it.
 
-    Args:
-        model: The model.
-        auto_class: Name of the transformers class, such as ``AutoModelForCausalLM``.
-        arguments: Further configuration fields, such as ``num_labels``.
+    Further arguments are configuration fields, such as ``num_labels``.
 
     Returns:
         The module in evaluation mode, and the names of parameters that the checkpoint lacked
-        and that were drawn anew from PyTorch's global generator.
+        and that were drawn from PyTorch's global generator.
 
     Raises:
         InputError: If the model cannot be found, reached or loaded.
     """
     source = locate_model(model)
-    module, report = _from_pretrained(
+    module, report = from_pretrained(
         source,
         auto_class,
         dtype=torch.float32,
@@ -146,81 +140,6 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
         # Its weights were dequantized: it is saved as any float model, under its own names.
         module.hf_quantizer.remove_quantization_config(module)
     return module.eval(), set(report["missing_keys"])
-
-
-def load_tokenizer(model: ModelSpec) -> Any:
-    """Load the model's tokenizer; a padding token is set if it has none.
-
-    Raises:
-        InputError: If it cannot be found or reached, or knows no words.
-    """
-    tokenizer = _from_pretrained(locate_model(model), "AutoTokenizer")
-    # What transformers makes of a folder without a tokenizer's files.
-    if not _words(tokenizer):
-        raise InputError(
-            f"model.name {model.name!r} has no tokenizer: its vocabulary holds special tokens only;"
-            " save the tokenizer beside the model (tokenizer.save_pretrained)"
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
-        raise InputError(
-            f"model.name {model.name!r}: the tokenizer has no padding, end or unknown token; give"
-            " it a pad_token and save it"
-        )
-    return tokenizer
-
-
-def require_embeddings(model: ModelSpec, module: nn.Module, tokenizer: Any) -> None:
-    """Check that a model has an embedding for each word of its tokenizer.
-
-    Special and added tokens need none: text seldom has them.
-
-    Args:
-        model: The model, for messages.
-        module: The model as loaded; one without a table of embeddings is not checked.
-        tokenizer: Its tokenizer.
-
-    Raises:
-        InputError: If it lacks one.
-    """
-    try:
-        embeddings: Any = module.get_input_embeddings()  # type: ignore[operator]
-    except NotImplementedError:
-        return
-    known = getattr(embeddings, "num_embeddings", None)
-    words = _words(tokenizer)
-    last = max(words, key=lambda token: words[token], default=None)
-    if known is not None and last is not None:
-        require_embedding(model.name, known, "token", last, words[last])
-
-
-def require_embedding(model: str, known: int, kind: str, token: str, number: int) -> None:
-    """Check that a model has an embedding for one token.
-
-    Args:
-        model: The model's name, for messages.
-        known: How many embeddings it has.
-        kind: What the token is, for messages.
-        token: The token.
-        number: Its number.
-
-    Raises:
-        InputError: If it has none.
-    """
-    if number >= known:
-        raise InputError(
-            f"model.name {model!r} has {known} embeddings, but its tokenizer's {kind} {token!r}"
-            f" has number {number}; resize the model's embeddings, or save the tokenizer that"
-            " belongs to it"
-        )
-
-
-def _words(tokenizer: Any) -> dict[str, int]:
-    """Return the numbers of a tokenizer's tokens that are neither special nor added."""
-    # The word boundary alone is what transformers gives T5 and its kin without a vocabulary.
-    others = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), "\u2581"}
-    return {token: index for token, index in tokenizer.get_vocab().items() if token not in others}
 
 
 def import_transformers() -> Any:
@@ -238,7 +157,7 @@ def import_transformers() -> Any:
     return transformers
 
 
-def _from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> Any:
+def from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> Any:
     transformers = import_transformers()
     load = getattr(transformers, auto_class).from_pretrained
     arguments = {**source.arguments, **arguments}
@@ -263,8 +182,8 @@ def _require_own_code(source: ModelSource, **where: Any) -> None:
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
     where = {"revision": source.revision, **where}
-    told = import_transformers().PreTrainedConfig.get_config_dict(source.path, **where)[0]
-    for file in (told, get_tokenizer_config(source.path, **where)):
+    config = import_transformers().PreTrainedConfig.get_config_dict(source.path, **where)[0]
+    for file in (config, get_tokenizer_config(source.path, **where)):
         classes = file.get("auto_map") or {}
         for named in classes.values() if isinstance(classes, dict) else classes:
             for name in named if isinstance(named, list | tuple) else [named]:
@@ -292,6 +211,12 @@ def _clear_errors(source: ModelSource) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    # PyTorch would advise to load such a file all the same.
+    if "weights_only" in str(error):
+        return (
+            "its weights are a pickle that holds more than tensors, which could run code; save them"
+            " as safetensors (save_pretrained)"
+        )
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -312,11 +237,7 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def require_gradient_checkpointing(module: nn.Module) -> None:
-    """Check that a model can compute activations again in the backward pass.
-
-    Raises:
-        InputError: If it cannot.
-    """
+    """Raise InputError unless a model can compute activations again in the backward pass."""
     if not getattr(module, "supports_gradient_checkpointing", False):
         raise InputError(
             f"trainer.gradient_checkpointing: {type(module).__name__} cannot do it; leave it false"

@@ -72,8 +72,7 @@ def locate_model(model: ModelSpec) -> ModelSource:
 def resolve_model(name: str) -> ModelSource:
     """Say where a model of :attr:`ModelSpec.name` is, without loading it.
 
-    Args:
-        name: A folder, a hub name, a ``.gguf`` file, or ``package:MODULE/PATH``.
+    That is a folder, a hub name, a ``.gguf`` file, or ``package:MODULE/PATH``.
 
     Raises:
         InputError: If the folder, file or package does not exist.
@@ -98,7 +97,7 @@ def resolve_model(name: str) -> ModelSource:
 
 def _is_hub_name(name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(name)
@@ -110,8 +109,7 @@ def _is_hub_name(name: str) -> bool:
 def package_folders(package: str) -> tuple[Path, ...]:
     """Return the folders of a top-level Python package, without importing it.
 
-    Args:
-        package: Its name; one with a dot has none, since finding it would import what holds it.
+    A name with a dot has none, since finding it would import what holds it.
 
     Returns:
         Usually one folder, more for a namespace; none where there is no such package.
@@ -192,14 +190,14 @@ def require_hub(source: ModelSource) -> None:
         ) from error
     except RepositoryNotFoundError as error:
         raise InputError(
-            f"model.name {source.path!r} is no folder here and no model on the hub"
+            f"model.name {source.path!r} is not a folder here, nor a model on the hub"
             " (or it is private: log in with 'hf auth login')"
         ) from error
     except HfHubHTTPError as error:
         raise InputError(f"model.name {source.path!r}: the hub refuses: {error}") from error
     except Exception as error:
         raise InputError(
-            f"model.name {source.path!r} is no folder here, is not in the hub cache, and the hub"
+            f"model.name {source.path!r} is not a folder here, nor in the hub cache, and the hub"
             f" cannot be reached ({type(error).__name__}); give a folder, or connect and try again"
         ) from error
 

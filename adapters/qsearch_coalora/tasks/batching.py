@@ -15,15 +15,15 @@ _GROUP_BATCHES = 8
 """Shuffled batches that are sorted by length among themselves."""
 
 
+def examples_in(batch: Mapping[str, Tensor]) -> int:
+    """Return a batch's number of examples."""
+    return len(next(iter(batch.values())))
+
+
 def encode(
     tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int
 ) -> tuple[dict[str, Tensor], ...]:
-    """Encode texts, or pairs of texts, as unpadded model inputs.
-
-    Args:
-        tokenizer: A transformers tokenizer.
-        texts: One or two texts an example.
-        max_length: Tokens after which an example is cut.
+    """Encode examples of one or two texts as unpadded model inputs, cut after some tokens.
 
     Returns:
         For each example, its inputs by name, integers (tokens).

@@ -15,18 +15,14 @@ from qsearch.plugins.digests import ExamplesDigest
 from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.estimation.workload import Workload
 from qsearch_coalora.models.digests import digest_of_tokens
-from qsearch_coalora.models.loading import load_pretrained, load_tokenizer, require_embeddings
-from qsearch_coalora.tasks.data_files import (
-    HubDataset,
-    hold_out,
-    import_datasets,
-    read_dataset,
-    read_lines,
-    require_file,
-)
-from qsearch_coalora.tasks.standard_errors import require_examples, weighted_mean
+from qsearch_coalora.models.loading import load_pretrained
+from qsearch_coalora.models.tokenizers import load_tokenizer, require_embeddings
+from qsearch_coalora.tasks.data_files import read_lines, require_text
+from qsearch_coalora.tasks.hub_datasets import HubDataset, import_datasets, read_dataset
+from qsearch_coalora.tasks.metrics import weighted_mean
+from qsearch_coalora.tasks.splits import hold_out, require_examples
+from qsearch_coalora.tasks.workload import Workload
 
 _CHARACTERS_AT_ONCE = 2**16
 
@@ -88,20 +84,21 @@ class CausalLanguageModelling:
         self._held_out = 0
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
-        """Load the model with its language-modelling head; nothing is drawn.
+        """Load the model with its language-modelling head; the text is prepared, nothing is drawn.
 
         Raises:
-            InputError: If the model cannot be found or lacks weights, or its tokenizer is another
-                model's.
+            InputError: If the text cannot be used, the model cannot be found or lacks weights, or
+                its tokenizer is another model's.
         """
+        tokenizer = load_tokenizer(model)
+        self.prepare(tokenizer)  # Before the weights are loaded, which takes its time.
         module, missing = load_pretrained(model, "AutoModelForCausalLM")
         if missing:
             raise InputError(
-                f"model.name {model.name!r} is no causal language model:"
+                f"model.name {model.name!r} is not a causal language model:"
                 f" it lacks {sorted(missing)[:3]}"
             )
         module.config.use_cache = False
-        tokenizer = load_tokenizer(model)
         require_embeddings(model, module, tokenizer)
         return LoadedModel(module, tokenizer)
 
@@ -117,16 +114,17 @@ class CausalLanguageModelling:
         )
 
     def require_data(self) -> None:
-        """Look whether the training and validation text are there, without reading them.
+        """Look whether the training and validation text are there, from files' beginnings alone.
 
         Raises:
-            InputError: If a file, or the package that reads a data set, is missing.
+            InputError: If a file, or the package that reads a data set, is missing, or a file holds
+                no text.
         """
         if self.options.dataset is not None:
             import_datasets()
         for path in (self.options.train, self.options.validation):
             if path is not None:
-                require_file(path)
+                require_text(path)
 
     def prepare(self, tokenizer: Any) -> None:
         """Read, encode and pack the training and validation text.
@@ -135,8 +133,9 @@ class CausalLanguageModelling:
             InputError: If a file or column is missing, or a text is too short: training needs
                 one sequence, validation two.
         """
+        if tokenizer is not self._tokenizer:
+            self._sequences.clear()
         self._tokenizer = tokenizer
-        self._sequences.clear()
         for split in ("train", "validation"):
             self._packed(split)
 
@@ -181,9 +180,8 @@ class CausalLanguageModelling:
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
         """Score a batch.
 
-        Args:
-            logits: Logits (sequences × tokens × vocabulary).
-            batch: The batch, with ``labels`` (sequences × tokens).
+        Logits are sequences × tokens × vocabulary, the batch's ``labels`` sequences ×
+        tokens.
         """
         targets = batch["labels"][:, 1:]
         # Sequence by sequence: all at once, logits of a large vocabulary would be copied first.

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from qsearch.errors import InputError
@@ -17,98 +15,24 @@ from qsearch.plugins.digests import ExamplesDigest
 from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.estimation.workload import Workload
 from qsearch_coalora.models.discovery import backbone
-from qsearch_coalora.models.loading import (
-    load_config,
-    load_pretrained,
+from qsearch_coalora.models.loading import load_config, load_pretrained
+from qsearch_coalora.models.tokenizers import (
     load_tokenizer,
     require_embedding,
     require_embeddings,
 )
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad
-from qsearch_coalora.tasks.data_files import (
-    HubDataset,
-    hold_out,
-    import_datasets,
-    read_dataset,
-    read_table,
-    require_columns,
-    select_columns,
-    with_label_names,
+from qsearch_coalora.tasks.labelled_texts import (
+    ClassificationOptions,
+    LabelledTexts,
+    read_labelled_texts,
+    require_labelled_texts,
 )
-from qsearch_coalora.tasks.docstrings import (
-    DocstringSource,
-    collect_docstrings,
-    require_packages,
-)
-from qsearch_coalora.tasks.labelled_texts import LabelledTexts
 from qsearch_coalora.tasks.labels import as_the_head_has_them, require_all, sorted_labels
 from qsearch_coalora.tasks.metrics import accuracy, confusion, f1_score, hits
-from qsearch_coalora.tasks.standard_errors import MIN_EXAMPLES, require_examples
-
-Label = Annotated[str, Field(coerce_numbers_to_str=True)]
-
-
-class ClassificationOptions(BaseModel):
-    """Where the texts are: files, a hub data set, or docstrings; exactly one of these.
-
-    Args:
-        train: File to train on (CSV, TSV, JSONL or Parquet).
-        validation: File to evaluate on.
-        test: File of the test split.
-        dataset: A data set of the ``datasets`` library.
-        docstrings: Docstrings of installed packages.
-        text: Column of the text, or the two columns of a pair.
-        label: Column of the label.
-        labels: The labels in the order of the model's outputs. By default that of a fine-tuned
-            head whose outputs have the labels' names; else the data set's own, or sorted.
-        metric: ``accuracy``, or ``f1`` of one of two labels, as GLUE has it for QQP.
-        positive: The label that ``f1`` is of; by default the second in the data set's own order,
-            or sorted.
-        max_length: Tokens after which a text is cut.
-        train_examples: Bound on the training examples (a fixed random subset).
-        validation_examples: The same for the validation examples.
-        test_examples: The same for the test split.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    train: Path | None = None
-    validation: Path | None = None
-    test: Path | None = None
-    dataset: HubDataset | None = None
-    docstrings: DocstringSource | None = None
-    text: str | tuple[str, str] = "text"
-    label: str = "label"
-    labels: tuple[Label, ...] | None = None
-    metric: Literal["accuracy", "f1"] = "accuracy"
-    positive: Label | None = None
-    max_length: int = Field(default=128, ge=2)
-    train_examples: int | None = Field(default=None, ge=1)
-    validation_examples: int | None = Field(default=None, ge=MIN_EXAMPLES)
-    test_examples: int | None = Field(default=None, ge=MIN_EXAMPLES)
-
-    @model_validator(mode="after")
-    def _one_source(self) -> ClassificationOptions:
-        files = self.train is not None or self.validation is not None
-        if files + (self.dataset is not None) + (self.docstrings is not None) != 1:
-            raise ValueError("give exactly one of: train and validation files, dataset, docstrings")
-        if files and (self.train is None or self.validation is None):
-            raise ValueError("files need both train and validation")
-        columns = (*self.text_columns, self.label)
-        if len(set(columns)) < len(columns):
-            raise ValueError(f"text and label name a column twice: {', '.join(columns)}")
-        if self.labels is not None and len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels name one twice: {', '.join(self.labels)}")
-        if self.positive is not None and self.metric != "f1":
-            raise ValueError(f"positive is the label of metric f1; metric is {self.metric}")
-        return self
-
-    @property
-    def text_columns(self) -> tuple[str, ...]:
-        """The columns that hold text."""
-        return (self.text,) if isinstance(self.text, str) else self.text
+from qsearch_coalora.tasks.splits import hold_out, require_examples
+from qsearch_coalora.tasks.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -133,7 +57,7 @@ class Classification:
 
     @property
     def metric(self) -> Metric:
-        """The figure of merit."""
+        """Accuracy or F1."""
         return Metric(self.options.metric, "higher")
 
     @property
@@ -155,8 +79,8 @@ class Classification:
             raise InputError(f"task.metric f1 needs two labels; the data has {len(labels)}")
         if self.options.positive is not None and self.options.positive not in found:
             raise InputError(
-                f"task.positive {self.options.positive!r} is no label of the training data, which"
-                f" has {list(sorted_labels(found))}"
+                f"task.positive {self.options.positive!r} is not a label of the training data,"
+                f" which has {list(sorted_labels(found))}"
             )
         return labels
 
@@ -170,10 +94,11 @@ class Classification:
 
         Raises:
             InputError: If the model cannot be found, the data cannot be read, or which output is
-                for which label cannot be told.
+                for which label is not known.
         """
         tokenizer = load_tokenizer(model)
         self._require_fitting(load_config(model)[0], tokenizer, model.name)
+        self._usable("validation")  # Before the weights are loaded, which takes its time.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module, missing = load_pretrained(
@@ -192,7 +117,7 @@ class Classification:
         return LoadedModel(module, tokenizer, _head(module, missing))
 
     def _require_fitting(self, config: Any, tokenizer: Any, model: str) -> None:
-        """Refuse what transformers would only tell of in its own terms."""
+        """Refuse what transformers would only refuse in its own terms."""
         size = getattr(config, "vocab_size", None)
         if isinstance(size, int):
             padding = (tokenizer.pad_token, tokenizer.pad_token_id)
@@ -220,19 +145,12 @@ class Classification:
         )
 
     def require_data(self) -> None:
-        """Look whether the training and validation data are there, from files' headers alone.
+        """Look whether the training and validation data are there, without reading all of it.
 
         Raises:
-            InputError: If a file, a column or a package is missing.
+            InputError: If a file, a column or a package is missing, or a file is empty.
         """
-        options = self.options
-        if options.docstrings is not None:
-            require_packages(options.docstrings)
-        elif options.dataset is not None:
-            import_datasets()
-        for path in (options.train, options.validation):
-            if path is not None:
-                require_columns(path, (*options.text_columns, options.label))
+        require_labelled_texts(self.options)
 
     def prepare(self, tokenizer: Any) -> None:
         """Read and encode the training and validation data.
@@ -257,7 +175,7 @@ class Classification:
     def data_digests(self) -> dict[str, ExamplesDigest]:
         """Return which texts with which labels the splits have; those of training are apart."""
         splits: tuple[Split, ...] = ("train", "held-out", "validation")
-        found = {split: self._read(split).digest(self._path(split)) for split in splits}
+        found = {split: self._read(split).digest(self.options.path(split)) for split in splits}
         return {split: digest for split, digest in found.items() if digest.count}
 
     def batches(
@@ -276,9 +194,7 @@ class Classification:
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
         """Score a batch.
 
-        Args:
-            logits: Logits (n × labels).
-            batch: The batch, with ``labels`` (n).
+        Logits are n × labels, the batch's ``labels`` n.
         """
         labels = batch["labels"]
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -296,26 +212,31 @@ class Classification:
 
     def _encode(self, split: Split) -> _Encoded:
         if split not in self._encoded:
-            data = self._read(split)
-            known = {label: index for index, label in enumerate(self.labels)}
-            unknown = sorted(set(data.labels) - set(known))
-            if unknown:
-                raise InputError(
-                    f"the {split} data has labels {unknown[:5]} that the training data lacks;"
-                    f" training has {list(known)[:20]}"
-                )
-            if split != "train":
-                require_examples(split, len(data.labels), "examples")
+            data = self._usable(split)
+            outputs = {label: index for index, label in enumerate(self.labels)}
             self._encoded[split] = _Encoded(
                 encode(self._tokenizer, data.texts, self.options.max_length),
-                torch.tensor([known[label] for label in data.labels]),
+                torch.tensor([outputs[label] for label in data.labels]),
             )
         return self._encoded[split]
+
+    def _usable(self, split: Split) -> LabelledTexts:
+        """Return a split's texts, if the model has an output for each label and they suffice."""
+        data = self._read(split)
+        unknown = sorted(set(data.labels) - set(self.labels))
+        if unknown:
+            raise InputError(
+                f"the {split} data has labels {unknown[:5]} that the training data lacks;"
+                f" training has {list(self.labels)[:20]}"
+            )
+        if split != "train":
+            require_examples(split, len(data.labels), "examples")
+        return data
 
     @cached_property
     def _training(self) -> LabelledTexts:
         """All training data, held-out examples included."""
-        return self._read_all("train").subset(self.options.train_examples)
+        return read_labelled_texts(self.options, "train").at_most(self.options.train_examples)
 
     def _read(self, split: Split) -> LabelledTexts:
         if split not in self._texts:
@@ -326,50 +247,25 @@ class Classification:
             else:
                 options = self.options
                 limit = options.test_examples if split == "test" else options.validation_examples
-                self._texts[split] = self._read_all(split).subset(limit)
+                self._texts[split] = read_labelled_texts(options, split).at_most(limit)
         return self._texts[split]
-
-    def _path(self, split: Split) -> Path | None:
-        options = self.options
-        train = options.train
-        paths = {"train": train, "held-out": train, "validation": options.validation}
-        return {**paths, "test": options.test}[split]
-
-    def _read_all(self, split: Split) -> LabelledTexts:
-        options = self.options
-        if options.docstrings is not None:
-            pairs = collect_docstrings(options.docstrings, split)
-            return LabelledTexts(
-                tuple((text,) for text, _ in pairs), tuple(label for _, label in pairs)
-            )
-        if options.dataset is not None:
-            table, order = with_label_names(read_dataset(options.dataset, split), options.label)
-            where = f"task.dataset {options.dataset.name!r}"
-        else:
-            path = self._path(split)
-            if path is None:
-                raise InputError(f"task.{split} is not given, so there is no {split} split")
-            table, order, where = read_table(path), (), f"data file {path}"
-        kept = select_columns(table, (*options.text_columns, options.label), where)
-        texts = zip(*(kept[column] for column in options.text_columns), strict=True)
-        return LabelledTexts(tuple(texts), tuple(kept[options.label]), order)
 
 
 def _head(module: nn.Module, missing: set[str]) -> tuple[str, ...]:
-    """Return modules outside the headless model, and those drawn anew inside it."""
+    """Return modules outside the headless model, and those drawn inside it."""
     prefix, _ = backbone(module)
     outside = [
         name
         for name, child in module.named_children()
         if name != prefix and any(True for _ in child.parameters())
     ]
-    anew = sorted(
+    drawn = sorted(
         {name.rpartition(".")[0] for name in missing if prefix and name.startswith(f"{prefix}.")}
     )
-    return (*outside, *anew)
+    return (*outside, *drawn)
 
 
 def _head_is_new(module: nn.Module, missing: set[str]) -> bool:
-    """Return whether parameters outside the headless model were drawn anew."""
+    """Return whether parameters outside the headless model were drawn, not loaded."""
     prefix, _ = backbone(module)
     return any(not name.startswith(f"{prefix}.") for name in missing)

@@ -94,11 +94,7 @@ def collect_docstrings(source: DocstringSource, split: Split) -> tuple[tuple[str
 
 
 def require_packages(source: DocstringSource) -> None:
-    """Check that the packages are installed.
-
-    Raises:
-        InputError: If one is not.
-    """
+    """Raise InputError unless the packages are installed."""
     for package in source.packages:
         _folder(package)
 

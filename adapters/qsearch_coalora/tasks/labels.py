@@ -43,7 +43,7 @@ def as_the_head_has_them(
     Args:
         labels: The data's labels, in its order.
         outputs: The outputs' names, ``id2label`` of the model's configuration. Where it has none
-            of its own, the head was trained on labels in the data's order, as far as can be told.
+            of its own, the head was trained on labels in the data's order, as far as is known.
         model: Name of the model, for messages.
 
     Raises:

@@ -1,8 +1,23 @@
-"""Figures of merit of classifications, with their standard errors."""
+"""Means and metrics over examples, with their standard errors."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> tuple[float, float]:
+    """Return a weighted mean and its standard error.
+
+    There is one value and one weight for each example (n).
+
+    Returns:
+        The mean, and the linearised standard error of a ratio of sums; NaN for one example.
+    """
+    values, weights = values.double(), weights.double()
+    count, total = len(values), weights.sum()
+    mean = (values * weights).sum() / total
+    spread = (weights * (values - mean)).square().sum() * count / (count - 1 or float("nan"))
+    return mean.item(), (spread.sqrt() / total).item()
 
 
 def hits(predicted: Tensor, labels: Tensor) -> Tensor:
@@ -13,8 +28,7 @@ def hits(predicted: Tensor, labels: Tensor) -> Tensor:
 def accuracy(right: Tensor) -> tuple[float, float]:
     """Return accuracy and its binomial standard error.
 
-    Args:
-        right: What :func:`hits` returns (n).
+    It is of what :func:`hits` returns (n).
     """
     share = right.double().mean().item()
     return share, (share * (1 - share) / len(right)) ** 0.5
@@ -23,9 +37,7 @@ def accuracy(right: Tensor) -> tuple[float, float]:
 def confusion(predicted: Tensor, labels: Tensor) -> Tensor:
     """Return each example's cell of the table of two labels (n): 2 · predicted + label.
 
-    Args:
-        predicted: Whether label 1 is predicted (n), 0 or 1.
-        labels: Whether it is right (n), the same.
+    Both say for each example (n) whether it is label 1, as 0 or 1.
     """
     return 2 * predicted.float() + labels.float()
 
@@ -35,8 +47,7 @@ def f1_score(cells: Tensor) -> tuple[float, float]:
 
     F1 = 2 TP / (2 TP + FP + FN), with multinomial counts; 0 where there is no TP, FP or FN.
 
-    Args:
-        cells: What :func:`confusion` returns (n).
+    It is of what :func:`confusion` returns (n).
     """
     count = len(cells)
     true, false, missed = (float((cells == cell).sum()) / count for cell in (3, 2, 1))

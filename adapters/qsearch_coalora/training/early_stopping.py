@@ -13,19 +13,13 @@ from qsearch.plugins.capabilities import SupportsHoldOut
 from qsearch.plugins.protocols import Task
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
-from qsearch_coalora.training.options import EarlyStopping
+from qsearch_coalora.settings.options import EarlyStopping
 
 _BEST = "best."
 
 
 class HeldOutLoss:
-    """Follows the mean held-out loss of some configurations, and keeps the best adapter.
-
-    Args:
-        options: When to look and when to stop.
-        configurations: Whose loss is followed.
-        loss_of: Returns the held-out loss under a configuration.
-    """
+    """Follows the mean held-out loss of some configurations, and keeps the best adapter."""
 
     def __init__(
         self,
@@ -47,7 +41,7 @@ class HeldOutLoss:
 
     @property
     def stops(self) -> bool:
-        """Whether training shall end."""
+        """Whether training should end."""
         return self._without_gain >= self._options.patience
 
     def look(self, adapted: AdaptedModel) -> None:
@@ -70,7 +64,7 @@ class HeldOutLoss:
             adapted.load_tensors(self._best)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what :meth:`restore` needs to go on from here."""
+        """Return what :meth:`restore` needs to continue from here."""
         return {
             "loss": torch.tensor(self.best_loss, dtype=torch.float64),
             "without_gain": torch.tensor(self._without_gain),
@@ -78,7 +72,7 @@ class HeldOutLoss:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self.best_loss = float(state["loss"])
         self._without_gain = int(state["without_gain"])
         self._best = {
@@ -109,13 +103,7 @@ def followed_in(
     count: int,
     average_bits: Callable[[Sequence[Configuration]], Sequence[float]],
 ) -> list[Configuration]:
-    """Return at most ``count`` configurations of a set, evenly spread in average bits.
-
-    Args:
-        configurations: The set.
-        count: How many.
-        average_bits: Returns average bits; not asked if all are returned.
-    """
+    """Return at most ``count`` configurations of a set, evenly spread in average bits."""
     if count >= len(configurations):
         return list(configurations)
     found = spread_over(average_bits(configurations), count)

@@ -1,4 +1,4 @@
-"""One round's training, step by step, that can go on from a saved step."""
+"""One round's training, step by step, that can continue from a saved step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from qsearch.errors import QsearchError
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import Progress, Scores, Task, TrainerState
 from qsearch.space.configuration import Configuration
-from qsearch_coalora.adapter.adapted_model import AdaptedModel, score
-from qsearch_coalora.tasks.subsets import examples_in
-from qsearch_coalora.training.device import parse_device
+from qsearch_coalora.adapter.adapted_model import AdaptedModel
+from qsearch_coalora.settings.device import autocast, parse_device, uses_bfloat16
+from qsearch_coalora.settings.options import TrainingOptions
+from qsearch_coalora.tasks.batching import examples_in
 from qsearch_coalora.training.early_stopping import HeldOutLoss
-from qsearch_coalora.training.options import TrainingOptions
-from qsearch_coalora.training.precision import autocast, uses_bfloat16
+from qsearch_coalora.training.evaluation import score
 from qsearch_coalora.training.sampling import BatchStream, SetSampler
 from qsearch_coalora.training.schedule import rate_share
 
@@ -37,13 +37,13 @@ class RoundPlan:
     """What a round trains on.
 
     Args:
-        round: Index of the round.
+        round: Number of the round, from 1.
         configurations: The set.
         sampler: Draws positions in the set.
         batches: Training batches.
         dropout_seed: Seed of the model's own randomness.
-        parts: Configurations that share the examples of a batch.
-        held_out: Tells when to stop early, if at all.
+        pieces: Configurations that share the examples of a batch.
+        held_out: Says when to stop early, if at all.
     """
 
     round: int
@@ -51,19 +51,12 @@ class RoundPlan:
     sampler: SetSampler
     batches: BatchStream
     dropout_seed: int
-    parts: int
+    pieces: int
     held_out: HeldOutLoss | None
 
 
 class TrainingLoop:
-    """Trains an adapted model on a round's plan with AdamW.
-
-    Args:
-        adapted: The model; its trained tensors are where training starts.
-        task: Scores batches.
-        options: Optimizer, steps and precision.
-        plan: What is trained on.
-    """
+    """Trains an adapted model on a round's plan with AdamW, from its tensors as they are."""
 
     def __init__(
         self, adapted: AdaptedModel, task: Task, options: TrainingOptions, plan: RoundPlan
@@ -73,7 +66,7 @@ class TrainingLoop:
         self._options = options
         self._plan = plan
         self._total = options.round_steps(plan.round)
-        first = plan.round == 0
+        first = plan.round == 1
         self._adjusts_from = int(adapted.shape.theta_start * self._total) if first else 0
         adapted.weights.expect(plan.configurations, adapted.shape.fixed_rank)
         groups = adapted.parameter_groups()
@@ -164,27 +157,23 @@ class TrainingLoop:
     def _accumulate_gradients(self, batch: Mapping[str, Tensor], weight: float) -> float:
         """Add the gradient of a batch's mean loss, its examples shared among configurations.
 
-        Args:
-            batch: The batch.
-            weight: What gradient and loss are multiplied by.
-
         Returns:
-            The loss, weighted.
+            The loss; both are multiplied by the weight.
         """
         plan, adapted = self._plan, self._adapted
         size = examples_in(batch)
-        parts = min(plan.parts, size)
+        pieces = min(plan.pieces, size)
         total = 0.0
-        for offset in range(parts):
-            part = {name: tensor[offset::parts] for name, tensor in batch.items()}
+        for offset in range(pieces):
+            piece = {name: tensor[offset::pieces] for name, tensor in batch.items()}
             position = next(plan.sampler)
             configuration = plan.configurations[position]
             self._switch(configuration)
             adjusts = len(self._losses) >= self._adjusts_from
             adapted.projections.set(adapted.adjustments(configuration) if adjusts else None)
-            scores = self._score(part)
+            scores = self._score(piece)
             loss = (scores.losses * scores.weights).sum() / scores.weights.sum()
-            share = weight * (len(range(offset, size, parts)) / size)
+            share = weight * (len(range(offset, size, pieces)) / size)
             # Backward before the next switch: the weights it differentiates are replaced then.
             (loss * share).backward()  # type: ignore[no-untyped-call]
             plan.sampler.note(position, loss.item())
@@ -218,7 +207,7 @@ class TrainingLoop:
     def _report(self) -> TrainReport:
         looked_up = self._hits + self._misses
         details = {
-            # One configuration alone is never switched, which is no miss.
+            # One configuration alone is never switched, which is not a miss.
             "cache_hit_rate": self._hits / looked_up if looked_up else 1.0,
             "cache_mebibytes": self._adapted.cache.counts.nbytes / 2**20,
             "cache_mebibytes_allowed": float(self._options.cache_mebibytes),
@@ -231,7 +220,7 @@ class TrainingLoop:
         return TrainReport(len(self._losses), self._seconds, tuple(self._losses), details)
 
     def state(self) -> TrainerState:
-        """Return what :meth:`restore` needs to go on from here."""
+        """Return what :meth:`restore` needs to continue from here."""
         plan = self._plan
         parts: dict[str, Mapping[str, Tensor]] = {
             "model": self._adapted.tensors(),
@@ -258,7 +247,7 @@ class TrainingLoop:
         return TrainerState(tensors, metadata)
 
     def restore(self, state: TrainerState) -> None:
-        """Go on from a saved state of the same plan."""
+        """Continue from a saved state of the same plan."""
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in state.tensors.items():
             part, _, inner = name.partition(".")

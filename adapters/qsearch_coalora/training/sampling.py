@@ -1,15 +1,15 @@
-"""Which configuration of the set each part of a step is trained under, and which batch."""
+"""What a round's randomness is drawn from: batches, and configurations of the set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Order = Literal["uniform", "segment", "loss"]
+from qsearch_coalora.settings.options import SamplingOptions
 
 MEMORY = 0.9
 """How much of a configuration's mean loss a new loss leaves as it was."""
@@ -19,14 +19,21 @@ Pass = Callable[[Tensor, torch.Generator], Tensor]
 that are drawn next."""
 
 
-class SetSampler:
-    """Draws configurations of a set without end, pass by pass.
+class RoundSeeds(NamedTuple):
+    """Seeds of one round's random draws."""
 
-    Args:
-        size: Number of configurations.
-        one_pass: Draws a pass.
-        generator: Source of the draws.
-    """
+    data: int
+    configurations: int
+    dropout: int
+
+
+def round_seeds(seed: int, round: int) -> RoundSeeds:
+    """Return a round's seeds, from the study's; rounds count from 1."""
+    return RoundSeeds(*map(int, np.random.SeedSequence([seed, round - 1]).generate_state(3)))
+
+
+class SetSampler:
+    """Draws positions of a set's configurations without end, pass by pass."""
 
     def __init__(self, size: int, one_pass: Pass, generator: torch.Generator) -> None:
         self._one_pass = one_pass
@@ -48,7 +55,7 @@ class SetSampler:
         self._losses[position] = loss if np.isnan(before) else MEMORY * before + (1 - MEMORY) * loss
 
     def state(self) -> dict[str, Tensor]:
-        """Return what :meth:`restore` needs to go on from here."""
+        """Return what :meth:`restore` needs to continue from here."""
         return {
             "losses": self._losses.clone(),
             "waiting": self._waiting.clone(),
@@ -56,10 +63,20 @@ class SetSampler:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         self._losses = state["losses"].clone()
         self._waiting = state["waiting"].clone()
         self._generator.set_state(state["generator"])
+
+
+def pass_of(options: SamplingOptions, average_bits: Callable[[], Sequence[float]]) -> Pass:
+    """Return what draws a pass over a set, as options say.
+
+    Average bits are asked for where they matter.
+    """
+    if options.by == "segment":
+        return segment_pass(average_bits(), options.segments)
+    return loss_weighted_pass if options.by == "loss" else uniform_pass
 
 
 def uniform_pass(losses: Tensor, generator: torch.Generator) -> Tensor:
@@ -84,10 +101,6 @@ def segment_pass(average_bits: Sequence[float], segments: int) -> Pass:
     Segments are equal intervals between the set's least and greatest average bits; empty ones are
     left out. So each occupied segment has an equal share of the training, however many
     configurations it holds.
-
-    Args:
-        average_bits: Average bits of each configuration.
-        segments: Number of segments.
     """
     bits = np.asarray(average_bits)
     edges = np.linspace(bits.min(), bits.max(), segments + 1)[1:-1]
@@ -105,11 +118,9 @@ def segment_pass(average_bits: Sequence[float], segments: int) -> Pass:
 
 
 class BatchStream:
-    """Batches without end, pass by pass, that can go on from a saved place.
+    """Batches without end, pass by pass, that can continue from a saved place.
 
-    Args:
-        one_pass: Yields the batches of a pass; the generator's state decides which.
-        generator: Source of the passes.
+    The generator's state decides which batches a pass has.
     """
 
     def __init__(
@@ -135,11 +146,11 @@ class BatchStream:
         return batch
 
     def state(self) -> dict[str, Tensor]:
-        """Return what :meth:`restore` needs to go on from here."""
+        """Return what :meth:`restore` needs to continue from here."""
         return {"generator": self._at_start, "taken": torch.tensor(self._taken)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a saved state: the pass is drawn again, and what was taken is skipped."""
+        """Continue from a saved state: the pass is drawn again, and what was taken is skipped."""
         self._generator.set_state(state["generator"])
         self._start_pass()
         for _ in range(int(state["taken"])):

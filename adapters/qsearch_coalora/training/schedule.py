@@ -1,19 +1,10 @@
-"""What a round's randomness is drawn from, and how its learning rate goes."""
+"""How the learning rate goes over a round's steps."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-import numpy as np
-
-Schedule = Literal["linear", "cosine", "constant"]
-
-
-def seeds(seed: int, round: int) -> tuple[int, int, int]:
-    """Return a round's seeds of data, configurations and dropout, from the study's."""
-    first, second, third = np.random.SeedSequence([seed, round]).generate_state(3)
-    return int(first), int(second), int(third)
+from qsearch_coalora.settings.options import Schedule
 
 
 def rate_share(schedule: Schedule, step: int, total: int, warmup: int) -> float:

@@ -1,1 +1,1 @@
-"""A model's quantized weights: cache and switching, errors, sensitivities and calibration."""
+"""A model's quantized weights: cache and switching, errors, sensitivities, inputs of layers."""

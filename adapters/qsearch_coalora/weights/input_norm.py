@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from qsearch_coalora.weights.layer_inputs import with_inputs
 
 COMPONENTS = 128
 """Principal components of a layer's inputs that are kept."""
@@ -63,12 +64,7 @@ def input_norms(
     features is held: one finds the subspace, the other its second moment. (Randomised subspace
     iteration; Halko, Martinsson and Tropp 2011.)
 
-    Args:
-        modules: The layers' linear modules; inputs (… × input features).
-        run: Runs the model on a batch.
-        batches: Batches; where one has an ``attention_mask`` (examples × positions), padding does
-            not count.
-        generator: Draws where the search for components starts, on the CPU.
+    Padding, as an ``attention_mask`` (examples × positions) says, does not count.
 
     Returns:
         For each layer its norm, or None where it had no input.
@@ -112,48 +108,3 @@ def _norm(basis: Tensor, moment: Tensor, total: float) -> InputNorm:
     left_over = max(total - float(squares.sum()), 0.0) / max(features - count, 1)
     floor = FLOOR * (total / features or 1.0)
     return InputNorm(basis @ components, (squares + floor).sqrt(), (left_over + floor) ** 0.5)
-
-
-def with_inputs(
-    modules: Sequence[nn.Module],
-    run: Callable[[Mapping[str, Tensor]], object],
-    batches: Iterable[Mapping[str, Tensor]],
-    use: Callable[[int, Tensor], None],
-) -> None:
-    """Give each layer's position and inputs (tokens × features) away while the model runs.
-
-    So the inputs of one layer are held at a time, not those of all. Layers that read the same
-    tensor one after the other get the same object.
-
-    Args:
-        modules: The layers' modules; inputs (… × features).
-        run: Runs the model on a batch.
-        batches: Batches; where one has an ``attention_mask`` (examples × positions), padding is
-            left out.
-        use: Takes a layer's position and inputs, float32.
-    """
-    last: tuple[Tensor, Tensor] | None = None
-
-    def hook(position: int, mask: Tensor | None) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def given(module: nn.Module, found: tuple[Tensor, ...]) -> None:
-            nonlocal last
-            inputs = found[0]
-            if last is None or last[0] is not inputs:
-                last = inputs, _tokens(inputs, mask)
-            use(position, last[1])
-
-        return given
-
-    for batch in batches:
-        last, mask = None, batch.get("attention_mask")
-        with ExitStack() as handles:
-            for position, module in enumerate(modules):
-                handles.enter_context(module.register_forward_pre_hook(hook(position, mask)))
-            run(batch)
-
-
-def _tokens(inputs: Tensor, mask: Tensor | None) -> Tensor:
-    """Return inputs (tokens × features) without padding."""
-    if mask is not None and inputs.shape[:-1] == mask.shape:
-        inputs = inputs[mask.to(inputs.device).bool()]
-    return inputs.reshape(-1, inputs.shape[-1]).float()

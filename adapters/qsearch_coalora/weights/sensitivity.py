@@ -19,7 +19,7 @@ def layer_sensitivities(
     """Return the expected rise of the loss per unit of a layer's relative squared error.
 
     To second order, an error D in a weight W raises the loss by ½ E[(g·D)²] with g an example's
-    gradient: the empirical Fisher information in place of the Hessian. For errors without a
+    gradient: the empirical Fisher information instead of the Hessian. For errors without a
     preferred direction that is ½ E‖g‖² ‖D‖² / numel(W), so per unit of ‖D‖²/‖W‖² it is
 
         s = ½ E‖g‖² ‖W‖² / numel(W).

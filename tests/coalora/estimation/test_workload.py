@@ -5,17 +5,16 @@ from contextlib import nullcontext
 import pytest
 import torch
 import transformers
-from qsearch_coalora.estimation.workload import (
+from qsearch_coalora.estimation.requirements import _operations, _work_parameters
+from qsearch_coalora.methods.coa_lora import CoALoRAOptions
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_coalora.tasks.classification import Classification
+from qsearch_coalora.tasks.workload import (
     Workload,
-    floating_point_operations,
     position_limit,
     require_positions,
     task_workload,
-    work_parameters,
 )
-from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
-from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
-from qsearch_coalora.tasks.classification import Classification
 from torch import nn
 
 from qsearch.errors import InputError
@@ -27,18 +26,18 @@ from qsearch.spec.sections import ModelSpec
 def test_embeddings_do_no_work() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Embedding(1000, 8), nn.Linear(8, 4, bias=False))
-    assert work_parameters(model) == 32
+    assert _work_parameters(model) == 32
 
 
 def test_operations_are_two_per_parameter_and_token_and_three_passes_a_step() -> None:
     options = CoALoRAOptions(batch_size=4, first_steps=10, steps=5)
-    training, evaluation = floating_point_operations(100, options, Workload(16, 7))
+    training, evaluation = _operations(100, options, Workload(16, 7))
     assert evaluation == 2 * 100 * 16 * 7
     assert training == (3 * 2 * 100 * 16 * 4 * 10, 3 * 2 * 100 * 16 * 4 * 5)
 
 
 def test_unknown_number_of_examples_gives_no_operations() -> None:
-    assert floating_point_operations(100, CoALoRAOptions(), Workload(16, None)) == ((0, 0), 0)
+    assert _operations(100, CoALoRAOptions(), Workload(16, None)) == ((0, 0), 0)
 
 
 @pytest.mark.parametrize(

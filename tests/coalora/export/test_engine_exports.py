@@ -62,7 +62,7 @@ def causal_study(even_llama_folder, tmp_path_factory):
                 for member in group.members
             }
         )
-        trainer.train([wanted], 0)
+        trainer.train([wanted], 1)
         return trainer, wanted
 
     return make
@@ -71,7 +71,7 @@ def causal_study(even_llama_folder, tmp_path_factory):
 def test_compressed_tensors_give_the_same_logits(causal_study, tmp_path) -> None:
     pytest.importorskip("compressed_tensors")
     trainer, wanted = causal_study()
-    batch = next(iter(trainer.task.batches("validation", 4)))
+    batch = next(iter(trainer.study.task.batches("validation", 4)))
     expected = study_logits(trainer, wanted, batch)
     trainer.export(wanted, tmp_path, "compressed-tensors")
     base = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -104,7 +104,7 @@ def test_compressed_tensors_are_decompressed_to_the_studys_weights(
             found = compressor.decompress(layer, group)["weight"]
             name = target.removeprefix("model.")
             assert group.weights.num_bits == wanted[name]["bits"]
-            expected = trainer.adapted.weights.dequantized(names.index(name), wanted[name])
+            expected = trainer.study.adapted.weights.dequantized(names.index(name), wanted[name])
             assert torch.equal(found, expected)
             decompressed += 1
     assert decompressed == len(names)
@@ -128,7 +128,7 @@ def test_engines_get_integers_alone_which_is_told_before_the_model_is_loaded(
     chosen = make_configuration(trainer, 0)
     with pytest.raises(InputError, match="weights of quantizer 'normal-float' are not integers"):
         trainer.export(chosen, tmp_path, format)
-    assert "loaded" not in vars(trainer)
+    assert "loaded" not in vars(trainer.study)
 
 
 def test_a_missing_package_names_its_extra(causal_study, tmp_path, monkeypatch) -> None:

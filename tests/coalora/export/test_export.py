@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from peft import PeftModel
+from peft import AutoPeftModelForSequenceClassification, PeftModel
 from qsearch_coalora.export import merged
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.models.loading import load_config
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_coalora.tasks.classification import Classification
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.linear import PackedLinear
@@ -26,11 +29,11 @@ from tests.coalora.exported import loaded_logits, study_logits, trained
 @torch.no_grad()
 def plain_logits(trainer, configuration, folder, batch) -> torch.Tensor:
     """Quantize a fresh base model by hand, load the adapter with PEFT alone, and run it."""
-    base = trainer.task.load_model(trainer.model, seed=99).module
+    base = trainer.study.task.load_model(trainer.study.model, seed=99).module
     for name, layer in configuration.items():
         linear = base.base_model.get_submodule(name)
-        quantized = trainer.quantizer.quantize(linear.weight, layer)
-        linear.weight.copy_(trainer.quantizer.dequantize(quantized))
+        quantized = trainer.study.quantizer.quantize(linear.weight, layer)
+        linear.weight.copy_(trainer.study.quantizer.dequantize(quantized))
     plain = PeftModel.from_pretrained(base, str(folder)).eval()
     return plain(**{name: value for name, value in batch.items() if name != "labels"}).logits
 
@@ -42,7 +45,7 @@ def test_an_exported_adapter_gives_the_same_logits_in_plain_peft(
     make_trainer, make_configuration, tmp_path, options
 ) -> None:
     trainer, wanted = trained(make_trainer, make_configuration, **options)
-    batch = next(iter(trainer.task.batches("validation", 8)))
+    batch = next(iter(trainer.study.task.batches("validation", 8)))
     expected = study_logits(trainer, wanted, batch)
     trainer.export(wanted, tmp_path, "adapter")
     found = plain_logits(trainer, wanted, tmp_path, batch)
@@ -69,9 +72,42 @@ def test_an_exported_adapter_says_what_it_is_for(
     assert "adjustment U" in card
     assert "PeftModel.from_pretrained" in card
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == trainer.model.name
     assert config["inference_mode"] is True
     assert config["modules_to_save"] == ["classifier"]
+
+
+def test_an_adapter_names_the_packed_base_next_to_it(packing_study, tmp_path) -> None:
+    trainer, chosen, batch, expected = packing_study
+    for folder, format in (("whole", "packed"), ("base", "packed-base"), ("adapter", "adapter")):
+        trainer.export(chosen, tmp_path / folder, format)
+    model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter").eval()
+    assert model.peft_config["default"].base_model_name_or_path == str(tmp_path / "base")
+    torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
+    assert (
+        "the packed weights of this configuration" in (tmp_path / "adapter/README.md").read_text()
+    )
+
+
+def test_an_adapter_of_a_packaged_model_names_the_folder_of_its_float_base(
+    bert_folder, table_files, quantizer, make_configuration, tmp_path, monkeypatch
+) -> None:
+    shutil.copytree(bert_folder, tmp_path / "packaged" / "model")
+    (tmp_path / "packaged" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    task = Classification(Classification.Options(train=table_files[0], validation=table_files[1]))
+    options, model = CoALoRATrainer.Options(rank=4), ModelSpec(name="package:packaged/model")
+    trainer = CoALoRATrainer(options, model, task, quantizer, 0)
+    trainer.export(make_configuration(trainer, 0), tmp_path / "adapter", "adapter")
+    loaded = AutoPeftModelForSequenceClassification.from_pretrained(
+        tmp_path / "adapter", num_labels=2
+    )
+    folder = str(tmp_path / "packaged" / "model")
+    assert loaded.peft_config["default"].base_model_name_or_path == folder
+    card = " ".join((tmp_path / "adapter" / "README.md").read_text().split())
+    assert (
+        'AutoPeftModelForSequenceClassification.from_pretrained("path/to/this/folder", num' in card
+    )
+    assert f"`{folder}`, the float model" in card
 
 
 def test_an_unknown_format_is_refused_with_those_that_exist(
@@ -116,8 +152,8 @@ def test_an_adapter_cannot_be_merged_into_packed_weights(packing_study, tmp_path
 def test_no_export_puts_a_second_float_model_into_memory(packing_study, tmp_path, format) -> None:
     trainer, wanted, *_ = packing_study
     trainer.export(wanted, tmp_path, format)
-    weights = trainer.adapted.weights
-    for original, layer in zip(weights.originals, trainer.adapted.lora_layers, strict=True):
+    weights = trainer.study.adapted.weights
+    for original, layer in zip(weights.originals, trainer.study.adapted.lora_layers, strict=True):
         assert layer.base_layer.weight.data_ptr() == original.data_ptr()
 
 
@@ -127,7 +163,7 @@ def test_quantized_weights_take_the_bytes_that_average_bits_say(packing_study, t
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
     found = sum(m.get_buffer(name).nbytes for m in packed for name in m.tensor_names)
-    (bits,) = trainer.average_bits([wanted])
+    (bits,) = trainer.study.average_bits([wanted])
     parameters = sum(layer.parameters for layer in trainer.layers())
     # Blocks of scales do not divide such small matrices; the real model's are within 1 %.
     assert found == pytest.approx(bits * parameters / 8, rel=0.03)
@@ -152,32 +188,18 @@ def test_activating_a_configuration_clears_the_adjustments_of_the_last(
     make_trainer, make_configuration
 ) -> None:
     trainer = make_trainer()
-    adapted = trainer.adapted
+    adapted = trainer.study.adapted
     adapted.peft_model.eval()
     chosen = make_configuration(trainer, 0)
     for _, B in adapted.factors():
         torch.nn.init.normal_(B)
     adapted.activate(chosen)
-    batch = next(iter(trainer.task.batches("validation", 8)))
+    batch = next(iter(trainer.study.task.batches("validation", 8)))
     with torch.no_grad():
         plain = adapted.logits(batch)
         adapted.projections.set(torch.ones(len(adapted.layers), 4, 4))
         assert not torch.equal(adapted.logits(batch), plain)
         adapted.activate(chosen)
-        assert torch.equal(adapted.logits(batch), plain)
-
-
-def test_zero_adjustments_equal_plain_lora_exactly(make_trainer, make_configuration) -> None:
-    trainer = make_trainer()
-    adapted = trainer.adapted
-    adapted.peft_model.eval()
-    adapted.activate(make_configuration(trainer, 0))
-    for _, B in adapted.factors():
-        torch.nn.init.normal_(B)
-    batch = next(iter(trainer.task.batches("validation", 8)))
-    with torch.no_grad():
-        plain = adapted.logits(batch)
-        adapted.projections.set(torch.zeros(len(adapted.layers), 4, 4))
         assert torch.equal(adapted.logits(batch), plain)
 
 
@@ -188,7 +210,7 @@ def file_bytes(folder) -> int:
 def test_a_packed_exports_files_take_what_the_footprint_says(packing_study, tmp_path) -> None:
     trainer, wanted, *_ = packing_study
     trainer.export(wanted, tmp_path, "packed")
-    (bits,) = trainer.average_bits([wanted])
+    (bits,) = trainer.study.average_bits([wanted])
     predicted = trainer.footprint().file_bytes(bits)
     assert 0.9 * predicted < file_bytes(tmp_path) <= predicted
 
@@ -245,14 +267,16 @@ def test_files_of_groups_that_do_not_divide_rows_take_no_more_than_the_footprint
     chosen = quantizer.choices().layer_configuration(0)
     wanted = Configuration({layer.name: chosen for layer in trainer.layers()})
     trainer.export(wanted, tmp_path, "packed")
-    (bits,) = trainer.average_bits([wanted])
+    (bits,) = trainer.study.average_bits([wanted])
     assert file_bytes(tmp_path) <= trainer.footprint().file_bytes(bits)
 
 
 def test_a_card_shows_names_as_they_are(packing_study, tmp_path) -> None:
     trainer, wanted, *_ = packing_study
-    trainer.model = ModelSpec(name="`<img src=x>`\n# a: [🙂")
+    made = {name: getattr(trainer.study, name) for name in ("layers", "loaded", "adapted")}
+    trainer.study = replace(trainer.study, model=ModelSpec(name="`<img src=x>`\n# a: [🙂"))
+    trainer.study.__dict__.update(made)
     trainer.export(wanted, tmp_path, "packed")
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.base_model == trainer.model.name
+    assert card.data.base_model == trainer.study.model.name
     assert "# `'<img src=x>' # a: [🙂`, packed by qsearch" in card.text

@@ -90,7 +90,7 @@ def configuration(trainer: CoALoRATrainer, bits: tuple[int, ...] = (4, 8)) -> Co
 def trainer(small_file: Path, tmp_path_factory: pytest.TempPathFactory) -> CoALoRATrainer:
     """A trained study's trainer; its export changes nothing, so tests share it."""
     made = make_trainer(small_file, tmp_path_factory.mktemp("text"))
-    made.train([configuration(made)], 0)
+    made.train([configuration(made)], 1)
     return made
 
 
@@ -126,7 +126,7 @@ def test_what_is_dequantized_from_the_file_is_what_the_study_evaluated(
     model = without_tokenizer(exported / "model.gguf", lambda _, one: one, tmp_path / "copy.gguf")
     wanted = configuration(trainer)
     for position, layer in enumerate(trainer.layers()):
-        expected = trainer.adapted.weights.dequantized(position, wanted[layer.name])
+        expected = trainer.study.adapted.weights.dequantized(position, wanted[layer.name])
         assert torch.equal(model.model.get_submodule(layer.name).weight, expected)
     kinds = {tensor.tensor_type.name for tensor in gguf.GGUFReader(exported / "model.gguf").tensors}
     assert kinds == {"F32", "Q4_0", "Q8_0"}
@@ -159,9 +159,9 @@ def test_model_and_adapter_of_the_files_give_the_studys_logits(
 
     model = without_tokenizer(exported / "model.gguf", merged, tmp_path / "merged.gguf")
     tokens = torch.arange(100, 124).view(2, 12)
-    trainer.adapted.peft_model.eval()
-    trainer.activate(configuration(trainer))
-    expected = trainer.adapted.logits({"input_ids": tokens})
+    trainer.study.adapted.peft_model.eval()
+    trainer.study.adapted.use(configuration(trainer))
+    expected = trainer.study.adapted.logits({"input_ids": tokens})
     torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -174,11 +174,11 @@ def test_a_model_from_a_gguf_file_is_packed_with_its_tokenizer(
     text = "The film was good"
     tokens = AutoTokenizer.from_pretrained(tmp_path / "packed")(text, return_tensors="pt")
     assert torch.equal(
-        tokens["input_ids"], trainer.loaded.tokenizer(text, return_tensors="pt")["input_ids"]
+        tokens["input_ids"], trainer.study.loaded.tokenizer(text, return_tensors="pt")["input_ids"]
     )
-    trainer.adapted.peft_model.eval()
-    trainer.activate(configuration(trainer))
-    expected = trainer.adapted.logits({"input_ids": tokens["input_ids"]})
+    trainer.study.adapted.peft_model.eval()
+    trainer.study.adapted.use(configuration(trainer))
+    expected = trainer.study.adapted.logits({"input_ids": tokens["input_ids"]})
     torch.testing.assert_close(model(tokens["input_ids"]).logits, expected, atol=1e-4, rtol=1e-4)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qsearch_coalora.methods.coa_lora_options import CoALoRAOptions
+from qsearch_coalora.methods.coa_lora import CoALoRAOptions
 
 from benchmarks import adapter, merging, paper_runs, paper_text, zero_shot
 from benchmarks.paper_runs import BUDGETS, METHODS, outcome_of

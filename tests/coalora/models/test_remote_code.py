@@ -12,8 +12,9 @@ import transformers
 import yaml
 from pydantic import ValidationError
 from qsearch_coalora.models import loading as models
-from qsearch_coalora.models.loading import load_config, load_pretrained, load_tokenizer, skeleton
+from qsearch_coalora.models.loading import load_config, load_pretrained, skeleton
 from qsearch_coalora.models.source import locate_model
+from qsearch_coalora.models.tokenizers import load_tokenizer
 from transformers import dynamic_module_utils
 
 from qsearch.deployment.budgets import chosen_budget

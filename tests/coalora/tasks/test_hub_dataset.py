@@ -8,7 +8,7 @@ import pytest
 import torch
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
-from qsearch_coalora.tasks.data_files import HubDataset, read_dataset
+from qsearch_coalora.tasks.hub_datasets import HubDataset, read_dataset
 
 from qsearch.errors import InputError
 from qsearch.spec.sections import ModelSpec
@@ -89,10 +89,8 @@ def test_a_data_set_with_unlabelled_examples_is_refused(folder: Path, bert_folde
     # GLUE's own test splits carry the label -1.
     GLUE.to_parquet(folder / "train.parquet")
     GLUE.assign(label=-1).to_parquet(folder / "validation.parquet")
-    task = pairs_in(folder)
-    tokenizer = task.load_model(ModelSpec(name=str(bert_folder)), 0).tokenizer
     with pytest.raises(InputError, match=r"labels \['-1'\]"):
-        task.prepare(tokenizer)
+        pairs_in(folder).load_model(ModelSpec(name=str(bert_folder)), 0)
 
 
 def test_label_names_of_a_data_set_are_in_its_own_order(folder: Path, bert_folder: Path) -> None:

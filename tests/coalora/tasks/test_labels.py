@@ -143,5 +143,5 @@ def test_f1_of_more_than_two_labels_is_refused(table_files, tmp_path) -> None:
 
 
 def test_a_label_for_f1_that_the_data_lacks_is_refused(table_files) -> None:
-    with pytest.raises(InputError, match=r"'up' is no label.*\['left', 'right'\]"):
+    with pytest.raises(InputError, match=r"'up' is not a label.*\['left', 'right'\]"):
         task_of(table_files, metric="f1", positive="up").labels  # noqa: B018

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from qsearch_coalora.tasks.metrics import accuracy, confusion, f1_score, hits
+from qsearch_coalora.tasks.metrics import accuracy, confusion, f1_score, hits, weighted_mean
 from sklearn.metrics import f1_score as reference_f1
 
 
@@ -28,3 +28,10 @@ def test_the_standard_error_of_f1_is_the_spread_over_samples() -> None:
 def test_accuracy_has_the_binomial_standard_error() -> None:
     right = hits(torch.tensor([1, 0, 1, 1]), torch.tensor([1, 0, 0, 1]))
     assert accuracy(right) == pytest.approx((0.75, (0.75 * 0.25 / 4) ** 0.5))
+
+
+def test_the_weighted_mean_of_equal_weights_has_the_textbook_standard_error() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0, 9.0])
+    mean, error = weighted_mean(values, torch.full((4,), 3.0))
+    assert mean == pytest.approx(4.0)
+    assert error == pytest.approx(values.std().item() / 2)

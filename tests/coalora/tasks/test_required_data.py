@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsDataCheck
+from qsearch.spec.sections import ModelSpec
 
 TABLE = pd.DataFrame({"text": ["w1", "w2"], "label": ["left", "right"]})
 
@@ -67,6 +70,33 @@ def test_a_file_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> Non
     (tmp_path / name).write_bytes(b"" if name == "data.csv" else b"nonsense")
     with pytest.raises(InputError, match=f"{name} cannot be read"):
         task_of(tmp_path / name).require_data()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_a_table_without_rows_is_refused(suffix: str, tmp_path: Path) -> None:
+    path = written(tmp_path / f"data.{suffix}", TABLE[:0])
+    with pytest.raises(InputError, match=rf"data\.{suffix} has no rows"):
+        task_of(path).require_data()
+
+
+@pytest.mark.parametrize("content", ["", "\n \n\t\n"])
+def test_a_text_without_text_is_refused_before_the_model_is_loaded(
+    content: str, make_causal_task, llama_folder: Path, quantizer, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.txt").write_text(content)
+    task = make_causal_task(train=tmp_path / "empty.txt")
+    with pytest.raises(InputError, match=r"empty\.txt holds no text"):
+        task.require_data()
+    (llama_without_weights := tmp_path / "model").mkdir()
+    for path in llama_folder.glob("*.json"):
+        shutil.copy(path, llama_without_weights)
+    options = CoALoRATrainer.Options(rank=4)
+    model = ModelSpec(name=str(llama_without_weights))
+    with pytest.raises(InputError, match=r"empty\.txt holds no text"):
+        CoALoRATrainer(options, model, task, quantizer, 0).study.loaded  # noqa: B018
+    # What only the tokenizer can tell is told before the weights are loaded, too.
+    with pytest.raises(InputError, match=r"fewer than task\.length 5000"):
+        make_causal_task(length=5000).load_model(model, 0)
 
 
 @pytest.mark.parametrize("missing", ["train", "validation"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,15 +11,12 @@ from qsearch_coalora.methods.lq_lora import LQLoRATrainer
 from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
-from qsearch_coalora.tasks.classification import Classification
-from qsearch_coalora.training.set_trainer import SetTrainer
 from torch import Tensor
 
 from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
-from qsearch.spec.sections import ModelSpec
 
 FIGURES = ("loss", "standard_error", "metric", "metric_standard_error")
 
@@ -46,70 +42,44 @@ class Exact:
         return quantized.tensors["weight"]
 
 
-@pytest.fixture
-def make(bert_folder: Path, table_files: tuple[Path, Path]) -> Any:
-    """Return a maker of trainers of a method on the small BERT; options as keywords."""
-
-    def maker(method: Any, quantizer: Any, **options: object) -> Any:
-        train, validation = table_files
-        task = Classification(Classification.Options(train=train, validation=validation))
-        fields = {"rank": 4, "steps": 12, "batch_size": 8, "learning_rate": 1e-2} | options
-        return method(
-            method.Options(**fields), ModelSpec(name=str(bert_folder)), task, quantizer, 0
-        )
-
-    return maker
-
-
 def figures(evaluation: Evaluation) -> list[float]:
     return [getattr(evaluation, name) for name in FIGURES]
 
 
 def uniform(trainer: Any, choice: int = 0) -> Configuration:
-    chosen = trainer.quantizer.choices().layer_configuration(choice)
+    chosen = trainer.study.quantizer.choices().layer_configuration(choice)
     return Configuration({layer.name: chosen for layer in trainer.layers()})
 
 
 @pytest.mark.parametrize("method", [SharedLoRATrainer, PTQTrainer])
-def test_it_is_any_configuration_of_a_quantizer_that_loses_nothing(make: Any, method: Any) -> None:
-    trainer = make(method, Exact())
-    trainer.train([uniform(trainer)], 0)
+def test_it_is_any_configuration_of_a_quantizer_that_loses_nothing(
+    make_trainer: Any, method: Any
+) -> None:
+    trainer = make_trainer(method=method, plugin=Exact(), learning_rate=1e-2)
+    trainer.train([uniform(trainer)], 1)
     (expected,) = trainer.evaluate([uniform(trainer)], "validation")
     found = trainer.evaluate_full_precision("validation")
     assert figures(found) == pytest.approx(figures(expected), abs=1e-6)
     assert found.seconds > 0
 
 
-def test_adjustments_and_residual_factors_are_left_out(make: Any) -> None:
-    trainer = make(CoALoRATrainer, Exact(), residual_rank=2, theta_start=0.0)
-    trainer.train([uniform(trainer)], 0)
+def test_adjustments_and_residual_factors_are_left_out(make_trainer: Any) -> None:
+    trainer = make_trainer(
+        method=CoALoRATrainer, plugin=Exact(), residual_rank=2, theta_start=0.0, learning_rate=1e-2
+    )
+    trainer.train([uniform(trainer)], 1)
     (adjusted,) = trainer.evaluate([uniform(trainer)], "validation")
     found = trainer.evaluate_full_precision("validation")
     assert found.loss != adjusted.loss
     with torch.no_grad():
-        for parameter in trainer.adapted.theta.parameters():
+        for parameter in trainer.study.adapted.theta.parameters():
             parameter.zero_()
     (plain,) = trainer.evaluate([uniform(trainer)], "validation")
     assert figures(found) == pytest.approx(figures(plain), abs=1e-6)
 
 
-@pytest.mark.parametrize("method", [CoALoRATrainer, SharedLoRATrainer, PTQTrainer])
-def test_configurations_come_out_the_same_after_it(make: Any, quantizer: Any, method: Any) -> None:
-    trainer = make(method, quantizer, steps=4)
-    chosen = [uniform(trainer, choice) for choice in (0, 5)]
-    trainer.train(chosen, 0)
-    before = trainer.evaluate(chosen, "validation")
-    score = trainer.evaluate_full_precision("validation")
-    calls = quantizer.calls
-    after = trainer.evaluate(chosen, "validation")
-    assert list(map(figures, after)) == list(map(figures, before))
-    assert figures(trainer.evaluate_full_precision("validation")) == figures(score)
-    assert quantizer.calls == calls  # What the cache holds is kept.
-
-
-def test_methods_of_one_adapter_for_each_configuration_cannot_tell(make: Any) -> None:
-    can = {CoALoRATrainer: True, SharedLoRATrainer: True, PTQTrainer: True}
-    for method in (SetTrainer, *can, QLoRATrainer, LQLoRATrainer):
-        expected = method not in (QLoRATrainer, LQLoRATrainer)
-        assert hasattr(method, "evaluate_full_precision") == expected
-    assert isinstance(make(PTQTrainer, Exact()), SupportsFullPrecision)
+def test_methods_of_one_adapter_for_each_configuration_cannot_tell() -> None:
+    for method in (CoALoRATrainer, SharedLoRATrainer, PTQTrainer):
+        assert issubclass(method, SupportsFullPrecision)
+    for method in (QLoRATrainer, LQLoRATrainer):
+        assert not issubclass(method, SupportsFullPrecision)

@@ -9,8 +9,9 @@ from unittest import mock
 import pytest
 import torch
 from qsearch_coalora.models.loading import require_gradient_checkpointing
+from qsearch_coalora.settings.device import multiplies_bfloat16, uses_bfloat16
 from qsearch_coalora.training.loop import TrainingLoop
-from qsearch_coalora.training.precision import multiplies_bfloat16, uses_bfloat16
+from qsearch_coalora.training.rounds import plan_round
 from qsearch_coalora.training.schedule import rate_share
 
 from qsearch.errors import InputError
@@ -30,8 +31,14 @@ def rates_of(trainer: Any, configurations: Any, round: int) -> list[list[float]]
     return seen
 
 
+def loop_of(trainer: Any, configurations: Any) -> TrainingLoop:
+    study = trainer.study
+    plan = plan_round(study, configurations, 1)
+    return TrainingLoop(study.adapted, study.task, study.options, plan)
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
-@pytest.mark.parametrize(("round", "scale"), [(0, 1.0), (1, 0.25)])
+@pytest.mark.parametrize(("round", "scale"), [(1, 1.0), (2, 0.25)])
 def test_each_step_has_the_rate_of_its_schedule(
     make_trainer, make_configuration, schedule: str, round: int, scale: float
 ) -> None:
@@ -56,7 +63,7 @@ def test_weight_decay_shrinks_what_is_trained(make_trainer, make_configuration) 
         options = {"steps": 1, "warmup_steps": 0, "learning_rate": 1e-2, "init": "shared"}
         trainer = make_trainer(weight_decay=decay, **options)
         before = trainer.state().tensors
-        trainer.train([make_configuration(trainer, 0)], 0)
+        trainer.train([make_configuration(trainer, 0)], 1)
         states.append(trainer.state().tensors)
     plain, decayed = states
     (name, *_) = [name for name in before if name.endswith(".A")]
@@ -73,12 +80,14 @@ def test_each_example_of_accumulated_batches_counts_alike(make_trainer, make_con
         trainer = make_trainer(
             steps=1, batch_size=size, accumulation_steps=accumulated, configurations_per_step=1
         )
-        for module in trainer.adapted.peft_model.modules():
+        for module in trainer.study.adapted.peft_model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         with mock.patch.object(torch.optim.AdamW, "zero_grad"):
-            report = trainer.train([make_configuration(trainer, 0)], 0)
-        states.append((report.losses, [p.grad for p in trainer.adapted.head_parameters().values()]))
+            report = trainer.train([make_configuration(trainer, 0)], 1)
+        states.append(
+            (report.losses, [p.grad for p in trainer.study.adapted.head_parameters().values()])
+        )
     (loss, gradients), (its_loss, its_gradients) = states
     assert loss == pytest.approx(its_loss, rel=1e-5)
     for one, other in zip(gradients, its_gradients, strict=True):
@@ -114,12 +123,7 @@ def test_a_saved_step_is_due_by_steps_or_by_time(
         now[0] += 100.0 if step == 5 else 1.0
 
     trainer = make_trainer(steps=8, checkpoint_steps=4)
-    loop = TrainingLoop(
-        trainer.adapted,
-        trainer.task,
-        trainer.options,
-        trainer._plan([make_configuration(trainer, 0)], 0),
-    )
+    loop = loop_of(trainer, [make_configuration(trainer, 0)])
     kept: list[int] = []
     loop.run(progress, lambda state: kept.append(len(state.tensors["losses"])))
     # After four steps, after the long one, and not at the end, where the round is saved.
@@ -129,7 +133,7 @@ def test_a_saved_step_is_due_by_steps_or_by_time(
 def test_time_in_held_out_looks_is_no_part_of_the_steps(make_trainer, make_configuration) -> None:
     trainer = make_trainer(steps=4, early_stopping={"examples": 8, "every": 1, "patience": 9})
     chosen = [make_configuration(trainer, index) for index in range(2)]
-    loop = TrainingLoop(trainer.adapted, trainer.task, trainer.options, trainer._plan(chosen, 1))
+    loop = loop_of(trainer, chosen)
     report = loop.run()
     assert report.seconds > loop.state().metadata["step_seconds"]
     share = report.details["switch_seconds"] / loop.state().metadata["step_seconds"]

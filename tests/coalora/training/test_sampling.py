@@ -58,23 +58,25 @@ def test_a_loss_that_is_not_finite_is_not_noted() -> None:
 def visits(trainer: Any, chosen: list[Configuration]) -> Counter[int]:
     """Train, and count how often each configuration is active in a step."""
     seen: list[int] = []
-    trainer.adapted.after_activation(lambda configuration: seen.append(chosen.index(configuration)))
-    trainer.train(chosen, 0)
+    trainer.study.adapted.after_activation(
+        lambda configuration: seen.append(chosen.index(configuration))
+    )
+    trainer.train(chosen, 1)
     return Counter(seen)
 
 
 def test_a_training_by_segment_gives_segments_equal_shares(
     make_trainer, make_configuration
 ) -> None:
-    choices = make_trainer().quantizer.choices()
+    choices = make_trainer().study.quantizer.choices()
     names = [layer.name for layer in make_trainer().layers()]
     low, high = choices.layer_configuration(0), choices.layer_configuration(choices.size - 1)
     # Three of nearly two bits, one of eight.
     chosen = [Configuration(dict.fromkeys(names, low) | {names[n]: high}) for n in range(3)]
     chosen.append(Configuration(dict.fromkeys(names, high)))
-    for by, expected in (("segment", 20), ("uniform", 10)):
+    for by, expected in (("segment", 6), ("uniform", 3)):
         sampling = {"by": by, "segments": 2}
-        trainer = make_trainer(steps=40, configurations_per_step=1, sampling=sampling)
+        trainer = make_trainer(steps=12, configurations_per_step=1, sampling=sampling)
         assert visits(trainer, chosen)[3] == expected
 
 
@@ -87,9 +89,9 @@ def test_a_training_by_loss_goes_by_the_losses_that_it_met(
         met.append(losses.clone())
         return loss_weighted_pass(losses, generator)
 
-    monkeypatch.setattr("qsearch_coalora.training.set_trainer.loss_weighted_pass", one_pass)
+    monkeypatch.setattr("qsearch_coalora.training.sampling.loss_weighted_pass", one_pass)
     trainer = make_trainer(steps=3, configurations_per_step=1, sampling={"by": "loss"})
-    report = trainer.train([make_configuration(trainer, index) for index in range(2)], 0)
+    report = trainer.train([make_configuration(trainer, index) for index in range(2)], 1)
     assert met[0].isnan().all()
     assert sorted(met[1].tolist()) == pytest.approx(sorted(report.losses[:2]))
 

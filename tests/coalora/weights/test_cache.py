@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_coalora.adapter.residual import residual_factors
-from qsearch_coalora.weights.cache import BoundedCache, QuantizedWeights
+from qsearch_coalora.weights.cache import BoundedCache
 from qsearch_coalora.weights.quantization_error import quantization_errors
+from qsearch_coalora.weights.switching import QuantizedWeights
 from torch import nn
 
 from qsearch.space.configuration import Configuration, LayerConfiguration

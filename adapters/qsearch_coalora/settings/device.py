@@ -1,10 +1,15 @@
-"""Which PyTorch devices a study may run on."""
+"""Which PyTorch devices a study may run on, and the number format of their matrix products."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 
 from qsearch.errors import InputError
+
+Precision = Literal["float32", "bfloat16", "auto"]
 
 
 def parse_device(name: str) -> torch.device:
@@ -16,7 +21,9 @@ def parse_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"{name!r} is no PyTorch device, such as cpu, cuda or cuda:1") from error
+        raise ValueError(
+            f"{name!r} is not a PyTorch device, such as cpu, cuda or cuda:1"
+        ) from error
     if device.type == "meta":
         raise ValueError("the device meta holds no values; give one such as cpu or cuda")
     return device
@@ -32,11 +39,7 @@ def available_devices() -> tuple[str, ...]:
 
 
 def require_device(name: str) -> None:
-    """Check that this machine can hold tensors on a device.
-
-    Raises:
-        InputError: If it cannot; the message names the devices that it has.
-    """
+    """Raise InputError unless this machine can hold tensors on a device."""
     try:
         torch.zeros(1, device=parse_device(name))
     # PyTorch raises an AssertionError where it was built without the device.
@@ -54,3 +57,23 @@ def missing_device(name: str) -> str | None:
     except InputError as error:
         return str(error)
     return None
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        # There is no public function; oneDNN decides by the same flags.
+        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return False
+
+
+def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
+    """Return whether a device uses bfloat16 autocast under an option."""
+    return precision == "bfloat16" or (precision == "auto" and multiplies_bfloat16(device))
+
+
+def autocast(bfloat16: bool, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context that a forward pass runs in."""
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from qsearch_coalora.training.memory import OutOfMemoryError, telling_of_memory
+from qsearch_coalora.settings.memory import OutOfMemoryError, clear_memory_errors
 
 from qsearch.errors import EvaluationError
 
@@ -21,18 +21,21 @@ CPU_ERROR = "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't al
     ],
 )
 def test_running_out_of_memory_says_which_options_take_it(error: Exception) -> None:
-    with pytest.raises(OutOfMemoryError, match=r"trainer\.batch_size") as told, telling_of_memory():
+    with (
+        pytest.raises(OutOfMemoryError, match=r"trainer\.batch_size") as told,
+        clear_memory_errors(),
+    ):
         raise error
     assert "\n" not in str(told.value)
 
 
 def test_other_errors_stay_as_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shapes"), telling_of_memory():
+    with pytest.raises(RuntimeError, match="shapes"), clear_memory_errors():
         raise RuntimeError("shapes differ")
 
 
 def test_pytorch_says_on_the_cpu_what_is_looked_for() -> None:
-    with pytest.raises(OutOfMemoryError), telling_of_memory():
+    with pytest.raises(OutOfMemoryError), clear_memory_errors():
         torch.empty(2**55)
 
 
@@ -42,24 +45,24 @@ def test_a_trainer_tells_of_memory(
 ) -> None:
     trainer = make_trainer()
     chosen = [make_configuration(trainer, 0)]
-    trainer.adapted  # noqa: B018
+    trainer.study.adapted  # noqa: B018
 
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer.adapted, "logits", fail)
-    monkeypatch.setattr(trainer.quantizer, "quantize", fail)
+    monkeypatch.setattr(trainer.study.adapted, "logits", fail)
+    monkeypatch.setattr(trainer.study.quantizer, "quantize", fail)
     arguments = {"quantization_error": (list(chosen[0].values())[:1],)}
     with pytest.raises(OutOfMemoryError):
-        getattr(trainer, part)(*arguments.get(part, (chosen, 0)))
+        getattr(trainer, part)(*arguments.get(part, (chosen, 1)))
 
 
 def test_an_evaluation_without_memory_fails_alone_and_says_why(
     make_trainer, make_configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer()
-    trainer.adapted  # noqa: B018
-    monkeypatch.setattr(trainer.adapted, "logits", lambda _: torch.empty(2**55))
+    trainer.study.adapted  # noqa: B018
+    monkeypatch.setattr(trainer.study.adapted, "logits", lambda _: torch.empty(2**55))
     with pytest.raises(EvaluationError, match=r"trainer\.eval_batch_size"):
         trainer.evaluate([make_configuration(trainer, 0)], "validation")
 
@@ -74,6 +77,6 @@ def test_a_model_that_could_not_be_made_is_made_again(
             lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")),
         )
         with pytest.raises(OutOfMemoryError):
-            trainer.adapted  # noqa: B018
+            trainer.study.adapted  # noqa: B018
     # Not the half of it that had been made, whose residual factors would be in another norm.
-    assert all(size is not None for size in trainer.adapted.input_sizes())
+    assert all(size is not None for size in trainer.study.adapted.input_sizes())

@@ -1,8 +1,9 @@
-"""Second moments of the layers' inputs, for quantizers that suit weights to them."""
+"""What the layers of a model are given: their inputs as it runs, and the second moments of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -10,48 +11,53 @@ from torch import Tensor, nn
 from qsearch.plugins.capabilities import needs_inputs
 from qsearch.plugins.protocols import Quantizer
 from qsearch.space.layers import FUSED_ROLES, LayerSpec, tied_groups
-from qsearch_coalora.adapter.adapted_model import AdaptedModel
-from qsearch_coalora.training.sampling import BatchStream
-from qsearch_coalora.training.schedule import seeds
-from qsearch_coalora.weights.input_norm import with_inputs
 
 _FLOAT_BYTES = 4
 
 
-def calibration_batches(
-    stream: Callable[[torch.Generator], BatchStream], seed: int, count: int
-) -> list[Mapping[str, Tensor]]:
-    """Return the training batches that inputs are measured on: the first of round 1.
-
-    Args:
-        stream: Returns training batches, drawn by a generator.
-        seed: The study's seed; equal seeds give equal batches.
-        count: How many.
-    """
-    batches = stream(torch.Generator().manual_seed(seeds(seed, 0)[0]))
-    return [next(batches) for _ in range(count)]
-
-
-def calibrate(
-    adapted: AdaptedModel, quantizer: Quantizer, stream: Callable[[torch.Generator], BatchStream]
+def with_inputs(
+    modules: Sequence[nn.Module],
+    run: Callable[[Mapping[str, Tensor]], object],
+    batches: Iterable[Mapping[str, Tensor]],
+    use: Callable[[int, Tensor], None],
 ) -> None:
-    """Measure the inputs of the base model's layers, if the quantizer needs them.
+    """Give each layer's position and inputs (tokens × features) away while the model runs.
 
-    They are those of the model in full precision: what precedes a layer is quantized differently
-    in every configuration.
+    So the inputs of one layer are held at a time, not those of all. Layers that read the same
+    tensor one after the other get the same object.
 
     Args:
-        adapted: The adapted model; weights are quantized by these inputs from now on.
-        quantizer: Its quantizer.
-        stream: Returns training batches, drawn by a generator.
+        modules: The layers' modules; inputs (… × features).
+        run: Runs the model on a batch.
+        batches: Batches; where one has an ``attention_mask`` (examples × positions), padding is
+            left out.
+        use: Takes a layer's position and inputs, float32.
     """
-    if not needs_inputs(quantizer):
-        return
-    count = adapted.options.calibration_batches
-    with adapted.base_model():
-        batches = calibration_batches(stream, adapted.seed, count)
-        moments = second_moments(adapted.lora_layers, adapted.logits, batches)
-    adapted.weights.calibrate(moments)
+    last: tuple[Tensor, Tensor] | None = None
+
+    def hook(position: int, mask: Tensor | None) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def given(module: nn.Module, found: tuple[Tensor, ...]) -> None:
+            nonlocal last
+            inputs = found[0]
+            if last is None or last[0] is not inputs:
+                last = inputs, _tokens(inputs, mask)
+            use(position, last[1])
+
+        return given
+
+    for batch in batches:
+        last, mask = None, batch.get("attention_mask")
+        with ExitStack() as handles:
+            for position, module in enumerate(modules):
+                handles.enter_context(module.register_forward_pre_hook(hook(position, mask)))
+            run(batch)
+
+
+def _tokens(inputs: Tensor, mask: Tensor | None) -> Tensor:
+    """Return inputs (tokens × features) without padding."""
+    if mask is not None and inputs.shape[:-1] == mask.shape:
+        inputs = inputs[mask.to(inputs.device).bool()]
+    return inputs.reshape(-1, inputs.shape[-1]).float()
 
 
 @torch.no_grad()
@@ -68,11 +74,7 @@ def second_moments(
     Moments are the same bit for bit on the same machine with the same number of threads. With
     another number, PyTorch may round the sums of matrix products otherwise, here and in the model.
 
-    Args:
-        modules: The layers' linear modules; inputs (… × input features).
-        run: Runs the model on a batch.
-        batches: Batches; where one has an ``attention_mask`` (examples × positions), padding does
-            not count.
+    Padding, as an ``attention_mask`` (examples × positions) says, does not count.
 
     Returns:
         For each layer a moment (input features × input features), float32 and on the model's
@@ -127,9 +129,7 @@ def _mean(
 def moment_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec]) -> int:
     """Return the bytes that moments take: one for all layers of a block that read one tensor.
 
-    Args:
-        quantizer: The quantizer; one that needs no inputs takes none.
-        layers: The layers.
+    A quantizer that needs no inputs takes none.
     """
     if not needs_inputs(quantizer):
         return 0

@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import pytest
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.methods.lq_lora import LQLoRATrainer
-from qsearch_coalora.methods.per_configuration import PerConfigurationTrainer
 from qsearch_coalora.methods.qlora import QLoRATrainer
-from qsearch_coalora.tasks.classification import Classification
-from qsearch_coalora.training.trainer import AdapterTrainer
+from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.training.loop import DivergedError
 
 from qsearch.execution.ray_worker import decode_state, encode_state
 from qsearch.plugins.capabilities import NO_CHECKPOINT, SupportsSeparateTraining, TrainingCheckpoint
 from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
-from qsearch.spec.sections import ModelSpec
 
-Make = Callable[..., PerConfigurationTrainer]
+Make = Callable[..., AdapterTrainer]
 
 
 @pytest.fixture(params=[QLoRATrainer, LQLoRATrainer], ids=lambda method: method.__name__)
-def make(request: Any, bert_folder, table_files, quantizer) -> Make:
-    """Return a maker of trainers on the small BERT; options as keywords."""
-
-    def maker(**options: object) -> PerConfigurationTrainer:
-        train, validation = table_files
-        task = Classification(Classification.Options(train=train, validation=validation))
-        fields = {"rank": 4, "steps": 4, "batch_size": 8, "warmup_steps": 1} | options
-        model = ModelSpec(name=str(bert_folder))
-        return request.param(request.param.Options(**fields), model, task, quantizer, 0)
-
-    return maker
+def make(request: pytest.FixtureRequest, make_trainer) -> Make:
+    """Return a maker of trainers of a method."""
+    return partial(make_trainer, method=request.param)
 
 
 class Kept:
@@ -71,7 +61,7 @@ def test_what_is_untrained_is_told_once_each(make: Make, chosen: list[Configurat
     trainer = make()
     assert isinstance(trainer, SupportsSeparateTraining)
     assert list(trainer.untrained([*chosen, *chosen], NO_CHECKPOINT)) == chosen
-    trainer.train(chosen[:2], 0)
+    trainer.train(chosen[:2], 1)
     assert list(trainer.untrained(chosen, NO_CHECKPOINT)) == chosen[2:]
 
 
@@ -79,10 +69,10 @@ def test_a_set_that_workers_trained_is_as_if_trained_here(
     make: Make, chosen: list[Configuration]
 ) -> None:
     here, trainer, kept = make(), make(), Kept()
-    expected = here.train(chosen, 0)
+    expected = here.train(chosen, 1)
     for configuration in reversed(chosen):
         trainer.adopt(sent(make().train_separately(configuration)), chosen, kept.unfinished)
-    report = trainer.train_resumably(chosen, 0, None, kept.unfinished)
+    report = trainer.train_resumably(chosen, 1, None, kept.unfinished)
     assert report.steps == expected.steps
     assert report.losses == expected.losses
     assert report.seconds > 0
@@ -104,13 +94,13 @@ def test_what_an_evaluation_trained_is_not_trained_again_for_the_next_set(
     make: Make, chosen: list[Configuration]
 ) -> None:
     trainer, worker = make(), make()
-    trainer.train(chosen[:2], 0)
+    trainer.train(chosen[:2], 1)
     state = trainer.state()
     worker.load_state(sent(state))
     expected = losses(worker, chosen[2:])
     trainer.adopt(sent(worker.train_separately(chosen[2])))
     trainer.load_state(state)
-    report = trainer.train(chosen, 1)
+    report = trainer.train(chosen, 2)
     assert report.seconds == 0
     assert losses(trainer, chosen[2:]) == expected
 
@@ -118,17 +108,15 @@ def test_what_an_evaluation_trained_is_not_trained_again_for_the_next_set(
 def test_a_training_that_diverges_on_a_worker_fails_when_it_is_evaluated(
     make: Make, chosen: list[Configuration], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qsearch_coalora.training.loop import DivergedError
-
     worker, trainer, kept = make(), make(), Kept()
 
     def diverge(*_: object) -> None:
-        raise DivergedError("the loss is no number")
+        raise DivergedError("the loss is not a number")
 
-    monkeypatch.setattr(worker, "_train_one", diverge)
+    monkeypatch.setattr(worker.adapters, "_train_one", diverge)
     trainer.adopt(sent(worker.train_separately(chosen[0])), chosen, kept.unfinished)
     assert list(trainer.untrained(chosen, kept.unfinished)) == chosen[1:]
-    trainer.train_resumably(chosen, 0, None, kept.unfinished)
-    with pytest.raises(Exception, match="the loss is no number"):
+    trainer.train_resumably(chosen, 1, None, kept.unfinished)
+    with pytest.raises(Exception, match="the loss is not a number"):
         trainer.evaluate(chosen[:1], "validation")
     assert len(losses(trainer, chosen[1:])) == 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from qsearch_coalora.training.device import parse_device
-from qsearch_coalora.training.precision import Precision
-from qsearch_coalora.training.sampling import Order
-from qsearch_coalora.training.schedule import Schedule
+from qsearch_coalora.settings.device import Precision, parse_device
+
+Schedule = Literal["linear", "cosine", "constant"]
 
 NOT_OF_THE_RESULT = frozenset({"checkpoint_steps", "cache_mebibytes"})
 """Options that change no result."""
@@ -35,6 +36,22 @@ class EarlyStopping(BaseModel):
     configurations: int = Field(default=4, ge=1)
 
 
+class SamplingOptions(BaseModel):
+    """Which configurations of the set a step is trained under.
+
+    Args:
+        by: ``uniform`` takes each once in a pass; ``segment`` gives equal shares to equal
+            intervals of average bits; ``loss`` draws in proportion to the losses that training
+            met.
+        segments: Number of those intervals.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    by: Literal["uniform", "segment", "loss"] = "uniform"
+    segments: int = Field(default=8, ge=1)
+
+
 class TrainingOptions(BaseModel):
     """Options that all methods share, so that they compare under equal conditions.
 
@@ -42,7 +59,7 @@ class TrainingOptions(BaseModel):
         rank: Rank r of the adapter.
         alpha: LoRA's α; the adapter's output is scaled by α / r. None means r.
         learning_rate: Peak rate of AdamW for the factors and the task head.
-        later_learning_rate: Peak rate after round 1, where training goes on from an adapter that
+        later_learning_rate: Peak rate after round 1, where training continues from an adapter that
             a full restart would disturb. None means the same.
         weight_decay: Decoupled weight decay.
         schedule: How the rate goes after the warm-up: ``linear`` and ``cosine`` fall to zero.
@@ -62,7 +79,7 @@ class TrainingOptions(BaseModel):
         gradient_checkpointing: Computes activations again in the backward pass instead of keeping
             them, in models that can.
         checkpoint_steps: Steps after which an unfinished round's training is saved, or sooner if
-            a minute has passed; a killed study goes on from there.
+            a minute has passed; a killed study continues from there.
         cache_mebibytes: Bound of the cache of weights and residual factors. Where it holds the
             dequantized weights of a whole set, switching costs nothing; else quantized ones are
             kept, and dequantized at each switch.
@@ -104,31 +121,25 @@ class TrainingOptions(BaseModel):
         """LoRA's α / r."""
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
+    @property
+    def batch_configurations(self) -> int:
+        """How many configurations share the examples of a batch."""
+        return 1
+
+    @property
+    def set_sampling(self) -> SamplingOptions:
+        """How configurations are drawn from the set."""
+        return SamplingOptions()
+
     def rate_scale(self, round: int) -> float:
-        """Return what a round's learning rates are multiplied by."""
-        if round == 0 or self.later_learning_rate is None:
+        """Return what a round's learning rates are multiplied by; rounds count from 1."""
+        if round == 1 or self.later_learning_rate is None:
             return 1.0
         return self.later_learning_rate / self.learning_rate
 
     def round_steps(self, round: int) -> int:
-        """Return the greatest number of optimizer steps of a round."""
-        return self.first_steps if round == 0 and self.first_steps is not None else self.steps
-
-
-class SamplingOptions(BaseModel):
-    """Which configurations of the set a step is trained under.
-
-    Args:
-        by: ``uniform`` takes each once in a pass; ``segment`` gives equal shares to equal
-            intervals of average bits; ``loss`` draws in proportion to the losses that training
-            met.
-        segments: Number of those intervals.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    by: Order = "uniform"
-    segments: int = Field(default=8, ge=1)
+        """Return the greatest number of optimizer steps of a round; rounds count from 1."""
+        return self.first_steps if round == 1 and self.first_steps is not None else self.steps
 
 
 class SetTrainingOptions(TrainingOptions):
@@ -141,6 +152,16 @@ class SetTrainingOptions(TrainingOptions):
 
     configurations_per_step: int = Field(default=2, ge=1)
     sampling: SamplingOptions = SamplingOptions()
+
+    @property
+    def batch_configurations(self) -> int:
+        """How many configurations share the examples of a batch."""
+        return self.configurations_per_step
+
+    @property
+    def set_sampling(self) -> SamplingOptions:
+        """How configurations are drawn from the set."""
+        return self.sampling
 
     @model_validator(mode="after")
     def _few_enough(self) -> SetTrainingOptions:

@@ -9,30 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pandas.testing import assert_frame_equal
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.methods.lq_lora import LQLoRATrainer
 from qsearch_coalora.methods.ptq import PTQTrainer
-from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
-from qsearch_coalora.tasks.classification import Classification
-from qsearch_coalora.training.calibration import calibration_batches, moment_bytes, second_moments
-from qsearch_coalora.training.trainer import AdapterTrainer
+from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.weights.layer_inputs import moment_bytes, second_moments
 from qsearch_coalora.weights.quantization_error import quantization_errors
 from qsearch_quantizers.integer.quantizer import Integer
 from torch import Tensor, nn
 
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event
 from qsearch.space.configuration import Configuration, LayerConfiguration
-from qsearch.spec.sections import ModelSpec
-from qsearch.spec.study_spec import StudySpec
-from qsearch.storage.study_record import read_study
-from qsearch.study.run import run_study
-
-METHODS = [CoALoRATrainer, SharedLoRATrainer, QLoRATrainer, LQLoRATrainer, PTQTrainer]
-EACH = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 
 Make = Callable[..., AdapterTrainer]
 
@@ -43,16 +32,12 @@ def integer(rounding: str = "gptq", **options: Any) -> Integer:
 
 
 @pytest.fixture
-def make(bert_folder, table_files) -> Make:
-    """Return a maker of trainers of a method on the small BERT; options as keywords."""
+def make(make_trainer) -> Make:
+    """Return a maker of trainers with the quantizer that needs inputs."""
 
-    def maker(
-        method: Any = CoALoRATrainer, plugin: Any = None, train: Path | None = None, **options: Any
-    ) -> AdapterTrainer:
-        data = Classification.Options(train=train or table_files[0], validation=table_files[1])
-        fields = {"rank": 4, "steps": 3, "batch_size": 8, "calibration_batches": 3} | options
-        model = ModelSpec(name=str(bert_folder))
-        return method(method.Options(**fields), model, Classification(data), plugin or integer(), 0)
+    def maker(method: Any = CoALoRATrainer, plugin: Any = None, **options: Any) -> AdapterTrainer:
+        fields = {"steps": 3, "calibration_batches": 3} | options
+        return make_trainer(plugin=plugin or integer(), method=method, **fields)
 
     return maker
 
@@ -66,13 +51,9 @@ def alternating(trainer: AdapterTrainer) -> Configuration:
     )
 
 
-def loss(trainer: AdapterTrainer, chosen: Configuration) -> float:
-    return trainer.evaluate([chosen], "validation")[0].loss
-
-
 def inputs_of_first_query(trainer: AdapterTrainer, batch: Mapping[str, Tensor]) -> Tensor:
     """The base model's embeddings (tokens × features), computed apart, padding left out."""
-    base: Any = trainer.task.load_model(trainer.model, trainer.seed).module.eval()
+    base: Any = trainer.study.task.load_model(trainer.study.model, trainer.study.seed).module.eval()
     with torch.no_grad():
         hidden = base.bert.embeddings(batch["input_ids"])
     return hidden[batch["attention_mask"].bool()]
@@ -83,8 +64,8 @@ def inputs_of_first_query(trainer: AdapterTrainer, batch: Mapping[str, Tensor]) 
 
 def test_moments_are_those_of_what_the_layers_read(make: Make) -> None:
     trainer = make()
-    moments = trainer.adapted.weights.moments
-    batches = calibration_batches(trainer._batches, trainer.seed, 3)
+    moments = trainer.study.adapted.weights.moments
+    batches = trainer.study.calibration_batches()
     assert any((batch["attention_mask"] == 0).any() for batch in batches)
     inputs = torch.cat([inputs_of_first_query(trainer, batch) for batch in batches])
     first = next(p for p, layer in enumerate(trainer.layers()) if layer.role == "query")
@@ -94,17 +75,19 @@ def test_moments_are_those_of_what_the_layers_read(make: Make) -> None:
 
 def test_moments_are_those_of_the_original_weights_without_adapter(make: Make) -> None:
     trained, fresh = make(learning_rate=0.1), make()
-    trained.train([alternating(trained)], 0)
-    batches = calibration_batches(trained._batches, trained.seed, 3)
-    with trained.adapted.base_model():
-        again = second_moments(trained.adapted.lora_layers, trained.adapted.logits, batches)
-    for moment, expected in zip(again, fresh.adapted.weights.moments, strict=True):
+    trained.train([alternating(trained)], 1)
+    batches = trained.study.calibration_batches()
+    with trained.study.adapted.base_model():
+        again = second_moments(
+            trained.study.adapted.lora_layers, trained.study.adapted.logits, batches
+        )
+    for moment, expected in zip(again, fresh.study.adapted.weights.moments, strict=True):
         assert torch.equal(moment, expected)
 
 
 def test_layers_that_read_one_tensor_share_its_moment(make: Make) -> None:
     trainer = make()
-    moments = trainer.adapted.weights.moments
+    moments = trainer.study.adapted.weights.moments
     by_role: dict[tuple[int, str], Tensor] = {
         (layer.block, layer.role): moment
         for layer, moment in zip(trainer.layers(), moments, strict=True)
@@ -114,7 +97,7 @@ def test_layers_that_read_one_tensor_share_its_moment(make: Make) -> None:
         assert all(by_role[block, role] is query for role in others)
         assert by_role[block, "attention_output"] is not query
     kept = {id(moment): moment.nbytes for moment in moments}
-    assert sum(kept.values()) == moment_bytes(trainer.quantizer, trainer.layers())
+    assert sum(kept.values()) == moment_bytes(trainer.study.quantizer, trainer.layers())
 
 
 def test_layers_that_share_only_some_inputs_have_their_own_moments() -> None:
@@ -164,14 +147,13 @@ def test_a_layer_without_inputs_has_a_moment_of_zeros() -> None:
 
 
 def test_equal_seeds_measure_equal_moments_and_other_seeds_others(make: Make) -> None:
-    one, same, other = make(), make(), make()
-    other.seed = 1
-    first = [trainer.adapted.weights.moments[0] for trainer in (one, same, other)]
+    one, same, other = make(), make(), make(seed=1)
+    first = [trainer.study.adapted.weights.moments[0] for trainer in (one, same, other)]
     assert torch.equal(first[0], first[1])
     assert not torch.allclose(first[0], first[2])
 
 
-@EACH
+@pytest.mark.parametrize("method", [CoALoRATrainer, LQLoRATrainer, PTQTrainer])
 def test_rounding_to_nearest_measures_nothing(
     make: Make, monkeypatch: pytest.MonkeyPatch, method
 ) -> None:
@@ -189,7 +171,7 @@ def test_rounding_to_nearest_measures_nothing(
     for rounding in ("nearest", "gptq"):
         runs.clear()
         trainer = make(method, integer(rounding), **options)
-        trainer.adapted  # noqa: B018
+        trainer.study.adapted  # noqa: B018
         counts.append(len(runs))
     assert counts[1] - counts[0] == 3
     assert counts[0] == (3 if method is LQLoRATrainer else 0)
@@ -197,7 +179,7 @@ def test_rounding_to_nearest_measures_nothing(
 
 def test_nothing_is_trainable_that_was_not(make: Make) -> None:
     def trainable(trainer: AdapterTrainer) -> list[str]:
-        model = trainer.adapted.peft_model
+        model = trainer.study.adapted.peft_model
         return [name for name, p in model.named_parameters() if p.requires_grad]
 
     options = {"residual_rank": 4}
@@ -207,29 +189,22 @@ def test_nothing_is_trainable_that_was_not(make: Make) -> None:
 # Using
 
 
-@EACH
-def test_weights_are_quantized_by_their_inputs_and_results_differ(make: Make, method) -> None:
-    ours, nearest = make(method), make(method, integer("nearest"))
-    chosen = alternating(ours)
-    for trainer in (ours, nearest):
-        trainer.train([chosen], 0)
-    assert loss(ours, chosen) != loss(nearest, chosen)
-
-
 def test_the_weights_of_the_model_are_gptq_s(make: Make) -> None:
     trainer = make(SharedLoRATrainer)
-    chosen, weights = alternating(trainer), trainer.adapted.weights
-    trainer.adapted.activate(chosen)
+    chosen, weights = alternating(trainer), trainer.study.adapted.weights
+    trainer.study.adapted.activate(chosen)
     for layer, lora, original, moment in zip(
-        trainer.layers(), trainer.adapted.lora_layers, weights.originals, weights.moments,
+        trainer.layers(), trainer.study.adapted.lora_layers, weights.originals, weights.moments,
         strict=True,
     ):  # fmt: skip
-        quantized = trainer.quantizer.quantize_for_inputs(original, chosen[layer.name], moment)
-        assert torch.equal(lora.base_layer.weight, trainer.quantizer.dequantize(quantized))
+        quantized = trainer.study.quantizer.quantize_for_inputs(
+            original, chosen[layer.name], moment
+        )
+        assert torch.equal(lora.base_layer.weight, trainer.study.quantizer.dequantize(quantized))
 
 
 def test_outputs_of_every_layer_are_nearer_than_by_rounding_to_nearest(make: Make) -> None:
-    weights = make(batch_size=32).adapted.weights
+    weights = make(batch_size=32).study.adapted.weights
     two_bits = LayerConfiguration({"bits": 2, "group_size": 32})
     for position, (original, moment) in enumerate(
         zip(weights.originals, weights.moments, strict=True)
@@ -243,17 +218,17 @@ def test_outputs_of_every_layer_are_nearer_than_by_rounding_to_nearest(make: Mak
 def test_the_decomposition_of_lq_lora_is_of_weights_quantized_by_inputs(make: Make) -> None:
     trainer = make(LQLoRATrainer)
     chosen = alternating(trainer)
-    trainer.adapted.activate(chosen)
-    name, lora = trainer.layers()[0].name, trainer.adapted.lora_layers[0]
-    found, weights = trainer._decomposed(0, chosen[name]), trainer.adapted.weights
+    trainer.study.adapted.activate(chosen)
+    name, lora = trainer.layers()[0].name, trainer.study.adapted.lora_layers[0]
+    found, weights = trainer._decomposed(0, chosen[name]), trainer.study.adapted.weights
     rest = weights.originals[0] - found.L1 @ found.L2
     assert torch.equal(lora.base_layer.weight, weights.approximated(0, rest, chosen[name]))
 
 
-@EACH
+@pytest.mark.parametrize("method", [SharedLoRATrainer, LQLoRATrainer])
 def test_errors_are_measured_without_quantizing_to_nearest(make: Make, method) -> None:
     trainer = make(method)
-    choices = trainer.quantizer.choices().layer_configurations
+    choices = trainer.study.quantizer.choices().layer_configurations
     errors = trainer.quantization_error(choices)
     assert errors.shape == (len(trainer.layers()), len(choices))
     assert (np.diff(errors, axis=1) < 0).all()
@@ -275,98 +250,32 @@ def test_a_packed_model_holds_the_weights_that_were_evaluated(make: Make, tmp_pa
     chosen = alternating(trainer)
     trainer.export(chosen, tmp_path, "packed")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    trainer.prepare(chosen)
-    batch = next(trainer.task.batches("validation", 8))
+    trainer.place(chosen)
+    batch = next(trainer.study.task.batches("validation", 8))
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
     with torch.no_grad():
-        found, expected = loaded(**inputs).logits, trainer.adapted.logits(batch)
+        found, expected = loaded(**inputs).logits, trainer.study.adapted.logits(batch)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 # Going on
 
 
-@EACH
-def test_a_saved_state_evaluates_as_before(make: Make, method) -> None:
-    trained, other = make(method), make(method)
-    chosen = alternating(trained)
-    trained.train([chosen], 0)
-    expected = loss(trained, chosen)
-    other.load_state(trained.state())
-    assert loss(other, chosen) == expected
-
-
-@EACH
+@pytest.mark.parametrize(
+    ("method", "rounding"), [(CoALoRATrainer, "nearest"), (SharedLoRATrainer, "gptq")]
+)
 def test_other_data_than_the_saved_state_s_is_refused(
-    make: Make, table_files, tmp_path: Path, method
+    make: Make, table_files, tmp_path: Path, method, rounding: str
 ) -> None:
-    train = tmp_path / "train.tsv"
-    train.write_text(table_files[0].read_text())
-    trained = make(method, train=train)
-    trained.train([alternating(trained)], 0)
-    state = trained.state()
-    make(method, train=train).load_state(state)
-    with train.open("a") as stream:
+    """Residual factors, or the weights, follow from the inputs: the adapter would be another."""
+    files = tmp_path / "train.tsv", table_files[1]
+    files[0].write_text(table_files[0].read_text())
+    state = make(method, integer(rounding), files=files).state()
+    make(method, integer(rounding), files=files).load_state(state)
+    with files[0].open("a") as stream:
         stream.write("w59 w58 w57\tright\n")
     with pytest.raises(InputError, match=r"other training data.*root mean square"):
-        make(method, train=train).load_state(state)
-
-
-def study(model: Path, data: tuple[Path, Path], rounding: str = "gptq") -> StudySpec:
-    return StudySpec.model_validate(
-        {
-            "name": "calibrated",
-            "model": {"name": str(model)},
-            "task": {
-                "name": "classification",
-                "train": str(data[0]),
-                "validation": str(data[1]),
-            },
-            "quantizer": {"name": "integer", "group_size": [32, 64], "rounding": rounding},
-            "trainer": {"name": "coa-lora", "rank": 4, "steps": 2, "batch_size": 8},
-            "search": {
-                "rounds": 2,
-                "initial": 5,
-                "candidates": 2,
-                "segments": 4,
-                "average_bits": [2.3, 5.0],
-            },
-        }
-    )
-
-
-def test_a_study_that_was_interrupted_goes_on_to_the_same_result(
-    bert_folder: Path, table_files: tuple[Path, Path], tmp_path: Path
-) -> None:
-    spec = study(bert_folder, table_files)
-    whole = run_study(spec, tmp_path / "whole")
-
-    for count in (2, 1, 4):
-        left = iter(range(count))
-
-        def interrupt(event: Event, left: Any = left) -> None:
-            if event.kind == "evaluated" and next(left, None) is None:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            run_study(spec, tmp_path / "killed", observer=interrupt)
-    resumed = run_study(spec, tmp_path / "killed")
-    columns = ["trial", "round", "loss", "average_bits", "configuration"]
-    assert_frame_equal(resumed.trials[columns], whole.trials[columns], check_exact=True)
-    assert read_study(tmp_path / "killed").trials["loss"].notna().all()
-
-
-def test_a_study_s_rounding_cannot_change_when_it_goes_on(
-    bert_folder: Path, table_files: tuple[Path, Path], tmp_path: Path
-) -> None:
-    def stop(event: Event) -> None:
-        if event.kind == "measured quantization error":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_study(study(bert_folder, table_files), tmp_path / "run", observer=stop)
-    with pytest.raises(InputError, match=r"rounding"):
-        run_study(study(bert_folder, table_files, "nearest"), tmp_path / "run")
+        make(method, integer(rounding), files=files).load_state(state)
 
 
 # Errors of sampled rows

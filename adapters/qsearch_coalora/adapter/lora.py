@@ -1,0 +1,53 @@
+"""The plain PEFT LoRA around a model's quantizable layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from qsearch.errors import InputError
+from qsearch.plugins.protocols import LoadedModel
+from qsearch.space.layers import LayerSpec
+from qsearch_coalora.models.discovery import full_layer_names
+from qsearch_coalora.settings.options import TrainingOptions
+
+ADAPTER = "default"
+
+
+def wrap_in_lora(
+    loaded: LoadedModel, layers: Sequence[LayerSpec], options: TrainingOptions, seed: int
+) -> Any:
+    """Return the PEFT model whose initial adapter is drawn from the seed.
+
+    Raises:
+        InputError: If PEFT is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise InputError(
+            "peft is not installed; install the extra: pip install 'qsearch[llm]'"
+        ) from error
+    config = peft.LoraConfig(
+        r=options.rank,
+        lora_alpha=options.rank * options.scaling,  # type: ignore[arg-type]  # PEFT takes floats
+        target_modules=list(full_layer_names(loaded.module, layers)),
+        modules_to_save=list(loaded.head) or None,
+        task_type=_task_type(loaded.module),
+    )
+    if options.gradient_checkpointing:
+        # Without reentrance, a layer's second forward pass sees the same U as the first.
+        loaded.module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return peft.get_peft_model(loaded.module, config, adapter_name=ADAPTER)
+
+
+def _task_type(module: nn.Module) -> str | None:
+    name = type(module).__name__
+    if name.endswith("ForSequenceClassification"):
+        return "SEQ_CLS"
+    return "CAUSAL_LM" if name.endswith("ForCausalLM") else None

@@ -1,0 +1,229 @@
+"""What the engine asks of every trainer of this package, answered by what it is composed of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qsearch.errors import InputError
+from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
+from qsearch.plugins.digests import Inputs
+from qsearch.plugins.evaluation import Evaluation, TrainReport
+from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.protocols import Progress, Requirements, Split, TrainerState
+from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.space.layers import LayerSpec
+from qsearch_coalora.estimation.footprint import model_footprint
+from qsearch_coalora.estimation.requirements import estimate_requirements
+from qsearch_coalora.export.formats import EXPORTERS, require_format, write_export
+from qsearch_coalora.export.job import ExportJob
+from qsearch_coalora.models.loading import skeleton
+from qsearch_coalora.settings.options import TrainingOptions
+from qsearch_coalora.tasks.workload import require_positions, task_workload
+from qsearch_coalora.training.evaluation import evaluate
+from qsearch_coalora.training.layer_scores import relative_errors, sensitivities
+from qsearch_coalora.training.study_model import StudyModel
+from qsearch_coalora.weights.switching import FULL_PRECISION
+
+_TOKENS = 512
+"""Length of a sequence where the task does not say its own."""
+
+
+class Adapters(Protocol):
+    """Which adapter serves which configuration: one for all, or each its own."""
+
+    def train(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None,
+        unfinished: TrainingCheckpoint,
+    ) -> TrainReport:
+        """Train for a set that is not empty."""
+        ...
+
+    def load(self, configuration: Configuration) -> None:
+        """Put the adapter of a configuration into the model in memory."""
+        ...
+
+    def usable(self, configurations: Sequence[Configuration]) -> Sequence[Configuration]:
+        """Return those of a set that have an adapter, or can have one."""
+        ...
+
+    def state(self) -> TrainerState:
+        """Return all that was trained, and what it belongs to."""
+        ...
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            InputError: If the state belongs to another model, other options or other data.
+        """
+        ...
+
+
+class AdapterTrainer:
+    """A trainer of one study's model and the adapters that its method trains.
+
+    Each method is a class of its own that says how both are made, and which of the answers below
+    it gives otherwise. The model and the data are loaded at first use.
+    """
+
+    Options: ClassVar[type[TrainingOptions]]
+    method: ClassVar[str] = "LoRA"
+    export_formats: ClassVar[tuple[str, ...]] = tuple(EXPORTERS)
+
+    def __init__(self, study: StudyModel, adapters: Adapters) -> None:
+        self.study = study
+        self.adapters = adapters
+
+    def layers(self) -> Sequence[LayerSpec]:
+        """Return the model's quantizable layers, without loading weights.
+
+        Raises:
+            InputError: If the model has none that the study's patterns match.
+        """
+        return self.study.layers
+
+    def input_digests(self) -> Inputs:
+        """Return which model and which examples it uses; both are loaded for it."""
+        return self.study.input_digests
+
+    # What it takes
+
+    def requirements(self) -> Requirements:
+        """Say what the study needs, without loading weights or data.
+
+        Raises:
+            InputError: If the task's examples are too long for the model, or the rank too great.
+        """
+        study = self.study
+        study.require_rank()
+        config, notes = study.config
+        model, workload = skeleton(config, study.model), task_workload(study.task)
+        require_positions(model, workload)
+        return estimate_requirements(
+            model, study.layers, study.quantizer, study.options, workload, notes
+        )
+
+    def footprint(self) -> Footprint:
+        """Return what the model takes on a device."""
+        workload = task_workload(self.study.task)
+        tokens = _TOKENS if workload is None else workload.example_tokens
+        return model_footprint(self._job(FULL_PRECISION), tokens)
+
+    # Training
+
+    def train(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None = None,
+    ) -> TrainReport:
+        """Train on the expected loss over a set; see :meth:`train_resumably`."""
+        return self.train_resumably(configurations, round, progress, NO_CHECKPOINT)
+
+    def train_resumably(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None,
+        unfinished: TrainingCheckpoint,
+    ) -> TrainReport:
+        """Train on the expected loss over a set, from the saved step if there is one.
+
+        Raises:
+            InputError: If the set is empty.
+            QsearchError: If the loss or its gradient is no longer finite, or memory runs out; the
+                adapter in memory must not be used then.
+        """
+        _require_configurations(configurations)
+        return self.adapters.train(configurations, round, progress, unfinished)
+
+    def state(self) -> TrainerState:
+        """Return the trained tensors, and what they belong to."""
+        return self.adapters.state()
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            InputError: If the state belongs to another model, other options or other data.
+        """
+        self.adapters.load_state(state)
+
+    # Evaluation and scores of layers
+
+    def evaluate(
+        self, configurations: Sequence[Configuration], split: Split
+    ) -> Sequence[Evaluation]:
+        """Evaluate configurations on the same batches, in the order given.
+
+        Raises:
+            EvaluationError: If a configuration cannot be quantized or evaluated.
+        """
+        return tuple(
+            evaluate(self.study, partial(self.place, configuration), split)
+            for configuration in configurations
+        )
+
+    def place(self, configuration: Configuration) -> None:
+        """Make the model in memory the one of a configuration: its adapter and its weights."""
+        self.adapters.load(configuration)
+        self.study.adapted.use(configuration)
+
+    def quantization_error(
+        self, layer_configurations: Sequence[LayerConfiguration]
+    ) -> npt.NDArray[np.float64]:
+        """Return relative squared error ‖W−W̃‖²/‖W‖² (layers × layer configurations)."""
+        return relative_errors(self.study, layer_configurations)
+
+    def sensitivity(
+        self, configurations: Sequence[Configuration], round: int
+    ) -> npt.NDArray[np.float64]:
+        """Return the expected rise of the loss per unit of relative squared error (layers).
+
+        Raises:
+            InputError: If the set is empty.
+        """
+        _require_configurations(configurations)
+        usable = self.adapters.usable(configurations)
+        return sensitivities(self.study, self.place, usable, round)
+
+    # Export
+
+    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
+        """Write one of :attr:`export_formats` for a configuration into a directory.
+
+        Raises:
+            InputError: If the format is unknown, or cannot hold the configuration.
+        """
+        self.require_format(format)
+        self.adapters.load(configuration)
+        write_export(self._job(configuration), directory, format)
+
+    def require_format(self, format: str) -> None:
+        """Check that a format can hold the study's weights, without loading the model.
+
+        Raises:
+            InputError: If the format is unknown, or not for weights of the study's quantizer.
+        """
+        require_format(self.study.quantizer, format, self.export_formats)
+
+    def _job(self, configuration: Configuration) -> ExportJob:
+        study = self.study
+        tokenizer = study.loaded.tokenizer
+        return ExportJob(
+            study.adapted, study.model, tokenizer, configuration, study.quantizer, self.method
+        )
+
+
+def _require_configurations(configurations: Sequence[Configuration]) -> None:
+    if not configurations:
+        raise InputError("a training set needs at least one configuration")

@@ -1,0 +1,1 @@
+"""Options that all methods share, and the device that a study runs on."""

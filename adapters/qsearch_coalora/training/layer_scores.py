@@ -1,0 +1,78 @@
+"""How much the loss depends on each layer, and how large each layer's quantization errors are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch_coalora.settings.memory import clear_memory_errors
+from qsearch_coalora.tasks.batching import examples_in
+from qsearch_coalora.training.evaluation import score
+from qsearch_coalora.training.sampling import SetSampler, round_seeds, uniform_pass
+from qsearch_coalora.training.study_model import StudyModel
+from qsearch_coalora.weights.quantization_error import quantization_errors
+from qsearch_coalora.weights.sensitivity import layer_sensitivities
+
+_MIN_PIECES = 4
+"""Of a calibration batch: one at a time has all layers' inputs and gradients in memory."""
+
+
+@clear_memory_errors()
+def relative_errors(
+    study: StudyModel, layer_configurations: Sequence[LayerConfiguration]
+) -> npt.NDArray[np.float64]:
+    """Return relative squared error ‖W−W̃‖²/‖W‖² (layers × layer configurations)."""
+    weights = study.adapted.weights
+    return quantization_errors(
+        weights.originals, study.quantizer, layer_configurations, moments=weights.moments
+    )
+
+
+@clear_memory_errors()
+def sensitivities(
+    study: StudyModel,
+    place: Callable[[Configuration], None],
+    configurations: Sequence[Configuration],
+    round: int,
+) -> npt.NDArray[np.float64]:
+    """Return the expected rise of the loss per unit of relative squared error (layers).
+
+    From gradients of ``calibration_batches`` training batches, each under a configuration drawn
+    from the set, with the adapter as it is now.
+
+    ``place`` makes the model the one of a configuration.
+    """
+    adapted, seeds = study.adapted, round_seeds(study.seed, round)
+    adapted.peft_model.eval()
+    batches = study.batches(torch.Generator().manual_seed(seeds.data))
+    drawn = SetSampler(
+        len(configurations), uniform_pass, torch.Generator().manual_seed(seeds.configurations)
+    )
+
+    def losses(piece: Mapping[str, Tensor]) -> Tensor:
+        return score(study.task, adapted.logits(piece), piece).losses
+
+    def runs() -> Iterator[Callable[[], Tensor]]:
+        for _ in range(study.options.calibration_batches):
+            place(configurations[next(drawn)])
+            pieces = max(_MIN_PIECES, study.options.batch_configurations)
+            for piece in _pieces(next(batches), pieces):
+                yield partial(losses, piece)
+
+    try:
+        return layer_sensitivities(adapted.lora_layers, adapted.weights.originals, runs())
+    finally:
+        adapted.projections.clear()
+
+
+def _pieces(batch: Mapping[str, Tensor], count: int) -> Iterator[Mapping[str, Tensor]]:
+    """Yield a batch in pieces of nearly equal size, as many as it has examples at most."""
+    size = examples_in(batch)
+    for chosen in torch.arange(size).tensor_split(min(count, size)):
+        yield {name: values[chosen] for name, values in batch.items()}

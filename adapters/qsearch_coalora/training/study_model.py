@@ -1,0 +1,145 @@
+"""A study's model, data and adapter in memory, which the parts of a trainer work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs
+from qsearch.plugins.digests import Inputs
+from qsearch.plugins.protocols import LoadedModel, Quantizer, Task
+from qsearch.space.configuration import Configuration
+from qsearch.space.layers import LayerSpec
+from qsearch.spec.sections import ModelSpec
+from qsearch_coalora.adapter.adapted_model import AdaptedModel, AdapterShape
+from qsearch_coalora.adapter.residual import require_rank
+from qsearch_coalora.models.digests import input_digests
+from qsearch_coalora.models.discovery import discover_layers, require_same_layers
+from qsearch_coalora.models.loading import load_config, require_gradient_checkpointing, skeleton
+from qsearch_coalora.settings.device import require_device
+from qsearch_coalora.settings.memory import clear_memory_errors
+from qsearch_coalora.settings.options import TrainingOptions
+from qsearch_coalora.tasks.workload import require_positions, task_workload
+from qsearch_coalora.training.early_stopping import hold_out
+from qsearch_coalora.training.sampling import BatchStream, round_seeds
+
+
+def _nothing(adapted: AdaptedModel) -> None:
+    """Leave the adapted model as it is."""
+
+
+@dataclass(frozen=True)
+class StudyModel:
+    """What a trainer is made from, and the model and data that are loaded of it at first use.
+
+    Args:
+        options: The trainer's options.
+        model: Which model.
+        task: Data, loss and metric.
+        quantizer: The quantizer.
+        seed: Seed of everything random.
+        svd_rank: How many singular vectors the method takes of each weight's error, and the option
+            that says so, for messages.
+        shape: What the method's adapter has besides plain LoRA.
+        details: What saved states must agree in besides, by its name in messages.
+        complete: Puts into the adapted model what the method adds, when it has been made.
+    """
+
+    options: TrainingOptions
+    model: ModelSpec
+    task: Task
+    quantizer: Quantizer
+    seed: int
+    svd_rank: tuple[int, str] = (0, "")
+    shape: AdapterShape = field(default_factory=AdapterShape)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    complete: Callable[[AdaptedModel], None] = _nothing
+
+    @cached_property
+    def config(self) -> tuple[Any, tuple[str, ...]]:
+        """The model's transformers configuration, and notes for the user."""
+        return load_config(self.model)
+
+    @cached_property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The model's quantizable layers, without loading weights."""
+        return discover_layers(skeleton(self.config[0], self.model), self.model.layers)
+
+    def require_rank(self) -> None:
+        """Raise InputError for a rank that some layer's weight does not have."""
+        require_rank(self.svd_rank[0], self.layers, self.svd_rank[1])
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """The model with its data prepared; reading it loads both."""
+        self.require_rank()
+        require_device(self.options.device)
+        hold_out(self.task, self.options.early_stopping)
+        if isinstance(self.task, SupportsDataCheck):
+            self.task.require_data()
+        loaded = self.task.load_model(self.model, self.seed)
+        require_same_layers(self.layers, discover_layers(loaded.module, self.model.layers))
+        require_positions(loaded.module, task_workload(self.task))
+        if self.options.gradient_checkpointing:
+            require_gradient_checkpointing(loaded.module)
+        self.task.prepare(loaded.tokenizer)
+        return loaded
+
+    @cached_property
+    def adapted(self) -> AdaptedModel:
+        """The adapted model, complete; reading it loads the model and the data."""
+        with clear_memory_errors():
+            adapted = AdaptedModel(
+                self.loaded, self.layers, self.quantizer, self.options, self.shape, self.seed
+            )
+            if needs_inputs(self.quantizer):
+                adapted.calibrate(self.calibration_batches())
+            self.complete(adapted)
+            return adapted
+
+    @cached_property
+    def input_digests(self) -> Inputs:
+        """Which model and which examples it uses; both are loaded for it."""
+        _ = self.loaded  # What comes from the hub is there from now on, and the task is prepared.
+        return input_digests(self.model, self.task)
+
+    def batches(self, generator: torch.Generator) -> BatchStream:
+        """Return training batches without end, as the generator draws them."""
+        size = self.options.batch_size
+        return BatchStream(lambda drawn: self.task.batches("train", size, drawn), generator)
+
+    def calibration_batches(self) -> list[Mapping[str, Tensor]]:
+        """Return the batches that inputs and gradients are measured on: the first of round 1."""
+        batches = self.batches(torch.Generator().manual_seed(round_seeds(self.seed, 1).data))
+        return [next(batches) for _ in range(self.options.calibration_batches)]
+
+    def average_bits(self, configurations: Sequence[Configuration]) -> list[float]:
+        """Return storage bits per quantized weight of configurations."""
+        storage = {
+            chosen: self.quantizer.storage_bits(chosen)
+            for chosen in {c for configuration in configurations for c in configuration.values()}
+        }
+        weights = sum(layer.parameters for layer in self.layers)
+        return [
+            sum(layer.parameters * storage[configuration[layer.name]] for layer in self.layers)
+            / weights
+            for configuration in configurations
+        ]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a saved state must agree in with this study."""
+        return {
+            "model": self.model.name,
+            "layers": [layer.name for layer in self.layers],
+            "quantizer": self.quantizer.name,
+            "choices": {knob.name: list(knob.values) for knob in self.quantizer.choices().knobs},
+            "rank": self.options.rank,
+            "scaling": self.options.scaling,
+            **self.details,
+        }

@@ -1,0 +1,171 @@
+"""The quantized weights of one model, switched between configurations in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from qsearch.plugins.capabilities import quantize_weight
+from qsearch.plugins.protocols import QuantizedTensor, Quantizer
+from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.space.layers import LayerSpec
+from qsearch_coalora.weights.cache import BoundedCache
+
+FULL_PRECISION = Configuration({})
+"""The configuration that quantizes nothing."""
+
+
+class QuantizedWeights:
+    """The quantizable weights of one model, switched between configurations in place.
+
+    Each layer keeps one float copy of its original weight; the model's own parameter holds the
+    dequantized weight of the active configuration. Memory grows with the cache's bound only,
+    never with the number of configurations.
+
+    Args:
+        layers: The layers.
+        modules: Their linear modules, in the same order; weights must not require gradients.
+        quantizer: Quantizes and dequantizes.
+        cache: Keeps quantized weights, or dequantized ones (:meth:`expect`).
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerSpec],
+        modules: Sequence[nn.Linear],
+        quantizer: Quantizer,
+        cache: BoundedCache,
+    ) -> None:
+        self._names = tuple(layer.name for layer in layers)
+        self._modules = tuple(modules)
+        self._quantizer = quantizer
+        self.originals: tuple[Tensor, ...] = tuple(module.weight.data for module in modules)
+        self.moments: tuple[Tensor | None, ...] = (None,) * len(self._names)
+        self._added: Callable[[int, LayerConfiguration], Tensor] | None = None
+        self._keeps_dequantized = False
+        self._active: list[LayerConfiguration | None] = [None] * len(self._names)
+        self.cache = cache
+
+    @torch.no_grad()
+    def activate(self, configuration: Configuration) -> tuple[int, ...]:
+        """Put the dequantized weights of a configuration into the model.
+
+        Layers whose layer configuration is already active are left as they are.
+        ``FULL_PRECISION`` puts the original weights back.
+
+        Returns:
+            Positions of the layers that changed.
+
+        Raises:
+            KeyError: If the configuration lacks a layer.
+        """
+        if configuration == FULL_PRECISION:
+            self.restore()
+            return tuple(range(len(self._names)))
+        changed = []
+        for position, name in enumerate(self._names):
+            wanted = configuration[name]
+            if self._active[position] == wanted:
+                continue
+            # Unknown meanwhile: an evaluation that takes too long may be stopped at any step.
+            self._active[position] = None
+            # Replacing the storage saves a copy of every weight; no graph may be alive here.
+            self._modules[position].weight.data = self.dequantized(position, wanted)
+            self._active[position] = wanted
+            changed.append(position)
+        return tuple(changed)
+
+    def restore(self) -> None:
+        """Put the original float weights back into the model."""
+        for position, module in enumerate(self._modules):
+            self._active[position] = None
+            module.weight.data = self.originals[position]
+
+    def expect(self, configurations: Sequence[Configuration], factor_rank: int = 0) -> None:
+        """Choose what the cache keeps while these configurations are switched again and again.
+
+        Dequantized weights if those of all of them fit, together with low-rank factors of
+        ``factor_rank`` next to each, since a switch then costs nothing; else quantized ones, which
+        take a quarter of the memory or less.
+        """
+        kept = {
+            (position, configuration[name])
+            for configuration in configurations
+            if configuration != FULL_PRECISION
+            for position, name in enumerate(self._names)
+        }
+        weights = [self.originals[position] for position, _ in kept]
+        needed = sum(
+            weight.nbytes + factor_rank * sum(weight.shape) * weight.itemsize for weight in weights
+        )
+        keeps_dequantized = needed <= self.cache.bound
+        if keeps_dequantized != self._keeps_dequantized:
+            self.cache.clear()
+        self._keeps_dequantized = keeps_dequantized
+
+    @torch.no_grad()
+    def quantized(self, position: int, configuration: LayerConfiguration) -> QuantizedTensor:
+        """Return the quantized weight of the layer at a position, from the cache if it is there."""
+
+        def make() -> QuantizedTensor:
+            weight = self.originals[position]
+            if self._added is not None:
+                weight = weight + self._added(position, configuration)
+            return quantize_weight(self._quantizer, weight, configuration, self.moments[position])
+
+        if self._keeps_dequantized:
+            return make()
+        return self.cache.get(("quantized", position, configuration), make)
+
+    @torch.no_grad()
+    def dequantized(self, position: int, configuration: LayerConfiguration) -> Tensor:
+        """Return a layer's dequantized weight in the original's type; see :meth:`quantized`."""
+
+        def make() -> Tensor:
+            quantized = self.quantized(position, configuration)
+            return self._quantizer.dequantize(quantized).to(self.originals[position])
+
+        if not self._keeps_dequantized:
+            return make()
+        return self.cache.get(("dequantized", position, configuration), make)
+
+    def approximated(
+        self, position: int, weight: Tensor, configuration: LayerConfiguration
+    ) -> Tensor:
+        """Return any weight quantized and dequantized as the layer's would be, not cached."""
+        moment = self.moments[position]
+        quantized = quantize_weight(self._quantizer, weight, configuration, moment)
+        return self._quantizer.dequantize(quantized).to(weight)
+
+    def calibrate(self, moments: Sequence[Tensor]) -> None:
+        """Quantize each weight for its layer's inputs from now on.
+
+        The cache is cleared, and the original weights are active.
+
+        Moments are each layer's E[x·xᵀ] (input features × input features).
+        """
+        self.moments = tuple(moments)
+        self.cache.clear()
+        self.restore()
+
+    def input_sizes(self) -> list[float | None]:
+        """Return each layer's root mean square input, None where it was not measured."""
+        return [
+            None if moment is None else float(moment.diagonal().mean().sqrt())
+            for moment in self.moments
+        ]
+
+    def add(self, added: Callable[[int, LayerConfiguration], Tensor] | None) -> None:
+        """Quantize the sum of each original weight and something else from now on.
+
+        The cache is cleared, and the original weights are active.
+
+        Args:
+            added: Returns what is added to the weight at a position (output features × input
+                features) under a layer configuration; None adds nothing.
+        """
+        self._added = added
+        self.cache.clear()
+        self.restore()
