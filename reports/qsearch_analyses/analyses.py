@@ -248,11 +248,6 @@ def study_analyses(directory: Path | str, bits: float | None = None) -> list[Ana
 
     They are read from the study's directory whenever they are computed, so a study that runs is
     shown as it is then.
-
-    Args:
-        directory: The study's directory.
-        bits: Budget in average bits whose best configuration the heatmap shows; that of least loss
-            if None.
     """
     return [
         QsearchFront(directory),
@@ -269,12 +264,7 @@ def study_analyses(directory: Path | str, bits: float | None = None) -> list[Ana
 
 
 def client_analyses(bits: float | None = None) -> list[Analysis]:
-    """Return the analyses that need no study: for a client whose node is a ``QsearchNode``.
-
-    Args:
-        bits: Budget in average bits whose best configuration the heatmap shows; that of least loss
-            if None.
-    """
+    """Return the analyses that need no study: for a client whose node is a ``QsearchNode``."""
     return [
         QsearchFront(),
         QsearchParallelCoordinates(),

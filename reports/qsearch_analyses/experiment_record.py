@@ -38,12 +38,8 @@ def experiment_record(
     """Return what an experiment holds, in the form that frames are made from.
 
     A configuration is what the node's space makes of a trial's parameters; its average bits are
-    exact. A round is a progression of the data, 0 without one. What an Ax client does not know is
+    exact. A round is a progression of the data, 1 without one. What an Ax client does not know is
     left out: training, estimated losses, and which configurations were trained on (none is "seen").
-
-    Args:
-        experiment: The experiment; its loss is the metric ``loss``.
-        generation_strategy: The strategy, with a :class:`~qsearch.experiment.node.QsearchNode`.
 
     Raises:
         InputError: If there is no experiment or no such node, or a trial's parameters are none of
@@ -99,7 +95,7 @@ def _node(strategy: GenerationStrategy | None) -> QsearchNode:
 def _results(data: Data) -> pd.DataFrame:
     """Return means and standard errors by trial and round: columns (``mean``/``sem``, metric)."""
     frame = data.full_df
-    step = frame["step"].fillna(0) if "step" in frame else 0
+    step = frame["step"].fillna(1) if "step" in frame else 1
     return frame.assign(round=step).pivot_table(
         index=["trial_index", "round"],
         columns="metric_name",
@@ -128,7 +124,7 @@ def _rows(trial: Any, node: QsearchNode, told: pd.DataFrame) -> list[dict[str, A
     if trial.status in (TrialStatus.FAILED, TrialStatus.ABANDONED):
         reason = trial.status_reason or trial.status.name.lower()
         rounds = own.index.get_level_values("round")
-        last = int(rounds.max()) if len(rounds) else 0
+        last = int(rounds.max()) if len(rounds) else 1
         failed = {**common, **figures, "round": last, "status": "failed", "reason": reason}
         return [failed]
     if trial.status != TrialStatus.COMPLETED:

@@ -47,11 +47,6 @@ class StudyResults:
 def read_results(directory: Path, note: Callable[[str], None] = to_standard_error) -> StudyResults:
     """Read what a study's directory holds.
 
-    Args:
-        directory: The directory.
-        note: Told of a damaged file whose previous version is read in its place, or that is left
-            out.
-
     Raises:
         InputError: If the directory holds no study, or its files cannot be read.
     """

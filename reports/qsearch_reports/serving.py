@@ -24,7 +24,8 @@ from urllib.parse import urlsplit
 from qsearch._text import reason_of
 from qsearch.errors import InputError, QsearchError
 from qsearch.monitoring.status import results_version, study_status
-from qsearch_reports.page.assets import TEMPLATES
+from qsearch_reports.page.assets import STYLES, TEMPLATES
+from qsearch_reports.page.modules import SCRIPTS
 from qsearch_reports.page.page import render_page
 from qsearch_reports.results import read_results
 
@@ -71,13 +72,13 @@ class LivePage:
     def answer(self, path: str) -> _Answer | None:
         """Return the answer at a path, or None if there is nothing."""
         files = {
-            "/": ("live.html", "text/html"),
-            "/live.css": ("live.css", "text/css"),
-            "/live.js": ("live.js", "text/javascript"),
+            "/": (TEMPLATES / "live.html", "text/html"),
+            "/live.css": (STYLES / "live.css", "text/css"),
+            "/live.js": (SCRIPTS / "live.js", "text/javascript"),
         }
         if path in files:
-            name, kind = files[path]
-            return _Answer((TEMPLATES / name).read_bytes(), kind)
+            file, kind = files[path]
+            return _Answer(file.read_bytes(), kind)
         if path == "/status.json":
             return self._status_answer()
         return self._report_answer() if path == "/report.html" else None
@@ -212,13 +213,6 @@ def serve(
     warn: Callable[[str], None],
 ) -> None:
     """Serve a study's live page until the process is interrupted.
-
-    Args:
-        directory: The study's directory; a study may be about to begin in it.
-        host: Name or address to listen at.
-        port: Port to listen at; 0 takes a free one.
-        say: Told where the page is, once it can be reached.
-        warn: Told that others can reach it, where they can.
 
     Raises:
         InputError: If there is no such directory, or the server cannot listen there.

@@ -136,8 +136,9 @@ def make_record(
     seen: set[int] = set()
     first = np.array([choices.index(c) for c in choices.layer_configurations])
     head = choices.size // choices.sizes[0]
-    for number in range(rounds):
-        guided = 0.0 if number == 0 else 0.75
+    for at_round in range(rounds):
+        number = at_round + 1
+        guided = 0.0 if number == 1 else 0.75
         for at in range(trials_per_round):
             level = (at + generator.random()) / trials_per_round * (choices.sizes[0] - 1)
             noise = generator.normal(0, 0.6, len(layers))
@@ -158,13 +159,13 @@ def make_record(
         seen |= set(training)
         block = []
         for trial, configuration in enumerate(configurations):
-            broken = number == rounds - 1 and trial >= len(configurations) - failed
-            loss = 0.292 + quality * cost[trial] * (0.6 - 0.09 * number)
+            broken = number == rounds and trial >= len(configurations) - failed
+            loss = 0.292 + quality * cost[trial] * (0.6 - 0.09 * at_round)
             believed = loss if expected and not broken else math.nan
             loss += float(generator.normal(0, 0.0015))
             uncertainty = 0.002 + 0.05 * cost[trial]
             guess = loss + float(foresight.normal(0, uncertainty))
-            is_candidate = number > 0 and trial >= number * trials_per_round and not broken
+            is_candidate = number > 1 and trial >= at_round * trials_per_round and not broken
             bits = average_bits(layers, configuration)
             accuracy = 0.885 - 0.45 * (loss - 0.292) + float(generator.normal(0, 0.004))
             block.append(
@@ -204,13 +205,13 @@ def make_record(
         rows += block
         steps = np.arange(60)
         # Somewhat below the best configuration, whose loss is in part sampling noise.
-        float_loss = 0.2914 + quality * min(cost) * (0.6 - 0.09 * number)
-        curve = 0.3 + (0.5 if number == 0 else 0.12) * np.exp(-steps / 15)
+        float_loss = 0.2914 + quality * min(cost) * (0.6 - 0.09 * at_round)
+        curve = 0.3 + (0.5 if number == 1 else 0.12) * np.exp(-steps / 15)
         entries.append(
             RoundRecord(
                 round=number,
                 training_set=tuple(training),
-                hypervolume=0.60 + 0.05 * (1 - math.exp(-number)),
+                hypervolume=0.60 + 0.05 * (1 - math.exp(-at_round)),
                 train_seconds=34.0,
                 evaluate_seconds=1.9 * len(block),
                 search_seconds=5.2,
@@ -384,11 +385,11 @@ def browser(chromium: Chromium, downloads: Path) -> Iterator[WebDriver]:
 def script(
     chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Scope]]:
-    """Load some of the page's scripts into an empty page: (file names, html="") -> Scope."""
+    """Load some of the page's modules into an empty page: (file names, html="") -> Scope."""
     driver = chromium.open_tab(tmp_path_factory.mktemp("downloads"))
 
-    def load(*files: str, html: str = "") -> Scope:
-        return Scope(driver, files, html)
+    def load(*modules: str, html: str = "") -> Scope:
+        return Scope(driver, modules, html)
 
     yield load
     chromium.close_tabs()

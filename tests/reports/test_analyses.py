@@ -194,7 +194,7 @@ def test_a_client_of_ones_own_has_cards_without_a_study() -> None:
         for trace in json.loads(parallel.blob)["data"]
         for axis in trace.get("name", "").split()
     }
-    on_front = front_frame(front.df, "decisive_loss")
+    on_front = front_frame(front.df, "selection_loss")
     assert set(marginals.df["trial"]) == set(on_front["trial"])
     assert "5 average bits" in heatmap.title
     assert hypervolume.df["hypervolume"].is_monotonic_increasing

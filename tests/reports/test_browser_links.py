@@ -37,7 +37,7 @@ def points(results):
 
 def on_all_views(results, points):
     """A trial that each view draws: on the overall front, predicted and timed."""
-    front = front_frame(latest_points(points), "decisive_loss")
+    front = front_frame(latest_points(points), "selection_loss")
     return front[front["predicted_loss"].notna()].iloc[0]
 
 
@@ -128,12 +128,12 @@ def test_rows_of_the_table_select_and_deselect_by_their_boxes(page, points):
 
 def test_the_overall_front_and_those_of_segments_are_selected_by_buttons(page, points):
     latest = latest_points(points)
-    overall = front_frame(latest, "decisive_loss")
+    overall = front_frame(latest, "selection_loss")
     of_segments = latest[latest["on_front"]]
     for button, front in (("select-front", overall), ("select-segments", of_segments)):
         page.part(button).click()
         assert page.selected() == len(front)
-        bits, losses = front["average_bits"], front["decisive_loss"]
+        bits, losses = front["average_bits"], front["selection_loss"]
         assert page.text("selection").endswith(
             f" selected: {bits.min():.2f}–{bits.max():.2f} bits,"
             f" estimated loss {losses.min():.4f}–{losses.max():.4f}"
@@ -156,9 +156,9 @@ def test_ranges_of_axes_select_what_is_within_all_of_them(page, points):
     page.fill(fields["Most average bits"], "4")
     page.wait(lambda: page.selected() == (latest["average_bits"] <= 4).sum())
     name = next(label for label in fields if label.startswith("Most") and "loss" in label)
-    limit = float(latest["decisive_loss"].median())
+    limit = float(latest["selection_loss"].median())
     page.fill(fields[name], str(limit))
-    both = latest[(latest["average_bits"] <= 4) & (latest["decisive_loss"] <= limit)]
+    both = latest[(latest["average_bits"] <= 4) & (latest["selection_loss"] <= limit)]
     page.wait(lambda: page.selected() == len(both))
     assert page.marks("parallel")[2] == len(both)
     page.part("clear").click()

@@ -152,8 +152,8 @@ def test_headline_says_so_where_no_configuration_comes_near_full_precision(recor
     full = replace(record.rounds[-1].full_precision, loss=0.2)
     head = frames.headline(with_full_precision(record, full))
     assert head.within_one_percent is None
-    assert head.excess == pytest.approx(head.best["decisive_loss"] / 0.2 - 1)
-    assert head.close_to_best["decisive_loss"] <= 1.01 * head.best["decisive_loss"]
+    assert head.excess == pytest.approx(head.best["selection_loss"] / 0.2 - 1)
+    assert head.close_to_best["selection_loss"] <= 1.01 * head.best["selection_loss"]
 
 
 @pytest.mark.parametrize("loss", [None, math.nan], ids=["not told", "not a number"])
@@ -176,11 +176,11 @@ def test_headline_goes_by_observed_losses_where_none_are_expected(make_record):
 
 def test_selection_loss_is_the_expected_one_where_there_is_one(record, make_record):
     points = frames.points_frame(record)
-    assert (points["decisive_loss"] == points["estimated_loss"]).all()
+    assert (points["selection_loss"] == points["estimated_loss"]).all()
     assert frames.headline(record).is_expected
     unexpected = make_record(expected=False)
     points = frames.points_frame(unexpected)
-    assert (points["decisive_loss"] == points["loss"]).all()
+    assert (points["selection_loss"] == points["loss"]).all()
     assert not frames.headline(unexpected).is_expected
 
 
@@ -217,7 +217,7 @@ def test_figures_that_are_not_finite_are_not_known(figure, record):
     assert points["metric"].isna().all()
     odd = points[points["trial"] == 0]
     assert odd["estimated_loss"].isna().all()
-    assert odd["decisive_loss"].equals(odd["loss"].rename("decisive_loss"))
+    assert odd["selection_loss"].equals(odd["loss"].rename("selection_loss"))
 
 
 def test_points_without_a_loss_add_nothing_to_a_hypervolume():

@@ -21,7 +21,7 @@ def frame(record):
 def test_there_is_a_row_per_configuration_of_the_latest_round(record, frame):
     latest = latest_points(points_frame(record))
     assert frame.index.tolist() == latest.index.tolist()
-    assert frame["decisive_loss"].equals(latest["decisive_loss"])
+    assert frame["selection_loss"].equals(latest["selection_loss"])
 
 
 def test_numbers_are_averaged_over_weights_and_texts_by_their_places(record, frame):
@@ -40,7 +40,7 @@ def test_lines_fall_into_quarters_of_equal_size_by_loss(frame):
     sizes = frame.groupby("group").size()
     assert sizes.index.tolist() == [0, 1, 2, 3]
     assert sizes.max() - sizes.min() <= 1
-    losses = frame.groupby("group")["decisive_loss"]
+    losses = frame.groupby("group")["selection_loss"]
     assert (losses.max()[:-1].to_numpy() <= losses.min()[1:].to_numpy()).all()
 
 
@@ -114,5 +114,5 @@ def test_losses_farther_apart_than_a_float_holds_have_ticks_at_both_ends(record)
     sign = np.where(record.trials["trial"] % 2 == 0, 1.7e308, -1.7e308)
     huge = replace(record, trials=record.trials.assign(loss=sign, estimated_loss=math.nan))
     frame = parallel_frame(huge)
-    axis = next(a for a in parallel_axes(huge, frame) if a.column == "decisive_loss")
+    axis = next(a for a in parallel_axes(huge, frame) if a.column == "selection_loss")
     assert [at for at, _ in axis.ticks] == [-1.7e308, 1.7e308]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from qsearch_reports.page.assets import TEMPLATES
+from qsearch_reports.page.modules import SCRIPTS
 from qsearch_reports.serving import make_server, serve
 
 from qsearch.errors import InputError
@@ -146,7 +147,7 @@ def test_nothing_else_is_answered(path: str, ask) -> None:
 
 
 def test_a_query_changes_nothing(ask) -> None:
-    assert ask("/live.js?../study.yaml").body == (TEMPLATES / "live.js").read_bytes()
+    assert ask("/live.js?../study.yaml").body == (SCRIPTS / "live.js").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -331,7 +332,7 @@ def test_a_hostile_name_is_data_and_no_markup(serving, study, make_record) -> No
     # The page itself is the same for every study; its script shows names as text.
     assert ask("/").body == (TEMPLATES / "live.html").read_bytes()
     assert not re.findall(
-        "innerHTML|outerHTML|insertAdjacentHTML|document.write", (TEMPLATES / "live.js").read_text()
+        "innerHTML|outerHTML|insertAdjacentHTML|document.write", (SCRIPTS / "live.js").read_text()
     )
     assert b"<img src=x" not in ask("/report.html").body
 

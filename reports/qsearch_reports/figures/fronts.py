@@ -49,10 +49,6 @@ class Ranges:
 def front_ranges(points: pd.DataFrame, value: str = "loss") -> Ranges | None:
     """Return ranges that hold some points with their error bars.
 
-    Args:
-        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of any rounds.
-        value: ``loss`` or ``metric``.
-
     Returns:
         None if there is no point.
     """
@@ -83,15 +79,6 @@ def front_figure(
     The front of losses is that of expected ones where they are known, drawn at what is expected;
     markers are at what was observed. Bars are standard errors; of more than 1,000 points, those on
     a segment's front have them.
-
-    Args:
-        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of one round; each
-            marker's ``customdata`` begins with its row number.
-        edges: Segment edges, average bits.
-        metric: The task metric.
-        value: ``loss`` or ``metric``.
-        ranges: Fixed ranges of the axes, such as those of all rounds (:func:`front_ranges`); those
-            of these points if None.
     """
     rounds = points["round"].unique()
     of_round = f", round {int(rounds[0])}" if len(rounds) == 1 else ""
@@ -100,7 +87,7 @@ def front_figure(
     if points[value].isna().all():
         return note(figure, "no configuration has been evaluated yet")
     higher = value == "metric" and metric.better == "higher"
-    selection = "decisive_loss" if value == "loss" else value
+    selection = "selection_loss" if value == "loss" else value
     front = front_frame(points, selection, higher=higher)
     is_expected = value == "loss" and points["estimated_loss"].notna().any()
     figure.add_scatter(

@@ -22,12 +22,7 @@ _DIVERGING = ((0.0, "#2166AC"), (0.5, "#E9ECEF"), (1.0, "#B35806"))
 
 
 def heatmap_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
-    """Draw one knob of a configuration by role and block.
-
-    Args:
-        frame: Values by role and block, from :func:`~qsearch_reports.frames.heatmap_frame`.
-        knob: The knob; each of its values has a colour, in order.
-    """
+    """Draw one knob of a configuration by role and block."""
     places = [
         [None if cell is None else knob.index(cell) for cell in row]
         for row in frame.to_numpy(dtype=object)
@@ -66,13 +61,7 @@ _MAX_TEXTS = 40
 
 
 def difference_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
-    """Draw by how much one knob of a configuration is above another's, by role and block.
-
-    Args:
-        frame: Differences by role and block, from
-            :func:`~qsearch_reports.frames.difference_frame`.
-        knob: The knob.
-    """
+    """Draw by how much one knob of a configuration is above another's, by role and block."""
     in_places = frame.attrs.get("unit") == "places"
     figure = new_figure(f"Difference in {escape(knob.name, 40)} by layer")
     if frame.empty:

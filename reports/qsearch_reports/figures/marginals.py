@@ -20,13 +20,7 @@ _OUTLINE = "rgba(128,128,128,0.7)"
 
 
 def marginals_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
-    """Draw how the quantized weights divide among a knob's values, along the front.
-
-    Args:
-        frame: From :func:`~qsearch_reports.frames.marginals_frame`; a bar per configuration, from
-            few average bits to many.
-        knob: The knob; its values have the colours that they have in a heatmap.
-    """
+    """Draw how the quantized weights divide among a knob's values, along the front."""
     figure = new_figure(f"{escape(knob.name, 40)} along the front")
     if frame.empty:
         return note(figure, "no configuration has been evaluated yet")

@@ -126,12 +126,7 @@ def caption(figure: go.Figure, text: str) -> None:
 
 
 def escape(text: object, limit: int | None = None) -> str:
-    """Return text that Plotly draws as it is, though it reads tags and entities in text.
-
-    Args:
-        text: Anything; line breaks become spaces.
-        limit: Longer text is cut to this many characters, the last an ellipsis.
-    """
+    """Return text that Plotly draws as it is, though it reads tags and entities in text."""
     plain = " ".join(str(text).split())
     if limit is not None and len(plain) > limit:
         plain = plain[: limit - 1] + "…"

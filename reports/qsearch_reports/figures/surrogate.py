@@ -22,11 +22,7 @@ _NOTHING = "the surrogate predicted no loss: there was no search, or an earlier 
 
 
 def predictions_figure(frame: pd.DataFrame) -> go.Figure:
-    """Draw observed against predicted losses, with the 95 % interval of each prediction.
-
-    Args:
-        frame: From :func:`~qsearch_reports.frames.predictions_frame`.
-    """
+    """Draw observed against predicted losses, with the 95 % interval of each prediction."""
     figure = new_figure("Observed against predicted loss")
     if frame.empty:
         return note(figure, _NOTHING)
@@ -85,11 +81,7 @@ def predictions_figure(frame: pd.DataFrame) -> go.Figure:
 
 
 def calibration_figure(frame: pd.DataFrame) -> go.Figure:
-    """Draw how often observations lay within intervals against how often they were said to.
-
-    Args:
-        frame: From :func:`~qsearch_reports.frames.calibration_frame`.
-    """
+    """Draw how often observations lay within intervals against how often they were said to."""
     figure = new_figure("Calibration of the surrogate")
     if frame.empty:
         return note(figure, _NOTHING)

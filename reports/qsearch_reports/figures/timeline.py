@@ -30,12 +30,7 @@ _MAX_LANES = 12
 
 
 def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
-    """Draw evaluations as bars over time, failed ones as crosses, and phases above them.
-
-    Args:
-        timeline: From :func:`~qsearch_reports.frames.timeline_frame`.
-        phases: From :func:`~qsearch_reports.frames.phases_frame`.
-    """
+    """Draw evaluations as bars over time, failed ones as crosses, and phases above them."""
     figure = new_figure("Time line")
     known = timeline[timeline["end"].notna()]
     lacking = len(timeline) - len(known)

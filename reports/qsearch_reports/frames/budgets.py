@@ -20,9 +20,6 @@ def study_budgets(record: StudyRecord) -> list[float]:
     Those that no configuration of the latest round fits are left out, and those that buy nothing
     more than a smaller one does, except the end.
 
-    Args:
-        record: The study.
-
     Returns:
         Average bits, rising.
     """
@@ -37,10 +34,6 @@ def study_budgets(record: StudyRecord) -> list[float]:
 
 def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
     """Return the best configuration of the latest round at or under each budget.
-
-    Args:
-        record: The study.
-        budgets: Average bits.
 
     Returns:
         Table of ``budget``, ``trial``, ``average_bits``, ``loss``, ``standard_error``,

@@ -22,10 +22,6 @@ _COLUMNS = ["trial", "round", "status", "reason", "seconds", "minutes"]
 def log_history(events: Sequence[Mapping[str, Any]]) -> tuple[History, pd.DataFrame]:
     """Return what a log tells of a study, and the results of evaluations in it.
 
-    Args:
-        events: Lines of the log, first one first; those that are no events of a study are passed
-            over.
-
     Returns:
         The history, and a table with a row per result in the order in which they came: ``trial``,
         ``round``, ``status`` (``completed`` or ``failed``), ``reason``, ``seconds`` (wall time of
@@ -75,10 +71,6 @@ def running_minutes(history: History, times: npt.ArrayLike) -> npt.NDArray[np.fl
 
     Time without a running session is left out: a study that stopped overnight goes on where it
     was.
-
-    Args:
-        history: What the study has told.
-        times: Seconds since the epoch (n).
     """
     at, passed, before = [], [], 0.0
     for session in history.sessions:

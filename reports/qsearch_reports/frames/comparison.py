@@ -34,11 +34,7 @@ def t_quantile(freedom: float) -> float:
 
 
 def mean_interval(values: Sequence[float] | Floats) -> tuple[float, float, float]:
-    """Return the mean of a few values, and the ends of its 95 % interval by Student's t.
-
-    Args:
-        values: One for each seed; with less than two, the ends are not known (NaN).
-    """
+    """Return the mean of a few values, and the ends of its 95 % interval by Student's t."""
     known = np.asarray(values, dtype=float)
     if len(known) == 0:
         return math.nan, math.nan, math.nan
@@ -52,18 +48,11 @@ def mean_interval(values: Sequence[float] | Floats) -> tuple[float, float, float
 def best_within(
     points: pd.DataFrame,
     budgets: Sequence[float] | Floats,
-    value: str = "decisive_loss",
+    value: str = "selection_loss",
     *,
     higher: bool = False,
 ) -> Floats:
-    """Return the best value at or under each budget (budgets); NaN where nothing fits.
-
-    Args:
-        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of one round.
-        budgets: Average bits.
-        value: ``decisive_loss``, ``loss`` or ``metric``.
-        higher: Whether higher values are better.
-    """
+    """Return the best value at or under each budget (budgets); NaN where nothing fits."""
     front = front_frame(points, value, higher=higher)
     values = np.append(math.nan, front[value].to_numpy(dtype=float))
     # Position 0 is what fits no budget; position n, the front's n-th point.
@@ -72,17 +61,12 @@ def best_within(
 
 
 def front_budgets(records: Sequence[StudyRecord], most: int = MAX_BUDGETS) -> Floats:
-    """Return the budgets at which any study's front has a step, thinned out if there are many.
-
-    Args:
-        records: The studies.
-        most: How many there are at most.
-    """
+    """Return the budgets at which any study's front has a step, thinned out if there are many."""
     steps = [
         front_frame(latest_points(points_frame(record)), value, higher=higher)["average_bits"]
         for record in records
         for value, higher in (
-            ("decisive_loss", False),
+            ("selection_loss", False),
             ("metric", record.metric.better == "higher"),
         )
     ]
@@ -99,12 +83,6 @@ def study_fronts_frame(
 ) -> pd.DataFrame:
     """Return the best of each study's latest round at or under each budget.
 
-    Args:
-        records: The studies.
-        names: A distinct label for each.
-        value: ``loss``, which is the selection one, or ``metric``.
-        budgets: Average bits; :func:`front_budgets` if None.
-
     Returns:
         Table of ``study``, ``budget`` and ``value``, NaN where nothing fits.
     """
@@ -114,7 +92,7 @@ def study_fronts_frame(
         best = best_within(
             latest_points(points_frame(record)),
             chosen,
-            "decisive_loss" if value == "loss" else value,
+            "selection_loss" if value == "loss" else value,
             higher=value == "metric" and record.metric.better == "higher",
         )
         tables.append(pd.DataFrame({"study": name, "budget": chosen, "value": best}))
@@ -128,12 +106,6 @@ def method_frame(
 
     A mean is known only where all seeds have a value: otherwise its steps would tell which seeds
     it is of, and not how good they are.
-
-    Args:
-        studies: Table of ``study``, ``value`` and other columns that tell what the value is of,
-            such as ``budget``.
-        names: The labels of studies.
-        methods: Their methods.
 
     Returns:
         Table of ``method``, those other columns, ``mean``, ``low`` and ``high`` (the ends of its
@@ -170,10 +142,6 @@ def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float
 def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd.DataFrame:
     """Return hypervolume by round of several studies, from one common reference point.
 
-    Args:
-        records: The studies.
-        names: A distinct label for each.
-
     Returns:
         Table of ``study``, ``round``, ``hypervolume`` (of observed losses), and ``minutes``: wall
         time of training, evaluation and search in this round and those before. A round that is
@@ -205,11 +173,6 @@ def time_frame(
 ) -> pd.DataFrame:
     """Return the best loss at or under budgets that each study had after each round.
 
-    Args:
-        records: The studies.
-        names: A distinct label for each.
-        budgets: Average bits.
-
     Returns:
         Table of ``study``, ``budget``, ``round``, ``minutes`` (as :func:`comparison_frame` has
         them) and ``loss``, the selection one under the adapter of that round.
@@ -228,11 +191,6 @@ def hypervolume_table(
     by_round: pd.DataFrame, names: Sequence[str], methods: Sequence[Method]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the hypervolume of the last rounds, by study and by method, with ranks.
-
-    Args:
-        by_round: What :func:`comparison_frame` returns.
-        names: The labels of all studies.
-        methods: Their methods.
 
     Returns:
         Table of ``study``, ``hypervolume`` and ``rank``; table of ``method``, ``mean``, ``low``,
@@ -257,10 +215,6 @@ def common_budgets(records: Sequence[StudyRecord], most: int = 5) -> list[float]
     """Return the budgets that studies are compared at: some that each of them fits, and the end.
 
     Those that buy no study more than a smaller one does are left out, except the end.
-
-    Args:
-        records: The studies; those without a completed trial have no say.
-        most: How many there are at most; the ends are kept.
 
     Returns:
         Average bits, rising; where the studies share no budget, the end of each.
@@ -290,8 +244,8 @@ def _rounds(record: StudyRecord) -> list[tuple[int, pd.DataFrame]]:
     """Return the points of each finished round, maybe none, or of the first while it runs."""
     points = points_frame(record)
     if not record.rounds:
-        first = points[points["round"] == 0]
-        return [] if first.empty else [(0, first)]
+        first = points[points["round"] == 1]
+        return [] if first.empty else [(1, first)]
     finished = sorted(entry.round for entry in record.rounds)
     return [(number, points[points["round"] == number]) for number in finished]
 

@@ -44,10 +44,6 @@ def group_methods(results: Sequence[StudyResults], names: Sequence[str]) -> tupl
     Studies whose settings agree in all but ``name`` and ``seed`` are one method. A study whose
     settings are not known, and one that repeats the seed of an earlier one, stand by themselves:
     a repetition tells nothing of how much another seed would change.
-
-    Args:
-        results: The studies.
-        names: A distinct label for each.
     """
     members: dict[Hashable, list[int]] = {}
     for place, result in enumerate(results):
@@ -108,10 +104,6 @@ def distinct(labels: Sequence[str]) -> list[str]:
 def setting_differences(results: Sequence[StudyResults], methods: Sequence[Method]) -> pd.DataFrame:
     """Return the settings in which methods differ.
 
-    Args:
-        results: The studies.
-        methods: Their methods; those whose settings are not known are left out.
-
     Returns:
         Table of ``setting`` (such as ``trainer.name``), ``method`` and ``value`` as text, all
         methods for each setting; empty if nothing differs.
@@ -148,9 +140,6 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def incomparable(results: Sequence[StudyResults]) -> dict[str, list[str]]:
     """Return in what studies differ so that their losses, or average bits, mean different things.
-
-    Args:
-        results: The studies.
 
     Returns:
         By what differs, such as ``model``, the value in each study as text; empty if losses can

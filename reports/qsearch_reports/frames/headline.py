@@ -20,7 +20,7 @@ _TOLERATED = 0.01
 class Headline:
     """The figures that a report opens with.
 
-    Configurations are compared by ``decisive_loss``, the estimated loss where there is one. What
+    Configurations are compared by ``selection_loss``, the estimated loss where there is one. What
     the model loses without quantization is an observed loss. Both are of the same examples under
     the same adapter: an error that all losses share, since these examples are easier or harder than
     others, cancels. What is left in an observed loss is how well one configuration's errors happen
@@ -37,18 +37,18 @@ class Headline:
         seconds: Wall time of training, evaluation and search in the finished rounds.
         hypervolume: Of the last finished round, normalised; None before the first.
         on_front: Configurations on the segmented front of the latest round.
-        best: Row of :func:`points_frame` with the least ``decisive_loss`` of the latest round, if
+        best: Row of :func:`points_frame` with the least ``selection_loss`` of the latest round, if
             any.
-        is_expected: Whether ``decisive_loss`` of ``best`` is an estimated loss.
+        is_expected: Whether ``selection_loss`` of ``best`` is an estimated loss.
         full_precision: What the model scores without quantization under the adapter of the last
             finished round; None if that is not known.
         relative_to: What ``within_one_percent`` is 1 % above: ``full precision``, or ``best loss``
             where the former is not known.
-        within_one_percent: Row with the fewest average bits whose ``decisive_loss`` is at most 1 %
+        within_one_percent: Row with the fewest average bits whose ``selection_loss`` is at most 1 %
             above the loss that ``relative_to`` names; None if no configuration reaches that.
-        excess: By which share the least ``decisive_loss`` is above the loss without quantization,
+        excess: By which share the least ``selection_loss`` is above the loss without quantization,
             such as 0.02 for 2 %; negative below it, None if that is not known, or is zero.
-        close_to_best: Row with the fewest average bits whose ``decisive_loss`` is at most 1 % above
+        close_to_best: Row with the fewest average bits whose ``selection_loss`` is at most 1 % above
             the least of the latest round, if any.
     """
 
@@ -75,10 +75,10 @@ def headline(record: StudyRecord) -> Headline:
     full = record.rounds[-1].full_precision if record.rounds else None
     if full is not None and not math.isfinite(full.loss):
         full = None
-    losses = latest["decisive_loss"].dropna()
+    losses = latest["selection_loss"].dropna()
     best = close = excess = None
     if not losses.empty:
-        best = latest.sort_values(["decisive_loss", "average_bits"]).iloc[0]
+        best = latest.sort_values(["selection_loss", "average_bits"]).iloc[0]
         close = _fewest_bits(latest, float(losses.min()))
         if full is not None and full.loss != 0:
             excess = (float(losses.min()) - full.loss) / abs(full.loss)
@@ -105,7 +105,7 @@ def headline(record: StudyRecord) -> Headline:
 
 def _fewest_bits(points: pd.DataFrame, loss: float) -> pd.Series | None:
     """Return the row of fewest average bits that is close to a loss, if any."""
-    close = points[points["decisive_loss"] <= loss + _TOLERATED * abs(loss)]
+    close = points[points["selection_loss"] <= loss + _TOLERATED * abs(loss)]
     if close.empty:
         return None
-    return close.sort_values(["average_bits", "decisive_loss"]).iloc[0]
+    return close.sort_values(["average_bits", "selection_loss"]).iloc[0]

@@ -26,12 +26,6 @@ def marginals_frame(
     The front is the overall one of the latest round, by the loss that configurations are chosen
     by.
 
-    Args:
-        record: The study.
-        knob: Name of the knob.
-        indices: Choice indices of all rows of :func:`points_frame` (rows × layers), if they are
-            known already; else those of the front are read from the trials.
-
     Returns:
         Table of ``row`` (in :func:`points_frame`), ``trial``, ``average_bits``, ``value`` (of the
         knob), ``place`` (of the value in the knob's order) and ``share`` (of the quantized weights,
@@ -39,7 +33,7 @@ def marginals_frame(
         latest round has nothing.
     """
     chosen = record.choices.knobs[record.choices.names.index(knob)]
-    front = front_frame(latest_points(points_frame(record)), "decisive_loss")
+    front = front_frame(latest_points(points_frame(record)), "selection_loss")
     if indices is None:
         texts = completed_trials(record).loc[front.index, "configuration"]
         own = choice_indices(record.layers, record.choices, [str(text) for text in texts])

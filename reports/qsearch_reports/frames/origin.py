@@ -15,9 +15,6 @@ Rows = list[tuple[str, str]]
 def origin(record: StudyRecord) -> dict[str, Any]:
     """Return what the section "How it was made" shows.
 
-    Args:
-        record: The study.
-
     Returns:
         ``groups``, the last session's facts as (title, rows of name and value); ``inputs``, rows
         of the digests of model and examples; ``sessions``, a row for each.

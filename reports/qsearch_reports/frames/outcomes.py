@@ -66,11 +66,6 @@ def outcomes_frame(
       losses' deviations (estimated loss) or standard errors (observed loss), and where one of
       these is not known.
 
-    Args:
-        records: The studies.
-        methods: Their methods.
-        edges: Edges of segments, average bits.
-
     Returns:
         Table of ``method``, ``other``, ``segment``, its ``lower`` and ``upper`` edge,
         ``difference`` (loss of the method less that of the other, nats), ``low`` and ``high``
@@ -106,10 +101,10 @@ def outcome_counts(outcomes: pd.DataFrame) -> pd.DataFrame:
 def _best(records: Sequence[StudyRecord], method: Method, budgets: Floats) -> _Best:
     losses, deviations = [], []
     for place in method.studies:
-        front = front_frame(latest_points(points_frame(records[place])), "decisive_loss")
+        front = front_frame(latest_points(points_frame(records[place])), "selection_loss")
         doubt = front["estimated_loss_std"].fillna(front["standard_error"])
         at = np.searchsorted(front["average_bits"], budgets, side="right")
-        losses.append(np.append(math.nan, front["decisive_loss"].to_numpy(dtype=float))[at])
+        losses.append(np.append(math.nan, front["selection_loss"].to_numpy(dtype=float))[at])
         deviations.append(np.append(math.nan, doubt.to_numpy(dtype=float))[at])
     return _Best(np.array(losses), np.array(deviations))
 
@@ -136,10 +131,6 @@ def unpaired_interval(ours: Floats, theirs: Floats) -> tuple[float, float, float
     """Return the difference of two means and the ends of its 95 % interval, by Welch's t test.
 
     A single value is taken to be spread as the others are.
-
-    Args:
-        ours: Values of one method by seed.
-        theirs: Values of the other; at least one of the two has several.
     """
     difference = float(ours.mean() - theirs.mean())
     spreads = [float(values.var(ddof=1)) if len(values) > 1 else None for values in (ours, theirs)]

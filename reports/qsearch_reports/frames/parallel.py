@@ -59,16 +59,11 @@ def parallel_frame(
 
         plotly.express.parallel_coordinates(frame.drop(columns=["seen", "on_front"]), color="group")
 
-    Args:
-        record: The study.
-        indices: Choice indices of the configurations (rows of the frame × layers), if they are
-            known already; else they are read from the trials.
-
     Returns:
         Table with a row per configuration, by the row numbers of :func:`points_frame`: ``trial``,
         ``average_bits``; ``mean <knob>`` for each knob, its mean over the quantized weights (the
         mean place in the knob's order, from 0, if its values are not all numbers);
-        ``decisive_loss`` (nats), ``metric``, ``seen``, ``on_front``; and ``group``, which quarter
+        ``selection_loss`` (nats), ``metric``, ``seen``, ``on_front``; and ``group``, which quarter
         of the losses it is in, from 0 for the least. Empty while the latest round has nothing.
     """
     points = latest_points(points_frame(record))
@@ -83,14 +78,14 @@ def parallel_frame(
         @ shares
         for knob in record.choices.knobs
     }
-    rank = points["decisive_loss"].rank(method="first") - 1
+    rank = points["selection_loss"].rank(method="first") - 1
     group = (rank * LOSS_GROUPS // max(len(points), 1)).fillna(LOSS_GROUPS - 1).astype(int)
     return pd.DataFrame(
         {
             "trial": points["trial"],
             "average_bits": points["average_bits"],
             **means,
-            **{name: points[name] for name in ("decisive_loss", "metric", "seen", "on_front")},
+            **{name: points[name] for name in ("selection_loss", "metric", "seen", "on_front")},
             "group": group,
         },
         index=points.index,
@@ -100,10 +95,6 @@ def parallel_frame(
 def parallel_axes(record: StudyRecord, frame: pd.DataFrame) -> tuple[ParallelAxis, ...]:
     """Return the axes of parallel coordinates, from left to right.
 
-    Args:
-        record: The study.
-        frame: From :func:`parallel_frame`.
-
     Returns:
         Average bits, each knob, the loss, and the task metric unless it is unknown. None if the
         frame is empty.
@@ -112,7 +103,7 @@ def parallel_axes(record: StudyRecord, frame: pd.DataFrame) -> tuple[ParallelAxi
     titles = {
         "average_bits": "average bits",
         **{knob_column(knob.name): knob.name for knob in record.choices.knobs},
-        "decisive_loss": "estimated loss" if is_expected else "loss",
+        "selection_loss": "estimated loss" if is_expected else "loss",
         "metric": record.metric.name,
     }
     names = {

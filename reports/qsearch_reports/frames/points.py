@@ -18,7 +18,7 @@ POINT_COLUMNS = (
     "standard_error",
     "estimated_loss",
     "estimated_loss_std",
-    "decisive_loss",
+    "selection_loss",
     "metric",
     "metric_standard_error",
     "seconds",
@@ -55,15 +55,12 @@ def completed_trials(record: StudyRecord) -> pd.DataFrame:
 def points_frame(record: StudyRecord) -> pd.DataFrame:
     """Return every completed evaluation, one row each.
 
-    Args:
-        record: The study.
-
     Returns:
         Table with :data:`POINT_COLUMNS`, numbered from 0, in order of round and trial; empty if
         nothing completed. Losses, their errors and deviations are in nats, ``seconds`` is wall
         time. A figure that is not finite is not known: NaN.
 
-        - ``decisive_loss`` is what configurations are chosen by: the estimated loss where there is
+        - ``selection_loss`` is what configurations are chosen by: the estimated loss where there is
           one, or else the observed ``loss``.
         - ``estimated_loss`` and ``estimated_loss_std`` are NaN until a round ends, and in a
           study that does not tell sampling noise apart.
@@ -83,7 +80,7 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
             **{name: ordered[name].astype(bool) for name in ("seen", "on_front")},
             "method": ordered["method"].astype(str),
             **{name: figures[name] for name in _FIGURES},
-            "decisive_loss": selection_loss(figures),
+            "selection_loss": selection_loss(figures),
             "configuration": pd.factorize(ordered["configuration"])[0].astype(int),
         }
     )
@@ -115,11 +112,6 @@ def front_frame(points: pd.DataFrame, value: str = "loss", *, higher: bool = Fal
     """Return the overall front: points that no point with as few average bits beats.
 
     The segmented front (``on_front``) keeps the front of each segment, so it is larger.
-
-    Args:
-        points: Rows of :func:`points_frame`, of one round.
-        value: ``decisive_loss``, ``loss`` or ``metric``.
-        higher: Whether higher values are better.
 
     Returns:
         The rows on the front, by ascending average bits, keeping their row numbers.

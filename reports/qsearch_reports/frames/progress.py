@@ -60,9 +60,6 @@ def progress_frame(results: StudyResults) -> pd.DataFrame:
     Each round starts anew: its evaluations are under another adapter, so those of the rounds
     before are not comparable with them.
 
-    Args:
-        results: The study.
-
     Returns:
         Table with a row per completed evaluation, round by round, in the order in which results
         came as far as the log tells it (before these, those that it lacks, in order of trial):

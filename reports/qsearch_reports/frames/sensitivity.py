@@ -35,14 +35,6 @@ def sensitivity_frame(
 ) -> pd.DataFrame:
     """Return how much each layer matters, and what configurations give it.
 
-    Args:
-        results: The study.
-        configurations: Configurations as JSON text; those on the overall front of the latest round
-            if None.
-        knob: Name of the knob; what a heatmap shows first (``bits``) if None.
-        indices: Choice indices of the configurations (configurations × layers), if they are known
-            already; ``configurations`` are then not read.
-
     Returns:
         Table with a row per layer: ``layer`` (its position in the model's list), ``name``,
         ``role``, ``block``, ``parameters``, ``sensitivity`` (nats: predicted rise of the loss if
@@ -58,7 +50,7 @@ def sensitivity_frame(
     name = default_knob(record.choices) if knob is None else knob
     chosen = record.choices.knobs[record.choices.names.index(name)]
     if indices is None and scores is not None and configurations is None:
-        front = front_frame(latest_points(points_frame(record)), "decisive_loss")
+        front = front_frame(latest_points(points_frame(record)), "selection_loss")
         texts = completed_trials(record).loc[front.index, "configuration"]
         configurations = [str(text) for text in texts]
     if indices is None and scores is not None:

@@ -20,9 +20,6 @@ _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 def predictions_frame(record: StudyRecord) -> pd.DataFrame:
     """Return what the surrogate predicted of configurations before they were evaluated.
 
-    Args:
-        record: The study.
-
     Returns:
         Table with a row per completed evaluation that was predicted: ``row`` (in
         :func:`points_frame`), ``trial``, ``round``, ``seen``, ``predicted`` and ``deviation``
@@ -62,10 +59,6 @@ def predictions_frame(record: StudyRecord) -> pd.DataFrame:
 
 def calibration_frame(predictions: pd.DataFrame, levels: Sequence[float] = _LEVELS) -> pd.DataFrame:
     """Return how often observations lay within the surrogate's central intervals.
-
-    Args:
-        predictions: From :func:`predictions_frame`, or some rows of it.
-        levels: Probabilities that the intervals claim, each above 0 and below 1.
 
     Returns:
         Table of ``level`` (claimed), ``share`` (of observations within), ``low`` and ``high`` (95 %

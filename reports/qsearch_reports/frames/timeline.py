@@ -43,9 +43,6 @@ are told once they are saved, so that starts are known roughly."""
 def timeline_frame(results: StudyResults) -> pd.DataFrame:
     """Return when each evaluation ran.
 
-    Args:
-        results: The study.
-
     Returns:
         Table with a row per result that the log tells, in the order in which they came, and then
         one per evaluation that it lacks: ``row`` (in :func:`points_frame`; −1 if the attempt
@@ -92,9 +89,6 @@ def timeline_frame(results: StudyResults) -> pd.DataFrame:
 
 def phases_frame(results: StudyResults) -> pd.DataFrame:
     """Return what the study was doing when.
-
-    Args:
-        results: The study.
 
     Returns:
         Table of ``phase`` (such as ``training``), ``round``, ``start`` and ``end`` (minutes of

@@ -114,12 +114,7 @@ class Comparison:
 
 
 def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) -> Comparison:
-    """Return what a page shows of several studies.
-
-    Args:
-        results: The studies, at least one.
-        names: A label for each.
-    """
+    """Return what a page shows of several studies."""
     names = frames.distinct(names)
     records = [result.record for result in results]
     methods = frames.group_methods(results, names)
@@ -236,15 +231,7 @@ def _counts(outcomes: pd.DataFrame, labels: Sequence[str]) -> list[list[Mapping[
 def _rows(
     by: str, ranked: pd.DataFrame, hypervolume: str, at_budgets: pd.DataFrame, loss: str
 ) -> list[Row]:
-    """Return a row for each study or method.
-
-    Args:
-        by: The column of both tables that names them.
-        ranked: Table of hypervolumes with their ``rank``; of methods also ``seeds``.
-        hypervolume: Its column of them; the ends of its interval are ``low`` and ``high``.
-        at_budgets: Table of losses by ``budget``.
-        loss: Its column of them; the ends of its interval are ``low`` and ``high``.
-    """
+    """Return a row for each study or method."""
     least = at_budgets.groupby("budget")[loss].min()
     rows = []
     for row in ranked.to_dict("records"):

@@ -22,9 +22,6 @@ from qsearch_reports import frames
 from qsearch_reports.page import assets
 from qsearch_reports.summaries.table import least_budget
 
-SCRIPTS = ("dom.js", "index.js")
-"""Files of ``templates/`` that make the page's script, in order; they share one scope."""
-
 REPORT = "report.html"
 
 _FRONT_POINTS = 40
@@ -107,12 +104,6 @@ class Sparkline:
 def write_index(folder: Path, out: Path, note: Callable[[str], None] = to_standard_error) -> Path:
     """Write a page that lists all studies in a folder and in the folders below it.
 
-    Args:
-        folder: The folder.
-        out: The file to write; its directory is made if needed.
-        note: Told of what is damaged and read from an earlier version, and of folders that cannot
-            be looked into.
-
     Returns:
         ``out``.
 
@@ -153,14 +144,7 @@ def _is_linked_study(path: Path) -> bool:
 def index_row(
     directory: Path, folder: Path, out: Path, note: Callable[[str], None] = to_standard_error
 ) -> IndexRow:
-    """Read what the page tells of one study.
-
-    Args:
-        directory: The study's directory.
-        folder: The folder that the page is of.
-        out: The page.
-        note: Told of damaged files that are read from an earlier version.
-    """
+    """Read what the page tells of one study."""
     report = directory / REPORT
     within = os.path.relpath(directory, folder)
     row = IndexRow(
@@ -188,7 +172,7 @@ def _url(path: Path, start: Path) -> str:
 def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
     head = frames.headline(record)
     latest = frames.latest_points(frames.points_frame(record))
-    front = frames.front_frame(latest, "decisive_loss")[["average_bits", "decisive_loss"]]
+    front = frames.front_frame(latest, "selection_loss")[["average_bits", "selection_loss"]]
     close = head.within_one_percent
     return replace(
         row,
@@ -200,7 +184,7 @@ def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
         rounds=head.rounds,
         evaluations=head.evaluations,
         failed=head.failed,
-        loss=_number(None if head.best is None else head.best["decisive_loss"]),
+        loss=_number(None if head.best is None else head.best["selection_loss"]),
         bits=_number(None if close is None else close["average_bits"]),
         is_of_best=head.relative_to == "best loss",
         hypervolume=_number(head.hypervolume),
@@ -215,10 +199,6 @@ def _number(value: Any) -> float | None:
 
 def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
     """Return a front as a stepped line in a box of 96 × 26.
-
-    Args:
-        front: Average bits, rising, and losses (2 × points).
-        bits: Average bits at the box's left and right; losses fill its height.
 
     Returns:
         None if there is no point.
@@ -257,16 +237,10 @@ _KEYS = (
 
 
 def render_index(rows: Sequence[IndexRow], folder: str, now: datetime | None = None) -> str:
-    """Return the page as HTML text.
-
-    Args:
-        rows: The studies.
-        folder: The folder, as its user calls it.
-        now: When the page is made; the present if None.
-    """
+    """Return the page as HTML text."""
     bits = np.concatenate([row.front[0] for row in rows]) if rows else np.array([])
     span = (float(bits.min()), float(bits.max())) if len(bits) else (0.0, 1.0)
-    script = assets.script(SCRIPTS)
+    script = assets.script("index.js")
     choices = {
         key: sorted({getattr(row, key) for row in rows} - {""})
         for key in ("model", "task", "trainer")

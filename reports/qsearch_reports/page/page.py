@@ -20,42 +20,9 @@ from qsearch_reports.page.payload import study_payload
 from qsearch_reports.results import StudyResults, read_results
 from qsearch_reports.summaries.table import least_budget, with_error
 
-SCRIPTS = (
-    "decode.js",
-    "numbers.js",
-    "dom.js",
-    "files.js",
-    "store.js",
-    "theme.js",
-    "fitting.js",
-    "plots.js",
-    "lazy.js",
-    "output.js",
-    "marks.js",
-    "links.js",
-    "heatmap.js",
-    "figures.js",
-    "rounds.js",
-    "budget.js",
-    "detail.js",
-    "compare.js",
-    "filters.js",
-    "toolbar.js",
-    "table.js",
-    "keep.js",
-    "study.js",
-    "comparison.js",
-    "report.js",
-)
-"""Files of ``templates/`` that make the page's script, in order; they share one scope."""
-
 
 def write_report(directories: Sequence[Path], out: Path) -> Path:
     """Write one HTML file that shows one or several studies.
-
-    Args:
-        directories: Study directories.
-        out: The file to write; its directory is made if needed.
 
     Returns:
         ``out``.
@@ -74,7 +41,7 @@ def render_page(results: Sequence[StudyResults]) -> str:
     """Return the page as HTML text."""
     names = distinct_names([study.record for study in results], [s.directory for s in results])
     comparison = comparison_context(results, names) if len(results) > 1 else None
-    report_js = assets.script(SCRIPTS)
+    report_js = assets.script("report.js")
     plotly_js, plotly_hash = assets.packed_plotly()
     data = {
         "studies": [study_payload(study, name) for study, name in zip(results, names, strict=True)],

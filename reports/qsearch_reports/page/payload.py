@@ -34,10 +34,6 @@ def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
 
     Configurations are written once each, as the choice index of every layer: little-endian
     16- or 32-bit integers (configurations × layers), packed.
-
-    Args:
-        results: The study.
-        name: What the page calls it.
     """
     record = results.record
     points = frames.points_frame(record)
@@ -140,7 +136,7 @@ def _figures(
             for knob in record.choices.knobs
         }
         add_variants("marginals", "knob", marginals)
-        front = frames.front_frame(frames.latest_points(points), "decisive_loss")
+        front = frames.front_frame(frames.latest_points(points), "selection_loss")
         sensitivity = frames.sensitivity_frame(results, indices=indices[front.index.to_numpy()])
         if not sensitivity.empty:
             add("sensitivity", figures.sensitivity_figure(sensitivity))

@@ -50,22 +50,13 @@ class Cells:
 
 
 def one_line(name: object, limit: int = 80) -> str:
-    """Return a name in one line, with escapes for what is obeyed and not shown.
-
-    Args:
-        name: Anything.
-        limit: Text that takes more places of a terminal is cut to this many, the last an ellipsis.
-    """
+    """Return a name in one line, with escapes for what is obeyed and not shown."""
     text = without_controls(" ".join(str(name).split()))
     return text if cell_len(text) <= limit else set_cell_size(text, limit - 1).rstrip() + "…"
 
 
 def answer(head: Headline) -> str:
-    """Return the sentence that a summary opens with.
-
-    Args:
-        head: The study's headline figures.
-    """
+    """Return the sentence that a summary opens with."""
     best, close = head.best, head.within_one_percent
     if best is None:
         if head.failed:
@@ -100,16 +91,11 @@ def _figures(row: pd.Series, head: Headline) -> str:
 
 def _loss(row: pd.Series, head: Headline) -> str:
     error = "estimated_loss_std" if head.is_expected else "standard_error"
-    return with_error(row["decisive_loss"], row[error])
+    return with_error(row["selection_loss"], row[error])
 
 
 def facts(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
-    """Return the headline figures, as names and values.
-
-    Args:
-        record: The study.
-        head: Its headline figures.
-    """
+    """Return the headline figures, as names and values."""
     failed = f", {head.failed:,} failed" if head.failed else ""
     weights = sum(layer.parameters for layer in record.layers)
     rows = [
@@ -127,9 +113,6 @@ def facts(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
 
 def budget_cells(record: StudyRecord) -> Cells:
     """Return the best configuration at or under each budget.
-
-    Args:
-        record: The study.
 
     Returns:
         Cells; columns of what no row knows are left out.
@@ -166,12 +149,7 @@ def failure_cells(record: StudyRecord) -> Cells:
 
 
 def next_commands(head: Headline, directory: str) -> list[str]:
-    """Return the commands that come next, for a POSIX shell, each in one line.
-
-    Args:
-        head: The study's headline figures.
-        directory: Where the study lives, as its user would type it.
-    """
+    """Return the commands that come next, for a POSIX shell, each in one line."""
     path = shell_path(directory)
     commands = [f"qsearch status {path}"]
     chosen = head.best if head.within_one_percent is None else head.within_one_percent
@@ -187,10 +165,6 @@ def next_commands(head: Headline, directory: str) -> list[str]:
 
 def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> Cells:
     """Return several studies side by side; hypervolumes are of one reference point.
-
-    Args:
-        results: The studies.
-        names: A distinct label for each.
 
     Returns:
         Cells of names, evaluations, hypervolume of the last round, and selection losses at some
@@ -211,11 +185,7 @@ def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> C
 
 
 def comparison_words(results: Sequence[StudyResults]) -> list[str]:
-    """Return how to read :func:`comparison_cells`, and what cannot be compared, as paragraphs.
-
-    Args:
-        results: The studies.
-    """
+    """Return how to read :func:`comparison_cells`, and what cannot be compared, as paragraphs."""
     records = [result.record for result in results]
     told = []
     if going_on := sum(map(is_unfinished, results)):

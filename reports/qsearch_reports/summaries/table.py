@@ -22,10 +22,6 @@ def summary_table(record: StudyRecord, budgets: Sequence[float] | None = None) -
     """Return the best configuration at or under each budget, as a rich table.
 
     ``expected`` is its estimated loss, which it was chosen by where it is known.
-
-    Args:
-        record: The study.
-        budgets: Average bits; :func:`~qsearch_reports.frames.study_budgets` if None.
     """
     title = Text(f"{record.name}: best configuration at or under each budget")
     # Seven columns fit a terminal of 80 characters only with one space between them.

@@ -30,9 +30,6 @@ WIDTH = 80
 def text_report(directories: Sequence[Path]) -> str:
     """Return the summary of one study, or of several side by side and then one by one.
 
-    Args:
-        directories: Study directories.
-
     Raises:
         InputError: If a directory holds no study or cannot be read.
     """
@@ -40,11 +37,7 @@ def text_report(directories: Sequence[Path]) -> str:
 
 
 def text_summary(results: Sequence[StudyResults]) -> str:
-    """Return the summary as text without colours, which ends with a line break.
-
-    Args:
-        results: What is known of each study.
-    """
+    """Return the summary as text without colours, which ends with a line break."""
     records = [result.record for result in results]
     names = distinct_names(records, [result.directory for result in results])
     parts: list[list[str]] = []

@@ -45,7 +45,7 @@ from qsearch.provenance.session import Machine, Session, Source
 from qsearch.space.configuration import Choices, Knob
 from qsearch.storage.study_record import row_configuration
 
-SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+SCRIPT = re.compile(r'<script type="module">(.*?)</script>', re.DOTALL)
 DATA = re.compile(
     r'<script type="application/octet-stream" id="([a-z-]+)">(.*?)</script>', re.DOTALL
 )

@@ -28,7 +28,7 @@ BITS = st.floats(1, 17) | st.builds(
 
 @pytest.fixture(scope="module")
 def budget(script: Callable[..., Scope]) -> Scope:
-    return script("decode.js", "numbers.js", "budget.js")
+    return script("budget.js")
 
 
 def footprint(weights: int, other: int, adapter: int) -> Footprint:

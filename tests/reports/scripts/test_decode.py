@@ -38,7 +38,7 @@ KNOBS = [{"name": knob.name, "values": list(knob.values)} for knob in CHOICES.kn
 
 @pytest.fixture(scope="module")
 def decode(script: Callable[..., Scope]) -> Scope:
-    return script("decode.js")
+    return script("decode.js", "configurations.js", "rows.js", "texts.js")
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,12 @@ def test_the_overall_front_is_that_of_the_frames(
     found = decode.evaluate(
         "overallFront(study)", study=points(average_bits=bits, selection_loss=losses)
     )
-    frame = pd.DataFrame({"average_bits": bits, "decisive_loss": losses}, dtype=float)
-    front = front_frame(frame, "decisive_loss")
+    frame = pd.DataFrame({"average_bits": bits, "selection_loss": losses}, dtype=float)
+    front = front_frame(frame, "selection_loss")
     pairs = {(bits[row], losses[row]) for row in found}
-    assert pairs == set(front[["average_bits", "decisive_loss"]].itertuples(index=False, name=None))
+    assert pairs == set(
+        front[["average_bits", "selection_loss"]].itertuples(index=False, name=None)
+    )
     assert len(found) == len(front)
 
 
@@ -203,7 +205,7 @@ def test_the_page_gets_the_data_that_was_embedded(script: Callable[..., Scope]) 
 
 def test_what_a_script_throws_is_told(decode: Scope) -> None:
     with pytest.raises(ScriptError, match="TypeError"):
-        decode.evaluate("knobPlaces(null, 1)")
+        decode.evaluate("null.knobs")
 
 
 ROWS = st.integers(0, 19)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.reports.page_scripts import Scope, ScriptError
-from tests.reports.scripts.support import ALL
 
 pytestmark = pytest.mark.browser
 
@@ -31,7 +30,7 @@ HTML = """
 
 @pytest.fixture(scope="module")
 def page(script: Callable[..., Scope]) -> Scope:
-    return script(*ALL, html=HTML)
+    return script("study.js", html=HTML)
 
 
 @pytest.mark.parametrize(

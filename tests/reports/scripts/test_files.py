@@ -40,7 +40,7 @@ TABLES = st.lists(NAMES, min_size=2, max_size=5, unique=True).flatmap(
 
 @pytest.fixture(scope="module")
 def files(script: Callable[..., Scope]) -> Scope:
-    return script("decode.js", "dom.js", "files.js")
+    return script("files.js")
 
 
 def test_csv_is_read_back_whatever_its_cells_hold(files: Scope) -> None:

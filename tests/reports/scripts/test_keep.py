@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import ALL
 
 pytestmark = pytest.mark.browser
 
@@ -80,7 +79,7 @@ NEW = study(
 
 @pytest.fixture(scope="module")
 def page(script: Callable[..., Scope]) -> Scope:
-    scope = script(*ALL, html=HTML)
+    scope = script("study.js", html=HTML)
     scope.evaluate(f"{{{SETUP}}}")
     return scope
 

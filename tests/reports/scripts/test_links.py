@@ -22,7 +22,7 @@ PROBES = [[at + 0.5031, up + 0.4977] for at in range(-5, 5) for up in range(-5, 
 
 @pytest.fixture(scope="module")
 def links(script: Callable[..., Scope]) -> Scope:
-    return script("store.js", "marks.js", "links.js")
+    return script("links.js")
 
 
 def winds_oddly(polygon: list[tuple[float, float]], x: float, y: float) -> bool:

@@ -22,7 +22,7 @@ UNITS = ((10**9, 1), (10**6, 1), (10**3, 1))
 
 @pytest.fixture(scope="module")
 def numbers(script: Callable[..., Scope]) -> Scope:
-    return script("decode.js", "numbers.js")
+    return script("texts.js", "sizes.js")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 from qsearch_reports.figures import style
 
 from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import ALL
 
 pytestmark = pytest.mark.browser
 
@@ -20,7 +19,7 @@ HTML = "<style>:root { " + " ".join(f"{name}: of{name};" for name in COLOURS) + 
 
 @pytest.fixture(scope="module")
 def plots(script: Callable[..., Scope]) -> Scope:
-    return script(*ALL, html=HTML)
+    return script("study.js", html=HTML)
 
 
 def figures(value: Any) -> list[dict[str, Any]]:

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import ALL
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def table(script: Callable[..., Scope]) -> Scope:
-    return script(*ALL)
+    return script("study.js")
 
 
 def columns(table: Scope, expected: list[float | None]) -> list[list[Any]]:

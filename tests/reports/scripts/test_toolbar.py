@@ -16,7 +16,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def toolbar(script: Callable[..., Scope]) -> Scope:
-    return script("decode.js", "toolbar.js")
+    return script("toolbar.js")
 
 
 @QUICK

@@ -70,7 +70,7 @@ def test_the_answer_is_relative_to_full_precision_where_that_is_known(record: St
         last = replace(record.rounds[-1], full_precision=full)
         return answer(headline(replace(record, rounds=(*record.rounds[:-1], last))))
 
-    least = float(latest_points(points_frame(record))["decisive_loss"].min())
+    least = float(latest_points(points_frame(record))["selection_loss"].min())
     assert "Within 1 % of full precision at" in told(least)
     assert f"against {least:.4f}" in told(least)
     assert told(least / 1.25).endswith("25.0 % above full precision.")
@@ -208,7 +208,7 @@ def test_no_line_is_wider_than_a_terminal_or_steers_it(
 
 
 def points(pairs: list[tuple[float, float]]) -> pd.DataFrame:
-    frame = pd.DataFrame(pairs, columns=["average_bits", "decisive_loss"])
+    frame = pd.DataFrame(pairs, columns=["average_bits", "selection_loss"])
     return frame.assign(trial=frame.index, on_front=False)
 
 
