@@ -65,7 +65,7 @@ def read_results(directory: Path, note: Callable[[str], None] = to_standard_erro
 
 
 def is_unfinished(results: StudyResults) -> bool:
-    """Return whether a study's log says that it goes on; without a log nothing does."""
+    """Return whether a study's log says that it continues; without a log nothing does."""
     return bool(results.events) and not finish_reason(results.events[-1])
 
 

@@ -96,17 +96,17 @@ class LivePage:
                     "phase_text": status.phase_text(),
                     "left_text": status.left_text(),
                 }
-        # A file name may hold what is no text; it is told as far as it is.
+        # A file name may hold what is not text; it is shown as far as it is.
         return _Answer(json.dumps(values).encode("utf-8", "replace"), "application/json")
 
     def _report_answer(self) -> _Answer:
-        """Return the report, made anew if the results have changed, by one thread at a time."""
+        """Return the report, made again if the results have changed, by one thread at a time."""
         with self._generating:
             # Before the results are read: what changes meanwhile has another version.
             version = results_version(self._directory)
             if version is None or version != self._version:
                 try:
-                    # What there is to note, the status tells.
+                    # The status has what there is to note.
                     page = render_page([read_results(self._directory, lambda note: None)])
                 except Exception as error:
                     text = f"no report yet: {_problem(error)}".encode("utf-8", "replace")
@@ -116,7 +116,7 @@ class LivePage:
 
 
 def _problem(error: Exception) -> str:
-    """Return what the page tells of an error: whatever it is, it must not leave the page silent."""
+    """Return what the page says of an error, of whatever kind."""
     return str(error) if isinstance(error, QsearchError | OSError) else reason_of(error)
 
 
@@ -235,8 +235,8 @@ def make_server(directory: Path, host: str, port: int) -> _Server:
         raise InputError(f"{directory}: no such directory; give that of a study")
     where = f"--host {host} --port {port}"
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = addresses[0]
         return _Server(address, family, host, LivePage(directory))
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -61,7 +61,7 @@ def test_click_on_a_point_shows_its_heatmap(page, record):
     page.click("loss", row_number(record, row))
     page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
     page.wait(lambda: page.heatmap() == expected_heatmap(record, row, "bits"))
-    assert f"{row['average_bits']:.4f}" in page.text("figures")
+    assert f"{row['average_bits']:.4f}" in page.text("values")
     assert page.errors() == []
 
 
@@ -159,7 +159,7 @@ def test_hostile_names_are_shown_as_text(browser, study, record, tmp_path):
     assert browser.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
     assert browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot a[href]") == []
     assert page.all("h1")[0].get_property("textContent") == hostile
-    assert hostile in page.text("figures")
+    assert hostile in page.text("values")
     legend = browser.find_element(By.CSS_SELECTOR, '[data-comparison="loss"] .legend')
     assert "<script>alert(1)" in legend.get_property("textContent")
     assert page.errors() == []

@@ -74,7 +74,7 @@ def test_a_budget_in_bytes_chooses_what_the_command_line_would(page, results):
     row = best_under(results.record, results.footprint.bits_for_file(limit))
     page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
     size = readable_size(results.footprint.file_bytes(row["average_bits"]))
-    assert size in page.text("figures")
+    assert size in page.text("values")
 
 
 def test_a_budget_typed_is_taken_exactly_as_the_command_line_takes_it(page, results):

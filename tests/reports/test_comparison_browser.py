@@ -70,7 +70,7 @@ def test_each_selector_changes_its_figure_and_what_is_read_out(page):
     assert axis(page, fronts) == "loss (nats)"
     chooser(page, "fronts").send_keys(Keys.ARROW_DOWN)
     page.wait(lambda: axis(page, fronts) == "accuracy (higher is better)")
-    assert fronts.get_attribute("aria-label").startswith("Fronts of the task metric")
+    assert fronts.get_attribute("aria-label").startswith("Pareto fronts of the task metric")
 
     segments = plot(page, "segments")
     assert shown(page, segments) == ["against poor", f"against {HOSTILE[:25]}…"]

@@ -213,7 +213,7 @@ def test_results_that_stay_are_not_loaded_again(
 def test_the_end_of_the_study_is_shown(browser, directory: Path, url: str) -> None:
     page = Live(browser, url)
     page.wait(lambda: "2/8" in page.text("phase"))
-    line = {"time": datetime.now(UTC).isoformat(), "event": "finished", "round": 0}
+    line = {"time": datetime.now(UTC).isoformat(), "event": "finished", "round": 1}
     with (directory / "log.jsonl").open("a") as stream:
         stream.write(json.dumps({**line, "reason": "enough"}) + "\n")
     with (directory / "state" / "lock").open("w"):

@@ -175,7 +175,7 @@ def test_all_failed_says_so(
     record: StudyRecord, only_failures: Callable[[StudyRecord], StudyRecord]
 ) -> None:
     text = summary(only_failures(record))
-    assert "**300 evaluations failed and none completed: no front yet.**" in text
+    assert "**300 evaluations failed, none completed: no front yet.**" in text
     assert tables(text)[0][1][:2] == ["300", "loss is nan"]
 
 

@@ -36,7 +36,6 @@ def made(
     edges, _ = frames.common_edges(records)
     return {
         "points_frame": frames.points_frame(record),
-        "segments_frame": frames.segments_frame(record),
         "failures_frame": frames.failures_frame(record),
         "budget_frame": frames.budget_frame(record, [3.0]),
         "hypervolume_frame": frames.hypervolume_frame(record),

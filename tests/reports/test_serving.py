@@ -204,7 +204,7 @@ def test_the_directory_stays_as_it_was(serving, study, record) -> None:
     assert {path: path.stat().st_mtime_ns for path in sorted(directory.rglob("*"))} == before
 
 
-def test_the_report_is_made_anew_only_when_the_results_change(
+def test_the_report_is_made_again_only_when_the_results_change(
     serving, study, make_record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
@@ -257,7 +257,7 @@ def test_a_study_without_results_says_so_and_turns_into_its_report(
     ask = serving(tmp_path)
     assert json.loads(ask("/status.json").body)["version"] is None
     assert ask("/report.html").status == HTTPStatus.NOT_FOUND
-    event_log(tmp_path / "log.jsonl")(Event(EventKind.MEASURING_QUANTIZATION_ERROR, 0))
+    event_log(tmp_path / "log.jsonl")(Event(EventKind.MEASURING_QUANTIZATION_ERROR, 1))
     status = json.loads(ask("/status.json").body)
     assert (status["version"], status["completed"]) == (None, 0)
     write_study(tmp_path, record)

@@ -26,9 +26,9 @@ def test_only_evaluations_that_were_predicted_are_compared(record):
     assert 0 < len(frame) < len(points)
 
 
-def test_errors_are_counted_in_the_predictions_deviations(record):
+def test_errors_are_counted_in_standard_deviations_of_the_predictions(record):
     frame = predictions_frame(record)
-    expected = (frame["observed"] - frame["predicted"]) / frame["deviation"]
+    expected = (frame["observed"] - frame["predicted"]) / frame["std"]
     assert frame["error"].to_numpy() == pytest.approx(expected.to_numpy())
 
 
@@ -41,7 +41,7 @@ def test_a_table_of_predictions_is_summed_up_in_its_attributes(record):
     assert frame.attrs["coverage"] == pytest.approx((frame["error"].abs() <= 1.96).mean(), abs=0.02)
 
 
-def test_a_prediction_without_a_deviation_has_no_standardised_error(record):
+def test_a_prediction_without_a_standard_deviation_has_no_standardised_error(record):
     trials = record.trials.assign(predicted_loss_std=record.trials["predicted_loss_std"] * 0)
     frame = predictions_frame(replace(record, trials=trials))
     assert frame["error"].isna().all()

@@ -17,7 +17,7 @@ from qsearch_reports.figures.comparison import (
     time_figure,
 )
 from qsearch_reports.figures.fronts import Ranges, front_figure, front_ranges
-from qsearch_reports.figures.layers import difference_figure, heatmap_figure
+from qsearch_reports.figures.layers import heatmap_figure
 from qsearch_reports.figures.marginals import marginals_figure
 from qsearch_reports.figures.parallel import parallel_figure
 from qsearch_reports.figures.progress import (
@@ -34,7 +34,6 @@ __all__ = [
     "Ranges",
     "calibration_figure",
     "comparison_figure",
-    "difference_figure",
     "escape",
     "front_figure",
     "front_ranges",

@@ -20,13 +20,13 @@ from qsearch_reports.frames.outcomes import OUTCOMES
 
 _LETTERS = {"win": "W", "tie": "T", "loss": "L", "none": ""}
 _PLACES = {"loss": -1, "tie": 0, "win": 1, "none": np.nan}
-_FIGURES = ("difference", "low", "high", "outcome")
+_VALUES = ("difference", "low", "high", "outcome")
 _NAME = 40
 _ROW_NAME = 26
 
 
 def fronts_figure(methods: pd.DataFrame, studies: pd.DataFrame, label: str) -> go.Figure:
-    """Overlay the fronts of methods: their means, a band where there are several seeds, and each."""
+    """Overlay the Pareto fronts of methods: means, bands of several seeds, and each seed."""
     figure = new_figure("Best at or under each budget, mean and 95 % interval over seeds")
     for place, (name, rows) in enumerate(methods.groupby("method", sort=False)):
         style = study_style(place, str(name))
@@ -55,7 +55,7 @@ def fronts_figure(methods: pd.DataFrame, studies: pd.DataFrame, label: str) -> g
 
 
 def _value_range(methods: pd.DataFrame, studies: pd.DataFrame) -> list[float] | None:
-    """Return an axis's range that holds all values, and what lies beside them of the bands.
+    """Return an axis's range that holds all values, and what lies near them of the bands.
 
     The interval of two seeds is 13 times as wide as what they differ by: to show the whole of it
     would flatten all else.
@@ -179,7 +179,7 @@ def outcomes_figure(outcomes: pd.DataFrame, method: str) -> go.Figure:
     details = [
         [
             [_outcome_text(*row), escape(other, _NAME), span]
-            for row, span in zip(own[list(_FIGURES)].to_numpy(), spans, strict=True)
+            for row, span in zip(own[list(_VALUES)].to_numpy(), spans, strict=True)
         ]
         for other, own in zip(others, by_other, strict=True)
     ]

@@ -121,7 +121,7 @@ def note(figure: go.Figure, text: str) -> go.Figure:
 
 
 def caption(figure: go.Figure, text: str) -> None:
-    """Write figures that sum a plot up under its title."""
+    """Write what sums a plot up under its title."""
     figure.update_layout(title_subtitle={"text": text, "font": {"size": 12}}, margin_t=104)
 
 

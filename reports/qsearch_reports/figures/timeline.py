@@ -128,7 +128,7 @@ def _phase(rows: pd.DataFrame, name: str) -> go.Scatter:
     details: list[list[Any]] = []
     for kind, round_, start, end, complete in rows.itertuples(index=False, name=None):
         seconds = round((end - start) * 60, 2)
-        detail = [int(round_), escape(kind, 40), seconds, "" if complete else ", cut off"]
+        detail = [int(round_), escape(kind, 40), seconds, "" if complete else ", not finished"]
         details += [detail] * points + [[-1]]
     return go.Scatter(
         x=x,

@@ -33,7 +33,6 @@ from qsearch_reports.frames.layers import (
     LayerGrid,
     choice_indices,
     default_knob,
-    difference_frame,
     heatmap_frame,
     layer_grid,
 )
@@ -52,7 +51,7 @@ from qsearch_reports.frames.points import (
     front_frame,
     latest_points,
     points_frame,
-    segments_frame,
+    points_of,
 )
 from qsearch_reports.frames.progress import progress_frame
 from qsearch_reports.frames.sensitivity import sensitivity_frame
@@ -78,7 +77,6 @@ __all__ = [
     "comparison_frame",
     "completed_trials",
     "default_knob",
-    "difference_frame",
     "distinct",
     "failures_frame",
     "front_budgets",
@@ -100,9 +98,9 @@ __all__ = [
     "parallel_frame",
     "phases_frame",
     "points_frame",
+    "points_of",
     "predictions_frame",
     "progress_frame",
-    "segments_frame",
     "sensitivity_frame",
     "setting_differences",
     "study_budgets",

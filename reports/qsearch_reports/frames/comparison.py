@@ -14,7 +14,7 @@ from scipy import stats
 from qsearch.storage.study_record import RoundRecord, StudyRecord
 from qsearch_reports.frames.groups import Method
 from qsearch_reports.frames.hypervolume import box_area, hypervolume
-from qsearch_reports.frames.points import front_frame, latest_points, points_frame
+from qsearch_reports.frames.points import front_frame, latest_points, points_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,11 +60,15 @@ def best_within(
     return fitting
 
 
-def front_budgets(records: Sequence[StudyRecord], most: int = MAX_BUDGETS) -> Floats:
+def front_budgets(
+    records: Sequence[StudyRecord],
+    most: int = MAX_BUDGETS,
+    points: Sequence[pd.DataFrame] | None = None,
+) -> Floats:
     """Return the budgets at which any study's front has a step, thinned out if there are many."""
     steps = [
-        front_frame(latest_points(points_frame(record)), value, higher=higher)["average_bits"]
-        for record in records
+        front_frame(latest_points(own), value, higher=higher)["average_bits"]
+        for record, own in zip(records, points_of(records, points), strict=True)
         for value, higher in (
             ("selection_loss", False),
             ("metric", record.metric.better == "higher"),
@@ -80,17 +84,25 @@ def study_fronts_frame(
     names: Sequence[str],
     value: str = "loss",
     budgets: Sequence[float] | Floats | None = None,
+    points: Sequence[pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return the best of each study's latest round at or under each budget.
+
+    ``value`` is ``loss``, which is the selection loss, or ``metric``; budgets are those of
+    :func:`front_budgets` if None.
 
     Returns:
         Table of ``study``, ``budget`` and ``value``, NaN where nothing fits.
     """
-    chosen = front_budgets(records) if budgets is None else np.asarray(budgets, dtype=float)
+    chosen = (
+        front_budgets(records, points=points)
+        if budgets is None
+        else np.asarray(budgets, dtype=float)
+    )
     tables = [pd.DataFrame({"study": [], "budget": [], "value": []}, dtype=float)]
-    for record, name in zip(records, names, strict=True):
+    for record, name, own in zip(records, names, points_of(records, points), strict=True):
         best = best_within(
-            latest_points(points_frame(record)),
+            latest_points(own),
             chosen,
             "selection_loss" if value == "loss" else value,
             higher=value == "metric" and record.metric.better == "higher",
@@ -104,7 +116,7 @@ def method_frame(
 ) -> pd.DataFrame:
     """Return a table by study as means over the seeds of each method.
 
-    A mean is known only where all seeds have a value: otherwise its steps would tell which seeds
+    A mean is known only where all seeds have a value: otherwise its steps would show which seeds
     it is of, and not how good they are.
 
     Returns:
@@ -139,7 +151,11 @@ def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float
     return None if box_area(reference, least) is None else (reference, least)
 
 
-def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd.DataFrame:
+def comparison_frame(
+    records: Sequence[StudyRecord],
+    names: Sequence[str],
+    points: Sequence[pd.DataFrame] | None = None,
+) -> pd.DataFrame:
     """Return hypervolume by round of several studies, from one common reference point.
 
     Returns:
@@ -151,9 +167,9 @@ def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd
     rows = []
     common = common_reference(records)
     if common:
-        for record, name in zip(records, names, strict=True):
+        for record, name, own in zip(records, names, points_of(records, points), strict=True):
             spent = minutes_by_round(record.rounds)
-            for number, group in _rounds(record):
+            for number, group in _rounds(record, own):
                 minutes = spent.get(number, math.nan)
                 rows.append((name, number, hypervolume(group, *common), minutes))
     return pd.DataFrame(rows, columns=["study", "round", "hypervolume", "minutes"])
@@ -169,7 +185,10 @@ def minutes_by_round(rounds: Sequence[RoundRecord]) -> Mapping[int, float]:
 
 
 def time_frame(
-    records: Sequence[StudyRecord], names: Sequence[str], budgets: Sequence[float]
+    records: Sequence[StudyRecord],
+    names: Sequence[str],
+    budgets: Sequence[float],
+    points: Sequence[pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return the best loss at or under budgets that each study had after each round.
 
@@ -178,9 +197,9 @@ def time_frame(
         them) and ``loss``, the selection one under the adapter of that round.
     """
     rows = []
-    for record, name in zip(records, names, strict=True):
+    for record, name, own in zip(records, names, points_of(records, points), strict=True):
         spent = minutes_by_round(record.rounds)
-        for number, group in _rounds(record):
+        for number, group in _rounds(record, own):
             losses = best_within(group, budgets)
             for budget, loss in zip(budgets, losses, strict=True):
                 rows.append((name, budget, number, spent.get(number, math.nan), loss))
@@ -211,7 +230,11 @@ def common_interval(records: Sequence[StudyRecord]) -> tuple[float, float]:
     )
 
 
-def common_budgets(records: Sequence[StudyRecord], most: int = 5) -> list[float]:
+def common_budgets(
+    records: Sequence[StudyRecord],
+    most: int = 5,
+    points: Sequence[pd.DataFrame] | None = None,
+) -> list[float]:
     """Return the budgets that studies are compared at: some that each of them fits, and the end.
 
     Those that buy no study more than a smaller one does are left out, except the end.
@@ -219,7 +242,7 @@ def common_budgets(records: Sequence[StudyRecord], most: int = 5) -> list[float]
     Returns:
         Average bits, rising; where the studies share no budget, the end of each.
     """
-    latest = [latest_points(points_frame(record)) for record in records]
+    latest = [latest_points(own) for own in points_of(records, points)]
     trying = [(record, own) for record, own in zip(records, latest, strict=True) if len(own)]
     if not trying:
         return []
@@ -240,9 +263,8 @@ def common_budgets(records: Sequence[StudyRecord], most: int = 5) -> list[float]
     return [float(budget) for budget in shared[kept]]
 
 
-def _rounds(record: StudyRecord) -> list[tuple[int, pd.DataFrame]]:
+def _rounds(record: StudyRecord, points: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     """Return the points of each finished round, maybe none, or of the first while it runs."""
-    points = points_frame(record)
     if not record.rounds:
         first = points[points["round"] == 1]
         return [] if first.empty else [(1, first)]

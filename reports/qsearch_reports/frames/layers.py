@@ -66,32 +66,6 @@ def heatmap_frame(
     return pd.DataFrame(cells, index=list(grid.rows), columns=list(grid.blocks), dtype=object)
 
 
-def difference_frame(
-    layers: Sequence[LayerSpec], a: Configuration, b: Configuration, choices: Choices, knob: str
-) -> pd.DataFrame:
-    """Return by how much one knob of a configuration is above another's, by role and block.
-
-    Returns:
-        Table of ``b`` − ``a`` (roles × blocks): of values, or of places in the knob's order where
-        its values are not all numbers, as ``attrs["unit"]`` says (``values`` or ``places``). NaN
-        where a block has no layer of that role.
-
-    Raises:
-        InputError: If a configuration holds a value that the knob has not.
-    """
-    chosen = choices.knobs[choices.names.index(knob)]
-    amounts = value_amounts(chosen)
-    first, second = (
-        heatmap_frame(layers, configuration, knob).map(
-            lambda value: math.nan if value is None else amounts[chosen.index(value)]
-        )
-        for configuration in (a, b)
-    )
-    difference = (second - first).astype(float)
-    difference.attrs["unit"] = "values" if is_numeric(chosen) else "places"
-    return difference
-
-
 def is_numeric(knob: Knob) -> bool:
     """Return whether all of a knob's values are numbers."""
     return all(isinstance(value, int) for value in knob.values)

@@ -19,7 +19,10 @@ _COLUMNS = ["row", "trial", "average_bits", "value", "place", "share"]
 
 
 def marginals_frame(
-    record: StudyRecord, knob: str, indices: npt.NDArray[np.int64] | None = None
+    record: StudyRecord,
+    knob: str,
+    indices: npt.NDArray[np.int64] | None = None,
+    points: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return how the quantized weights of each front configuration divide among a knob's values.
 
@@ -33,7 +36,8 @@ def marginals_frame(
         latest round has nothing.
     """
     chosen = record.choices.knobs[record.choices.names.index(knob)]
-    front = front_frame(latest_points(points_frame(record)), "selection_loss")
+    points = points_frame(record) if points is None else points
+    front = front_frame(latest_points(points), "selection_loss")
     if indices is None:
         texts = completed_trials(record).loc[front.index, "configuration"]
         own = choice_indices(record.layers, record.choices, [str(text) for text in texts])

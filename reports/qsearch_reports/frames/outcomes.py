@@ -14,7 +14,7 @@ import pandas as pd
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.comparison import common_interval, mean_interval, t_quantile
 from qsearch_reports.frames.groups import Method
-from qsearch_reports.frames.points import front_frame, latest_points, points_frame
+from qsearch_reports.frames.points import front_frame, latest_points, points_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ class _Best:
     """The best within each budget (seeds × budgets): losses, and how sure they are."""
 
     losses: Floats
-    deviations: Floats
+    errors: Floats
 
 
 def common_edges(records: Sequence[StudyRecord]) -> tuple[tuple[float, ...], bool]:
@@ -51,7 +51,10 @@ def common_edges(records: Sequence[StudyRecord]) -> tuple[tuple[float, ...], boo
 
 
 def outcomes_frame(
-    records: Sequence[StudyRecord], methods: Sequence[Method], edges: Sequence[float]
+    records: Sequence[StudyRecord],
+    methods: Sequence[Method],
+    edges: Sequence[float],
+    points: Sequence[pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return how each method fares against each other one, segment by segment.
 
@@ -73,7 +76,8 @@ def outcomes_frame(
         :data:`OUTCOMES`.
     """
     budgets = np.asarray(edges[1:], dtype=float)
-    best = {method.label: _best(records, method, budgets) for method in methods}
+    points = points_of(records, points)
+    best = {method.label: _best(points, method, budgets) for method in methods}
     rows = []
     for method, other in permutations(methods, 2):
         for place, upper in enumerate(budgets):
@@ -98,15 +102,15 @@ def outcome_counts(outcomes: pd.DataFrame) -> pd.DataFrame:
     return made.rename_axis(columns=None).reset_index()
 
 
-def _best(records: Sequence[StudyRecord], method: Method, budgets: Floats) -> _Best:
-    losses, deviations = [], []
+def _best(points: Sequence[pd.DataFrame], method: Method, budgets: Floats) -> _Best:
+    losses, errors = [], []
     for place in method.studies:
-        front = front_frame(latest_points(points_frame(records[place])), "selection_loss")
+        front = front_frame(latest_points(points[place]), "selection_loss")
         doubt = front["estimated_loss_std"].fillna(front["standard_error"])
         at = np.searchsorted(front["average_bits"], budgets, side="right")
         losses.append(np.append(math.nan, front["selection_loss"].to_numpy(dtype=float))[at])
-        deviations.append(np.append(math.nan, doubt.to_numpy(dtype=float))[at])
-    return _Best(np.array(losses), np.array(deviations))
+        errors.append(np.append(math.nan, doubt.to_numpy(dtype=float))[at])
+    return _Best(np.array(losses), np.array(errors))
 
 
 def _difference(
@@ -118,7 +122,7 @@ def _difference(
         return math.nan, math.nan, math.nan
     if len(ours) == len(theirs) == 1:
         difference = float(ours[0] - theirs[0])
-        doubts = [best[one.label].deviations[0, place] for one in (method, other)]
+        doubts = [best[one.label].errors[0, place] for one in (method, other)]
         half = float(np.hypot(*doubts))
         return difference, difference - half, difference + half
     if set(method.seeds) == set(other.seeds):

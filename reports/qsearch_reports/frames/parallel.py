@@ -51,7 +51,9 @@ def knob_column(knob: str) -> str:
 
 
 def parallel_frame(
-    record: StudyRecord, indices: npt.NDArray[np.int64] | None = None
+    record: StudyRecord,
+    indices: npt.NDArray[np.int64] | None = None,
+    points: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the configurations of the latest round by what they are made of, and their results.
 
@@ -66,7 +68,7 @@ def parallel_frame(
         ``selection_loss`` (nats), ``metric``, ``seen``, ``on_front``; and ``group``, which quarter
         of the losses it is in, from 0 for the least. Empty while the latest round has nothing.
     """
-    points = latest_points(points_frame(record))
+    points = latest_points(points_frame(record) if points is None else points)
     if indices is None:
         texts = completed_trials(record).loc[points.index, "configuration"]
         indices = choice_indices(record.layers, record.choices, [str(text) for text in texts])
@@ -99,11 +101,11 @@ def parallel_axes(record: StudyRecord, frame: pd.DataFrame) -> tuple[ParallelAxi
         Average bits, each knob, the loss, and the task metric unless it is unknown. None if the
         frame is empty.
     """
-    is_expected = record.latest["estimated_loss"].notna().any()
+    is_estimated = record.latest["estimated_loss"].notna().any()
     titles = {
         "average_bits": "average bits",
         **{knob_column(knob.name): knob.name for knob in record.choices.knobs},
-        "selection_loss": "estimated loss" if is_expected else "loss",
+        "selection_loss": "estimated loss" if is_estimated else "loss",
         "metric": record.metric.name,
     }
     names = {

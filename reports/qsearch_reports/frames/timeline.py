@@ -33,18 +33,18 @@ _COLUMNS = [
     "lane",
 ]
 _COUNTED = (TRAINING, SENSITIVITY, SET, SEARCHING, CANDIDATES, FINISHING)
-"""Phases whose end the log tells; others end with the next one's beginning."""
+"""Phases whose end the log has; others end with the next one's beginning."""
 
 _OVERLAP = 0.1
 """Share of its own time by which an evaluation may begin before another in its lane ends: results
-are told once they are saved, so that starts are known roughly."""
+are logged once they are saved, so that starts are known roughly."""
 
 
-def timeline_frame(results: StudyResults) -> pd.DataFrame:
+def timeline_frame(results: StudyResults, points: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return when each evaluation ran.
 
     Returns:
-        Table with a row per result that the log tells, in the order in which they came, and then
+        Table with a row per result in the log, in the order in which they came, and then
         one per evaluation that it lacks: ``row`` (in :func:`points_frame`; −1 if the attempt
         failed), ``trial``, ``round``, ``status`` (``completed`` or ``failed``), ``reason`` (why it
         failed, or empty), ``seen`` (whether the adapter was trained on the configuration),
@@ -55,14 +55,14 @@ def timeline_frame(results: StudyResults) -> pd.DataFrame:
         lacks them). A trial that failed, was tried again and completed has a row for each.
     """
     record = results.record
-    points = points_frame(record)
-    _, told = log_history(results.events)
+    points = points_frame(record) if points is None else points
+    _, logged = log_history(results.events)
     trials = record.trials[["trial", "round", "status", "reason", "seen", "seconds"]]
     keys = ["round", "trial", "status"]
-    known = set(told[keys].itertuples(index=False, name=None))
+    known = set(logged[keys].itertuples(index=False, name=None))
     is_known = [key in known for key in trials[keys].itertuples(index=False, name=None)]
     lacking = trials[~np.array(is_known, dtype=bool)].sort_values(["round", "trial"])
-    rows = [told.assign(seen=False), lacking.assign(minutes=np.nan)]
+    rows = [logged.assign(seen=False), lacking.assign(minutes=np.nan)]
     frame = pd.concat([part for part in rows if len(part)] or rows[:1], ignore_index=True)
     at = pd.MultiIndex.from_frame(frame[["round", "trial"]])
     row = _looked_up(points.assign(row=points.index), "row", at, -1)
@@ -92,7 +92,7 @@ def phases_frame(results: StudyResults) -> pd.DataFrame:
 
     Returns:
         Table of ``phase`` (such as ``training``), ``round``, ``start`` and ``end`` (minutes of
-        running since the study began) and ``complete`` (False for one that was cut off, or still
+        running since the study began) and ``complete`` (False for one that was stopped, or still
         runs), in order, without those that took no time. Empty without a log.
     """
     history, _ = log_history(results.events)

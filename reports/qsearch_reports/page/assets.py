@@ -114,7 +114,7 @@ def write_page(out: Path, html: str, what: str) -> Path:
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # A directory's name may hold what is no text; it is shown as far as it is.
+        # A directory's name may hold what is not text; it is shown as far as it is.
         content = html.encode("utf-8", "replace")
         write_atomically(out, lambda path: path.write_bytes(content))
     except OSError as error:

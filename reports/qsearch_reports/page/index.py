@@ -30,7 +30,7 @@ _WIDTH, _HEIGHT = 96, 26
 
 @dataclass(frozen=True)
 class IndexRow:
-    """What the page tells of a study; what is not known is None.
+    """What the page says of a study; what is not known is None.
 
     Args:
         name: Its name.
@@ -52,7 +52,7 @@ class IndexRow:
         hypervolume: Of the last finished round, normalised, from the study's own reference point.
         minutes: Of training, evaluation and search in finished rounds.
         changed: When its results last changed, seconds since 1970.
-        running: Who runs it, in words; "" if nobody does.
+        running: Who runs it, as text; "" if nobody does.
         front: Average bits and losses of the overall front (2 × points).
     """
 
@@ -85,7 +85,7 @@ class IndexRow:
         try:
             return datetime.fromtimestamp(self.changed, UTC).strftime("%Y-%m-%d %H:%M")
         except (OSError, OverflowError, ValueError):
-            return ""  # A file system may tell years beyond 9999.
+            return ""  # A file system may give years beyond 9999.
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _is_linked_study(path: Path) -> bool:
 def index_row(
     directory: Path, folder: Path, out: Path, note: Callable[[str], None] = to_standard_error
 ) -> IndexRow:
-    """Read what the page tells of one study."""
+    """Read what the page says of one study."""
     report = directory / REPORT
     within = os.path.relpath(directory, folder)
     row = IndexRow(
@@ -170,8 +170,9 @@ def _url(path: Path, start: Path) -> str:
 
 
 def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
-    head = frames.headline(record)
-    latest = frames.latest_points(frames.points_frame(record))
+    points = frames.points_frame(record)
+    head = frames.headline(record, points)
+    latest = frames.latest_points(points)
     front = frames.front_frame(latest, "selection_loss")[["average_bits", "selection_loss"]]
     close = head.within_one_percent
     return replace(
@@ -211,10 +212,10 @@ def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
     x = 2 + (across - bits[0]) / width * (_WIDTH - 4)
     y = _HEIGHT - 3 - (losses - losses.min()) / height * (_HEIGHT - 6)
     steps = "".join(f"H{right:.1f}V{down:.1f}" for right, down in zip(x[1:], y[1:], strict=True))
-    # Nothing with more average bits is better than the last point, so its line goes on.
+    # Nothing with more average bits is better than the last point, so its line continues.
     path = f"M{x[0]:.1f} {y[0]:.1f}{steps}H{_WIDTH - 2}"
     first, last = (f"loss {loss:.4f} at {at:.2f}" for at, loss in front[:, [0, -1]].T)
-    words = f"front: {first} average bits" + (f", {last}" if len(kept) > 1 else "")
+    words = f"Pareto front: {first} average bits" + (f", {last}" if len(kept) > 1 else "")
     return Sparkline(path, words)
 
 

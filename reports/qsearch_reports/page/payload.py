@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -23,20 +24,22 @@ _DIGITS = 7
 """Significant digits that figures are drawn with."""
 
 _ROUNDED = 6e-7
-"""How far figures in hover labels are from those of the points: they are rounded."""
+"""How far values in hover labels are from those of the points: they are rounded."""
 
 _OTHER_PARTS = ("layer", "round", "heatmap", "phase", "difference")
 """How parts of figures begin that do not stand for evaluations."""
 
 
-def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
-    """Return all that the page's script needs of one study.
+def study_payload(
+    results: StudyResults, name: str, points: pd.DataFrame | None = None
+) -> dict[str, Any]:
+    """Return all that the page's script needs of one study, which the page calls ``name``.
 
     Configurations are written once each, as the choice index of every layer: little-endian
     16- or 32-bit integers (configurations × layers), packed.
     """
     record = results.record
-    points = frames.points_frame(record)
+    points = frames.points_frame(record) if points is None else points
     texts = configuration_texts(record, points)
     indices = frames.choice_indices(record.layers, record.choices, texts)
     grid = frames.layer_grid(record.layers)
@@ -78,7 +81,7 @@ def pack(indices: npt.NDArray[np.int64], choices: int) -> dict[str, Any]:
 
 
 def plain(column: pd.Series) -> list[Any]:
-    """Return a column as JSON values, missing figures as None."""
+    """Return a column as JSON values, missing values as None."""
     return [
         None if isinstance(value, float) and not math.isfinite(value) else value
         for value in column.tolist()
@@ -92,14 +95,10 @@ def _drawn_rounds(record: StudyRecord, points: pd.DataFrame) -> list[dict[str, A
         for entry in record.rounds
     }
     last = record.rounds[-1].round if record.rounds else 1
-    counts = points[points["round"] <= last].groupby("round").size()
+    counts = Counter(points.loc[points["round"] <= last, "round"].tolist())
     return [
-        {
-            "round": int(number),
-            "configurations": int(count),
-            "hypervolume": hypervolumes.get(int(number)),
-        }
-        for number, count in counts.to_dict().items()
+        {"round": number, "configurations": count, "hypervolume": hypervolumes.get(number)}
+        for number, count in sorted(counts.items())
     ]
 
 
@@ -131,7 +130,7 @@ def _figures(
         _add_fronts(record, points, add_variants)
         marginals = {
             knob.name: figures.marginals_figure(
-                frames.marginals_frame(record, knob.name, indices), knob
+                frames.marginals_frame(record, knob.name, indices, points), knob
             )
             for knob in record.choices.knobs
         }
@@ -140,12 +139,12 @@ def _figures(
         sensitivity = frames.sensitivity_frame(results, indices=indices[front.index.to_numpy()])
         if not sensitivity.empty:
             add("sensitivity", figures.sensitivity_figure(sensitivity))
-        predictions = frames.predictions_frame(record)
+        predictions = frames.predictions_frame(record, points)
         if not predictions.empty:
             add("predictions", figures.predictions_figure(predictions))
             add("calibration", figures.calibration_figure(frames.calibration_frame(predictions)))
-        add_variants("progress", "progress", _progress(results))
-    timeline = frames.timeline_frame(results)
+        add_variants("progress", "progress", _progress(results, points))
+    timeline = frames.timeline_frame(results, points)
     if timeline["end"].notna().any():
         add("timeline", figures.timeline_figure(timeline, frames.phases_frame(results)))
     training = frames.training_frame(record)
@@ -154,7 +153,7 @@ def _figures(
     parallel = None
     if not points.empty:
         latest = frames.latest_points(points)
-        frame = frames.parallel_frame(record, indices[latest.index.to_numpy()])
+        frame = frames.parallel_frame(record, indices[latest.index.to_numpy()], points)
         axes = frames.parallel_axes(record, frame)
         add("parallel", figures.parallel_figure(frame, axes))
         parallel = {
@@ -190,8 +189,8 @@ def _add_fronts(record: StudyRecord, points: pd.DataFrame, add_variants: Any) ->
         add_variants(value, "round", drawn)
 
 
-def _progress(results: StudyResults) -> dict[str, go.Figure]:
-    progress = frames.progress_frame(results)
+def _progress(results: StudyResults, points: pd.DataFrame) -> dict[str, go.Figure]:
+    progress = frames.progress_frame(results, points)
     made = {}
     if not progress.empty:
         made["evaluation"] = figures.progress_figure(progress, "evaluation")

@@ -102,7 +102,7 @@ def _origin(study: StudyResults) -> Iterable[str]:
 
 
 def _table(cells: Cells, names: Iterable[int] = ()) -> Iterable[str]:
-    """Yield a table, figures right-aligned."""
+    """Yield a table, numbers right-aligned."""
     quoted = set(names)
     headings = [
         heading if re.fullmatch(r"[a-z0-9. ]+", heading) else code(heading, 40, in_table=True)

@@ -15,9 +15,9 @@ ABOVE = "^"
 def front_plot(points: pd.DataFrame, width: int = 60, height: int = 12) -> list[str]:
     """Return a plot of loss against average bits, as lines of ASCII characters.
 
-    ``*`` is a configuration on the overall front, ``.`` any other. What lies above the front by
-    more than half the front's own height is a ``^`` in the top line, since a few poor
-    configurations would else press all others flat.
+    ``*`` is on the overall Pareto front, ``.`` any other configuration. What lies above the front
+    by more than half its height is a ``^`` in the top line, so that a few poor configurations do
+    not flatten the rest.
 
     Returns:
         ``height`` lines (one, if all losses are alike), the axis and its ticks; nothing without

@@ -120,7 +120,7 @@ def test_minutes_add_up_over_rounds_and_an_unfinished_round_is_left_out(make_rec
     record = make_record(rounds=3, trials_per_round=6)
     running = replace(record, rounds=record.rounds[:2])
     frame = frames.comparison_frame([running], ["a"])
-    assert frame["round"].tolist() == [0, 1]
+    assert frame["round"].tolist() == [1, 2]
     per_round = [34.0 + entry.evaluate_seconds + 5.2 for entry in running.rounds]
     assert frame["minutes"].tolist() == pytest.approx((np.cumsum(per_round) / 60).tolist())
     times = frames.time_frame([running], ["a"], [3.0, 5.0])
@@ -305,12 +305,12 @@ def test_a_dozen_studies_are_compared(study_of):
 
 
 def test_a_finished_round_without_a_completed_trial_has_a_hypervolume_of_zero(record):
-    failed = record.trials["round"] == 3
+    failed = record.trials["round"] == 4
     status = record.trials["status"].mask(failed, "failed")
     frame = frames.comparison_frame(
         [replace(record, trials=record.trials.assign(status=status))], ["a"]
     )
-    assert frame["round"].tolist() == [0, 1, 2, 3]
+    assert frame["round"].tolist() == [1, 2, 3, 4]
     assert frame["hypervolume"].iloc[-1] == 0
     assert (frame["hypervolume"].iloc[:-1] > 0).all()
 

@@ -181,7 +181,7 @@ def test_sparkline_stays_in_its_box_and_never_rises(points):
 
 def test_sparkline_is_told_in_words():
     front = np.array([[2.5, 3.0], [0.9, 0.4]])
-    words = "front: loss 0.9000 at 2.50 average bits, loss 0.4000 at 3.00"
+    words = "Pareto front: loss 0.9000 at 2.50 average bits, loss 0.4000 at 3.00"
     assert sparkline(front, (2, 4)).words == words
     assert sparkline(np.empty((2, 0)), (2, 4)) is None
 

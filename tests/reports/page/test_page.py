@@ -127,7 +127,9 @@ def test_front_of_losses_is_drawn_where_configurations_are_chosen_by(expected, m
     losses = points["estimated_loss" if expected else "loss"]
     assert min(front.y) == losses.min()
     assert list(front.y) == sorted(front.y, reverse=True)
-    assert front.name == ("overall front, estimated loss" if expected else "overall front")
+    assert front.name == (
+        "overall Pareto front, estimated loss" if expected else "overall Pareto front"
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])

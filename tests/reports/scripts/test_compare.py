@@ -101,7 +101,7 @@ def figures(study_page: Scope, first: dict[str, Any], second: dict[str, Any], **
         "points": columns,
         **more,
     }
-    rows = study_page.evaluate("comparedFigures(study, 0, 1)", study=study)
+    rows = study_page.evaluate("comparedValues(study, 0, 1)", study=study)
     return {name: texts for name, *texts in rows}
 
 

@@ -41,7 +41,7 @@ def test_alike_are_the_latest_configurations_that_give_a_layer_the_same_value(
 
 def test_figures_of_a_row_are_those_of_its_trial(study_page: Scope, results: StudyResults) -> None:
     row = results.record.latest.sort_values("trial").iloc[17]
-    said = dict(study_page.evaluate("rowFigures(study, latestRows(study)[17])"))
+    said = dict(study_page.evaluate("rowValues(study, latestRows(study)[17])"))
     bits, sizes = row["average_bits"], results.footprint
     assert sizes is not None
     assert said == {
@@ -60,7 +60,7 @@ def test_figures_of_a_row_are_those_of_its_trial(study_page: Scope, results: Stu
 def test_what_is_not_known_of_a_row_is_left_out(study_page: Scope) -> None:
     script = """{
       const points = {...study.points, estimated_loss: study.points.estimated_loss.map(() => null)};
-      return rowFigures({...study, points, footprint: null}, 0).map(([name]) => name);
+      return rowValues({...study, points, footprint: null}, 0).map(([name]) => name);
     }"""
     names = study_page.evaluate(script)
     assert "estimated loss" not in names

@@ -134,7 +134,7 @@ def going_on(links: Scope, traces: list[dict[str, Any]], step: int, **state: Any
     return links.evaluate(
         "{const store = makeStore(state); const node = {data: traces};"
         " node.places = findPlaces(node, study);"
-        " const took = goOn(node, study, store, step);"
+        " const took = goToNext(node, study, store, step);"
         " return [took, {...store.state, selected: [...store.state.selected ?? []]}]}",
         traces=traces,
         study={**STUDY, "training_sets": {"10": [7], "2": [5, 6]}},

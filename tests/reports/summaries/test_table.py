@@ -132,7 +132,7 @@ def test_all_failed_says_so_and_where_to_look(
     record: StudyRecord, only_failures: Callable[[StudyRecord], StudyRecord]
 ) -> None:
     text = summary(only_failures(record))
-    assert "300 evaluations failed and none completed: no front yet." in text
+    assert "300 evaluations failed, none completed: no front yet." in text
     assert "300 x loss is nan" in text
     assert "and 108 more" in text
     assert "qsearch status runs/quickstart" in text

@@ -21,7 +21,7 @@ function budgetUnits(study) {
       const range = takes(most) - takes(least);
       units.push({
         key, label: `${key} of weight files`, takes,
-        // Never so small beside the whole that adding it is lost in rounding.
+        // Never so small compared with the whole that adding it is lost in rounding.
         step: niceStep(range && Math.max(range, takes(most) * 1e-9)),
         limit: (value) => bitsForFile(study, Number(value) * size),
         option: (value) => `--bytes ${value}${key}`,

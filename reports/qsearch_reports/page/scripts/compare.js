@@ -14,11 +14,11 @@ export function makeCompare(root, study, store) {
     card.hidden = pinned === null || chosen === null;
     if (card.hidden) return;
     const { trial: trials, round: rounds } = study.points;
-    // Trials are evaluated in each round anew: the same one can be on both sides.
+    // Trials are evaluated again in each round: the same one can be on both sides.
     const isSame = trials[pinned] === trials[chosen] && chosen !== pinned;
     const trial = (row) => `trial ${trials[row]}${isSame ? ` of round ${rounds[row]}` : ""}`;
     part("compare-title").textContent = `Pinned ${trial(pinned)} and chosen ${trial(chosen)}`;
-    part("compare-rows").replaceChildren(...comparedFigures(study, pinned, chosen).map(([name, ...texts]) =>
+    part("compare-rows").replaceChildren(...comparedValues(study, pinned, chosen).map(([name, ...texts]) =>
       element("tr", {}, element("th", { scope: "row", dir: "auto" }, name),
         ...texts.map((text) => element("td", { class: "number", dir: "auto" }, text)))));
     const differences = layerDifferences(study, pinned, chosen, knob);
@@ -42,7 +42,7 @@ export function makeCompare(root, study, store) {
 }
 
 /** Rows of the comparison: name, pinned, chosen, and chosen less pinned. */
-function comparedFigures(study, pinned, chosen) {
+function comparedValues(study, pinned, chosen) {
   const { points } = study;
   const rows = [];
   const add = (name, read, write, difference) => {

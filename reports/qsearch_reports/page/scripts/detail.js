@@ -6,17 +6,17 @@ import { fileBytes, readableSize, totalWeights } from "./sizes.js";
 import { withError } from "./texts.js";
 
 /** What is known of a row, as pairs of a name and a text. */
-function rowFigures(study, row) {
+function rowValues(study, row) {
   const { points } = study;
   const bits = points.average_bits[row];
-  const expected = points.estimated_loss[row];
+  const estimated = points.estimated_loss[row];
   const front = points.on_front[row] ? "on it" : "not on it";
   return [
     ["average bits", bits.toFixed(4)],
     ["quantized weights", readableSize((bits * totalWeights(study)) / 8)],
     ...(study.footprint ? [["weight files", readableSize(fileBytes(study, bits))]] : []),
     ["loss", withError(points.loss[row], points.standard_error[row])],
-    ...(expected === null ? [] : [["estimated loss", withError(expected, points.estimated_loss_std[row])]]),
+    ...(estimated === null ? [] : [["estimated loss", withError(estimated, points.estimated_loss_std[row])]]),
     [study.metric.name, withError(points.metric[row], points.metric_standard_error[row])],
     ["in training", points.seen[row] ? "seen" : "unseen"],
     ["segment front", `${front} (segment ${points.segment[row]})`],
@@ -24,7 +24,7 @@ function rowFigures(study, row) {
   ];
 }
 
-/** The card of the chosen configuration: its figures, its layers, its files. */
+/** The card of the chosen configuration: its values, its layers, its files. */
 export function makeDetail(root, study, store) {
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
 
@@ -32,8 +32,8 @@ export function makeDetail(root, study, store) {
     const { chosen } = store.state;
     if (chosen === null) return undefined;
     part("selected-title").textContent = `Trial ${study.points.trial[chosen]}, round ${study.points.round[chosen]}`;
-    part("figures").replaceChildren(
-      ...rowFigures(study, chosen).map(([name, text]) =>
+    part("values").replaceChildren(
+      ...rowValues(study, chosen).map(([name, text]) =>
         element("div", {}, element("dt", { dir: "auto" }, name), element("dd", { dir: "auto" }, text))),
     );
     part("pin").textContent = chosen === store.state.pinned ? "Unpin" : "Pin to compare";
@@ -104,7 +104,7 @@ export function makeDetail(root, study, store) {
   };
 }
 
-/** The layer beside another in a direction of the grid, over cells that hold none. */
+/** The layer next to another in a direction of the grid, over cells that hold none. */
 function layerBeside(positions, layer, [down, right]) {
   let row = positions.findIndex((line) => line.includes(layer));
   let column = positions[row].indexOf(layer);

@@ -21,7 +21,7 @@ export function drawing(tag, attributes) {
   return made;
 }
 
-/** A small drawn mark that goes beside its name. */
+/** A small drawn mark that goes next to its name. */
 export function symbol(shape, colour) {
   const svg = drawing("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" });
   svg.append(drawing("path", { d: SHAPES[shape], fill: colour }));

@@ -79,7 +79,7 @@ function dragIn(traces, { drag }) {
   return canSelect || drag === "pan" ? drag : "zoom";
 }
 
-/** Buttons beside a figure's heading: to show all of it again, and to save it as an image. */
+/** Buttons next to a figure's heading: to show all of it again, and to save it as an image. */
 export function addSaving(node, { name, figure, redraw }) {
   const head = headOf(node);
   const heading = head.querySelector("h2, h3");

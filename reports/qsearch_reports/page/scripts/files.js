@@ -1,7 +1,7 @@
 import { rowConfiguration } from "./configurations.js";
 import { download } from "./dom.js";
 
-/** Records to CSV (RFC 4180); what is no plain value is written as JSON. */
+/** Records to CSV (RFC 4180); what is not a plain value is written as JSON. */
 export function toCsv(records) {
   const quote = (value) => {
     const text = value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);

@@ -30,7 +30,7 @@ export function makeFilters(root, study, store) {
     return input;
   }
 
-  /** What an axis shows; of values that are no numbers, their places in the mean. */
+  /** What an axis shows; of values that are not numbers, their places in the mean. */
   function axisText({ title, names }) {
     return names.length ? `${title} (${names.map((name, at) => `${at} ${name}`).join(", ")})` : title;
   }
@@ -38,7 +38,7 @@ export function makeFilters(root, study, store) {
   list.replaceChildren(...parallel.axes.map((axis, at) =>
     element("div", {}, element("span", { dir: "auto" }, axisText(axis)), field(axis, at, 0), "to", field(axis, at, 1))));
   store.subscribe((changed) => {
-    // Another selection takes the place of this one.
+    // Another selection replaces this one.
     if (!changed.has("selected") || store.state.selected === own) return;
     parallel.axes.forEach(({ low, high }, at) => { bounds[at] = [low, high]; });
     for (const input of list.querySelectorAll("input")) input.value = input.dataset.open;

@@ -26,7 +26,7 @@ export function drawHeatmap(node, study, places, knobAt) {
   });
 }
 
-/** Blue where the chosen configuration has less, orange where it has more, or another value that is no number. */
+/** Blue where the chosen configuration has less, orange where it has more, or another value that is not a number. */
 const DIVERGING = {
   light: ["#0B4F8A", "#7FB2DD", "#EEF0F3", "#F0B27A", "#A8430A"],
   dark: ["#7CC4FF", "#2F6FA8", "#28323E", "#A85E1C", "#FFB366"],

@@ -30,7 +30,7 @@ export function linkPlot(node, study, store) {
     if (!selection?.range && !selection?.lassoPoints) return;
     if (!node.places.size) return;
     const codes = codesWithin(node, study, selection);
-    forgetOutline(node);
+    removeOutline(node);
     store.set({ selected: isAdding ? new Set([...store.state.selected, ...codes]) : codes });
   });
   node.on("plotly_deselect", () => store.set({ selected: new Set() }));
@@ -40,7 +40,7 @@ export function linkPlot(node, study, store) {
     const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
     const { layer } = store.state;
     if (step) {
-      if (!goOn(node, study, store, step)) return;
+      if (!goToNext(node, study, store, step)) return;
     } else if (event.key === "Enter" || event.key === " ") {
       if (isOfLayers(node)) {
         if (layer !== null) store.set({ selected: alikeIn(study, store.state, layer) });
@@ -71,9 +71,9 @@ export const AS_BEFORE = { selected: { marker: { opacity: 1 } }, unselected: { m
 /**
  * Take Plotly's own selection and its outline away: the marks say what is selected in all figures.
  *
- * Asked to forget the points, Plotly would draw all of them again.
+ * Asked to remove the points, Plotly would draw all of them again.
  */
-function forgetOutline(node) {
+function removeOutline(node) {
   for (const trace of [...node.data, ...node._fullData]) delete trace.selectedpoints;
   Plotly.relayout(node, { selections: [] });
 }
@@ -122,8 +122,8 @@ function isOfLayers(node) {
   return node.data.some(({ meta }) => String(meta).startsWith("layer"));
 }
 
-/** Go to what is beside: a configuration, a layer, or a round, whatever the figure is of. */
-function goOn(node, study, store, step) {
+/** Go to what is next: a configuration, a layer, or a round, whatever the figure is of. */
+function goToNext(node, study, store, step) {
   if (node.places.size) chooseNeighbour(node, study, store, step);
   else if (isOfLayers(node)) markNeighbour(node, store, step);
   else if (node.data.some(({ meta, customdata }) => customdata && String(meta).startsWith("round"))) {
@@ -139,7 +139,7 @@ function placeBeside(at, step, count) {
   return at < 0 ? 0 : Math.min(Math.max(at + step, 0), count - 1);
 }
 
-/** Mark the layer beside the marked one in a figure of layers, from left to right. */
+/** Mark the layer next to the marked one in a figure of layers, from left to right. */
 function markNeighbour(node, store, step) {
   const order = node.data.filter((trace) => trace.customdata && isShown(trace))
     .flatMap((trace) => trace.customdata.map(([layer], at) => ({ layer, x: trace.x[at] })))
@@ -148,7 +148,7 @@ function markNeighbour(node, store, step) {
   if (order.length) store.set({ layer: order[placeBeside(at, step, order.length)].layer });
 }
 
-/** Choose the evaluation beside the chosen one in a figure, from left to right. */
+/** Choose the evaluation next to the chosen one in a figure, from left to right. */
 function chooseNeighbour(node, study, store, step) {
   const { chosen } = store.state;
   const { configuration } = study.points;

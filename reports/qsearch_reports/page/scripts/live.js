@@ -1,4 +1,4 @@
-/** The live page: asks how far the study is, and shows its report anew when the results change. */
+/** The live page: asks how far the study is, and shows its report again when the results change. */
 const EVERY = 2000;
 const PATIENCE = 5000; // A report that takes longer to draw itself is seen doing it.
 const at = (id) => document.getElementById(id);
@@ -47,7 +47,7 @@ function showFailures(failures) {
   }));
 }
 
-/** Load the report beside the one that is shown, and swap them once it has drawn itself. */
+/** Load the report next to the one that is shown, and swap them once it has drawn itself. */
 function showReport(version) {
   at("empty").hidden = version !== null || shown !== null;
   if (version === null || version === shown || coming !== null) return;

@@ -1,4 +1,4 @@
-/** The slider over rounds: fronts show the round that it is at, and it can play them in turn. */
+/** The slider over rounds: Pareto fronts show the round that it is at, and it can play them in turn. */
 export function makeRounds(root, study, store) {
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
   const slider = part("round");

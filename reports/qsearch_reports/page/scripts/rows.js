@@ -11,16 +11,16 @@ export function latestRows(study) {
 export function bestUnder(study, budget) {
   const { average_bits: bits, selection_loss: selection, loss } = study.points;
   // Ties go to fewer average bits, and then to the least observed loss.
-  const beats = (a, b) => (selection[a] - selection[b] || bits[a] - bits[b] || loss[a] - loss[b]) < 0;
+  const isBetter = (a, b) => (selection[a] - selection[b] || bits[a] - bits[b] || loss[a] - loss[b]) < 0;
   let best = null;
   for (const row of latestRows(study)) {
     if (selection[row] === null || bits[row] > budget) continue;
-    if (best === null || beats(row, best)) best = row;
+    if (best === null || isBetter(row, best)) best = row;
   }
   return best;
 }
 
-/** Rows of the overall front: what no configuration with as few average bits beats. */
+/** Rows of the overall Pareto front: configurations that no other one dominates. */
 export function overallFront(study) {
   const { average_bits: bits, selection_loss: selection } = study.points;
   let least = Infinity;

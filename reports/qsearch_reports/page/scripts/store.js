@@ -1,8 +1,8 @@
 /**
- * What the reader has chosen in one study; each view is told of every change.
+ * What the reader has chosen in one study; each view gets every change.
  *
  * chosen: row whose configuration is shown. pinned: row it is compared with, or null.
- * selected: Set of configuration codes, never changed in place. round: the round that fronts show.
+ * selected: Set of configuration codes, never changed in place. round: the round that Pareto fronts show.
  * knob: place of the knob that layers are coloured by. layer: place of the marked layer, or null.
  * drag: what dragging in a figure does.
  */

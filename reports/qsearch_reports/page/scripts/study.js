@@ -34,7 +34,7 @@ export function makeStudy(root, study, lazy) {
     makeToolbar(root, study, store);
     makeRounds(root, study, store);
     makeFilters(root, study, store);
-    // Last: it chooses, and all others are told.
+    // Last: it chooses, and all others follow.
     const budget = makeBudget(root, study, store);
     keeping = makeKeeping(root, study, store, { budget, table });
     return detail;

@@ -17,7 +17,7 @@ function tableColumns(study) {
     { key: "standard_error", heading: "± loss", number: true, text: fixed(4) },
     ...(study.points.estimated_loss.every((value) => value === null) ? [] : [
       { key: "estimated_loss", heading: "Estimated loss", number: true, text: fixed(4) },
-      { key: "estimated_loss_std", heading: "± expected", number: true, text: fixed(4) },
+      { key: "estimated_loss_std", heading: "± estimated loss", number: true, text: fixed(4) },
     ]),
     { key: "metric", heading: study.metric.name, number: true, text: fixed(4) },
     { key: "metric_standard_error", heading: "± metric", number: true, text: fixed(4) },
@@ -136,7 +136,7 @@ export function makeTable(root, study, store) {
     );
   }
 
-  /** Where in the body the focus is: rows are made anew, and it must not be lost with them. */
+  /** Where in the body the focus is: rows are made again, and it must not be lost with them. */
   function focusedPlace() {
     const line = document.activeElement.closest("tr");
     if (!line || line.parentElement !== body) return null;
