@@ -158,7 +158,7 @@ def test_selection_loss_is_the_estimated_one_where_there_is_one(record, make_rec
     points = frames.points_frame(record)
     assert (points["selection_loss"] == points["estimated_loss"]).all()
     assert frames.headline(record).is_estimated
-    observed = make_record(expected=False)
+    observed = make_record(estimated=False)
     points = frames.points_frame(observed)
     assert (points["selection_loss"] == points["loss"]).all()
     assert not frames.headline(observed).is_estimated

@@ -11,15 +11,6 @@ from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 
 
-def test_heatmap_places_each_layer_by_role_and_block(record):
-    text = str(record.trials["configuration"].iloc[0])
-    configuration = Configuration.from_json(text)
-    heatmap = layer_frames.heatmap_frame(record.layers, configuration, "block_size")
-    assert heatmap.shape == (6, 6)
-    for layer in record.layers:
-        assert heatmap.loc[layer.role, layer.block] == configuration[layer.name]["block_size"]
-
-
 def test_heatmap_gives_repeated_roles_their_own_rows_and_leaves_holes_empty():
     layers = [
         LayerSpec("a", "up", 0, (2, 2)),

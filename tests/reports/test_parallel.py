@@ -89,19 +89,6 @@ def test_each_line_runs_through_all_axes_with_its_row_number_and_ends_in_a_gap(r
     assert sorted(rows) == frame.index.tolist()
 
 
-def test_hover_labels_have_the_values_themselves(record, frame):
-    axes = parallel_axes(record, frame)
-    best = parallel_figure(frame, axes).data[-1]
-    row, trial, value = best.customdata[0]
-    assert trial == frame.loc[row, "trial"]
-    assert value == pytest.approx(frame.loc[row, "average_bits"], abs=1e-4)
-
-
-def test_choice_indices_that_are_known_already_are_not_read_again(record, frame):
-    zeros = np.zeros((len(frame), len(record.layers)), dtype=np.int64)
-    assert parallel_frame(record, zeros)["mean bits"].to_numpy() == pytest.approx(2.0)
-
-
 def test_one_configuration_is_a_line_in_the_middle_of_its_axes(make_record):
     record = make_record(rounds=1, trials_per_round=1, failed=0)
     frame = parallel_frame(record)

@@ -54,11 +54,6 @@ def test_evaluations_are_in_the_order_in_which_the_log_tells_their_results(resul
     assert frame["minutes"].is_monotonic_increasing
 
 
-def test_minutes_leave_out_the_time_between_sessions(results):
-    """The log has a break of eight hours; the study itself takes some minutes."""
-    assert progress_frame(results)["minutes"].max() < 15
-
-
 def test_what_the_log_lacks_comes_first_in_its_round_without_a_time(results):
     kept = [event for event in results.events if event.get("trial") not in (0, 5)]
     frame = progress_frame(replace(results, events=kept))

@@ -125,10 +125,6 @@ def test_link_leads_from_the_page_to_the_report_whatever_the_directory_is_called
     assert (page.parent / unquote(parts.path)).samefile(directory / "report.html")
 
 
-def test_directory_is_never_mistaken_for_an_option():
-    assert index_row(Path("-x"), Path(), Path("index.html")).directory == "./-x"
-
-
 def test_damaged_study_is_a_row_that_says_so_and_a_new_one_too(put, tmp_path):
     damaged = put("damaged")
     (damaged / "state" / "study.json").write_text("{")

@@ -25,7 +25,7 @@ from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
 from qsearch.space.configuration import Choices, Knob
 from qsearch.storage.study_record import StudyRecord
-from tests.reports.page_scripts import Scope, ScriptError
+from tests.reports.page_scripts import Scope
 from tests.reports.scripts.support import QUICK
 
 pytestmark = pytest.mark.browser
@@ -185,10 +185,6 @@ def test_text_for_plotly_is_one_short_line_without_tags(
     assert decode.evaluate("plotText(name)", name=name) == shown
 
 
-def test_hover_text_has_no_braces_that_plotly_would_read(decode: Scope) -> None:
-    assert decode.evaluate("hoverText('%{x}<i>')") == "%&#123;x&#125;&lt;i&gt;"
-
-
 def test_the_page_gets_the_data_that_was_embedded(script: Callable[..., Scope]) -> None:
     indices = np.array([3, 1, 4], dtype="<u2")
     data = {"studies": [{"configurations": packed(indices), "points": {"trial": [5, 6]}}]}
@@ -201,11 +197,6 @@ def test_the_page_gets_the_data_that_was_embedded(script: Callable[..., Scope]) 
         " return [study.count, Array.from(study.choiceIndices)]}"
     )
     assert found == [2, indices.tolist()]
-
-
-def test_what_a_script_throws_is_told(decode: Scope) -> None:
-    with pytest.raises(ScriptError, match="TypeError"):
-        decode.evaluate("null.knobs")
 
 
 ROWS = st.integers(0, 19)

@@ -48,14 +48,6 @@ def test_a_point_is_within_a_lasso_by_the_even_odd_rule(
     assert found == [winds_oddly(polygon, *probe) for probe in PROBES]
 
 
-def test_a_point_without_a_coordinate_is_in_no_lasso_and_in_no_box(links: Scope) -> None:
-    box = {"x": [-9, 9], "y": [-9, 9]}
-    lasso = {"x": [-9, 9, 9, -9], "y": [-9, -9, 9, 9]}
-    for made in ("insideBox(box)", "insidePolygon(lasso)"):
-        script = f"[[null, 1], [1, null], [null, null], [1, 1]].map((at) => {made}(...at))"
-        assert links.evaluate(script, box=box, lasso=lasso) == [False, False, False, True]
-
-
 @QUICK
 @given(x=PAIRS, y=st.none() | PAIRS, point=PAIRS)
 def test_a_box_has_its_edges_from_either_corner_and_without_y_all_heights(
@@ -122,13 +114,6 @@ def test_a_bar_is_selected_by_its_middle_too_unless_an_end_is_missing(links: Sco
     assert within(links, node(missing), {"range": {"x": [3, 5], "y": [0, 2]}}) == []
 
 
-def test_what_the_reader_has_hidden_is_not_selected(links: Scope) -> None:
-    trace = {"x": [1], "y": [1], "customdata": [[0]]}
-    everywhere = {"range": {"x": [0, 2], "y": [0, 2]}}
-    assert within(links, node({**trace, "visible": "legendonly"}), everywhere) == []
-    assert within(links, node({**trace, "visible": True}), everywhere) == [5]
-
-
 def going_on(links: Scope, traces: list[dict[str, Any]], step: int, **state: Any) -> Any:
     """Return what the store has after a key, and whether the figure took it."""
     return links.evaluate(
@@ -189,22 +174,3 @@ def test_keys_in_a_figure_of_layers_mark_the_one_beside(
     ]
     took, state = going_on(links, traces, step, layer=layer)
     assert (took, state["layer"]) == (True, next_layer)
-
-
-def test_keys_in_a_figure_of_rounds_select_training_sets_in_their_order(links: Scope) -> None:
-    traces = [{"x": [0, 1], "customdata": [[2], [10]], "meta": "round-line"}]
-    assert going_on(links, traces, 1, selected=None) == [True, {"selected": [5, 6]}]
-    assert going_on(links, [{"x": [0], "y": [1]}], 1) == [False, {"selected": []}]
-
-
-@pytest.mark.parametrize(
-    ("at", "step", "place"), [(-1, -1, 0), (-1, 1, 0), (0, -1, 0), (1, -1, 0), (1, 1, 2), (2, 1, 2)]
-)
-def test_there_is_nothing_beside_the_ends(links: Scope, at: int, step: int, place: int) -> None:
-    assert links.evaluate("placeBeside(at, step, 3)", at=at, step=step) == place
-
-
-def test_a_round_that_trained_on_nothing_known_selects_nothing(links: Scope) -> None:
-    study = {"training_sets": {"1": [4, 2]}}
-    assert links.evaluate("[...trainingSet(study, 1)]", study=study) == [4, 2]
-    assert links.evaluate("[...trainingSet(study, 2)]", study=study) == []
