@@ -66,7 +66,7 @@ def random_study(
         reference_point=(1.0, 8.6),
         rounds=(
             RoundRecord(
-                round=0,
+                round=1,
                 training_set=tuple(trials.loc[trials["seen"], "trial"].tolist()),
                 hypervolume=0.7,
                 train_seconds=100.0,
@@ -112,7 +112,7 @@ def _trials(
     trials = pd.DataFrame(
         {
             "trial": np.arange(count),
-            "round": 0,
+            "round": 1,
             "method": "search",
             "average_bits": bits,
             "loss": loss,

@@ -56,11 +56,7 @@ class _Answer:
 
 
 class LivePage:
-    """What the server answers about one study, by path.
-
-    Args:
-        directory: The study's directory; it is only read.
-    """
+    """What the server answers about one study, by path; its directory is only read."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

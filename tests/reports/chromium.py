@@ -25,7 +25,7 @@ FLAGS = (
     "--disable-sync",
     f"--window-size={WIDTH},{HEIGHT}",
     # A mouse, as desktops have one: without it, Plotly sets the page's cursor when something is
-    # dragged, and Chromium computes the styles of all elements anew.
+    # dragged, and Chromium computes the styles of all elements again.
     "--blink-settings=primaryHoverType=2,availableHoverTypes=2,"
     "primaryPointerType=4,availablePointerTypes=4",
 )

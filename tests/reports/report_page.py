@@ -71,6 +71,9 @@ class Page:
         self.settle()
         self.errors()
         if self.downloads is not None:
+            # Another tab's folder takes the downloads of all tabs.
+            allow = {"behavior": "allow", "downloadPath": str(self.downloads)}
+            self.driver.execute_cdp_cmd("Page.setDownloadBehavior", allow)
             for path in self.downloads.iterdir():
                 path.unlink()
 

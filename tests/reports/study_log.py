@@ -1,4 +1,4 @@
-"""What a study would have told its log, for a record of its results."""
+"""What a study would have logged, for a record of its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def log_events(
     """Return lines of a log, first one first.
 
     Each round trains, measures sensitivities, evaluates its set, searches, and evaluates
-    candidates, by some workers at once. After the first round it stops, and goes on hours later.
+    candidates, by some workers at once. After the first round it stops, and continues hours later.
 
     Args:
         record: The study.

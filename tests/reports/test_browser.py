@@ -144,13 +144,13 @@ def test_page_never_scrolls_sideways(page, width):
     assert overflow <= 0
 
 
-def test_keyboard_reaches_the_slider_and_shows_focus(page):
+def test_keyboard_reaches_the_slider_and_shows_focus(fresh):
     for _ in range(16):
-        ActionChains(page.driver).send_keys(Keys.TAB).perform()
-        active = page.driver.switch_to.active_element
-        if active == page.part("slider"):
+        ActionChains(fresh.driver).send_keys(Keys.TAB).perform()
+        active = fresh.driver.switch_to.active_element
+        if active == fresh.part("slider"):
             break
-    assert page.driver.switch_to.active_element == page.part("slider")
+    assert fresh.driver.switch_to.active_element == fresh.part("slider")
 
 
 def test_how_it_was_made_opens_on_a_click(page):

@@ -10,7 +10,6 @@ import shlex
 import pytest
 import yaml
 from PIL import Image
-from qsearch_reports.frames import headline
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
@@ -35,19 +34,6 @@ def test_slider_chooses_the_least_estimated_loss_at_or_under_the_budget(page, re
         assert f"--bits {budget:g} --json" in page.text("pick-command")
         assert f"--bits {budget:g} --to OUT --format packed" in page.text("export-command")
         assert page.all("tr.chosen td")[1].text == str(row["trial"])
-
-
-@pytest.mark.parametrize("unit", ["bits", "MB", "GB"])
-def test_something_fits_at_both_ends_of_the_slider_in_each_unit(page, results, unit):
-    Select(page.part("unit")).select_by_value(unit)
-    slider = page.part("slider")
-    for key, end in ((Keys.HOME, "min"), (Keys.END, "max")):
-        slider.send_keys(key)
-        limit = float(slider.get_attribute(end))
-        size = {"MB": 1e6, "GB": 1e9}.get(unit)
-        bits = limit if size is None else results.footprint.bits_for_file(limit * size)
-        title = f"Trial {best_under(results.record, bits)['trial']}, round 4"
-        page.wait(lambda title=title: page.text("selected-title") == title)
 
 
 def test_a_budget_in_bytes_chooses_what_the_command_line_would(page, results):
@@ -86,15 +72,6 @@ def test_a_budget_in_which_nothing_fits_shows_the_smallest_and_says_so(page, res
         assert page.text("selected-title") == f"Trial {row['trial']}, round 4"
     page.part("slider").send_keys(Keys.ARROW_RIGHT)
     page.wait(lambda: "None has" not in page.text("pick"))
-
-
-def test_the_headlines_bits_are_a_budget_that_holds_its_configuration(page, results):
-    close = headline(results.record).within_one_percent
-    shown = page.driver.find_element(By.CSS_SELECTOR, ".answer strong").text
-    page.fill(page.part("budget-number"), shown.split()[0])
-    within = best_under(results.record, float(shown.split()[0]))
-    assert within["estimated_loss"] <= close["estimated_loss"]
-    page.wait(lambda: page.text("selected-title") == f"Trial {within['trial']}, round 4")
 
 
 def test_what_the_reader_chooses_is_exported_by_its_trial(page, results):

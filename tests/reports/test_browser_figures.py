@@ -62,7 +62,7 @@ def x_range(page, key):
 
 def test_legends_and_titles_are_in_their_figures_beside_the_plot_at_any_width(page):
     keys = [node.get_attribute("data-figure") for node in page.all("[data-figure]")]
-    for width in (1400, 390, 1100, 800, 1400):
+    for width in (1400, 390, 1100):
         show_as(page.driver, width=width)
         for key in keys:
             node = page.figure(key)
@@ -116,6 +116,9 @@ def test_shift_and_a_drag_add_to_the_selection_and_a_double_click_clears_it(fres
     # Nothing can be selected among levels of probability: there dragging zooms.
     drag_over(fresh, "calibration", (0.1, 0.1), (0.6, 0.6))
     assert fresh.selected() == among(0.02, 0.2) + among(0.3, 0.5)
+    # Two clicks are one double click however long a busy machine takes for them.
+    patient = "arguments[0]._context.doubleClickDelay = 60000"
+    fresh.driver.execute_script(patient, fresh.figure("loss"))
     corner = area(fresh, "loss")(0.97, 0.03)
     for count in (1, 2):
         fresh.mouse("mousePressed", corner, button="left", buttons=1, clickCount=count)

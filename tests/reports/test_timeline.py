@@ -191,7 +191,7 @@ def test_an_evaluation_that_took_no_time_is_drawn_all_the_same(results):
 
 
 @pytest.mark.parametrize("field", ["trial", "round", "seconds"])
-@pytest.mark.parametrize("number", [-1, 2**63, 2**64, 10**400, math.inf, math.nan, True, None])
+@pytest.mark.parametrize("number", [-1, 2**64, 10**400, math.nan, None])
 def test_numbers_in_a_log_that_nothing_could_have_do_no_harm(field, number, results):
     events = [
         line | {field: number} if line["event"] in ("evaluated", "trained") else line

@@ -29,27 +29,3 @@ from qsearch_reports.figures.sensitivity import sensitivity_figure
 from qsearch_reports.figures.style import escape, value_colours, value_title
 from qsearch_reports.figures.surrogate import calibration_figure, predictions_figure
 from qsearch_reports.figures.timeline import timeline_figure
-
-__all__ = [
-    "Ranges",
-    "calibration_figure",
-    "comparison_figure",
-    "escape",
-    "front_figure",
-    "front_ranges",
-    "fronts_figure",
-    "heatmap_figure",
-    "hypervolume_figure",
-    "marginals_figure",
-    "outcome_legend",
-    "outcomes_figure",
-    "parallel_figure",
-    "predictions_figure",
-    "progress_figure",
-    "sensitivity_figure",
-    "time_figure",
-    "timeline_figure",
-    "training_figure",
-    "value_colours",
-    "value_title",
-]

@@ -116,8 +116,9 @@ def method_frame(
 ) -> pd.DataFrame:
     """Return a table by study as means over the seeds of each method.
 
-    A mean is known only where all seeds have a value: otherwise its steps would show which seeds
-    it is of, and not how good they are.
+    ``studies`` has ``study``, ``value`` and columns that say what the value is of. A mean is known
+    only where all seeds have a value: otherwise its steps would show which seeds it is of, and not
+    how good they are.
 
     Returns:
         Table of ``method``, those other columns, ``mean``, ``low`` and ``high`` (the ends of its

@@ -7,12 +7,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord
-from qsearch_reports.frames.layers import choice_indices, knob_places, weight_shares
+from qsearch_reports.frames.layers import knob_places, weight_shares
 from qsearch_reports.frames.points import (
-    completed_trials,
     front_frame,
     latest_points,
     points_frame,
+    row_choices,
 )
 
 _COLUMNS = ["row", "trial", "average_bits", "value", "place", "share"]
@@ -26,8 +26,8 @@ def marginals_frame(
 ) -> pd.DataFrame:
     """Return how the quantized weights of each front configuration divide among a knob's values.
 
-    The front is the overall one of the latest round, by the loss that configurations are chosen
-    by.
+    The Pareto front is the overall one of the latest round, by selection loss. ``indices`` are the
+    choice indices of all rows of :func:`points_frame` (rows × layers), if they are known already.
 
     Returns:
         Table of ``row`` (in :func:`points_frame`), ``trial``, ``average_bits``, ``value`` (of the
@@ -39,11 +39,10 @@ def marginals_frame(
     points = points_frame(record) if points is None else points
     front = front_frame(latest_points(points), "selection_loss")
     if indices is None:
-        texts = completed_trials(record).loc[front.index, "configuration"]
-        own = choice_indices(record.layers, record.choices, [str(text) for text in texts])
+        indices = row_choices(record, front)
     else:
-        own = indices[front.index.to_numpy(dtype=int)]
-    places = knob_places(record.choices, own, knob)
+        indices = indices[front.index.to_numpy(dtype=int)]
+    places = knob_places(record.choices, indices, knob)
     weights = weight_shares(record.layers)
     shares = np.array([(places == place) @ weights for place in range(len(chosen.values))])
     count, size = len(front), len(chosen.values)

@@ -11,13 +11,12 @@ import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.layers import (
-    choice_indices,
     is_numeric,
     knob_places,
     value_amounts,
     weight_shares,
 )
-from qsearch_reports.frames.points import completed_trials, latest_points, points_frame
+from qsearch_reports.frames.points import latest_points, points_frame, row_choices
 
 LOSS_GROUPS = 4
 """Groups of equal size that lines are coloured by, from the least losses to the greatest."""
@@ -57,9 +56,7 @@ def parallel_frame(
 ) -> pd.DataFrame:
     """Return the configurations of the latest round by what they are made of, and their results.
 
-    A line for each of them that can be brushed in a notebook::
-
-        plotly.express.parallel_coordinates(frame.drop(columns=["seen", "on_front"]), color="group")
+    ``indices`` are their choice indices (rows × layers), if they are known already.
 
     Returns:
         Table with a row per configuration, by the row numbers of :func:`points_frame`: ``trial``,
@@ -70,8 +67,7 @@ def parallel_frame(
     """
     points = latest_points(points_frame(record) if points is None else points)
     if indices is None:
-        texts = completed_trials(record).loc[points.index, "configuration"]
-        indices = choice_indices(record.layers, record.choices, [str(text) for text in texts])
+        indices = row_choices(record, points)
     shares = weight_shares(record.layers)
     means = {
         knob_column(knob.name): value_amounts(knob)[

@@ -6,9 +6,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord, selection_loss
+from qsearch_reports.frames.layers import choice_indices
 
 POINT_COLUMNS = (
     "trial",
@@ -94,6 +96,12 @@ def points_of(
 ) -> Sequence[pd.DataFrame]:
     """Return :func:`points_frame` of each study; ``points``, if they were made already."""
     return [points_frame(record) for record in records] if points is None else points
+
+
+def row_choices(record: StudyRecord, rows: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Return the choice index of each layer in rows of :func:`points_frame` (rows × layers)."""
+    texts = completed_trials(record).loc[rows.index, "configuration"]
+    return choice_indices(record.layers, record.choices, [str(text) for text in texts])
 
 
 def latest_points(points: pd.DataFrame) -> pd.DataFrame:

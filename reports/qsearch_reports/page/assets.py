@@ -60,7 +60,8 @@ def inline_script(text: str) -> str:
 def content_policy(*scripts: str) -> str:
     """Return a Content-Security-Policy that allows these scripts and no request at all.
 
-    Plotly sets style attributes, so inline styles are allowed.
+    Scripts are texts, or hashes from :func:`script_hash`. Plotly sets style attributes, so inline
+    styles are allowed.
     """
     hashes = " ".join(
         f"'{text if text.startswith('sha256-') else script_hash(text)}'" for text in scripts

@@ -33,27 +33,18 @@ class IndexRow:
     """What the page says of a study; what is not known is None.
 
     Args:
-        name: Its name.
-        directory: As a command of the user would have it.
-        place: Its directory within the folder.
+        directory: As a command of the user would have it; ``place`` is relative to the folder.
         link: URL of its report, relative to the page.
         problem: Why nothing more is known of it; "" if something is.
-        model: Its model.
-        task: Name of its task.
-        quantizer: Name of its quantizer.
-        trainer: Name of its trainer.
-        rounds: Finished rounds.
-        evaluations: Completed evaluations in all rounds.
-        failed: Failed ones.
+        evaluations: Completed ones in all rounds.
         loss: Least selection loss of the latest round, nats.
-        bits: Fewest average bits at which the loss is within 1 %.
-        is_of_best: Whether that is 1 % of the study's own least loss, rather than of what the
-            model loses in full precision.
+        bits: Fewest average bits at which the loss is within 1 %: of what the model loses in full
+            precision, or of the study's own least loss (``is_of_best``).
         hypervolume: Of the last finished round, normalised, from the study's own reference point.
         minutes: Of training, evaluation and search in finished rounds.
         changed: When its results last changed, seconds since 1970.
         running: Who runs it, as text; "" if nobody does.
-        front: Average bits and losses of the overall front (2 × points).
+        front: Average bits and losses of the overall Pareto front (2 × points).
     """
 
     name: str
@@ -90,22 +81,14 @@ class IndexRow:
 
 @dataclass(frozen=True)
 class Sparkline:
-    """A study's front as a small drawing.
-
-    Args:
-        path: Outline, as the attribute ``d`` of an SVG path.
-        words: What it shows, for those who do not see it.
-    """
+    """A study's front as an SVG path, and ``words`` for those who do not see it."""
 
     path: str
     words: str
 
 
 def write_index(folder: Path, out: Path, note: Callable[[str], None] = to_standard_error) -> Path:
-    """Write a page that lists all studies in a folder and in the folders below it.
-
-    Returns:
-        ``out``.
+    """Write a page that lists all studies in a folder and in the folders below it; return ``out``.
 
     Raises:
         InputError: If there is no such folder, or the file cannot be written.
@@ -219,22 +202,8 @@ def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
     return Sparkline(path, words)
 
 
-_KEYS = (
-    "name",
-    "model",
-    "task",
-    "quantizer",
-    "trainer",
-    "rounds",
-    "evaluations",
-    "failed",
-    "loss",
-    "bits",
-    "hypervolume",
-    "minutes",
-    "changed",
-    "running",
-)
+_HIDDEN = ("place", "link", "problem", "is_of_best", "front")
+"""Fields that the page's script does not sort or filter by."""
 
 
 def render_index(rows: Sequence[IndexRow], folder: str, now: datetime | None = None) -> str:
@@ -246,9 +215,7 @@ def render_index(rows: Sequence[IndexRow], folder: str, now: datetime | None = N
         key: sorted({getattr(row, key) for row in rows} - {""})
         for key in ("model", "task", "trainer")
     }
-    data = [
-        {"directory": row.directory, **{key: getattr(row, key) for key in _KEYS}} for row in rows
-    ]
+    data = [{key: value for key, value in vars(row).items() if key not in _HIDDEN} for row in rows]
     environment = assets.environment()
     environment.filters["least_budget"] = least_budget
     return environment.get_template("index.html.j2").render(

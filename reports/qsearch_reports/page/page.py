@@ -22,10 +22,7 @@ from qsearch_reports.summaries.table import least_budget, with_error
 
 
 def write_report(directories: Sequence[Path], out: Path) -> Path:
-    """Write one HTML file that shows one or several studies.
-
-    Returns:
-        ``out``.
+    """Write one HTML file that shows one or several studies; return ``out``.
 
     Raises:
         InputError: If a directory holds no study or cannot be read, or the file cannot be
@@ -39,7 +36,7 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
 
 def render_page(results: Sequence[StudyResults]) -> str:
     """Return the page as HTML text."""
-    names = distinct_names([study.record for study in results], [s.directory for s in results])
+    names = distinct_names(results)
     points = [frames.points_frame(study.record) for study in results]
     comparison = comparison_context(results, names, points) if len(results) > 1 else None
     report_js = assets.script("report.js")

@@ -40,8 +40,7 @@ def study_payload(
     """
     record = results.record
     points = frames.points_frame(record) if points is None else points
-    texts = configuration_texts(record, points)
-    indices = frames.choice_indices(record.layers, record.choices, texts)
+    indices = frames.row_choices(record, points[~points["configuration"].duplicated()])
     grid = frames.layer_grid(record.layers)
     return {
         "name": name,
@@ -65,13 +64,6 @@ def study_payload(
         "training_sets": _training_sets(record, points),
         **_figures(results, points, indices[points["configuration"].to_numpy()]),
     }
-
-
-def configuration_texts(record: StudyRecord, points: pd.DataFrame) -> list[str]:
-    """Return the distinct configurations as JSON texts, by their code in ``points``."""
-    ordered = frames.completed_trials(record)["configuration"]
-    first = ~points["configuration"].duplicated()
-    return [str(text) for text in ordered[first.to_numpy()]]
 
 
 def pack(indices: npt.NDArray[np.int64], choices: int) -> dict[str, Any]:

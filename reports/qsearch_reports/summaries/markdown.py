@@ -39,8 +39,7 @@ def markdown_report(directories: Sequence[Path]) -> str:
 
 def markdown_summary(studies: Sequence[StudyResults]) -> str:
     """Return the summary as Markdown, which ends with a line break."""
-    records = [study.record for study in studies]
-    names = distinct_names(records, [study.directory for study in studies])
+    names = distinct_names(studies)
     if len(studies) == 1:
         lines = [f"### {code(names[0])}", "", *_study(studies[0], "####")]
         return "\n".join(lines).rstrip() + "\n"

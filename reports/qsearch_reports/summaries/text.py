@@ -38,8 +38,7 @@ def text_report(directories: Sequence[Path]) -> str:
 
 def text_summary(results: Sequence[StudyResults]) -> str:
     """Return the summary as text without colours, which ends with a line break."""
-    records = [result.record for result in results]
-    names = distinct_names(records, [result.directory for result in results])
+    names = distinct_names(results)
     parts: list[list[str]] = []
     if len(results) > 1:
         words = [line for text in comparison_words(results) for line in ("", *_wrap(text))]
@@ -73,7 +72,7 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
         loss = "estimated loss" if head.is_estimated else "loss"
         number = int(latest["round"].iloc[0])
         yield ""
-        yield f"{loss} (nats) against average bits, round {number}: * on the Pareto front, . other"
+        yield f"{loss} (nats) against average bits, round {number}: * Pareto front, . other"
         yield from front_plot(latest)
     if head.failed:
         yield from ("", counted(head.failed, "failed evaluation"))

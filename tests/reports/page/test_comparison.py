@@ -116,7 +116,7 @@ def test_minutes_add_up_over_rounds_and_an_unfinished_round_is_left_out(make_rec
     per_round = [34.0 + entry.evaluate_seconds + 5.2 for entry in running.rounds]
     assert frame["minutes"].tolist() == pytest.approx((np.cumsum(per_round) / 60).tolist())
     times = frames.time_frame([running], ["a"], [3.0, 5.0])
-    latest = times[times["round"] == 1]
+    latest = times[times["round"] == 2]
     assert latest["loss"].tolist() == [
         best_under(running, budget)["estimated_loss"] for budget in (3.0, 5.0)
     ]

@@ -314,7 +314,9 @@ def test_page_shows_no_error_and_no_metric_that_is_not_known(record):
 
 
 def test_labels_of_studies_are_distinct_text_whatever_their_directories(record):
-    names = distinct_names([record] * 3, ["runs/\udcff", "runs/\udcff", "runs/b"])
+    names = distinct_names(
+        [StudyResults(record, d) for d in ("runs/\udcff", "runs/\udcff", "runs/b")]
+    )
     assert len(set(names)) == 3
     assert all(name.encode() for name in names)
 

@@ -185,20 +185,6 @@ def test_text_for_plotly_is_one_short_line_without_tags(
     assert decode.evaluate("plotText(name)", name=name) == shown
 
 
-def test_the_page_gets_the_data_that_was_embedded(script: Callable[..., Scope]) -> None:
-    indices = np.array([3, 1, 4], dtype="<u2")
-    data = {"studies": [{"configurations": packed(indices), "points": {"trial": [5, 6]}}]}
-    text = base64.b64encode(zlib.compress(json.dumps(data).encode())).decode()
-    page = script(
-        "decode.js", html=f'<script type="application/json" id="report-data">{text}</script>'
-    )
-    found = page.evaluate(
-        "{const [study] = (await readData()).studies;"
-        " return [study.count, Array.from(study.choiceIndices)]}"
-    )
-    assert found == [2, indices.tolist()]
-
-
 ROWS = st.integers(0, 19)
 NAMES = st.sampled_from(("loss", "metric", "average_bits", "standard_error", "seconds"))
 

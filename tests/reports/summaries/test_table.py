@@ -274,7 +274,7 @@ def test_huge_losses_keep_the_width(record: StudyRecord, most: float) -> None:
     sign = np.where(record.trials["trial"] % 2 == 0, most, -most)
     huge = dict.fromkeys(("loss", "estimated_loss", "standard_error", "metric"), sign)
     text = summary(replace(record, trials=record.trials.assign(**huge)))
-    plot = lines_after(text, "* on the front, . other")
+    plot = lines_after(text, "* Pareto front, . other")
     assert max(map(len, plot)) <= WIDTH
     table = lines_after(text, "best configuration at or under each budget")
     assert max(map(len, table)) <= 2 * WIDTH
