@@ -35,13 +35,13 @@ def t_quantile(freedom: float) -> float:
 
 def mean_interval(values: Sequence[float] | Floats) -> tuple[float, float, float]:
     """Return the mean of a few values, and the ends of its 95 % interval by Student's t."""
-    known = np.asarray(values, dtype=float)
-    if len(known) == 0:
+    count = len(values)
+    if count == 0:
         return math.nan, math.nan, math.nan
-    mean = float(known.mean())
-    if len(known) == 1:
+    mean = float(np.mean(values))
+    if count == 1:
         return mean, math.nan, math.nan
-    half = t_quantile(len(known) - 1) * float(known.std(ddof=1)) / math.sqrt(len(known))
+    half = t_quantile(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return mean, mean - half, mean + half
 
 
@@ -74,9 +74,13 @@ def front_budgets(
             ("metric", record.metric.better == "higher"),
         )
     ]
-    found = np.unique(np.concatenate(steps)) if steps else np.array([])
-    kept = np.unique(np.linspace(0, len(found) - 1, min(len(found), most)).round().astype(int))
-    return np.asarray(found[kept], dtype=float)
+    budgets = np.unique(np.concatenate(steps)) if steps else np.array([])
+    return np.asarray(budgets[spread(len(budgets), most)], dtype=float)
+
+
+def spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Return at most so many places from 0 to ``count`` − 1, evenly spread, both ends included."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def study_fronts_frame(
@@ -94,20 +98,18 @@ def study_fronts_frame(
     Returns:
         Table of ``study``, ``budget`` and ``value``, NaN where nothing fits.
     """
-    chosen = (
-        front_budgets(records, points=points)
-        if budgets is None
-        else np.asarray(budgets, dtype=float)
-    )
+    budgets = front_budgets(records, points=points) if budgets is None else budgets
     tables = [pd.DataFrame({"study": [], "budget": [], "value": []}, dtype=float)]
     for record, name, own in zip(records, names, points_of(records, points), strict=True):
         best = best_within(
             latest_points(own),
-            chosen,
+            budgets,
             "selection_loss" if value == "loss" else value,
             higher=value == "metric" and record.metric.better == "higher",
         )
-        tables.append(pd.DataFrame({"study": name, "budget": chosen, "value": best}))
+        tables.append(
+            pd.DataFrame({"study": name, "budget": np.asarray(budgets, dtype=float), "value": best})
+        )
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
@@ -129,10 +131,10 @@ def method_frame(
     for method in methods:
         own = studies[studies["study"].isin([names[place] for place in method.studies])]
         for key, group in own.groupby(by, sort=False, dropna=False) if by else [((), own)]:
-            known = group["value"].dropna().to_numpy(dtype=float)
-            complete = len(known) == len(method.studies)
-            interval = mean_interval(known if complete else [])
-            rows.append((method.label, *key, *interval, len(known)))
+            values = group["value"].dropna().to_numpy(dtype=float)
+            is_complete = len(values) == len(method.studies)
+            interval = mean_interval(values if is_complete else [])
+            rows.append((method.label, *key, *interval, len(values)))
     return pd.DataFrame(rows, columns=["method", *by, "mean", "low", "high", "seeds"])
 
 
@@ -256,12 +258,11 @@ def common_budgets(
         # Rounded up, so that what the least of them is made for still fits.
         inside = [math.ceil(budget * 100) / 100 for budget in np.linspace(low, high, 7)[:-1]]
     offered = np.array([*sorted({budget for budget in inside if budget < high}), high])
-    found = np.array([best_within(own, offered) for _, own in trying])
-    gains = np.append(True, (found[:, 1:] != found[:, :-1]).any(axis=0))
+    losses = np.array([best_within(own, offered) for _, own in trying])
+    gains = np.append(True, (losses[:, 1:] != losses[:, :-1]).any(axis=0))
     gains[-1] = True
     shared = offered[gains]
-    kept = np.unique(np.linspace(0, len(shared) - 1, min(len(shared), most)).round().astype(int))
-    return [float(budget) for budget in shared[kept]]
+    return [float(budget) for budget in shared[spread(len(shared), most)]]
 
 
 def _rounds(record: StudyRecord, points: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:

@@ -35,7 +35,7 @@ def marginals_frame(
         0 to 1): a row per configuration, by ascending average bits, and value. Empty while the
         latest round has nothing.
     """
-    chosen = record.choices.knobs[record.choices.names.index(knob)]
+    shown = record.choices.knobs[record.choices.names.index(knob)]
     points = points_frame(record) if points is None else points
     front = front_frame(latest_points(points), "selection_loss")
     if indices is None:
@@ -44,14 +44,14 @@ def marginals_frame(
         indices = indices[front.index.to_numpy(dtype=int)]
     places = knob_places(record.choices, indices, knob)
     weights = weight_shares(record.layers)
-    shares = np.array([(places == place) @ weights for place in range(len(chosen.values))])
-    count, size = len(front), len(chosen.values)
+    shares = np.array([(places == place) @ weights for place in range(len(shown.values))])
+    count, size = len(front), len(shown.values)
     return pd.DataFrame(
         {
             "row": np.repeat(front.index.to_numpy(dtype=int), size),
             "trial": np.repeat(front["trial"].to_numpy(dtype=int), size),
             "average_bits": np.repeat(front["average_bits"].to_numpy(dtype=float), size),
-            "value": list(chosen.values) * count,
+            "value": list(shown.values) * count,
             "place": np.tile(np.arange(size), count),
             "share": shares.T.reshape(-1),
         },

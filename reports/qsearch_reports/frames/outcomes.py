@@ -122,7 +122,7 @@ def _difference(
         return math.nan, math.nan, math.nan
     if len(ours) == len(theirs) == 1:
         difference = float(ours[0] - theirs[0])
-        doubts = [best[one.label].errors[0, place] for one in (method, other)]
+        doubts = [best[own.label].errors[0, place] for own in (method, other)]
         half = float(np.hypot(*doubts))
         return difference, difference - half, difference + half
     if set(method.seeds) == set(other.seeds):
@@ -138,10 +138,10 @@ def unpaired_interval(ours: Floats, theirs: Floats) -> tuple[float, float, float
     """
     difference = float(ours.mean() - theirs.mean())
     spreads = [float(values.var(ddof=1)) if len(values) > 1 else None for values in (ours, theirs)]
-    known = next(spread for spread in spreads if spread is not None)
+    single = next(spread for spread in spreads if spread is not None)
     parts = np.array(
         [
-            (known if spread is None else spread) / len(values)
+            (single if spread is None else spread) / len(values)
             for spread, values in zip(spreads, (ours, theirs), strict=True)
         ]
     )

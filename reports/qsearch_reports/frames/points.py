@@ -133,8 +133,8 @@ def front_frame(points: pd.DataFrame, value: str = "loss", *, higher: bool = Fal
     bits and keep their row numbers.
     """
     sign = -1.0 if higher else 1.0
-    known = points[points[value].notna()]
-    ordered = known.assign(_cost=sign * known[value]).sort_values(["average_bits", "_cost"])
+    rows = points[points[value].notna()]
+    ordered = rows.assign(_cost=sign * rows[value]).sort_values(["average_bits", "_cost"])
     cost = ordered["_cost"].to_numpy(dtype=float)
     before = np.concatenate([[math.inf], np.minimum.accumulate(cost)[:-1]])[: len(cost)]
     return ordered[cost < before].drop(columns="_cost")

@@ -51,16 +51,18 @@ def sensitivity_frame(
     """
     record, scores = results.record, results.layer_scores
     name = default_knob(record.choices) if knob is None else knob
-    chosen = record.choices.knobs[record.choices.names.index(name)]
-    if indices is None and configurations is None:
+    shown = record.choices.knobs[record.choices.names.index(name)]
+    if scores is None:
+        indices = np.empty((0, len(record.layers)), dtype=np.int64)
+    elif indices is None and configurations is None:
         front = front_frame(latest_points(points_frame(record)), "selection_loss")
         indices = row_choices(record, front)
     elif indices is None:
         indices = choice_indices(record.layers, record.choices, configurations or ())
     frame = pd.DataFrame(columns=_COLUMNS)
-    is_known = scores is not None and indices.size > 0
+    is_known = indices.size > 0
     if is_known:
-        amounts = value_amounts(chosen)[knob_places(record.choices, indices, name)]
+        amounts = value_amounts(shown)[knob_places(record.choices, indices, name)]
         frame = pd.DataFrame(
             {
                 "layer": np.arange(len(record.layers)),
@@ -75,7 +77,7 @@ def sensitivity_frame(
         )
     frame.attrs = {
         "knob": name,
-        "unit": "values" if is_numeric(chosen) else "places",
+        "unit": "values" if is_numeric(shown) else "places",
         "configurations": len(indices) if is_known else 0,
         "rank_correlation": rank_correlation(frame["sensitivity"], frame["given"]),
     }

@@ -59,9 +59,9 @@ def timeline_frame(results: StudyResults, points: pd.DataFrame | None = None) ->
     _, logged = log_history(results.events)
     trials = record.trials[["trial", "round", "status", "reason", "seen", "seconds"]]
     keys = ["round", "trial", "status"]
-    known = set(logged[keys].itertuples(index=False, name=None))
-    is_known = [key in known for key in trials[keys].itertuples(index=False, name=None)]
-    lacking = trials[~np.array(is_known, dtype=bool)].sort_values(["round", "trial"])
+    of_log = set(logged[keys].itertuples(index=False, name=None))
+    is_logged = [key in of_log for key in trials[keys].itertuples(index=False, name=None)]
+    lacking = trials[~np.array(is_logged, dtype=bool)].sort_values(["round", "trial"])
     rows = [logged.assign(seen=False), lacking.assign(minutes=np.nan)]
     frame = pd.concat([part for part in rows if len(part)] or rows[:1], ignore_index=True)
     at = pd.MultiIndex.from_frame(frame[["round", "trial"]])
@@ -117,8 +117,8 @@ def _looked_up(
 ) -> np.ndarray:
     """Return a column by round and trial (rows of ``at``)."""
     values = table.drop_duplicates(["round", "trial"]).set_index(["round", "trial"])[column]
-    found = values.astype(object).reindex(at)
-    return found.where(found.notna(), otherwise).to_numpy()
+    rows = values.astype(object).reindex(at)
+    return rows.where(rows.notna(), otherwise).to_numpy()
 
 
 def _lanes(start: Sequence[float] | np.ndarray, end: Sequence[float] | np.ndarray) -> np.ndarray:

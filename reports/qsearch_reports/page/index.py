@@ -19,6 +19,7 @@ from qsearch.storage.files import to_standard_error
 from qsearch.storage.paths import STUDY_FILE
 from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch_reports import frames
+from qsearch_reports.frames.comparison import spread
 from qsearch_reports.page import assets
 from qsearch_reports.summaries.table import least_budget
 
@@ -189,8 +190,7 @@ def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
     """
     if front.shape[1] == 0:
         return None
-    kept = np.unique(np.linspace(0, front.shape[1] - 1, _FRONT_POINTS).round().astype(int))
-    across, losses = front[:, kept]
+    across, losses = front[:, spread(front.shape[1], _FRONT_POINTS)]
     width, height = max(bits[1] - bits[0], 1e-9), max(np.ptp(losses), 1e-9)
     x = 2 + (across - bits[0]) / width * (_WIDTH - 4)
     y = _HEIGHT - 3 - (losses - losses.min()) / height * (_HEIGHT - 6)
@@ -198,7 +198,7 @@ def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
     # Nothing with more average bits is better than the last point, so its line continues.
     path = f"M{x[0]:.1f} {y[0]:.1f}{steps}H{_WIDTH - 2}"
     first, last = (f"loss {loss:.4f} at {at:.2f}" for at, loss in front[:, [0, -1]].T)
-    words = f"Pareto front: {first} average bits" + (f", {last}" if len(kept) > 1 else "")
+    words = f"Pareto front: {first} average bits" + (f", {last}" if len(across) > 1 else "")
     return Sparkline(path, words)
 
 
