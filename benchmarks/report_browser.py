@@ -9,19 +9,9 @@ from typing import Any
 
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.reports.chromium import run_chromium
-
 HERE = Path(__file__).parent
 _PATIENCE = 120
 """Seconds until a page or a script counts as broken."""
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """Run Chromium with a new profile; WebGL is drawn by the processor, as no GPU is there."""
-    with run_chromium() as driver:
-        driver.set_script_timeout(_PATIENCE)
-        yield driver
 
 
 @contextmanager

@@ -13,6 +13,9 @@ from typing import Any, NoReturn
 import pytest
 
 WIDTH, HEIGHT = 1400, 1000
+PATIENCE = 240
+"""Seconds until what is waited for counts as broken, also on a busy machine."""
+
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -35,28 +38,36 @@ class ChromiumMissingError(RuntimeError):
     """Chromium or its driver is not installed."""
 
 
-def start_chromium(profile: Path, *flags: str) -> Any:
-    """Start Chromium and return Selenium's driver of it.
+def find_chromium() -> tuple[str, str]:
+    """Return the paths of Chromium and of its driver.
 
     Raises:
-        ChromiumMissingError: If Chromium or its driver is not on PATH.
+        ChromiumMissingError: If one of them is not on PATH.
     """
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
     if not program or not driver:
         raise ChromiumMissingError(
             "chromium and chromedriver are not on PATH (Debian: chromium, chromium-driver)"
         )
+    return program, driver
+
+
+def start_chromium(profile: Path, *flags: str) -> Any:
+    """Start Chromium and return Selenium's driver of it; see :func:`find_chromium`."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    program, driver = find_chromium()
     options = Options()
     options.binary_location = program
     for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(driver))
+    made = webdriver.Chrome(options=options, service=Service(driver))
+    made.set_script_timeout(PATIENCE)
+    return made
 
 
 @contextmanager

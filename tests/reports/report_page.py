@@ -14,6 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from qsearch.storage.study_record import StudyRecord
+from tests.reports.chromium import PATIENCE
 
 ALLOWED = ("file:", "data:", "blob:", "chrome:", "about:")
 SECTION = "section.study:not([hidden])"
@@ -82,7 +83,7 @@ class Page:
         self.wait(lambda: self.driver.execute_script(SETTLED))
 
     def wait(self, condition: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.driver, 20, 0.03).until(lambda _: condition())
+        return WebDriverWait(self.driver, PATIENCE, 0.03).until(lambda _: condition())
 
     def all(self, selector: str) -> list[Any]:
         found: list[Any] = self.driver.find_elements(By.CSS_SELECTOR, f"{SECTION} {selector}")
@@ -229,7 +230,7 @@ def expected_heatmap(record: StudyRecord, row: pd.Series, knob: str) -> list[lis
 
 def downloaded(folder: Path, pattern: str) -> bytes:
     """Wait for a download, and return it."""
-    for _ in range(200):
+    for _ in range(PATIENCE * 20):
         found = [path for path in folder.glob(pattern) if path.stat().st_size]
         if found:
             return found[0].read_bytes()

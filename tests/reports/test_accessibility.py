@@ -67,18 +67,23 @@ def test_missing_axe_core_skips_at_a_desk_and_fails_in_ci(
 @pytest.fixture(params=["finished", "empty", "failed", "several"])
 def report(
     request: pytest.FixtureRequest,
-    results: StudyResults,
     make_results: Callable[..., StudyResults],
     only_failures: Callable[[StudyRecord], StudyRecord],
     integer_choices: Choices,
     tmp_path: Path,
 ) -> Path:
     """A page: of a finished study, one without results, one all failed, or of several."""
+    results = make_results(rounds=2, trials_per_round=8)
     shown = {
         "finished": lambda: [results],
         "empty": lambda: [make_results(rounds=0)],
         "failed": lambda: [replace(results, record=only_failures(results.record))],
-        "several": lambda: [results, make_results(name="other", choices=integer_choices, seed=1)],
+        "several": lambda: [
+            results,
+            make_results(
+                name="other", choices=integer_choices, seed=1, rounds=2, trials_per_round=8
+            ),
+        ],
     }
     path = tmp_path / "report.html"
     path.write_text(render_page(shown[request.param]()), encoding="utf-8")

@@ -16,6 +16,7 @@ from qsearch_reports.serving import make_server
 from qsearch.monitoring.events import Event, EventKind, event_log
 from qsearch.storage.lock import study_lock
 from qsearch.storage.study_record import write_study
+from tests.reports.chromium import PATIENCE
 
 if not os.environ.get("CI"):
     pytest.importorskip("selenium", reason="the dev extra brings selenium")
@@ -74,7 +75,7 @@ class Live:
         driver.get(url)
 
     def wait(self, condition):
-        return WebDriverWait(self.driver, 40, 0.05).until(lambda _: condition())
+        return WebDriverWait(self.driver, PATIENCE, 0.05).until(lambda _: condition())
 
     def text(self, name: str) -> str:
         return self.driver.find_element(By.ID, name).get_property("textContent")
