@@ -97,7 +97,7 @@ def save_study(results: StudyResults, directory: Path) -> None:
     if results.footprint is not None:
         write_footprint(directory, results.footprint)
     if results.layer_scores is not None:
-        write_measurement(directory, layer_scores_name(0), results.layer_scores)
+        write_measurement(directory, layer_scores_name(1), results.layer_scores)
     lines = [json.dumps(dict(event)) for event in results.events]
     (directory / LOG).write_text("\n".join([*lines, ""]), encoding="utf-8")
 
