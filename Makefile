@@ -7,7 +7,7 @@ SOURCES := qsearch adapters reports benchmarks examples tests docs
 # times as many in bench-operations.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.3
 
-.PHONY: demo test check audit tools browser axe postgres bench-%
+.PHONY: demo test check audit tools browser axe eslint postgres bench-%
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
@@ -23,6 +23,17 @@ check: $(VENV)/.ready-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q -p no:cacheprovider tests/engine/test_architecture.py
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory eslint; \
+	else echo "npm is not installed: the scripts of reports are not checked"; fi
+
+# The scripts of reports are checked where npm is, as in CI.
+ESLINT_VERSION := 9.39.5
+ESLINT := $(VENV)/npm-eslint/node_modules/eslint
+eslint: $(VENV)/bin/python
+	@if ! grep -qs '"version": "$(ESLINT_VERSION)"' $(ESLINT)/package.json && \
+		! npm install $(NPM_OPTIONS) --prefix $(VENV)/npm-eslint eslint@$(ESLINT_VERSION) >/dev/null; then \
+		echo "ESLint cannot be installed by npm: the scripts of reports are not checked"; \
+	else node $(ESLINT)/bin/eslint.js reports/qsearch_reports/page/scripts; fi
 
 # Known holes of the pinned packages, by PyPI's advisories: needs pypi.org itself, not a mirror of it.
 # In an environment of its own, so that what audits is no part of what is audited.
@@ -44,6 +55,7 @@ browser:
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver >/dev/null; \
 	else echo "Chromium and ChromeDriver are not installed: browser tests will be skipped"; fi
 
+NPM_OPTIONS := --loglevel error --no-audit --no-fund --no-save --no-package-lock --ignore-scripts
 # Accessibility tests need axe-core, from npm. Where it cannot be had, it is as with Chromium.
 AXE_VERSION := 4.14.1
 AXE_SHA256 := 29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c
@@ -55,8 +67,7 @@ axe: $(VENV)/bin/python | browser
 		apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq npm >/dev/null || exit; \
 	fi; \
-	if ! npm install --loglevel error --no-audit --no-fund --no-save --no-package-lock \
-		--ignore-scripts --prefix $(VENV)/npm axe-core@$(AXE_VERSION) >/dev/null; then \
+	if ! npm install $(NPM_OPTIONS) --prefix $(VENV)/npm axe-core@$(AXE_VERSION) >/dev/null; then \
 		echo "axe-core cannot be installed by npm: accessibility tests will be skipped"; \
 	elif ! $(AXE_IS_RIGHT); then rm -f $(AXE); \
 		echo "axe-core $(AXE_VERSION) is not the file that AXE_SHA256 tells of"; exit 1; \

@@ -26,9 +26,10 @@ from qsearch_reports.results import StudyResults
 
 from benchmarks.objectives import ROOT
 from benchmarks.recording import Benchmark, fill_table
-from benchmarks.report_browser import chromium, opened, opening_seconds, run_script
+from benchmarks.report_browser import opened, opening_seconds, run_script
 from benchmarks.report_peers import front_rows, in_webgl, study_figures, write_plotly_page
 from benchmarks.report_studies import random_study, save_study
+from tests.reports.chromium import run_chromium
 
 DOCS = ROOT / "docs" / "benchmarks.md"
 REPORT, SVG, WEBGL = "report", "Plotly, SVG", "Plotly, WebGL"
@@ -109,7 +110,7 @@ def measure(benchmark: Benchmark, plan: Plan) -> None:
         benchmark: Where rows and claims go.
         plan: Sizes of studies, and how often.
     """
-    with tempfile.TemporaryDirectory() as folder, chromium() as driver:
+    with tempfile.TemporaryDirectory() as folder, run_chromium() as driver:
         results = {}
         pages: dict[tuple[str, str], Path] = {}
         for size in (plan.wide, plan.long):

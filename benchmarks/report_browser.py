@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
-
-from tests.reports.chromium import FLAGS
 
 HERE = Path(__file__).parent
 _PATIENCE = 120
 """Seconds until a page or a script counts as broken."""
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """Run Chromium with a new profile; WebGL is drawn by the processor, as no GPU is there.
-
-    Raises:
-        RuntimeError: If Chromium or its driver is not on PATH.
-    """
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver_path = shutil.which("chromedriver")
-    if not program or not driver_path:
-        raise RuntimeError("chromium and chromedriver must be on PATH: make browser")
-    options = Options()
-    options.binary_location = program
-    with tempfile.TemporaryDirectory() as profile:
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        driver = webdriver.Chrome(options=options, service=Service(driver_path))
-        driver.set_script_timeout(_PATIENCE)
-        try:
-            yield driver
-        finally:
-            driver.quit()
 
 
 @contextmanager

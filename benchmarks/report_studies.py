@@ -65,7 +65,7 @@ def random_study(
         reference_point=(1.0, 8.6),
         rounds=(
             RoundRecord(
-                round=0,
+                round=1,
                 training_set=tuple(trials.loc[trials["seen"], "trial"].tolist()),
                 hypervolume=0.7,
                 train_seconds=100.0,
@@ -96,7 +96,7 @@ def save_study(results: StudyResults, directory: Path) -> None:
     if results.footprint is not None:
         write_footprint(directory, results.footprint)
     if results.layer_scores is not None:
-        write_measurement(directory, layer_scores_name(0), results.layer_scores)
+        write_measurement(directory, layer_scores_name(1), results.layer_scores)
     lines = [json.dumps(dict(event)) for event in results.events]
     (directory / LOG).write_text("\n".join([*lines, ""]), encoding="utf-8")
 
@@ -111,7 +111,7 @@ def _trials(
     trials = pd.DataFrame(
         {
             "trial": np.arange(count),
-            "round": 0,
+            "round": 1,
             "method": "search",
             "average_bits": bits,
             "loss": loss,

@@ -11,54 +11,31 @@ from __future__ import annotations
 
 import argparse
 import base64
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # Tests and pictures share a Chromium.
+
 try:
-    from selenium import webdriver
     from selenium.common import TimeoutException
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.chrome.webdriver import WebDriver
     from selenium.webdriver.support.wait import WebDriverWait
-except ModuleNotFoundError:
-    sys.exit("selenium is not installed: pip install selenium, or make .venv/.ready-test")
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-)
+    from tests.reports.chromium import ChromiumMissingError, run_chromium, show_as
+except ModuleNotFoundError as error:
+    sys.exit(f"{error.name} is not installed: make .venv/.ready-test")
 
 
 @contextmanager
 def chromium() -> Iterator[WebDriver]:
-    """Run Chromium with a new profile."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver_path = shutil.which("chromedriver")
-    if not program or not driver_path:
-        sys.exit("chromium and chromedriver must be on PATH (Debian: chromium, chromium-driver)")
-    options = Options()
-    options.binary_location = program
-    with tempfile.TemporaryDirectory() as profile:
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        driver = webdriver.Chrome(options=options, service=Service(driver_path))
-        try:
+    """Run Chromium with a new profile, without scroll bars."""
+    try:
+        with run_chromium("--hide-scrollbars") as driver:
             yield driver
-        finally:
-            driver.quit()
+    except ChromiumMissingError as error:
+        sys.exit(str(error))
 
 
 def open_report(
@@ -67,10 +44,7 @@ def open_report(
     """Open a report in a window of some size, below 600 pixels a phone's, until it is drawn."""
     if not report.is_file():
         sys.exit(f"there is no file {report}; `qsearch report DIR` writes DIR/report.html")
-    size = {"width": width, "height": height or 1000, "deviceScaleFactor": 1, "mobile": width < 600}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+    show_as(driver, scheme="dark" if dark else "light", width=width, height=height or 1000)
     driver.get(report.resolve().as_uri())
     try:
         WebDriverWait(driver, 30).until(
@@ -83,8 +57,8 @@ def open_report(
 def capture(driver: WebDriver, box: tuple[float, float, float, float]) -> bytes:
     """Return the PNG of a part of the page: left, top, width and height in CSS pixels."""
     clip = dict(zip(("x", "y", "width", "height"), box, strict=True)) | {"scale": 1}
-    wanted = {"clip": clip, "captureBeyondViewport": True}
-    return base64.b64decode(driver.execute_cdp_cmd("Page.captureScreenshot", wanted)["data"])
+    options = {"clip": clip, "captureBeyondViewport": True}
+    return base64.b64decode(driver.execute_cdp_cmd("Page.captureScreenshot", options)["data"])
 
 
 def page_height(driver: WebDriver) -> float:

@@ -135,7 +135,7 @@ def do(driver: WebDriver, action: Click | Press) -> None:
 
 
 def box_of(driver: WebDriver, picture: Picture) -> tuple[float, float, float, float]:
-    """Return left, top, width and height of what a picture shall hold."""
+    """Return left, top, width and height of what a picture must hold."""
     if picture.crop is None:
         return 0, 0, picture.width, picture.height or page_height(driver)
     boxes = driver.execute_script(
@@ -174,12 +174,12 @@ def main() -> None:
     parser.add_argument("studies", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--only", nargs="+", choices=[picture.name for picture in PICTURES])
-    chosen = parser.parse_args()
-    wanted = [p for p in PICTURES if chosen.only is None or p.name in chosen.only]
+    options = parser.parse_args()
+    pictures = [p for p in PICTURES if options.only is None or p.name in options.only]
     with tempfile.TemporaryDirectory() as folder, chromium() as driver:
-        for name in dict.fromkeys(picture.page for picture in wanted):
-            PAGES[name](chosen.studies, Path(folder, f"{name}.html"))
-        for picture in wanted:
+        for name in dict.fromkeys(picture.page for picture in pictures):
+            PAGES[name](options.studies, Path(folder, f"{name}.html"))
+        for picture in pictures:
             page = Path(folder, f"{picture.page}.html")
             open_report(driver, page, picture.width, picture.height, dark=picture.dark)
             for action in picture.actions:
@@ -187,8 +187,8 @@ def main() -> None:
             png = smaller(capture(driver, box_of(driver, picture)))
             if len(png) > MAX_BYTES:
                 sys.exit(f"{picture.name} takes {len(png):,} bytes; crop it, or show less")
-            (chosen.out / f"{picture.name}.png").write_bytes(png)
-            print(f"{chosen.out / picture.name}.png {len(png):,} bytes")
+            (options.out / f"{picture.name}.png").write_bytes(png)
+            print(f"{options.out / picture.name}.png {len(png):,} bytes")
 
 
 if __name__ == "__main__":

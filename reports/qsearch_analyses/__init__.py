@@ -1,4 +1,4 @@
-"""Ax analyses that show qsearch's figures beside Ax's own (``Client.compute_analyses``)."""
+"""Ax analyses that show qsearch's figures next to Ax's own (``Client.compute_analyses``)."""
 
 from qsearch_analyses.analyses import (
     QsearchCalibration,

@@ -18,22 +18,20 @@ from qsearch_analyses.cards import StudyAnalysis
 
 
 class QsearchFront(StudyAnalysis):
-    """Loss against average bits, with segments and the overall front."""
+    """Loss against average bits, with segments and the overall Pareto front."""
 
     title = "qsearch: loss against average bits"
     reading = (
         "One marker for each configuration of the latest round; lower and further left is better."
         " Filled markers are on the front of their segment (between dotted lines), the stepped line"
-        " is the overall front: what no configuration of as few average bits beats. Bars are one"
+        " is the overall Pareto front: configurations that no other one dominates. Bars are one"
         " standard error. Circles: the adapter was trained on the configuration; diamonds: never."
     )
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
-        """Return the latest rows of ``points_frame``."""
         return frames.latest_points(frames.points_frame(results.record))
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        """Return ``front_figure``."""
         record = results.record
         return figures.front_figure(frame, record.segment_edges, record.metric)
 
@@ -49,26 +47,22 @@ class QsearchParallelCoordinates(StudyAnalysis):
     )
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
-        """Return ``parallel_frame``."""
         return frames.parallel_frame(results.record)
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        """Return ``parallel_figure``."""
         return figures.parallel_figure(frame, frames.parallel_axes(results.record, frame))
 
 
 class QsearchMarginals(StudyAnalysis):
-    """How the values of a knob shift along the front.
+    """How the values of a knob shift along the Pareto front.
 
-    Args:
-        directory: As for all.
-        knob: Name of the knob; ``bits``, or the first one, if None.
+    ``knob`` is the name of one; ``bits``, or the first one, if None.
     """
 
-    title = "qsearch: a knob along the front"
+    title = "qsearch: a knob along the Pareto front"
     reading = (
-        "One bar for each configuration on the overall front, by average bits: which share of the"
-        " quantized weights has which value of the knob. It shows what more bits are spent on."
+        "One bar for each configuration on the overall Pareto front, by average bits: which share"
+        " of the quantized weights has which value of the knob: what more bits are spent on."
     )
 
     def __init__(self, directory: Path | str | None = None, knob: str | None = None) -> None:
@@ -76,11 +70,9 @@ class QsearchMarginals(StudyAnalysis):
         self.knob = knob
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
-        """Return ``marginals_frame``."""
         return frames.marginals_frame(results.record, _knob(results.record, self.knob).name)
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        """Return ``marginals_figure``."""
         return figures.marginals_figure(frame, _knob(results.record, self.knob))
 
 
@@ -91,28 +83,23 @@ class QsearchHypervolume(StudyAnalysis):
     reading = (
         "The area in the plane of loss and average bits that the evaluations of a round dominate so"
         " far, from the reference point that the first round fixes, as a share of the area between"
-        " it and (loss 0, least average bits). Higher is better. Each round starts anew (dotted"
+        " it and (loss 0, least average bits). Higher is better. Each round starts again (dotted"
         " lines), since losses under another adapter cannot be compared."
     )
     lacking = "There is no hypervolume until the first round ends."
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
-        """Return the rows of ``progress_frame`` that have a hypervolume."""
         frame = frames.progress_frame(results)
         return frame[frame["hypervolume"].notna()]
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        """Return ``progress_figure``."""
         return figures.progress_figure(frame)
 
 
 class QsearchHeatmap(StudyAnalysis):
     """The layers of the best configuration at a budget.
 
-    Args:
-        directory: As for all.
-        bits: Budget in average bits; that of the configuration of least loss if None.
-        knob: Name of the knob; ``bits``, or the first one, if None.
+    Without a budget of average ``bits``, it is the configuration of least loss.
     """
 
     title = "qsearch: layers of the best configuration within the budget"
@@ -134,14 +121,12 @@ class QsearchHeatmap(StudyAnalysis):
             self.title = f"qsearch: layers of the best configuration at {bits:g} average bits"
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
-        """Return ``heatmap_frame`` of the configuration that is picked."""
         record = results.record
         best = best_under(record, float("inf") if self.bits is None else self.bits)
         knob = _knob(record, self.knob).name
         return frames.heatmap_frame(record.layers, row_configuration(best), knob)
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        """Return ``heatmap_figure``."""
         return figures.heatmap_figure(frame, _knob(results.record, self.knob))
 
 
@@ -151,17 +136,15 @@ class QsearchSensitivity(StudyAnalysis):
     title = "qsearch: sensitivity of layers against bits given"
     reading = (
         "One marker for each layer: to the right, how much the loss is predicted to rise if this"
-        " layer alone is quantized worst; upward, what the configurations on the front give it on"
-        " average. A search that protects what matters rises to the right."
+        " layer alone is quantized worst; upward, what the configurations on the Pareto front give"
+        " it on average. A search that protects what matters rises to the right."
     )
     lacking = "The study has no scores of layers, or no configuration yet."
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
-        """Return ``sensitivity_frame``."""
         return frames.sensitivity_frame(results)
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        """Return ``sensitivity_figure``."""
         return figures.sensitivity_figure(frame)
 
 
@@ -171,17 +154,14 @@ class QsearchPredictions(StudyAnalysis):
     title = "qsearch: predicted against observed loss"
     reading = (
         "One marker for each configuration that the surrogate predicted before it was evaluated."
-        " On the diagonal, it was right; bars are the intervals in which it expected the observed"
-        " loss with 95 % probability."
+        " On the diagonal, it was right; bars are its 95 % intervals for the observed loss."
     )
     lacking = "The surrogate has predicted no configuration that was then evaluated."
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
-        """Return ``predictions_frame``."""
         return frames.predictions_frame(results.record)
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        """Return ``predictions_figure``."""
         return figures.predictions_figure(frame)
 
 
@@ -197,11 +177,9 @@ class QsearchCalibration(StudyAnalysis):
     lacking = QsearchPredictions.lacking
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
-        """Return ``calibration_frame``."""
         return frames.calibration_frame(frames.predictions_frame(results.record))
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        """Return ``calibration_figure``."""
         return figures.calibration_figure(frame)
 
 
@@ -216,11 +194,9 @@ class QsearchTimeline(StudyAnalysis):
     lacking = "No evaluation has ended yet."
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
-        """Return ``timeline_frame``."""
         return frames.timeline_frame(results)
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        """Return ``timeline_figure``."""
         return figures.timeline_figure(frame, frames.phases_frame(results))
 
 
@@ -235,24 +211,17 @@ class QsearchTraining(StudyAnalysis):
     lacking = "No round with training is finished yet."
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
-        """Return ``training_frame``."""
         return frames.training_frame(results.record)
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        """Return ``training_figure``."""
         return figures.training_figure(frame)
 
 
 def study_analyses(directory: Path | str, bits: float | None = None) -> list[Analysis]:
     """Return all analyses of a study, for ``client.compute_analyses`` of any client.
 
-    They are read from the study's directory whenever they are computed, so a study that runs is
-    shown as it is then.
-
-    Args:
-        directory: The study's directory.
-        bits: Budget in average bits whose best configuration the heatmap shows; that of least loss
-            if None.
+    They read the study's directory whenever they are computed. The heatmap shows the best
+    configuration at ``bits`` average bits; without them, that of least loss.
     """
     return [
         QsearchFront(directory),
@@ -269,12 +238,7 @@ def study_analyses(directory: Path | str, bits: float | None = None) -> list[Ana
 
 
 def client_analyses(bits: float | None = None) -> list[Analysis]:
-    """Return the analyses that need no study: for a client whose node is a ``QsearchNode``.
-
-    Args:
-        bits: Budget in average bits whose best configuration the heatmap shows; that of least loss
-            if None.
-    """
+    """Return the analyses that need no study: for a client whose node is a ``QsearchNode``."""
     return [
         QsearchFront(),
         QsearchParallelCoordinates(),

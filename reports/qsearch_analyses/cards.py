@@ -24,7 +24,7 @@ NO_RESULTS = "No evaluation of the latest round has completed yet."
 _FILES = (STUDY_FILE, TRIALS_FILE, LOG, STUDY_YAML)
 
 
-class StudyAnalysis(Analysis):
+class StudyAnalysis(Analysis):  # type: ignore[misc]  # Ax is not typed
     """A card of one figure, from a study's directory or from the experiment alone.
 
     Args:
@@ -67,10 +67,8 @@ class StudyAnalysis(Analysis):
             return self.lacking if self.frame(results).empty else None
         except QsearchError as error:
             return html.escape(str(error))
-        except (
-            Exception
-        ):  # It would end all other analyses; compute raises it again for Ax to show.
-            return None
+        except Exception:
+            return None  # It would end all other analyses; compute raises it again for Ax to show.
 
     def compute(
         self,
@@ -112,15 +110,15 @@ class StudyAnalysis(Analysis):
 
 def _stamp(directory: Path) -> tuple[tuple[int, int], ...]:
     """Return what changes when a study writes its results."""
-    found = []
+    stamp = []
     for name in _FILES:
         try:
             status = (directory / name).stat()
         except OSError:
-            found.append((0, 0))
+            stamp.append((0, 0))
         else:
-            found.append((status.st_mtime_ns, status.st_size))
-    return tuple(found)
+            stamp.append((status.st_mtime_ns, status.st_size))
+    return tuple(stamp)
 
 
 @lru_cache(maxsize=4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,12 +37,8 @@ def experiment_record(
     """Return what an experiment holds, in the form that frames are made from.
 
     A configuration is what the node's space makes of a trial's parameters; its average bits are
-    exact. A round is a progression of the data, 0 without one. What an Ax client does not know is
+    exact. A round is a progression of the data, 1 without one. What an Ax client does not know is
     left out: training, estimated losses, and which configurations were trained on (none is "seen").
-
-    Args:
-        experiment: The experiment; its loss is the metric ``loss``.
-        generation_strategy: The strategy, with a :class:`~qsearch.experiment.node.QsearchNode`.
 
     Raises:
         InputError: If there is no experiment or no such node, or a trial's parameters are none of
@@ -52,13 +47,13 @@ def experiment_record(
     if experiment is None:
         raise InputError("an experiment is needed, or a study's directory")
     node = _node(generation_strategy)
-    told = _results(experiment.lookup_data())
-    rows = [row for trial in experiment.trials.values() for row in _rows(trial, node, told)]
+    data = _results(experiment.lookup_data())
+    rows = [row for trial in experiment.trials.values() for row in _rows(trial, node, data)]
     trials = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
     edges = segment_edges(node.bits, node.segments)
     trials = _on_fronts(trials, edges)
     completed = trials[trials["status"] == "completed"]
-    name = _metric_name(told)
+    name = _metric_name(data)
     least = node.space.average_bits_range[0]
     reference = None
     if len(completed):
@@ -78,8 +73,8 @@ def experiment_record(
         segment_edges=tuple(float(edge) for edge in edges),
         reference_point=reference,
         rounds=tuple(
-            _round(int(number), group, reference, least)
-            for number, group in completed.groupby("round")
+            _round(number, completed[completed["round"] == number], reference, least)
+            for number in sorted(set(completed["round"].tolist()))
         ),
         trials=trials,
     )
@@ -99,17 +94,18 @@ def _node(strategy: GenerationStrategy | None) -> QsearchNode:
 def _results(data: Data) -> pd.DataFrame:
     """Return means and standard errors by trial and round: columns (``mean``/``sem``, metric)."""
     frame = data.full_df
-    step = frame["step"].fillna(0) if "step" in frame else 0
-    return frame.assign(round=step).pivot_table(
+    step = frame["step"].fillna(1) if "step" in frame else 1
+    table: pd.DataFrame = frame.assign(round=step).pivot_table(
         index=["trial_index", "round"],
         columns="metric_name",
         values=["mean", "sem"],
         aggfunc="last",
         dropna=False,
     )
+    return table
 
 
-def _rows(trial: Any, node: QsearchNode, told: pd.DataFrame) -> list[dict[str, Any]]:
+def _rows(trial: Any, node: QsearchNode, data: pd.DataFrame) -> list[dict[str, Any]]:
     if not isinstance(trial, Trial) or trial.arm is None:
         return []
     index = node.space.from_parameters(trial.arm.parameters)
@@ -123,47 +119,47 @@ def _rows(trial: Any, node: QsearchNode, told: pd.DataFrame) -> list[dict[str, A
         "status": "completed",
         "reason": "",
     }
-    figures = dict.fromkeys(set(TRIAL_COLUMNS) - {*common, "round", "segment"}, math.nan)
-    own = told[told.index.get_level_values("trial_index") == trial.index]
+    values = dict.fromkeys(set(TRIAL_COLUMNS) - {*common, "round", "segment"}, math.nan)
+    own = data[data.index.get_level_values("trial_index") == trial.index]
     if trial.status in (TrialStatus.FAILED, TrialStatus.ABANDONED):
         reason = trial.status_reason or trial.status.name.lower()
         rounds = own.index.get_level_values("round")
-        last = int(rounds.max()) if len(rounds) else 0
-        failed = {**common, **figures, "round": last, "status": "failed", "reason": reason}
+        last = int(rounds.max()) if len(rounds) else 1
+        failed = {**common, **values, "round": last, "status": "failed", "reason": reason}
         return [failed]
     if trial.status != TrialStatus.COMPLETED:
         return []
-    name = _metric_name(told)
-    found = []
+    name = _metric_name(data)
+    rows = []
     for (_, number), row in own.iterrows():
-        loss = _figure(row, "mean", LOSS)
+        loss = _value(row, "mean", LOSS)
         if not math.isnan(loss):
             measured = {
                 "round": int(number),
                 "loss": loss,
-                "standard_error": _figure(row, "sem", LOSS),
-                "metric": _figure(row, "mean", name),
-                "metric_standard_error": _figure(row, "sem", name),
-                "seconds": _figure(row, "mean", _SECONDS),
+                "standard_error": _value(row, "sem", LOSS),
+                "metric": _value(row, "mean", name),
+                "metric_standard_error": _value(row, "sem", name),
+                "seconds": _value(row, "mean", _SECONDS),
             }
-            found.append({**common, **figures, **measured})
-    return found
+            rows.append({**common, **values, **measured})
+    return rows
 
 
-def _figure(row: pd.Series, kind: str, metric: str | None) -> float:
+def _value(row: pd.Series, kind: str, metric: str | None) -> float:
     value = row.get((kind, metric), math.nan)
     return math.nan if pd.isna(value) else float(value)
 
 
-def _metric_name(told: pd.DataFrame) -> str | None:
+def _metric_name(data: pd.DataFrame) -> str | None:
     """Return the metric that is neither objective nor time: of several, the first by name."""
-    names = {str(name) for kind, name in told.columns if kind == "mean"}
+    names = {str(name) for kind, name in map(tuple, data.columns) if kind == "mean"}
     return min(names - {LOSS, AVERAGE_BITS, _SECONDS}, default=None)
 
 
 def _better(experiment: Experiment, name: str | None) -> Any:
-    metric: Mapping[str, Any] = experiment.metrics
-    return "lower" if name in metric and metric[name].lower_is_better else "higher"
+    metric = None if name is None else experiment.metrics.get(name)
+    return "higher" if metric is None or not metric.lower_is_better else "lower"
 
 
 def _method(trial: Trial) -> str:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.groups import distinct
+from qsearch_reports.results import StudyResults
 from qsearch_reports.texts import whole_text
 
 
-def distinct_names(records: Sequence[StudyRecord], directories: Sequence[str]) -> list[str]:
+def distinct_names(results: Sequence[StudyResults]) -> list[str]:
     """Return one label per study: its name, with its directory where two names are equal.
 
     No two labels are equal, also if a directory is given twice, and tables can hold each: what is
     no text in a directory's name is a question mark.
     """
-    names = [record.name for record in records]
+    names = [result.record.name for result in results]
     labels = [
-        f"{name} ({directory})" if names.count(name) > 1 else name
-        for name, directory in zip(names, directories, strict=True)
+        f"{name} ({result.directory})" if names.count(name) > 1 else name
+        for name, result in zip(names, results, strict=True)
     ]
     return distinct([whole_text(label) for label in labels])
 

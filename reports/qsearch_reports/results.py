@@ -48,11 +48,6 @@ class StudyResults:
 def read_results(directory: Path, note: Callable[[str], None] = to_standard_error) -> StudyResults:
     """Read what a study's directory holds.
 
-    Args:
-        directory: The directory.
-        note: Told of a damaged file whose previous version is read in its place, or that is left
-            out.
-
     Raises:
         InputError: If the directory holds no study, or its files cannot be read.
     """
@@ -71,7 +66,7 @@ def read_results(directory: Path, note: Callable[[str], None] = to_standard_erro
 
 
 def is_unfinished(results: StudyResults) -> bool:
-    """Return whether a study's log says that it goes on; without a log nothing does."""
+    """Return whether a study's log says that it continues; without a log nothing does."""
     return bool(results.events) and not finish_reason(results.events[-1])
 
 

@@ -25,7 +25,8 @@ from qsearch._text import reason_of
 from qsearch.errors import InputError, QsearchError
 from qsearch.monitoring.status import results_version, study_status
 from qsearch.monitoring.status_text import phase_text, time_left_text
-from qsearch_reports.page.assets import TEMPLATES
+from qsearch_reports.page.assets import STYLES, TEMPLATES
+from qsearch_reports.page.modules import SCRIPTS
 from qsearch_reports.page.page import render_page
 from qsearch_reports.results import read_results
 
@@ -56,11 +57,7 @@ class _Answer:
 
 
 class LivePage:
-    """What the server answers about one study, by path.
-
-    Args:
-        directory: The study's directory; it is only read.
-    """
+    """What the server answers about one study, by path; its directory is only read."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -72,13 +69,13 @@ class LivePage:
     def answer(self, path: str) -> _Answer | None:
         """Return the answer at a path, or None if there is nothing."""
         files = {
-            "/": ("live.html", "text/html"),
-            "/live.css": ("live.css", "text/css"),
-            "/live.js": ("live.js", "text/javascript"),
+            "/": (TEMPLATES / "live.html", "text/html"),
+            "/live.css": (STYLES / "live.css", "text/css"),
+            "/live.js": (SCRIPTS / "live.js", "text/javascript"),
         }
         if path in files:
-            name, kind = files[path]
-            return _Answer((TEMPLATES / name).read_bytes(), kind)
+            file, kind = files[path]
+            return _Answer(file.read_bytes(), kind)
         if path == "/status.json":
             return self._status_answer()
         return self._report_answer() if path == "/report.html" else None
@@ -96,17 +93,17 @@ class LivePage:
                     "phase_text": phase_text(status),
                     "left_text": time_left_text(status),
                 }
-        # A file name may hold what is no text; it is told as far as it is.
+        # A file name may hold what is not text; it is shown as far as it is.
         return _Answer(json.dumps(values).encode("utf-8", "replace"), "application/json")
 
     def _report_answer(self) -> _Answer:
-        """Return the report, made anew if the results have changed, by one thread at a time."""
+        """Return the report, made again if the results have changed, by one thread at a time."""
         with self._generating:
             # Before the results are read: what changes meanwhile has another version.
             version = results_version(self._directory)
             if version is None or version != self._version:
                 try:
-                    # What there is to note, the status tells.
+                    # The status has what there is to note.
                     page = render_page([read_results(self._directory, lambda note: None)])
                 except Exception as error:
                     text = f"no report yet: {_problem(error)}".encode("utf-8", "replace")
@@ -116,7 +113,7 @@ class LivePage:
 
 
 def _problem(error: Exception) -> str:
-    """Return what the page tells of an error: whatever it is, it must not leave the page silent."""
+    """Return what the page says of an error, of whatever kind."""
     return str(error) if isinstance(error, QsearchError | OSError) else reason_of(error)
 
 
@@ -214,13 +211,6 @@ def serve(
 ) -> None:
     """Serve a study's live page until the process is interrupted.
 
-    Args:
-        directory: The study's directory; a study may be about to begin in it.
-        host: Name or address to listen at.
-        port: Port to listen at; 0 takes a free one.
-        say: Told where the page is, once it can be reached.
-        warn: Told that others can reach it, where they can.
-
     Raises:
         InputError: If there is no such directory, or the server cannot listen there.
     """
@@ -242,8 +232,8 @@ def make_server(directory: Path, host: str, port: int) -> _Server:
         raise InputError(f"{directory}: no such directory; give that of a study")
     where = f"--host {host} --port {port}"
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = addresses[0]
         return _Server(address, family, host, LivePage(directory))
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)

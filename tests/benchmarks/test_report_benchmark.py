@@ -11,10 +11,10 @@ from qsearch_reports.page.page import write_report
 from qsearch_reports.results import StudyResults, read_results
 
 from benchmarks.report import ACTIONS, table
-from benchmarks.report_browser import chromium, opened, run_script
+from benchmarks.report_browser import opened, run_script
 from benchmarks.report_peers import front_rows, in_webgl, study_figures, write_plotly_page
 from benchmarks.report_studies import random_study, save_study
-from tests.reports.chromium import find_chromium
+from tests.reports.chromium import ChromiumMissingError, find_chromium, missing, run_chromium
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,14 @@ def test_the_peers_page_has_the_figures_of_the_report_and_no_link(
 def test_a_report_and_its_peer_are_timed_while_they_mark_the_same(
     made: StudyResults, tmp_path: Path
 ) -> None:
-    find_chromium()
+    try:
+        find_chromium()
+    except ChromiumMissingError as error:
+        missing(str(error))
     save_study(made, tmp_path)
     report = write_report([tmp_path], tmp_path / "report.html")
     write_plotly_page(study_figures(made), tmp_path / "page.html")
-    with chromium() as driver:
+    with run_chromium() as driver:
         with opened(driver, report) as seconds:
             own = run_script(driver, "report_linked.js", 1)
             assert seconds > 0

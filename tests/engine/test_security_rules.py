@@ -15,7 +15,7 @@ SHIPPED = sorted(
 )
 TEMPLATES = sorted(
     path
-    for path in (ROOT / "reports" / "qsearch_reports" / "templates").iterdir()
+    for path in (ROOT / "reports" / "qsearch_reports" / "page" / "templates").iterdir()
     if path.name.endswith((".html", ".j2"))
 )
 MODEL_SOURCE = ROOT / "adapters" / "qsearch_coalora" / "models" / "source.py"
@@ -235,7 +235,7 @@ def test_templates_are_rendered_with_escapes(path: Path) -> None:
 def test_no_template_switches_escapes_off(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"\|\s*safe\b|autoescape", text)
-    if "<script>" in text:  # A page that is one file brings its policy.
+    if '<script type="module">' in text:  # A page that is one file brings its policy.
         assert '<meta http-equiv="Content-Security-Policy" content="{{ content_policy }}">' in text
     else:  # Others are parts of such a page, or served with one, which lets no inline script run.
         assert re.findall(r"<script(?! src=)|\son\w+=|javascript:", text) == []

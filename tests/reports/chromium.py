@@ -1,16 +1,21 @@
-"""Headless Chromium for tests: one program for all tests of a process, one new tab a test."""
+"""Headless Chromium: for pictures, benchmarks, and tests, which share one program a process."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 WIDTH, HEIGHT = 1400, 1000
+PATIENCE = 240
+"""Seconds until what is waited for counts as broken, also on a busy machine."""
+
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -23,27 +28,57 @@ FLAGS = (
     "--disable-sync",
     f"--window-size={WIDTH},{HEIGHT}",
     # A mouse, as desktops have one: without it, Plotly sets the page's cursor when something is
-    # dragged, and Chromium computes the styles of all elements anew.
+    # dragged, and Chromium computes the styles of all elements again.
     "--blink-settings=primaryHoverType=2,availableHoverTypes=2,"
     "primaryPointerType=4,availablePointerTypes=4",
 )
 
 
-@dataclass(frozen=True)
-class Programs:
-    """Paths of Chromium and of its driver."""
-
-    chromium: str
-    driver: str
+class ChromiumMissingError(RuntimeError):
+    """Chromium or its driver is not installed."""
 
 
-def find_chromium() -> Programs:
-    """Find Chromium; without it skip, but fail where CI promises to have it."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+def find_chromium() -> tuple[str, str]:
+    """Return the paths of Chromium and of its driver.
+
+    Raises:
+        ChromiumMissingError: If one of them is not on PATH.
+    """
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        missing("chromium and chromedriver are not on PATH (Debian: chromium, chromium-driver)")
-    return Programs(chromium, driver)
+    if not program or not driver:
+        raise ChromiumMissingError(
+            "chromium and chromedriver are not on PATH (Debian: chromium, chromium-driver)"
+        )
+    return program, driver
+
+
+def start_chromium(profile: Path, *flags: str) -> Any:
+    """Start Chromium and return Selenium's driver of it; see :func:`find_chromium`."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    program, driver = find_chromium()
+    options = Options()
+    options.binary_location = program
+    for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    made = webdriver.Chrome(options=options, service=Service(driver))
+    made.set_script_timeout(PATIENCE)
+    return made
+
+
+@contextmanager
+def run_chromium(*flags: str) -> Iterator[Any]:
+    """Run Chromium with a new profile; see :func:`start_chromium`."""
+    with tempfile.TemporaryDirectory() as profile:
+        driver = start_chromium(Path(profile), *flags)
+        try:
+            yield driver
+        finally:
+            driver.quit()
 
 
 def missing(reason: str) -> NoReturn:
@@ -61,38 +96,39 @@ class Chromium:
         self.profiles = profiles
         self.starts = 0
         self.driver: Any = None
-        self.home = ""
+        self.tabs: list[str] = []
 
     def open_tab(self, downloads: Path) -> Any:
         """Return the driver with a new empty tab in front, its logs empty.
 
-        What belongs to a tab is new with it: its size, emulated media, content policy.
-
-        Args:
-            downloads: Folder that this tab's downloads come to.
+        What belongs to a tab is new with it: its size, emulated media, content policy, and the
+        folder that its downloads come to.
         """
         if self.driver is None:
             self._start()
         driver = self.driver
         driver.switch_to.new_window("tab")
+        self.tabs.append(driver.current_window_handle)
         allow = {"behavior": "allow", "downloadPath": str(downloads)}
         driver.execute_cdp_cmd("Page.setDownloadBehavior", allow)
         for log in ("browser", "performance"):
             driver.get_log(log)
         return driver
 
-    def close_tabs(self) -> None:
-        """Close all tabs and forget what their pages stored; a broken Chromium is ended."""
+    def close_tab(self) -> None:
+        """Close the last tab, delete what its page stored, and put the one before in front.
+
+        A broken Chromium is ended.
+        """
         from selenium.common.exceptions import WebDriverException
 
-        driver = self.driver
+        if self.driver is None:
+            return
         try:
-            for handle in driver.window_handles:
-                if handle != self.home:
-                    driver.switch_to.window(handle)
-                    _forget(driver)
-                    driver.close()
-            driver.switch_to.window(self.home)
+            self.driver.switch_to.window(self.tabs.pop())
+            _delete_stored(self.driver)
+            self.driver.close()
+            self.driver.switch_to.window(self.tabs[-1])
         except WebDriverException:
             self.quit()
 
@@ -101,38 +137,23 @@ class Chromium:
         if self.driver is not None:
             self.driver.quit()
         self.driver = None
+        self.tabs = []
 
     def _start(self) -> None:
-        from selenium import webdriver
-        from selenium.webdriver.chrome.options import Options
-        from selenium.webdriver.chrome.service import Service
-
-        programs = find_chromium()
-        options = Options()
-        options.binary_location = programs.chromium
         self.starts += 1
-        for flag in (*FLAGS, f"--user-data-dir={self.profiles / str(self.starts)}"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=Service(programs.driver))
-        self.home = self.driver.current_window_handle
+        try:
+            self.driver = start_chromium(self.profiles / str(self.starts))
+        except ChromiumMissingError as error:
+            missing(str(error))
+        self.tabs = [self.driver.current_window_handle]
 
 
-def _forget(driver: Any) -> None:
+def _delete_stored(driver: Any) -> None:
     """Clear what the open page could have kept for the next one."""
     driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
     origin = driver.execute_script("return origin === 'null' ? 'file://' : origin")
     stored = {"origin": origin, "storageTypes": "all"}
     driver.execute_cdp_cmd("Storage.clearDataForOrigin", stored)
-
-
-def open_page(driver: Any, path: Path) -> None:
-    """Open a report and wait until it has drawn itself."""
-    from selenium.webdriver.support.wait import WebDriverWait
-
-    driver.get(path.as_uri())
-    drawn = "return document.documentElement.dataset.ready"
-    WebDriverWait(driver, 20, 0.05).until(lambda _: driver.execute_script(drawn))
 
 
 def show_as(driver: Any, *, scheme: str = "light", width: int = WIDTH, height: int = 900) -> None:

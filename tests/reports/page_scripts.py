@@ -1,11 +1,11 @@
-"""Some of the page's scripts in an empty page, whose functions tests call one by one."""
+"""Some of the page's modules in an empty page, whose functions tests call one by one."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from qsearch_reports.page.assets import TEMPLATES
+from qsearch_reports.page.modules import join_modules
 
 
 class ScriptError(AssertionError):
@@ -13,21 +13,21 @@ class ScriptError(AssertionError):
 
 
 class Scope:
-    """An empty page with some of the page's scripts in it."""
+    """An empty page with some of the page's modules in it."""
 
-    def __init__(self, driver: Any, files: tuple[str, ...], html: str = "") -> None:
-        """Empty the front tab, and load scripts into it.
+    def __init__(self, driver: Any, modules: tuple[str, ...], html: str = "") -> None:
+        """Empty the front tab, and load modules with all that they import into it.
 
         Args:
             driver: Selenium's driver of Chromium.
-            files: Names of files in ``templates/``, in the page's order.
+            modules: File names in ``scripts/``; what they declare becomes global.
             html: Content of the page's body, for scripts that look there.
         """
         self.driver = driver
         driver.get("about:blank")
         if html:
             self.evaluate("{document.body.innerHTML = html}", html=html)
-        self._run("\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in files))
+        self._run(f'"use strict";\n{join_modules(*modules)}')
 
     def evaluate(self, expression: str, **values: Any) -> Any:
         """Return the value of an expression of JavaScript, awaited if it is a promise.

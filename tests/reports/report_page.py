@@ -14,6 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from qsearch.storage.study_record import StudyRecord
+from tests.reports.chromium import PATIENCE
 
 ALLOWED = ("file:", "data:", "blob:", "chrome:", "about:")
 SECTION = "section.study:not([hidden])"
@@ -31,17 +32,58 @@ return [box.left + layout._size.l + x, box.top + layout._size.t + y];
 """
 
 
-class Page:
-    """An open report."""
+SETTLED = """
+const colour = getComputedStyle(document.documentElement).getPropertyValue("--text").trim();
+return [...document.querySelectorAll(".plot[data-drawn]")].every((plot) => {
+  const {width, font} = plot._fullLayout;
+  return !plot.clientWidth || (Math.abs(width - plot.clientWidth) < 1 && font.color === colour);
+});
+"""
+HOVERED = """
+return arguments[0]._hoverdata?.some(({customdata: details}) => details?.[0] === arguments[1]);
+"""
+FRAMES = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+RESET = """
+restore(arguments[0]);
+for (const node of document.querySelectorAll("details")) node.open = false;
+scrollTo(0, 0);
+document.activeElement.blur();
+"""
 
-    def __init__(self, driver: Any, path: Path) -> None:
+
+class Page:
+    """An open report, or the index of studies."""
+
+    def __init__(self, driver: Any, path: Path, downloads: Path | None = None) -> None:
         self.driver = driver
+        self.tab = driver.current_window_handle
+        self.downloads = downloads
         driver.get_log("performance")
         driver.get(path.as_uri())
         self.wait(lambda: driver.execute_script("return document.documentElement.dataset.ready"))
+        self.initial = driver.execute_script("return window.kept?.()")
+
+    def reset(self) -> None:
+        """Bring the page back to what a reader first sees, save rounds, zooms and marked layers."""
+        self.driver.switch_to.window(self.tab)
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        self.driver.execute_script(RESET, self.initial)
+        self.settle()
+        self.errors()
+        if self.downloads is not None:
+            # Another tab's folder takes the downloads of all tabs.
+            allow = {"behavior": "allow", "downloadPath": str(self.downloads)}
+            self.driver.execute_cdp_cmd("Page.setDownloadBehavior", allow)
+            for path in self.downloads.iterdir():
+                path.unlink()
+
+    def settle(self) -> None:
+        """Wait until all drawn figures have the page's width and colours."""
+        self.wait(lambda: self.driver.execute_script(SETTLED))
 
     def wait(self, condition: Callable[[], Any]) -> Any:
-        return WebDriverWait(self.driver, 20, 0.03).until(lambda _: condition())
+        return WebDriverWait(self.driver, PATIENCE, 0.03).until(lambda _: condition())
 
     def all(self, selector: str) -> list[Any]:
         found: list[Any] = self.driver.find_elements(By.CSS_SELECTOR, f"{SECTION} {selector}")
@@ -78,12 +120,12 @@ class Page:
     def mouse(self, kind: str, at: list[float], **button: Any) -> None:
         event = {"type": kind, "x": at[0], "y": at[1], "clickCount": 1, **button}
         self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
-        time.sleep(0.05)
+        self.driver.execute_async_script(FRAMES)
 
     def hover(self, key: str, row: int) -> list[float]:
         at = self.position(key, row)
         self.mouse("mouseMoved", at)
-        time.sleep(0.1)  # Plotly looks for what is hovered on at most ten times a second.
+        self.wait(lambda: self.driver.execute_script(HOVERED, self.figure(key), int(row)))
         return at
 
     def click(self, key: str, row: int, **button: Any) -> None:
@@ -188,7 +230,7 @@ def expected_heatmap(record: StudyRecord, row: pd.Series, knob: str) -> list[lis
 
 def downloaded(folder: Path, pattern: str) -> bytes:
     """Wait for a download, and return it."""
-    for _ in range(200):
+    for _ in range(PATIENCE * 20):
         found = [path for path in folder.glob(pattern) if path.stat().st_size]
         if found:
             return found[0].read_bytes()

@@ -27,10 +27,10 @@ def small_study(
 
     Args:
         base: A study that gives all that is not said here.
-        pairs: Average bits and loss of each trial; the loss is also the expected one.
+        pairs: Average bits and loss of each trial; the loss is also the estimated one.
         name: Its name.
         seed: Its seed.
-        deviation: Of the estimated losses.
+        std: Of the estimated losses.
         edges: Of its segments.
         trainer: Settings of its trainer.
     """

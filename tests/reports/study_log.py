@@ -1,4 +1,4 @@
-"""What a study would have told its log, for a record of its results."""
+"""What a study would have logged, for a record of its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def log_events(
     """Return lines of a log, first one first.
 
     Each round trains, measures sensitivities, evaluates its set, searches, and evaluates
-    candidates, by some workers at once. After the first round it stops, and goes on hours later.
+    candidates, by some workers at once. After the first round it stops, and continues hours later.
 
     Args:
         record: The study.
@@ -28,20 +28,20 @@ def log_events(
         break_hours: How long it stops after the first round.
     """
     log = _Log(datetime.fromisoformat(START))
-    log.tell("measuring quantization error", 0)
+    log.tell("measuring quantization error", 1)
     log.passes(6.0)
-    log.tell("measured quantization error", 0, seconds=6.0)
-    log.tell("started", 0, rounds=max(len(record.rounds), 1))
+    log.tell("measured quantization error", 1, seconds=6.0)
+    log.tell("started", 1, rounds=max(len(record.rounds), 1))
     log.passes(1.0)
     for entry in record.rounds:
         rows = record.trials[record.trials["round"] == entry.round]
         _round(log, entry, rows, workers)
-        if entry.round == 0 and len(record.rounds) > 1:
-            log.tell("stopped", 1, reason="the disk is full")
+        if entry.round == 1 and len(record.rounds) > 1:
+            log.tell("stopped", 2, reason="the disk is full")
             log.passes(break_hours * 3600)
-            log.tell("started", 1, rounds=len(record.rounds))
+            log.tell("started", 2, rounds=len(record.rounds))
             log.passes(1.0)
-    log.tell("finished", max(len(record.rounds) - 1, 0), reason="all rounds are done")
+    log.tell("finished", max(len(record.rounds), 1), reason="all rounds are done")
     return log.lines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,8 @@ from qsearch.space.configuration import Choices
 from qsearch.storage.study_record import StudyRecord
 from tests.reports import accessibility
 from tests.reports.accessibility import Violation
-from tests.reports.chromium import open_page, show_as
+from tests.reports.chromium import show_as
+from tests.reports.report_page import Page
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome as WebDriver
@@ -67,18 +67,23 @@ def test_missing_axe_core_skips_at_a_desk_and_fails_in_ci(
 @pytest.fixture(params=["finished", "empty", "failed", "several"])
 def report(
     request: pytest.FixtureRequest,
-    results: StudyResults,
     make_results: Callable[..., StudyResults],
     only_failures: Callable[[StudyRecord], StudyRecord],
     integer_choices: Choices,
     tmp_path: Path,
 ) -> Path:
     """A page: of a finished study, one without results, one all failed, or of several."""
+    results = make_results(rounds=2, trials_per_round=8)
     shown = {
         "finished": lambda: [results],
         "empty": lambda: [make_results(rounds=0)],
         "failed": lambda: [replace(results, record=only_failures(results.record))],
-        "several": lambda: [results, make_results(name="other", choices=integer_choices, seed=1)],
+        "several": lambda: [
+            results,
+            make_results(
+                name="other", choices=integer_choices, seed=1, rounds=2, trials_per_round=8
+            ),
+        ],
     }
     path = tmp_path / "report.html"
     path.write_text(render_page(shown[request.param]()), encoding="utf-8")
@@ -88,13 +93,14 @@ def report(
 def test_the_page_has_no_fault_that_axe_core_knows(
     browser: WebDriver, violations: Violations, report: Path
 ) -> None:
-    open_page(browser, report)
+    page = Page(browser, report)
     browser.execute_script(SHOW_ALL)
     for name in ("pin", "select-front"):
         browser.execute_script(PRESS, name)
     found = {}
     for name, (scheme, width) in APPEARANCES.items():
         show_as(browser, scheme=scheme, width=width)
-        time.sleep(0.3)  # Figures are drawn again, in other colours and sizes.
+        page.settle()
         found[name] = violations(browser)
     assert found == {name: [] for name in APPEARANCES}
+    assert page.errors() == []

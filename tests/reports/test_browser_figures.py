@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 from qsearch_reports.frames import latest_points, points_frame
-from qsearch_reports.page.page import render_page
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.reports.chromium import show_as
-from tests.reports.report_page import Page
 
 pytestmark = pytest.mark.browser
 
@@ -35,18 +33,6 @@ for (const title of plot.querySelectorAll(".g-xtitle, .g-ytitle")) {
 }
 return found;
 """
-
-
-@pytest.fixture(scope="module")
-def file(results, tmp_path_factory):
-    path = tmp_path_factory.mktemp("figures") / "report.html"
-    path.write_text(render_page([results]), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def page(browser, file):
-    return Page(browser, file)
 
 
 def area(page, key):
@@ -76,7 +62,7 @@ def x_range(page, key):
 
 def test_legends_and_titles_are_in_their_figures_beside_the_plot_at_any_width(page):
     keys = [node.get_attribute("data-figure") for node in page.all("[data-figure]")]
-    for width in (1400, 390, 1100, 800, 1400):
+    for width in (1400, 390, 1100):
         show_as(page.driver, width=width)
         for key in keys:
             node = page.figure(key)
@@ -84,91 +70,94 @@ def test_legends_and_titles_are_in_their_figures_beside_the_plot_at_any_width(pa
     assert page.errors() == []
 
 
-def test_what_the_legend_hides_has_no_marks_and_stays_hidden_in_other_rounds(page):
-    page.part("select-front").click()
-    before = page.marks("loss")[2]
-    page.figure("loss").find_elements(By.CSS_SELECTOR, ".legendtoggle")[-1].click()
-    page.wait(lambda: 0 < page.marks("loss")[2] < before)
-    assert page.marks("metric")[2] == before
-    page.part("round").send_keys(Keys.ARROW_LEFT)
-    page.wait(lambda: page.text("round-text").startswith("Round 3"))
-    page.wait(lambda: page.traces("loss")[-1].get("visible") == "legendonly")
+def test_what_the_legend_hides_has_no_marks_and_stays_hidden_in_other_rounds(fresh):
+    fresh.part("select-front").click()
+    before = fresh.marks("loss")[2]
+    fresh.figure("loss").find_elements(By.CSS_SELECTOR, ".legendtoggle")[-1].click()
+    fresh.wait(lambda: 0 < fresh.marks("loss")[2] < before)
+    assert fresh.marks("metric")[2] == before
+    fresh.part("round").send_keys(Keys.ARROW_LEFT)
+    fresh.wait(lambda: fresh.text("round-text").startswith("Round 3"))
+    fresh.wait(lambda: fresh.traces("loss")[-1].get("visible") == "legendonly")
 
 
-def test_a_zoom_stays_over_rounds_and_on_the_dark_screen_until_it_is_reset(page):
-    drag_mode(page, "zoom")
-    whole = x_range(page, "loss")
-    drag_over(page, "loss", (0.1, 0.1), (0.5, 0.8))
-    page.wait(lambda: x_range(page, "loss") != whole)
-    zoomed = x_range(page, "loss")
-    page.part("round").send_keys(Keys.ARROW_LEFT)
-    show_as(page.driver, scheme="dark")
-    page.wait(lambda: page.text("round-text").startswith("Round 3"))
-    assert x_range(page, "loss") == zoomed
-    reset = [button for button in page.all("[data-reset]") if button.is_displayed()]
+def test_a_zoom_stays_over_rounds_and_on_the_dark_screen_until_it_is_reset(fresh):
+    drag_mode(fresh, "zoom")
+    whole = x_range(fresh, "loss")
+    drag_over(fresh, "loss", (0.1, 0.1), (0.5, 0.8))
+    fresh.wait(lambda: x_range(fresh, "loss") != whole)
+    zoomed = x_range(fresh, "loss")
+    fresh.part("round").send_keys(Keys.ARROW_LEFT)
+    show_as(fresh.driver, scheme="dark")
+    fresh.wait(lambda: fresh.text("round-text").startswith("Round 3"))
+    assert x_range(fresh, "loss") == zoomed
+    reset = [button for button in fresh.all("[data-reset]") if button.is_displayed()]
     assert [button.get_attribute("aria-label") for button in reset] == [
         'Reset the zoom of "Loss against average bits"'
     ]
     reset[0].click()
-    page.wait(lambda: x_range(page, "loss") == whole)
+    fresh.wait(lambda: x_range(fresh, "loss") == whole)
     assert not reset[0].is_displayed()
-    assert page.driver.switch_to.active_element == page.figure("loss")
+    assert fresh.driver.switch_to.active_element == fresh.figure("loss")
 
 
-def test_shift_and_a_drag_add_to_the_selection_and_a_double_click_clears_it(page, results):
+def test_shift_and_a_drag_add_to_the_selection_and_a_double_click_clears_it(fresh, results):
     latest = latest_points(points_frame(results.record))
-    ends = x_range(page, "loss")
+    ends = x_range(fresh, "loss")
 
     def among(least, most):
         share = (latest["average_bits"] - ends[0]) / (ends[1] - ends[0])
         return int(((share > least) & (share < most)).sum())
 
-    drag_over(page, "loss", (0.02, 0.02), (0.2, 0.98))
-    page.wait(lambda: page.selected() == among(0.02, 0.2))
-    drag_over(page, "loss", (0.3, 0.02), (0.5, 0.98), modifiers=SHIFT)
-    page.wait(lambda: page.selected() == among(0.02, 0.2) + among(0.3, 0.5))
+    drag_over(fresh, "loss", (0.02, 0.02), (0.2, 0.98))
+    fresh.wait(lambda: fresh.selected() == among(0.02, 0.2))
+    drag_over(fresh, "loss", (0.3, 0.02), (0.5, 0.98), modifiers=SHIFT)
+    fresh.wait(lambda: fresh.selected() == among(0.02, 0.2) + among(0.3, 0.5))
     # Nothing can be selected among levels of probability: there dragging zooms.
-    drag_over(page, "calibration", (0.1, 0.1), (0.6, 0.6))
-    assert page.selected() == among(0.02, 0.2) + among(0.3, 0.5)
-    corner = area(page, "loss")(0.97, 0.03)
+    drag_over(fresh, "calibration", (0.1, 0.1), (0.6, 0.6))
+    assert fresh.selected() == among(0.02, 0.2) + among(0.3, 0.5)
+    # Two clicks are one double click however long a busy machine takes for them.
+    patient = "arguments[0]._context.doubleClickDelay = 60000"
+    fresh.driver.execute_script(patient, fresh.figure("loss"))
+    corner = area(fresh, "loss")(0.97, 0.03)
     for count in (1, 2):
-        page.mouse("mousePressed", corner, button="left", buttons=1, clickCount=count)
-        page.mouse("mouseReleased", corner, button="left", clickCount=count)
-    page.wait(lambda: page.selected() == 0)
+        fresh.mouse("mousePressed", corner, button="left", buttons=1, clickCount=count)
+        fresh.mouse("mouseReleased", corner, button="left", clickCount=count)
+    fresh.wait(lambda: fresh.selected() == 0)
 
 
-def test_keys_mark_layers_and_select_what_is_alike_or_was_trained_on(page, results):
-    heatmap = page.part("heatmap")
+def test_keys_mark_layers_and_select_what_is_alike_or_was_trained_on(fresh, results):
+    heatmap = fresh.part("heatmap")
     heatmap.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN)
-    page.wait(lambda: page.text("layer").startswith("encoder.layer.1.key: bits "))
+    fresh.wait(lambda: fresh.text("layer").startswith("encoder.layer.1.key: bits "))
     heatmap.send_keys(Keys.ENTER)
-    page.wait(lambda: page.selected() > 0)
-    page.figure("sensitivity").send_keys(Keys.ARROW_RIGHT)
-    page.wait(lambda: "encoder.layer.1.key" not in page.text("layer"))
-    node = page.figure("training")
-    scrolled = page.driver.execute_script("return scrollY")
+    fresh.wait(lambda: fresh.selected() > 0)
+    fresh.figure("sensitivity").send_keys(Keys.ARROW_RIGHT)
+    fresh.wait(lambda: "encoder.layer.1.key" not in fresh.text("layer"))
+    node = fresh.figure("training")
+    scrolled = fresh.driver.execute_script("return scrollY")
     node.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     trained = set(results.record.rounds[1].training_set) & set(results.record.latest["trial"])
-    page.wait(lambda: page.selected() == len(trained))
-    assert page.driver.execute_script("return scrollY") == scrolled
+    fresh.wait(lambda: fresh.selected() == len(trained))
+    assert fresh.driver.execute_script("return scrollY") == scrolled
     # A figure of all rounds has each trial several times: keys go on within a round.
     for _ in range(3):
-        page.figure("timeline").send_keys(Keys.ARROW_RIGHT)
-    assert page.text("selected-title").endswith(", round 4")
+        fresh.figure("timeline").send_keys(Keys.ARROW_RIGHT)
+    assert fresh.text("selected-title").endswith(", round 4")
 
 
-def test_the_layer_marked_in_the_heatmap_stays_framed_at_another_width(page):
-    page.part("heatmap").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-    show_as(page.driver, width=1100)
+def test_the_layer_marked_in_the_heatmap_stays_framed_at_another_width(fresh):
+    fresh.part("heatmap").send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    show_as(fresh.driver, width=1100)
     offset = (
         "const {xaxis} = arguments[0]._fullLayout;"
         "const path = arguments[0].querySelector('.marks .layer').getAttribute('d');"
         "return Number(/^M([\\d.]+)/.exec(path)[1]) - xaxis.c2p(0.5)"
     )
     drawn = "return Math.abs(arguments[0]._fullLayout.width - arguments[0].clientWidth) < 1"
-    heatmap = page.part("heatmap")
-    page.wait(lambda: page.driver.execute_script(drawn, heatmap))
-    page.wait(lambda: page.driver.execute_script(offset, heatmap) == 1)
+    heatmap = fresh.part("heatmap")
+    fresh.wait(lambda: fresh.driver.execute_script(drawn, heatmap))
+    fresh.wait(lambda: fresh.driver.execute_script(offset, heatmap) == 1)
 
 
 def test_the_chosen_configuration_stays_beside_the_figures_below_the_bar(page):

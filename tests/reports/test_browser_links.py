@@ -6,28 +6,15 @@ import json
 
 import pytest
 from qsearch_reports.frames import front_frame, latest_points, points_frame
-from qsearch_reports.page.page import render_page
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from qsearch.deployment.selection import best_under
-from tests.reports.report_page import Page, expected_heatmap, lonely, row_number
+from tests.reports.report_page import expected_heatmap, lonely, row_number
 
 pytestmark = pytest.mark.browser
 
 LINKED = ("loss", "metric", "parallel", "marginals", "progress", "predictions", "timeline")
-
-
-@pytest.fixture(scope="module")
-def file(results, tmp_path_factory):
-    path = tmp_path_factory.mktemp("linked") / "report.html"
-    path.write_text(render_page([results]), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def page(browser, file):
-    return Page(browser, file)
 
 
 @pytest.fixture
@@ -37,7 +24,7 @@ def points(results):
 
 def on_all_views(results, points):
     """A trial that each view draws: on the overall front, predicted and timed."""
-    front = front_frame(latest_points(points), "decisive_loss")
+    front = front_frame(latest_points(points), "selection_loss")
     return front[front["predicted_loss"].notna()].iloc[0]
 
 
@@ -128,12 +115,12 @@ def test_rows_of_the_table_select_and_deselect_by_their_boxes(page, points):
 
 def test_the_overall_front_and_those_of_segments_are_selected_by_buttons(page, points):
     latest = latest_points(points)
-    overall = front_frame(latest, "decisive_loss")
+    overall = front_frame(latest, "selection_loss")
     of_segments = latest[latest["on_front"]]
     for button, front in (("select-front", overall), ("select-segments", of_segments)):
         page.part(button).click()
         assert page.selected() == len(front)
-        bits, losses = front["average_bits"], front["decisive_loss"]
+        bits, losses = front["average_bits"], front["selection_loss"]
         assert page.text("selection").endswith(
             f" selected: {bits.min():.2f}–{bits.max():.2f} bits,"
             f" estimated loss {losses.min():.4f}–{losses.max():.4f}"
@@ -156,9 +143,9 @@ def test_ranges_of_axes_select_what_is_within_all_of_them(page, points):
     page.fill(fields["Most average bits"], "4")
     page.wait(lambda: page.selected() == (latest["average_bits"] <= 4).sum())
     name = next(label for label in fields if label.startswith("Most") and "loss" in label)
-    limit = float(latest["decisive_loss"].median())
+    limit = float(latest["selection_loss"].median())
     page.fill(fields[name], str(limit))
-    both = latest[(latest["average_bits"] <= 4) & (latest["decisive_loss"] <= limit)]
+    both = latest[(latest["average_bits"] <= 4) & (latest["selection_loss"] <= limit)]
     page.wait(lambda: page.selected() == len(both))
     assert page.marks("parallel")[2] == len(both)
     page.part("clear").click()
@@ -176,26 +163,26 @@ def test_a_drag_over_an_axis_of_the_parallel_coordinates_selects_what_passes_the
     assert abs(page.selected() - (latest["average_bits"] < half).sum()) <= 2
 
 
-def test_a_click_on_a_layer_selects_the_configurations_that_treat_it_alike(page, results, points):
-    page.driver.execute_script(
-        "arguments[0].scrollIntoView({block: 'center'})", page.part("heatmap")
+def test_a_click_on_a_layer_selects_the_configurations_that_treat_it_alike(fresh, results, points):
+    fresh.driver.execute_script(
+        "arguments[0].scrollIntoView({block: 'center'})", fresh.part("heatmap")
     )
-    at = page.driver.execute_script(
+    at = fresh.driver.execute_script(
         "const {_size: size, xaxis, yaxis} = arguments[0]._fullLayout;"
         "const box = arguments[0].getBoundingClientRect();"
         "return [box.left + size.l + xaxis.c2p(2), box.top + size.t + yaxis.c2p(4)]",
-        page.part("heatmap"),
+        fresh.part("heatmap"),
     )
-    page.mouse("mouseMoved", at)
-    page.mouse("mousePressed", at, button="left", buttons=1)
-    page.mouse("mouseReleased", at, button="left")
-    page.wait(lambda: page.selected() > 0)
+    fresh.mouse("mouseMoved", at)
+    fresh.mouse("mousePressed", at, button="left", buttons=1)
+    fresh.mouse("mouseReleased", at, button="left")
+    fresh.wait(lambda: fresh.selected() > 0)
     latest, name = results.record.latest, "encoder.layer.2.intermediate"
     bits = latest["configuration"].map(lambda text: json.loads(text)[name]["bits"])
     chosen = best_under(results.record, 3.0)
-    assert page.selected() == (bits == json.loads(chosen["configuration"])[name]["bits"]).sum()
-    assert page.all('[data-part="heatmap"] .marks .layer')
-    node = page.figure("sensitivity")
+    assert fresh.selected() == (bits == json.loads(chosen["configuration"])[name]["bits"]).sum()
+    assert fresh.all('[data-part="heatmap"] .marks .layer')
+    node = fresh.figure("sensitivity")
     assert node.find_elements(By.CSS_SELECTOR, ".marks .layer")
 
 
@@ -223,27 +210,27 @@ def test_a_click_on_a_round_of_the_training_loss_selects_its_training_set(page, 
     page.wait(lambda: page.selected() == len(trained & completed))
 
 
-def test_the_round_slider_and_its_animation_show_how_the_front_grew(page, results, points):
+def test_the_round_slider_and_its_animation_show_how_the_front_grew(fresh, results, points):
     def drawn():
-        rows = [d[0] for t in page.traces("loss") if "customdata" in t for d in t["customdata"]]
+        rows = [d[0] for t in fresh.traces("loss") if "customdata" in t for d in t["customdata"]]
         return {int(points["round"][row]) for row in rows}, len(rows)
 
-    assert drawn() == ({3}, (points["round"] == 3).sum())
-    before = page.driver.execute_script(
-        "return arguments[0]._fullLayout.yaxis.range", page.figure("loss")
+    assert drawn() == ({4}, (points["round"] == 4).sum())
+    before = fresh.driver.execute_script(
+        "return arguments[0]._fullLayout.yaxis.range", fresh.figure("loss")
     )
-    page.part("round").send_keys(Keys.HOME)
-    page.wait(lambda: drawn() == ({0}, (points["round"] == 0).sum()))
-    assert f"Round 1: {(points['round'] == 0).sum()} configurations" in page.text("round-text")
-    assert page.marks("loss")[0] in (0, 1)
-    node = page.figure("loss")
-    after = page.driver.execute_script("return arguments[0]._fullLayout.yaxis.range", node)
+    fresh.part("round").send_keys(Keys.HOME)
+    fresh.wait(lambda: drawn() == ({1}, (points["round"] == 1).sum()))
+    assert f"Round 1: {(points['round'] == 1).sum()} configurations" in fresh.text("round-text")
+    assert fresh.marks("loss")[0] in (0, 1)
+    node = fresh.figure("loss")
+    after = fresh.driver.execute_script("return arguments[0]._fullLayout.yaxis.range", node)
     assert after == before
-    page.part("play-rounds").click()
-    page.wait(lambda: page.text("round-text").startswith("Round 4"))
-    page.wait(lambda: page.text("play-rounds") == "Play")
-    assert drawn()[0] == {3}
-    assert page.errors() == []
+    fresh.part("play-rounds").click()
+    fresh.wait(lambda: fresh.text("round-text").startswith("Round 4"))
+    fresh.wait(lambda: fresh.text("play-rounds") == "Play")
+    assert drawn()[0] == {4}
+    assert fresh.errors() == []
 
 
 def test_figures_follow_the_knob_and_the_switch(page, results):
@@ -256,13 +243,3 @@ def test_figures_follow_the_knob_and_the_switch(page, results):
     page.wait(lambda: "minute" in page.driver.execute_script(title, page.figure("progress")))
     page.press(page.all('[data-switch="progress"] label')[2])
     page.wait(lambda: "round" in page.driver.execute_script(title, page.figure("progress")))
-
-
-def test_dragging_zooms_or_pans_in_all_figures_if_asked(page):
-    page.figure("metric")
-    page.all('[data-part="drag"] input[value="zoom"]')[0].click()
-    for key in ("loss", "metric"):
-        mode = page.driver.execute_script(
-            "return arguments[0]._fullLayout.dragmode", page.figure(key)
-        )
-        assert mode == "zoom"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.reports.chromium import Chromium, show_as
+from tests.reports.report_page import downloaded
 
 if not os.environ.get("CI"):
     pytest.importorskip("selenium", reason="the dev extra brings selenium")
@@ -27,15 +26,12 @@ STATE = """return [innerWidth, matchMedia("(prefers-color-scheme: dark)").matche
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip), ("1", pytest.fail)])
 def test_missing_chromium_skips_at_a_desk_and_fails_in_ci(
-    find_chromium: Callable[[], object],
-    monkeypatch: pytest.MonkeyPatch,
-    ci: str,
-    outcome: object,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ci: str, outcome: object
 ) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CI", ci)
     with pytest.raises(outcome.Exception, match="not on PATH"):  # type: ignore[attr-defined]
-        find_chromium()
+        Chromium(tmp_path).open_tab(tmp_path)
 
 
 def test_a_new_tab_knows_nothing_of_the_one_before(chromium: Chromium, tmp_path: Path) -> None:
@@ -53,18 +49,15 @@ def test_a_new_tab_knows_nothing_of_the_one_before(chromium: Chromium, tmp_path:
         show_as(tab, scheme="dark", width=390)
         assert tab.execute_script(STATE)[1] is True
         tab.execute_script("document.querySelector('a').click(); console.error('left over')")
-        deadline = time.monotonic() + 10
-        while not (folder / "saved.txt").is_file() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert [path.name for path in folder.iterdir()] == ["saved.txt"]
-        chromium.close_tabs()
+        assert downloaded(folder, "saved.txt") == b"x"
+        chromium.close_tab()
 
 
 def test_a_chromium_that_died_is_started_again(chromium: Chromium, tmp_path: Path) -> None:
     tab = chromium.open_tab(tmp_path)
     for process in psutil.Process(tab.service.process.pid).children():
         process.kill()
-    chromium.close_tabs()
+    chromium.close_tab()
     again = chromium.open_tab(tmp_path)
     assert again.execute_script("return 1 + 1") == 2
-    chromium.close_tabs()
+    chromium.close_tab()

@@ -11,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from tests.reports.chromium import show_as
-from tests.reports.report_page import Page, downloaded
+from tests.reports.report_page import downloaded
 
 pytestmark = pytest.mark.browser
 
@@ -38,9 +38,9 @@ def file(make_results, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def page(browser, file):
-    return Page(browser, file)
+@pytest.fixture(scope="module")
+def page(open_shared, file):
+    return open_shared(file)
 
 
 def plot(page, name):
@@ -70,7 +70,7 @@ def test_each_selector_changes_its_figure_and_what_is_read_out(page):
     assert axis(page, fronts) == "loss (nats)"
     chooser(page, "fronts").send_keys(Keys.ARROW_DOWN)
     page.wait(lambda: axis(page, fronts) == "accuracy (higher is better)")
-    assert fronts.get_attribute("aria-label").startswith("Fronts of the task metric")
+    assert fronts.get_attribute("aria-label").startswith("Pareto fronts of the task metric")
 
     segments = plot(page, "segments")
     assert shown(page, segments) == ["against poor", f"against {HOSTILE[:25]}…"]
@@ -108,7 +108,7 @@ def test_names_are_shown_as_text_and_the_notice_says_what_cannot_be_compared(pag
     assert page.driver.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
 
 
-def test_figures_follow_the_scheme_and_are_saved_as_shown(page, downloads):
+def test_figures_follow_the_scheme_and_are_saved_as_shown(page):
     fronts = plot(page, "fronts")
     colours = "return arguments[0].data.map((trace) => [trace.line.color, trace.fillcolor])"
     assert page.driver.execute_script(colours, fronts)[0] == ["#0072B2", "#0072B2"]
@@ -117,5 +117,5 @@ def test_figures_follow_the_scheme_and_are_saved_as_shown(page, downloads):
     chooser(page, "fronts").send_keys(Keys.ARROW_DOWN)
     card = fronts.find_element(By.XPATH, "ancestor::article")
     card.find_element(By.CSS_SELECTOR, "[data-save=svg]").click()
-    saved = downloaded(downloads, "comparison-metric.svg").decode()
+    saved = downloaded(page.downloads, "comparison-metric.svg").decode()
     assert "accuracy (higher is better)" in saved

@@ -50,10 +50,8 @@ def figures_of(results):
         made[f"marginals {knob.name}"] = figures.marginals_figure(frame, knob)
         if len(record.trials) > 1:
             texts = record.trials["configuration"]
-            a, b = (Configuration.from_json(texts.iloc[at]) for at in (0, -1))
-            difference = frames.difference_frame(record.layers, a, b, record.choices, knob.name)
-            made[f"difference {knob.name}"] = figures.difference_figure(difference, knob)
-            heatmap = frames.heatmap_frame(record.layers, a, knob.name)
+            configuration = Configuration.from_json(texts.iloc[0])
+            heatmap = frames.heatmap_frame(record.layers, configuration, knob.name)
             made[f"heatmap {knob.name}"] = figures.heatmap_figure(heatmap, knob)
     return made
 

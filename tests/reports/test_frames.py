@@ -44,11 +44,11 @@ def test_configurations_are_numbered_in_the_order_in_which_they_appear(record):
 
 def test_latest_points_are_those_of_the_last_finished_round(record):
     latest = frames.latest_points(frames.points_frame(record))
-    assert set(latest["round"]) == {3}
+    assert set(latest["round"]) == {4}
     assert sorted(latest["trial"]) == sorted(record.latest["trial"])
 
 
-def test_overall_front_keeps_what_nothing_cheaper_or_equal_beats():
+def test_overall_front_keeps_what_nothing_cheaper_or_equal_dominates():
     points = points_of([(2.0, 1.0), (3.0, 0.5), (3.0, 0.6), (4.0, 0.5), (5.0, 0.7), (6.0, 0.1)])
     front = frames.front_frame(points)
     assert front[["average_bits", "loss"]].to_numpy().tolist() == [[2, 1], [3, 0.5], [6, 0.1]]
@@ -57,13 +57,6 @@ def test_overall_front_keeps_what_nothing_cheaper_or_equal_beats():
 def test_overall_front_of_a_metric_where_higher_is_better_rises():
     points = pd.DataFrame({"average_bits": [2.0, 3.0, 4.0], "metric": [0.7, 0.9, 0.8]})
     assert frames.front_frame(points, "metric", higher=True).index.tolist() == [0, 1]
-
-
-def test_segments_count_the_points_of_the_latest_round(record):
-    segments = frames.segments_frame(record)
-    assert len(segments) == len(record.segment_edges) - 1
-    assert segments["points"].sum() == len(record.latest)
-    assert segments["on_front"].sum() == record.latest["on_front"].sum()
 
 
 def test_hypervolume_of_two_boxes_from_a_reference_point():
@@ -88,10 +81,6 @@ def test_budget_rows_agree_with_pick(record):
         assert row["average_bits"] <= row["budget"]
 
 
-def test_budget_that_nothing_fits_has_no_trial(record):
-    assert frames.budget_frame(record, (1.0,))["trial"].isna().all()
-
-
 @pytest.mark.parametrize(("low", "high"), [(2.05, 7.25), (4.2, 8.0), (2.5, 3.2), (3.0, 3.05)])
 def test_study_budgets_lie_in_its_interval_and_end_with_it(low, high, record):
     budgets = frames.study_budgets(replace(record, segment_edges=(low, high)))
@@ -112,13 +101,9 @@ def test_study_budgets_leave_out_what_buys_nothing_more(record):
     assert len(budgets) == 2  # The least that it fits, and the end.
 
 
-def test_study_without_trials_has_no_budgets(make_record):
-    assert frames.study_budgets(make_record(rounds=0)) == []
-
-
 def test_training_losses_are_averaged_down_and_steps_count_over_all_rounds(record):
     losses = tuple(float(value) for value in np.linspace(1, 0, 1000))
-    rounds = tuple(RoundRecord(number, (), 0.5, 1, 1, 1, losses) for number in (0, 1))
+    rounds = tuple(RoundRecord(number, (), 0.5, 1, 1, 1, losses) for number in (1, 2))
     frame = frames.training_frame(replace(record, rounds=rounds), points_per_round=10)
     assert len(frame) == 20
     assert frame["step"].iloc[-1] == 2000
@@ -152,8 +137,8 @@ def test_headline_says_so_where_no_configuration_comes_near_full_precision(recor
     full = replace(record.rounds[-1].full_precision, loss=0.2)
     head = frames.headline(with_full_precision(record, full))
     assert head.within_one_percent is None
-    assert head.excess == pytest.approx(head.best["decisive_loss"] / 0.2 - 1)
-    assert head.close_to_best["decisive_loss"] <= 1.01 * head.best["decisive_loss"]
+    assert head.excess == pytest.approx(head.best["selection_loss"] / 0.2 - 1)
+    assert head.close_to_best["selection_loss"] <= 1.01 * head.best["selection_loss"]
 
 
 @pytest.mark.parametrize("loss", [None, math.nan], ids=["not told", "not a number"])
@@ -169,25 +154,20 @@ def test_headline_goes_by_the_best_loss_where_full_precision_is_not_known(record
     assert head.within_one_percent.equals(head.close_to_best)
 
 
-def test_headline_goes_by_observed_losses_where_none_are_expected(make_record):
-    record = make_record(expected=False)
-    assert frames.headline(record).best["loss"] == record.latest["loss"].min()
-
-
-def test_selection_loss_is_the_expected_one_where_there_is_one(record, make_record):
+def test_selection_loss_is_the_estimated_one_where_there_is_one(record, make_record):
     points = frames.points_frame(record)
-    assert (points["decisive_loss"] == points["estimated_loss"]).all()
-    assert frames.headline(record).is_expected
-    unexpected = make_record(expected=False)
-    points = frames.points_frame(unexpected)
-    assert (points["decisive_loss"] == points["loss"]).all()
-    assert not frames.headline(unexpected).is_expected
+    assert (points["selection_loss"] == points["estimated_loss"]).all()
+    assert frames.headline(record).is_estimated
+    observed = make_record(estimated=False)
+    points = frames.points_frame(observed)
+    assert (points["selection_loss"] == points["loss"]).all()
+    assert not frames.headline(observed).is_estimated
 
 
 def test_a_round_that_is_still_running_is_not_the_latest(record):
     running = replace(record, rounds=record.rounds[:-1])
     latest = frames.latest_points(frames.points_frame(running))
-    assert set(latest["round"]) == {2}
+    assert set(latest["round"]) == {3}
     assert sorted(latest["trial"]) == sorted(running.latest["trial"])
 
 
@@ -198,7 +178,7 @@ def test_study_without_trials_has_empty_frames_and_no_best(make_record):
     assert head.hypervolume is None
     assert frames.points_frame(empty).empty
     assert frames.budget_frame(empty, (3.0,))["trial"].isna().all()
-    assert frames.segments_frame(empty)["points"].sum() == 0
+    assert frames.study_budgets(empty) == []
 
 
 def test_study_whose_evaluations_all_failed_counts_them(record, only_failures):
@@ -217,7 +197,7 @@ def test_figures_that_are_not_finite_are_not_known(figure, record):
     assert points["metric"].isna().all()
     odd = points[points["trial"] == 0]
     assert odd["estimated_loss"].isna().all()
-    assert odd["decisive_loss"].equals(odd["loss"].rename("decisive_loss"))
+    assert odd["selection_loss"].equals(odd["loss"].rename("selection_loss"))
 
 
 def test_points_without_a_loss_add_nothing_to_a_hypervolume():
@@ -232,11 +212,11 @@ def test_headline_has_no_excess_over_a_loss_of_zero(record):
     assert head.excess is None
 
 
-def test_headline_says_of_the_best_itself_whether_its_loss_is_expected(record):
+def test_headline_says_of_the_best_itself_whether_its_loss_is_estimated(record):
     expected = record.trials["estimated_loss"].where(record.trials["trial"] == 0)
     loss = record.trials["loss"].mask(record.trials["trial"] == 1, 0.01)
     head = frames.headline(
         replace(record, trials=record.trials.assign(estimated_loss=expected, loss=loss))
     )
     assert head.best["trial"] == 1
-    assert not head.is_expected
+    assert not head.is_estimated

@@ -16,6 +16,7 @@ from qsearch_reports.serving import make_server
 from qsearch.monitoring.events import Event, EventKind, event_log
 from qsearch.storage.lock import study_lock
 from qsearch.storage.study_record import write_study
+from tests.reports.chromium import PATIENCE
 
 if not os.environ.get("CI"):
     pytest.importorskip("selenium", reason="the dev extra brings selenium")
@@ -36,9 +37,9 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     (directory / "state").mkdir(parents=True)
     tell(
         directory,
-        Event(EventKind.STARTED, 0, {"rounds": 2}),
-        Event(EventKind.ROUND_STARTED, 0, {"training_set": 8}),
-        Event(EventKind.EVALUATING_THE_SET, 0, {"total": 8}),
+        Event(EventKind.STARTED, 1, {"rounds": 2}),
+        Event(EventKind.ROUND_STARTED, 1, {"training_set": 8}),
+        Event(EventKind.EVALUATING_THE_SET, 1, {"total": 8}),
         *(evaluated(trial) for trial in range(2)),
     )
     with study_lock(directory):
@@ -62,7 +63,7 @@ def tell(directory: Path, *events: Event) -> None:
 
 
 def evaluated(trial: int) -> Event:
-    return Event(EventKind.EVALUATED, 0, {"trial": trial, "average_bits": 3.0, "loss": 0.5})
+    return Event(EventKind.EVALUATED, 1, {"trial": trial, "average_bits": 3.0, "loss": 0.5})
 
 
 class Live:
@@ -74,7 +75,7 @@ class Live:
         driver.get(url)
 
     def wait(self, condition):
-        return WebDriverWait(self.driver, 40, 0.05).until(lambda _: condition())
+        return WebDriverWait(self.driver, PATIENCE, 0.05).until(lambda _: condition())
 
     def text(self, name: str) -> str:
         return self.driver.find_element(By.ID, name).get_property("textContent")
@@ -198,22 +199,10 @@ def test_a_report_that_does_not_get_drawn_in_time_is_shown_and_not_loaded_again(
     assert len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1
 
 
-def test_results_that_stay_are_not_loaded_again(
-    browser, directory: Path, url: str, make_record
-) -> None:
-    write_study(directory, make_record(rounds=1))
-    page = Live(browser, url)
-    page.wait(lambda: page.report("report.document.documentElement.dataset.ready"))
-    page.report("(report.mark = 1, true)")
-    tell(directory, evaluated(2), evaluated(3))
-    page.wait(lambda: "4/8" in page.text("phase"))
-    assert page.report("report.mark") == 1
-
-
 def test_the_end_of_the_study_is_shown(browser, directory: Path, url: str) -> None:
     page = Live(browser, url)
     page.wait(lambda: "2/8" in page.text("phase"))
-    line = {"time": datetime.now(UTC).isoformat(), "event": "finished", "round": 0}
+    line = {"time": datetime.now(UTC).isoformat(), "event": "finished", "round": 1}
     with (directory / "log.jsonl").open("a") as stream:
         stream.write(json.dumps({**line, "reason": "enough"}) + "\n")
     with (directory / "state" / "lock").open("w"):

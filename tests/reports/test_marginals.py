@@ -19,7 +19,7 @@ from qsearch.storage.study_record import row_configuration
 
 def test_each_front_configuration_has_a_share_for_each_value_that_add_up_to_all(record):
     frame = marginals_frame(record, "scale_dtype")
-    front = front_frame(latest_points(points_frame(record)), "decisive_loss")
+    front = front_frame(latest_points(points_frame(record)), "selection_loss")
     assert frame["row"].drop_duplicates().tolist() == front.index.tolist()
     assert frame["average_bits"].is_monotonic_increasing
     assert frame.groupby("row")["share"].sum().to_numpy() == pytest.approx(1)

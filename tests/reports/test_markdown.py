@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -95,13 +94,6 @@ def test_the_headline_and_the_table_at_budgets_are_the_studys(record: StudyRecor
     assert [row[3].split(" ± ")[1] for row in rows] == [f"{e:.4f}" for e in best["standard_error"]]
 
 
-def test_failures_are_a_table_with_reasons(record: StudyRecord) -> None:
-    assert "#### 2 failed evaluations" in summary(record)
-    assert [["count", "reason", "trials"], ["2", "loss is nan", "118, 119"]] in tables(
-        summary(record)
-    )
-
-
 def test_settings_and_versions_are_folded(record: StudyRecord) -> None:
     settings = {"search": {"rounds": 3, "average_bits": [2.25, 7.25]}, "name": "quickstart"}
     text = markdown_summary([StudyResults(record, "d", settings=settings)])
@@ -133,14 +125,6 @@ def test_hostile_names_stay_names_everywhere(make_record: Callable[..., StudyRec
         assert not set(text) & set("\x1b\u202e")
 
 
-def test_folds_open_and_close_in_turn(record: StudyRecord) -> None:
-    depth = 0
-    for tag in re.findall("</?details>", summary(record, record)):
-        depth += 1 if tag == "<details>" else -1
-        assert depth in (0, 1, 2)
-    assert depth == 0
-
-
 def test_commands_are_in_a_fence_that_a_directory_cannot_end(record: StudyRecord) -> None:
     text = summary(record, directory="a ``` b\n````\n# heading")
     (fence,) = [token for token in PARSER.parse(text) if token.type == "fence"]
@@ -148,34 +132,11 @@ def test_commands_are_in_a_fence_that_a_directory_cannot_end(record: StudyRecord
     assert all(line.startswith("qsearch ") for line in fence.content.splitlines())
 
 
-def test_several_studies_share_one_table_and_one_reference_point(
-    record: StudyRecord, make_record: Callable[..., StudyRecord]
-) -> None:
-    other = replace(make_record(name="other", quality=1.2), reference_point=(1.5, 7.5))
-    text = summary(record, other)
-    heading, first, second = tables(text)[0]
-    assert heading[:3] == ["study", "evaluations", "hypervolume"]
-    assert [first[0], second[0]] == ["quickstart", "other"]
-    assert float(first[2]) > float(second[2])
-    assert "one reference point (loss 1.5, 7.5 average bits)" in text
-    assert text.count("<summary><code>") == 2
-
-
-@pytest.mark.parametrize("rounds", [0, 1])
-def test_a_study_with_little_to_show_says_so(
-    rounds: int, make_record: Callable[..., StudyRecord]
-) -> None:
-    text = summary(make_record(rounds=rounds, trials_per_round=1, failed=0))
-    told = "It is the only evaluation so far." if rounds else "No evaluation has finished yet."
-    assert told in text
-    assert ("qsearch pick" if rounds else "qsearch status") in text
-
-
 def test_all_failed_says_so(
     record: StudyRecord, only_failures: Callable[[StudyRecord], StudyRecord]
 ) -> None:
     text = summary(only_failures(record))
-    assert "**300 evaluations failed and none completed: no front yet.**" in text
+    assert "**300 evaluations failed, none completed: no front yet.**" in text
     assert tables(text)[0][1][:2] == ["300", "loss is nan"]
 
 

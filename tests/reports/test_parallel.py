@@ -21,7 +21,7 @@ def frame(record):
 def test_there_is_a_row_per_configuration_of_the_latest_round(record, frame):
     latest = latest_points(points_frame(record))
     assert frame.index.tolist() == latest.index.tolist()
-    assert frame["decisive_loss"].equals(latest["decisive_loss"])
+    assert frame["selection_loss"].equals(latest["selection_loss"])
 
 
 def test_numbers_are_averaged_over_weights_and_texts_by_their_places(record, frame):
@@ -40,7 +40,7 @@ def test_lines_fall_into_quarters_of_equal_size_by_loss(frame):
     sizes = frame.groupby("group").size()
     assert sizes.index.tolist() == [0, 1, 2, 3]
     assert sizes.max() - sizes.min() <= 1
-    losses = frame.groupby("group")["decisive_loss"]
+    losses = frame.groupby("group")["selection_loss"]
     assert (losses.max()[:-1].to_numpy() <= losses.min()[1:].to_numpy()).all()
 
 
@@ -89,19 +89,6 @@ def test_each_line_runs_through_all_axes_with_its_row_number_and_ends_in_a_gap(r
     assert sorted(rows) == frame.index.tolist()
 
 
-def test_hover_labels_have_the_values_themselves(record, frame):
-    axes = parallel_axes(record, frame)
-    best = parallel_figure(frame, axes).data[-1]
-    row, trial, value = best.customdata[0]
-    assert trial == frame.loc[row, "trial"]
-    assert value == pytest.approx(frame.loc[row, "average_bits"], abs=1e-4)
-
-
-def test_choice_indices_that_are_known_already_are_not_read_again(record, frame):
-    zeros = np.zeros((len(frame), len(record.layers)), dtype=np.int64)
-    assert parallel_frame(record, zeros)["mean bits"].to_numpy() == pytest.approx(2.0)
-
-
 def test_one_configuration_is_a_line_in_the_middle_of_its_axes(make_record):
     record = make_record(rounds=1, trials_per_round=1, failed=0)
     frame = parallel_frame(record)
@@ -114,5 +101,5 @@ def test_losses_farther_apart_than_a_float_holds_have_ticks_at_both_ends(record)
     sign = np.where(record.trials["trial"] % 2 == 0, 1.7e308, -1.7e308)
     huge = replace(record, trials=record.trials.assign(loss=sign, estimated_loss=math.nan))
     frame = parallel_frame(huge)
-    axis = next(a for a in parallel_axes(huge, frame) if a.column == "decisive_loss")
+    axis = next(a for a in parallel_axes(huge, frame) if a.column == "selection_loss")
     assert [at for at, _ in axis.ticks] == [-1.7e308, 1.7e308]

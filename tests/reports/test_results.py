@@ -46,11 +46,11 @@ def test_a_study_of_results_alone_has_nothing_else(directory, record):
 def test_everything_that_a_directory_holds_is_read(directory, record):
     write_footprint(directory, FOOTPRINT)
     write_settings(directory, SETTINGS)
-    event_log(directory / "log.jsonl")(Event(EventKind.STARTED, 0, {"rounds": 4}))
-    last = len(record.rounds) - 1
+    event_log(directory / "log.jsonl")(Event(EventKind.STARTED, 1, {"rounds": 4}))
+    last = len(record.rounds)
     scores = np.random.default_rng(0).random((len(record.layers), record.choices.size))
     write_measurement(directory, layer_scores_name(last), scores)
-    write_measurement(directory, layer_scores_name(0), scores + 1)
+    write_measurement(directory, layer_scores_name(1), scores + 1)
     results = read_results(directory)
     assert results.footprint == FOOTPRINT
     assert results.settings == SETTINGS
@@ -61,7 +61,7 @@ def test_everything_that_a_directory_holds_is_read(directory, record):
 def test_while_the_first_round_runs_layer_scores_are_its_own(study, record):
     directory = study(replace(record, rounds=()))
     scores = np.ones((len(record.layers), record.choices.size))
-    write_measurement(directory, layer_scores_name(0), scores)
+    write_measurement(directory, layer_scores_name(1), scores)
     assert np.array_equal(read_results(directory).layer_scores, scores)
 
 
@@ -79,7 +79,7 @@ def test_layer_scores_that_cannot_be_used_are_told_and_left_out(directory, recor
     told: list[str] = []
     shape = (len(record.layers), record.choices.size)
     scores = np.full(shape, np.inf)
-    write_measurement(directory, layer_scores_name(len(record.rounds) - 1), scores)
+    write_measurement(directory, layer_scores_name(len(record.rounds)), scores)
     assert read_results(directory, told.append).layer_scores is None
     assert len(told) == 1
 

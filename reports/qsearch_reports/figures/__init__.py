@@ -17,7 +17,7 @@ from qsearch_reports.figures.comparison import (
     time_figure,
 )
 from qsearch_reports.figures.fronts import Ranges, front_figure, front_ranges
-from qsearch_reports.figures.layers import difference_figure, heatmap_figure
+from qsearch_reports.figures.layers import heatmap_figure
 from qsearch_reports.figures.marginals import marginals_figure
 from qsearch_reports.figures.parallel import parallel_figure
 from qsearch_reports.figures.progress import (
@@ -29,28 +29,3 @@ from qsearch_reports.figures.sensitivity import sensitivity_figure
 from qsearch_reports.figures.style import escape, value_colours, value_title
 from qsearch_reports.figures.surrogate import calibration_figure, predictions_figure
 from qsearch_reports.figures.timeline import timeline_figure
-
-__all__ = [
-    "Ranges",
-    "calibration_figure",
-    "comparison_figure",
-    "difference_figure",
-    "escape",
-    "front_figure",
-    "front_ranges",
-    "fronts_figure",
-    "heatmap_figure",
-    "hypervolume_figure",
-    "marginals_figure",
-    "outcome_legend",
-    "outcomes_figure",
-    "parallel_figure",
-    "predictions_figure",
-    "progress_figure",
-    "sensitivity_figure",
-    "time_figure",
-    "timeline_figure",
-    "training_figure",
-    "value_colours",
-    "value_title",
-]

@@ -20,21 +20,13 @@ from qsearch_reports.frames.outcomes import OUTCOMES
 
 _LETTERS = {"win": "W", "tie": "T", "loss": "L", "none": ""}
 _PLACES = {"loss": -1, "tie": 0, "win": 1, "none": np.nan}
-_FIGURES = ("difference", "low", "high", "outcome")
+_VALUES = ("difference", "low", "high", "outcome")
 _NAME = 40
 _ROW_NAME = 26
 
 
 def fronts_figure(methods: pd.DataFrame, studies: pd.DataFrame, label: str) -> go.Figure:
-    """Overlay the fronts of methods: their means, a band where there are several seeds, and each.
-
-    Args:
-        methods: ``method``, ``budget``, ``mean``, ``low``, ``high`` and ``seeds``, from
-            :func:`~qsearch_reports.frames.method_frame`.
-        studies: ``method``, ``study``, ``budget`` and ``value`` of each study, from
-            :func:`~qsearch_reports.frames.study_fronts_frame`.
-        label: Title of the value axis, with its unit.
-    """
+    """Overlay the Pareto fronts of methods: means, bands of several seeds, and each seed."""
     figure = new_figure("Best at or under each budget, mean and 95 % interval over seeds")
     for place, (name, rows) in enumerate(methods.groupby("method", sort=False)):
         style = study_style(place, str(name))
@@ -63,7 +55,7 @@ def fronts_figure(methods: pd.DataFrame, studies: pd.DataFrame, label: str) -> g
 
 
 def _value_range(methods: pd.DataFrame, studies: pd.DataFrame) -> list[float] | None:
-    """Return an axis's range that holds all values, and what lies beside them of the bands.
+    """Return an axis's range that holds all values, and what lies near them of the bands.
 
     The interval of two seeds is 13 times as wide as what they differ by: to show the whole of it
     would flatten all else.
@@ -141,8 +133,6 @@ def comparison_figure(frame: pd.DataFrame) -> go.Figure:
     """Draw hypervolume by round of several studies, from
     :func:`~qsearch_reports.frames.comparison_frame`.
 
-    Args:
-        frame: That table; with a column ``method``, studies of one look alike.
     """  # noqa: D205
     figure = new_figure("Hypervolume by round, same reference point")
     _add_studies(figure, frame, "round", "hypervolume", "round %{x}<br>hypervolume %{y:.4f}")
@@ -152,14 +142,7 @@ def comparison_figure(frame: pd.DataFrame) -> go.Figure:
 
 
 def time_figure(frame: pd.DataFrame, value: str) -> go.Figure:
-    """Draw what studies had reached after some minutes of work.
-
-    Args:
-        frame: ``study``, ``round``, ``minutes`` and the value; with a column ``method``, studies
-            of one look alike.
-        value: ``hypervolume``, from :func:`~qsearch_reports.frames.comparison_frame`, or ``loss``
-            at one budget, from :func:`~qsearch_reports.frames.time_frame`.
-    """
+    """Draw what studies had reached after some minutes of work."""
     title = {"hypervolume": "Hypervolume", "loss": "Best loss within the budget"}[value]
     figure = new_figure(f"{title} by minutes of work")
     shown = frame.dropna(subset=["minutes", value])
@@ -187,12 +170,7 @@ def _add_studies(figure: go.Figure, frame: pd.DataFrame, x: str, y: str, text: s
 
 
 def outcomes_figure(outcomes: pd.DataFrame, method: str) -> go.Figure:
-    """Draw how one method fares against the others, segment by segment.
-
-    Args:
-        outcomes: Table of :func:`~qsearch_reports.frames.outcomes_frame`.
-        method: The method whose wins and losses are shown; a row for each other one.
-    """
+    """Draw how one method fares against the others, segment by segment."""
     rows = outcomes[outcomes["method"] == method]
     others = list(dict.fromkeys(rows["other"]))
     segments = rows[rows["other"] == others[0]] if others else rows
@@ -201,7 +179,7 @@ def outcomes_figure(outcomes: pd.DataFrame, method: str) -> go.Figure:
     details = [
         [
             [_outcome_text(*row), escape(other, _NAME), span]
-            for row, span in zip(own[list(_FIGURES)].to_numpy(), spans, strict=True)
+            for row, span in zip(own[list(_VALUES)].to_numpy(), spans, strict=True)
         ]
         for other, own in zip(others, by_other, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Loss, or task metric, against average bits."""
+"""Loss, or task metric, against average bits, with Pareto front and segments."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from qsearch_reports.figures.style import (
 from qsearch_reports.frames.points import front_frame
 
 _MANY = 1000
-"""Points beyond which those that are beaten have no bars: they would hide the front, and take
-longer to draw than the points."""
+"""Points beyond which dominated ones have no bars: they would hide the front, and take longer to
+draw than the points."""
 
 SYMBOLS = {True: "circle", False: "diamond"}
 """Marker of seen and of unseen configurations."""
@@ -48,10 +48,6 @@ class Ranges:
 
 def front_ranges(points: pd.DataFrame, value: str = "loss") -> Ranges | None:
     """Return ranges that hold some points with their error bars.
-
-    Args:
-        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of any rounds.
-        value: ``loss`` or ``metric``.
 
     Returns:
         None if there is no point.
@@ -80,18 +76,9 @@ def front_figure(
 ) -> go.Figure:
     """Draw loss or metric against average bits, with the front and the segments.
 
-    The front of losses is that of expected ones where they are known, drawn at what is expected;
-    markers are at what was observed. Bars are standard errors; of more than 1,000 points, those on
+    The Pareto front of losses is that of estimated ones where they are known; markers are at what
+    was observed. Bars are standard errors; of more than 1,000 points, those on
     a segment's front have them.
-
-    Args:
-        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of one round; each
-            marker's ``customdata`` begins with its row number.
-        edges: Segment edges, average bits.
-        metric: The task metric.
-        value: ``loss`` or ``metric``.
-        ranges: Fixed ranges of the axes, such as those of all rounds (:func:`front_ranges`); those
-            of these points if None.
     """
     rounds = points["round"].unique()
     of_round = f", round {int(rounds[0])}" if len(rounds) == 1 else ""
@@ -100,15 +87,15 @@ def front_figure(
     if points[value].isna().all():
         return note(figure, "no configuration has been evaluated yet")
     higher = value == "metric" and metric.better == "higher"
-    selection = "decisive_loss" if value == "loss" else value
+    selection = "selection_loss" if value == "loss" else value
     front = front_frame(points, selection, higher=higher)
-    is_expected = value == "loss" and points["estimated_loss"].notna().any()
+    is_estimated = value == "loss" and points["estimated_loss"].notna().any()
     figure.add_scatter(
         x=front["average_bits"],
         y=front[selection],
         mode="lines",
         line={"shape": "hv", "width": 1.5, "color": COLOURS["front"]},
-        name="overall front, estimated loss" if is_expected else "overall front",
+        name="overall Pareto front, estimated loss" if is_estimated else "overall Pareto front",
         hoverinfo="skip",
         meta="front",
     )
@@ -138,12 +125,12 @@ def _markers(
     colour = COLOURS[part]
     name = f"{part}, on segment front" if on_front else part
     shown = ["trial", "round", "loss", "standard_error", "metric", "metric_standard_error"]
-    figures = rows[shown].round(6).itertuples(index=False, name=None)
-    expected = zip(rows["estimated_loss"], rows["estimated_loss_std"], strict=True)
+    values = rows[shown].round(6).itertuples(index=False, name=None)
+    estimated = zip(rows["estimated_loss"], rows["estimated_loss_std"], strict=True)
     details = [
-        [int(number), *row, escape(method, 60), _expected_text(*figure)]
-        for number, row, method, figure in zip(
-            rows.index, figures, rows["method"], expected, strict=True
+        [int(number), *row, escape(method, 60), _estimated_text(*estimate)]
+        for number, row, method, estimate in zip(
+            rows.index, values, rows["method"], estimated, strict=True
         )
     ]
     return go.Scatter(
@@ -175,6 +162,6 @@ def _markers(
     )
 
 
-def _expected_text(mean: float, std: float) -> str:
+def _estimated_text(mean: float, std: float) -> str:
     """Return what the hover label says of an estimated loss, if there is one."""
     return "" if pd.isna(mean) else f"<br>estimated loss {mean:.4f} ± {std:.4f}"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -17,17 +14,9 @@ from qsearch_reports.figures.style import (
     template_text,
 )
 
-_DIVERGING = ((0.0, "#2166AC"), (0.5, "#E9ECEF"), (1.0, "#B35806"))
-"""From blue over grey to brown: told apart whatever colours a reader sees."""
-
 
 def heatmap_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
-    """Draw one knob of a configuration by role and block.
-
-    Args:
-        frame: Values by role and block, from :func:`~qsearch_reports.frames.heatmap_frame`.
-        knob: The knob; each of its values has a colour, in order.
-    """
+    """Draw one knob of a configuration by role and block."""
     places = [
         [None if cell is None else knob.index(cell) for cell in row]
         for row in frame.to_numpy(dtype=object)
@@ -59,55 +48,6 @@ def heatmap_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
     )
     _lay_out(figure, frame)
     return figure
-
-
-_MAX_TEXTS = 40
-"""Blocks up to which a cell has room for its text."""
-
-
-def difference_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
-    """Draw by how much one knob of a configuration is above another's, by role and block.
-
-    Args:
-        frame: Differences by role and block, from
-            :func:`~qsearch_reports.frames.difference_frame`.
-        knob: The knob.
-    """
-    in_places = frame.attrs.get("unit") == "places"
-    figure = new_figure(f"Difference in {escape(knob.name, 40)} by layer")
-    if frame.empty:
-        return note(figure, "the model has no quantizable layer")
-    values = frame.to_numpy(dtype=float)
-    most = float(np.nanmax(np.abs(values))) or 1.0
-    texts = [[_signed(cell) for cell in row] for row in values]
-    unit = " places" if in_places else ""
-    figure.add_heatmap(
-        x=[str(block) for block in frame.columns],
-        y=list(range(len(frame.index))),
-        z=[[None if math.isnan(cell) else cell for cell in row] for row in values],
-        zmin=-most,
-        zmax=most,
-        colorscale=_DIVERGING,
-        colorbar={"title": {"text": escape(knob.name, 20) + (f",{unit}" if unit else "")}},
-        xgap=2,
-        ygap=2,
-        text=texts,
-        texttemplate="%{text}" if len(frame.columns) <= _MAX_TEXTS else None,
-        customdata=[[escape(role)] * len(frame.columns) for role in frame.index],
-        hovertemplate=f"block %{{x}}<br>%{{customdata}}<br>{template_text(knob.name)} %{{text}}"
-        f"{unit}<extra></extra>",
-        hoverongaps=False,
-        meta="heatmap-difference",
-    )
-    _lay_out(figure, frame)
-    return figure
-
-
-def _signed(value: float) -> str:
-    """Return a difference with its sign; nothing for a cell without a layer."""
-    if math.isnan(value):
-        return ""
-    return f"{value:+g}".replace("-", "−") if value else "0"
 
 
 def _lay_out(figure: go.Figure, frame: pd.DataFrame) -> None:

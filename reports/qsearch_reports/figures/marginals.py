@@ -1,4 +1,4 @@
-"""Values of a knob along the front."""
+"""Values of a knob along the Pareto front."""
 
 from __future__ import annotations
 
@@ -20,14 +20,8 @@ _OUTLINE = "rgba(128,128,128,0.7)"
 
 
 def marginals_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
-    """Draw how the quantized weights divide among a knob's values, along the front.
-
-    Args:
-        frame: From :func:`~qsearch_reports.frames.marginals_frame`; a bar per configuration, from
-            few average bits to many.
-        knob: The knob; its values have the colours that they have in a heatmap.
-    """
-    figure = new_figure(f"{escape(knob.name, 40)} along the front")
+    """Draw how the quantized weights divide among a knob's values, along the Pareto front."""
+    figure = new_figure(f"{escape(knob.name, 40)} along the Pareto front")
     if frame.empty:
         return note(figure, "no configuration has been evaluated yet")
     colours = value_colours(len(knob.values))
@@ -57,7 +51,7 @@ def marginals_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
         legend={"title": {"text": escape(knob.name, 20)}, "traceorder": "normal"},
     )
     figure.update_xaxes(
-        title_text="average bits of the configurations on the overall front",
+        title_text="average bits of the configurations on the overall Pareto front",
         tickvals=list(range(0, len(bits), step)),
         ticktext=[f"{value:.2f}" for value in bits[::step]],
         showgrid=False,

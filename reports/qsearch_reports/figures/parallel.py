@@ -23,10 +23,6 @@ def parallel_figure(frame: pd.DataFrame, axes: Sequence[ParallelAxis]) -> go.Fig
 
     Lines of one quarter of the losses are one trace, with gaps between them, so that thousands are
     drawn at once. A line's points all have the row number of its configuration.
-
-    Args:
-        frame: From :func:`~qsearch_reports.frames.parallel_frame`.
-        axes: From :func:`~qsearch_reports.frames.parallel_axes`.
     """
     figure = new_figure("Knobs of all configurations")
     if frame.empty or not axes:

@@ -43,12 +43,7 @@ def hypervolume_figure(frame: pd.DataFrame) -> go.Figure:
 def progress_figure(
     frame: pd.DataFrame, by: Literal["evaluation", "minutes"] = "evaluation"
 ) -> go.Figure:
-    """Draw hypervolume after each evaluation; each round starts anew, behind a dotted line.
-
-    Args:
-        frame: From :func:`~qsearch_reports.frames.progress_frame`.
-        by: ``evaluation``, or ``minutes``; evaluations whose time is not known are then left out.
-    """
+    """Draw hypervolume after each evaluation; each round starts anew, behind a dotted line."""
     figure = new_figure(f"Hypervolume by {'evaluation' if by == 'evaluation' else 'minute'}")
     known = frame[frame[by].notna() & frame["hypervolume"].notna()]
     if known.empty:
@@ -99,11 +94,7 @@ def progress_figure(
 
 
 def training_figure(frame: pd.DataFrame) -> go.Figure:
-    """Draw training loss by step, a line per round.
-
-    Args:
-        frame: From :func:`~qsearch_reports.frames.training_frame`.
-    """
+    """Draw training loss by step, a line per round."""
     figure = new_figure("Training loss by round")
     if frame.empty:
         return note(figure, "no round with training is finished yet")

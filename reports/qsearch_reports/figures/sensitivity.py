@@ -23,9 +23,6 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
     """Draw what each layer is given against how much it matters; a marker per layer.
 
     A layer whose sensitivity is not positive is drawn at the left end, below the least that is.
-
-    Args:
-        frame: From :func:`~qsearch_reports.frames.sensitivity_frame`.
     """
     knob, unit = str(frame.attrs["knob"]), frame.attrs["unit"]
     figure = new_figure(f"Layers that the search protects: sensitivity and {escape(knob, 40)}")

@@ -21,10 +21,8 @@ COLOURS = {
 }
 """Colour of each part on a light ground; Okabe and Ito's blue and a darker vermillion."""
 
-
 LOSS_COLOURS = ("#0072B2", "#4A90BF", "#B8860B", "#C2500A")
 """Colours of parts of the losses, from the least to the greatest."""
-
 
 LAYER_COLOURS = (
     "#0072B2",
@@ -38,7 +36,6 @@ LAYER_COLOURS = (
 )
 """Colours of roles, in model order; those that follow share the colour of the front."""
 
-
 LAYER_SYMBOLS = (
     "circle",
     "diamond",
@@ -50,23 +47,17 @@ LAYER_SYMBOLS = (
     "pentagon",
 )
 
-
 BAND_COLOUR = "rgba(86,156,214,0.28)"
 """Colour of a band of uncertainty, on any ground."""
 
-
 STUDY_COLOURS = ("#0072B2", "#C2500A", "#00805A", "#A8568B", "#8A6D00", "#3B9AC9")
 
-
 STUDY_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
-
 
 OUTCOME_COLOURS = {"win": "#0072B2", "tie": "#6B7787", "loss": "#C2500A"}
 """Of a method against another; legible under white text."""
 
-
 STUDY_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-
 
 _TEMPLATE = go.layout.Template(
     layout={
@@ -121,17 +112,12 @@ def note(figure: go.Figure, text: str) -> go.Figure:
 
 
 def caption(figure: go.Figure, text: str) -> None:
-    """Write figures that sum a plot up under its title."""
+    """Write what sums a plot up under its title."""
     figure.update_layout(title_subtitle={"text": text, "font": {"size": 12}}, margin_t=104)
 
 
 def escape(text: object, limit: int | None = None) -> str:
-    """Return text that Plotly draws as it is, though it reads tags and entities in text.
-
-    Args:
-        text: Anything; line breaks become spaces.
-        limit: Longer text is cut to this many characters, the last an ellipsis.
-    """
+    """Return text that Plotly draws as it is, though it reads tags and entities in text."""
     plain = " ".join(str(text).split())
     if limit is not None and len(plain) > limit:
         plain = plain[: limit - 1] + "…"

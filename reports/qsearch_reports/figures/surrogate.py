@@ -16,17 +16,13 @@ from qsearch_reports.figures.style import (
 )
 
 _INTERVAL = 1.96
-"""Deviations on either side of a mean that hold 95 % of a normal distribution."""
+"""Standard deviations on either side of a mean that hold 95 % of a normal distribution."""
 
-_NOTHING = "the surrogate predicted no loss: there was no search, or an earlier qsearch ran it"
+_NOTHING = "the surrogate predicted no loss: there was no search"
 
 
 def predictions_figure(frame: pd.DataFrame) -> go.Figure:
-    """Draw observed against predicted losses, with the 95 % interval of each prediction.
-
-    Args:
-        frame: From :func:`~qsearch_reports.frames.predictions_frame`.
-    """
+    """Draw observed against predicted losses, with the 95 % interval of each prediction."""
     figure = new_figure("Observed against predicted loss")
     if frame.empty:
         return note(figure, _NOTHING)
@@ -48,13 +44,13 @@ def predictions_figure(frame: pd.DataFrame) -> go.Figure:
     ):
         if rows.empty:
             continue
-        figures = rows[["predicted", "deviation", "error"]].round(6)
+        values = rows[["predicted", "std", "error"]].round(6)
         figure.add_scatter(
             x=rows["predicted"],
             y=rows["observed"],
             error_x={
                 "type": "data",
-                "array": _INTERVAL * rows["deviation"],
+                "array": _INTERVAL * rows["std"],
                 "thickness": 0.8,
                 "width": 0,
                 "color": COLOURS[part],
@@ -63,19 +59,19 @@ def predictions_figure(frame: pd.DataFrame) -> go.Figure:
             marker={"size": 7, "symbol": symbol, "color": COLOURS[part]},
             name=name,
             customdata=[
-                [int(row), int(trial), int(round), *figures]
-                for row, trial, round, *figures in zip(
+                [int(row), int(trial), int(number), *rest]
+                for row, trial, number, *rest in zip(
                     rows["row"],
                     rows["trial"],
                     rows["round"],
-                    figures["deviation"],
-                    figures["error"].fillna(0),
+                    values["std"],
+                    values["error"].fillna(0),
                     strict=True,
                 )
             ],
             hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
             "predicted %{x:.4f} ± %{customdata[3]:.4f}<br>observed %{y:.4f}<br>"
-            "%{customdata[4]:+.2f} deviations<extra></extra>",
+            "%{customdata[4]:+.2f} standard deviations<extra></extra>",
             meta=part,
         )
     figure.update_xaxes(title_text="loss predicted before the evaluation (nats)")
@@ -85,11 +81,7 @@ def predictions_figure(frame: pd.DataFrame) -> go.Figure:
 
 
 def calibration_figure(frame: pd.DataFrame) -> go.Figure:
-    """Draw how often observations lay within intervals against how often they were said to.
-
-    Args:
-        frame: From :func:`~qsearch_reports.frames.calibration_frame`.
-    """
+    """Draw how often observations lay within intervals against how often they were said to."""
     figure = new_figure("Calibration of the surrogate")
     if frame.empty:
         return note(figure, _NOTHING)
@@ -138,7 +130,7 @@ def calibration_figure(frame: pd.DataFrame) -> go.Figure:
 
 
 def _sum_up(frame: pd.DataFrame) -> str:
-    """Return the figures that sum up predictions, as a line of text."""
+    """Return what sums up predictions, as a line of text."""
     parts = [f"root mean square error {frame.attrs['rmse']:.3g} nats"]
     if not math.isnan(frame.attrs["rank_correlation"]):
         parts.append(f"rank correlation {frame.attrs['rank_correlation']:.2f}")

@@ -30,12 +30,7 @@ _MAX_LANES = 12
 
 
 def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
-    """Draw evaluations as bars over time, failed ones as crosses, and phases above them.
-
-    Args:
-        timeline: From :func:`~qsearch_reports.frames.timeline_frame`.
-        phases: From :func:`~qsearch_reports.frames.phases_frame`.
-    """
+    """Draw evaluations as bars over time, failed ones as crosses, and phases above them."""
     figure = new_figure("Time line")
     known = timeline[timeline["end"].notna()]
     lacking = len(timeline) - len(known)
@@ -133,7 +128,7 @@ def _phase(rows: pd.DataFrame, name: str) -> go.Scatter:
     details: list[list[Any]] = []
     for kind, round_, start, end, complete in rows.itertuples(index=False, name=None):
         seconds = round((end - start) * 60, 2)
-        detail = [int(round_), escape(kind, 40), seconds, "" if complete else ", cut off"]
+        detail = [int(round_), escape(kind, 40), seconds, "" if complete else ", not finished"]
         details += [detail] * points + [[-1]]
     return go.Scatter(
         x=x,

@@ -20,9 +20,6 @@ def study_budgets(record: StudyRecord) -> list[float]:
     Those that no configuration of the latest round fits are left out, and those that buy nothing
     more than a smaller one does, except the end.
 
-    Args:
-        record: The study.
-
     Returns:
         Average bits, rising.
     """
@@ -30,17 +27,13 @@ def study_budgets(record: StudyRecord) -> list[float]:
     inside = [budget for budget in _BUDGETS if low < budget < high]
     if len(inside) < 3:
         inside = [round(float(budget), 2) for budget in np.linspace(low, high, 9)[1:-1]]
-    found = budget_frame(record, (*inside, high)).dropna(subset="trial")
-    kept = ~found.duplicated("trial") | (found["budget"] == high)
-    return [float(budget) for budget in found[kept]["budget"]]
+    rows = budget_frame(record, (*inside, high)).dropna(subset="trial")
+    gains = ~rows.duplicated("trial") | (rows["budget"] == high)
+    return [float(budget) for budget in rows[gains]["budget"]]
 
 
 def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
     """Return the best configuration of the latest round at or under each budget.
-
-    Args:
-        record: The study.
-        budgets: Average bits.
 
     Returns:
         Table of ``budget``, ``trial``, ``average_bits``, ``loss``, ``standard_error``,

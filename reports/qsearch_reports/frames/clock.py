@@ -20,11 +20,7 @@ _COLUMNS = ["trial", "round", "status", "reason", "seconds", "minutes"]
 
 
 def log_history(events: Sequence[Mapping[str, Any]]) -> tuple[History, pd.DataFrame]:
-    """Return what a log tells of a study, and the results of evaluations in it.
-
-    Args:
-        events: Lines of the log, first one first; those that are no events of a study are passed
-            over.
+    """Return what a log says of a study, and the results of evaluations in it.
 
     Returns:
         The history, and a table with a row per result in the order in which they came: ``trial``,
@@ -73,12 +69,8 @@ def _seconds(value: object) -> float:
 def running_minutes(history: History, times: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return times as minutes of running since the study began.
 
-    Time without a running session is left out: a study that stopped overnight goes on where it
+    Time without a running session is left out: a study that stopped overnight continues where it
     was.
-
-    Args:
-        history: What the study has told.
-        times: Seconds since the epoch (n).
     """
     at, passed, before = [], [], 0.0
     for session in history.sessions:

@@ -14,7 +14,7 @@ from scipy import stats
 from qsearch.storage.study_record import RoundRecord, StudyRecord
 from qsearch_reports.frames.groups import Method
 from qsearch_reports.frames.hypervolume import box_area, hypervolume
-from qsearch_reports.frames.points import front_frame, latest_points, points_frame
+from qsearch_reports.frames.points import front_frame, latest_points, points_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,36 +34,25 @@ def t_quantile(freedom: float) -> float:
 
 
 def mean_interval(values: Sequence[float] | Floats) -> tuple[float, float, float]:
-    """Return the mean of a few values, and the ends of its 95 % interval by Student's t.
-
-    Args:
-        values: One for each seed; with less than two, the ends are not known (NaN).
-    """
-    known = np.asarray(values, dtype=float)
-    if len(known) == 0:
+    """Return the mean of a few values, and the ends of its 95 % interval by Student's t."""
+    count = len(values)
+    if count == 0:
         return math.nan, math.nan, math.nan
-    mean = float(known.mean())
-    if len(known) == 1:
+    mean = float(np.mean(values))
+    if count == 1:
         return mean, math.nan, math.nan
-    half = t_quantile(len(known) - 1) * float(known.std(ddof=1)) / math.sqrt(len(known))
+    half = t_quantile(count - 1) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return mean, mean - half, mean + half
 
 
 def best_within(
     points: pd.DataFrame,
     budgets: Sequence[float] | Floats,
-    value: str = "decisive_loss",
+    value: str = "selection_loss",
     *,
     higher: bool = False,
 ) -> Floats:
-    """Return the best value at or under each budget (budgets); NaN where nothing fits.
-
-    Args:
-        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of one round.
-        budgets: Average bits.
-        value: ``decisive_loss``, ``loss`` or ``metric``.
-        higher: Whether higher values are better.
-    """
+    """Return the best value at or under each budget (budgets); NaN where nothing fits."""
     front = front_frame(points, value, higher=higher)
     values = np.append(math.nan, front[value].to_numpy(dtype=float))
     # Position 0 is what fits no budget; position n, the front's n-th point.
@@ -71,24 +60,27 @@ def best_within(
     return fitting
 
 
-def front_budgets(records: Sequence[StudyRecord], most: int = MAX_BUDGETS) -> Floats:
-    """Return the budgets at which any study's front has a step, thinned out if there are many.
-
-    Args:
-        records: The studies.
-        most: How many there are at most.
-    """
+def front_budgets(
+    records: Sequence[StudyRecord],
+    most: int = MAX_BUDGETS,
+    points: Sequence[pd.DataFrame] | None = None,
+) -> Floats:
+    """Return the budgets at which any study's front has a step, thinned out if there are many."""
     steps = [
-        front_frame(latest_points(points_frame(record)), value, higher=higher)["average_bits"]
-        for record in records
+        front_frame(latest_points(own), value, higher=higher)["average_bits"]
+        for record, own in zip(records, points_of(records, points), strict=True)
         for value, higher in (
-            ("decisive_loss", False),
+            ("selection_loss", False),
             ("metric", record.metric.better == "higher"),
         )
     ]
-    found = np.unique(np.concatenate(steps)) if steps else np.array([])
-    kept = np.unique(np.linspace(0, len(found) - 1, min(len(found), most)).round().astype(int))
-    return np.asarray(found[kept], dtype=float)
+    budgets = np.unique(np.concatenate(steps)) if steps else np.array([])
+    return np.asarray(budgets[spread(len(budgets), most)], dtype=float)
+
+
+def spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Return at most so many places from 0 to ``count`` − 1, evenly spread, both ends included."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def study_fronts_frame(
@@ -96,28 +88,28 @@ def study_fronts_frame(
     names: Sequence[str],
     value: str = "loss",
     budgets: Sequence[float] | Floats | None = None,
+    points: Sequence[pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return the best of each study's latest round at or under each budget.
 
-    Args:
-        records: The studies.
-        names: A distinct label for each.
-        value: ``loss``, which is the selection one, or ``metric``.
-        budgets: Average bits; :func:`front_budgets` if None.
+    ``value`` is ``loss``, which is the selection loss, or ``metric``; budgets are those of
+    :func:`front_budgets` if None.
 
     Returns:
         Table of ``study``, ``budget`` and ``value``, NaN where nothing fits.
     """
-    chosen = front_budgets(records) if budgets is None else np.asarray(budgets, dtype=float)
+    budgets = front_budgets(records, points=points) if budgets is None else budgets
     tables = [pd.DataFrame({"study": [], "budget": [], "value": []}, dtype=float)]
-    for record, name in zip(records, names, strict=True):
+    for record, name, own in zip(records, names, points_of(records, points), strict=True):
         best = best_within(
-            latest_points(points_frame(record)),
-            chosen,
-            "decisive_loss" if value == "loss" else value,
+            latest_points(own),
+            budgets,
+            "selection_loss" if value == "loss" else value,
             higher=value == "metric" and record.metric.better == "higher",
         )
-        tables.append(pd.DataFrame({"study": name, "budget": chosen, "value": best}))
+        tables.append(
+            pd.DataFrame({"study": name, "budget": np.asarray(budgets, dtype=float), "value": best})
+        )
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
@@ -126,14 +118,9 @@ def method_frame(
 ) -> pd.DataFrame:
     """Return a table by study as means over the seeds of each method.
 
-    A mean is known only where all seeds have a value: otherwise its steps would tell which seeds
-    it is of, and not how good they are.
-
-    Args:
-        studies: Table of ``study``, ``value`` and other columns that tell what the value is of,
-            such as ``budget``.
-        names: The labels of studies.
-        methods: Their methods.
+    ``studies`` has ``study``, ``value`` and columns that say what the value is of. A mean is known
+    only where all seeds have a value: otherwise its steps would show which seeds it is of, and not
+    how good they are.
 
     Returns:
         Table of ``method``, those other columns, ``mean``, ``low`` and ``high`` (the ends of its
@@ -144,10 +131,10 @@ def method_frame(
     for method in methods:
         own = studies[studies["study"].isin([names[place] for place in method.studies])]
         for key, group in own.groupby(by, sort=False, dropna=False) if by else [((), own)]:
-            known = group["value"].dropna().to_numpy(dtype=float)
-            complete = len(known) == len(method.studies)
-            interval = mean_interval(known if complete else [])
-            rows.append((method.label, *key, *interval, len(known)))
+            values = group["value"].dropna().to_numpy(dtype=float)
+            is_complete = len(values) == len(method.studies)
+            interval = mean_interval(values if is_complete else [])
+            rows.append((method.label, *key, *interval, len(values)))
     return pd.DataFrame(rows, columns=["method", *by, "mean", "low", "high", "seeds"])
 
 
@@ -167,12 +154,12 @@ def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float
     return None if box_area(reference, least) is None else (reference, least)
 
 
-def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd.DataFrame:
+def comparison_frame(
+    records: Sequence[StudyRecord],
+    names: Sequence[str],
+    points: Sequence[pd.DataFrame] | None = None,
+) -> pd.DataFrame:
     """Return hypervolume by round of several studies, from one common reference point.
-
-    Args:
-        records: The studies.
-        names: A distinct label for each.
 
     Returns:
         Table of ``study``, ``round``, ``hypervolume`` (of observed losses), and ``minutes``: wall
@@ -183,9 +170,9 @@ def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd
     rows = []
     common = common_reference(records)
     if common:
-        for record, name in zip(records, names, strict=True):
+        for record, name, own in zip(records, names, points_of(records, points), strict=True):
             spent = minutes_by_round(record.rounds)
-            for number, group in _rounds(record):
+            for number, group in _rounds(record, own):
                 minutes = spent.get(number, math.nan)
                 rows.append((name, number, hypervolume(group, *common), minutes))
     return pd.DataFrame(rows, columns=["study", "round", "hypervolume", "minutes"])
@@ -201,23 +188,21 @@ def minutes_by_round(rounds: Sequence[RoundRecord]) -> Mapping[int, float]:
 
 
 def time_frame(
-    records: Sequence[StudyRecord], names: Sequence[str], budgets: Sequence[float]
+    records: Sequence[StudyRecord],
+    names: Sequence[str],
+    budgets: Sequence[float],
+    points: Sequence[pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return the best loss at or under budgets that each study had after each round.
-
-    Args:
-        records: The studies.
-        names: A distinct label for each.
-        budgets: Average bits.
 
     Returns:
         Table of ``study``, ``budget``, ``round``, ``minutes`` (as :func:`comparison_frame` has
         them) and ``loss``, the selection one under the adapter of that round.
     """
     rows = []
-    for record, name in zip(records, names, strict=True):
+    for record, name, own in zip(records, names, points_of(records, points), strict=True):
         spent = minutes_by_round(record.rounds)
-        for number, group in _rounds(record):
+        for number, group in _rounds(record, own):
             losses = best_within(group, budgets)
             for budget, loss in zip(budgets, losses, strict=True):
                 rows.append((name, budget, number, spent.get(number, math.nan), loss))
@@ -228,11 +213,6 @@ def hypervolume_table(
     by_round: pd.DataFrame, names: Sequence[str], methods: Sequence[Method]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the hypervolume of the last rounds, by study and by method, with ranks.
-
-    Args:
-        by_round: What :func:`comparison_frame` returns.
-        names: The labels of all studies.
-        methods: Their methods.
 
     Returns:
         Table of ``study``, ``hypervolume`` and ``rank``; table of ``method``, ``mean``, ``low``,
@@ -253,19 +233,19 @@ def common_interval(records: Sequence[StudyRecord]) -> tuple[float, float]:
     )
 
 
-def common_budgets(records: Sequence[StudyRecord], most: int = 5) -> list[float]:
+def common_budgets(
+    records: Sequence[StudyRecord],
+    most: int = 5,
+    points: Sequence[pd.DataFrame] | None = None,
+) -> list[float]:
     """Return the budgets that studies are compared at: some that each of them fits, and the end.
 
     Those that buy no study more than a smaller one does are left out, except the end.
 
-    Args:
-        records: The studies; those without a completed trial have no say.
-        most: How many there are at most; the ends are kept.
-
     Returns:
         Average bits, rising; where the studies share no budget, the end of each.
     """
-    latest = [latest_points(points_frame(record)) for record in records]
+    latest = [latest_points(own) for own in points_of(records, points)]
     trying = [(record, own) for record, own in zip(records, latest, strict=True) if len(own)]
     if not trying:
         return []
@@ -278,20 +258,18 @@ def common_budgets(records: Sequence[StudyRecord], most: int = 5) -> list[float]
         # Rounded up, so that what the least of them is made for still fits.
         inside = [math.ceil(budget * 100) / 100 for budget in np.linspace(low, high, 7)[:-1]]
     offered = np.array([*sorted({budget for budget in inside if budget < high}), high])
-    found = np.array([best_within(own, offered) for _, own in trying])
-    gains = np.append(True, (found[:, 1:] != found[:, :-1]).any(axis=0))
+    losses = np.array([best_within(own, offered) for _, own in trying])
+    gains = np.append(True, (losses[:, 1:] != losses[:, :-1]).any(axis=0))
     gains[-1] = True
     shared = offered[gains]
-    kept = np.unique(np.linspace(0, len(shared) - 1, min(len(shared), most)).round().astype(int))
-    return [float(budget) for budget in shared[kept]]
+    return [float(budget) for budget in shared[spread(len(shared), most)]]
 
 
-def _rounds(record: StudyRecord) -> list[tuple[int, pd.DataFrame]]:
+def _rounds(record: StudyRecord, points: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     """Return the points of each finished round, maybe none, or of the first while it runs."""
-    points = points_frame(record)
     if not record.rounds:
-        first = points[points["round"] == 0]
-        return [] if first.empty else [(0, first)]
+        first = points[points["round"] == 1]
+        return [] if first.empty else [(1, first)]
     finished = sorted(entry.round for entry in record.rounds)
     return [(number, points[points["round"] == number]) for number in finished]
 

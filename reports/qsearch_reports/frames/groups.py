@@ -43,11 +43,7 @@ def group_methods(results: Sequence[StudyResults], names: Sequence[str]) -> tupl
 
     Studies whose settings agree in all but ``name`` and ``seed`` are one method. A study whose
     settings are not known, and one that repeats the seed of an earlier one, stand by themselves:
-    a repetition tells nothing of how much another seed would change.
-
-    Args:
-        results: The studies.
-        names: A distinct label for each.
+    a repetition does not show how much another seed would change.
     """
     members: dict[Hashable, list[int]] = {}
     for place, result in enumerate(results):
@@ -85,7 +81,7 @@ def common_label(names: Sequence[str]) -> str:
     same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
     prefix = "".join(character for character, _ in same)
     if set(names) != {prefix}:
-        # Of "seed 10" and "seed 11" the 1 is no part of what they share.
+        # Of "seed 10" and "seed 11" the 1 is not a part of what they share.
         rests = [name[len(prefix) :] for name in names]
         if any(rest[:1].isdigit() for rest in rests):
             prefix = prefix.rstrip("0123456789")
@@ -107,10 +103,6 @@ def distinct(labels: Sequence[str]) -> list[str]:
 
 def setting_differences(results: Sequence[StudyResults], methods: Sequence[Method]) -> pd.DataFrame:
     """Return the settings in which methods differ.
-
-    Args:
-        results: The studies.
-        methods: Their methods; those whose settings are not known are left out.
 
     Returns:
         Table of ``setting`` (such as ``trainer.name``), ``method`` and ``value`` as text, all
@@ -149,17 +141,14 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def incomparable(results: Sequence[StudyResults]) -> dict[str, list[str]]:
     """Return in what studies differ so that their losses, or average bits, mean different things.
 
-    Args:
-        results: The studies.
-
     Returns:
         By what differs, such as ``model``, the value in each study as text; empty if losses can
-        be compared. Validation examples are told apart where the studies recorded digests of
-        them, and by the settings of their tasks otherwise.
+        be compared. Validation examples are compared where the studies recorded digests of
+        them, and the settings of their tasks otherwise.
     """
     records = [result.record for result in results]
     inputs = [record.sessions[-1].inputs if record.sessions else Inputs() for record in records]
-    told: dict[str, list[str]] = {
+    values_by: dict[str, list[str]] = {
         "model": [record.model for record in records],
         "task": [record.task for record in records],
         "task metric": [
@@ -171,17 +160,17 @@ def incomparable(results: Sequence[StudyResults]) -> dict[str, list[str]]:
             for record in records
         ],
     }
-    digests = [one.data.get("validation") for one in inputs]
+    digests = [own.data.get("validation") for own in inputs]
     known = [digest for digest in digests if digest is not None]
     if len(known) == len(digests):
-        told["validation examples"] = [
+        values_by["validation examples"] = [
             f"{digest.count:,} with SHA-256 {digest.sha256[:12]}…" for digest in known
         ]
     else:
-        told["settings of the task"] = _texts(
+        values_by["settings of the task"] = _texts(
             {} if result.settings is None else result.settings.get("task") for result in results
         )
-    return {what: values for what, values in told.items() if len(set(values)) > 1}
+    return {what: values for what, values in values_by.items() if len(set(values)) > 1}
 
 
 def _texts(values: Iterable[Any]) -> list[str]:

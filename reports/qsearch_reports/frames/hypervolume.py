@@ -36,13 +36,6 @@ def box_area(reference_point: tuple[float, float] | None, least_bits: float) -> 
 def hypervolume(
     points: pd.DataFrame, reference_point: tuple[float, float], least_bits: float
 ) -> float:
-    """Return the normalised hypervolume of points in (loss, average bits), both minimised.
-
-    Args:
-        points: Rows with ``loss`` and ``average_bits``; those of which one is NaN add nothing.
-        reference_point: (loss, average bits) that it is measured from.
-        least_bits: Least average bits of the space; the area is divided by the area between
-            the reference point and (0, ``least_bits``).
-    """
+    """Return the normalised hypervolume of points in (loss, average bits), both minimised."""
     pairs = points[["loss", "average_bits"]].dropna().to_numpy(dtype=float)
     return normalised_hypervolume(pairs, reference_point, (0.0, least_bits))

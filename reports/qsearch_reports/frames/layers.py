@@ -57,11 +57,6 @@ def heatmap_frame(
 ) -> pd.DataFrame:
     """Return one knob of a configuration by role (rows) and block (columns).
 
-    Args:
-        layers: The quantizable layers.
-        configuration: A layer configuration for each.
-        knob: Name of the knob.
-
     Returns:
         Table of knob values; None where a block has no layer of that role.
     """
@@ -69,39 +64,6 @@ def heatmap_frame(
     values = [configuration[layer.name][knob] for layer in layers]
     cells = [[None if at < 0 else values[at] for at in row] for row in grid.positions]
     return pd.DataFrame(cells, index=list(grid.rows), columns=list(grid.blocks), dtype=object)
-
-
-def difference_frame(
-    layers: Sequence[LayerSpec], a: Configuration, b: Configuration, choices: Choices, knob: str
-) -> pd.DataFrame:
-    """Return by how much one knob of a configuration is above another's, by role and block.
-
-    Args:
-        layers: The quantizable layers.
-        a: A layer configuration for each.
-        b: The same; what it has more than ``a`` counts as positive.
-        choices: The quantizer's knobs.
-        knob: Name of the knob.
-
-    Returns:
-        Table of ``b`` − ``a`` (roles × blocks): of values, or of places in the knob's order where
-        its values are not all numbers, as ``attrs["unit"]`` says (``values`` or ``places``). NaN
-        where a block has no layer of that role.
-
-    Raises:
-        InputError: If a configuration holds a value that the knob has not.
-    """
-    chosen = choices.knobs[choices.names.index(knob)]
-    amounts = value_amounts(chosen)
-    first, second = (
-        heatmap_frame(layers, configuration, knob).map(
-            lambda value: math.nan if value is None else amounts[chosen.index(value)]
-        )
-        for configuration in (a, b)
-    )
-    difference = (second - first).astype(float)
-    difference.attrs["unit"] = "values" if is_numeric(chosen) else "places"
-    return difference
 
 
 def is_numeric(knob: Knob) -> bool:
@@ -117,13 +79,7 @@ def value_amounts(knob: Knob) -> npt.NDArray[np.float64]:
 def knob_places(
     choices: Choices, indices: npt.NDArray[np.int64], knob: str
 ) -> npt.NDArray[np.int64]:
-    """Return the place of one knob's value, in the knob's order, for each choice index.
-
-    Args:
-        choices: The quantizer's knobs.
-        indices: Choice indices, of any shape.
-        knob: Name of the knob.
-    """
+    """Return the place of one knob's value, in the knob's order, for each choice index."""
     place = choices.names.index(knob)
     after = math.prod(choices.sizes[place + 1 :])
     return indices // after % choices.sizes[place]
@@ -145,11 +101,6 @@ def choice_indices(
     layers: Sequence[LayerSpec], choices: Choices, configurations: Sequence[str]
 ) -> npt.NDArray[np.int64]:
     """Return the choice index of each layer of each configuration (configurations × layers).
-
-    Args:
-        layers: The quantizable layers.
-        choices: The quantizer's knobs.
-        configurations: Configurations as JSON text.
 
     Raises:
         InputError: If a configuration lacks a layer or holds a value that no knob has.

@@ -7,30 +7,27 @@ import numpy.typing as npt
 import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord
-from qsearch_reports.frames.layers import choice_indices, knob_places, weight_shares
+from qsearch_reports.frames.layers import knob_places, weight_shares
 from qsearch_reports.frames.points import (
-    completed_trials,
     front_frame,
     latest_points,
     points_frame,
+    row_choices,
 )
 
 _COLUMNS = ["row", "trial", "average_bits", "value", "place", "share"]
 
 
 def marginals_frame(
-    record: StudyRecord, knob: str, indices: npt.NDArray[np.int64] | None = None
+    record: StudyRecord,
+    knob: str,
+    indices: npt.NDArray[np.int64] | None = None,
+    points: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return how the quantized weights of each front configuration divide among a knob's values.
 
-    The front is the overall one of the latest round, by the loss that configurations are chosen
-    by.
-
-    Args:
-        record: The study.
-        knob: Name of the knob.
-        indices: Choice indices of all rows of :func:`points_frame` (rows × layers), if they are
-            known already; else those of the front are read from the trials.
+    The Pareto front is the overall one of the latest round, by selection loss. ``indices`` are the
+    choice indices of all rows of :func:`points_frame` (rows × layers), if they are known already.
 
     Returns:
         Table of ``row`` (in :func:`points_frame`), ``trial``, ``average_bits``, ``value`` (of the
@@ -38,23 +35,23 @@ def marginals_frame(
         0 to 1): a row per configuration, by ascending average bits, and value. Empty while the
         latest round has nothing.
     """
-    chosen = record.choices.knobs[record.choices.names.index(knob)]
-    front = front_frame(latest_points(points_frame(record)), "decisive_loss")
+    shown = record.choices.knobs[record.choices.names.index(knob)]
+    points = points_frame(record) if points is None else points
+    front = front_frame(latest_points(points), "selection_loss")
     if indices is None:
-        texts = completed_trials(record).loc[front.index, "configuration"]
-        own = choice_indices(record.layers, record.choices, [str(text) for text in texts])
+        indices = row_choices(record, front)
     else:
-        own = indices[front.index.to_numpy(dtype=int)]
-    places = knob_places(record.choices, own, knob)
+        indices = indices[front.index.to_numpy(dtype=int)]
+    places = knob_places(record.choices, indices, knob)
     weights = weight_shares(record.layers)
-    shares = np.array([(places == place) @ weights for place in range(len(chosen.values))])
-    count, size = len(front), len(chosen.values)
+    shares = np.array([(places == place) @ weights for place in range(len(shown.values))])
+    count, size = len(front), len(shown.values)
     return pd.DataFrame(
         {
             "row": np.repeat(front.index.to_numpy(dtype=int), size),
             "trial": np.repeat(front["trial"].to_numpy(dtype=int), size),
             "average_bits": np.repeat(front["average_bits"].to_numpy(dtype=float), size),
-            "value": list(chosen.values) * count,
+            "value": list(shown.values) * count,
             "place": np.tile(np.arange(size), count),
             "share": shares.T.reshape(-1),
         },

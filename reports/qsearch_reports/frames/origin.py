@@ -15,9 +15,6 @@ Rows = list[tuple[str, str]]
 def origin(record: StudyRecord) -> dict[str, Any]:
     """Return what the section "How it was made" shows.
 
-    Args:
-        record: The study.
-
     Returns:
         ``groups``, the last session's facts as (title, rows of name and value); ``inputs``, rows
         of the digests of model and examples; ``sessions``, a row for each.
@@ -67,10 +64,12 @@ def input_rows(inputs: Inputs) -> list[dict[str, str]]:
     rows = [
         {"what": "model", "of": name, "sha256": digest} for name, digest in inputs.model.items()
     ]
-    for split, found in inputs.data.items():
-        rows.append({"what": split, "of": f"{found.count:,} examples", "sha256": found.sha256})
-        if found.file_sha256 is not None:
-            rows.append({"what": split, "of": "its file", "sha256": found.file_sha256})
+    for split, examples in inputs.data.items():
+        rows.append(
+            {"what": split, "of": f"{examples.count:,} examples", "sha256": examples.sha256}
+        )
+        if examples.file_sha256 is not None:
+            rows.append({"what": split, "of": "its file", "sha256": examples.file_sha256})
     return rows
 
 

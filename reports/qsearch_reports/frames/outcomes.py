@@ -14,7 +14,7 @@ import pandas as pd
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.comparison import common_interval, mean_interval, t_quantile
 from qsearch_reports.frames.groups import Method
-from qsearch_reports.frames.points import front_frame, latest_points, points_frame
+from qsearch_reports.frames.points import front_frame, latest_points, points_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ class _Best:
     """The best within each budget (seeds × budgets): losses, and how sure they are."""
 
     losses: Floats
-    deviations: Floats
+    errors: Floats
 
 
 def common_edges(records: Sequence[StudyRecord]) -> tuple[tuple[float, ...], bool]:
@@ -51,7 +51,10 @@ def common_edges(records: Sequence[StudyRecord]) -> tuple[tuple[float, ...], boo
 
 
 def outcomes_frame(
-    records: Sequence[StudyRecord], methods: Sequence[Method], edges: Sequence[float]
+    records: Sequence[StudyRecord],
+    methods: Sequence[Method],
+    edges: Sequence[float],
+    points: Sequence[pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return how each method fares against each other one, segment by segment.
 
@@ -66,11 +69,6 @@ def outcomes_frame(
       losses' deviations (estimated loss) or standard errors (observed loss), and where one of
       these is not known.
 
-    Args:
-        records: The studies.
-        methods: Their methods.
-        edges: Edges of segments, average bits.
-
     Returns:
         Table of ``method``, ``other``, ``segment``, its ``lower`` and ``upper`` edge,
         ``difference`` (loss of the method less that of the other, nats), ``low`` and ``high``
@@ -78,7 +76,8 @@ def outcomes_frame(
         :data:`OUTCOMES`.
     """
     budgets = np.asarray(edges[1:], dtype=float)
-    best = {method.label: _best(records, method, budgets) for method in methods}
+    points = points_of(records, points)
+    best = {method.label: _best(points, method, budgets) for method in methods}
     rows = []
     for method, other in permutations(methods, 2):
         for place, upper in enumerate(budgets):
@@ -103,15 +102,15 @@ def outcome_counts(outcomes: pd.DataFrame) -> pd.DataFrame:
     return made.rename_axis(columns=None).reset_index()
 
 
-def _best(records: Sequence[StudyRecord], method: Method, budgets: Floats) -> _Best:
-    losses, deviations = [], []
+def _best(points: Sequence[pd.DataFrame], method: Method, budgets: Floats) -> _Best:
+    losses, errors = [], []
     for place in method.studies:
-        front = front_frame(latest_points(points_frame(records[place])), "decisive_loss")
+        front = front_frame(latest_points(points[place]), "selection_loss")
         doubt = front["estimated_loss_std"].fillna(front["standard_error"])
         at = np.searchsorted(front["average_bits"], budgets, side="right")
-        losses.append(np.append(math.nan, front["decisive_loss"].to_numpy(dtype=float))[at])
-        deviations.append(np.append(math.nan, doubt.to_numpy(dtype=float))[at])
-    return _Best(np.array(losses), np.array(deviations))
+        losses.append(np.append(math.nan, front["selection_loss"].to_numpy(dtype=float))[at])
+        errors.append(np.append(math.nan, doubt.to_numpy(dtype=float))[at])
+    return _Best(np.array(losses), np.array(errors))
 
 
 def _difference(
@@ -123,7 +122,7 @@ def _difference(
         return math.nan, math.nan, math.nan
     if len(ours) == len(theirs) == 1:
         difference = float(ours[0] - theirs[0])
-        doubts = [best[one.label].deviations[0, place] for one in (method, other)]
+        doubts = [best[own.label].errors[0, place] for own in (method, other)]
         half = float(np.hypot(*doubts))
         return difference, difference - half, difference + half
     if set(method.seeds) == set(other.seeds):
@@ -136,17 +135,13 @@ def unpaired_interval(ours: Floats, theirs: Floats) -> tuple[float, float, float
     """Return the difference of two means and the ends of its 95 % interval, by Welch's t test.
 
     A single value is taken to be spread as the others are.
-
-    Args:
-        ours: Values of one method by seed.
-        theirs: Values of the other; at least one of the two has several.
     """
     difference = float(ours.mean() - theirs.mean())
     spreads = [float(values.var(ddof=1)) if len(values) > 1 else None for values in (ours, theirs)]
-    known = next(spread for spread in spreads if spread is not None)
+    single = next(spread for spread in spreads if spread is not None)
     parts = np.array(
         [
-            (known if spread is None else spread) / len(values)
+            (single if spread is None else spread) / len(values)
             for spread, values in zip(spreads, (ours, theirs), strict=True)
         ]
     )

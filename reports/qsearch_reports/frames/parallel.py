@@ -11,13 +11,12 @@ import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.layers import (
-    choice_indices,
     is_numeric,
     knob_places,
     value_amounts,
     weight_shares,
 )
-from qsearch_reports.frames.points import completed_trials, latest_points, points_frame
+from qsearch_reports.frames.points import latest_points, points_frame, row_choices
 
 LOSS_GROUPS = 4
 """Groups of equal size that lines are coloured by, from the least losses to the greatest."""
@@ -51,30 +50,24 @@ def knob_column(knob: str) -> str:
 
 
 def parallel_frame(
-    record: StudyRecord, indices: npt.NDArray[np.int64] | None = None
+    record: StudyRecord,
+    indices: npt.NDArray[np.int64] | None = None,
+    points: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the configurations of the latest round by what they are made of, and their results.
 
-    A line for each of them that can be brushed in a notebook::
-
-        plotly.express.parallel_coordinates(frame.drop(columns=["seen", "on_front"]), color="group")
-
-    Args:
-        record: The study.
-        indices: Choice indices of the configurations (rows of the frame × layers), if they are
-            known already; else they are read from the trials.
+    ``indices`` are their choice indices (rows × layers), if they are known already.
 
     Returns:
         Table with a row per configuration, by the row numbers of :func:`points_frame`: ``trial``,
         ``average_bits``; ``mean <knob>`` for each knob, its mean over the quantized weights (the
         mean place in the knob's order, from 0, if its values are not all numbers);
-        ``decisive_loss`` (nats), ``metric``, ``seen``, ``on_front``; and ``group``, which quarter
+        ``selection_loss`` (nats), ``metric``, ``seen``, ``on_front``; and ``group``, which quarter
         of the losses it is in, from 0 for the least. Empty while the latest round has nothing.
     """
-    points = latest_points(points_frame(record))
+    points = latest_points(points_frame(record) if points is None else points)
     if indices is None:
-        texts = completed_trials(record).loc[points.index, "configuration"]
-        indices = choice_indices(record.layers, record.choices, [str(text) for text in texts])
+        indices = row_choices(record, points)
     shares = weight_shares(record.layers)
     means = {
         knob_column(knob.name): value_amounts(knob)[
@@ -83,14 +76,14 @@ def parallel_frame(
         @ shares
         for knob in record.choices.knobs
     }
-    rank = points["decisive_loss"].rank(method="first") - 1
+    rank = points["selection_loss"].rank(method="first") - 1
     group = (rank * LOSS_GROUPS // max(len(points), 1)).fillna(LOSS_GROUPS - 1).astype(int)
     return pd.DataFrame(
         {
             "trial": points["trial"],
             "average_bits": points["average_bits"],
             **means,
-            **{name: points[name] for name in ("decisive_loss", "metric", "seen", "on_front")},
+            **{name: points[name] for name in ("selection_loss", "metric", "seen", "on_front")},
             "group": group,
         },
         index=points.index,
@@ -100,19 +93,15 @@ def parallel_frame(
 def parallel_axes(record: StudyRecord, frame: pd.DataFrame) -> tuple[ParallelAxis, ...]:
     """Return the axes of parallel coordinates, from left to right.
 
-    Args:
-        record: The study.
-        frame: From :func:`parallel_frame`.
-
     Returns:
         Average bits, each knob, the loss, and the task metric unless it is unknown. None if the
         frame is empty.
     """
-    is_expected = record.latest["estimated_loss"].notna().any()
+    is_estimated = record.latest["estimated_loss"].notna().any()
     titles = {
         "average_bits": "average bits",
         **{knob_column(knob.name): knob.name for knob in record.choices.knobs},
-        "decisive_loss": "estimated loss" if is_expected else "loss",
+        "selection_loss": "estimated loss" if is_estimated else "loss",
         "metric": record.metric.name,
     }
     names = {

@@ -1,13 +1,16 @@
-"""Evaluations, fronts, segments and failures of a study."""
+"""Evaluations, Pareto fronts and failures of a study."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord, selection_loss
+from qsearch_reports.frames.layers import choice_indices
 
 POINT_COLUMNS = (
     "trial",
@@ -18,7 +21,7 @@ POINT_COLUMNS = (
     "standard_error",
     "estimated_loss",
     "estimated_loss_std",
-    "decisive_loss",
+    "selection_loss",
     "metric",
     "metric_standard_error",
     "seconds",
@@ -32,7 +35,7 @@ POINT_COLUMNS = (
 )
 """Columns of :func:`points_frame`."""
 
-_FIGURES = (
+_VALUES = (
     "average_bits",
     "loss",
     "standard_error",
@@ -55,18 +58,15 @@ def completed_trials(record: StudyRecord) -> pd.DataFrame:
 def points_frame(record: StudyRecord) -> pd.DataFrame:
     """Return every completed evaluation, one row each.
 
-    Args:
-        record: The study.
-
     Returns:
         Table with :data:`POINT_COLUMNS`, numbered from 0, in order of round and trial; empty if
-        nothing completed. Losses, their errors and deviations are in nats, ``seconds`` is wall
-        time. A figure that is not finite is not known: NaN.
+        nothing completed. Losses and their errors are in nats, ``seconds`` is wall time. A value
+        that is not finite is not known: NaN.
 
-        - ``decisive_loss`` is what configurations are chosen by: the estimated loss where there is
+        - ``selection_loss`` is what configurations are chosen by: the estimated loss where there is
           one, or else the observed ``loss``.
         - ``estimated_loss`` and ``estimated_loss_std`` are NaN until a round ends, and in a
-          study that does not tell sampling noise apart.
+          study that does not model sampling noise.
         - ``predicted_loss`` and ``predicted_loss_std`` are what the surrogate said before the
           evaluation; NaN where it said nothing.
         - ``latest`` marks the rows of the last finished round, or of the first while it runs: those
@@ -75,20 +75,33 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
           appear.
     """
     ordered = completed_trials(record)
-    figures = ordered[list(_FIGURES)].astype(float)
-    figures = figures.where(np.isfinite(figures))
+    values = ordered[list(_VALUES)].astype(float)
+    values = values.where(np.isfinite(values))
     points = pd.DataFrame(
         {
             **{name: ordered[name].astype(int) for name in ("trial", "round", "segment")},
             **{name: ordered[name].astype(bool) for name in ("seen", "on_front")},
             "method": ordered["method"].astype(str),
-            **{name: figures[name] for name in _FIGURES},
-            "decisive_loss": selection_loss(figures),
+            **{name: values[name] for name in _VALUES},
+            "selection_loss": selection_loss(values),
             "configuration": pd.factorize(ordered["configuration"])[0].astype(int),
         }
     )
     points["latest"] = points["round"] == (record.rounds[-1].round if record.rounds else 1)
     return points[list(POINT_COLUMNS)]
+
+
+def points_of(
+    records: Sequence[StudyRecord], points: Sequence[pd.DataFrame] | None = None
+) -> Sequence[pd.DataFrame]:
+    """Return :func:`points_frame` of each study; ``points``, if they were made already."""
+    return [points_frame(record) for record in records] if points is None else points
+
+
+def row_choices(record: StudyRecord, rows: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Return the choice index of each layer in rows of :func:`points_frame` (rows × layers)."""
+    texts = completed_trials(record).loc[rows.index, "configuration"]
+    return choice_indices(record.layers, record.choices, [str(text) for text in texts])
 
 
 def latest_points(points: pd.DataFrame) -> pd.DataFrame:
@@ -112,41 +125,16 @@ def failures_frame(record: StudyRecord) -> pd.DataFrame:
 
 
 def front_frame(points: pd.DataFrame, value: str = "loss", *, higher: bool = False) -> pd.DataFrame:
-    """Return the overall front: points that no point with as few average bits beats.
+    """Return the overall Pareto front: the rows that no other row dominates, of one round.
 
     The segmented front (``on_front``) keeps the front of each segment, so it is larger.
 
-    Args:
-        points: Rows of :func:`points_frame`, of one round.
-        value: ``decisive_loss``, ``loss`` or ``metric``.
-        higher: Whether higher values are better.
-
-    Returns:
-        The rows on the front, by ascending average bits, keeping their row numbers.
+    ``value`` is ``selection_loss``, ``loss`` or ``metric``. The rows come by ascending average
+    bits and keep their row numbers.
     """
     sign = -1.0 if higher else 1.0
-    known = points[points[value].notna()]
-    ordered = known.assign(_cost=sign * known[value]).sort_values(["average_bits", "_cost"])
+    rows = points[points[value].notna()]
+    ordered = rows.assign(_cost=sign * rows[value]).sort_values(["average_bits", "_cost"])
     cost = ordered["_cost"].to_numpy(dtype=float)
     before = np.concatenate([[math.inf], np.minimum.accumulate(cost)[:-1]])[: len(cost)]
     return ordered[cost < before].drop(columns="_cost")
-
-
-def segments_frame(record: StudyRecord) -> pd.DataFrame:
-    """Return the segments: ``segment``, ``lower`` and ``upper`` edge in average bits,
-    ``points`` and ``on_front`` (how many of the latest round lie in it, and on its front).
-    """  # noqa: D205
-    latest = latest_points(points_frame(record))
-    edges = record.segment_edges
-    segment = np.arange(max(len(edges) - 1, 0))
-    counts = latest.groupby("segment").agg(points=("trial", "size"), on_front=("on_front", "sum"))
-    counts = counts.reindex(segment, fill_value=0).astype(int)
-    return pd.DataFrame(
-        {
-            "segment": segment,
-            "lower": list(edges[:-1]),
-            "upper": list(edges[1:]),
-            "points": counts["points"].to_numpy(),
-            "on_front": counts["on_front"].to_numpy(),
-        }
-    )

@@ -20,7 +20,7 @@ class GrowingHypervolume:
     """The area that points dominate, one point after another, in O(log n) steps and a list move.
 
     Args:
-        reference_point: (loss, average bits) that every counted point betters.
+        reference_point: (loss, average bits) that every counted point dominates.
     """
 
     def __init__(self, reference_point: tuple[float, float]) -> None:
@@ -40,7 +40,7 @@ class GrowingHypervolume:
         if at and gains[at - 1] >= -loss:
             return self.area  # A point with as few average bits is as good.
         first = bisect_left(bits, average_bits)
-        last = bisect_right(gains, -loss)  # Points between are beaten by the new one.
+        last = bisect_right(gains, -loss)  # The new point dominates those between.
         height = worst if first == 0 else -gains[first - 1]
         left = average_bits
         for place in range(first, last):
@@ -54,18 +54,15 @@ class GrowingHypervolume:
         return self.area
 
 
-def progress_frame(results: StudyResults) -> pd.DataFrame:
+def progress_frame(results: StudyResults, points: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return the hypervolume after each evaluation.
 
-    Each round starts anew: its evaluations are under another adapter, so those of the rounds
+    Each round starts again: its evaluations are under another adapter, so those of the rounds
     before are not comparable with them.
-
-    Args:
-        results: The study.
 
     Returns:
         Table with a row per completed evaluation, round by round, in the order in which results
-        came as far as the log tells it (before these, those that it lacks, in order of trial):
+        came as far as the log says it (before these, those that it lacks, in order of trial):
         ``row`` (in :func:`points_frame`), ``trial``, ``round``, ``evaluation`` (counted from 1 over
         all rounds), ``minutes`` (of running until the result came: time without a running session
         is left out; NaN where the log lacks it) and ``hypervolume`` (of the round's evaluations so
@@ -73,10 +70,12 @@ def progress_frame(results: StudyResults) -> pd.DataFrame:
         has no reference point, which the first round fixes when it ends).
     """
     record = results.record
-    points = points_frame(record)
-    _, told = log_history(results.events)
-    told = told[told["status"] == "completed"].drop_duplicates(["trial", "round"], keep="last")
-    at = told.set_index(["round", "trial"])["minutes"].astype(float)
+    points = points_frame(record) if points is None else points
+    _, logged = log_history(results.events)
+    logged = logged[logged["status"] == "completed"].drop_duplicates(
+        ["trial", "round"], keep="last"
+    )
+    at = logged.set_index(["round", "trial"])["minutes"].astype(float)
     keys = pd.MultiIndex.from_frame(points[["round", "trial"]])
     frame = pd.DataFrame(
         {

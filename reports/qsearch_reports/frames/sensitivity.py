@@ -17,10 +17,10 @@ from qsearch_reports.frames.layers import (
     value_amounts,
 )
 from qsearch_reports.frames.points import (
-    completed_trials,
     front_frame,
     latest_points,
     points_frame,
+    row_choices,
 )
 from qsearch_reports.results import StudyResults
 
@@ -35,13 +35,8 @@ def sensitivity_frame(
 ) -> pd.DataFrame:
     """Return how much each layer matters, and what configurations give it.
 
-    Args:
-        results: The study.
-        configurations: Configurations as JSON text; those on the overall front of the latest round
-            if None.
-        knob: Name of the knob; what a heatmap shows first (``bits``) if None.
-        indices: Choice indices of the configurations (configurations × layers), if they are known
-            already; ``configurations`` are then not read.
+    Configurations are JSON texts or choice indices (configurations × layers); those on the overall
+    Pareto front of the latest round without either. Without a knob it is ``bits``, or the first.
 
     Returns:
         Table with a row per layer: ``layer`` (its position in the model's list), ``name``,
@@ -56,18 +51,18 @@ def sensitivity_frame(
     """
     record, scores = results.record, results.layer_scores
     name = default_knob(record.choices) if knob is None else knob
-    chosen = record.choices.knobs[record.choices.names.index(name)]
-    if indices is None and scores is not None and configurations is None:
-        front = front_frame(latest_points(points_frame(record)), "decisive_loss")
-        texts = completed_trials(record).loc[front.index, "configuration"]
-        configurations = [str(text) for text in texts]
-    if indices is None and scores is not None:
+    shown = record.choices.knobs[record.choices.names.index(name)]
+    if scores is None:
+        indices = np.empty((0, len(record.layers)), dtype=np.int64)
+    elif indices is None and configurations is None:
+        front = front_frame(latest_points(points_frame(record)), "selection_loss")
+        indices = row_choices(record, front)
+    elif indices is None:
         indices = choice_indices(record.layers, record.choices, configurations or ())
     frame = pd.DataFrame(columns=_COLUMNS)
-    is_known = False
-    if scores is not None and indices is not None and indices.size > 0:
-        is_known = True
-        amounts = value_amounts(chosen)[knob_places(record.choices, indices, name)]
+    is_known = indices.size > 0
+    if is_known:
+        amounts = value_amounts(shown)[knob_places(record.choices, indices, name)]
         frame = pd.DataFrame(
             {
                 "layer": np.arange(len(record.layers)),
@@ -82,8 +77,8 @@ def sensitivity_frame(
         )
     frame.attrs = {
         "knob": name,
-        "unit": "values" if is_numeric(chosen) else "places",
-        "configurations": len(indices) if is_known and indices is not None else 0,
+        "unit": "values" if is_numeric(shown) else "places",
+        "configurations": len(indices) if is_known else 0,
         "rank_correlation": rank_correlation(frame["sensitivity"], frame["given"]),
     }
     return frame

@@ -13,29 +13,25 @@ from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.points import points_frame
 from qsearch_reports.frames.sensitivity import rank_correlation
 
-_COLUMNS = ["row", "trial", "round", "seen", "predicted", "deviation", "observed", "error"]
+_COLUMNS = ["row", "trial", "round", "seen", "predicted", "std", "observed", "error"]
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
-def predictions_frame(record: StudyRecord) -> pd.DataFrame:
+def predictions_frame(record: StudyRecord, points: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return what the surrogate predicted of configurations before they were evaluated.
-
-    Args:
-        record: The study.
 
     Returns:
         Table with a row per completed evaluation that was predicted: ``row`` (in
-        :func:`points_frame`), ``trial``, ``round``, ``seen``, ``predicted`` and ``deviation``
+        :func:`points_frame`), ``trial``, ``round``, ``seen``, ``predicted`` and ``std``
         (mean and standard deviation that the surrogate gave the loss to be observed, nats),
-        ``observed`` (nats) and ``error`` (observed − predicted, in deviations; NaN where the
-        deviation is not positive). Empty in a study that predicted nothing: one without a search,
-        or of an earlier version of qsearch.
+        ``observed`` (nats) and ``error`` (observed − predicted, in standard deviations; NaN
+        where that is not positive). Empty in a study without a search.
 
         ``attrs`` holds ``n``, and NaN if that is 0: ``rmse`` (root mean square of observed −
         predicted, nats), ``rank_correlation`` (Spearman's; NaN for constants) and ``coverage``
         (share of observations within the central 95 % of their prediction).
     """
-    points = points_frame(record)
+    points = points_frame(record) if points is None else points
     points = points[points["predicted_loss"].notna() & points["loss"].notna()]
     std = points["predicted_loss_std"]
     difference = points["loss"] - points["predicted_loss"]
@@ -44,7 +40,7 @@ def predictions_frame(record: StudyRecord) -> pd.DataFrame:
             "row": points.index.astype(int),
             **{name: points[name].to_numpy() for name in ("trial", "round", "seen")},
             "predicted": points["predicted_loss"].to_numpy(),
-            "deviation": std.to_numpy(),
+            "std": std.to_numpy(),
             "observed": points["loss"].to_numpy(),
             "error": (difference / std.where(std > 0)).to_numpy(),
         },
@@ -62,10 +58,6 @@ def predictions_frame(record: StudyRecord) -> pd.DataFrame:
 
 def calibration_frame(predictions: pd.DataFrame, levels: Sequence[float] = _LEVELS) -> pd.DataFrame:
     """Return how often observations lay within the surrogate's central intervals.
-
-    Args:
-        predictions: From :func:`predictions_frame`, or some rows of it.
-        levels: Probabilities that the intervals claim, each above 0 and below 1.
 
     Returns:
         Table of ``level`` (claimed), ``share`` (of observations within), ``low`` and ``high`` (95 %

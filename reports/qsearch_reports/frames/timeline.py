@@ -30,17 +30,14 @@ _BRIEF = (Phase.STARTING, Phase.QUANTIZATION_ERROR, Phase.FULL_PRECISION)
 
 _OVERLAP = 0.1
 """Share of its own time by which an evaluation may begin before another in its lane ends: results
-are told once they are saved, so that starts are known roughly."""
+are logged once they are saved, so that starts are known roughly."""
 
 
-def timeline_frame(results: StudyResults) -> pd.DataFrame:
+def timeline_frame(results: StudyResults, points: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return when each evaluation ran.
 
-    Args:
-        results: The study.
-
     Returns:
-        Table with a row per result that the log tells, in the order in which they came, and then
+        Table with a row per result in the log, in the order in which they came, and then
         one per evaluation that it lacks: ``row`` (in :func:`points_frame`; −1 if the attempt
         failed), ``trial``, ``round``, ``status`` (``completed`` or ``failed``), ``reason`` (why it
         failed, or empty), ``seen`` (whether the adapter was trained on the configuration),
@@ -51,14 +48,14 @@ def timeline_frame(results: StudyResults) -> pd.DataFrame:
         lacks them). A trial that failed, was tried again and completed has a row for each.
     """
     record = results.record
-    points = points_frame(record)
-    _, told = log_history(results.events)
+    points = points_frame(record) if points is None else points
+    _, logged = log_history(results.events)
     trials = record.trials[["trial", "round", "status", "reason", "seen", "seconds"]]
     keys = ["round", "trial", "status"]
-    known = set(told[keys].itertuples(index=False, name=None))
-    is_known = [key in known for key in trials[keys].itertuples(index=False, name=None)]
-    lacking = trials[~np.array(is_known, dtype=bool)].sort_values(["round", "trial"])
-    rows = [told.assign(seen=False), lacking.assign(minutes=np.nan)]
+    of_log = set(logged[keys].itertuples(index=False, name=None))
+    is_logged = [key in of_log for key in trials[keys].itertuples(index=False, name=None)]
+    lacking = trials[~np.array(is_logged, dtype=bool)].sort_values(["round", "trial"])
+    rows = [logged.assign(seen=False), lacking.assign(minutes=np.nan)]
     frame = pd.concat([part for part in rows if len(part)] or rows[:1], ignore_index=True)
     at = pd.MultiIndex.from_frame(frame[["round", "trial"]])
     row = _looked_up(points.assign(row=points.index), "row", at, -1)
@@ -86,12 +83,9 @@ def timeline_frame(results: StudyResults) -> pd.DataFrame:
 def phases_frame(results: StudyResults) -> pd.DataFrame:
     """Return what the study was doing when.
 
-    Args:
-        results: The study.
-
     Returns:
         Table of ``phase`` (such as ``training``), ``round``, ``start`` and ``end`` (minutes of
-        running since the study began) and ``complete`` (False for one that was cut off, or still
+        running since the study began) and ``complete`` (False for one that was stopped, or still
         runs), in order, without those that took no time. Empty without a log.
     """
     history, _ = log_history(results.events)
@@ -116,8 +110,8 @@ def _looked_up(
 ) -> np.ndarray:
     """Return a column by round and trial (rows of ``at``)."""
     values = table.drop_duplicates(["round", "trial"]).set_index(["round", "trial"])[column]
-    found = values.astype(object).reindex(at)
-    return found.where(found.notna(), otherwise).to_numpy()
+    rows = values.astype(object).reindex(at)
+    return rows.where(rows.notna(), otherwise).to_numpy()
 
 
 def _lanes(start: Sequence[float] | np.ndarray, end: Sequence[float] | np.ndarray) -> np.ndarray:

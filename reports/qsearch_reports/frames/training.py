@@ -11,11 +11,6 @@ from qsearch.storage.study_record import StudyRecord
 def training_frame(record: StudyRecord, points_per_round: int = 300) -> pd.DataFrame:
     """Return the training loss by round.
 
-    Args:
-        record: The study.
-        points_per_round: A longer round is averaged down to this many points, so that a
-            report stays small.
-
     Returns:
         Table of ``round``, ``step`` (last step of the average, counted from 1 over all rounds)
         and ``loss`` (mean over the steps averaged).

@@ -1,4 +1,4 @@
-"""Files of ``templates/`` in pages that work offline, and what such a page may do."""
+"""Templates, styles and scripts in pages that work offline, and what such a page may do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,10 @@ from markupsafe import Markup
 
 from qsearch.errors import InputError
 from qsearch.storage.files import write_atomically
+from qsearch_reports.page.modules import join_modules
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+STYLES = Path(__file__).parent / "styles"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment() -> jinja2.Environment:
@@ -33,20 +34,15 @@ def environment() -> jinja2.Environment:
     )
 
 
-def template_text(name: str) -> str:
-    """Return a file of ``templates/``."""
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
 def style(*names: str) -> Markup:
-    """Return style sheets of ``templates/``, as a page holds them."""
-    return Markup("\n".join(map(template_text, names)))  # noqa: S704  (files of this package)
+    """Return style sheets as a page holds them."""
+    texts = [(STYLES / name).read_text(encoding="utf-8") for name in names]
+    return Markup("\n".join(texts))  # noqa: S704  (files of this package)
 
 
-def script(names: Sequence[str]) -> Markup:
-    """Return scripts of ``templates/`` as one, as a page holds them; they share one scope."""
-    text = inline_script("\n".join(map(template_text, names)))
-    return Markup(text)  # noqa: S704  (files of this package)
+def script(entry: str) -> Markup:
+    """Return a script with the modules that it imports, as a page holds it."""
+    return Markup(inline_script(join_modules(entry)))  # noqa: S704  (files of this package)
 
 
 def inline_script(text: str) -> str:
@@ -64,10 +60,8 @@ def inline_script(text: str) -> str:
 def content_policy(*scripts: str) -> str:
     """Return a Content-Security-Policy that allows these scripts and no request at all.
 
-    Plotly sets style attributes, so inline styles are allowed.
-
-    Args:
-        scripts: Their texts, or hashes as :func:`script_hash` gives them.
+    Scripts are texts, or hashes from :func:`script_hash`. Plotly sets style attributes, so inline
+    styles are allowed.
     """
     hashes = " ".join(
         f"'{text if text.startswith('sha256-') else script_hash(text)}'" for text in scripts
@@ -107,9 +101,6 @@ def bare_plotly(text: str) -> str:
 
     Chromium reads all that is in such a function twice, which takes 0.3 s of opening a page. A
     script that is not wrapped so is returned as it is.
-
-    Args:
-        text: plotly.js, of which the first comment is its licence.
     """
     pattern = r"(/\*.*?\*/\n)\(\s*function\(root, factory\).*?=> \{\n(.*)\nreturn Plotly;\n\}\)\);"
     wrapped = re.fullmatch(pattern, text.strip(), re.DOTALL)
@@ -119,17 +110,12 @@ def bare_plotly(text: str) -> str:
 def write_page(out: Path, html: str, what: str) -> Path:
     """Write a page into a file, and return that; its directory is made if needed.
 
-    Args:
-        out: The file.
-        html: The page.
-        what: What it is, for the message.
-
     Raises:
         InputError: If the file cannot be written.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # A directory's name may hold what is no text; it is shown as far as it is.
+        # A directory's name may hold what is not text; it is shown as far as it is.
         content = html.encode("utf-8", "replace")
         write_atomically(out, lambda path: path.write_bytes(content))
     except OSError as error:

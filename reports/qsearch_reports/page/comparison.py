@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from qsearch.storage.study_record import StudyRecord
 from qsearch_reports import figures, frames
 from qsearch_reports.results import StudyResults, is_unfinished
 from qsearch_reports.summaries.table import with_error
@@ -21,13 +22,7 @@ _MAX_VALUES = 160
 
 @dataclass(frozen=True)
 class Choice:
-    """A figure that a selector offers.
-
-    Args:
-        key: Of the figure.
-        name: What the selector calls it.
-        label: What a screen reader hears of the figure.
-    """
+    """A plot that a selector offers; ``label`` is what a screen reader hears of it."""
 
     key: str
     name: str
@@ -36,16 +31,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table of quality.
-
-    Args:
-        name: Of the study or the method.
-        seeds: How many seeds it is of.
-        hypervolume: As text.
-        losses: At each budget, as text.
-        is_best: Whether a loss is the least at its budget.
-        rank: By hypervolume, as text.
-    """
+    """A study or a method in the table of quality, as texts; losses are by budget."""
 
     name: str
     seeds: int
@@ -60,27 +46,19 @@ class Comparison:
     """All that the page shows of several studies.
 
     Args:
-        names: Labels of the studies.
-        methods: Their methods; ``studies`` of each are positions in ``names``.
-        has_seeds: Whether any method has several seeds.
+        names: Labels of the studies; ``studies`` of a method are positions in it.
         unknown: Labels of studies whose settings are not known.
-        unfinished: Finished rounds of the studies that are not finished, by label.
+        unfinished: Number of finished rounds of the studies that are not finished, by label.
         incomparable: By what differs, its value in each study, where losses cannot be compared.
         settings: By setting in which methods differ, its value in each of ``compared``.
         compared: Labels of the methods whose settings are known.
-        figures: By key.
-        fronts: What the selector of fronts offers.
-        times: What the selector of quality against time offers.
-        segments: What the selector of wins by segment offers: a figure for each method.
+        fronts, times, segments: What the selectors of plots offer.
         reference: The common reference point (loss, average bits) and the least average bits;
             None if no study has one.
-        budgets: Average bits of the table's columns.
-        by_method: Rows of the table by method; none unless a method has several seeds.
-        by_study: Rows of the table by study.
+        by_method: Empty unless a method has several seeds.
         outcomes: Wins, ties and losses of each method (rows) against each other one; None on the
             diagonal.
-        edges: Edges of the segments.
-        has_own_edges: Whether these are the segments of the studies themselves.
+        has_own_edges: Whether ``edges`` are the segments of the studies themselves.
     """
 
     names: Sequence[str]
@@ -113,28 +91,28 @@ class Comparison:
         return {key: json.loads(figure.to_json()) for key, figure in self.figures.items()}
 
 
-def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) -> Comparison:
-    """Return what a page shows of several studies.
-
-    Args:
-        results: The studies, at least one.
-        names: A label for each.
-    """
+def comparison_context(
+    results: Sequence[StudyResults],
+    names: Sequence[str],
+    points: Sequence[pd.DataFrame] | None = None,
+) -> Comparison:
+    """Return what a page shows of several studies; ``points`` are their ``points_frame``."""
     names = frames.distinct(names)
     records = [result.record for result in results]
+    points = frames.points_of(records, points)
     methods = frames.group_methods(results, names)
     of_study = {names[place]: method.label for method in methods for place in method.studies}
-    budgets = frames.common_budgets(records)
+    budgets = frames.common_budgets(records, points=points)
     edges, has_own_edges = frames.common_edges(records)
-    outcomes = frames.outcomes_frame(records, methods, edges)
-    by_round = frames.comparison_frame(records, names)
+    outcomes = frames.outcomes_frame(records, methods, edges, points)
+    by_round = frames.comparison_frame(records, names, points)
     drawn: dict[str, go.Figure] = {}
-    fronts = _fronts(drawn, results, names, methods, of_study)
+    fronts = _fronts(drawn, records, points, names, methods, of_study)
     by_round = by_round.assign(method=by_round["study"].map(of_study))
-    at_times = frames.time_frame(records, names, budgets)
+    at_times = frames.time_frame(records, names, budgets, points)
     times = _times(drawn, by_round, at_times.assign(method=at_times["study"].map(of_study)))
     segments = _segments(drawn, outcomes)
-    at_budgets = frames.study_fronts_frame(records, names, "loss", budgets)
+    at_budgets = frames.study_fronts_frame(records, names, "loss", budgets, points)
     has_seeds = any(len(method.studies) > 1 for method in methods)
     by_study, by_method = frames.hypervolume_table(by_round, names, methods)
     settings = frames.setting_differences(results, methods)
@@ -163,8 +141,11 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
         segments=segments,
         reference=frames.common_reference(records),
         budgets=budgets,
-        by_method=_rows("method", by_method, "mean", means, "mean") if has_seeds else [],
-        by_study=_rows("study", by_study, "hypervolume", at_budgets, "value"),
+        by_method=_rows(by_method, means) if has_seeds else [],
+        by_study=_rows(
+            by_study.rename(columns={"hypervolume": "mean"}),
+            at_budgets.rename(columns={"value": "mean"}),
+        ),
         outcomes=_counts(outcomes, [method.label for method in methods]),
         edges=edges,
         has_own_edges=has_own_edges,
@@ -173,21 +154,23 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
 
 def _fronts(
     drawn: dict[str, go.Figure],
-    results: Sequence[StudyResults],
+    records: Sequence[StudyRecord],
+    points: Sequence[pd.DataFrame],
     names: Sequence[str],
     methods: Sequence[frames.Method],
     of_study: Mapping[str, str],
 ) -> list[Choice]:
-    records = [result.record for result in results]
-    budgets = frames.front_budgets(records)
+    budgets = frames.front_budgets(records, points=points)
     metrics = {(record.metric.name, record.metric.better) for record in records}
-    choices = [Choice("loss", "Loss", "Fronts of loss against average bits, one for each method")]
+    choices = [
+        Choice("loss", "Loss", "Pareto fronts of loss against average bits, one for each method")
+    ]
     if len(metrics) == 1:
         metric = records[0].metric
-        label = "Fronts of the task metric against average bits, one for each method"
+        label = "Pareto fronts of the task metric against average bits, one for each method"
         choices.append(Choice("metric", f"{metric.name} ({metric.better} is better)", label))
     for choice in choices:
-        studies = frames.study_fronts_frame(records, names, choice.key, budgets)
+        studies = frames.study_fronts_frame(records, names, choice.key, budgets, points)
         title = figures.value_title(choice.key, records[0].metric)
         drawn[choice.key] = figures.fronts_figure(
             frames.method_frame(studies, names, methods),
@@ -233,19 +216,14 @@ def _counts(outcomes: pd.DataFrame, labels: Sequence[str]) -> list[list[Mapping[
     return [[counts.get((method, other)) for other in labels] for method in labels]
 
 
-def _rows(
-    by: str, ranked: pd.DataFrame, hypervolume: str, at_budgets: pd.DataFrame, loss: str
-) -> list[Row]:
-    """Return a row for each study or method.
+def _rows(ranked: pd.DataFrame, at_budgets: pd.DataFrame) -> list[Row]:
+    """Return a row for each study or method, by their first column.
 
-    Args:
-        by: The column of both tables that names them.
-        ranked: Table of hypervolumes with their ``rank``; of methods also ``seeds``.
-        hypervolume: Its column of them; the ends of its interval are ``low`` and ``high``.
-        at_budgets: Table of losses by ``budget``.
-        loss: Its column of them; the ends of its interval are ``low`` and ``high``.
+    Both tables have values as ``mean``, and those of methods the ends ``low`` and ``high`` of its
+    interval: of hypervolumes by ``rank``, and of losses by ``budget``.
     """
-    least = at_budgets.groupby("budget")[loss].min()
+    by = ranked.columns[0]
+    least = at_budgets.groupby("budget")["mean"].min()
     rows = []
     for row in ranked.to_dict("records"):
         own = at_budgets[at_budgets[by] == row[by]].to_dict("records")
@@ -253,23 +231,18 @@ def _rows(
             Row(
                 name=str(row[by]),
                 seeds=int(row.get("seeds", 1)),
-                hypervolume=_figure(row, hypervolume),
-                losses=tuple(_figure(one, loss) for one in own),
-                is_best=tuple(bool(one[loss] == least[one["budget"]]) for one in own),
-                rank=_rank(row["rank"]),
+                hypervolume=_with_interval(row),
+                losses=tuple(map(_with_interval, own)),
+                is_best=tuple(bool(at["mean"] == least[at["budget"]]) for at in own),
+                rank="–" if math.isnan(row["rank"]) else str(int(row["rank"])),
             )
         )
     return rows
 
 
-def _figure(row: Mapping[Any, Any], column: str) -> str:
-    """Return a figure as text, with half of its interval if it has one, which lies evenly."""
-    low, high = (row.get(end, math.nan) for end in ("low", "high"))
-    return with_error(row[column], (high - low) / 2)
-
-
-def _rank(rank: float) -> str:
-    return "–" if math.isnan(rank) else str(int(rank))
+def _with_interval(row: Mapping[Any, Any]) -> str:
+    """Return a mean as text, with half of its interval, which lies evenly, if it has one."""
+    return with_error(row["mean"], (row.get("high", math.nan) - row.get("low", math.nan)) / 2)
 
 
 def _short(text: str) -> str:

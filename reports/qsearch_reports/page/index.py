@@ -18,11 +18,9 @@ from qsearch.storage.files import to_standard_error
 from qsearch.storage.paths import STUDY_FILE, STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch_reports import frames
+from qsearch_reports.frames.comparison import spread
 from qsearch_reports.page import assets
 from qsearch_reports.summaries.table import least_budget
-
-SCRIPTS = ("dom.js", "index.js")
-"""Files of ``templates/`` that make the page's script, in order; they share one scope."""
 
 REPORT = "report.html"
 
@@ -32,30 +30,21 @@ _WIDTH, _HEIGHT = 96, 26
 
 @dataclass(frozen=True)
 class IndexRow:
-    """What the page tells of a study; what is not known is None.
+    """What the page says of a study; what is not known is None.
 
     Args:
-        name: Its name.
-        directory: As a command of the user would have it.
-        place: Its directory within the folder.
+        directory: As a command of the user would have it; ``place`` is relative to the folder.
         link: URL of its report, relative to the page.
         problem: Why nothing more is known of it; "" if something is.
-        model: Its model.
-        task: Name of its task.
-        quantizer: Name of its quantizer.
-        trainer: Name of its trainer.
-        rounds: Finished rounds.
-        evaluations: Completed evaluations in all rounds.
-        failed: Failed ones.
+        evaluations: Completed ones in all rounds.
         loss: Least selection loss of the latest round, nats.
-        bits: Fewest average bits at which the loss is within 1 %.
-        is_of_best: Whether that is 1 % of the study's own least loss, rather than of what the
-            model loses in full precision.
+        bits: Fewest average bits at which the loss is within 1 %: of what the model loses in full
+            precision, or of the study's own least loss (``is_of_best``).
         hypervolume: Of the last finished round, normalised, from the study's own reference point.
         minutes: Of training, evaluation and search in finished rounds.
         changed: When its results last changed, seconds since 1970.
-        running: Who runs it, in words; "" if nobody does.
-        front: Average bits and losses of the overall front (2 × points).
+        running: Who runs it, as text; "" if nobody does.
+        front: Average bits and losses of the overall Pareto front (2 × points).
     """
 
     name: str
@@ -87,33 +76,19 @@ class IndexRow:
         try:
             return datetime.fromtimestamp(self.changed, UTC).strftime("%Y-%m-%d %H:%M")
         except (OSError, OverflowError, ValueError):
-            return ""  # A file system may tell years beyond 9999.
+            return ""  # A file system may give years beyond 9999.
 
 
 @dataclass(frozen=True)
 class Sparkline:
-    """A study's front as a small drawing.
-
-    Args:
-        path: Outline, as the attribute ``d`` of an SVG path.
-        words: What it shows, for those who do not see it.
-    """
+    """A study's front as an SVG path, and ``words`` for those who do not see it."""
 
     path: str
     words: str
 
 
 def write_index(folder: Path, out: Path, note: Callable[[str], None] = to_standard_error) -> Path:
-    """Write a page that lists all studies in a folder and in the folders below it.
-
-    Args:
-        folder: The folder.
-        out: The file to write; its directory is made if needed.
-        note: Told of what is damaged and read from an earlier version, and of folders that cannot
-            be looked into.
-
-    Returns:
-        ``out``.
+    """Write a page that lists all studies in a folder and in the folders below it; return ``out``.
 
     Raises:
         InputError: If there is no such folder, or the file cannot be written.
@@ -152,14 +127,7 @@ def _is_linked_study(path: Path) -> bool:
 def index_row(
     directory: Path, folder: Path, out: Path, note: Callable[[str], None] = to_standard_error
 ) -> IndexRow:
-    """Read what the page tells of one study.
-
-    Args:
-        directory: The study's directory.
-        folder: The folder that the page is of.
-        out: The page.
-        note: Told of damaged files that are read from an earlier version.
-    """
+    """Read what the page says of one study."""
     report = directory / REPORT
     within = os.path.relpath(directory, folder)
     row = IndexRow(
@@ -185,9 +153,10 @@ def _url(path: Path, start: Path) -> str:
 
 
 def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
-    head = frames.headline(record)
-    latest = frames.latest_points(frames.points_frame(record))
-    front = frames.front_frame(latest, "decisive_loss")[["average_bits", "decisive_loss"]]
+    points = frames.points_frame(record)
+    head = frames.headline(record, points)
+    latest = frames.latest_points(points)
+    front = frames.front_frame(latest, "selection_loss")[["average_bits", "selection_loss"]]
     close = head.within_one_percent
     return replace(
         row,
@@ -199,7 +168,7 @@ def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
         rounds=head.rounds,
         evaluations=head.evaluations,
         failed=head.failed,
-        loss=_number(None if head.best is None else head.best["decisive_loss"]),
+        loss=_number(None if head.best is None else head.best["selection_loss"]),
         bits=_number(None if close is None else close["average_bits"]),
         is_of_best=head.relative_to == "best loss",
         hypervolume=_number(head.hypervolume),
@@ -215,64 +184,37 @@ def _number(value: Any) -> float | None:
 def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
     """Return a front as a stepped line in a box of 96 × 26.
 
-    Args:
-        front: Average bits, rising, and losses (2 × points).
-        bits: Average bits at the box's left and right; losses fill its height.
-
     Returns:
         None if there is no point.
     """
     if front.shape[1] == 0:
         return None
-    kept = np.unique(np.linspace(0, front.shape[1] - 1, _FRONT_POINTS).round().astype(int))
-    across, losses = front[:, kept]
+    across, losses = front[:, spread(front.shape[1], _FRONT_POINTS)]
     width, height = max(bits[1] - bits[0], 1e-9), max(np.ptp(losses), 1e-9)
     x = 2 + (across - bits[0]) / width * (_WIDTH - 4)
     y = _HEIGHT - 3 - (losses - losses.min()) / height * (_HEIGHT - 6)
     steps = "".join(f"H{right:.1f}V{down:.1f}" for right, down in zip(x[1:], y[1:], strict=True))
-    # Nothing with more average bits is better than the last point, so its line goes on.
+    # Nothing with more average bits is better than the last point, so its line continues.
     path = f"M{x[0]:.1f} {y[0]:.1f}{steps}H{_WIDTH - 2}"
     first, last = (f"loss {loss:.4f} at {at:.2f}" for at, loss in front[:, [0, -1]].T)
-    words = f"front: {first} average bits" + (f", {last}" if len(kept) > 1 else "")
+    words = f"Pareto front: {first} average bits" + (f", {last}" if len(across) > 1 else "")
     return Sparkline(path, words)
 
 
-_KEYS = (
-    "name",
-    "model",
-    "task",
-    "quantizer",
-    "trainer",
-    "rounds",
-    "evaluations",
-    "failed",
-    "loss",
-    "bits",
-    "hypervolume",
-    "minutes",
-    "changed",
-    "running",
-)
+_HIDDEN = ("place", "link", "problem", "is_of_best", "front")
+"""Fields that the page's script does not sort or filter by."""
 
 
 def render_index(rows: Sequence[IndexRow], folder: str, now: datetime | None = None) -> str:
-    """Return the page as HTML text.
-
-    Args:
-        rows: The studies.
-        folder: The folder, as its user calls it.
-        now: When the page is made; the present if None.
-    """
+    """Return the page as HTML text."""
     bits = np.concatenate([row.front[0] for row in rows]) if rows else np.array([])
     span = (float(bits.min()), float(bits.max())) if len(bits) else (0.0, 1.0)
-    script = assets.script(SCRIPTS)
+    script = assets.script("index.js")
     choices = {
         key: sorted({getattr(row, key) for row in rows} - {""})
         for key in ("model", "task", "trainer")
     }
-    data = [
-        {"directory": row.directory, **{key: getattr(row, key) for key in _KEYS}} for row in rows
-    ]
+    data = [{key: value for key, value in vars(row).items() if key not in _HIDDEN} for row in rows]
     environment = assets.environment()
     environment.filters["least_budget"] = least_budget
     return environment.get_template("index.html.j2").render(

@@ -20,45 +20,9 @@ from qsearch_reports.page.payload import study_payload
 from qsearch_reports.results import StudyResults, read_results
 from qsearch_reports.summaries.table import least_budget, with_error
 
-SCRIPTS = (
-    "decode.js",
-    "numbers.js",
-    "dom.js",
-    "files.js",
-    "store.js",
-    "theme.js",
-    "fitting.js",
-    "plots.js",
-    "lazy.js",
-    "output.js",
-    "marks.js",
-    "links.js",
-    "heatmap.js",
-    "figures.js",
-    "rounds.js",
-    "budget.js",
-    "detail.js",
-    "compare.js",
-    "filters.js",
-    "toolbar.js",
-    "table.js",
-    "keep.js",
-    "study.js",
-    "comparison.js",
-    "report.js",
-)
-"""Files of ``templates/`` that make the page's script, in order; they share one scope."""
-
 
 def write_report(directories: Sequence[Path], out: Path) -> Path:
-    """Write one HTML file that shows one or several studies.
-
-    Args:
-        directories: Study directories.
-        out: The file to write; its directory is made if needed.
-
-    Returns:
-        ``out``.
+    """Write one HTML file that shows one or several studies; return ``out``.
 
     Raises:
         InputError: If a directory holds no study or cannot be read, or the file cannot be
@@ -72,22 +36,21 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
 
 def render_page(results: Sequence[StudyResults]) -> str:
     """Return the page as HTML text."""
-    names = distinct_names([study.record for study in results], [s.directory for s in results])
-    comparison = comparison_context(results, names) if len(results) > 1 else None
-    report_js = assets.script(SCRIPTS)
+    names = distinct_names(results)
+    points = [frames.points_frame(study.record) for study in results]
+    comparison = comparison_context(results, names, points) if len(results) > 1 else None
+    report_js = assets.script("report.js")
     plotly_js, plotly_hash = assets.packed_plotly()
+    payloads = list(map(study_payload, results, names, points))
     data = {
-        "studies": [study_payload(study, name) for study, name in zip(results, names, strict=True)],
+        "studies": payloads,
         "comparison": comparison.json_figures() if comparison else {},
     }
     environment = assets.environment()
-    environment.filters |= {"figure_error": with_error, "least_budget": least_budget}
+    environment.filters |= {"with_error": with_error, "least_budget": least_budget}
     return environment.get_template("report.html.j2").render(
         title=names[0] if len(names) == 1 else f"{len(names)} studies",
-        studies=[
-            _study_context(study, name, payload)
-            for study, name, payload in zip(results, names, data["studies"], strict=True)
-        ],
+        studies=list(map(_study_context, results, names, points, payloads)),
         comparison=comparison,
         content_policy=assets.content_policy(plotly_hash, report_js),
         css=assets.style("report.css", "comparison.css"),
@@ -97,21 +60,22 @@ def render_page(results: Sequence[StudyResults]) -> str:
     )
 
 
-def _study_context(results: StudyResults, name: str, payload: dict[str, Any]) -> dict[str, Any]:
+def _study_context(
+    results: StudyResults, name: str, points: pd.DataFrame, payload: dict[str, Any]
+) -> dict[str, Any]:
     record = results.record
-    latest = frames.latest_points(frames.points_frame(record))
-    drawn, drawn_rounds = payload["figures"], payload["drawn_rounds"]
+    latest = frames.latest_points(points)
     return {
         "record": record,
         "name": name,
         "directory": shell_path(results.directory),
-        "headline": frames.headline(record),
+        "headline": frames.headline(record, points),
         "failures": frames.failures_frame(record).to_dict("records"),
         "parameters": sum(layer.parameters for layer in record.layers),
         "origin": origin(record),
         "latest_round": None if latest.empty else int(latest["round"].iloc[0]),
-        "drawn": drawn,
-        "drawn_rounds": len(drawn_rounds),
+        "drawn": payload["figures"],
+        "drawn_rounds": len(payload["drawn_rounds"]),
         "start": None if latest.empty else _start(latest["average_bits"]),
     }
 

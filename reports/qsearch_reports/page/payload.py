@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -23,26 +24,23 @@ _DIGITS = 7
 """Significant digits that figures are drawn with."""
 
 _ROUNDED = 6e-7
-"""How far figures in hover labels are from those of the points: they are rounded."""
+"""How far values in hover labels are from those of the points: they are rounded."""
 
 _OTHER_PARTS = ("layer", "round", "heatmap", "phase", "difference")
 """How parts of figures begin that do not stand for evaluations."""
 
 
-def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
-    """Return all that the page's script needs of one study.
+def study_payload(
+    results: StudyResults, name: str, points: pd.DataFrame | None = None
+) -> dict[str, Any]:
+    """Return all that the page's script needs of one study, which the page calls ``name``.
 
     Configurations are written once each, as the choice index of every layer: little-endian
     16- or 32-bit integers (configurations × layers), packed.
-
-    Args:
-        results: The study.
-        name: What the page calls it.
     """
     record = results.record
-    points = frames.points_frame(record)
-    texts = configuration_texts(record, points)
-    indices = frames.choice_indices(record.layers, record.choices, texts)
+    points = frames.points_frame(record) if points is None else points
+    indices = frames.row_choices(record, points[~points["configuration"].duplicated()])
     grid = frames.layer_grid(record.layers)
     return {
         "name": name,
@@ -68,13 +66,6 @@ def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
     }
 
 
-def configuration_texts(record: StudyRecord, points: pd.DataFrame) -> list[str]:
-    """Return the distinct configurations as JSON texts, by their code in ``points``."""
-    ordered = frames.completed_trials(record)["configuration"]
-    first = ~points["configuration"].duplicated()
-    return [str(text) for text in ordered[first.to_numpy()]]
-
-
 def pack(indices: npt.NDArray[np.int64], choices: int) -> dict[str, Any]:
     """Return choice indices (configurations × layers) in the page's compact encoding."""
     width = 2 if choices <= 1 << 16 else 4
@@ -82,7 +73,7 @@ def pack(indices: npt.NDArray[np.int64], choices: int) -> dict[str, Any]:
 
 
 def plain(column: pd.Series) -> list[Any]:
-    """Return a column as JSON values, missing figures as None."""
+    """Return a column as JSON values, missing values as None."""
     return [
         None if isinstance(value, float) and not math.isfinite(value) else value
         for value in column.tolist()
@@ -96,14 +87,10 @@ def _drawn_rounds(record: StudyRecord, points: pd.DataFrame) -> list[dict[str, A
         for entry in record.rounds
     }
     last = record.rounds[-1].round if record.rounds else 1
-    counts = points[points["round"] <= last].groupby("round").size()
+    counts = Counter(points.loc[points["round"] <= last, "round"].tolist())
     return [
-        {
-            "round": int(number),
-            "configurations": int(count),
-            "hypervolume": hypervolumes.get(int(number)),
-        }
-        for number, count in counts.to_dict().items()
+        {"round": number, "configurations": count, "hypervolume": hypervolumes.get(number)}
+        for number, count in sorted(counts.items())
     ]
 
 
@@ -135,21 +122,21 @@ def _figures(
         _add_fronts(record, points, add_variants)
         marginals = {
             knob.name: figures.marginals_figure(
-                frames.marginals_frame(record, knob.name, indices), knob
+                frames.marginals_frame(record, knob.name, indices, points), knob
             )
             for knob in record.choices.knobs
         }
         add_variants("marginals", "knob", marginals)
-        front = frames.front_frame(frames.latest_points(points), "decisive_loss")
+        front = frames.front_frame(frames.latest_points(points), "selection_loss")
         sensitivity = frames.sensitivity_frame(results, indices=indices[front.index.to_numpy()])
         if not sensitivity.empty:
             add("sensitivity", figures.sensitivity_figure(sensitivity))
-        predictions = frames.predictions_frame(record)
+        predictions = frames.predictions_frame(record, points)
         if not predictions.empty:
             add("predictions", figures.predictions_figure(predictions))
             add("calibration", figures.calibration_figure(frames.calibration_frame(predictions)))
-        add_variants("progress", "progress", _progress(results))
-    timeline = frames.timeline_frame(results)
+        add_variants("progress", "progress", _progress(results, points))
+    timeline = frames.timeline_frame(results, points)
     if timeline["end"].notna().any():
         add("timeline", figures.timeline_figure(timeline, frames.phases_frame(results)))
     training = frames.training_frame(record)
@@ -158,7 +145,7 @@ def _figures(
     parallel = None
     if not points.empty:
         latest = frames.latest_points(points)
-        frame = frames.parallel_frame(record, indices[latest.index.to_numpy()])
+        frame = frames.parallel_frame(record, indices[latest.index.to_numpy()], points)
         axes = frames.parallel_axes(record, frame)
         add("parallel", figures.parallel_figure(frame, axes))
         parallel = {
@@ -194,8 +181,8 @@ def _add_fronts(record: StudyRecord, points: pd.DataFrame, add_variants: Any) ->
         add_variants(value, "round", drawn)
 
 
-def _progress(results: StudyResults) -> dict[str, go.Figure]:
-    progress = frames.progress_frame(results)
+def _progress(results: StudyResults, points: pd.DataFrame) -> dict[str, go.Figure]:
+    progress = frames.progress_frame(results, points)
     made = {}
     if not progress.empty:
         made["evaluation"] = figures.progress_figure(progress, "evaluation")

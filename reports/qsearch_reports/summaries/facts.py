@@ -1,4 +1,4 @@
-"""What summaries say of a study, in words and cells without markup; names are given as they are.
+"""What summaries say of a study, as text and cells without markup; names are given as they are.
 
 The terminal's summary and the Markdown one say the same; each escapes names in its own way.
 """
@@ -50,26 +50,17 @@ class Cells:
 
 
 def one_line(name: object, limit: int = 80) -> str:
-    """Return a name in one line, with escapes for what is obeyed and not shown.
-
-    Args:
-        name: Anything.
-        limit: Text that takes more places of a terminal is cut to this many, the last an ellipsis.
-    """
+    """Return a name in one line, with escapes for what is obeyed and not shown."""
     text = without_controls(" ".join(str(name).split()))
     return text if cell_len(text) <= limit else set_cell_size(text, limit - 1).rstrip() + "…"
 
 
 def answer(head: Headline) -> str:
-    """Return the sentence that a summary opens with.
-
-    Args:
-        head: The study's headline figures.
-    """
+    """Return the sentence that a summary opens with."""
     best, close = head.best, head.within_one_percent
     if best is None:
         if head.failed:
-            return f"{counted(head.failed, 'evaluation')} failed and none completed: no front yet."
+            return f"{counted(head.failed, 'evaluation')} failed, none completed: no front yet."
         return "No evaluation has finished yet."
     only = " It is the only evaluation so far." if head.evaluations == 1 else ""
     if close is None:
@@ -79,7 +70,7 @@ def answer(head: Headline) -> str:
             if head.excess is None
             else f"{100 * head.excess:.1f} % above {head.relative_to}"
         )
-        return f"Best {_figures(best, head)} at {at}: {above}.{only}"
+        return f"Best {_named_loss(best, head)} at {at}: {above}.{only}"
     if head.full_precision is not None:
         compared = f" against {head.full_precision.loss:.4f}"
     elif close["trial"] != best["trial"]:
@@ -90,26 +81,21 @@ def answer(head: Headline) -> str:
     relative = "the best loss" if head.relative_to == "best loss" else head.relative_to
     return (
         f"Within 1 % of {relative} at {least_budget(close['average_bits'])} average bits:"
-        f" {_figures(close, head)}{compared}; quantized weights {smaller}.{only}"
+        f" {_named_loss(close, head)}{compared}; quantized weights {smaller}.{only}"
     )
 
 
-def _figures(row: pd.Series, head: Headline) -> str:
-    return f"{'estimated loss' if head.is_expected else 'loss'} {_loss(row, head)}"
+def _named_loss(row: pd.Series, head: Headline) -> str:
+    return f"{'estimated loss' if head.is_estimated else 'loss'} {_loss(row, head)}"
 
 
 def _loss(row: pd.Series, head: Headline) -> str:
-    error = "estimated_loss_std" if head.is_expected else "standard_error"
-    return with_error(row["decisive_loss"], row[error])
+    error = "estimated_loss_std" if head.is_estimated else "standard_error"
+    return with_error(row["selection_loss"], row[error])
 
 
 def facts(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
-    """Return the headline figures, as names and values.
-
-    Args:
-        record: The study.
-        head: Its headline figures.
-    """
+    """Return the headline values, as names and values."""
     failed = f", {head.failed:,} failed" if head.failed else ""
     weights = sum(layer.parameters for layer in record.layers)
     rows = [
@@ -128,9 +114,6 @@ def facts(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
 def budget_cells(record: StudyRecord) -> Cells:
     """Return the best configuration at or under each budget.
 
-    Args:
-        record: The study.
-
     Returns:
         Cells; columns of what no row knows are left out.
     """
@@ -145,8 +128,8 @@ def budget_cells(record: StudyRecord) -> Cells:
     )
     for heading, value, error in pairs:
         if frame[value].notna().any():
-            figures = zip(frame[value], frame[error], strict=True)
-            columns.append((heading, [with_error(*figure) for figure in figures]))
+            pairs_of = zip(frame[value], frame[error], strict=True)
+            columns.append((heading, [with_error(*pair) for pair in pairs_of]))
     columns.append(("seen", ["yes" if seen else "no" for seen in frame["seen"]]))
     headings, texts = zip(*columns, strict=True)
     return Cells(headings, tuple(zip(*texts, strict=True)))
@@ -154,29 +137,24 @@ def budget_cells(record: StudyRecord) -> Cells:
 
 def failure_cells(record: StudyRecord) -> Cells:
     """Return why evaluations failed, the most frequent reasons first; reasons are data."""
-    found = failures_frame(record)
+    failures = failures_frame(record)
     rows = [
         (f"{row['count']:,}", str(row["reason"]) or "no reason given", _some(str(row["trials"])))
-        for row in found.head(MAX_REASONS).to_dict("records")
+        for row in failures.head(MAX_REASONS).to_dict("records")
     ]
-    if more := len(found) - len(rows):
-        rest = int(found["count"].iloc[MAX_REASONS:].sum())
+    if more := len(failures) - len(rows):
+        rest = int(failures["count"].iloc[MAX_REASONS:].sum())
         rows.append((f"{rest:,}", f"{counted(more, 'other reason')}; the report has them", ""))
     return Cells(("count", "reason", "trials"), tuple(rows))
 
 
 def next_commands(head: Headline, directory: str) -> list[str]:
-    """Return the commands that come next, for a POSIX shell, each in one line.
-
-    Args:
-        head: The study's headline figures.
-        directory: Where the study lives, as its user would type it.
-    """
+    """Return the commands that come next, for a POSIX shell, each in one line."""
     path = shell_path(directory)
     commands = [f"qsearch status {path}"]
-    chosen = head.best if head.within_one_percent is None else head.within_one_percent
-    if chosen is not None:
-        bits = least_budget(float(chosen["average_bits"]))
+    best = head.best if head.within_one_percent is None else head.within_one_percent
+    if best is not None:
+        bits = least_budget(float(best["average_bits"]))
         commands = [
             f"qsearch pick {path} --bits {bits}",
             f"qsearch export {path} --bits {bits} --to OUT",
@@ -187,10 +165,6 @@ def next_commands(head: Headline, directory: str) -> list[str]:
 
 def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> Cells:
     """Return several studies side by side; hypervolumes are of one reference point.
-
-    Args:
-        results: The studies.
-        names: A distinct label for each.
 
     Returns:
         Cells of names, evaluations, hypervolume of the last round, and selection losses at some
@@ -203,42 +177,38 @@ def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> C
     rows = []
     for record, name in zip(records, names, strict=True):
         losses = selection_loss(budget_frame(record, budgets))
-        figures = (last.get(name, math.nan), *losses)
+        values = (last.get(name, math.nan), *losses)
         evaluations = f"{headline(record).evaluations:,}"
-        rows.append((name, evaluations, *(with_error(value, math.nan) for value in figures)))
+        rows.append((name, evaluations, *(with_error(value, math.nan) for value in values)))
     at = (f"at {budget:g}" for budget in budgets)
     return Cells(("study", "evaluations", "hypervolume", *at), tuple(rows))
 
 
 def comparison_words(results: Sequence[StudyResults]) -> list[str]:
-    """Return how to read :func:`comparison_cells`, and what cannot be compared, as paragraphs.
-
-    Args:
-        results: The studies.
-    """
+    """Return how to read :func:`comparison_cells`, and what cannot be compared, as paragraphs."""
     records = [result.record for result in results]
-    told = []
-    if going_on := sum(map(is_unfinished, results)):
-        told.append(f"Not finished, so that this may still change: {going_on} of them.")
+    words = []
+    if unfinished := sum(map(is_unfinished, results)):
+        words.append(f"Not finished, so that this may still change: {unfinished} of them.")
     if differing := incomparable(results):
-        told.append(
+        words.append(
             f"These studies differ in {' and '.join(differing)}, so their losses mean different"
             " things."
         )
     losses = (
-        "At a budget of average bits: the loss, the expected one where it is known, of the best"
+        "At a budget of average bits: the loss, the estimated one where it is known, of the best"
         " configuration that fits."
     )
     common = common_reference(records)
     if common is None:
-        return [*told, f"{losses} No study has a reference point yet, so there is no hypervolume."]
+        return [*words, f"{losses} No study has a reference point yet, so there is no hypervolume."]
     (loss, bits), least = common
     reference = (
         f"Hypervolumes are of the last round, from one reference point (loss {loss:.4g},"
         f" {bits:.4g} average bits), divided by the area between it and (loss 0, {least:.4g}"
         " average bits)."
     )
-    return [*told, f"{losses} {reference}"]
+    return [*words, f"{losses} {reference}"]
 
 
 def counted(count: int, noun: str) -> str:

@@ -31,9 +31,6 @@ _MAX_SETTINGS = 200
 def markdown_report(directories: Sequence[Path]) -> str:
     """Return the summary of one study, or of several side by side and then one by one.
 
-    Args:
-        directories: Study directories.
-
     Raises:
         InputError: If a directory holds no study or cannot be read.
     """
@@ -41,13 +38,8 @@ def markdown_report(directories: Sequence[Path]) -> str:
 
 
 def markdown_summary(studies: Sequence[StudyResults]) -> str:
-    """Return the summary as Markdown, which ends with a line break.
-
-    Args:
-        studies: What is known of each study.
-    """
-    records = [study.record for study in studies]
-    names = distinct_names(records, [study.directory for study in studies])
+    """Return the summary as Markdown, which ends with a line break."""
+    names = distinct_names(studies)
     if len(studies) == 1:
         lines = [f"### {code(names[0])}", "", *_study(studies[0], "####")]
         return "\n".join(lines).rstrip() + "\n"
@@ -62,13 +54,7 @@ def markdown_summary(studies: Sequence[StudyResults]) -> str:
 
 
 def code(name: object, limit: int = 80, *, in_table: bool = False) -> str:
-    """Return a name as a code span: nothing in it is read as Markdown, HTML, mention or link.
-
-    Args:
-        name: Anything; it is shown in one line.
-        limit: Longer text is cut to this many characters.
-        in_table: Whether it stands in a table, whose cells a bar would end.
-    """
+    """Return a name as a code span: nothing in it is read as Markdown, HTML, mention or link."""
     text = one_line(name, limit) or "(no name)"
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * (longest + 1)
@@ -115,12 +101,7 @@ def _origin(study: StudyResults) -> Iterable[str]:
 
 
 def _table(cells: Cells, names: Iterable[int] = ()) -> Iterable[str]:
-    """Yield a table, figures right-aligned.
-
-    Args:
-        cells: Its texts; headings that are not words of ours are shown as code.
-        names: Columns of texts that come from elsewhere.
-    """
+    """Yield a table, numbers right-aligned."""
     quoted = set(names)
     headings = [
         heading if re.fullmatch(r"[a-z0-9. ]+", heading) else code(heading, 40, in_table=True)

@@ -15,22 +15,18 @@ from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames import budget_frame, study_budgets
 
 _MAX = 1e7
-"""Figures from here on are written with an exponent: their digits say nothing and fill a line."""
+"""Numbers from here on are written with an exponent: their digits say nothing and fill a line."""
 
 
 def summary_table(record: StudyRecord, budgets: Sequence[float] | None = None) -> Table:
     """Return the best configuration at or under each budget, as a rich table.
 
-    ``expected`` is its estimated loss, which it was chosen by where it is known.
-
-    Args:
-        record: The study.
-        budgets: Average bits; :func:`~qsearch_reports.frames.study_budgets` if None.
+    It was chosen by its estimated loss, where that is known.
     """
     title = Text(f"{record.name}: best configuration at or under each budget")
     # Seven columns fit a terminal of 80 characters only with one space between them.
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
-    names = ("budget", "trial", "average bits", "loss", "expected", record.metric.name, "seen")
+    names = ("budget", "trial", "average bits", "loss", "estimated", record.metric.name, "seen")
     for name in names:
         table.add_column(Text(name), justify="left" if name == "seen" else "right", no_wrap=True)
     shown = study_budgets(record) if budgets is None else budgets
@@ -53,7 +49,7 @@ def _cells(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
 
 
 def with_error(value: float, error: float | None) -> str:
-    """Return a figure with its standard error, if that is known."""
+    """Return a value with its standard error, if that is known."""
     error = math.nan if error is None else error
     if pd.isna(value):
         return "–"

@@ -30,9 +30,6 @@ WIDTH = 80
 def text_report(directories: Sequence[Path]) -> str:
     """Return the summary of one study, or of several side by side and then one by one.
 
-    Args:
-        directories: Study directories.
-
     Raises:
         InputError: If a directory holds no study or cannot be read.
     """
@@ -40,13 +37,8 @@ def text_report(directories: Sequence[Path]) -> str:
 
 
 def text_summary(results: Sequence[StudyResults]) -> str:
-    """Return the summary as text without colours, which ends with a line break.
-
-    Args:
-        results: What is known of each study.
-    """
-    records = [result.record for result in results]
-    names = distinct_names(records, [result.directory for result in results])
+    """Return the summary as text without colours, which ends with a line break."""
+    names = distinct_names(results)
     parts: list[list[str]] = []
     if len(results) > 1:
         words = [line for text in comparison_words(results) for line in ("", *_wrap(text))]
@@ -63,24 +55,24 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
     head = headline(record)
     yield from _wrap(f"{one_line(name)}: {answer(head)}")
     yield ""
-    told = [
+    rows = [
         ("model", one_line(record.model, WIDTH - 16)),
         ("task", f"{one_line(record.task, 22)}, {one_line(record.metric.name, 20)}"
          f" ({record.metric.better} is better)"),
         ("made by", f"{one_line(record.quantizer, 30)}, {one_line(record.trainer, 30)}"),
         *facts(record, head),
     ]  # fmt: skip
-    width = max(len(label) for label, _ in told)
-    for label, value in told:
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
         yield f"{label:{width}}  {value}"
     if head.best is not None:
         yield from ("", "best configuration at or under each budget")
         yield from _put(budget_cells(record))
         latest = latest_points(points_frame(record))
-        loss = "estimated loss" if head.is_expected else "loss"
+        loss = "estimated loss" if head.is_estimated else "loss"
         number = int(latest["round"].iloc[0])
         yield ""
-        yield f"{loss} (nats) against average bits, round {number}: * on the front, . other"
+        yield f"{loss} (nats) against average bits, round {number}: * Pareto front, . other"
         yield from front_plot(latest)
     if head.failed:
         yield from ("", counted(head.failed, "failed evaluation"))
@@ -105,14 +97,14 @@ def _put(cells: Cells) -> Iterable[str]:
 
 
 def _compared(cells: Cells) -> Iterable[str]:
-    """Yield the comparison, each study's name cut to the width that the figures leave."""
-    figures = Cells(cells.headings[1:], tuple(row[1:] for row in cells.rows))
-    right = list(_put(figures))
+    """Yield the comparison, each study's name cut to the width that the values leave."""
+    values = Cells(cells.headings[1:], tuple(row[1:] for row in cells.rows))
+    right = list(_put(values))
     room = WIDTH - 2 - max(map(cell_len, right))
     names = [cells.headings[0], *(one_line(row[0], room) for row in cells.rows)]
     shown = [set_cell_size(name, min(room, max(map(cell_len, names)))) for name in names]
-    for name, figure in zip(shown, right, strict=True):
-        yield f"  {name}{figure}"
+    for name, cells_text in zip(shown, right, strict=True):
+        yield f"  {name}{cells_text}"
 
 
 def _wrap(text: str, indent: str = "") -> list[str]:

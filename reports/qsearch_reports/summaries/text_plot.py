@@ -15,30 +15,25 @@ ABOVE = "^"
 def front_plot(points: pd.DataFrame, width: int = 60, height: int = 12) -> list[str]:
     """Return a plot of loss against average bits, as lines of ASCII characters.
 
-    ``*`` is a configuration on the overall front, ``.`` any other. What lies above the front by
-    more than half the front's own height is a ``^`` in the top line, since a few poor
-    configurations would else press all others flat.
-
-    Args:
-        points: Rows of :func:`~qsearch_reports.frames.points_frame`, of one round.
-        width: Characters between the axis and the right end.
-        height: Lines of the plot itself.
+    ``*`` is on the overall Pareto front, ``.`` any other configuration. What lies above the front
+    by more than half its height is a ``^`` in the top line, so that a few poor configurations do
+    not flatten the rest.
 
     Returns:
         ``height`` lines (one, if all losses are alike), the axis and its ticks; nothing without
         points.
     """
-    known = points[points["decisive_loss"].notna() & points["average_bits"].notna()]
+    known = points[points["selection_loss"].notna() & points["average_bits"].notna()]
     if known.empty:
         return []
-    front = front_frame(known, "decisive_loss")
-    least, most = float(front["decisive_loss"].min()), float(front["decisive_loss"].max())
-    top = min(float(known["decisive_loss"].max()), most + 0.5 * (most - least))
+    front = front_frame(known, "selection_loss")
+    least, most = float(front["selection_loss"].min()), float(front["selection_loss"].max())
+    top = min(float(known["selection_loss"].max()), most + 0.5 * (most - least))
     height = height if top > least else 1
     low, high = float(known["average_bits"].min()), float(known["average_bits"].max())
     cells = [[" "] * width for _ in range(height)]
     for rows, mark in ((known.drop(front.index), "."), (front, "*")):
-        for bits, loss in zip(rows["average_bits"], rows["decisive_loss"], strict=True):
+        for bits, loss in zip(rows["average_bits"], rows["selection_loss"], strict=True):
             column = _place(bits, low, high, width)
             line = height - 1 - _place(loss, least, top, height)
             cells[max(line, 0)][column] = mark if loss <= top else ABOVE

@@ -125,10 +125,6 @@ def test_link_leads_from_the_page_to_the_report_whatever_the_directory_is_called
     assert (page.parent / unquote(parts.path)).samefile(directory / "report.html")
 
 
-def test_directory_is_never_mistaken_for_an_option():
-    assert index_row(Path("-x"), Path(), Path("index.html")).directory == "./-x"
-
-
 def test_damaged_study_is_a_row_that_says_so_and_a_new_one_too(put, tmp_path):
     damaged = put("damaged")
     (damaged / "state" / "study.json").write_text("{")
@@ -181,7 +177,7 @@ def test_sparkline_stays_in_its_box_and_never_rises(points):
 
 def test_sparkline_is_told_in_words():
     front = np.array([[2.5, 3.0], [0.9, 0.4]])
-    words = "front: loss 0.9000 at 2.50 average bits, loss 0.4000 at 3.00"
+    words = "Pareto front: loss 0.9000 at 2.50 average bits, loss 0.4000 at 3.00"
     assert sparkline(front, (2, 4)).words == words
     assert sparkline(np.empty((2, 0)), (2, 4)) is None
 

@@ -9,7 +9,7 @@ import pytest
 from qsearch_reports.results import StudyResults
 
 from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import ALL, json_payload, load_study
+from tests.reports.scripts.support import json_payload, load_study
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,6 @@ def payload(results: StudyResults) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def study_page(script: Callable[..., Scope], payload: dict[str, Any]) -> Scope:
     """A page with all scripts, and ``results`` without its figures as ``study``."""
-    scope = script(*ALL)
+    scope = script("study.js")
     load_study(scope, {**payload, "figures": {}})
     return scope

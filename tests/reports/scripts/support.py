@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from hypothesis import HealthCheck, settings
-from qsearch_reports.page.page import SCRIPTS
 from qsearch_reports.page.payload import study_payload
 from qsearch_reports.results import StudyResults
 
@@ -20,9 +19,6 @@ QUICK = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 """Few examples, the same at each run: each is a call into the browser."""
-
-ALL = tuple(name for name in SCRIPTS if name != "report.js")
-"""The page's scripts without the one that starts the page."""
 
 
 def json_payload(results: StudyResults) -> dict[str, Any]:

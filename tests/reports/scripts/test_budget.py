@@ -28,7 +28,7 @@ BITS = st.floats(1, 17) | st.builds(
 
 @pytest.fixture(scope="module")
 def budget(script: Callable[..., Scope]) -> Scope:
-    return script("decode.js", "numbers.js", "budget.js")
+    return script("budget.js")
 
 
 def footprint(weights: int, other: int, adapter: int) -> Footprint:
@@ -118,17 +118,6 @@ def test_the_slider_has_whole_steps_and_none_below_what_is_needed(
             assert end - takes < step * 1.001
 
 
-def test_a_budget_of_bits_that_is_a_step_itself_is_that_step(budget: Scope) -> None:
-    (unit,) = units(budget, [2.05, 7.25, 3.3], None)
-    assert (unit["low"], unit["high"], unit["shown"]) == (2.05, 7.25, ["2.05", "7.25"])
-
-
-@pytest.mark.parametrize("excess", [5e-16, 3e-12, 2e-11])
-def test_what_is_hardly_above_a_step_needs_the_next_one(budget: Scope, excess: float) -> None:
-    (unit,) = units(budget, [2 + excess], None)
-    assert unit["low"] == 2.05
-
-
 def test_a_configuration_alone_has_a_slider_of_one_step(budget: Scope) -> None:
     for unit in units(budget, [3.0], footprint(8 * 10**6, 0, 10**6)):
         assert unit["low"] == unit["high"]
@@ -148,10 +137,6 @@ def test_only_rows_of_the_latest_round_are_in_the_range(budget: Scope) -> None:
     given["points"]["latest"] = [False, True, True]
     (unit,) = budget.evaluate(UNITS, study=given)
     assert (unit["low"], unit["high"]) == (3, 4)
-
-
-def test_without_evaluations_there_is_no_unit(budget: Scope) -> None:
-    assert units(budget, [], footprint(1, 0, 0)) == []
 
 
 POINTS = {

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_reports.results import StudyResults
 
-from qsearch.deployment.budgets import readable_size
 from qsearch.space.configuration import Knob
 from qsearch.storage.study_record import row_configuration
 from tests.reports.page_scripts import Scope
@@ -51,38 +50,6 @@ def test_layers_differ_by_their_values(
             assert (difference["by"], difference["text"]) == (1, f"{a} → {b}")
 
 
-def test_a_configuration_differs_from_itself_in_nothing(study_page: Scope) -> None:
-    assert {each["by"] for each in differences(study_page, 3, 3, 0)} == {0}
-
-
-@pytest.mark.parametrize(
-    ("values", "pairs", "text"),
-    [
-        (
-            [2, 3, 8],
-            [(2, 8), (3, 3), (8, 3), (3, 2)],
-            "b differs in 3 of 4 layers: more in the chosen one in 1 (orange), less in 2 (blue);"
-            " the greater the difference, the stronger the colour.",
-        ),
-        (
-            ["float16", "bfloat16"],
-            [("float16", "bfloat16"), ("float16", "float16")],
-            "b differs in 1 of 2 layers: those in orange. Point at one to see both values.",
-        ),
-    ],
-)
-def test_differences_are_counted_and_their_colours_explained(
-    study_page: Scope, values: list[object], pairs: list[tuple[object, object]], text: str
-) -> None:
-    found = study_page.evaluate(
-        "differencesText({name: 'b', values},"
-        " pairs.map(([from, to]) => ({from, to, by: to - from})))",
-        values=values,
-        pairs=pairs,
-    )
-    assert found == text
-
-
 @QUICK
 @given(difference=st.integers(-(10**12), 10**12))
 def test_a_difference_of_sizes_has_a_sign_and_a_unit(study_page: Scope, difference: int) -> None:
@@ -101,7 +68,7 @@ def figures(study_page: Scope, first: dict[str, Any], second: dict[str, Any], **
         "points": columns,
         **more,
     }
-    rows = study_page.evaluate("comparedFigures(study, 0, 1)", study=study)
+    rows = study_page.evaluate("comparedValues(study, 0, 1)", study=study)
     return {name: texts for name, *texts in rows}
 
 
@@ -141,10 +108,3 @@ def test_a_figure_that_neither_has_is_left_out_and_that_one_has_is_told(study_pa
     assert found["estimated loss (nats)"] == ["0.3100 ± 0.0020", "–", "–"]
     found = figures(study_page, {**FIRST, **unknown}, SECOND)
     assert found["estimated loss (nats)"] == ["–", "0.3100 ± 0.0020", "–"]
-
-
-def test_weight_files_are_compared_where_their_size_is_known(study_page: Scope) -> None:
-    sizes = {"quantized_weights": 8000, "other_bytes": 500, "adapter_bytes": 50}
-    found = figures(study_page, FIRST, SECOND, footprint=sizes)
-    assert found["weight files"] == [readable_size(4050), readable_size(3050), "−1.0 kB"]
-    assert "weight files" not in figures(study_page, FIRST, SECOND)

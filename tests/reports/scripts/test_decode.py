@@ -25,7 +25,7 @@ from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
 from qsearch.space.configuration import Choices, Knob
 from qsearch.storage.study_record import StudyRecord
-from tests.reports.page_scripts import Scope, ScriptError
+from tests.reports.page_scripts import Scope
 from tests.reports.scripts.support import QUICK
 
 pytestmark = pytest.mark.browser
@@ -38,7 +38,7 @@ KNOBS = [{"name": knob.name, "values": list(knob.values)} for knob in CHOICES.kn
 
 @pytest.fixture(scope="module")
 def decode(script: Callable[..., Scope]) -> Scope:
-    return script("decode.js")
+    return script("decode.js", "configurations.js", "rows.js", "texts.js")
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +115,12 @@ def test_the_overall_front_is_that_of_the_frames(
     found = decode.evaluate(
         "overallFront(study)", study=points(average_bits=bits, selection_loss=losses)
     )
-    frame = pd.DataFrame({"average_bits": bits, "decisive_loss": losses}, dtype=float)
-    front = front_frame(frame, "decisive_loss")
+    frame = pd.DataFrame({"average_bits": bits, "selection_loss": losses}, dtype=float)
+    front = front_frame(frame, "selection_loss")
     pairs = {(bits[row], losses[row]) for row in found}
-    assert pairs == set(front[["average_bits", "decisive_loss"]].itertuples(index=False, name=None))
+    assert pairs == set(
+        front[["average_bits", "selection_loss"]].itertuples(index=False, name=None)
+    )
     assert len(found) == len(front)
 
 
@@ -181,29 +183,6 @@ def test_text_for_plotly_is_one_short_line_without_tags(
     decode: Scope, name: object, shown: str
 ) -> None:
     assert decode.evaluate("plotText(name)", name=name) == shown
-
-
-def test_hover_text_has_no_braces_that_plotly_would_read(decode: Scope) -> None:
-    assert decode.evaluate("hoverText('%{x}<i>')") == "%&#123;x&#125;&lt;i&gt;"
-
-
-def test_the_page_gets_the_data_that_was_embedded(script: Callable[..., Scope]) -> None:
-    indices = np.array([3, 1, 4], dtype="<u2")
-    data = {"studies": [{"configurations": packed(indices), "points": {"trial": [5, 6]}}]}
-    text = base64.b64encode(zlib.compress(json.dumps(data).encode())).decode()
-    page = script(
-        "decode.js", html=f'<script type="application/json" id="report-data">{text}</script>'
-    )
-    found = page.evaluate(
-        "{const [study] = (await readData()).studies;"
-        " return [study.count, Array.from(study.choiceIndices)]}"
-    )
-    assert found == [2, indices.tolist()]
-
-
-def test_what_a_script_throws_is_told(decode: Scope) -> None:
-    with pytest.raises(ScriptError, match="TypeError"):
-        decode.evaluate("knobPlaces(null, 1)")
 
 
 ROWS = st.integers(0, 19)

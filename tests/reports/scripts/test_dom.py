@@ -32,16 +32,6 @@ def test_texts_of_an_element_are_never_markup(dom: Scope) -> None:
     assert "<b" not in markup
 
 
-@pytest.mark.parametrize(
-    ("value", "held"), [(True, ""), (False, None), (None, None), (0, "0"), ("", ""), ("a", "a")]
-)
-def test_an_attribute_is_there_unless_it_is_false_or_null(
-    dom: Scope, value: object, held: str | None
-) -> None:
-    found = dom.evaluate('element("p", {"data-x": value}).getAttribute("data-x")', value=value)
-    assert found == held
-
-
 @QUICK
 @given(name=st.text(max_size=150))
 def test_any_name_becomes_one_that_file_systems_take(dom: Scope, name: str) -> None:

@@ -40,7 +40,7 @@ TABLES = st.lists(NAMES, min_size=2, max_size=5, unique=True).flatmap(
 
 @pytest.fixture(scope="module")
 def files(script: Callable[..., Scope]) -> Scope:
-    return script("decode.js", "dom.js", "files.js")
+    return script("files.js")
 
 
 def test_csv_is_read_back_whatever_its_cells_hold(files: Scope) -> None:
@@ -57,19 +57,6 @@ def test_csv_has_missing_values_as_empty_cells_and_configurations_as_json(files:
     (row,) = csv.DictReader(io.StringIO(text))
     assert row["loss"] == ""
     assert json.loads(row["configuration"]) == configuration
-
-
-@QUICK
-@given(records=TABLES)
-def test_any_table_is_read_back_from_csv_as_texts(
-    files: Scope, records: list[dict[str, object]]
-) -> None:
-    text = files.evaluate("toCsv(records)", records=records)
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert rows == [
-        {name: "" if value is None else str(value) for name, value in record.items()}
-        for record in records
-    ]
 
 
 @QUICK
@@ -106,12 +93,3 @@ def test_a_configuration_as_csv_has_one_row_for_each_layer(files: Scope) -> None
         {"layer": "first", "bits": "2", "scale": "row"},
         {"layer": "second", "bits": "8", "scale": "tensor"},
     ]
-
-
-def test_a_table_without_rows_has_no_columns_either(files: Scope) -> None:
-    assert files.evaluate("toCsv([])") == "\r\n"
-
-
-def test_a_files_name_has_letters_digits_and_few_signs(files: Scope) -> None:
-    assert files.evaluate("fileName('a/b <é> \"c\"\\u202e.json')") == "a-b-é-c-.json"
-    assert len(files.evaluate("fileName('x'.repeat(500))")) == 100

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def index(script: Callable[..., Scope]) -> Scope:
-    return script("dom.js", "index.js")
+    return script("index.js")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import ALL
 
 pytestmark = pytest.mark.browser
 
@@ -80,7 +79,7 @@ NEW = study(
 
 @pytest.fixture(scope="module")
 def page(script: Callable[..., Scope]) -> Scope:
-    scope = script(*ALL, html=HTML)
+    scope = script("study.js", html=HTML)
     scope.evaluate(f"{{{SETUP}}}")
     return scope
 
@@ -133,18 +132,6 @@ def test_what_is_kept_is_plain_data_that_names_trials(page: Scope) -> None:
     }
 
 
-def test_the_same_report_is_as_it_was(page: Scope) -> None:
-    found = restored(page, OLD, {**kept(page, OLD), "open": True})
-    assert {key: found[key] for key in STATE} == STATE
-    assert found["told"] == {"budget": "of the budget", "table": "of the table"}
-    assert found["open"] is True
-    assert found["checked"] == ["1", "zoom", "minutes"]
-    assert kept(page, OLD) == {
-        **kept(page, OLD, **{key: found[key] for key in STATE}),
-        "open": True,
-    }
-
-
 def test_a_newer_report_finds_the_same_trials_and_knobs_elsewhere(page: Scope) -> None:
     found = restored(page, NEW, kept(page, OLD))
     assert (found["chosen"], found["by"], found["pinned"]) == (5, "reader", 4)
@@ -170,8 +157,3 @@ def test_what_the_budget_chose_is_chosen_by_the_budget_again(
     page: Scope, state: dict[str, Any]
 ) -> None:
     assert kept(page, OLD, **state)["chosen"] is None
-
-
-def test_nothing_pinned_and_nothing_selected_are_kept_so(page: Scope) -> None:
-    settings = kept(page, OLD, pinned=None, selected=[])
-    assert (settings["pinned"], settings["selected"]) == (None, [])

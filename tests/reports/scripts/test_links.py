@@ -22,7 +22,7 @@ PROBES = [[at + 0.5031, up + 0.4977] for at in range(-5, 5) for up in range(-5, 
 
 @pytest.fixture(scope="module")
 def links(script: Callable[..., Scope]) -> Scope:
-    return script("store.js", "marks.js", "links.js")
+    return script("links.js")
 
 
 def winds_oddly(polygon: list[tuple[float, float]], x: float, y: float) -> bool:
@@ -46,14 +46,6 @@ def test_a_point_is_within_a_lasso_by_the_even_odd_rule(
         probes=PROBES,
     )
     assert found == [winds_oddly(polygon, *probe) for probe in PROBES]
-
-
-def test_a_point_without_a_coordinate_is_in_no_lasso_and_in_no_box(links: Scope) -> None:
-    box = {"x": [-9, 9], "y": [-9, 9]}
-    lasso = {"x": [-9, 9, 9, -9], "y": [-9, -9, 9, 9]}
-    for made in ("insideBox(box)", "insidePolygon(lasso)"):
-        script = f"[[null, 1], [1, null], [null, null], [1, 1]].map((at) => {made}(...at))"
-        assert links.evaluate(script, box=box, lasso=lasso) == [False, False, False, True]
 
 
 @QUICK
@@ -122,19 +114,12 @@ def test_a_bar_is_selected_by_its_middle_too_unless_an_end_is_missing(links: Sco
     assert within(links, node(missing), {"range": {"x": [3, 5], "y": [0, 2]}}) == []
 
 
-def test_what_the_reader_has_hidden_is_not_selected(links: Scope) -> None:
-    trace = {"x": [1], "y": [1], "customdata": [[0]]}
-    everywhere = {"range": {"x": [0, 2], "y": [0, 2]}}
-    assert within(links, node({**trace, "visible": "legendonly"}), everywhere) == []
-    assert within(links, node({**trace, "visible": True}), everywhere) == [5]
-
-
 def going_on(links: Scope, traces: list[dict[str, Any]], step: int, **state: Any) -> Any:
     """Return what the store has after a key, and whether the figure took it."""
     return links.evaluate(
         "{const store = makeStore(state); const node = {data: traces};"
         " node.places = findPlaces(node, study);"
-        " const took = goOn(node, study, store, step);"
+        " const took = goToNext(node, study, store, step);"
         " return [took, {...store.state, selected: [...store.state.selected ?? []]}]}",
         traces=traces,
         study={**STUDY, "training_sets": {"10": [7], "2": [5, 6]}},
@@ -189,22 +174,3 @@ def test_keys_in_a_figure_of_layers_mark_the_one_beside(
     ]
     took, state = going_on(links, traces, step, layer=layer)
     assert (took, state["layer"]) == (True, next_layer)
-
-
-def test_keys_in_a_figure_of_rounds_select_training_sets_in_their_order(links: Scope) -> None:
-    traces = [{"x": [0, 1], "customdata": [[2], [10]], "meta": "round-line"}]
-    assert going_on(links, traces, 1, selected=None) == [True, {"selected": [5, 6]}]
-    assert going_on(links, [{"x": [0], "y": [1]}], 1) == [False, {"selected": []}]
-
-
-@pytest.mark.parametrize(
-    ("at", "step", "place"), [(-1, -1, 0), (-1, 1, 0), (0, -1, 0), (1, -1, 0), (1, 1, 2), (2, 1, 2)]
-)
-def test_there_is_nothing_beside_the_ends(links: Scope, at: int, step: int, place: int) -> None:
-    assert links.evaluate("placeBeside(at, step, 3)", at=at, step=step) == place
-
-
-def test_a_round_that_trained_on_nothing_known_selects_nothing(links: Scope) -> None:
-    study = {"training_sets": {"1": [4, 2]}}
-    assert links.evaluate("[...trainingSet(study, 1)]", study=study) == [4, 2]
-    assert links.evaluate("[...trainingSet(study, 2)]", study=study) == []

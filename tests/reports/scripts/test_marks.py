@@ -44,27 +44,12 @@ def numbers(path: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", path)]
 
 
-def test_a_configuration_is_where_any_of_its_evaluations_is_drawn(study_page: Scope) -> None:
-    found = places(
-        study_page,
-        {"customdata": [[0, "a"], [1, "b"], [3, "c"]], "mode": "markers"},
-        {"customdata": [[2]]},
-    )
-    assert found == {7: [[0, 0, [0]], [1, 2, [0]]], 8: [[0, 1, [1]]], 9: [[0, 3, [2]]]}
-
-
 def test_points_of_a_line_are_one_place_until_a_gap_or_another_row(study_page: Scope) -> None:
     rows = [[0], [0], [-1], [0], [1], [1], [None], [1], [3]]
     assert places(study_page, {"mode": "lines", "customdata": rows}) == {
         7: [[0, 0, [0, 1]], [0, 0, [3]]],
         8: [[0, 1, [4, 5]], [0, 1, [7]]],
         9: [[0, 3, [8]]],
-    }
-
-
-def test_markers_of_one_row_are_places_of_their_own(study_page: Scope) -> None:
-    assert places(study_page, {"mode": "markers", "customdata": [[1], [1]]}) == {
-        8: [[0, 1, [0]], [0, 1, [1]]]
     }
 
 
@@ -107,11 +92,6 @@ def test_a_mark_is_at_its_point_on_its_own_axes(study_page: Scope, kind: str) ->
     )
 
 
-def test_several_points_are_marked_by_a_line_through_them(study_page: Scope) -> None:
-    trace = {"mode": "lines", "x": [0, 1, 2], "y": [1, 2, 3]}
-    assert drawn(study_page, trace, [0, 1, 2]) == "M0 100L10 200L20 300"
-
-
 def test_a_point_without_a_coordinate_has_no_mark(study_page: Scope) -> None:
     assert drawn(study_page, {"x": [None], "y": [1]}, [0]) == ""
     lines = {"mode": "lines", "x": [0, None, 2], "y": [1, 2, 3]}
@@ -133,16 +113,6 @@ def mean_bits(results: StudyResults, rows: list[int]) -> list[float]:
         for configuration in (row_configuration(row) for _, row in chosen.iterrows())
     ]
     return [float(value) for value in np.mean(np.array(table, dtype=float), axis=0)]
-
-
-def test_layers_of_several_configurations_are_marked_at_the_mean_of_their_bits(
-    study_page: Scope, results: StudyResults
-) -> None:
-    found = study_page.evaluate(
-        "{const rows = places.map((at) => latestRows(study)[at]); return meanValues(study, rows)}",
-        places=[0, 7, 40],
-    )
-    assert found == pytest.approx(mean_bits(results, [0, 7, 40]), rel=1e-12)
 
 
 LAYER_FIGURE = {
@@ -172,15 +142,3 @@ def test_layers_are_marked_at_what_the_chosen_configuration_has(
     expected = [f"M{x * 10 - 5} {bits[layer] * 100:g}h10" for x, layer in ((1, 4), (2, 9))]
     assert found["chosen thin"] == "".join(expected)
     assert numbers(found["layer"])[:2] == [20 - 9.5, 60]
-
-
-def test_a_selection_of_what_the_latest_round_lacks_leaves_marks_at_the_chosen_one(
-    study_page: Scope,
-) -> None:
-    """It can be selected in a figure of an earlier round."""
-    lost = study_page.evaluate(
-        "{const row = latestRows(study)[5]; study.points.latest[row] = false;"
-        " return [study.points.configuration[row]]}"
-    )
-    assert layer_marks(study_page, selected=lost) == layer_marks(study_page)
-    study_page.evaluate("{study.points.latest[study.points.latest.indexOf(true) + 5] = true}")

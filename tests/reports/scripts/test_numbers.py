@@ -22,7 +22,7 @@ UNITS = ((10**9, 1), (10**6, 1), (10**3, 1))
 
 @pytest.fixture(scope="module")
 def numbers(script: Callable[..., Scope]) -> Scope:
-    return script("decode.js", "numbers.js")
+    return script("texts.js", "sizes.js")
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,6 @@ def test_a_figure_and_its_error_have_decimals_after_the_figures_size(
     assert numbers.evaluate("withError(value, error)", value=value, error=error) == shown
 
 
-def test_a_figure_that_is_not_there_is_a_dash(numbers: Scope) -> None:
-    assert numbers.evaluate("[withError(undefined), withError(1.5)]") == ["–", "1.5000"]
-
-
 @QUICK
 @given(values=st.lists(FIGURES, min_size=10), places=st.integers(0, 6))
 def test_a_difference_has_a_sign_unless_it_is_shown_as_zero(
@@ -62,10 +58,6 @@ def test_a_difference_has_a_sign_unless_it_is_shown_as_zero(
         read = float(text.replace("−", "-"))
         assert abs(read - value) <= 0.5 * 10.0**-places * (1 + 1e-9)
         assert text[0] == ("+" if read > 0 else "−" if read < 0 else "0")
-
-
-def test_no_difference_is_a_dash(numbers: Scope) -> None:
-    assert numbers.evaluate("signed(null, 2)") == "–"
 
 
 @QUICK

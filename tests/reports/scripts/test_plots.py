@@ -10,7 +10,6 @@ import pytest
 from qsearch_reports.figures import style
 
 from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import ALL
 
 pytestmark = pytest.mark.browser
 
@@ -20,7 +19,7 @@ HTML = "<style>:root { " + " ".join(f"{name}: of{name};" for name in COLOURS) + 
 
 @pytest.fixture(scope="module")
 def plots(script: Callable[..., Scope]) -> Scope:
-    return script(*ALL, html=HTML)
+    return script("study.js", html=HTML)
 
 
 def figures(value: Any) -> list[dict[str, Any]]:
@@ -56,53 +55,3 @@ def test_colours_outside_of_figures_are_those_of_figures(plots: Scope) -> None:
         ours = [dark[f"{name}-{at}"] for at in range(len(light))]
         assert len(set(ours)) == len(light)
     assert [dark[f"loss-{at}"] for at in range(len(style.LOSS_COLOURS))]
-
-
-def test_a_dark_colour_is_that_of_all_that_a_trace_has(plots: Scope) -> None:
-    light = {"color": "light"}
-    trace = {
-        "meta": "seen",
-        "line": light,
-        "marker": {**light, "line": light},
-        "error_x": light,
-        "error_y": light,
-        "fill": "toself",
-    }
-    colour = plots.evaluate("DARK.seen")
-    made = plots.evaluate("{darken(trace); return trace}", trace=trace)
-    assert made == {
-        "meta": "seen",
-        "line": {"color": colour},
-        "marker": {"color": colour, "line": {"color": colour}},
-        "error_x": {"color": colour},
-        "error_y": {"color": colour},
-        "fill": "toself",
-        "fillcolor": colour,
-    }
-    for part in ("another", None):
-        other = {**trace, "meta": part}
-        assert plots.evaluate("{darken(trace); return trace}", trace=other) == other
-    assert plots.evaluate("{const of = {meta: 'round-12', line: {}}; darken(of); return of}") == {
-        "meta": "round-12",
-        "line": {"color": plots.evaluate("DARK.line")},
-    }
-
-
-def test_a_figure_is_shown_by_a_copy_without_its_title_in_the_pages_colours(plots: Scope) -> None:
-    figure = {
-        "data": [{"marker": {"color": "own"}}],
-        "layout": {
-            "title": {"text": "of the card"},
-            "font": {"size": 13},
-            "annotations": [{"text": "a", "bgcolor": "white"}, {"text": "b"}],
-            "margin": {"b": 99},
-        },
-    }
-    made, after = plots.evaluate("[themed(figure), figure]", figure=figure)
-    assert after == figure
-    layout = made["layout"]
-    assert "title" not in layout
-    assert layout["font"] == {"size": 13, "color": "of--text"}
-    assert layout["hoverlabel"]["bgcolor"] == "of--card"
-    assert layout["annotations"] == [{"text": "a", "bgcolor": "of--card"}, {"text": "b"}]
-    assert layout["margin"]["b"] == 99

@@ -62,23 +62,6 @@ def test_another_set_of_equal_members_is_a_change_and_nan_is_none(store: Scope) 
     assert store.evaluate(script) == ["selected"]
 
 
-def test_a_view_that_changes_the_state_while_told_is_told_of_that_too(store: Scope) -> None:
-    script = """{
-      const store = makeStore({a: 0, b: 0});
-      const told = [];
-      store.subscribe((changed) => { if (changed.has("a")) store.set({b: store.state.a}); });
-      store.subscribe((changed) => told.push([...changed]));
-      store.set({a: 2});
-      return [told.flat().sort(), store.state.b];
-    }"""
-    assert store.evaluate(script) == [["a", "b"], 2]
-
-
-def test_what_a_store_was_made_from_stays_as_it_was(store: Scope) -> None:
-    found = store.evaluate("{const first = {a: 0}; makeStore(first).set({a: 1}); return first}")
-    assert found == {"a": 0}
-
-
 @QUICK
 @given(members=st.sets(st.integers(0, 5)), others=st.lists(st.integers(0, 5), unique=True))
 def test_members_are_added_or_if_all_are_there_taken_away(

@@ -1,0 +1,153 @@
+import { copyText, element, oncePerFrame } from "./dom.js";
+import { bestUnder, latestRows } from "./rows.js";
+import { bitsForFile, fileBytes } from "./sizes.js";
+import { decimalsOf, niceStep, withError } from "./texts.js";
+
+/** Units of a budget: what a slider of it holds, and how a command names it. */
+function budgetUnits(study) {
+  const rows = latestRows(study);
+  if (!rows.length) return [];
+  const bits = rows.map((row) => study.points.average_bits[row]);
+  const [least, most] = [Math.min(...bits), Math.max(...bits)];
+  const units = [{
+    key: "bits", label: "average bits", step: 0.05,
+    takes: (of) => of,
+    limit: Number,
+    option: (value) => `--bits ${value}`,
+  }];
+  if (study.footprint) {
+    for (const [key, size] of [["MB", 1e6], ["GB", 1e9]]) {
+      const takes = (of) => fileBytes(study, of) / size;
+      const range = takes(most) - takes(least);
+      units.push({
+        key, label: `${key} of weight files`, takes,
+        // Never so small compared with the whole that adding it is lost in rounding.
+        step: niceStep(range && Math.max(range, takes(most) * 1e-9)),
+        limit: (value) => bitsForFile(study, Number(value) * size),
+        option: (value) => `--bytes ${value}${key}`,
+      });
+    }
+  }
+  return units.map((unit) => withRange(unit, least, most));
+}
+
+/** A unit with the ends of its slider: whole steps, in which the least and the most bits fit. */
+function withRange(unit, least, most) {
+  const made = { ...unit, digits: decimalsOf(unit.step) };
+  return { ...made, low: stepFor(made, least), high: stepFor(made, most) };
+}
+
+/** The first whole step of a unit in which some average bits fit. */
+function stepFor({ takes, limit, step, digits }, averageBits) {
+  let steps = Math.ceil(Number((takes(averageBits) / step).toFixed(9)));
+  const value = () => Number((steps * step).toFixed(digits));
+  while (limit(value()) < averageBits) steps += 1;
+  return value();
+}
+
+/** The card in which the reader sets a budget: it chooses the best configuration within. */
+export function makeBudget(root, study, store) {
+  const part = (name) => root.querySelector(`[data-part="${name}"]`);
+  const units = budgetUnits(study);
+  let unit = units[0];
+  const slider = part("slider");
+  const number = part("budget-number");
+
+  part("unit").replaceChildren(...units.map(({ key, label }) => element("option", { value: key }, label)));
+  part("unit-hint").hidden = units.length > 1;
+
+  function setUnit(key, averageBits) {
+    unit = units.find((found) => found.key === key);
+    const { low, high, step, digits } = unit;
+    for (const input of [slider, number]) Object.assign(input, { min: low, max: high, step });
+    part("least").textContent = low.toFixed(digits);
+    part("most").textContent = `${high.toFixed(digits)} ${unit.label}`;
+    pick(Math.min(Math.max(stepFor(unit, averageBits), low), high));
+  }
+
+  /** Choose the best configuration within a budget, a number; in less than the least, the smallest. */
+  function pick(given) {
+    const best = bestUnder(study, unit.limit(given));
+    const tooLittle = best === null ? withUnit(given) : null;
+    const taken = tooLittle ? unit.low : given;
+    const shown = written(taken);
+    slider.value = shown;
+    number.value = shown;
+    const limit = unit.limit(shown);
+    part("budget").textContent = withUnit(taken);
+    slider.setAttribute("aria-valuetext", `${shown} ${unit.label}`);
+    store.set({
+      chosen: best ?? bestUnder(study, limit),
+      by: "budget",
+      budget: { limit, tooLittle, option: unit.option(Number(shown)) },
+    });
+  }
+
+  /** A number with the unit's decimals, or with more if it has them: it is what pick would be given. */
+  function written(value) {
+    const rounded = value.toFixed(unit.digits);
+    return Number(rounded) === value ? rounded : String(value);
+  }
+
+  function withUnit(value) {
+    return `${written(value)} ${unit.key === "bits" ? "average bits" : unit.key}`;
+  }
+
+  function describe() {
+    const { chosen, by, budget } = store.state;
+    const isOfBudget = by === "budget";
+    part("budget").classList.toggle("unused", !isOfBudget);
+    const refused = isOfBudget && budget.tooLittle ? `None has at most ${budget.tooLittle}. ` : "";
+    part("pick").textContent = chosen === null ? "No configuration fits." :
+      `${refused}${isOfBudget ? bestText(study, chosen) : chosenText(study, chosen)}`;
+    const option = isOfBudget ? budget.option : `--trial ${study.points.trial[chosen]}`;
+    const inLatest = chosen !== null && study.points.latest[chosen];
+    const command = (text) => (inLatest ? text : "only configurations of the latest round can be exported");
+    part("pick-command").textContent = command(`qsearch pick ${study.command} ${option} --json`);
+    part("export-command").textContent =
+      command(`qsearch export ${study.command} ${option} --to OUT --format packed`);
+    for (const button of root.querySelectorAll(".commands [data-copy]")) button.disabled = !inLatest;
+  }
+
+  slider.addEventListener("input", oncePerFrame(() => pick(Number(slider.value))));
+  number.addEventListener("change", () => {
+    pick(Number(number.value === "" ? slider.value : number.value));
+  });
+  part("unit").addEventListener("change", () => setUnit(part("unit").value, store.state.budget.limit));
+  for (const button of root.querySelectorAll(".commands [data-copy]")) {
+    button.addEventListener("click", () => copyText(part(button.dataset.copy), button, part("copied")));
+  }
+  store.subscribe((changed) => {
+    if (changed.has("chosen") || changed.has("by") || changed.has("budget")) describe();
+  });
+  setUnit("bits", Number(slider.dataset.start));
+  return {
+    kept: () => ({ unit: unit.key, value: number.value }),
+    restore(kept) {
+      if (!units.some(({ key }) => key === kept.unit)) return;
+      part("unit").value = kept.unit;
+      setUnit(kept.unit, store.state.budget.limit);
+      pick(Number(kept.value));
+    },
+  };
+}
+
+/** What the budget chose, in a sentence. */
+function bestText(study, row) {
+  return `Trial ${study.points.trial[row]} has the least ${lossText(study, row)}`;
+}
+
+/** What the reader chose, in a sentence. */
+function chosenText(study, row) {
+  return `You chose trial ${study.points.trial[row]}: ${lossText(study, row)}`;
+}
+
+function lossText(study, row) {
+  const { points } = study;
+  const kind = points.estimated_loss[row] === null ? "loss" :
+    `estimated loss, ${withError(points.estimated_loss[row], points.estimated_loss_std[row])}; observed`;
+  return `${kind}: ${withError(points.loss[row], points.standard_error[row])} at ` +
+    `${points.average_bits[row].toFixed(4)} average bits; ${study.metric.name} ` +
+    `${withError(points.metric[row], points.metric_standard_error[row])}, ` +
+    `${points.seen[row] ? "seen" : "unseen"} in training.`;
+}
