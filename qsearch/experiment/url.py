@@ -78,6 +78,8 @@ def database_errors(url: str, shown: str | None = None) -> Iterator[None]:
         ) from error
     except (SQLAlchemyError, ValueError) as error:
         words = hide_password(one_line(error), url)
+        if any(sign in words for sign in DAMAGE_SIGNS):
+            raise InputError(f"{shown}: damaged: {words}; {RESTORE}") from error
         if url.startswith("postgres:"):
             words = "a PostgreSQL URL begins with postgresql://"
         raise InputError(f"{shown}: cannot be used: {words}") from error
@@ -129,11 +131,11 @@ def connect_arguments(url: str) -> dict[str, int]:
 _STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
 
 
-DAMAGE_SIGNS = ("malformed", "file is not a database", "file is encrypted")
+DAMAGE_SIGNS = ("malformed", "not a database", "file is encrypted", "Could not decode to UTF-8")
 
 
 RESTORE = (
-    "restore it together with the study's directory, from a copy, or run the study anew with"
+    "restore it together with the study's directory, from a copy, or run the study again with"
     " another --out"
 )
 

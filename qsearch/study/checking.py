@@ -1,4 +1,4 @@
-"""What a study will need, told before it runs."""
+"""What a study will need, estimated before it runs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _TRIED_FEATURES = 256
 """Weights that the quantizer is tried on: few, but more than one group of most quantizers."""
 
 
-def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
+def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
     """Validate a study and estimate its needs.
 
     Args:
         spec: The study.
-        where: The file it comes from, for error messages.
+        source: The file it comes from, for error messages.
 
     Returns:
         Lines of (what, value) for the user.
@@ -32,7 +32,7 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
     Raises:
         InputError: If the study cannot be assembled, or a run would refuse its data or quantizer.
     """
-    components = build_components(spec, where)
+    components = build_components(spec, source)
     if isinstance(components.task, SupportsDataCheck):
         components.task.require_data()
     _try_quantizer(components)
