@@ -86,6 +86,6 @@ def _require_same(
         stored = f"loss {first['loss stored']:.9g}, or other figures"
     raise InputError(
         f"{path}: of trial {first['trial']} in round {first['round']} it has loss"
-        f" {first['loss']:.9g}, but the database has {stored}; the database is damaged or an older"
-        " copy: restore it, or remove this file to continue with what the database has"
+        f" {first['loss']:.9g}, but the database has {stored}; one of the two is damaged or an"
+        " older copy: restore it, or remove this file to continue with what the database has"
     )

@@ -62,13 +62,8 @@ def open_trials(
 ) -> Trials:
     """Load the trials of the study's experiment, or make the experiment.
 
-    Args:
-        database: The open database.
-        directory: The study directory.
-        name: Name of the experiment.
-        space: The space.
-        metric: Name of the task metric, which is tracked.
-        node: Stored with a new experiment, for its users in Ax.
+    ``node`` is stored with a new experiment for those who use it in Ax; ``metric`` names the task
+    metric, which is tracked.
 
     Raises:
         InputError: If the experiment is damaged, is another directory's, or has another space.
@@ -103,12 +98,7 @@ def _opening_errors(url: str, label: str) -> Iterator[None]:
 
 
 def _make(
-    database: Database,
-    directory: Path,
-    name: str,
-    space: Space,
-    metric: str,
-    node: QsearchNode,
+    database: Database, directory: Path, name: str, space: Space, metric: str, node: QsearchNode
 ) -> Experiment:
     client = Client(StorageConfig(url=database.url, registry_bundle=registry_bundle()))
     client.configure_experiment(
@@ -145,10 +135,6 @@ def read_experiment(url: str, name: str) -> Experiment:
 
     Ax's ``Client.load_from_database`` saves what it has loaded: next to a study that runs, it would
     put back what the study has changed since.
-
-    Args:
-        url: SQLAlchemy URL of the database.
-        name: The study's name.
 
     Raises:
         InputError: If the database cannot be used, or has no such study.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,13 +73,15 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         super().__init__(name=NODE)
         self.searcher = Searcher(space, bits, seed, segments, settings)
         self.space, self.bits, self.segments = space, self.searcher.bits, segments
-        self.stored: _Scores | None = None
+        self.scores: Floats | None = None
+        self.correlation: npt.NDArray[np.float32] | None = None
+        self.examples: int | None = None
         self._known = self._indices([])
         if scores is not None:
             # Single precision, as it is stored: a reloaded node computes with the same numbers.
             single = None if correlation is None else _symmetric_single(correlation)
             self.use_scores(scores, None if single is None else single.astype(np.float64), examples)
-            self.stored = _Scores.pack(scores, single, examples)
+            self.scores, self.correlation, self.examples = scores, single, examples
         elif correlation is not None or examples is not None:
             raise InputError("correlation and examples are of no use without scores")
 
@@ -91,7 +93,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         Ax does not store these with the node: give them again after reloading it.
         """
         self.searcher.use_scores(scores, correlation, examples)
-        self.stored = None
+        self.scores, self.correlation, self.examples = None, None, None
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
         """Fit the surrogate to the latest round; called by Ax before it asks for candidates."""
@@ -121,36 +123,8 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         return np.array(rows, dtype=np.int64).reshape(-1, len(self.space.groups))
 
 
-class _Scores(BaseModel):
-    """Scores as text, since Ax writes a node again with every trial: compressed, in base 64."""
-
-    scores: str
-    correlation: str | None
-    examples: int | None
-
-    @classmethod
-    def pack(
-        cls, scores: Floats, correlation: npt.NDArray[np.float32] | None, examples: int | None
-    ) -> Self:
-        upper = None
-        if correlation is not None:
-            upper = _pack(correlation[np.triu_indices(len(correlation))], "<f4")
-        return cls(scores=_pack(scores, "<f8"), correlation=upper, examples=examples)
-
-    def unpack(self, space: Space) -> dict[str, Any]:
-        """Return the arguments of a node."""
-        size = space.choices.size
-        scores = _unpack(self.scores, "<f8").reshape(len(space.groups), size)
-        correlation = None
-        if self.correlation is not None:
-            upper = np.zeros((size, size), dtype=np.float32)
-            upper[np.triu_indices(size)] = _unpack(self.correlation, "<f4")
-            correlation = (upper + np.triu(upper, 1).T).astype(np.float64)
-        return {"scores": scores, "correlation": correlation, "examples": self.examples}
-
-
 class _StoredNode(BaseModel):
-    """A node as Ax stores it."""
+    """A node as Ax stores it, its arrays as short texts: Ax writes it again with every trial."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -162,18 +136,14 @@ class _StoredNode(BaseModel):
     seed: int
     segments: int
     settings: SearchSettings
-    stored: _Scores | None
-
-    def node(self) -> QsearchNode:
-        choices = Choices(tuple(Knob(name, values) for name, values in self.choices.items()))
-        space = Space(self.layers, choices, self.storage_bits, self.fused_roles)
-        scores = {} if self.stored is None else self.stored.unpack(space)
-        return QsearchNode(space, self.bits, self.seed, self.segments, self.settings, **scores)
+    scores: str | None
+    correlation: str | None
+    examples: int | None
 
 
 def _encode(node: QsearchNode) -> dict[str, Any]:
-    space, searcher = node.space, node.searcher
-    values = _StoredNode(
+    space, searcher, correlation = node.space, node.searcher, node.correlation
+    stored = _StoredNode(
         layers=space.layers,
         choices={knob.name: knob.values for knob in space.choices.knobs},
         storage_bits=space.storage_bits,
@@ -182,13 +152,39 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
         seed=searcher.seed,
         segments=searcher.segments,
         settings=searcher.settings,
-        stored=node.stored,
+        scores=None if node.scores is None else _pack(node.scores, "<f8"),
+        correlation=(
+            None
+            if correlation is None
+            else _pack(correlation[np.triu_indices(len(correlation))], "<f4")
+        ),
+        examples=node.examples,
     )
-    return {"__type": "QsearchNode", **values.model_dump(mode="json")}
+    return {"__type": "QsearchNode", **stored.model_dump(mode="json")}
 
 
 def _decode(**values: Any) -> QsearchNode:
-    return _StoredNode.model_validate(values).node()
+    stored = _StoredNode.model_validate(values)
+    choices = Choices(tuple(Knob(name, own) for name, own in stored.choices.items()))
+    space = Space(stored.layers, choices, stored.storage_bits, stored.fused_roles)
+    size = choices.size
+    scores = correlation = None
+    if stored.scores is not None:
+        scores = _unpack(stored.scores, "<f8").reshape(len(space.groups), size)
+    if stored.correlation is not None:
+        upper = np.zeros((size, size), dtype=np.float32)
+        upper[np.triu_indices(size)] = _unpack(stored.correlation, "<f4")
+        correlation = upper + np.triu(upper, 1).T
+    return QsearchNode(
+        space,
+        stored.bits,
+        stored.seed,
+        stored.segments,
+        stored.settings,
+        scores,
+        correlation,
+        stored.examples,
+    )
 
 
 def _pack(values: npt.NDArray[Any], kind: str) -> str:

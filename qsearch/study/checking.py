@@ -20,14 +20,7 @@ _TRIED_FEATURES = 256
 
 
 def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
-    """Validate a study and estimate its needs.
-
-    Args:
-        spec: The study.
-        source: The file it comes from, for error messages.
-
-    Returns:
-        Lines of (what, value) for the user.
+    """Validate a study and return its estimated needs, as lines of (what, value) for the user.
 
     Raises:
         InputError: If the study cannot be assembled, or a run would refuse its data or quantizer.
@@ -64,10 +57,7 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
             f" 10^{len(space.groups) * math.log10(space.choices.size):.0f} configurations,"
             f" {least:.4g} to {greatest:.4g} average bits",
         ),
-        (
-            "rounds",
-            f"{rounds}, about {evaluations} evaluations",
-        ),
+        ("rounds", f"{rounds}, about {evaluations} evaluations"),
         ("memory", f"about {memory / 2**30:.1f} GiB"),
     ]
     if flops:

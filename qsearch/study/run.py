@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy.event import listen
 
@@ -85,6 +84,7 @@ def run_study(
         return session.run()
 
 
+@dataclass
 class StudySession:
     """One session of a study: from its lock to its last event.
 
@@ -92,35 +92,26 @@ class StudySession:
     the workers. Arguments are those of :func:`run_study`.
     """
 
-    def __init__(
-        self,
-        spec: StudySpec,
-        directory: Path,
-        storage_url: str | None,
-        observer: Observer | None,
-        source: str,
-        workers: Workers | None,
-        storage_wait: float,
-    ) -> None:
-        self._spec, self._directory, self._source = spec, directory, source
-        self._storage_url, self._storage_wait = storage_url, storage_wait
-        self._workers, self._observer = workers, observer
+    spec: StudySpec
+    directory: Path
+    storage_url: str | None = None
+    observer: Observer | None = None
+    source: str = "study"
+    workers: Workers | None = None
+    storage_wait: float = STORAGE_WAIT
+
+    def __post_init__(self) -> None:
         self._held = ExitStack()
         self._rounds: list[RoundState] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as held:
-            self._study = self._open(held)
+            self.study = self._open(held)
             self._held = held.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._held.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> None:
+        self._held.__exit__(*error)
 
     def emit(self, kind: EventKind, round: int | None = None, **fields: object) -> None:
         """Send an event, by default of the round in work: to log, progress file and observer."""
@@ -129,7 +120,7 @@ class StudySession:
 
     def run(self) -> StudyRecord:
         """Run rounds until a limit is reached, and return the results."""
-        study = self._study
+        study = self.study
         try:
             restore_adapter(study)
             while not (reason := self._stop_reason()):
@@ -149,16 +140,16 @@ class StudySession:
         return save_record(study)
 
     def _open(self, held: ExitStack) -> Study:
-        directory, url = self._directory, self._storage_url
+        directory, url = self.directory, self.storage_url
         dead = held.enter_context(study_lock(directory))
         damages = repair(directory)
         self._rounds = read_rounds(directory)
         self._clock = Clock(directory)
         log, progress = event_log(directory / LOG), progress_file(directory)
-        self._send = all_of([log, progress, *([self._observer] if self._observer else [])])
+        self._send = all_of([log, progress, *([self.observer] if self.observer else [])])
         for damage in damages:
             self.emit(EventKind.STATE_DAMAGED, **asdict(damage))
-        components = build_components(self._spec, self._source)
+        components = build_components(self.spec, self.source)
         spec = components.spec
         if isinstance(spec.search.initial, InitialSpec):
             require_budgets(components.space, spec.search.initial, spec.search.average_bits)
@@ -176,8 +167,8 @@ class StudySession:
         sessions = read_sessions(directory)
         if changed or (last_event(directory / LOG) or {}).get("event") != EventKind.FINISHED:
             sessions = record_session(directory, components, self.emit)
-        executor = held.enter_context(closing(open_executor(components, self._workers)))
-        database = open_database(directory, url, self._storage_wait, self.emit)
+        executor = held.enter_context(closing(open_executor(components, self.workers)))
+        database = open_database(directory, url, self.storage_wait, self.emit)
         held.enter_context(closing(database))
         if lease:
             # What this process writes once another has taken the study stays out of it.
@@ -193,18 +184,18 @@ class StudySession:
 
     def _was_finished(self) -> bool:
         """Return whether the round in work was finished once, before its file was damaged."""
-        return was_finished(self._directory, self._study.round)
+        return was_finished(self.directory, self.study.round)
 
     def _should_stop(self) -> bool:
-        return not self._was_finished() and out_of_time(self._spec.search, self._clock.hours)
+        return not self._was_finished() and out_of_time(self.spec.search, self._clock.hours)
 
     def _stop_reason(self) -> str:
         """Return why to stop; empty to run the round in work."""
         if self._was_finished():
             return ""  # What it needs is evaluated.
         return stop_reason(
-            self._study.spec.search,
+            self.study.spec.search,
             [state.record.hypervolume for state in self._rounds],
-            self._study.trials.count_before(self._study.round),
+            self.study.trials.count_before(self.study.round),
             self._clock.hours,
         )

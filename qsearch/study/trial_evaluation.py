@@ -37,7 +37,7 @@ def evaluate_trials(
     waiting = trials.without_result(numbers, round)
     study.emit(phase, round, total=len(waiting))
     record = PeriodicRecord(study)
-    with closing(_results(study, waiting, should_stop)) as results:
+    with closing(evaluated_trials(study, waiting, should_stop)) as results:
         for done, (number, result) in enumerate(results, start=1):
             if isinstance(result, Failure):
                 trials.save_failure(number, round, result.reason)
@@ -59,7 +59,7 @@ def evaluate_trials(
             record.save_if_due()
 
 
-def _results(
+def evaluated_trials(
     study: Study, numbers: Sequence[int], should_stop: Callable[[], bool]
 ) -> Generator[tuple[int, Result]]:
     """Yield trials with their results, in the order in which these are known.

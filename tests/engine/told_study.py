@@ -58,15 +58,15 @@ class ToldStudy:
             time = datetime.fromtimestamp(self_time, UTC).isoformat()
             return {"time": time, "event": kind, "round": round, **fields}
 
-        yield line("started", 0, rounds=self.rounds)
-        for round in range(self.rounds):
+        yield line("started", 1, rounds=self.rounds)
+        for round in range(1, self.rounds + 1):
             left = 10**6 if self.limit is None else self.limit - used
             if left < 2:
                 break
             of_set = min(self.members, left)
             of_search = min(self.candidates, left - of_set)
             yield line("round started", round, training_set=self.members)
-            seconds = self.training if round else self.first_training
+            seconds = self.training if round > 1 else self.first_training
             for step in range(1, self.steps + 1):
                 self_time += seconds / self.steps
                 yield line("training", round, step=step, total=self.steps, loss=1.0)
@@ -92,7 +92,7 @@ class ToldStudy:
             used += of_set + of_search
             self_time += self.finishing
             yield line("round finished", round, hypervolume=0.5, next_set=self.members)
-        yield line("finished", self.rounds - 1, reason="search.rounds reached")
+        yield line("finished", self.rounds, reason="search.rounds reached")
 
 
 def time_of(line: dict[str, Any]) -> float:

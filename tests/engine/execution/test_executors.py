@@ -22,7 +22,7 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split
 from qsearch.space.configuration import Configuration
 from qsearch.spec.failures import FailuresSpec
-from qsearch.study.evaluating import evaluations
+from qsearch.study.trial_evaluation import evaluated_trials
 from tests.engine.support import study_spec
 
 
@@ -268,11 +268,11 @@ def test_time_is_asked_for_while_no_worker_answers() -> None:
     told: list[str] = []
 
     class Waiting:
-        def evaluate(self, configurations: object, one_in: int) -> ResultStream:
+        def evaluate(self, configurations: object) -> ResultStream:
             while True:
-                yield ExecutorEvent("")
+                yield ExecutorEvent()
 
     study = SimpleNamespace(executor=Waiting(), emit=lambda kind, *_, **__: told.append(kind))
-    found = evaluations(study, 0, [], should_stop=lambda: next(asked))  # type: ignore[arg-type]
+    found = evaluated_trials(study, [], lambda: next(asked))  # type: ignore[arg-type]
     assert list(found) == []
     assert told == []

@@ -23,7 +23,7 @@ from qsearch.cli import main as cli
 from qsearch.deployment.picking import pick_configuration
 from qsearch.errors import InputError, StudyBusyError
 from qsearch.experiment.lease import study_lease
-from qsearch.experiment.reading import read_experiment
+from qsearch.experiment.loading import read_experiment
 from qsearch.experiment.url import sqlite_url
 from qsearch.monitoring.events import Event
 from qsearch.sharing import restoring
