@@ -109,7 +109,15 @@ def connect_arguments(url: str) -> dict[str, int]:
 
 
 _STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
-DAMAGE_SIGNS = ("malformed", "not a database", "file is encrypted", "Could not decode to UTF-8")
+DAMAGE_SIGNS = (
+    "malformed",
+    "not a database",
+    "file is encrypted",
+    "Could not decode to UTF-8",
+    "no such column",
+    "no such table",
+)
+"""SQLite's words; it finds some damages only where it uses what is damaged."""
 RESTORE = (
     "restore it together with the study's directory, from a copy, or run the study again with"
     " another --out"

@@ -74,12 +74,12 @@ def open_study(
     database: Database,
     rounds: list[RoundState],
     sessions: tuple[Session, ...],
+    error: Floats,
     executor: Executor,
     emit: Emit,
 ) -> Study:
     """Open the study's experiment with its first set, new or as it was left."""
     spec, search = components.spec, components.spec.search
-    error = _quantization_error(components, directory, emit)
     if isinstance(components.trainer, SupportsFootprint) and read_footprint(directory) is None:
         # It needs the model, which was just measured.
         write_footprint(directory, components.trainer.footprint())
@@ -97,7 +97,11 @@ def open_study(
     return study
 
 
-def _quantization_error(components: StudyComponents, directory: Path, emit: Emit) -> Floats:
+def quantization_error(components: StudyComponents, directory: Path, emit: Emit) -> Floats:
+    """Return the relative squared error of each layer (layers × choices), measured once.
+
+    From then on the directory is the study's, so it comes before the database.
+    """
     saved = read_measurement(directory, QUANTIZATION_ERROR)
     if saved is not None:
         return saved

@@ -39,7 +39,7 @@ from qsearch.storage.round_state import RoundState, read_rounds, was_finished
 from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import StudyRecord
 from qsearch.study.context import Study
-from qsearch.study.opening import claim_directory, open_study
+from qsearch.study.opening import claim_directory, open_study, quantization_error
 from qsearch.study.recording import save_record
 from qsearch.study.round import run_round
 from qsearch.study.session_record import record_session
@@ -168,13 +168,14 @@ class StudySession:
         if changed or (last_event(directory / LOG) or {}).get("event") != EventKind.FINISHED:
             sessions = record_session(directory, components, self.emit)
         executor = held.enter_context(closing(open_executor(components, self.workers)))
+        error = quantization_error(components, directory, self.emit)
         database = open_database(directory, url, self.storage_wait, self.emit)
         held.enter_context(closing(database))
         if lease:
             # What this process writes once another has taken the study stays out of it.
             listen(database.engine, "commit", lease.require)
         study = open_study(
-            components, directory, database, self._rounds, sessions, executor, self.emit
+            components, directory, database, self._rounds, sessions, error, executor, self.emit
         )
         self.emit(EventKind.STARTED, rounds=spec.search.rounds)
         if changed:

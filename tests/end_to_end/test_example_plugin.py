@@ -86,7 +86,7 @@ def test_space_is_made_of_its_knobs(packages: Path, study_file: Path) -> None:
 def test_study_searches_its_knobs_and_reports_them(directory: Path) -> None:
     record = read_study(directory)
     assert record.choices == KNOBS
-    assert [entry.round for entry in record.rounds] == [0, 1]
+    assert [entry.round for entry in record.rounds] == [1, 2]
     assert (record.trials["status"] == "completed").all()
     searched = record.trials[record.trials["method"] == "search"]
     assert len(searched)

@@ -136,6 +136,9 @@ def test_half_a_line_of_a_log_and_foreign_lines_are_ignored(stopped: Path) -> No
 
 def test_a_database_that_lacks_trials_is_refused(stopped: Path) -> None:
     change(stopped, "DELETE FROM trial_v2 WHERE [index] > 4")
+    with pytest.raises(InputError, match="trials are missing; restore it"):
+        open_session(stopped)
+    change(stopped, "DELETE FROM data_v2 WHERE trial_index > 4")
     with pytest.raises(InputError, match=r"has 5 trials .*restore the database"):
         open_session(stopped)
 

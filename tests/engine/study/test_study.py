@@ -398,7 +398,7 @@ def test_a_start_that_measured_nothing_leaves_its_directory_to_another_study(
             run_study(study_spec(**SMALL, seed=99, name="other"), tmp_path / "run")
     run_study(FAILING, tmp_path / "run")
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
-    assert load_spec(tmp_path / "run" / "study.yaml").seed == study_spec().seed
+    assert load_spec(tmp_path / "run" / "study.yaml").seed == FAILING.seed
 
 
 def test_a_directory_belongs_to_its_study_once_errors_are_measured(tmp_path: Path) -> None:
