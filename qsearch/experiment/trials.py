@@ -62,14 +62,14 @@ class Trials:
         self._space, self._metric = space, metric
         self._config = registry_bundle().sqa_config
         self._results = results_of(experiment, metric)
+        self._indices: dict[int, Integers] = {}
+        self._texts: dict[int, str] = {}
         missing = {n for rows in self._results.values() for n in rows}.difference(range(len(self)))
         if missing or set(experiment.trials) != set(range(len(self))):
             raise ValueError("trials are missing")
         # Damage of what is read at need must not come up in the middle of a study.
         self.indices(range(len(self)))
         self.initial(), self.failures(), [self.method(number) for number in range(len(self))]
-        self._indices: dict[int, Integers] = {}
-        self._texts: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self._experiment.trials)
