@@ -100,12 +100,12 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         trials = experiment.trials
         self._known = self._indices([trials[number].arm.parameters for number in sorted(trials)])
         completed = [n for n, t in trials.items() if t.status == TrialStatus.COMPLETED]
-        frame = stored_precision(data.full_df)
+        frame = data.full_df
         frame = frame[(frame["metric_name"] == LOSS) & frame["trial_index"].isin(completed)]
         latest = frame[frame["step"].fillna(0) == frame["step"].fillna(0).max()]
         latest = latest.sort_values("trial_index").drop_duplicates("trial_index", keep="last")
         index = self._indices([trials[number].arm.parameters for number in latest["trial_index"]])
-        self.searcher.fit(index, latest["mean"].to_numpy(dtype=np.float64))
+        self.searcher.fit(index, stored_precision(latest["mean"]))
 
     def get_next_candidate(self, pending_parameters: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the next configuration as Ax parameters.

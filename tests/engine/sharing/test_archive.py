@@ -96,7 +96,7 @@ def archive(stopped: Path) -> Path:
 def test_study_of_these_tests_has_trials_of_each_kind(stopped: Path) -> None:
     trials = experiment_in(sqlite_in(stopped)).trials
     assert {trial.status for trial in trials} == {"running", "completed", "failed", "abandoned"}
-    assert {trial.generated for trial in trials} == {True, False}
+    assert {trial.initial for trial in trials} == {True, False}
     assert {figure.round for trial in trials for figure in trial.figures} == {0, 1}
 
 
