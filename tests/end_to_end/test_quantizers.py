@@ -26,7 +26,7 @@ class Case:
 
 
 CASES = (
-    Case("integer", ("bits", "group_size", "scheme"), (2.5, 6.0)),
+    Case("integer", ("bits", "group_size"), (2.5, 6.0)),
     Case("bitsandbytes", ("data_type", "block_size", "scale_bits"), (4.1, 8.0)),
     Case("hqq", ("bits", "group_size"), (2.5, 7.0)),
     Case("torchao", ("bits", "group_size", "scheme"), (4.1, 8.0)),
