@@ -24,10 +24,8 @@ from qsearch.execution.ray_executor import RayExecutor
 from qsearch.execution.ray_worker import encode_state
 from qsearch.execution.serial import SerialExecutor
 from qsearch.execution.workers import Workers
-from qsearch.experiment.client import close_database, open_client
+from qsearch.experiment.loading import open_database, open_trials
 from qsearch.experiment.node import QsearchNode
-from qsearch.experiment.transactions import one_transaction
-from qsearch.experiment.trial_table import ax_data
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
@@ -157,17 +155,12 @@ def _saving(
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         prepare_directory(directory)
-        client, _ = open_client(directory, None, "load", space, node, metric)
-        for _ in range(SAVED):
-            index = space.encode(next(configurations))
-            number = client.attach_trial(dict(space.parameters(index)))
-            result = Evaluation(1.0, 0.1, 0.5, 0.01, 1.0)
-            start = time.perf_counter()
-            with one_transaction():
-                data = ax_data(result, float(space.average_bits(index)), metric)
-                client.attach_data(number, raw_data=data, progression=0)
-                client.complete_trial(number)
-            seconds.append(time.perf_counter() - start)
-        close_database()
+        with closing(open_database(directory, None)) as database:
+            trials = open_trials(database, directory, "load", space, metric, node)
+            for number in range(SAVED):
+                trials.attach(number, [("random", space.encode(next(configurations)))])
+                start = time.perf_counter()
+                trials.save_result(number, 1, Evaluation(1.0, 0.1, 0.5, 0.01, 1.0))
+                seconds.append(time.perf_counter() - start)
     late = median(seconds[-SAVED // 4 :])
     benchmark.row(what="saving", results=SAVED, **{"seconds each, at the end": round(late, 4)})

@@ -2,63 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from qsearch.errors import InputError
-from qsearch.storage.paths import TRIALS_FILE
+from qsearch.monitoring.events import EventKind, read_events
+from qsearch.storage.paths import LOG, TRIALS_FILE
+from qsearch.storage.round_state import RoundState
 from qsearch.storage.study_record import read_trials
 
-_FIGURES = ["average_bits", "loss", "standard_error", "metric", "metric_standard_error"]
 _KEY = ["round", "trial"]
+_LOGGED = ["average_bits", "loss", "metric"]
+_SAVED = [*_LOGGED, "standard_error", "metric_standard_error"]
+_TOLERANCE = 1e-9
+"""Absolute and relative: databases round figures to some ten decimals."""
 
 
-def require_agreement(directory: Path, trials: pd.DataFrame, finished: int) -> None:
-    """Require that the table of a directory agrees with the rows of its database.
+def require_agreement(
+    directory: Path, label: str, table: pd.DataFrame, count: int, rounds: Sequence[RoundState]
+) -> None:
+    """Require that the rows of a database agree with the table and the log of its directory.
 
-    A database has no checksum of its figures, and may be an older copy; the table has one. What
-    an unfinished round lacks is no matter: it is evaluated again.
+    A database has no checksum of its figures, and may be an older copy; the table has one, and the
+    log has the losses of the round in work. Missing rows of an unfinished round are evaluated
+    again, so they may be missing.
 
     Args:
         directory: The study directory.
-        trials: Rows of the database, as of ``trials.parquet``.
-        finished: How many rounds are finished.
+        label: How messages name the database.
+        table: Rows of the database, as of ``trials.parquet``.
+        count: Trials of the database.
+        rounds: The finished rounds.
 
     Raises:
         InputError: Naming the first row that differs.
     """
-    path = directory / TRIALS_FILE
-    if not path.is_file():
-        return
-    saved = read_trials(path)
-    saved = saved[saved["status"] == "completed"]
-    both = saved.merge(
-        trials[trials["status"] == "completed"],
-        on=_KEY,
-        how="left",
-        suffixes=("", " found"),
-        indicator="where",
-    )
-    lost = (both["where"] == "left_only") & (both["round"] <= finished)
-    # Databases round figures to some ten decimals.
+    if rounds and count < rounds[-1].trials:
+        raise InputError(
+            f"{label}: has {count} trials of the study, but {directory} has finished rounds of"
+            f" {rounds[-1].trials}; restore the database it was run with"
+        )
+    rows = table[table["status"] == "completed"]
+    if (path := directory / TRIALS_FILE).is_file():
+        saved = read_trials(path)
+        saved = saved[saved["status"] == "completed"]
+        _require_same(path, saved, rows, _SAVED, len(rounds))
+    _require_same(directory / LOG, _logged(directory / LOG), rows, _LOGGED, 0)
+
+
+def _logged(path: Path) -> pd.DataFrame:
+    """Return the last evaluation of each trial and round in a log; half a line is none."""
+    lines = [line for line in read_events(path) if line.get("event") == EventKind.EVALUATED]
+    table = pd.DataFrame(lines, columns=[*_KEY, *_LOGGED])
+    table = table.apply(pd.to_numeric, errors="coerce").dropna()
+    table = table.astype(dict.fromkeys(_KEY, np.int64)).drop_duplicates(_KEY, keep="last")
+    return pd.DataFrame(table)
+
+
+def _require_same(
+    path: Path, saved: pd.DataFrame, rows: pd.DataFrame, figures: list[str], finished: int
+) -> None:
+    """Require that a database's rows have the figures of saved ones, and all of finished rounds."""
+    both = saved.merge(rows, on=_KEY, how="left", suffixes=("", " stored"), indicator="side")
+    is_missing = both["side"] == "left_only"
     same = np.isclose(
-        both[_FIGURES].to_numpy(float),
-        both[[f"{name} found" for name in _FIGURES]].to_numpy(float),
-        rtol=1e-9,
-        atol=1e-9,
+        both[figures].to_numpy(float),
+        both[[f"{name} stored" for name in figures]].to_numpy(float),
+        rtol=_TOLERANCE,
+        atol=_TOLERANCE,
         equal_nan=True,
-    ).all(axis=1) & (both["configuration"] == both["configuration found"])
-    differing = both[lost | ((both["where"] == "both") & ~same)]
+    ).all(axis=1)
+    if "configuration" in saved:
+        same &= (both["configuration"] == both["configuration stored"]).to_numpy()
+    differing = both[np.where(is_missing, both["round"] <= finished, ~same)]
     if differing.empty:
         return
     first = differing.iloc[0]
-    found = "nothing"
-    if first["where"] == "both":
-        found = f"loss {first['loss found']:.9g}, or other figures"
+    stored = "nothing"
+    if first["side"] == "both":
+        stored = f"loss {first['loss stored']:.9g}, or other figures"
     raise InputError(
         f"{path}: of trial {first['trial']} in round {first['round']} it has loss"
-        f" {first['loss']:.9g}, but the database has {found}; the database is damaged or an older"
-        " copy: restore it, or remove this file to go on with what the database has"
+        f" {first['loss']:.9g}, but the database has {stored}; one of the two is damaged or an"
+        " older copy: restore it, or remove this file to continue with what the database has"
     )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import Any
+
+import numpy as np
 from ax.api.configs import ChoiceParameterConfig
 
 from qsearch.space.space import Space
 
 LOSS = "loss"
-
-
 AVERAGE_BITS = "average_bits"
-
+SECONDS = "seconds"
 
 _STORED_DECIMALS = 10
 
@@ -29,17 +29,11 @@ def ax_parameters(space: Space) -> list[ChoiceParameterConfig]:
     ]
 
 
-def stored_precision(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return Ax data with its figures as precise as Ax stores them.
+def stored_precision(values: Any) -> Any:
+    """Return figures (a number, an array or a column) as precise as Ax stores them.
 
     Ax writes ten decimals, and reads them back with an error in the last bit. Rounding what is in
     memory and what was read alike makes a resumed study compute with the same numbers as one that
     never stopped.
-
-    Args:
-        frame: Ax's table with the columns ``mean`` and ``sem``.
     """
-    return frame.assign(
-        mean=frame["mean"].astype(float).round(_STORED_DECIMALS),
-        sem=frame["sem"].astype(float).round(_STORED_DECIMALS),
-    )
+    return np.round(np.asarray(values, dtype=np.float64), _STORED_DECIMALS)

@@ -12,14 +12,7 @@ _CREATING = 0x71736561726368
 
 
 def create_tables(engine: Engine) -> None:
-    """Make those of Ax's tables that a database lacks; several processes may do so at once.
-
-    Args:
-        engine: Of the database.
-
-    Raises:
-        SQLAlchemyError: If the database refuses.
-    """
+    """Make those of Ax's tables that a database lacks; several processes may do so at once."""
     tables = sqa_classes.Base.metadata
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":

@@ -1,4 +1,4 @@
-"""The URL of a database: opened without Ax, shown without its password, its errors in words."""
+"""The URL of a database: opened without Ax, shown without its password, its errors as text."""
 
 from __future__ import annotations
 
@@ -38,12 +38,7 @@ def without_password(url: str) -> str:
 
 
 def hide_password(words: str, url: str) -> str:
-    """Return words about a database with *** for the password of its URL.
-
-    Args:
-        words: Such as the driver's, which may repeat the URL or a part of it.
-        url: The database's URL.
-    """
+    """Return words with *** for the password of a database's URL, which they may repeat."""
     words = words.replace(url, without_password(url))
     for secret in _passwords(url):
         words = words.replace(secret, "***")
@@ -58,37 +53,31 @@ def _passwords(url: str) -> set[str]:
 
 
 @contextlib.contextmanager
-def database_errors(url: str, shown: str | None = None) -> Iterator[None]:
-    """Turn the errors of a database into one message that names it.
-
-    Args:
-        url: SQLAlchemy URL of the database.
-        shown: How to name it; by default, by the option that gave the URL.
-
-    Raises:
-        InputError: If it cannot be used.
-    """
-    shown = shown or f"--storage {without_password(url)!r}"
+def database_errors(url: str, label: str | None = None) -> Iterator[None]:
+    """Turn the errors of a database into an InputError that names it, by default by its option."""
+    label = label or f"--storage {without_password(url)!r}"
     try:
         yield
     except ImportError as error:
         raise InputError(
-            f"{shown} needs a driver that is not installed ({error.name});"
+            f"{label} needs a driver that is not installed ({error.name});"
             " for PostgreSQL install qsearch[postgres]"
         ) from error
     except (SQLAlchemyError, ValueError) as error:
         words = hide_password(one_line(error), url)
+        if any(sign in words for sign in DAMAGE_SIGNS):
+            raise InputError(f"{label}: damaged: {words}; {RESTORE}") from error
         if url.startswith("postgres:"):
             words = "a PostgreSQL URL begins with postgresql://"
-        raise InputError(f"{shown}: cannot be used: {words}") from error
+        raise InputError(f"{label}: cannot be used: {words}") from error
 
 
 def open_engine(url: str, must_exist: bool = False) -> Engine:
-    """Return an engine of a database that connects anew each time.
+    """Return an engine of a database that connects each time.
 
     Args:
         url: SQLAlchemy URL.
-        must_exist: Whether to refuse an SQLite file that does not exist, and not to make it.
+        must_exist: Whether to refuse an SQLite file that does not exist, instead of making it.
 
     Raises:
         InputError: If the URL, its driver or its file cannot be used.
@@ -103,22 +92,15 @@ def open_engine(url: str, must_exist: bool = False) -> Engine:
 
 
 def sqlite_url(path: Path) -> str:
-    """Return the URL of an SQLite file, whose path may hold what a URL has for signs, as ``?``.
-
-    Args:
-        path: The file.
-    """
+    """Return the URL of an SQLite file, whose path may hold signs of a URL, such as ``?``."""
     return f"sqlite:///{path.resolve().as_uri()}?uri=true"
 
 
 def connect_arguments(url: str) -> dict[str, int]:
-    """Return what a driver is told so that a host that is cut off is noticed, and not waited for.
-
-    Args:
-        url: SQLAlchemy URL; what its query says is left as it is.
+    """Return a driver's options by which it notices a host that has gone, unless the URL has them.
 
     Raises:
-        SQLAlchemyError: If it is no URL.
+        SQLAlchemyError: If it is not a URL.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "postgresql":
@@ -127,13 +109,17 @@ def connect_arguments(url: str) -> dict[str, int]:
 
 
 _STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
-
-
-DAMAGE_SIGNS = ("malformed", "file is not a database", "file is encrypted")
-
-
+DAMAGE_SIGNS = (
+    "malformed",
+    "not a database",
+    "file is encrypted",
+    "Could not decode to UTF-8",
+    "no such column",
+    "no such table",
+)
+"""SQLite's words; it finds some damages only where it uses what is damaged."""
 RESTORE = (
-    "restore it together with the study's directory, from a copy, or run the study anew with"
+    "restore it together with the study's directory, from a copy, or run the study again with"
     " another --out"
 )
 
@@ -167,6 +153,7 @@ def storage_errors(directory: Path) -> Iterator[None]:
 
 
 def is_storage_error(error: Exception) -> bool:
+    """Return whether an error means a full or read-only disk."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         return True
     return any(sign in str(error) for sign in _STORAGE_SIGNS)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from qsearch.storage.bounded_reading import MAX_LOG, read_last_lines
 from qsearch.storage.files import no_links
@@ -119,6 +119,12 @@ class Event:
 
 
 Observer = Callable[[Event], None]
+
+
+class Emit(Protocol):
+    """Sends an event, by default of the round in work."""
+
+    def __call__(self, kind: EventKind, round: int | None = None, **fields: Any) -> None: ...
 
 
 def event_line(event: Event) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from qsearch.errors import DamagedFileError, InputError, StudyBusyError
 from qsearch.experiment.lease import read_leases
-from qsearch.experiment.reading import read_experiment
+from qsearch.experiment.loading import read_experiment
 from qsearch.experiment.url import (
     database_errors,
     open_engine,

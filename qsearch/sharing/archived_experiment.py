@@ -21,11 +21,10 @@ from ax.core.trial import Trial
 from ax.core.trial_status import TrialStatus
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, stored_precision
-from qsearch.experiment.trial_table import FAILED_REASON, FAILED_ROUND
+from qsearch.experiment.node import NODE
+from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, SECONDS, stored_precision
+from qsearch.experiment.trials import FAILED_REASON, FAILED_ROUND, INITIAL, METHOD, SEARCH
 
-_SECONDS = "seconds"
-_NODE = "qsearch"
 _STATUSES = {
     "running": TrialStatus.RUNNING,
     "completed": TrialStatus.COMPLETED,
@@ -66,7 +65,8 @@ class ArchivedTrial(_Plain):
         arm: Name of its arm.
         values: Its values, in the order of the parameters.
         status: Its status.
-        generated: Whether the search found it.
+        method: Where it came from, such as ``search``.
+        initial: Whether it is of the first set.
         failed_round: The round that it failed in, if it failed.
         reason: Why it failed or was abandoned.
         created: When it was made; the others likewise.
@@ -76,7 +76,8 @@ class ArchivedTrial(_Plain):
     arm: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     values: Annotated[tuple[Value, ...], Field(strict=False)]
     status: Literal["running", "completed", "failed", "abandoned"]
-    generated: bool
+    method: Name
+    initial: bool
     failed_round: Count | None = None
     reason: str | None = None
     created: Annotated[datetime | None, Field(strict=False)]
@@ -113,8 +114,8 @@ class ArchivedExperiment(_Plain):
     @model_validator(mode="after")
     def _within_the_space(self) -> Self:
         known = [set(parameter.values) for parameter in self.parameters]
-        metrics = {LOSS, AVERAGE_BITS, _SECONDS, self.metric}
-        if self.metric in (LOSS, AVERAGE_BITS, _SECONDS):
+        metrics = {LOSS, AVERAGE_BITS, SECONDS, self.metric}
+        if self.metric in (LOSS, AVERAGE_BITS, SECONDS):
             raise ValueError(f"the metric is called {self.metric!r}, as another figure is")
         if len({parameter.name for parameter in self.parameters}) < len(self.parameters):
             raise ValueError("parameters share a name")
@@ -144,10 +145,11 @@ def archived(experiment: Experiment) -> ArchivedExperiment:
     Raises:
         ValueError: If it holds what no study does.
     """
-    data = stored_precision(experiment.lookup_data().full_df)
+    data = experiment.lookup_data().full_df
+    data = data.assign(mean=stored_precision(data["mean"]), sem=stored_precision(data["sem"]))
     figures = dict(list(data.groupby("trial_index"))) if "step" in data else {}
     names = list(experiment.search_space.parameters)
-    tracked = [name for name in experiment.metrics if name not in (LOSS, AVERAGE_BITS, _SECONDS)]
+    tracked = [name for name in experiment.metrics if name not in (LOSS, AVERAGE_BITS, SECONDS)]
     return ArchivedExperiment(
         name=experiment.name,
         description=experiment.description,
@@ -174,7 +176,8 @@ def _archived_trial(trial: Trial, names: list[str], data: pd.DataFrame | None) -
         arm=trial.arm.name,
         values=tuple(trial.arm.parameters[name] for name in names),
         status=statuses[trial.status],  # type: ignore[arg-type]  # One of the literal's.
-        generated=trial.generator_run._generation_node_name == _NODE,
+        method=trial.run_metadata[METHOD],
+        initial=trial.run_metadata[INITIAL],
         failed_round=failed,
         reason=trial.run_metadata.get(FAILED_REASON) if failed is not None else None,
         created=_utc(trial.time_created),
@@ -221,7 +224,7 @@ def to_ax(kept: ArchivedExperiment) -> Experiment:
     )
     if kept.metric is not None:
         client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
-        client.configure_tracking_metrics([kept.metric, _SECONDS])
+        client.configure_tracking_metrics([kept.metric, SECONDS])
     experiment = client._experiment
     experiment._time_created = _local(kept.created)
     names = [parameter.name for parameter in kept.parameters]
@@ -231,10 +234,9 @@ def to_ax(kept: ArchivedExperiment) -> Experiment:
 
 
 def _add_trial(experiment: Experiment, kept: ArchivedTrial, values: dict[str, Value]) -> None:
-    run = GeneratorRun(arms=[Arm(parameters=values, name=kept.arm)])
-    if kept.generated:
-        run._generation_node_name = _NODE
-    trial = experiment.new_trial(generator_run=run)
+    arms, node = [Arm(parameters=values, name=kept.arm)], NODE if kept.method == SEARCH else None
+    trial = experiment.new_trial(GeneratorRun(arms, generation_node_name=node))
+    trial.update_run_metadata({METHOD: kept.method, INITIAL: kept.initial})
     by_round: dict[int, dict[str, tuple[float, float | None]]] = {}
     for figure in kept.figures:
         by_round.setdefault(figure.round, {})[figure.metric] = (figure.mean, figure.sem)

@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from ax.core.experiment import Experiment
-from ax.storage.sqa_store import db
 from ax.storage.sqa_store.save import save_experiment
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import inspect, text
 
 from qsearch.errors import InputError, QsearchError
+from qsearch.experiment.database import Database
 from qsearch.experiment.lease import study_lease
 from qsearch.experiment.node import registry_bundle
-from qsearch.experiment.schema import create_tables
-from qsearch.experiment.transactions import one_transaction
 from qsearch.experiment.url import database_errors, open_engine, sqlite_url, without_password
 from qsearch.sharing.archive import (
     CHUNK,
@@ -263,7 +261,7 @@ def _save(
 ) -> None:
     """Save a new experiment in one transaction, which ends after something else succeeded."""
     with database_errors(url):
-        create_tables(open_engine(url))
-        with db.session_context(url), one_transaction():
+        database = Database(url, without_password(url))
+        with contextlib.closing(database), database.transaction():
             save_experiment(experiment, config=registry_bundle().sqa_config)
             before_commit()

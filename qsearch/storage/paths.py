@@ -40,6 +40,11 @@ def candidates_path(directory: Path, round: int) -> Path:
     return directory / "state" / f"candidates-{round}.json"
 
 
+def full_precision_path(directory: Path, round: int) -> Path:
+    """Return where it is saved what a round's model scores without quantization."""
+    return directory / "state" / f"full_precision-{round}.json"
+
+
 CLOCK = "state/clock.json"
 
 

@@ -32,7 +32,7 @@ from qsearch.storage.paths import (
     damaged_path,
     previous_path,
 )
-from qsearch.storage.round_state import read_candidates, read_round
+from qsearch.storage.round_state import read_candidates, read_full_precision, read_round
 from qsearch.storage.session_files import read_identity, read_sessions_file
 from qsearch.storage.study_record import read_study_file, read_trials
 
@@ -50,7 +50,7 @@ _READERS: tuple[tuple[str, Callable[[Path], object]], ...] = (
     ("state/training-*.safetensors", read_checkpoint_file),
     ("state/quantization_error.safetensors", read_measurement_file),
     ("state/sensitivity-*.safetensors", read_measurement_file),
-    ("state/full_precision-*.safetensors", read_measurement_file),
+    ("state/full_precision-*.json", read_full_precision),
     ("state/layer_scores-*.safetensors", read_measurement_file),
 )
 _ROUND = re.compile(r"round-(\d+)\.json")

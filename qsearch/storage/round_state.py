@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from qsearch.plugins.evaluation import Evaluation
 from qsearch.storage.checksums import damage
 from qsearch.storage.files import (
     read_state,
@@ -18,6 +19,7 @@ from qsearch.storage.files import (
 from qsearch.storage.paths import (
     candidates_path,
     damaged_path,
+    full_precision_path,
     round_path,
 )
 from qsearch.storage.study_record import RoundRecord
@@ -120,6 +122,29 @@ class Candidates:
 def write_candidates(directory: Path, round: int, candidates: Candidates) -> None:
     """Save what a round's search came to; from then on it is never searched again."""
     write_state(candidates_path(directory, round), asdict(candidates))
+
+
+@dataclass(frozen=True)
+class FullPrecision:
+    """What a round's model scores where nothing is quantized; None if that failed."""
+
+    evaluation: Evaluation | None
+
+
+def write_full_precision(directory: Path, round: int, measured: FullPrecision) -> None:
+    """Save what a round's model scores where nothing is quantized."""
+    write_state(full_precision_path(directory, round), asdict(measured))
+
+
+def read_full_precision(path: Path) -> FullPrecision:
+    """Return what a round's model scores where nothing is quantized.
+
+    Raises:
+        DamagedFileError: If the file is damaged.
+    """
+    loaded = read_state(path)
+    with damage(path, ValueError):
+        return TypeAdapter(FullPrecision).validate_python(loaded)
 
 
 def predicted_losses(directory: Path, round: int) -> Mapping[int, tuple[float, float]]:

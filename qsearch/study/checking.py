@@ -1,4 +1,4 @@
-"""What a study will need, told before it runs."""
+"""What a study will need, estimated before it runs."""
 
 from __future__ import annotations
 
@@ -19,20 +19,13 @@ _TRIED_FEATURES = 256
 """Weights that the quantizer is tried on: few, but more than one group of most quantizers."""
 
 
-def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
-    """Validate a study and estimate its needs.
-
-    Args:
-        spec: The study.
-        where: The file it comes from, for error messages.
-
-    Returns:
-        Lines of (what, value) for the user.
+def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
+    """Validate a study and return its estimated needs, as lines of (what, value) for the user.
 
     Raises:
         InputError: If the study cannot be assembled, or a run would refuse its data or quantizer.
     """
-    components = build_components(spec, where)
+    components = build_components(spec, source)
     if isinstance(components.task, SupportsDataCheck):
         components.task.require_data()
     _try_quantizer(components)
@@ -64,10 +57,7 @@ def check_study(spec: StudySpec, where: str) -> list[tuple[str, str]]:
             f" 10^{len(space.groups) * math.log10(space.choices.size):.0f} configurations,"
             f" {least:.4g} to {greatest:.4g} average bits",
         ),
-        (
-            "rounds",
-            f"{rounds}, about {evaluations} evaluations",
-        ),
+        ("rounds", f"{rounds}, about {evaluations} evaluations"),
         ("memory", f"about {memory / 2**30:.1f} GiB"),
     ]
     if flops:

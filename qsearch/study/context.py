@@ -1,4 +1,4 @@
-"""An open study: its components, its experiment and its observers."""
+"""An open study: its components, its trials and its finished rounds."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ax.api.client import Client
-
 from qsearch._arrays import Floats
 from qsearch.execution.executor import Executor
-from qsearch.experiment.node import QsearchNode
-from qsearch.monitoring.events import Event, EventKind, Observer
+from qsearch.experiment.trials import Trials
+from qsearch.monitoring.events import Emit
+from qsearch.plugins.capabilities import SupportsExampleCount
 from qsearch.plugins.components import StudyComponents
-from qsearch.space.configuration import Configuration
+from qsearch.provenance.session import Session
+from qsearch.search.pareto import segment_edges
+from qsearch.search.searcher import Searcher
 from qsearch.spec.study_spec import StudySpec
+from qsearch.storage.round_state import RoundState
 from qsearch.surrogate.error_correlation import error_correlation
 
 
@@ -25,27 +27,24 @@ class Study:
     Args:
         directory: Its directory.
         components: Quantizer, task, trainer and space.
-        client: Ax client of its experiment.
-        node: The generation node that the client generates with.
+        trials: Its trials.
+        searcher: Fits losses and proposes configurations.
+        rounds: Its finished rounds, in order; :func:`run_round` appends to them.
+        sessions: The sessions so far, this one included.
         quantization_error: Relative squared error of each layer (layers × choices).
-        edges: Edges of the segments, in average bits (segments + 1).
-        observer: Told of every event.
         executor: Evaluates configurations.
+        emit: Sends an event, by default of the round in work.
     """
 
     directory: Path
     components: StudyComponents
-    client: Client
-    node: QsearchNode
+    trials: Trials
+    searcher: Searcher
+    rounds: list[RoundState]
+    sessions: tuple[Session, ...]
     quantization_error: Floats
-    edges: Floats
-    observer: Observer
     executor: Executor
-
-    @cached_property
-    def correlation(self) -> Floats:
-        """Correlation of the errors of two choices (choices × choices), measured at first use."""
-        return error_correlation(self.components.quantizer)
+    emit: Emit
 
     @property
     def spec(self) -> StudySpec:
@@ -53,16 +52,32 @@ class Study:
         return self.components.spec
 
     @property
-    def metric(self) -> str:
-        """Name of the task metric."""
-        return self.components.task.metric.name
+    def round(self) -> int:
+        """The first round that is not finished."""
+        return len(self.rounds) + 1
 
-    def configuration(self, number: int) -> Configuration:
-        """Return the configuration of a trial."""
-        space = self.components.space
-        trial = self.client._experiment.trials[number]
-        return space.decode(space.from_parameters(trial.arm.parameters))
+    @cached_property
+    def correlation(self) -> Floats:
+        """Correlation of the errors of two choices (choices × choices), measured at first use."""
+        return error_correlation(self.components.quantizer)
 
-    def emit(self, kind: EventKind, round: int, **fields: object) -> None:
-        """Send an event to the observer."""
-        self.observer(Event(kind, round, fields))
+    @property
+    def edges(self) -> Floats:
+        """Edges of the segments, in average bits (segments + 1)."""
+        return segment_edges(self.spec.search.average_bits, self.spec.search.segments)
+
+    @property
+    def examples(self) -> int | None:
+        """Number of validation examples; None if sampling noise is not modelled."""
+        task = self.components.task
+        if self.spec.search.target == "examples" or not isinstance(task, SupportsExampleCount):
+            return None
+        return task.examples("validation")
+
+    def training_set(self, round: int) -> tuple[tuple[int, ...], int]:
+        """Return a round's training set, and how many trials exist before its search."""
+        if round > 1:
+            before = self.rounds[round - 2]
+            return before.next_set, before.trials
+        initial = self.trials.initial()
+        return initial, len(initial)

@@ -1,37 +1,28 @@
-"""Opening a study: claiming its directory, its experiment and its initial configurations."""
+"""Opening a study: its directory claimed, its experiment opened, its first set attached."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy.engine import Engine
 
 from qsearch._arrays import Floats
 from qsearch.errors import InputError
 from qsearch.execution.executor import Executor
-from qsearch.experiment.client import open_client
 from qsearch.experiment.consistency import require_agreement
+from qsearch.experiment.database import Database
+from qsearch.experiment.loading import open_trials
 from qsearch.experiment.node import QsearchNode
-from qsearch.experiment.transactions import one_transaction
-from qsearch.monitoring.events import Event, EventKind, Observer
+from qsearch.monitoring.events import Emit, EventKind
 from qsearch.plugins.capabilities import SupportsFootprint
 from qsearch.plugins.components import StudyComponents
+from qsearch.provenance.session import Session
 from qsearch.search.candidate_pool import SearchSettings
-from qsearch.search.initial_set import (
-    initial_configurations,
-    named_configurations,
-)
-from qsearch.search.pareto import segment_edges
+from qsearch.search.initial_set import initial_configurations, named_configurations
 from qsearch.spec.search_spec import InitialSpec
 from qsearch.spec.study_spec import StudySpec, differences
-from qsearch.storage.directory import (
-    has_results,
-    read_study_yaml,
-    write_study_yaml,
-)
+from qsearch.storage.directory import has_results, read_study_yaml, write_study_yaml
 from qsearch.storage.measurements import (
     read_footprint,
     read_measurement,
@@ -39,53 +30,17 @@ from qsearch.storage.measurements import (
     write_measurement,
 )
 from qsearch.storage.paths import QUANTIZATION_ERROR, STUDY_YAML
-from qsearch.storage.round_state import read_rounds
+from qsearch.storage.round_state import RoundState
 from qsearch.study.context import Study
-from qsearch.study.recording import save_record, trial_rows
-
-
-def open_study(
-    components: StudyComponents,
-    directory: Path,
-    storage_url: str | None,
-    observer: Observer,
-    executor: Executor,
-    prepare: Callable[[Engine], None],
-) -> Study:
-    """Open the study's experiment with its initial trials, new or as it was left."""
-    search, seed = components.spec.search, components.spec.seed
-    error = _quantization_error(components, directory, observer)
-    client, node = open_client(
-        directory,
-        storage_url,
-        components.spec.name,
-        components.space,
-        QsearchNode(
-            components.space,
-            search.average_bits,
-            seed,
-            search.segments,
-            SearchSettings() if search.local_search else SearchSettings(steps=0),
-        ),
-        components.task.metric.name,
-        prepare,
-    )
-    _keep_footprint(components, directory)
-    edges = segment_edges(search.average_bits, search.segments)
-    study = Study(directory, components, client, node, error, edges, observer, executor)
-    _attach_initial(study, error)
-    table = trial_rows(study)
-    require_agreement(directory, table, len(read_rounds(directory)))
-    save_record(study, table)
-    return study
+from qsearch.study.recording import save_record, study_table
 
 
 def claim_directory(spec: StudySpec, directory: Path) -> list[str]:
     """Write the resolved study, or require that the directory's is the same but for its limits.
 
     A directory without results takes any study: whatever stopped the last start, a wrong option
-    perhaps, left nothing that another study could take for its own. A study that stopped later can
-    be let go on: ``search.stop`` and ``failures`` may change, ``search.rounds`` rise.
+    perhaps, left nothing that another study could take for its own. A study that stopped may be
+    resumed with other limits: ``search.stop`` and ``failures`` may change, ``search.rounds`` rise.
 
     Returns:
         The limits that differ, one line for each.
@@ -99,8 +54,13 @@ def claim_directory(spec: StudySpec, directory: Path) -> list[str]:
             f"{path} is missing, but the directory holds results; restore it, or give another --out"
         )
     before = read_study_yaml(path)
-    refused = differences(_with_limits_of(spec, before), spec)
-    if refused:
+    limits = {
+        "rounds": max(spec.search.rounds, before.search.rounds),
+        "stop": spec.search.stop,
+    }
+    search = before.search.model_copy(update=limits)
+    allowed = before.model_copy(update={"search": search, "failures": spec.failures})
+    if refused := differences(allowed, spec):
         raise InputError(
             f"{path} differs from this study: {'; '.join(refused)};"
             " run the same study to resume, or give another --out"
@@ -108,48 +68,57 @@ def claim_directory(spec: StudySpec, directory: Path) -> list[str]:
     return differences(before, spec)
 
 
-def _with_limits_of(spec: StudySpec, before: StudySpec) -> StudySpec:
-    limits = {
-        "rounds": max(spec.search.rounds, before.search.rounds),
-        "stop": spec.search.stop,
-    }
-    search = before.search.model_copy(update=limits)
-    return before.model_copy(update={"search": search, "failures": spec.failures})
+def open_study(
+    components: StudyComponents,
+    directory: Path,
+    database: Database,
+    rounds: list[RoundState],
+    sessions: tuple[Session, ...],
+    error: Floats,
+    executor: Executor,
+    emit: Emit,
+) -> Study:
+    """Open the study's experiment with its first set, new or as it was left."""
+    spec, search = components.spec, components.spec.search
+    if isinstance(components.trainer, SupportsFootprint) and read_footprint(directory) is None:
+        # It needs the model, which was just measured.
+        write_footprint(directory, components.trainer.footprint())
+    settings = SearchSettings() if search.local_search else SearchSettings(steps=0)
+    space, metric = components.space, components.task.metric.name
+    node = QsearchNode(space, search.average_bits, spec.seed, search.segments, settings)
+    trials = open_trials(database, directory, spec.name, space, metric, node)
+    study = Study(
+        directory, components, trials, node.searcher, rounds, sessions, error, executor, emit
+    )
+    _attach_first_set(study)
+    table = study_table(study)
+    require_agreement(directory, database.label, table, len(trials), rounds)
+    save_record(study, table)
+    return study
 
 
-def _quantization_error(components: StudyComponents, directory: Path, observer: Observer) -> Floats:
+def quantization_error(components: StudyComponents, directory: Path, emit: Emit) -> Floats:
+    """Return the relative squared error of each layer (layers × choices), measured once.
+
+    From then on the directory is the study's, so it comes before the database.
+    """
     saved = read_measurement(directory, QUANTIZATION_ERROR)
     if saved is not None:
         return saved
     start = time.monotonic()
-    observer(Event(EventKind.MEASURING_QUANTIZATION_ERROR, 1))
+    emit(EventKind.MEASURING_QUANTIZATION_ERROR, 1)
     error = components.trainer.quantization_error(components.space.choices.layer_configurations)
     write_measurement(directory, QUANTIZATION_ERROR, error)
-    observer(Event(EventKind.MEASURED_QUANTIZATION_ERROR, 1, {"seconds": time.monotonic() - start}))
+    emit(EventKind.MEASURED_QUANTIZATION_ERROR, 1, seconds=time.monotonic() - start)
     return error
 
 
-def _keep_footprint(components: StudyComponents, directory: Path) -> None:
-    """Write what the model takes on a device, which needs the model that was just measured."""
-    if isinstance(components.trainer, SupportsFootprint) and read_footprint(directory) is None:
-        write_footprint(directory, components.trainer.footprint())
-
-
-def _attach_initial(study: Study, error: Floats) -> None:
-    experiment = study.client._experiment
-    search = study.spec.search
+def _attach_first_set(study: Study) -> None:
+    search, space = study.spec.search, study.components.space
     generator = np.random.default_rng([study.spec.seed, 0])
-    space, initial, bits = study.components.space, search.initial, search.average_bits
+    error, initial, bits = study.quantization_error, search.initial, search.average_bits
     if isinstance(initial, InitialSpec):
-        wanted = named_configurations(space, error, initial, bits, generator)
+        rows = named_configurations(space, error, initial, bits, generator)
     else:
-        wanted = initial_configurations(space, error, initial, bits, generator)
-    waiting = range(len(experiment.trials), len(wanted))
-    if not waiting:
-        return  # Nothing saved is no progress.
-    with one_transaction():
-        for position in waiting:
-            method, index = wanted[position]
-            study.client.attach_trial(
-                dict(study.components.space.parameters(index)), arm_name=f"{method}-{position}"
-            )
+        rows = initial_configurations(space, error, initial, bits, generator)
+    study.trials.attach(0, rows, is_initial=True)

@@ -3,54 +3,46 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Self
 
-from ax.storage.sqa_store.db import get_engine
-from sqlalchemy.engine import Engine
 from sqlalchemy.event import listen
-from sqlalchemy.exc import DBAPIError
 
-from qsearch._text import one_line
 from qsearch.execution.opening import open_executor
 from qsearch.execution.workers import Workers
-from qsearch.experiment.client import close_database, require_own_experiment
+from qsearch.experiment.database import STORAGE_WAIT
 from qsearch.experiment.lease import study_lease
-from qsearch.experiment.reconnecting import (
-    STORAGE_WAIT,
-    ReconnectPolicy,
-    is_disconnect,
-    wait_for_connections,
-)
-from qsearch.experiment.transactions import transactions_saved
+from qsearch.experiment.loading import open_database, require_own_experiment
 from qsearch.experiment.url import storage_errors
-from qsearch.monitoring.events import Event, EventKind, Observer, event_log, last_event
+from qsearch.monitoring.events import (
+    Event,
+    EventKind,
+    Observer,
+    all_of,
+    event_log,
+    last_event,
+)
 from qsearch.monitoring.tracker import status_keeper
 from qsearch.plugins.components import build_components
-from qsearch.search.initial_set import (
-    require_budgets,
-)
+from qsearch.search.initial_set import require_budgets
 from qsearch.spec.search_spec import InitialSpec
 from qsearch.spec.stopping import out_of_time, stop_reason
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.clock import Clock
-from qsearch.storage.directory import (
-    prepare_directory,
-    write_study_yaml,
-)
+from qsearch.storage.directory import prepare_directory, write_study_yaml
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import LOG
 from qsearch.storage.repair import repair
-from qsearch.storage.round_state import read_rounds, was_finished
+from qsearch.storage.round_state import RoundState, read_rounds, was_finished
+from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import StudyRecord
 from qsearch.study.context import Study
-from qsearch.study.opening import claim_directory, open_study
+from qsearch.study.opening import claim_directory, open_study, quantization_error
 from qsearch.study.recording import save_record
-from qsearch.study.round import evaluations_before, run_round
-from qsearch.study.sessions import record_session
+from qsearch.study.round import run_round
+from qsearch.study.session_record import record_session
 from qsearch.study.training import restore_adapter
 
 
@@ -59,11 +51,11 @@ def run_study(
     directory: Path,
     storage_url: str | None = None,
     observer: Observer | None = None,
-    where: str = "study",
+    source: str = "study",
     workers: Workers | None = None,
     storage_wait: float = STORAGE_WAIT,
 ) -> StudyRecord:
-    """Run a study, or go on with it where it stopped.
+    """Run a study, or resume it where it stopped, and return its results.
 
     What a stopped study had finished is kept: a training, an evaluation or a round that was
     saved is not repeated, and the rest comes out as if it had never stopped.
@@ -72,154 +64,140 @@ def run_study(
         spec: The study.
         directory: Where its files are kept.
         storage_url: SQLAlchemy URL of the database; None keeps it in the directory.
-        observer: Told of every event, for progress.
-        where: The file that the study comes from, for error messages.
+        observer: Gets every event, for progress.
+        source: The file that the study comes from, for error messages.
         workers: Who evaluates; None is this process.
         storage_wait: Seconds to wait for a database that goes away while the study runs.
-
-    Returns:
-        The results.
 
     Raises:
         InputError: If the study, its data or its directory cannot be used, or the directory
             holds another study.
-        QsearchError: If it cannot go on, as when every evaluation of a round failed.
+        QsearchError: If it cannot continue, as when every evaluation of a round failed.
     """
     prepare_directory(directory)
-    with storage_errors(directory), study_lock(directory) as dead, ExitStack() as held:
+    with (
+        storage_errors(directory),
+        StudySession(
+            spec, directory, storage_url, observer, source, workers, storage_wait
+        ) as session,
+    ):
+        return session.run()
+
+
+@dataclass
+class StudySession:
+    """One session of a study: from its lock to its last event.
+
+    As a context it holds the directory, the study's lease in a shared database, the database and
+    the workers. Arguments are those of :func:`run_study`.
+    """
+
+    spec: StudySpec
+    directory: Path
+    storage_url: str | None = None
+    observer: Observer | None = None
+    source: str = "study"
+    workers: Workers | None = None
+    storage_wait: float = STORAGE_WAIT
+
+    def __post_init__(self) -> None:
+        self._held = ExitStack()
+        self._rounds: list[RoundState] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as held:
+            self.study = self._open(held)
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._held.__exit__(*error)
+
+    def emit(self, kind: EventKind, round: int | None = None, **fields: object) -> None:
+        """Send an event, by default of the round in work: to log, progress file and observer."""
+        self._clock.keep()
+        self._send(Event(kind, len(self._rounds) + 1 if round is None else round, fields))
+
+    def run(self) -> StudyRecord:
+        """Run rounds until a limit is reached, and return the results."""
+        study = self.study
+        try:
+            restore_adapter(study)
+            while not (reason := self._stop_reason()):
+                study.executor.start()
+                run_round(study, self._should_stop)
+        except BaseException as error:
+            is_interrupt = isinstance(error, KeyboardInterrupt)
+            # What was evaluated must be readable; a second error must not hide the first.
+            with contextlib.suppress(Exception):
+                save_record(study)
+            with contextlib.suppress(Exception):
+                self.emit(
+                    EventKind.INTERRUPTED if is_interrupt else EventKind.STOPPED, reason=str(error)
+                )
+            raise
+        self.emit(EventKind.FINISHED, max(len(study.rounds), 1), reason=reason)
+        return save_record(study)
+
+    def _open(self, held: ExitStack) -> Study:
+        directory, url = self.directory, self.storage_url
+        dead = held.enter_context(study_lock(directory))
         damages = repair(directory)
-        clock = Clock(directory)
-        log, keep = event_log(directory / LOG), status_keeper(directory, spec.search)
-
-        def emit(event: Event) -> None:
-            clock.keep()
-            log(event)
-            keep(event)
-            if observer:
-                observer(event)
-
+        self._rounds = read_rounds(directory)
+        self._clock = Clock(directory)
+        log = event_log(directory / LOG)
+        status = status_keeper(directory, self.spec.search)
+        self._send = all_of([log, status, *([self.observer] if self.observer else [])])
         for damage in damages:
-            emit(Event(EventKind.STATE_DAMAGED, len(read_rounds(directory)) + 1, asdict(damage)))
-        components = build_components(spec, where)
+            self.emit(EventKind.STATE_DAMAGED, **asdict(damage))
+        components = build_components(self.spec, self.source)
+        spec = components.spec
         if isinstance(spec.search.initial, InitialSpec):
             require_budgets(components.space, spec.search.initial, spec.search.average_bits)
-        changed = claim_directory(components.spec, directory)
-        held.enter_context(clock.session())
-        if storage_url:
-            # Before the lease, which may be stale for a moment after an outage: a study of the
-            # same name shall lose it to nobody else's.
-            require_own_experiment(storage_url, components.spec.name, directory)
-            lease = held.enter_context(study_lease(storage_url, components.spec.name, directory))
+        changed = claim_directory(spec, directory)
+        held.enter_context(self._clock.session())
+        lease = None
+        if url:
+            # Before the lease, which may be stale for a moment after an outage: no other study of
+            # the same name may take it then.
+            require_own_experiment(url, spec.name, directory)
+            lease = held.enter_context(study_lease(url, spec.name, directory))
             dead = dead or (lease.taken_over.owner if lease.taken_over else None)
         if dead:
-            emit(
-                Event(
-                    EventKind.TAKEN_OVER,
-                    len(read_rounds(directory)) + 1,
-                    {"owner": dead.describe()},
-                )
-            )
-        if changed or not _is_finished(directory):
-            record_session(directory, components, emit)
-        executor = held.enter_context(closing(open_executor(components, workers)))
-
-        def open_(prepare: Callable[[Engine], None]) -> Study:
-            def prepare_all(engine: Engine) -> None:
-                prepare(engine)
-                if storage_url:
-                    # What this process writes once another has taken the study stays out of it.
-                    listen(engine, "commit", lease.require)
-
-            return open_study(components, directory, storage_url, emit, executor, prepare_all)
-
-        held.callback(close_database)
-        study = open_(lambda engine: None)  # Fails at once where the database cannot be reached.
-        study.emit(EventKind.STARTED, len(read_rounds(directory)) + 1, rounds=spec.search.rounds)
-        if changed:
-            write_study_yaml(directory, components.spec)
-            study.emit(EventKind.LIMITS_CHANGED, len(read_rounds(directory)) + 1, changed=changed)
-        return _run(study, clock, open_, storage_wait)
-
-
-def _run(
-    study: Study, clock: Clock, open_: Callable[[Callable[[Engine], None]], Study], wait: float
-) -> StudyRecord:
-    """Run rounds until a limit is reached.
-
-    Args:
-        study: The open study.
-        clock: Its clock.
-        open_: Opens the study again, preparing the database's engine.
-        wait: Seconds to wait for the database.
-    """
-    directory = study.directory
-    cut_off = ReconnectPolicy(wait)
-
-    def emit(kind: EventKind, **fields: object) -> None:
-        study.emit(kind, len(read_rounds(directory)) + 1, **fields)
-
-    lost_at: float | None = None
-
-    def patient(engine: Engine) -> None:
-        # While the study is cut off, that is told already.
-        wait_for_connections(
-            engine, wait, lambda kind, **fields: None if lost_at else emit(kind, **fields)
+            self.emit(EventKind.TAKEN_OVER, owner=dead.describe())
+        sessions = read_sessions(directory)
+        if changed or (last_event(directory / LOG) or {}).get("event") != EventKind.FINISHED:
+            sessions = record_session(directory, components, self.emit)
+        executor = held.enter_context(closing(open_executor(components, self.workers)))
+        error = quantization_error(components, directory, self.emit)
+        database = open_database(directory, url, self.storage_wait, self.emit)
+        held.enter_context(closing(database))
+        if lease:
+            # What this process writes once another has taken the study stays out of it.
+            listen(database.engine, "commit", lease.require)
+        study = open_study(
+            components, directory, database, self._rounds, sessions, error, executor, self.emit
         )
+        self.emit(EventKind.STARTED, rounds=spec.search.rounds)
+        if changed:
+            write_study_yaml(directory, spec)
+            self.emit(EventKind.LIMITS_CHANGED, changed=changed)
+        return study
 
-    patient(get_engine())
-    try:
-        while True:
-            try:
-                if lost_at is not None:
-                    # What Ax has in memory may be ahead of what the database has.
-                    study = open_(patient)
-                    emit(EventKind.STORAGE_BACK, seconds=time.monotonic() - lost_at)
-                    lost_at = None
-                restore_adapter(study)
-                if reason := _stop_reason(study, clock):
-                    break
-                study.executor.start()
-                round = len(read_rounds(directory)) + 1
-                run_round(study, round, _time_is_up(study, clock, round))
-            except DBAPIError as error:
-                if not is_disconnect(error):
-                    raise
-                if lost_at is None:
-                    emit(EventKind.STORAGE_LOST, reason=one_line(error))
-                    lost_at = time.monotonic()
-                cut_off.pause(error, transactions_saved())
-    except BaseException as error:
-        # What was evaluated shall be readable; a second error must not hide the first.
-        with contextlib.suppress(Exception):
-            save_record(study)
-        with contextlib.suppress(Exception):
-            kind = (
-                EventKind.INTERRUPTED if isinstance(error, KeyboardInterrupt) else EventKind.STOPPED
-            )
-            study.emit(kind, len(read_rounds(directory)) + 1, reason=str(error))
-        raise
-    study.emit(EventKind.FINISHED, max(len(read_rounds(directory)), 1), reason=reason)
-    return save_record(study)
+    def _was_finished(self) -> bool:
+        """Return whether the round in work was finished once, before its file was damaged."""
+        return was_finished(self.directory, self.study.round)
 
+    def _should_stop(self) -> bool:
+        return not self._was_finished() and out_of_time(self.spec.search, self._clock.hours)
 
-def _is_finished(directory: Path) -> bool:
-    """Return whether the last session ran the study to a limit."""
-    return (last_event(directory / LOG) or {}).get("event") == "finished"
-
-
-def _time_is_up(study: Study, clock: Clock, round: int) -> Callable[[], bool]:
-    if was_finished(study.directory, round):
-        return lambda: False  # It has had its time.
-    return lambda: out_of_time(study.spec.search, clock.hours)
-
-
-def _stop_reason(study: Study, clock: Clock) -> str:
-    rounds = read_rounds(study.directory)
-    if was_finished(study.directory, len(rounds) + 1):
-        return ""  # What it needs is evaluated.
-    return stop_reason(
-        study.spec.search,
-        [state.record.hypervolume for state in rounds],
-        evaluations_before(study, len(rounds) + 1),
-        clock.hours,
-    )
+    def _stop_reason(self) -> str:
+        """Return why to stop; empty to run the round in work."""
+        if self._was_finished():
+            return ""  # What it needs is evaluated.
+        return stop_reason(
+            self.study.spec.search,
+            [state.record.hypervolume for state in self._rounds],
+            self.study.trials.count_before(self.study.round),
+            self._clock.hours,
+        )

@@ -22,33 +22,26 @@ from qsearch.storage.checkpoints import (
     write_adapter,
 )
 from qsearch.storage.paths import adapter_path
-from qsearch.storage.round_state import read_rounds
 from qsearch.study.context import Study
-from qsearch.study.recording import training_set_of
 
 
 def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainReport:
-    """Train on a set, or load what an earlier session has trained.
+    """Train on the trials of a set, or load what an earlier session has trained.
 
     Afterwards trainer and executor have the round's adapter as it was saved.
-
-    Args:
-        study: The open study.
-        round: Index of the round.
-        training_set: Trials of the set.
     """
     trainer = study.components.trainer
     if not adapter_path(study.directory, round).is_file():
         if round > 1:
             _load_before(study, round - 1)
-        configurations = [study.configuration(number) for number in training_set]
+        configurations = [study.trials.configuration(number) for number in training_set]
         trained = _train(study, round, configurations)
         write_adapter(study.directory, round, trainer.state(), trained)
         study.emit(
             EventKind.TRAINED,
             round,
             **{
-                # A trainer's own details do not hide what every event tells.
+                # A trainer's own details do not hide what every event has.
                 **{k: v for k, v in trained.details.items() if k not in ("kind", "round")},
                 "steps": trained.steps,
                 "seconds": trained.seconds,
@@ -68,7 +61,7 @@ def _load_before(study: Study, round: int) -> None:
     if adapter_path(study.directory, round).is_file():
         study.components.trainer.load_state(read_adapter(study.directory, round)[0])
     else:
-        train_round(study, round, training_set_of(study, round)[0])
+        train_round(study, round, study.training_set(round)[0])
 
 
 def restore_adapter(study: Study) -> None:
@@ -76,14 +69,11 @@ def restore_adapter(study: Study) -> None:
 
     It is needed to export; earlier ones are not. What was evaluated under it stays valid, since
     training it again gives the same adapter.
-
-    Args:
-        study: The open study.
     """
-    last = len(read_rounds(study.directory))
+    last = len(study.rounds)
     if last and not adapter_path(study.directory, last).is_file():
         study.executor.start()
-        train_round(study, last, training_set_of(study, last)[0])
+        train_round(study, last, study.training_set(last)[0])
 
 
 def _train(study: Study, round: int, configurations: Sequence[Configuration]) -> TrainReport:
@@ -111,11 +101,11 @@ def _train_apart(
     waiting = trainer.untrained(configurations, unfinished)
     done = 0
     study.emit(EventKind.TRAINING_CONFIGURATIONS, round, done=done, total=len(waiting))
-    for found in study.executor.train(waiting):
-        if isinstance(found, ExecutorEvent):
-            if found.kind:
-                study.emit(found.kind, round, **found.fields)
+    for outcome in study.executor.train(waiting):
+        if isinstance(outcome, ExecutorEvent):
+            if outcome.kind:
+                study.emit(outcome.kind, round, **outcome.fields)
             continue
-        trainer.adopt(found[1], configurations, unfinished)
+        trainer.adopt(outcome[1], configurations, unfinished)
         done += 1
         study.emit(EventKind.TRAINING_CONFIGURATIONS, round, done=done, total=len(waiting))

@@ -157,6 +157,9 @@ def test_a_sweep_of_adapters_has_one_for_each_budget_on_one_float_base(
     index = json.loads((out / "index.json").read_text())
     (three,) = [entry for entry in index["budgets"] if entry["bits"] == 3]
     components, configuration = picked(study, 3.0)
+    # The round's evaluation, which the study recorded, was of these logits too.
+    (evaluation,) = components.trainer.evaluate([configuration], "validation")
+    assert evaluation.loss == pytest.approx(three["loss"], abs=1e-5)
     base: Any = components.task.load_model(components.spec.model, seed=1).module
     for name, layer in configuration.items():
         weight = base.base_model.get_submodule(name).weight

@@ -42,12 +42,9 @@ def rounds_of(directory: Path) -> list[RoundRecord]:
 
 
 def tensors_of(directory: Path) -> dict[str, np.ndarray]:
-    """All tensors that the study saved: adapters, quantization errors, sensitivities.
-
-    The last number of an evaluation in full precision is the seconds that it took.
-    """
+    """All tensors that the study saved: adapters, quantization errors, sensitivities."""
     return {
-        f"{path.name} {name}": values[:-1] if name.startswith("full_precision") else values
+        f"{path.name} {name}": values
         for path in sorted((directory / "state").glob("*.safetensors"))
         for name, values in load_file(path).items()
     }
@@ -78,7 +75,7 @@ def test_same_seed_gives_the_same_tensors_bit_for_bit(study: Path, again: Path) 
 # What it ran on
 
 
-def test_the_study_tells_its_versions_machine_and_threads(study: Path) -> None:
+def test_the_study_records_its_versions_machine_and_threads(study: Path) -> None:
     (session,) = read_study(study).sessions
     for name in ("torch", "transformers", "peft", "tokenizers", "safetensors", "botorch"):
         assert session.versions[name] == metadata.version(name)
@@ -104,7 +101,7 @@ def test_the_studys_digests_are_those_of_its_model_and_its_texts(study: Path) ->
     assert session.inputs.data.keys() == {"train", "validation"}
 
 
-def test_report_and_export_tell_the_digests(study: Path, tmp_path: Path) -> None:
+def test_report_and_export_have_the_digests(study: Path, tmp_path: Path) -> None:
     (session,) = read_study(study).sessions
     page = (study / "report.html").read_text(encoding="utf-8")
     sums = [*session.inputs.model.values(), *(d.sha256 for d in session.inputs.data.values())]
@@ -115,7 +112,7 @@ def test_report_and_export_tell_the_digests(study: Path, tmp_path: Path) -> None
     assert [*facts["model_sha256"].values(), *facts["examples_sha256"].values()] == sums
 
 
-def test_a_study_refuses_other_examples_and_tells_of_another_number_of_threads(
+def test_a_study_refuses_other_examples_and_logs_another_number_of_threads(
     tmp_path: Path,
 ) -> None:
     yaml, out = write_tiny_study(tmp_path, "integer", (2.5, 6.0)), tmp_path / "run"
@@ -131,7 +128,7 @@ def test_a_study_refuses_other_examples_and_tells_of_another_number_of_threads(
     validation.write_text(rows)
     run_new(command("run", yaml, "--out", out), environment={"OMP_NUM_THREADS": "2"})
     events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    (told,) = [event for event in events if event["event"] == "environment changed"]
-    assert "threads: 1 → 2" in told["changed"]
+    (change,) = [event for event in events if event["event"] == "environment changed"]
+    assert "threads: 1 → 2" in change["changed"]
     second = read_study(out).sessions[-1]
     assert (second.machine.threads, second.inputs) == (2, first.inputs)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from ax.core.data import Data
 from hypothesis import settings
 
 from qsearch.study.run import run_study
-from tests.engine.support import FIXTURES, study_spec
+from tests.engine.support import FAULTS, FIXTURES, SMALL, results, study_spec
 
 # The same examples at each run, and no time limits: machines are shared.
 settings.register_profile("engine", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -36,3 +37,11 @@ def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
     directory = tmp_path_factory.mktemp("finished") / "run"
     run_study(study_spec(), directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Results of the small fake study with failures, run without interruption."""
+    directory = tmp_path_factory.mktemp("uninterrupted") / "run"
+    run_study(study_spec(**SMALL, trainer__faults=FAULTS), directory)
+    return results(directory)

@@ -18,6 +18,7 @@ import pytest
 from qsearch._arrays import Floats
 from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import open_engine
+from qsearch.monitoring.events import Event, Observer, read_events
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split
 from qsearch.plugins.registry import load_plugin
@@ -26,6 +27,7 @@ from qsearch.space.layers import FUSED_ROLES, LayerSpec
 from qsearch.space.space import Space
 from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.yaml_text import dump_yaml
+from qsearch.storage.paths import LOG
 from qsearch.storage.study_record import read_study
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -91,6 +93,16 @@ def errors_of(space: Space) -> Floats:
     return np.asarray(row * layers, dtype=np.float64)
 
 
+SMALL = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 2}
+"""Changes that make the fake study smaller."""
+
+FAULTS = [
+    {"kind": "nan", "layer": "block.0.key", "bits": 8},
+    {"kind": "error", "layer": "block.0.query", "bits": 4, "first_round": 2},
+]
+"""Failures in the set, among the candidates, and of what an earlier round has completed."""
+
+
 def study_values(**changes: Any) -> dict[str, Any]:
     """The fake study as the values of its YAML; changes name fields as ``section__field``."""
     values: dict[str, Any] = {
@@ -131,6 +143,28 @@ def write_study_yaml(path: Path, **changes: Any) -> Path:
 def results(directory: Path) -> pd.DataFrame:
     """What must not depend on interruptions: all of the trials but wall time."""
     return read_study(directory).trials.drop(columns="seconds")
+
+
+def events_of(directory: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of a kind in a study's log."""
+    return [line for line in read_events(directory / LOG) if line["event"] == kind]
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends a study from its observer."""
+
+
+def stopping_at(kind: str, count: int = 1, error: type[BaseException] = Stop) -> Observer:
+    """An observer that raises at an event that comes for the given time."""
+    seen = 0
+
+    def observe(event: Event) -> None:
+        nonlocal seen
+        seen += event.kind == kind
+        if event.kind == kind and seen == count:
+            raise error
+
+    return observe
 
 
 def evaluations_of(

@@ -22,7 +22,7 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split
 from qsearch.space.configuration import Configuration
 from qsearch.spec.failures import FailuresSpec
-from qsearch.study.evaluating import evaluations
+from qsearch.study.trial_evaluation import evaluated_trials
 from tests.engine.support import study_spec
 
 
@@ -276,6 +276,6 @@ def test_the_study_may_stop_while_no_worker_answers() -> None:
                 yield ExecutorEvent()
 
     study = SimpleNamespace(executor=Waiting(), emit=lambda kind, *_, **__: emitted.append(kind))
-    stream = evaluations(study, 1, [], should_stop=lambda: next(asked))  # type: ignore[arg-type]
+    stream = evaluated_trials(study, [], lambda: next(asked))  # type: ignore[arg-type]
     assert list(stream) == []
     assert emitted == []

@@ -22,13 +22,12 @@ from ax.utils.common.logger import set_ax_logger_levels
 
 from qsearch._arrays import Integers
 from qsearch.errors import InputError
-from qsearch.experiment import node as generation
 from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.search import searcher
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from tests.engine.support import INTEGER, errors_of, make_space
 
 SPACE = make_space(1, INTEGER, fused=True)
@@ -136,8 +135,8 @@ def test_uses_the_latest_round_alone() -> None:
         client.attach_data(number, raw_data={LOSS: (0.1 * number + 1, 0.0)}, progression=1)
     experiment = client._experiment
     node.update_generator_state(experiment, experiment.lookup_data())
-    assert node._evaluated.loss.tolist() == [1.0, 1.2, 1.3, 1.5]
-    used = [row.tobytes() for row in node._evaluated.index]
+    assert node.searcher._loss.tolist() == [1.0, 1.2, 1.3, 1.5]
+    used = [row.tobytes() for row in node.searcher._index]
     assert used == [keys(client)[n] for n in (0, 2, 3, 5)]
 
 
@@ -147,31 +146,31 @@ def test_new_losses_refit_the_surrogate_and_old_ones_do_not() -> None:
     experiment = client._experiment
     update = partial(node.update_generator_state, experiment)
     update(experiment.lookup_data())
-    fitted = node._surrogate
+    fitted = node.searcher._surrogate
     update(experiment.lookup_data())
-    assert node._surrogate is fitted
+    assert node.searcher._surrogate is fitted
     attach(client, sample_configurations(SPACE, 1, BITS, np.random.default_rng(9))[0], 0.2, 0)
     update(experiment.lookup_data())
-    assert node._surrogate is not fitted
+    assert node.searcher._surrogate is not fitted
 
 
 def test_new_scores_refit_the_surrogate() -> None:
     client = make_client()
     node, data = node_of(client), client._experiment.lookup_data()
     node.update_generator_state(client._experiment, data)
-    fitted = node._surrogate
+    fitted = node.searcher._surrogate
     node.use_scores(2 * SCORES[:, ::-1])
     node.update_generator_state(client._experiment, data)
-    assert node._surrogate is not None
-    assert node._surrogate is not fitted
-    assert node._surrogate.features is not fitted.features
+    assert node.searcher._surrogate is not None
+    assert node.searcher._surrogate is not fitted
+    assert node.searcher._surrogate.features is not fitted.features
 
 
 def test_a_batch_shares_one_pool_until_there_is_new_data(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    make = generation.candidate_pool
+    make = searcher.candidate_pool
     monkeypatch.setattr(
-        generation, "candidate_pool", lambda *given: (made.append(1), make(*given))[1]
+        searcher, "candidate_pool", lambda *given: (made.append(1), make(*given))[1]
     )
     client = make_client()
     for _ in range(3):
@@ -214,13 +213,11 @@ def saved_by_json(folder: Path) -> Client:
 
 @pytest.mark.parametrize("save", [saved_by_sqlite, saved_by_json])
 def test_saved_node_proposes_what_it_would_have_proposed(save: Any, tmp_path: Path) -> None:
-    loaded = save(tmp_path)
-    node, original = node_of(loaded), make_node(seed=7)
+    loaded, original = save(tmp_path), make_node(seed=7)
+    node = node_of(loaded)
     for name in ("space", "bits", "seed", "segments", "settings"):
-        assert getattr(node, name) == getattr(original, name)
-    assert node.scores is not None
-    assert np.array_equal(node.scores, SCORES)
-    assert node.correlation is not None
+        assert getattr(node.searcher, name) == getattr(original.searcher, name)
+    assert np.array_equal(node.scores, SCORES)  # type: ignore[arg-type]
     assert node.correlation == pytest.approx(CORRELATION, abs=1e-7)
     assert node.examples == EXAMPLES
     assert next_parameters(loaded) == next_parameters(make_client(node=original))
@@ -279,10 +276,10 @@ def test_with_a_number_of_examples_sampling_noise_is_part_of_the_surrogate() -> 
     )
     for node in (with_sampling_noise, without):
         next_parameters(make_client(node=node))
-    assert with_sampling_noise._surrogate is not None
-    assert with_sampling_noise._surrogate.posterior.sampling_noise.terms
-    assert without._surrogate is not None
-    assert not without._surrogate.posterior.sampling_noise.terms
+    assert with_sampling_noise.searcher._surrogate is not None
+    assert with_sampling_noise.searcher._surrogate.posterior.sampling_noise.terms
+    assert without.searcher._surrogate is not None
+    assert not without.searcher._surrogate.posterior.sampling_noise.terms
 
 
 def test_abandoned_trials_are_neither_waited_for_nor_proposed_again() -> None:
@@ -315,6 +312,5 @@ def test_space_of_any_knobs_is_saved(with_scores: bool) -> None:
     assert values.pop("__type") == "QsearchNode"
     loaded = bundle.decoder_registry["QsearchNode"](**json.loads(json.dumps(values)))
     assert loaded.space == space
-    assert isinstance(space, Space)
-    assert (loaded.bits, loaded.seed, loaded.segments) == ((2.0, 7.0), 3, 12)
+    assert (loaded.bits, loaded.searcher.seed, loaded.segments) == ((2.0, 7.0), 3, 12)
     assert np.array_equal(loaded.scores, scores) if with_scores else loaded.scores is None

@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from qsearch.errors import InputError, StudyBusyError
 from qsearch.experiment.lease import LeaseLostError, study_lease
-from qsearch.experiment.reading import read_experiment
+from qsearch.experiment.loading import read_experiment
 from qsearch.experiment.url import open_engine
 from qsearch.monitoring.events import Event, Observer
 from qsearch.sharing.listing import list_database

@@ -12,7 +12,7 @@ from qsearch.sharing.listing import list_database
 from tests.engine.support import make_tables_at_once
 
 
-@pytest.mark.parametrize("time", range(4))  # They do not collide each time.
+@pytest.mark.parametrize("time", range(2))  # They do not collide each time.
 def test_several_processes_make_the_tables_at_once(time: int, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     assert make_tables_at_once(url) == [0, 0, 0, 0]

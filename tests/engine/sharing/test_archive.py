@@ -23,7 +23,7 @@ from qsearch.cli import main as cli
 from qsearch.deployment.picking import pick_configuration
 from qsearch.errors import InputError, StudyBusyError
 from qsearch.experiment.lease import study_lease
-from qsearch.experiment.reading import read_experiment
+from qsearch.experiment.loading import read_experiment
 from qsearch.experiment.url import sqlite_url
 from qsearch.monitoring.events import Event
 from qsearch.sharing import restoring
@@ -96,7 +96,7 @@ def archive(stopped: Path) -> Path:
 def test_study_of_these_tests_has_trials_of_each_kind(stopped: Path) -> None:
     trials = experiment_in(sqlite_in(stopped)).trials
     assert {trial.status for trial in trials} == {"running", "completed", "failed", "abandoned"}
-    assert {trial.generated for trial in trials} == {True, False}
+    assert {trial.initial for trial in trials} == {True, False}
     assert {figure.round for trial in trials for figure in trial.figures} == {0, 1}
 
 

@@ -14,8 +14,6 @@ import pytest
 import torch
 
 from qsearch.errors import DamagedFileError, InputError
-from qsearch.experiment.client import open_client
-from qsearch.experiment.node import QsearchNode
 from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.protocols import TrainerState
 from qsearch.storage.checkpoints import read_adapter, write_adapter
@@ -187,67 +185,8 @@ def test_damaged_round_is_named(text: str, directory: Path) -> None:
         read_rounds(directory)
 
 
-def open_study(directory: Path, name: str = "study", url: str | None = None, blocks: int = 1):
-    space = make_space(blocks, INTEGER)
-    node = QsearchNode(space, (2.5, 6.0), seed=blocks)
-    return open_client(directory, url, name, space, node, "accuracy")
-
-
-def test_database_keeps_trials_and_node(directory: Path) -> None:
-    client, node = open_study(directory)
-    index = SPACE.uniform([3.0])[0]
-    number = client.attach_trial(dict(SPACE.parameters(index)), arm_name="uniform-0")
-    client.attach_data(
-        number, {"loss": (0.5, 0.1), "average_bits": (3, 0), "accuracy": (1, 0), "seconds": (1, 0)}
-    )
-    again, loaded = open_study(directory)
-    (trial,) = again._experiment.trials.values()
-    assert trial.arm.name == "uniform-0"
-    assert (SPACE.from_parameters(trial.arm.parameters) == index).all()
-    assert loaded is not node
-    assert loaded.space == node.space
-    assert (directory / "study.db").is_file()
-
-
-def test_database_elsewhere_is_used(directory: Path, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
-    open_study(directory, url=url)
-    assert (tmp_path / "elsewhere.db").is_file()
-    assert not (directory / "study.db").exists()
-
-
-def test_experiment_of_another_space_is_refused(directory: Path) -> None:
-    open_study(directory)
-    with pytest.raises(InputError, match="another search space"):
-        open_study(directory, blocks=2)
-    # Two studies of different names share a database.
-    open_study(directory, name="other", blocks=2)
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["nonsense", "sqlite:////dev/null/no/study.db", "nosuchdatabase://host/name"],
-)
-def test_storage_that_cannot_be_used_is_named(url: str, directory: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        open_study(directory, url=url)
-    assert str(caught.value).startswith(f"--storage {url!r}")
-
-
-def test_database_file_that_is_none_is_refused(directory: Path) -> None:
-    (directory / "study.db").write_text("this is not a database, but a text of some length\n" * 99)
-    with pytest.raises(InputError, match=r"study\.db"):
-        open_study(directory)
-
-
 def test_round_file_is_readable_json(directory: Path) -> None:
     write_round(directory, ROUND)
     loaded = json.loads((directory / "state" / "round-1.json").read_text())
     assert loaded["next_set"] == [0, 2]
     assert loaded["record"]["hypervolume"] == 0.5
-
-
-def test_a_password_is_not_shown_even_in_a_url_that_cannot_be_parsed(directory: Path) -> None:
-    with pytest.raises(InputError) as caught:
-        open_study(directory, url="postgres//user:secret@host/name")
-    assert "secret" not in str(caught.value)

@@ -17,11 +17,7 @@ from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.study_record import read_study
 from qsearch.study.full_precision import full_precision
 from qsearch.study.run import run_study
-from tests.engine.support import evaluations_of, results, study_spec
-
-
-def events(directory: Path, kind: str) -> list[dict[str, Any]]:
-    return [line for line in read_events(directory / "log.jsonl") if line["event"] == kind]
+from tests.engine.support import evaluations_of, events_of, results, study_spec
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -39,7 +35,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_each_round_has_the_score_of_its_own_adapter(finished: Path) -> None:
-    for round, entry in enumerate(read_study(finished).rounds):
+    for round, entry in enumerate(read_study(finished).rounds, start=1):
         gain = float(read_adapter(finished, round)[0].tensors["gain"])
         assert entry.full_precision == Evaluation(0.3 + gain / 1000, 0.01, 0.75, 0.02, 0.5)
 
@@ -51,11 +47,11 @@ def test_it_counts_for_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(made) == len(read_study(tmp_path).rounds)
 
 
-def test_it_is_told_as_a_phase_of_its_own(finished: Path) -> None:
+def test_it_is_a_phase_of_its_own(finished: Path) -> None:
     history = replay(read_events(finished / "log.jsonl"))
     phases = [phase for phase in history.phases if phase.phase == Phase.FULL_PRECISION]
     assert [(phase.round, phase.complete) for phase in phases] == [(1, True), (2, True)]
-    found = [line["loss"] for line in events(finished, "measured full precision")]
+    found = [line["loss"] for line in events_of(finished, "measured full precision")]
     assert found == [entry.full_precision.loss for entry in read_study(finished).rounds]  # type: ignore[union-attr]
 
 
@@ -70,14 +66,14 @@ def test_what_was_measured_is_not_measured_again(
             run_study(spec, tmp_path)
     made = counted(monkeypatch)
     run_study(spec, tmp_path)
-    assert len(events(tmp_path, "measuring full precision")) == 2
+    assert len(events_of(tmp_path, "measuring full precision")) == 2
     scores = [entry.full_precision for entry in read_study(tmp_path).rounds]
     if outcome == "works":
         assert len(made) == 1
         assert scores == [entry.full_precision for entry in read_study(finished).rounds]
     else:
         assert scores == [None, None]
-        assert len(events(tmp_path, "full precision failed")) == 2
+        assert len(events_of(tmp_path, "full precision failed")) == 2
 
 
 @pytest.mark.parametrize(
@@ -88,7 +84,7 @@ def test_what_was_measured_is_not_measured_again(
         ("slow", "took longer than failures.timeout_seconds: 0.5"),
     ],
 )
-def test_a_failure_is_told_and_the_study_goes_on(
+def test_a_failure_is_logged_and_the_study_continues(
     outcome: str, reason: str, finished: Path, tmp_path: Path
 ) -> None:
     spec = study_spec(
@@ -96,20 +92,20 @@ def test_a_failure_is_told_and_the_study_goes_on(
     )
     run_study(spec, tmp_path)
     assert read_study(tmp_path).rounds[0].full_precision is None
-    (told,) = events(tmp_path, "full precision failed")
-    assert told["reason"].startswith(reason)
-    assert_frame_equal(results(tmp_path), results(finished).query("round == 0"))
+    (line,) = events_of(tmp_path, "full precision failed")
+    assert line["reason"].startswith(reason)
+    assert_frame_equal(results(tmp_path), results(finished).query("round == 1"))
 
 
-def test_a_trainer_that_cannot_tell_leaves_it_out(tmp_path: Path) -> None:
+def test_a_trainer_that_cannot_measure_it_leaves_it_out(tmp_path: Path) -> None:
     run_study(study_spec(trainer__name="whole", search__rounds=1), tmp_path)
     assert read_study(tmp_path).rounds[0].full_precision is None
-    assert not events(tmp_path, "measuring full precision")
+    assert not events_of(tmp_path, "measuring full precision")
 
 
 def test_once_time_is_up_it_is_left_to_a_later_session(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     trainer = load_plugin("trainers", "fake").__new__(load_plugin("trainers", "fake"))
     study: Any = SimpleNamespace(directory=tmp_path, components=SimpleNamespace(trainer=trainer))
-    assert full_precision(study, 0, lambda: True) is None
+    assert full_precision(study, 1, lambda: True) is None
     assert not list((tmp_path / "state").iterdir())

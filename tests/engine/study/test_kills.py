@@ -1,4 +1,4 @@
-"""Studies whose process dies at any file that is moved into place and any commit, and goes on."""
+"""Studies whose process dies at any file moved into place and any commit, and that resume."""
 
 from __future__ import annotations
 
@@ -21,23 +21,16 @@ from qsearch.errors import QsearchError
 from qsearch.plugins.registry import load_plugin
 from qsearch.spec.study_spec import StudySpec
 from qsearch.study.run import run_study
-from tests.engine.support import in_child, results, study_spec
+from tests.engine.support import FAULTS, SMALL, in_child, results, study_spec
 
-SMALL = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 2}
-# Failures in the set, among the candidates, and of what a former round has completed.
-FAULTS = [
-    {"kind": "nan", "layer": "block.0.key", "bits": 8},
-    {"kind": "error", "layer": "block.0.query", "bits": 4, "first_round": 1},
-]
 STUDIES = {
     "plain": study_spec(**SMALL, trainer__faults=FAULTS),
-    "screened": study_spec(**SMALL, search__screening={"factor": 2}, task__name="counting"),
-    "probed": study_spec(**SMALL, search__scores="measured"),
+    "sampling noise": study_spec(**SMALL, task__name="counting"),
     "random": study_spec(**SMALL, search__propose="random"),
     "saving steps": study_spec(**SMALL, trainer__name="resuming"),
     "tried again": study_spec(**SMALL, name="tried again"),
 }
-TESTED = 5
+TESTED = 4
 """States of each study that are tested. QSEARCH_EVERY_KILL=1 tests all, which takes minutes."""
 
 
@@ -114,7 +107,7 @@ def test_a_study_killed_at_any_point_resumes_to_the_uninterrupted_result(
 ) -> None:
     """What a killed process leaves is what its directory held at that moment."""
     spec, expected, states = whole
-    assert len(states) > 100
+    assert len(states) > 90
     tested = len(states) if os.environ.get("QSEARCH_EVERY_KILL") else TESTED
     draw = np.random.default_rng(0)
     for part in np.array_split(np.arange(len(states)), tested):

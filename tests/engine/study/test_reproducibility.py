@@ -11,12 +11,10 @@ from pandas.testing import assert_frame_equal
 
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import results, study_spec
-
-SMALL = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 1}
+from tests.engine.support import SMALL, results, study_spec
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.integers(0, 2**31 - 1))
 def test_equal_seeds_give_equal_studies(
     tmp_path_factory: pytest.TempPathFactory, seed: int
@@ -33,7 +31,7 @@ def test_equal_seeds_give_equal_studies(
         assert one.train_losses == other.train_losses
 
 
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.integers(0, 2**31 - 2))
 def test_neighbouring_seeds_give_other_studies(
     tmp_path_factory: pytest.TempPathFactory, seed: int

@@ -1,4 +1,4 @@
-"""What ``search`` can leave out: the parts of the method, one by one."""
+"""What ``search`` can leave out: the components of the method, one by one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,6 @@ from tests.engine.support import evaluations_of, results, study_spec
 def run(directory: Path, **changes: object) -> StudyRecord:
     run_study(study_spec(search__rounds=3, **changes), directory)
     return read_study(directory)
-
-
-def evaluated(record: StudyRecord, round: int) -> pd.DataFrame:
-    return record.trials[record.trials["round"] == round]
 
 
 def test_random_proposals_are_new_random_configurations(tmp_path: Path) -> None:
@@ -60,21 +56,21 @@ def test_a_set_that_keeps_all_grows_by_the_candidates(tmp_path: Path) -> None:
 
 def test_without_segments_the_next_set_is_the_front(tmp_path: Path) -> None:
     record = run(tmp_path / "run", search__keep="front")
-    rows = evaluated(record, 0)
+    rows = record.trials[record.trials["round"] == 1]
     points = rows[["loss", "average_bits"]].to_numpy()
     expected = set(rows["trial"][non_dominated(points)])
     assert set(record.rounds[1].training_set) == expected
 
 
-def test_walks_can_be_left_out(tmp_path: Path) -> None:
-    without = run(tmp_path / "without", search__walks=False)
-    with_walks = run(tmp_path / "with")
+def test_local_search_can_be_left_out(tmp_path: Path) -> None:
+    without = run(tmp_path / "without", search__local_search=False)
+    with_it = run(tmp_path / "with")
     assert len(without.trials) > 6
-    found = [set(record.trials["configuration"]) for record in (without, with_walks)]
+    found = [set(record.trials["configuration"]) for record in (without, with_it)]
     assert found[0] != found[1]
 
 
-def test_a_study_goes_on_with_the_options_it_began_with_alone(tmp_path: Path) -> None:
+def test_a_study_resumes_with_the_options_it_began_with_alone(tmp_path: Path) -> None:
     run(tmp_path / "run")
     with pytest.raises(InputError, match=r"search\.keep"):
         run(tmp_path / "run", search__keep="all")

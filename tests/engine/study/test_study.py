@@ -1,24 +1,18 @@
-"""The loop: its rounds, its failures, and going on where it stopped."""
+"""The loop: its rounds, its failures, and how it resumes where it stopped."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import sqlalchemy
 from pandas.testing import assert_frame_equal
 
 from qsearch.errors import InputError, QsearchError, StudyBusyError
-from qsearch.monitoring.events import Event
+from qsearch.monitoring.events import Event, read_events
 from qsearch.plugins.components import build_components
 from qsearch.plugins.registry import load_plugin
 from qsearch.search.pareto import (
@@ -35,23 +29,18 @@ from qsearch.storage.round_state import read_rounds
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study import recording
 from qsearch.study.run import run_study
-from tests.engine.support import in_child, results, study_spec
+from tests.engine.support import (
+    FAULTS,
+    SMALL,
+    Stop,
+    events_of,
+    in_child,
+    results,
+    stopping_at,
+    study_spec,
+)
 
-# Failures in the set, among the candidates, and of what a former round has completed.
-FAULTS = [
-    {"kind": "nan", "layer": "block.0.key", "bits": 8},
-    {"kind": "error", "layer": "block.0.query", "bits": 4, "first_round": 1},
-]
-SMALL = {
-    "trainer__blocks": 1,
-    "search__initial": 5,
-    "search__candidates": 2,
-    "trainer__faults": FAULTS,
-}
-
-
-def log_of(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+FAILING = study_spec(**SMALL, trainer__faults=FAULTS)
 
 
 # Rounds
@@ -60,7 +49,7 @@ def log_of(directory: Path) -> list[dict[str, Any]]:
 def test_first_round_trains_on_the_initial_set(finished: Path) -> None:
     record = read_study(finished)
     assert record.rounds[0].training_set == tuple(range(6))
-    first = record.trials[(record.trials["round"] == 0) & (record.trials["trial"] < 6)]
+    first = record.trials[(record.trials["round"] == 1) & (record.trials["trial"] < 6)]
     assert set(first["method"]) == {"uniform", "allocated", "random"}
     assert first["seen"].all()
 
@@ -69,7 +58,7 @@ def test_each_later_round_trains_on_the_segmented_front_of_the_one_before(finish
     record = read_study(finished)
     edges = segment_edges((2.25, 6.0), 8)
     assert record.segment_edges == tuple(edges)
-    rows = record.trials[record.trials["round"] == 0]
+    rows = record.trials[record.trials["round"] == 1]
     kept = segmented_front(rows[["loss", "average_bits"]].to_numpy(), edges)
     assert record.rounds[1].training_set == tuple(rows.loc[kept, "trial"])
     assert 2 < kept.sum() < len(rows)
@@ -79,7 +68,7 @@ def test_each_round_evaluates_its_set_and_its_candidates(finished: Path) -> None
     record = read_study(finished)
     for entry in record.rounds:
         rows = record.trials[record.trials["round"] == entry.round]
-        candidates = [6 + 2 * entry.round, 7 + 2 * entry.round]
+        candidates = [4 + 2 * entry.round, 5 + 2 * entry.round]
         assert sorted(rows["trial"]) == sorted({*entry.training_set, *candidates})
         assert set(rows.loc[rows["method"] == "search", "trial"]) >= set(candidates)
 
@@ -100,7 +89,7 @@ def test_no_configuration_is_evaluated_twice_in_a_round(finished: Path) -> None:
 def test_losses_are_those_of_the_adapter_of_their_round(finished: Path) -> None:
     components = build_components(load_spec(finished / "study.yaml"))
     trials = read_study(finished).trials
-    for round in (0, 1):
+    for round in (1, 2):
         components.trainer.load_state(read_adapter(finished, round)[0])
         for _, row in trials[trials["round"] == round].iterrows():
             (again,) = components.trainer.evaluate([row_configuration(row)], "validation")
@@ -123,7 +112,7 @@ def test_average_bits_segments_and_front_agree_with_the_configurations(finished:
 
 def test_hypervolume_is_measured_from_the_first_rounds_reference(finished: Path) -> None:
     record = read_study(finished)
-    first = record.trials[record.trials["round"] == 0]
+    first = record.trials[record.trials["round"] == 1]
     reference = reference_point(first["loss"].to_numpy(), (2.25, 6.0))
     assert record.reference_point == pytest.approx(reference)
     for entry in record.rounds:
@@ -134,33 +123,16 @@ def test_hypervolume_is_measured_from_the_first_rounds_reference(finished: Path)
 
 
 def test_log_tells_the_story_in_order(finished: Path) -> None:
-    kinds = [(line["event"], line["round"]) for line in log_of(finished)]
+    kinds = [(line["event"], line["round"]) for line in read_events(finished / "log.jsonl")]
+    of_a_round = ("round started", "trained", "searched", "round finished")
     story = [
-        ("measured quantization error", 0),
-        ("started", 0),
-        ("round started", 0),
-        ("trained", 0),
-        ("searched", 0),
-        ("round finished", 0),
-        ("round started", 1),
-        ("trained", 1),
-        ("searched", 1),
-        ("round finished", 1),
-        ("finished", 1),
+        ("measured quantization error", 1),
+        ("started", 1),
+        *((kind, round) for round in (1, 2) for kind in of_a_round),
+        ("finished", 2),
     ]
     assert [entry for entry in kinds if entry in story] == story
-    assert kinds.count(("evaluated", 0)) == 8
-
-
-def test_same_seed_gives_the_same_study_and_another_seed_another(
-    finished: Path, tmp_path: Path
-) -> None:
-    run_study(study_spec(), tmp_path / "same")
-    assert_frame_equal(results(tmp_path / "same"), results(finished), check_exact=True)
-    run_study(study_spec(seed=4, search__rounds=1), tmp_path / "other")
-    assert not results(tmp_path / "other")["configuration"].isin(
-        results(finished).query("method == 'random'")["configuration"]
-    ).all()  # fmt: skip
+    assert kinds.count(("evaluated", 1)) == 8
 
 
 def test_returned_record_is_what_the_files_say(tmp_path: Path) -> None:
@@ -180,7 +152,7 @@ def test_tied_layers_share_their_configuration_in_every_trial(tmp_path: Path) ->
             assert len(fused) == 1
 
 
-def test_search_betters_the_front_of_random_trials(tmp_path: Path) -> None:
+def test_search_has_a_greater_hypervolume_than_random_trials(tmp_path: Path) -> None:
     """With equal numbers of evaluations."""
     volumes = {}
     for name, changes in {
@@ -228,7 +200,7 @@ def failing(*faults: dict[str, Any], **changes: Any) -> StudySpec:
         ("error", "EvaluationError: the fake trainer was asked to fail"),
     ],
 )
-def test_failed_configuration_keeps_its_reason_and_the_study_goes_on(
+def test_failed_configuration_keeps_its_reason_and_the_study_continues(
     kind: str, reason: str, tmp_path: Path
 ) -> None:
     fault = {"kind": kind, "layer": "block.0.query", "bits": 2}
@@ -247,21 +219,21 @@ def test_failed_configuration_keeps_its_reason_and_the_study_goes_on(
     assert failed["trial"].is_unique
     assert len(record.rounds) == 2
     assert not set(record.rounds[1].training_set) & set(failed["trial"])
-    told = [line for line in log_of(tmp_path / "run") if line["event"] == "failed"]
-    assert {line["trial"] for line in told} == set(failed["trial"])
-    assert all(line["reason"].startswith(reason) for line in told)
+    logged = events_of(tmp_path / "run", "failed")
+    assert {line["trial"] for line in logged} == set(failed["trial"])
+    assert all(line["reason"].startswith(reason) for line in logged)
 
 
 def test_configuration_that_fails_in_a_later_round_keeps_its_earlier_rows(tmp_path: Path) -> None:
-    fault = {"kind": "error", "layer": "block.0.query", "bits": 3, "first_round": 1}
+    fault = {"kind": "error", "layer": "block.0.query", "bits": 3, "first_round": 2}
     record = run_study(failing(fault, search__rounds=3), tmp_path / "run")
     failed = record.trials[record.trials["status"] == "failed"]
-    earlier = failed[failed["round"] == 1].merge(
-        record.trials[record.trials["round"] == 0], on="trial"
+    earlier = failed[failed["round"] == 2].merge(
+        record.trials[record.trials["round"] == 1], on="trial"
     )
     assert len(earlier) > 0
     assert (earlier["status_y"] == "completed").all()
-    third = record.trials[record.trials["round"] == 2]
+    third = record.trials[record.trials["round"] == 3]
     assert not set(third["trial"]) & set(earlier["trial"])
 
 
@@ -275,12 +247,12 @@ def test_every_evaluation_failing_ends_the_study_with_a_reason(tmp_path: Path) -
 
 
 def test_every_evaluation_failing_later_keeps_the_first_round(tmp_path: Path) -> None:
-    spec = failing({"kind": "nan", "first_round": 1}, failures__rate=1.0)
+    spec = failing({"kind": "nan", "first_round": 2}, failures__rate=1.0)
     with pytest.raises(QsearchError, match="round 2: every evaluation failed"):
         run_study(spec, tmp_path / "run")
     record = read_study(tmp_path / "run")
     assert len(record.rounds) == 1
-    assert (record.latest["round"] == 0).all()
+    assert (record.latest["round"] == 1).all()
 
 
 def test_training_that_raises_loses_nothing(
@@ -290,7 +262,7 @@ def test_training_that_raises_loses_nothing(
     original = trainer.train
 
     def fail(self: Any, configurations: Any, round: int, progress: Any = None) -> Any:
-        if round == 1:
+        if round == 2:
             raise RuntimeError("out of memory")
         return original(self, configurations, round, progress)
 
@@ -315,85 +287,12 @@ def test_a_trainers_details_hide_nothing_of_the_log(
 
     monkeypatch.setattr(trainer, "train", telling)
     run_study(study_spec(**SMALL), tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
-    trained = [line for line in lines if line["event"] == "trained"]
-    assert [(line["round"], line["steps"], line["own"]) for line in trained] == [
-        (0, 3, 5.0),
-        (1, 3, 5.0),
-    ]
+    trained = events_of(tmp_path / "run", "trained")
+    values = [(line["round"], line["steps"], line["own"]) for line in trained]
+    assert values == [(1, 3, 5.0), (2, 3, 5.0)]
 
 
-# Going on
-
-
-def run_quietly(directory: Path, **changes: Any) -> None:
-    run_study(study_spec(**SMALL | changes), directory)
-
-
-def run_and_die_at(directory: Path, tick: int | None, counted: Path | None = None) -> None:
-    """Run the small study; die without clean-up at a tick, or count the ticks.
-
-    Ticks are every event, every commit of the database, and every file moved into place.
-    """
-    ticks = 0
-
-    def count(*_: object) -> None:
-        nonlocal ticks
-        ticks += 1
-        if ticks == tick:
-            os._exit(9)
-
-    def count_renames(event: str, _: object) -> None:
-        if event == "os.rename":
-            count()
-
-    sys.addaudithook(count_renames)
-    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "commit", count)
-    run_study(study_spec(**SMALL), directory, observer=count)
-    if counted:
-        counted.write_text(str(ticks))
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, int]:
-    """Results of the small study, and how many ticks it takes."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    assert in_child(partial(run_and_die_at, folder / "run", None, folder / "ticks")) == 0
-    table = results(folder / "run")
-    failed = table[table["status"] == "failed"]
-    assert set(failed["round"]) == {0, 1}
-    return table, int((folder / "ticks").read_text())
-
-
-def test_study_killed_over_and_over_resumes_to_the_uninterrupted_result(
-    uninterrupted: tuple[pd.DataFrame, int], tmp_path: Path
-) -> None:
-    expected, _ = uninterrupted
-    codes = []
-    for attempt in range(30):
-        codes.append(in_child(partial(run_and_die_at, tmp_path / "run", 50 + attempt % 7)))
-        if codes[-1] == 0:
-            break
-    assert codes.count(9) >= 4
-    assert codes[-1] == 0
-    assert_frame_equal(results(tmp_path / "run"), expected, check_exact=True)
-
-
-class Stop(Exception):  # noqa: N818
-    """Ends a study from its observer."""
-
-
-def stopping_at(kind: str, count: int, error: type[BaseException]) -> Callable[[Event], None]:
-    seen = 0
-
-    def observe(event: Event) -> None:
-        nonlocal seen
-        if event.kind == kind:
-            seen += 1
-            if seen == count:
-                raise error
-
-    return observe
+# Resuming
 
 
 @pytest.mark.parametrize(
@@ -411,20 +310,19 @@ def test_study_stopped_by_an_exception_resumes_to_the_uninterrupted_result(
     error: type[BaseException],
     kind: str,
     count: int,
-    uninterrupted: tuple[pd.DataFrame, int],
+    uninterrupted: pd.DataFrame,
     tmp_path: Path,
 ) -> None:
-    spec = study_spec(**SMALL)
     with pytest.raises(error):
-        run_study(spec, tmp_path / "run", observer=stopping_at(kind, count, error))
+        run_study(FAILING, tmp_path / "run", observer=stopping_at(kind, count, error))
     stopped = read_study(tmp_path / "run").trials
-    assert len(stopped) < len(uninterrupted[0])
-    run_study(spec, tmp_path / "run")
-    assert_frame_equal(results(tmp_path / "run"), uninterrupted[0], check_exact=True)
+    assert len(stopped) < len(uninterrupted)
+    run_study(FAILING, tmp_path / "run")
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
     # What was trained or evaluated before is not done again, nor what failed tried again.
     done = [
         (line["event"], line["round"], line.get("trial"))
-        for line in log_of(tmp_path / "run")
+        for line in read_events(tmp_path / "run" / "log.jsonl")
         if line["event"] in ("trained", "evaluated", "failed")
     ]
     assert len(done) == len(set(done))
@@ -437,7 +335,7 @@ def test_interruption_is_logged(tmp_path: Path) -> None:
             tmp_path / "run",
             observer=stopping_at("evaluated", 1, KeyboardInterrupt),
         )
-    assert log_of(tmp_path / "run")[-1]["event"] == "interrupted"
+    assert read_events(tmp_path / "run" / "log.jsonl")[-1]["event"] == "interrupted"
     assert len(read_study(tmp_path / "run").trials) == 1
 
 
@@ -445,24 +343,23 @@ def test_results_can_be_read_while_a_round_is_evaluated(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(recording, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(recording, "_MOST_SAVING", float("inf"))
+    monkeypatch.setattr(recording, "MAX_SAVING", float("inf"))
     counts: list[int] = []
 
     def observe(event: Event) -> None:
         if event.kind == "evaluated":
             counts.append(len(read_study(tmp_path / "run").trials))
 
-    run_study(study_spec(search__rounds=1), tmp_path / "run", observer=observe)
+    run_study(study_spec(**SMALL, search__rounds=1), tmp_path / "run", observer=observe)
     assert counts == list(range(len(counts)))
 
 
-def test_finished_study_runs_nothing_again(uninterrupted: Any, tmp_path: Path) -> None:
-    run_quietly(tmp_path / "run")
-    before, lines = results(tmp_path / "run"), len(log_of(tmp_path / "run"))
-    run_quietly(tmp_path / "run")
-    assert_frame_equal(results(tmp_path / "run"), before, check_exact=True)
-    new = [line["event"] for line in log_of(tmp_path / "run")[lines:]]
-    assert set(new) <= {"started", "finished"}
+def test_finished_study_runs_nothing_again(finished: Path) -> None:
+    before, lines = results(finished), len(read_events(finished / "log.jsonl"))
+    run_study(study_spec(trainer__noise=0.002), finished)  # A default that is written out.
+    assert_frame_equal(results(finished), before, check_exact=True)
+    new = read_events(finished / "log.jsonl")[lines:]
+    assert [line["event"] for line in new] == ["started", "finished"]
 
 
 @pytest.mark.parametrize(
@@ -490,7 +387,7 @@ def test_changed_study_is_refused_and_nothing_is_lost(
 
 
 def test_a_start_that_measured_nothing_leaves_its_directory_to_another_study(
-    uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> Any:
         raise InputError("trainer.device 'cuda' cannot be used")
@@ -498,41 +395,36 @@ def test_a_start_that_measured_nothing_leaves_its_directory_to_another_study(
     with monkeypatch.context() as patch:
         patch.setattr(load_plugin("trainers", "fake"), "quantization_error", refuse)
         with pytest.raises(InputError, match="cuda"):
-            run_quietly(tmp_path / "run", seed=99, name="other")
-    run_quietly(tmp_path / "run")
-    assert_frame_equal(results(tmp_path / "run"), uninterrupted[0], check_exact=True)
-    assert load_spec(tmp_path / "run" / "study.yaml").seed == study_spec().seed
+            run_study(study_spec(**SMALL, seed=99, name="other"), tmp_path / "run")
+    run_study(FAILING, tmp_path / "run")
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
+    assert load_spec(tmp_path / "run" / "study.yaml").seed == FAILING.seed
 
 
 def test_a_directory_belongs_to_its_study_once_errors_are_measured(tmp_path: Path) -> None:
-    observer = stopping_at("measured quantization error", 1, Stop)
+    observer = stopping_at("measured quantization error")
     with pytest.raises(Stop):
         run_study(study_spec(**SMALL), tmp_path / "run", observer=observer)
     with pytest.raises(InputError, match="seed: 3 → 99"):
-        run_quietly(tmp_path / "run", seed=99)
+        run_study(study_spec(**SMALL, seed=99), tmp_path / "run")
 
 
 def test_a_directory_whose_measurement_was_deleted_still_belongs_to_its_study(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(Stop):
-        run_study(study_spec(**SMALL), tmp_path / "run", observer=stopping_at("started", 1, Stop))
+        run_study(study_spec(**SMALL), tmp_path / "run", observer=stopping_at("started"))
     (tmp_path / "run" / "state" / "quantization_error.safetensors").unlink()
     with pytest.raises(InputError, match="seed: 3 → 99"):
-        run_quietly(tmp_path / "run", seed=99)
+        run_study(study_spec(**SMALL, seed=99), tmp_path / "run")
 
 
-def test_study_given_more_rounds_goes_on_as_if_it_had_them_from_the_start(tmp_path: Path) -> None:
-    run_quietly(tmp_path / "run", search__rounds=1)
-    run_quietly(tmp_path / "run", search__rounds=2)
-    run_quietly(tmp_path / "from the start", search__rounds=2)
-    assert_frame_equal(
-        results(tmp_path / "run"), results(tmp_path / "from the start"), check_exact=True
-    )
-
-
-def test_defaults_written_out_are_no_change(finished: Path) -> None:
-    run_study(study_spec(trainer__noise=0.002), finished)
+def test_study_given_more_rounds_resumes_as_if_it_had_them_from_the_start(
+    uninterrupted: pd.DataFrame, tmp_path: Path
+) -> None:
+    run_study(study_spec(**SMALL, trainer__faults=FAULTS, search__rounds=1), tmp_path / "run")
+    run_study(FAILING, tmp_path / "run")
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
 
 
 def test_second_process_on_a_directory_is_refused(tmp_path: Path) -> None:
@@ -549,7 +441,7 @@ def test_second_process_on_a_directory_is_refused(tmp_path: Path) -> None:
 
 def test_database_elsewhere_serves_run_and_resume(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
-    observer = stopping_at("evaluated", 3, Stop)
+    observer = stopping_at("evaluated", 3)
     with pytest.raises(Stop):
         run_study(study_spec(**SMALL), tmp_path / "run", url, observer)
     record = run_study(study_spec(**SMALL), tmp_path / "run", url)
@@ -580,7 +472,7 @@ def test_directory_with_results_but_no_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_round_that_failed_as_a_whole_is_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = load_plugin("trainers", "fake")
 
@@ -590,13 +482,10 @@ def test_round_that_failed_as_a_whole_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "evaluate", fail)
         with pytest.raises(QsearchError, match="device lost"):
-            run_study(study_spec(**SMALL), tmp_path / "run")
+            run_study(FAILING, tmp_path / "run")
     assert (read_study(tmp_path / "run").trials["status"] == "failed").all()
-    run_study(study_spec(**SMALL), tmp_path / "run")
-    run_study(study_spec(**SMALL), tmp_path / "never failed")
-    assert_frame_equal(
-        results(tmp_path / "run"), results(tmp_path / "never failed"), check_exact=True
-    )
+    run_study(FAILING, tmp_path / "run")
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
 
 
 # Disks

@@ -1,4 +1,4 @@
-"""Estimated losses of a study that models sampling noise separately."""
+"""The end of a round: its estimated losses, its front and the next set."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ import numpy as np
 import pytest
 
 from qsearch.plugins.components import build_components
-from qsearch.search.layer_scores import weighted_scores
 from qsearch.search.pareto import segmented_front
 from qsearch.spec.study_spec import load_spec
-from qsearch.storage.measurements import read_measurement
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study.run import run_study
-from qsearch.surrogate.error_correlation import error_correlation
-from qsearch.surrogate.features import score_features
 from qsearch.surrogate.surrogate import fit_surrogate
+from tests.engine.study.test_searching import EXAMPLES, features_of
 from tests.engine.support import study_spec
-
-EXAMPLES = 4
-"""Validation examples of the fake task that counts them."""
 
 FAULTS = [{"kind": "nan", "layer": "block.0.key", "bits": 8}]
 
@@ -36,53 +30,44 @@ def counted(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return directory
 
 
-def test_it_is_what_the_surrogate_predicts_once_it_has_seen_the_whole_round(counted: Path) -> None:
-    components = build_components(load_spec(counted / "study.yaml"))
+def test_the_estimated_loss_is_what_the_surrogate_predicts_of_the_whole_round(
+    counted: Path,
+) -> None:
+    space = build_components(load_spec(counted / "study.yaml")).space
     trials = read_study(counted).trials
-    for round in (0, 1):
-        error = read_measurement(counted, "quantization_error")
-        sensitivity = read_measurement(counted, f"sensitivity-{round}")
-        assert error is not None
-        assert sensitivity is not None
-        scores = weighted_scores(components.space, error, sensitivity)
-        features = score_features(components.space, scores, error_correlation(components.quantizer))
+    for round in (1, 2):
         rows = trials[(trials["round"] == round) & (trials["status"] == "completed")]
-        index = np.array(
-            [components.space.encode(row_configuration(row)) for _, row in rows.iterrows()]
-        )
+        index = np.array([space.encode(row_configuration(row)) for _, row in rows.iterrows()])
+        features = features_of(counted, round)
         surrogate = fit_surrogate(features, index, rows["loss"].to_numpy(), EXAMPLES)
         mean, std = surrogate.predict(index)
         assert rows["estimated_loss"].to_numpy() == pytest.approx(mean.numpy(), abs=1e-9)
         assert rows["estimated_loss_std"].to_numpy() == pytest.approx(std, abs=1e-9)
+        assert (rows["estimated_loss"] - rows["loss"]).abs().min() > 0
+        assert (rows["estimated_loss_std"] > 0).all()
 
 
-def test_it_is_another_than_what_was_observed(counted: Path) -> None:
-    completed = read_study(counted).trials.query("status == 'completed'")
-    assert (completed["estimated_loss"] - completed["loss"]).abs().min() > 0
-    assert (completed["estimated_loss_std"] > 0).all()
-
-
-def test_failed_evaluations_have_none(counted: Path) -> None:
+def test_failed_evaluations_have_no_estimated_loss(counted: Path) -> None:
     failed = read_study(counted).trials.query("status == 'failed'")
     assert len(failed)
     assert failed["estimated_loss"].isna().all()
     assert failed["estimated_loss_std"].isna().all()
 
 
-def test_the_front_and_the_next_set_go_by_it(counted: Path) -> None:
+def test_the_front_and_the_next_set_go_by_the_estimated_loss(counted: Path) -> None:
     record = read_study(counted)
     edges = np.array(record.segment_edges)
     observed_too = []
-    for round in (0, 1):
+    for round in (1, 2):
         rows = record.trials[record.trials["round"] == round].query("status == 'completed'")
         expected = segmented_front(rows[["estimated_loss", "average_bits"]].to_numpy(), edges)
         assert (expected == rows["on_front"]).all()
         observed = segmented_front(rows[["loss", "average_bits"]].to_numpy(), edges)
         observed_too.append((expected == observed).all())
-        if round == 0:
+        if round == 1:
             assert record.rounds[1].training_set == tuple(rows.loc[expected, "trial"])
     assert not all(observed_too)  # Or this study could not tell one from the other.
 
 
-def test_without_sampling_noise_told_apart_there_is_none(finished: Path) -> None:
+def test_without_a_number_of_examples_there_is_no_estimated_loss(finished: Path) -> None:
     assert read_study(finished).trials["estimated_loss"].isna().all()

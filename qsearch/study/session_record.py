@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event, EventKind, Observer
+from qsearch.monitoring.events import Emit, EventKind
 from qsearch.plugins.capabilities import SupportsInputDigests
 from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.digests import Inputs
@@ -21,19 +21,16 @@ from qsearch.provenance.session import (
 from qsearch.storage.directory import has_results
 from qsearch.storage.files import write_state
 from qsearch.storage.paths import SESSIONS
-from qsearch.storage.round_state import read_rounds
 from qsearch.storage.session_files import read_sessions
 
 
-def record_session(directory: Path, components: StudyComponents, observer: Observer) -> None:
-    """Write down what this session runs on, and tell what changed since the one before.
+def record_session(directory: Path, components: StudyComponents, emit: Emit) -> tuple[Session, ...]:
+    """Record what this session runs on, and report what changed since the one before.
 
     Call it before anything is measured; model and data may be loaded for it.
 
-    Args:
-        directory: The study's directory.
-        components: The study.
-        observer: Told of another machine, other versions or other source code.
+    Returns:
+        The sessions, this one included.
 
     Raises:
         InputError: If the directory has results of another model or other examples.
@@ -49,12 +46,13 @@ def record_session(directory: Path, components: StudyComponents, observer: Obser
     )
     for earlier in before:
         _require_same_inputs(directory, earlier.inputs, session.inputs)
-    sessions = [session_values(entry) for entry in (*before, session)]
-    write_state(directory / SESSIONS, {"sessions": sessions})
+    sessions = (*before, session)
+    values = [session_values(entry) for entry in sessions]
+    write_state(directory / SESSIONS, {"sessions": values})
     changed = environment_changes(before[-1], session) if before else []
     if changed:
-        round = len(read_rounds(directory)) + 1
-        observer(Event(EventKind.ENVIRONMENT_CHANGED, round, {"changed": changed}))
+        emit(EventKind.ENVIRONMENT_CHANGED, changed=changed)
+    return sessions
 
 
 def _inputs(components: StudyComponents) -> Inputs:

@@ -1,8 +1,7 @@
-"""What a round's search predicts of its candidates before they are evaluated, in whole studies."""
+"""A round's candidates and what is predicted of them before they are evaluated."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,9 @@ from qsearch.storage.round_state import read_candidates
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study.run import run_study
 from qsearch.surrogate.error_correlation import error_correlation
-from qsearch.surrogate.features import score_features
+from qsearch.surrogate.features import Features, score_features
 from qsearch.surrogate.surrogate import fit_surrogate
-from tests.engine.support import evaluations_of, results, study_spec
+from tests.engine.support import SMALL, evaluations_of, results, study_spec
 
 COUNTED = study_spec(task__name="counting", search__candidates=4)
 EXAMPLES = 4
@@ -31,35 +30,41 @@ EXAMPLES = 4
 @pytest.fixture(scope="module")
 def counted(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a study whose task counts its examples."""
-    directory = tmp_path_factory.mktemp("predicted") / "run"
+    directory = tmp_path_factory.mktemp("counted") / "run"
     run_study(COUNTED, directory)
     return directory
 
 
-def test_it_is_what_the_surrogate_of_the_set_predicts_of_observed_losses(counted: Path) -> None:
-    components, record = build_components(load_spec(counted / "study.yaml")), read_study(counted)
-    error = read_measurement(counted, "quantization_error")
+def features_of(directory: Path, round: int) -> Features:
+    """What the surrogate of a round starts from."""
+    components = build_components(load_spec(directory / "study.yaml"))
+    error = read_measurement(directory, "quantization_error")
+    sensitivity = read_measurement(directory, f"sensitivity-{round}")
     assert error is not None
+    assert sensitivity is not None
+    scores = weighted_scores(components.space, error, sensitivity)
+    return score_features(components.space, scores, error_correlation(components.quantizer))
+
+
+def test_a_predicted_loss_is_what_the_surrogate_of_the_set_predicts_of_observed_losses(
+    counted: Path,
+) -> None:
+    record = read_study(counted)
+    space = build_components(load_spec(counted / "study.yaml")).space
     for entry in record.rounds:
-        sensitivity = read_measurement(counted, f"sensitivity-{entry.round}")
-        assert sensitivity is not None
-        scores = weighted_scores(components.space, error, sensitivity)
-        features = score_features(components.space, scores, error_correlation(components.quantizer))
         rows = record.trials[record.trials["round"] == entry.round]
         of_set = rows["trial"].isin(entry.training_set)
-        index = np.array(
-            [components.space.encode(row_configuration(row)) for _, row in rows.iterrows()]
-        )
+        index = np.array([space.encode(row_configuration(row)) for _, row in rows.iterrows()])
         losses = rows["loss"][of_set].to_numpy()
+        features = features_of(counted, entry.round)
         surrogate = fit_surrogate(features, index[of_set], losses, EXAMPLES)
         mean, std = surrogate.predict_observed(index[~of_set])
         candidates = rows[~of_set]
         assert candidates["predicted_loss"].to_numpy() == pytest.approx(mean.numpy(), abs=1e-9)
-        found = candidates["predicted_loss_std"].to_numpy()
-        assert found == pytest.approx(std.numpy(), abs=1e-9)
+        assert candidates["predicted_loss_std"].to_numpy() == pytest.approx(std.numpy(), abs=1e-9)
 
 
-def test_only_candidates_of_the_very_round_have_one(counted: Path) -> None:
+def test_only_candidates_of_the_very_round_have_a_predicted_loss(counted: Path) -> None:
     record = read_study(counted)
     for entry in record.rounds:
         rows = record.trials[record.trials["round"] == entry.round]
@@ -71,16 +76,18 @@ def test_only_candidates_of_the_very_round_have_one(counted: Path) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    [study_spec(), study_spec(search__propose="random")],
-    ids=["where sampling noise is not told apart", "random candidates"],
+    [study_spec(**SMALL), study_spec(**SMALL, search__propose="random")],
+    ids=["without sampling noise", "random candidates"],
 )
-def test_there_is_one_whatever_the_search(spec: StudySpec, tmp_path: Path) -> None:
+def test_candidates_have_a_predicted_loss_whatever_the_search(
+    spec: StudySpec, tmp_path: Path
+) -> None:
     run_study(spec, tmp_path)
     trials = read_study(tmp_path).trials
     assert trials["predicted_loss"].notna().sum() == spec.search.rounds * spec.search.candidates
 
 
-def test_failed_candidates_have_none(tmp_path: Path) -> None:
+def test_failed_candidates_have_no_predicted_loss(tmp_path: Path) -> None:
     fault = {"kind": "nan", "layer": "block.0.key", "bits": 3}
     run_study(study_spec(trainer__faults=[fault], search__candidates=6), tmp_path)
     failed = read_study(tmp_path).trials.query("status == 'failed' and method == 'search'")
@@ -88,9 +95,9 @@ def test_failed_candidates_have_none(tmp_path: Path) -> None:
     assert failed["predicted_loss"].isna().all()
 
 
-@pytest.mark.parametrize("is_forgotten", [False, True])
-def test_a_study_that_goes_on_has_the_same_ones(
-    is_forgotten: bool, counted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_resumed_study_has_the_same_candidates_and_predicted_losses(
+    is_deleted: bool, counted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     initial = COUNTED.search.initial_count
     with monkeypatch.context() as patch:
@@ -98,16 +105,19 @@ def test_a_study_that_goes_on_has_the_same_ones(
         with pytest.raises(KeyboardInterrupt):
             run_study(COUNTED, tmp_path)
     assert read_study(tmp_path).trials["predicted_loss"].notna().sum() == 2
-    if is_forgotten:
-        delete(candidates_path(tmp_path, 0))
+    if is_deleted:
+        delete(candidates_path(tmp_path, 1))
     run_study(COUNTED, tmp_path)
     assert_frame_equal(results(tmp_path), results(counted))
 
 
-@pytest.mark.parametrize("old", [{"chosen": [3, 4], "screened_out": [5]}, [3, 4]])
-def test_candidates_of_earlier_versions_have_none(old: object, tmp_path: Path) -> None:
-    path = tmp_path / "candidates-1.json"
-    path.write_text(json.dumps(old))
-    found = read_candidates(path)
-    assert found.chosen == (3, 4)
-    assert found.predicted == {}
+def test_a_lowered_limit_holds_for_candidates_that_were_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SMALL | {"search__candidates": 4}
+    with monkeypatch.context() as patch:
+        evaluations_of(patch, stop_at=6)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study_spec(**options), tmp_path)
+    run_study(study_spec(**options, search__stop__evaluations=7), tmp_path)
+    assert len(read_study(tmp_path).trials) == 7

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,19 +12,14 @@ from qsearch.errors import InputError
 from qsearch.monitoring.events import Event
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.registry import load_plugin
-from qsearch.storage.paths import SESSIONS, STUDY_FILE
 from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import study_spec
+from tests.engine.support import Stop, study_spec
 
 INPUTS = Inputs({"model.safetensors": "a" * 64}, {"train": ExamplesDigest(9, "b" * 64)})
 OTHER_EXAMPLES = replace(INPUTS, data={"train": ExamplesDigest(9, "c" * 64)})
 OTHER_MODEL = replace(INPUTS, model={"model.safetensors": "d" * 64})
-
-
-class Stop(Exception):  # noqa: N818
-    """Ends a study from its observer."""
 
 
 def run(directory: Path, stop_at: str | None = None) -> list[Event]:
@@ -48,7 +41,7 @@ def run(directory: Path, stop_at: str | None = None) -> list[Event]:
 
 
 def with_inputs(patch: pytest.MonkeyPatch, inputs: Inputs) -> None:
-    """Have the fake trainer tell its model and examples."""
+    """Have the fake trainer report its model and examples."""
     patch.setattr(load_plugin("trainers", "fake"), "inputs", inputs)
 
 
@@ -85,7 +78,7 @@ def test_a_finished_study_that_is_run_again_has_no_further_session(tmp_path: Pat
     assert len(read_study(tmp_path / "run").sessions) == 1
 
 
-def test_another_machine_is_told_and_the_study_goes_on(tmp_path: Path) -> None:
+def test_another_machine_is_reported_and_the_study_continues(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     run(tmp_path / "run", stop_at="trained")
     torch.set_num_threads(threads + 1)
@@ -93,12 +86,12 @@ def test_another_machine_is_told_and_the_study_goes_on(tmp_path: Path) -> None:
         events = run(tmp_path / "run")
     finally:
         torch.set_num_threads(threads)
-    (told,) = [event for event in events if event.kind == "environment changed"]
-    assert f"threads: {threads} → {threads + 1}" in told.fields["changed"]
+    (change,) = [event for event in events if event.kind == "environment changed"]
+    assert f"threads: {threads} → {threads + 1}" in change.fields["changed"]
     assert events[-1].kind == "finished"
 
 
-def test_the_same_machine_is_not_told(tmp_path: Path) -> None:
+def test_the_same_machine_is_not_reported(tmp_path: Path) -> None:
     run(tmp_path / "run", stop_at="trained")
     assert "environment changed" not in [event.kind for event in run(tmp_path / "run")]
 
@@ -110,7 +103,7 @@ def test_the_same_machine_is_not_told(tmp_path: Path) -> None:
         (OTHER_MODEL, f"model model.safetensors: {'a' * 64} → {'d' * 64}"),
     ],
 )
-def test_a_study_does_not_go_on_with_another_model_or_other_examples(
+def test_a_study_does_not_resume_with_another_model_or_other_examples(
     other: Inputs, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_inputs(monkeypatch, INPUTS)
@@ -136,7 +129,7 @@ def test_before_anything_is_measured_examples_may_change(
     assert session.inputs == OTHER_EXAMPLES
 
 
-def test_what_cannot_be_found_out_ends_no_study(
+def test_facts_that_cannot_be_found_out_end_no_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -145,17 +138,3 @@ def test_what_cannot_be_found_out_ends_no_study(
     (session,) = read_study(tmp_path / "run").sessions
     assert session.sources == {}
     assert session.machine.processor is None
-
-
-def test_a_study_of_an_earlier_version_is_read_and_gone_on_with(tmp_path: Path) -> None:
-    run(tmp_path / "run", stop_at="searched")
-    for path in (tmp_path / "run").glob(f"{SESSIONS}*"):
-        path.unlink()
-    study: dict[str, Any] = json.loads((tmp_path / "run" / STUDY_FILE).read_text())
-    del study["sessions"], study["checksum"]
-    (tmp_path / "run" / STUDY_FILE).write_text(json.dumps(study))
-    record = read_study(tmp_path / "run")
-    assert record.sessions == ()
-    assert record.versions == study["versions"]
-    run(tmp_path / "run")
-    assert len(read_study(tmp_path / "run").sessions) == 1

@@ -1,0 +1,115 @@
+"""A round's trials evaluated: results saved as they come, failures counted and retried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+
+from qsearch.errors import QsearchError
+from qsearch.execution.executor import ExecutorEvent, Failure, Result
+from qsearch.monitoring.events import EventKind
+from qsearch.storage.files import delete
+from qsearch.storage.paths import LOG, candidates_path
+from qsearch.study.context import Study
+from qsearch.study.recording import PeriodicRecord
+
+
+def evaluate_trials(
+    study: Study,
+    numbers: Sequence[int],
+    phase: EventKind,
+    should_stop: Callable[[], bool],
+    planned: int,
+) -> None:
+    """Evaluate those trials that have no result in the round in work.
+
+    Args:
+        study: The open study; its trainer has the round's adapter.
+        numbers: The trials.
+        phase: The event that announces them.
+        should_stop: Asked before each result; once it says so, nothing more is evaluated.
+        planned: Evaluations of the round, of which failures are a share.
+
+    Raises:
+        QsearchError: If more of them failed than the study tolerates.
+    """
+    round, trials = study.round, study.trials
+    waiting = trials.without_result(numbers, round)
+    study.emit(phase, round, total=len(waiting))
+    record = PeriodicRecord(study)
+    with closing(evaluated_trials(study, waiting, should_stop)) as results:
+        for done, (number, result) in enumerate(results, start=1):
+            if isinstance(result, Failure):
+                trials.save_failure(number, round, result.reason)
+                study.emit(EventKind.FAILED, round, trial=number, reason=result.reason)
+                _require_rate(study, round, planned)
+                continue
+            trials.save_result(number, round, result)
+            study.emit(
+                EventKind.EVALUATED,
+                round,
+                trial=number,
+                average_bits=trials.average_bits(number),
+                loss=result.loss,
+                metric=result.metric,
+                seconds=result.seconds,
+                done=done,
+                total=len(waiting),
+            )
+            record.save_if_due()
+
+
+def evaluated_trials(
+    study: Study, numbers: Sequence[int], should_stop: Callable[[], bool]
+) -> Generator[tuple[int, Result]]:
+    """Yield trials with their results, in the order in which these are known.
+
+    Closing the generator stops the workers, too.
+    """
+    configurations = [study.trials.configuration(number) for number in numbers]
+    with closing(study.executor.evaluate(configurations)) as outcomes:
+        while not should_stop():
+            outcome = next(outcomes, None)
+            if outcome is None:
+                return
+            if not isinstance(outcome, ExecutorEvent):
+                yield numbers[outcome[0]], outcome[1]
+            elif outcome.kind is not None:  # Else only to ask whether time is up.
+                fields = dict(outcome.fields)
+                if outcome.position is not None:
+                    fields["trial"] = numbers[outcome.position]
+                study.emit(outcome.kind, study.round, **fields)
+
+
+def first_reason(study: Study, round: int) -> str:
+    """Return why the round's first failed trial failed."""
+    return next(iter(study.trials.failed_in(round).values()), "no reason given")
+
+
+def retry_failed(study: Study, round: int, planned: int, to_evaluate: Sequence[int]) -> None:
+    """Take back the failures of an unfinished round that ended the study.
+
+    Such a round has a common cause, like a full device, that may be gone. Where something else
+    ended the study, failures are kept, as if it had never stopped.
+    """
+    trials = study.trials
+    failed = trials.failed_in(round)
+    evaluated = trials.evaluated_in(round)
+    all_failed = not evaluated and not trials.without_result(to_evaluate, round)
+    if not failed or (not all_failed and study.spec.failures.tolerates(len(failed), planned)):
+        return
+    if not evaluated:
+        # Without a single loss nothing was searched; the retried round searches.
+        delete(candidates_path(study.directory, round))
+    study.emit(EventKind.RETRYING, round, trials=trials.retry(round))
+
+
+def _require_rate(study: Study, round: int, planned: int) -> None:
+    """Stop the study once more of a round's evaluations have failed than it tolerates."""
+    failures, failed = study.spec.failures, len(study.trials.failed_in(round))
+    if not failures.tolerates(failed, planned):
+        raise QsearchError(
+            f"round {round}: {failed} of {planned} evaluations failed, more than failures.rate"
+            f" {failures.rate:g} allows, first with: {first_reason(study, round)}; all reasons are"
+            f" in {study.directory / LOG}; the same command tries these again"
+        )

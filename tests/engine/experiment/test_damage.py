@@ -1,0 +1,149 @@
+"""Databases that are damaged, or differ from their study's directory: one message refuses them."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from qsearch.errors import InputError
+from qsearch.experiment.url import storage_errors
+from qsearch.storage.paths import DATABASE, TRIALS_FILE
+from qsearch.study.run import StudySession, run_study
+from tests.engine.support import (
+    SMALL,
+    Stop,
+    command,
+    results,
+    stopping_at,
+    study_spec,
+    write_study_yaml,
+)
+
+SPEC = study_spec(**SMALL)
+DAMAGES = 100
+
+
+@pytest.fixture(scope="module")
+def whole(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a study that stopped while round 2 was evaluated; read-only for tests."""
+    directory = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.raises(Stop):
+        run_study(SPEC, directory, observer=stopping_at("evaluated", 9))
+    return directory
+
+
+@pytest.fixture
+def stopped(whole: Path, tmp_path: Path) -> Path:
+    """A copy of that directory."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def change(directory: Path, statement: str) -> None:
+    with closing(sqlite3.connect(directory / DATABASE)) as connection, connection:
+        assert connection.execute(statement).rowcount > 0
+
+
+def open_session(directory: Path) -> pd.DataFrame:
+    """Open a study as a run does, and return what it then holds."""
+    with storage_errors(directory), StudySession(SPEC, directory):
+        return results(directory)
+
+
+def test_flipped_bytes_are_refused_with_one_message_or_change_nothing(
+    whole: Path, tmp_path: Path
+) -> None:
+    content, expected = (whole / DATABASE).read_bytes(), results(whole)
+    draw = np.random.default_rng(0)
+    outcomes: Counter[str] = Counter()
+    for case in range(DAMAGES):
+        damaged = np.frombuffer(content, dtype=np.uint8).copy()
+        places = draw.integers(len(damaged), size=(1, 20, 200)[case % 3])
+        damaged[places] ^= draw.integers(1, 256, size=len(places)).astype(np.uint8)
+        directory = shutil.copytree(whole, tmp_path / "run", dirs_exist_ok=True)
+        (directory / DATABASE).write_bytes(damaged.tobytes())
+        said = ""
+        try:
+            assert_frame_equal(open_session(directory), expected, check_exact=True)
+        except InputError as error:
+            said = str(error)
+        assert not said or (str(directory) in said and "restore" in said), said
+        outcomes["refused" if said else "unharmed"] += 1
+    assert outcomes["refused"] > DAMAGES / 4
+    assert outcomes["unharmed"] > 0
+
+
+def test_text_that_is_not_utf8_is_one_message_and_exit_code_2(
+    stopped: Path, tmp_path: Path
+) -> None:
+    """SQLite quotes the name of the broken table in its own message."""
+    path = stopped / DATABASE
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"CREATE TABLE trial_v2", b"CREATE TABLE trial_\xff2"))
+    study = write_study_yaml(tmp_path / "study.yaml", **SMALL)
+    ran = command(["run", study, "--out", stopped])
+    assert ran.returncode == 2
+    assert "Traceback" not in ran.stderr
+    assert f"{path}: damaged: " in ran.stderr
+    assert "restore it together with the study's directory" in " ".join(ran.stderr.split())
+
+
+def test_a_file_that_is_not_a_database_is_refused(stopped: Path) -> None:
+    (stopped / DATABASE).write_text("this is not a database, but a text of some length\n" * 99)
+    with pytest.raises(InputError, match=r"study\.db.*not a database"):
+        open_session(stopped)
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_changed_loss_of_the_round_in_work_is_refused(is_recorded: bool, stopped: Path) -> None:
+    if not is_recorded:
+        saved = pd.read_parquet(stopped / TRIALS_FILE)
+        assert set(saved["round"]) == {1, 2}
+        (stopped / TRIALS_FILE).unlink()
+        (stopped / f"{TRIALS_FILE}.previous").unlink()
+    change(
+        stopped,
+        "UPDATE data_v2 SET data_json = replace(data_json, '0.', '0.1')"
+        " WHERE trial_index = (SELECT max(trial_index) FROM data_v2 WHERE data_json LIKE '%:2.0%')",
+    )
+    source = "trials.parquet" if is_recorded else "log.jsonl"
+    with pytest.raises(InputError, match=rf"{source}: of trial \d+ in round \d .*restore"):
+        open_session(stopped)
+
+
+@pytest.mark.parametrize("figure", ["loss", "average_bits", "metric"])
+def test_a_log_with_another_figure_is_refused(figure: str, stopped: Path) -> None:
+    log = stopped / "log.jsonl"
+    head, separator, tail = log.read_text().rpartition(f'"{figure}": ')
+    log.write_text(f"{head}{separator}9{tail}")
+    with pytest.raises(InputError, match=r"log\.jsonl: of trial \d+ in round 2"):
+        open_session(stopped)
+
+
+def test_half_a_line_of_a_log_and_foreign_lines_are_ignored(stopped: Path) -> None:
+    with (stopped / "log.jsonl").open("a") as log:
+        log.write('{"event": "evaluated", "round": "x", "trial": [1], "loss": null}\n')
+        log.write('{"event": "evaluated", "round": 2, "tr')
+    open_session(stopped)
+
+
+def test_a_database_that_lacks_trials_is_refused(stopped: Path) -> None:
+    change(stopped, "DELETE FROM trial_v2 WHERE [index] > 4")
+    with pytest.raises(InputError, match="trials are missing; restore it"):
+        open_session(stopped)
+    change(stopped, "DELETE FROM data_v2 WHERE trial_index > 4")
+    with pytest.raises(InputError, match=r"has 5 trials .*restore the database"):
+        open_session(stopped)
+
+
+def test_a_deleted_loss_of_a_finished_round_is_refused(stopped: Path) -> None:
+    change(stopped, "DELETE FROM data_v2 WHERE trial_index = 0")
+    with pytest.raises(InputError, match=r"trial 0 in round 1 .* the database has nothing"):
+        open_session(stopped)
