@@ -20,7 +20,7 @@ from benchmarks.paper_text import prepare_text
 from qsearch.plugins.capabilities import SupportsCheckpoints
 from qsearch.plugins.components import build_components
 from qsearch.search.initial_set import initial_configurations
-from qsearch.storage.checkpoints import unfinished_training
+from qsearch.storage.checkpoints import read_checkpoint
 
 CONFIGURATIONS = 48
 
@@ -89,7 +89,7 @@ def _trained(study: Path, seed: int) -> list[Seen]:
     evaluations = []
     for turn, components in enumerate((first, second)):
         assert isinstance(components.trainer, SupportsCheckpoints)
-        unfinished = unfinished_training(directory, turn)
+        unfinished = read_checkpoint(directory, turn)
         components.trainer.train_resumably(configurations[turn::2], 0, None, unfinished)
         evaluations.append(components.trainer.evaluate(configurations, "test"))
     found = []

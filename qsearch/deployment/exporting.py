@@ -19,7 +19,7 @@ from qsearch.plugins.capabilities import SupportsFormatCheck
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import read_study_yaml
-from qsearch.storage.files import read_or_previous, to_standard_error, write_json
+from qsearch.storage.files import write_json
 from qsearch.storage.paths import STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_figures
 
@@ -103,8 +103,7 @@ def _figures(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
 def _components(directory: Path, record: StudyRecord, format: str, to: Path) -> StudyComponents:
     """Return the study's parts, once it is clear that they can write there."""
     path = directory / STUDY_YAML
-    spec = read_or_previous(path, read_study_yaml, to_standard_error)
-    components = build_components(spec, str(path))
+    components = build_components(read_study_yaml(path), str(path))
     formats = components.trainer.export_formats
     if format not in formats:
         raise InputError(f"--format {format!r}: trainer {record.trainer!r} writes {list(formats)}")

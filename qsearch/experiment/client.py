@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ax.api.client import Client
 from ax.api.configs import StorageConfig
+from ax.core.experiment import Experiment
 from ax.exceptions.core import AxParameterWarning
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store import db
@@ -17,6 +18,7 @@ from ax.storage.sqa_store.db import (
     init_engine_and_session_factory,
     session_scope,
 )
+from ax.storage.sqa_store.save import save_experiment
 from ax.storage.sqa_store.sqa_classes import SQAExperiment
 from ax.utils.common.logger import set_ax_logger_levels
 from sqlalchemy import inspect, select, text
@@ -29,6 +31,7 @@ from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
 from qsearch.experiment.reconnecting import is_disconnect
 from qsearch.experiment.schema import create_tables
+from qsearch.experiment.transactions import one_transaction
 from qsearch.experiment.url import (
     DAMAGE_SIGNS,
     RESTORE,
@@ -41,7 +44,7 @@ from qsearch.experiment.url import (
     without_password,
 )
 from qsearch.space.space import Space
-from qsearch.storage.paths import DATABASE
+from qsearch.storage.paths import DATABASE, RESTORED
 from qsearch.storage.round_state import read_rounds
 from qsearch.storage.session_files import database_identity
 
@@ -54,6 +57,7 @@ def open_client(
     node: QsearchNode,
     metric: str,
     prepare: Callable[[Engine], None] = lambda engine: None,
+    rebuild: Callable[[], Experiment] | None = None,
 ) -> tuple[Client, QsearchNode]:
     """Load the study's Ax experiment, or make it.
 
@@ -65,6 +69,7 @@ def open_client(
         node: The generation node of a new experiment.
         metric: Name of the task metric, which is tracked.
         prepare: Called with the database's engine before it is used.
+        rebuild: Makes the experiment of a directory that was restored from an archive.
 
     Returns:
         The client and the node it generates with: the reloaded one, if there was one.
@@ -87,6 +92,11 @@ def open_client(
         prepare(get_engine())
         _require_whole(get_engine(), shown)
         create_tables(get_engine())
+        restored = directory / RESTORED
+        if rebuild and restored.exists() and not _has_experiment(name):
+            with one_transaction():
+                save_experiment(rebuild(), config=registry_bundle().sqa_config)
+            restored.unlink()
         if not _has_experiment(name):
             _require_unstarted(directory, name, shown)
             client = Client(storage_config=storage)
@@ -205,5 +215,6 @@ def _require_unstarted(directory: Path, name: str, shown: str) -> None:
     if any((directory / "state").glob("adapter-*")):
         raise InputError(
             f"{shown}: holds no experiment {name!r}, but {directory} has results of it; give the"
-            " --storage it was run with, or restore the database"
+            " --storage it was run with, restore the database, or archive and restore the"
+            " directory, which makes a new one"
         )

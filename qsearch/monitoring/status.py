@@ -21,8 +21,7 @@ from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.yaml_loader import MAX_BYTES, parse_yaml
 from qsearch.storage.bounded_reading import read_text
 from qsearch.storage.clock import read_seconds
-from qsearch.storage.lock import dead_owner, lock_owner
-from qsearch.storage.owner import Owner
+from qsearch.storage.lock import Owner, dead_owner, lock_owner
 from qsearch.storage.paths import CLOCK, STUDY_FILE, TRIALS_FILE
 from qsearch.storage.study_record import StudyRecord, read_study
 
@@ -223,7 +222,7 @@ def study_status(directory: Path, now: float | None = None) -> StudyStatus:
     # A study has no results yet while it loads its model and measures quantization errors.
     is_new = version is None and (owner is not None or bool(lines))
     notes: list[str] = []
-    record = None if is_new else read_study(directory, notes.append)
+    record = None if is_new else read_study(directory)
     history = replay(lines, read_progress(directory))
     search = _read_search(directory)
     phase = history.current if owner else None

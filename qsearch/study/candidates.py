@@ -11,7 +11,6 @@ from ax.exceptions.generation_strategy import GenerationStrategyCompleted
 from qsearch.experiment.transactions import one_transaction
 from qsearch.experiment.trial_table import evaluated_in
 from qsearch.monitoring.events import EventKind
-from qsearch.storage.files import delete
 from qsearch.storage.paths import candidates_path
 from qsearch.storage.round_state import Candidates, read_candidates, write_candidates
 from qsearch.study.context import Study
@@ -43,16 +42,19 @@ def find_candidates(
     if not path.is_file():
         if not _generate(study, round, first, wanted, should_stop):
             return []
-        chosen = _trials_since(study, first)[:wanted]
+        trials = _trials_since(study, first)
+        chosen = trials[:wanted]
         predicted = _predicted(study, round, members, chosen)
-        write_candidates(study.directory, round, Candidates(tuple(chosen), predicted))
+        configurations = {number: study.configuration(number).to_json() for number in trials}
+        candidates = Candidates(tuple(chosen), predicted, configurations)
+        write_candidates(study.directory, round, candidates)
         study.emit(EventKind.SEARCHED, round, candidates=len(chosen))
     return list(read_candidates(path).chosen[:wanted])
 
 
 def delete_candidates(directory: Path, round: int) -> None:
     """Delete what a round's search found, so that it searches again."""
-    delete(candidates_path(directory, round))
+    candidates_path(directory, round).unlink(missing_ok=True)
 
 
 def _forget_unknown(study: Study, round: int) -> None:

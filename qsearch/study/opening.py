@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from sqlalchemy.engine import Engine
 
-from qsearch._arrays import Floats
+from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.execution.executor import Executor
 from qsearch.experiment.client import open_client
 from qsearch.experiment.consistency import require_agreement
 from qsearch.experiment.node import QsearchNode
+from qsearch.experiment.rebuilding import rebuilt_experiment
 from qsearch.experiment.transactions import one_transaction
 from qsearch.monitoring.events import Event, EventKind, Observer
 from qsearch.plugins.capabilities import SupportsFootprint
@@ -55,6 +56,7 @@ def open_study(
     """Open the study's experiment with its initial trials, new or as it was left."""
     search, seed = components.spec.search, components.spec.seed
     error = _quantization_error(components, directory, observer)
+    initial = _initial(components, error)
     client, node = open_client(
         directory,
         storage_url,
@@ -69,11 +71,19 @@ def open_study(
         ),
         components.task.metric.name,
         prepare,
+        lambda: rebuilt_experiment(
+            directory,
+            components.spec.name,
+            components.space,
+            components.task.metric.name,
+            initial,
+            "random" if search.propose == "random" else "search",
+        ),
     )
     _keep_footprint(components, directory)
     edges = segment_edges(search.average_bits, search.segments)
     study = Study(directory, components, client, node, error, edges, observer, executor)
-    _attach_initial(study, error)
+    _attach_initial(study, initial)
     table = trial_rows(study)
     require_agreement(directory, table, len(read_rounds(directory)))
     save_record(study, table)
@@ -135,21 +145,23 @@ def _keep_footprint(components: StudyComponents, directory: Path) -> None:
         write_footprint(directory, components.trainer.footprint())
 
 
-def _attach_initial(study: Study, error: Floats) -> None:
-    experiment = study.client._experiment
-    search = study.spec.search
-    generator = np.random.default_rng([study.spec.seed, 0])
-    space, initial, bits = study.components.space, search.initial, search.average_bits
+def _initial(components: StudyComponents, error: Floats) -> list[tuple[str, Integers]]:
+    """Return method and choice indices of each configuration of the first set."""
+    spec, space = components.spec, components.space
+    generator = np.random.default_rng([spec.seed, 0])
+    initial, bits = spec.search.initial, spec.search.average_bits
     if isinstance(initial, InitialSpec):
-        wanted = named_configurations(space, error, initial, bits, generator)
-    else:
-        wanted = initial_configurations(space, error, initial, bits, generator)
-    waiting = range(len(experiment.trials), len(wanted))
+        return named_configurations(space, error, initial, bits, generator)
+    return initial_configurations(space, error, initial, bits, generator)
+
+
+def _attach_initial(study: Study, initial: Sequence[tuple[str, Integers]]) -> None:
+    waiting = range(len(study.client._experiment.trials), len(initial))
     if not waiting:
-        return  # Nothing saved is no progress.
+        return  # An empty transaction would count as progress.
     with one_transaction():
         for position in waiting:
-            method, index = wanted[position]
+            method, index = initial[position]
             study.client.attach_trial(
                 dict(study.components.space.parameters(index)), arm_name=f"{method}-{position}"
             )

@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import asdict
 from pathlib import Path
 
 from ax.storage.sqa_store.db import get_engine
@@ -41,10 +40,10 @@ from qsearch.storage.directory import (
     prepare_directory,
     write_study_yaml,
 )
+from qsearch.storage.files import remove_leftovers
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import LOG
-from qsearch.storage.repair import repair
-from qsearch.storage.round_state import read_rounds, was_finished
+from qsearch.storage.round_state import read_rounds
 from qsearch.storage.study_record import StudyRecord
 from qsearch.study.context import Study
 from qsearch.study.opening import claim_directory, open_study
@@ -87,7 +86,7 @@ def run_study(
     """
     prepare_directory(directory)
     with storage_errors(directory), study_lock(directory) as dead, ExitStack() as held:
-        damages = repair(directory)
+        remove_leftovers(directory)
         clock = Clock(directory)
         log, keep = event_log(directory / LOG), progress_file(directory)
 
@@ -98,19 +97,17 @@ def run_study(
             if observer:
                 observer(event)
 
-        for damage in damages:
-            emit(Event(EventKind.STATE_DAMAGED, len(read_rounds(directory)) + 1, asdict(damage)))
         components = build_components(spec, where)
         if isinstance(spec.search.initial, InitialSpec):
             require_budgets(components.space, spec.search.initial, spec.search.average_bits)
         changed = claim_directory(components.spec, directory)
         held.enter_context(clock.session())
+        lease = None
         if storage_url:
-            # Before the lease, which may be stale for a moment after an outage: a study of the
-            # same name shall lose it to nobody else's.
+            # Before the lease, which is free for a moment after an outage: no other study of the
+            # same name should take it.
             require_own_experiment(storage_url, components.spec.name, directory)
-            lease = held.enter_context(study_lease(storage_url, components.spec.name, directory))
-            dead = dead or (lease.taken_over.owner if lease.taken_over else None)
+            lease = held.enter_context(study_lease(storage_url, components.spec.name))
         if dead:
             emit(
                 Event(
@@ -126,7 +123,8 @@ def run_study(
         def open_(prepare: Callable[[Engine], None]) -> Study:
             def prepare_all(engine: Engine) -> None:
                 prepare(engine)
-                if storage_url:
+                if lease:
+                    lease.renew(engine)
                     # What this process writes once another has taken the study stays out of it.
                     listen(engine, "commit", lease.require)
 
@@ -158,6 +156,9 @@ def _run(
     def emit(kind: EventKind, **fields: object) -> None:
         study.emit(kind, len(read_rounds(directory)) + 1, **fields)
 
+    def should_stop() -> bool:
+        return out_of_time(study.spec.search, clock.hours)
+
     lost_at: float | None = None
 
     def patient(engine: Engine) -> None:
@@ -180,7 +181,7 @@ def _run(
                     break
                 study.executor.start()
                 round = len(read_rounds(directory)) + 1
-                run_round(study, round, _time_is_up(study, clock, round))
+                run_round(study, round, should_stop)
             except DBAPIError as error:
                 if not is_disconnect(error):
                     raise
@@ -207,16 +208,8 @@ def _is_finished(directory: Path) -> bool:
     return (last_event(directory / LOG) or {}).get("event") == "finished"
 
 
-def _time_is_up(study: Study, clock: Clock, round: int) -> Callable[[], bool]:
-    if was_finished(study.directory, round):
-        return lambda: False  # It has had its time.
-    return lambda: out_of_time(study.spec.search, clock.hours)
-
-
 def _stop_reason(study: Study, clock: Clock) -> str:
     rounds = read_rounds(study.directory)
-    if was_finished(study.directory, len(rounds) + 1):
-        return ""  # What it needs is evaluated.
     return stop_reason(
         study.spec.search,
         [state.record.hypervolume for state in rounds],

@@ -16,13 +16,10 @@ from qsearch.provenance.session import (
     Session,
     environment_changes,
     input_changes,
-    session_values,
 )
 from qsearch.storage.directory import has_results
-from qsearch.storage.files import write_state
-from qsearch.storage.paths import SESSIONS
 from qsearch.storage.round_state import read_rounds
-from qsearch.storage.session_files import read_sessions
+from qsearch.storage.session_files import read_sessions, write_sessions
 
 
 def record_session(directory: Path, components: StudyComponents, observer: Observer) -> None:
@@ -49,8 +46,7 @@ def record_session(directory: Path, components: StudyComponents, observer: Obser
     )
     for earlier in before:
         _require_same_inputs(directory, earlier.inputs, session.inputs)
-    sessions = [session_values(entry) for entry in (*before, session)]
-    write_state(directory / SESSIONS, {"sessions": sessions})
+    write_sessions(directory, (*before, session))
     changed = environment_changes(before[-1], session) if before else []
     if changed:
         round = len(read_rounds(directory)) + 1

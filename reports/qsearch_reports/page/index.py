@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 import numpy as np
 
+from qsearch._text import warn
 from qsearch.errors import InputError
 from qsearch.monitoring.status import STUDY_YAML
 from qsearch.sharing.listing import runner
-from qsearch.storage.files import to_standard_error
 from qsearch.storage.paths import STUDY_FILE
 from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch_reports import frames
@@ -104,14 +104,13 @@ class Sparkline:
     words: str
 
 
-def write_index(folder: Path, out: Path, note: Callable[[str], None] = to_standard_error) -> Path:
+def write_index(folder: Path, out: Path, note: Callable[[str], None] = warn) -> Path:
     """Write a page that lists all studies in a folder and in the folders below it.
 
     Args:
         folder: The folder.
         out: The file to write; its directory is made if needed.
-        note: Told of what is damaged and read from an earlier version, and of folders that cannot
-            be looked into.
+        note: Called with a message for each folder that cannot be looked into.
 
     Returns:
         ``out``.
@@ -121,7 +120,7 @@ def write_index(folder: Path, out: Path, note: Callable[[str], None] = to_standa
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    rows = [index_row(path, folder, out, note) for path in find_studies(folder, note)]
+    rows = [index_row(path, folder, out) for path in find_studies(folder, note)]
     html = render_index(rows, str(folder))
     return assets.write_page(out, html, "index")
 
@@ -150,16 +149,13 @@ def _is_linked_study(path: Path) -> bool:
     return path.is_symlink() and _is_study(path)
 
 
-def index_row(
-    directory: Path, folder: Path, out: Path, note: Callable[[str], None] = to_standard_error
-) -> IndexRow:
+def index_row(directory: Path, folder: Path, out: Path) -> IndexRow:
     """Read what the page tells of one study.
 
     Args:
         directory: The study's directory.
         folder: The folder that the page is of.
         out: The page.
-        note: Told of damaged files that are read from an earlier version.
     """
     report = directory / REPORT
     within = os.path.relpath(directory, folder)
@@ -175,7 +171,7 @@ def index_row(
         if not (directory / STUDY_FILE).is_file():
             return replace(row, problem="no results yet")
         row = replace(row, changed=(directory / STUDY_FILE).stat().st_mtime)
-        return _with_results(row, read_study(directory, note))
+        return _with_results(row, read_study(directory))
     except (InputError, OSError) as error:
         return replace(row, problem=f"cannot be read: {error}")
 

@@ -11,7 +11,7 @@ from qsearch_coalora.training.schedule import rate_share
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.protocols import TrainerState
-from qsearch.storage.checkpoints import unfinished_training
+from qsearch.storage.checkpoints import read_checkpoint
 from qsearch.storage.directory import prepare_directory
 
 
@@ -91,7 +91,7 @@ def test_a_training_that_was_killed_stops_as_early_as_if_never_stopped(
     expected = whole.train(chosen, 0)
     assert 8 < expected.steps < 60
     prepare_directory(tmp_path / "study")
-    file = unfinished_training(tmp_path / "study", 0)
+    file = read_checkpoint(tmp_path / "study", 0)
     last = saves if saves > 0 else expected.steps + 1 + saves
     count = itertools.count(1)
 
