@@ -1,6 +1,6 @@
 """The checksum that each state file holds: SHA-256 of the file with zeros in the checksum's place.
 
-One way for JSON, YAML and safetensors files, since all three are text where the checksum stands.
+One way for JSON, YAML, safetensors and Parquet files: all are text where the checksum stands.
 """
 
 from __future__ import annotations
@@ -27,28 +27,33 @@ BLANK = f"sha256:{_ZEROS}"
 _PLACE = re.compile(rb'(?:"checksum": ?"|\A# checksum: )sha256:([0-9a-f]{64})')
 
 
-def with_checksum(content: bytes) -> bytes:
-    """Return content with its checksum in place of the :data:`BLANK` that it holds."""
-    start, end = _place(content)
+def with_checksum(content: bytes, is_last: bool = False) -> bytes:
+    """Return content with its checksum in place of the :data:`BLANK` that it holds.
+
+    Args:
+        content: The content of a file.
+        is_last: Whether it is the last text that looks like a checksum; else it is the first.
+    """
+    start, end = _place(content, is_last)
     return content[:start] + _digest(content, start, end) + content[end:]
 
 
-def require_checksum(content: bytes) -> None:
+def require_checksum(content: bytes, is_last: bool = False) -> None:
     """Require that content is what :func:`with_checksum` returned.
 
     Raises:
         ValueError: If it is not.
     """
-    start, end = _place(content)
+    start, end = _place(content, is_last)
     if content[start:end] != _digest(content, start, end):
         raise ValueError("its checksum differs")
 
 
-def _place(content: bytes) -> tuple[int, int]:
-    match = _PLACE.search(content)
-    if match is None:
+def _place(content: bytes, is_last: bool) -> tuple[int, int]:
+    matches = [match.span(1) for match in _PLACE.finditer(content)]
+    if not matches:
         raise ValueError("its checksum is missing")
-    return match.span(1)
+    return matches[-1 if is_last else 0]
 
 
 def _digest(content: bytes, start: int, end: int) -> bytes:
@@ -64,12 +69,13 @@ def yaml_with_checksum(text: str) -> bytes:
     return with_checksum(f"# {CHECKSUM}: {BLANK}\n{text}".encode())
 
 
-def read_checked(path: Path, limit: int | None = None) -> bytes:
+def read_checked(path: Path, limit: int | None = None, is_last: bool = False) -> bytes:
     """Return the content of a file that has a checksum.
 
     Args:
         path: The file.
         limit: Bytes that it may have; any number if None.
+        is_last: As of :func:`with_checksum`.
 
     Raises:
         DamagedFileError: If it is not what was written.
@@ -77,7 +83,7 @@ def read_checked(path: Path, limit: int | None = None) -> bytes:
     """
     with damage(path, OSError, ValueError):
         content = read_bytes(path, limit)
-        require_checksum(content)
+        require_checksum(content, is_last)
         return content
 
 

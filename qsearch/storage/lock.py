@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import getpass
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -174,6 +173,6 @@ def _share(handle: int) -> bool:
 def _read_note(directory: Path) -> Owner | None:
     try:
         text = read_text(directory / OWNER, _MAX_NOTE)
-        return TypeAdapter(Owner).validate_python(json.loads(text), strict=True)
-    except (OSError, ValueError, RecursionError):
+        return TypeAdapter(Owner).validate_json(text, strict=True)
+    except (OSError, ValueError):
         return None
