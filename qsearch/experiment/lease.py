@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from qsearch.errors import QsearchError, StudyBusyError
 from qsearch.experiment.url import database_errors, open_engine, without_password
@@ -66,9 +66,8 @@ class Lease:
         if self._is_held():
             return None
         self.release()
-        connection = engine.connect()
-        connection.detach()  # It must not go back to a pool with its lock.
-        self._connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._connection.detach()  # It must not go back to a pool with its lock.
         owner = f"process {os.getpid()} on {socket.gethostname()}"[:63]  # All that it can hold.
         for name, value in {"application_name": owner, **_SETTINGS}.items():
             self._ask("SELECT set_config(:name, :value, false)", name=name, value=value)
@@ -119,12 +118,15 @@ class Lease:
 
     def _is_held(self) -> bool:
         try:
-            return self._connection is not None and self._ask("SELECT 1") == 1
+            return bool(self._ask("SELECT 1"))
         except SQLAlchemyError:
             return False
 
     def _ask(self, query: str, **values: str) -> Any:
-        assert self._connection is not None, "the lease was not taken"
+        if self._connection is None or self._connection.invalidated:
+            # SQLAlchemy would connect again, without the lock.
+            lost = Exception("the connection that holds the lease was lost")
+            raise DBAPIError(query, values, lost, connection_invalidated=True)
         fields = {"key": self._key, **values}
         return self._connection.execute(text(query), fields).scalar()
 
