@@ -104,6 +104,7 @@ def run_round(study: Study, round: int, should_stop: Callable[[], bool]) -> None
         full_precision=unquantized,
     )
     predicted = predicted_losses(study.directory, round)
+    save_record(study)  # First: the table has all results of a finished round, for archives.
     write_round(
         study.directory,
         RoundState(record, next_set, _ever_evaluated(study), expected, predicted),
