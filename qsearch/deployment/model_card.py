@@ -18,12 +18,7 @@ MEASURED = "the quantized weights with their adapter"
 
 
 def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
-    """Return what is known of an exported row.
-
-    Args:
-        record: The study.
-        row: The row of ``trials.parquet``.
-    """
+    """Return what is known of an exported row of ``trials.parquet``."""
     inputs = record.sessions[-1].inputs if record.sessions else Inputs()
     return {
         "study": record.name,
@@ -58,8 +53,8 @@ def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
         "in a training set of the adapter": "yes" if facts["seen"] else "no",
     }
     if facts["estimated_loss"] is not None:
-        expected = with_error(facts["estimated_loss"], facts["estimated_loss_std"])
-        rows["estimated loss"] = f"{expected} nats"
+        estimated = with_error(facts["estimated_loss"], facts["estimated_loss_std"])
+        rows["estimated loss"] = f"{estimated} nats"
     lines = [
         "",
         "## Figures",

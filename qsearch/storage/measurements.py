@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -69,4 +70,10 @@ def read_footprint(directory: Path) -> Footprint | None:
         DamagedFileError: If the file is damaged.
     """
     path = directory / FOOTPRINT_FILE
-    return _FOOTPRINT.read(path) if path.exists() else None
+    if not path.exists():
+        return None
+    footprint = _FOOTPRINT.read(path)
+    with damage(path, ValueError):
+        if footprint.quantized_weights < 1 or min(astuple(footprint)) < 0:
+            raise ValueError("it holds sizes that no model has")
+    return footprint

@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -24,7 +25,9 @@ from qsearch.errors import InputError
 from qsearch.monitoring.events import Event, EventKind, event_log
 from qsearch.spec.templates import read_template, template_names
 from qsearch.storage.lock import study_lock
+from qsearch.storage.measurements import read_footprint
 from qsearch.storage.paths import FOOTPRINT_FILE
+from qsearch.storage.state_file import StateFile
 from qsearch.storage.study_record import read_study, row_figures, write_study
 from tests.engine.support import (
     command,
@@ -371,7 +374,7 @@ def test_pick_by_size_is_pick_by_bits_that_fit(
         (["--bytes", "1kB"], " kB (1.20 kB of it not quantized)"),
         (["--bytes", "1300"], "--bytes 1300: the smallest configuration takes 1"),
         (["--bytes", "1300"], " bytes (1200 bytes of it not quantized)"),
-        (["--memory", "1.4kB"], " kB (1.55 kB of it beside the quantized weights)"),
+        (["--memory", "1.4kB"], " kB (1.55 kB of it next to the quantized weights)"),
         (["--memory", "1kB", "--tokens", "900"], "--memory 1kB --tokens 900: the smallest"),
         (["--bits", "3", "--tokens", "5"], "--tokens is for --memory alone"),
         (["--bits", "inf"], "--bits inf: give a number of average bits"),
@@ -396,13 +399,12 @@ def test_bytes_need_a_study_that_says_how_large_its_model_is(
     assert "does not say how large the model is" in errors
     picked = json.loads(qsearch("pick", copy, "--bits", "4", "--json")[1])
     assert picked["file_bytes"] is None
-    right = json.loads((finished / FOOTPRINT_FILE).read_text())
+    right = asdict(read_footprint(finished))
     for wrong in ({}, {**right, "tokens": None}, {**right, "quantized_weights": 0}):
-        for name in (FOOTPRINT_FILE, f"{FOOTPRINT_FILE}.previous"):
-            (copy / name).write_text(json.dumps(wrong))
+        StateFile(dict[str, Any]).write(copy / FOOTPRINT_FILE, wrong)
         errors = refused(qsearch("pick", copy, "--bytes", "2kB"))
         assert "footprint.json: damaged" in errors
-        assert "running the study again" in errors
+        assert "run the study again" in errors
 
 
 @pytest.mark.parametrize("bits", ["1", "0"])
@@ -485,7 +487,7 @@ def test_an_export_goes_into_an_empty_folder_as_it_is(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--sweep", "2.5,x"], "'x' is no positive number of average bits"),
+        (["--sweep", "2.5,x"], "'x' is not a positive number of average bits"),
         (["--sweep", "3,3.0"], "3 is there twice"),
         (["--sweep", "3", "--bits", "3"], "--sweep holds the budgets"),
         (["--sweep", "3", "--trial", "3"], "--sweep holds the budgets"),
