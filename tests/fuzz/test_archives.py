@@ -218,6 +218,7 @@ def test_archives_with_a_changed_directory_are_refused_or_as_they_were(
 def test_a_study_from_a_changed_archive_is_resumed_or_says_why_not(
     data: st.DataObject,
     members: Members,
+    finished: Path,
     sandbox: Sandbox,
     tried: Counter[str],
     tmp_path_factory: pytest.TempPathFactory,
@@ -232,17 +233,17 @@ def test_a_study_from_a_changed_archive_is_resumed_or_says_why_not(
         one_line(answer)
         if answer.code == 0:
             if data.draw(st.booleans()):
-                change_results(place, data)
+                change_results(finished, place, data)
             answer = command("run", place / "study.yaml", "--out", place)
             assert answer.code in (0, 1, 2), answer
             assert "Traceback" not in answer.output + answer.errors
 
 
-def change_results(place: Path, data: st.DataObject) -> None:
+def change_results(finished: Path, place: Path, data: st.DataObject) -> None:
     """Forge a file of results, checksum included."""
     if data.draw(st.booleans()):
-        path = place / TRIALS_FILE
-        write_table(path, data.draw(changed_table(pd.read_parquet(path))))
+        table = pd.read_parquet(finished / TRIALS_FILE)
+        write_table(place / TRIALS_FILE, data.draw(changed_table(table)))
     else:
-        tree = json.loads((place / STUDY_FILE).read_text())
+        tree = json.loads((finished / STUDY_FILE).read_text())
         write_forged(place / STUDY_FILE, data.draw(changed_tree(tree)))

@@ -44,10 +44,10 @@ def test_everything_that_a_directory_holds_is_read(directory, record):
     write_footprint(directory, FOOTPRINT)
     write_settings(directory, yaml.safe_dump(SETTINGS))
     event_log(directory / "log.jsonl")(Event(EventKind.STARTED, 1, {"rounds": 4}))
-    last = len(record.rounds)
+    first, last = record.rounds[0].round, record.rounds[-1].round
     scores = np.random.default_rng(0).random((len(record.layers), record.choices.size))
     write_measurement(directory, layer_scores_name(last), scores)
-    write_measurement(directory, layer_scores_name(1), scores + 1)
+    write_measurement(directory, layer_scores_name(first), scores + 1)
     results = read_results(directory)
     assert results.footprint == FOOTPRINT
     assert results.settings == SETTINGS
