@@ -138,11 +138,7 @@ def _export(
 
 @contextmanager
 def _whole_folder(to: Path) -> Iterator[Path]:
-    """Give a folder to write into, which becomes ``to`` when all of it is written.
-
-    Raises:
-        InputError: If it cannot be written.
-    """
+    """Give a folder to write into, which becomes ``to`` when all of it is written."""
     whole = to.resolve()
     partial = whole.parent / f".{whole.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)

@@ -35,11 +35,9 @@ def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
 
 
 def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Add the figures to an export's model card; without a card there is nothing to add to.
+    """Add the facts of :func:`export_facts` and ``weight_file_bytes`` to an export's model card.
 
-    Args:
-        folder: The export's folder.
-        facts: From :func:`export_facts`, with ``weight_file_bytes``.
+    Without a card there is nothing to add to.
     """
     card = folder / CARD
     if not card.is_file():
@@ -78,5 +76,5 @@ def as_code(name: str) -> str:
 
 
 def with_error(value: float, error: float | None) -> str:
-    """Return a figure with its error, if that is known."""
+    """Return a value with its error, if that is known."""
     return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

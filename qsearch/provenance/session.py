@@ -56,11 +56,10 @@ class Session:
     """What one start of a study ran on.
 
     Args:
-        start: When, UTC, as ISO 8601.
-        versions: Versions of Python, of libraries, and of the packages that bring the study's
-            plugins.
+        start: UTC, as ISO 8601.
+        versions: Of Python, of libraries, and of the packages that bring the study's plugins.
         machine: The hardware.
-        sources: Repositories: that of the ``working directory``, and that of ``qsearch`` where
+        sources: Git repositories: that of the ``working directory``, and that of ``qsearch`` where
             it runs from a checkout.
         inputs: Model and data.
     """

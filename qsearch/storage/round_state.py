@@ -26,7 +26,7 @@ class RoundState:
         record: Its record.
         next_set: The set it passes on.
         trials: How many trials exist by then.
-        expected: Estimated loss on the task and its standard deviation by trial, if sampling noise
+        estimated: Estimated loss on the task and its standard deviation by trial, if sampling noise
             is modelled.
         predicted: What its search predicted of its candidates, as :class:`Candidates` has it.
     """
@@ -34,7 +34,7 @@ class RoundState:
     record: RoundRecord
     next_set: tuple[Trial, ...]
     trials: Trial
-    expected: Mapping[Trial, tuple[float, float]] = field(default_factory=dict)
+    estimated: Mapping[Trial, tuple[float, float]] = field(default_factory=dict)
     predicted: Mapping[Trial, tuple[float, float]] = field(default_factory=dict)
 
 

@@ -60,9 +60,8 @@ by :func:`selection_loss`.
 
 ``predicted_loss`` is what the round's search predicted that ``loss`` would be, from the losses of
 the round's set, before it evaluated any candidate; ``predicted_loss_std`` is the standard
-deviation of that prediction: of what tells configurations apart, of sampling noise with the
-validation examples and of the noise that the surrogate found in single losses. Both are NaN but for
-candidates of that very round.
+deviation of that prediction, with sampling noise and the noise of single losses. Both are NaN but
+for candidates of that very round.
 """
 
 _TEXTS = ("method", "configuration", "status", "reason")

@@ -44,7 +44,7 @@ def trial_rows(study: Study) -> pd.DataFrame:
         study.components.space,
         study.metric,
         sets,
-        [state.expected for state in rounds],
+        [state.estimated for state in rounds],
         [
             *(state.predicted for state in rounds),
             predicted_losses(study.directory, len(rounds)),
