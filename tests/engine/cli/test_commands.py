@@ -274,7 +274,7 @@ def test_a_trial_is_picked_and_exported_by_its_number(
     code, output, _ = qsearch("pick", finished, *trial, "--json")
     assert code == 0
     picked = json.loads(output)
-    assert (picked["trial"], picked["round"]) == (wanted["trial"], 1)
+    assert (picked["trial"], picked["round"]) == (wanted["trial"], 2)
     assert picked["configuration"] == json.loads(wanted["configuration"])
     assert qsearch("export", finished, *trial, "--to", tmp_path / "out", "--format", "json")[0] == 0
     facts = json.loads((tmp_path / "out" / "qsearch.json").read_text())
