@@ -25,11 +25,12 @@ import psutil
 from benchmarks.operations_kills import QUICKSTART, differing_trials
 from benchmarks.recording import Benchmark
 from benchmarks.reproducibility import CHANGES
-from qsearch.errors import InputError
+from qsearch.errors import DamagedFileError, QsearchError
 from qsearch.execution.workers import Workers
 from qsearch.monitoring.events import Event
 from qsearch.plugins.registry import load_plugin
 from qsearch.spec.study_spec import load_spec
+from qsearch.storage.paths import study_files
 from qsearch.study.run import run_study
 from tests.postgres_server import PostgresServer
 
@@ -148,7 +149,7 @@ def disk_is_full(directory: Path) -> int:
             resize(mebibytes)
             try:
                 run(disk / "run")
-            except InputError as error:
+            except QsearchError as error:
                 if "cannot be written" not in str(error):
                     raise
                 times += 1
@@ -170,19 +171,23 @@ def _small_disk(folder: Path, mebibytes: int) -> Iterator[tuple[Path, Callable[[
 
 
 def state_files_are_torn(directory: Path) -> int:
-    """Cut each state file of a stopped study in half, one after another, and let it go on."""
+    """Cut each state file of a stopped study in half, delete it where told to, and resume."""
     torn: set[str] = set()
     with suppress(StopIteration):
         while True:
-            with suppress(_StoppedError):
+            try:
                 run(directory, observer=_stop_after(2))
                 break
-            names = sorted(path.name for path in (directory / "state").iterdir())
-            name = next(name for name in names if name not in torn and _is_state(name))
-            torn.add(name)
-            path = directory / "state" / name
-            content = path.read_bytes()
-            path.write_bytes(content[: len(content) // 2])
+            except _StoppedError:
+                files = study_files(directory).items()
+                again = (name for name, kind in files if kind.made_again and kind.archived)
+                name = next(name for name in again if name not in torn and "state/" in name)
+                torn.add(name)
+                path = directory / name
+                content = path.read_bytes()
+                path.write_bytes(content[: len(content) // 2])
+            except DamagedFileError:
+                path.unlink()
     run(directory)
     return len(torn)
 
@@ -201,10 +206,6 @@ def _stop_after(evaluations: int) -> Callable[[Event], None]:
             raise _StoppedError
 
     return observe
-
-
-def _is_state(name: str) -> bool:
-    return name.endswith((".json", ".safetensors")) and not name.startswith((".", "progress"))
 
 
 def _threads() -> int:

@@ -21,5 +21,5 @@ class EvaluationError(QsearchError):
     """One configuration could not be evaluated; the study goes on without it."""
 
 
-class DamagedFileError(QsearchError):
-    """A file of a study is not what was written; the study's next run mends what it can."""
+class DamagedFileError(InputError):
+    """A file of a study is not what was written; the message says what to do."""

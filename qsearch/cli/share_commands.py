@@ -10,7 +10,7 @@ import typer
 
 from qsearch._text import warn
 from qsearch.cli.arguments import Json, StudyDirectory
-from qsearch.cli.console import print_line, print_table, quieten_ax, report_function
+from qsearch.cli.console import print_line, print_table, report_function
 from qsearch.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def list_studies(
 def _row(study: ListedStudy) -> tuple[str, ...]:
     return (
         study.name,
-        str(study.rounds),
+        "" if study.rounds is None else str(study.rounds),
         str(study.completed),
         str(study.failed),
         "" if study.waiting is None else str(study.waiting),
@@ -84,30 +84,21 @@ def index(
 def archive(
     directory: StudyDirectory,
     to: Annotated[Path, typer.Option("--to", help="File to write.", metavar="STUDY.zip")],
-    storage: Annotated[
-        str | None, typer.Option(help="Database URL that the study was run with.")
-    ] = None,
 ) -> None:
-    """Write a study, with what its database has of it, into one file."""
-    quieten_ax()
+    """Write a study into one file."""
     from qsearch.sharing.archive import archive_study
 
-    archive_study(directory, to, storage)
+    archive_study(directory, to)
     print_line(f"wrote {to}")
 
 
 def restore(
     file: Annotated[Path, typer.Argument(help="What archive wrote.", metavar="STUDY.zip")],
     to: Annotated[Path, typer.Option("--to", help="New or empty directory.", metavar="DIR")],
-    storage: Annotated[
-        str | None, typer.Option(help="Database URL to continue with; a file in DIR if omitted.")
-    ] = None,
 ) -> None:
-    """Open an archived study in a new directory, to read or continue it."""
-    quieten_ax()
-    from qsearch.sharing.restoring import restore_archive
+    """Open an archived study in a new directory, to read or continue it, with any --storage."""
+    from qsearch.sharing.archive import restore_archive
 
-    name = restore_archive(file, to, storage)
+    name = restore_archive(file, to)
     print_line(f"restored the study {name} to {to}")
-    rest = " --storage URL" if storage else ""
-    print_line(f"to continue: qsearch run {to / 'study.yaml'} --out {to}{rest}")
+    print_line(f"to continue: qsearch run {to / 'study.yaml'} --out {to}")

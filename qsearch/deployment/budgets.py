@@ -64,11 +64,6 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
 
     See :func:`best_under`.
 
-    Args:
-        record: The study.
-        directory: Its directory.
-        budget: What the configuration may take.
-
     Raises:
         InputError: If no configuration fits, and the message is in the budget's own unit; or the
             study's directory does not say how large its model is; or there is no such trial.
@@ -86,7 +81,7 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
     if budget.kind == "memory":
         bits = footprint.bits_for_memory(budget.limit, budget.tokens)
     if bits < least:
-        other = "not quantized" if budget.kind == "bytes" else "beside the quantized weights"
+        other = "not quantized" if budget.kind == "bytes" else "next to the quantized weights"
         raise InputError(
             f"{budget}: the smallest configuration takes"
             f" {size_needed(budget.takes(footprint, least), budget.unit)}"
@@ -123,12 +118,7 @@ def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:
 
 
 def size_needed(nbytes: float, unit: str) -> str:
-    """Return a size in a unit, rounded up, so that a budget of what it says is enough.
-
-    Args:
-        nbytes: The size in bytes.
-        unit: Such as ``MB``.
-    """
+    """Return a size in a unit such as ``MB``, rounded up: a budget of what it says is enough."""
     value = nbytes / _UNITS[unit]
     # Three digits, but all before the point; bytes have none behind it.
     whole = unit == "B" or value == 0
@@ -137,7 +127,7 @@ def size_needed(nbytes: float, unit: str) -> str:
 
 
 def readable_size(nbytes: float) -> str:
-    """Return a size to be read, such as ``55.0 MB``."""
+    """Return a size as text, such as ``55.0 MB``."""
     unit = next((name for name in ("GB", "MB", "kB") if nbytes >= _UNITS[name]), "B")
     return f"{nbytes / _UNITS[unit]:.{0 if unit == 'B' else 1}f} {unit}"
 
@@ -156,8 +146,8 @@ def require_footprint(directory: Path, option: str) -> Footprint:
     footprint = read_footprint(directory)
     if footprint is None:
         raise InputError(
-            f"{option}: {directory} does not say how large the model is: its trainer cannot tell,"
-            " or an earlier version ran it (the same run again adds it); use --bits"
+            f"{option}: {directory} does not say how large the model is, since its trainer does not"
+            " report it; use --bits"
         )
     return footprint
 
@@ -165,12 +155,11 @@ def require_footprint(directory: Path, option: str) -> Footprint:
 def parse_size(text: str, option: str) -> tuple[float, str]:
     """Read a number of bytes such as ``60MB``, ``1.5 GiB`` or ``800000``, and its unit.
 
-    Args:
-        text: What the user wrote.
-        option: The option's name, for the message.
+    Not by Pydantic's ``ByteSize``, which takes 2.01kB for 2009 bytes: a size that a message asks
+    for must be enough.
 
     Raises:
-        InputError: If it is no positive size.
+        InputError: If it is not a positive size; the message names the option.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
     unit = match[2] or "B" if match else ""
@@ -220,7 +209,7 @@ def parse_sweep(text: str) -> list[Budget]:
     """Read several budgets of average bits, such as ``2.5,3,3.5,4``.
 
     Raises:
-        InputError: If one is no positive number, or is there twice.
+        InputError: If one is not a positive number, or is there twice.
     """
     budgets: list[Budget] = []
     for part in text.split(","):
@@ -230,7 +219,7 @@ def parse_sweep(text: str) -> list[Budget]:
             limit = math.nan
         if not 0 < limit < math.inf:
             raise InputError(
-                f"--sweep {text!r}: {part.strip()!r} is no positive number of average bits;"
+                f"--sweep {text!r}: {part.strip()!r} is not a positive number of average bits;"
                 " write such as 2.5,3,3.5,4"
             )
         if any(budget.limit == limit for budget in budgets):

@@ -19,7 +19,7 @@ from qsearch.plugins.capabilities import SupportsFormatCheck
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import read_study_yaml
-from qsearch.storage.files import read_or_previous, to_standard_error, write_json
+from qsearch.storage.files import write_json
 from qsearch.storage.paths import STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_figures
 
@@ -33,12 +33,12 @@ INDEX_FILE = "index.json"
 
 
 def export_configuration(directory: Path, budget: Budget, to: Path, format: str) -> pd.Series:
-    """Export the best configuration within a budget.
+    """Export the best configuration within a budget to a new or empty folder.
 
     Args:
         directory: The study's directory.
-        budget: What it may take.
-        to: Folder to write; it must not exist, or be empty.
+        budget: What the configuration may take.
+        to: Folder to write.
         format: One of the trainer's export formats.
 
     Returns:
@@ -63,12 +63,6 @@ def export_sweep(
 
     Each budget has a folder of its name, such as ``3.5``, unless its configuration is that of
     another budget before it; ``index.json`` says which folder is for which budget.
-
-    Args:
-        directory: The study's directory.
-        budgets: Budgets of average bits.
-        to: Folder to write; it must not exist, or be empty.
-        format: One of the trainer's export formats.
 
     Returns:
         The rows of ``trials.parquet`` that were exported, by budget.
@@ -101,10 +95,9 @@ def _figures(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
 
 
 def _components(directory: Path, record: StudyRecord, format: str, to: Path) -> StudyComponents:
-    """Return the study's parts, once it is clear that they can write there."""
+    """Return the study's components, once it is clear that they can write there."""
     path = directory / STUDY_YAML
-    spec = read_or_previous(path, read_study_yaml, to_standard_error)
-    components = build_components(spec, str(path))
+    components = build_components(read_study_yaml(path), str(path))
     formats = components.trainer.export_formats
     if format not in formats:
         raise InputError(f"--format {format!r}: trainer {record.trainer!r} writes {list(formats)}")
@@ -145,11 +138,7 @@ def _export(
 
 @contextmanager
 def _whole_folder(to: Path) -> Iterator[Path]:
-    """Give a folder to write into, which becomes ``to`` when all of it is written.
-
-    Raises:
-        InputError: If it cannot be written.
-    """
+    """Give a folder to write into, which becomes ``to`` when all of it is written."""
     whole = to.resolve()
     partial = whole.parent / f".{whole.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -169,7 +158,7 @@ def _whole_folder(to: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"--to {to}: cannot be written: {error.strerror or error}") from error
     except SafetensorError as error:
-        # Errors of reading name deserializing; they are none of the folder's.
+        # Errors of reading name deserializing; they are not the folder's.
         if "while serializing" not in str(error):
             raise
         raise InputError(f"--to {to}: cannot be written: {error}") from error

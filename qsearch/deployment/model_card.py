@@ -18,12 +18,7 @@ MEASURED = "the quantized weights with their adapter"
 
 
 def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
-    """Return what is known of an exported row.
-
-    Args:
-        record: The study.
-        row: The row of ``trials.parquet``.
-    """
+    """Return what is known of an exported row of ``trials.parquet``."""
     inputs = record.sessions[-1].inputs if record.sessions else Inputs()
     return {
         "study": record.name,
@@ -40,11 +35,9 @@ def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
 
 
 def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Add the figures to an export's model card; without a card there is nothing to add to.
+    """Add the facts of :func:`export_facts` and ``weight_file_bytes`` to an export's model card.
 
-    Args:
-        folder: The export's folder.
-        facts: From :func:`export_facts`, with ``weight_file_bytes``.
+    Without a card there is nothing to add to.
     """
     card = folder / CARD
     if not card.is_file():
@@ -58,8 +51,8 @@ def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
         "in a training set of the adapter": "yes" if facts["seen"] else "no",
     }
     if facts["estimated_loss"] is not None:
-        expected = with_error(facts["estimated_loss"], facts["estimated_loss_std"])
-        rows["estimated loss"] = f"{expected} nats"
+        estimated = with_error(facts["estimated_loss"], facts["estimated_loss_std"])
+        rows["estimated loss"] = f"{estimated} nats"
     lines = [
         "",
         "## Figures",
@@ -83,5 +76,5 @@ def as_code(name: str) -> str:
 
 
 def with_error(value: float, error: float | None) -> str:
-    """Return a figure with its error, if that is known."""
+    """Return a value with its error, if that is known."""
     return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

@@ -20,7 +20,7 @@ class Picked:
     """A picked configuration.
 
     Args:
-        configuration: It.
+        configuration: The configuration itself.
         knobs: Names of the quantizer's knobs, in order.
         figures: What is known of it, by name; None where something is not known.
     """
@@ -30,7 +30,7 @@ class Picked:
     figures: Mapping[str, Any]
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return what is known of it to be read: labels and rounded figures."""
+        """Return what is known of it as labels and rounded values."""
         of = self.figures
         seen = "seen" if of["seen"] else "unseen"
         lines = [
@@ -44,8 +44,8 @@ class Picked:
                 ("memory", f"{running}, an estimate"),
             ]
         if of["estimated_loss"] is not None:
-            expected = with_error(of["estimated_loss"], of["estimated_loss_std"])
-            lines.append(("estimated loss", expected))
+            estimated = with_error(of["estimated_loss"], of["estimated_loss_std"])
+            lines.append(("estimated loss", estimated))
         lines += [
             ("loss", with_error(of["loss"], of["standard_error"])),
             (of["metric_name"], with_error(of["metric"], of["metric_standard_error"])),
@@ -67,10 +67,6 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
 
     Among configurations of equal estimated loss, the one of fewer average bits, then the one of
     less observed loss.
-
-    Args:
-        directory: The study's directory.
-        budget: What it may take.
 
     Raises:
         InputError: If the directory holds no study, or no configuration fits.

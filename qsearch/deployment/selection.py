@@ -11,11 +11,7 @@ from qsearch.storage.study_record import StudyRecord, selection_loss
 
 
 def best_under(record: StudyRecord, bits: float) -> pd.Series:
-    """Return the latest row with the least :func:`decisive_loss` at or under a budget.
-
-    Args:
-        record: The study.
-        bits: Budget in average bits.
+    """Return the latest row with the least :func:`selection_loss` at or under some average bits.
 
     Raises:
         InputError: If no completed configuration fits the budget.
@@ -38,11 +34,8 @@ def smallest_alike(record: StudyRecord, row: pd.Series) -> pd.Series:
     """Return the latest row of least average bits whose loss is not surely above another row's.
 
     Not surely: by no more than the standard deviation of the other row's
-    :func:`decisive_loss` (its standard error, in a study without estimated losses).
-
-    Args:
-        record: The study.
-        row: The row to compare with, such as the best under a budget.
+    :func:`selection_loss` (its standard error, in a study without estimated losses). The other row
+    may be the best under a budget.
     """
     std = row["estimated_loss_std"]
     doubt = row["standard_error"] if math.isnan(std) else std

@@ -71,6 +71,8 @@ class Database:
     ) -> None:
         self.url, self.label = url, label
         self._wait, self._emit = wait, emit
+        self.before_reload: Callable[[], None] = lambda: None
+        """Called once a lost database is back, before anything is read from it."""
         # Connections that died in the pool are found before a transaction begins.
         db.init_engine_and_session_factory(
             url=url, force_init=True, pool_pre_ping=True, connect_args=connect_arguments(url)
@@ -135,6 +137,7 @@ class Database:
         for attempt in attempts:
             with attempt, self.transaction():
                 if attempt.retry_state.attempt_number > 1:
+                    self.before_reload()
                     reload()
                 save()
         if attempt.retry_state.attempt_number > 1:

@@ -1,244 +1,169 @@
-"""One process at a time for a study in a shared database, whatever directory and host it has.
+"""One process at a time for a study in a PostgreSQL database, whatever directory and host it has.
 
-The lease is a row of a table beside Ax's. Its holder writes the time of the database's clock there
-now and then; once that is old, or the holder is a process of this host that has ended, another may
-take it. Each change names the row as it was read, so of two that want it one gets it.
+The lease is an advisory lock of a connection that is kept open: the server frees it when the
+connection ends. Each transaction shares it and confirms the connection before it commits, so a
+process that lost its connection cannot write once another has taken the study over. SQLite needs no
+lease: the lock of the study's directory is enough.
 """
 
 from __future__ import annotations
 
 import contextlib
-import uuid
+import hashlib
+import os
+import socket
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Float,
-    Integer,
-    MetaData,
-    Table,
-    Text,
-    cast,
-    extract,
-    func,
-    inspect,
-    select,
-    update,
-)
+from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from qsearch.errors import QsearchError, StudyBusyError
 from qsearch.experiment.url import database_errors, open_engine, without_password
-from qsearch.storage.heartbeat import heartbeat
-from qsearch.storage.owner import BEAT_SECONDS, STALE_SECONDS, Owner, read_owner, this_process
 
-LEASES = MetaData()
-_TABLE = Table(
-    "qsearch_lease",
-    LEASES,
-    Column("study", Text, primary_key=True),
-    Column("token", Text, nullable=False),  # Of one holding; a later one has another.
-    Column("user", Text),
-    Column("host", Text),
-    Column("process", Integer),
-    Column("since", Text),
-    Column("started", Float(53)),
-    Column("kernel", Text),
-    Column("processes", Text),
-    Column("directory", Text, nullable=False),
-    Column("heartbeat", BigInteger),  # None: it was given back.
-)
-_NOW = cast(extract("epoch", func.current_timestamp()), BigInteger)
-_ATTEMPTS = 5
+_PATIENCE_SECONDS = 2.0
+"""How long a study waits until the server notices that the process before was killed."""
+
+_SETTINGS = {
+    # So that the server notices within a minute that this host is gone.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+_HOLDERS = """
+    SELECT classid::bigint << 32 | objid::bigint, application_name
+    FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND application_name LIKE 'process %'
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 class LeaseLostError(QsearchError):
-    """Another process has taken the study while this one was cut off from the database."""
+    """Another process has taken the study while this one was disconnected from the database."""
 
 
-@dataclass(frozen=True)
 class Lease:
-    """A study's lease as the database has it.
+    """A study of a PostgreSQL database that this process holds, or is about to.
 
     Args:
+        url: SQLAlchemy URL of the database.
         study: The study's name.
-        owner: Who has it, or had it last.
-        directory: That process's study directory, as an absolute path of its host.
-        silence: Seconds since it was heard of, by the database's clock; None if the lease was given
-            back.
-        token: Which holding it is.
     """
 
-    study: str
-    owner: Owner
-    directory: str
-    silence: float | None
-    token: str
+    def __init__(self, url: str, study: str) -> None:
+        self._label = f"--storage {without_password(url)!r}: the study {study!r}"
+        self._key = lock_key(study)
+        self._connection: Connection | None = None
 
-    def is_held(self) -> bool:
-        """Return whether the owner is to be taken for living."""
-        if self.silence is None:
-            return False
-        dead = self.owner.is_dead(self.silence)
-        # A process of this host that lives but is silent may be cut off: it is not waited for ever.
-        return not dead and self.silence < STALE_SECONDS
-
-
-@dataclass(frozen=True)
-class HeldLease:
-    """A lease that this process holds.
-
-    Args:
-        study: The study's name.
-        taken_over: The lease that was taken from an owner that died or fell silent, if it was.
-    """
-
-    study: str
-    taken_over: Lease | None
-    _engine: Engine
-    _token: str
-    _shown: str
-
-    def is_ours(self) -> bool:
-        """Return whether the study is still this process's.
+    def take(self, engine: Engine) -> str | None:
+        """Take the lease, or do nothing if it is held; return who has it instead, if another does.
 
         Raises:
             SQLAlchemyError: If the database does not answer.
         """
-        with self._engine.connect() as connection:
-            return _read_token(connection, self.study) == self._token
+        if self._is_held():
+            return None
+        self.release()
+        self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._connection.detach()  # It must not go back to a pool with its lock.
+        owner = f"process {os.getpid()} on {socket.gethostname()}"[:63]  # All that it can hold.
+        for name, value in {"application_name": owner, **_SETTINGS}.items():
+            self._ask("SELECT set_config(:name, :value, false)", name=name, value=value)
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while not self._ask("SELECT pg_try_advisory_lock(:key)"):
+            if time.monotonic() >= deadline:
+                holder = lease_holders(self._connection).get(self._key, "another process")
+                self.release()
+                return holder
+            time.sleep(0.05)
+        # Shared from now on: with transactions of this process, which others have to wait for.
+        self._ask("SELECT pg_advisory_lock_shared(:key)")
+        self._ask("SELECT pg_advisory_unlock(:key)")
+        return None
 
-    def require(self, connection: Connection) -> None:
-        """Confirm the lease within a transaction, whose commit then is that of the owner.
+    def renew(self, engine: Engine) -> None:
+        """Take the lease again if its connection was lost.
 
-        Called last in a transaction, it keeps what a cut off process wrote out of the database:
-        whoever wants the lease waits until the transaction has ended.
-
-        Args:
-            connection: The transaction's connection.
+        Call it before the study is read from the database.
 
         Raises:
             LeaseLostError: If another process has taken the study.
+            SQLAlchemyError: If the database does not answer.
         """
-        if not _beat(connection, self.study, self._token):
+        if holder := self.take(engine):
             raise LeaseLostError(
-                f"{self._shown}: the study {self.study!r} was taken over by another process while"
-                " this one was cut off from the database; it stops, so that two do not write"
+                f"{self._label} was taken over by {holder} while this process was disconnected"
+                " from the database; it stops, so that two do not write"
             )
+
+    def require(self, connection: Connection) -> None:
+        """Confirm the lease at the end of a transaction, which then is that of the holder.
+
+        Raises:
+            SQLAlchemyError: If the lease is lost; see :meth:`renew`.
+        """
+        # Until the transaction has ended, nobody else takes the lease.
+        shared = text("SELECT pg_advisory_xact_lock_shared(:key)")
+        connection.execute(shared, {"key": self._key})
+        self._ask("SELECT 1")
+
+    def release(self) -> None:
+        """Give the lease back."""
+        if self._connection is not None:
+            with contextlib.suppress(SQLAlchemyError):  # The database may be away.
+                self._connection.close()
+            self._connection = None
+
+    def _is_held(self) -> bool:
+        try:
+            return bool(self._ask("SELECT 1"))
+        except SQLAlchemyError:
+            return False
+
+    def _ask(self, query: str, **values: str) -> Any:
+        if self._connection is None or self._connection.invalidated:
+            # SQLAlchemy would connect again, without the lock.
+            lost = Exception("the connection that holds the lease was lost")
+            raise DBAPIError(query, values, lost, connection_invalidated=True)
+        fields = {"key": self._key, **values}
+        return self._connection.execute(text(query), fields).scalar()
 
 
 @contextlib.contextmanager
-def study_lease(url: str, name: str, directory: Path) -> Iterator[HeldLease]:
-    """Hold a study in a database for this process.
-
-    While the database is away, the lease is neither lost nor ends anything. Afterwards it is stale
-    for a moment, so the study must be known to be the caller's own before.
-
-    Args:
-        url: SQLAlchemy URL of the database.
-        name: The study's name.
-        directory: Its directory, for others to read.
+def study_lease(url: str, name: str) -> Iterator[Lease | None]:
+    """Hold a study in a database for this process; None where the database needs no lease.
 
     Raises:
         StudyBusyError: If another process holds it.
         InputError: If the database cannot be used.
     """
     engine = open_engine(url)
-    token = str(uuid.uuid4())
-    shown = f"--storage {without_password(url)!r}"
-    with database_errors(url):
-        make_lease_table(engine)
-        before = _take(engine, name, token, str(directory.absolute()), shown)
-
-    def beat() -> bool:
-        with engine.begin() as connection:
-            return _beat(connection, name, token)
-
-    try:
-        with heartbeat(beat, BEAT_SECONDS):
-            yield HeldLease(name, before, engine, token, shown)
-    finally:
-        # Where the database is away, others see that this process has ended, or wait.
-        with contextlib.suppress(SQLAlchemyError), engine.begin() as connection:
-            connection.execute(_change(name, token).values(heartbeat=None))
-
-
-def make_lease_table(engine: Engine) -> None:
-    """Make the table of leases in a database, unless it is there.
-
-    Raises:
-        SQLAlchemyError: If the database refuses.
-    """
-    try:
-        LEASES.create_all(engine)
-    except SQLAlchemyError:
-        if not inspect(engine).has_table(_TABLE.name):  # Another process was faster.
-            raise
-
-
-def read_leases(connection: Connection) -> dict[str, Lease]:
-    """Return the leases in a database by study, those that were given back included.
-
-    Args:
-        connection: Of the database.
-    """
-    if not inspect(connection).has_table(_TABLE.name):
-        return {}
-    rows = connection.execute(select(_TABLE, (_NOW - _TABLE.c.heartbeat).label("silence")))
-    return {row["study"]: _lease(row) for row in rows.mappings()}
-
-
-def _lease(row: Any) -> Lease:
-    owner = read_owner(row) or Owner()
-    silence = None if row["silence"] is None else float(row["silence"])
-    return Lease(row["study"], owner, row["directory"], silence, row["token"])
-
-
-def _take(engine: Engine, name: str, token: str, directory: str, shown: str) -> Lease | None:
-    """Take a study's lease; return the lease that was taken over, if one was."""
-    values = {"token": token, "directory": directory, "heartbeat": _NOW, **asdict(this_process())}
-    for _ in range(_ATTEMPTS):
-        with engine.connect() as connection:
-            found = read_leases(connection).get(name)
-        if found is not None and found.is_held():
+    if engine.dialect.name != "postgresql":
+        yield None
+        return
+    lease = Lease(url, name)
+    with contextlib.ExitStack() as held:
+        held.callback(lease.release)
+        with database_errors(url):
+            holder = lease.take(engine)
+        if holder:
             raise StudyBusyError(
-                f"{shown}: the study {name!r} is being run already, by {found.owner.describe()} in"
-                f" {found.directory}; wait for it, or give the study another name"
+                f"--storage {without_password(url)!r}: the study {name!r} is being run already, by"
+                f" {holder}; wait for it, or give the study another name"
             )
-        with contextlib.suppress(IntegrityError), engine.begin() as connection:
-            if found is None:
-                connection.execute(_TABLE.insert().values(study=name, **values))
-                return None
-            # Not if it was given back, taken, or heard of since it was read.
-            unchanged = (
-                _TABLE.c.heartbeat.is_(None)
-                if found.silence is None
-                else _NOW - _TABLE.c.heartbeat >= found.silence
-            )
-            taken = connection.execute(_change(name, found.token).where(unchanged).values(values))
-            if taken.rowcount:
-                return None if found.silence is None else found
-    raise StudyBusyError(f"{shown}: several processes want the study {name!r}; try again")
+        yield lease
 
 
-def _change(name: str, token: str) -> Any:
-    return update(_TABLE).where(_TABLE.c.study == name, _TABLE.c.token == token)
+def lock_key(study: str) -> int:
+    """Return the key of a study's advisory lock, a signed integer of 64 bits."""
+    digest = hashlib.sha256(f"qsearch study {study}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
-def _beat(connection: Connection, name: str, token: str) -> bool:
-    """Say that the holder lives; return whether it still is the holder."""
-    # A beat that was under way when the lease was given back must not take it again.
-    held = _change(name, token).where(_TABLE.c.heartbeat.is_not(None))
-    return bool(connection.execute(held.values(heartbeat=_NOW)).rowcount)
-
-
-def _read_token(connection: Connection, name: str) -> str | None:
-    found: str | None = connection.execute(
-        select(_TABLE.c.token).where(_TABLE.c.study == name)
-    ).scalar()
-    return found
+def lease_holders(connection: Connection) -> dict[int, str]:
+    """Return who holds leases in a database, by :func:`lock_key`."""
+    if connection.dialect.name != "postgresql":
+        return {}
+    return {int(key): str(holder) for key, holder in connection.execute(text(_HOLDERS))}

@@ -36,7 +36,7 @@ from qsearch.experiment.url import (
 )
 from qsearch.monitoring.events import Emit
 from qsearch.space.space import Space
-from qsearch.storage.paths import DATABASE
+from qsearch.storage.paths import DATABASE, RESTORED
 from qsearch.storage.session_files import database_identity
 
 
@@ -71,7 +71,8 @@ def open_trials(
     with _opening_errors(database.url, database.label):
         experiment = _load(name, database.label)
         if experiment is None:
-            _require_unstarted(directory, name, database.label)
+            if not (directory / RESTORED).exists():
+                _require_unstarted(directory, name, database.label)
             with database.transaction():
                 experiment = _make(database, directory, name, space, metric, node)
     _require_own(experiment.description, name, directory, database.label)
@@ -181,5 +182,6 @@ def _require_unstarted(directory: Path, name: str, label: str) -> None:
     if any((directory / "state").glob("adapter-*")):
         raise InputError(
             f"{label}: holds no experiment {name!r}, but {directory} has results of it; give the"
-            " --storage it was run with, or restore the database"
+            " --storage it was run with, restore the database, or archive and restore the"
+            " directory, which makes a new one"
         )

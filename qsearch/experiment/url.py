@@ -129,8 +129,8 @@ def storage_errors(directory: Path) -> Iterator[None]:
     """Turn the errors of a full or read-only disk, or of a damaged database, into one message.
 
     Raises:
-        InputError: Naming the directory and the reason.
-        QsearchError: If the database fails otherwise.
+        InputError: If the database is damaged.
+        QsearchError: If the disk or the database fails; the same command resumes.
     """
     try:
         yield
@@ -146,7 +146,7 @@ def storage_errors(directory: Path) -> Iterator[None]:
                 f"{directory}: its database failed: {one_line(error)}; what was saved is kept, the"
                 " same command resumes"
             ) from error
-        raise InputError(
+        raise QsearchError(
             f"{directory}: cannot be written: {one_line(error)}; what was saved is kept: make"
             " room, then run the same command to resume"
         ) from error

@@ -19,8 +19,7 @@ from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.yaml_text import MAX_BYTES, parse_yaml
 from qsearch.storage.bounded_reading import read_text
 from qsearch.storage.clock import read_seconds
-from qsearch.storage.lock import dead_owner, lock_owner
-from qsearch.storage.owner import Owner
+from qsearch.storage.lock import Owner, dead_owner, lock_owner
 from qsearch.storage.paths import CLOCK, LOG, STUDY_FILE, STUDY_YAML, TRIALS_FILE
 from qsearch.storage.study_record import StudyRecord, read_study
 
@@ -98,7 +97,7 @@ def study_status(directory: Path, now: float | None = None) -> StudyStatus:
     notes: list[str] = []
     # A study has no results yet while it loads its model and measures quantization errors.
     is_new = version is None and (owner is not None or event is not None)
-    record = None if is_new else read_study(directory, notes.append)
+    record = None if is_new else read_study(directory)
     saved, search = read_status(directory), _read_search(directory)
     # What a killed run left says what it did, not what is being done.
     running = saved if owner else None

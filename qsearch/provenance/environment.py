@@ -1,13 +1,12 @@
 """What this process computes with: versions of libraries, CPU, memory, threads, accelerators.
 
-What cannot be found out is left out: no study ends for it.
+What cannot be found out is left out and does not stop a study.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-import threadpoolctl
 import torch
 
 from qsearch.plugins.registry import Group, installed_plugins
@@ -31,27 +29,26 @@ _LIBRARIES = (
 )
 """What can change a result, where it is installed."""
 _SECONDS = 10.0
-_TORCH_LIBRARY = re.compile(r"- (.*(?:Math Kernel Library|MKL-DNN|OpenBLAS|Accelerate).*)")
-_Found = TypeVar("_Found")
+_Value = TypeVar("_Value")
 
 
 def find_versions(spec: StudySpec) -> dict[str, str]:
     """Return versions by name: Python, libraries, and the packages of a study's plugins."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         version = _known(partial(metadata.version, name))
         if version is not None:
-            found[name] = version
+            versions[name] = version
     if torch.version.cuda:
-        found["cuda"] = str(torch.version.cuda)
+        versions["cuda"] = str(torch.version.cuda)
     sections: dict[Group, PluginSpec] = {
         "quantizers": spec.quantizer,
         "tasks": spec.task,
         "trainers": spec.trainer,
     }
     for group, section in sections.items():
-        found |= _known(partial(_brought_by, group, section.name)) or {}
-    return found
+        versions |= _known(partial(_brought_by, group, section.name)) or {}
+    return versions
 
 
 def _brought_by(group: Group, name: str) -> dict[str, str]:
@@ -61,7 +58,7 @@ def _brought_by(group: Group, name: str) -> dict[str, str]:
 
 
 def find_machine() -> Machine:
-    """Return the hardware, and the threads and libraries that PyTorch and NumPy compute with."""
+    """Return the hardware, and the threads that PyTorch computes with."""
     accelerators, driver = _known(_accelerators) or ((), None)
     return Machine(
         system=_known(platform.platform),
@@ -70,13 +67,12 @@ def find_machine() -> Machine:
         cores=_known(_cores),
         memory_gib=_known(_memory_gib),
         threads=_known(torch.get_num_threads),
-        libraries=(*(_known(_torch_libraries) or ()), *(_known(_thread_pools) or ())),
         accelerators=accelerators,
         driver=driver,
     )
 
 
-def _known(find: Callable[[], _Found]) -> _Found | None:
+def _known(find: Callable[[], _Value]) -> _Value | None:
     try:
         return find()
     except Exception:
@@ -103,27 +99,6 @@ def _memory_gib() -> float:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
-def _torch_libraries() -> tuple[str, ...]:
-    """Return PyTorch's libraries, which are linked into it and show in its build's description."""
-    found = _TORCH_LIBRARY.findall(torch.__config__.show())
-    return tuple(f"PyTorch: {' '.join(line.split())}" for line in found)
-
-
-def _thread_pools() -> tuple[str, ...]:
-    """Return the BLAS that NumPy and SciPy compute with."""
-    pools = {
-        " ".join(
-            str(pool[part])
-            for part in ("internal_api", "version", "architecture")
-            if pool.get(part) is not None
-        )
-        + f", threads: {pool['num_threads']}"
-        for pool in threadpoolctl.threadpool_info()
-        if pool.get("user_api") == "blas"
-    }
-    return tuple(sorted(f"NumPy, SciPy: {pool}" for pool in pools))
-
-
 def _accelerators() -> tuple[tuple[str, ...], str | None]:
     """Return names of the accelerators and their driver."""
     nvidia = _known(_nvidia) if torch.cuda.device_count() else None
@@ -136,7 +111,7 @@ def _accelerators() -> tuple[tuple[str, ...], str | None]:
 
 def _nvidia() -> tuple[tuple[str, ...], str]:
     """Ask NVIDIA's own program; PyTorch would take memory of a GPU to tell its name."""
-    told = subprocess.run(
+    listed = subprocess.run(
         ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -144,5 +119,5 @@ def _nvidia() -> tuple[tuple[str, ...], str]:
         timeout=_SECONDS,
         check=True,
     )
-    rows = [line.rsplit(", ", 1) for line in told.stdout.splitlines()]
+    rows = [line.rsplit(", ", 1) for line in listed.stdout.splitlines()]
     return tuple(name for name, _ in rows), rows[0][1]

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from qsearch.plugins.digests import ExamplesDigest, Inputs
+from qsearch.plugins.digests import Inputs
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,6 @@ class Machine:
         cores: CPU cores that the process may use.
         memory_gib: Memory of the machine, GiB.
         threads: Threads that PyTorch computes with.
-        libraries: Libraries for linear algebra, with versions; NumPy's and SciPy's with the
-            threads that they compute with.
         accelerators: Names of the accelerators.
         driver: Version of the accelerators' driver.
     """
@@ -35,7 +32,6 @@ class Machine:
     cores: int | None = None
     memory_gib: float | None = None
     threads: int | None = None
-    libraries: tuple[str, ...] = ()
     accelerators: tuple[str, ...] = ()
     driver: str | None = None
 
@@ -60,11 +56,10 @@ class Session:
     """What one start of a study ran on.
 
     Args:
-        start: When, UTC, as ISO 8601.
-        versions: Versions of Python, of libraries, and of the packages that bring the study's
-            plugins.
+        start: UTC, as ISO 8601.
+        versions: Of Python, of libraries, and of the packages that bring the study's plugins.
         machine: The hardware.
-        sources: Repositories: that of the ``working directory``, and that of ``qsearch`` where
+        sources: Git repositories: that of the ``working directory``, and that of ``qsearch`` where
             it runs from a checkout.
         inputs: Model and data.
     """
@@ -76,50 +71,23 @@ class Session:
     inputs: Inputs = field(default_factory=Inputs)
 
 
-def session_values(session: Session) -> dict[str, Any]:
-    """Return a session as JSON values."""
-    return asdict(session)
-
-
-def session_of(values: Mapping[str, Any]) -> Session:
-    """Return the session that :func:`session_values` wrote.
-
-    Raises:
-        KeyError: If a part is missing.
-        TypeError: If a part has other fields.
-    """
-    machine, inputs = values["machine"], values["inputs"]
-    lists = {name: tuple(machine[name]) for name in ("libraries", "accelerators")}
-    return Session(
-        start=values["start"],
-        versions=dict(values["versions"]),
-        machine=Machine(**{**machine, **lists}),
-        sources={name: Source(**found) for name, found in values["sources"].items()},
-        inputs=Inputs(
-            dict(inputs["model"]),
-            {split: ExamplesDigest(**found) for split, found in inputs["data"].items()},
-        ),
-    )
-
-
 def environment_changes(before: Session, after: Session) -> list[str]:
-    """Return what of versions, machine and source code differs, one line for each."""
+    """Return what of versions, machine and source code differs, one line each."""
     lines = _differences(before.versions, after.versions)
     lines += _differences(asdict(before.machine), asdict(after.machine))
-    # One that is told on one side only says where the study was started, not what changed.
+    # One that only one side has says where the study was started, not what changed.
     known = before.sources.keys() & after.sources.keys()
     return lines + _differences(
-        {f"{name} source": _in_words(before.sources[name]) for name in known},
-        {f"{name} source": _in_words(after.sources[name]) for name in known},
+        {f"{name} source": _as_text(before.sources[name]) for name in known},
+        {f"{name} source": _as_text(after.sources[name]) for name in known},
     )
 
 
 def input_changes(before: Inputs, after: Inputs) -> list[str]:
-    """Return what of model and examples differs, one line for each.
+    """Return what of model and examples differs, one line each.
 
-    What is told on one side only is no difference: an earlier version may not have told it. So a
-    file of the model that comes later is none; but one that goes is, as others may be loaded in its
-    place. A file of examples that differs is none either, where its examples are the same.
+    What only one side has is not a difference, save a file of the model that is gone, since others
+    may be loaded instead. Nor is another file with the same examples.
     """
     lines = []
     known = {name: after.model.get(name) for name in before.model}
@@ -135,7 +103,7 @@ def _named(prefix: str, digests: Mapping[str, str]) -> dict[str, str]:
     return {f"{prefix} {name}": digest for name, digest in digests.items()}
 
 
-def _in_words(source: Source) -> str:
+def _as_text(source: Source) -> str:
     return f"{source.commit or 'no commit'}{' with changes' if source.changed else ''}"
 
 

@@ -1,188 +1,185 @@
-"""A study as one file: what an archive holds, and how it is written.
+"""A study as one file, that can be opened elsewhere and resumed with any database.
 
-An archive is a zip file with the study's files, its Ax experiment as plain data, and a manifest
-that has the size and digest of each. It belongs to no database and holds no URL of one.
+An archive is a zip file with the study's files and a manifest that has the SHA-256 of each. It may
+come from anywhere, so nothing in it is believed before it was checked: only files of a study have a
+place, their sizes have a bound, and an archive that is refused leaves nothing behind.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import re
+import secrets
+import shutil
+import stat
 import zipfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict
 
-from qsearch.errors import DamagedFileError, InputError, StudyBusyError
-from qsearch.experiment.lease import read_leases
-from qsearch.experiment.loading import read_experiment
-from qsearch.experiment.url import (
-    database_errors,
-    open_engine,
-    sqlite_url,
-    storage_errors,
-    without_password,
-)
-from qsearch.sharing.archived_experiment import ArchivedExperiment, archived
+from qsearch.errors import InputError, QsearchError
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import write_atomically
 from qsearch.storage.lock import reading_lock
-from qsearch.storage.paths import DATABASE, IDENTITY, STUDY_YAML
+from qsearch.storage.paths import IDENTITY, RESTORED, STUDY_YAML, kind_of, study_files
 from qsearch.storage.session_files import read_identity
 
 MANIFEST = "manifest.json"
-EXPERIMENT = "experiment.json"
-STUDY_FILES = re.compile(
-    r"(study\.yaml|trials\.parquet|log\.jsonl"
-    r"|state/(?!status)[a-z][a-z_]{0,40}(-[0-9]{1,6})?\.(json|safetensors))(\.previous)?"
-)
-"""The files of a study's directory that an archive may hold. A report is written anew."""
 
-CHUNK = 2**20
+_CHUNK = 2**20
+_MAX_FILES = 20_000
+_MAX_MANIFEST = 2**24
+_MAX_GROWTH = 100
+_ALWAYS_ALLOWED = 2**26
+"""Bytes that all files may take; more if the archive grows at most ``_MAX_GROWTH`` times."""
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ARRAYS = (".safetensors", ".parquet")
 
 
-class Member(BaseModel):
-    """What a manifest says of a file: its bytes, and their digest."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    size: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-
-
-class Manifest(BaseModel):
-    """What an archive says of itself.
-
-    Args:
-        format: Version of the archive's form.
-        qsearch: Version of qsearch that wrote it.
-        study: The study's name.
-        files: All other members by name.
-    """
+class _Manifest(BaseModel):
+    """What an archive says of itself: who wrote it, and SHA-256 of its files by name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal[1]
     qsearch: str
-    study: str
-    files: dict[str, Member]
+    files: dict[str, str]
 
 
-def archive_study(directory: Path, archive: Path, storage_url: str | None = None) -> None:
+def archive_study(directory: Path, archive: Path) -> None:
     """Write a study that does not run into one file.
 
-    A study that runs is refused: its files and its database change one after the other, and what
-    was read between the two could not be resumed. Nothing is written beside the archive, which may
-    be how to make room.
-
-    Args:
-        directory: The study's directory.
-        archive: The file to write; it does not exist.
-        storage_url: The database that the study was run with; None is the one in its directory.
+    Nothing is written next to the study: its disk may be full, or read-only. Evaluations that a
+    killed process had not yet written to ``trials.parquet`` are made again after restoring.
 
     Raises:
-        InputError: If the study runs, is not there, or its database is not, or the file cannot be
-            written.
+        InputError: If the study runs or is missing, or the archive exists or cannot be written.
     """
     if not (directory / STUDY_YAML).is_file():
         raise InputError(f"{directory} holds no study: {directory / STUDY_YAML} is missing")
     if archive.exists():
         raise InputError(f"{archive} exists; give another file by --to")
-    with storage_errors(directory), reading_lock(directory):
-        experiment = _read_experiment(directory, storage_url)
+    with reading_lock(directory):
+        read_study_yaml(directory / STUDY_YAML)
+        read_identity(directory / IDENTITY)
         try:
-            write_atomically(archive, lambda path: _write(path, directory, experiment))
+            write_atomically(archive, lambda path: _write(path, directory))
         except OSError as error:
             raise InputError(f"{archive}: cannot be written: {error.strerror or error}") from error
 
 
-def _read_experiment(directory: Path, storage_url: str | None) -> ArchivedExperiment:
-    """Return the study's experiment from its database."""
-    name = read_study_yaml(directory / STUDY_YAML).name
-    url = storage_url or sqlite_url(directory / DATABASE)
-    shown = f"--storage {without_password(url)!r}" if storage_url else str(directory / DATABASE)
-    if storage_url is None and not (directory / DATABASE).is_file():
-        raise InputError(f"{shown} is missing; give the --storage that the study was run with")
-    engine = open_engine(url, must_exist=True)
-    with database_errors(url, shown), engine.connect() as connection:
-        lease = read_leases(connection).get(name)
-    if lease is not None and lease.is_held():
-        raise StudyBusyError(
-            f"{shown}: the study {name!r} is being run, by {lease.owner.describe()} in"
-            f" {lease.directory}; wait for it"
-        )
-    try:
-        kept = archived(read_experiment(url, name))
-    except InputError:
-        raise
-    except Exception as error:  # Ax has no class of errors for what it cannot load.
-        raise InputError(f"{shown}: the experiment {name!r} cannot be read: {error}") from error
-    if kept.description != identity_of(directory):
-        raise InputError(
-            f"{shown}: the experiment {name!r} there belongs to another study directory than"
-            f" {directory}; give the --storage that it was run with"
-        )
-    return kept
+def _write(path: Path, directory: Path) -> None:
+    digests = {}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in [name for name, kind in study_files(directory).items() if kind.archived]:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = 0o644 << 16
+            # Arrays hardly get smaller, and take long.
+            info.compress_type = _COMPRESSIONS[not name.endswith(_ARRAYS)]
+            with (
+                (directory / name).open("rb") as stream,
+                archive.open(info, "w", force_zip64=True) as member,
+            ):
+                digests[name] = _copy(stream, member)
+        manifest = _Manifest(format=1, qsearch=metadata.version("qsearch"), files=digests)
+        archive.writestr(MANIFEST, json.dumps(manifest.model_dump(), indent=1))
 
 
-def identity_of(directory: Path) -> str:
-    """Return how an experiment describes itself that belongs to a study's directory.
+def _copy(stream: IO[bytes], to: IO[bytes]) -> str:
+    """Copy a stream; return its SHA-256."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        to.write(chunk)
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def restore_archive(archive: Path, directory: Path) -> str:
+    """Unpack an archived study into a new or empty directory; return the study's name.
+
+    Its database is made when it is run.
 
     Raises:
-        InputError: If the directory does not tell.
+        InputError: If the archive is damaged or holds what no study does, or the directory holds
+            files. Nothing has changed then.
     """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory} exists and is not an empty folder; give another --to")
     try:
-        return f"qsearch study {read_identity(directory / IDENTITY)}"
-    except (OSError, DamagedFileError) as error:
-        raise InputError(f"{directory / IDENTITY}: cannot be read: {error}") from error
+        with _new_folder(directory) as folder:
+            _unpack(archive, folder)
+            return _require_study(folder)
+    # A hostile archive can make a library raise anything.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise InputError(f"{archive}: cannot be restored: {reason}") from error
 
 
-def _write(path: Path, directory: Path, experiment: ArchivedExperiment) -> None:
-    files = {}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(_study_files(directory)):
-            with (directory / name).open("rb") as stream:
-                files[name] = _add(archive, name, stream)
-        text = experiment.model_dump_json()
-        files[EXPERIMENT] = _add_text(archive, EXPERIMENT, text)
-        manifest = Manifest(
-            format=1,
-            qsearch=metadata.version("qsearch"),
-            study=experiment.name,
-            files=files,
-        )
-        _add_text(archive, MANIFEST, json.dumps(manifest.model_dump(), indent=1))
+@contextlib.contextmanager
+def _new_folder(directory: Path) -> Iterator[Path]:
+    """Give a folder that becomes a directory when all of it is written, or vanishes."""
+    folder = directory.parent / f".{directory.name}.restoring-{secrets.token_hex(6)}"
+    (folder / "state").mkdir(parents=True)
+    try:
+        yield folder
+        (folder / RESTORED).touch()
+        folder.replace(directory)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _study_files(directory: Path) -> Iterator[str]:
-    for path in (*directory.iterdir(), *(directory / "state").iterdir()):
-        name = path.relative_to(directory).as_posix()
-        if STUDY_FILES.fullmatch(name) and path.is_file():
-            yield name
+def _unpack(path: Path, folder: Path) -> None:
+    """Check an archive, and write its files into a folder."""
+    with zipfile.ZipFile(path) as archive:
+        members = _members(archive)
+        total = sum(info.file_size for info in members.values())
+        limit = max(_ALWAYS_ALLOWED, _MAX_GROWTH * path.stat().st_size)
+        if total > limit:
+            raise ValueError(f"its files take {total} bytes; at most {limit} are unpacked from it")
+        manifest = members.pop(MANIFEST)
+        if manifest.file_size > _MAX_MANIFEST:
+            raise ValueError(f"its manifest has {manifest.file_size} bytes")
+        digests = _Manifest.model_validate_json(archive.read(manifest)).files
+        if members.keys() != digests.keys():
+            name = min(members.keys() ^ digests.keys())
+            raise ValueError(f"{name[:200]!r} is in its manifest or in the archive, but not both")
+        for name, info in members.items():
+            with archive.open(info) as member, (folder / name).open("xb") as file:
+                if _copy(member, file) != digests[name]:
+                    raise ValueError(f"{name!r} in it is damaged: its SHA-256 differs")
 
 
-def _add(archive: zipfile.ZipFile, name: str, stream: IO[bytes]) -> Member:
-    """Copy a file into an archive."""
-    info = zipfile.ZipInfo(name)
-    info.external_attr = 0o644 << 16
-    # Arrays hardly get smaller, and take long.
-    plain = name.removesuffix(".previous").endswith(_ARRAYS)
-    info.compress_type = zipfile.ZIP_STORED if plain else zipfile.ZIP_DEFLATED
-    digest, size = hashlib.sha256(), 0
-    with archive.open(info, "w", force_zip64=True) as member:
-        while chunk := stream.read(CHUNK):
-            member.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-    return Member(size=size, sha256=digest.hexdigest())
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Return an archive's members by name: files of a study alone, each once."""
+    infos = archive.infolist()
+    if len(infos) > _MAX_FILES:
+        raise ValueError(f"it has {len(infos)} files; a study has at most {_MAX_FILES}")
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        name, kind = info.orig_filename, kind_of(info.orig_filename)
+        if name != MANIFEST and not (kind and kind.archived):
+            raise ValueError(f"it holds {name[:200]!r}, which is not a file of a study")
+        if name != info.filename or stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+            raise ValueError(f"{name!r} in it is not a plain file")
+        if info.flag_bits & 1 or info.compress_type not in _COMPRESSIONS:
+            raise ValueError(f"{name!r} in it is encrypted, or compressed in an unknown way")
+        if name in members:
+            raise ValueError(f"it holds {name!r} twice")
+        members[name] = info
+    missing = {MANIFEST, STUDY_YAML, IDENTITY} - members.keys()
+    if missing:
+        raise ValueError(f"it is not an archive of a study: it lacks {', '.join(sorted(missing))}")
+    return members
 
 
-def _add_text(archive: zipfile.ZipFile, name: str, text: str) -> Member:
-    content = text.encode()
-    archive.writestr(name, content)
-    return Member(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+def _require_study(folder: Path) -> str:
+    """Return the name of the study in a folder, which must have what every study has."""
+    try:
+        read_identity(folder / IDENTITY)
+        return read_study_yaml(folder / STUDY_YAML).name
+    except QsearchError as error:
+        raise ValueError(str(error).replace(f"{folder}/", "")) from error

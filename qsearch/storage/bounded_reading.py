@@ -25,11 +25,8 @@ _BATCH_ROWS = 4096
 def open_regular(path: Path) -> BinaryIO:
     """Open a file for reading, and nothing else: a pipe in its place would be waited for.
 
-    Args:
-        path: The file, or a link to it.
-
     Raises:
-        OSError: If it cannot be read, or is no file.
+        OSError: If it cannot be read, or is not a regular file or a link to one.
     """
     return open(path, "rb", opener=_open_regular)
 
@@ -39,45 +36,50 @@ def _open_regular(name: str, flags: int) -> int:
     if stat.S_ISREG(os.fstat(handle).st_mode):
         return handle
     os.close(handle)
-    raise OSError("it is no regular file")
+    raise OSError("it is not a regular file")
 
 
-def read_text(path: Path, most: int) -> str:
-    """Return what a text file holds.
+def read_bytes(path: Path, limit: int | None) -> bytes:
+    """Return what a file holds.
 
     Args:
         path: The file.
-        most: Most bytes that it may have.
+        limit: Bytes that it may have; any number if None.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it has more, or is not UTF-8.
+        ValueError: If it has more.
     """
     with open_regular(path) as stream:
-        content = stream.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it has more than {most} bytes")
-    return content.decode("utf-8")
+        content = stream.read(-1 if limit is None else limit + 1)
+    if limit is not None and len(content) > limit:
+        raise ValueError(f"it has more than {limit} bytes")
+    return content
 
 
-def read_last_lines(path: Path, most: int) -> list[str]:
-    """Return the last lines of a text file, the first one first; what is no text is replaced.
+def read_text(path: Path, limit: int) -> str:
+    """Return what a text file holds, as :func:`read_bytes` does; ValueError if it is not UTF-8."""
+    return read_bytes(path, limit).decode("utf-8")
+
+
+def read_last_lines(path: Path, limit: int) -> list[str]:
+    """Return the last lines of a text file, the first one first; what is not text is replaced.
 
     Args:
         path: The file.
-        most: Bytes that are read; of a longer file, its end.
+        limit: Bytes that are read; of a longer file, its end.
 
     Raises:
         OSError: If it cannot be read.
     """
     with open_regular(path) as stream:
         size = stream.seek(0, 2)
-        stream.seek(max(size - most, 0))
-        lines = stream.read(most).decode("utf-8", errors="replace").splitlines()
-    return lines if size <= most else lines[1:]
+        stream.seek(max(size - limit, 0))
+        lines = stream.read(limit).decode("utf-8", errors="replace").splitlines()
+    return lines if size <= limit else lines[1:]
 
 
-def read_parquet(path: Path, most: int) -> pa.Table:
+def read_parquet(path: Path, limit: int) -> pa.Table:
     """Return the table in a Parquet file.
 
     A value that repeats is in the file once, so a small file can be a large table, and no size in
@@ -85,7 +87,7 @@ def read_parquet(path: Path, most: int) -> pa.Table:
 
     Args:
         path: The file.
-        most: Most bytes that the table may take in memory.
+        limit: Bytes that the table may take in memory.
 
     Raises:
         OSError: If the file cannot be read.
@@ -99,6 +101,6 @@ def read_parquet(path: Path, most: int) -> pa.Table:
         for batch in file.iter_batches(_BATCH_ROWS):
             batches.append(batch)
             nbytes += batch.nbytes
-            if nbytes > most:
-                raise ValueError(f"its table takes more than {most} bytes")
+            if nbytes > limit:
+                raise ValueError(f"its table takes more than {limit} bytes")
         return pa.Table.from_batches(batches, file.schema_arrow)

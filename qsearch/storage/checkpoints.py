@@ -1,50 +1,29 @@
-"""What training leaves in a study's directory: each round's adapter, and an unfinished round."""
+"""What training leaves in a study's directory: each round's adapter, and its checkpoint."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from qsearch.errors import DamagedFileError
 from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import TrainerState
-from qsearch.storage.bounded_reading import open_regular
-from qsearch.storage.checksums import (
-    CHECKSUM,
-    TensorBytes,
-    damage,
-    require_header,
-    tensors_checksum,
-)
-from qsearch.storage.files import delete, write_atomically, write_keeping_previous
-from qsearch.storage.paths import adapter_path, checkpoint_path, previous_path
+from qsearch.storage.checksums import damage, read_checked
+from qsearch.storage.paths import adapter_path, checkpoint_path, remedy
+from qsearch.storage.tensor_files import tensors_header, write_tensors
 
 _DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError)
-_AGAIN = "running the study again, as it was run, makes it anew"
 
 
 def write_adapter(directory: Path, round: int, state: TrainerState, report: TrainReport) -> None:
     """Save a round's trained adapter and its report in one file, so that both exist or neither."""
-    header = {
-        "state": json.dumps(dict(state.metadata)),
-        "report": json.dumps(
-            {
-                "steps": report.steps,
-                "seconds": report.seconds,
-                "losses": report.losses,
-                "details": dict(report.details),
-            }
-        ),
-    }
-    _write(adapter_path(directory, round), state.tensors, header)
+    _write(adapter_path(directory, round), state, {"report": json.dumps(asdict(report))})
 
 
 def read_adapter(directory: Path, round: int) -> tuple[TrainerState, TrainReport]:
@@ -54,85 +33,42 @@ def read_adapter(directory: Path, round: int) -> tuple[TrainerState, TrainReport
         DamagedFileError: If the file is missing or damaged.
     """
     path = adapter_path(directory, round)
-    if not path.is_file():
-        raise DamagedFileError(f"{path}: is missing; {_AGAIN}")
     try:
-        return read_adapter_file(path)
-    except DamagedFileError as error:
-        raise DamagedFileError(f"{error}; {_AGAIN}") from error
-
-
-def read_adapter_file(path: Path) -> tuple[TrainerState, TrainReport]:
-    """Return the adapter and the report in a file.
-
-    Raises:
-        DamagedFileError: If it is damaged.
-    """
-    with damage(path, *_DAMAGE):
-        tensors, header = _read(path)
-        report = json.loads(header["report"])
-        report["losses"] = tuple(report["losses"])
-        return TrainerState(tensors, json.loads(header["state"])), TrainReport(**report)
+        with damage(path, *_DAMAGE):
+            state, header = _read(path)
+            report = json.loads(header["report"])
+            return state, TrainReport(**{**report, "losses": tuple(report["losses"])})
+    except FileNotFoundError as error:
+        again = remedy(path).partition(", then ")[2]
+        raise DamagedFileError(f"{path}: is missing; {again}") from error
 
 
 def read_checkpoint(directory: Path, round: int) -> TrainingCheckpoint:
-    """Return where the state of a round's unfinished training is kept.
-
-    Of a damaged file, the version before is taken; without one the round's training begins again.
-    The result is the same.
-    """
+    """Return where the checkpoint of a round's training is loaded from and saved."""
     path = checkpoint_path(directory, round)
 
-    def load() -> TrainerState | None:
-        for version in (path, previous_path(path)):
-            with contextlib.suppress(DamagedFileError, FileNotFoundError):
-                return read_checkpoint_file(version)
-        return None
+    def load_saved() -> TrainerState | None:
+        with damage(path, *_DAMAGE):
+            return _read(path)[0] if path.exists() else None
 
-    def save(state: TrainerState) -> None:
-        header = {"state": json.dumps(dict(state.metadata))}
-        _write(path, state.tensors, header, write_keeping_previous)
-
-    return TrainingCheckpoint(load, save)
-
-
-def read_checkpoint_file(path: Path) -> TrainerState:
-    """Return the state of an unfinished training in a file.
-
-    Raises:
-        DamagedFileError: If it is damaged.
-        FileNotFoundError: If it is missing.
-    """
-    with damage(path, *_DAMAGE):
-        tensors, header = _read(path)
-        return TrainerState(tensors, json.loads(header["state"]))
+    return TrainingCheckpoint(load_saved, lambda state: _write(path, state, {}))
 
 
 def delete_checkpoint(directory: Path, round: int) -> None:
-    """Delete the state of a round whose training is finished."""
-    delete(checkpoint_path(directory, round))
+    """Delete the checkpoint of a round whose training is finished."""
+    checkpoint_path(directory, round).unlink(missing_ok=True)
 
 
-def _write(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    header: dict[str, str],
-    write: Callable[[Path, Callable[[Path], object]], None] = write_atomically,
-) -> None:
-    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    header = {**header, CHECKSUM: tensors_checksum(_contents(plain), header)}
-    write(path, lambda temporary: save_file(plain, temporary, metadata=header))
+def _write(path: Path, state: TrainerState, header: Mapping[str, str]) -> None:
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in state.tensors.items()}
+    write_tensors(
+        path,
+        lambda texts: save(plain, texts),
+        {**header, "state": json.dumps(dict(state.metadata))},
+    )
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with open_regular(path), safe_open(path, framework="pt") as stream:
-        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        header: dict[str, str] = stream.metadata() or {}
-    require_header(header, _contents(tensors))
-    return tensors, header
-
-
-def _contents(tensors: Mapping[str, Tensor]) -> Iterator[TensorBytes]:
-    for name, tensor in tensors.items():
-        content = tensor.reshape(-1).view(torch.uint8).numpy()
-        yield TensorBytes(name, str(tensor.dtype), tensor.shape, content)
+def _read(path: Path) -> tuple[TrainerState, dict[str, str]]:
+    content = read_checked(path)
+    header = tensors_header(content)
+    return TrainerState(load(content), json.loads(header["state"])), header

@@ -5,13 +5,21 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from qsearch.storage.checksums import damage
-from qsearch.storage.files import read_state, write_state
 from qsearch.storage.paths import CLOCK
+from qsearch.storage.state_file import StateFile
 
-_SAVED_EVERY = 30.0  # Seconds; a killed process loses no more, while it has something to tell.
+_SAVED_EVERY = 30.0  # Seconds; a killed process loses no more, while it emits events.
+
+
+@dataclass(frozen=True)
+class _Time:
+    seconds: float
+
+
+_FILE = StateFile(_Time)
 
 
 def _now() -> float:
@@ -21,16 +29,13 @@ def _now() -> float:
 class Clock:
     """Counts a study's wall time on from what its earlier sessions have saved.
 
-    Args:
-        directory: The study's directory.
-
     Raises:
         DamagedFileError: If what was saved is damaged.
     """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / CLOCK
-        self._before = read_seconds(self._path) if self._path.is_file() else 0.0
+        self._before = read_seconds(self._path) if self._path.exists() else 0.0
         self._start = self._saved = _now()
 
     @property
@@ -49,12 +54,12 @@ class Clock:
         try:
             yield
         finally:
-            # Where a disk is full, the error that ended the work is the one to tell.
+            # Where a disk is full, the error that ended the work is the one to report.
             with contextlib.suppress(OSError):
                 self._save()
 
     def _save(self) -> None:
-        write_state(self._path, {"seconds": self.hours * 3600})
+        _FILE.write(self._path, _Time(self.hours * 3600))
         self._saved = _now()
 
 
@@ -64,6 +69,4 @@ def read_seconds(path: Path) -> float:
     Raises:
         DamagedFileError: If it is damaged.
     """
-    loaded = read_state(path)
-    with damage(path, KeyError, TypeError, ValueError):
-        return float(loaded["seconds"])
+    return _FILE.read(path).seconds

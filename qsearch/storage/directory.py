@@ -1,4 +1,4 @@
-"""A study's directory: what lies where, and its finished rounds."""
+"""A study's directory: made, claimed and read."""
 
 from __future__ import annotations
 
@@ -7,28 +7,19 @@ from pathlib import Path
 
 from qsearch.errors import DamagedFileError, InputError
 from qsearch.spec.study_spec import StudySpec, dump_spec, load_spec
-from qsearch.storage.checksums import require_text_file, with_checksum
-from qsearch.storage.files import (
-    write_atomically,
-    write_keeping_previous,
-)
-from qsearch.storage.paths import (
-    DATABASE,
-    IDENTITY,
-    QUANTIZATION_ERROR,
-    STUDY_FILE,
-    STUDY_YAML,
-    adapter_path,
-    measurement_path,
-    previous_path,
-)
+from qsearch.storage.bounded_reading import MAX_STATE
+from qsearch.storage.checksums import read_checked, yaml_with_checksum
+from qsearch.storage.files import write_bytes
+from qsearch.storage.lock import cannot_write
+from qsearch.storage.paths import STUDY_YAML, study_files
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make a study directory and prove that it can be written.
+    """Make a study directory, which another process may do at the same time.
 
     Raises:
-        InputError: If it cannot be made or written, or has a name that some libraries refuse.
+        InputError: If it cannot be made, or has a name that some libraries refuse.
+        QsearchError: If the disk is full.
     """
     try:
         str(directory).encode()
@@ -36,45 +27,28 @@ def prepare_directory(directory: Path) -> None:
         raise InputError(f"{directory}: its name is not UTF-8; give another --out") from error
     try:
         (directory / "state").mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / ".writable", lambda path: path.write_text("yes"))
-        (directory / ".writable").unlink()
     except OSError as error:
-        raise InputError(
-            f"{directory}: cannot be written: {error.strerror or error}; give another --out"
-        ) from error
+        raise cannot_write(directory, error) from error
 
 
 def has_results(directory: Path) -> bool:
-    """Return whether a study directory holds anything that was measured or put into a database.
-
-    The quantization error is measured first; the others tell of it where that file was deleted.
-    """
-    results = (
-        measurement_path(directory, QUANTIZATION_ERROR),
-        adapter_path(directory, 0),
-        directory / IDENTITY,
-        directory / DATABASE,
-        directory / STUDY_FILE,
-    )
-    return any(path.is_file() for path in results)
+    """Return whether a study directory holds anything that was measured or put into a database."""
+    return any(kind.is_result for kind in study_files(directory).values())
 
 
 def write_study_yaml(directory: Path, spec: StudySpec) -> None:
     """Write the resolved study into its directory."""
-    text = with_checksum(dump_spec(spec))
-    write_keeping_previous(
-        directory / STUDY_YAML, lambda temporary: temporary.write_text(text, encoding="utf-8")
-    )
+    write_bytes(directory / STUDY_YAML, yaml_with_checksum(dump_spec(spec)))
 
 
 def read_study_yaml(path: Path) -> StudySpec:
-    """Return the study in ``study.yaml``, or in another version of it.
+    """Return the study in ``study.yaml``.
 
     Raises:
-        DamagedFileError: If it is damaged.
+        DamagedFileError: If it is not what was written.
         InputError: If this version refuses the study.
     """
-    require_text_file(path)
+    read_checked(path, MAX_STATE)
     return load_spec(path, resolved=True)
 
 
@@ -90,10 +64,9 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     """
     if path.name == STUDY_YAML and path.is_file() and has_results(path.parent):
         try:
-            require_text_file(path)
+            read_checked(path, MAX_STATE)
         except DamagedFileError as error:
             raise InputError(
-                f"{error}; run {previous_path(path)}, which has what it held. To change a study,"
-                " edit a copy of it that is elsewhere"
+                f"{error}. To change a study, edit a copy of its file that is elsewhere"
             ) from error
     return load_spec(path, overrides)

@@ -1,8 +1,7 @@
 """One process at a time in a study directory.
 
-The operating system's lock decides: it frees itself when its process dies. Beside it the owner
-leaves a note, and touches the file now and then. These decide only where the system's lock cannot:
-on file systems that have none, or that do not share it between hosts.
+The operating system's lock decides, and is freed when its process dies. A note beside it says who
+holds it, for messages alone.
 """
 
 from __future__ import annotations
@@ -10,28 +9,65 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
+import getpass
 import os
-import tempfile
-import time
+import socket
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from qsearch.errors import InputError, StudyBusyError
-from qsearch.storage.files import no_links
-from qsearch.storage.heartbeat import heartbeat
-from qsearch.storage.owner import BEAT_SECONDS, STALE_SECONDS, Owner, read_owner, this_process
-from qsearch.storage.paths import LOCK
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
+
+from qsearch.errors import InputError, QsearchError, StudyBusyError
+from qsearch.storage.bounded_reading import open_regular, read_text
+from qsearch.storage.files import no_links, write_json
+from qsearch.storage.paths import LOCK, OWNER
 
 _PATIENCE_SECONDS = 1.0
 """Whoever looks for the owner holds the lock for a moment; a run waits longer than that."""
 
-_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-_FILE = "file"
 _MAX_NOTE = 10_000
-_TO_RUN = "this study is being run already, by {}; wait for it, or give another --out"
-_TO_READ = "this study is being run, by {}; wait for it"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process that runs a study; what is not known is None.
+
+    Args:
+        user: Its user.
+        host: Its host's name.
+        process: Its number there.
+        since: When it took the study, ISO 8601.
+    """
+
+    user: str | None = None
+    host: str | None = None
+    process: int | None = None
+    since: str | None = None
+
+    def describe(self) -> str:
+        """Return the owner as text."""
+        known = ("?" if part is None else part for part in (self.process, self.host, self.since))
+        text = "process {} on {} since {}".format(*known)
+        return f"{text} (user {self.user})" if self.user else text
+
+    def note(self) -> dict[str, Any]:
+        """Return the owner as JSON values."""
+        return asdict(self)
+
+
+def this_process() -> Owner:
+    """Return this process as an owner from now on."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # A container may run as a number without a name.
+        user = str(os.getuid())
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return Owner(user, socket.gethostname(), os.getpid(), since)
 
 
 @contextlib.contextmanager
@@ -43,163 +79,100 @@ def study_lock(directory: Path) -> Iterator[Owner | None]:
 
     Raises:
         StudyBusyError: If another process holds it.
-        InputError: If the lock's file cannot be written, or is a link.
+        InputError: If the directory cannot be written, or the lock is a link.
+        QsearchError: If the disk is full.
     """
-    with _opened(directory, "a+") as stream:
-        before, _ = _take(directory, stream, fcntl.LOCK_EX, _TO_RUN)
-        stream.truncate(0)
-        note = {**this_process().note(), _FILE: os.fstat(stream.fileno()).st_ino}
-        json.dump(note, stream)
-        stream.flush()
-
-        def touch() -> bool:
-            os.utime(stream.fileno())
-            return True
-
+    # A lock of files that come and go would outlive a process that is killed.
+    lock = FileLock(directory / LOCK, timeout=_PATIENCE_SECONDS, fallback_to_soft=False)
+    note = directory / OWNER
+    with contextlib.ExitStack() as held:
         try:
-            with heartbeat(touch, BEAT_SECONDS):
-                yield before
-        finally:
-            stream.truncate(0)
+            held.enter_context(lock)
+            before = _read_note(directory)
+            write_json(note, this_process().note())
+        except Timeout:
+            owner = _read_note(directory)
+            if owner is None:  # Others read.
+                raise StudyBusyError(
+                    f"{directory}: this study is being archived; try again later"
+                ) from None
+            raise StudyBusyError(
+                f"{directory}: this study is being run already, by {owner.describe()}; wait for"
+                " it, or give another --out"
+            ) from None
+        except OSError as error:
+            raise cannot_write(directory, error) from error
+        # Removed before the lock is freed.
+        held.callback(note.unlink, missing_ok=True)
+        yield before
+
+
+def cannot_write(directory: Path, error: OSError) -> QsearchError:
+    """Return what to raise where a study directory cannot be made, written or locked."""
+    if error.errno == errno.ELOOP:
+        return InputError(f"{error.filename}: is a link, and links are not followed; remove it")
+    reason = f"{directory}: cannot be written: {error.strerror or error}"
+    if error.errno in _FULL:
+        return QsearchError(f"{reason}; make room, then run the same command")
+    return InputError(f"{reason}; give another --out")
 
 
 @contextlib.contextmanager
 def reading_lock(directory: Path) -> Iterator[None]:
     """Keep others from running a study while all of it is read.
 
-    Where the system has locks, nothing is written: the disk may be full, or read-only.
+    Nothing is written, save an empty lock where there is none: the disk may be full, or read-only.
 
     Raises:
         StudyBusyError: If another process runs it.
-        InputError: If the lock's file cannot be opened, or is a link.
+        InputError: If the lock cannot be opened, or is a link.
     """
-    with _opened(directory, "r") as stream:
-        _, locks = _take(directory, stream, fcntl.LOCK_SH, _TO_READ)
-        with contextlib.nullcontext() if locks else study_lock(directory):
-            yield
-
-
-def _opened(directory: Path, mode: str) -> IO[str]:
-    """Open the lock's file, or make it."""
     path = directory / LOCK
-
-    def opener(name: str, flags: int) -> int:
-        return no_links(name, flags | os.O_CREAT)
-
     try:
-        return open(path, mode, encoding="utf-8", opener=opener)
+        handle = no_links(str(path), os.O_RDONLY | os.O_CREAT)
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from error
-
-
-def _take(directory: Path, stream: IO[str], kind: int, busy: str) -> tuple[Owner | None, bool]:
-    """Lock the open file; return who is noted in it, and whether its file system has locks.
-
-    Args:
-        directory: The study's directory.
-        stream: The lock's file.
-        kind: Exclusively or shared, as ``fcntl`` calls it.
-        busy: What is told if the study is being run, with a place for its owner.
-
-    Raises:
-        StudyBusyError: If another process holds it.
-    """
     try:
-        locks = _acquire(stream, kind)
-    except BlockingIOError as error:
-        raise _busy(directory, lock_owner(directory), busy) from error
-    noted = _note(stream, of_this_file=True)
-    if noted and _lives_elsewhere(stream, noted, locks):
-        raise _busy(directory, noted, busy)
-    return noted, locks
-
-
-def _busy(directory: Path, owner: Owner | None, busy: str) -> StudyBusyError:
-    if owner is None:  # Others read, or what ran it has ended just now.
-        return StudyBusyError(f"{directory}: this study is being archived; try again later")
-    return StudyBusyError(f"{directory}: {busy.format(owner.describe())}")
-
-
-def _acquire(stream: IO[str], kind: int) -> bool:
-    """Lock an open file, exclusively or shared; return whether its file system has locks."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(stream, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.02)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            return False
+        if not _share(handle):
+            owner = _read_note(directory) or Owner()
+            raise StudyBusyError(
+                f"{directory}: this study is being run, by {owner.describe()}; wait for it"
+            )
+        yield
+    finally:
+        os.close(handle)
 
 
 def lock_owner(directory: Path) -> Owner | None:
     """Return who runs the study now; None if nobody does."""
-    return _look(directory)[0]
+    return (_read_note(directory) or Owner()) if _is_held(directory) else None
 
 
 def dead_owner(directory: Path) -> Owner | None:
     """Return who died while running the study, if that was the last to run it."""
-    return _look(directory)[1]
+    return None if _is_held(directory) else _read_note(directory)
 
 
-def _look(directory: Path) -> tuple[Owner | None, Owner | None]:
-    """Return the owner, and the owner that died."""
-    path = directory / LOCK
-    if not path.is_file():
-        return None, None
-    with path.open("r", encoding="utf-8") as stream:
-        locks = True
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _note(stream) or Owner(), None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            locks = False
-        note = _note(stream, of_this_file=True)
-        if note is None:
-            return None, None
-        return (note, None) if _lives_elsewhere(stream, note, locks) else (None, note)
-
-
-def _note(stream: IO[str], of_this_file: bool = False) -> Owner | None:
-    """Return the owner that a lock's file tells of, if it does.
-
-    Args:
-        stream: The open file.
-        of_this_file: Whether a note that was copied along with its directory counts as none.
-    """
-    stream.seek(0)
+def _is_held(directory: Path) -> bool:
     try:
-        found: Any = json.loads(stream.read(_MAX_NOTE))
-    except (RecursionError, ValueError):  # Half a note of a killed process, or no text at all.
-        return None
-    owner = read_owner(found)
-    if of_this_file and owner and found.get(_FILE) != os.fstat(stream.fileno()).st_ino:
-        return None
-    return owner
+        with open_regular(directory / LOCK) as stream:
+            return not _share(stream.fileno())
+    except OSError:
+        return False
 
 
-def _lives_elsewhere(stream: IO[str], owner: Owner, locks: bool) -> bool:
-    """Return whether a note's owner lives, although the system's lock is free or missing."""
-    if locks and owner.shares_kernel():
-        return False  # One kernel's locks are the same for all of its processes.
-    silence = _silence(Path(stream.name))
-    dead = owner.is_dead(silence)
-    return silence < STALE_SECONDS if dead is None else not dead
-
-
-def _silence(path: Path) -> float:
-    """Return the seconds since a file was touched, by the clock of its file system."""
+def _share(handle: int) -> bool:
+    """Share the lock of an open file with other readers; return False if a process runs."""
     try:
-        with tempfile.TemporaryFile(dir=path.parent) as probe:
-            now = os.fstat(probe.fileno()).st_mtime
-    except OSError:  # Nothing can be written there.
-        now = time.time()
-    return now - path.stat().st_mtime
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read_note(directory: Path) -> Owner | None:
+    try:
+        text = read_text(directory / OWNER, _MAX_NOTE)
+        return TypeAdapter(Owner).validate_json(text, strict=True)
+    except (OSError, ValueError):
+        return None

@@ -1,70 +1,25 @@
-"""Files of a study directory: their names and places."""
+"""Files of a study directory: their names, and what each one means for a study."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
-PREVIOUS = ".previous"
-"""What the name of a file's previous version ends with."""
-
-
-def previous_path(path: Path) -> Path:
-    """Return where a file's previous version is kept."""
-    return path.with_name(f"{path.name}{PREVIOUS}")
-
-
-def damaged_path(path: Path) -> Path:
-    """Return where a damaged file is moved to."""
-    return path.with_name(f"{path.name}.damaged")
-
-
 STUDY_YAML = "study.yaml"
-
-
 DATABASE = "study.db"
-
-
 LOG = "log.jsonl"
-
-
-IDENTITY = "state/identity.json"
-
-
-def round_path(directory: Path, round: int) -> Path:
-    """Return the file that a round has once it is finished."""
-    return directory / "state" / f"round-{round}.json"
-
-
-def candidates_path(directory: Path, round: int) -> Path:
-    """Return the file that names a round's candidates once all are found."""
-    return directory / "state" / f"candidates-{round}.json"
-
-
-def full_precision_path(directory: Path, round: int) -> Path:
-    """Return where it is saved what a round's model scores without quantization."""
-    return directory / "state" / f"full_precision-{round}.json"
-
-
-CLOCK = "state/clock.json"
-
-
-STATUS_FILE = "state/status.json"
-
-
-LOCK = "state/lock"
-
-
-STUDY_FILE = "state/study.json"
-
-
 TRIALS_FILE = "trials.parquet"
-
-
+STUDY_FILE = "state/study.json"
+IDENTITY = "state/identity.json"
 SESSIONS = "state/sessions.json"
-
-
+CLOCK = "state/clock.json"
 FOOTPRINT_FILE = "state/footprint.json"
-
+STATUS_FILE = "state/status.json"
+LOCK = "state/lock"
+OWNER = "state/owner.json"
+RESTORED = "state/restored"
+"""Stands in a directory that comes from an archive, until its database is made."""
 
 QUANTIZATION_ERROR = "quantization_error"
 """Relative squared error ‖W−W̃‖²/‖W‖² of each layer (layers × choices)."""
@@ -85,11 +40,85 @@ def measurement_path(directory: Path, name: str) -> Path:
     return directory / "state" / f"{name}.safetensors"
 
 
+def round_path(directory: Path, round: int) -> Path:
+    """Return the file that a round has once it is finished."""
+    return directory / "state" / f"round-{round}.json"
+
+
+def candidates_path(directory: Path, round: int) -> Path:
+    """Return the file that names a round's candidates once all are found."""
+    return directory / "state" / f"candidates-{round}.json"
+
+
+def full_precision_path(directory: Path, round: int) -> Path:
+    """Return where it is saved what a round's model scores without quantization."""
+    return directory / "state" / f"full_precision-{round}.json"
+
+
 def adapter_path(directory: Path, round: int) -> Path:
     """Return where the adapter of a round is saved."""
     return directory / "state" / f"adapter-{round}.safetensors"
 
 
 def checkpoint_path(directory: Path, round: int) -> Path:
-    """Return where the state of a round's unfinished training is saved."""
+    """Return where the checkpoint of a round's training is saved."""
     return directory / "state" / f"training-{round}.safetensors"
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What files of a name mean for a study.
+
+    Args:
+        pattern: Regular expression of their path within the directory.
+        archived: Whether an archive holds them.
+        made_again: Whether the study makes a file again, with the same results, if it is deleted.
+        is_result: Whether one of them shows that something was measured.
+    """
+
+    pattern: str
+    archived: bool = True
+    made_again: bool = True
+    is_result: bool = False
+
+
+_N = "[1-9][0-9]{0,5}"
+_KINDS = (
+    FileKind(STUDY_YAML, made_again=False),
+    FileKind(IDENTITY, made_again=False, is_result=True),
+    FileKind(f"state/round-{_N}.json", made_again=False, is_result=True),
+    FileKind(DATABASE, archived=False, made_again=False, is_result=True),
+    FileKind(STUDY_FILE, is_result=True),
+    FileKind(f"state/{QUANTIZATION_ERROR}.safetensors", is_result=True),
+    FileKind(f"state/adapter-{_N}.safetensors", is_result=True),
+    FileKind(f"state/(sensitivity|layer_scores|training)-{_N}.safetensors"),
+    FileKind(f"state/(candidates|full_precision)-{_N}.json"),
+    FileKind(TRIALS_FILE),
+    FileKind(LOG),
+    FileKind(CLOCK),
+    FileKind(SESSIONS),
+    FileKind(FOOTPRINT_FILE),
+    FileKind(STATUS_FILE, archived=False),
+    FileKind(f"{LOCK}|{OWNER}|{RESTORED}", archived=False),
+)
+"""All files of a study directory; a report may lie next to them."""
+
+
+def kind_of(name: str) -> FileKind | None:
+    """Return what a path within a study directory means; None if no study has such a file."""
+    return next((kind for kind in _KINDS if re.fullmatch(kind.pattern, name)), None)
+
+
+def study_files(directory: Path) -> dict[str, FileKind]:
+    """Return the files of a study that are in its directory, by path within it."""
+    paths = (path for folder in (directory, directory / "state") for path in folder.glob("*"))
+    names = sorted(path.relative_to(directory).as_posix() for path in paths if path.is_file())
+    return {name: kind for name in names if (kind := kind_of(name))}
+
+
+def remedy(path: Path) -> str:
+    """Return what to do about a damaged file of a study."""
+    kind = kind_of(path.name) or kind_of(f"{path.parent.name}/{path.name}")
+    if kind is None or not kind.made_again:
+        return "it cannot be made again: restore it, or the whole directory, from a copy"
+    return "delete it, then run the study again, which makes it again"

@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from qsearch.provenance.session import (
-    Session,
-    session_of,
-)
-from qsearch.storage.checksums import damage
-from qsearch.storage.files import read_state, write_state
+from qsearch.provenance.session import Session
 from qsearch.storage.paths import IDENTITY, SESSIONS
+from qsearch.storage.state_file import StateFile
+
+
+@dataclass(frozen=True)
+class _Sessions:
+    sessions: tuple[Session, ...]
+
+
+@dataclass(frozen=True)
+class _Identity:
+    study: uuid.UUID = field(default_factory=uuid.uuid4)
+
+
+_SESSIONS = StateFile(_Sessions)
+_IDENTITY = StateFile(_Identity)
+
+
+def write_sessions(directory: Path, sessions: Sequence[Session]) -> None:
+    """Write a study's sessions, in order."""
+    _SESSIONS.write(directory / SESSIONS, _Sessions(tuple(sessions)))
 
 
 def read_sessions(directory: Path) -> tuple[Session, ...]:
-    """Return a study's sessions, in order; those of earlier versions of qsearch are not known.
+    """Return a study's sessions, in order.
 
     Raises:
         DamagedFileError: If their file is damaged.
     """
     path = directory / SESSIONS
-    return read_sessions_file(path) if path.is_file() else ()
-
-
-def read_sessions_file(path: Path) -> tuple[Session, ...]:
-    """Return the sessions in a file.
-
-    Raises:
-        DamagedFileError: If it is damaged.
-    """
-    loaded = read_state(path)
-    with damage(path, AttributeError, KeyError, TypeError, ValueError):
-        return tuple(session_of(entry) for entry in loaded["sessions"])
+    return _SESSIONS.read(path).sessions if path.is_file() else ()
 
 
 def database_identity(directory: Path) -> str:
     """Return what ties a study directory to its experiment, made once for each directory."""
     path = directory / IDENTITY
     if not path.is_file():
-        write_state(path, {"study": str(uuid.uuid4())})
-    return f"qsearch study {read_identity(path)}"
+        _IDENTITY.write(path, _Identity())
+    return read_identity(path)
 
 
 def read_identity(path: Path) -> str:
@@ -49,6 +55,4 @@ def read_identity(path: Path) -> str:
     Raises:
         DamagedFileError: If the file is damaged.
     """
-    loaded = read_state(path)
-    with damage(path, KeyError, TypeError, ValueError):
-        return str(uuid.UUID(str(loaded["study"])))
+    return f"qsearch study {_IDENTITY.read(path).study}"

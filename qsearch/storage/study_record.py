@@ -6,33 +6,24 @@ here, so that a result can be used without opening the database.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
-from pydantic import BaseModel, ConfigDict
 
 from qsearch.errors import InputError
 from qsearch.plugins.evaluation import Evaluation, Metric
-from qsearch.provenance.session import Session, session_values
-from qsearch.space.configuration import Choices, Configuration, Knob, KnobValue
+from qsearch.provenance.session import Session
+from qsearch.space.configuration import Choices, Configuration
 from qsearch.space.layers import LayerSpec
 from qsearch.storage.checksums import damage
-from qsearch.storage.files import (
-    read_or_previous,
-    read_state,
-    to_standard_error,
-    write_keeping_previous,
-    write_state,
-    written_anew_by_a_run,
-)
 from qsearch.storage.parquet import read_table, write_table
 from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
+from qsearch.storage.state_file import StateFile
 
 TRIAL_COLUMNS = (
     "trial",
@@ -61,30 +52,21 @@ TRIAL_COLUMNS = (
 no front. ``seen`` says whether the configuration was in a training set up to that round.
 ``on_front`` says whether it is on the segmented front of that round.
 
-``loss`` is what the validation examples gave, sampling noise included; ``estimated_loss`` is what
-the surrogate, once it has seen all losses of the round, expects of the configuration on the whole
-task, and ``estimated_loss_std`` how sure it is. Both are NaN until the round ends, and in a study
-that does not tell sampling noise apart (``search.target: examples``). Configurations are chosen by
-:func:`decisive_loss`.
+``loss`` is what the validation examples gave, sampling noise included; ``estimated_loss`` is the
+surrogate's posterior mean of the configuration's loss on the whole task, given all losses of the
+round, and ``estimated_loss_std`` its standard deviation. Both are NaN until the round ends, and in
+a study that does not model sampling noise (``search.target: examples``). Configurations are chosen
+by :func:`selection_loss`.
 
 ``predicted_loss`` is what the round's search predicted that ``loss`` would be, from the losses of
 the round's set, before it evaluated any candidate; ``predicted_loss_std`` is the standard
-deviation of that prediction: of what tells configurations apart, of sampling noise with the
-validation examples and of the noise that the surrogate found in single losses. Both are NaN but for
-candidates of that very round.
+deviation of that prediction, with sampling noise and the noise of single losses. Both are NaN but
+for candidates of that very round.
 """
 
 _TEXTS = ("method", "configuration", "status", "reason")
 _FLAGS = ("seen", "on_front")
 _COUNTS = ("trial", "round")
-
-_ADDED_COLUMNS = (
-    "estimated_loss",
-    "estimated_loss_std",
-    "predicted_loss",
-    "predicted_loss_std",
-)
-"""Columns that studies of earlier versions lack."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +83,7 @@ class RoundRecord:
             that finished the round.
         train_losses: Training loss of each step, nats.
         full_precision: What the model scores on the validation examples with the round's adapter
-            where no weight is quantized; None if the trainer cannot tell, it failed, or an earlier
-            version ran the round.
+            where no weight is quantized; None if the trainer cannot evaluate that, or it failed.
     """
 
     round: int
@@ -116,8 +97,8 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
-class StudyRecord:
-    """All results of a study.
+class StudyFacts:
+    """What a study's results are of, and its rounds.
 
     Args:
         name: The study's name.
@@ -133,9 +114,9 @@ class StudyRecord:
         reference_point: (loss, average bits) that hypervolume is measured from; hypervolume is
             divided by the area between this point and (0, least average bits).
         rounds: Finished rounds.
-        trials: Table with :data:`TRIAL_COLUMNS`.
         versions: Versions of the libraries that ran it, in its last session.
-        sessions: What each session ran on; those of earlier versions of qsearch are not known.
+        sessions: What each session ran on.
+        format: Version of the file's form.
     """
 
     name: str
@@ -150,9 +131,19 @@ class StudyRecord:
     segment_edges: tuple[float, ...]
     reference_point: tuple[float, float] | None
     rounds: tuple[RoundRecord, ...] = ()
-    trials: pd.DataFrame = field(default_factory=lambda: empty_trials())
     versions: Mapping[str, str] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
+    format: Literal[1] = 1
+
+
+_FACTS = StateFile(StudyFacts)
+
+
+@dataclass(frozen=True)
+class StudyRecord(StudyFacts):
+    """All results of a study: its facts, and its trials as a table with :data:`TRIAL_COLUMNS`."""
+
+    trials: pd.DataFrame = field(default_factory=lambda: empty_trials())
 
     @property
     def latest(self) -> pd.DataFrame:
@@ -174,120 +165,44 @@ def empty_trials() -> pd.DataFrame:
 def write_study(directory: Path, record: StudyRecord) -> None:
     """Write the record's files (``state/study.json`` and ``trials.parquet``) into a directory."""
     (directory / "state").mkdir(parents=True, exist_ok=True)
-    write_state(
-        directory / STUDY_FILE,
-        {
-            "format": 1,
-            "name": record.name,
-            "model": record.model,
-            "task": record.task,
-            "quantizer": record.quantizer,
-            "trainer": record.trainer,
-            "metric": asdict(record.metric),
-            "layers": [asdict(layer) for layer in record.layers],
-            "choices": {knob.name: list(knob.values) for knob in record.choices.knobs},
-            "average_bits_range": record.average_bits_range,
-            "segment_edges": record.segment_edges,
-            "reference_point": record.reference_point,
-            "rounds": [asdict(entry) for entry in record.rounds],
-            "versions": dict(record.versions),
-            "sessions": [session_values(session) for session in record.sessions],
-        },
-    )
-    table = record.trials[list(TRIAL_COLUMNS)]
-    write_keeping_previous(directory / TRIALS_FILE, lambda path: write_table(path, table))
+    _FACTS.write(directory / STUDY_FILE, record)
+    write_table(directory / TRIALS_FILE, record.trials[list(TRIAL_COLUMNS)])
 
 
-def read_study(directory: Path, note: Callable[[str], None] = to_standard_error) -> StudyRecord:
+def read_study(directory: Path) -> StudyRecord:
     """Read the results in a study directory.
-
-    Args:
-        directory: The directory.
-        note: Told of a damaged file whose previous version is read in its place.
 
     Raises:
         InputError: If the directory holds no study, or its files cannot be read.
     """
-    path = directory / STUDY_FILE
+    path, trials = directory / STUDY_FILE, directory / TRIALS_FILE
     if not directory.is_dir():
         raise InputError(f"{directory}: there is no such directory")
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{directory} holds no study results: {path} is missing")
-    trials = directory / TRIALS_FILE
-    with written_anew_by_a_run():
-        record = read_or_previous(path, read_study_file, note)
-        if not trials.is_file():
-            return record
-        return replace(record, trials=read_or_previous(trials, read_trials, note))
-
-
-def read_study_file(path: Path) -> StudyRecord:
-    """Return what ``state/study.json``, or another version of it, holds: all but the trials.
-
-    Raises:
-        DamagedFileError: If it is damaged.
-        InputError: If it is of another format.
-    """
-    loaded = read_state(path)
-    with damage(path, AttributeError, KeyError, TypeError, ValueError):
-        if loaded["format"] != 1:
-            raise InputError(f"{path} has format {loaded['format']!r}; this qsearch reads 1")
-        text = json.dumps(loaded)
-        json.loads(text, parse_int=_require_small)
-        told = _StudyFile.model_validate_json(text)
-        fields = {name: getattr(told, name) for name in _StudyFile.model_fields}
-        del fields["format"]
-        knobs = tuple(Knob(name, values) for name, values in told.choices.items())
-        return StudyRecord(**{**fields, "choices": Choices(knobs)})
-
-
-def _require_small(digits: str) -> None:
-    """Refuse an integer that neither tables nor browsers can hold; nothing here counts so far."""
-    if abs(int(digits)) >= 2**53:
-        raise ValueError(f"an integer of {len(digits)} digits")
-
-
-class _StudyFile(BaseModel):
-    """What ``state/study.json`` holds; files of earlier versions have no checksum to rely on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    format: int
-    name: str
-    model: str
-    task: str
-    quantizer: str
-    trainer: str
-    metric: Metric
-    layers: tuple[LayerSpec, ...]
-    choices: dict[str, tuple[KnobValue, ...]]
-    average_bits_range: tuple[float, float]
-    segment_edges: tuple[float, ...]
-    reference_point: tuple[float, float] | None
-    rounds: tuple[RoundRecord, ...]
-    versions: dict[str, str]
-    sessions: tuple[Session, ...] = ()
+    facts = vars(_FACTS.read(path))
+    return StudyRecord(**facts, trials=read_trials(trials) if trials.exists() else empty_trials())
 
 
 def read_trials(path: Path) -> pd.DataFrame:
-    """Return what ``trials.parquet``, or another version of it, holds.
+    """Return what ``trials.parquet`` holds.
 
     Raises:
         DamagedFileError: If it is damaged.
     """
     table = read_table(path)
     with damage(path, ValueError):
-        missing, more = set(TRIAL_COLUMNS) - set(table), set(table) - set(TRIAL_COLUMNS)
-        if more or missing - set(_ADDED_COLUMNS):
+        if tuple(table) != TRIAL_COLUMNS:
+            missing, more = set(TRIAL_COLUMNS) - set(table), set(table) - set(TRIAL_COLUMNS)
             raise ValueError(
                 f"it lacks the columns {sorted(missing)}, and has {sorted(map(str, more))} more"
             )
         _require_kinds(table)
-    return table.assign(**dict.fromkeys(sorted(missing), math.nan))
+    return table
 
 
 def _require_kinds(table: pd.DataFrame) -> None:
-    """Require that columns hold what they are for; tables of earlier versions have no checksum.
+    """Require that columns hold what they are for; a table of others may hold anything.
 
     Raises:
         ValueError: Naming a column that does not.
@@ -303,22 +218,19 @@ def _require_kinds(table: pd.DataFrame) -> None:
         else:
             fits = is_numeric_dtype(column) and not is_bool_dtype(column)
         if not fits:
-            raise ValueError(f"its column {name!r} holds something else than it should")
+            raise ValueError(f"its column {name!r} holds other values than it may")
     known = table.loc[table["status"] == "completed", ["average_bits", "segment"]]
     if not known.map(math.isfinite).all(axis=None):
         raise ValueError("a completed trial has no average bits, or no segment")
     if not set(table["status"]) <= {"completed", "failed"}:
-        raise ValueError("its column 'status' holds something else than it should")
+        raise ValueError("its column 'status' holds other values than it may")
 
 
 def selection_loss(trials: pd.DataFrame) -> pd.Series:
-    """Return the loss that configurations are chosen by (rows): expected, or else observed.
+    """Return the loss that rows of a trial table are chosen by: estimated, or else observed.
 
-    The least of many observed losses is in part sampling noise with the examples; the least
-    expected one scores better on examples that no search saw (``make bench-unseen``).
-
-    Args:
-        trials: Rows of a trial table.
+    The least of many observed losses is in part sampling noise; the configuration of least
+    estimated loss scores better on examples that no search saw (``make bench-unseen``).
     """
     return trials["estimated_loss"].fillna(trials["loss"]).astype(float)
 
@@ -329,12 +241,7 @@ def row_configuration(row: pd.Series) -> Configuration:
 
 
 def row_figures(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
-    """Return what is known of a completed row, by name, as JSON has it; None if it is not known.
-
-    Args:
-        record: The study.
-        row: The row.
-    """
+    """Return what is known of a completed row, by name, as JSON values; None if not known."""
     return {
         "trial": int(row["trial"]),
         "round": int(row["round"]),

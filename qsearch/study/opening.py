@@ -14,6 +14,8 @@ from qsearch.experiment.consistency import require_agreement
 from qsearch.experiment.database import Database
 from qsearch.experiment.loading import open_trials
 from qsearch.experiment.node import QsearchNode
+from qsearch.experiment.rebuilding import rebuild_trials
+from qsearch.experiment.trials import SEARCH
 from qsearch.monitoring.events import Emit, EventKind
 from qsearch.plugins.capabilities import SupportsFootprint
 from qsearch.plugins.components import StudyComponents
@@ -29,7 +31,7 @@ from qsearch.storage.measurements import (
     write_footprint,
     write_measurement,
 )
-from qsearch.storage.paths import QUANTIZATION_ERROR, STUDY_YAML
+from qsearch.storage.paths import QUANTIZATION_ERROR, RESTORED, STUDY_YAML
 from qsearch.storage.round_state import RoundState
 from qsearch.study.context import Study
 from qsearch.study.recording import save_record, study_table
@@ -91,6 +93,9 @@ def open_study(
         directory, components, trials, node.searcher, rounds, sessions, error, executor, emit
     )
     _attach_first_set(study)
+    if (directory / RESTORED).exists():
+        proposed = "random" if search.propose == "random" else SEARCH
+        rebuild_trials(trials, directory, space, proposed)
     table = study_table(study)
     require_agreement(directory, database.label, table, len(trials), rounds)
     save_record(study, table)

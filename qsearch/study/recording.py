@@ -31,7 +31,7 @@ def study_table(study: Study) -> pd.DataFrame:
     return trial_table(
         study.trials,
         sets,
-        [state.expected for state in rounds],
+        [state.estimated for state in rounds],
         [*(state.predicted for state in rounds), predicted_losses(study.directory, round)],
         study.edges,
     )

@@ -61,6 +61,8 @@ def run_round(study: Study, should_stop: Callable[[], bool]) -> None:
         )
 
     state = finished_round(study, training_set, report, unquantized, search_seconds)
+    # An archive rebuilds a finished round from the record.
+    save_record(study)
     write_round(study.directory, state)
     study.rounds.append(state)
     study.emit(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,10 +33,10 @@ from qsearch.spec.stopping import out_of_time, stop_reason
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.clock import Clock
 from qsearch.storage.directory import prepare_directory, write_study_yaml
+from qsearch.storage.files import remove_leftovers
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import LOG
-from qsearch.storage.repair import repair
-from qsearch.storage.round_state import RoundState, read_rounds, was_finished
+from qsearch.storage.round_state import RoundState, read_rounds
 from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import StudyRecord
 from qsearch.study.context import Study
@@ -114,7 +115,7 @@ class StudySession:
         self._held.__exit__(*error)
 
     def emit(self, kind: EventKind, round: int | None = None, **fields: object) -> None:
-        """Send an event, by default of the round in work: to log, progress file and observer."""
+        """Send an event, by default of the round in work: to log, status file and observer."""
         self._clock.keep()
         self._send(Event(kind, len(self._rounds) + 1 if round is None else round, fields))
 
@@ -142,14 +143,12 @@ class StudySession:
     def _open(self, held: ExitStack) -> Study:
         directory, url = self.directory, self.storage_url
         dead = held.enter_context(study_lock(directory))
-        damages = repair(directory)
+        remove_leftovers(directory)
         self._rounds = read_rounds(directory)
         self._clock = Clock(directory)
         log = event_log(directory / LOG)
         status = status_keeper(directory, self.spec.search)
         self._send = all_of([log, status, *([self.observer] if self.observer else [])])
-        for damage in damages:
-            self.emit(EventKind.STATE_DAMAGED, **asdict(damage))
         components = build_components(self.spec, self.source)
         spec = components.spec
         if isinstance(spec.search.initial, InitialSpec):
@@ -158,11 +157,10 @@ class StudySession:
         held.enter_context(self._clock.session())
         lease = None
         if url:
-            # Before the lease, which may be stale for a moment after an outage: no other study of
-            # the same name may take it then.
+            # Before the lease, which is free for a moment after an outage: no other study of the
+            # same name may take it then.
             require_own_experiment(url, spec.name, directory)
-            lease = held.enter_context(study_lease(url, spec.name, directory))
-            dead = dead or (lease.taken_over.owner if lease.taken_over else None)
+            lease = held.enter_context(study_lease(url, spec.name))
         if dead:
             self.emit(EventKind.TAKEN_OVER, owner=dead.describe())
         sessions = read_sessions(directory)
@@ -173,6 +171,8 @@ class StudySession:
         database = open_database(directory, url, self.storage_wait, self.emit)
         held.enter_context(closing(database))
         if lease:
+            lease.renew(database.engine)
+            database.before_reload = partial(lease.renew, database.engine)
             # What this process writes once another has taken the study stays out of it.
             listen(database.engine, "commit", lease.require)
         study = open_study(
@@ -184,17 +184,11 @@ class StudySession:
             self.emit(EventKind.LIMITS_CHANGED, changed=changed)
         return study
 
-    def _was_finished(self) -> bool:
-        """Return whether the round in work was finished once, before its file was damaged."""
-        return was_finished(self.directory, self.study.round)
-
     def _should_stop(self) -> bool:
-        return not self._was_finished() and out_of_time(self.spec.search, self._clock.hours)
+        return out_of_time(self.spec.search, self._clock.hours)
 
     def _stop_reason(self) -> str:
         """Return why to stop; empty to run the round in work."""
-        if self._was_finished():
-            return ""  # What it needs is evaluated.
         return stop_reason(
             self.study.spec.search,
             [state.record.hypervolume for state in self._rounds],

@@ -10,7 +10,6 @@ from qsearch._arrays import Integers
 from qsearch.experiment.trials import SEARCH
 from qsearch.monitoring.events import EventKind
 from qsearch.space.sampling import sample_configurations
-from qsearch.storage.files import delete
 from qsearch.storage.paths import candidates_path
 from qsearch.storage.round_state import Candidates, read_candidates, write_candidates
 from qsearch.study.context import Study
@@ -38,14 +37,16 @@ def find_candidates(
     round = study.round
     path = candidates_path(study.directory, round)
     if path.is_file() and max(read_candidates(path).chosen, default=-1) >= len(study.trials):
-        delete(path)  # The database has lost some of them; the search finds them again.
+        path.unlink()  # The database has lost some of them; the search finds them again.
         study.emit(EventKind.SEARCHING_AGAIN, round)
     if not path.is_file():
         if not _search(study, first, count, should_stop):
             return []
         numbers = list(range(len(study.trials)))[first:][:count]
         predicted = _predicted_losses(study, members, numbers)
-        write_candidates(study.directory, round, Candidates(tuple(numbers), predicted))
+        found = range(first, len(study.trials))
+        texts = {number: study.trials.configuration_text(number) for number in found}
+        write_candidates(study.directory, round, Candidates(tuple(numbers), predicted, texts))
         study.emit(EventKind.SEARCHED, round, candidates=len(numbers))
     return list(read_candidates(path).chosen[:count])
 

@@ -16,12 +16,9 @@ from qsearch.provenance.session import (
     Session,
     environment_changes,
     input_changes,
-    session_values,
 )
 from qsearch.storage.directory import has_results
-from qsearch.storage.files import write_state
-from qsearch.storage.paths import SESSIONS
-from qsearch.storage.session_files import read_sessions
+from qsearch.storage.session_files import read_sessions, write_sessions
 
 
 def record_session(directory: Path, components: StudyComponents, emit: Emit) -> tuple[Session, ...]:
@@ -47,8 +44,7 @@ def record_session(directory: Path, components: StudyComponents, emit: Emit) -> 
     for earlier in before:
         _require_same_inputs(directory, earlier.inputs, session.inputs)
     sessions = (*before, session)
-    values = [session_values(entry) for entry in sessions]
-    write_state(directory / SESSIONS, {"sessions": values})
+    write_sessions(directory, sessions)
     changed = environment_changes(before[-1], session) if before else []
     if changed:
         emit(EventKind.ENVIRONMENT_CHANGED, changed=changed)

@@ -8,7 +8,6 @@ from contextlib import closing
 from qsearch.errors import QsearchError
 from qsearch.execution.executor import ExecutorEvent, Failure, Result
 from qsearch.monitoring.events import EventKind
-from qsearch.storage.files import delete
 from qsearch.storage.paths import LOG, candidates_path
 from qsearch.study.context import Study
 from qsearch.study.recording import PeriodicRecord
@@ -100,7 +99,7 @@ def retry_failed(study: Study, round: int, planned: int, to_evaluate: Sequence[i
         return
     if not evaluated:
         # Without a single loss nothing was searched; the retried round searches.
-        delete(candidates_path(study.directory, round))
+        candidates_path(study.directory, round).unlink(missing_ok=True)
     study.emit(EventKind.RETRYING, round, trials=trials.retry(round))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from qsearch.monitoring.events import read_events
 from qsearch.monitoring.status import finish_reason
 from qsearch.plugins.footprint import Footprint
 from qsearch.spec.yaml_text import read_yaml
-from qsearch.storage.checksums import require_text_file
-from qsearch.storage.files import read_or_previous, to_standard_error, written_anew_by_a_run
+from qsearch.storage.bounded_reading import MAX_STATE
+from qsearch.storage.checksums import read_checked
 from qsearch.storage.measurements import read_footprint, read_layer_scores
 from qsearch.storage.paths import LOG, STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study
@@ -45,23 +45,23 @@ class StudyResults:
     settings: Mapping[str, Any] | None = None
 
 
-def read_results(directory: Path, note: Callable[[str], None] = to_standard_error) -> StudyResults:
+def read_results(directory: Path) -> StudyResults:
     """Read what a study's directory holds.
 
     Raises:
         InputError: If the directory holds no study, or its files cannot be read.
     """
-    record = read_study(directory, note)
+    record = read_study(directory)
     # Without a finished round, what a report shows is of the first.
     last = record.rounds[-1].round if record.rounds else 1
     shape = len(record.layers), record.choices.size
     return StudyResults(
         record=record,
         directory=str(directory),
-        footprint=read_footprint(directory, note),
+        footprint=read_footprint(directory),
         events=_events(directory / LOG),
-        layer_scores=read_layer_scores(directory, last, shape, note),
-        settings=_settings(directory / STUDY_YAML, note),
+        layer_scores=read_layer_scores(directory, last, shape),
+        settings=_settings(directory / STUDY_YAML),
     )
 
 
@@ -77,16 +77,11 @@ def _events(path: Path) -> Sequence[Mapping[str, Any]]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _settings(path: Path, note: Callable[[str], None]) -> Mapping[str, Any] | None:
+def _settings(path: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
-    with written_anew_by_a_run():
-        settings = read_or_previous(path, _read_settings, note)
+    read_checked(path, MAX_STATE)
+    settings = read_yaml(path)
     if not isinstance(settings, dict):
         raise InputError(f"{path}: a study is a mapping of sections, not {type(settings).__name__}")
     return settings
-
-
-def _read_settings(path: Path) -> Any:
-    require_text_file(path)
-    return read_yaml(path)

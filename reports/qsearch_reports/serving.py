@@ -103,8 +103,7 @@ class LivePage:
             version = results_version(self._directory)
             if version is None or version != self._version:
                 try:
-                    # The status has what there is to note.
-                    page = render_page([read_results(self._directory, lambda note: None)])
+                    page = render_page([read_results(self._directory)])
                 except Exception as error:
                     text = f"no report yet: {_problem(error)}".encode("utf-8", "replace")
                     return _Answer(text, "text/plain", HTTPStatus.NOT_FOUND)

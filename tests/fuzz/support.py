@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import math
 import os
 import shutil
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from qsearch.cli import main as cli
+from qsearch.storage.checksums import BLANK, with_checksum
 
 EXAMPLES_VARIABLE = "QSEARCH_FUZZ_EXAMPLES"
 """Factor on the number of inputs of every fuzz test, such as 10."""
@@ -260,3 +263,27 @@ def changed_bytes(draw: st.DrawFn, content: bytes) -> bytes:
     if kind == "insert":
         return content[:at] + junk + content[at:]
     return junk
+
+
+@st.composite
+def changed_table(draw: st.DrawFn, table: pd.DataFrame) -> pd.DataFrame:
+    """A table with a column dropped, doubled in rows, or of another type."""
+    column = draw(st.sampled_from(list(table)))
+    kind = draw(st.sampled_from(["drop", "retype", "one value", "no rows", "add"]))
+    if kind == "drop":
+        return table.drop(columns=column)
+    if kind == "no rows":
+        return table.iloc[:0]
+    if kind == "retype":
+        return table.assign(**{column: table[column].astype(str) + "x"})
+    value = draw(st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.text(max_size=5)))
+    if kind == "add":
+        return table.assign(surprise=value)
+    return table.assign(**{column: value})
+
+
+def write_forged(path: Path, tree: Any) -> None:
+    """Write a JSON state file that holds anything, but has the checksum of what it holds."""
+    fields = {"checksum": BLANK, **tree} if isinstance(tree, dict) else {"checksum": BLANK}
+    fields["checksum"] = BLANK
+    path.write_bytes(with_checksum(json.dumps(fields).encode()))

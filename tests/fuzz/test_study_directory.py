@@ -14,18 +14,20 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qsearch.storage.paths import previous_path
+from qsearch.storage.parquet import write_table
 from tests.engine.support import results, write_study_yaml
 from tests.fuzz.support import (
     ODD_NUMBERS,
     Answer,
     Sandbox,
     changed_bytes,
+    changed_table,
     changed_tree,
     command,
     fuzz,
     one_line,
     places_of,
+    write_forged,
 )
 
 TOO_LARGE = st.sampled_from([-(2**64), 10**400])
@@ -67,30 +69,13 @@ def break_file(draw: st.DrawFn, directory: Path) -> tuple[str, Any]:
     return name, draw(changed_bytes(content))
 
 
-@st.composite
-def changed_table(draw: st.DrawFn, table: pd.DataFrame) -> pd.DataFrame:
-    """A table with a column dropped, doubled in rows, or of another type."""
-    column = draw(st.sampled_from(list(table)))
-    kind = draw(st.sampled_from(["drop", "retype", "one value", "no rows", "add"]))
-    if kind == "drop":
-        return table.drop(columns=column)
-    if kind == "no rows":
-        return table.iloc[:0]
-    if kind == "retype":
-        return table.assign(**{column: table[column].astype(str) + "x"})
-    value = draw(st.one_of(st.none(), st.booleans(), st.integers(-5, 5), st.text(max_size=5)))
-    if kind == "add":
-        return table.assign(surprise=value)
-    return table.assign(**{column: value})
-
-
 def apply(directory: Path, name: str, change: Any, sandbox: Sandbox) -> None:
     path = directory / name
     if isinstance(change, bytes):
         path.write_bytes(change)
         return
     if isinstance(change, pd.DataFrame):
-        change.to_parquet(path, index=False)
+        write_table(path, change)
         return
     path.unlink()
     if change == "folder":
@@ -118,7 +103,7 @@ def read(reader: str, place: Path) -> Answer:
     return command(name, place, *options)
 
 
-@fuzz(300)
+@fuzz(200)
 @given(data=st.data(), reader=st.sampled_from(sorted(READERS)))
 def test_a_broken_directory_is_read_or_refused_in_one_line(
     data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
@@ -131,53 +116,42 @@ def test_a_broken_directory_is_read_or_refused_in_one_line(
         one_line(read(reader, place))
 
 
-def without_checksum(content: bytes) -> Any:
-    """What a state file of JSON holds, as an earlier version, or a forger, would write it."""
-    tree = json.loads(content)
-    if isinstance(tree, dict):
-        tree.pop("checksum", None)
-    return tree
-
-
-@fuzz(250)
+@fuzz(150)
 @given(data=st.data(), reader=st.sampled_from(["report", *READERS]))
-def test_files_without_checksums_are_read_or_refused_in_one_line(
+def test_files_of_a_forger_are_read_or_refused_in_one_line(
     data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
 ) -> None:
-    """Nothing but its values tells that such a file is wrong."""
-    tried["study directories: without checksums"] += 1
+    """Nothing but its values says that such a file is wrong."""
+    tried["study directories: forged"] += 1
     readable = ["trials.parquet", "state/study.json", "state/footprint.json", "state/sessions.json"]
     name = data.draw(st.sampled_from(readable))
     with sandbox.writes_only_in_place() as place:
         shutil.copytree(finished, place)
         path = place / name
         if path.suffix == ".parquet":
-            data.draw(changed_table(pd.read_parquet(path))).to_parquet(path, index=False)
+            write_table(path, data.draw(changed_table(pd.read_parquet(path))))
         else:
-            tree = data.draw(changed_tree(without_checksum(path.read_bytes())))
-            path.write_text(json.dumps(tree))
-        previous_path(path).unlink()
+            write_forged(path, data.draw(changed_tree(json.loads(path.read_text()))))
         one_line(read(reader, place))
 
 
-@fuzz(120)
+@fuzz(80)
 @given(data=st.data(), reader=st.sampled_from(["report", "report", "status"]))
 def test_odd_figures_of_a_study_are_shown_or_refused_in_one_line(
     data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
 ) -> None:
-    """The figures of study.json, without a checksum: some too large, or no numbers."""
+    """The figures of study.json, its checksum right: some too large, or no numbers."""
     tried["study directories: figures"] += 1
     with sandbox.writes_only_in_place() as place:
         shutil.copytree(finished, place)
         path = place / "state/study.json"
-        tree = without_checksum(path.read_bytes())
+        tree = json.loads(path.read_text())
         figures = [found for found in places_of(tree) if is_figure(value_at(tree, found))]
         # One of each kind, such as a side of a shape, as there are many of some.
         kinds = {tuple(step for step in found if isinstance(step, str)): found for found in figures}
         *steps, last = data.draw(st.sampled_from(list(kinds.values())))
         value_at(tree, steps)[last] = data.draw(st.one_of(TOO_LARGE, ODD_NUMBERS))
-        path.write_text(json.dumps(tree))
-        previous_path(path).unlink()
+        write_forged(path, tree)
         one_line(read(reader, place))
 
 

@@ -48,7 +48,6 @@ SESSION = Session(
         cores=16,
         memory_gib=128.0,
         threads=8,
-        libraries=("NumPy, SciPy: openblas 0.3.31, threads: 8",),
         accelerators=("NVIDIA H100",),
         driver="570.1",
     ),

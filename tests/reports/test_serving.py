@@ -249,8 +249,7 @@ def test_damaged_results_are_told_and_end_no_server(
     serving, study, record, capfd: pytest.CaptureFixture[str]
 ) -> None:
     directory = study(record)
-    for path in directory.rglob("study.json*"):  # With the previous version, if there is one.
-        path.write_text("{")
+    (directory / "state" / "study.json").write_text("{")
     ask = serving(directory)
     assert "study.json" in json.loads(ask("/status.json").body)["problem"]
     assert ask("/report.html").status == HTTPStatus.NOT_FOUND

@@ -40,7 +40,6 @@ def machine_rows(machine: Machine) -> Rows:
         ("cores", machine.cores),
         ("memory", None if memory is None else f"{memory:g} GiB"),
         ("PyTorch's threads", machine.threads),
-        *(("linear algebra", library) for library in machine.libraries),
         ("accelerators", ", ".join(machine.accelerators) or "none"),
         ("driver", machine.driver),
     ]

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 import numpy as np
 
+from qsearch._text import warn
 from qsearch.errors import InputError
 from qsearch.sharing.listing import runner
-from qsearch.storage.files import to_standard_error
 from qsearch.storage.paths import STUDY_FILE, STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch_reports import frames
@@ -87,7 +87,7 @@ class Sparkline:
     words: str
 
 
-def write_index(folder: Path, out: Path, note: Callable[[str], None] = to_standard_error) -> Path:
+def write_index(folder: Path, out: Path, note: Callable[[str], None] = warn) -> Path:
     """Write a page that lists all studies in a folder and in the folders below it; return ``out``.
 
     Raises:
@@ -95,7 +95,7 @@ def write_index(folder: Path, out: Path, note: Callable[[str], None] = to_standa
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    rows = [index_row(path, folder, out, note) for path in find_studies(folder, note)]
+    rows = [index_row(path, folder, out) for path in find_studies(folder, note)]
     html = render_index(rows, str(folder))
     return assets.write_page(out, html, "index")
 
@@ -125,7 +125,7 @@ def _is_linked_study(path: Path) -> bool:
 
 
 def index_row(
-    directory: Path, folder: Path, out: Path, note: Callable[[str], None] = to_standard_error
+    directory: Path, folder: Path, out: Path, note: Callable[[str], None] = warn
 ) -> IndexRow:
     """Read what the page says of one study."""
     report = directory / REPORT
@@ -142,7 +142,7 @@ def index_row(
         if not (directory / STUDY_FILE).is_file():
             return replace(row, problem="no results yet")
         row = replace(row, changed=(directory / STUDY_FILE).stat().st_mtime)
-        return _with_results(row, read_study(directory, note))
+        return _with_results(row, read_study(directory))
     except (InputError, OSError) as error:
         return replace(row, problem=f"cannot be read: {error}")
 

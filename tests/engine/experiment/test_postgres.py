@@ -10,12 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 from pandas.testing import assert_frame_equal
 from sqlalchemy import text
 
 from qsearch.errors import InputError, StudyBusyError
-from qsearch.experiment.lease import LeaseLostError, study_lease
+from qsearch.experiment.lease import Lease, LeaseLostError, study_lease
 from qsearch.experiment.loading import read_experiment
 from qsearch.experiment.url import open_engine
 from qsearch.monitoring.events import Event, Observer
@@ -108,7 +107,7 @@ def test_two_studies_write_into_one_database_while_others_read(
 def test_study_that_runs_elsewhere_is_refused(postgres_url: str, tmp_path: Path) -> None:
     """Two directories, as on two hosts, know nothing of each other's locks."""
     with (
-        study_lease(postgres_url, "fake", Path("/elsewhere")),
+        study_lease(postgres_url, "fake"),
         pytest.raises(StudyBusyError, match="'fake' is being run already"),
     ):
         run_study(study_spec(), tmp_path / "run", postgres_url)
@@ -117,18 +116,38 @@ def test_study_that_runs_elsewhere_is_refused(postgres_url: str, tmp_path: Path)
 def test_a_study_that_another_process_took_over_saves_nothing_more_and_stops(
     postgres_url: str, tmp_path: Path
 ) -> None:
-    """As after a while cut off from the database, in which its lease became stale."""
-    taken = sqlalchemy.text("UPDATE qsearch_lease SET token = 'another'")
+    """As after a while disconnected from the database, in which its lease was free."""
+    other = Lease(postgres_url, "fake")
 
     def lose_it(event: Event) -> None:
         if event.kind == "evaluated" and event.fields["done"] == 3:
-            with open_engine(postgres_url).begin() as connection:
-                connection.execute(taken)
+            with open_engine(postgres_url).connect() as connection:
+                ended = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                connection.execute(text(f"{ended} WHERE application_name LIKE 'process %'"))
+            assert other.take(open_engine(postgres_url)) is None
 
-    with pytest.raises(LeaseLostError, match="was taken over by another process"):
+    with pytest.raises(LeaseLostError, match="was taken over by process"):
         run_study(study_spec(), tmp_path / "run", postgres_url, lose_it)
     (listed,) = list_database(postgres_url)
     assert listed.completed == 3
+    other.release()
+
+
+def test_a_study_whose_lease_was_lost_for_a_moment_goes_on_to_the_same_result(
+    finished: Path, postgres_url: str, tmp_path: Path
+) -> None:
+    kinds: list[str] = []
+
+    def lose_it(event: Event) -> None:
+        kinds.append(event.kind)
+        if kinds.count("evaluated") == 3 and event.kind == "evaluated":
+            with open_engine(postgres_url).connect() as connection:
+                ended = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                connection.execute(text(f"{ended} WHERE application_name LIKE 'process %'"))
+
+    run_study(study_spec(), tmp_path / "run", postgres_url, lose_it)
+    assert kinds.count("storage lost") == kinds.count("storage back") == 1
+    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
 
 
 def test_a_study_says_whom_it_was_taken_over_from(
@@ -161,7 +180,6 @@ def test_command_line_runs_and_lists_and_shows_no_password(
     listed = command(["list", "--storage", url, "--json"])
     (row,) = json.loads(listed.stdout)
     assert (row["name"], row["completed"], row["running"]) == ("fake", 7, "")
-    assert row["directory"] == str(tmp_path / "run")
     gone = command(["list", "--storage", f"{url}&port=1"])
     assert gone.returncode == 2
     for output in (ran, listed, gone):

@@ -15,7 +15,7 @@ from qsearch.monitoring.events import Event, EventKind, event_log, finite
 from qsearch.monitoring.status_file import PhaseStatus, SavedStatus, read_status, write_status
 from qsearch.monitoring.tracker import StudyTracker, status_keeper
 from qsearch.spec.search_spec import SearchSpec, StopSpec
-from qsearch.storage.files import write_state
+from qsearch.storage.clock import _FILE, _Time
 from qsearch.storage.paths import CLOCK, LOG, STATUS_FILE
 from qsearch.study.run import run_study
 from tests.engine.monitoring.support import Clock, odd_lines
@@ -184,7 +184,7 @@ def test_earlier_sessions_count_but_not_the_break_between(directory: Path) -> No
     log(Event(EventKind.EVALUATED, 1, {"trial": 0}))
     log(Event(EventKind.FAILED, 1, {"trial": 1, "reason": "slow"}))
     log(Event(EventKind.ROUND_FINISHED, 1))
-    write_state(directory / CLOCK, {"seconds": 150.0})
+    _FILE.write(directory / CLOCK, _Time(150.0))
     before = StudyTracker(directory, SearchSpec()).status()
     write_status(directory, before.model_copy(update={"finished_seconds": 100.0}))
     study = FollowedStudy(directory)

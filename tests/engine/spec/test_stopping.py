@@ -221,17 +221,6 @@ def test_finished_study_does_not_go_on_until_its_limit_is_raised(
     assert_frame_equal(results(tmp_path / "run"), unlimited, check_exact=True)
 
 
-def test_a_round_that_is_finished_again_needs_no_time_left(
-    unlimited: pd.DataFrame, tmp_path: Path
-) -> None:
-    run(tmp_path / "run")
-    for name in ("round-3.json", "round-3.json.previous"):
-        (tmp_path / "run" / "state" / name).write_text("{")
-    run(tmp_path / "run", hours=1e-9)
-    assert len(events(tmp_path / "run", "round finished")) == 4
-    assert_frame_equal(results(tmp_path / "run"), unlimited, check_exact=True)
-
-
 def test_changed_limits_are_written_and_logged(tmp_path: Path) -> None:
     run(tmp_path / "run", evaluations=FIRST_ROUND)
     spec = study_spec(**SMALL | {"search__rounds": 4}, search__stop={"evaluations": 3})

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from qsearch.errors import InputError
+from qsearch.errors import DamagedFileError
 from qsearch.monitoring.status import study_status
 from qsearch.storage.bounded_reading import read_last_lines, read_parquet, read_text
-from qsearch.storage.files import remove_leftovers
-from qsearch.storage.paths import previous_path
-from qsearch.storage.repair import repair
+from qsearch.storage.study_record import read_study
 
 # Who opens a pipe waits for ever for somebody to write, and pyarrow minds no signal meanwhile.
 pytestmark = pytest.mark.timeout(20, method="thread")
@@ -27,7 +25,7 @@ def test_a_pipe_in_place_of_a_file_is_refused(
     read: Callable[[Path, int], object], tmp_path: Path
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         read(tmp_path / "pipe", 100)
 
 
@@ -39,7 +37,7 @@ def test_a_link_to_a_pipe_or_a_device_is_refused(
     for target in (tmp_path / "pipe", Path(os.devnull)):
         link = tmp_path / f"link to {target.name}"
         link.symlink_to(target)
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             read(link, 100)
 
 
@@ -51,7 +49,14 @@ def test_a_link_to_a_file_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["study.yaml", "log.jsonl", "state/clock.json", "state/status.json", "state/lock"],
+    [
+        "study.yaml",
+        "log.jsonl",
+        "state/clock.json",
+        "state/status.json",
+        "state/lock",
+        "state/owner.json",
+    ],
 )
 def test_a_study_with_a_pipe_among_its_files_has_a_status(
     name: str, finished: Path, tmp_path: Path
@@ -64,31 +69,12 @@ def test_a_study_with_a_pipe_among_its_files_has_a_status(
 
 
 @pytest.mark.parametrize("name", ["state/study.json", "trials.parquet"])
-def test_a_pipe_is_no_previous_version(name: str, finished: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "study"
-    shutil.copytree(finished, directory)
-    (directory / name).write_text("{")
-    previous_path(directory / name).unlink()
-    os.mkfifo(previous_path(directory / name))
-    with pytest.raises(InputError, match=f"{name}: damaged"):
-        study_status(directory)
-
-
-@pytest.mark.parametrize(
-    "name", ["state/adapter-2.safetensors", "state/quantization_error.safetensors"]
-)
-def test_a_pipe_among_the_arrays_of_a_study_is_moved_aside(
+def test_a_pipe_among_the_results_of_a_study_is_damage(
     name: str, finished: Path, tmp_path: Path
 ) -> None:
     directory = tmp_path / "study"
     shutil.copytree(finished, directory)
     (directory / name).unlink()
     os.mkfifo(directory / name)
-    assert [damage.file for damage in repair(directory)] == [name]
-    assert not (directory / name).exists()
-
-
-def test_a_pipe_that_bears_the_name_of_a_leftover_stays(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / ".x.part")
-    remove_leftovers(tmp_path)
-    assert (tmp_path / ".x.part").exists()
+    with pytest.raises(DamagedFileError, match=f"{name}: damaged: it is not a regular file"):
+        read_study(directory)

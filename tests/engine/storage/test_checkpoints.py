@@ -1,4 +1,4 @@
-"""What training leaves on disk: an unfinished round's state, and going on from it."""
+"""What training leaves on disk: a round's checkpoint, and resuming from it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from qsearch.errors import DamagedFileError
 from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import Progress, TrainerState
@@ -30,35 +31,35 @@ def directory(tmp_path: Path) -> Path:
 
 
 def test_a_saved_state_comes_back_with_its_tensors_and_metadata(directory: Path) -> None:
-    unfinished = read_checkpoint(directory, 1)
-    assert unfinished.load() is None
-    unfinished.save(STATE)
-    found = read_checkpoint(directory, 1).load()
-    assert found is not None
-    assert torch.equal(found.tensors["weight"], STATE.tensors["weight"])
-    assert found.metadata == STATE.metadata
+    checkpoint = read_checkpoint(directory, 1)
+    assert checkpoint.load() is None
+    checkpoint.save(STATE)
+    loaded = read_checkpoint(directory, 1).load()
+    assert loaded is not None
+    assert torch.equal(loaded.tensors["weight"], STATE.tensors["weight"])
+    assert loaded.metadata == STATE.metadata
     assert read_checkpoint(directory, 2).load() is None
 
 
-def test_a_forgotten_state_is_gone(directory: Path) -> None:
-    read_checkpoint(directory, 0).save(STATE)
-    delete_checkpoint(directory, 0)
-    delete_checkpoint(directory, 0)
-    assert read_checkpoint(directory, 0).load() is None
+def test_a_deleted_state_is_gone(directory: Path) -> None:
+    read_checkpoint(directory, 1).save(STATE)
+    delete_checkpoint(directory, 1)
+    delete_checkpoint(directory, 1)
+    assert read_checkpoint(directory, 1).load() is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 40, b"{" * 200])
-def test_a_damaged_state_counts_as_none(directory: Path, damage: bytes) -> None:
-    read_checkpoint(directory, 0).save(STATE)
-    for path in (directory / "state").glob("training-1*"):
-        path.write_bytes(damage)
-    assert read_checkpoint(directory, 0).load() is None
+def test_a_damaged_state_is_named_with_what_to_do(directory: Path, damage: bytes) -> None:
+    read_checkpoint(directory, 1).save(STATE)
+    path = directory / "state" / "training-1.safetensors"
+    path.write_bytes(damage)
+    with pytest.raises(DamagedFileError, match=r"training-1\.safetensors: damaged.*; delete it"):
+        read_checkpoint(directory, 1).load()
 
 
-def test_a_killed_round_goes_on_from_its_saved_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_round_resumes_from_its_saved_step(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_study(study_spec(), tmp_path / "whole")
     trainer = load_plugin("trainers", "fake")
     taken: list[int] = []
 
@@ -67,13 +68,13 @@ def test_a_killed_round_goes_on_from_its_saved_step(
         configurations: Sequence[Configuration],
         round: int,
         progress: Progress | None,
-        unfinished: TrainingCheckpoint,
+        checkpoint: TrainingCheckpoint,
     ) -> TrainReport:
-        saved = unfinished.load()
+        saved = checkpoint.load()
         first = 0 if saved is None else int(saved.metadata["step"])
         for step in range(first, 5):
             taken.append(step)
-            unfinished.save(TrainerState({"none": torch.zeros(1)}, {"step": step + 1}))
+            checkpoint.save(TrainerState({"none": torch.zeros(1)}, {"step": step + 1}))
             if len(taken) == 3:
                 raise KeyboardInterrupt
         report: TrainReport = self.train(configurations, round, progress)
@@ -85,4 +86,4 @@ def test_a_killed_round_goes_on_from_its_saved_step(
     run_study(study_spec(), tmp_path / "cut")
     assert taken == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
     assert not list((tmp_path / "cut" / "state").glob("training-*"))
-    pd.testing.assert_frame_equal(results(tmp_path / "cut"), results(tmp_path / "whole"))
+    pd.testing.assert_frame_equal(results(tmp_path / "cut"), results(finished))

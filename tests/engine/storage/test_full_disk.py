@@ -24,7 +24,7 @@ from tests.small_disk import small_disk
 
 SMALL = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 2}
 # Room in KiB, from none to enough. A study of this size takes about 400, its report 5,000.
-TOO_SMALL = [0, 12, 52, 124, 196, 292]
+TOO_SMALL = [0, 12, 52, 124, 196]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_disk_that_is_full_at_any_point_is_reported_and_survived(
     directory, said = disk / "run", tmp_path / "said"
     study = write_study_yaml(tmp_path / "study.yaml", **SMALL)
     leave(disk, kilobytes)
-    assert in_child(partial(run_command, study, directory, said)) in (1, 2)
+    assert in_child(partial(run_command, study, directory, said)) == 1
     errors = [line for line in said.read_text().splitlines() if line.startswith("qsearch: ")]
     assert len(errors) == 1, said.read_text()
     assert str(directory) in errors[0]
@@ -122,7 +122,7 @@ def test_a_log_that_cannot_be_written_is_the_message_and_costs_no_result(
     assert_frame_equal(results(tmp_path / "run"), expected, check_exact=True)
 
 
-def test_a_log_goes_on_in_a_line_of_its_own_after_half_a_line(tmp_path: Path) -> None:
+def test_a_log_continues_in_a_line_of_its_own_after_half_a_line(tmp_path: Path) -> None:
     run_study(study_spec(**SMALL, search__rounds=1), tmp_path / "run")
     log = tmp_path / "run" / "log.jsonl"
     whole = len(read_events(log))

@@ -11,7 +11,6 @@ from pandas.testing import assert_frame_equal
 from qsearch.plugins.components import build_components
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.spec.study_spec import StudySpec, load_spec
-from qsearch.storage.files import delete
 from qsearch.storage.measurements import read_measurement
 from qsearch.storage.paths import candidates_path
 from qsearch.storage.round_state import read_candidates
@@ -106,7 +105,7 @@ def test_a_resumed_study_has_the_same_candidates_and_predicted_losses(
             run_study(COUNTED, tmp_path)
     assert read_study(tmp_path).trials["predicted_loss"].notna().sum() == 2
     if is_deleted:
-        delete(candidates_path(tmp_path, 1))
+        candidates_path(tmp_path, 1).unlink()
     run_study(COUNTED, tmp_path)
     assert_frame_equal(results(tmp_path), results(counted))
 

@@ -128,7 +128,6 @@ def test_link_leads_from_the_page_to_the_report_whatever_the_directory_is_called
 def test_damaged_study_is_a_row_that_says_so_and_a_new_one_too(put, tmp_path):
     damaged = put("damaged")
     (damaged / "state" / "study.json").write_text("{")
-    (damaged / "state" / "study.json.previous").unlink(missing_ok=True)
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "study.yaml").write_text("name: new\n")
     html = write_index(tmp_path, tmp_path / "index.html").read_text(encoding="utf-8")

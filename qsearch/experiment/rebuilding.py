@@ -1,0 +1,55 @@
+"""A study's trials made again from the files of its directory, after it came from an archive."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from qsearch.errors import InputError
+from qsearch.experiment.trials import Trials
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.space.configuration import Configuration
+from qsearch.space.space import Space
+from qsearch.storage.paths import RESTORED, TRIALS_FILE, study_files
+from qsearch.storage.round_state import read_candidates
+from qsearch.storage.study_record import empty_trials, read_trials
+
+
+def rebuild_trials(trials: Trials, directory: Path, space: Space, proposed: str) -> None:
+    """Give a new experiment the trials and results of its directory.
+
+    Results come from ``trials.parquet``, and trials without one from what searches found. What the
+    table lacks of a round in work is evaluated again. After a kill, the rest is done at the next
+    call.
+
+    Args:
+        trials: The trials of the first set, and what an earlier call has made.
+        directory: The study's directory.
+        space: The space.
+        proposed: Method of the trials that no table names.
+
+    Raises:
+        InputError: If no file has the configuration of a trial.
+    """
+    path = directory / TRIALS_FILE
+    table = read_trials(path) if path.is_file() else empty_trials()
+    texts: dict[int, str] = {}
+    for name in study_files(directory):
+        if name.startswith("state/candidates-"):
+            texts |= read_candidates(directory / name).configurations
+    texts |= dict(zip(table["trial"], table["configuration"], strict=True))
+    methods = dict(zip(table["trial"], table["method"], strict=True))
+    for number in range(len(trials), max(texts, default=-1) + 1):
+        if number not in texts:
+            raise InputError(f"{directory}: no file has the configuration of trial {number}")
+        index = space.encode(Configuration.from_json(texts[number]))
+        trials.attach(number, [(str(methods.get(number, proposed)), index)])
+    names = [field.name for field in fields(Evaluation)]
+    for row in table.sort_values(["status", "round", "trial"]).to_dict("records"):
+        number, round = int(row["trial"]), int(row["round"])
+        if row["status"] == "failed":
+            if number not in trials.failures():
+                trials.save_failure(number, round, str(row["reason"]))
+        elif number not in trials.evaluated_in(round):
+            trials.save_result(number, round, Evaluation(**{name: row[name] for name in names}))
+    (directory / RESTORED).unlink()

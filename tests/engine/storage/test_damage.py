@@ -1,0 +1,103 @@
+"""Damaged files of a study: one message says what to do, and doing it gives the same trials."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+from pandas.testing import assert_frame_equal
+
+from qsearch.errors import DamagedFileError, InputError
+from qsearch.storage.checkpoints import read_adapter
+from qsearch.storage.directory import load_study
+from qsearch.storage.paths import study_files
+from qsearch.study.run import run_study
+from tests.engine.support import evaluations_of, in_child, results, study_spec
+
+SPEC = study_spec()
+NOT_READ = {"log.jsonl", "state/progress.json", "state/lock"}
+"""Files that nobody needs to be whole: of a damaged one, what can be read is read."""
+
+
+@pytest.fixture(scope="module")
+def unfinished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study, interrupted among the candidates of its second round."""
+    directory = tmp_path_factory.mktemp("unfinished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        evaluations_of(patch, stop_at=16)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(SPEC, directory)
+    return directory
+
+
+def files_of(directory: Path, made_again: bool) -> list[str]:
+    files = study_files(directory).items()
+    return [name for name, kind in files if kind.made_again == made_again and name not in NOT_READ]
+
+
+def test_every_file_of_an_unfinished_study_is_known(unfinished: Path) -> None:
+    files = {path for path in unfinished.rglob("*") if path.is_file()}
+    assert {path.relative_to(unfinished).as_posix() for path in files} == {*study_files(unfinished)}
+
+
+def test_a_damaged_file_that_is_made_again_may_be_deleted(
+    unfinished: Path, finished: Path, tmp_path: Path
+) -> None:
+    names = files_of(unfinished, made_again=True)
+    assert len(names) > 12
+    for name in names:
+        directory = tmp_path / name.replace("/", "-")
+        shutil.copytree(unfinished, directory)
+        (directory / name).write_bytes((directory / name).read_bytes()[:-9])
+        message = ""
+        try:
+            run_study(SPEC, directory)
+        except DamagedFileError as error:
+            message = str(error)
+            (directory / name).unlink()
+            run_study(SPEC, directory)
+        expected = rf"{directory / name}: damaged: .*; delete it, then run the study again, .*"
+        # Nothing needs the first round's arrays any more.
+        assert re.fullmatch(expected, message) or ("-1." in name and not message), name
+        assert_frame_equal(results(directory), results(finished), check_exact=True, obj=name)
+
+
+def test_a_damaged_file_that_is_not_made_again_is_named(unfinished: Path, tmp_path: Path) -> None:
+    names = files_of(unfinished, made_again=False)
+    assert names == ["state/identity.json", "state/round-1.json", "study.db", "study.yaml"]
+    for name in names:
+        directory = tmp_path / name.replace("/", "-")
+        shutil.copytree(unfinished, directory)
+        (directory / name).write_bytes((directory / name).read_bytes()[:-9])
+        with pytest.raises(InputError, match=f"{name}: .*restore it"):
+            run_study(SPEC, directory)
+
+
+def test_an_adapter_that_was_deleted_is_trained_again(finished: Path, tmp_path: Path) -> None:
+    """The last one is needed to export."""
+    directory = tmp_path / "run"
+    shutil.copytree(finished, directory)
+    (directory / "state" / "adapter-2.safetensors").unlink()
+    assert in_child(partial(run_study, SPEC, directory)) == 0
+    again, before = read_adapter(directory, 2)[0], read_adapter(finished, 2)[0]
+    assert {name: tensor.tolist() for name, tensor in again.tensors.items()} == {
+        name: tensor.tolist() for name, tensor in before.tensors.items()
+    }
+
+
+def test_an_edited_study_yaml_is_refused(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "study.yaml"
+    shutil.copytree(finished, path.parent)
+    path.write_text(path.read_text().replace("rounds: 2", "rounds: 3"))
+    with pytest.raises(InputError, match=r"study\.yaml: damaged: .*edit a copy of its file"):
+        load_study(path)
+
+
+def test_a_copied_study_yaml_may_be_edited(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    text = (finished / "study.yaml").read_text()
+    path.write_text(text.replace("rounds: 2", "rounds: 3"))
+    assert load_study(path).search.rounds == 3
