@@ -20,7 +20,7 @@ settings.register_profile("suite", deadline=None, max_examples=30)
 settings.load_profile("suite")
 
 ROOT = Path(__file__).parent.parent
-MAX_FIRST = (
+LONGEST_FIRST = (
     "end_to_end",
     "reports/test_browser.py",
     "engine/study/test_study.py",
@@ -43,8 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def place(item: pytest.Item) -> int:
         within = (item.path, *item.path.parents)
-        places = (at for at, name in enumerate(MAX_FIRST) if ROOT / "tests" / name in within)
-        return min(places, default=len(MAX_FIRST))
+        places = (at for at, name in enumerate(LONGEST_FIRST) if ROOT / "tests" / name in within)
+        return min(places, default=len(LONGEST_FIRST))
 
     items.sort(key=place)
 
