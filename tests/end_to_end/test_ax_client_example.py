@@ -87,7 +87,7 @@ def never_reloaded(recorded: Client) -> Client:
     fresh = QsearchNode(
         node.space,
         node.bits,
-        node.seed,
+        node.searcher.seed,
         scores=node.scores,
         correlation=node.correlation,
         examples=node.examples,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark
+from qsearch_quantizers.packed.layers import QUANT_METHOD
 from safetensors.torch import save_file
 
 from qsearch.deployment.model_card import as_code
@@ -106,8 +107,6 @@ def _packed_base_beside(directory: Path, mark: dict[str, Any], job: ExportJob) -
 
     Packed weights that hold an adapter already are not one.
     """
-    from qsearch_quantizers.packed.loading import QUANT_METHOD
-
     prefix = job.base.base_model_prefix
     for path in sorted(directory.resolve().parent.glob("[!.]*/config.json")):
         try:
