@@ -65,7 +65,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_study_validates_by_its_datas_headers_and_without_network(
+def test_study_validates_by_the_first_row_of_its_data_and_without_network(
     path: Path, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if importlib.util.find_spec(PACKAGES.get(path.stem, "qsearch")) is None:
@@ -76,7 +76,7 @@ def test_study_validates_by_its_datas_headers_and_without_network(
     for name in ("train", "validation"):
         if (file := spec.task.options.get(name)) is not None:
             Path(file).parent.mkdir(exist_ok=True)
-            Path(file).write_text("sentence\tlabel\n")
+            Path(file).write_text("sentence\tlabel\nfine\t1\n")
     lines = check_study(spec, str(path))
     told = dict(lines)
     assert spec.name == path.stem
