@@ -43,15 +43,11 @@ def _show(directory: Path, as_json: bool, every: float | None) -> None:
         while True:
             current = study_status(directory)
             if live:
-                notes = [("note", text) for text in current.notes]
-                live.update(label_table([*status_lines(current), *notes]), refresh=True)
+                live.update(label_table(status_lines(current)), refresh=True)
+            elif as_json:
+                print_line(json.dumps(current.as_json()))
             else:
-                for note in current.notes:
-                    warn(note)
-                if as_json:
-                    print_line(json.dumps(current.as_json()))
-                else:
-                    console.print(label_table(status_lines(current)))
+                console.print(label_table(status_lines(current)))
             if every is None or current.running is None:
                 return
             time.sleep(every)

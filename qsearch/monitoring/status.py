@@ -40,7 +40,6 @@ class StudyStatus:
         may_end_sooner: Whether ``search.stop.tolerance`` may end it before.
         failures: How many evaluations failed by reason, the most frequent first.
         last_event: The last line of the log.
-        notes: What the user should know, such as a damaged file.
         version: Another one where the results have changed; None without results.
         time: When all this was read.
     """
@@ -67,7 +66,6 @@ class StudyStatus:
     may_end_sooner: bool
     failures: Mapping[str, int]
     last_event: dict[str, Any] | None
-    notes: tuple[str, ...]
     version: str | None
     time: datetime
 
@@ -94,7 +92,6 @@ def study_status(directory: Path, now: float | None = None) -> StudyStatus:
     version = results_version(directory)
     owner = lock_owner(directory)
     event = last_event(directory / LOG)
-    notes: list[str] = []
     # A study has no results yet while it loads its model and measures quantization errors.
     is_new = version is None and (owner is not None or event is not None)
     record = None if is_new else read_study(directory)
@@ -121,7 +118,6 @@ def study_status(directory: Path, now: float | None = None) -> StudyStatus:
         end=None if left is None else utc_time(now + left),
         may_end_sooner=search is not None and search.stop.tolerance is not None,
         last_event=event,
-        notes=tuple(notes),
         version=version,
         time=utc_time(now),
     )

@@ -11,7 +11,7 @@ _MAX_CHARACTERS = 160
 
 
 def status_lines(status: StudyStatus) -> list[tuple[str, str]]:
-    """Return a status as labels and texts for a terminal; notes are left out."""
+    """Return a status as labels and texts for a terminal."""
     lines = [("study", _one_line(status.name))] if status.name else []
     if status.version is None:
         lines.append(("results", "none yet"))

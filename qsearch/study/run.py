@@ -146,14 +146,14 @@ class StudySession:
         remove_leftovers(directory)
         self._rounds = read_rounds(directory)
         self._clock = Clock(directory)
-        log = event_log(directory / LOG)
-        status = status_keeper(directory, self.spec.search)
-        self._send = all_of([log, status, *([self.observer] if self.observer else [])])
         components = build_components(self.spec, self.source)
         spec = components.spec
         if isinstance(spec.search.initial, InitialSpec):
             require_budgets(components.space, spec.search.initial, spec.search.average_bits)
         changed = claim_directory(spec, directory)
+        # A study that is refused writes nothing into the directory of another.
+        observers = [event_log(directory / LOG), status_keeper(directory, spec.search)]
+        self._send = all_of([*observers, *([self.observer] if self.observer else [])])
         held.enter_context(self._clock.session())
         lease = None
         if url:

@@ -276,16 +276,15 @@ def test_an_error_that_nobody_foresaw_is_told_on_the_page(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_damaged_file_is_noted_on_the_page_and_not_in_the_terminal(
+def test_a_damaged_file_is_named_on_the_page_and_not_in_the_terminal(
     serving, study, record, capfd: pytest.CaptureFixture[str]
 ) -> None:
     directory = study(record)
     write_study(directory, record)
     (directory / "state/study.json").write_text("{")
     ask = serving(directory)
-    (note,) = json.loads(ask("/status.json").body)["notes"]
-    assert "study.json: damaged" in note
-    assert ask("/report.html").status == HTTPStatus.OK
+    assert "study.json: damaged" in json.loads(ask("/status.json").body)["problem"]
+    assert b"study.json: damaged" in ask("/report.html").body
     assert capfd.readouterr() == ("", "")
 
 

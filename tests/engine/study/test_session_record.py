@@ -47,7 +47,7 @@ def with_inputs(patch: pytest.MonkeyPatch, inputs: Inputs) -> None:
 
 def contents(directory: Path) -> dict[str, bytes]:
     files = (path for path in directory.rglob("*") if path.is_file())
-    volatile = {"log.jsonl", "clock.json"}
+    volatile = {"log.jsonl", "clock.json", "status.json"}
     return {str(path): path.read_bytes() for path in files if path.name not in volatile}
 
 

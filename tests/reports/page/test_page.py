@@ -159,7 +159,7 @@ def test_a_plotly_that_is_wrapped_otherwise_stays_as_it_is(text):
 def hostile_sessions(text):
     """Two sessions that differ, with the text wherever there may be one."""
     inputs = Inputs({text: text}, {text: ExamplesDigest(1, text, text)})
-    machine = Machine(text, text, text, None, None, None, (text,), (text,), text)
+    machine = Machine(text, text, text, None, None, None, (text,), text)
     sources = {text: Source(text, text, changed=True)}
     first = Session(text, {text: text}, machine, sources, inputs)
     return first, replace(first, versions={text: "2"}, machine=Machine(text + "2"))

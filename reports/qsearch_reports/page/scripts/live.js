@@ -27,7 +27,6 @@ function showStatus(status) {
   const rounds = status.rounds === null ? "" : ` of ${status.rounds}`;
   const counts = status.problem ? "" : `${status.rounds_finished}${rounds} rounds finished, ${status.completed} evaluations`;
   setText(at("counts"), counts);
-  setText(at("notes"), (status.notes ?? []).join("; "));
   showFailures(status.failures ?? []);
 }
 
