@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from qsearch_reports.page.page import render_page
 from qsearch_reports.serving import make_server
 
 from qsearch.monitoring.events import Event, EventKind, event_log
+from qsearch.monitoring.tracker import status_keeper
+from qsearch.spec.search_spec import SearchSpec
 from qsearch.storage.lock import study_lock
 from qsearch.storage.study_record import write_study
 from tests.reports.chromium import PATIENCE
@@ -30,13 +34,30 @@ INTERNAL = ("data:", "blob:", "chrome:", "about:")
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
+Tell = Callable[..., None]
+
+
 @pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
-    """A study that this process runs, and that has told of two evaluations."""
+def tell(tmp_path: Path) -> Tell:
+    """Records events of a study as a run does, each with its status."""
     directory = tmp_path / "study"
     (directory / "state").mkdir(parents=True)
+    clock = itertools.count(time.time() - 1000, 2).__next__
+    log, status = event_log(directory / "log.jsonl"), status_keeper(directory, SearchSpec(), clock)
+
+    def record(*events: Event) -> None:
+        for event in events:
+            log(event)
+            status(event)
+
+    return record
+
+
+@pytest.fixture
+def directory(tmp_path: Path, tell: Tell) -> Iterator[Path]:
+    """A study that this process runs, and that has evaluated two configurations."""
+    directory = tmp_path / "study"
     tell(
-        directory,
         Event(EventKind.STARTED, 1, {"rounds": 2}),
         Event(EventKind.ROUND_STARTED, 1, {"training_set": 8}),
         Event(EventKind.EVALUATING_THE_SET, 1, {"total": 8}),
@@ -54,12 +75,6 @@ def url(directory: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_address[1]}/"
     server.shutdown()
     server.server_close()
-
-
-def tell(directory: Path, *events: Event) -> None:
-    observe = event_log(directory / "log.jsonl")
-    for event in events:
-        observe(event)
 
 
 def evaluated(trial: int) -> Event:
@@ -97,7 +112,7 @@ class Live:
 
 
 def test_the_page_follows_a_study_from_nothing_to_its_report(
-    browser, directory: Path, url: str, make_record
+    browser, directory: Path, url: str, make_record, tell: Tell
 ) -> None:
     page = Live(browser, url)
     page.wait(lambda: "2/8" in page.text("phase"))
@@ -106,7 +121,7 @@ def test_the_page_follows_a_study_from_nothing_to_its_report(
     assert page.driver.find_element(By.ID, "empty").is_displayed()
     assert page.driver.find_elements(By.TAG_NAME, "iframe") == []
 
-    tell(directory, evaluated(2), Event(EventKind.FAILED, 0, {"trial": 3, "reason": HOSTILE}))
+    tell(evaluated(2), Event(EventKind.FAILED, 1, {"trial": 3, "reason": HOSTILE}))
     page.wait(lambda: "4/8" in page.text("phase"))
     assert "3 evaluations" in page.text("counts")
     assert page.text("failures").split() == ["1", "failed", "1", "×", *HOSTILE.split()]
@@ -183,7 +198,7 @@ def test_what_the_reader_has_set_stays_when_new_results_come(
 
 
 def test_a_report_that_does_not_get_drawn_in_time_is_shown_and_not_loaded_again(
-    browser, directory: Path, url: str, make_record, monkeypatch: pytest.MonkeyPatch
+    browser, directory: Path, url: str, make_record, tell: Tell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never_ready(*arguments: object) -> str:
         # Its policy refuses a script that was changed.
@@ -193,7 +208,7 @@ def test_a_report_that_does_not_get_drawn_in_time_is_shown_and_not_loaded_again(
     write_study(directory, make_record(rounds=1))
     page = Live(browser, url)
     page.wait(lambda: page.report("(report.mark = 1)"))
-    tell(directory, evaluated(2), evaluated(3))
+    tell(evaluated(2), evaluated(3))
     page.wait(lambda: "4/8" in page.text("phase"))
     assert page.report("report.mark") == 1
     assert len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1
