@@ -155,7 +155,7 @@ def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:
     configurations = [space.decode(index) for index in levels]
     alone = entries[variant].trainer == "qlora"
     report = trainer.train(
-        configurations if alone else [space.decode(index) for index in first_set], 0
+        configurations if alone else [space.decode(index) for index in first_set], 1
     )
     outcome: dict[str, Any] = {
         "plan": plan,

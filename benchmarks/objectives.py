@@ -102,8 +102,8 @@ def minilm_sst2() -> Objective:
         report = components.trainer.train(
             [components.space.decode(i) for i in _training_set(components)], 1
         )
-        write_adapter(folder, 0, components.trainer.state(), report)
-    components.trainer.load_state(read_adapter(folder, 0)[0])
+        write_adapter(folder, 1, components.trainer.state(), report)
+    components.trainer.load_state(read_adapter(folder, 1)[0])
     return _objective("minilm-sst2", components, folder)
 
 
@@ -155,7 +155,7 @@ def wide(name: str) -> Wide:
     """Return an objective's model with many more examples."""
     components = assembled(name, is_wide=True)
     if (DATA / name / "state" / "adapter-1.safetensors").is_file():
-        components.trainer.load_state(read_adapter(DATA / name, 0)[0])
+        components.trainer.load_state(read_adapter(DATA / name, 1)[0])
     return Wide(components, known_objective(name).examples)
 
 

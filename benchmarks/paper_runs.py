@@ -260,7 +260,7 @@ def _run(spec: StudySpec, directory: Path, method: str, seed: int, plan: str) ->
     minutes = 60 * Clock(directory).hours
     record = read_study(directory)
     components = build_components(spec)
-    last = len(record.rounds) - 1
+    last = len(record.rounds)
     components.trainer.load_state(read_adapter(directory, last)[0])
     rows = [best_under(record, budget) for budget in BUDGETS]
     tested = components.trainer.evaluate([row_configuration(row) for row in rows], "test")

@@ -125,7 +125,7 @@ def compare(first: Path, second: Path) -> dict[str, float]:
         if name not in keys
     ]
     equal = pd.concat(same, axis=1).all(axis=1)
-    of_first = both[both["round"] == 0]
+    of_first = both[both["round"] == 1]
     apart = (of_first["loss"] - of_first["loss other"]).abs()
     tensors = [tensors_of(path) for path in (first, second)]
     return {

@@ -160,7 +160,7 @@ def _measure() -> None:
     components = assembled(REAL)
     trainer = components.trainer
     assert isinstance(trainer, CoALoRATrainer)
-    trainer.load_state(read_adapter(DATA / REAL, 0)[0])
+    trainer.load_state(read_adapter(DATA / REAL, 1)[0])
     adapted = trainer.study.adapted
     adapted.peft_model.eval()
     around = components.space.decode(

@@ -126,7 +126,7 @@ def test_pick_by_size_is_pick_by_bits_that_fit(
         (["--bytes", "1kB"], " kB (1.20 kB of it not quantized)"),
         (["--bytes", "1300"], "--bytes 1300: the smallest configuration takes 1"),
         (["--bytes", "1300"], " bytes (1200 bytes of it not quantized)"),
-        (["--memory", "1.4kB"], " kB (1.55 kB of it beside the quantized weights)"),
+        (["--memory", "1.4kB"], " kB (1.55 kB of it next to the quantized weights)"),
         (["--memory", "1kB", "--tokens", "900"], "--memory 1kB --tokens 900: the smallest"),
         (["--bits", "3", "--tokens", "5"], "--tokens is for --memory alone"),
         (["--bits", "inf"], "--bits inf: give a number of average bits"),
@@ -263,7 +263,7 @@ def test_budgets_that_are_almost_alike_have_folders_of_their_own(
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["--sweep", "2.5,x"], "'x' is no positive number of average bits"),
+        (["--sweep", "2.5,x"], "'x' is not a positive number of average bits"),
         (["--sweep", "3,3.0"], "3 is there twice"),
         (["--sweep", "3", "--bits", "3"], "--sweep holds the budgets"),
         (["--sweep", "3", "--trial", "3"], "--sweep holds the budgets"),

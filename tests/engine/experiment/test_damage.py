@@ -107,7 +107,6 @@ def test_a_changed_loss_of_the_round_in_work_is_refused(is_recorded: bool, stopp
         saved = pd.read_parquet(stopped / TRIALS_FILE)
         assert set(saved["round"]) == {1, 2}
         (stopped / TRIALS_FILE).unlink()
-        (stopped / f"{TRIALS_FILE}.previous").unlink()
     change(
         stopped,
         "UPDATE data_v2 SET data_json = replace(data_json, '0.', '0.1')"
