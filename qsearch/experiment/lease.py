@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -32,12 +32,6 @@ _SETTINGS = {
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
-_HOLDERS = """
-    SELECT classid::bigint << 32 | objid::bigint, application_name
-    FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND application_name LIKE 'process %'
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
 
 
 class LeaseLostError(QsearchError):
@@ -70,17 +64,17 @@ class Lease:
         self._connection.detach()  # It must not go back to a pool with its lock.
         owner = f"process {os.getpid()} on {socket.gethostname()}"[:63]  # All that it can hold.
         for name, value in {"application_name": owner, **_SETTINGS}.items():
-            self._ask("SELECT set_config(:name, :value, false)", name=name, value=value)
+            self._ask(func.set_config(name, value, False))
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not self._ask("SELECT pg_try_advisory_lock(:key)"):
+        while not self._ask(func.pg_try_advisory_lock(self._key)):
             if time.monotonic() >= deadline:
                 holder = lease_holders(self._connection).get(self._key, "another process")
                 self.release()
                 return holder
             time.sleep(0.05)
         # Shared from now on: with transactions of this process, which others have to wait for.
-        self._ask("SELECT pg_advisory_lock_shared(:key)")
-        self._ask("SELECT pg_advisory_unlock(:key)")
+        self._ask(func.pg_advisory_lock_shared(self._key))
+        self._ask(func.pg_advisory_unlock(self._key))
         return None
 
     def renew(self, engine: Engine) -> None:
@@ -105,9 +99,8 @@ class Lease:
             SQLAlchemyError: If the lease is lost; see :meth:`renew`.
         """
         # Until the transaction has ended, nobody else takes the lease.
-        shared = text("SELECT pg_advisory_xact_lock_shared(:key)")
-        connection.execute(shared, {"key": self._key})
-        self._ask("SELECT 1")
+        connection.execute(select(func.pg_advisory_xact_lock_shared(self._key)))
+        self._ask(func.now())
 
     def release(self) -> None:
         """Give the lease back."""
@@ -118,17 +111,16 @@ class Lease:
 
     def _is_held(self) -> bool:
         try:
-            return bool(self._ask("SELECT 1"))
+            return bool(self._ask(func.now()))
         except SQLAlchemyError:
             return False
 
-    def _ask(self, query: str, **values: str) -> Any:
+    def _ask(self, function: Any) -> Any:
         if self._connection is None or self._connection.invalidated:
             # SQLAlchemy would connect again, without the lock.
             lost = Exception("the connection that holds the lease was lost")
-            raise DBAPIError(query, values, lost, connection_invalidated=True)
-        fields = {"key": self._key, **values}
-        return self._connection.execute(text(query), fields).scalar()
+            raise DBAPIError(str(function), None, lost, connection_invalidated=True)
+        return self._connection.execute(select(function)).scalar()
 
 
 @contextlib.contextmanager
@@ -166,4 +158,11 @@ def lease_holders(connection: Connection) -> dict[int, str]:
     """Return who holds leases in a database, by :func:`lock_key`."""
     if connection.dialect.name != "postgresql":
         return {}
-    return {int(key): str(holder) for key, holder in connection.execute(text(_HOLDERS))}
+    query = text(
+        "SELECT classid::bigint << 32 | objid::bigint, application_name"
+        " FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+        " AND application_name LIKE 'process %'"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    return {int(key): str(holder) for key, holder in connection.execute(query)}

@@ -22,6 +22,7 @@ from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.registry import Group, installed_plugins, load_plugin
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.spec.old_names import OLD_NAMES
+from qsearch.storage.checksums import yaml_with_checksum
 from qsearch.storage.study_record import read_study
 from qsearch.study.checking import check_study
 from tests.engine.support import in_child, study_spec
@@ -274,8 +275,9 @@ def test_full_disk_while_tensors_are_written_is_an_input_error(
 
 def test_exported_study_is_read_as_it_stands(finished: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(finished, tmp_path / "copy")
-    text = (copy / "study.yaml").read_text()
-    (copy / "study.yaml").write_text(text.replace("name: none", "name: ${QSEARCH_NOT_SET}"))
+    _, _, text = (copy / "study.yaml").read_text().partition("\n")
+    text = text.replace("name: none", "name: ${QSEARCH_NOT_SET}")
+    (copy / "study.yaml").write_bytes(yaml_with_checksum(text))
     export_configuration(copy, Budget("bits", 4.0), tmp_path / "out", "json")
 
 

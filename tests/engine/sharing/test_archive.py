@@ -198,7 +198,7 @@ def test_commands_archive_and_restore(stopped: Path, whole: Path, tmp_path: Path
     assert (wrote.exit_code, wrote.stdout) == (0, f"wrote {tmp_path / 'study.zip'}\n")
     restored = qsearch("restore", tmp_path / "study.zip", "--to", tmp_path / "copy")
     assert restored.exit_code == 0
-    again = restored.stdout.splitlines()[1].partition("to resume: qsearch ")[2].split()
+    again = restored.stdout.splitlines()[1].partition("to continue: qsearch ")[2].split()
     assert qsearch(*again).exit_code == 0
     assert_frame_equal(results(tmp_path / "copy"), results(whole), check_exact=True)
 

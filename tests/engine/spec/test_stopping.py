@@ -250,10 +250,10 @@ def test_other_changes_are_refused_along_with_limits(tmp_path: Path) -> None:
 def test_what_a_cut_round_left_out_is_evaluated_in_the_next(tmp_path: Path) -> None:
     run(tmp_path / "run", evaluations=3)
     record = run(tmp_path / "run")
-    second = record.trials[record.trials["round"] == 1]
+    second = record.trials[record.trials["round"] == 2]
     assert set(record.rounds[1].training_set) <= {0, 1, 2}
     assert set(second["trial"]) == {*record.rounds[1].training_set, 3, 4}
-    third = record.trials[record.trials["round"] == 2]
+    third = record.trials[record.trials["round"] == 3]
     assert set(third["trial"]) == {*record.rounds[2].training_set, 5, 6}
 
 
