@@ -16,13 +16,14 @@ from qsearch.experiment.loading import open_database, open_trials
 from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.trials import Trials
 from qsearch.plugins.evaluation import Evaluation
+from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.storage.directory import prepare_directory
 from tests.engine.support import INTEGER, make_space
 
 SPACE = make_space(1, INTEGER)
 ROWS = [("uniform", SPACE.uniform([bits])[0]) for bits in (3.0, 4.0, 5.0)]
-NEW = SPACE.sample(1, (2.5, 6.0), np.random.default_rng(0))[0]
+NEW = sample_configurations(SPACE, 1, (2.5, 6.0), np.random.default_rng(0))[0]
 SCORE = Evaluation(0.5, 0.1, 0.75, 0.01, 2.0)
 
 

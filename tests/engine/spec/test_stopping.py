@@ -314,7 +314,7 @@ def test_time_that_is_up_in_a_set_leaves_the_round_unfinished(
     record = timed(FIRST_ROUND + 1, *TRIED)
     assert len(record.rounds) == 1
     assert len(record.trials) == FIRST_ROUND + 1
-    assert (record.latest["round"] == 0).all()
+    assert (record.latest["round"] == 1).all()
     assert reason(tmp_path / "run") == "search.stop.hours: 8 reached"
     # Nothing of the round is lost when the study goes on.
     timed(None)
@@ -327,7 +327,7 @@ def test_time_that_is_up_in_the_first_set_ends_a_study_without_rounds(
     record = timed(2, *TRIED)
     assert record.rounds == ()
     assert len(record.trials) == 2
-    assert events(tmp_path / "run", "finished")[-1]["round"] == 0
+    assert events(tmp_path / "run", "finished")[-1]["round"] == 1
 
 
 def test_time_that_is_up_among_candidates_finishes_the_round(
@@ -338,7 +338,7 @@ def test_time_that_is_up_among_candidates_finishes_the_round(
     assert list(record.trials["trial"]) == [0, 1, 2, 3, 4, 5]
     # The candidate that was left out is the next round's first.
     later = timed(None)
-    second = later.trials[later.trials["round"] == 1]
+    second = later.trials[later.trials["round"] == 2]
     assert set(second["trial"]) == {*later.rounds[1].training_set, 6, 7}
 
 
