@@ -65,9 +65,6 @@ _TEXTS: dict[EventKind, Callable[[str, _Fields], str]] = {
     EventKind.WAITING_FOR_WORKERS: lambda r, f: f"{r}waiting for workers",
     EventKind.STORAGE_LOST: _storage_lost,
     EventKind.STORAGE_BACK: lambda r, f: f"the database is back after {f.seconds}",
-    EventKind.STATE_DAMAGED: lambda r, f: (
-        f"{f['file']} is damaged; instead: {f['used'] or 'nothing, it is made again if needed'}"
-    ),
     EventKind.TAKEN_OVER: lambda r, f: f"taken over from one that died: {f['owner']}",
     EventKind.ENVIRONMENT_CHANGED: lambda r, f: f"changed since the last session: {f.changed}",
     EventKind.LIMITS_CHANGED: lambda r, f: f"limits changed: {f.changed}",

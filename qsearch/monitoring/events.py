@@ -40,7 +40,6 @@ class EventKind(StrEnum):
     FINISHED = "finished"
     STOPPED = "stopped"
     INTERRUPTED = "interrupted"
-    STATE_DAMAGED = "state damaged"
     TAKEN_OVER = "taken over"
     ENVIRONMENT_CHANGED = "environment changed"
     LIMITS_CHANGED = "limits changed"

@@ -10,7 +10,6 @@ from typing import Any
 from qsearch.monitoring.events import EventKind, Phase, event_of_line
 
 _OPENING = (
-    EventKind.STATE_DAMAGED,
     EventKind.TAKEN_OVER,
     EventKind.ENVIRONMENT_CHANGED,
     EventKind.MEASURING_QUANTIZATION_ERROR,

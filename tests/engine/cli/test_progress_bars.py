@@ -117,10 +117,6 @@ def test_without_a_terminal_phases_and_the_end_are_lines(drawn) -> None:
         ),
         (Event(EventKind.WAITING_FOR_WORKERS, 2), "round 2: waiting for workers"),
         (
-            Event(EventKind.STATE_DAMAGED, 2, {"file": "state/x.json", "used": ""}),
-            "state/x.json is damaged; instead: nothing, it is made again if needed",
-        ),
-        (
             Event(EventKind.ENVIRONMENT_CHANGED, 2, {"changed": ["torch: 2.9 → 2.10", "GPU"]}),
             "changed since the last session: torch: 2.9 → 2.10; GPU",
         ),
