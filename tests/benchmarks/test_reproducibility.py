@@ -24,6 +24,7 @@ def study(folder: Path, losses: list[float], configurations: str, tensor: float)
             **dict.fromkeys(("method", "reason"), "any"),
             **dict.fromkeys(("seen", "on_front"), True),
             "status": "completed",
+            "round": 1,
             "trial": trial,
             "loss": loss,
             "standard_error": 0.5,
