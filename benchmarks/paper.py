@@ -103,7 +103,7 @@ PLANS = {
                 "frozen-set": 3,
                 "random-extension": 3,
                 "no-segments": 3,
-                "no-walks": 3,
+                "no-local-search": 3,
                 "rank-32": 1,
                 "rank-64": 1,
                 "rank-128": 1,

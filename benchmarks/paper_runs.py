@@ -87,7 +87,7 @@ ABLATIONS: Mapping[str, Entry] = {
         "coa-lora", "search.propose=random", "search.candidates=10", "search.keep=all"
     ),
     "no-segments": for_all("coa-lora", "search.keep=front"),
-    "no-walks": for_all("coa-lora", "search.local_search=false"),
+    "no-local-search": for_all("coa-lora", "search.local_search=false"),
     "longer": for_all("coa-lora", "trainer.first_steps=270"),
     "rank-8": for_all("coa-lora", "trainer.rank=8"),
     "rank-32": for_all("coa-lora", "trainer.rank=32"),
