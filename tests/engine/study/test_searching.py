@@ -13,7 +13,7 @@ from qsearch.search.layer_scores import weighted_scores
 from qsearch.spec.study_spec import StudySpec, load_spec
 from qsearch.storage.measurements import read_measurement
 from qsearch.storage.paths import candidates_path
-from qsearch.storage.round_state import read_candidates
+from qsearch.storage.round_state import CANDIDATES
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study.run import run_study
 from qsearch.surrogate.error_correlation import error_correlation
@@ -67,7 +67,7 @@ def test_only_candidates_of_the_very_round_have_a_predicted_loss(counted: Path) 
     record = read_study(counted)
     for entry in record.rounds:
         rows = record.trials[record.trials["round"] == entry.round]
-        candidates = read_candidates(candidates_path(counted, entry.round)).chosen
+        candidates = CANDIDATES.read(candidates_path(counted, entry.round)).chosen
         assert len(candidates) == 4
         assert set(rows.loc[rows["predicted_loss"].notna(), "trial"]) == set(candidates)
         assert (rows["predicted_loss"].isna() == rows["predicted_loss_std"].isna()).all()
