@@ -26,12 +26,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class ExecutorEvent:
-    """An event on the way to a result.
+    """An event on the way to a result, about the configuration at a position if it has one.
 
-    Args:
-        kind: None if only time has passed.
-        fields: Its values.
-        position: Of the configuration that it is about, if it is about one.
+    Without a kind, only time has passed.
     """
 
     kind: EventKind | None = None

@@ -75,10 +75,11 @@ def read_checked(path: Path, limit: int | None = None, is_last: bool = False) ->
 @contextlib.contextmanager
 def damage(path: Path, *errors: type[Exception]) -> Iterator[None]:
     """Turn the given errors of reading into a DamagedFileError that says what to do."""
+    kinds: tuple[type[Exception], ...] = (InputError, *errors)
     try:
         yield
     except (DamagedFileError, FileNotFoundError):
         raise
-    except (InputError, *errors) as error:
-        reason = in_one_line(str(error)) or type(error).__name__
+    except kinds as error:
+        reason = in_one_line(error) or type(error).__name__
         raise DamagedFileError(f"{path}: damaged: {reason}; {remedy(path)}") from error

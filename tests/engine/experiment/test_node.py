@@ -23,7 +23,14 @@ from ax.utils.common.logger import set_ax_logger_levels
 from qsearch._arrays import Integers
 from qsearch.errors import InputError
 from qsearch.experiment.node import QsearchNode, registry_bundle
-from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.experiment.parameters import (
+    AVERAGE_BITS,
+    LOSS,
+    ax_parameters,
+    from_parameters,
+    parameter_values,
+    to_parameters,
+)
 from qsearch.search import searcher
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.layer_scores import error_scores
@@ -54,7 +61,7 @@ def make_node(seed: int = 0, stored: bool = True) -> QsearchNode:
 
 
 def attach(client: Client, index: Integers, loss: float, round: int | None = None) -> int:
-    number = client.attach_trial(dict(SPACE.parameters(index)))
+    number = client.attach_trial(to_parameters(SPACE, index))
     data = {LOSS: (loss, 0.0), AVERAGE_BITS: (float(SPACE.average_bits(index)), 0.0)}
     client.attach_data(number, raw_data=data, progression=round)
     client.complete_trial(number)
@@ -91,12 +98,12 @@ def next_parameters(client: Client) -> dict[str, Any]:
 
 def keys(client: Client) -> list[bytes]:
     trials = client._experiment.trials
-    return [SPACE.from_parameters(trials[n].arm.parameters).tobytes() for n in sorted(trials)]
+    return [from_parameters(SPACE, trials[n].arm.parameters).tobytes() for n in sorted(trials)]
 
 
 def test_ax_parameters_are_ordered_choices_of_the_knobs() -> None:
     parameters = ax_parameters(SPACE)
-    assert [parameter.name for parameter in parameters] == list(SPACE.parameter_values())
+    assert [parameter.name for parameter in parameters] == list(parameter_values(SPACE))
     assert all(parameter.is_ordered for parameter in parameters)
     assert parameters[0].values == [2, 3, 4, 8]
     assert parameters[0].parameter_type == "int"
@@ -108,7 +115,7 @@ def test_proposes_new_trials_with_and_without_rounds(round: int | None) -> None:
     client.get_next_trials(max_trials=3)
     assert len(set(keys(client))) == 9
     for number in (6, 7, 8):
-        index = SPACE.from_parameters(client._experiment.trials[number].arm.parameters)
+        index = from_parameters(SPACE, client._experiment.trials[number].arm.parameters)
         assert BITS[0] <= float(SPACE.average_bits(index)) <= BITS[1]
 
 
@@ -286,7 +293,7 @@ def test_abandoned_trials_are_neither_waited_for_nor_proposed_again() -> None:
     """Ax itself counts them as pending for ever."""
     client = make_client(node=make_node(seed=3))
     for index in sample_configurations(SPACE, 3, BITS, np.random.default_rng(9)):
-        number = client.attach_trial(dict(SPACE.parameters(index)))
+        number = client.attach_trial(to_parameters(SPACE, index))
         client.mark_trial_abandoned(number)
     experiment, node = client._experiment, node_of(client)
     abandoned = [dict(experiment.trials[number].arm.parameters) for number in (6, 7, 8)]
