@@ -92,11 +92,7 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
 
 
 def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:
-    """Return the latest row of a trial.
-
-    Raises:
-        InputError: If the latest round has not completed it.
-    """
+    """Return the latest row of a trial, which the latest round must have completed."""
     latest = record.latest
     if latest.empty:
         raise InputError(f"study {record.name!r} has no completed trials yet; run it first")

@@ -32,7 +32,12 @@ def record_session(directory: Path, components: StudyComponents, emit: Emit) -> 
         inputs=_inputs(components),
     )
     for earlier in before:
-        _require_same_inputs(directory, earlier.inputs, session.inputs)
+        if differing := input_changes(earlier.inputs, session.inputs):
+            raise InputError(
+                f"{directory} has results of another model or other examples (SHA-256):"
+                f" {'; '.join(differing)}; bring back those of when the study began, or give"
+                " another --out"
+            )
     sessions = (*before, session)
     write_sessions(directory, sessions)
     changed = environment_changes(before[-1], session) if before else []
