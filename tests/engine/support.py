@@ -134,6 +134,10 @@ def study_spec(**changes: Any) -> StudySpec:
     return StudySpec.model_validate(study_values(**changes))
 
 
+FAILING = study_spec(**SMALL, trainer__faults=FAULTS)
+"""A small study in which some evaluations fail."""
+
+
 def write_study_yaml(path: Path, **changes: Any) -> Path:
     """Write the fake study's YAML."""
     path.write_text(dump_yaml(study_values(**changes)), encoding="utf-8")

@@ -28,7 +28,6 @@ from qsearch.experiment.parameters import (
     LOSS,
     ax_parameters,
     from_parameters,
-    parameter_values,
     to_parameters,
 )
 from qsearch.search import searcher
@@ -101,14 +100,6 @@ def keys(client: Client) -> list[bytes]:
     return [from_parameters(SPACE, trials[n].arm.parameters).tobytes() for n in sorted(trials)]
 
 
-def test_ax_parameters_are_ordered_choices_of_the_knobs() -> None:
-    parameters = ax_parameters(SPACE)
-    assert [parameter.name for parameter in parameters] == list(parameter_values(SPACE))
-    assert all(parameter.is_ordered for parameter in parameters)
-    assert parameters[0].values == [2, 3, 4, 8]
-    assert parameters[0].parameter_type == "int"
-
-
 @pytest.mark.parametrize("round", [None, 0])
 def test_proposes_new_trials_with_and_without_rounds(round: int | None) -> None:
     client = make_client(round=round)
@@ -117,11 +108,6 @@ def test_proposes_new_trials_with_and_without_rounds(round: int | None) -> None:
     for number in (6, 7, 8):
         index = from_parameters(SPACE, client._experiment.trials[number].arm.parameters)
         assert BITS[0] <= float(SPACE.average_bits(index)) <= BITS[1]
-
-
-def test_proposals_depend_on_seed_and_data_alone() -> None:
-    first, again = next_parameters(make_client()), next_parameters(make_client())
-    assert first == again
 
 
 def test_failed_and_abandoned_configurations_are_never_proposed_again() -> None:
