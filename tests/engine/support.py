@@ -93,7 +93,7 @@ def errors_of(space: Space) -> Floats:
     return np.asarray(row * layers, dtype=np.float64)
 
 
-SMALL = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 2}
+SMALL: dict[str, Any] = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 2}
 """Changes that make the fake study smaller."""
 
 FAULTS = [

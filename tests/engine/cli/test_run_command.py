@@ -83,6 +83,7 @@ def test_a_second_process_on_a_directory_is_refused(study: Path, qsearch) -> Non
     with study_lock(out):
         errors = qsearch("run", study, "--out", out).refused()
     assert f"run already, by process {os.getpid()}" in errors
+    assert [path.name for path in out.iterdir()] == ["state"]
 
 
 def test_a_name_cannot_steer_the_terminal(study: Path, qsearch) -> None:

@@ -61,13 +61,10 @@ def study(directory: Path) -> FollowedStudy:
 @pytest.mark.parametrize(
     ("kind", "fields", "name"),
     [
-        (EventKind.STARTED, {}, "starting"),
-        (EventKind.MEASURING_QUANTIZATION_ERROR, {}, "measuring quantization error"),
         (EventKind.ROUND_STARTED, {}, "training"),
         (EventKind.TRAINING_CONFIGURATIONS, {"done": 0, "total": 3}, "training configurations"),
         (EventKind.EVALUATING_THE_SET, {"total": 3}, "evaluating the set"),
         (EventKind.SEARCHING, {"done": 0, "total": 3}, "searching"),
-        (EventKind.FINISHING_ROUND, {}, "finishing the round"),
         (EventKind.WORKER_LOST, {}, "starting"),
     ],
 )

@@ -141,6 +141,11 @@ def test_tied_layers_share_their_configuration_in_every_trial(tmp_path: Path) ->
             assert len(fused) == 1
 
 
+def test_another_seed_gives_another_study(finished: Path, tmp_path: Path) -> None:
+    run_study(study_spec(seed=4, search__rounds=1), tmp_path)
+    assert not set(results(tmp_path)["loss"]) & set(results(finished)["loss"])
+
+
 def test_a_space_smaller_than_the_study_is_searched_to_its_end(tmp_path: Path) -> None:
     spec = study_spec(
         trainer__blocks=1,
