@@ -19,7 +19,9 @@ import pandas as pd
 import psutil
 import pytest
 from pandas.testing import assert_frame_equal
+from typer.testing import CliRunner
 
+from qsearch.cli import main as cli
 from qsearch.errors import InputError, QsearchError
 from qsearch.execution.ray_worker import Worker, identity
 from qsearch.execution.workers import Workers
@@ -33,7 +35,6 @@ from tests.engine.support import (
     FIXTURES,
     SMALL,
     Stop,
-    command,
     command_environment,
     events_of,
     results,
@@ -240,14 +241,14 @@ def test_an_interrupted_study_ends_its_workers_and_exits_130(tmp_path: Path) -> 
 
 
 def test_the_command_line_runs_a_study_on_workers_whose_results_equal_a_serial_runs(
-    uninterrupted: pd.DataFrame, tmp_path: Path
+    uninterrupted: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = write_study_yaml(tmp_path / "study.yaml", **SMALL, trainer__faults=FAULTS)
     # Whatever cluster happens to run on this machine, these workers are of one of their own.
-    arguments = ["run", study, "--out", tmp_path / "run", "--workers", "2"]
-    done = command(arguments, RAY_ADDRESS="127.0.0.1:1")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    arguments = ["run", str(study), "--out", str(tmp_path / "run"), "--workers", "2"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert (done.exit_code, done.stderr) == (0, "")
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,6 @@ from tests.engine.support import (
     FAULTS,
     INTEGER,
     SMALL,
-    command_environment,
     events_of,
     in_child,
     make_space,
@@ -77,25 +75,20 @@ def test_several_processes_make_the_tables_at_once(postgres_url: str) -> None:
 def test_two_studies_write_into_one_database_while_others_read(
     uninterrupted: pd.DataFrame, postgres_url: str, tmp_path: Path
 ) -> None:
-    names = ("first", "second")
-    writers = []
-    for name in names:
-        # Slow enough that readers meet each at work.
-        changes = {**SMALL, "trainer__faults": FAULTS, "trainer__seconds": 0.1}
-        study = write_study_yaml(tmp_path / f"{name}.yaml", name=name, **changes)
-        arguments = ["run", str(study), "--out", str(tmp_path / name), "--storage", postgres_url]
-        writers.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "qsearch", *arguments],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=command_environment(),
-            )
+    names, fork = ("first", "second"), multiprocessing.get_context("fork")
+    # Slow enough that readers meet each at work.
+    changes = {**SMALL, "trainer__faults": FAULTS, "trainer__seconds": 0.1}
+    writers = [
+        fork.Process(
+            target=run_study, args=(study_spec(**changes, name=name), tmp_path / name, postgres_url)
         )
+        for name in names
+    ]
+    for writer in writers:
+        writer.start()
     loaded_at_work: dict[str, set[int]] = {name: set() for name in names}
     listed_at_work = 0
-    while any(writer.poll() is None for writer in writers):
+    while any(writer.is_alive() for writer in writers):
         listed = list_database(postgres_url)
         listed_at_work += all(study.running for study in listed) and len(listed) == 2
         for study in listed:
@@ -105,8 +98,7 @@ def test_two_studies_write_into_one_database_while_others_read(
                 assert done >= study.completed
                 loaded_at_work[study.name].add(done)
     for name, writer in zip(names, writers, strict=True):
-        assert writer.returncode == 0, writer.communicate()[0]
-        writer.communicate()
+        assert writer.exitcode == 0
         assert_frame_equal(results(tmp_path / name), uninterrupted, check_exact=True)
         assert len(loaded_at_work[name]) > 1
     assert listed_at_work > 1
