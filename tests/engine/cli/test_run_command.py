@@ -72,7 +72,7 @@ def start(study: Path, output: int) -> Running:
         os.dup2(output, 1)
         os.closerange(3, 1024)  # The other end of a pipe, too.
         os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
-        sys.stdout, sys.stderr = (open(fd, "w", closefd=False) for fd in (1, 2))  # noqa: SIM115
+        sys.stdout, sys.stderr = (open(fd, "w", buffering=1, closefd=False) for fd in (1, 2))  # noqa: SIM115
         sys.argv = ["qsearch", "run", str(study), "--out", str(out)]
         main.main()
     except SystemExit as end:

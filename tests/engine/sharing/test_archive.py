@@ -9,7 +9,7 @@ import shutil
 import stat
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,155 +224,105 @@ def test_folder_that_holds_files_is_left_as_it_is(archive: Path, tmp_path: Path)
 
 # Hostile archives
 
-Files = dict[str, bytes]
+Make = Callable[[Path, Path], None]
+"""Writes a bad archive, given a good one."""
 
 
-def rewritten(archive: Path, to: Path, change: Callable[[Files], object]) -> Path:
-    """Write an archive again with other contents, whose digests are right."""
-    with zipfile.ZipFile(archive) as opened:
-        contents = {name: opened.read(name) for name in opened.namelist() if name != MANIFEST}
-    change(contents)
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    manifest = json.dumps({"format": 1, "qsearch": "0", "files": files}).encode()
-    with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as written:
-        for name, content in {MANIFEST: manifest, **contents}.items():
-            written.writestr(name, content)
-    return to
+def with_file(name: str, content: bytes | None, is_signed: bool = True) -> Make:
+    """An archive with another content of a file, or without it; signed, its digests are right."""
+
+    def make(archive: Path, bad: Path) -> None:
+        with zipfile.ZipFile(archive) as opened:
+            files = {member: opened.read(member) for member in opened.namelist()}
+        files |= {name: content or b""}
+        if content is None:
+            del files[name]
+        if is_signed:
+            del files[MANIFEST]
+            digests = {member: hashlib.sha256(file).hexdigest() for member, file in files.items()}
+            manifest = {"format": 1, "qsearch": "0", "files": digests}
+            files[MANIFEST] = json.dumps(manifest).encode()
+        with zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as written:
+            for member, file in files.items():
+                written.writestr(member, file)
+
+    return make
 
 
-@pytest.fixture
-def refuse(tmp_path: Path) -> Iterator[Callable[[Path, str], None]]:
-    """Require that an archive is refused and nothing of it stays anywhere."""
-    target = tmp_path / "target"
-    target.mkdir()
+def with_member(name: str, kind: int) -> Make:
+    """An archive with one more member, which its manifest does not have."""
 
-    def check(bad: Path, reason: str) -> None:
-        with pytest.raises(InputError) as caught:
-            restore_archive(bad, target / "run")
-        assert reason in str(caught.value)
-        assert str(bad) in str(caught.value)
+    def make(archive: Path, bad: Path) -> None:
+        shutil.copy(archive, bad)
+        with zipfile.ZipFile(bad, "a") as opened:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (kind | 0o777) << 16
+            opened.writestr(info, "/etc/passwd")
 
-    yield check
-    assert list(target.iterdir()) == []
+    return make
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../evil",
-        "/tmp/evil",
-        "state/../../evil",
-        "state\\evil.json",
-        "state/",
-        "state/lock",
-        "state/adapter-0.safetensors",
-        "report.html",
-        "study.db",
-        "STUDY.yaml",
-        "state/deep/study.json",
-        "study.yaml\n",
-    ],
-)
-def test_names_that_are_no_studys_are_refused(
-    name: str, archive: Path, tmp_path: Path, refuse: Callable[[Path, str], None]
-) -> None:
-    bad = rewritten(archive, tmp_path / "bad.zip", lambda files: files.update({name: b"evil"}))
-    refuse(bad, "not a file of a study")
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize(
-    ("name", "kind", "reason"),
-    [
-        ("study.yaml", stat.S_IFREG, "'study.yaml' twice"),
-        ("state/candidates-9.json", stat.S_IFLNK, "not a plain file"),
-        (
-            "state/candidates-9.json",
-            stat.S_IFREG,
-            "in its manifest or in the archive, but not both",
-        ),
-    ],
-)
-def test_one_more_member_is_refused(
-    name: str,
-    kind: int,
-    reason: str,
-    archive: Path,
-    tmp_path: Path,
-    refuse: Callable[[Path, str], None],
-) -> None:
-    shutil.copy(archive, tmp_path / "bad.zip")
-    with zipfile.ZipFile(tmp_path / "bad.zip", "a") as opened:
-        info = zipfile.ZipInfo(name)
-        info.external_attr = (kind | 0o777) << 16
-        opened.writestr(info, "/etc/passwd")
-    refuse(tmp_path / "bad.zip", reason)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda files: files.pop("study.yaml"), "it lacks study.yaml"),
-        (lambda files: files.pop("state/identity.json"), "it lacks state/identity.json"),
-        (lambda files: files.update({"log.jsonl": bytes(2**27)}), "are unpacked from it"),
-        (lambda files: files.update({"study.yaml": b"name: x"}), "study.yaml: damaged"),
-        (lambda files: files.update({"state/identity.json": b"[]"}), "identity.json: damaged"),
-    ],
-)
-def test_content_that_no_study_has_is_refused(
-    change: Callable[[Files], object],
-    reason: str,
-    archive: Path,
-    tmp_path: Path,
-    refuse: Callable[[Path, str], None],
-) -> None:
-    refuse(rewritten(archive, tmp_path / "bad.zip", change), reason)
-
-
-def test_too_many_files_are_refused(
-    archive: Path, refuse: Callable[[Path, str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sharing, "_MAX_FILES", 5)
-    refuse(archive, "a study has at most 5")
-
-
-@pytest.mark.parametrize(
-    ("member", "change", "reason"),
-    [
-        ("log.jsonl", lambda content: content[::-1], "'log.jsonl' in it is damaged: its SHA-256"),
-        (MANIFEST, lambda content: content + b" " * 2**24, "its manifest has 16"),
-    ],
-)
-def test_content_that_the_manifest_does_not_promise_is_refused(
-    member: str,
-    change: Callable[[bytes], bytes],
-    reason: str,
-    archive: Path,
-    tmp_path: Path,
-    refuse: Callable[[Path, str], None],
-) -> None:
-    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(tmp_path / "bad.zip", "w") as written:
-        for name in opened.namelist():
-            content = opened.read(name)
-            content = change(content) if name == member else content
-            written.writestr(name, content, zipfile.ZIP_DEFLATED)
-    refuse(tmp_path / "bad.zip", reason)
-
-
-def test_file_with_more_than_the_directory_of_the_archive_says_is_refused(
-    archive: Path, tmp_path: Path, refuse: Callable[[Path, str], None]
-) -> None:
-    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(tmp_path / "bad.zip", "w") as written:
+def with_wrong_size(archive: Path, bad: Path) -> None:
+    """An archive whose directory says that a file is shorter than it is."""
+    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(bad, "w") as written:
         for name in opened.namelist():
             written.writestr(name, opened.read(name), zipfile.ZIP_DEFLATED)
         written.getinfo("log.jsonl").file_size -= 9  # The directory is written last, from these.
-    refuse(tmp_path / "bad.zip", "Bad CRC-32 for file 'log.jsonl'")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file, but some text", None])
-def test_what_is_not_a_zip_file_is_refused(
-    content: bytes | None, tmp_path: Path, refuse: Callable[[Path, str], None]
+FOREIGN = (
+    "../evil",
+    "/tmp/evil",
+    "state/../../evil",
+    "state\\evil.json",
+    "state/",
+    "state/lock",
+    "state/adapter-0.safetensors",
+    "report.html",
+    "study.db",
+    "STUDY.yaml",
+    "state/deep/study.json",
+    "study.yaml\n",
+)
+HOSTILE: list[tuple[Make, str]] = [
+    *((with_file(name, b"evil"), "not a file of a study") for name in FOREIGN),
+    (with_member("study.yaml", stat.S_IFREG), "'study.yaml' twice"),
+    (with_member("state/candidates-9.json", stat.S_IFLNK), "not a plain file"),
+    (
+        with_member("state/candidates-9.json", stat.S_IFREG),
+        "in the archive, but not both",
+    ),
+    (with_wrong_size, "Bad CRC-32 for file 'log.jsonl'"),
+    (with_file("study.yaml", None), "it lacks study.yaml"),
+    (with_file("state/identity.json", None), "it lacks state/identity.json"),
+    (with_file("log.jsonl", bytes(2**27)), "are unpacked from it"),
+    (with_file("study.yaml", b"name: x"), "study.yaml: damaged"),
+    (with_file("state/identity.json", b"[]"), "identity.json: damaged"),
+    (with_file("log.jsonl", b"", is_signed=False), "'log.jsonl' in it is damaged: its SHA-256"),
+    (with_file(MANIFEST, bytes(2**24 + 1), is_signed=False), "its manifest has 16"),
+    (lambda archive, bad: bad.touch(), "cannot be restored"),
+    (lambda archive, bad: None, "cannot be restored"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(("make", "reason"), HOSTILE)
+def test_a_hostile_archive_is_refused_and_nothing_of_it_stays(
+    make: Make, reason: str, archive: Path, tmp_path: Path
 ) -> None:
-    if content is not None:
-        (tmp_path / "bad.zip").write_bytes(content)
-    refuse(tmp_path / "bad.zip", "cannot be restored")
+    make(archive, tmp_path / "bad.zip")
+    (tmp_path / "target").mkdir()
+    with pytest.raises(InputError) as caught:
+        restore_archive(tmp_path / "bad.zip", tmp_path / "target" / "run")
+    assert reason in str(caught.value)
+    assert str(tmp_path / "bad.zip") in str(caught.value)
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def test_too_many_files_are_refused(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_MAX_FILES", 5)
+    with pytest.raises(InputError, match="a study has at most 5"):
+        restore_archive(archive, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
