@@ -340,12 +340,12 @@ def test_a_database_elsewhere_serves_the_directory_it_was_made_with_alone(tmp_pa
     url, spec = f"sqlite:///{tmp_path / 'shared.db'}", study_spec(**SMALL, search__rounds=1)
     with pytest.raises(Stop):
         run_study(spec, tmp_path / "run", url, stopping_at("evaluated", 3))
+    assert not (tmp_path / "run" / "study.db").exists()
     with pytest.raises(InputError, match="has results of it; give the --storage it was run with"):
         run_study(spec, tmp_path / "run")
     with pytest.raises(InputError, match="belongs to another study directory"):
         run_study(study_spec(**SMALL, seed=99), tmp_path / "second", url)
     assert len(run_study(spec, tmp_path / "run", url).rounds) == 1
-    assert not (tmp_path / "run" / "study.db").exists()
 
 
 def test_directory_with_results_but_no_study_is_refused(finished: Path, tmp_path: Path) -> None:
