@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from qsearch.cli.watch_commands import status
-from qsearch.errors import InputError
 from qsearch.monitoring.events import Event, EventKind, event_log
 from qsearch.monitoring.status import StudyStatus, study_status
 from qsearch.monitoring.status_text import phase_text, status_lines, time_left_text
@@ -137,11 +136,6 @@ def test_the_version_changes_with_the_results_alone(finished: Path, tmp_path: Pa
     assert study_status(copy).version == first is not None
     os.utime(copy / "trials.parquet", ns=(1, 1))
     assert study_status(copy).version != first
-
-
-def test_a_directory_without_a_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no study results"):
-        study_status(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "search: 3", "search: [", "a: !!python/object:x {}"])

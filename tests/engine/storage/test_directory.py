@@ -38,12 +38,6 @@ def test_preparing_a_directory_leaves_only_its_state_folder(directory: Path) -> 
     assert [path.name for path in directory.iterdir()] == ["state"]
 
 
-def test_directory_under_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="cannot be written: Not a directory; give another --out"):
-        prepare_directory(tmp_path / "file" / "study")
-
-
 def test_directory_whose_name_is_not_utf_8_is_refused_before_it_is_made(tmp_path: Path) -> None:
     directory = tmp_path / os.fsdecode(b"o\xff")
     with pytest.raises(InputError, match="its name is not UTF-8; give another --out"):

@@ -25,7 +25,6 @@ from qsearch.search.pareto import (
 )
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.checkpoints import read_adapter
-from qsearch.storage.round_state import read_rounds
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study import recording
 from qsearch.study.run import run_study
@@ -370,9 +369,3 @@ def test_round_that_failed_as_a_whole_is_tried_again(
     assert (read_study(tmp_path / "run").trials["status"] == "failed").all()
     run_study(FAILING, tmp_path / "run")
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
-
-
-def test_rounds_read_back_as_written(finished: Path) -> None:
-    states = read_rounds(finished)
-    assert [state.record for state in states] == list(read_study(finished).rounds)
-    assert [state.trials for state in states] == [8, 10]
