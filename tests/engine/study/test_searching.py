@@ -74,7 +74,7 @@ def test_only_candidates_of_the_very_round_have_a_predicted_loss(counted: Path) 
 
 
 def test_random_candidates_have_a_predicted_loss_unless_they_fail(tmp_path: Path) -> None:
-    fault = {"kind": "nan", "layer": "block.0.key", "bits": 3}
+    fault = {"kind": "nan", "layer": "block.0.query", "bits": 8}
     changes = {"search__propose": "random", "search__candidates": 12, "search__rounds": 1}
     run_study(study_spec(**SMALL | changes, trainer__faults=[fault]), tmp_path)
     candidates = read_study(tmp_path).trials.query("trial >= 5")
