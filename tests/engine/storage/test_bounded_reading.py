@@ -15,7 +15,7 @@ from qsearch.storage.bounded_reading import read_last_lines, read_parquet, read_
 from qsearch.storage.study_record import read_study
 
 # Who opens a pipe waits for ever for somebody to write, and pyarrow minds no signal meanwhile.
-pytestmark = pytest.mark.timeout(20, method="thread")
+pytestmark = pytest.mark.timeout(300, method="thread")
 
 READERS = [read_text, read_last_lines, read_parquet]
 
