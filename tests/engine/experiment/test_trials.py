@@ -195,7 +195,7 @@ def test_experiment_of_another_space_is_refused(database: Database, directory: P
         ("nonsense", "Could not parse"),
         ("sqlite:////dev/null/no/study.db", "unable to open"),
         ("nosuchdatabase://host/name", "Can't load plugin"),
-        ("postgresql://ana:hunter2@/none?host=/nowhere", "/nowhere"),
+        ("postgresql://ana:hunter2@/none?host=%2Fnowhere", "/nowhere"),
         ("postgres//user:hunter2@host/name", "Could not parse"),
     ],
 )
