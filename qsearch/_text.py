@@ -5,31 +5,22 @@ from __future__ import annotations
 import sys
 import unicodedata
 
-_MAX_CHARACTERS = 2000
-
 
 def reason_of(error: BaseException) -> str:
-    """Return kind and message of an exception in one line.
-
-    Args:
-        error: The exception; its message may hold anything, and be of any length.
-    """
+    """Return kind and message of an exception in one line."""
     try:
-        told = str(error)
+        message = str(error)
     except Exception:
-        told = "its message cannot be read"
-    return in_one_line(f"{type(error).__name__}: {told}")
+        message = "its message cannot be read"
+    return in_one_line(f"{type(error).__name__}: {message}")
 
 
-def in_one_line(text: str) -> str:
-    """Return a text in one line, of at most 2,000 characters, that can be saved.
-
-    Args:
-        text: What to tell. PostgreSQL holds no NUL, and no file a lone surrogate.
-    """
-    line = " ".join(text.split()).replace("\0", "\\0")
+def in_one_line(text: object, limit: int = 2000) -> str:
+    """Return a text in one line, of at most so many characters, that can be saved."""
+    # PostgreSQL holds no NUL, and no file a lone surrogate.
+    line = " ".join(str(text).split()).replace("\0", "\\0")
     line = line.encode("utf-8", "backslashreplace").decode("utf-8")
-    return line if len(line) <= _MAX_CHARACTERS else line[: _MAX_CHARACTERS - 1] + "…"
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 _OBEYED = ("Cc", "Cf", "Cs")
@@ -52,8 +43,3 @@ def without_controls(text: str) -> str:
 def warn(message: str) -> None:
     """Print a message for the user to standard error, in one line."""
     print(f"qsearch: {without_controls(' '.join(message.split()))}", file=sys.stderr)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the database's own words; SQLAlchemy adds the statement and a link."""
-    return " ".join(str(getattr(error, "orig", None) or error).split())

@@ -15,7 +15,13 @@ from ax.utils.common.logger import set_ax_logger_levels
 
 from benchmarks.peers.protocol import Archive, Problem, Proposals, random_new, renewed
 from qsearch._arrays import Integers
-from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.experiment.parameters import (
+    AVERAGE_BITS,
+    LOSS,
+    ax_parameters,
+    from_parameters,
+    to_parameters,
+)
 
 
 def ax_peer(
@@ -95,12 +101,12 @@ def _asked(client: Client, problem: Problem) -> tuple[int | None, Integers | Non
     except (AxError, AxGenerationException):
         return None, None
     for trial, parameters in trials.items():
-        return trial, problem.space.from_parameters(parameters)
+        return trial, from_parameters(problem.space, parameters)
     return None, None
 
 
 def _attached(client: Client, problem: Problem, index: Integers) -> int:
-    return int(client.attach_trial(problem.space.parameters(index)))
+    return int(client.attach_trial(to_parameters(problem.space, index)))
 
 
 def _complete(client: Client, problem: Problem, trial: int, index: Integers, loss: float) -> None:

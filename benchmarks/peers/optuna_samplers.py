@@ -104,17 +104,21 @@ def _propose(
         _tell(study, trial, space, candidate, loss)
 
 
+def _names(space: Space) -> list[list[str]]:
+    return [[f"{group.name}:{knob}" for knob in space.choices.names] for group in space.groups]
+
+
 def _distributions(space: Space) -> dict[str, BaseDistribution]:
     return {
         name: IntDistribution(0, int(size) - 1)
-        for names in space.parameter_names
+        for names in _names(space)
         for name, size in zip(names, space.sizes, strict=True)
         if size > 1
     }
 
 
 def _index(space: Space, trial: Trial) -> Integers:
-    code = [[trial.params.get(name, 0) for name in names] for names in space.parameter_names]
+    code = [[trial.params.get(name, 0) for name in names] for names in _names(space)]
     columns = tuple(np.array(code, dtype=np.int64).T)
     return np.ravel_multi_index(columns, space.choices.sizes).astype(np.int64)
 
@@ -135,7 +139,7 @@ def _parameters(
 ) -> dict[str, int]:
     return {
         name: position
-        for names, row in zip(space.parameter_names, space.to_code(index).tolist(), strict=True)
+        for names, row in zip(_names(space), space.to_code(index).tolist(), strict=True)
         for name, position in zip(names, row, strict=True)
         if name in distributions
     }

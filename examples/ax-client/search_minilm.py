@@ -33,7 +33,13 @@ from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from qsearch._arrays import Integers
 from qsearch.experiment.node import QsearchNode, registry_bundle
-from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.experiment.parameters import (
+    AVERAGE_BITS,
+    LOSS,
+    ax_parameters,
+    from_parameters,
+    to_parameters,
+)
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.layers import FUSED_ROLES
 from qsearch.space.sampling import sample_configurations
@@ -127,18 +133,18 @@ def main() -> None:
         print(f"trial {trial}: {bits:.3f} bits, loss {moved:.5f}", flush=True)
 
     for row in client.summarize(trial_statuses=["running"]).to_dict("records"):
-        evaluate(row["trial_index"], space.from_parameters(row))  # It was interrupted.
+        evaluate(row["trial_index"], from_parameters(space, row))  # It was interrupted.
     trials = client.summarize()
     initial = sample_configurations(space, arguments.initial, BITS, np.random.default_rng(0))
     for index in initial[len(trials) :]:
-        evaluate(client.attach_trial(dict(space.parameters(index))), index)
+        evaluate(client.attach_trial(to_parameters(space, index)), index)
     generated = max(len(trials) - len(initial), 0)
     for position in range(generated, arguments.candidates):
         if position == arguments.candidates // 2:
             client = open_client(arguments.out, space, node)
             print("closed the client and loaded it again")
         for trial, parameters in client.get_next_trials(max_trials=1).items():
-            evaluate(trial, space.from_parameters(parameters))
+            evaluate(trial, from_parameters(space, parameters))
 
     print("\nfront:")
     front = client.get_pareto_frontier(use_model_predictions=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,22 +12,6 @@ from qsearch._text import warn
 from qsearch.cli.arguments import Json, StudyDirectory
 from qsearch.cli.console import print_line, print_table, report_function
 from qsearch.errors import InputError
-
-if TYPE_CHECKING:
-    from qsearch.sharing.listing import ListedStudy
-
-_COLUMNS = (
-    "study",
-    "rounds",
-    "completed",
-    "failed",
-    "waiting",
-    "least loss",
-    "created",
-    "changed",
-    "running",
-    "directory",
-)
 
 
 def list_studies(
@@ -45,27 +29,20 @@ def list_studies(
     if (folder is None) == (storage is None):
         raise InputError("give either a folder or --storage URL")
     studies = list_database(storage) if storage else list_folder(folder or Path(), warn)
+    rows = [asdict(study) for study in studies]
     if json_:
-        print_line(json.dumps([asdict(study) for study in studies]))
-    elif studies:
-        print_table(_COLUMNS, map(_row, studies))
+        print_line(json.dumps(rows))
+    elif rows:
+        headings = ["study", *(name.replace("_", " ") for name in rows[0] if name != "name")]
+        print_table(headings, ([_cell(value) for value in row.values()] for row in rows))
     else:
         print_line("no studies")
 
 
-def _row(study: ListedStudy) -> tuple[str, ...]:
-    return (
-        study.name,
-        "" if study.rounds is None else str(study.rounds),
-        str(study.completed),
-        str(study.failed),
-        "" if study.waiting is None else str(study.waiting),
-        "" if study.least_loss is None else f"{study.least_loss:.4f}",
-        study.created or "",
-        study.changed or "",
-        study.running or "no",
-        study.directory or "",
-    )
+def _cell(value: str | float | None) -> str:
+    if value == "":
+        return "no"  # Nobody runs it.
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def index(

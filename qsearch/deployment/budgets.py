@@ -36,7 +36,7 @@ class Budget:
             running it; an estimate), or ``trial``.
         limit: Average bits, or bytes; of ``trial``, its number.
         tokens: For ``memory``: length of the sequence, or None for the study's own.
-        unit: Unit of bytes that messages are in, such as ``MB``.
+        unit: Of bytes in messages, such as ``MB``.
     """
 
     kind: Literal["bits", "bytes", "memory", "trial"]
@@ -60,13 +60,9 @@ class Budget:
 
 
 def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Series:
-    """Return the latest row of least loss within a budget, or that of a trial.
+    """Return the latest row of least loss within a budget (:func:`best_under`), or of a trial.
 
-    See :func:`best_under`.
-
-    Raises:
-        InputError: If no configuration fits, and the message is in the budget's own unit; or the
-            study's directory does not say how large its model is; or there is no such trial.
+    Where no configuration fits, the message is in the budget's own unit.
     """
     if budget.kind == "trial":
         return _row_of_trial(record, int(budget.limit))
@@ -76,7 +72,12 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
             needed = f"{_rounded_up(least, 4)} average bits"
             raise InputError(f"{budget}: the smallest configuration takes {needed}")
         return best_under(record, budget.limit)
-    footprint = require_footprint(directory, f"--{budget.kind}")
+    footprint = read_footprint(directory)
+    if footprint is None:
+        raise InputError(
+            f"--{budget.kind}: {directory} does not say how large the model is, since its trainer"
+            " does not report it; use --bits"
+        )
     bits = footprint.bits_for_file(budget.limit)
     if budget.kind == "memory":
         bits = footprint.bits_for_memory(budget.limit, budget.tokens)
@@ -91,11 +92,7 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
 
 
 def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:
-    """Return the latest row of a trial.
-
-    Raises:
-        InputError: If the latest round has not completed it.
-    """
+    """Return the latest row of a trial, which the latest round must have completed."""
     latest = record.latest
     if latest.empty:
         raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
@@ -137,29 +134,11 @@ def _rounded_up(value: float, places: int) -> str:
     return f"{math.ceil(value * 10**places - 1e-9) / 10**places:.{places}f}"
 
 
-def require_footprint(directory: Path, option: str) -> Footprint:
-    """Return a study's footprint.
-
-    Raises:
-        InputError: If its directory has none; the message names the option that needs it.
-    """
-    footprint = read_footprint(directory)
-    if footprint is None:
-        raise InputError(
-            f"{option}: {directory} does not say how large the model is, since its trainer does not"
-            " report it; use --bits"
-        )
-    return footprint
-
-
 def parse_size(text: str, option: str) -> tuple[float, str]:
     """Read a number of bytes such as ``60MB``, ``1.5 GiB`` or ``800000``, and its unit.
 
     Not by Pydantic's ``ByteSize``, which takes 2.01kB for 2009 bytes: a size that a message asks
     for must be enough.
-
-    Raises:
-        InputError: If it is not a positive size; the message names the option.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
     unit = match[2] or "B" if match else ""
@@ -178,11 +157,7 @@ def chosen_budget(
     tokens: int | None,
     trial: int | None = None,
 ) -> Budget:
-    """Return the one budget, or trial, among a command's options.
-
-    Raises:
-        InputError: If none or several are given, or ``--tokens`` without ``--memory``.
-    """
+    """Return the one budget, or trial, among a command's options."""
     options = {"--bits": bits, "--bytes": nbytes, "--memory": memory, "--trial": trial}
     given = [name for name, value in options.items() if value is not None]
     if len(given) != 1:
@@ -206,11 +181,7 @@ def chosen_budget(
 
 
 def parse_sweep(text: str) -> list[Budget]:
-    """Read several budgets of average bits, such as ``2.5,3,3.5,4``.
-
-    Raises:
-        InputError: If one is not a positive number, or is there twice.
-    """
+    """Read several budgets of average bits, such as ``2.5,3,3.5,4``."""
     budgets: list[Budget] = []
     for part in text.split(","):
         try:

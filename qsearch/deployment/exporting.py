@@ -35,18 +35,7 @@ INDEX_FILE = "index.json"
 def export_configuration(directory: Path, budget: Budget, to: Path, format: str) -> pd.Series:
     """Export the best configuration within a budget to a new or empty folder.
 
-    Args:
-        directory: The study's directory.
-        budget: What the configuration may take.
-        to: Folder to write.
-        format: One of the trainer's export formats.
-
-    Returns:
-        The row of ``trials.parquet`` that was exported.
-
-    Raises:
-        InputError: If no configuration fits, the format is unknown or cannot hold the
-            configuration, or the folder is in use or cannot be written.
+    The format is one of the trainer's. The row of ``trials.parquet`` that was exported is returned.
     """
     record = read_study(directory)
     row = best_within(record, directory, budget)
@@ -62,13 +51,8 @@ def export_sweep(
     """Export the best configuration within each of several budgets of average bits.
 
     Each budget has a folder of its name, such as ``3.5``, unless its configuration is that of
-    another budget before it; ``index.json`` says which folder is for which budget.
-
-    Returns:
-        The rows of ``trials.parquet`` that were exported, by budget.
-
-    Raises:
-        InputError: As :func:`export_configuration`; nothing is written then.
+    another budget before it; ``index.json`` says which folder is for which budget. The rows of
+    ``trials.parquet`` that were exported are returned, by budget.
     """
     record = read_study(directory)
     rows = [best_within(record, directory, budget) for budget in budgets]

@@ -17,13 +17,7 @@ from qsearch.storage.study_record import read_study, row_configuration, row_figu
 
 @dataclass(frozen=True)
 class Picked:
-    """A picked configuration.
-
-    Args:
-        configuration: The configuration itself.
-        knobs: Names of the quantizer's knobs, in order.
-        figures: What is known of it, by name; None where something is not known.
-    """
+    """A picked configuration, and what is known of it by name; None where it is not known."""
 
     configuration: Configuration
     knobs: tuple[str, ...]
@@ -67,9 +61,6 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
 
     Among configurations of equal estimated loss, the one of fewer average bits, then the one of
     less observed loss.
-
-    Raises:
-        InputError: If the directory holds no study, or no configuration fits.
     """
     record = read_study(directory)
     row = best_within(record, directory, budget)

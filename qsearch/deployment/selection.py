@@ -11,11 +11,7 @@ from qsearch.storage.study_record import StudyRecord, selection_loss
 
 
 def best_under(record: StudyRecord, bits: float) -> pd.Series:
-    """Return the latest row with the least :func:`selection_loss` at or under some average bits.
-
-    Raises:
-        InputError: If no completed configuration fits the budget.
-    """
+    """Return the latest row with the least :func:`selection_loss` at or under some average bits."""
     latest = record.latest
     if latest.empty:
         raise InputError(f"study {record.name!r} has no completed trials yet; run it first")

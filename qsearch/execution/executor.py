@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from qsearch._text import reason_of
-from qsearch.execution.time_limit import TimeLimitError
+from qsearch.execution.time_limit import TimeLimitError, time_limit
 from qsearch.monitoring.events import EventKind
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Trainer, TrainerState
@@ -26,12 +26,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class ExecutorEvent:
-    """An event on the way to a result.
+    """An event on the way to a result, about the configuration at a position if it has one.
 
-    Args:
-        kind: None if only time has passed.
-        fields: Its values.
-        position: Of the configuration that it is about, if it is about one.
+    Without a kind, only time has passed.
     """
 
     kind: EventKind | None = None
@@ -82,18 +79,40 @@ class Executor(Protocol):
         ...
 
 
-def evaluate_one(trainer: Trainer, configuration: Configuration) -> Result:
-    """Evaluate a configuration; an error becomes a failure."""
+def evaluate_one(
+    trainer: Trainer,
+    configuration: Configuration,
+    seconds: float | None = None,
+    restore: Callable[[], None] = lambda: None,
+) -> Result:
+    """Evaluate a configuration, as :func:`attempted` does."""
 
     def evaluate() -> Evaluation:
         (evaluation,) = trainer.evaluate([configuration], "validation")
         return evaluation
 
-    return attempted(evaluate)
+    return attempted(evaluate, seconds, restore)
 
 
-def attempted(evaluate: Callable[[], Evaluation]) -> Result:
-    """Return the result of an evaluation; an error becomes a failure."""
+def attempted(
+    evaluate: Callable[[], Evaluation], seconds: float | None, restore: Callable[[], None]
+) -> Result:
+    """Return the result of an evaluation; an error becomes a failure, and so does a time limit.
+
+    That interrupts the evaluation anywhere, and may leave a half-changed model, which ``restore``
+    loads again.
+    """
+    if seconds is None:
+        return _result(evaluate)
+    try:
+        with time_limit(seconds):
+            return _result(evaluate)
+    except TimeLimitError:
+        restore()
+        return too_slow(seconds)
+
+
+def _result(evaluate: Callable[[], Evaluation]) -> Result:
     try:
         evaluation = evaluate()
         # A plugin may give numbers of NumPy or PyTorch, which no database takes.

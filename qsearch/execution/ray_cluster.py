@@ -54,7 +54,7 @@ def connect(workers: Workers) -> None:
         ray.init(address=workers.address or "local", **options)
     except (OSError, ValueError, RuntimeError) as error:
         source = f"--address {workers.address!r}" if workers.address else "Ray on this machine"
-        raise InputError(f"{source}: cannot be used: {in_one_line(str(error))}") from error
+        raise InputError(f"{source}: cannot be used: {in_one_line(error)}") from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():
             signal.signal(number, handler)

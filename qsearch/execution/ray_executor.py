@@ -54,10 +54,9 @@ _Kind = Literal["evaluate", "train"]
 
 @dataclass
 class _Slot:
-    """One worker, and what it is doing.
+    """One worker (Ray's actor), and what it is doing.
 
     Args:
-        actor: Ray's handle.
         state: Number of the state that it has; 0 for none.
         position: Of the configuration that it works on; None while it loads.
         started: When it began with that.
@@ -73,11 +72,9 @@ class _Slot:
 
 @dataclass
 class _Work:
-    """Configurations in work.
+    """Configurations in work, as JSON; others are named by their position.
 
     Args:
-        kind: What is done with them.
-        configurations: All of them, as JSON.
         waiting: Positions that no worker has yet.
         attempts: How often each position failed.
         losses: How many workers died of each position.

@@ -44,12 +44,10 @@ def decode_state(message: bytes) -> TrainerState:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a worker sends back.
+    """What a worker sends back: JSON, and the state of what was trained separately.
 
-    Args:
-        message: JSON of the evaluation, or of a ``failure`` of the configuration, or of an
-            ``error`` that no worker would be spared.
-        trained: State of what was trained separately.
+    The JSON is the evaluation, a ``failure`` of the configuration, or an ``error`` that no worker
+    would be spared.
     """
 
     message: str
@@ -71,10 +69,7 @@ class Answer:
 class Worker:
     """An actor of Ray that holds a study's model, and does what its driver asks.
 
-    Args:
-        spec: The study, resolved, as JSON.
-        driver: What :func:`identity` returned of the driver, as JSON.
-        threads: CPU threads that it may use.
+    Its arguments are the resolved study and the driver's :func:`identity` as JSON, and CPU threads.
     """
 
     def __init__(self, spec: str, driver: str, threads: int) -> None:
@@ -126,7 +121,7 @@ class Worker:
 
 def _cannot(error: Exception) -> Answer:
     """Return the answer of a worker that cannot continue, and that no other could replace."""
-    reason = in_one_line(str(error)) if isinstance(error, QsearchError) else reason_of(error)
+    reason = in_one_line(error) if isinstance(error, QsearchError) else reason_of(error)
     return Answer(json.dumps({"error": reason}))
 
 

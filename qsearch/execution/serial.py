@@ -12,9 +12,8 @@ from qsearch.execution.executor import (
     ResultStream,
     after_attempts,
     evaluate_one,
-    too_slow,
 )
-from qsearch.execution.time_limit import TimeLimitError, require_main_thread, time_limit
+from qsearch.execution.time_limit import require_main_thread
 from qsearch.monitoring.events import EventKind
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
@@ -55,16 +54,11 @@ class SerialExecutor:
 
     def _attempt(self, configuration: Configuration) -> Result:
         seconds = self._failures.timeout_seconds
-        if seconds is None:
-            return evaluate_one(self._trainer, configuration)
-        try:
-            with time_limit(seconds):
-                return evaluate_one(self._trainer, configuration)
-        except TimeLimitError:
-            if self._state is not None:
-                # It was interrupted anywhere, and may have left a half-changed model.
-                self._trainer.load_state(self._state)
-            return too_slow(seconds)
+        return evaluate_one(self._trainer, configuration, seconds, self._restore)
+
+    def _restore(self) -> None:
+        if self._state is not None:
+            self._trainer.load_state(self._state)
 
     def train(
         self, configurations: Sequence[Configuration]

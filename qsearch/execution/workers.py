@@ -13,12 +13,11 @@ class Workers:
     """Processes that evaluate for a study; each holds the model once.
 
     Args:
-        count: How many.
-        address: Address of a running Ray cluster, such as ``auto`` or ``10.0.0.1:6379``; None
-            starts one on this machine for as long as the study runs.
+        address: Of a running Ray cluster, such as ``auto`` or ``10.0.0.1:6379``; None starts one on
+            this machine for as long as the study runs.
         threads: CPU threads of each; None divides this machine's cores among them, and is one on a
             cluster at an address.
-        gpus: GPUs of each, which may be a part of one.
+        gpus: GPUs of each, or a part of one.
     """
 
     count: int = 1

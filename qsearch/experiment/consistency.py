@@ -26,19 +26,9 @@ def require_agreement(
 ) -> None:
     """Require that the rows of a database agree with the table and the log of its directory.
 
-    A database has no checksum of its figures, and may be an older copy; the table has one, and the
-    log has the losses of the round in work. Missing rows of an unfinished round are evaluated
-    again, so they may be missing.
-
-    Args:
-        directory: The study directory.
-        label: How messages name the database.
-        table: Rows of the database, as of ``trials.parquet``.
-        count: Trials of the database.
-        rounds: The finished rounds.
-
-    Raises:
-        InputError: Naming the first row that differs.
+    A database, named by its label, has no checksum of its figures, and may be an older copy; the
+    table has one, and the log has the losses of the round in work. Missing rows of an unfinished
+    round are evaluated again, so they may be missing.
     """
     if rounds and count < rounds[-1].trials:
         raise InputError(

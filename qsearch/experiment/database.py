@@ -20,10 +20,10 @@ from tenacity.retry import retry_if_exception
 from tenacity.stop import stop_after_attempt, stop_after_delay, stop_all
 from tenacity.wait import wait_exponential
 
-from qsearch._text import one_line
+from qsearch._text import in_one_line
 from qsearch.errors import InputError, QsearchError
 from qsearch.experiment.schema import create_tables
-from qsearch.experiment.url import RESTORE, connect_arguments
+from qsearch.experiment.url import RESTORE, RESUME, connect_arguments, driver_words
 from qsearch.monitoring.events import Emit, EventKind
 
 STORAGE_WAIT = 900.0
@@ -54,16 +54,9 @@ class Database:
     Ax has one session factory for the whole process (``ax.storage.sqa_store.db``), so a process has
     one database open at a time. No other code of the study touches that factory.
 
-    Args:
-        url: SQLAlchemy URL.
-        label: How messages name it.
-        wait: Seconds to wait for it where it goes away while something is written.
-        emit: Sends ``storage lost`` and ``storage back``.
-
-    Raises:
-        InputError: If an SQLite file is damaged.
-        SQLAlchemyError: If it cannot be used.
-        ImportError: If its driver is not installed.
+    Messages name it by its label. Where it goes away while something is written, it is waited for,
+    some seconds long, and ``storage lost`` and ``storage back`` are emitted. Damage of an SQLite
+    file is an InputError; other errors of opening are SQLAlchemy's and the driver's.
     """
 
     def __init__(
@@ -107,13 +100,9 @@ class Database:
     def write(self, save: Callable[[], None], reload: Callable[[], None]) -> None:
         """Save in one transaction; while the database is away, again, ever less often.
 
-        Args:
-            save: Changes Ax's objects and saves them. Where the connection broke while it was
-                committed, that may be done already.
-            reload: Called before another try: what is in memory may be ahead of the database.
-
-        Raises:
-            QsearchError: If the database stays away.
+        ``save`` changes Ax's objects and saves them; where the connection broke while it was
+        committed, that may be done already. ``reload`` is called before another try: what is in
+        memory may be ahead of the database. If the database stays away, this is a QsearchError.
         """
         start = time.monotonic()
 
@@ -124,7 +113,7 @@ class Database:
         def stay_away(state: RetryCallState) -> None:
             raise QsearchError(
                 f"{self.label}: could not be used for {time.monotonic() - start:.0f} s:"
-                f" {_reason(state)}; what was saved is kept, the same command resumes"
+                f" {_reason(state)}; {RESUME}"
             ) from _error(state)
 
         attempts = Retrying(
@@ -148,8 +137,7 @@ class Database:
             return self.engine.connect()
         except OperationalError as error:
             raise UnreachableError(
-                f"{self.label}: cannot be reached: {one_line(error)}; what was saved is kept, the"
-                " same command resumes"
+                f"{self.label}: cannot be reached: {driver_words(error)}; {RESUME}"
             ) from error
 
     def _require_whole(self) -> None:
@@ -162,7 +150,7 @@ class Database:
         except UnicodeDecodeError as error:  # In SQLite's own words, which quote the file.
             problem = str(error)
         if problem != "ok":
-            raise InputError(f"{self.label}: damaged: {' '.join(problem.split())}; {RESTORE}")
+            raise InputError(f"{self.label}: damaged: {in_one_line(problem)}; {RESTORE}")
 
 
 def is_disconnect(error: BaseException) -> bool:
@@ -184,4 +172,4 @@ def _error(state: RetryCallState) -> BaseException | None:
 def _reason(state: RetryCallState) -> str:
     error = _error(state)
     cause = error.__cause__ if isinstance(error, UnreachableError) else error
-    return one_line(cause) if cause else "unknown"
+    return driver_words(cause) if cause else "unknown"

@@ -39,12 +39,7 @@ class LeaseLostError(QsearchError):
 
 
 class Lease:
-    """A study of a PostgreSQL database that this process holds, or is about to.
-
-    Args:
-        url: SQLAlchemy URL of the database.
-        study: The study's name.
-    """
+    """A study of a PostgreSQL database that this process holds, or is about to."""
 
     def __init__(self, url: str, study: str) -> None:
         self._label = f"--storage {without_password(url)!r}: the study {study!r}"
@@ -54,8 +49,7 @@ class Lease:
     def take(self, engine: Engine) -> str | None:
         """Take the lease, or do nothing if it is held; return who has it instead, if another does.
 
-        Raises:
-            SQLAlchemyError: If the database does not answer.
+        If the database does not answer, this is a SQLAlchemyError, here and in what follows.
         """
         if self._is_held():
             return None
@@ -78,13 +72,9 @@ class Lease:
         return None
 
     def renew(self, engine: Engine) -> None:
-        """Take the lease again if its connection was lost.
+        """Take the lease again if its connection was lost, before the study is read again.
 
-        Call it before the study is read from the database.
-
-        Raises:
-            LeaseLostError: If another process has taken the study.
-            SQLAlchemyError: If the database does not answer.
+        If another process has taken the study, this is a LeaseLostError.
         """
         if holder := self.take(engine):
             raise LeaseLostError(
@@ -93,11 +83,7 @@ class Lease:
             )
 
     def require(self, connection: Connection) -> None:
-        """Confirm the lease at the end of a transaction, which then is that of the holder.
-
-        Raises:
-            SQLAlchemyError: If the lease is lost; see :meth:`renew`.
-        """
+        """Confirm the lease at the end of a transaction, which then is that of the holder."""
         # Until the transaction has ended, nobody else takes the lease.
         connection.execute(select(func.pg_advisory_xact_lock_shared(self._key)))
         self._ask(func.now())
@@ -127,9 +113,7 @@ class Lease:
 def study_lease(url: str, name: str) -> Iterator[Lease | None]:
     """Hold a study in a database for this process; None where the database needs no lease.
 
-    Raises:
-        StudyBusyError: If another process holds it.
-        InputError: If the database cannot be used.
+    If another process holds it, this is a StudyBusyError.
     """
     engine = open_engine(url)
     if engine.dialect.name != "postgresql":

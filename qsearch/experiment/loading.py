@@ -24,7 +24,13 @@ from qsearch._text import reason_of
 from qsearch.errors import InputError
 from qsearch.experiment.database import STORAGE_WAIT, Database, emit_nothing, is_disconnect
 from qsearch.experiment.node import QsearchNode, registry_bundle
-from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, SECONDS, ax_parameters
+from qsearch.experiment.parameters import (
+    AVERAGE_BITS,
+    LOSS,
+    SECONDS,
+    ax_parameters,
+    parameter_values,
+)
 from qsearch.experiment.trials import Trials
 from qsearch.experiment.url import (
     RESTORE,
@@ -43,11 +49,7 @@ from qsearch.storage.session_files import database_identity
 def open_database(
     directory: Path, url: str | None, wait: float = STORAGE_WAIT, emit: Emit = emit_nothing
 ) -> Database:
-    """Open a study's database; without a URL, the one in its directory.
-
-    Raises:
-        InputError: If it cannot be used.
-    """
+    """Open a study's database; without a URL, the one in its directory."""
     # Ax reports each trial with all its parameters; qsearch has its own log.
     set_ax_logger_levels(logging.ERROR)
     warnings.filterwarnings("ignore", category=AxParameterWarning)
@@ -63,10 +65,8 @@ def open_trials(
     """Load the trials of the study's experiment, or make the experiment.
 
     ``node`` is stored with a new experiment for those who use it in Ax; ``metric`` names the task
-    metric, which is tracked.
-
-    Raises:
-        InputError: If the experiment is damaged, is another directory's, or has another space.
+    metric, which is tracked. An experiment that is damaged, is another directory's, or has another
+    space is an InputError.
     """
     with _opening_errors(database.url, database.label):
         experiment = _load(name, database.label)
@@ -77,7 +77,7 @@ def open_trials(
                 experiment = _make(database, directory, name, space, metric, node)
     _require_own(experiment.description, name, directory, database.label)
     values = {key: set(p.values) for key, p in experiment.search_space.parameters.items()}
-    if values != {key: set(own) for key, own in space.parameter_values().items()}:
+    if values != {key: set(own) for key, own in parameter_values(space).items()}:
         raise InputError(
             f"{database.label}: the experiment {name!r} has another search space than this study;"
             " give the study another name, or another database"
@@ -136,9 +136,6 @@ def read_experiment(url: str, name: str) -> Experiment:
 
     Ax's ``Client.load_from_database`` saves what it has loaded: next to a study that runs, it would
     put back what the study has changed since.
-
-    Raises:
-        InputError: If the database cannot be used, or has no such study.
     """
     open_engine(url, must_exist=True)
     with database_errors(url), session_context(url):
@@ -155,9 +152,6 @@ def require_own_experiment(url: str, name: str, directory: Path) -> None:
 
     It only reads, so that a study that is refused costs its owner nothing; the experiment need not
     be there.
-
-    Raises:
-        InputError: If it is another's, or the database cannot be used.
     """
     with database_errors(url), open_engine(url).connect() as connection:
         if not inspect(connection).has_table(SQAExperiment.__tablename__):

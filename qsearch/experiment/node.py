@@ -21,7 +21,12 @@ from pydantic import BaseModel, ConfigDict
 
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
-from qsearch.experiment.parameters import LOSS, stored_precision
+from qsearch.experiment.parameters import (
+    LOSS,
+    from_parameters,
+    stored_precision,
+    to_parameters,
+)
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.searcher import Searcher
 from qsearch.space.configuration import Choices, Knob, KnobValue
@@ -39,11 +44,10 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
     since each round trains the adapter further and so moves every loss.
 
     Args:
-        space: The space; its Ax parameters are
-            :func:`~qsearch.experiment.parameters.ax_parameters`.
+        space: Its Ax parameters are :func:`~qsearch.experiment.parameters.ax_parameters`.
         bits: Interval of average bits to search.
-        seed: Seed of the search's starting points.
-        segments: Segments of average bits, each of which should get candidates.
+        seed: Of the search's starting points.
+        segments: Of average bits, each of which should get candidates.
         settings: How far the search looks.
         scores: Predicted rise of the loss, which the surrogate starts from (groups × choices);
             Ax stores them with the node. Or give them later by :meth:`use_scores`.
@@ -53,10 +57,6 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         examples: How many examples each loss is a mean over, so that the search does not take
             sampling noise for gain (:func:`~qsearch.surrogate.surrogate.fit_surrogate`); None if
             the loss on them is itself to be lowered.
-
-    Raises:
-        InputError: If scores or correlation do not fit the space, either of the last two comes
-            without scores, or ``examples`` is below 1.
     """
 
     def __init__(
@@ -108,18 +108,14 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         self.searcher.fit(index, stored_precision(latest["mean"]))
 
     def get_next_candidate(self, pending_parameters: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the next configuration as Ax parameters.
-
-        Raises:
-            GenerationStrategyCompleted: If no new configuration is worth evaluating.
-        """
+        """Return the next configuration as Ax parameters, if one is worth evaluating."""
         index = self.searcher.propose(self._known, self._indices(pending_parameters))
         if index is None:
             raise GenerationStrategyCompleted("no configuration left that improves the front")
-        return dict(self.space.parameters(index))
+        return to_parameters(self.space, index)
 
     def _indices(self, parameters: list[dict[str, Any]]) -> Integers:
-        rows = [self.space.from_parameters(values) for values in parameters]
+        rows = [from_parameters(self.space, values) for values in parameters]
         return np.array(rows, dtype=np.int64).reshape(-1, len(self.space.groups))
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from ax.api.configs import ChoiceParameterConfig
 
+from qsearch._arrays import Integers
+from qsearch.errors import InputError
+from qsearch.space.configuration import Knob, KnobValue
 from qsearch.space.space import Space
 
 LOSS = "loss"
@@ -25,8 +29,49 @@ def ax_parameters(space: Space) -> list[ChoiceParameterConfig]:
             parameter_type="int" if isinstance(values[0], int) else "str",
             is_ordered=True,
         )
-        for name, values in space.parameter_values().items()
+        for name, values in parameter_values(space).items()
     ]
+
+
+def parameter_values(space: Space) -> dict[str, tuple[KnobValue, ...]]:
+    """Return the Ax parameters with their ordered values, without knobs of one value."""
+    return {
+        f"{group.name}:{knob.name}": knob.values
+        for group in space.groups
+        for knob in space.choices.knobs
+        if len(knob.values) > 1
+    }
+
+
+def to_parameters(space: Space, index: Integers) -> dict[str, KnobValue]:
+    """Return choice indices (groups) as Ax parameters."""
+    configuration = space.decode(index)
+    firsts = [configuration[space.layers[group.members[0]].name] for group in space.groups]
+    return {
+        f"{group.name}:{knob.name}": layer[knob.name]
+        for group, layer in zip(space.groups, firsts, strict=True)
+        for knob in space.choices.knobs
+        if len(knob.values) > 1
+    }
+
+
+def from_parameters(space: Space, parameters: Mapping[str, Any]) -> Integers:
+    """Return the choice indices (groups) of Ax parameters."""
+
+    def value(group: str, knob: Knob) -> KnobValue:
+        if len(knob.values) == 1:
+            return knob.values[0]
+        name = f"{group}:{knob.name}"
+        if name not in parameters:
+            raise InputError(f"parameter {name!r} is missing")
+        given: KnobValue = parameters[name]
+        return given
+
+    rows = [
+        space.choices.index({knob.name: value(group.name, knob) for knob in space.choices.knobs})
+        for group in space.groups
+    ]
+    return np.array(rows, dtype=np.int64)
 
 
 def stored_precision(values: Any) -> Any:

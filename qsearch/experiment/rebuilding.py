@@ -11,32 +11,23 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
 from qsearch.space.space import Space
 from qsearch.storage.paths import RESTORED, TRIALS_FILE, study_files
-from qsearch.storage.round_state import read_candidates
+from qsearch.storage.round_state import CANDIDATES
 from qsearch.storage.study_record import empty_trials, read_trials
 
 
 def rebuild_trials(trials: Trials, directory: Path, space: Space, proposed: str) -> None:
-    """Give a new experiment the trials and results of its directory.
+    """Give a new experiment, which has its first set, the trials and results of its directory.
 
-    Results come from ``trials.parquet``, and trials without one from what searches found. What the
-    table lacks of a round in work is evaluated again. After a kill, the rest is done at the next
-    call.
-
-    Args:
-        trials: The trials of the first set, and what an earlier call has made.
-        directory: The study's directory.
-        space: The space.
-        proposed: Method of the trials that no table names.
-
-    Raises:
-        InputError: If no file has the configuration of a trial.
+    Results come from ``trials.parquet``, and trials without one, whose method is ``proposed``, from
+    what searches found. What the table lacks of a round in work is evaluated again. After a kill,
+    the rest is done at the next call.
     """
     path = directory / TRIALS_FILE
     table = read_trials(path) if path.is_file() else empty_trials()
     texts: dict[int, str] = {}
     for name in study_files(directory):
         if name.startswith("state/candidates-"):
-            texts |= read_candidates(directory / name).configurations
+            texts |= CANDIDATES.read(directory / name).configurations
     texts |= dict(zip(table["trial"], table["configuration"], strict=True))
     methods = dict(zip(table["trial"], table["method"], strict=True))
     for number in range(len(trials), max(texts, default=-1) + 1):

@@ -30,12 +30,8 @@ def trial_table(
 ) -> pd.DataFrame:
     """Return one row per configuration and round, in order of round and trial.
 
-    Args:
-        trials: The study's trials.
-        training_sets: Trials that each round has trained on, by round.
-        estimated: What each finished round estimates of its trials, by round.
-        predicted: What each round's search predicted of its candidates, by round.
-        edges: Edges of the segments (segments + 1).
+    By round are: the trials that it has trained on, what it estimates of its trials, and what its
+    search predicted of its candidates. ``edges`` are those of the segments (segments + 1).
     """
     first_seen: dict[int, int] = {}
     for round, members in enumerate(training_sets, start=1):

@@ -18,7 +18,14 @@ from ax.storage.sqa_store.save import save_or_update_trials
 from qsearch._arrays import Integers
 from qsearch.experiment.database import Database
 from qsearch.experiment.node import NODE, registry_bundle
-from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, SECONDS, stored_precision
+from qsearch.experiment.parameters import (
+    AVERAGE_BITS,
+    LOSS,
+    SECONDS,
+    from_parameters,
+    stored_precision,
+    to_parameters,
+)
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
 from qsearch.space.space import Space
@@ -43,16 +50,8 @@ class Trials:
     or not an earlier round completed it. :meth:`retry` takes failures back.
 
     Each change is saved in one transaction before the method returns. Where the database goes
-    away meanwhile, the experiment is loaded again, and the change made and saved again.
-
-    Args:
-        experiment: As the database has it.
-        database: Where it is saved.
-        space: The space.
-        metric: Name of the task metric.
-
-    Raises:
-        Exception: If rows of the experiment are damaged.
+    away meanwhile, the experiment is loaded again, and the change made and saved again. Damaged
+    rows of the experiment raise exceptions of any kind when this is made, not later.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Trials:
         """Return the choice indices (groups) of a trial."""
         if number not in self._indices:
             parameters = self._trial(number).arm.parameters
-            self._indices[number] = self._space.from_parameters(parameters)
+            self._indices[number] = from_parameters(self._space, parameters)
         return self._indices[number]
 
     def indices(self, numbers: Sequence[int]) -> Integers:
@@ -145,13 +144,7 @@ class Trials:
     def attach(
         self, first: int, rows: Sequence[tuple[str, Integers]], is_initial: bool = False
     ) -> None:
-        """Attach configurations as running trials; those that are there already stay.
-
-        Args:
-            first: Number of the first.
-            rows: Methods and choice indices.
-            is_initial: Whether they are the first set.
-        """
+        """Attach configurations as running trials, numbered from ``first``; those there stay."""
 
         def save() -> None:
             for number, (method, index) in enumerate(rows, start=first):
@@ -218,7 +211,7 @@ class Trials:
         return self._experiment.trials[number]
 
     def _new_trial(self, name: str, index: Integers, facts: dict[str, object]) -> Trial:
-        arm = Arm(parameters=dict(self._space.parameters(index)), name=name)
+        arm = Arm(parameters=to_parameters(self._space, index), name=name)
         node = NODE if facts[METHOD] == SEARCH else None
         trial = self._experiment.new_trial(GeneratorRun([arm], generation_node_name=node))
         trial.update_run_metadata(facts)

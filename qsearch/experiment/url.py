@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from qsearch._text import one_line
+from qsearch._text import in_one_line
 from qsearch.errors import InputError, QsearchError
 
 _POSTGRES = {
@@ -25,7 +25,12 @@ _POSTGRES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,  # Milliseconds.
 }
-_PASSWORD_IN_QUERY = re.compile(r"(?i)([?&][^=&#]*pass[^=&#]*=)[^&#]*")
+_PASSWORD_IN_QUERY = re.compile(r"(?i)([?&][^=&#]*pass[^=&#]*=)([^&#]*)")
+
+
+def driver_words(error: BaseException) -> str:
+    """Return what a database's driver said; SQLAlchemy adds the statement and a link."""
+    return in_one_line(getattr(error, "orig", None) or error)
 
 
 def without_password(url: str) -> str:
@@ -40,16 +45,12 @@ def without_password(url: str) -> str:
 def hide_password(words: str, url: str) -> str:
     """Return words with *** for the password of a database's URL, which they may repeat."""
     words = words.replace(url, without_password(url))
-    for secret in _passwords(url):
+    secrets = re.findall(r"://[^:/@]*:([^/]*)@", url)
+    secrets += [secret for _, secret in _PASSWORD_IN_QUERY.findall(url)]
+    # As it is written in the URL, and as it is meant.
+    for secret in filter(None, [*secrets, *map(unquote, secrets)]):
         words = words.replace(secret, "***")
     return words
-
-
-def _passwords(url: str) -> set[str]:
-    """Return a URL's password as it is written there and as it is meant."""
-    found = re.findall(r"://[^:/@]*:([^/]*)@", url)
-    found += [match.group(0)[len(match.group(1)) :] for match in _PASSWORD_IN_QUERY.finditer(url)]
-    return {form for text in found for form in (text, unquote(text)) if form}
 
 
 @contextlib.contextmanager
@@ -64,8 +65,8 @@ def database_errors(url: str, label: str | None = None) -> Iterator[None]:
             " for PostgreSQL install qsearch[postgres]"
         ) from error
     except (SQLAlchemyError, ValueError) as error:
-        words = hide_password(one_line(error), url)
-        if any(sign in words for sign in DAMAGE_SIGNS):
+        words = hide_password(driver_words(error), url)
+        if any(sign in words for sign in _DAMAGE_SIGNS):
             raise InputError(f"{label}: damaged: {words}; {RESTORE}") from error
         if url.startswith("postgres:"):
             words = "a PostgreSQL URL begins with postgresql://"
@@ -75,12 +76,7 @@ def database_errors(url: str, label: str | None = None) -> Iterator[None]:
 def open_engine(url: str, must_exist: bool = False) -> Engine:
     """Return an engine of a database that connects each time.
 
-    Args:
-        url: SQLAlchemy URL.
-        must_exist: Whether to refuse an SQLite file that does not exist, instead of making it.
-
-    Raises:
-        InputError: If the URL, its driver or its file cannot be used.
+    Where it must exist, an SQLite file that does not is refused, instead of made.
     """
     with database_errors(url):
         parsed: URL = make_url(url)
@@ -99,8 +95,7 @@ def sqlite_url(path: Path) -> str:
 def connect_arguments(url: str) -> dict[str, int]:
     """Return a driver's options by which it notices a host that has gone, unless the URL has them.
 
-    Raises:
-        SQLAlchemyError: If it is not a URL.
+    What is not a URL is a SQLAlchemyError.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "postgresql":
@@ -109,7 +104,7 @@ def connect_arguments(url: str) -> dict[str, int]:
 
 
 _STORAGE_SIGNS = ("disk is full", "disk I/O error", "readonly database", "No space left")
-DAMAGE_SIGNS = (
+_DAMAGE_SIGNS = (
     "malformed",
     "not a database",
     "file is encrypted",
@@ -122,34 +117,29 @@ RESTORE = (
     "restore it together with the study's directory, from a copy, or run the study again with"
     " another --out"
 )
+RESUME = "what was saved is kept, the same command resumes"
 
 
 @contextlib.contextmanager
 def storage_errors(directory: Path) -> Iterator[None]:
-    """Turn the errors of a full or read-only disk, or of a damaged database, into one message.
+    """Turn the errors of a full or read-only disk, or of a database, into one message.
 
-    Raises:
-        InputError: If the database is damaged.
-        QsearchError: If the disk or the database fails; the same command resumes.
+    Damage is an InputError; after any other QsearchError, the same command resumes.
     """
     try:
         yield
     except (OSError, SQLAlchemyError, SafetensorError) as error:
-        if any(sign in str(error) for sign in DAMAGE_SIGNS):
-            raise InputError(
-                f"{directory}: its database is damaged: {one_line(error)}; {RESTORE}"
-            ) from error
-        if not is_storage_error(error):
-            if not isinstance(error, DBAPIError):
-                raise
-            raise QsearchError(
-                f"{directory}: its database failed: {one_line(error)}; what was saved is kept, the"
-                " same command resumes"
-            ) from error
-        raise QsearchError(
-            f"{directory}: cannot be written: {one_line(error)}; what was saved is kept: make"
-            " room, then run the same command to resume"
-        ) from error
+        words = driver_words(error)
+        if any(sign in str(error) for sign in _DAMAGE_SIGNS):
+            reason = f"its database is damaged: {words}; {RESTORE}"
+            raise InputError(f"{directory}: {reason}") from error
+        if is_storage_error(error):
+            reason = f"cannot be written: {words}; make room: {RESUME}"
+            raise QsearchError(f"{directory}: {reason}") from error
+        if isinstance(error, DBAPIError):
+            reason = f"its database failed: {words}; {RESUME}"
+            raise QsearchError(f"{directory}: {reason}") from error
+        raise
 
 
 def is_storage_error(error: Exception) -> bool:

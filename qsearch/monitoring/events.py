@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from qsearch.storage.bounded_reading import MAX_LOG, read_last_lines
 from qsearch.storage.files import no_links
@@ -78,7 +77,7 @@ class EventKind(StrEnum):
 
     @property
     def is_progress(self) -> bool:
-        """Whether it tells how far a phase is: worth a progress bar, not a line of the log."""
+        """Whether it says how far a phase is: worth a progress bar, not a line of the log."""
         return self in _PROGRESS
 
     @property
@@ -105,12 +104,7 @@ _PROGRESS = (EventKind.TRAINING, EventKind.TRAINING_CONFIGURATIONS, EventKind.SE
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in a study.
-
-    Args:
-        round: The round it happened in, from 1.
-        fields: JSON values.
-    """
+    """Something that happened in a round of a study, with JSON values."""
 
     kind: EventKind
     round: int
@@ -153,23 +147,19 @@ def event_log(path: Path) -> Observer:
 
     def observe(event: Event) -> None:
         nonlocal phase
-        before = phase
+        known = phase
         if event.kind.phase:
             phase = event.kind.phase, event.round
-        if event.kind.is_progress and phase == before:
+        if event.kind.is_progress and phase == known:
             return
         text = json.dumps(event_line(event), allow_nan=False)
         with open(path, "a+b", opener=no_links) as stream:
             # A killed process, or a full disk, may have left half a line.
-            is_cut = stream.tell() > 0 and _last_byte(stream) != b"\n"
-            stream.write((b"\n" if is_cut else b"") + text.encode() + b"\n")
+            stream.seek(max(stream.tell() - 1, 0))
+            before = b"" if stream.read(1) in (b"", b"\n") else b"\n"
+            stream.write(before + text.encode() + b"\n")
 
     return observe
-
-
-def _last_byte(stream: IO[bytes]) -> bytes:
-    stream.seek(-1, os.SEEK_END)
-    return stream.read(1)
 
 
 def all_of(observers: Sequence[Observer]) -> Observer:

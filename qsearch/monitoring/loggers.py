@@ -35,9 +35,6 @@ def loggers(
 
     A logger is opened at the first event, when the study's directory is known to be this run's. At
     its first exception, ``warn`` is called, and the logger is dropped until the study is resumed.
-
-    Raises:
-        InputError: If there is no such logger, or what it needs is not installed.
     """
     with ExitStack() as stack:
         observers: list[Observer] = []

@@ -21,7 +21,7 @@ from qsearch.storage.bounded_reading import read_text
 from qsearch.storage.clock import read_seconds
 from qsearch.storage.lock import Owner, dead_owner, lock_owner
 from qsearch.storage.paths import CLOCK, LOG, STUDY_FILE, STUDY_YAML, TRIALS_FILE
-from qsearch.storage.study_record import StudyRecord, read_study
+from qsearch.storage.study_record import StudyRecord, empty_trials, read_study
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,7 @@ class StudyStatus:
 def study_status(directory: Path, now: float | None = None) -> StudyStatus:
     """Return how far the study in a directory is, without touching the directory.
 
-    Args:
-        directory: The study's directory.
-        now: The time in seconds since the epoch; the system's if omitted.
-
-    Raises:
-        InputError: If the directory holds no study, or its files cannot be read.
+    ``now`` is in seconds since the epoch. A directory without a study is an InputError.
     """
     now = time.time() if now is None else now
     # Read the version first, so that a concurrent change is noticed next time.
@@ -98,9 +93,8 @@ def study_status(directory: Path, now: float | None = None) -> StudyStatus:
     saved, search = read_status(directory), _read_search(directory)
     # What a killed run left says what it did, not what is being done.
     running = saved if owner else None
-    age = now - saved.time.timestamp() if saved else 0.0
+    age = max(now - saved.time.timestamp(), 0.0) if saved else 0.0
     left = _less(running.seconds_left, age) if running and running.phase else None
-    failures = saved.failures if saved else _failures(record)
     return StudyStatus(
         **_results(record, saved),
         running=owner,
@@ -108,10 +102,8 @@ def study_status(directory: Path, now: float | None = None) -> StudyStatus:
         finished=finish_reason(event) or None,
         phase=running.phase if running else None,
         rounds=search.rounds if search else None,
-        failed=sum(failures.values()),
-        failures=failures,
         evaluations=search.stop.evaluations if search else None,
-        spent_seconds=running.spent_seconds + max(age, 0.0) if running else _spent(directory),
+        spent_seconds=running.spent_seconds + age if running else _spent(directory),
         limit_seconds=3600 * search.stop.hours if search and search.stop.hours else None,
         phase_seconds_left=_phase_left(running, age) if running else None,
         seconds_left=left,
@@ -146,33 +138,22 @@ def results_version(directory: Path) -> str | None:
 
 def _results(record: StudyRecord | None, saved: SavedStatus | None) -> dict[str, Any]:
     """Return what the record knows; the running study is ahead of it within a phase."""
-    told = saved.completed if saved else 0
-    if record is None:
-        return {
-            "name": None,
-            "rounds_finished": 0,
-            "completed": told,
-            "configurations": 0,
-            "on_front": 0,
-            "hypervolumes": (),
-            "reference_point": None,
-        }
+    trials = record.trials if record else empty_trials()
+    rounds = record.rounds if record else ()
+    saved_count = saved.completed if saved else 0
+    reasons = Counter(map(str, trials["reason"][trials["status"] == "failed"]))
+    failures = saved.failures if saved else dict(reasons.most_common())
     return {
-        "name": record.name,
-        "rounds_finished": len(record.rounds),
-        "completed": max(told, int((record.trials["status"] == "completed").sum())),
-        "configurations": int(record.trials["trial"].nunique()),
-        "on_front": int(record.latest["on_front"].sum()),
-        "hypervolumes": tuple(entry.hypervolume for entry in record.rounds),
-        "reference_point": record.reference_point,
+        "name": record.name if record else None,
+        "rounds_finished": len(rounds),
+        "completed": max(saved_count, int((trials["status"] == "completed").sum())),
+        "failed": sum(failures.values()),
+        "failures": failures,
+        "configurations": int(trials["trial"].nunique()),
+        "on_front": int(record.latest["on_front"].sum()) if record else 0,
+        "hypervolumes": tuple(entry.hypervolume for entry in rounds),
+        "reference_point": record.reference_point if record else None,
     }
-
-
-def _failures(record: StudyRecord | None) -> dict[str, int]:
-    if record is None:
-        return {}
-    reasons = record.trials["reason"][record.trials["status"] == "failed"]
-    return dict(Counter(map(str, reasons)).most_common())
 
 
 def _phase_left(saved: SavedStatus, age: float) -> float | None:
@@ -183,7 +164,7 @@ def _phase_left(saved: SavedStatus, age: float) -> float | None:
 
 
 def _less(seconds: float | None, age: float) -> float | None:
-    return None if seconds is None else max(seconds - max(age, 0.0), 0.0)
+    return None if seconds is None else max(seconds - age, 0.0)
 
 
 def _spent(directory: Path) -> float | None:

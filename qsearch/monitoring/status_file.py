@@ -19,15 +19,9 @@ _Seconds = Annotated[float, Field(ge=0, le=10 * MAX_SECONDS)]
 
 
 class PhaseStatus(BaseModel):
-    """What a running study does now.
+    """What a running study does now: a phase, or the part of it that counts by itself.
 
-    Args:
-        name: The phase, or the part of it that counts by itself.
-        round: Its round.
-        done: Steps, evaluations or candidates done, if the phase counts.
-        total: How many there are.
-        per_minute: How many come in a minute, if that is known.
-        since: When it began.
+    If it counts, ``done`` of ``total`` steps, evaluations or candidates are done.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,16 +35,13 @@ class PhaseStatus(BaseModel):
 
 
 class SavedStatus(BaseModel):
-    """How far a study was when this was written.
+    """How far a study was at a time; ended, it has no phase. Times are wall times of all sessions.
 
     Args:
-        time: When that was.
-        phase: None once the study has ended.
         completed: Evaluations with a result, over all rounds.
         failures: How many evaluations failed by reason, the most frequent first.
-        spent_seconds: Wall time of all sessions.
-        finished_seconds: Wall time until the latest round was finished.
-        seconds_left: Estimate of the wall time until the study ends.
+        finished_seconds: Time until the latest round was finished.
+        seconds_left: Estimate of the time until the study ends.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qsearch._text import in_one_line
 from qsearch.monitoring.durations import duration_text, left_text
 from qsearch.monitoring.status import StudyStatus
 from qsearch.storage.paths import LOG
@@ -105,7 +106,6 @@ def _rate_text(per_minute: float) -> str:
     return f"{per_minute:.0f} a minute" if per_minute >= 10 else f"{per_minute:.1f} a minute"
 
 
-def _one_line(text: str | None) -> str:
+def _one_line(text: str) -> str:
     """Return text cut to a line of the terminal."""
-    plain = " ".join((text or "").split())
-    return plain if len(plain) <= _MAX_CHARACTERS else f"{plain[: _MAX_CHARACTERS - 1]}…"
+    return in_one_line(text, _MAX_CHARACTERS)

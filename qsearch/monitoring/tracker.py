@@ -36,10 +36,9 @@ _SAVED_EVERY = 1.0
 
 @dataclass
 class RunningPhase:
-    """What the study does now; times are in seconds since the epoch.
+    """What the study does now, as in :class:`PhaseStatus`; times are in seconds since the epoch.
 
     Args:
-        name: The phase, or the part of it that counts by itself.
         first: How much was done when the counting began; a resumed training begins in the middle.
         counted_since: When that was.
         last: When ``done`` last rose.
@@ -78,9 +77,6 @@ class StudyTracker:
     """Follows a session's events: phase, pace, counts and time left.
 
     It knows what earlier sessions left in the study's directory.
-
-    Args:
-        now: Returns the time in seconds since the epoch.
     """
 
     def __init__(

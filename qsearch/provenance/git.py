@@ -21,9 +21,8 @@ _LOCATIONS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "G
 def source_states() -> dict[str, Source]:
     """Return the repository of the working directory, and qsearch's own if it is a checkout.
 
-    Returns:
-        By ``working directory`` and ``qsearch``; without those that do not exist, or whose state
-        git does not give: it may be missing, slow, or refuse a repository of another user.
+    One that does not exist, or whose state git does not give, is left out: git may be missing,
+    slow, or refuse a repository of another user.
     """
     package = Path(__file__).parent.parent
     states = {"working directory": source_state(Path.cwd())}

@@ -17,12 +17,9 @@ class Machine:
 
     Args:
         system: Operating system and architecture.
-        processor: Model of the CPU.
         instructions: Vector instructions that PyTorch computes with, such as ``AVX512``.
         cores: CPU cores that the process may use.
-        memory_gib: Memory of the machine, GiB.
         threads: Threads that PyTorch computes with.
-        accelerators: Names of the accelerators.
         driver: Version of the accelerators' driver.
     """
 
@@ -38,12 +35,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Source:
-    """State of a git repository.
+    """State of a git repository, and whether tracked files differ from its commit.
 
-    Args:
-        commit: What is checked out; None before the first commit.
-        branch: Its branch; None where none is checked out.
-        changed: Whether tracked files differ from the commit.
+    Before the first commit there is none, and where no branch is checked out no branch.
     """
 
     commit: str | None
@@ -58,10 +52,8 @@ class Session:
     Args:
         start: UTC, as ISO 8601.
         versions: Of Python, of libraries, and of the packages that bring the study's plugins.
-        machine: The hardware.
         sources: Git repositories: that of the ``working directory``, and that of ``qsearch`` where
             it runs from a checkout.
-        inputs: Model and data.
     """
 
     start: str

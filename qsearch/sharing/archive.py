@@ -21,6 +21,7 @@ from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from qsearch._text import in_one_line
 from qsearch.errors import InputError, QsearchError
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import write_atomically
@@ -51,13 +52,10 @@ class _Manifest(BaseModel):
 
 
 def archive_study(directory: Path, archive: Path) -> None:
-    """Write a study that does not run into one file.
+    """Write a study that does not run into one file, which does not exist.
 
     Nothing is written next to the study: its disk may be full, or read-only. Evaluations that a
     killed process had not yet written to ``trials.parquet`` are made again after restoring.
-
-    Raises:
-        InputError: If the study runs or is missing, or the archive exists or cannot be written.
     """
     if not (directory / STUDY_YAML).is_file():
         raise InputError(f"{directory} holds no study: {directory / STUDY_YAML} is missing")
@@ -101,11 +99,7 @@ def _copy(stream: IO[bytes], to: IO[bytes]) -> str:
 def restore_archive(archive: Path, directory: Path) -> str:
     """Unpack an archived study into a new or empty directory; return the study's name.
 
-    Its database is made when it is run.
-
-    Raises:
-        InputError: If the archive is damaged or holds what no study does, or the directory holds
-            files. Nothing has changed then.
+    Its database is made when it is run. An archive that is refused changes nothing.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} exists and is not an empty folder; give another --to")
@@ -115,7 +109,7 @@ def restore_archive(archive: Path, directory: Path) -> str:
             return _require_study(folder)
     # A hostile archive can make a library raise anything.
     except Exception as error:
-        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        reason = in_one_line(error, 500) or type(error).__name__
         raise InputError(f"{archive}: cannot be restored: {reason}") from error
 
 

@@ -41,19 +41,16 @@ FAILED, COMPLETED, RUNNING = 2, 3, 4
 
 @dataclass(frozen=True)
 class ListedStudy:
-    """A study in a list. Times are ISO 8601, in UTC; what is not known is None.
+    """A study in a list, with counts of its trials. Times are ISO 8601, in UTC.
+
+    What is not known is None: a directory does not know what is waiting, and a database neither
+    rounds nor losses nor directories.
 
     Args:
-        name: Its name.
-        rounds: Rounds of which anything was evaluated; only a directory has it.
-        completed: Trials with a result.
-        failed: Trials that failed.
-        waiting: Trials without a result yet; only a database has it.
-        least_loss: Least observed loss of the last of these rounds, nats; only a directory has it.
-        created: When it was started.
-        changed: When anything of it changed last.
-        running: Who runs it, as text; "" if nobody does. SQLite databases do not know.
-        directory: Its directory; databases do not know.
+        rounds: Of which anything was evaluated.
+        waiting: Trials without a result yet.
+        least_loss: Least observed loss of the last of these rounds, nats.
+        running: Who runs it, as text; "" if nobody does, or in SQLite databases.
     """
 
     name: str
@@ -69,11 +66,7 @@ class ListedStudy:
 
 
 def list_database(url: str) -> list[ListedStudy]:
-    """Return the studies in a database, by name.
-
-    Raises:
-        InputError: If it cannot be read, or is another program's.
-    """
+    """Return the studies in a database, by name; InputError if it is another program's."""
     with database_errors(url), open_engine(url, must_exist=True).connect() as connection:
         names = sorted(inspect(connection).get_table_names())
         if {_EXPERIMENTS.name, _TRIALS.name} <= set(names):
@@ -123,15 +116,9 @@ def _time(seconds: float) -> str:
 
 
 def list_folder(folder: Path, note: Callable[[str], None] = warn) -> list[ListedStudy]:
-    """Return the studies whose directories lie in a folder, by name of the directory.
+    """Return the studies whose directories lie in a folder, or its own, by name of the directory.
 
-    Args:
-        folder: The folder, or a study's directory itself.
-        note: Called with a message for each study that is left out, as its results cannot be read.
-
-    Raises:
-        InputError: If there is no such folder, or the results of the directory itself cannot be
-            read.
+    ``note`` gets a message for each study that is left out, as its results cannot be read.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")

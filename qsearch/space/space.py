@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
-from qsearch.space.configuration import Choices, Configuration, KnobValue, LayerConfiguration
+from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec, TiedGroup, tied_groups
 
 _ROUNDING = 1e-9
@@ -176,45 +175,3 @@ class Space:
             average <= bits[1] + _ROUNDING
         )
         return inside
-
-    @cached_property
-    def parameter_names(self) -> tuple[tuple[str, ...], ...]:
-        """Names of the Ax parameters (groups × knobs): group name, a colon, knob name."""
-        return tuple(
-            tuple(f"{group.name}:{knob}" for knob in self.choices.names) for group in self.groups
-        )
-
-    def parameter_values(self) -> dict[str, tuple[KnobValue, ...]]:
-        """Return the Ax parameters with their ordered values, without knobs of one value."""
-        return {
-            name: knob.values
-            for names in self.parameter_names
-            for name, knob in zip(names, self.choices.knobs, strict=True)
-            if len(knob.values) > 1
-        }
-
-    def parameters(self, index: Integers) -> dict[str, KnobValue]:
-        """Return choice indices (groups) as Ax parameters."""
-        self._require(index)
-        values: dict[str, KnobValue] = {}
-        for names, choice in zip(self.parameter_names, index.tolist(), strict=True):
-            layer_configuration = self.choices.layer_configurations[choice]
-            for name, knob in zip(names, self.choices.knobs, strict=True):
-                if len(knob.values) > 1:
-                    values[name] = layer_configuration[knob.name]
-        return values
-
-    def from_parameters(self, parameters: Mapping[str, Any]) -> Integers:
-        """Return the choice indices (groups) of Ax parameters."""
-        index = np.zeros(len(self.groups), dtype=np.int64)
-        for position, names in enumerate(self.parameter_names):
-            values: dict[str, KnobValue] = {}
-            for name, knob in zip(names, self.choices.knobs, strict=True):
-                if len(knob.values) == 1:
-                    values[knob.name] = knob.values[0]
-                elif name in parameters:
-                    values[knob.name] = parameters[name]
-                else:
-                    raise InputError(f"parameter {name!r} is missing")
-            index[position] = self.choices.index(values)
-        return index

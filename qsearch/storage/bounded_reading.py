@@ -23,11 +23,7 @@ _BATCH_ROWS = 4096
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading, and nothing else: a pipe in its place would be waited for.
-
-    Raises:
-        OSError: If it cannot be read, or is not a regular file or a link to one.
-    """
+    """Open a regular file, or a link to one, for reading: a pipe would be waited for."""
     return open(path, "rb", opener=_open_regular)
 
 
@@ -40,16 +36,7 @@ def _open_regular(name: str, flags: int) -> int:
 
 
 def read_bytes(path: Path, limit: int | None) -> bytes:
-    """Return what a file holds.
-
-    Args:
-        path: The file.
-        limit: Bytes that it may have; any number if None.
-
-    Raises:
-        OSError: If it cannot be read.
-        ValueError: If it has more.
-    """
+    """Return what a file holds; ValueError if it has more bytes than a limit."""
     with open_regular(path) as stream:
         content = stream.read(-1 if limit is None else limit + 1)
     if limit is not None and len(content) > limit:
@@ -63,15 +50,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def read_last_lines(path: Path, limit: int) -> list[str]:
-    """Return the last lines of a text file, the first one first; what is not text is replaced.
-
-    Args:
-        path: The file.
-        limit: Bytes that are read; of a longer file, its end.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
+    """Return the whole lines in the last bytes of a text file; what is not text is replaced."""
     with open_regular(path) as stream:
         size = stream.seek(0, 2)
         stream.seek(max(size - limit, 0))
@@ -80,18 +59,10 @@ def read_last_lines(path: Path, limit: int) -> list[str]:
 
 
 def read_parquet(path: Path, limit: int) -> pa.Table:
-    """Return the table in a Parquet file.
+    """Return the table in a Parquet file; ValueError if it takes more bytes of memory than a limit.
 
     A value that repeats is in the file once, so a small file can be a large table, and no size in
-    it tells.
-
-    Args:
-        path: The file.
-        limit: Bytes that the table may take in memory.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it takes more. A damaged file raises errors of other kinds, too.
+    it says so. A damaged file raises errors of many kinds.
     """
     batches, nbytes = [], 0
     with (

@@ -27,11 +27,7 @@ def write_adapter(directory: Path, round: int, state: TrainerState, report: Trai
 
 
 def read_adapter(directory: Path, round: int) -> tuple[TrainerState, TrainReport]:
-    """Load what :func:`write_adapter` saved.
-
-    Raises:
-        DamagedFileError: If the file is missing or damaged.
-    """
+    """Load what :func:`write_adapter` saved; a missing file is a DamagedFileError, too."""
     path = adapter_path(directory, round)
     try:
         with damage(path, *_DAMAGE):
@@ -61,11 +57,8 @@ def delete_checkpoint(directory: Path, round: int) -> None:
 
 def _write(path: Path, state: TrainerState, header: Mapping[str, str]) -> None:
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in state.tensors.items()}
-    write_tensors(
-        path,
-        lambda texts: save(plain, texts),
-        {**header, "state": json.dumps(dict(state.metadata))},
-    )
+    texts = {**header, "state": json.dumps(dict(state.metadata))}
+    write_tensors(path, lambda header: save(plain, header), texts)
 
 
 def _read(path: Path) -> tuple[TrainerState, dict[str, str]]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from qsearch._text import in_one_line
 from qsearch.errors import DamagedFileError, InputError
 from qsearch.storage.bounded_reading import read_bytes
 from qsearch.storage.paths import remedy
@@ -28,25 +29,12 @@ _PLACE = re.compile(rb'(?:"checksum": ?"|\A# checksum: )sha256:([0-9a-f]{64})')
 
 
 def with_checksum(content: bytes, is_last: bool = False) -> bytes:
-    """Return content with its checksum in place of the :data:`BLANK` that it holds.
+    """Return content with its checksum instead of the :data:`BLANK` that it holds.
 
-    Args:
-        content: The content of a file.
-        is_last: Whether it is the last text that looks like a checksum; else it is the first.
+    That is the first text that looks like a checksum, or the last.
     """
     start, end = _place(content, is_last)
     return content[:start] + _digest(content, start, end) + content[end:]
-
-
-def require_checksum(content: bytes, is_last: bool = False) -> None:
-    """Require that content is what :func:`with_checksum` returned.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    start, end = _place(content, is_last)
-    if content[start:end] != _digest(content, start, end):
-        raise ValueError("its checksum differs")
 
 
 def _place(content: bytes, is_last: bool) -> tuple[int, int]:
@@ -70,12 +58,7 @@ def yaml_with_checksum(text: str) -> bytes:
 
 
 def read_checked(path: Path, limit: int | None = None, is_last: bool = False) -> bytes:
-    """Return the content of a file that has a checksum.
-
-    Args:
-        path: The file.
-        limit: Bytes that it may have; any number if None.
-        is_last: As of :func:`with_checksum`.
+    """Return the content of a file, of at most ``limit`` bytes, that :func:`with_checksum` gave.
 
     Raises:
         DamagedFileError: If it is not what was written.
@@ -83,24 +66,20 @@ def read_checked(path: Path, limit: int | None = None, is_last: bool = False) ->
     """
     with damage(path, OSError, ValueError):
         content = read_bytes(path, limit)
-        require_checksum(content, is_last)
+        start, end = _place(content, is_last)
+        if content[start:end] != _digest(content, start, end):
+            raise ValueError("its checksum differs")
         return content
 
 
 @contextlib.contextmanager
 def damage(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turn the given errors of reading a damaged file into one message that says what to do.
-
-    Raises:
-        DamagedFileError: Naming the file and the reason.
-    """
+    """Turn the given errors of reading into a DamagedFileError that says what to do."""
     kinds: tuple[type[Exception], ...] = (InputError, *errors)
     try:
         yield
-    except DamagedFileError:
+    except (DamagedFileError, FileNotFoundError):
         raise
     except kinds as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        reason = " ".join(f"{error}".split()) or type(error).__name__
+        reason = in_one_line(error) or type(error).__name__
         raise DamagedFileError(f"{path}: damaged: {reason}; {remedy(path)}") from error

@@ -27,11 +27,7 @@ def _now() -> float:
 
 
 class Clock:
-    """Counts a study's wall time on from what its earlier sessions have saved.
-
-    Raises:
-        DamagedFileError: If what was saved is damaged.
-    """
+    """Counts a study's wall time on from what its earlier sessions have saved."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / CLOCK
@@ -64,9 +60,5 @@ class Clock:
 
 
 def read_seconds(path: Path) -> float:
-    """Return the wall time that a clock's file holds, in seconds.
-
-    Raises:
-        DamagedFileError: If it is damaged.
-    """
+    """Return the wall time that a clock's file holds, in seconds."""
     return _FILE.read(path).seconds

@@ -42,12 +42,7 @@ def write_study_yaml(directory: Path, spec: StudySpec) -> None:
 
 
 def read_study_yaml(path: Path) -> StudySpec:
-    """Return the study in ``study.yaml``.
-
-    Raises:
-        DamagedFileError: If it is not what was written.
-        InputError: If this version refuses the study.
-    """
+    """Return the study in ``study.yaml``; InputError if this version refuses it."""
     read_checked(path, MAX_STATE)
     return load_spec(path, resolved=True)
 
@@ -55,12 +50,7 @@ def read_study_yaml(path: Path) -> StudySpec:
 def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     """Read the study that a user names, which may be the ``study.yaml`` of a study directory.
 
-    Args:
-        path: The YAML file.
-        overrides: As of :func:`qsearch.spec.study_spec.load_spec`.
-
-    Raises:
-        InputError: If the file or an override cannot be used.
+    Overrides and errors are those of :func:`qsearch.spec.study_spec.load_spec`.
     """
     if path.name == STUDY_YAML and path.is_file() and has_results(path.parent):
         try:

@@ -24,12 +24,7 @@ _PART = ".part"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name and rename it, so that readers never see half of it.
-
-    Args:
-        path: Where the file ends up; its directory exists.
-        write: Called with the temporary path.
-    """
+    """Write a file under a temporary name, which ``write`` gets, and rename it."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{_PART}")
     handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     mode = stat.S_IMODE(os.fstat(handle).st_mode)  # What the user's mask leaves of it.
@@ -69,11 +64,7 @@ def no_links(path: str, flags: int) -> int:
     """Open a regular file, and none that a link leads to: an opener for :func:`open`.
 
     For files that are written where they lie: in a directory that comes from others, a link could
-    lead to any file of the user's.
-
-    Raises:
-        InputError: If it is a link, or not a regular file.
-        OSError: If it cannot be opened otherwise.
+    lead to any file of the user's. Links and other files are an InputError.
     """
     try:
         # Not to wait where it is a pipe.

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
@@ -35,14 +34,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that runs a study; what is not known is None.
-
-    Args:
-        user: Its user.
-        host: Its host's name.
-        process: Its number there.
-        since: When it took the study, ISO 8601.
-    """
+    """A process that runs a study since a time (ISO 8601); what is not known is None."""
 
     user: str | None = None
     host: str | None = None
@@ -54,10 +46,6 @@ class Owner:
         known = ("?" if part is None else part for part in (self.process, self.host, self.since))
         text = "process {} on {} since {}".format(*known)
         return f"{text} (user {self.user})" if self.user else text
-
-    def note(self) -> dict[str, Any]:
-        """Return the owner as JSON values."""
-        return asdict(self)
 
 
 def this_process() -> Owner:
@@ -74,13 +62,11 @@ def this_process() -> Owner:
 def study_lock(directory: Path) -> Iterator[Owner | None]:
     """Hold the study's directory for this process; the system frees it if the process dies.
 
-    Yields:
-        The owner before, if it died while it held the directory.
+    The value is the owner before, if it died while it held the directory.
 
     Raises:
         StudyBusyError: If another process holds it.
-        InputError: If the directory cannot be written, or the lock is a link.
-        QsearchError: If the disk is full.
+        QsearchError: If the directory cannot be written.
     """
     # A lock of files that come and go would outlive a process that is killed.
     lock = FileLock(directory / LOCK, timeout=_PATIENCE_SECONDS, fallback_to_soft=False)
@@ -89,7 +75,7 @@ def study_lock(directory: Path) -> Iterator[Owner | None]:
         try:
             held.enter_context(lock)
             before = _read_note(directory)
-            write_json(note, this_process().note())
+            write_json(note, asdict(this_process()))
         except Timeout:
             owner = _read_note(directory)
             if owner is None:  # Others read.
@@ -122,10 +108,7 @@ def reading_lock(directory: Path) -> Iterator[None]:
     """Keep others from running a study while all of it is read.
 
     Nothing is written, save an empty lock where there is none: the disk may be full, or read-only.
-
-    Raises:
-        StudyBusyError: If another process runs it.
-        InputError: If the lock cannot be opened, or is a link.
+    Where another process runs it, this is a StudyBusyError.
     """
     path = directory / LOCK
     try:

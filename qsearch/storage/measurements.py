@@ -1,4 +1,7 @@
-"""What was measured in a study, one array a file: free of Ax and PyTorch, for reports too."""
+"""What was measured in a study, one array a file: free of Ax and PyTorch, for reports too.
+
+A damaged file is a DamagedFileError.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,7 @@ def write_measurement(directory: Path, name: str, values: Floats) -> None:
 
 
 def read_measurement(directory: Path, name: str) -> Floats | None:
-    """Return what was measured and saved under a name, if it was.
-
-    Raises:
-        DamagedFileError: If the file is damaged.
-    """
+    """Return what was measured and saved under a name, if it was."""
     path = measurement_path(directory, name)
     if not path.exists():
         return None
@@ -44,9 +43,6 @@ def read_layer_scores(directory: Path, round: int, shape: tuple[int, int]) -> Fl
 
     It is under the adapter of the round (layers × choices); None if it was not saved for these
     layers and choices.
-
-    Raises:
-        DamagedFileError: If the file is damaged.
     """
     name = layer_scores_name(round)
     values = read_measurement(directory, name)
@@ -64,11 +60,7 @@ def write_footprint(directory: Path, footprint: Footprint) -> None:
 
 
 def read_footprint(directory: Path) -> Footprint | None:
-    """Return a study's footprint, or None if its trainer reports none.
-
-    Raises:
-        DamagedFileError: If the file is damaged.
-    """
+    """Return a study's footprint, or None if its trainer reports none."""
     path = directory / FOOTPRINT_FILE
     if not path.exists():
         return None

@@ -24,11 +24,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Return the table in a file.
-
-    Raises:
-        DamagedFileError: If it is damaged.
-    """
+    """Return the table in a file; DamagedFileError if it is damaged."""
     read_checked(path, is_last=True)
     with damage(path, Exception):  # What a forger wrote raises errors of many kinds.
         table: pd.DataFrame = read_parquet(path, MAX_TABLE).to_pandas()

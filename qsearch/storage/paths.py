@@ -67,13 +67,10 @@ def checkpoint_path(directory: Path, round: int) -> Path:
 
 @dataclass(frozen=True)
 class FileKind:
-    """What files of a name mean for a study.
+    """What files whose path matches a pattern mean for a study.
 
-    Args:
-        pattern: Regular expression of their path within the directory.
-        archived: Whether an archive holds them.
-        made_again: Whether the study makes a file again, with the same results, if it is deleted.
-        is_result: Whether one of them shows that something was measured.
+    ``made_again``: the study makes a deleted file again, with the same results. ``is_result``: the
+    file shows that something was measured.
     """
 
     pattern: str

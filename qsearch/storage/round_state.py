@@ -11,12 +11,7 @@ from pydantic import Field
 
 from qsearch.errors import DamagedFileError
 from qsearch.plugins.evaluation import Evaluation
-from qsearch.storage.paths import (
-    candidates_path,
-    full_precision_path,
-    remedy,
-    round_path,
-)
+from qsearch.storage.paths import candidates_path, remedy, round_path
 from qsearch.storage.state_file import StateFile
 from qsearch.storage.study_record import RoundRecord
 
@@ -29,8 +24,6 @@ class RoundState:
     """A finished round.
 
     Args:
-        record: Its record.
-        next_set: The set it passes on.
         trials: How many trials exist by then.
         estimated: Estimated loss on the task and its standard deviation by trial, if sampling noise
             is modelled.
@@ -69,22 +62,18 @@ class FullPrecision:
     evaluation: Evaluation | None
 
 
-_ROUND = StateFile(RoundState)
-_FULL_PRECISION = StateFile(FullPrecision)
-_CANDIDATES = StateFile(Candidates)
+ROUND = StateFile(RoundState)
+CANDIDATES = StateFile(Candidates)
+FULL_PRECISION = StateFile(FullPrecision)
 
 
 def write_round(directory: Path, state: RoundState) -> None:
     """Save a finished round; from then on it is never run again."""
-    _ROUND.write(round_path(directory, state.record.round), state)
+    ROUND.write(round_path(directory, state.record.round), state)
 
 
 def read_rounds(directory: Path) -> list[RoundState]:
-    """Return the finished rounds, in order.
-
-    Raises:
-        DamagedFileError: If a round's file is damaged, or missing though a later one is there.
-    """
+    """Return the finished rounds, in order; DamagedFileError if one before another is missing."""
     files = {path.name for path in (directory / "state").glob("round-*.json")}
     rounds: list[RoundState] = []
     while files:
@@ -92,39 +81,11 @@ def read_rounds(directory: Path) -> list[RoundState]:
         if path.name not in files:
             raise DamagedFileError(f"{path}: is missing; {remedy(path)}")
         files.remove(path.name)
-        rounds.append(_ROUND.read(path))
+        rounds.append(ROUND.read(path))
     return rounds
-
-
-def write_candidates(directory: Path, round: int, candidates: Candidates) -> None:
-    """Save what a round's search came to; from then on it is never searched again."""
-    _CANDIDATES.write(candidates_path(directory, round), candidates)
-
-
-def read_candidates(path: Path) -> Candidates:
-    """Return what a round's search came to.
-
-    Raises:
-        DamagedFileError: If the file is damaged.
-    """
-    return _CANDIDATES.read(path)
-
-
-def write_full_precision(directory: Path, round: int, measured: FullPrecision) -> None:
-    """Save what a round's model scores where nothing is quantized."""
-    _FULL_PRECISION.write(full_precision_path(directory, round), measured)
-
-
-def read_full_precision(path: Path) -> FullPrecision:
-    """Return what a round's model scores where nothing is quantized.
-
-    Raises:
-        DamagedFileError: If the file is damaged.
-    """
-    return _FULL_PRECISION.read(path)
 
 
 def predicted_losses(directory: Path, round: int) -> Mapping[int, tuple[float, float]]:
     """Return what a round's search predicted of its candidates, if it has come to its end."""
     path = candidates_path(directory, round)
-    return read_candidates(path).predicted if path.is_file() else {}
+    return CANDIDATES.read(path).predicted if path.is_file() else {}

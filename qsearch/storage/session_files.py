@@ -32,11 +32,7 @@ def write_sessions(directory: Path, sessions: Sequence[Session]) -> None:
 
 
 def read_sessions(directory: Path) -> tuple[Session, ...]:
-    """Return a study's sessions, in order.
-
-    Raises:
-        DamagedFileError: If their file is damaged.
-    """
+    """Return a study's sessions, in order; DamagedFileError if their file is damaged."""
     path = directory / SESSIONS
     return _SESSIONS.read(path).sessions if path.is_file() else ()
 
@@ -50,9 +46,5 @@ def database_identity(directory: Path) -> str:
 
 
 def read_identity(path: Path) -> str:
-    """Return what ties a study directory to its experiment.
-
-    Raises:
-        DamagedFileError: If the file is damaged.
-    """
+    """Return what the file of that identity says; DamagedFileError if it is damaged."""
     return f"qsearch study {_IDENTITY.read(path).study}"

@@ -19,10 +19,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StateFile(Generic[T]):
-    """How values of a dataclass are kept in files. NaN and infinity are kept as such.
+    """How values of a dataclass, whose annotations say what is allowed, are kept in files.
 
-    Args:
-        kind: The dataclass; its annotations say what is allowed.
+    NaN and infinity are kept as such.
     """
 
     kind: type[T]
@@ -37,12 +36,7 @@ class StateFile(Generic[T]):
         write_bytes(path, with_checksum(json.dumps(fields, indent=1).encode() + b"\n"))
 
     def read(self, path: Path) -> T:
-        """Return the value in a file.
-
-        Raises:
-            DamagedFileError: If it is not what was written.
-            FileNotFoundError: If the file is missing.
-        """
+        """Return the value in a file; DamagedFileError if it is not what was written."""
         content = read_checked(path, MAX_STATE)
         with damage(path, ValueError, RecursionError):
             fields = json.loads(content, parse_int=_table_integer)

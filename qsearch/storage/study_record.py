@@ -71,16 +71,13 @@ _COUNTS = ("trial", "round")
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What one round did.
+    """What one round, counted from 1, did; times are wall times.
 
     Args:
-        round: Its number, from 1.
         training_set: Trials that the adapter was trained on.
-        hypervolume: Of the round's completed trials, normalised (see :class:`StudyRecord`).
-        train_seconds: Wall time of training.
-        evaluate_seconds: Wall time of all evaluations that gave a loss.
-        search_seconds: Wall time of fitting and searching in the session
-            that finished the round.
+        hypervolume: Of the round's completed trials, normalised (see :class:`StudyFacts`).
+        evaluate_seconds: Of all evaluations that gave a loss.
+        search_seconds: Of fitting and searching in the session that finished the round.
         train_losses: Training loss of each step, nats.
         full_precision: What the model scores on the validation examples with the round's adapter
             where no weight is quantized; None if the trainer cannot evaluate that, or it failed.
@@ -98,24 +95,15 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What a study's results are of, and its rounds.
+    """What a study's results are of, and its finished rounds.
 
     Args:
-        name: The study's name.
-        model: The model's name, as the study gives it.
-        task: Name of the task plugin.
-        quantizer: Name of the quantizer plugin.
-        trainer: Name of the trainer plugin.
-        metric: The task metric.
         layers: The quantizable layers, in model order.
-        choices: The quantizer's knobs.
         average_bits_range: Least and greatest average bits that the space holds.
-        segment_edges: Edges of the segments, in average bits (segments + 1 values).
+        segment_edges: In average bits (segments + 1 values).
         reference_point: (loss, average bits) that hypervolume is measured from; hypervolume is
             divided by the area between this point and (0, least average bits).
-        rounds: Finished rounds.
-        versions: Versions of the libraries that ran it, in its last session.
-        sessions: What each session ran on.
+        versions: Of the libraries that ran its last session.
         format: Version of the file's form.
     """
 
@@ -170,11 +158,7 @@ def write_study(directory: Path, record: StudyRecord) -> None:
 
 
 def read_study(directory: Path) -> StudyRecord:
-    """Read the results in a study directory.
-
-    Raises:
-        InputError: If the directory holds no study, or its files cannot be read.
-    """
+    """Read the results in a study directory; InputError if there are none that can be read."""
     path, trials = directory / STUDY_FILE, directory / TRIALS_FILE
     if not directory.is_dir():
         raise InputError(f"{directory}: there is no such directory")
@@ -185,11 +169,7 @@ def read_study(directory: Path) -> StudyRecord:
 
 
 def read_trials(path: Path) -> pd.DataFrame:
-    """Return what ``trials.parquet`` holds.
-
-    Raises:
-        DamagedFileError: If it is damaged.
-    """
+    """Return what ``trials.parquet`` holds; DamagedFileError if it is damaged."""
     table = read_table(path)
     with damage(path, ValueError):
         if tuple(table) != TRIAL_COLUMNS:
@@ -202,11 +182,7 @@ def read_trials(path: Path) -> pd.DataFrame:
 
 
 def _require_kinds(table: pd.DataFrame) -> None:
-    """Require that columns hold what they are for; a table of others may hold anything.
-
-    Raises:
-        ValueError: Naming a column that does not.
-    """
+    """Require that columns hold what they are for; a table of others may hold anything."""
     for name in table if len(table) else ():
         column = table[name]
         if name in _TEXTS:

@@ -13,13 +13,9 @@ from qsearch.storage.files import write_bytes
 def write_tensors(
     path: Path, serialize: Callable[[dict[str, str]], bytes], header: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file.
+    """Write a safetensors file with texts by name in its header.
 
-    Args:
-        path: The file, whose directory exists.
-        serialize: ``save`` of :mod:`safetensors.numpy` or :mod:`safetensors.torch`, given the
-            header.
-        header: Texts by name, kept with the tensors.
+    ``serialize`` is ``save`` of :mod:`safetensors.numpy` or :mod:`safetensors.torch`.
     """
     write_bytes(path, with_checksum(serialize({**header, CHECKSUM: BLANK})))
 

@@ -20,11 +20,7 @@ _TRIED_FEATURES = 256
 
 
 def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
-    """Validate a study and return its estimated needs, as lines of (what, value) for the user.
-
-    Raises:
-        InputError: If the study cannot be assembled, or a run would refuse its data or quantizer.
-    """
+    """Validate a study as a run would; return its estimated needs as lines of (what, value)."""
     components = build_components(spec, source)
     if isinstance(components.task, SupportsDataCheck):
         components.task.require_data()
@@ -69,11 +65,7 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
 
 
 def _try_quantizer(components: StudyComponents) -> None:
-    """Quantize a few weights, since many quantizers import their package at first use.
-
-    Raises:
-        InputError: If that fails, as it would in a run.
-    """
+    """Quantize a few weights, since many quantizers import their package at first use."""
     quantizer = components.quantizer
     features = min(_TRIED_FEATURES, *(layer.shape[1] for layer in components.space.layers))
     weight = torch.randn(_TRIED_ROWS, features, generator=torch.Generator().manual_seed(0))

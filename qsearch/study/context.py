@@ -25,15 +25,9 @@ class Study:
     """A study that is open for running.
 
     Args:
-        directory: Its directory.
-        components: Quantizer, task, trainer and space.
-        trials: Its trials.
-        searcher: Fits losses and proposes configurations.
-        rounds: Its finished rounds, in order; :func:`run_round` appends to them.
+        rounds: The finished ones, in order; :func:`run_round` appends to them.
         sessions: The sessions so far, this one included.
         quantization_error: Relative squared error of each layer (layers × choices).
-        executor: Evaluates configurations.
-        emit: Sends an event, by default of the round in work.
     """
 
     directory: Path

@@ -22,15 +22,7 @@ def finished_round(
     unquantized: Evaluation | None,
     search_seconds: float,
 ) -> RoundState:
-    """Return what the round in work comes to.
-
-    Args:
-        study: The open study.
-        training_set: Trials of the round's set.
-        report: Of the round's training.
-        unquantized: What the model scores where nothing is quantized.
-        search_seconds: Wall time of the search so far.
-    """
+    """Return what the round in work comes to, whose search has taken some seconds so far."""
     round, trials = study.round, study.trials
     evaluated = trials.evaluated_in(round)
     numbers = np.array(list(evaluated))

@@ -43,9 +43,7 @@ def claim_directory(spec: StudySpec, directory: Path) -> list[str]:
     A directory without results takes any study: whatever stopped the last start, a wrong option
     perhaps, left nothing that another study could take for its own. A study that stopped may be
     resumed with other limits: ``search.stop`` and ``failures`` may change, ``search.rounds`` rise.
-
-    Returns:
-        The limits that differ, one line for each.
+    Those that differ are returned, one line for each.
     """
     path = directory / STUDY_YAML
     if not has_results(directory):

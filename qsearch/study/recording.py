@@ -38,12 +38,7 @@ def study_table(study: Study) -> pd.DataFrame:
 
 
 def save_record(study: Study, table: pd.DataFrame | None = None) -> StudyRecord:
-    """Write the study's results so far into its directory, and return them.
-
-    Args:
-        study: The open study.
-        table: Its :func:`study_table`, if that is known.
-    """
+    """Write the results so far into the study's directory, and return them."""
     spec, components = study.spec, study.components
     first = np.array([evaluation.loss for evaluation in study.trials.evaluated_in(1).values()])
     record = StudyRecord(

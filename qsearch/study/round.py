@@ -24,10 +24,8 @@ def run_round(study: Study, should_stop: Callable[[], bool]) -> None:
     """Run the first round that is not finished, or the rest of it.
 
     When time is up, the round is finished with what it has if all of its set is evaluated;
-    otherwise it is left for a later session.
-
-    Raises:
-        QsearchError: If every evaluation of the round failed, or more than the study tolerates.
+    otherwise it is left for a later session. If every evaluation failed, or more than the study
+    tolerates, this is a QsearchError.
     """
     round, trials = study.round, study.trials
     training_set, first = study.training_set(round)

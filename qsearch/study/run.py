@@ -17,14 +17,7 @@ from qsearch.experiment.database import STORAGE_WAIT
 from qsearch.experiment.lease import study_lease
 from qsearch.experiment.loading import open_database, require_own_experiment
 from qsearch.experiment.url import storage_errors
-from qsearch.monitoring.events import (
-    Event,
-    EventKind,
-    Observer,
-    all_of,
-    event_log,
-    last_event,
-)
+from qsearch.monitoring.events import Event, EventKind, Observer, all_of, event_log, last_event
 from qsearch.monitoring.tracker import status_keeper
 from qsearch.plugins.components import build_components
 from qsearch.search.initial_set import require_budgets
@@ -63,17 +56,12 @@ def run_study(
 
     Args:
         spec: The study.
-        directory: Where its files are kept.
+        directory: Where its files are kept; it may not hold another study.
         storage_url: SQLAlchemy URL of the database; None keeps it in the directory.
         observer: Gets every event, for progress.
         source: The file that the study comes from, for error messages.
         workers: Who evaluates; None is this process.
         storage_wait: Seconds to wait for a database that goes away while the study runs.
-
-    Raises:
-        InputError: If the study, its data or its directory cannot be used, or the directory
-            holds another study.
-        QsearchError: If it cannot continue, as when every evaluation of a round failed.
     """
     prepare_directory(directory)
     with (

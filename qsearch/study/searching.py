@@ -11,7 +11,7 @@ from qsearch.experiment.trials import SEARCH
 from qsearch.monitoring.events import EventKind
 from qsearch.space.sampling import sample_configurations
 from qsearch.storage.paths import candidates_path
-from qsearch.storage.round_state import Candidates, read_candidates, write_candidates
+from qsearch.storage.round_state import CANDIDATES, Candidates
 from qsearch.study.context import Study
 
 _RANDOM_DRAWS = 100
@@ -27,16 +27,12 @@ def find_candidates(
 ) -> list[int]:
     """Return the trials for the round to evaluate, all found before any is evaluated.
 
-    Args:
-        study: The open study; its searcher has the round's scores.
-        members: Trials of the round's set, which is evaluated.
-        first: Trials that exist before the round's search.
-        count: How many to find.
-        should_stop: Whether to stop; then none are returned.
+    The searcher has the round's scores, and the round's set (``members``) is evaluated. ``first``
+    trials exist before the search. Where it is stopped, none are returned.
     """
     round = study.round
     path = candidates_path(study.directory, round)
-    if path.is_file() and max(read_candidates(path).chosen, default=-1) >= len(study.trials):
+    if path.is_file() and max(CANDIDATES.read(path).chosen, default=-1) >= len(study.trials):
         path.unlink()  # The database has lost some of them; the search finds them again.
         study.emit(EventKind.SEARCHING_AGAIN, round)
     if not path.is_file():
@@ -46,16 +42,16 @@ def find_candidates(
         predicted = _predicted_losses(study, members, numbers)
         found = range(first, len(study.trials))
         texts = {number: study.trials.configuration_text(number) for number in found}
-        write_candidates(study.directory, round, Candidates(tuple(numbers), predicted, texts))
+        # From then on the round is never searched again.
+        CANDIDATES.write(path, Candidates(tuple(numbers), predicted, texts))
         study.emit(EventKind.SEARCHED, round, candidates=len(numbers))
-    return list(read_candidates(path).chosen[:count])
+    return list(CANDIDATES.read(path).chosen[:count])
 
 
 def fit_searcher(study: Study, numbers: Collection[int] | None = None) -> bool:
     """Fit the searcher to the round's losses so far, or those of some trials.
 
-    Returns:
-        Whether there are the two losses that a surrogate needs; without them nothing is fitted.
+    Nothing is fitted without the two losses that a surrogate needs; the result says whether.
     """
     losses = {
         number: evaluation.loss

@@ -12,11 +12,7 @@ from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.digests import Inputs
 from qsearch.provenance.environment import find_machine, find_versions
 from qsearch.provenance.git import source_states
-from qsearch.provenance.session import (
-    Session,
-    environment_changes,
-    input_changes,
-)
+from qsearch.provenance.session import Session, environment_changes, input_changes
 from qsearch.storage.directory import has_results
 from qsearch.storage.session_files import read_sessions, write_sessions
 
@@ -24,14 +20,8 @@ from qsearch.storage.session_files import read_sessions, write_sessions
 def record_session(directory: Path, components: StudyComponents, emit: Emit) -> tuple[Session, ...]:
     """Record what this session runs on, and report what changed since the one before.
 
-    Call it before anything is measured; model and data may be loaded for it.
-
-    Returns:
-        The sessions, this one included.
-
-    Raises:
-        InputError: If the directory has results of another model or other examples.
-        DamagedFileError: If what was written of earlier sessions is damaged.
+    Call it before anything is measured; model and data may be loaded for it. The sessions are
+    returned, this one included. Results of another model or other examples are an InputError.
     """
     before = read_sessions(directory) if has_results(directory) else ()
     session = Session(
@@ -42,7 +32,12 @@ def record_session(directory: Path, components: StudyComponents, emit: Emit) -> 
         inputs=_inputs(components),
     )
     for earlier in before:
-        _require_same_inputs(directory, earlier.inputs, session.inputs)
+        if differing := input_changes(earlier.inputs, session.inputs):
+            raise InputError(
+                f"{directory} has results of another model or other examples (SHA-256):"
+                f" {'; '.join(differing)}; bring back those of when the study began, or give"
+                " another --out"
+            )
     sessions = (*before, session)
     write_sessions(directory, sessions)
     changed = environment_changes(before[-1], session) if before else []
@@ -54,13 +49,3 @@ def record_session(directory: Path, components: StudyComponents, emit: Emit) -> 
 def _inputs(components: StudyComponents) -> Inputs:
     trainer = components.trainer
     return trainer.input_digests() if isinstance(trainer, SupportsInputDigests) else Inputs()
-
-
-def _require_same_inputs(directory: Path, before: Inputs, after: Inputs) -> None:
-    changed = input_changes(before, after)
-    if changed:
-        raise InputError(
-            f"{directory} has results of another model or other examples (SHA-256):"
-            f" {'; '.join(changed)}; bring back those of when the study began, or give another"
-            " --out"
-        )

@@ -20,17 +20,10 @@ def evaluate_trials(
     should_stop: Callable[[], bool],
     planned: int,
 ) -> None:
-    """Evaluate those trials that have no result in the round in work.
+    """Evaluate those trials that have no result in the round in work, announced by an event.
 
-    Args:
-        study: The open study; its trainer has the round's adapter.
-        numbers: The trials.
-        phase: The event that announces them.
-        should_stop: Asked before each result; once it says so, nothing more is evaluated.
-        planned: Evaluations of the round, of which failures are a share.
-
-    Raises:
-        QsearchError: If more of them failed than the study tolerates.
+    Before each result it is asked whether to stop; then nothing more is evaluated. If more of the
+    round's planned evaluations failed than the study tolerates, this is a QsearchError.
     """
     round, trials = study.round, study.trials
     waiting = trials.without_result(numbers, round)

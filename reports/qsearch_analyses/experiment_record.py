@@ -16,7 +16,7 @@ from ax.generation_strategy.generation_strategy import GenerationStrategy
 from qsearch._arrays import Floats
 from qsearch.errors import InputError
 from qsearch.experiment.node import QsearchNode
-from qsearch.experiment.parameters import AVERAGE_BITS, LOSS
+from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, from_parameters
 from qsearch.plugins.evaluation import Metric
 from qsearch.search.pareto import (
     normalised_hypervolume,
@@ -108,7 +108,7 @@ def _results(data: Data) -> pd.DataFrame:
 def _rows(trial: Any, node: QsearchNode, data: pd.DataFrame) -> list[dict[str, Any]]:
     if not isinstance(trial, Trial) or trial.arm is None:
         return []
-    index = node.space.from_parameters(trial.arm.parameters)
+    index = from_parameters(node.space, trial.arm.parameters)
     common = {
         "trial": trial.index,
         "method": _method(trial),

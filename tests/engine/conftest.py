@@ -1,4 +1,4 @@
-"""The fake plugins, and one study run with them."""
+"""The fake plugins, and two studies run with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ax.core.data import Data
 from hypothesis import settings
 
 from qsearch.study.run import run_study
-from tests.engine.support import FAULTS, FIXTURES, SMALL, results, study_spec
+from tests.engine.support import FAILING, FIXTURES, results, study_spec
 
 # The same examples at each run, and no time limits: machines are shared.
 settings.register_profile("engine", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -40,8 +40,14 @@ def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Results of the small fake study with failures, run without interruption."""
-    directory = tmp_path_factory.mktemp("uninterrupted") / "run"
-    run_study(study_spec(**SMALL, trainer__faults=FAULTS), directory)
-    return results(directory)
+def faulty(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the small study with failures, run to its end; read-only for tests."""
+    directory = tmp_path_factory.mktemp("faulty") / "run"
+    run_study(FAILING, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(faulty: Path) -> pd.DataFrame:
+    """Results of the small study with failures, run without interruption."""
+    return results(faulty)

@@ -93,7 +93,7 @@ def errors_of(space: Space) -> Floats:
     return np.asarray(row * layers, dtype=np.float64)
 
 
-SMALL = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 2}
+SMALL: dict[str, Any] = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 2}
 """Changes that make the fake study smaller."""
 
 FAULTS = [
@@ -132,6 +132,10 @@ def study_values(**changes: Any) -> dict[str, Any]:
 def study_spec(**changes: Any) -> StudySpec:
     """The fake study."""
     return StudySpec.model_validate(study_values(**changes))
+
+
+FAILING = study_spec(**SMALL, trainer__faults=FAULTS)
+"""A small study in which some evaluations fail."""
 
 
 def write_study_yaml(path: Path, **changes: Any) -> Path:

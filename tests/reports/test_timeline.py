@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from qsearch_reports.figures import timeline_figure
 from qsearch_reports.frames import phases_frame, points_frame, timeline_frame
 from qsearch_reports.frames.clock import log_history, running_minutes
+from qsearch_reports.frames.history import replay
 from qsearch_reports.frames.timeline import _OVERLAP, _lanes
 from qsearch_reports.results import StudyResults
-
-from qsearch.monitoring.history import replay
 
 
 def event(time, kind, round=1, **fields):

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from qsearch.monitoring.history import History
+from qsearch_reports.frames.history import History
 from qsearch_reports.texts import whole_text
 
 _MAX = 2**53

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import pty
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import NamedTuple
 
 import pytest
 import yaml
 
+from qsearch.cli import main
 from qsearch.cli.lasting_output import lasting_output
 from qsearch.monitoring.events import last_event
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import LOG
 from qsearch.storage.study_record import read_study
-from tests.engine.support import command_environment, write_study_yaml
+from tests.engine.support import write_study_yaml
 
 STEER = "\x1b[2J\u202e"
 
@@ -37,27 +37,48 @@ def study(tmp_path: Path) -> Path:
     )
 
 
-def start(study: Path, output: int | IO[bytes], **variables: str) -> subprocess.Popen[bytes]:
-    out = study.parent / "run"
-    return subprocess.Popen(
-        [sys.executable, "-m", "qsearch", "run", str(study), "--out", str(out)],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.PIPE,
-        env=command_environment(**variables),
-        start_new_session=True,  # A terminal that goes away sends no signal then.
-    )
+class Running(NamedTuple):
+    """A forked process, which needs no imports, that runs the study's command."""
+
+    number: int
+    directory: Path
+    errors: Path
+
+    def ended(self) -> tuple[int, str]:
+        """Wait for its end; return its exit code and what it said on standard error."""
+        code = os.waitstatus_to_exitcode(os.waitpid(self.number, 0)[1])
+        return code, self.errors.read_text()
+
+    def finished(self) -> str:
+        """Require that it comes to the study's end; return what it said on standard error."""
+        code, errors = self.ended()
+        assert code == 0, errors
+        assert (last_event(self.directory / LOG) or {})["event"] == "finished"
+        assert len(read_study(self.directory).rounds) == 1
+        assert (self.directory / "report.html").is_file()
+        assert "Traceback" not in errors
+        return errors
 
 
-def assert_finished(process: subprocess.Popen[bytes], directory: Path) -> str:
-    """Require that a process comes to the study's end; return what it says on standard error."""
-    errors = process.communicate(timeout=120)[1].decode()
-    assert process.returncode == 0, errors
-    assert (last_event(directory / LOG) or {})["event"] == "finished"
-    assert len(read_study(directory).rounds) == 1
-    assert (directory / "report.html").is_file()
-    assert "Traceback" not in errors
-    return errors
+def start(study: Path, output: int) -> Running:
+    """Start the study's command, whose standard output is a file that is open here."""
+    out, errors = study.parent / "run", study.parent / "errors"
+    number = os.fork()
+    if number:
+        return Running(number, out, errors)
+    code = 99
+    try:
+        os.setsid()  # A terminal that goes away sends no signal then.
+        os.dup2(output, 1)
+        os.closerange(3, 1024)  # The other end of a pipe, too.
+        os.dup2(os.open(errors, os.O_CREAT | os.O_WRONLY), 2)
+        sys.stdout, sys.stderr = (open(fd, "w", buffering=1, closefd=False) for fd in (1, 2))  # noqa: SIM115
+        sys.argv = ["qsearch", "run", str(study), "--out", str(out)]
+        main.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        os._exit(code)
 
 
 def test_a_signal_stops_a_study_cleanly_and_the_same_command_resumes(study: Path, qsearch) -> None:
@@ -65,13 +86,13 @@ def test_a_signal_stops_a_study_cleanly_and_the_same_command_resumes(study: Path
     values = yaml.safe_load(study.read_text())
     values["trainer"]["faults"] = [{"kind": "slow", "once": str(evaluating)}]
     study.write_text(yaml.safe_dump(values))
-    process = start(study, subprocess.DEVNULL)
+    with Path(os.devnull).open("w") as nowhere:
+        process = start(study, nowhere.fileno())
     while not evaluating.exists():
-        assert process.poll() is None
+        assert os.waitpid(process.number, os.WNOHANG) == (0, 0)
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    errors = process.communicate(timeout=60)[1].decode()
-    assert (process.returncode, errors) == (130, "qsearch: interrupted; the same command resumes\n")
+    os.kill(process.number, signal.SIGTERM)
+    assert process.ended() == (130, "qsearch: interrupted; the same command resumes\n")
     code, output, errors = qsearch("run", study, "--out", study.parent / "run")
     assert (code, errors) == (0, "")
     assert f"report: {study.parent / 'run' / 'report.html'}" in output
@@ -83,6 +104,7 @@ def test_a_second_process_on_a_directory_is_refused(study: Path, qsearch) -> Non
     with study_lock(out):
         errors = qsearch("run", study, "--out", out).refused()
     assert f"run already, by process {os.getpid()}" in errors
+    assert [path.name for path in out.iterdir()] == ["state"]
 
 
 def test_a_name_cannot_steer_the_terminal(study: Path, qsearch) -> None:
@@ -93,23 +115,24 @@ def test_a_name_cannot_steer_the_terminal(study: Path, qsearch) -> None:
     assert not set(STEER[0] + STEER[-1]) & set(output)
 
 
-def test_a_study_outlives_its_terminal(study: Path) -> None:
+def test_a_study_outlives_its_terminal(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     ours, terminal = pty.openpty()
-    process = start(study, terminal, TERM="xterm")
+    process = start(study, terminal)
     os.close(terminal)
     assert os.read(ours, 1)  # It draws.
     os.close(ours)
-    assert_finished(process, study.parent / "run")
+    process.finished()
 
 
 def test_a_study_outlives_the_reader_of_its_output(study: Path) -> None:
-    process = start(study, subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith(b"round 1: ")
-    process.stdout.close()
-    process.stdout = None
+    ours, output = os.pipe()
+    process = start(study, output)
+    os.close(output)
+    with os.fdopen(ours, "rb", buffering=0) as stream:
+        assert stream.readline().startswith(b"round 1: ")
     expected = "standard output cannot be written, the study goes on without it: Broken pipe"
-    assert assert_finished(process, study.parent / "run") == f"qsearch: {expected}\n"
+    assert process.finished() == f"qsearch: {expected}\n"
 
 
 @pytest.mark.parametrize("stream", ["full disk", "closed"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qsearch.spec.templates import read_template, template_names
+from qsearch.spec.templates import read_template
 from tests.engine.support import study_values, write_study_yaml
 
 
@@ -18,11 +18,6 @@ def test_init_writes_a_ready_study(
     assert code == 0
     assert "qsearch check quickstart.yaml" in output
     assert (tmp_path / "quickstart.yaml").read_text() == read_template("quickstart")
-
-
-@pytest.mark.parametrize("name", template_names())
-def test_every_ready_study_can_be_read(name: str) -> None:
-    assert read_template(name).strip()
 
 
 def test_check_prints_what_the_study_needs(qsearch, tmp_path: Path) -> None:

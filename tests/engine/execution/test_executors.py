@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from qsearch.errors import InputError
-from qsearch.execution.executor import ExecutorEvent, Failure, ResultStream, evaluate_one
+from qsearch.execution.executor import ExecutorEvent, Failure, ResultStream
 from qsearch.execution.serial import SerialExecutor
 from qsearch.execution.time_limit import TimeLimitError, time_limit
 from qsearch.plugins.components import StudyComponents, build_components
@@ -91,23 +91,6 @@ def test_each_configuration_gets_its_result_in_order(
     assert events == []
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (ValueError("two\nlines"), "ValueError: two lines"),
-        (MemoryError(), "MemoryError:"),
-        (RecursionError("deep"), "RecursionError: deep"),
-    ],
-)
-def test_any_exception_is_that_configurations_failure(
-    components: StudyComponents, configurations: list[Configuration], error: Exception, reason: str
-) -> None:
-    results, _, _ = outcomes(components, configurations, None, error)
-    assert results[1] == Failure(reason)
-    assert isinstance(results[0], Evaluation)
-    assert isinstance(results[2], Evaluation)
-
-
 class Panic(BaseException):
     """An error that is not an ``Exception``, as libraries in Rust raise."""
 
@@ -115,11 +98,14 @@ class Panic(BaseException):
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
+        (ValueError("two\nlines"), "ValueError: two lines"),
+        (MemoryError(), "MemoryError:"),
         (Panic("index out of range"), "Panic: index out of range"),
         (ValueError("data\udcff.csv"), "ValueError: data\\udcff.csv"),
         (lambda _: [None], "AttributeError: "),
         (lambda _: [], "ValueError: "),
         (lambda rows: [replace(rows[0], loss=None)], "TypeError: "),
+        (lambda rows: [replace(rows[0], loss=float("nan"))], "not finite: loss nan"),
         (lambda rows: [replace(rows[0], loss=1e300)], "not finite: loss 1e+300"),
         (lambda rows: [replace(rows[0], metric=-1e300)], "not finite: loss "),
     ],
@@ -128,8 +114,8 @@ def test_whatever_a_trainer_does_is_that_configurations_failure(
     components: StudyComponents, configurations: list[Configuration], step: Any, reason: str
 ) -> None:
     results, _, _ = outcomes(components, configurations, None, step)
-    assert isinstance(results[1], Failure)
     assert results[1].reason.startswith(reason)
+    assert isinstance(results[0], Evaluation)
     assert isinstance(results[2], Evaluation)
 
 
@@ -151,34 +137,27 @@ def test_an_interrupt_is_not_a_failure(
         outcomes(components, configurations, KeyboardInterrupt(), retries=3)
 
 
-def test_what_is_not_finite_is_a_failure(configurations: list[Configuration]) -> None:
-    spec = study_spec(trainer__blocks=1, trainer__faults=[{"kind": "nan"}])
-    trainer = build_components(spec).trainer
-    trainer.train(configurations, 1)
-    result = evaluate_one(trainer, configurations[0])
-    assert isinstance(result, Failure)
-    assert result.reason.startswith("not finite: loss nan")
-
-
 def test_a_failed_evaluation_is_tried_again_as_often_as_the_study_says(
     components: StudyComponents, configurations: list[Configuration]
 ) -> None:
-    flaky = [ValueError("first"), ValueError("second")]
-    results, events, _ = outcomes(components, configurations, *flaky, retries=2)
-    assert isinstance(results[0], Evaluation)
+    failing = [ValueError("first"), Slow(), ValueError("third"), ValueError("fourth")]
+    limits = {"retries": 3, "timeout_seconds": 3600}
+    results, events, _ = outcomes(components, configurations[:1], *failing, **limits)
+    assert results[0] == Failure("ValueError: fourth (attempt 4)")
     assert [(event.position, event.kind, dict(event.fields)) for event in events] == [
-        (0, "retry", {"attempt": 1, "reason": "ValueError: first"}),
-        (0, "retry", {"attempt": 2, "reason": "ValueError: second"}),
+        (0, "retry", {"attempt": attempt, "reason": reason})
+        for attempt, reason in enumerate(
+            [
+                "ValueError: first",
+                "took longer than failures.timeout_seconds: 3600",
+                "ValueError: third",
+            ],
+            start=1,
+        )
     ]
-
-
-def test_a_failure_says_how_often_was_tried(
-    components: StudyComponents, configurations: list[Configuration]
-) -> None:
-    results, _, _ = outcomes(
-        components, configurations, ValueError("a"), ValueError("b"), retries=1
+    assert isinstance(
+        outcomes(components, configurations, *failing[:3], **limits)[0][0], Evaluation
     )
-    assert results[0] == Failure("ValueError: b (attempt 2)")
 
 
 def test_nothing_more_is_evaluated_once_the_caller_stops(
@@ -200,16 +179,6 @@ def test_an_evaluation_that_takes_too_long_is_ended_and_fails(
     assert trainer.loaded == ["the state"], "the model may be half changed"
 
 
-def test_an_evaluation_that_took_too_long_is_tried_again_too(
-    components: StudyComponents, configurations: list[Configuration]
-) -> None:
-    results, events, _ = outcomes(
-        components, configurations, Slow(), timeout_seconds=3600, retries=1
-    )
-    assert isinstance(results[0], Evaluation)
-    assert [event.kind for event in events] == ["retry"]
-
-
 def test_a_time_limit_cannot_be_caught_as_an_exception() -> None:
     with pytest.raises(TimeLimitError), time_limit(3600):  # noqa: PT012
         try:
@@ -224,24 +193,6 @@ def test_a_time_limit_leaves_no_timer_and_no_handler_behind() -> None:
         pass
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGALRM) == before
-
-
-def test_a_time_limit_outside_the_main_thread_is_refused() -> None:
-    def work() -> None:
-        with time_limit(1):
-            pass
-
-    assert "failures.timeout_seconds" in refusal_in_a_thread(work)
-
-
-@pytest.mark.parametrize(
-    ("failed", "planned", "rate", "tolerated"),
-    [(0, 4, 0.0, True), (1, 4, 0.0, False), (2, 4, 0.5, True), (3, 4, 0.5, False), (4, 4, 1, True)],
-)
-def test_a_round_continues_until_more_have_failed_than_the_rate(
-    failed: int, planned: int, rate: float, tolerated: bool
-) -> None:
-    assert FailuresSpec(rate=rate).tolerates(failed, planned) == tolerated
 
 
 def test_a_study_with_a_time_limit_is_refused_in_a_thread_before_it_begins() -> None:

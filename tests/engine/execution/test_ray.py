@@ -15,23 +15,30 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import psutil
 import pytest
 from pandas.testing import assert_frame_equal
+from typer.testing import CliRunner
 
+from qsearch.cli import main as cli
 from qsearch.errors import InputError, QsearchError
 from qsearch.execution.ray_worker import Worker, identity
 from qsearch.execution.workers import Workers
 from qsearch.monitoring.events import Event
-from qsearch.plugins.components import build_components
-from qsearch.spec.study_spec import StudySpec
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
 from tests.engine.support import (
+    FAILING,
+    FAULTS,
     FIXTURES,
-    command,
+    SMALL,
+    Stop,
     command_environment,
+    events_of,
     results,
+    stopping_at,
     study_spec,
     write_study_yaml,
 )
@@ -46,17 +53,6 @@ HOURS = 3600.0
 """A time limit that no evaluation reaches."""
 
 
-def make_cluster() -> Any:
-    """Start a cluster of three nodes on this machine: a head without workers, and two others."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    return cluster
-
-
 @pytest.fixture(scope="module", autouse=True)
 def plugins_of_workers() -> Iterator[None]:
     """Workers are processes of their own; they find the fake plugins by this variable."""
@@ -66,35 +62,42 @@ def plugins_of_workers() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def workers(plugins_of_workers: None) -> Iterator[Workers]:
-    """Two workers of a cluster that several tests share."""
-    cluster = make_cluster()
-    yield Workers(count=2, address=cluster.address, threads=1)
-    cluster.shutdown()
+def cluster(plugins_of_workers: None) -> Iterator[Any]:
+    """A cluster of three nodes on this machine: a head without workers, and two others."""
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(2):
+        started.add_node(num_cpus=1)
+    started.wait_for_nodes()
+    yield started
+    started.shutdown()
 
 
-def logged(directory: Path, kind: str) -> list[dict[str, Any]]:
-    events = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-    return [event for event in events if event["event"] == kind]
+@pytest.fixture(scope="module")
+def workers(cluster: Any) -> Workers:
+    """Two workers of that cluster."""
+    return Workers(count=2, address=cluster.address, threads=1)
 
 
-def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(
-    workers: Workers, finished: Path, tmp_path: Path
+def test_a_worker_that_dies_is_replaced_and_a_study_resumes_without_workers(
+    workers: Workers, uninterrupted: pd.DataFrame, tmp_path: Path
 ) -> None:
-    faults = [
-        {"kind": "die", "once": str(tmp_path / "first")},
-        {"kind": "die", "first_round": 2, "once": str(tmp_path / "second")},
-    ]
-    run_study(study_spec(trainer__faults=faults), tmp_path / "run", workers=workers)
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
-    assert [event["round"] for event in logged(tmp_path / "run", "worker lost")] == [1, 2]
+    """Failures on workers are those of a serial run, too."""
+    faults = [*FAULTS, {"kind": "die", "once": str(tmp_path / "died")}]
+    spec = study_spec(**SMALL, trainer__faults=faults)
+    with pytest.raises(Stop):
+        run_study(spec, tmp_path / "run", workers=workers, observer=stopping_at("round finished"))
+    assert len(events_of(tmp_path / "run", "worker lost")) == 1
+    run_study(spec, tmp_path / "run")
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
 
 
 def test_a_configuration_that_kills_its_workers_fails_alone(
     workers: Workers, tmp_path: Path
 ) -> None:
     faults = [{"kind": "die", "layer": "block.0.key", "bits": 8}]
-    spec = study_spec(trainer__blocks=1, trainer__faults=faults, search__rounds=1)
+    spec = study_spec(**SMALL, trainer__faults=faults, search__rounds=1)
     run_study(spec, tmp_path / "run", workers=workers)
     rows = read_study(tmp_path / "run").trials
     deadly = rows["configuration"].map(lambda text: json.loads(text)["block.0.key"]["bits"] == 8)
@@ -111,6 +114,7 @@ def test_an_evaluation_that_takes_too_long_is_ended_and_evaluated_again(
     clock = SimpleNamespace(monotonic=lambda: 2 * HOURS if marker.exists() else 0.0)
     monkeypatch.setattr("qsearch.execution.ray_executor.time", clock)
     spec = study_spec(
+        **SMALL,
         search__rounds=1,
         trainer__faults=[{"kind": "slow", "once": str(marker)}],
         failures__timeout_seconds=HOURS,
@@ -123,7 +127,7 @@ def test_an_evaluation_that_takes_too_long_is_ended_and_evaluated_again(
     thread.join(300)
     assert (results(tmp_path / "run")["status"] == "completed").all()
     # The other worker's evaluation may have begun before time passed, too.
-    retries = logged(tmp_path / "run", "retry")
+    retries = events_of(tmp_path / "run", "retry")
     assert 1 <= len(retries) <= 2
     assert {event["reason"] for event in retries} == {
         "took longer than failures.timeout_seconds: 3600"
@@ -149,29 +153,9 @@ def test_answers_that_came_while_the_study_was_busy_are_not_too_late(
 
     monkeypatch.setattr(ray_executor, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(ray_executor.ray, "wait", answered)
-    spec = study_spec(search__rounds=1, failures__timeout_seconds=HOURS)
+    spec = study_spec(**SMALL, search__rounds=1, failures__timeout_seconds=HOURS)
     run_study(spec, tmp_path / "run", observer=be_busy, workers=workers)
     assert (results(tmp_path / "run")["status"] == "completed").all()
-
-
-def test_failures_on_workers_are_those_of_a_serial_run(workers: Workers, tmp_path: Path) -> None:
-    faults = [
-        {"kind": "nan", "layer": "block.0.key", "bits": 8},
-        {"kind": "memory", "layer": "block.0.query", "bits": 4, "first_round": 2},
-    ]
-    spec = study_spec(trainer__blocks=1, trainer__faults=faults, failures__rate=1.0)
-    run_study(spec, tmp_path / "serial")
-    run_study(spec, tmp_path / "workers", workers=workers)
-    assert (results(tmp_path / "serial")["status"] == "failed").any()
-    assert_frame_equal(results(tmp_path / "workers"), results(tmp_path / "serial"))
-
-
-def test_a_study_resumes_with_other_workers_than_it_began_with(
-    workers: Workers, finished: Path, tmp_path: Path
-) -> None:
-    run_study(study_spec(search__rounds=1), tmp_path / "run", workers=workers)
-    run_study(study_spec(), tmp_path / "run")
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
 
 
 def test_a_cluster_that_cannot_be_reached_is_one_message(tmp_path: Path) -> None:
@@ -180,33 +164,28 @@ def test_a_cluster_that_cannot_be_reached_is_one_message(tmp_path: Path) -> None
         run_study(study_spec(), tmp_path / "run", workers=away)
 
 
-def test_workers_that_cannot_load_the_study_are_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_that_differs_from_its_driver_ends_the_study(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with pytest.raises(
-        QsearchError, match=r"a worker cannot continue: .*no quantizer is called 'fake'"
-    ):
-        run_study(study_spec(), tmp_path / "run", workers=Workers(count=2, threads=1))
+    def other(components: StudyComponents) -> dict[str, str]:
+        return identity(components) | {"version of torch": "another"}
+
+    monkeypatch.setattr("qsearch.execution.ray_executor.identity", other)
+    expected = "a worker cannot continue: a node differs from the machine .*torch: another, there"
+    with pytest.raises(QsearchError, match=expected):
+        run_study(FAILING, tmp_path / "run", workers=workers)
 
 
-def worker_of(spec: StudySpec, **differing: str) -> Worker:
-    driver = identity(build_components(spec)) | differing
-    return Worker(spec.model_dump_json(), json.dumps(driver), 1)
-
-
-def test_a_worker_with_the_drivers_versions_model_and_data_evaluates(fake_plugins: None) -> None:
-    assert worker_of(build_components(study_spec()).spec).use().error is None
-
-
-@pytest.mark.parametrize("name", ["version of torch", "SHA-256 of validation"])
-def test_a_worker_with_another_version_or_other_data_refuses_to(
-    name: str, fake_plugins: None
+@pytest.mark.parametrize("name", [None, "version of torch", "SHA-256 of validation"])
+def test_a_worker_loads_a_study_with_its_drivers_versions_and_data_alone(
+    name: str | None, fake_plugins: None
 ) -> None:
-    error = worker_of(build_components(study_spec()).spec, **{name: "another"}).use().error
-    assert error is not None
-    assert "a node differs from the machine that drives the study" in error
-    assert f"{name}: another, there" in error
+    components = build_components(study_spec())
+    driver = identity(components) | ({name: "another"} if name else {})
+    worker = Worker(components.spec.model_dump_json(), json.dumps(driver), 1)
+    error = worker.use().error
+    assert (error is None) == (name is None)
+    assert name is None or f"{name}: another, there" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -224,15 +203,22 @@ def test_impossible_workers_are_refused(fields: dict[str, Any], message: str) ->
         Workers(**fields)
 
 
-def test_more_gpus_than_this_machine_has_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="2 workers of 500 GPUs each: this machine has"):
-        run_study(study_spec(), tmp_path / "run", workers=Workers(2, threads=1, gpus=500.0))
+def test_more_gpus_than_this_machine_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qsearch.execution import ray_cluster
+
+    ended: list[str] = []
+    monkeypatch.setattr(ray_cluster.ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray_cluster.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(ray_cluster.ray, "shutdown", lambda: ended.append("cluster"))
+    with pytest.raises(InputError, match="2 workers of 500 GPUs each: this machine has 0"):
+        ray_cluster.connect(Workers(2, threads=1, gpus=500.0))
+    assert ended == ["cluster"]
 
 
 def test_an_interrupted_study_ends_its_workers_and_exits_130(tmp_path: Path) -> None:
     marker = tmp_path / "evaluating"
     faults = [{"kind": "slow", "once": str(marker)}]
-    study = write_study_yaml(tmp_path / "study.yaml", trainer__faults=faults)
+    study = write_study_yaml(tmp_path / "study.yaml", **SMALL, trainer__faults=faults)
     arguments = ["run", str(study), "--out", str(tmp_path / "run"), "--workers", "2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "qsearch", *arguments],
@@ -255,15 +241,15 @@ def test_an_interrupted_study_ends_its_workers_and_exits_130(tmp_path: Path) -> 
 
 
 def test_the_command_line_runs_a_study_on_workers_whose_results_equal_a_serial_runs(
-    finished: Path, tmp_path: Path
+    uninterrupted: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = write_study_yaml(tmp_path / "study.yaml")
+    study = write_study_yaml(tmp_path / "study.yaml", **SMALL, trainer__faults=FAULTS)
     # Whatever cluster happens to run on this machine, these workers are of one of their own.
-    arguments = ["run", study, "--out", tmp_path / "run", "--workers", "2"]
-    done = command(arguments, RAY_ADDRESS="127.0.0.1:1")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    arguments = ["run", str(study), "--out", str(tmp_path / "run"), "--workers", "2"]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
 
 
 def is_evaluating(node: Any) -> bool:
@@ -273,27 +259,27 @@ def is_evaluating(node: Any) -> bool:
     return any("Worker.evaluate" in title for title in titles)
 
 
-def test_a_node_that_dies_takes_nothing_with_it(finished: Path, tmp_path: Path) -> None:
-    cluster, evaluated = make_cluster(), []
+def test_a_node_that_dies_takes_nothing_with_it(
+    cluster: Any, workers: Workers, tmp_path: Path
+) -> None:
+    evaluated = []
 
     def lose_a_node(event: Event) -> None:
         if event.kind != "evaluated":
             return
         evaluated.append(event)
-        if len(evaluated) != 5:
+        if len(evaluated) != SMALL["search__initial"] - 1:
             return
-        # Of the six configurations of the first round, one is left: that which takes an hour.
+        # Of the first set one is left: that which takes an hour.
         evaluating: list[Any] = []
         while len(evaluating) != 1:
             evaluating = [node for node in cluster.list_all_nodes() if is_evaluating(node)]
         cluster.remove_node(evaluating[0], allow_graceful=False)
 
     faults = [{"kind": "slow", "once": str(tmp_path / "slow")}]
-    workers = Workers(count=2, address=cluster.address, threads=1)
-    spec = study_spec(trainer__faults=faults)
-    try:
-        run_study(spec, tmp_path / "run", observer=lose_a_node, workers=workers)
-    finally:
-        cluster.shutdown()
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
-    assert logged(tmp_path / "run", "worker lost")
+    spec = study_spec(**SMALL, trainer__faults=faults, search__rounds=1)
+    run_study(spec, tmp_path / "run", observer=lose_a_node, workers=workers)
+    trials = results(tmp_path / "run")
+    assert len(trials) == 7
+    assert (trials["status"] == "completed").all()
+    assert events_of(tmp_path / "run", "worker lost")

@@ -18,17 +18,13 @@ from qsearch.experiment.url import storage_errors
 from qsearch.storage.paths import DATABASE, TRIALS_FILE
 from qsearch.study.run import StudySession, run_study
 from tests.engine.support import (
-    SMALL,
+    FAILING,
     Stop,
-    command,
     results,
     stopping_at,
-    study_spec,
-    write_study_yaml,
 )
 
-SPEC = study_spec(**SMALL)
-DAMAGES = 100
+DAMAGES = 36
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +32,7 @@ def whole(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a study that stopped while round 2 was evaluated; read-only for tests."""
     directory = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Stop):
-        run_study(SPEC, directory, observer=stopping_at("evaluated", 9))
+        run_study(FAILING, directory, observer=stopping_at("evaluated", 9))
     return directory
 
 
@@ -53,7 +49,7 @@ def change(directory: Path, statement: str) -> None:
 
 def open_session(directory: Path) -> pd.DataFrame:
     """Open a study as a run does, and return what it then holds."""
-    with storage_errors(directory), StudySession(SPEC, directory):
+    with storage_errors(directory), StudySession(FAILING, directory):
         return results(directory)
 
 
@@ -80,19 +76,14 @@ def test_flipped_bytes_are_refused_with_one_message_or_change_nothing(
     assert outcomes["unharmed"] > 0
 
 
-def test_text_that_is_not_utf8_is_one_message_and_exit_code_2(
-    stopped: Path, tmp_path: Path
-) -> None:
+def test_text_that_is_not_utf8_is_one_message(stopped: Path) -> None:
     """SQLite quotes the name of the broken table in its own message."""
     path = stopped / DATABASE
     content = path.read_bytes()
     path.write_bytes(content.replace(b"CREATE TABLE trial_v2", b"CREATE TABLE trial_\xff2"))
-    study = write_study_yaml(tmp_path / "study.yaml", **SMALL)
-    ran = command(["run", study, "--out", stopped])
-    assert ran.returncode == 2
-    assert "Traceback" not in ran.stderr
-    assert f"{path}: damaged: " in ran.stderr
-    assert "restore it together with the study's directory" in " ".join(ran.stderr.split())
+    expected = f"{path}: damaged: .*; restore it together with the study's directory"
+    with pytest.raises(InputError, match=expected):
+        open_session(stopped)
 
 
 def test_a_file_that_is_not_a_database_is_refused(stopped: Path) -> None:

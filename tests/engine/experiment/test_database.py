@@ -9,19 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import sqlalchemy
 from ax.storage.sqa_store.db import session_scope
 from pandas.testing import assert_frame_equal
 from sqlalchemy import event, text
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
 
 from qsearch.errors import InputError, QsearchError
 from qsearch.experiment.database import Database, is_disconnect
 from qsearch.monitoring.events import Event, EventKind
 from qsearch.study.run import run_study
-from tests.engine.support import events_of, in_child, results, study_spec
+from tests.engine.support import FAILING, events_of, results
 from tests.postgres_server import PostgresServer
 
 LOCKED = OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))
@@ -83,22 +84,16 @@ def test_a_transaction_is_saved_as_a_whole_or_not_at_all(tmp_path: Path) -> None
         assert numbers_in(database) == [1, 2]
 
 
-def test_what_is_saved_while_the_database_is_away_is_saved_once(
+def test_what_is_saved_while_the_database_is_away_is_saved_once_after_ever_longer_pauses(
     tmp_path: Path, pauses: list[float]
 ) -> None:
     events: list[Any] = []
     reloads: list[Any] = []
     with closing(open_table(tmp_path, events)) as database:
-        database.write(failing(2, LOCKED), partial(reloads.append, "again"))
+        database.write(failing(9, LOCKED), partial(reloads.append, "again"))
         assert numbers_in(database) == [1, 2]
-    assert reloads == ["again", "again"]
+    assert reloads == 9 * ["again"]
     assert events == [EventKind.STORAGE_LOST, EventKind.STORAGE_BACK]
-    assert pauses == [0.25, 0.5]
-
-
-def test_pauses_grow_to_a_quarter_of_a_minute(tmp_path: Path, pauses: list[float]) -> None:
-    with closing(open_table(tmp_path, [])) as database:
-        database.write(failing(9, LOCKED), lambda: None)
     assert pauses == [0.25, 0.5, 1, 2, 4, 8, 15, 15, 15]
 
 
@@ -146,7 +141,9 @@ def test_a_connection_that_cannot_be_made_is_waited_for(
 # Whole studies
 
 
-def test_another_process_that_writes_for_long_is_waited_for(finished: Path, tmp_path: Path) -> None:
+def test_another_process_that_writes_for_long_is_waited_for(
+    uninterrupted: pd.DataFrame, tmp_path: Path
+) -> None:
     """SQLite has one writer at a time, and refuses the others after a while."""
     path = tmp_path / "shared.db"
     other = sqlite3.connect(path, isolation_level=None, timeout=30)
@@ -163,15 +160,15 @@ def test_another_process_that_writes_for_long_is_waited_for(finished: Path, tmp_
     event.listen(Engine, "connect", hurry)
     try:
         url = f"sqlite:///{path}"
-        run_study(study_spec(), tmp_path / "run", url, observe)
+        run_study(FAILING, tmp_path / "run", url, observe)
     finally:
         event.remove(Engine, "connect", hurry)
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
     assert "locked" in events_of(tmp_path / "run", "storage lost")[0]["reason"]
 
 
 def test_a_study_that_can_save_nothing_stops_and_resumes(
-    finished: Path, tmp_path: Path, pauses: list[float]
+    uninterrupted: pd.DataFrame, tmp_path: Path, pauses: list[float]
 ) -> None:
     """Its database can be opened again and again, but each save of a new loss fails."""
     database = tmp_path / "run" / "study.db"
@@ -188,10 +185,10 @@ def test_a_study_that_can_save_nothing_stops_and_resumes(
             )
 
     with pytest.raises(QsearchError, match=r"could not be used for .* the same command resumes"):
-        run_study(study_spec(), tmp_path / "run", observer=observe, storage_wait=0.0)
+        run_study(FAILING, tmp_path / "run", observer=observe, storage_wait=0.0)
     change("DROP TRIGGER away")
-    run_study(study_spec(), tmp_path / "run")
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+    run_study(FAILING, tmp_path / "run")
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
 
 
 @pytest.fixture
@@ -203,35 +200,21 @@ def server(postgres_server: PostgresServer) -> Any:
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("how", ["kill", "stop"])
+@pytest.mark.parametrize("statement", [None, 2, 25])
 def test_a_study_waits_for_its_database_and_loses_nothing(
-    how: str, finished: Path, tmp_path: Path, postgres_url: str, server: PostgresServer
+    statement: int | None,
+    uninterrupted: pd.DataFrame,
+    tmp_path: Path,
+    postgres_url: str,
+    server: PostgresServer,
 ) -> None:
-    def observe(happened: Event) -> None:
-        if happened.kind == "evaluated" and happened.fields["done"] == 3 and happened.round == 1:
-            getattr(server, how)()
-        elif happened.kind == "storage lost":
-            server.start()
-
-    run_study(study_spec(), tmp_path / "run", postgres_url, observer=observe)
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
-    assert len(events_of(tmp_path / "run", "storage lost")) == 1
-    assert len(events_of(tmp_path / "run", "storage back")) == 1
-    evaluated = events_of(tmp_path / "run", "evaluated")
-    assert len(evaluated) == len(results(finished)), "an evaluation was lost, and done again"
-
-
-@pytest.mark.postgres
-@pytest.mark.parametrize("statement", [2, 20, 40, 60])
-def test_a_database_that_dies_within_a_transaction_loses_nothing(
-    statement: int, finished: Path, tmp_path: Path, postgres_url: str, server: PostgresServer
-) -> None:
-    """Counted from the first round on: the server dies just before a statement that writes."""
+    """The server is stopped between two evaluations, or dies just before a statement that writes,
+    counted from the first round on."""
     count = 0
 
     def before(connection: Any, cursor: Any, text: str, *_: Any) -> None:
         nonlocal count
-        if "qsearch_lease" not in text and text.startswith(("INSERT", "UPDATE", "DELETE")):
+        if text.startswith(("INSERT", "UPDATE", "DELETE")):
             count += bool(events_of(tmp_path / "run", "round started"))
             if count == statement:
                 count += 1
@@ -240,42 +223,20 @@ def test_a_database_that_dies_within_a_transaction_loses_nothing(
     def observe(happened: Event) -> None:
         if happened.kind == "storage lost":
             server.start()
+        is_second = happened.kind == "evaluated" and happened.fields["trial"] == 1
+        if is_second and happened.round == 1 and statement is None:
+            server.stop()
 
     event.listen(Engine, "before_cursor_execute", before)
     try:
-        run_study(study_spec(), tmp_path / "run", postgres_url, observer=observe)
+        run_study(FAILING, tmp_path / "run", postgres_url, observer=observe)
     finally:
         event.remove(Engine, "before_cursor_execute", before)
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
     assert len(events_of(tmp_path / "run", "storage lost")) == 1
     assert len(events_of(tmp_path / "run", "storage back")) == 1
-    evaluated = events_of(tmp_path / "run", "evaluated")
-    assert len(evaluated) == len(results(finished)), "an evaluation was lost, and done again"
-
-
-@pytest.mark.postgres
-def test_a_database_that_stays_away_ends_the_study_with_one_message_and_it_resumes(
-    finished: Path, tmp_path: Path, postgres_url: str, server: PostgresServer
-) -> None:
-    said = tmp_path / "said"
-
-    def observe(happened: Event) -> None:
-        if happened.kind == "evaluated":
-            server.kill()
-
-    def run() -> None:
-        try:
-            run_study(study_spec(), tmp_path / "run", postgres_url, observe, storage_wait=0.0)
-        except QsearchError as error:
-            said.write_text(str(error))
-
-    # In a process that ends with the message: one that lives on keeps the study's lease a while.
-    assert in_child(run) == 0
-    assert "could not be used for" in said.read_text()
-    assert "the same command resumes" in said.read_text()
-    server.start()
-    run_study(study_spec(), tmp_path / "run", postgres_url)
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
+    done = [line for kind in ("evaluated", "failed") for line in events_of(tmp_path / "run", kind)]
+    assert len(done) == len(uninterrupted), "an evaluation was lost, and done again"
 
 
 @pytest.mark.postgres
@@ -284,36 +245,14 @@ def test_a_database_that_is_away_at_the_start_is_reported_at_once(
 ) -> None:
     server.stop()
     with pytest.raises(InputError, match=r"--storage .* cannot be used"):
-        run_study(study_spec(), tmp_path / "run", postgres_url)
-
-
-@pytest.mark.postgres
-def test_a_server_that_is_read_only_while_another_takes_over_is_waited_for(
-    finished: Path, tmp_path: Path, postgres_url: str, server: PostgresServer
-) -> None:
-    name = make_url(postgres_url).database
-
-    def observe(happened: Event) -> None:
-        if happened.kind == "evaluated" and not events_of(tmp_path / "run", "storage lost"):
-            server.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only=on')
-            server.execute(
-                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname='{name}'"
-            )
-        elif happened.kind == "storage lost":
-            server.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
-            server.execute(
-                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname='{name}'"
-            )
-
-    run_study(study_spec(), tmp_path / "run", postgres_url, observer=observe)
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
-    assert "read-only transaction" in events_of(tmp_path / "run", "storage lost")[0]["reason"]
+        run_study(FAILING, tmp_path / "run", postgres_url)
 
 
 @pytest.mark.postgres
 @pytest.mark.parametrize(
     ("state", "away"),
     [
+        ("25006", True),  # Read-only, while another server takes over.
         ("40P01", True),  # Deadlock.
         ("40001", True),  # Not serializable.
         ("57P01", True),  # Shut down by its administrator.

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 from sqlalchemy import text
+from typer.testing import CliRunner
 
+from qsearch.cli import main as cli
 from qsearch.errors import InputError, StudyBusyError
 from qsearch.experiment.lease import Lease, LeaseLostError, study_lease
-from qsearch.experiment.loading import read_experiment
+from qsearch.experiment.loading import open_database, open_trials, read_experiment
+from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.url import open_engine
-from qsearch.monitoring.events import Event, Observer
+from qsearch.monitoring.events import Event
 from qsearch.sharing.listing import list_database
+from qsearch.storage.directory import prepare_directory
 from qsearch.study.run import run_study
 from tests.engine.support import (
-    command,
-    command_environment,
+    FAILING,
+    FAULTS,
+    INTEGER,
+    SMALL,
+    events_of,
     in_child,
+    make_space,
     make_tables_at_once,
     results,
     study_spec,
@@ -34,16 +43,10 @@ from tests.postgres_server import PostgresServer
 pytestmark = pytest.mark.postgres
 
 
-def test_results_are_those_of_sqlite(finished: Path, postgres_url: str, tmp_path: Path) -> None:
-    run_study(study_spec(), tmp_path / "run", postgres_url)
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
-    assert not (tmp_path / "run" / "study.db").exists()
-
-
 def test_finished_study_is_recognised_by_another_url_of_its_database(
     postgres_url: str, tmp_path: Path
 ) -> None:
-    spec = study_spec(search__rounds=1)
+    spec = study_spec(**SMALL, search__rounds=1)
     run_study(spec, tmp_path / "run", postgres_url)
     before = results(tmp_path / "run")
     kinds: list[str] = []
@@ -53,10 +56,12 @@ def test_finished_study_is_recognised_by_another_url_of_its_database(
     assert_frame_equal(results(tmp_path / "run"), before, check_exact=True)
 
 
-def test_names_longer_than_ax_declares_are_kept(postgres_url: str, tmp_path: Path) -> None:
+def test_nodes_longer_than_ax_declares_are_kept(postgres_url: str, tmp_path: Path) -> None:
     """Such a model makes a node of more characters than the 4,096 of its column in Ax."""
-    spec = study_spec(trainer__blocks=16, search__rounds=1, search__candidates=1)
-    run_study(spec, tmp_path / "run", postgres_url)
+    prepare_directory(tmp_path)
+    space = make_space(16, INTEGER)
+    with closing(open_database(tmp_path, postgres_url)) as database:
+        open_trials(database, tmp_path, "large", space, "accuracy", QsearchNode(space, (2.5, 6.0)))
     with open_engine(postgres_url).connect() as connection:
         query = text("SELECT max(length(nodes)) FROM generation_strategy")
         assert connection.execute(query).scalar() > 4096
@@ -68,26 +73,22 @@ def test_several_processes_make_the_tables_at_once(postgres_url: str) -> None:
 
 
 def test_two_studies_write_into_one_database_while_others_read(
-    finished: Path, postgres_url: str, tmp_path: Path
+    uninterrupted: pd.DataFrame, postgres_url: str, tmp_path: Path
 ) -> None:
-    names = ("first", "second")
-    writers = []
-    for name in names:
-        # Slow enough that readers meet each at work.
-        study = write_study_yaml(tmp_path / f"{name}.yaml", name=name, trainer__seconds=0.1)
-        arguments = ["run", str(study), "--out", str(tmp_path / name), "--storage", postgres_url]
-        writers.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "qsearch", *arguments],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env=command_environment(),
-            )
+    names, fork = ("first", "second"), multiprocessing.get_context("fork")
+    # Slow enough that readers meet each at work.
+    changes = {**SMALL, "trainer__faults": FAULTS, "trainer__seconds": 0.1}
+    writers = [
+        fork.Process(
+            target=run_study, args=(study_spec(**changes, name=name), tmp_path / name, postgres_url)
         )
+        for name in names
+    ]
+    for writer in writers:
+        writer.start()
     loaded_at_work: dict[str, set[int]] = {name: set() for name in names}
     listed_at_work = 0
-    while any(writer.poll() is None for writer in writers):
+    while any(writer.is_alive() for writer in writers):
         listed = list_database(postgres_url)
         listed_at_work += all(study.running for study in listed) and len(listed) == 2
         for study in listed:
@@ -97,9 +98,8 @@ def test_two_studies_write_into_one_database_while_others_read(
                 assert done >= study.completed
                 loaded_at_work[study.name].add(done)
     for name, writer in zip(names, writers, strict=True):
-        assert writer.returncode == 0, writer.communicate()[0]
-        writer.communicate()
-        assert_frame_equal(results(tmp_path / name), results(finished), check_exact=True)
+        assert writer.exitcode == 0
+        assert_frame_equal(results(tmp_path / name), uninterrupted, check_exact=True)
         assert len(loaded_at_work[name]) > 1
     assert listed_at_work > 1
 
@@ -110,7 +110,7 @@ def test_study_that_runs_elsewhere_is_refused(postgres_url: str, tmp_path: Path)
         study_lease(postgres_url, "fake"),
         pytest.raises(StudyBusyError, match="'fake' is being run already"),
     ):
-        run_study(study_spec(), tmp_path / "run", postgres_url)
+        run_study(FAILING, tmp_path / "run", postgres_url)
 
 
 def test_a_study_that_another_process_took_over_saves_nothing_more_and_stops(
@@ -120,74 +120,56 @@ def test_a_study_that_another_process_took_over_saves_nothing_more_and_stops(
     other = Lease(postgres_url, "fake")
 
     def lose_it(event: Event) -> None:
-        if event.kind == "evaluated" and event.fields["done"] == 3:
+        if event.kind == "evaluated" and event.fields["done"] == 2:
             with open_engine(postgres_url).connect() as connection:
                 ended = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
                 connection.execute(text(f"{ended} WHERE application_name LIKE 'process %'"))
             assert other.take(open_engine(postgres_url)) is None
 
     with pytest.raises(LeaseLostError, match="was taken over by process"):
-        run_study(study_spec(), tmp_path / "run", postgres_url, lose_it)
+        run_study(FAILING, tmp_path / "run", postgres_url, lose_it)
     (listed,) = list_database(postgres_url)
-    assert listed.completed == 3
+    assert listed.completed == 2
     other.release()
 
 
-def test_a_study_whose_lease_was_lost_for_a_moment_goes_on_to_the_same_result(
-    finished: Path, postgres_url: str, tmp_path: Path
-) -> None:
-    kinds: list[str] = []
-
-    def lose_it(event: Event) -> None:
-        kinds.append(event.kind)
-        if kinds.count("evaluated") == 3 and event.kind == "evaluated":
-            with open_engine(postgres_url).connect() as connection:
-                ended = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-                connection.execute(text(f"{ended} WHERE application_name LIKE 'process %'"))
-
-    run_study(study_spec(), tmp_path / "run", postgres_url, lose_it)
-    assert kinds.count("storage lost") == kinds.count("storage back") == 1
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
-
-
 def test_a_study_says_whom_it_was_taken_over_from(
-    finished: Path, postgres_url: str, tmp_path: Path
+    uninterrupted: pd.DataFrame, postgres_url: str, tmp_path: Path
 ) -> None:
     def die(event: Event) -> None:
         if event.kind == "evaluated":
             os._exit(1)
 
-    assert in_child(lambda: run_quietly(tmp_path / "run", postgres_url, die)) == 1
-    seen: list[Event] = []
-    run_quietly(tmp_path / "run", postgres_url, seen.append)
-    (taken,) = [event for event in seen if event.kind == "taken over"]
-    assert socket.gethostname() in str(taken.fields["owner"])
-    assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
-
-
-def run_quietly(directory: Path, url: str, observer: Observer) -> None:
-    run_study(study_spec(), directory, url, observer)
+    assert in_child(partial(run_study, FAILING, tmp_path / "run", postgres_url, die)) == 1
+    run_study(FAILING, tmp_path / "run", postgres_url)
+    (taken,) = events_of(tmp_path / "run", "taken over")
+    assert socket.gethostname() in taken["owner"]
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
 
 
 def test_command_line_runs_and_lists_and_shows_no_password(
-    postgres_url: str, tmp_path: Path
+    postgres_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The server asks for no password, so any will do."""
+
+    def qsearch(*arguments: str | Path) -> str:
+        done = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+        return f"{done.stdout}{done.stderr}{done.exception or ''}{capsys.readouterr()}"
+
     url = postgres_url.replace("qsearch@", "qsearch:hunter2@")
-    study = write_study_yaml(tmp_path / "my.yaml", search__rounds=1, search__candidates=1)
-    ran = command(["run", study, "--out", tmp_path / "run", "--storage", url])
-    assert ran.returncode == 0, ran.stderr
-    listed = command(["list", "--storage", url, "--json"])
-    (row,) = json.loads(listed.stdout)
-    assert (row["name"], row["completed"], row["running"]) == ("fake", 7, "")
-    gone = command(["list", "--storage", f"{url}&port=1"])
-    assert gone.returncode == 2
+    study = write_study_yaml(tmp_path / "my.yaml", **SMALL, search__rounds=1)
+    ran = qsearch("run", study, "--out", tmp_path / "run", "--storage", url)
+    listed = qsearch("list", "--storage", url, "--json")
+    gone = qsearch("list", "--storage", f"{url}&port=1")
+    assert "report.html" in ran
+    assert '"name": "fake", "rounds": null, "completed": 7,' in listed
+    assert "cannot be used" in gone
     for output in (ran, listed, gone):
-        assert "hunter2" not in output.stdout + output.stderr
+        assert "hunter2" not in output
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
 
 
 def test_missing_database_is_named(postgres_server: PostgresServer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match='database "nowhere" does not exist'):
-        run_study(study_spec(), tmp_path / "run", postgres_server.url("nowhere"))
+        run_study(FAILING, tmp_path / "run", postgres_server.url("nowhere"))

@@ -35,6 +35,16 @@ def test_each_event_is_one_line_of_json(tmp_path: Path) -> None:
     assert last_event(tmp_path / LOG) == lines[1]
 
 
+def test_a_log_continues_in_a_line_of_its_own_after_half_a_line(tmp_path: Path) -> None:
+    observe = event_log(tmp_path / LOG)
+    observe(Event(EventKind.TRAINED, 1))
+    (tmp_path / LOG).write_bytes((tmp_path / LOG).read_bytes()[:-20])
+    for round in (1, 2):
+        observe(Event(EventKind.EVALUATED, round))
+    assert [line["round"] for line in read_events(tmp_path / LOG)] == [1, 2]
+    assert len((tmp_path / LOG).read_text().splitlines()) == 3
+
+
 def test_of_progress_the_beginning_of_a_phase_is_logged(tmp_path: Path) -> None:
     observe = event_log(tmp_path / LOG)
     observe(Event(EventKind.ROUND_STARTED, 1))
@@ -78,14 +88,11 @@ def test_numbers_that_json_lacks_are_null(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tail", [b'{"event": "tra', b"\xff\xfe\x00", b"3\n", b""])
 def test_last_event_is_the_last_whole_one(tail: bytes, tmp_path: Path) -> None:
     path = tmp_path / LOG
+    assert last_event(path) is None
     path.write_bytes(b'\xff{"event": "bad"}\n{"event": "good \xc3"}\n' + tail)
     found = last_event(path)
     assert found is not None
     assert found["event"].startswith("good")
-
-
-def test_no_log_has_no_last_event(tmp_path: Path) -> None:
-    assert last_event(tmp_path / LOG) is None
 
 
 def test_log_that_is_a_link_is_refused(tmp_path: Path) -> None:

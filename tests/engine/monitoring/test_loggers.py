@@ -12,9 +12,8 @@ import pytest
 from qsearch.errors import InputError
 from qsearch.monitoring.events import Event, EventKind, Observer, all_of
 from qsearch.monitoring.loggers import loggers
-from qsearch.plugins.registry import load_plugin
 from qsearch.study.run import run_study
-from tests.engine.support import results, study_spec
+from tests.engine.support import FAILING, results
 
 EVENT = Event(EventKind.EVALUATED, 1, {"trial": 1})
 
@@ -61,13 +60,6 @@ def test_a_logger_is_opened_at_the_first_event_and_closed_at_the_end(use, tmp_pa
         observer(EVENT)
     assert recorder.told == ["call fake", "open", "evaluated", "close"]
     assert warnings == []
-
-
-def test_a_logger_that_saw_no_event_is_never_opened(use, tmp_path: Path) -> None:
-    recorder = use(Recorder())
-    with loggers(["one"], tmp_path, "fake", print):
-        pass
-    assert recorder.told == ["call fake"]
 
 
 def test_a_logger_that_fails_is_dropped_with_one_warning(use, tmp_path: Path) -> None:
@@ -122,14 +114,9 @@ def test_a_logger_that_nobody_installed_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_loggers_change_neither_a_study_nor_its_yaml(use, finished: Path, tmp_path: Path) -> None:
+def test_loggers_change_neither_a_study_nor_its_yaml(use, faulty: Path, tmp_path: Path) -> None:
     use(Recorder("evaluated"))
     with loggers(["one"], tmp_path, "fake", lambda text: None) as observers:
-        run_study(study_spec(), tmp_path / "run", observer=all_of(observers))
-    assert results(tmp_path / "run").equals(results(finished))
-    assert (tmp_path / "run/study.yaml").read_text() == (finished / "study.yaml").read_text()
-
-
-def test_the_builtin_loggers_are_installed() -> None:
-    for name in ("tensorboard", "mlflow"):
-        assert callable(load_plugin("loggers", name))
+        run_study(FAILING, tmp_path / "run", observer=all_of(observers))
+    assert results(tmp_path / "run").equals(results(faulty))
+    assert (tmp_path / "run/study.yaml").read_text() == (faulty / "study.yaml").read_text()

@@ -40,16 +40,6 @@ def test_the_machine_is_described() -> None:
     assert bool(machine.accelerators) == torch.accelerator.is_available()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_threads_are_those_that_pytorch_computes_with(threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        assert find_machine().threads == threads
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_what_cannot_be_found_out_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("there is no telling")

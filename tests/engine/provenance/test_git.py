@@ -38,11 +38,6 @@ def test_commit_and_branch_are_those_checked_out(repository: Path) -> None:
     assert (state.branch, state.changed) == ("main", False)
 
 
-def test_a_folder_inside_a_repository_has_its_state(repository: Path) -> None:
-    (repository / "inside").mkdir()
-    assert source_state(repository / "inside") == source_state(repository)
-
-
 @pytest.mark.parametrize("staged", [True, False])
 def test_a_tracked_file_that_differs_is_a_change(repository: Path, staged: bool) -> None:
     (repository / "code.py").write_text("two\n")
@@ -77,11 +72,6 @@ def test_before_the_first_commit_there_is_none(tmp_path: Path) -> None:
 
 def test_a_folder_outside_any_repository_has_no_state(tmp_path: Path) -> None:
     assert source_state(tmp_path) is None
-
-
-def test_without_git_there_is_no_state(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert source_state(repository) is None
 
 
 def test_a_slow_git_is_given_up(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

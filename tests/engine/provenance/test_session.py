@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.provenance.session import (
@@ -22,9 +25,18 @@ SESSION = Session(
 )
 
 
-def test_equal_sessions_have_no_changes_whenever_they_started() -> None:
-    later = replace(SESSION, start="2026-12-01T00:00:00+00:00")
-    assert environment_changes(SESSION, later) == []
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"start": "2026-12-01T00:00:00+00:00"},
+        # Started from a folder that is in a repository.
+        {"sources": {**SESSION.sources, "working directory": Source("77aa01", "main", True)}},
+        {"sources": {"qsearch": Source("c5da44", "release", False)}},
+    ],
+)
+def test_another_start_or_branch_is_no_change(changes: dict[str, Any]) -> None:
+    later = replace(SESSION, **changes)
+    assert environment_changes(SESSION, later) == environment_changes(later, SESSION) == []
 
 
 def test_changes_name_what_changed_from_what_to_what() -> None:
@@ -44,15 +56,16 @@ def test_changes_name_what_changed_from_what_to_what() -> None:
     ]
 
 
-def test_a_start_from_a_folder_without_a_repository_is_no_change() -> None:
-    elsewhere = {**SESSION.sources, "working directory": Source("77aa01", "main", changed=True)}
-    later = replace(SESSION, sources=elsewhere)
-    assert environment_changes(SESSION, later) == environment_changes(later, SESSION) == []
-
-
-def test_another_branch_of_the_same_commit_is_no_change() -> None:
-    later = replace(SESSION, sources={"qsearch": Source("c5da44", "release", changed=False)})
-    assert environment_changes(SESSION, later) == []
+@pytest.mark.parametrize(
+    "other",
+    [
+        Inputs(),
+        replace(SESSION.inputs, data={"train": ExamplesDigest(3, "bb", "another file")}),
+        replace(SESSION.inputs, model={**SESSION.inputs.model, "config.json": "cc"}),
+    ],
+)
+def test_inputs_of_which_one_side_has_more_or_another_file_are_the_same(other: Inputs) -> None:
+    assert input_changes(SESSION.inputs, other) == []
 
 
 def test_other_examples_and_other_weights_are_named_with_both_digests() -> None:
@@ -68,16 +81,6 @@ def test_weights_in_other_files_are_other_weights() -> None:
     assert len(input_changes(SESSION.inputs, other)) == 2
 
 
-def test_the_same_examples_from_another_file_are_the_same() -> None:
-    other = replace(SESSION.inputs, data={"train": ExamplesDigest(3, "bb", "other file")})
-    assert input_changes(SESSION.inputs, other) == []
-
-
-def test_a_file_of_the_model_that_is_new_is_no_difference() -> None:
-    more = replace(SESSION.inputs, model={**SESSION.inputs.model, "config.json": "cc"})
-    assert input_changes(SESSION.inputs, more) == []
-
-
 def test_a_file_of_the_model_that_went_or_changed_is_a_difference() -> None:
     before = Inputs({"model.safetensors": "aa", "tokenizer.json": "tt"})
     assert input_changes(before, Inputs({"model.safetensors": "aa"})) == [
@@ -86,8 +89,3 @@ def test_a_file_of_the_model_that_went_or_changed_is_a_difference() -> None:
     assert input_changes(before, Inputs({"model.safetensors": "aa", "tokenizer.json": "t2"})) == [
         "model tokenizer.json: tt → t2"
     ]
-
-
-def test_what_only_one_session_has_is_no_difference() -> None:
-    assert input_changes(SESSION.inputs, Inputs()) == []
-    assert input_changes(Inputs(), SESSION.inputs) == []

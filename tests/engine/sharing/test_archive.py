@@ -9,10 +9,11 @@ import shutil
 import stat
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import Result
 from pandas.testing import assert_frame_equal
@@ -29,19 +30,10 @@ from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import study_files
 from qsearch.storage.study_record import read_study, write_study
 from qsearch.study.run import run_study
-from tests.engine.support import results, study_spec
+from tests.engine.support import FAILING, SMALL, Stop, results, study_spec
 from tests.small_disk import small_disk
 
-FAULTS = [
-    {"kind": "error", "layer": "block.0.key", "bits": 8},
-    {"kind": "error", "layer": "block.0.query", "bits": 4, "first_round": 2},
-]
-SPEC = study_spec(trainer__faults=FAULTS, search__candidates=3)
-RANDOM = study_spec(search__propose="random", search__candidates=3)
-
-
-class Stop(Exception):  # noqa: N818
-    """Ends a study from its observer."""
+RANDOM = study_spec(**SMALL, search__propose="random")
 
 
 def stop_at(phase: str, count: int) -> Callable[[Event], None]:
@@ -60,19 +52,11 @@ def stop_at(phase: str, count: int) -> Callable[[Event], None]:
 
 
 @pytest.fixture(scope="module")
-def whole(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study, run without interruption."""
-    directory = tmp_path_factory.mktemp("whole") / "run"
-    run_study(SPEC, directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
 def stopped(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study, stopped after the first candidate of its second round."""
     directory = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Stop):
-        run_study(SPEC, directory, observer=stop_at("evaluating candidates", 1))
+        run_study(FAILING, directory, observer=stop_at("evaluating candidates", 1))
     return directory
 
 
@@ -92,30 +76,28 @@ def test_restored_study_can_be_read(stopped: Path, archive: Path, tmp_path: Path
     assert picked.figures == pick_configuration(stopped, budget).figures
 
 
-def test_restored_study_resumes_to_the_uninterrupted_result(
-    whole: Path, archive: Path, tmp_path: Path
-) -> None:
-    restore_archive(archive, tmp_path / "run")
-    run_study(SPEC, tmp_path / "run")
-    assert_frame_equal(results(tmp_path / "run"), results(whole), check_exact=True)
-    assert not (tmp_path / "run" / "state" / "restored").exists()
+@pytest.fixture(scope="module")
+def random(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Results of a study with random candidates, which depend on the session's draws alone."""
+    directory = tmp_path_factory.mktemp("random") / "run"
+    run_study(RANDOM, directory)
+    return results(directory)
 
 
-@pytest.mark.parametrize("phase", ["evaluating the set", "searching", "evaluating candidates"])
+@pytest.mark.parametrize("phase", ["evaluating the set", "searching"])
 def test_study_archived_at_any_time_resumes_to_the_uninterrupted_result(
-    phase: str, tmp_path: Path
+    phase: str, random: pd.DataFrame, tmp_path: Path
 ) -> None:
-    run_study(RANDOM, tmp_path / "whole")
     with pytest.raises(Stop):
         run_study(RANDOM, tmp_path / "there", observer=stop_at(phase, 2 * (phase != "searching")))
     archive_study(tmp_path / "there", tmp_path / "study.zip")
     restore_archive(tmp_path / "study.zip", tmp_path / "here")
     run_study(RANDOM, tmp_path / "here")
-    assert_frame_equal(results(tmp_path / "here"), results(tmp_path / "whole"), check_exact=True)
+    assert_frame_equal(results(tmp_path / "here"), random, check_exact=True)
 
 
 def test_what_the_table_lacks_of_a_round_in_work_is_evaluated_again(
-    whole: Path, stopped: Path, tmp_path: Path
+    uninterrupted: pd.DataFrame, stopped: Path, tmp_path: Path
 ) -> None:
     """As a killed process leaves it, which writes the table once a minute."""
     shutil.copytree(stopped, tmp_path / "there")
@@ -124,28 +106,28 @@ def test_what_the_table_lacks_of_a_round_in_work_is_evaluated_again(
     write_study(tmp_path / "there", replace(record, trials=first))
     archive_study(tmp_path / "there", tmp_path / "study.zip")
     restore_archive(tmp_path / "study.zip", tmp_path / "here")
-    run_study(SPEC, tmp_path / "here")
-    assert_frame_equal(results(tmp_path / "here"), results(whole), check_exact=True)
+    run_study(FAILING, tmp_path / "here")
+    assert_frame_equal(results(tmp_path / "here"), uninterrupted, check_exact=True)
 
 
 @pytest.mark.postgres
 def test_study_moves_from_postgresql_to_sqlite_and_back(
-    whole: Path, postgres_url: str, tmp_path: Path
+    uninterrupted: pd.DataFrame, postgres_url: str, tmp_path: Path
 ) -> None:
     url = postgres_url.replace("qsearch@", "qsearch:hunter2@")
     with pytest.raises(Stop):
-        run_study(SPEC, tmp_path / "there", url, stop_at("evaluating the set", 3))
+        run_study(FAILING, tmp_path / "there", url, stop_at("evaluating the set", 3))
     archive_study(tmp_path / "there", tmp_path / "study.zip")
     with zipfile.ZipFile(tmp_path / "study.zip") as written:
         assert all(b"hunter2" not in written.read(name) for name in written.namelist())
     restore_archive(tmp_path / "study.zip", tmp_path / "here")
     with pytest.raises(Stop):
-        run_study(SPEC, tmp_path / "here", observer=stop_at("evaluating candidates", 2))
+        run_study(FAILING, tmp_path / "here", observer=stop_at("evaluating candidates", 2))
     archive_study(tmp_path / "here", tmp_path / "again.zip")
     restore_archive(tmp_path / "again.zip", tmp_path / "back")
-    run_study(SPEC, tmp_path / "back", url)
+    run_study(FAILING, tmp_path / "back", url)
     assert not (tmp_path / "back" / "study.db").exists()
-    assert_frame_equal(results(tmp_path / "back"), results(whole), check_exact=True)
+    assert_frame_equal(results(tmp_path / "back"), uninterrupted, check_exact=True)
 
 
 def test_archive_holds_plain_files_of_the_study_with_their_digests(
@@ -190,7 +172,9 @@ def test_restored_files_have_the_rights_that_the_users_mask_leaves(
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-def test_commands_archive_and_restore(stopped: Path, whole: Path, tmp_path: Path) -> None:
+def test_commands_archive_restore_and_resume(
+    stopped: Path, uninterrupted: pd.DataFrame, tmp_path: Path
+) -> None:
     def qsearch(*arguments: str | Path) -> Result:
         return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
@@ -200,7 +184,8 @@ def test_commands_archive_and_restore(stopped: Path, whole: Path, tmp_path: Path
     assert restored.exit_code == 0
     again = restored.stdout.splitlines()[1].partition("to continue: qsearch ")[2].split()
     assert qsearch(*again).exit_code == 0
-    assert_frame_equal(results(tmp_path / "copy"), results(whole), check_exact=True)
+    assert not (tmp_path / "copy" / "state" / "restored").exists()
+    assert_frame_equal(results(tmp_path / "copy"), uninterrupted, check_exact=True)
 
 
 # What is refused
@@ -213,14 +198,11 @@ def test_running_study_is_not_archived(stopped: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "study.zip").exists()
 
 
-def test_archive_does_not_replace_a_file(stopped: Path, archive: Path) -> None:
+def test_archive_replaces_no_file_and_needs_a_study(archive: Path, tmp_path: Path) -> None:
     before = archive.read_bytes()
     with pytest.raises(InputError, match="exists; give another file by --to"):
-        archive_study(stopped, archive)
+        archive_study(archive.parent / "run", archive)
     assert archive.read_bytes() == before
-
-
-def test_folder_without_a_study_is_not_archived(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no study"):
         archive_study(tmp_path, tmp_path / "study.zip")
 
@@ -242,164 +224,105 @@ def test_folder_that_holds_files_is_left_as_it_is(archive: Path, tmp_path: Path)
 
 # Hostile archives
 
-Files = dict[str, bytes]
+Make = Callable[[Path, Path], None]
+"""Writes a bad archive, given a good one."""
 
 
-def rewritten(archive: Path, to: Path, change: Callable[[Files], object]) -> Path:
-    """Write an archive again with other contents, whose digests are right."""
-    with zipfile.ZipFile(archive) as opened:
-        contents = {name: opened.read(name) for name in opened.namelist() if name != MANIFEST}
-    change(contents)
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    manifest = json.dumps({"format": 1, "qsearch": "0", "files": files}).encode()
-    with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as written:
-        for name, content in {MANIFEST: manifest, **contents}.items():
-            written.writestr(name, content)
-    return to
+def with_file(name: str, content: bytes | None, is_signed: bool = True) -> Make:
+    """An archive with another content of a file, or without it; signed, its digests are right."""
+
+    def make(archive: Path, bad: Path) -> None:
+        with zipfile.ZipFile(archive) as opened:
+            files = {member: opened.read(member) for member in opened.namelist()}
+        files |= {name: content or b""}
+        if content is None:
+            del files[name]
+        if is_signed:
+            del files[MANIFEST]
+            digests = {member: hashlib.sha256(file).hexdigest() for member, file in files.items()}
+            manifest = {"format": 1, "qsearch": "0", "files": digests}
+            files[MANIFEST] = json.dumps(manifest).encode()
+        with zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as written:
+            for member, file in files.items():
+                written.writestr(member, file)
+
+    return make
 
 
-@pytest.fixture
-def refuse(tmp_path: Path) -> Iterator[Callable[[Path, str], None]]:
-    """Require that an archive is refused and nothing of it stays anywhere."""
-    target = tmp_path / "target"
-    target.mkdir()
+def with_member(name: str, kind: int) -> Make:
+    """An archive with one more member, which its manifest does not have."""
 
-    def check(bad: Path, reason: str) -> None:
-        with pytest.raises(InputError) as caught:
-            restore_archive(bad, target / "run")
-        assert reason in str(caught.value)
-        assert str(bad) in str(caught.value)
+    def make(archive: Path, bad: Path) -> None:
+        shutil.copy(archive, bad)
+        with zipfile.ZipFile(bad, "a") as opened:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (kind | 0o777) << 16
+            opened.writestr(info, "/etc/passwd")
 
-    yield check
-    assert list(target.iterdir()) == []
+    return make
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../evil",
-        "/tmp/evil",
-        "state/../../evil",
-        "state\\evil.json",
-        "C:evil",
-        "state/",
-        "state/evil",
-        "state/lock",
-        "state/restored",
-        "state/adapter-1.pt",
-        "state/adapter-0.safetensors",
-        "report.html",
-        "study.db",
-        "STUDY.yaml",
-        "state/deep/study.json",
-        "state/study.json ",
-        "state/stüdy.json",
-        "study.yaml\n",
-    ],
-)
-def test_names_that_are_no_studys_are_refused(
-    name: str, archive: Path, tmp_path: Path, refuse: Callable[[Path, str], None]
-) -> None:
-    bad = rewritten(archive, tmp_path / "bad.zip", lambda files: files.update({name: b"evil"}))
-    refuse(bad, "not a file of a study")
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize(
-    ("name", "kind", "reason"),
-    [
-        ("study.yaml", stat.S_IFREG, "'study.yaml' twice"),
-        ("state/candidates-9.json", stat.S_IFLNK, "not a plain file"),
-        (
-            "state/candidates-9.json",
-            stat.S_IFREG,
-            "in its manifest or in the archive, but not both",
-        ),
-    ],
-)
-def test_one_more_member_is_refused(
-    name: str,
-    kind: int,
-    reason: str,
-    archive: Path,
-    tmp_path: Path,
-    refuse: Callable[[Path, str], None],
-) -> None:
-    shutil.copy(archive, tmp_path / "bad.zip")
-    with zipfile.ZipFile(tmp_path / "bad.zip", "a") as opened:
-        info = zipfile.ZipInfo(name)
-        info.external_attr = (kind | 0o777) << 16
-        opened.writestr(info, "/etc/passwd")
-    refuse(tmp_path / "bad.zip", reason)
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda files: files.pop("study.yaml"), "it lacks study.yaml"),
-        (lambda files: files.pop("state/identity.json"), "it lacks state/identity.json"),
-        (lambda files: files.update({"log.jsonl": bytes(2**27)}), "are unpacked from it"),
-        (lambda files: files.update({"study.yaml": b"name: x"}), "study.yaml: damaged"),
-        (lambda files: files.update({"state/identity.json": b"[]"}), "identity.json: damaged"),
-    ],
-)
-def test_content_that_no_study_has_is_refused(
-    change: Callable[[Files], object],
-    reason: str,
-    archive: Path,
-    tmp_path: Path,
-    refuse: Callable[[Path, str], None],
-) -> None:
-    refuse(rewritten(archive, tmp_path / "bad.zip", change), reason)
-
-
-def test_too_many_files_are_refused(
-    archive: Path, refuse: Callable[[Path, str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sharing, "_MAX_FILES", 5)
-    refuse(archive, "a study has at most 5")
-
-
-def with_other(archive: Path, to: Path, member: str, change: Callable[[bytes], bytes]) -> Path:
-    """Write an archive with another content of a member, but its old digest, and return it."""
-    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(to, "w") as written:
-        for name in opened.namelist():
-            content = opened.read(name)
-            written.writestr(
-                name, change(content) if name == member else content, zipfile.ZIP_DEFLATED
-            )
-    return to
-
-
-def test_other_content_is_found_by_its_digest(
-    archive: Path, tmp_path: Path, refuse: Callable[[Path, str], None]
-) -> None:
-    name = "state/adapter-1.safetensors"
-    bad = with_other(archive, tmp_path / "bad.zip", name, lambda content: content[::-1])
-    refuse(bad, f"'{name}' in it is damaged: its SHA-256 differs")
-
-
-def test_manifest_that_is_too_large_is_not_read(
-    archive: Path, tmp_path: Path, refuse: Callable[[Path, str], None]
-) -> None:
-    bad = with_other(archive, tmp_path / "bad.zip", MANIFEST, lambda text: text + b" " * 2**24)
-    refuse(bad, "its manifest has 16")
-
-
-def test_file_with_more_than_the_directory_of_the_archive_says_is_refused(
-    archive: Path, tmp_path: Path, refuse: Callable[[Path, str], None]
-) -> None:
-    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(tmp_path / "bad.zip", "w") as written:
+def with_wrong_size(archive: Path, bad: Path) -> None:
+    """An archive whose directory says that a file is shorter than it is."""
+    with zipfile.ZipFile(archive) as opened, zipfile.ZipFile(bad, "w") as written:
         for name in opened.namelist():
             written.writestr(name, opened.read(name), zipfile.ZIP_DEFLATED)
         written.getinfo("log.jsonl").file_size -= 9  # The directory is written last, from these.
-    refuse(tmp_path / "bad.zip", "Bad CRC-32 for file 'log.jsonl'")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file, but some text", None])
-def test_what_is_not_a_zip_file_is_refused(
-    content: bytes | None, tmp_path: Path, refuse: Callable[[Path, str], None]
+FOREIGN = (
+    "../evil",
+    "/tmp/evil",
+    "state/../../evil",
+    "state\\evil.json",
+    "state/",
+    "state/lock",
+    "state/adapter-0.safetensors",
+    "report.html",
+    "study.db",
+    "STUDY.yaml",
+    "state/deep/study.json",
+    "study.yaml\n",
+)
+HOSTILE: list[tuple[Make, str]] = [
+    *((with_file(name, b"evil"), "not a file of a study") for name in FOREIGN),
+    (with_member("study.yaml", stat.S_IFREG), "'study.yaml' twice"),
+    (with_member("state/candidates-9.json", stat.S_IFLNK), "not a plain file"),
+    (
+        with_member("state/candidates-9.json", stat.S_IFREG),
+        "in the archive, but not both",
+    ),
+    (with_wrong_size, "Bad CRC-32 for file 'log.jsonl'"),
+    (with_file("study.yaml", None), "it lacks study.yaml"),
+    (with_file("state/identity.json", None), "it lacks state/identity.json"),
+    (with_file("log.jsonl", bytes(2**27)), "are unpacked from it"),
+    (with_file("study.yaml", b"name: x"), "study.yaml: damaged"),
+    (with_file("state/identity.json", b"[]"), "identity.json: damaged"),
+    (with_file("log.jsonl", b"", is_signed=False), "'log.jsonl' in it is damaged: its SHA-256"),
+    (with_file(MANIFEST, bytes(2**24 + 1), is_signed=False), "its manifest has 16"),
+    (lambda archive, bad: bad.touch(), "cannot be restored"),
+    (lambda archive, bad: None, "cannot be restored"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(("make", "reason"), HOSTILE)
+def test_a_hostile_archive_is_refused_and_nothing_of_it_stays(
+    make: Make, reason: str, archive: Path, tmp_path: Path
 ) -> None:
-    if content is not None:
-        (tmp_path / "bad.zip").write_bytes(content)
-    refuse(tmp_path / "bad.zip", "cannot be restored")
+    make(archive, tmp_path / "bad.zip")
+    (tmp_path / "target").mkdir()
+    with pytest.raises(InputError) as caught:
+        restore_archive(tmp_path / "bad.zip", tmp_path / "target" / "run")
+    assert reason in str(caught.value)
+    assert str(tmp_path / "bad.zip") in str(caught.value)
+    assert list((tmp_path / "target").iterdir()) == []
+
+
+def test_too_many_files_are_refused(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_MAX_FILES", 5)
+    with pytest.raises(InputError, match="a study has at most 5"):
+        restore_archive(archive, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []

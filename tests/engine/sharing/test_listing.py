@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ax.core.trial_status import TrialStatus
 from click.testing import Result
 from sqlalchemy import text
 from typer.testing import CliRunner
@@ -19,15 +18,11 @@ from qsearch.errors import InputError
 from qsearch.experiment.lease import study_lease
 from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import open_engine
-from qsearch.monitoring.events import Event
-from qsearch.sharing import listing
 from qsearch.sharing.listing import ListedStudy, list_database, list_folder
 from qsearch.storage.lock import study_lock
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import imported_by, study_spec
-
-FAULTS = [{"kind": "error", "layer": "block.0.key", "bits": 8}]
+from tests.engine.support import FAULTS, SMALL, Stop, imported_by, stopping_at, study_spec
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +30,8 @@ def shared(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A database with two studies: ``good``, and ``faulty``, some of whose trials fail."""
     folder = tmp_path_factory.mktemp("shared")
     url = f"sqlite:///{folder / 'shared.db'}"
-    run_study(study_spec(name="good", search__rounds=1), folder / "good", url)
-    run_study(study_spec(name="faulty", trainer__faults=FAULTS), folder / "faulty", url)
+    run_study(study_spec(**SMALL, name="good", search__rounds=1), folder / "good", url)
+    run_study(study_spec(**SMALL, name="faulty", trainer__faults=FAULTS), folder / "faulty", url)
     (folder / "notes").mkdir()
     return folder
 
@@ -44,11 +39,6 @@ def shared(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def url(shared: Path) -> str:
     return f"sqlite:///{shared / 'shared.db'}"
-
-
-def test_statuses_are_axs() -> None:
-    for name in ("FAILED", "COMPLETED", "RUNNING"):
-        assert getattr(listing, name) == TrialStatus[name].value
 
 
 def test_database_tells_what_its_studies_directories_tell(shared: Path, url: str) -> None:
@@ -88,16 +78,9 @@ def alike(here: ListedStudy, there: ListedStudy) -> bool:
 
 
 def test_unfinished_study_is_listed_alike_from_its_directory_and_database(tmp_path: Path) -> None:
-    class Stop(Exception):  # noqa: N818
-        pass
-
-    def stop(event: Event) -> None:
-        if event.kind == "searched" and event.round == 2:
-            raise Stop
-
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     with pytest.raises(Stop):
-        run_study(study_spec(), tmp_path / "run", url, stop)
+        run_study(study_spec(**SMALL), tmp_path / "run", url, stopping_at("searched", 2))
     (here,), (there,) = list_folder(tmp_path), list_database(url)
     assert alike(here, there)
     assert (here.rounds, here.waiting, there.waiting) == (2, None, 2)
@@ -134,7 +117,7 @@ def test_who_runs_a_study_is_listed(shared: Path) -> None:
 
 @pytest.mark.postgres
 def test_who_holds_a_lease_is_listed(postgres_url: str, tmp_path: Path) -> None:
-    run_study(study_spec(search__rounds=1), tmp_path / "run", postgres_url)
+    run_study(study_spec(**SMALL, search__rounds=1), tmp_path / "run", postgres_url)
     with study_lease(postgres_url, "fake"):
         assert list_database(postgres_url)[0].running.startswith("process ")
     assert list_database(postgres_url)[0].running == ""

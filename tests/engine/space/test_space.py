@@ -110,31 +110,6 @@ def test_uniform_takes_the_layer_configuration_nearest_to_each_target() -> None:
         assert abs(space.bits_table[row[0]] - target) == np.abs(space.bits_table - target).min()
 
 
-@EACH_SPACE
-@given(SPACES, SEEDS)
-def test_ax_parameters_round_trip(space: Space, seed: int) -> None:
-    index = draw(space, seed)
-    parameters = space.parameters(index)
-    assert parameters.keys() == space.parameter_values().keys()
-    assert all(parameters[name] in values for name, values in space.parameter_values().items())
-    assert (space.from_parameters(parameters) == index).all()
-
-
-def test_a_knob_of_one_value_is_not_an_ax_parameter() -> None:
-    assert not any("symmetric" in name for name in make_space(1, INTEGER).parameter_values())
-
-
-def test_ax_parameters_of_another_space_are_refused() -> None:
-    space = make_space(1, INTEGER)
-    parameters = space.parameters(draw(space, 0))
-    name = next(iter(parameters))
-    with pytest.raises(InputError, match="allowed"):
-        space.from_parameters({**parameters, name: 7})
-    del parameters[name]
-    with pytest.raises(InputError, match="is missing"):
-        space.from_parameters(parameters)
-
-
 @pytest.mark.parametrize(("blocks", "fused", "groups"), [(6, False, 42), (52, True, 208)])
 def test_size_follows_the_model(blocks: int, fused: bool, groups: int) -> None:
     space = make_space(blocks, fused=fused)

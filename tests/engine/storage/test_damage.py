@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
@@ -15,21 +15,19 @@ from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import load_study
 from qsearch.storage.paths import STUDY_FILE, study_files
 from qsearch.study.run import run_study
-from tests.engine.support import evaluations_of, in_child, results, study_spec
+from tests.engine.support import FAILING, Stop, results, stopping_at
 
-SPEC = study_spec()
 NOT_READ = {"log.jsonl", "state/status.json", "state/lock"}
 """Files that nobody needs to be whole: of a damaged one, what can be read is read."""
 
 
 @pytest.fixture(scope="module")
 def unfinished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study, interrupted among the candidates of its second round."""
+    """The study, stopped after the search of its second round."""
     directory = tmp_path_factory.mktemp("unfinished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        evaluations_of(patch, stop_at=16)
-        with pytest.raises(KeyboardInterrupt):
-            run_study(SPEC, directory)
+    observer = stopping_at("evaluating candidates", 2)
+    with pytest.raises(Stop):
+        run_study(FAILING, directory, observer=observer)
     return directory
 
 
@@ -44,7 +42,7 @@ def test_every_file_of_an_unfinished_study_is_known(unfinished: Path) -> None:
 
 
 def test_a_damaged_file_that_is_made_again_may_be_deleted(
-    unfinished: Path, finished: Path, tmp_path: Path
+    unfinished: Path, uninterrupted: pd.DataFrame, tmp_path: Path
 ) -> None:
     names = files_of(unfinished, made_again=True)
     assert len(names) > 12
@@ -54,16 +52,16 @@ def test_a_damaged_file_that_is_made_again_may_be_deleted(
         (directory / name).write_bytes((directory / name).read_bytes()[:-9])
         message = ""
         try:
-            run_study(SPEC, directory)
+            run_study(FAILING, directory)
         except DamagedFileError as error:
             message = str(error)
             (directory / name).unlink()
-            run_study(SPEC, directory)
+            run_study(FAILING, directory)
         expected = rf"{directory / name}: damaged: .*; delete it, then run the study again, .*"
         # A run no longer needs the first round's arrays; the others only it writes.
         is_unread = "-1." in name or "layer_scores" in name or name == STUDY_FILE
         assert re.fullmatch(expected, message) or (is_unread and not message), name
-        assert_frame_equal(results(directory), results(finished), check_exact=True, obj=name)
+        assert_frame_equal(results(directory), uninterrupted, check_exact=True, obj=name)
 
 
 def test_a_damaged_file_that_is_not_made_again_is_named(unfinished: Path, tmp_path: Path) -> None:
@@ -74,31 +72,26 @@ def test_a_damaged_file_that_is_not_made_again_is_named(unfinished: Path, tmp_pa
         shutil.copytree(unfinished, directory)
         (directory / name).write_bytes((directory / name).read_bytes()[:-9])
         with pytest.raises(InputError, match=f"{name}: .*restore it"):
-            run_study(SPEC, directory)
+            run_study(FAILING, directory)
 
 
-def test_an_adapter_that_was_deleted_is_trained_again(finished: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_was_deleted_is_trained_again(faulty: Path, tmp_path: Path) -> None:
     """The last one is needed to export."""
     directory = tmp_path / "run"
-    shutil.copytree(finished, directory)
+    shutil.copytree(faulty, directory)
     (directory / "state" / "adapter-2.safetensors").unlink()
-    assert in_child(partial(run_study, SPEC, directory)) == 0
-    again, before = read_adapter(directory, 2)[0], read_adapter(finished, 2)[0]
+    run_study(FAILING, directory)
+    again, before = read_adapter(directory, 2)[0], read_adapter(faulty, 2)[0]
     assert {name: tensor.tolist() for name, tensor in again.tensors.items()} == {
         name: tensor.tolist() for name, tensor in before.tensors.items()
     }
 
 
-def test_an_edited_study_yaml_is_refused(finished: Path, tmp_path: Path) -> None:
-    path = tmp_path / "run" / "study.yaml"
-    shutil.copytree(finished, path.parent)
-    path.write_text(path.read_text().replace("rounds: 2", "rounds: 3"))
+def test_a_study_yaml_is_edited_in_a_copy_alone(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    for path in (tmp_path / "run" / "study.yaml", tmp_path / "copy.yaml"):
+        text = (finished / "study.yaml").read_text()
+        path.write_text(text.replace("rounds: 2", "rounds: 3"))
     with pytest.raises(InputError, match=r"study\.yaml: damaged: .*edit a copy of its file"):
-        load_study(path)
-
-
-def test_a_copied_study_yaml_may_be_edited(finished: Path, tmp_path: Path) -> None:
-    path = tmp_path / "study.yaml"
-    text = (finished / "study.yaml").read_text()
-    path.write_text(text.replace("rounds: 2", "rounds: 3"))
-    assert load_study(path).search.rounds == 3
+        load_study(tmp_path / "run" / "study.yaml")
+    assert load_study(tmp_path / "copy.yaml").search.rounds == 3

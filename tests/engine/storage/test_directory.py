@@ -1,4 +1,4 @@
-"""The study directory and Ax's database."""
+"""A study's directory: made, refused, and its rounds and measurements."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from qsearch.errors import DamagedFileError, InputError, QsearchError
-from qsearch.plugins.evaluation import Evaluation, TrainReport
-from qsearch.plugins.protocols import TrainerState
-from qsearch.storage.checkpoints import read_adapter, write_adapter
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import has_results, prepare_directory
 from qsearch.storage.measurements import read_measurement, write_measurement
 from qsearch.storage.round_state import RoundState, read_rounds, write_round
 from qsearch.storage.study_record import RoundRecord
-from tests.engine.support import INTEGER, make_space
 
-SPACE = make_space(1, INTEGER)
 ROUND = RoundState(
     RoundRecord(1, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8), Evaluation(0.3, 0.01, 0.9, 0.02, 1.5)),
     (0, 2),
@@ -40,12 +36,6 @@ def directory(tmp_path: Path) -> Path:
 def test_preparing_a_directory_leaves_only_its_state_folder(directory: Path) -> None:
     prepare_directory(directory)
     assert [path.name for path in directory.iterdir()] == ["state"]
-
-
-def test_directory_under_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="cannot be written: Not a directory; give another --out"):
-        prepare_directory(tmp_path / "file" / "study")
 
 
 def test_directory_whose_name_is_not_utf_8_is_refused_before_it_is_made(tmp_path: Path) -> None:
@@ -86,32 +76,12 @@ def test_a_directory_has_results_once_something_was_measured(directory: Path) ->
     assert has_results(directory)
 
 
-def test_measurements_round_trip_under_their_names(directory: Path) -> None:
-    assert read_measurement(directory, "quantization_error") is None
-    error, sensitivity = np.random.default_rng(0).random((3, 4)), np.arange(3.0)
-    write_measurement(directory, "quantization_error", error[:, ::2])
-    write_measurement(directory, "sensitivity-2", sensitivity)
-    assert np.array_equal(read_measurement(directory, "quantization_error"), error[:, ::2])
-    assert np.array_equal(read_measurement(directory, "sensitivity-2"), sensitivity)
-    assert read_measurement(directory, "sensitivity-1") is None
-
-
 def test_measurement_under_another_name_is_damaged(directory: Path) -> None:
     write_measurement(directory, "another", np.zeros(2))
     path = directory / "state" / "sensitivity-2.safetensors"
     (directory / "state" / "another.safetensors").rename(path)
     with pytest.raises(DamagedFileError, match=r"sensitivity-2\.safetensors: damaged: "):
         read_measurement(directory, "sensitivity-2")
-
-
-def test_adapter_round_trip(directory: Path) -> None:
-    state = TrainerState({"a": torch.arange(6.0).reshape(2, 3).T}, {"step": 3, "name": "é"})
-    report = TrainReport(3, 1.5, (0.5, 0.25), {"hits": 0.5})
-    write_adapter(directory, 1, state, report)
-    again, same_report = read_adapter(directory, 1)
-    assert torch.equal(again.tensors["a"], state.tensors["a"])
-    assert again.metadata == state.metadata
-    assert same_report == report
 
 
 def test_missing_adapter_is_named(directory: Path) -> None:

@@ -16,23 +16,13 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from qsearch.cli import main as cli
-from qsearch.monitoring.events import read_events
-from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import in_child, results, study_spec, write_study_yaml
+from tests.engine.support import FAILING, FAULTS, SMALL, in_child, results, write_study_yaml
 from tests.small_disk import small_disk
 
-SMALL = {"trainer__blocks": 1, "search__initial": 5, "search__candidates": 2}
-# Room in KiB, from none to enough. A study of this size takes about 400, its report 5,000.
-TOO_SMALL = [0, 12, 52, 124, 196]
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Results of the study on a disk with room."""
-    directory = tmp_path_factory.mktemp("expected") / "run"
-    run_study(study_spec(**SMALL), directory)
-    return results(directory)
+# Room in KiB, from none to little. A study of this size takes about 400, its report 5,000.
+TOO_SMALL = [0, 52, 196]
+CHANGES = {**SMALL, "trainer__faults": FAULTS}
 
 
 @pytest.fixture
@@ -73,10 +63,10 @@ def run_command(study: Path, directory: Path, said: Path) -> None:
 
 @pytest.mark.parametrize("kilobytes", TOO_SMALL)
 def test_a_disk_that_is_full_at_any_point_is_reported_and_survived(
-    kilobytes: int, disk: Path, expected: pd.DataFrame, tmp_path: Path
+    kilobytes: int, disk: Path, uninterrupted: pd.DataFrame, tmp_path: Path
 ) -> None:
     directory, said = disk / "run", tmp_path / "said"
-    study = write_study_yaml(tmp_path / "study.yaml", **SMALL)
+    study = write_study_yaml(tmp_path / "study.yaml", **CHANGES)
     leave(disk, kilobytes)
     assert in_child(partial(run_command, study, directory, said)) == 1
     errors = [line for line in said.read_text().splitlines() if line.startswith("qsearch: ")]
@@ -85,16 +75,16 @@ def test_a_disk_that_is_full_at_any_point_is_reported_and_survived(
     assert "No space left" in errors[0] or "is full" in errors[0]
     assert "Traceback" not in said.read_text()
     leave(disk, -1)
-    assert in_child(partial(run_study, study_spec(**SMALL), directory)) == 0
-    assert_frame_equal(results(directory), expected, check_exact=True)
+    assert in_child(partial(run_study, FAILING, directory)) == 0
+    assert_frame_equal(results(directory), uninterrupted, check_exact=True)
     assert [path.name for path in directory.rglob(".*")] == []
 
 
 def test_a_disk_too_full_for_the_report_loses_nothing(
-    disk: Path, expected: pd.DataFrame, tmp_path: Path
+    disk: Path, uninterrupted: pd.DataFrame, tmp_path: Path
 ) -> None:
     directory, said = disk / "run", tmp_path / "said"
-    study = write_study_yaml(tmp_path / "study.yaml", **SMALL)
+    study = write_study_yaml(tmp_path / "study.yaml", **CHANGES)
     leave(disk, 1500)
     assert in_child(partial(run_command, study, directory, said)) == 2
     text = said.read_text()
@@ -102,7 +92,7 @@ def test_a_disk_too_full_for_the_report_loses_nothing(
     assert "report.html cannot be written" in text
     assert "the study is finished and saved" in text
     assert "Traceback" not in text
-    assert_frame_equal(results(directory), expected, check_exact=True)
+    assert_frame_equal(results(directory), uninterrupted, check_exact=True)
     assert not (directory / "report.html").exists()
     leave(disk, -1)
     assert in_child(partial(run_command, study, directory, said)) == 0
@@ -110,25 +100,13 @@ def test_a_disk_too_full_for_the_report_loses_nothing(
 
 
 def test_a_log_that_cannot_be_written_is_the_message_and_costs_no_result(
-    expected: pd.DataFrame, tmp_path: Path
+    uninterrupted: pd.DataFrame, tmp_path: Path
 ) -> None:
     (tmp_path / "run" / "log.jsonl").mkdir(parents=True)
-    said, study = tmp_path / "said", write_study_yaml(tmp_path / "study.yaml", **SMALL)
+    said, study = tmp_path / "said", write_study_yaml(tmp_path / "study.yaml", **CHANGES)
     assert in_child(partial(run_command, study, tmp_path / "run", said)) in (1, 2)
     assert "log.jsonl" in said.read_text()
     assert "Traceback" not in said.read_text()
     (tmp_path / "run" / "log.jsonl").rmdir()
-    assert in_child(partial(run_study, study_spec(**SMALL), tmp_path / "run")) == 0
-    assert_frame_equal(results(tmp_path / "run"), expected, check_exact=True)
-
-
-def test_a_log_continues_in_a_line_of_its_own_after_half_a_line(tmp_path: Path) -> None:
-    run_study(study_spec(**SMALL, search__rounds=1), tmp_path / "run")
-    log = tmp_path / "run" / "log.jsonl"
-    whole = len(read_events(log))
-    log.write_bytes(log.read_bytes()[:-20])
-    run_study(study_spec(**SMALL, search__rounds=2), tmp_path / "run")
-    events = read_events(log)
-    assert "started" in {event["event"] for event in events[whole - 1 : whole + 1]}
-    assert len(events) > whole + 5
-    assert len(read_study(tmp_path / "run").rounds) == 2
+    assert in_child(partial(run_study, FAILING, tmp_path / "run")) == 0
+    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)

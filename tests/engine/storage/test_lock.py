@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from qsearch.errors import InputError, QsearchError, StudyBusyError
+from qsearch.errors import InputError, StudyBusyError
 from qsearch.storage import lock
 from qsearch.storage.directory import prepare_directory
 from qsearch.storage.lock import Owner, dead_owner, lock_owner, reading_lock, study_lock
@@ -71,16 +71,6 @@ def test_second_process_is_refused_and_told_who_holds_it(
     assert owner.process == holder.pid
 
 
-def test_of_two_first_starts_the_second_is_told_that_the_study_is_in_use(tmp_path: Path) -> None:
-    """Both make the directory; the first may hold it before the second has looked at it."""
-    prepare_directory(tmp_path / "run")
-    with study_lock(tmp_path / "run"):
-        prepare_directory(tmp_path / "run")
-        refused = pytest.raises(StudyBusyError, match="is being run already")
-        with refused, study_lock(tmp_path / "run"):
-            pass
-
-
 def test_a_look_at_the_owner_does_not_refuse_a_run(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,20 +103,8 @@ def test_holder_is_known_only_while_it_holds(directory: Path) -> None:
     assert not (directory / OWNER).exists()
 
 
-def test_an_exception_frees_the_study(directory: Path) -> None:
-    with pytest.raises(ValueError, match="inside"), study_lock(directory):
-        raise ValueError("inside")
-    with study_lock(directory):
-        pass
-
-
-def test_owner_as_text() -> None:
-    owner = Owner(process=7, host="here", since="noon")
-    assert owner.describe() == "process 7 on here since noon"
-    assert Owner(user="ana", process=7).describe() == "process 7 on ? since ? (user ana)"
-
-
 def test_holder_leaves_its_user_host_process_and_start(directory: Path) -> None:
+    assert Owner(user="ana", process=7).describe() == "process 7 on ? since ? (user ana)"
     with study_lock(directory):
         owner = lock_owner(directory)
     assert owner is not None
@@ -139,6 +117,8 @@ def test_who_died_holding_the_study_is_known_until_it_is_run_again(
     directory: Path, killed: int
 ) -> None:
     assert lock_owner(directory) is None
+    with reading_lock(directory):
+        pass
     died = dead_owner(directory)
     assert died is not None
     assert died.process == killed
@@ -167,32 +147,19 @@ def test_a_note_that_is_a_link_is_replaced(directory: Path) -> None:
     assert (directory / "precious").read_text() == "years of work"
 
 
-@pytest.mark.parametrize(
-    ("number", "kind", "advice"),
-    [
-        (errno.ENOSPC, QsearchError, "make room, then run the same command"),
-        (errno.EROFS, InputError, "give another --out"),
-        (errno.ENOSYS, InputError, "give another --out"),  # A file system without locks.
-    ],
-)
-def test_directory_that_cannot_be_locked_is_refused(
-    number: int,
-    kind: type[Exception],
-    advice: str,
-    directory: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_file_system_without_locks_is_refused(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
-        raise OSError(number, "the reason")
+        raise OSError(errno.ENOSYS, "the reason")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    refused = pytest.raises(QsearchError, match=f"cannot be written: the reason; {advice}")
-    with refused as caught, study_lock(directory):
+    expected = "cannot be written: the reason; give another --out"
+    with pytest.raises(InputError, match=expected), study_lock(directory):
         pass
-    assert type(caught.value) is kind
 
 
-@pytest.mark.parametrize("note", ["[]", "{", '{"process": "x"}', "null", "7", "[" * 9999])
+@pytest.mark.parametrize("note", ["[]", "{", '{"process": "x"}', "[" * 9999])
 def test_note_that_makes_no_sense_says_nothing(note: str, directory: Path) -> None:
     (directory / OWNER).write_text(note)
     assert dead_owner(directory) is None
@@ -217,11 +184,3 @@ def test_study_that_is_run_is_not_read(directory: Path) -> None:
         expected = f"is being run, by process {os.getpid()}"
         with pytest.raises(StudyBusyError, match=expected), reading_lock(directory):
             pass
-
-
-def test_reading_leaves_the_note_of_who_died(directory: Path, killed: int) -> None:
-    with reading_lock(directory):
-        pass
-    died = dead_owner(directory)
-    assert died is not None
-    assert died.process == killed

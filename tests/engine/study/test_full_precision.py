@@ -6,18 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from qsearch.monitoring.events import Phase, read_events
-from qsearch.monitoring.history import replay
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.registry import load_plugin
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.study_record import read_study
 from qsearch.study.full_precision import full_precision
 from qsearch.study.run import run_study
-from tests.engine.support import evaluations_of, events_of, results, study_spec
+from tests.engine.support import FAULTS, SMALL, evaluations_of, events_of, results, study_spec
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -38,42 +37,33 @@ def test_each_round_has_the_score_of_its_own_adapter(finished: Path) -> None:
     for round, entry in enumerate(read_study(finished).rounds, start=1):
         gain = float(read_adapter(finished, round)[0].tensors["gain"])
         assert entry.full_precision == Evaluation(0.3 + gain / 1000, 0.01, 0.75, 0.02, 0.5)
+        assert events_of(finished, "measured full precision")[round - 1]["loss"] == (
+            entry.full_precision.loss
+        )
 
 
 def test_it_counts_for_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, seen = counted(monkeypatch), evaluations_of(monkeypatch)
-    run_study(study_spec(search__stop={"evaluations": 10}, search__rounds=3), tmp_path)
-    assert len(seen) == len(read_study(tmp_path).trials) == 10
-    assert len(made) == len(read_study(tmp_path).rounds)
-
-
-def test_it_is_a_phase_of_its_own(finished: Path) -> None:
-    history = replay(read_events(finished / "log.jsonl"))
-    phases = [phase for phase in history.phases if phase.phase == Phase.FULL_PRECISION]
-    assert [(phase.round, phase.complete) for phase in phases] == [(1, True), (2, True)]
-    found = [line["loss"] for line in events_of(finished, "measured full precision")]
-    assert found == [entry.full_precision.loss for entry in read_study(finished).rounds]  # type: ignore[union-attr]
+    run_study(study_spec(**SMALL, search__stop={"evaluations": 9}), tmp_path)
+    assert len(seen) == len(read_study(tmp_path).trials) == 9
+    assert len(made) == len(read_study(tmp_path).rounds) == 2
 
 
 @pytest.mark.parametrize("outcome", ["works", "error"])
 def test_what_was_measured_is_not_measured_again(
     outcome: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = study_spec(trainer__full_precision=outcome)
+    spec = study_spec(trainer__full_precision=outcome, search__rounds=1)
     with monkeypatch.context() as patch:
         evaluations_of(patch, stop_at=3)
         with pytest.raises(KeyboardInterrupt):
             run_study(spec, tmp_path)
     made = counted(monkeypatch)
     run_study(spec, tmp_path)
-    assert len(events_of(tmp_path, "measuring full precision")) == 2
-    scores = [entry.full_precision for entry in read_study(tmp_path).rounds]
-    if outcome == "works":
-        assert len(made) == 1
-        assert scores == [entry.full_precision for entry in read_study(finished).rounds]
-    else:
-        assert scores == [None, None]
-        assert len(events_of(tmp_path, "full precision failed")) == 2
+    assert made == []
+    assert len(events_of(tmp_path, "measuring full precision")) == 1
+    expected = read_study(finished).rounds[0].full_precision if outcome == "works" else None
+    assert read_study(tmp_path).rounds[0].full_precision == expected
 
 
 @pytest.mark.parametrize(
@@ -85,20 +75,19 @@ def test_what_was_measured_is_not_measured_again(
     ],
 )
 def test_a_failure_is_logged_and_the_study_continues(
-    outcome: str, reason: str, finished: Path, tmp_path: Path
+    outcome: str, reason: str, uninterrupted: pd.DataFrame, tmp_path: Path
 ) -> None:
-    spec = study_spec(
-        trainer__full_precision=outcome, failures__timeout_seconds=0.5, search__rounds=1
-    )
+    changes = {"trainer__full_precision": outcome, "failures__timeout_seconds": 0.5}
+    spec = study_spec(**SMALL, trainer__faults=FAULTS, search__rounds=1, **changes)
     run_study(spec, tmp_path)
     assert read_study(tmp_path).rounds[0].full_precision is None
     (line,) = events_of(tmp_path, "full precision failed")
     assert line["reason"].startswith(reason)
-    assert_frame_equal(results(tmp_path), results(finished).query("round == 1"))
+    assert_frame_equal(results(tmp_path), uninterrupted.query("round == 1"))
 
 
 def test_a_trainer_that_cannot_measure_it_leaves_it_out(tmp_path: Path) -> None:
-    run_study(study_spec(trainer__name="whole", search__rounds=1), tmp_path)
+    run_study(study_spec(**SMALL, trainer__name="whole", search__rounds=1), tmp_path)
     assert read_study(tmp_path).rounds[0].full_precision is None
     assert not events_of(tmp_path, "measuring full precision")
 

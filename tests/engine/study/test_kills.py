@@ -30,7 +30,7 @@ STUDIES = {
     "saving steps": study_spec(**SMALL, trainer__name="resuming"),
     "tried again": study_spec(**SMALL, name="tried again"),
 }
-TESTED = 4
+TESTED = 3
 """States of each study that are tested. QSEARCH_EVERY_KILL=1 tests all, which takes minutes."""
 
 

@@ -10,10 +10,10 @@ from pandas.testing import assert_frame_equal
 
 from qsearch.plugins.components import build_components
 from qsearch.search.layer_scores import weighted_scores
-from qsearch.spec.study_spec import StudySpec, load_spec
+from qsearch.spec.study_spec import load_spec
 from qsearch.storage.measurements import read_measurement
 from qsearch.storage.paths import candidates_path
-from qsearch.storage.round_state import read_candidates
+from qsearch.storage.round_state import CANDIDATES
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study.run import run_study
 from qsearch.surrogate.error_correlation import error_correlation
@@ -67,31 +67,19 @@ def test_only_candidates_of_the_very_round_have_a_predicted_loss(counted: Path) 
     record = read_study(counted)
     for entry in record.rounds:
         rows = record.trials[record.trials["round"] == entry.round]
-        candidates = read_candidates(candidates_path(counted, entry.round)).chosen
+        candidates = CANDIDATES.read(candidates_path(counted, entry.round)).chosen
         assert len(candidates) == 4
         assert set(rows.loc[rows["predicted_loss"].notna(), "trial"]) == set(candidates)
         assert (rows["predicted_loss"].isna() == rows["predicted_loss_std"].isna()).all()
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [study_spec(**SMALL), study_spec(**SMALL, search__propose="random")],
-    ids=["without sampling noise", "random candidates"],
-)
-def test_candidates_have_a_predicted_loss_whatever_the_search(
-    spec: StudySpec, tmp_path: Path
-) -> None:
-    run_study(spec, tmp_path)
-    trials = read_study(tmp_path).trials
-    assert trials["predicted_loss"].notna().sum() == spec.search.rounds * spec.search.candidates
-
-
-def test_failed_candidates_have_no_predicted_loss(tmp_path: Path) -> None:
-    fault = {"kind": "nan", "layer": "block.0.key", "bits": 3}
-    run_study(study_spec(trainer__faults=[fault], search__candidates=6), tmp_path)
-    failed = read_study(tmp_path).trials.query("status == 'failed' and method == 'search'")
-    assert len(failed)
-    assert failed["predicted_loss"].isna().all()
+def test_random_candidates_have_a_predicted_loss_unless_they_fail(tmp_path: Path) -> None:
+    fault = {"kind": "nan", "layer": "block.0.query", "bits": 8}
+    changes = {"search__propose": "random", "search__candidates": 12, "search__rounds": 1}
+    run_study(study_spec(**SMALL | changes, trainer__faults=[fault]), tmp_path)
+    candidates = read_study(tmp_path).trials.query("trial >= 5")
+    assert set(candidates["status"]) == {"completed", "failed"}
+    assert ((candidates["status"] == "completed") == candidates["predicted_loss"].notna()).all()
 
 
 @pytest.mark.parametrize("is_deleted", [False, True])

@@ -51,49 +51,31 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in files if path.name not in volatile}
 
 
-def test_a_study_knows_what_it_ran_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_session_is_recorded_once_with_what_it_ran_on_and_what_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_inputs(monkeypatch, INPUTS)
-    run(tmp_path / "run")
-    record = read_study(tmp_path / "run")
-    (session,) = record.sessions
-    assert session.start.endswith("+00:00")
-    assert session.machine.threads == torch.get_num_threads()
-    assert session.versions == record.versions
-    assert record.versions["qsearch-fake"] == "1.0"
-    assert session.inputs == INPUTS
-
-
-def test_each_session_is_recorded(tmp_path: Path) -> None:
-    run(tmp_path / "run", stop_at="trained")
-    run(tmp_path / "run", stop_at="searched")
-    run(tmp_path / "run")
-    sessions = read_sessions(tmp_path / "run")
-    assert len(sessions) == 3
-    assert read_study(tmp_path / "run").sessions == sessions
-
-
-def test_a_finished_study_that_is_run_again_has_no_further_session(tmp_path: Path) -> None:
-    run(tmp_path / "run")
-    run(tmp_path / "run")
-    assert len(read_study(tmp_path / "run").sessions) == 1
-
-
-def test_another_machine_is_reported_and_the_study_continues(tmp_path: Path) -> None:
+    run(tmp_path, stop_at="measured quantization error")
+    assert "environment changed" not in [event.kind for event in run(tmp_path, "trained")]
     threads = torch.get_num_threads()
-    run(tmp_path / "run", stop_at="trained")
-    torch.set_num_threads(threads + 1)
-    try:
-        events = run(tmp_path / "run")
-    finally:
-        torch.set_num_threads(threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    events = run(tmp_path)
     (change,) = [event for event in events if event.kind == "environment changed"]
     assert f"threads: {threads} → {threads + 1}" in change.fields["changed"]
     assert events[-1].kind == "finished"
-
-
-def test_the_same_machine_is_not_reported(tmp_path: Path) -> None:
-    run(tmp_path / "run", stop_at="trained")
-    assert "environment changed" not in [event.kind for event in run(tmp_path / "run")]
+    run(tmp_path)  # It is finished, so this is no further session.
+    record = read_study(tmp_path)
+    assert record.sessions == read_sessions(tmp_path)
+    assert [session.machine.threads for session in record.sessions] == [
+        threads,
+        threads,
+        threads + 1,
+    ]
+    last = record.sessions[-1]
+    assert last.start.endswith("+00:00")
+    assert last.versions == record.versions
+    assert record.versions["qsearch-fake"] == "1.0"
+    assert last.inputs == INPUTS
 
 
 @pytest.mark.parametrize(
@@ -115,7 +97,7 @@ def test_a_study_does_not_resume_with_another_model_or_other_examples(
     assert said in str(caught.value)
     assert contents(tmp_path / "run") == before
     with_inputs(monkeypatch, INPUTS)
-    assert run(tmp_path / "run")[-1].kind == "finished"
+    run(tmp_path / "run", stop_at="started")
 
 
 def test_before_anything_is_measured_examples_may_change(
@@ -124,7 +106,7 @@ def test_before_anything_is_measured_examples_may_change(
     with_inputs(monkeypatch, INPUTS)
     run(tmp_path / "run", stop_at="measuring quantization error")
     with_inputs(monkeypatch, OTHER_EXAMPLES)
-    run(tmp_path / "run")
+    run(tmp_path / "run", stop_at="started")
     (session,) = read_sessions(tmp_path / "run")
     assert session.inputs == OTHER_EXAMPLES
 
@@ -134,7 +116,7 @@ def test_facts_that_cannot_be_found_out_end_no_study(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("qsearch.provenance.environment._processor", lambda: 1 / 0)
-    run(tmp_path / "run")
-    (session,) = read_study(tmp_path / "run").sessions
+    run(tmp_path / "run", stop_at="started")
+    (session,) = read_sessions(tmp_path / "run")
     assert session.sources == {}
     assert session.machine.processor is None

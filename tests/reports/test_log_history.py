@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from qsearch_reports.frames.history import History, replay
 
 from qsearch.monitoring.events import Phase
-from qsearch.monitoring.history import History, replay
 from tests.engine.monitoring.support import at, odd_lines
 
 ROUND = [
