@@ -16,7 +16,7 @@ class Footprint:
         layer_bytes: Bytes of the largest layer as float32, which is dequantized while it runs.
         cache_bytes_per_token: Bytes of keys and values that a causal model keeps for a token.
         activation_bytes_per_token: Bytes of intermediate results of a token, at most.
-        tokens: Tokens that the study's task feeds at once.
+        tokens: Tokens that the study's task feeds at once, and the default length of a sequence.
     """
 
     quantized_weights: int
@@ -36,10 +36,6 @@ class Footprint:
 
         Weight files, one dequantized layer, and for each token of one sequence its activations
         and its cached keys and values.
-
-        Args:
-            average_bits: Of the configuration.
-            tokens: Length of the sequence; :attr:`tokens` if None.
         """
         return self.file_bytes(average_bits) + self.layer_bytes + self._token_bytes(tokens)
 

@@ -24,9 +24,7 @@ _Field = tuple[str, ...]
 class Resolver:
     """Makes the values of a study file final: what they say no longer depends on anything else.
 
-    Args:
-        source: The study file.
-        variables: The environment; None leaves text as it is.
+    Without variables, those of the environment, text stays as it is.
     """
 
     source: Path
