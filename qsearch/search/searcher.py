@@ -15,7 +15,7 @@ from qsearch.search.candidate_pool import (
 from qsearch.search.pareto import segment_edges
 from qsearch.space.space import Space
 from qsearch.surrogate.features import Features, score_features
-from qsearch.surrogate.surrogate import Surrogate, fit_surrogate, require_examples
+from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
 
 Predictions = tuple[Floats, Floats]
 """Means (n) and standard deviations (n), nats."""
@@ -60,8 +60,8 @@ class Searcher:
         Raises:
             InputError: If scores or correlation do not fit the space, or ``examples`` is below 1.
         """
-        if examples is not None:
-            require_examples(examples)
+        if examples is not None and examples < 1:
+            raise InputError(f"a loss is a mean over 1 or more examples, not {examples}")
         self._features = score_features(self.space, scores, correlation)
         self._examples = examples
         self._surrogate = None

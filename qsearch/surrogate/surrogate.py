@@ -154,8 +154,6 @@ def fit_surrogate(
         raise InputError(
             f"a surrogate needs two or more losses, all finite; got {finite} of {len(index)} finite"
         )
-    if examples is not None:
-        require_examples(examples)
     linear, logarithmic = (
         _fitted(features, index, loss, examples, outcome)
         for outcome in (linear_outcome(loss), logarithmic_outcome(loss))
@@ -232,12 +230,6 @@ def _maximise(model: SingleTaskGP) -> float:
         mean_density = density(model(*model.train_inputs), model.train_targets)
     model.eval()
     return float(mean_density * len(model.train_targets))
-
-
-def require_examples(examples: int) -> None:
-    """Refuse a mean over nothing."""
-    if examples < 1:
-        raise InputError(f"a loss is a mean over 1 or more examples, not {examples}")
 
 
 def _scaled(kernel: SumKernel, prior: tuple[float, float]) -> ScaleKernel:

@@ -121,13 +121,12 @@ def test_a_peer_proposes_as_many_distinct_configurations_inside_as_asked_for(
 
 @EACH
 def test_the_same_generator_gives_the_same_proposals(name: str, cold: Cold) -> None:
-    again, _ = run(PEERS[name], problem_of(name), len(cold[name][0]))
-    assert np.array_equal(cold[name][0], again)
+    count = 3 if name.startswith("ax") else len(cold[name][0])
+    again, _ = run(PEERS[name], problem_of(name), count)
+    assert np.array_equal(cold[name][0][:count], again)
 
 
-@pytest.mark.parametrize(
-    "name", ["random", "optuna-tpe", "optuna-nsga2", "optuna-gp", "evopress", "amq"]
-)
+@pytest.mark.parametrize("name", ["random", "optuna-tpe", "optuna-nsga2", "evopress", "amq"])
 def test_another_seed_gives_other_proposals(name: str, cold: Cold) -> None:
     other, _ = run(PEERS[name], problem_of(name), 11, seed=1)
     assert not np.array_equal(cold[name][0][:11], other)
@@ -195,11 +194,6 @@ def test_uniform_quantizes_all_layers_alike(cold: Cold) -> None:
     assert (cold["uniform"][0] == cold["uniform"][0][:, :1]).all()
 
 
-def test_uniform_begins_with_efficient_layer_configurations(cold: Cold) -> None:
-    ladder = ladder_of(problem().mean_scores, SPACE.bits_table)
-    assert set(cold["uniform"][0][:10, 0].tolist()) <= set(ladder.tolist())
-
-
 def test_the_first_uniform_configurations_span_the_interval(cold: Cold) -> None:
     bits = SPACE.average_bits(cold["uniform"][0][:2])
     assert bits.min() < 2.6
@@ -240,28 +234,12 @@ def test_evopress_begins_with_the_allocators_solution_where_that_is_known() -> N
     assert ((found == parent).sum(axis=1) >= 1).mean() > 0.5
 
 
-def test_evopress_evaluates_its_own_first_parent_where_scores_prefer_it() -> None:
-    poor = problem(start=1)
-    found, _ = run(evopress_of(EvoPressSettings(budgets=1)), poor, 1)
-    own, _ = run(evopress_of(EvoPressSettings(budgets=1)), problem(), 1)
-    assert np.array_equal(found, own)
-
-
-def test_evopress_offspring_stay_at_or_under_their_budget() -> None:
-    found, _ = run_evopress(EvoPressSettings(budgets=1), 40)
+def test_evopress_breeds_from_the_fittest_within_its_budget_and_lowers_the_loss() -> None:
+    found, losses = run_evopress(EvoPressSettings(budgets=1), 60)
     assert SPACE.average_bits(found).max() <= np.mean(BITS)
-
-
-def test_evopress_keeps_the_fittest_as_parent() -> None:
-    found, losses = run_evopress(EvoPressSettings(budgets=1), 9)
-    parent = found[losses[:5].argmin()]
-    changed = (found[5:9] != parent).sum(axis=1)
+    changed = (found[5:9] != found[losses[:5].argmin()]).sum(axis=1)
     assert (changed <= EvoPressSettings().changes).all()
     assert (changed >= 1).all()
-
-
-def test_evopress_lowers_the_loss_at_its_budget() -> None:
-    _, losses = run_evopress(EvoPressSettings(budgets=1), 60)
     assert losses.min() < losses[0]
 
 
@@ -296,11 +274,6 @@ def test_any_configuration_is_repaired_into_the_interval(choices: list[int], see
     assert SPACE.within(repaired(narrow, index, np.random.default_rng(seed)), narrow.bits)
 
 
-def test_a_configuration_inside_the_interval_is_not_repaired() -> None:
-    index = SPACE.uniform([4.0])[0]
-    assert np.array_equal(repaired(problem(), index, np.random.default_rng(0)), index)
-
-
 def test_a_known_configuration_is_renewed_by_a_neighbour() -> None:
     known = problem(start=5)
     fresh = renewed(Archive(known), known.start[0], np.random.default_rng(0))
@@ -330,29 +303,21 @@ def test_a_thinned_ladder_keeps_levels_a_step_apart() -> None:
 
 @given(st.integers(0, 40))
 @settings(deadline=None, derandomize=True, database=None)
-def test_a_spread_order_is_a_permutation(count: int) -> None:
+def test_a_spread_order_is_a_permutation_that_takes_the_ends_then_the_middle(count: int) -> None:
     assert sorted(spread_order(count)) == list(range(count))
-
-
-def test_a_spread_order_takes_the_ends_then_the_middle() -> None:
     assert spread_order(9)[:3] == [0, 8, 4]
 
 
-def test_a_peer_that_repeats_itself_is_an_error() -> None:
+@pytest.mark.parametrize(("bits", "count"), [(4.0, 2), (8.0, 1)], ids=["again", "outside"])
+def test_a_peer_that_repeats_itself_or_leaves_the_interval_is_an_error(
+    bits: float, count: int
+) -> None:
     def stuck(given_problem: Problem, generator: np.random.Generator) -> Proposals:
         while True:
-            yield given_problem.space.uniform([4.0])[0]
+            yield given_problem.space.uniform([bits])[0]
 
     with pytest.raises(InputError, match="known or outside"):
-        run(stuck, problem(), 2)
-
-
-def test_a_peer_that_leaves_the_interval_is_an_error() -> None:
-    def outside(given_problem: Problem, generator: np.random.Generator) -> Proposals:
-        yield given_problem.space.uniform([8.0])[0]
-
-    with pytest.raises(InputError, match="known or outside"):
-        run(outside, problem(), 1)
+        run(stuck, problem(), count)
 
 
 @pytest.mark.parametrize(

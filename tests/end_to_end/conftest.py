@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -57,35 +57,30 @@ def small_study(out: Path, **changes: str) -> list[str]:
     return command("run", QUICKSTART, "--out", out, *overrides)
 
 
-def run(arguments: Sequence[str], expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command of qsearch in a fork of a process that has its imports, for they take longest.
+def run(
+    arguments: Sequence[str], expect: int = 0, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of qsearch, which must exit so, in a fork of a process with its imports done.
 
-    Args:
-        arguments: The command line.
-        expect: The exit code that is required.
-
-    Returns:
-        The exit code, output and errors.
+    Those take longest. More variables may need another such process.
     """
-    started = start_fork(arguments, VARIABLES)
+    started = start_fork(arguments, VARIABLES | variables)
     output, errors = started.communicate()
     assert started.returncode == expect, output + errors
     return subprocess.CompletedProcess(list(arguments), expect, output, errors)
 
 
-def run_new(
-    arguments: Sequence[str], expect: int = 0, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run any command in a new process, with some more environment variables, likewise."""
+def run_new(arguments: Sequence[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run any command, which must succeed, in a new process."""
     result = subprocess.run(
         arguments,
         capture_output=True,
         text=True,
-        env={**VARIABLES, **(environment or {})},
+        env=VARIABLES | variables,
         timeout=500,
         check=False,
     )
-    assert result.returncode == expect, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return result
 
 

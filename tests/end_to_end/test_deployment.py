@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from qsearch_coalora.models.loading import load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer
 from safetensors.torch import load_file, save_file
@@ -21,6 +20,7 @@ from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 from qsearch.spec.study_spec import load_spec
+from qsearch.spec.yaml_text import dump_yaml
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.study_record import read_study
 from tests.end_to_end.conftest import command, run, run_new
@@ -45,12 +45,12 @@ print(outputs[0].tolist())
 """
 
 
-BLOCKS = 6
+BLOCKS = 2
 """Of SmolLM2's 30."""
 
 
 def picked(study: Path, bits: float) -> tuple[StudyComponents, Configuration]:
-    """The study's parts with the adapter of what ``pick`` picks, and that configuration."""
+    """The study's components with the adapter of what ``pick`` picks, and that configuration."""
     figures = json.loads(run(command("pick", study, "--bits", str(bits), "--json")).stdout)
     configuration = Configuration(
         {name: LayerConfiguration(layer) for name, layer in figures["configuration"].items()}
@@ -211,7 +211,7 @@ def smollm2_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trainer": {"name": "coa-lora", "rank": 4, "steps": 2, "batch_size": 2},
         "search": {"rounds": 1, "initial": 3, "candidates": 0, "average_bits": [4.3, 7.0]},
     }
-    (folder / "study.yaml").write_text(yaml.safe_dump(values))
+    (folder / "study.yaml").write_text(dump_yaml(values))
     run(command("run", folder / "study.yaml", "--out", folder / "run"))
     return folder / "run"
 

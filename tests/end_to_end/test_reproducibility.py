@@ -126,7 +126,7 @@ def test_a_study_refuses_other_examples_and_logs_another_number_of_threads(
     assert f"validation examples: {first.inputs.data['validation'].sha256} → " in said
     assert "train examples" not in said
     validation.write_text(rows)
-    run_new(command("run", yaml, "--out", out), environment={"OMP_NUM_THREADS": "2"})
+    run_new(command("run", yaml, "--out", out), OMP_NUM_THREADS="2")
     events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     (change,) = [event for event in events if event["event"] == "environment changed"]
     assert "threads: 1 → 2" in change["changed"]

@@ -27,6 +27,7 @@ from qsearch.spec.search_spec import InitialSpec, SearchSpec, StopSpec
 from qsearch.spec.sections import ModelSpec, SpaceSpec
 from qsearch.spec.study_spec import StudySpec, load_spec
 from qsearch.spec.templates import read_template, template_names
+from qsearch.study import checking
 from qsearch.study.checking import check_study
 from tests.end_to_end.conftest import ROOT, command, run
 
@@ -72,18 +73,19 @@ def test_study_validates_by_the_first_row_of_its_data_and_without_network(
         pytest.skip(f"the package {PACKAGES[path.stem]} is not installed")
     # No hub cache, so that the result does not depend on what this machine has downloaded.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(checking, "_flops_per_second", lambda: 1e9)
     spec = load_spec(path, environment={"QSEARCH_DATA": str(tmp_path)})
     for name in ("train", "validation"):
         if (file := spec.task.options.get(name)) is not None:
             Path(file).parent.mkdir(exist_ok=True)
             Path(file).write_text("sentence\tlabel\nfine\t1\n")
     lines = check_study(spec, str(path))
-    told = dict(lines)
+    facts = dict(lines)
     assert spec.name == path.stem
-    assert told["layers"].startswith(f"{LAYERS[path.stem]} quantizable")
-    assert told["time"].startswith("about ")
+    assert facts["layers"].startswith(f"{LAYERS[path.stem]} quantizable")
+    assert facts["time"].startswith("about ")
     if path.stem in PARAMETERS:
-        assert f"{PARAMETERS[path.stem]} M parameters" in told["model"]
+        assert f"{PARAMETERS[path.stem]} M parameters" in facts["model"]
     notes = [value for name, value in lines if name == "note"]
     for source in (spec.model.name, (spec.task.options.get("dataset") or {}).get("name", "")):
         if "/" in source and not source.startswith("package:"):

@@ -1,18 +1,16 @@
-"""The fake plugins, and one study run with them."""
+"""The results of one fake study, and settings of all of the engine's tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 from ax.core.data import Data
 from hypothesis import settings
 
 from qsearch.study.run import run_study
-from tests.engine.support import FAULTS, FIXTURES, SMALL, results, study_spec
+from tests.engine.support import FAULTS, SMALL, results, study_spec
 
 # The same examples at each run, and no time limits: machines are shared.
 settings.register_profile("engine", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -20,23 +18,11 @@ settings.load_profile("engine")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fake_plugins() -> Iterator[None]:
-    """Install the fake plugins for this process, and keep PyTorch on one core."""
-    torch.set_num_threads(1)
+def quiet_saves(fake_plugins: None) -> Iterator[None]:
+    """Spare Ax the message with all its data that it writes at each save: a seventh of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FIXTURES))
-        # At each save Ax writes all its data into a message that it does not need: a seventh of
-        # the time of these studies.
         patch.setattr(Data, "__repr__", object.__repr__)
         yield
-
-
-@pytest.fixture(scope="session")
-def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of the fake study, run to its end; read-only for tests."""
-    directory = tmp_path_factory.mktemp("finished") / "run"
-    run_study(study_spec(), directory)
-    return directory
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import shutil
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from qsearch.cli import main as cli
@@ -32,10 +34,17 @@ COUNTS_VARIABLE = "QSEARCH_FUZZ_COUNTS"
 """File to which the number of inputs tried is added, as JSON by kind."""
 
 
-def fuzz(examples: int) -> Any:
-    """Try so many inputs, the same at each run, times the factor that the environment gives."""
+TRIED: Counter[str] = Counter()
+"""How many inputs were tried, by kind."""
+
+
+def fuzz(kind: str, examples: int, **strategies: st.SearchStrategy[Any]) -> Any:
+    """Try so many inputs, the same at each run, times the factor that the environment gives.
+
+    The kind, in which an argument may stand, is what they count as.
+    """
     factor = float(os.environ.get(EXAMPLES_VARIABLE, "1"))
-    return settings(
+    limits = settings(
         max_examples=max(1, round(examples * factor)),
         derandomize=True,
         deadline=None,
@@ -43,6 +52,17 @@ def fuzz(examples: int) -> Any:
         phases=(Phase.generate,),  # Inputs are small, and shrinking one takes minutes.
         suppress_health_check=list(HealthCheck),
     )
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def counted(**arguments: Any) -> None:
+            TRIED[kind.format(**arguments)] += 1
+            test(**arguments)
+
+        decorated: Callable[..., None] = limits(given(**strategies)(counted))
+        return decorated
+
+    return decorate
 
 
 # Where may be written
@@ -76,7 +96,7 @@ class Sandbox:
         for name in ("home", "tmp", "work/neighbour"):
             (root / name).mkdir(parents=True)
         for name in ("home/.profile", "work/neighbour/precious.txt", "outside.txt"):
-            (root / name).write_text(f"{name} shall stay as it is\n")
+            (root / name).write_text(f"{name} must stay as it is\n")
 
     @property
     def place(self) -> Path:
@@ -93,6 +113,13 @@ class Sandbox:
         place = str(self.place)
         assert {k: v for k, v in after.items() if k != place} == before
         self._clear()
+
+    @contextlib.contextmanager
+    def copy_of(self, folder: Path) -> Iterator[Path]:
+        """Give the place with a copy of a folder, likewise."""
+        with self.writes_only_in_place() as place:
+            shutil.copytree(folder, place)
+            yield place
 
     def _clear(self) -> None:
         if self.place.is_symlink() or self.place.is_file():
@@ -146,7 +173,7 @@ def refused(
 ) -> bool:
     """Do what may be refused in words; return whether it was.
 
-    Any other exception is told with its traceback, so that the input can be understood.
+    Any other exception is shown with its traceback, so that the input can be understood.
     """
     try:
         work()

@@ -6,13 +6,11 @@ import hashlib
 import json
 import struct
 import zipfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch.errors import InputError
@@ -156,19 +154,16 @@ def restored_or_refused(path: Path, place: Path) -> bool:
     return True
 
 
-@fuzz(150)
-@given(data=st.data(), signed=st.booleans())
+@fuzz("archives: members", 150, data=st.data(), signed=st.booleans())
 def test_changed_archives_are_refused_or_hold_what_their_manifest_tells(
     data: st.DataObject,
     signed: bool,
     members: Members,
     finished: Path,
     sandbox: Sandbox,
-    tried: Counter[str],
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
 ) -> None:
-    tried["archives: members"] += 1
-    path = tmp_path_factory.getbasetemp() / "hostile.zip"
+    path = tmp_path / "hostile.zip"
     write(path, data.draw(hostile(members)), signed)
     with sandbox.writes_only_in_place() as place:
         if not restored_or_refused(path, place):
@@ -178,55 +173,34 @@ def test_changed_archives_are_refused_or_hold_what_their_manifest_tells(
         one_line(command("status", place))
 
 
-@fuzz(200)
-@given(data=st.data())
+@fuzz("archives: bytes", 200, data=st.data())
 def test_archives_with_changed_bytes_are_refused_or_as_they_were(
-    data: st.DataObject,
-    archive: Path,
-    finished: Path,
-    sandbox: Sandbox,
-    tried: Counter[str],
-    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject, archive: Path, finished: Path, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    tried["archives: bytes"] += 1
-    path = tmp_path_factory.getbasetemp() / "damaged.zip"
+    path = tmp_path / "damaged.zip"
     path.write_bytes(data.draw(changed_bytes(archive.read_bytes())))
     require_refused_or_as_it_was(path, sandbox, finished)
 
 
-@fuzz(100)
-@given(data=st.data())
+@fuzz("archives: central directory", 100, data=st.data())
 def test_archives_with_a_changed_directory_are_refused_or_as_they_were(
-    data: st.DataObject,
-    archive: Path,
-    finished: Path,
-    sandbox: Sandbox,
-    tried: Counter[str],
-    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject, archive: Path, finished: Path, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """The central directory tells sizes, offsets and flags of the members."""
-    tried["archives: central directory"] += 1
     content = archive.read_bytes()
     (start,) = struct.unpack("<I", content[-6:-2])
-    path = tmp_path_factory.getbasetemp() / "directory.zip"
+    path = tmp_path / "directory.zip"
     path.write_bytes(content[:start] + data.draw(changed_bytes(content[start:])))
     require_refused_or_as_it_was(path, sandbox, finished)
 
 
-@fuzz(40)
-@given(data=st.data())
+@fuzz("archives: resumed", 40, data=st.data())
 def test_a_study_from_a_changed_archive_is_resumed_or_says_why_not(
-    data: st.DataObject,
-    members: Members,
-    finished: Path,
-    sandbox: Sandbox,
-    tried: Counter[str],
-    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject, members: Members, finished: Path, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """Whoever signs the archive can change results; nothing else may come of it."""
-    tried["archives: resumed"] += 1
     changed = data.draw(hostile(members))
-    path = tmp_path_factory.getbasetemp() / "signed.zip"
+    path = tmp_path / "signed.zip"
     write(path, changed, sign=True)
     with sandbox.writes_only_in_place() as place:
         answer = command("restore", path, "--to", place)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch.storage.parquet import write_table
@@ -41,6 +38,7 @@ READERS = {
     "export": ["export", "--bits", "4", "--format", "json"],
     "list": ["list"],
     "archive": ["archive"],
+    "report": ["report"],
 }
 
 
@@ -93,7 +91,7 @@ def apply(directory: Path, name: str, change: Any, sandbox: Sandbox) -> None:
 
 
 def read(reader: str, place: Path) -> Answer:
-    name, *options = READERS.get(reader, [reader])
+    name, *options = READERS[reader]
     if name == "list":
         return command(name, place.parent)
     if name == "export":
@@ -103,30 +101,26 @@ def read(reader: str, place: Path) -> Answer:
     return command(name, place, *options)
 
 
-@fuzz(200)
-@given(data=st.data(), reader=st.sampled_from(sorted(READERS)))
+@fuzz("study directories: {reader}", 220, data=st.data(), reader=st.sampled_from(sorted(READERS)))
 def test_a_broken_directory_is_read_or_refused_in_one_line(
-    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
+    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox
 ) -> None:
-    tried[f"study directories: {reader}"] += 1
     name, change = data.draw(break_file(finished))
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(finished, place)
+    with sandbox.copy_of(finished) as place:
         apply(place, name, change, sandbox)
         one_line(read(reader, place))
 
 
-@fuzz(150)
-@given(data=st.data(), reader=st.sampled_from(["report", *READERS]))
+@fuzz(
+    "study directories: forged", 150, data=st.data(), reader=st.sampled_from(["report", *READERS])
+)
 def test_files_of_a_forger_are_read_or_refused_in_one_line(
-    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
+    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox
 ) -> None:
     """Nothing but its values says that such a file is wrong."""
-    tried["study directories: forged"] += 1
     readable = ["trials.parquet", "state/study.json", "state/footprint.json", "state/sessions.json"]
     name = data.draw(st.sampled_from(readable))
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(finished, place)
+    with sandbox.copy_of(finished) as place:
         path = place / name
         if path.suffix == ".parquet":
             write_table(path, data.draw(changed_table(pd.read_parquet(path))))
@@ -135,27 +129,29 @@ def test_files_of_a_forger_are_read_or_refused_in_one_line(
         one_line(read(reader, place))
 
 
-@fuzz(80)
-@given(data=st.data(), reader=st.sampled_from(["report", "report", "status"]))
-def test_odd_figures_of_a_study_are_shown_or_refused_in_one_line(
-    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
+@fuzz(
+    "study directories: figures",
+    80,
+    data=st.data(),
+    reader=st.sampled_from(["report", "report", "status"]),
+)
+def test_odd_numbers_of_a_study_are_shown_or_refused_in_one_line(
+    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox
 ) -> None:
-    """The figures of study.json, its checksum right: some too large, or no numbers."""
-    tried["study directories: figures"] += 1
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(finished, place)
+    """Those of study.json, its checksum right: some too large, or no numbers."""
+    with sandbox.copy_of(finished) as place:
         path = place / "state/study.json"
         tree = json.loads(path.read_text())
-        figures = [found for found in places_of(tree) if is_figure(value_at(tree, found))]
+        numbers = [found for found in places_of(tree) if is_number(value_at(tree, found))]
         # One of each kind, such as a side of a shape, as there are many of some.
-        kinds = {tuple(step for step in found if isinstance(step, str)): found for found in figures}
+        kinds = {tuple(step for step in found if isinstance(step, str)): found for found in numbers}
         *steps, last = data.draw(st.sampled_from(list(kinds.values())))
         value_at(tree, steps)[last] = data.draw(st.one_of(TOO_LARGE, ODD_NUMBERS))
         write_forged(path, tree)
         one_line(read(reader, place))
 
 
-def is_figure(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -166,32 +162,12 @@ def value_at(tree: Any, steps: Sequence[Any]) -> Any:
     return tree
 
 
-@fuzz(25)
-@given(data=st.data())
-def test_a_report_of_a_broken_directory_is_written_or_refused_in_one_line(
-    data: st.DataObject, finished: Path, sandbox: Sandbox, tried: Counter[str]
-) -> None:
-    tried["study directories: report"] += 1
-    name, change = data.draw(break_file(finished))
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(finished, place)
-        apply(place, name, change, sandbox)
-        one_line(command("report", place))
-
-
-@fuzz(20)
-@given(data=st.data())
+@fuzz("study directories: run", 20, data=st.data())
 def test_a_study_resumed_from_a_broken_directory_ends_as_it_would_have_or_says_why_not(
-    data: st.DataObject,
-    finished: Path,
-    unfinished: Path,
-    sandbox: Sandbox,
-    tried: Counter[str],
+    data: st.DataObject, finished: Path, unfinished: Path, sandbox: Sandbox
 ) -> None:
-    tried["study directories: run"] += 1
     name, change = data.draw(break_file(unfinished))
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(unfinished, place)
+    with sandbox.copy_of(unfinished) as place:
         study = write_study_yaml(place / "my.yaml")
         apply(place, name, change, sandbox)
         answer = command("run", study, "--out", place)

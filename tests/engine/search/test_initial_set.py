@@ -143,14 +143,6 @@ def test_named_allocated_ones_are_the_allocators() -> None:
     assert np.array_equal(index, allocate(SPACE, error_scores(SPACE, ERRORS), 3.0))
 
 
-def test_named_random_ones_are_new_and_inside() -> None:
-    chosen = named(uniform=[3.0], random=7)
-    assert [method for method, _ in chosen] == ["uniform"] + ["random"] * 7
-    drawn = np.array([index for _, index in chosen])
-    assert len(np.unique(drawn, axis=0)) == 8
-    assert SPACE.within(drawn, (2.25, 7.25)).all()
-
-
 @pytest.mark.parametrize("field", ["uniform", "allocated"])
 def test_a_budget_that_nothing_fits_is_refused_by_name(field: str) -> None:
     with pytest.raises(InputError, match=rf"search\.initial\.{field}: .* has 2 or fewer"):

@@ -55,28 +55,6 @@ def test_front_falls_in_loss_as_bits_rise(points: np.ndarray) -> None:
     assert all((kept <= point).all(axis=1).any() for point in points)
 
 
-@FEW
-@given(POINTS)
-def test_order_of_points_does_not_matter(points: np.ndarray) -> None:
-    shuffled = points[np.random.default_rng(0).permutation(len(points))]
-    assert np.array_equal(front(points), front(shuffled))
-    assert hypervolume(points, (5, 5)) == hypervolume(shuffled, (5, 5))
-
-
-@FEW
-@given(POINTS, SPREAD)
-def test_more_points_never_lower_the_hypervolume(points: np.ndarray, more: np.ndarray) -> None:
-    reference = (6.0, 7.0)
-    both = hypervolume(np.concatenate([points, more]), reference)
-    assert both >= hypervolume(points, reference) - 1e-9
-    assert both <= hypervolume(points, reference) + hypervolume(more, reference) + 1e-9
-
-
-def test_hypervolume_of_a_known_front() -> None:
-    # Two boxes from (4, 4): 3·1 and 1·3, which overlap in 1·1.
-    assert hypervolume(np.array([[1.0, 3.0], [3.0, 1.0]]), (4, 4)) == 5.0
-
-
 def test_points_that_are_not_below_the_reference_add_nothing() -> None:
     points = np.array([[4.0, 1.0], [1.0, 4.0], [5.0, 5.0]])
     assert hypervolume(points, (4, 4)) == 0.0

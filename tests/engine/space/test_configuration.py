@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
-from tests.engine.support import NORMAL_FLOAT
 
 VALUES = st.one_of(st.integers(0, 64), st.text("abcdefgh", min_size=1, max_size=3))
 KNOBS = st.builds(
@@ -45,10 +44,6 @@ def test_last_knob_varies_fastest() -> None:
         (2, "x"),
         (2, "y"),
     ]
-
-
-def test_normal_float_has_432_layer_configurations() -> None:
-    assert NORMAL_FLOAT.size == 4 * 4 * 3 * 3 * 3
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsearch.errors import InputError
-from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
-from qsearch.space.layers import LayerSpec
+from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.space import Space
 from tests.engine.support import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
 
@@ -76,12 +75,6 @@ def test_average_bits_equal_exact_arithmetic(space: Space, seed: int) -> None:
     expected = total / sum(layer.parameters for layer in space.layers)
     # The sum is exact in float64; the one division rounds once.
     assert float(space.average_bits(index)) == float(expected)
-
-
-def test_average_bits_weigh_layers_by_their_parameters() -> None:
-    layers = (LayerSpec("small", "query", 0, (2, 2)), LayerSpec("large", "output", 0, (4, 3)))
-    space = Space(layers, Choices((Knob("bits", (2, 4)),)), (2.0, 4.0))
-    assert float(space.average_bits(np.array([0, 1]))) == (4 * 2 + 12 * 4) / 16
 
 
 @EACH_SPACE
