@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import basics, search_runs, search_tables, stand_in, unseen
+from benchmarks import search_runs, search_tables, stand_in, unseen
 from benchmarks.candidates import problem_of, seconds_of
 from benchmarks.memory import peak_memory
 from benchmarks.objectives import Objective
@@ -51,12 +51,6 @@ def objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objective:
 def record(objective: Objective, method: str, peer: Peer, seed: int, count: int) -> pd.DataFrame:
     losses = Losses(objective.name, objective.evaluate)
     return record_run(Run(objective.name, method, "warm", seed), peer, objective, losses, count)
-
-
-def test_scoring_neighbours_is_measured_next_to_botorch() -> None:
-    benchmark = Benchmark("basics")
-    basics.acquisition(benchmark, sizes=(36,))
-    assert {"qsearch (s)", "botorch (s)"} <= set(benchmark.rows[0])
 
 
 def test_a_batch_of_candidates_is_timed() -> None:

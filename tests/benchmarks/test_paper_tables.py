@@ -59,19 +59,14 @@ def rows_of(**accuracies: dict[int, float]) -> pd.DataFrame:
 
 def test_hypervolume_of_one_quality_is_a_rectangle() -> None:
     # (0.8 - 0.5) / 0.5 of the height, from 2.5 to 7.25 of the 5 bits.
-    assert ACCURACY.hypervolume(outcome("ptq", 0.8)) == pytest.approx(0.6 * 4.75 / 5)
-    assert LOSS.hypervolume(outcome("ptq", 0.8, loss=4.0)) == pytest.approx(0.6 * 4.75 / 5)
-
-
-def test_bits_left_unused_count_at_own_bits_alone() -> None:
-    full = outcome("qlora", 0.8)
+    full = outcome("ptq", 0.8, loss=4.0)
+    assert ACCURACY.hypervolume(full) == pytest.approx(0.6 * 4.75 / 5)
+    assert LOSS.hypervolume(full) == pytest.approx(0.6 * 4.75 / 5)
+    assert ACCURACY.hypervolume(outcome("ptq", 0.45)) == 0
+    # Bits that are left unused count at own bits alone.
     spare = replace(full, served=tuple(replace(one, average_bits=2.25) for one in full.served))
     assert ACCURACY.hypervolume(spare) == pytest.approx(ACCURACY.hypervolume(full))
     assert ACCURACY.hypervolume(spare, at="average_bits") == pytest.approx(0.6)
-
-
-def test_a_quality_worse_than_the_reference_has_no_hypervolume() -> None:
-    assert ACCURACY.hypervolume(outcome("ptq", 0.45)) == 0
 
 
 def test_a_gap_is_positive_where_the_method_is_better_than_the_reference() -> None:
@@ -89,12 +84,6 @@ def test_gaps_are_taken_between_equal_seeds() -> None:
     assert reference.gap.tolist() == [0, 0]
     assert own.gap[0] == pytest.approx(2.0)
     assert np.isnan(own.gap[1])
-
-
-def test_half_width_is_students() -> None:
-    # t(0.975, 2 degrees of freedom) = 4.302653 (tables); deviation 1, root of 3.
-    assert paper_tables.half_width(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.302653 / 3**0.5)
-    assert np.isnan(paper_tables.half_width(np.array([1.0])))
 
 
 def test_claims_compare_hypervolume_and_minutes() -> None:
@@ -168,21 +157,20 @@ def test_the_papers_values_stand_next_to_ours() -> None:
     assert "| ptq | 1 | 0.380 | -0.190 | 0.380 | – | 10.0 | – |" in text
 
 
-def test_an_ablation_is_compared_with_ours_over_its_own_seeds() -> None:
-    table = rows_of(coa_lora={0: 0.8, 1: 0.9}, rank_8={1: 0.8}, rank_32={2: 0.8})
+def test_methods_are_compared_with_ours_over_common_seeds_and_with_their_reference() -> None:
+    table = rows_of(
+        qlora={0: 0.9},
+        coa_lora={0: 0.8, 1: 0.9},
+        rank_8={0: 0.7, 1: 0.8},
+        rank_32={2: 0.8},
+        integer_ptq={0: 0.7},
+        integer={0: 0.8},
+    )
     assert table.loc["rank-8", "less ours"] == pytest.approx(-0.2 * 4.75 / 5)
+    # What all seeds share does not widen the interval of a difference.
+    assert table.loc["rank-8", "less ours ±"] == pytest.approx(0, abs=1e-9)
+    assert table.loc["rank-8", "hypervolume ±"] > 0.1
     assert np.isnan(table.loc["rank-32", "less ours"])
-
-
-def test_what_all_seeds_share_does_not_widen_the_interval_of_a_difference() -> None:
-    row = rows_of(coa_lora={0: 0.8, 1: 0.9}, rank_8={0: 0.7, 1: 0.8}).loc["rank-8"]
-    assert row["less ours"] == pytest.approx(-0.2 * 4.75 / 5)
-    assert row["less ours ±"] == pytest.approx(0, abs=1e-9)
-    assert row["hypervolume ±"] > 0.1
-
-
-def test_integers_are_measured_from_integers() -> None:
-    table = rows_of(qlora={0: 0.9}, integer_ptq={0: 0.7}, integer={0: 0.8})
     assert table.loc["integer", "gap"] == pytest.approx(10.0)
 
 
@@ -193,7 +181,7 @@ def test_quality_is_shown_for_each_budget_with_the_bits_served() -> None:
     assert table["budget"].tolist() == list(BUDGETS)
     assert table["metric"].tolist() == pytest.approx([0.75] * len(BUDGETS))
     assert table["average_bits"][0] == pytest.approx((2.25 + 2.5) / 2)
-    # t(0.975, 1 degree of freedom) = 12.706 (tables), deviation .0707, root of 2.
+    # Student's t(0.975, 1 degree of freedom) = 12.706 (tables), std 0.0707, root of 2.
     assert "| qlora | 2 | 0.750 ± 0.635 (2.38) |" in budget_markdown(table, ACCURACY)
 
 

@@ -8,15 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from benchmarks.peers import PEERS, Peer, Problem, Proposals, run_peer
 from benchmarks.peers.amq import AMQSettings
 from benchmarks.peers.evopress import EvoPressSettings, evopress_peer
-from benchmarks.peers.ladders import ladder_of, spread_order, thinned
-from benchmarks.peers.protocol import Archive, renewed, repaired
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.search.allocation import allocate
@@ -190,11 +186,8 @@ def test_proposals_of_a_narrow_interval_stay_inside(name: str) -> None:
 # Uniform and allocator
 
 
-def test_uniform_quantizes_all_layers_alike(cold: Cold) -> None:
+def test_uniform_quantizes_all_layers_alike_and_first_spans_the_interval(cold: Cold) -> None:
     assert (cold["uniform"][0] == cold["uniform"][0][:, :1]).all()
-
-
-def test_the_first_uniform_configurations_span_the_interval(cold: Cold) -> None:
     bits = SPACE.average_bits(cold["uniform"][0][:2])
     assert bits.min() < 2.6
     assert bits.max() > 4.5  # no layer configuration lies between 4.7 and 8 bits
@@ -264,48 +257,6 @@ def test_amq_gains_more_from_its_predictor_than_from_chance(cold: Cold) -> None:
 
 
 # What peers share
-
-
-@given(st.lists(st.integers(0, SPACE.choices.size - 1), min_size=6, max_size=6), st.integers(0, 99))
-@settings(max_examples=50, deadline=None, derandomize=True, database=None)
-def test_any_configuration_is_repaired_into_the_interval(choices: list[int], seed: int) -> None:
-    index = np.array(choices, dtype=np.int64)
-    narrow = problem(bits=(3.0, 3.5))
-    assert SPACE.within(repaired(narrow, index, np.random.default_rng(seed)), narrow.bits)
-
-
-def test_a_known_configuration_is_renewed_by_a_neighbour() -> None:
-    known = problem(start=5)
-    fresh = renewed(Archive(known), known.start[0], np.random.default_rng(0))
-    assert fresh is not None
-    assert Archive(known).admits(fresh)
-    assert (fresh != known.start[0]).sum() <= 2
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12).map(
-        lambda pairs: np.array(pairs, dtype=np.float64)
-    )
-)
-@settings(deadline=None, derandomize=True, database=None)
-def test_a_ladder_rises_in_bits_and_falls_in_score(pairs: Floats) -> None:
-    ladder = ladder_of(pairs[:, 0], pairs[:, 1])
-    assert (np.diff(pairs[ladder, 1]) > 0).all()
-    assert (np.diff(pairs[ladder, 0]) < 0).all()
-    assert pairs[ladder[0], 1] == pairs[:, 1].min()
-    assert pairs[ladder[-1], 0] == pairs[:, 0].min()
-
-
-def test_a_thinned_ladder_keeps_levels_a_step_apart() -> None:
-    bits = np.array([2.0, 2.1, 2.5, 2.9, 3.4])
-    assert thinned(np.arange(5), bits, 0.5).tolist() == [0, 2, 4]
-
-
-@given(st.integers(0, 40))
-@settings(deadline=None, derandomize=True, database=None)
-def test_a_spread_order_is_a_permutation_that_takes_the_ends_then_the_middle(count: int) -> None:
-    assert sorted(spread_order(count)) == list(range(count))
-    assert spread_order(9)[:3] == [0, 8, 4]
 
 
 @pytest.mark.parametrize(("bits", "count"), [(4.0, 2), (8.0, 1)], ids=["again", "outside"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import io
@@ -224,6 +225,9 @@ ODD_VALUES = st.recursive(
 )
 
 
+DEEP = json.loads("[" * 60 + "1" + "]" * 60)
+
+
 def places_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the path of every value inside a tree."""
     inner = value.items() if isinstance(value, dict) else enumerate(value)
@@ -231,13 +235,6 @@ def places_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
         yield (*path, key)
         if isinstance(item, dict | list):
             yield from places_of(item, (*path, key))
-
-
-def _nested(depth: int) -> Any:
-    value: Any = 1
-    for _ in range(depth):
-        value = [value]
-    return value
 
 
 @st.composite
@@ -248,7 +245,7 @@ def changed_tree(draw: st.DrawFn, tree: Any, values: st.SearchStrategy[Any] = OD
         if not places:
             return draw(values)
         *path, last = draw(st.sampled_from(places))
-        tree = _copied(tree)
+        tree = copy.deepcopy(tree)
         holder = tree
         for step in path:
             holder = holder[step]
@@ -258,19 +255,13 @@ def changed_tree(draw: st.DrawFn, tree: Any, values: st.SearchStrategy[Any] = OD
         elif kind == "drop":
             del holder[last]
         elif kind == "nest":
-            holder[last] = draw(st.sampled_from([{"a": holder[last]}, [holder[last]], _nested(60)]))
+            holder[last] = draw(st.sampled_from([{"a": holder[last]}, [holder[last]], DEEP]))
         elif isinstance(holder, list):
             holder.insert(last, holder[last])
         else:
             value = holder[last] if kind == "double" else holder.pop(last)
             holder[draw(ODD_TEXT)] = value
     return tree
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 @st.composite

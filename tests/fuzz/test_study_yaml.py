@@ -9,7 +9,6 @@ import pytest
 from hypothesis import strategies as st
 
 from qsearch.errors import InputError
-from qsearch.plugins.components import build_components
 from qsearch.plugins.registry import load_plugin
 from qsearch.spec.study_spec import dump_spec, load_spec
 from qsearch.spec.validation import validate
@@ -166,33 +165,6 @@ def test_options_of_real_plugins_are_validated_or_refused(data: st.DataObject) -
     refused(build, InputError)
 
 
-@fuzz("studies assembled", 300, text=broken_yaml([study_values()]))
-def test_studies_of_the_fake_plugins_are_assembled_or_refused(text: str, file: Path) -> None:
-    file.write_text(text, encoding="utf-8")
-    # Its blocks are made one by one, so a number of them is no input of ours.
-    refused(
-        lambda: build_components(load_spec(file, ["trainer.blocks=2"], environment={})), InputError
-    )
-
-
-@pytest.fixture
-def quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare ``check`` the timing of this machine."""
-    monkeypatch.setattr(checking, "_flops_per_second", lambda: 1e9)
-
-
-@fuzz("qsearch check", 150, text=broken_yaml([study_values()]))
-def test_check_says_what_is_wrong_in_one_line(
-    text: str, sandbox: Sandbox, quick_clock: None
-) -> None:
-    with sandbox.writes_only_in_place() as place:
-        place.mkdir()
-        (place / "study.yaml").write_text(text, encoding="utf-8")
-        answer = command("check", place / "study.yaml", "--set", "trainer.blocks=2")
-        one_line(answer)
-        assert answer.code in (0, 2)
-
-
 CHEAP = [
     "trainer.blocks=1",
     "trainer.seconds=0",
@@ -203,14 +175,28 @@ CHEAP = [
 """What keeps a study that is accepted short."""
 
 
+def in_one_line(place: Path, text: str, name: str, settings: list[str], *options: str) -> None:
+    """Require that a command with a study, in the place, succeeds or says why not in one line."""
+    place.mkdir()
+    (place / "study.yaml").write_text(text, encoding="utf-8")
+    overrides = [word for value in settings for word in ("--set", value)]
+    answer = command(name, place / "study.yaml", *options, *overrides)
+    one_line(answer)
+    assert answer.code in (0, 2)
+
+
+@fuzz("qsearch check", 250, text=broken_yaml([study_values()]))
+def test_check_says_what_is_wrong_in_one_line(
+    text: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "_flops_per_second", lambda: 1e9)  # It need not measure.
+    with sandbox.writes_only_in_place() as place:
+        in_one_line(place, text, "check", ["trainer.blocks=2"])
+
+
 @fuzz("qsearch run", 60, text=broken_yaml([study_values()]))
 def test_run_says_what_is_wrong_in_one_line_and_writes_in_its_folder_alone(
     text: str, sandbox: Sandbox
 ) -> None:
     with sandbox.writes_only_in_place() as place:
-        place.mkdir()
-        (place / "study.yaml").write_text(text, encoding="utf-8")
-        settings = [word for value in CHEAP for word in ("--set", value)]
-        answer = command("run", place / "study.yaml", "--out", place / "out", *settings)
-        one_line(answer)
-        assert answer.code in (0, 2)
+        in_one_line(place, text, "run", CHEAP, "--out", str(place / "out"))

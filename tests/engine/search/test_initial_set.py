@@ -84,14 +84,6 @@ def test_uniform_ones_have_the_least_error_that_fits_their_bits() -> None:
             assert mean_error[index[0]] == mean_error[rivals].min()
 
 
-def test_random_ones_spread_over_the_interval() -> None:
-    chosen = first_set(60, bits=(3.0, 6.0))
-    bits = [float(SPACE.average_bits(index)) for method, index in chosen if method == "random"]
-    counts, _ = np.histogram(bits, bins=4, range=(2.9, 6.1))
-    assert (counts >= 5).all()
-    assert counts.sum() == len(bits)
-
-
 def test_depends_on_the_generator_alone() -> None:
     generator = np.random.default_rng(0)
     again = initial_configurations(SPACE, ERRORS, 24, (2.25, 7.25), generator)

@@ -72,12 +72,3 @@ def test_sampling_noise_is_that_of_examples_whose_gradients_have_the_fisher_info
     kernel = SamplingNoiseKernel(SumKernel(FEATURES.error_kernel), mean, examples)
     expected = kernel(inputs, inputs).to_dense().detach()
     torch.testing.assert_close(simulated, expected, rtol=0.1, atol=0.05 * float(expected.max()))
-
-
-def test_sampling_noise_has_no_hyperparameter_of_its_own() -> None:
-    mean = ProxyMean(FEATURES)
-    kernel = SamplingNoiseKernel(SumKernel(FEATURES.error_kernel), mean, 100)
-    assert not list(kernel.parameters())
-    kernel(sampled(3, 5), diag=True).sum().backward()
-    assert mean.raw_slope.grad is not None
-    assert float(mean.raw_slope.grad) > 0
