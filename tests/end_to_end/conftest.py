@@ -22,9 +22,12 @@ from tests.forking_server import start_fork
 ROOT = Path(__file__).parent.parent.parent
 VARIABLES = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 QUICKSTART = ROOT / "studies" / "quickstart.yaml"
-# The quickstart with fewer texts, steps, knob values and configurations.
+# The quickstart with fewer layers, texts, steps, knob values and configurations.
+LAYERS = 12
 SMALL = {
     "name": "small",
+    "model.layers": '["encoder.layer.[01].*"]',
+    "task.docstrings.packages": "[torch, scipy]",
     "task.docstrings.train_texts": "24",
     "task.docstrings.validation_texts": "8",
     "quantizer.bits": "[2, 3, 4]",

@@ -22,7 +22,7 @@ from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
 from tests.end_to_end.conftest import ROOT, run
 
 SCRIPT = ROOT / "examples" / "ax-client" / "search_minilm.py"
-INITIAL, CANDIDATES = 5, 4
+INITIAL, CANDIDATES = 4, 2
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from qsearch.spec.study_spec import load_spec
 from qsearch.spec.yaml_text import dump_yaml
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.study_record import read_study
-from tests.end_to_end.conftest import command, run, run_new
+from tests.end_to_end.conftest import LAYERS, command, run, run_new
 
 LOGITS = """
 import sys, qsearch_quantizers, transformers
@@ -123,7 +123,7 @@ def test_packed_weights_take_what_average_bits_say(packed: Path) -> None:
         tensors[f"{name}.adapter_A"].shape[1] * tensors[f"{name}.adapter_B"].shape[0]
         for name in config["layers"]
     )
-    assert len(config["layers"]) == 36
+    assert len(config["layers"]) == LAYERS
     assert stored == pytest.approx(facts["average_bits"] * weights / 8, rel=0.01)
 
 

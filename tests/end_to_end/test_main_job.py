@@ -12,7 +12,7 @@ from ax.storage.sqa_store.db import init_engine_and_session_factory
 
 from qsearch.experiment.node import registry_bundle
 from qsearch.storage.study_record import read_study
-from tests.end_to_end.conftest import command, run
+from tests.end_to_end.conftest import LAYERS, command, run
 
 
 def test_study_directory_holds_every_promised_file(study: Path) -> None:
@@ -23,7 +23,7 @@ def test_study_directory_holds_every_promised_file(study: Path) -> None:
 def test_each_round_trains_searches_and_filters(study: Path) -> None:
     record = read_study(study)
     trials = record.trials
-    assert len(record.layers) == 36
+    assert len(record.layers) == LAYERS
     assert [entry.round for entry in record.rounds] == [1, 2]
     assert list(record.rounds[0].training_set) == list(range(6))
     first = trials[trials["round"] == 1]
@@ -78,7 +78,7 @@ def test_pick_returns_the_least_loss_under_the_budget(study: Path) -> None:
     fitting = latest[latest["average_bits"] <= 3.0]
     assert picked["loss"] == fitting["loss"].min()
     assert picked["average_bits"] <= 3.0
-    assert len(picked["configuration"]) == 36
+    assert len(picked["configuration"]) == LAYERS
 
 
 def test_status_shows_rounds_and_evaluations(study: Path) -> None:
