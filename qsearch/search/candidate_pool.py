@@ -38,13 +38,10 @@ _LAST_STARTS = 2
 class SearchSettings:
     """How far the search looks.
 
-    Args:
-        starts: Local searches of the pool, each within a window of average bits of its own.
-        steps: Most steps of a local search.
-        moves: Most groups that one step moves.
-        allocations: Budgets at which allocations are made.
-        empty_segment_share: Every n-th candidate goes to a segment without any evaluated
-            configuration; 0 for none.
+    ``starts`` are local searches of the pool, each within a window of average bits of its own, of
+    so many steps that move so many groups; allocations are made at so many budgets. Every n-th
+    candidate (``empty_segment_share``) goes to a segment without any evaluated configuration; 0 for
+    none.
     """
 
     starts: int = 12

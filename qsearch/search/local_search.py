@@ -29,10 +29,7 @@ class Score(Protocol):
         ...
 
     def moves(self, index: Integers, groups: Integers, choices: Integers) -> Floats:
-        """Return values (changes) of a configuration (groups) with one group changed.
-
-        ``groups`` has the group that each change moves (changes), ``choices`` its new choice index.
-        """
+        """Return values (changes) of the configurations that :func:`moved` makes."""
         ...
 
 

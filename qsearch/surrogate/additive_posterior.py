@@ -103,11 +103,10 @@ class AdditivePosterior:
 
     Args:
         kernel: Prior covariance of what is predicted.
-        sampling_noise: Covariance of sampling noise: the data hold it, and it correlates between
-            configurations, but it is not predicted.
+        sampling_noise: Covariance of what the data hold, but is not predicted.
         noise: Variance of the noise that does not correlate.
-        inputs: Choice indices that the posterior is conditioned on (n × groups).
-        factor: Cholesky factor of the data's covariance, sampling noise and noise included (n × n).
+        inputs: Choice indices of the data (n × groups).
+        factor: Cholesky factor of the data's covariance, all noise included (n × n).
         constant: Part of the mean that does not depend on the configuration.
         mean: Contribution of each choice to the mean (groups × choices).
         explained: Contribution of each choice to the vector whose squared length is the explained

@@ -124,7 +124,7 @@ class Surrogate:
     ) -> tuple[Tensor, Tensor]:
         """Return what :meth:`predict` does of a configuration (groups) with one group changed.
 
-        ``groups`` has the group that each change moves (changes), ``choices`` its new choice index.
+        Each change moves a group (changes) to a choice index (changes).
         """
         change = (torch.from_numpy(values) for values in (index, groups, choices))
         return self.outcome.moments(*self.posterior.predict_moves(*change))

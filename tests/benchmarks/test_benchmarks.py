@@ -81,11 +81,8 @@ def test_runs_are_continued_and_never_shortened(objective: Objective) -> None:
     shorter = record(replace(objective, evaluate=counted), "random", random_peer, 0, 12)
     assert len(seen) == 8
     assert shorter["loss"].tolist() == first["loss"].tolist()
-    assert len(pd.read_parquet(search_runs.folder_of("made") / "random-warm-0.parquet")) == 20
-
-
-def test_a_run_that_is_cut_short_in_its_replay_keeps_its_record(objective: Objective) -> None:
-    record(objective, "random", random_peer, 0, 20)
+    parquet = search_runs.folder_of("made") / "random-warm-0.parquet"
+    assert len(pd.read_parquet(parquet)) == 20
 
     def failing(problem: Problem, generator: np.random.Generator) -> Proposals:
         archive = Archive(problem)
@@ -98,7 +95,7 @@ def test_a_run_that_is_cut_short_in_its_replay_keeps_its_record(objective: Objec
 
     with pytest.raises(KeyboardInterrupt):
         record(objective, "random", failing, 0, 30)
-    assert len(pd.read_parquet(search_runs.folder_of("made") / "random-warm-0.parquet")) == 20
+    assert len(pd.read_parquet(parquet)) == 20  # It was cut short in its replay.
 
 
 def test_a_mixed_start_has_uniform_configurations_within_the_bits_of_allocations(

@@ -13,10 +13,8 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from qsearch.storage.study_record import read_study
 from tests.forking_server import start_fork
 
 ROOT = Path(__file__).parent.parent.parent
@@ -85,11 +83,6 @@ def run_new(arguments: Sequence[str], **variables: str) -> subprocess.CompletedP
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result
-
-
-def results(directory: Path) -> pd.DataFrame:
-    """Return what must not depend on interruptions: all of the trials but wall time."""
-    return read_study(directory).trials.drop(columns="seconds")
 
 
 def knobs_shown(report: Path) -> list[str]:

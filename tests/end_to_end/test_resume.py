@@ -12,8 +12,9 @@ from safetensors import safe_open
 
 from benchmarks.operations_kills import done_again
 from qsearch.monitoring.events import read_events
-from tests.end_to_end.conftest import VARIABLES, command, results, run, small_study
+from tests.end_to_end.conftest import VARIABLES, command, run, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
+from tests.engine.support import results
 from tests.forking_server import start_fork
 
 

@@ -9,8 +9,9 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from qsearch.storage.checkpoints import read_adapter
-from tests.end_to_end.conftest import command, results, run, small_study
+from tests.end_to_end.conftest import command, run, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
+from tests.engine.support import results
 
 if not os.environ.get("CI"):
     pytest.importorskip("ray", reason="the extra ray is not installed")

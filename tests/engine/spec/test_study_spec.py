@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from pydantic import BaseModel, field_validator
 
 from qsearch.errors import InputError
@@ -41,15 +39,6 @@ def test_study_is_read_as_data(study: Path) -> None:
     assert spec == study_spec()
     assert spec.trainer.options == {"blocks": 2}
     assert spec.search.average_bits == (2.25, 6.0)
-
-
-def test_defaults_of_the_paper(study: Path) -> None:
-    values = study_values()
-    del values["search"]
-    study.write_text(dump_yaml(values))
-    search = load_spec(study, (), {}).search
-    assert search.segments == 40
-    assert search.average_bits == (2.25, 7.25)
 
 
 @pytest.mark.parametrize(
@@ -169,12 +158,6 @@ def test_yaml_that_is_no_mapping_is_refused(text: str, study: Path) -> None:
         load_spec(study, (), {})
 
 
-def test_a_seed_of_minutes_is_refused(study: Path) -> None:
-    study.write_text(dump_yaml(study_values()).replace("seed: 3", "seed: 1:30"))
-    with pytest.raises(InputError, match="seed: Input should be a valid integer, not '1:30'"):
-        load_spec(study)
-
-
 def test_a_value_that_the_message_names_is_not_repeated() -> None:
     class Section(BaseModel):
         bits: tuple[int, ...]
@@ -187,13 +170,6 @@ def test_a_value_that_the_message_names_is_not_repeated() -> None:
     with pytest.raises(InputError) as caught:
         validate(Section, {"bits": [2, 2]}, "my.yaml", "quantizer")
     assert str(caught.value) == "my.yaml: quantizer.bits: values must be distinct, not [2, 2]"
-
-
-def test_aliases_and_merges_work(study: Path) -> None:
-    text = dump_yaml(study_values())
-    text = text.replace("trainer:\n", "trainer:\n  <<: {blocks: 9, noise: 0.5}\n")
-    study.write_text(text)
-    assert load_spec(study, (), {}).trainer.options == {"blocks": 2, "noise": 0.5}
 
 
 def test_variables_come_from_the_environment(study: Path) -> None:
@@ -301,26 +277,3 @@ def test_differences_name_each_field() -> None:
         "search.rounds: 2 → 3",
         "trainer.noise: 'not given' → 0.1",
     ]
-
-
-TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
-TEXT |= st.sampled_from(["${X}", "${X:-y}", "./x", "../x"])
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    name=TEXT,
-    model=TEXT,
-    low=st.floats(0.1, 4),
-    option=st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
-)
-def test_dumped_study_reads_back_equal(
-    study: Path, name: str, model: str, low: float, option: Any
-) -> None:
-    spec = study_spec(
-        name=name, model__name=model, search__average_bits=[low, 5.0], trainer__option=option
-    )
-    study.write_text(dump_spec(spec), encoding="utf-8")
-    again = load_spec(study, (), {}, resolved=True)
-    assert again == spec
-    assert differences(spec, again) == []
