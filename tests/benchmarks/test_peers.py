@@ -20,6 +20,7 @@ from qsearch.search.pareto import hypervolume
 from qsearch.space.layers import LayerSpec
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
+from tests.engine.support import uniform
 
 BITS = (2.25, 7.25)
 REFERENCE = (1.0, 7.25)
@@ -266,7 +267,7 @@ def test_a_peer_that_repeats_itself_or_leaves_the_interval_is_an_error(
 ) -> None:
     def stuck(given_problem: Problem, generator: np.random.Generator) -> Proposals:
         while True:
-            yield given_problem.space.uniform([bits])[0]
+            yield uniform(given_problem.space, bits)
 
     with pytest.raises(InputError, match="known or outside"):
         run(stuck, problem(), count)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qsearch._arrays import Floats
+from qsearch._arrays import Floats, Integers
 from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import open_engine
 from qsearch.monitoring.events import Event, Observer, read_events
@@ -82,6 +82,11 @@ def make_layers(blocks: int) -> tuple[LayerSpec, ...]:
 def make_space(blocks: int = 2, choices: Choices = NORMAL_FLOAT, fused: bool = False) -> Space:
     """The space of that transformer."""
     return Space(make_layers(blocks), choices, bits_of(choices), FUSED_ROLES if fused else ())
+
+
+def uniform(space: Space, bits: float) -> Integers:
+    """The configuration (groups) of the layer configuration nearest to some bits."""
+    return np.full(len(space.groups), np.abs(space.bits_table - bits).argmin(), dtype=np.int64)
 
 
 def errors_of(space: Space) -> Floats:

@@ -95,14 +95,6 @@ def test_neighbours_stay_in_range_and_differ_in_one_step_of_one_knob(
     assert len(groups) == expected
 
 
-def test_uniform_takes_the_layer_configuration_nearest_to_each_target() -> None:
-    space = make_space(2)
-    index = space.uniform([2.5, 4.1])
-    assert (index == index[:, :1]).all()
-    for row, target in zip(index, (2.5, 4.1), strict=True):
-        assert abs(space.bits_table[row[0]] - target) == np.abs(space.bits_table - target).min()
-
-
 @EACH_SPACE
 @given(SPACES, SEEDS)
 def test_ax_parameters_round_trip(space: Space, seed: int) -> None:
