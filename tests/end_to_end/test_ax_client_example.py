@@ -155,17 +155,6 @@ def test_same_command_continues_with_an_interrupted_trial(folder: Path) -> None:
     assert rows[-1]["trial_status"] == "COMPLETED"
 
 
-def test_candidates_are_new_and_within_the_interval(folder: Path) -> None:
-    client = from_sql(folder)
-    space, bits = node_of(client).space, node_of(client).bits
-    rows = trials_of(client)
-    index = [space.from_parameters(parameters_of(client, row)) for row in rows]
-    assert len({row.tobytes() for row in index}) == len(rows)
-    for row, choices in zip(rows, index, strict=True):
-        assert row[AVERAGE_BITS] == pytest.approx(float(space.average_bits(choices)))
-        assert bits[0] - 1e-9 <= row[AVERAGE_BITS] <= bits[1] + 1e-9
-
-
 def test_analyses_name_the_node(example: tuple[Path, str]) -> None:
     _, printed = example
     analyses = dict(

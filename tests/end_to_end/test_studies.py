@@ -29,7 +29,7 @@ from qsearch.spec.study_spec import StudySpec, load_spec
 from qsearch.spec.templates import read_template, template_names
 from qsearch.study import checking
 from qsearch.study.checking import check_study
-from tests.end_to_end.conftest import ROOT, command, run
+from tests.end_to_end.conftest import ROOT
 
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
 # Blocks × linear layers of a block, from the models' published configurations.
@@ -120,12 +120,6 @@ def test_the_study_of_reviews_needs_no_more_of_own_data_than_the_tutorial_says(
         text = text if found else text.replace("  max_length", f"{line}  max_length")
     (tmp_path / "mine.yaml").write_text(text)
     assert check_study(load_spec(tmp_path / "mine.yaml", environment={}), "mine.yaml")
-
-
-def test_init_writes_a_study_that_check_accepts(tmp_path: Path) -> None:
-    target = tmp_path / "mine.yaml"
-    assert f"qsearch check {target}" in run(command("init", "quickstart", "--out", target)).stdout
-    assert "36 quantizable" in run(command("check", target)).stdout
 
 
 def test_studies_hold_no_path_of_one_machine() -> None:

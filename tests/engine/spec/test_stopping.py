@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -194,39 +195,47 @@ def test_killed_study_stops_where_the_uninterrupted_one_does(
     )
 
 
-def test_finished_study_does_not_go_on_until_its_limit_is_raised(
-    unlimited: pd.DataFrame, tmp_path: Path
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study, ended by a limit after its first round; read-only for tests."""
+    directory = tmp_path_factory.mktemp("ended") / "run"
+    run(directory, evaluations=FIRST_ROUND)
+    return directory
+
+
+@pytest.fixture
+def copy(ended: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ended, tmp_path / "copy"))
+
+
+def test_finished_study_does_not_continue_until_its_limit_is_raised(
+    copy: Path, unlimited: pd.DataFrame
 ) -> None:
-    run(tmp_path / "run", evaluations=FIRST_ROUND)
-    again = run(tmp_path / "run", evaluations=FIRST_ROUND)
-    assert len(again.trials) == FIRST_ROUND
-    assert [e["reason"] for e in events_of(tmp_path / "run", "finished")] == [
-        "search.stop.evaluations: 7 reached"
-    ] * 2
-    run(tmp_path / "run")
-    assert reason(tmp_path / "run") == "search.rounds: 3 reached"
-    assert_frame_equal(results(tmp_path / "run"), unlimited, check_exact=True)
+    assert len(run(copy, evaluations=FIRST_ROUND).trials) == FIRST_ROUND
+    reasons = [event["reason"] for event in events_of(copy, "finished")]
+    assert reasons == ["search.stop.evaluations: 7 reached"] * 2
+    run(copy)
+    assert reason(copy) == "search.rounds: 3 reached"
+    assert_frame_equal(results(copy), unlimited, check_exact=True)
 
 
-def test_changed_limits_are_written_and_logged(tmp_path: Path) -> None:
-    run(tmp_path / "run", evaluations=FIRST_ROUND)
+def test_changed_limits_are_written_and_logged(copy: Path) -> None:
     spec = study_spec(**SMALL | {"search__rounds": 4}, search__stop={"evaluations": 3})
-    run_study(spec, tmp_path / "run")
-    written = load_spec(tmp_path / "run" / "study.yaml", resolved=True).search
+    run_study(spec, copy)
+    written = load_spec(copy / "study.yaml", resolved=True).search
     assert (written.rounds, written.stop.evaluations) == (4, 3)
-    (event,) = events_of(tmp_path / "run", "limits changed")
+    (event,) = events_of(copy, "limits changed")
     assert event["changed"] == ["search.rounds: 3 → 4", "search.stop.evaluations: 7 → 3"]
 
 
-def test_limits_of_a_study_that_cannot_be_opened_stay(tmp_path: Path) -> None:
-    run(tmp_path / "run", evaluations=FIRST_ROUND)
-    before = (tmp_path / "run" / "study.yaml").read_bytes()
+def test_limits_of_a_study_that_cannot_be_opened_stay(copy: Path) -> None:
+    before = (copy / "study.yaml").read_bytes()
     with pytest.raises(InputError, match="--storage"):
-        run_study(study_spec(**SMALL), tmp_path / "run", f"sqlite:///{tmp_path / 'other.db'}")
+        run_study(study_spec(**SMALL), copy, f"sqlite:///{copy / 'other.db'}")
     with pytest.raises(InputError, match="seed: 3 → 9") as caught:
-        run_study(study_spec(**SMALL, seed=9), tmp_path / "run")
+        run_study(study_spec(**SMALL, seed=9), copy)
     assert "search.stop" not in str(caught.value)
-    assert (tmp_path / "run" / "study.yaml").read_bytes() == before
+    assert (copy / "study.yaml").read_bytes() == before
 
 
 def test_what_a_cut_round_left_out_is_evaluated_in_the_next(tmp_path: Path) -> None:
