@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,6 @@ from qsearch_coalora.tasks.labelled_texts import ClassificationOptions
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
-from qsearch.errors import InputError
 from qsearch.spec.search_spec import InitialSpec, SearchSpec, StopSpec
 from qsearch.spec.sections import ModelSpec, SpaceSpec
 from qsearch.spec.study_spec import StudySpec, load_spec
@@ -96,16 +94,6 @@ def test_every_study_is_offered_by_init_as_it_is(tmp_path: Path) -> None:
     assert template_names() == sorted(LAYERS) == [path.stem for path in STUDIES]
     for path in STUDIES:
         assert read_template(path.stem) == path.read_text(encoding="utf-8")
-
-
-def test_check_refuses_a_quantizer_that_is_not_installed(
-    monkeypatch: pytest.MonkeyPatch, minilm: str
-) -> None:
-    monkeypatch.setitem(sys.modules, "hqq", None)
-    monkeypatch.setitem(sys.modules, "hqq.core.quantize", None)
-    spec = load_spec(ROOT / "studies" / "quickstart.yaml", ["quantizer={name: hqq}"])
-    with pytest.raises(InputError, match=r"needs the package hqq; .* 'qsearch\[hqq\]'"):
-        check_study(spec, "quickstart.yaml")
 
 
 def test_the_study_of_reviews_needs_no_more_of_own_data_than_the_tutorial_says(

@@ -148,13 +148,6 @@ def test_pool_spreads_over_the_interval() -> None:
     assert (counts > 0).all()
 
 
-def test_pool_depends_on_data_and_generator_alone() -> None:
-    evaluated = evaluated_at(1)
-    one, same, other = (pool_of(evaluated, seed) for seed in (5, 5, 6))
-    assert np.array_equal(one, same)
-    assert not np.array_equal(one, other)
-
-
 def test_pool_holds_the_best_allocations_of_the_posterior_mean() -> None:
     budgets = np.linspace(*BITS, DEFAULT.allocations).tolist()
     best = relaxed_allocations(SPACE, fit(evaluated_at(1)).mean_table, budgets)

@@ -60,21 +60,15 @@ def fitted() -> Fit:
     return fit_surrogate(FEATURES, index, loss), index, loss
 
 
-def test_predicts_an_additive_loss_that_it_has_not_seen(fitted: Fit) -> None:
+def test_predicts_an_additive_loss_that_it_has_not_seen_better_than_the_proxy(fitted: Fit) -> None:
     held_out = sampled(200, 2)
     truth = losses_of(held_out, 0.0)
-    mean, _ = fitted[0].predict(held_out)
-    assert explained(truth, mean.numpy()) > 0.8
-    assert stats.spearmanr(mean.numpy(), truth).statistic > 0.9
-
-
-def test_more_losses_correct_the_proxy(fitted: Fit) -> None:
-    held_out = sampled(200, 2)
-    truth = losses_of(held_out, 0.0)
+    mean = fitted[0].predict(held_out)[0].numpy()
+    assert stats.spearmanr(mean, truth).statistic > 0.9
     proxy = SCORES[GROUPS, held_out].sum(axis=1)
     line = stats.linregress(proxy, truth)
     by_proxy = explained(truth, line.intercept + line.slope * proxy)
-    assert explained(truth, fitted[0].predict(held_out)[0].numpy()) > (1 + by_proxy) / 2
+    assert explained(truth, mean) > max(0.8, (1 + by_proxy) / 2)
 
 
 def test_predictions_are_those_of_the_botorch_model(
@@ -247,15 +241,6 @@ def test_a_fit_leaves_the_global_generator_alone(
         fit_surrogate(FEATURES, fitted[1], fitted[2])
     assert drawn[0] == drawn[1]
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_predictions_scale_with_the_loss(fitted: Fit) -> None:
-    scaled = fit_surrogate(FEATURES, fitted[1], 100 * fitted[2] - 7)
-    held_out = sampled(20, 4)
-    mean, std = fitted[0].predict(held_out)
-    other_mean, other_std = scaled.predict(held_out)
-    torch.testing.assert_close(other_mean, 100 * mean - 7, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(other_std, 100 * std, rtol=1e-2, atol=1e-3)
 
 
 def test_fantasies_keep_means_and_shrink_uncertainty(fitted: Fit) -> None:
