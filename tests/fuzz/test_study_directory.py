@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from qsearch.storage.parquet import write_table
 from tests.engine.support import results, write_study_yaml
 from tests.fuzz.support import (
     ODD_NUMBERS,
-    Answer,
     Sandbox,
     changed_bytes,
     changed_table,
@@ -30,16 +29,34 @@ from tests.fuzz.support import (
 TOO_LARGE = st.sampled_from([-(2**64), 10**400])
 """For the integers of tables and of browsers."""
 
-READERS = {
-    "status": ["status"],
-    "status --json": ["status", "--json"],
-    "pick": ["pick", "--bits", "4"],
-    "pick --json": ["pick", "--bits", "4", "--json"],
-    "export": ["export", "--bits", "4", "--format", "json"],
-    "list": ["list"],
-    "archive": ["archive"],
-    "report": ["report"],
+READERS: dict[str, Callable[[Path], list[str | Path]]] = {
+    "status": lambda place: ["status", place],
+    "status --json": lambda place: ["status", place, "--json"],
+    "pick": lambda place: ["pick", place, "--bits", "4"],
+    "pick --json": lambda place: ["pick", place, "--bits", "4", "--json"],
+    "export": lambda place: [
+        *("export", place, "--bits", "4", "--format", "json", "--to", place / "exported")
+    ],
+        *["export", "--bits", "4", "--format", "json", "--to"],
+        place / "out",
+        place,
+    ],
+    "list": lambda place: ["list", place.parent],
+    "archive": lambda place: ["archive", place, "--to", place / "archive.zip"],
+    "report": lambda place: ["report", place],
 }
+
+
+SPECIAL: dict[str, Callable[[Path, Sandbox], object]] = {
+    "missing": lambda path, sandbox: None,
+    "folder": lambda path, sandbox: path.mkdir(),
+    "pipe": lambda path, sandbox: os.mkfifo(path),
+    "link outside": lambda path, sandbox: path.symlink_to(sandbox.root / "outside.txt"),
+    "link to itself": lambda path, sandbox: path.symlink_to(path),
+    "deep": lambda path, sandbox: path.write_text("[" * 100_000),
+    "long": lambda path, sandbox: path.write_text("1" * 100_000),
+}
+"""What may be in the place of a file."""
 
 
 def study_files(directory: Path) -> list[str]:
@@ -54,8 +71,7 @@ def break_file(draw: st.DrawFn, directory: Path) -> tuple[str, Any]:
     name = draw(st.sampled_from(study_files(directory)))
     kind = draw(st.sampled_from(["bytes", "bytes", "bytes", "values", "values", "special"]))
     if kind == "special":
-        special = ["missing", "folder", "pipe", "link outside", "link to itself", "deep", "long"]
-        return name, draw(st.sampled_from(special))
+        return name, draw(st.sampled_from(list(SPECIAL)))
     content = (directory / name).read_bytes()
     if kind == "values" and ".json" in name and content:
         lines = content.decode().splitlines() if ".jsonl" in name else [content.decode()]
@@ -76,29 +92,7 @@ def apply(directory: Path, name: str, change: Any, sandbox: Sandbox) -> None:
         write_table(path, change)
         return
     path.unlink()
-    if change == "folder":
-        path.mkdir()
-    elif change == "pipe":
-        os.mkfifo(path)
-    elif change == "link outside":
-        path.symlink_to(sandbox.root / "outside.txt")
-    elif change == "link to itself":
-        path.symlink_to(path)
-    elif change == "deep":
-        path.write_text("[" * 100_000)
-    elif change == "long":
-        path.write_text("1" * 100_000)
-
-
-def read(reader: str, place: Path) -> Answer:
-    name, *options = READERS[reader]
-    if name == "list":
-        return command(name, place.parent)
-    if name == "export":
-        return command(name, place, *options, "--to", place / "exported")
-    if name == "archive":
-        return command(name, place, "--to", place / "archive.zip")
-    return command(name, place, *options)
+    SPECIAL[change](path, sandbox)
 
 
 @fuzz("study directories: {reader}", 220, data=st.data(), reader=st.sampled_from(sorted(READERS)))
@@ -108,12 +102,10 @@ def test_a_broken_directory_is_read_or_refused_in_one_line(
     name, change = data.draw(break_file(finished))
     with sandbox.copy_of(finished) as place:
         apply(place, name, change, sandbox)
-        one_line(read(reader, place))
+        one_line(command(*READERS[reader](place)))
 
 
-@fuzz(
-    "study directories: forged", 150, data=st.data(), reader=st.sampled_from(["report", *READERS])
-)
+@fuzz("study directories: forged", 150, data=st.data(), reader=st.sampled_from(sorted(READERS)))
 def test_files_of_a_forger_are_read_or_refused_in_one_line(
     data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox
 ) -> None:
@@ -126,15 +118,10 @@ def test_files_of_a_forger_are_read_or_refused_in_one_line(
             write_table(path, data.draw(changed_table(pd.read_parquet(path))))
         else:
             write_forged(path, data.draw(changed_tree(json.loads(path.read_text()))))
-        one_line(read(reader, place))
+        one_line(command(*READERS[reader](place)))
 
 
-@fuzz(
-    "study directories: figures",
-    80,
-    data=st.data(),
-    reader=st.sampled_from(["report", "report", "status"]),
-)
+@fuzz("study directories: figures", 80, data=st.data(), reader=st.sampled_from(["report", "status"]))
 def test_odd_numbers_of_a_study_are_shown_or_refused_in_one_line(
     data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox
 ) -> None:
@@ -142,17 +129,13 @@ def test_odd_numbers_of_a_study_are_shown_or_refused_in_one_line(
     with sandbox.copy_of(finished) as place:
         path = place / "state/study.json"
         tree = json.loads(path.read_text())
-        numbers = [found for found in places_of(tree) if is_number(value_at(tree, found))]
+        numbers = [at for at in places_of(tree) if type(value_at(tree, at)) in (int, float)]
         # One of each kind, such as a side of a shape, as there are many of some.
-        kinds = {tuple(step for step in found if isinstance(step, str)): found for found in numbers}
+        kinds = {tuple(step for step in at if isinstance(step, str)): at for at in numbers}
         *steps, last = data.draw(st.sampled_from(list(kinds.values())))
         value_at(tree, steps)[last] = data.draw(st.one_of(TOO_LARGE, ODD_NUMBERS))
         write_forged(path, tree)
-        one_line(read(reader, place))
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        one_line(command(*READERS[reader](place)))
 
 
 def value_at(tree: Any, steps: Sequence[Any]) -> Any:
