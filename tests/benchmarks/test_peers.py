@@ -17,14 +17,18 @@ from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.search.allocation import allocate
 from qsearch.search.pareto import hypervolume
-from qsearch.space.layers import LayerSpec
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
-from tests.engine.support import uniform
+from tests.engine.support import (
+    FEW_NORMAL_FLOAT,
+    NORMAL_FLOAT,
+    bits_of,
+    make_layers,
+    uniform,
+)
 
 BITS = (2.25, 7.25)
 REFERENCE = (1.0, 7.25)
-SHAPES = [(64, 64), (64, 64), (64, 64), (64, 64), (256, 64), (64, 256)]
 SLOW = {"ax", "ax-one-restart", "optuna-gp"}
 BASIC = ("random", "uniform", "allocated")
 EACH = pytest.mark.parametrize("name", list(PEERS))
@@ -38,23 +42,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def make_space(options: NormalFloat.Options | None = None) -> Space:
-    """Six layers of a block under the normal-float quantizer."""
-    quantizer = NormalFloat(options or NormalFloat.Options())
-    choices = quantizer.choices()
-    bits = tuple(quantizer.storage_bits(layer) for layer in choices.layer_configurations)
-    roles = ("query", "key", "value", "attention_output", "up", "down")
-    layers = tuple(
-        LayerSpec(f"block.0.{role}", role, 0, shape)
-        for role, shape in zip(roles, SHAPES, strict=True)
-    )
-    return Space(layers, choices, bits)
-
-
-SPACE = make_space()
-FEW = make_space(
-    NormalFloat.Options(scale_bits=(8,), scale_dtype=("bfloat16",), scale_block_size=(256,))
-)
+LAYERS = tuple(layer for layer in make_layers(1) if layer.role != "gate")
+SPACE = Space(LAYERS, NORMAL_FLOAT, bits_of(NORMAL_FLOAT))
+FEW = Space(LAYERS, FEW_NORMAL_FLOAT, bits_of(FEW_NORMAL_FLOAT))
 SENSITIVITY = np.array([0.02, 0.05, 0.01, 0.1, 1.0, 0.3])
 
 

@@ -13,22 +13,11 @@ from qsearch.errors import InputError
 from qsearch.search.allocation import allocate
 from qsearch.search.initial_set import initial_configurations, named_configurations
 from qsearch.search.layer_scores import error_scores
-from qsearch.space.configuration import Choices, Knob
 from qsearch.space.space import Space
 from qsearch.spec.search_spec import InitialSpec
-from tests.engine.support import INTEGER, errors_of, make_space
+from tests.engine.support import FEW_NORMAL_FLOAT, INTEGER, errors_of, make_space
 
-# Normal float with fewer values, so that many first sets are allocated in seconds.
-KNOBS = Choices(
-    (
-        Knob("bits", (2, 3, 4, 8)),
-        Knob("scale_bits", (2, 8)),
-        Knob("scale_dtype", ("float16",)),
-        Knob("block_size", (16, 64)),
-        Knob("scale_block_size", (256,)),
-    )
-)
-SPACE = make_space(2, KNOBS)
+SPACE = make_space(2, FEW_NORMAL_FLOAT)
 WHOLE = make_space(1, INTEGER)
 ONE_LAYER = Space(WHOLE.layers[:1], INTEGER, WHOLE.storage_bits)
 ERRORS = errors_of(SPACE)
