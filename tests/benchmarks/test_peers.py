@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from benchmarks.peers import PEERS, Peer, Problem, Proposals, run_peer
 from benchmarks.peers.amq import AMQSettings
@@ -17,6 +16,7 @@ from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.search.allocation import allocate
 from qsearch.search.pareto import hypervolume
+from qsearch.space.configuration import Choices, Knob
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from tests.engine.support import (
@@ -149,15 +149,9 @@ def test_a_peer_adds_to_the_hypervolume_of_its_start(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(PEERS) - SLOW))
 def test_a_peer_ends_when_a_small_space_is_used_up(name: str) -> None:
-    quantizer = NormalFloat.Options(
-        bits=(2, 3),
-        scale_bits=(8,),
-        scale_dtype=("float32",),
-        block_size=(32,),
-        scale_block_size=(256,),
-    )
-    full = make_space(quantizer)
-    space = replace(full, fused_roles=(("query", "key", "value"), ("up", "down")))
+    choices = Choices((Knob("bits", (2, 3)), Knob("group_size", (32,))))
+    fused = (("query", "key", "value"), ("up", "down"))
+    space = Space(LAYERS, choices, bits_of(choices), fused)
     small = replace(
         problem(),
         space=space,
