@@ -96,7 +96,7 @@ class Searcher:
         others = np.array([row.tobytes() not in taken for row in known], dtype=bool)
         evaluated = Evaluated(self._index, self._loss, exclude=known[others])
         if self._pool is None:
-            # Pending trials must not change the pool: a resumed batch goes on as it began.
+            # Pending trials must not change the pool: a resumed batch continues as it began.
             self._pool = candidate_pool(
                 surrogate,
                 self.space,

@@ -28,7 +28,7 @@ def sample_configurations(
     maximum-entropy distribution whose mean is the target; then single groups are drawn again while
     that brings the average nearer to the target. What then lies outside the interval is drawn
     again, a few times: a coarse space may hold nothing inside, so the caller must check the bits.
-    The part of the interval outside the space is cut off.
+    The part of the interval outside the space does not count.
     """
     least, greatest = space.average_bits_range
     low, high = max(bits[0], least), min(bits[1], greatest)

@@ -122,21 +122,21 @@ def test_hypervolumes_are_those_of_the_points_so_far(objective: Objective) -> No
 
 def test_the_report_compares_fewer_evaluations_areas_and_allocators(objective: Objective) -> None:
     for seed in (0, 1):
-        record(objective, "qsearch", qsearch_searcher, seed, 30)
-        record(objective, "random", random_peer, seed, 30)
-    record(objective, "allocated", random_peer, 5, 30)
-    record(objective, "amq", random_peer, 0, 20)
+        record(objective, "qsearch", qsearch_searcher, seed, 14)
+        record(objective, "random", random_peer, seed, 14)
+    record(objective, "allocated", random_peer, 5, 14)
+    record(objective, "amq", random_peer, 0, 10)
     benchmark = Benchmark("search")
-    (figure,) = search_tables.report(benchmark, objective, 30, 10)
+    (figure,) = search_tables.report(benchmark, objective, 14, 6)
     assert {row["method"] for row in benchmark.rows} == {"qsearch", "random", "allocated", "amq"}
     (cut,) = [row for row in benchmark.rows if row["method"] == "amq"]
-    assert cut["evaluations"] == 20
-    assert "after 10" in cut
-    assert "after 30" not in cut
+    assert cut["evaluations"] == 10
+    assert "after 6" in cut
+    assert "after 14" not in cut
     said = [claim.claim for claim in benchmark.claims]
-    assert any("hypervolume of qsearch after 10 evaluations" in claim for claim in said)
+    assert any("hypervolume of qsearch after 6 evaluations" in claim for claim in said)
     assert any("one-sided p-value" in claim for claim in said)
-    for count in (10, 30):
+    for count in (6, 14):
         assert any(
             f"{count} evaluations each: greatest excess of qsearch's loss over allocated's" in claim
             for claim in said
@@ -145,11 +145,11 @@ def test_the_report_compares_fewer_evaluations_areas_and_allocators(objective: O
 
 
 def test_a_peer_whose_runs_are_not_complete_counts_with_what_it_has(objective: Objective) -> None:
-    record(objective, "qsearch", qsearch_searcher, 0, 30)
-    record(objective, "random", random_peer, 0, 30)
-    record(objective, "amq", qsearch_searcher, 1, 25)
+    record(objective, "qsearch", qsearch_searcher, 0, 14)
+    record(objective, "random", random_peer, 0, 14)
+    record(objective, "amq", qsearch_searcher, 1, 12)
     benchmark = Benchmark("search")
-    search_tables.report(benchmark, objective, 30, 10)
+    search_tables.report(benchmark, objective, 14, 6)
     (claim,) = [claim for claim in benchmark.claims if "best peer (amq)" in claim.claim]
     tables = search_runs.recorded_runs("made")
     box = search_runs.reference_box(objective)
@@ -157,7 +157,7 @@ def test_a_peer_whose_runs_are_not_complete_counts_with_what_it_has(objective: O
         hypervolumes(tables[search_runs.Run("made", method, "warm", seed)], *box)
         for method, seed in (("qsearch", 0), ("amq", 1))
     )
-    assert claim.value == pytest.approx(own[9] / other[24], abs=1e-4)
+    assert claim.value == pytest.approx(own[5] / other[11], abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from benchmarks.paper_tables import (
     markdown_of,
     table_of,
 )
-from benchmarks.recording import Benchmark
+from benchmarks.recording import Benchmark, Claim
 from benchmarks.zero_shot import Seen
 from qsearch.errors import InputError
 
@@ -55,6 +55,12 @@ def runs(**accuracies: dict[int, float]) -> dict[str, list[Outcome]]:
 def rows_of(**accuracies: dict[int, float]) -> pd.DataFrame:
     """The table's rows by method."""
     return table_of(figures_of(runs(**accuracies), ACCURACY)).set_index("method")
+
+
+def claims_of(outcomes: dict[str, list[Outcome]]) -> list[Claim]:
+    benchmark = Benchmark("paper")
+    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
+    return benchmark.claims
 
 
 def test_hypervolume_of_one_quality_is_a_rectangle() -> None:
@@ -92,10 +98,9 @@ def test_claims_compare_hypervolume_and_minutes() -> None:
         "shared-lora": [outcome("shared-lora", 0.79, seed, 20) for seed in range(3)],
         "coa-lora": [outcome("coa-lora", 0.82 + 0.001 * seed, seed, 40) for seed in range(3)],
     }
-    benchmark = Benchmark("paper")
-    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
-    assert [claim.met for claim in benchmark.claims] == [True, True, True, True]
-    (minutes,) = [claim for claim in benchmark.claims if "minutes" in claim.claim]
+    claims = claims_of(outcomes)
+    assert [claim.met for claim in claims] == [True, True, True, True]
+    (minutes,) = [claim for claim in claims if "minutes" in claim.claim]
     assert minutes.value == pytest.approx(0.4)
     assert "5 runs" in minutes.claim
 
@@ -106,9 +111,7 @@ def test_claims_are_over_common_seeds_and_need_three() -> None:
         lq_lora=dict.fromkeys((0, 1, 2), 0.7),
         coa_lora=dict.fromkeys((1, 2, 3), 0.8),
     )
-    benchmark = Benchmark("paper")
-    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
-    (volume, minutes) = benchmark.claims
+    (volume, minutes) = claims_of(outcomes)
     assert "less that of qlora, 3 seeds" in volume.claim
     assert volume.value == pytest.approx(0.2 * 4.75 / 5)
     assert minutes.value == pytest.approx(1)
@@ -125,18 +128,14 @@ def test_minutes_are_compared_over_three_seeds_of_one_machine(
         else outcome("qlora", 0.8, seed, 100)
         for seed in range(4)
     ]
-    benchmark = Benchmark("paper")
-    figures = figures_of({"coa-lora": own, "qlora": rivals}, ACCURACY)
-    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures)
-    found = [claim.value for claim in benchmark.claims if "minutes" in claim.claim]
-    assert found == pytest.approx(expected)
+    claims = claims_of({"coa-lora": own, "qlora": rivals})
+    minutes = [claim.value for claim in claims if "minutes" in claim.claim]
+    assert minutes == pytest.approx(expected)
 
 
 def test_overlapping_intervals_miss_the_claim() -> None:
     outcomes = runs(shared_lora=dict.fromkeys(range(3), 0.80), coa_lora={0: 0.78, 1: 0.83, 2: 0.88})
-    benchmark = Benchmark("paper")
-    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
-    (interval,) = [claim for claim in benchmark.claims if "interval" in claim.claim]
+    (interval,) = [claim for claim in claims_of(outcomes) if "interval" in claim.claim]
     assert interval.met is False
 
 

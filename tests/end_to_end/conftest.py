@@ -100,7 +100,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         run_new(small_study(directory))
         return directory
-    # The test processes share one run; each has a copy, since some tests go on in it.
+    # The test processes share one run; each has a copy, since some tests continue it.
     shared = mine.parent / "small"
     with (mine.parent / "small.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

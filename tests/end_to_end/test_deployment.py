@@ -51,12 +51,12 @@ BLOCKS = 2
 
 def picked(study: Path, bits: float) -> tuple[StudyComponents, Configuration]:
     """The study's components with the adapter of what ``pick`` picks, and that configuration."""
-    figures = json.loads(run(command("pick", study, "--bits", str(bits), "--json")).stdout)
+    values = json.loads(run(command("pick", study, "--bits", str(bits), "--json")).stdout)
     configuration = Configuration(
-        {name: LayerConfiguration(layer) for name, layer in figures["configuration"].items()}
+        {name: LayerConfiguration(layer) for name, layer in values["configuration"].items()}
     )
     components = build_components(load_spec(study / "study.yaml", resolved=True))
-    components.trainer.load_state(read_adapter(study, figures["round"])[0])
+    components.trainer.load_state(read_adapter(study, values["round"])[0])
     return components, configuration
 
 

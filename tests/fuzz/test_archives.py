@@ -49,7 +49,7 @@ def members(archive: Path) -> Members:
 
 
 def write(path: Path, members: Members, sign: bool) -> None:
-    """Write an archive; signed, its manifest tells of the members as they are."""
+    """Write an archive; signed, its manifest is of the members as they are."""
     names = {info.filename: content for info, content in members}
     if sign:
         manifest: dict[str, Any] = {"format": 1, "qsearch": "0"}
@@ -148,7 +148,7 @@ def restored_or_refused(path: Path, place: Path) -> bool:
 
 
 @fuzz("archives: members", 150, data=st.data(), signed=st.booleans())
-def test_changed_archives_are_refused_or_hold_what_their_manifest_tells(
+def test_changed_archives_are_refused_or_hold_what_their_manifest_says(
     data: st.DataObject,
     signed: bool,
     members: Members,

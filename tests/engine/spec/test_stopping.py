@@ -293,7 +293,7 @@ def test_time_that_is_up_in_a_set_leaves_the_round_unfinished(
     assert len(record.trials) == FIRST_ROUND + 1
     assert (record.latest["round"] == 1).all()
     assert reason(tmp_path / "run") == "search.stop.hours: 8 reached"
-    # Nothing of the round is lost when the study goes on.
+    # Nothing of the round is lost when the study continues.
     timed(None)
     assert_frame_equal(results(tmp_path / "run"), unlimited, check_exact=True)
 
