@@ -251,12 +251,11 @@ def test_what_a_cut_round_left_out_is_evaluated_in_the_next(tmp_path: Path) -> N
 # Hypervolume
 
 
-@pytest.mark.parametrize("patience", [1, 2])
-def test_study_stops_after_patience_rounds_without_gain(patience: int, tmp_path: Path) -> None:
-    stop = {"tolerance": 1.0, "patience": patience}
+def test_study_stops_after_patience_rounds_without_gain(tmp_path: Path) -> None:
+    stop = {"tolerance": 1.0, "patience": 2}
     spec = study_spec(**SMALL | {"search__rounds": 9}, search__stop=stop)
-    assert len(run_study(spec, tmp_path / "run").rounds) == 1 + patience
-    assert f"raised the hypervolume by less than 1: {patience}" in reason(tmp_path / "run")
+    assert len(run_study(spec, tmp_path / "run").rounds) == 3
+    assert "raised the hypervolume by less than 1: 2" in reason(tmp_path / "run")
 
 
 # Time
@@ -347,12 +346,14 @@ def test_killed_session_loses_little_of_its_time(
     assert Clock(tmp_path / "run").hours == pytest.approx(3, abs=1e-6)
 
 
-def test_interrupted_session_loses_none_of_its_time(
+def test_interrupted_session_loses_none_of_its_time_and_is_not_finished(
     timed: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         timed(None, "trained", stop=stopping_at("trained", error=KeyboardInterrupt))
     assert Clock(tmp_path / "run").hours == pytest.approx(1, abs=1e-6)
+    output = CliRunner().invoke(cli.app, ["status", str(tmp_path / "run")]).output
+    assert next(x for x in output.splitlines() if x.startswith("finished")).split()[1] == "no"
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"seconds": "x"}'])
@@ -374,10 +375,3 @@ def test_run_and_status_say_why_a_study_is_finished(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         assert "search.stop.hours: 1e-09 reached" in result.output
     assert len(read_study(tmp_path / "run").trials) == 0
-
-
-def test_status_of_a_study_that_goes_on_says_no_reason(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", stopping_at("evaluated", error=KeyboardInterrupt))
-    output = CliRunner().invoke(cli.app, ["status", str(tmp_path / "run")]).output
-    assert next(x for x in output.splitlines() if x.startswith("finished")).split()[1] == "no"
