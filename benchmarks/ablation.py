@@ -106,7 +106,7 @@ ABLATIONS = {
     "errors of choices uncorrelated": Ablation(
         knows=lambda problem: replace(problem, correlation=None)
     ),
-    "posterior means in place of expected improvement": Ablation(patched=_without_uncertainty),
+    "posterior means instead of expected improvement": Ablation(patched=_without_uncertainty),
     "no local search": Ablation(_settings(steps=0)),
     "no empty segments": Ablation(_settings(empty_segment_share=0)),
     "one candidate a fit": Ablation(Variant(target="examples", batch=1)),

@@ -77,7 +77,7 @@ class LayerWeights:
     rounded: Callable[[Tensor], Tensor]
 
 
-ADAPTED = "quantized, adapter beside or merged"
+ADAPTED = "quantized, adapter apart or merged"
 ORIGINAL = "adapter merged into the original weights, then quantized"
 AGAIN = "adapter merged into dequantized weights, quantized again"
 FLOAT_ADAPTED = "float, with the adapter"

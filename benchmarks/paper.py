@@ -57,7 +57,7 @@ class Plan:
         seeds: Seeds of each method.
         ablations: Seeds of each ablation by its name.
         zero_shot: Whether seen configurations are compared with unseen ones.
-        paper_task: The task of the paper's table whose figures stand beside.
+        paper_task: The task of the paper's table whose values stand next to ours.
     """
 
     study: Path
@@ -139,10 +139,10 @@ def main() -> None:
         tables |= {f"{name}: {title}": table for title, table in report.tables.items()}
     if refused:
         sys.exit(1)  # The results of all plans stay as they are, rather than lose those of one.
-    texts.append(f"## The paper's own figures (RoBERTa-large)\n\n{paper_markdown()}\n")
+    texts.append(f"## The paper's own values (RoBERTa-large)\n\n{paper_markdown()}\n")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "paper.md").write_text("\n".join(texts), encoding="utf-8")
-    benchmark.write_page(figures, {**tables, "the paper's own figures (RoBERTa-large)": PAPER})
+    benchmark.write_page(figures, {**tables, "the paper's own values (RoBERTa-large)": PAPER})
     benchmark.write()
 
 
@@ -200,13 +200,13 @@ def _text_of(plan: Plan, figures: Sequence[Figures], tables: Mapping[str, pd.Dat
     if not figures:
         return f"## {plan.name}\n\nNothing is recorded yet.\n"
     scale = plan.scale
-    beside = (
-        "The paper's figures are of RoBERTa-large on its own machine, six configurations served,"
+    paper_note = (
+        "The paper's values are of RoBERTa-large on its own machine, six configurations served,"
         " with a hypervolume of its own scale.\n\n"
     )
     return (
         f"## {plan.name}\n\n{markdown_of(tables['methods'], scale.unit)}\n\n"
-        f"{beside if plan.paper_task else ''}"
+        f"{paper_note if plan.paper_task else ''}"
         f"Means over seeds with 95 % intervals. Hypervolume is a share of the box from a"
         f" {scale.value} of {scale.worst:.4g} at {BITS[1]} bits to {scale.best:g} at {BITS[0]};"
         " gaps are from QLoRA, with integers from PTQ, means over the budgets.\n\n"

@@ -174,7 +174,7 @@ def table_of(figures: Sequence[Figures], paper_task: str | None = None) -> pd.Da
 
     Args:
         figures: Those of each method.
-        paper_task: The task of the paper's table whose figures stand beside.
+        paper_task: The task of the paper's table whose values stand next to ours.
     """
     rows = []
     ours = next((one for one in figures if one.method == OURS), None)

@@ -156,7 +156,7 @@ def _row(
     }
 
 
-def beside_bitsandbytes(benchmark: Benchmark) -> None:
+def compare_with_bitsandbytes(benchmark: Benchmark) -> None:
     """Compare normal float at 4 bits to bitsandbytes' NF4 on the CPU."""
     quantizer = NormalFloat(NormalFloat.Options())
     chosen = LayerConfiguration(
@@ -195,7 +195,7 @@ def beside_bitsandbytes(benchmark: Benchmark) -> None:
         }
         times = medians(alternate(calls, 31 if shape[0] < 1000 else 9))
         benchmark.row(
-            measure="beside bitsandbytes",
+            measure="compared with bitsandbytes",
             shape=f"{shape[0]}x{shape[1]}",
             **{f"{name} (ms)": round(1e3 * seconds, 3) for name, seconds in times.items()},
         )
@@ -241,7 +241,7 @@ def every_configuration(benchmark: Benchmark) -> None:
 
 
 def write_tables(rows: list[dict[str, Any]]) -> None:
-    """Put the tables into the documentation: quantizers side by side, and beside bitsandbytes."""
+    """Put the tables into the documentation: quantizers side by side, and with bitsandbytes."""
     measured = [row for row in rows if "configuration" in row]
     names = [name for name in measured[0] if name not in ("budget", "bytes over theory")]
     heads = [*names, "packed bytes / theory", "loads where"]
@@ -254,7 +254,7 @@ def write_tables(rows: list[dict[str, Any]]) -> None:
     fill_table(DOCS, "quantizers", lines)
     lines = ["| shape | scales | quantize | dequantize |", "|---|---|---|---|"]
     for row in rows:
-        if row.get("measure") != "beside bitsandbytes":
+        if row.get("measure") != "compared with bitsandbytes":
             continue
         for levels in ("one level", "two levels"):
             ratios = [
@@ -263,7 +263,7 @@ def write_tables(rows: list[dict[str, Any]]) -> None:
             ]
             cells = [row["shape"].replace("x", " × "), levels, *(f"{one:#.2g}" for one in ratios)]
             lines.append(f"| {' | '.join(cells)} |")
-    fill_table(DOCS, "quantizers, beside bitsandbytes", lines)
+    fill_table(DOCS, "quantizers, compared with bitsandbytes", lines)
 
 
 def rounding(benchmark: Benchmark) -> None:
@@ -310,7 +310,7 @@ def main() -> None:
         write_tables(json.loads((RESULTS / "quantizers.json").read_text(encoding="utf-8"))["rows"])
         return
     benchmark = Benchmark("quantizers")
-    beside_bitsandbytes(benchmark)
+    compare_with_bitsandbytes(benchmark)
     every_configuration(benchmark)
     rounding(benchmark)
     table(benchmark)

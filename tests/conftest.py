@@ -67,6 +67,28 @@ def minilm() -> str:
 
 
 @pytest.fixture(scope="session")
+def fake_plugins() -> Iterator[None]:
+    """Install the fake plugins for this process, and keep PyTorch on one core."""
+    import torch
+
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "tests" / "engine" / "fixtures"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the fake study, run to its end; read-only for tests."""
+    from qsearch.study.run import run_study
+    from tests.engine.support import study_spec
+
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    run_study(study_spec(), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server of this test process; who stops it starts it again."""
     # Not pytest's folder: the server's user could not get there, and a socket's path must be short.

@@ -59,7 +59,7 @@ def evopress_peer(
 
     Multi-step selection, which discards most offspring after a few tokens, needs evaluations on
     part of the data. The black box of this benchmark has none, so every offspring costs a full
-    evaluation; the paper's figures (150 generations of 128 for one budget) are out of reach.
+    evaluation; the paper's values (150 generations of 128 for one budget) are out of reach.
     """
     settings = settings or EvoPressSettings()
     archive = Archive(problem)

@@ -150,13 +150,10 @@ class SupportsSeparateTraining(Protocol):
         configurations: Sequence[Configuration] = (),
         checkpoint: TrainingCheckpoint = NO_CHECKPOINT,
     ) -> None:
-        """Add what another process trained.
+        """Add what another process's :meth:`train_separately` returned.
 
-        Args:
-            trained: What its :meth:`train_separately` returned.
-            configurations: The set that is being trained; none where it was trained for an
-                evaluation.
-            checkpoint: Where the set's training is saved, periodically.
+        ``configurations`` is the set that is being trained, none where it was for an evaluation;
+        the checkpoint is where the set's training is saved, periodically.
         """
         ...
 

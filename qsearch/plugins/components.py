@@ -13,7 +13,6 @@ from qsearch.plugins.protocols import Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.space.layers import LayerSpec
 from qsearch.space.space import Space
-from qsearch.spec.old_names import OLD_NAMES
 from qsearch.spec.sections import PluginSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.validation import validate
@@ -119,6 +118,5 @@ def _plugin(group: Group, section: PluginSpec, source: str) -> tuple[Any, Any]:
     try:
         plugin = load_plugin(group, section.name)
     except InputError as error:
-        message = OLD_NAMES.get(f"{prefix}.name={section.name}") or error
-        raise InputError(f"{source}: {prefix}.name: {message}") from error
+        raise InputError(f"{source}: {prefix}.name: {error}") from error
     return plugin, validate(plugin.Options, section.options, source, prefix)

@@ -8,14 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class ExamplesDigest:
-    """Which examples a split has.
+    """Which examples a split has: texts, pairs of texts, or sequences.
 
-    Args:
-        count: How many there are: texts, pairs of texts, or sequences.
-        sha256: Of the examples as the task uses them, in order: the same for the same examples,
-            whatever file they come from.
-        file_sha256: Of the file that they were read from, as ``sha256sum`` gives it; None where
-            there is no file.
+    ``sha256`` is of the examples as the task uses them, in order, whatever file they come from;
+    ``file_sha256`` of that file, as ``sha256sum`` gives it, or None where there is no file.
     """
 
     count: int
@@ -25,12 +21,10 @@ class ExamplesDigest:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The model and the data of a study.
+    """The model and the data of a study; empty where there are none, or the task does not say.
 
-    Args:
-        model: SHA-256 of each file of the model by its name: of weights, of settings, and of the
-            tokenizer; empty where there is none.
-        data: By split; empty where the task does not tell.
+    The model is the SHA-256 of each file by its name: weights, settings and tokenizer. The data are
+    by split.
     """
 
     model: Mapping[str, str] = field(default_factory=dict)

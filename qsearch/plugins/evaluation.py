@@ -1,4 +1,4 @@
-"""What training and evaluation report: plain figures, free of any framework."""
+"""What training and evaluation report: plain numbers, free of any framework."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """A task's figure of merit.
-
-    Args:
-        name: Such as ``accuracy`` or ``perplexity``.
-        better: Whether higher or lower values are better.
-    """
+    """A task's measure of quality, such as ``accuracy``, and which of its values are better."""
 
     name: str
     better: Literal["higher", "lower"]
@@ -22,15 +17,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one configuration scored on one split.
-
-    Args:
-        loss: Mean loss over the split, nats.
-        standard_error: Standard error of that mean.
-        metric: The task metric.
-        metric_standard_error: Its standard error.
-        seconds: Wall time of the evaluation.
-    """
+    """What one configuration scored on one split: mean loss (nats) and metric, and wall time."""
 
     loss: float
     standard_error: float
@@ -41,13 +28,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What one round of training did.
+    """What one round of training did: optimizer steps, wall time, and the loss of each step (nats).
 
-    Args:
-        steps: Optimizer steps taken.
-        seconds: Wall time.
-        losses: Training loss of each step, nats.
-        details: Further figures for the log, such as the cache's hit rate.
+    Details are further values for the log, such as the cache's hit rate.
     """
 
     steps: int

@@ -11,12 +11,12 @@ class Footprint:
 
     Args:
         quantized_weights: Number of weights that average bits are of.
-        other_bytes: Bytes that an export's other weights take: embeddings, norms, biases, head.
-        adapter_bytes: Bytes that the adapter of one configuration takes.
-        layer_bytes: Bytes of the largest layer as float32, which is dequantized while it runs.
-        cache_bytes_per_token: Bytes of keys and values that a causal model keeps for a token.
-        activation_bytes_per_token: Bytes of intermediate results of a token, at most.
-        tokens: Tokens that the study's task feeds at once.
+        other_bytes: Of an export's other weights: embeddings, norms, biases, head.
+        adapter_bytes: Of the adapter of one configuration.
+        layer_bytes: Of the largest layer as float32, which is dequantized while it runs.
+        cache_bytes_per_token: Of keys and values that a causal model keeps.
+        activation_bytes_per_token: Of intermediate results, at most.
+        tokens: That the study's task feeds at once; the default length of a sequence.
     """
 
     quantized_weights: int
@@ -36,10 +36,6 @@ class Footprint:
 
         Weight files, one dequantized layer, and for each token of one sequence its activations
         and its cached keys and values.
-
-        Args:
-            average_bits: Of the configuration.
-            tokens: Length of the sequence; :attr:`tokens` if None.
         """
         return self.file_bytes(average_bits) + self.layer_bytes + self._token_bytes(tokens)
 

@@ -80,12 +80,9 @@ class Quantizer(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """Losses and metrics of some examples.
+    """Mean loss of each example (n, nats), its part of the metric (n), and its weight (n).
 
-    Args:
-        losses: Mean loss of each example (n), nats.
-        metrics: Each example's contribution to the metric (n), such as 1 for a right answer.
-        weights: Each example's weight (n), such as its number of predicted tokens.
+    Such as 1 for a right answer, and its number of predicted tokens.
     """
 
     losses: Tensor
@@ -104,12 +101,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready for training, with the tokenizer that belongs to it.
+    """A float32 model, task head included, with its tokenizer, which is opaque to the engine.
 
-    Args:
-        module: The float32 PyTorch module, task head included.
-        tokenizer: Its tokenizer (a transformers tokenizer, opaque to the engine).
-        head: Names of the modules that are trained whole, next to the adapter: the task's head.
+    ``head`` names the modules that are trained whole, next to the adapter: the task's head.
     """
 
     module: torch.nn.Module
@@ -167,12 +161,11 @@ class Requirements:
     """What a study needs of its machine, as estimated before it runs.
 
     Args:
-        parameters: Parameters of the model.
-        memory_bytes: Estimated peak memory of training.
-        training_flops: Operations of training in round 1 and in each later round.
-        evaluation_flops: Operations of evaluating one configuration.
-        first_evaluation_flops: Further ones of each configuration's first evaluation, such as a
-            training of its own.
+        parameters: Of the model.
+        memory_bytes: At the peak of training.
+        training_flops: In round 1, and in each later round.
+        evaluation_flops: Of one configuration.
+        first_evaluation_flops: Further ones of its first evaluation, such as for its own training.
         configuration_bytes: Memory that each evaluated configuration keeps, such as its adapter.
         notes: Sentences for the user, such as on a model that has to be downloaded first.
     """

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Literal, TypeVar
-
-from pydantic import BaseModel
+from typing import Any, Literal
 
 from qsearch.errors import InputError
 
@@ -15,22 +13,12 @@ Group = Literal["quantizers", "trainers", "tasks", "reports", "loggers"]
 
 @dataclass(frozen=True)
 class Plugin:
-    """An installed plugin: the name that a study YAML uses, and where it comes from.
-
-    Args:
-        group: Which kind of plugin it is.
-        name: Of its entry point.
-        target: Import path of its class.
-        distribution: Name and version of its package.
-    """
+    """An installed plugin: its entry point's name and target, and its package with the version."""
 
     group: Group
     name: str
     target: str
     distribution: str
-
-
-_Options = TypeVar("_Options", bound=BaseModel)
 
 
 def installed_plugins(group: Group) -> tuple[Plugin, ...]:

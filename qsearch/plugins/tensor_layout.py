@@ -16,13 +16,9 @@ from qsearch.space.configuration import LayerConfiguration
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """One tensor of a quantized weight, in memory and on disk.
+    """One tensor of a quantized weight: in memory, and how it is packed on disk.
 
-    Args:
-        shape: Shape in memory.
-        dtype: Element type in memory.
-        bits: Bits per element on disk (1 to 8) for uint8 codes, which are packed; None for
-            tensors stored as they are.
+    uint8 codes are packed to ``bits`` (1 to 8) per element; a tensor without is stored as it is.
     """
 
     shape: tuple[int, ...]
@@ -59,12 +55,8 @@ class SupportsRows(Protocol):
 class IntegerWeight:
     """A weight on an even grid by groups of a row: scale · (code - zero point).
 
-    Args:
-        codes: Codes (output features × input features), uint8.
-        scales: Scales (output features × groups), float16.
-        zero_points: Zero points (same), uint8; None where all are 2^(bits - 1).
-        bits: Bits of a code.
-        group_size: Weights of a group; the last one of a row may be shorter.
+    Codes are uint8 (output features × input features), scales float16 (output features × groups),
+    zero points uint8 (the same); without, all are 2^(bits - 1). A row's last group may be shorter.
     """
 
     codes: Tensor

@@ -38,18 +38,15 @@ def log_expected_hypervolume_improvement(
 ) -> Tensor:
     """Return the logarithm of expected hypervolume improvement (n).
 
-    The logarithm keeps order and gradient where the improvement underflows.
+    The logarithm keeps order and gradient where the improvement underflows. Improvements are in
+    units of loss × bits.
 
     Args:
         mean: Posterior mean of the loss (n).
         std: Posterior standard deviation of the loss (n), positive.
         average_bits: Average bits (n).
-        front: Non-dominated points (m × 2), rows (loss, average bits) by rising bits; may be
-            empty.
+        front: Non-dominated points (m × 2), rows (loss, average bits) by rising bits; m may be 0.
         reference_point: (loss, average bits); a candidate at or above its bits scores −∞.
-
-    Returns:
-        Log improvement in units of loss × bits (n).
     """
     if not mean.shape == std.shape == average_bits.shape or mean.dim() != 1:
         raise InputError(

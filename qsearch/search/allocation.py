@@ -98,13 +98,9 @@ def relaxed_allocations(space: Space, scores: Floats, budgets: Sequence[float]) 
 class _Upgrades:
     """Steps along the lower convex hulls of all groups, by falling gain per bit.
 
-    Args:
-        start: Choices of fewest bits (groups).
-        least: Their average bits.
-        group: The group of each step (steps).
-        choice: Its choice after the step (steps).
-        cost: By how much the step raises average bits (steps).
-        gain: By how much it lowers the score, for each average bit (steps).
+    They start at the choices of fewest bits (groups), whose average bits are ``least``. A step
+    (steps) gives its group a choice; that raises average bits by its cost, and lowers the score by
+    its gain for each of them.
     """
 
     start: Integers

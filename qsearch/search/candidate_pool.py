@@ -38,13 +38,10 @@ _LAST_STARTS = 2
 class SearchSettings:
     """How far the search looks.
 
-    Args:
-        starts: Local searches of the pool, each within a window of average bits of its own.
-        steps: Most steps of a local search.
-        moves: Most groups that one step moves.
-        allocations: Budgets at which allocations are made.
-        empty_segment_share: Every n-th candidate goes to a segment without any evaluated
-            configuration; 0 for none.
+    ``starts`` are local searches of the pool, each within a window of average bits of its own, of
+    so many steps that move so many groups; allocations are made at so many budgets. Every n-th
+    candidate (``empty_segment_share``) goes to a segment without any evaluated configuration; 0 for
+    none.
     """
 
     starts: int = 12
@@ -56,12 +53,9 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a search starts from.
+    """What a search starts from: evaluated configurations (n × groups) and their losses (n).
 
-    Args:
-        index: Choice indices of the evaluated configurations (n × groups).
-        loss: Their losses (n).
-        exclude: Further configurations never to propose, such as failed ones (k × groups).
+    ``exclude`` are further ones never to propose, such as failed ones (k × groups).
     """
 
     index: Integers
@@ -73,12 +67,8 @@ class Evaluated:
 class Improvement:
     """Log expected hypervolume improvement as a function of choice indices.
 
-    Args:
-        surrogate: The surrogate, with pending configurations fantasised.
-        space: The space.
-        front: Non-dominated points (m × 2), rows (loss, average bits) by rising bits.
-        reference: Reference point (loss, average bits).
-        bits: Interval of average bits; outside of it the score is −∞.
+    The surrogate has pending configurations fantasised. Non-dominated points (m × 2) are rows
+    (loss, average bits) by rising bits. Outside the interval of average bits, the score is −∞.
     """
 
     surrogate: Surrogate
@@ -113,15 +103,9 @@ def acquisition(
 ) -> Improvement:
     """Return log expected hypervolume improvement over known configurations.
 
-    The front is that of posterior means and not of noisy losses, so that sampling noise does not
-    hold a configuration on it.
-
-    Args:
-        surrogate: The surrogate, with pending configurations fantasised.
-        space: The space.
-        known: Evaluated and pending configurations (n × groups).
-        loss: Losses of the evaluated ones, for the reference point.
-        bits: Interval of average bits; outside of it the score is −∞.
+    Known are evaluated and pending configurations (n × groups), of which the surrogate fantasises
+    the latter; losses are of the former, for the reference point. The front is that of estimated
+    losses and not of observed ones, so that sampling noise does not hold a configuration on it.
     """
     points = front(_estimated_points(surrogate, space, known))
     return Improvement(
@@ -185,21 +169,12 @@ def next_candidate(
     edges: Floats,
     settings: SearchSettings = SearchSettings(),  # frozen
 ) -> Integers | None:
-    """Return the new configuration with the greatest expected hypervolume improvement.
+    """Return the new configuration (groups) of greatest improvement; None if there is none.
 
-    Args:
-        surrogate: Fitted to the evaluated configurations.
-        space: The space.
-        evaluated: What was evaluated.
-        pool: From :func:`candidate_pool`.
-        pending: Configurations chosen but not evaluated (m × groups); their losses are fantasised
-            as their means, so the uncertainty near them shrinks.
-        bits: Interval of average bits to stay in.
-        edges: Edges of the segments, in average bits (segments + 1).
-        settings: How far to look.
-
-    Returns:
-        Choice indices (groups), or None if there is no new configuration.
+    The surrogate is fitted to the evaluated configurations, and the pool is that of
+    :func:`candidate_pool`. Pending ones are proposed but not evaluated (m × groups): their losses
+    are fantasised as their means, so the uncertainty near them shrinks. ``edges`` are those of the
+    segments, in average bits (segments + 1).
     """
     known = np.concatenate([evaluated.index, pending])
     score = acquisition(surrogate.fantasise(pending), space, known, evaluated.loss, bits)
@@ -211,21 +186,16 @@ def next_candidate(
         in_empty = pool[~np.isin(segment_of(space.average_bits(pool), edges), known_segments)]
         best, _ = best_new(in_empty, score(in_empty), taken, 1)
         if len(best):
-            return _first(best)
+            return np.asarray(best[0])
     starts, values = best_new(pool, score(pool), taken, _LAST_STARTS)
     steps = min(settings.steps, _LAST_STEPS)
     climbed, climbed_values = local_search(score, starts, steps, settings.moves, excluded)
     candidates = np.concatenate([starts, climbed])
     best, _ = best_new(candidates, np.concatenate([values, climbed_values]), taken, 1)
-    return _first(best if len(best) else _any_new(score, excluded, taken))
+    return np.asarray(best[0]) if len(best) else _any_new(score, excluded, taken)
 
 
-def _first(points: Integers) -> Integers | None:
-    first: Integers | None = points[0] if len(points) else None
-    return first
-
-
-def _any_new(score: Score, around: Integers, taken: set[bytes]) -> Integers:
+def _any_new(score: Score, around: Integers, taken: set[bytes]) -> Integers | None:
     """Return the best new neighbour of the first point that has one.
 
     In a small space that is nearly used up, local searches see only known configurations.
@@ -234,5 +204,5 @@ def _any_new(score: Score, around: Integers, taken: set[bytes]) -> Integers:
         points = moved(point, *score.space.neighbours(point))
         best, _ = best_new(points, score(points), taken, 1)
         if len(best):
-            return best
-    return around[:0]
+            return np.asarray(best[0])
+    return None

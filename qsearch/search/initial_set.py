@@ -32,15 +32,9 @@ def initial_configurations(
 
     A third are uniform: of the layer configurations that are non-dominated in storage bits and mean
     error, some spread evenly over average bits. A third are allocations for budgets spread evenly;
-    before training, they know of quantization errors only. The rest are spread uniformly over
-    average bits.
-
-    Args:
-        space: The space.
-        quantization_error: Relative squared error (layers × choices).
-        count: Most configurations to return; fewer only where the interval holds few.
-        bits: Interval of average bits.
-        generator: Source of randomness.
+    before training, they know of relative squared errors only (layers × choices). The rest are
+    spread uniformly over average bits. There are fewer than ``count`` only where the interval holds
+    few.
     """
     members = _Members(space, bits)
     ladder = _uniform_ladder(space, quantization_error, bits)

@@ -29,10 +29,7 @@ class Score(Protocol):
         ...
 
     def moves(self, index: Integers, groups: Integers, choices: Integers) -> Floats:
-        """Return values (changes) of a configuration (groups) with one group changed.
-
-        ``groups`` has the group that each change moves (changes), ``choices`` its new choice index.
-        """
+        """Return values (changes) of the configurations that :func:`moved` makes."""
         ...
 
 
@@ -44,18 +41,11 @@ def local_search(
     exclude: Integers,
     windows: Floats | None = None,
 ) -> tuple[Integers, Floats]:
-    """Climb a score from several starting points at once.
+    """Climb a score from several starting points (starts × groups) at once.
 
-    A step goes to the best neighbour, or to the best combination of neighbours that move several
-    groups.
-
-    Args:
-        score: What to climb.
-        starts: Choice indices of the starting points (starts × groups).
-        steps: Most steps of a search.
-        max_moves: Most groups that one step moves.
-        exclude: Configurations that a search may pass but that are not returned (k × groups).
-        windows: Interval of average bits that each search stays in (starts × 2).
+    A step goes to the best neighbour, or to the best combination of neighbours that move up to
+    ``max_moves`` groups. A search may pass excluded configurations (k × groups), but does not
+    return them; it stays in its window of average bits (starts × 2).
 
     Returns:
         Distinct configurations that were best among those looked at (n × groups), best first, and
@@ -119,11 +109,7 @@ def moved(index: Integers, groups: Integers, choices: Integers) -> Integers:
 def _combined(index: Integers, groups: Integers, choices: Integers, max_moves: int) -> Integers:
     """Return a configuration with the best moves of the first 2, 4, 8, … groups made together.
 
-    Args:
-        index: Choice indices (groups).
-        groups: The group of each move that improves the score (moves), the best first.
-        choices: Its new choice index (moves).
-        max_moves: Most groups that are moved.
+    Moves are those that improve the score, the best first.
     """
     _, first = np.unique(groups, return_index=True)
     best = np.sort(first)[:max_moves]
@@ -137,13 +123,9 @@ def _combined(index: Integers, groups: Integers, choices: Integers, max_moves: i
 def best_new(
     points: Integers, values: Floats, taken: set[bytes], count: int
 ) -> tuple[Integers, Floats]:
-    """Return the best distinct points that have a score and are not taken, best first.
+    """Return the best distinct points (n × groups) with a score, best first, and their scores (n).
 
-    Args:
-        points: Choice indices (n × groups).
-        values: Their scores (n).
-        taken: Bytes of the rows to leave out.
-        count: Most points to return.
+    ``taken`` has the bytes of rows to leave out.
     """
     positions: dict[bytes, int] = {}
     for position in np.argsort(-values, kind="stable").tolist():

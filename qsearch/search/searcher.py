@@ -15,7 +15,7 @@ from qsearch.search.candidate_pool import (
 from qsearch.search.pareto import segment_edges
 from qsearch.space.space import Space
 from qsearch.surrogate.features import Features, score_features
-from qsearch.surrogate.surrogate import Surrogate, fit_surrogate, require_examples
+from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
 
 Predictions = tuple[Floats, Floats]
 """Means (n) and standard deviations (n), nats."""
@@ -24,14 +24,8 @@ Predictions = tuple[Floats, Floats]
 class Searcher:
     """Proposes the configuration with the greatest expected hypervolume improvement.
 
-    Give it scores (:meth:`use_scores`), then losses (:meth:`fit`), then ask.
-
-    Args:
-        space: The space.
-        bits: Interval of average bits to search.
-        seed: Seed of the search's starting points.
-        segments: Segments of average bits, each of which should get candidates.
-        settings: How far the search looks.
+    Give it scores (:meth:`use_scores`), then losses (:meth:`fit`), then ask. The seed is that of
+    its starting points; each segment of average bits should get candidates.
     """
 
     def __init__(
@@ -59,17 +53,15 @@ class Searcher:
     ) -> None:
         """Set what the loss is predicted from; the next :meth:`fit` starts from it.
 
-        Args:
-            scores: Predicted rise of the loss (groups × choices), not negative.
-            correlation: Correlation of the errors of two choices (choices × choices).
-            examples: How many examples each loss is a mean over, so that sampling noise is not
-                taken for gain; None if the loss on them is itself to be lowered.
+        Scores and correlation are those of :func:`score_features`. ``examples`` is how many each
+        loss is a mean over, so that sampling noise is not taken for gain; without, the loss on them
+        is itself to be lowered.
 
         Raises:
             InputError: If scores or correlation do not fit the space, or ``examples`` is below 1.
         """
-        if examples is not None:
-            require_examples(examples)
+        if examples is not None and examples < 1:
+            raise InputError(f"a loss is a mean over 1 or more examples, not {examples}")
         self._features = score_features(self.space, scores, correlation)
         self._examples = examples
         self._surrogate = None
@@ -93,9 +85,8 @@ class Searcher:
     def propose(self, known: Integers, pending: Integers) -> Integers | None:
         """Return choice indices (groups) of a new configuration; None if none is left to propose.
 
-        Args:
-            known: All configurations tried so far, failed ones and pending ones too (m × groups).
-            pending: Proposed, and not evaluated yet (p × groups).
+        Known are all tried so far, failed and pending ones too (m × groups); pending are those
+        proposed and not evaluated yet (p × groups).
         """
         surrogate = self._fitted()
         taken = {row.tobytes() for row in self._index}
@@ -105,7 +96,7 @@ class Searcher:
         others = np.array([row.tobytes() not in taken for row in known], dtype=bool)
         evaluated = Evaluated(self._index, self._loss, exclude=known[others])
         if self._pool is None:
-            # Pending trials must not change the pool: a resumed batch goes on as it began.
+            # Pending trials must not change the pool: a resumed batch continues as it began.
             self._pool = candidate_pool(
                 surrogate,
                 self.space,
@@ -133,8 +124,8 @@ class Searcher:
     def predicted_loss(self, index: Integers) -> Predictions:
         """Return what the losses of choice indices (n × groups) will be observed to be.
 
-        Other than in :meth:`estimated_loss`, the deviation includes sampling noise and the noise
-        of single losses.
+        Other than in :meth:`estimated_loss`, the std includes sampling noise and the noise of
+        single losses.
         """
         mean, std = self._fitted().predict_observed(index)
         return mean.numpy(), std.numpy()

@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from qsearch.errors import InputError
 
 KnobValue = int | str
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -40,20 +41,17 @@ class Knob:
         raise InputError(f"knob {self.name!r} has no value {value!r}; allowed: {list(self.values)}")
 
 
-class LayerConfiguration(Mapping[str, KnobValue]):
-    """How one layer is quantized: an immutable, hashable mapping of knob to value.
-
-    Two layer configurations are equal when their items are, whatever the order.
-    """
+class _Frozen(Mapping[str, _Value], Generic[_Value]):
+    """An immutable, hashable mapping; two are equal when their items are, whatever the order."""
 
     __slots__ = ("_hash", "_values")
 
-    def __init__(self, values: Mapping[str, KnobValue]) -> None:
+    def __init__(self, values: Mapping[str, _Value]) -> None:
         self._values = dict(values)
         self._hash = hash(frozenset(self._values.items()))
 
-    def __getitem__(self, knob: str) -> KnobValue:
-        return self._values[knob]
+    def __getitem__(self, name: str) -> _Value:
+        return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -62,12 +60,18 @@ class LayerConfiguration(Mapping[str, KnobValue]):
         return len(self._values)
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, LayerConfiguration):
+        if isinstance(other, _Frozen):
             return self._values == other._values
         return super().__eq__(other)
 
     def __hash__(self) -> int:
         return self._hash
+
+
+class LayerConfiguration(_Frozen[KnobValue]):
+    """How one layer is quantized: an immutable, hashable mapping of knob to value."""
+
+    __slots__ = ()
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{knob}={value!r}" for knob, value in self._values.items())
@@ -146,33 +150,17 @@ class Choices:
         return index
 
 
-class Configuration(Mapping[str, LayerConfiguration]):
+class Configuration(_Frozen[LayerConfiguration]):
     """One layer configuration per layer: an immutable, hashable mapping by layer name."""
 
-    __slots__ = ("_hash", "_layers")
-
-    def __init__(self, layers: Mapping[str, LayerConfiguration]) -> None:
-        self._layers = dict(layers)
-        self._hash = hash(frozenset(self._layers.items()))
-
-    def __getitem__(self, layer: str) -> LayerConfiguration:
-        return self._layers[layer]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        return len(self._layers)
-
-    def __hash__(self) -> int:
-        return self._hash
+    __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"Configuration({len(self._layers)} layers)"
+        return f"Configuration({len(self)} layers)"
 
     def to_json(self) -> str:
         """Return ``{layer name: {knob: value}}`` as JSON text."""
-        return json.dumps({name: dict(layer) for name, layer in self._layers.items()})
+        return json.dumps({name: dict(layer) for name, layer in self.items()})
 
     @classmethod
     def from_json(cls, text: str) -> Configuration:

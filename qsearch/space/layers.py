@@ -66,12 +66,10 @@ def tied_groups(
         tie = set_of_role.get(layer.role)
         key = (layer.name,) if tie is None else (layer.block, tie)
         members.setdefault(key, []).append(position)
-    return tuple(_group(layers, positions) for positions in members.values())
-
-
-def _group(layers: Sequence[LayerSpec], positions: Sequence[int]) -> TiedGroup:
-    first = layers[positions[0]]
-    if len(positions) == 1:
-        return TiedGroup(first.name, tuple(positions))
-    roles = "+".join(layers[position].role for position in positions)
-    return TiedGroup(f"block.{first.block}.{roles}", tuple(positions))
+    groups = []
+    for positions in members.values():
+        first = layers[positions[0]]
+        roles = "+".join(layers[position].role for position in positions)
+        name = first.name if len(positions) == 1 else f"block.{first.block}.{roles}"
+        groups.append(TiedGroup(name, tuple(positions)))
+    return tuple(groups)

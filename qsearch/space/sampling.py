@@ -28,13 +28,14 @@ def sample_configurations(
     maximum-entropy distribution whose mean is the target; then single groups are drawn again while
     that brings the average nearer to the target. What then lies outside the interval is drawn
     again, a few times: a coarse space may hold nothing inside, so the caller must check the bits.
-    The part of the interval outside the space is cut off.
+    The part of the interval outside the space does not count.
     """
-    low, high = max(bits[0], space.bits_table.min()), min(bits[1], space.bits_table.max())
+    least, greatest = space.average_bits_range
+    low, high = max(bits[0], least), min(bits[1], greatest)
     if low > high:
         raise InputError(
             f"average bits [{bits[0]:g}, {bits[1]:g}] lie outside the space's"
-            f" [{space.bits_table.min():.4g}, {space.bits_table.max():.4g}]"
+            f" [{least:.4g}, {greatest:.4g}]"
         )
     targets = generator.uniform(low, high, size=count)
     drawn = np.zeros((count, len(space.groups)), dtype=np.int64)

@@ -7,7 +7,7 @@ group: the choice index of its layer configuration (groups, int64).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -159,14 +159,6 @@ class Space:
         options = [self.neighbour_choices[choice] for choice in index.tolist()]
         groups = np.repeat(np.arange(len(options)), [len(option) for option in options])
         return groups, np.concatenate(options)
-
-    def uniform(self, bits: Sequence[float]) -> Integers:
-        """Return configurations that quantize every group alike (targets × groups).
-
-        Each has the layer configuration nearest to a target of average bits.
-        """
-        nearest = [int(np.abs(self.bits_table - target).argmin()) for target in bits]
-        return np.repeat(np.array(nearest, dtype=np.int64)[:, None], len(self.groups), axis=1)
 
     def within(self, index: Integers, bits: tuple[float, float]) -> npt.NDArray[np.bool_]:
         """Return whether choice indices (… × groups) have average bits in an interval (…)."""

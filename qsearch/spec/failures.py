@@ -8,15 +8,11 @@ from qsearch.spec.sections import Number
 
 
 class FailuresSpec(BaseModel):
-    """How often an evaluation is tried, how long it may take, how many may fail.
+    """How often an evaluation is tried, how long it may take, and what share of a round may fail.
 
-    Args:
-        retries: Further attempts at an evaluation that failed. Lost workers do not count: their
-            evaluations are repeated in any case.
-        timeout_seconds: Most wall time of one evaluation, including the training that some methods
-            do with it; None sets no limit.
-        rate: Greatest share of a round's evaluations that may fail. Beyond it the study stops,
-            and the same command retries that round's failures.
+    Lost workers do not count as attempts: their evaluations are repeated in any case. The time is
+    that of one evaluation, with the training that some methods do with it. Beyond the rate the
+    study stops, and the same command retries that round's failures.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

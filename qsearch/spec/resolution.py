@@ -14,7 +14,7 @@ from qsearch.spec.validation import shorten
 from qsearch.spec.yaml_text import parse_yaml
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_NOT_KEPT = re.compile("[\0\ud800-\udfff]")
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _MAX_INTEGER = 2**63
 
 _Field = tuple[str, ...]
@@ -24,9 +24,7 @@ _Field = tuple[str, ...]
 class Resolver:
     """Makes the values of a study file final: what they say no longer depends on anything else.
 
-    Args:
-        source: The study file.
-        variables: The environment; None leaves text as it is.
+    Without variables, those of the environment, text stays as it is.
     """
 
     source: Path
@@ -64,7 +62,7 @@ class Resolver:
             places = enumerate(value)
             return [self._resolve(item, (*field, str(place)), folder) for place, item in places]
         if isinstance(value, str):
-            return self._kept(self._text(value, field, folder), field)
+            return self._storable(self._text(value, field, folder), field)
         if value is not None and not isinstance(value, int | float):
             kind = type(value).__name__
             raise self._refusal(
@@ -80,10 +78,10 @@ class Resolver:
         if not isinstance(key, str):
             shown = shorten(repr(key))
             raise self._refusal((*field, shown), f"a field's name is text, not {shown}; quote it")
-        return self._kept(key, (*field, "a field's name"))
+        return self._storable(key, (*field, "a field's name"))
 
-    def _kept(self, text: str, field: _Field) -> str:
-        if _NOT_KEPT.search(text):
+    def _storable(self, text: str, field: _Field) -> str:
+        if _NOT_STORABLE.search(text):
             raise self._refusal(
                 field,
                 f"{shorten(ascii(text))} has a null character or half a surrogate pair, which no"

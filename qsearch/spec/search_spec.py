@@ -25,12 +25,9 @@ _MAX = 100_000
 class StopSpec(BaseModel):
     """What ends a study before its last round.
 
-    Args:
-        evaluations: Most evaluations of the whole study, including failures.
-        hours: Most wall time of the whole study, over all its sessions.
-        tolerance: Least gain of a round: how far its normalised hypervolume exceeds that of the
-            best round before it.
-        patience: Number of successive rounds without such a gain that ends the study.
+    Evaluations include failures, and hours are wall time over all sessions. ``patience`` successive
+    rounds end a study if none has the gain ``tolerance``: how far a round's normalised hypervolume
+    exceeds that of the best round before it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,13 +39,10 @@ class StopSpec(BaseModel):
 
 
 class InitialSpec(BaseModel):
-    """A first set given by budgets.
+    """A first set given by budgets in average bits, and a number of random configurations.
 
-    Args:
-        uniform: Budgets in average bits; each gives the configuration of least error that
-            quantizes all layers alike.
-        allocated: Budgets in average bits; each gives the proxy allocator's configuration.
-        random: Number of random configurations.
+    A budget gives the configuration of least error that quantizes all layers alike (``uniform``),
+    or the proxy allocator's (``allocated``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -85,12 +79,8 @@ class SearchSpec(BaseModel):
     """How long and where to search.
 
     Args:
-        rounds: Most rounds of train, evaluate, search, filter.
         initial: Configurations of the first set: how many, a third each uniform, allocated and
             random; or which.
-        candidates: New configurations that each round evaluates.
-        segments: Segments of the Pareto filter.
-        average_bits: Interval of average bits to search.
         target: What the search lowers: ``task`` is the loss on the task, for which it is sampling
             noise how well a configuration suits the validation examples; ``examples`` is the loss
             on these examples, sampling noise included.
@@ -99,7 +89,6 @@ class SearchSpec(BaseModel):
         local_search: Whether candidates are improved by finite differences, one group at a time.
         keep: The set of the next round: ``segments`` is the Pareto front within each segment of
             average bits; ``front`` the Pareto front; ``all`` everything that was evaluated.
-        stop: What ends the study before its last round.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

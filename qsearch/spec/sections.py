@@ -31,9 +31,8 @@ class ModelSpec(BaseModel):
         layers: Shell patterns of module paths; a layer is quantizable when one matches.
         config: Transformers configuration fields (with ``model_type``), used to count layers
             when the model itself cannot be reached.
-        revision: Branch, tag or commit of a hub model; its main branch if omitted.
-        remote_code: :data:`REMOTE_CODE`, to let Python code that comes with the model run with the
-            rights of the user. A hub model needs a commit as ``revision`` then.
+        revision: Branch, tag or commit of a hub model; a commit where ``remote_code`` is given.
+        remote_code: :data:`REMOTE_CODE`, to let code of the model run with the user's rights.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

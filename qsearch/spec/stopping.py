@@ -15,33 +15,23 @@ def stop_reason(
 ) -> str:
     """Return every limit that keeps a study from its next round, or "" if none does.
 
-    Args:
-        search: The study's limits.
-        hypervolumes: Normalised, of each finished round.
-        evaluations: In the finished rounds, including failures.
-        hours: Wall time over all sessions.
+    Hypervolumes are normalised; evaluations, failures included, are those of finished rounds.
     """
     stop = search.stop
     reasons = []
     if len(hypervolumes) >= search.rounds:
         reasons.append(f"search.rounds: {search.rounds} reached")
-    if stop.evaluations is not None and evaluations >= stop.evaluations:
-        reasons.append(f"search.stop.evaluations: {stop.evaluations} reached")
-    elif stop.evaluations is not None and stop.evaluations - evaluations < MIN_EVALUATIONS:
-        left = stop.evaluations - evaluations
-        reasons.append(
-            f"search.stop.evaluations: {left} of {stop.evaluations} left,"
-            f" a round needs {MIN_EVALUATIONS}"
-        )
+    if stop.evaluations is not None and (left := stop.evaluations - evaluations) < MIN_EVALUATIONS:
+        state = f"{left} of {stop.evaluations} left, a round needs {MIN_EVALUATIONS}"
+        state = state if left > 0 else f"{stop.evaluations} reached"
+        reasons.append(f"search.stop.evaluations: {state}")
     if out_of_time(search, hours):
         reasons.append(f"search.stop.hours: {stop.hours:g} reached")
-    if (
-        stop.tolerance is not None
-        and rounds_without_gain(hypervolumes, stop.tolerance) >= stop.patience
-    ):
+    gain = stop.tolerance
+    if gain is not None and rounds_without_gain(hypervolumes, gain) >= stop.patience:
         reasons.append(
             "search.stop.tolerance: successive rounds that raised the hypervolume by less than"
-            f" {stop.tolerance:g}: {stop.patience}"
+            f" {gain:g}: {stop.patience}"
         )
     return "; ".join(reasons)
 

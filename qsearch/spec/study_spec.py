@@ -47,11 +47,8 @@ def load_spec(
     folder; from a variable or an override, relative to the working directory. So is
     ``${NAME}/…`` where the variable names a folder of the working directory.
 
-    Args:
-        path: The YAML file.
-        overrides: ``section.field=value`` assignments made before validation; the value is YAML.
-        environment: Variables; the process's own by default.
-        resolved: Whether the file is what :func:`dump_spec` wrote: its strings stay as they are.
+    Overrides are ``section.field=value`` assignments made before validation; the value is YAML.
+    Strings of a resolved study, which :func:`dump_spec` wrote, stay as they are.
 
     Raises:
         InputError: If the file or an override cannot be used.
@@ -72,16 +69,13 @@ def dump_spec(spec: StudySpec) -> str:
 def differences(before: StudySpec, after: StudySpec) -> list[str]:
     """Return one line for each field that differs, such as ``search.rounds: 2 → 3``."""
 
-    def flatten(value: Any, path: str) -> dict[str, Any]:
-        if isinstance(value, dict):
-            inner: dict[str, Any] = {}
-            for key, item in value.items():
-                inner.update(flatten(item, f"{path}.{key}" if path else str(key)))
-            return inner
-        return {path: value}
+    def fields(value: Any, *path: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {".".join(path): value}
+        inner = [fields(item, *path, key) for key, item in value.items()]
+        return {field: item for part in inner for field, item in part.items()}
 
-    old = flatten(before.model_dump(mode="json"), "")
-    new = flatten(after.model_dump(mode="json"), "")
+    old, new = (fields(spec.model_dump(mode="json")) for spec in (before, after))
     missing = "not given"
     return [
         f"{path}: {old.get(path, missing)!r} → {new.get(path, missing)!r}"

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from qsearch.errors import InputError
-from qsearch.spec.old_names import OLD_NAMES
 
 _MAX_SHOWN = 80
 
@@ -19,11 +18,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 def validate(model: type[_Model], values: Any, source: str, section: str = "") -> _Model:
     """Validate values, turning pydantic's errors into one message for the user.
 
-    Args:
-        model: The pydantic model.
-        values: What to validate.
-        source: The file that the values come from.
-        section: Path of the values in that file, such as ``task``.
+    ``section`` is the path of the values in their file, the source, such as ``task``.
 
     Raises:
         InputError: Naming the file, and each wrong field with its value and what is allowed.
@@ -36,9 +31,7 @@ def validate(model: type[_Model], values: Any, source: str, section: str = "") -
             # Pydantic adds the alternatives of a union, such as "literal['none']", to the path.
             location = [step for step in problem["loc"] if "[" not in str(step)]
             field = ".".join(str(step) for step in [*([section] if section else []), *location])
-            message = OLD_NAMES.get(field) or OLD_NAMES.get(f"{field}={problem['input']}")
-            message = message or _message(model, problem, location)
-            lines.append(f"{field or 'the study'}: {message}")
+            lines.append(f"{field or 'the study'}: {_message(model, problem, location)}")
         raise InputError(f"{source}: " + "; ".join(lines)) from error
 
 
@@ -53,15 +46,10 @@ def _message(model: type[BaseModel], problem: ErrorDetails, location: Sequence[i
     if kind == "model_type":
         message = "must be a section of fields"
     elif kind in ("tuple_type", "list_type"):
-        message = _required_list(problem["input"])
+        message = "must be a list"
+        if isinstance(problem["input"], str | int | float):
+            message += f", such as [{shorten(str(problem['input']))}]"
     return f"{message}, not {shorten(value)}"
-
-
-def _required_list(given: Any) -> str:
-    """Ask for a list, with what was given as the example where it fits into one."""
-    if isinstance(given, str | int | float):
-        return f"must be a list, such as [{shorten(str(given))}]"
-    return "must be a list"
 
 
 def shorten(text: str) -> str:

@@ -37,9 +37,7 @@ def parse_yaml(text: str, source: str) -> Any:
     try:
         return _yaml().load(text)
     except MaxDepthExceededError as error:
-        raise InputError(
-            f"{source}: sections lie more than {MAX_DEPTH} deep in each other"
-        ) from error
+        raise InputError(f"{source}: sections lie more than {MAX_DEPTH} deep") from error
     # Conversions raise whatever Python does, for text such as "2020-13-45" or "!!bool x".
     except Exception as error:
         raise InputError(f"{source}: not valid YAML: {_reason(error)}") from error

@@ -30,9 +30,7 @@ def gather(table: Tensor, index: Tensor) -> Tensor:
 class Term:
     """One term of an additive kernel: Σ_g r_g(c_g) · R[c_g, c'_g] · r_g(c'_g).
 
-    Args:
-        root: r (groups × choices).
-        correlation: R (choices × choices); None for ones everywhere.
+    The root is r (groups × choices), the correlation R (choices × choices), ones if None.
     """
 
     root: Tensor
@@ -88,15 +86,9 @@ class AdditiveKernel:
         return sum((term(first, second) for term in self.terms), zero)
 
     def times(self, index: Tensor, vectors: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return covariances of every choice with configurations, times vectors.
+        """Return covariances of every choice with configurations (n × groups), times vectors.
 
-        Args:
-            index: Choice indices of the configurations (n × groups).
-            vectors: What to multiply by (n × k).
-            dtype: Precision of the result.
-
-        Returns:
-            Products (groups × choices × k), which add over groups.
+        Of vectors (n × k), the products are (groups × choices × k) and add over groups.
         """
         groups, choices = self.terms[0].root.shape
         result = torch.zeros(groups, choices, vectors.shape[1], dtype=dtype)
@@ -111,11 +103,10 @@ class AdditivePosterior:
 
     Args:
         kernel: Prior covariance of what is predicted.
-        sampling_noise: Covariance of sampling noise: the data hold it, and it correlates between
-            configurations, but it is not predicted.
+        sampling_noise: Covariance of what the data hold, but is not predicted.
         noise: Variance of the noise that does not correlate.
-        inputs: Choice indices that the posterior is conditioned on (n × groups).
-        factor: Cholesky factor of the data's covariance, sampling noise and noise included (n × n).
+        inputs: Choice indices of the data (n × groups).
+        factor: Cholesky factor of the data's covariance, all noise included (n × n).
         constant: Part of the mean that does not depend on the configuration.
         mean: Contribution of each choice to the mean (groups × choices).
         explained: Contribution of each choice to the vector whose squared length is the explained
@@ -197,16 +188,9 @@ def additive_posterior(
     constant: float,
     prior_mean: Tensor,
 ) -> AdditivePosterior:
-    """Return the posterior of a process whose mean and kernel add over groups.
+    """Return the posterior, given targets (n) at choice indices (n × groups).
 
-    Args:
-        kernel: Prior covariance of what is predicted.
-        sampling_noise: Covariance of sampling noise, which the data hold in addition.
-        noise: Variance of the noise that does not correlate.
-        inputs: Choice indices of the data (n × groups).
-        targets: What was observed at them (n).
-        constant: Part of the prior mean that does not depend on the configuration.
-        prior_mean: Contribution of each choice to the prior mean (groups × choices).
+    The prior mean is a constant and the contributions of choices (groups × choices).
     """
     covariance = (kernel + sampling_noise)(inputs, inputs)
     covariance.diagonal().add_(noise)

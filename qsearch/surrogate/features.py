@@ -20,12 +20,10 @@ _MIN_SCALE = 1e-300
 
 @dataclass(frozen=True)
 class Features:
-    """What the surrogate knows of every choice of every group.
+    """The scores φ, scaled so that uniformly drawn choices have a mean total of 1.
 
-    Args:
-        proxy: φ, scaled so that uniformly drawn choices have a mean total of 1
-            (groups × choices).
-        correlation: Correlation of the errors of two choices (choices × choices).
+    They are the proxy (groups × choices); the correlation is of the errors of two choices
+    (choices × choices).
     """
 
     proxy: Tensor
@@ -51,15 +49,11 @@ class Features:
 
 
 def score_features(space: Space, scores: Floats, correlation: Floats | None = None) -> Features:
-    """Return features from proxy scores.
+    """Return features from predicted rises of the loss, up to a common factor (groups × choices).
 
-    Args:
-        space: The space.
-        scores: Predicted rise of the loss, up to a common factor (groups × choices); not
-            negative.
-        correlation: Correlation of the errors of two choices (choices × choices), as from
-            :func:`~qsearch.surrogate.error_correlation.error_correlation`; without it, the
-            effects of different choices on a group's weights count as unrelated.
+    Scores are not negative. The correlation is that of
+    :func:`~qsearch.surrogate.error_correlation.error_correlation`; without it, the effects of
+    different choices on a group's weights count as unrelated.
     """
     expected = (len(space.groups), space.choices.size)
     if scores.shape != expected:

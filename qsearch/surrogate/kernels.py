@@ -73,10 +73,8 @@ class SumKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
 class SamplingNoiseKernel(Kernel):  # type: ignore[misc]  # gpytorch is untyped
     """Covariance of the sampling noise of a finite set of examples: (2 s / n) · Σ_g ⟨D_g, D'_g⟩.
 
-    Args:
-        errors: Inner products of quantization errors.
-        mean: Prior mean, whose slope s says what rise of the loss a unit of proxy means.
-        examples: n, in units of the loss that is modelled: n times its scale in nats.
+    s is the slope of the mean: what rise of the loss a unit of proxy means. n is the number of
+    examples times the nats to a unit of the loss that is modelled.
     """
 
     has_lengthscale = False

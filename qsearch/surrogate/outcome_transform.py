@@ -26,10 +26,7 @@ _MIN_SCALE = 1e-9
 class OutcomeTransform:
     """What is modelled instead of the loss: y = (v − location) / scale, of mean 0 and variance 1.
 
-    Args:
-        floor: v is log(loss − floor), nats; None if v is the loss itself.
-        location: Mean of v over the losses that the model is fitted to.
-        scale: Its standard deviation.
+    v is log(loss − floor), nats, or the loss itself if there is no floor.
     """
 
     floor: float | None

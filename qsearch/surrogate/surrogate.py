@@ -86,11 +86,8 @@ _INITIAL_SCALE = 0.3
 class Surrogate:
     """A fitted Gaussian process for the loss.
 
-    Args:
-        model: BoTorch model of the outcome; its inputs are choice indices.
-        features: What it knows of choices.
-        outcome: What is modelled, y: the loss or its logarithm, standardised.
-        posterior: Posterior of y for the task's loss.
+    The BoTorch model is of the outcome y at choice indices, and so is the posterior, but for the
+    task's loss.
     """
 
     model: SingleTaskGP
@@ -127,7 +124,7 @@ class Surrogate:
     ) -> tuple[Tensor, Tensor]:
         """Return what :meth:`predict` does of a configuration (groups) with one group changed.
 
-        ``groups`` has the group that each change moves (changes), ``choices`` its new choice index.
+        Each change moves a group (changes) to a choice index (changes).
         """
         change = (torch.from_numpy(values) for values in (index, groups, choices))
         return self.outcome.moments(*self.posterior.predict_moves(*change))
@@ -148,22 +145,15 @@ def fit_surrogate(
     """Fit the Gaussian process to losses of one round.
 
     Hyperparameters maximise the posterior density; equal losses give equal fits. If no maximum
-    is found, the initial hyperparameters stay.
-
-    Args:
-        features: What is known of choices.
-        index: Choice indices of the evaluated configurations (n × groups).
-        loss: Their losses (n), nats; all on the same examples.
-        examples: How many examples those are, for the variance of sampling noise; None if the loss
-            on them is itself what the search should lower.
+    is found, the initial hyperparameters stay. Losses (n), nats, are all on the same examples; how
+    many those are gives the variance of sampling noise, None that the loss on them is itself what
+    the search should lower.
     """
     if len(index) < 2 or not np.isfinite(loss).all():
         finite = int(np.isfinite(loss).sum())
         raise InputError(
             f"a surrogate needs two or more losses, all finite; got {finite} of {len(index)} finite"
         )
-    if examples is not None:
-        require_examples(examples)
     linear, logarithmic = (
         _fitted(features, index, loss, examples, outcome)
         for outcome in (linear_outcome(loss), logarithmic_outcome(loss))
@@ -225,10 +215,7 @@ def _model(
 
 
 def _maximise(model: SingleTaskGP) -> float:
-    """Maximise the posterior density of the hyperparameters; return its logarithm there.
-
-    If no maximum is found, the initial hyperparameters stay.
-    """
+    """Maximise the posterior density of the hyperparameters; return its logarithm there."""
     density = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
     initial = {name: value.clone() for name, value in model.state_dict().items()}
     # BoTorch retries a failed fit from hyperparameters drawn with PyTorch's global generator.
@@ -243,12 +230,6 @@ def _maximise(model: SingleTaskGP) -> float:
         mean_density = density(model(*model.train_inputs), model.train_targets)
     model.eval()
     return float(mean_density * len(model.train_targets))
-
-
-def require_examples(examples: int) -> None:
-    """Refuse a mean over nothing."""
-    if examples < 1:
-        raise InputError(f"a loss is a mean over 1 or more examples, not {examples}")
 
 
 def _scaled(kernel: SumKernel, prior: tuple[float, float]) -> ScaleKernel:

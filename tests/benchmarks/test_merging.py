@@ -77,11 +77,9 @@ def test_a_way_makes_the_weights_that_it_is_named_after(way: str, expected: list
 def test_of_an_update_that_is_not_rounded_all_is_kept() -> None:
     assert kept_share([LAYER, LAYER], WAYS[ADAPTED]) == pytest.approx(1.0)
     assert kept_share([LAYER, LAYER], WAYS["quantized"]) == 0.0
-
-
-def test_what_is_at_right_angles_to_the_update_does_not_count_as_kept() -> None:
-    beside = torch.tensor([[5.0, -5.0, 0.0]])
-    assert kept_share([LAYER], lambda one: WAYS[ADAPTED](one) + beside) == pytest.approx(1.0)
+    # What is at right angles to the update does not count.
+    other = torch.tensor([[5.0, -5.0, 0.0]])
+    assert kept_share([LAYER], lambda layer: WAYS[ADAPTED](layer) + other) == pytest.approx(1.0)
 
 
 def test_of_an_update_below_half_a_step_nothing_is_kept() -> None:
@@ -100,7 +98,7 @@ def test_rows_say_for_each_configuration_what_each_way_came_to() -> None:
     assert {row["way"] for row in rows if "loss in the study" in row} == {ADAPTED}
 
 
-def test_claims_are_gaps_from_the_adapter_beside_quantized_weights() -> None:
+def test_claims_are_gaps_from_the_adapter_on_quantized_weights() -> None:
     benchmark = Benchmark("merging")
     first, second = losses(0.5), losses(0.5)
     second[AGAIN] = [loss + 0.5 for loss in second[AGAIN]]
@@ -114,12 +112,9 @@ def test_claims_are_gaps_from_the_adapter_beside_quantized_weights() -> None:
     ]
     assert mean == pytest.approx(2.25)
     assert half == pytest.approx(half_width(np.array([2.0, 2.5])))
-
-
-def test_one_seed_claims_no_interval() -> None:
-    benchmark = Benchmark("merging")
-    claim(benchmark, "made", [outcome(losses(0.5))])
-    assert not any("interval" in one.claim for one in benchmark.claims)
+    single = Benchmark("merging")
+    claim(single, "made", [outcome(first)])
+    assert not any("interval" in claimed.claim for claimed in single.claims)
 
 
 def test_the_table_has_means_over_seeds() -> None:
@@ -127,9 +122,7 @@ def test_the_table_has_means_over_seeds() -> None:
     assert lines[0] == "| made | float | 0.600 (0.750) | 0.700 (0.750) | 0.800 (0.750) |"
     assert len(lines) == len(WAYS)
     assert {line.count("|") for line in (*HEADER, *lines)} == {len(LEVELS) + 3}
-
-
-def test_the_table_shows_accuracies_of_classifiers_alone() -> None:
+    # Accuracies are those of classifiers alone.
     lines = table_of("made", [outcome(losses(3.0), 20.0, "perplexity")])
     assert lines[0] == "| made | float | 3.00 | 3.10 | 3.20 |"
 
@@ -143,12 +136,7 @@ def test_a_table_goes_between_its_own_marks(tmp_path: Path) -> None:
         assert page.read_text() == (
             f"{other}<!-- table of bench-own -->\nnew\nlines\n<!-- end of table -->\nend\n"
         )
-
-
-@pytest.mark.parametrize("text", ["", "<!-- table of bench-own -->\n", "<!-- end of table -->\n"])
-def test_a_page_without_the_marks_is_left_as_it_is(tmp_path: Path, text: str) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(text)
+    page.write_text(other)
     with pytest.raises(ValueError, match="bench-own"):
         fill_table(page, "own", ["new"])
-    assert page.read_text() == text
+    assert page.read_text() == other

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks import paper, paper_tables, recording
@@ -21,7 +22,7 @@ from benchmarks.paper_tables import (
     markdown_of,
     table_of,
 )
-from benchmarks.recording import Benchmark
+from benchmarks.recording import Benchmark, Claim
 from benchmarks.zero_shot import Seen
 from qsearch.errors import InputError
 
@@ -42,21 +43,36 @@ def outcome(
     return Outcome(method, seed, "plan", served, minutes, minutes / 2, 5, 100, machine)
 
 
+def runs(**accuracies: dict[int, float]) -> dict[str, list[Outcome]]:
+    """The outcomes of methods by name, with an accuracy for each seed."""
+    names = {name: name.replace("_", "-") for name in accuracies}
+    return {
+        names[name]: [outcome(names[name], accuracy, seed) for seed, accuracy in by_seed.items()]
+        for name, by_seed in accuracies.items()
+    }
+
+
+def rows_of(**accuracies: dict[int, float]) -> pd.DataFrame:
+    """The table's rows by method."""
+    return table_of(figures_of(runs(**accuracies), ACCURACY)).set_index("method")
+
+
+def claims_of(outcomes: dict[str, list[Outcome]]) -> list[Claim]:
+    benchmark = Benchmark("paper")
+    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
+    return benchmark.claims
+
+
 def test_hypervolume_of_one_quality_is_a_rectangle() -> None:
     # (0.8 - 0.5) / 0.5 of the height, from 2.5 to 7.25 of the 5 bits.
-    assert ACCURACY.hypervolume(outcome("ptq", 0.8)) == pytest.approx(0.6 * 4.75 / 5)
-    assert LOSS.hypervolume(outcome("ptq", 0.8, loss=4.0)) == pytest.approx(0.6 * 4.75 / 5)
-
-
-def test_bits_left_unused_count_at_own_bits_alone() -> None:
-    full = outcome("qlora", 0.8)
+    full = outcome("ptq", 0.8, loss=4.0)
+    assert ACCURACY.hypervolume(full) == pytest.approx(0.6 * 4.75 / 5)
+    assert LOSS.hypervolume(full) == pytest.approx(0.6 * 4.75 / 5)
+    assert ACCURACY.hypervolume(outcome("ptq", 0.45)) == 0
+    # Bits that are left unused count at own bits alone.
     spare = replace(full, served=tuple(replace(one, average_bits=2.25) for one in full.served))
     assert ACCURACY.hypervolume(spare) == pytest.approx(ACCURACY.hypervolume(full))
     assert ACCURACY.hypervolume(spare, at="average_bits") == pytest.approx(0.6)
-
-
-def test_a_quality_worse_than_the_reference_has_no_hypervolume() -> None:
-    assert ACCURACY.hypervolume(outcome("ptq", 0.45)) == 0
 
 
 def test_a_gap_is_positive_where_the_method_is_better_than_the_reference() -> None:
@@ -65,31 +81,15 @@ def test_a_gap_is_positive_where_the_method_is_better_than_the_reference() -> No
     assert LOSS.gap(better, worse) == pytest.approx(0.5)
 
 
-def test_a_seed_without_its_reference_leaves_the_gaps_of_others() -> None:
-    outcomes = {
-        "qlora": [outcome("qlora", 0.70, 1), outcome("qlora", 0.70, 2)],
-        "coa-lora": [outcome("coa-lora", 0.8, 0), outcome("coa-lora", 0.72, 1)],
-    }
-    row = table_of(figures_of(outcomes, ACCURACY)).set_index("method").loc["coa-lora"]
+def test_gaps_are_taken_between_equal_seeds() -> None:
+    row = rows_of(qlora={1: 0.70, 2: 0.70}, coa_lora={0: 0.8, 1: 0.72}).loc["coa-lora"]
     assert row["gap"] == pytest.approx(2.0)
     assert np.isnan(row["gap ±"])
-
-
-def test_gaps_are_taken_between_equal_seeds() -> None:
-    outcomes = {
-        "qlora": [outcome("qlora", 0.80, 0), outcome("qlora", 0.70, 1)],
-        "coa-lora": [outcome("coa-lora", 0.72, 1), outcome("coa-lora", 0.9, 2)],
-    }
+    outcomes = runs(qlora={0: 0.80, 1: 0.70}, coa_lora={1: 0.72, 2: 0.9})
     (reference, own) = figures_of(outcomes, ACCURACY)
     assert reference.gap.tolist() == [0, 0]
     assert own.gap[0] == pytest.approx(2.0)
     assert np.isnan(own.gap[1])
-
-
-def test_half_width_is_students() -> None:
-    # t(0.975, 2 degrees of freedom) = 4.302653 (tables); deviation 1, root of 3.
-    assert paper_tables.half_width(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.302653 / 3**0.5)
-    assert np.isnan(paper_tables.half_width(np.array([1.0])))
 
 
 def test_claims_compare_hypervolume_and_minutes() -> None:
@@ -98,23 +98,20 @@ def test_claims_compare_hypervolume_and_minutes() -> None:
         "shared-lora": [outcome("shared-lora", 0.79, seed, 20) for seed in range(3)],
         "coa-lora": [outcome("coa-lora", 0.82 + 0.001 * seed, seed, 40) for seed in range(3)],
     }
-    benchmark = Benchmark("paper")
-    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
-    assert [claim.met for claim in benchmark.claims] == [True, True, True, True]
-    (minutes,) = [claim for claim in benchmark.claims if "minutes" in claim.claim]
+    claims = claims_of(outcomes)
+    assert [claim.met for claim in claims] == [True, True, True, True]
+    (minutes,) = [claim for claim in claims if "minutes" in claim.claim]
     assert minutes.value == pytest.approx(0.4)
     assert "5 runs" in minutes.claim
 
 
 def test_claims_are_over_common_seeds_and_need_three() -> None:
-    outcomes = {
-        "qlora": [outcome("qlora", 0.9, 0), *(outcome("qlora", 0.7, seed) for seed in (1, 2, 3))],
-        "lq-lora": [outcome("lq-lora", 0.7, seed) for seed in (0, 1, 2)],
-        "coa-lora": [outcome("coa-lora", 0.8, seed) for seed in (1, 2, 3)],
-    }
-    benchmark = Benchmark("paper")
-    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
-    (volume, minutes) = benchmark.claims
+    outcomes = runs(
+        qlora={0: 0.9, 1: 0.7, 2: 0.7, 3: 0.7},
+        lq_lora=dict.fromkeys((0, 1, 2), 0.7),
+        coa_lora=dict.fromkeys((1, 2, 3), 0.8),
+    )
+    (volume, minutes) = claims_of(outcomes)
     assert "less that of qlora, 3 seeds" in volume.claim
     assert volume.value == pytest.approx(0.2 * 4.75 / 5)
     assert minutes.value == pytest.approx(1)
@@ -131,34 +128,27 @@ def test_minutes_are_compared_over_three_seeds_of_one_machine(
         else outcome("qlora", 0.8, seed, 100)
         for seed in range(4)
     ]
-    benchmark = Benchmark("paper")
-    figures = figures_of({"coa-lora": own, "qlora": rivals}, ACCURACY)
-    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures)
-    found = [claim.value for claim in benchmark.claims if "minutes" in claim.claim]
-    assert found == pytest.approx(expected)
+    claims = claims_of({"coa-lora": own, "qlora": rivals})
+    minutes = [claim.value for claim in claims if "minutes" in claim.claim]
+    assert minutes == pytest.approx(expected)
 
 
 def test_overlapping_intervals_miss_the_claim() -> None:
-    outcomes = {
-        "shared-lora": [outcome("shared-lora", 0.80, seed) for seed in range(3)],
-        "coa-lora": [outcome("coa-lora", 0.78 + 0.05 * seed, seed) for seed in range(3)],
-    }
-    benchmark = Benchmark("paper")
-    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
-    (interval,) = [claim for claim in benchmark.claims if "interval" in claim.claim]
+    outcomes = runs(shared_lora=dict.fromkeys(range(3), 0.80), coa_lora={0: 0.78, 1: 0.83, 2: 0.88})
+    (interval,) = [claim for claim in claims_of(outcomes) if "interval" in claim.claim]
     assert interval.met is False
 
 
 def test_the_tables_name_each_method_and_the_figure_draws_it() -> None:
-    outcomes = {"qlora": [outcome("qlora", 0.8)], "ptq": [outcome("ptq", 0.7)], "lq-lora": []}
+    outcomes = runs(qlora={0: 0.8}, ptq={0: 0.7}, lq_lora={})
     text = markdown_of(table_of(figures_of(outcomes, ACCURACY)), "points")
     assert "| qlora | 1 | 0.570 | – | 0.570 | 0.00 | 10.0 |" in text
     assert "| ptq | 1 | 0.380 | – | 0.380 | -10.00 | 10.0 |" in text
     assert [trace.name for trace in figure_of(outcomes, ACCURACY, "made").data] == ["qlora", "ptq"]
 
 
-def test_the_papers_figures_stand_beside_ours() -> None:
-    outcomes = {"coa-lora": [outcome("coa-lora", 0.8)], "ptq": [outcome("ptq", 0.7)]}
+def test_the_papers_values_stand_next_to_ours() -> None:
+    outcomes = runs(coa_lora={0: 0.8}, ptq={0: 0.7})
     table = table_of(figures_of(outcomes, ACCURACY), "SST-2")
     assert table.set_index("method").loc["coa-lora", "paper's hypervolume"] == 0.67
     text = markdown_of(table, "points")
@@ -166,51 +156,45 @@ def test_the_papers_figures_stand_beside_ours() -> None:
     assert "| ptq | 1 | 0.380 | -0.190 | 0.380 | – | 10.0 | – |" in text
 
 
-def test_an_ablation_is_compared_with_ours_over_its_own_seeds() -> None:
-    outcomes = {
-        "coa-lora": [outcome("coa-lora", 0.8, 0), outcome("coa-lora", 0.9, 1)],
-        "rank-8": [outcome("rank-8", 0.8, 1)],
-        "rank-32": [outcome("rank-32", 0.8, 2)],
-    }
-    table = table_of(figures_of(outcomes, ACCURACY)).set_index("method")
+def test_methods_are_compared_with_ours_over_common_seeds_and_with_their_reference() -> None:
+    table = rows_of(
+        qlora={0: 0.9},
+        coa_lora={0: 0.8, 1: 0.9},
+        rank_8={0: 0.7, 1: 0.8},
+        rank_32={2: 0.8},
+        integer_ptq={0: 0.7},
+        integer={0: 0.8},
+    )
     assert table.loc["rank-8", "less ours"] == pytest.approx(-0.2 * 4.75 / 5)
-    assert np.isnan(table.loc["rank-32", "less ours"])
-
-
-def test_what_all_seeds_share_does_not_widen_the_interval_of_a_difference() -> None:
-    outcomes = {
-        "coa-lora": [outcome("coa-lora", 0.8, 0), outcome("coa-lora", 0.9, 1)],
-        "rank-8": [outcome("rank-8", 0.7, 0), outcome("rank-8", 0.8, 1)],
-    }
-    table = table_of(figures_of(outcomes, ACCURACY)).set_index("method")
-    assert table.loc["rank-8", "less ours"] == pytest.approx(-0.2 * 4.75 / 5)
+    # What all seeds share does not widen the interval of a difference.
     assert table.loc["rank-8", "less ours ±"] == pytest.approx(0, abs=1e-9)
     assert table.loc["rank-8", "hypervolume ±"] > 0.1
-
-
-def test_integers_are_measured_from_integers() -> None:
-    outcomes = {
-        "qlora": [outcome("qlora", 0.9)],
-        "integer-ptq": [outcome("integer-ptq", 0.7)],
-        "integer": [outcome("integer", 0.8)],
-    }
-    table = table_of(figures_of(outcomes, ACCURACY)).set_index("method")
+    assert np.isnan(table.loc["rank-32", "less ours"])
     assert table.loc["integer", "gap"] == pytest.approx(10.0)
 
 
-def test_quality_is_told_for_each_budget_with_the_bits_served() -> None:
+def test_quality_is_shown_for_each_budget_with_the_bits_served() -> None:
     spare = outcome("qlora", 0.8)
     spare = replace(spare, served=tuple(replace(one, average_bits=2.25) for one in spare.served))
     table = budget_table({"qlora": [spare, outcome("qlora", 0.7, 1)], "ptq": []}, ACCURACY)
     assert table["budget"].tolist() == list(BUDGETS)
     assert table["metric"].tolist() == pytest.approx([0.75] * len(BUDGETS))
     assert table["average_bits"][0] == pytest.approx((2.25 + 2.5) / 2)
-    # t(0.975, 1 degree of freedom) = 12.706 (tables), deviation .0707, root of 2.
+    # Student's t(0.975, 1 degree of freedom) = 12.706 (tables), std 0.0707, root of 2.
     assert "| qlora | 2 | 0.750 ± 0.635 (2.38) |" in budget_markdown(table, ACCURACY)
 
 
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder for the results of a comparison of what is recorded."""
+    for module in (paper, recording):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["paper", "--recorded"])
+    return tmp_path
+
+
 def test_the_report_has_tables_claims_and_a_page_without_links(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, results: Path
 ) -> None:
     found = {
         name: [outcome(name, 0.8 + 0.01 * position, seed) for seed in range(3)]
@@ -224,16 +208,13 @@ def test_the_report_has_tables_claims_and_a_page_without_links(
 
     monkeypatch.setattr(paper, "outcome_of", recorded)
     monkeypatch.setattr(paper, "zero_shot", lambda study, seed, recorded: seen)
-    for module in (paper, recording):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
-    monkeypatch.setattr("sys.argv", ["paper", "--recorded"])
     paper.main()
-    text = (tmp_path / "paper.md").read_text()
+    text = (results / "paper.md").read_text()
     assert "a share of the box from a metric of 0.5 at 7.25 bits" in text
     row = "| 0.608 ± 0.000 | 0.000 ± 0.000 | 0.608 ± 0.000 | 2.00 ± 0.00 | 10.0 ± 0.0 |"
     assert f"| coa-lora | 3 {row}" in text
     assert "Nothing is recorded yet." in text
-    result = json.loads((tmp_path / "paper.json").read_text())
+    result = json.loads((results / "paper.json").read_text())
     assert {row["table"] for row in result["rows"]} == {
         "methods",
         "quality by budget",
@@ -242,27 +223,24 @@ def test_the_report_has_tables_claims_and_a_page_without_links(
     }
     (zero, _) = [claim for claim in result["claims"] if "unseen" in claim["claim"]]
     assert zero["value"] == pytest.approx(0.5)
-    page = (tmp_path / "paper.html").read_text()
+    page = (results / "paper.html").read_text()
     assert "sst2-minilm: quality by budget" in page
     assert 'src="http' not in page
     assert "0.5000 ± 0.0000 points (3 seeds of 2 configurations)" in text
 
 
 def test_a_record_that_is_refused_leaves_the_results_as_they_are(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(study: Path, name: str, seed: int, recorded: bool) -> None:
         if "sst2" in study.name:
             raise InputError(f"{name}-{seed}.json: recorded under another plan")
 
     monkeypatch.setattr(paper, "outcome_of", refused)
-    for module in (paper, recording):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
-    monkeypatch.setattr("sys.argv", ["paper", "--recorded"])
     with pytest.raises(SystemExit, match="1"):
         paper.main()
     assert "sst2-minilm: qlora-0.json: recorded under another plan" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert not list(results.iterdir())
 
 
 def test_the_papers_table_is_as_published() -> None:

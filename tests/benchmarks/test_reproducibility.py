@@ -2,73 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from benchmarks.reproducibility import compare
-from qsearch.plugins.evaluation import Metric
-from qsearch.space.configuration import Choices, Knob
-from qsearch.storage.study_record import TRIAL_COLUMNS, StudyRecord, write_study
+from benchmarks.reproducibility import compare, tensors_of
+from qsearch.storage.study_record import read_study, write_study
 
 
-def study(folder: Path, losses: list[float], configurations: str, tensor: float) -> Path:
-    """Write a study of one round; the name of a configuration is a letter."""
-    rows = [
-        {
-            **dict.fromkeys(TRIAL_COLUMNS, 0),
-            **dict.fromkeys(("method", "reason"), "any"),
-            **dict.fromkeys(("seen", "on_front"), True),
-            "status": "completed",
-            "round": 1,
-            "trial": trial,
-            "loss": loss,
-            "standard_error": 0.5,
-            "estimated_loss": float("nan"),
-            "seconds": float(len(folder.name)),
-            "configuration": json.dumps({configuration: {}}),
-        }
-        for trial, (loss, configuration) in enumerate(zip(losses, configurations, strict=True))
-    ]
-    record = StudyRecord(
-        **dict.fromkeys(("name", "model", "task", "quantizer", "trainer"), "any"),
-        metric=Metric("accuracy", "higher"),
-        layers=(),
-        choices=Choices((Knob("bits", (2, 3)),)),
-        average_bits_range=(2.0, 3.0),
-        segment_edges=(2.0, 3.0),
-        reference_point=None,
-        trials=pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)),
-    )
-    write_study(folder, record)
-    save_file({"a": np.zeros(2), "b": np.full(2, tensor)}, folder / "state" / "x.safetensors")
-    return folder
+def with_trials(finished: Path, folder: Path, trials: pd.DataFrame) -> Path:
+    """Write a copy of a study that has other trials."""
+    copy = Path(shutil.copytree(finished, folder / "copy"))
+    write_study(copy, replace(read_study(copy), trials=trials))
+    return copy
 
 
-def test_equal_studies_differ_in_nothing_whatever_time_they_took(tmp_path: Path) -> None:
-    one = study(tmp_path / "one", [0.5, 0.6], "ab", 1.0)
-    other = study(tmp_path / "another", [0.5, 0.6], "ab", 1.0)
-    assert compare(one, other) == {
-        "rows": 2,
-        "equal rows": 2,
-        "rows of the same configuration": 2,
-        "tensors": 2,
-        "equal tensors": 2,
+def test_equal_studies_differ_in_nothing_whatever_time_they_took(
+    finished: Path, tmp_path: Path
+) -> None:
+    trials = read_study(finished).trials
+    copy = with_trials(finished, tmp_path, trials.assign(seconds=99.0))
+    assert compare(finished, copy) == {
+        **dict.fromkeys(("rows", "equal rows", "rows of the same configuration"), len(trials)),
+        **dict.fromkeys(("tensors", "equal tensors"), len(tensors_of(finished))),
         "loss apart": 0.0,
         "standard errors apart": 0.0,
     }
 
 
-def test_what_differs_is_counted(tmp_path: Path) -> None:
-    one = study(tmp_path / "one", [0.5, 0.6, 0.7], "abc", 1.0)
-    other = study(tmp_path / "other", [0.5, 0.7, 0.7], "abd", 2.0)
-    found = compare(one, other)
-    assert (found["rows"], found["equal rows"]) == (3, 1)
-    assert found["rows of the same configuration"] == 2
-    assert found["equal tensors"] == 1
-    assert found["loss apart"] == pytest.approx(0.1)
-    assert found["standard errors apart"] == pytest.approx(0.2)
+def test_what_differs_is_counted(finished: Path, tmp_path: Path) -> None:
+    trials = read_study(finished).trials.copy()
+    trials.loc[0, "loss"] += 0.1
+    copy = with_trials(finished, tmp_path, trials)
+    adapter = copy / "state" / "adapter-1.safetensors"
+    save_file({name: values + 1 for name, values in load_file(adapter).items()}, adapter)
+    differing = compare(finished, copy)
+    assert differing["rows"] - differing["equal rows"] == 1
+    assert differing["tensors"] - differing["equal tensors"] == len(load_file(adapter))
+    assert differing["loss apart"] == pytest.approx(0.1)
+    expected = 0.1 / trials.loc[0, "standard_error"]
+    assert differing["standard errors apart"] == pytest.approx(expected)

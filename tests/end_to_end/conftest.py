@@ -10,21 +10,22 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from qsearch.storage.study_record import read_study
 from tests.forking_server import start_fork
 
 ROOT = Path(__file__).parent.parent.parent
 VARIABLES = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 QUICKSTART = ROOT / "studies" / "quickstart.yaml"
-# The quickstart with fewer texts, steps, knob values and configurations.
+# The quickstart with fewer layers, texts, steps, knob values and configurations.
+LAYERS = 12
 SMALL = {
     "name": "small",
+    "model.layers": '["encoder.layer.[01].*"]',
+    "task.docstrings.packages": "[torch, scipy]",
     "task.docstrings.train_texts": "24",
     "task.docstrings.validation_texts": "8",
     "quantizer.bits": "[2, 3, 4]",
@@ -57,41 +58,31 @@ def small_study(out: Path, **changes: str) -> list[str]:
     return command("run", QUICKSTART, "--out", out, *overrides)
 
 
-def run(arguments: Sequence[str], expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command of qsearch in a fork of a process that has its imports, for they take longest.
+def run(
+    arguments: Sequence[str], expect: int = 0, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of qsearch, which must exit so, in a fork of a process with its imports done.
 
-    Args:
-        arguments: The command line.
-        expect: The exit code that is required.
-
-    Returns:
-        The exit code, output and errors.
+    Those take longest. More variables may need another such process.
     """
-    started = start_fork(arguments, VARIABLES)
+    started = start_fork(arguments, VARIABLES | variables)
     output, errors = started.communicate()
     assert started.returncode == expect, output + errors
     return subprocess.CompletedProcess(list(arguments), expect, output, errors)
 
 
-def run_new(
-    arguments: Sequence[str], expect: int = 0, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run any command in a new process, with some more environment variables, likewise."""
+def run_new(arguments: Sequence[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run any command, which must succeed, in a new process."""
     result = subprocess.run(
         arguments,
         capture_output=True,
         text=True,
-        env={**VARIABLES, **(environment or {})},
+        env=VARIABLES | variables,
         timeout=500,
         check=False,
     )
-    assert result.returncode == expect, result.stdout + result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return result
-
-
-def results(directory: Path) -> pd.DataFrame:
-    """Return what must not depend on interruptions: all of the trials but wall time."""
-    return read_study(directory).trials.drop(columns="seconds")
 
 
 def knobs_shown(report: Path) -> list[str]:
@@ -109,7 +100,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, minilm: str) -> Path:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         run_new(small_study(directory))
         return directory
-    # The test processes share one run; each has a copy, since some tests go on in it.
+    # The test processes share one run; each has a copy, since some tests continue it.
     shared = mine.parent / "small"
     with (mine.parent / "small.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

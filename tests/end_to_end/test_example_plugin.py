@@ -1,9 +1,10 @@
-"""A quantizer of another package, found by its entry point, searched and exported."""
+"""Quantizers of other packages, found by entry point: the example's and the documentation's."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import pytest
 
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.storage.study_record import read_study
-from tests.end_to_end.conftest import ROOT, command, knobs_shown, run_new
+from tests.end_to_end.conftest import ROOT, command, knobs_shown, run
 from tests.end_to_end.tiny_study import write_tiny_study
 
 EXAMPLE = ROOT / "examples" / "qsearch-ternary"
@@ -27,16 +28,26 @@ KNOBS = Choices(
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the example installed, as pip would into an environment."""
+def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of docs/howto-quantizer.md, each a block whose first line is its name."""
+    folder = tmp_path_factory.mktemp("absmax")
+    page = (ROOT / "docs" / "howto-quantizer.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```\w+\n# (\S+\.(?:py|toml))\n(.*?)```", page, flags=re.DOTALL)
+    assert {name for name, _ in blocks} == {"pyproject.toml", "qsearch_absmax.py", "test_absmax.py"}
+    for name, text in blocks:
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packages(page_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both packages installed, as pip would into an environment."""
     target = tmp_path_factory.mktemp("packages")
-    source = tmp_path_factory.mktemp("source") / "example"
-    # Building writes beside the source, so a copy is built.
-    subprocess.run(["cp", "-r", EXAMPLE, source], check=True)
+    # Building writes next to the source, so a copy is built.
+    source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "example")
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, str(target), str(source)], check=True
-    )
+    pip = [sys.executable, "-m", "pip", "install", *options]
+    subprocess.run([*pip, str(target), str(source), str(page_folder)], check=True)
     return target
 
 
@@ -47,13 +58,8 @@ def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_with(packages: Path, arguments: Sequence[str]) -> str:
-    """Run a command with the example installed and return what it printed."""
-    return run_new(arguments, environment={"PYTHONPATH": str(packages)}).stdout
-
-
-def command_of_pytest(tests: Path) -> list[str]:
-    """Return a command line that runs tests in a new process."""
-    return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    """Run a command with the packages installed and return what it printed."""
+    return run(arguments, PYTHONPATH=str(packages)).stdout
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +70,27 @@ def directory(packages: Path, study_file: Path) -> Path:
     return out
 
 
-def test_plugins_names_the_package_it_comes_from(packages: Path) -> None:
-    assert "qsearch-ternary 0.1.0" in run_with(packages, command("plugins"))
+def test_plugins_names_the_packages_that_they_come_from(packages: Path) -> None:
+    printed = run_with(packages, command("plugins"))
+    assert "qsearch-ternary 0.1.0" in printed
+    assert "qsearch-absmax 0.1.0" in printed
 
 
-def test_its_own_tests_pass(packages: Path) -> None:
-    tests = command_of_pytest(EXAMPLE / "tests")
-    passed = re.search(r"(\d+) passed", run_with(packages, tests))
-    # Some checks are of what this quantizer, or this machine, has not.
+# Some checks are of what the example's quantizer, or this machine, has not.
+@pytest.mark.parametrize(("package", "least"), [("ternary", 20), ("absmax", 0)])
+def test_its_own_tests_pass(package: str, least: int, packages: Path, page_folder: Path) -> None:
+    tests = EXAMPLE / "tests" if package == "ternary" else page_folder / "test_absmax.py"
+    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(tests.parent)]
+    printed = run_with(packages, [sys.executable, "-m", "pytest", *options, str(tests)])
+    passed = re.search(r"(\d+) passed", printed)
     assert passed
-    assert int(passed[1]) > 20
+    assert int(passed[1]) > least
 
 
 def test_space_is_made_of_its_knobs(packages: Path, study_file: Path) -> None:
-    told = run_with(packages, command("check", study_file))
-    assert "36 variables in 12 groups" in told  # 12 layers × 3 knobs
-    assert "1.725 to 6.3 average" in told  # 1·(8/5 + 16/128) to 3·(8/5 + 16/32)
+    printed = run_with(packages, command("check", study_file))
+    assert "36 variables in 12 groups" in printed  # 12 layers × 3 knobs
+    assert "1.725 to 6.3 average" in printed  # 1·(8/5 + 16/128) to 3·(8/5 + 16/32)
 
 
 def test_study_searches_its_knobs_and_reports_them(directory: Path) -> None:

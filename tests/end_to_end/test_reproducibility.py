@@ -9,17 +9,17 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
-from safetensors.numpy import load_file
 
+from benchmarks.reproducibility import tensors_of
 from qsearch.plugins.components import build_components
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.study_record import RoundRecord, read_study
-from tests.end_to_end.conftest import command, results, run, run_new, small_study
+from tests.end_to_end.conftest import command, run, run_new, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
+from tests.engine.support import results
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,6 @@ def rounds_of(directory: Path) -> list[RoundRecord]:
     return rounds
 
 
-def tensors_of(directory: Path) -> dict[str, np.ndarray]:
-    """All tensors that the study saved: adapters, quantization errors, sensitivities."""
-    return {
-        f"{path.name} {name}": values
-        for path in sorted((directory / "state").glob("*.safetensors"))
-        for name, values in load_file(path).items()
-    }
-
-
 def test_same_seed_gives_the_same_trials(study: Path, again: Path) -> None:
     assert_frame_equal(results(again), results(study), check_exact=True)
 
@@ -69,7 +60,7 @@ def test_same_seed_gives_the_same_tensors_bit_for_bit(study: Path, again: Path) 
         "sensitivity-2.safetensors",
     }
     assert first.keys() == second.keys()
-    assert [name for name in first if first[name].tobytes() != second[name].tobytes()] == []
+    assert [name for name in first if first[name] != second[name]] == []
 
 
 # What it ran on
@@ -126,7 +117,7 @@ def test_a_study_refuses_other_examples_and_logs_another_number_of_threads(
     assert f"validation examples: {first.inputs.data['validation'].sha256} → " in said
     assert "train examples" not in said
     validation.write_text(rows)
-    run_new(command("run", yaml, "--out", out), environment={"OMP_NUM_THREADS": "2"})
+    run_new(command("run", yaml, "--out", out), OMP_NUM_THREADS="2")
     events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     (change,) = [event for event in events if event["event"] == "environment changed"]
     assert "threads: 1 → 2" in change["changed"]

@@ -1,9 +1,10 @@
-"""A study that is killed, interrupted or run twice, on the real MiniLM."""
+"""A study that is killed, on the real MiniLM."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pandas.testing import assert_frame_equal
@@ -11,51 +12,39 @@ from safetensors import safe_open
 
 from benchmarks.operations_kills import done_again
 from qsearch.monitoring.events import read_events
-from tests.end_to_end.conftest import VARIABLES, command, results, run, small_study
+from tests.end_to_end.conftest import VARIABLES, command, run, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
-from tests.forking_server import Fork, start_fork
+from tests.engine.support import results
+from tests.forking_server import start_fork
 
 
-def start_when(arguments: list[str], happened: Callable[[], bool], what: str) -> Fork:
-    """Start a study and return once something has happened."""
+def kill_when(arguments: list[str], happened: Callable[[], bool]) -> None:
+    """Start a study, and kill it once something has happened."""
     process = start_fork(arguments, VARIABLES)
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if happened():
-            return process
-        if process.poll() is not None:
-            break
+    while not happened():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
-    raise AssertionError(f"{what} did not come: {process.communicate()}")
+    process.wait(timeout=60)
 
 
-def start_until(arguments: list[str], log: Path, event: str, count: int) -> Fork:
-    """Start a study and return once its log holds an event so many times, or all is done."""
-
-    def happened() -> bool:
-        kinds = [line["event"] for line in read_events(log)]
-        return kinds.count(event) >= count
-
-    return start_when(arguments, happened, event)
+def has_logged(log: Path, event: str, count: int) -> bool:
+    return [line["event"] for line in read_events(log)].count(event) >= count
 
 
-def test_a_study_killed_in_each_of_its_phases_ends_as_if_it_never_was(
-    study: Path, tmp_path: Path
-) -> None:
+def test_a_killed_study_ends_as_if_it_never_was(study: Path, tmp_path: Path) -> None:
     """By SIGKILL, at the event that begins the phase, or within it."""
     directory = tmp_path / "killed"
     for event, count in (
         ("round started", 1),  # While it trains.
-        ("evaluated", 2),  # While it evaluates the set.
         ("evaluated", 6),  # While it searches.
-        ("searched", 1),  # While it evaluates candidates.
         ("round finished", 1),  # While it saves.
         ("finished", 1),  # While it writes the report.
     ):
-        process = start_until(small_study(directory), directory / "log.jsonl", event, count)
-        process.kill()
-        process.wait(timeout=60)
+        happened = partial(has_logged, directory / "log.jsonl", event, count)
+        kill_when(small_study(directory), happened)
     run(small_study(directory))
     assert_frame_equal(results(directory), results(study), check_exact=True)
     assert done_again(directory) == 0
@@ -71,29 +60,9 @@ def test_a_study_killed_between_two_saved_steps_resumes_from_the_last(tmp_path: 
     run(command("run", *options, "--out", whole))
     arguments = command("run", *options, "--out", directory, "--set", "trainer.checkpoint_steps=1")
     saved = directory / "state" / "training-1.safetensors"
-    process = start_when(arguments, saved.is_file, "a saved step")
-    process.kill()
-    process.wait(timeout=60)
+    kill_when(arguments, saved.is_file)
     with safe_open(saved, framework="pt") as stream:
         done = len(stream.get_tensor("losses"))
     assert 1 <= done < 150
     run(arguments)
     assert_frame_equal(results(directory), results(whole), check_exact=True)
-
-
-def test_second_process_on_a_directory_is_refused(study: Path, tmp_path: Path) -> None:
-    directory = tmp_path / "busy"
-    process = start_until(small_study(directory), directory / "log.jsonl", "round started", 1)
-    try:
-        result = run(small_study(directory), expect=2)
-        assert f"process {process.pid}" in result.stderr
-        assert f"process {process.pid}" in run(command("status", directory)).stdout
-    finally:
-        process.kill()
-        process.wait(timeout=60)
-
-
-def test_finished_study_only_reports_again(study: Path) -> None:
-    before = results(study)
-    assert "report.html" in run(small_study(study)).stdout
-    assert_frame_equal(results(study), before, check_exact=True)

@@ -1,4 +1,4 @@
-"""Studies of real models on two workers, beside the same studies in one process."""
+"""Studies of real models on two workers, next to the same studies in one process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-import yaml
 from pandas.testing import assert_frame_equal
 
 from qsearch.storage.checkpoints import read_adapter
-from tests.end_to_end.conftest import command, results, run, small_study
+from tests.end_to_end.conftest import command, run, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
+from tests.engine.support import results
 
 if not os.environ.get("CI"):
     pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -31,12 +31,10 @@ def test_one_adapter_for_each_configuration_trained_by_workers_equals_the_serial
 ) -> None:
     """With lq-lora; qlora trains by the same code, with another start."""
     path = write_tiny_study(tmp_path, "normal-float", (2.3, 4.3))
-    study = yaml.safe_load(path.read_text())
-    study["trainer"]["name"] = "lq-lora"
-    path.write_text(yaml.safe_dump(study))
     serial, workers = tmp_path / "serial", tmp_path / "workers"
-    run(command("run", path, "--out", serial))
-    run(command("run", path, "--out", workers, "--workers", "2", "--worker-threads", "1"))
+    arguments = command("run", path, "--set", "trainer.name=lq-lora", "--out")
+    run([*arguments, str(serial)])
+    run([*arguments, str(workers), "--workers", "2", "--worker-threads", "1"])
     assert_frame_equal(results(workers), results(serial), check_exact=True)
     (expected, _), (found, report) = read_adapter(serial, 1), read_adapter(workers, 1)
     assert expected.tensors.keys() == found.tensors.keys()

@@ -5,23 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import yaml
 from transformers import BertConfig, BertModel, BertTokenizer
+
+from qsearch.spec.yaml_text import dump_yaml
 
 WORDS = ("good", "fine", "great", "bad", "poor", "awful", "film", "plot", "the", "a")
 
 
 def write_tiny_study(folder: Path, quantizer: str, average_bits: tuple[float, float]) -> Path:
-    """Write a study's YAML, with the model and the data that it names beside it.
-
-    Args:
-        folder: Where to write.
-        quantizer: Name of the quantizer, which is also the study's.
-        average_bits: Interval of average bits to search.
-
-    Returns:
-        The path of the YAML.
-    """
+    """Write a study named as its quantizer, next to the model and the data that it names."""
     _write_model(folder / "model")
     for name in ("train", "validation"):
         rows = [f"the {word} film\t{int(n >= 3)}" for n, word in enumerate(WORDS[:6])]
@@ -46,7 +38,7 @@ def write_tiny_study(folder: Path, quantizer: str, average_bits: tuple[float, fl
         },
     }
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(study))
+    path.write_text(dump_yaml(study))
     return path
 
 

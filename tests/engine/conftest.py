@@ -1,18 +1,16 @@
-"""The fake plugins, and two studies run with them."""
+"""Two fake studies run to their end, and settings of all of the engine's tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 from ax.core.data import Data
 from hypothesis import settings
 
 from qsearch.study.run import run_study
-from tests.engine.support import FAILING, FIXTURES, results, study_spec
+from tests.engine.support import FAILING, results, study_spec
 
 # The same examples at each run, and no time limits: machines are shared.
 settings.register_profile("engine", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -20,13 +18,9 @@ settings.load_profile("engine")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fake_plugins() -> Iterator[None]:
-    """Install the fake plugins for this process, and keep PyTorch on one core."""
-    torch.set_num_threads(1)
+def quiet_saves(fake_plugins: None) -> Iterator[None]:
+    """Spare Ax the message with all its data that it writes at each save: a seventh of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FIXTURES))
-        # At each save Ax writes all its data into a message that it does not need: a seventh of
-        # the time of these studies.
         patch.setattr(Data, "__repr__", object.__repr__)
         yield
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qsearch._arrays import Floats
+from qsearch._arrays import Floats, Integers
 from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import open_engine
 from qsearch.monitoring.events import Event, Observer, read_events
@@ -41,6 +41,17 @@ NORMAL_FLOAT = Choices(
         Knob("scale_block_size", (16, 64, 256)),
     )
 )
+FEW_NORMAL_FLOAT = Choices(
+    (
+        Knob("bits", (2, 3, 4, 8)),
+        Knob("scale_bits", (8,)),
+        Knob("scale_dtype", ("float16",)),
+        Knob("block_size", (16, 32, 64)),
+        Knob("scale_block_size", (256,)),
+    )
+)
+"""With fewer values, for what takes seconds with many."""
+
 INTEGER = Choices(
     (Knob("bits", (2, 3, 4, 8)), Knob("group_size", (32, 64)), Knob("symmetric", ("yes",)))
 )
@@ -82,6 +93,11 @@ def make_layers(blocks: int) -> tuple[LayerSpec, ...]:
 def make_space(blocks: int = 2, choices: Choices = NORMAL_FLOAT, fused: bool = False) -> Space:
     """The space of that transformer."""
     return Space(make_layers(blocks), choices, bits_of(choices), FUSED_ROLES if fused else ())
+
+
+def uniform(space: Space, bits: float) -> Integers:
+    """The configuration (groups) of the layer configuration nearest to some bits."""
+    return np.full(len(space.groups), np.abs(space.bits_table - bits).argmin(), dtype=np.int64)
 
 
 def errors_of(space: Space) -> Floats:

@@ -1,4 +1,4 @@
-"""The fake plugins, a finished fake study, a sandbox, and the count of inputs tried."""
+"""An unfinished fake study, a sandbox, and the count of inputs tried."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from qsearch.study.run import run_study
-from tests.engine.support import FIXTURES, evaluations_of, study_spec
-from tests.fuzz.support import COUNTS_VARIABLE, EXAMPLES_VARIABLE, Sandbox
+from tests.engine.support import evaluations_of, study_spec
+from tests.fuzz.support import COUNTS_VARIABLE, EXAMPLES_VARIABLE, TRIED, Sandbox
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,46 +24,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fake_plugins() -> Iterator[None]:
-    """Install the fake plugins for this process, and keep PyTorch on one core."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FIXTURES))
-        yield
-
-
-@pytest.fixture(scope="session")
-def tried() -> Iterator[Counter[str]]:
-    """How many inputs were tried, by kind; added to the file that QSEARCH_FUZZ_COUNTS names."""
-    counts: Counter[str] = Counter()
-    yield counts
+def count_inputs(fake_plugins: None) -> Iterator[None]:
+    """Add how many inputs were tried, by kind, to the file that QSEARCH_FUZZ_COUNTS names."""
+    yield
     named = os.environ.get(COUNTS_VARIABLE)
     if named:
         path = Path(named)
         before = json.loads(path.read_text()) if path.is_file() else {}
-        path.write_text(json.dumps(dict(sorted((counts + Counter(before)).items())), indent=1))
+        path.write_text(json.dumps(dict(sorted((TRIED + Counter(before)).items())), indent=1))
 
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """A tree with home, temporary folder and neighbours, and a place for the study in it."""
-    made = Sandbox(tmp_path_factory.mktemp("sandbox"))
+    sandbox = Sandbox(tmp_path_factory.mktemp("sandbox"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(made.root / "home"))
-        patch.setenv("TMPDIR", str(made.root / "tmp"))
+        patch.setenv("HOME", str(sandbox.root / "home"))
+        patch.setenv("TMPDIR", str(sandbox.root / "tmp"))
         patch.setattr("tempfile.tempdir", None)
         patch.setenv("COLUMNS", "200")
-        patch.chdir(made.root / "work")
-        yield made
+        patch.chdir(sandbox.root / "work")
+        yield sandbox
         patch.setattr("tempfile.tempdir", None)
-
-
-@pytest.fixture(scope="session")
-def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of the fake study, run to its end; read-only for tests."""
-    directory = tmp_path_factory.mktemp("finished") / "run"
-    run_study(study_spec(), directory)
-    return directory
 
 
 @pytest.fixture(scope="session")

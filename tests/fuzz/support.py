@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import hashlib
 import io
 import json
@@ -12,6 +14,7 @@ import shutil
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from qsearch.cli import main as cli
@@ -32,10 +35,17 @@ COUNTS_VARIABLE = "QSEARCH_FUZZ_COUNTS"
 """File to which the number of inputs tried is added, as JSON by kind."""
 
 
-def fuzz(examples: int) -> Any:
-    """Try so many inputs, the same at each run, times the factor that the environment gives."""
+TRIED: Counter[str] = Counter()
+"""How many inputs were tried, by kind."""
+
+
+def fuzz(kind: str, examples: int, **strategies: st.SearchStrategy[Any]) -> Any:
+    """Try so many inputs, the same at each run, times the factor that the environment gives.
+
+    The kind, in which an argument may stand, is what they count as.
+    """
     factor = float(os.environ.get(EXAMPLES_VARIABLE, "1"))
-    return settings(
+    limits = settings(
         max_examples=max(1, round(examples * factor)),
         derandomize=True,
         deadline=None,
@@ -43,6 +53,17 @@ def fuzz(examples: int) -> Any:
         phases=(Phase.generate,),  # Inputs are small, and shrinking one takes minutes.
         suppress_health_check=list(HealthCheck),
     )
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def counted(**arguments: Any) -> None:
+            TRIED[kind.format(**arguments)] += 1
+            test(**arguments)
+
+        decorated: Callable[..., None] = limits(given(**strategies)(counted))
+        return decorated
+
+    return decorate
 
 
 # Where may be written
@@ -76,7 +97,7 @@ class Sandbox:
         for name in ("home", "tmp", "work/neighbour"):
             (root / name).mkdir(parents=True)
         for name in ("home/.profile", "work/neighbour/precious.txt", "outside.txt"):
-            (root / name).write_text(f"{name} shall stay as it is\n")
+            (root / name).write_text(f"{name} must stay as it is\n")
 
     @property
     def place(self) -> Path:
@@ -93,6 +114,13 @@ class Sandbox:
         place = str(self.place)
         assert {k: v for k, v in after.items() if k != place} == before
         self._clear()
+
+    @contextlib.contextmanager
+    def copy_of(self, folder: Path) -> Iterator[Path]:
+        """Give the place with a copy of a folder, likewise."""
+        with self.writes_only_in_place() as place:
+            shutil.copytree(folder, place)
+            yield place
 
     def _clear(self) -> None:
         if self.place.is_symlink() or self.place.is_file():
@@ -146,7 +174,7 @@ def refused(
 ) -> bool:
     """Do what may be refused in words; return whether it was.
 
-    Any other exception is told with its traceback, so that the input can be understood.
+    Any other exception is shown with its traceback, so that the input can be understood.
     """
     try:
         work()
@@ -197,6 +225,9 @@ ODD_VALUES = st.recursive(
 )
 
 
+DEEP = json.loads("[" * 60 + "1" + "]" * 60)
+
+
 def places_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the path of every value inside a tree."""
     inner = value.items() if isinstance(value, dict) else enumerate(value)
@@ -204,13 +235,6 @@ def places_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...
         yield (*path, key)
         if isinstance(item, dict | list):
             yield from places_of(item, (*path, key))
-
-
-def _nested(depth: int) -> Any:
-    value: Any = 1
-    for _ in range(depth):
-        value = [value]
-    return value
 
 
 @st.composite
@@ -221,7 +245,7 @@ def changed_tree(draw: st.DrawFn, tree: Any, values: st.SearchStrategy[Any] = OD
         if not places:
             return draw(values)
         *path, last = draw(st.sampled_from(places))
-        tree = _copied(tree)
+        tree = copy.deepcopy(tree)
         holder = tree
         for step in path:
             holder = holder[step]
@@ -231,19 +255,13 @@ def changed_tree(draw: st.DrawFn, tree: Any, values: st.SearchStrategy[Any] = OD
         elif kind == "drop":
             del holder[last]
         elif kind == "nest":
-            holder[last] = draw(st.sampled_from([{"a": holder[last]}, [holder[last]], _nested(60)]))
+            holder[last] = draw(st.sampled_from([{"a": holder[last]}, [holder[last]], DEEP]))
         elif isinstance(holder, list):
             holder.insert(last, holder[last])
         else:
             value = holder[last] if kind == "double" else holder.pop(last)
             holder[draw(ODD_TEXT)] = value
     return tree
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 @st.composite

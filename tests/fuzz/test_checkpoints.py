@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch.errors import InputError
@@ -20,6 +17,7 @@ from tests.coalora.conftest import small_tokenizer
 from tests.fuzz.support import (
     ODD_TEXT,
     ODD_VALUES,
+    TRIED,
     Sandbox,
     changed_bytes,
     changed_tree,
@@ -86,11 +84,6 @@ def same_or_refused(folder: Path, expected: torch.Tensor) -> None:
         torch.testing.assert_close(found[0], expected)
 
 
-def copied(packed: Path, place: Path) -> Path:
-    shutil.copytree(packed, place)
-    return place
-
-
 def quantization_config(folder: Path) -> dict[str, Any]:
     section: dict[str, Any] = json.loads((folder / "config.json").read_text())[
         "quantization_config"
@@ -114,19 +107,13 @@ def sign(folder: Path) -> None:
     write_quantization_config(folder, section)
 
 
-@fuzz(150)
-@given(data=st.data())
+@fuzz("checkpoints: weights", 150, data=st.data())
 def test_changed_weight_files_are_refused(
-    data: st.DataObject,
-    packed: Path,
-    expected: torch.Tensor,
-    sandbox: Sandbox,
-    tried: Counter[str],
+    data: st.DataObject, packed: Path, expected: torch.Tensor, sandbox: Sandbox
 ) -> None:
-    tried["checkpoints: weights"] += 1
     content = data.draw(changed_bytes((packed / WEIGHTS).read_bytes()))
-    with sandbox.writes_only_in_place() as place:
-        (copied(packed, place) / WEIGHTS).write_bytes(content)
+    with sandbox.copy_of(packed) as place:
+        (place / WEIGHTS).write_bytes(content)
         same_or_refused(place, expected)
 
 
@@ -141,52 +128,41 @@ def changed_header(draw: st.DrawFn, content: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
-@fuzz(150)
-@given(data=st.data())
+@fuzz("checkpoints: headers", 150, data=st.data())
 def test_headers_changed_on_purpose_are_read_or_refused(
-    data: st.DataObject, packed: Path, sandbox: Sandbox, tried: Counter[str]
+    data: st.DataObject, packed: Path, sandbox: Sandbox
 ) -> None:
-    tried["checkpoints: headers"] += 1
     content = data.draw(changed_header((packed / WEIGHTS).read_bytes()))
-    with sandbox.writes_only_in_place() as place:
-        (copied(packed, place) / WEIGHTS).write_bytes(content)
+    with sandbox.copy_of(packed) as place:
+        (place / WEIGHTS).write_bytes(content)
         sign(place)
         # Tensors that are not packed are transformers' own to check.
         refused(lambda: load(place), (InputError, RuntimeError))
 
 
-@fuzz(60)
-@given(data=st.data())
+@fuzz("checkpoints: tensors", 60, data=st.data())
 def test_tensors_that_change_places_are_read_or_refused(
-    data: st.DataObject, packed: Path, sandbox: Sandbox, tried: Counter[str]
+    data: st.DataObject, packed: Path, sandbox: Sandbox
 ) -> None:
-    tried["checkpoints: tensors"] += 1
     tensors = load_file(packed / WEIGHTS)
     ours = sorted(name for name in tensors if name.endswith((".codes", ".scales")))
     one, other = (data.draw(st.sampled_from(ours)) for _ in range(2))
     tensors[one], tensors[other] = tensors[other].clone(), tensors[one].clone()
-    with sandbox.writes_only_in_place() as place:
-        save_file(tensors, copied(packed, place) / WEIGHTS, metadata={"format": "pt"})
+    with sandbox.copy_of(packed) as place:
+        save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
         sign(place)
         refused(lambda: load(place), InputError)
 
 
-@fuzz(300)
-@given(data=st.data(), signed=st.booleans())
+@fuzz("checkpoints: settings", 300, data=st.data(), signed=st.booleans())
 def test_changed_settings_are_refused(
-    data: st.DataObject,
-    signed: bool,
-    packed: Path,
-    expected: torch.Tensor,
-    sandbox: Sandbox,
-    tried: Counter[str],
+    data: st.DataObject, signed: bool, packed: Path, expected: torch.Tensor, sandbox: Sandbox
 ) -> None:
-    tried["checkpoints: settings"] += 1
     section = data.draw(changed_tree(quantization_config(packed)))
     # Without these, it is no checkpoint of ours, and transformers reads it.
     section = {**section, "quant_method": "qsearch"}
-    with sandbox.writes_only_in_place() as place:
-        write_quantization_config(copied(packed, place), section)
+    with sandbox.copy_of(packed) as place:
+        write_quantization_config(place, section)
         if signed:
             refused(lambda: sign(place), InputError)
             refused(lambda: load(place), InputError)
@@ -199,11 +175,11 @@ LINKS = ["outside.txt", "work/neighbour", "nowhere", "work/run/" + WEIGHTS, "/de
 
 @pytest.mark.parametrize("target", LINKS)
 def test_weights_that_are_a_link_to_something_else_are_refused(
-    target: str, packed: Path, sandbox: Sandbox, tried: Counter[str]
+    target: str, packed: Path, sandbox: Sandbox
 ) -> None:
-    tried["checkpoints: links"] += 1
-    with sandbox.writes_only_in_place() as place:
-        weights = copied(packed, place) / WEIGHTS
+    TRIED["checkpoints: links"] += 1
+    with sandbox.copy_of(packed) as place:
+        weights = place / WEIGHTS
         weights.unlink()
         weights.symlink_to(sandbox.root / target)
         with pytest.raises((InputError, OSError)):
@@ -224,14 +200,15 @@ def adapter(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@fuzz(150)
-@given(mark=st.one_of(ODD_VALUES, st.dictionaries(st.just("qsearch"), ODD_VALUES)))
+@fuzz(
+    "adapters: marks",
+    150,
+    mark=st.one_of(ODD_VALUES, st.dictionaries(st.just("qsearch"), ODD_VALUES)),
+)
 def test_an_adapter_with_an_odd_mark_is_taken_or_refused(
-    mark: Any, packed: Path, adapter: Path, sandbox: Sandbox, tried: Counter[str]
+    mark: Any, packed: Path, adapter: Path, sandbox: Sandbox
 ) -> None:
-    tried["adapters: marks"] += 1
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(adapter, place)
+    with sandbox.copy_of(adapter) as place:
         path = place / "adapter_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "auto_mapping": mark}))
         base = AutoModelForSequenceClassification.from_pretrained(packed)
@@ -251,12 +228,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@fuzz(350)
-@given(data=st.data())
+@fuzz("model folders", 350, data=st.data())
 def test_broken_model_folders_are_refused_in_words(
-    data: st.DataObject, model_folder: Path, sandbox: Sandbox, tried: Counter[str]
+    data: st.DataObject, model_folder: Path, sandbox: Sandbox
 ) -> None:
-    tried["model folders"] += 1
     names = ["config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json"]
     name = data.draw(st.sampled_from(names))
     content = (model_folder / name).read_bytes()
@@ -264,8 +239,7 @@ def test_broken_model_folders_are_refused_in_words(
         content = json.dumps(data.draw(changed_tree(json.loads(content)))).encode()
     else:
         content = data.draw(changed_bytes(content))
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(model_folder, place)
+    with sandbox.copy_of(model_folder) as place:
         (place / name).write_bytes(content)
         model = ModelSpec(name=str(place))
         if name == "config.json":
@@ -278,12 +252,10 @@ def test_broken_model_folders_are_refused_in_words(
             )
 
 
-@fuzz(200)
-@given(name=ODD_TEXT, revision=st.none() | ODD_TEXT)
+@fuzz("model names", 200, name=ODD_TEXT, revision=st.none() | ODD_TEXT)
 def test_odd_names_of_models_are_refused_before_the_hub_is_asked(
-    name: str, revision: str | None, monkeypatch: pytest.MonkeyPatch, tried: Counter[str]
+    name: str, revision: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried["model names"] += 1
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     try:
         model = ModelSpec(name=name, revision=revision)

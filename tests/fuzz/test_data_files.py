@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch.errors import InputError
@@ -43,40 +41,37 @@ def use(path: Path) -> None:
     select_columns(read_table(path), ["text", "label"], f"data file {path}")
 
 
-@fuzz(900)
-@given(data=st.data(), ending=st.sampled_from(sorted(CONTENT)))
+@fuzz("data files: {ending}", 900, data=st.data(), ending=st.sampled_from(sorted(CONTENT)))
 def test_changed_tables_are_read_or_refused(
-    data: st.DataObject, ending: str, tmp_path_factory: pytest.TempPathFactory, tried: Counter[str]
+    data: st.DataObject, ending: str, tmp_path: Path
 ) -> None:
-    tried[f"data files: {ending}"] += 1
-    path = tmp_path_factory.getbasetemp() / f"table{ending}"
+    path = tmp_path / f"table{ending}"
     path.write_bytes(data.draw(changed_bytes(CONTENT[ending])))
     refused(lambda: use(path), InputError)
 
 
-@fuzz(300)
-@given(
+@fuzz(
+    "data files: JSON values",
+    300,
     rows=st.lists(
         st.one_of(ODD_VALUES, st.fixed_dictionaries({"text": ODD_VALUES, "label": ODD_VALUES})),
         max_size=4,
-    )
+    ),
 )
-def test_odd_json_lines_are_read_or_refused(
-    rows: list[Any], tmp_path_factory: pytest.TempPathFactory, tried: Counter[str]
-) -> None:
-    tried["data files: JSON values"] += 1
-    path = tmp_path_factory.getbasetemp() / "odd.jsonl"
+def test_odd_json_lines_are_read_or_refused(rows: list[Any], tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     refused(lambda: use(path), InputError)
 
 
-@fuzz(300)
-@given(texts=st.lists(ODD_TEXT, min_size=1, max_size=6), ending=st.sampled_from([".csv", ".tsv"]))
-def test_odd_texts_are_read_or_refused(
-    texts: list[str], ending: str, tmp_path_factory: pytest.TempPathFactory, tried: Counter[str]
-) -> None:
-    tried["data files: texts"] += 1
-    path = tmp_path_factory.getbasetemp() / f"odd{ending}"
+@fuzz(
+    "data files: texts",
+    300,
+    texts=st.lists(ODD_TEXT, min_size=1, max_size=6),
+    ending=st.sampled_from([".csv", ".tsv"]),
+)
+def test_odd_texts_are_read_or_refused(texts: list[str], ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"odd{ending}"
     path.write_text("\n".join(["text,label" if ending == ".csv" else "text\tlabel", *texts]))
     refused(lambda: use(path), InputError)
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch.storage.parquet import write_table
 from tests.engine.support import results, write_study_yaml
 from tests.fuzz.support import (
     ODD_NUMBERS,
-    Answer,
     Sandbox,
     changed_bytes,
     changed_table,
@@ -33,15 +29,33 @@ from tests.fuzz.support import (
 TOO_LARGE = st.sampled_from([-(2**64), 10**400])
 """For the integers of tables and of browsers."""
 
-READERS = {
-    "status": ["status"],
-    "status --json": ["status", "--json"],
-    "pick": ["pick", "--bits", "4"],
-    "pick --json": ["pick", "--bits", "4", "--json"],
-    "export": ["export", "--bits", "4", "--format", "json"],
-    "list": ["list"],
-    "archive": ["archive"],
+READERS: dict[str, Callable[[Path], list[str | Path]]] = {
+    "status": lambda place: ["status", place],
+    "status --json": lambda place: ["status", place, "--json"],
+    "pick": lambda place: ["pick", place, "--bits", "4"],
+    "pick --json": lambda place: ["pick", place, "--bits", "4", "--json"],
+    "export": lambda place: [
+        *("export", place, "--bits", "4", "--format", "json", "--to", place / "exported")
+    ],
+    "list": lambda place: ["list", place.parent],
+    "archive": lambda place: ["archive", place, "--to", place / "archive.zip"],
+    "report": lambda place: ["report", place],
 }
+
+
+SHOWING = ["report", "status"]
+"""Readers that show most numbers."""
+
+SPECIAL: dict[str, Callable[[Path, Sandbox], object]] = {
+    "missing": lambda path, sandbox: None,
+    "folder": lambda path, sandbox: path.mkdir(),
+    "pipe": lambda path, sandbox: os.mkfifo(path),
+    "link outside": lambda path, sandbox: path.symlink_to(sandbox.root / "outside.txt"),
+    "link to itself": lambda path, sandbox: path.symlink_to(path),
+    "deep": lambda path, sandbox: path.write_text("[" * 100_000),
+    "long": lambda path, sandbox: path.write_text("1" * 100_000),
+}
+"""What may be in the place of a file."""
 
 
 def study_files(directory: Path) -> list[str]:
@@ -56,8 +70,7 @@ def break_file(draw: st.DrawFn, directory: Path) -> tuple[str, Any]:
     name = draw(st.sampled_from(study_files(directory)))
     kind = draw(st.sampled_from(["bytes", "bytes", "bytes", "values", "values", "special"]))
     if kind == "special":
-        special = ["missing", "folder", "pipe", "link outside", "link to itself", "deep", "long"]
-        return name, draw(st.sampled_from(special))
+        return name, draw(st.sampled_from(list(SPECIAL)))
     content = (directory / name).read_bytes()
     if kind == "values" and ".json" in name and content:
         lines = content.decode().splitlines() if ".jsonl" in name else [content.decode()]
@@ -78,85 +91,50 @@ def apply(directory: Path, name: str, change: Any, sandbox: Sandbox) -> None:
         write_table(path, change)
         return
     path.unlink()
-    if change == "folder":
-        path.mkdir()
-    elif change == "pipe":
-        os.mkfifo(path)
-    elif change == "link outside":
-        path.symlink_to(sandbox.root / "outside.txt")
-    elif change == "link to itself":
-        path.symlink_to(path)
-    elif change == "deep":
-        path.write_text("[" * 100_000)
-    elif change == "long":
-        path.write_text("1" * 100_000)
+    SPECIAL[change](path, sandbox)
 
 
-def read(reader: str, place: Path) -> Answer:
-    name, *options = READERS.get(reader, [reader])
-    if name == "list":
-        return command(name, place.parent)
-    if name == "export":
-        return command(name, place, *options, "--to", place / "exported")
-    if name == "archive":
-        return command(name, place, "--to", place / "archive.zip")
-    return command(name, place, *options)
-
-
-@fuzz(200)
-@given(data=st.data(), reader=st.sampled_from(sorted(READERS)))
+@fuzz("study directories: {reader}", 220, data=st.data(), reader=st.sampled_from(sorted(READERS)))
 def test_a_broken_directory_is_read_or_refused_in_one_line(
-    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
+    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox
 ) -> None:
-    tried[f"study directories: {reader}"] += 1
     name, change = data.draw(break_file(finished))
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(finished, place)
+    with sandbox.copy_of(finished) as place:
         apply(place, name, change, sandbox)
-        one_line(read(reader, place))
+        one_line(command(*READERS[reader](place)))
 
 
-@fuzz(150)
-@given(data=st.data(), reader=st.sampled_from(["report", *READERS]))
+@fuzz("study directories: forged", 150, data=st.data(), reader=st.sampled_from(sorted(READERS)))
 def test_files_of_a_forger_are_read_or_refused_in_one_line(
-    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
+    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox
 ) -> None:
     """Nothing but its values says that such a file is wrong."""
-    tried["study directories: forged"] += 1
     readable = ["trials.parquet", "state/study.json", "state/footprint.json", "state/sessions.json"]
     name = data.draw(st.sampled_from(readable))
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(finished, place)
+    with sandbox.copy_of(finished) as place:
         path = place / name
         if path.suffix == ".parquet":
             write_table(path, data.draw(changed_table(pd.read_parquet(path))))
         else:
             write_forged(path, data.draw(changed_tree(json.loads(path.read_text()))))
-        one_line(read(reader, place))
+        one_line(command(*READERS[reader](place)))
 
 
-@fuzz(80)
-@given(data=st.data(), reader=st.sampled_from(["report", "report", "status"]))
-def test_odd_figures_of_a_study_are_shown_or_refused_in_one_line(
-    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox, tried: Counter[str]
+@fuzz("study directories: figures", 80, data=st.data(), reader=st.sampled_from(SHOWING))
+def test_odd_numbers_of_a_study_are_shown_or_refused_in_one_line(
+    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox
 ) -> None:
-    """The figures of study.json, its checksum right: some too large, or no numbers."""
-    tried["study directories: figures"] += 1
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(finished, place)
+    """Those of study.json, its checksum right: some too large, or no numbers."""
+    with sandbox.copy_of(finished) as place:
         path = place / "state/study.json"
         tree = json.loads(path.read_text())
-        figures = [found for found in places_of(tree) if is_figure(value_at(tree, found))]
+        numbers = [at for at in places_of(tree) if type(value_at(tree, at)) in (int, float)]
         # One of each kind, such as a side of a shape, as there are many of some.
-        kinds = {tuple(step for step in found if isinstance(step, str)): found for found in figures}
+        kinds = {tuple(step for step in at if isinstance(step, str)): at for at in numbers}
         *steps, last = data.draw(st.sampled_from(list(kinds.values())))
         value_at(tree, steps)[last] = data.draw(st.one_of(TOO_LARGE, ODD_NUMBERS))
         write_forged(path, tree)
-        one_line(read(reader, place))
-
-
-def is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        one_line(command(*READERS[reader](place)))
 
 
 def value_at(tree: Any, steps: Sequence[Any]) -> Any:
@@ -166,32 +144,12 @@ def value_at(tree: Any, steps: Sequence[Any]) -> Any:
     return tree
 
 
-@fuzz(25)
-@given(data=st.data())
-def test_a_report_of_a_broken_directory_is_written_or_refused_in_one_line(
-    data: st.DataObject, finished: Path, sandbox: Sandbox, tried: Counter[str]
-) -> None:
-    tried["study directories: report"] += 1
-    name, change = data.draw(break_file(finished))
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(finished, place)
-        apply(place, name, change, sandbox)
-        one_line(command("report", place))
-
-
-@fuzz(20)
-@given(data=st.data())
+@fuzz("study directories: run", 20, data=st.data())
 def test_a_study_resumed_from_a_broken_directory_ends_as_it_would_have_or_says_why_not(
-    data: st.DataObject,
-    finished: Path,
-    unfinished: Path,
-    sandbox: Sandbox,
-    tried: Counter[str],
+    data: st.DataObject, finished: Path, unfinished: Path, sandbox: Sandbox
 ) -> None:
-    tried["study directories: run"] += 1
     name, change = data.draw(break_file(unfinished))
-    with sandbox.writes_only_in_place() as place:
-        shutil.copytree(unfinished, place)
+    with sandbox.copy_of(unfinished) as place:
         study = write_study_yaml(place / "my.yaml")
         apply(place, name, change, sandbox)
         answer = command("run", study, "--out", place)

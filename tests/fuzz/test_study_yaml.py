@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from qsearch.errors import InputError
-from qsearch.plugins.components import build_components
 from qsearch.plugins.registry import load_plugin
 from qsearch.spec.study_spec import dump_spec, load_spec
 from qsearch.spec.validation import validate
@@ -104,8 +101,8 @@ def broken_yaml(draw: st.DrawFn, bases: list[dict[str, Any]]) -> str:
 
 
 @pytest.fixture
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("yaml") / "study.yaml"
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "study.yaml"
 
 
 def read(path: Path) -> None:
@@ -116,30 +113,29 @@ def read(path: Path) -> None:
     assert load_spec(again, resolved=True) == spec
 
 
-@fuzz(900)
-@given(text=broken_yaml([*READY.values(), study_values()]))
-def test_changed_studies_are_read_or_refused(text: str, file: Path, tried: Counter[str]) -> None:
-    tried["study YAML: changed values"] += 1
+@fuzz("study YAML: changed values", 900, text=broken_yaml([*READY.values(), study_values()]))
+def test_changed_studies_are_read_or_refused(text: str, file: Path) -> None:
     file.write_text(text, encoding="utf-8")
     refused(lambda: read(file), InputError)
 
 
-@fuzz(500)
-@given(
+@fuzz(
+    "study YAML: bytes",
+    500,
     content=st.one_of(
         st.binary(max_size=200),
         st.text(max_size=200).map(str.encode),
         st.sampled_from(sorted(TEXTS.values())).map(str.encode).flatmap(changed_bytes),
-    )
+    ),
 )
-def test_any_bytes_are_read_or_refused(content: bytes, file: Path, tried: Counter[str]) -> None:
-    tried["study YAML: bytes"] += 1
+def test_any_bytes_are_read_or_refused(content: bytes, file: Path) -> None:
     file.write_bytes(content)
     refused(lambda: read(file), InputError)
 
 
-@fuzz(400)
-@given(
+@fuzz(
+    "study YAML: --set",
+    400,
     override=st.one_of(
         ODD_TEXT,
         st.builds(
@@ -147,20 +143,15 @@ def test_any_bytes_are_read_or_refused(content: bytes, file: Path, tried: Counte
             st.sampled_from(["name", "search.rounds", "model.name", "a.b.c", "search", ".", "x."]),
             st.one_of(ODD_TEXT, st.sampled_from(SNIPPETS)),
         ),
-    )
+    ),
 )
-def test_any_override_is_taken_or_refused(override: str, file: Path, tried: Counter[str]) -> None:
-    tried["study YAML: --set"] += 1
+def test_any_override_is_taken_or_refused(override: str, file: Path) -> None:
     file.write_text(dump_yaml(study_values()), encoding="utf-8")
     refused(lambda: load_spec(file, [override], environment={}), InputError)
 
 
-@fuzz(900)
-@given(data=st.data())
-def test_options_of_real_plugins_are_validated_or_refused(
-    data: st.DataObject, tried: Counter[str]
-) -> None:
-    tried["options of plugins"] += 1
+@fuzz("options of plugins", 900, data=st.data())
+def test_options_of_real_plugins_are_validated_or_refused(data: st.DataObject) -> None:
     group, section = data.draw(st.sampled_from(SECTIONS))
     options = {key: value for key, value in section.items() if key != "name"}
     changed = data.draw(changed_tree(options)) if options else data.draw(ODD_VALUES)
@@ -174,39 +165,6 @@ def test_options_of_real_plugins_are_validated_or_refused(
     refused(build, InputError)
 
 
-@fuzz(300)
-@given(text=broken_yaml([study_values()]))
-def test_studies_of_the_fake_plugins_are_assembled_or_refused(
-    text: str, file: Path, tried: Counter[str]
-) -> None:
-    tried["studies assembled"] += 1
-    file.write_text(text, encoding="utf-8")
-    # Its blocks are made one by one, so a number of them is no input of ours.
-    refused(
-        lambda: build_components(load_spec(file, ["trainer.blocks=2"], environment={})), InputError
-    )
-
-
-@pytest.fixture
-def quick_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare ``check`` the timing of this machine."""
-    monkeypatch.setattr(checking, "_flops_per_second", lambda: 1e9)
-
-
-@fuzz(150)
-@given(text=broken_yaml([study_values()]))
-def test_check_says_what_is_wrong_in_one_line(
-    text: str, sandbox: Sandbox, quick_clock: None, tried: Counter[str]
-) -> None:
-    tried["qsearch check"] += 1
-    with sandbox.writes_only_in_place() as place:
-        place.mkdir()
-        (place / "study.yaml").write_text(text, encoding="utf-8")
-        answer = command("check", place / "study.yaml", "--set", "trainer.blocks=2")
-        one_line(answer)
-        assert answer.code in (0, 2)
-
-
 CHEAP = [
     "trainer.blocks=1",
     "trainer.seconds=0",
@@ -217,16 +175,28 @@ CHEAP = [
 """What keeps a study that is accepted short."""
 
 
-@fuzz(60)
-@given(text=broken_yaml([study_values()]))
-def test_run_says_what_is_wrong_in_one_line_and_writes_in_its_folder_alone(
-    text: str, sandbox: Sandbox, tried: Counter[str]
+def in_one_line(place: Path, text: str, name: str, settings: list[str], *options: str) -> None:
+    """Require that a command with a study, in the place, succeeds or says why not in one line."""
+    place.mkdir()
+    (place / "study.yaml").write_text(text, encoding="utf-8")
+    overrides = [word for value in settings for word in ("--set", value)]
+    answer = command(name, place / "study.yaml", *options, *overrides)
+    one_line(answer)
+    assert answer.code in (0, 2)
+
+
+@fuzz("qsearch check", 250, text=broken_yaml([study_values()]))
+def test_check_says_what_is_wrong_in_one_line(
+    text: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried["qsearch run"] += 1
+    monkeypatch.setattr(checking, "_flops_per_second", lambda: 1e9)  # It need not measure.
     with sandbox.writes_only_in_place() as place:
-        place.mkdir()
-        (place / "study.yaml").write_text(text, encoding="utf-8")
-        settings = [word for value in CHEAP for word in ("--set", value)]
-        answer = command("run", place / "study.yaml", "--out", place / "out", *settings)
-        one_line(answer)
-        assert answer.code in (0, 2)
+        in_one_line(place, text, "check", ["trainer.blocks=2"])
+
+
+@fuzz("qsearch run", 60, text=broken_yaml([study_values()]))
+def test_run_says_what_is_wrong_in_one_line_and_writes_in_its_folder_alone(
+    text: str, sandbox: Sandbox
+) -> None:
+    with sandbox.writes_only_in_place() as place:
+        in_one_line(place, text, "run", CHEAP, "--out", str(place / "out"))

@@ -43,7 +43,7 @@ from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
 from qsearch.space.sampling import sample_configurations
 from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, write_study
 from qsearch.study.run import run_study
-from tests.engine.support import FIXTURES, INTEGER, make_space, study_spec
+from tests.engine.support import FIXTURES, INTEGER, make_space, study_spec, uniform
 
 HOWTO = Path(__file__).parents[2].joinpath("docs", "howto-ax.md").read_text(encoding="utf-8")
 SPACE = make_space(1, INTEGER)
@@ -220,7 +220,7 @@ def test_without_a_completed_trial_each_card_says_so() -> None:
 
 def test_failed_trials_alone_are_no_front() -> None:
     client = own_client([0.3])
-    client.mark_trial_failed(client.attach_trial(dict(SPACE.parameters(SPACE.uniform(BITS)[0]))))
+    client.mark_trial_failed(client.attach_trial(dict(SPACE.parameters(uniform(SPACE, BITS[0])))))
     record = experiment_record(client._experiment, client._generation_strategy)
     assert sorted(record.trials["status"]) == ["completed", "failed"]
     assert record.trials.set_index("status")["reason"]["failed"]

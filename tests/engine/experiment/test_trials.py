@@ -19,10 +19,10 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.storage.directory import prepare_directory
-from tests.engine.support import INTEGER, make_space
+from tests.engine.support import INTEGER, make_space, uniform
 
 SPACE = make_space(1, INTEGER)
-ROWS = [("uniform", SPACE.uniform([bits])[0]) for bits in (3.0, 4.0, 5.0)]
+ROWS = [("uniform", uniform(SPACE, bits)) for bits in (3.0, 4.0, 5.0)]
 NEW = sample_configurations(SPACE, 1, (2.5, 6.0), np.random.default_rng(0))[0]
 SCORE = Evaluation(0.5, 0.1, 0.75, 0.01, 2.0)
 

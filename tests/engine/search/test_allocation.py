@@ -135,18 +135,6 @@ def test_solver_that_finds_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 # The front over budgets
 
 
-@settings(max_examples=15)
-@given(seeds, st.lists(st.floats(1.0, 9.0), max_size=8))
-def test_front_is_distinct_and_monotone(seed: int, asked: list[float]) -> None:
-    scores = random_scores(seed)
-    found = allocate_front(SMALL, scores, asked)
-    assert found.shape[1:] == (3,)
-    assert len({row.tobytes() for row in found}) == len(found)
-    assert len(found) <= len(asked)
-    gap = 2e-4 * np.abs(total(scores, found)).max(initial=0) + 2e-6 * np.abs(scores).max()
-    assert (np.diff(total(scores, found)) <= gap).all()
-
-
 def test_front_takes_budgets_in_any_order_and_leaves_out_those_too_low() -> None:
     scores = error_scores(SMALL, errors_of(SMALL))
     found = allocate_front(SMALL, scores, [6.0, 1.0, 3.0, 6.0])

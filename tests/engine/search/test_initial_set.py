@@ -13,22 +13,11 @@ from qsearch.errors import InputError
 from qsearch.search.allocation import allocate
 from qsearch.search.initial_set import initial_configurations, named_configurations
 from qsearch.search.layer_scores import error_scores
-from qsearch.space.configuration import Choices, Knob
 from qsearch.space.space import Space
 from qsearch.spec.search_spec import InitialSpec
-from tests.engine.support import INTEGER, errors_of, make_space
+from tests.engine.support import FEW_NORMAL_FLOAT, INTEGER, errors_of, make_space
 
-# Normal float with fewer values, so that many first sets are allocated in seconds.
-KNOBS = Choices(
-    (
-        Knob("bits", (2, 3, 4, 8)),
-        Knob("scale_bits", (2, 8)),
-        Knob("scale_dtype", ("float16",)),
-        Knob("block_size", (16, 64)),
-        Knob("scale_block_size", (256,)),
-    )
-)
-SPACE = make_space(2, KNOBS)
+SPACE = make_space(2, FEW_NORMAL_FLOAT)
 WHOLE = make_space(1, INTEGER)
 ONE_LAYER = Space(WHOLE.layers[:1], INTEGER, WHOLE.storage_bits)
 ERRORS = errors_of(SPACE)
@@ -84,14 +73,6 @@ def test_uniform_ones_have_the_least_error_that_fits_their_bits() -> None:
             assert mean_error[index[0]] == mean_error[rivals].min()
 
 
-def test_random_ones_spread_over_the_interval() -> None:
-    chosen = first_set(60, bits=(3.0, 6.0))
-    bits = [float(SPACE.average_bits(index)) for method, index in chosen if method == "random"]
-    counts, _ = np.histogram(bits, bins=4, range=(2.9, 6.1))
-    assert (counts >= 5).all()
-    assert counts.sum() == len(bits)
-
-
 def test_depends_on_the_generator_alone() -> None:
     generator = np.random.default_rng(0)
     again = initial_configurations(SPACE, ERRORS, 24, (2.25, 7.25), generator)
@@ -105,7 +86,7 @@ def test_a_small_space_gives_what_it_holds() -> None:
     assert 6 <= len(first_set(50, space=ONE_LAYER, bits=(2.0, 9.0))) <= 8
 
 
-@pytest.mark.parametrize("bits", [(2.25, 7.25), (3.1, 3.2), (1.0, 2.1)])
+@pytest.mark.parametrize("bits", [(2.25, 7.25), (3.1, 3.2), (1.0, 2.3)])
 def test_all_stay_in_the_interval(bits: tuple[float, float]) -> None:
     for _, index in first_set(12, bits=bits):
         assert bits[0] - 1e-9 <= float(SPACE.average_bits(index)) <= bits[1] + 1e-9
@@ -141,14 +122,6 @@ def test_named_allocated_ones_are_the_allocators() -> None:
     (method, index), _ = named(allocated=[3.0, 5.0])
     assert method == "allocated"
     assert np.array_equal(index, allocate(SPACE, error_scores(SPACE, ERRORS), 3.0))
-
-
-def test_named_random_ones_are_new_and_inside() -> None:
-    chosen = named(uniform=[3.0], random=7)
-    assert [method for method, _ in chosen] == ["uniform"] + ["random"] * 7
-    drawn = np.array([index for _, index in chosen])
-    assert len(np.unique(drawn, axis=0)) == 8
-    assert SPACE.within(drawn, (2.25, 7.25)).all()
 
 
 @pytest.mark.parametrize("field", ["uniform", "allocated"])

@@ -118,13 +118,6 @@ def test_each_search_stays_in_its_window_of_average_bits() -> None:
     assert high.any()
 
 
-def test_a_search_from_an_optimum_still_looks_at_its_neighbours() -> None:
-    low = np.full((1, len(SPACE.groups)), int(SPACE.bits_table.argmin()), dtype=np.int64)
-    found, _ = search(1e6, low, 8)
-    assert len(found) > 0
-    assert low.tobytes() not in keys(found)
-
-
 def test_points_without_a_score_are_left_out() -> None:
     found, values = search(0.1, sampled(4, 0, (2.5, 5)), 8, least_bits=4)
     assert len(found) > 0
@@ -139,13 +132,6 @@ def test_starts_without_a_score_find_nothing_silently(starts: int) -> None:
         found, values = search(0.1, sampled(starts, 0), 8, least_bits=99)
     assert found.shape == (0, len(SPACE.groups))
     assert values.shape == (0,)
-
-
-def test_moves_change_one_group_each() -> None:
-    index = np.array([5, 6, 7])
-    changed = moved(index, np.array([0, 2, 2]), np.array([1, 2, 3]))
-    assert changed.tolist() == [[1, 6, 7], [5, 6, 2], [5, 6, 3]]
-    assert index.tolist() == [5, 6, 7]
 
 
 def test_the_best_new_points_are_distinct_free_and_ordered() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -55,28 +57,6 @@ def test_front_falls_in_loss_as_bits_rise(points: np.ndarray) -> None:
     assert all((kept <= point).all(axis=1).any() for point in points)
 
 
-@FEW
-@given(POINTS)
-def test_order_of_points_does_not_matter(points: np.ndarray) -> None:
-    shuffled = points[np.random.default_rng(0).permutation(len(points))]
-    assert np.array_equal(front(points), front(shuffled))
-    assert hypervolume(points, (5, 5)) == hypervolume(shuffled, (5, 5))
-
-
-@FEW
-@given(POINTS, SPREAD)
-def test_more_points_never_lower_the_hypervolume(points: np.ndarray, more: np.ndarray) -> None:
-    reference = (6.0, 7.0)
-    both = hypervolume(np.concatenate([points, more]), reference)
-    assert both >= hypervolume(points, reference) - 1e-9
-    assert both <= hypervolume(points, reference) + hypervolume(more, reference) + 1e-9
-
-
-def test_hypervolume_of_a_known_front() -> None:
-    # Two boxes from (4, 4): 3·1 and 1·3, which overlap in 1·1.
-    assert hypervolume(np.array([[1.0, 3.0], [3.0, 1.0]]), (4, 4)) == 5.0
-
-
 def test_points_that_are_not_below_the_reference_add_nothing() -> None:
     points = np.array([[4.0, 1.0], [1.0, 4.0], [5.0, 5.0]])
     assert hypervolume(points, (4, 4)) == 0.0
@@ -120,25 +100,22 @@ def test_segments_are_closed_on_the_left_and_the_last_on_both_sides() -> None:
     assert segment_of(values, EDGES).tolist() == [0, 0, 0, 1, 3, 3, 3]
 
 
-@pytest.mark.parametrize(("bits", "segments"), [((1, 5), 0), ((5, 5), 3), ((6, 5), 3)])
-def test_impossible_segments_are_refused(bits: tuple[float, float], segments: int) -> None:
-    with pytest.raises(InputError, match="cannot divide"):
-        segment_edges(bits, segments)
+ONE_POINT = np.zeros((1, 2))
 
 
-@pytest.mark.parametrize("points", [np.zeros(3), np.zeros((2, 3)), np.array([[np.nan, 1.0]])])
-def test_impossible_points_are_refused(points: np.ndarray) -> None:
-    for function in (non_dominated, lambda p: hypervolume(p, (1, 1))):
-        with pytest.raises(InputError, match="points must"):
-            function(points)
-
-
-@pytest.mark.parametrize("reference", [(1.0,), (1.0, np.inf), (np.nan, 1.0)])
-def test_impossible_reference_points_are_refused(reference: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match="two finite numbers"):
-        hypervolume(np.zeros((1, 2)), reference)
-
-
-def test_ideal_point_above_the_reference_is_refused() -> None:
-    with pytest.raises(InputError, match="must be below reference"):
-        normalised_hypervolume(np.zeros((1, 2)), (1, 1), (0, 1))
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (lambda: segment_edges((1, 5), 0), "cannot divide"),
+        (lambda: segment_edges((5, 5), 3), "cannot divide"),
+        (lambda: non_dominated(np.zeros(3)), "points must"),
+        (lambda: segmented_front(np.zeros((2, 3)), EDGES), "points must"),
+        (lambda: hypervolume(np.array([[np.nan, 1.0]]), (1, 1)), "points must"),
+        (lambda: hypervolume(ONE_POINT, (1.0,)), "two finite numbers"),
+        (lambda: hypervolume(ONE_POINT, (1.0, np.inf)), "two finite numbers"),
+        (lambda: normalised_hypervolume(ONE_POINT, (1, 1), (0, 1)), "must be below reference"),
+    ],
+)
+def test_impossible_points_and_segments_are_refused(use: Callable[[], object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        use()

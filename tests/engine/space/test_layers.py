@@ -19,10 +19,6 @@ def test_impossible_layers_are_refused(block: int, shape: tuple[int, int], said:
     assert "'lin'" in str(caught.value)
 
 
-def test_parameters_are_the_weights_of_the_shape() -> None:
-    assert LayerSpec("lin", "query", 0, (3, 5)).parameters == 15
-
-
 def test_nothing_is_tied_unless_asked() -> None:
     layers = make_layers(2)
     groups = tied_groups(layers)
@@ -53,8 +49,3 @@ def test_layer_named_twice_is_refused() -> None:
     layer = LayerSpec("same", "query", 0, (2, 2))
     with pytest.raises(InputError, match=r"named twice: \['same'\]"):
         tied_groups([layer, layer])
-
-
-def test_role_in_two_ties_is_refused() -> None:
-    with pytest.raises(InputError, match="tied only once"):
-        tied_groups(make_layers(1), [("query", "key"), ("key", "value")])

@@ -56,10 +56,6 @@ def test_configurations_depend_on_the_generator_alone() -> None:
     assert (first != other).any()
 
 
-def test_no_configurations_are_an_empty_set() -> None:
-    assert sampled(SPACE, 0, (3, 4)).shape == (0, len(SPACE.groups))
-
-
 def test_configurations_reach_both_ends_of_the_space() -> None:
     least, greatest = SPACE.average_bits_range
     assert SPACE.average_bits(sampled(SPACE, 1, (0, least))) == pytest.approx(least)

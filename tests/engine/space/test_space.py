@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsearch.errors import InputError
-from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
-from qsearch.space.layers import LayerSpec
+from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.space import Space
 from tests.engine.support import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
 
@@ -78,12 +77,6 @@ def test_average_bits_equal_exact_arithmetic(space: Space, seed: int) -> None:
     assert float(space.average_bits(index)) == float(expected)
 
 
-def test_average_bits_weigh_layers_by_their_parameters() -> None:
-    layers = (LayerSpec("small", "query", 0, (2, 2)), LayerSpec("large", "output", 0, (4, 3)))
-    space = Space(layers, Choices((Knob("bits", (2, 4)),)), (2.0, 4.0))
-    assert float(space.average_bits(np.array([0, 1]))) == (4 * 2 + 12 * 4) / 16
-
-
 @EACH_SPACE
 @given(SPACES, SEEDS)
 def test_neighbours_stay_in_range_and_differ_in_one_step_of_one_knob(
@@ -100,14 +93,6 @@ def test_neighbours_stay_in_range_and_differ_in_one_step_of_one_knob(
     code = space.to_code(index)
     expected = int((code > 0).sum() + (code < space.sizes - 1).sum())
     assert len(groups) == expected
-
-
-def test_uniform_takes_the_layer_configuration_nearest_to_each_target() -> None:
-    space = make_space(2)
-    index = space.uniform([2.5, 4.1])
-    assert (index == index[:, :1]).all()
-    for row, target in zip(index, (2.5, 4.1), strict=True):
-        assert abs(space.bits_table[row[0]] - target) == np.abs(space.bits_table - target).min()
 
 
 @pytest.mark.parametrize(("blocks", "fused", "groups"), [(6, False, 42), (52, True, 208)])

@@ -12,16 +12,15 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from qsearch.errors import InputError, QsearchError
-from qsearch.monitoring.events import Event
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split
 from qsearch.plugins.registry import load_plugin
 from qsearch.space.configuration import Configuration
 from qsearch.spec.failures import FailuresSpec
-from qsearch.spec.study_spec import StudySpec, load_spec
+from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import results, study_spec, write_study_yaml
+from tests.engine.support import Stop, events_of, results, stopping_at, study_spec
 
 SOME = {"layer": "block.0.key", "bits": 8}
 KINDS = [
@@ -39,11 +38,6 @@ def failing(*faults: dict[str, Any], **changes: Any) -> StudySpec:
 def failed_of(directory: Path) -> pd.DataFrame:
     trials = read_study(directory).trials
     return trials[trials["status"] == "failed"]
-
-
-def events(directory: Path, kind: str) -> list[dict[str, Any]]:
-    lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
-    return [line for line in lines if line["event"] == kind]
 
 
 @pytest.mark.parametrize(("kind", "reason"), KINDS)
@@ -69,21 +63,10 @@ def test_a_failure_that_does_not_come_again_leaves_no_trace_in_the_results(
     spec = study_spec(trainer__faults=[once], failures__retries=1, failures__timeout_seconds=0.3)
     run_study(spec, tmp_path / "run")
     assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
-    (retry,) = events(tmp_path / "run", "retry")
+    (retry,) = events_of(tmp_path / "run", "retry")
     assert retry["trial"] == 0
     assert retry["attempt"] == 1
     assert retry["reason"].startswith(reason)
-
-
-def test_a_failed_configuration_is_not_proposed_again(tmp_path: Path) -> None:
-    spec = failing({"kind": "nan", **SOME}, search__rounds=4, search__candidates=6)
-    run_study(spec, tmp_path / "run")
-    trials = read_study(tmp_path / "run").trials
-    failed = trials[trials["status"] == "failed"]
-    assert len(failed) > 1
-    assert not failed["configuration"].duplicated().any()
-    of_trial = trials.groupby("configuration")["trial"].nunique()
-    assert (of_trial == 1).all(), "a configuration was proposed under two numbers"
 
 
 def test_the_surrogate_learns_nothing_from_failures(tmp_path: Path) -> None:
@@ -124,24 +107,17 @@ def test_a_stopped_study_tries_its_failures_again(finished: Path, tmp_path: Path
         (tmp_path / name).mkdir()
         (tmp_path / name / "once").touch()
     run_study(spec, tmp_path / "run")
-    assert events(tmp_path / "run", "retrying")
+    assert events_of(tmp_path / "run", "retrying")
     assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
 
 
 def test_a_failure_before_any_success_stays_one_if_the_study_is_killed(tmp_path: Path) -> None:
-    class Stop(Exception):  # noqa: N818
-        pass
-
-    def die(event: Event) -> None:
-        if event.kind == "failed":
-            raise Stop
-
     def of(name: str) -> StudySpec:
         return study_spec(trainer__faults=[{"kind": "error", "once": str(tmp_path / name)}])
 
     run_study(of("a"), tmp_path / "uninterrupted")
     with pytest.raises(Stop):
-        run_study(of("b"), tmp_path / "killed", observer=die)
+        run_study(of("b"), tmp_path / "killed", observer=stopping_at("failed"))
     run_study(of("b"), tmp_path / "killed")
     assert_frame_equal(
         results(tmp_path / "killed"), results(tmp_path / "uninterrupted"), check_exact=True
@@ -178,20 +154,3 @@ def test_a_stopped_study_may_be_let_tolerate_more(tmp_path: Path) -> None:
         run_study(lenient, tmp_path / "other").trials.drop(columns="seconds"),
         check_exact=True,
     )
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "allowed"),
-    [
-        ("retries", -1, "greater than or equal to 0"),
-        ("retries", 1.5, "valid integer"),
-        ("timeout_seconds", 0, "greater than 0"),
-        ("timeout_seconds", True, "must be a number"),
-        ("rate", 1.5, "less than or equal to 1"),
-        ("rates", 0.5, "allowed here: rate, retries, timeout_seconds"),
-    ],
-)
-def test_a_wrong_limit_is_refused(field: str, value: object, allowed: str, tmp_path: Path) -> None:
-    path = write_study_yaml(tmp_path / "my.yaml", **{f"failures__{field}": value})
-    with pytest.raises(InputError, match=rf"my\.yaml: failures\.{field}: .*{allowed}"):
-        load_spec(path)

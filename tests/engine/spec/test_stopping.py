@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,21 @@ from typer.testing import CliRunner
 
 from qsearch.cli import main as cli
 from qsearch.errors import InputError, QsearchError
-from qsearch.monitoring.events import Event
+from qsearch.monitoring.events import Event, Observer
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.stopping import out_of_time, round_shares, rounds_without_gain, stop_reason
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.clock import Clock
 from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch.study.run import run_study
-from tests.engine.support import in_child, results, study_spec, write_study_yaml
+from tests.engine.support import (
+    events_of,
+    in_child,
+    results,
+    stopping_at,
+    study_spec,
+    write_study_yaml,
+)
 
 SMALL = {
     "trainer__blocks": 1,
@@ -42,20 +49,13 @@ def limits(rounds: int = 9, candidates: int = 4, **stop: Any) -> SearchSpec:
     return SearchSpec.model_validate({"rounds": rounds, "candidates": candidates, "stop": stop})
 
 
-def run(
-    directory: Path, observer: Callable[[Event], None] | None = None, **stop: Any
-) -> StudyRecord:
+def run(directory: Path, observer: Observer | None = None, **stop: Any) -> StudyRecord:
     """Run the small study with stop rules."""
     return run_study(study_spec(**SMALL, search__stop=stop), directory, observer=observer)
 
 
-def events(directory: Path, kind: str) -> list[dict[str, Any]]:
-    lines = (directory / "log.jsonl").read_text().splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
-
-
 def reason(directory: Path) -> str:
-    return str(events(directory, "finished")[-1]["reason"])
+    return str(events_of(directory, "finished")[-1]["reason"])
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +84,6 @@ def test_rounds_without_gain_are_those_after_the_last_gain(
     ]
     last = max(gains, default=0)
     assert rounds_without_gain(volumes, tolerance) == max(len(volumes) - 1 - last, 0)
-
-
-def test_a_rise_that_only_makes_up_for_a_fall_is_no_gain() -> None:
-    assert rounds_without_gain([0.5, 0.3, 0.45], 0.1) == 2
-    assert rounds_without_gain([0.5, 0.3, 0.65], 0.1) == 0
-
-
-def test_a_rise_of_exactly_the_tolerance_is_a_gain() -> None:
-    assert rounds_without_gain([0.25, 0.5], 0.25) == 0
-    assert rounds_without_gain([0.25, 0.25], 0.0) == 0
 
 
 @given(
@@ -169,14 +159,11 @@ def test_budget_makes_the_first_evaluations_of_the_unlimited_study(
     assert not (tmp_path / "run" / "state" / f"adapter-{rounds + 1}.safetensors").exists()
     assert_frame_equal(record.trials[EVALUATION], unlimited[EVALUATION].head(made))
     assert record.latest["on_front"].any()
-
-
-def test_failures_use_the_budget(unlimited: pd.DataFrame) -> None:
-    """What makes the counts above include failures."""
+    # Failures use the budget.
     assert (unlimited.head(FIRST_ROUND)["status"] == "failed").any()
 
 
-def die_at(count: int, kinds: tuple[str, ...]) -> Callable[[Event], None]:
+def die_at(count: int, kinds: tuple[str, ...]) -> Observer:
     """Die without clean-up at an event."""
     seen = 0
 
@@ -189,9 +176,10 @@ def die_at(count: int, kinds: tuple[str, ...]) -> Callable[[Event], None]:
     return observe
 
 
-@pytest.mark.parametrize("deaths", [(2, 3, 4), (6, 2), (7, 1, 1)], ids=str)
 @pytest.mark.parametrize(
-    "stop", [{"evaluations": FIRST_ROUND + 3}, {"tolerance": 1.0, "patience": 1}], ids=str
+    ("stop", "deaths"),
+    [({"evaluations": FIRST_ROUND + 3}, (2, 3, 4)), ({"tolerance": 1.0, "patience": 1}, (7, 1))],
+    ids=str,
 )
 def test_killed_study_stops_where_the_uninterrupted_one_does(
     stop: dict[str, Any], deaths: tuple[int, ...], tmp_path: Path
@@ -207,44 +195,47 @@ def test_killed_study_stops_where_the_uninterrupted_one_does(
     )
 
 
-def test_finished_study_does_not_go_on_until_its_limit_is_raised(
-    unlimited: pd.DataFrame, tmp_path: Path
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study, ended by a limit after its first round; read-only for tests."""
+    directory = tmp_path_factory.mktemp("ended") / "run"
+    run(directory, evaluations=FIRST_ROUND)
+    return directory
+
+
+@pytest.fixture
+def copy(ended: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ended, tmp_path / "copy"))
+
+
+def test_finished_study_does_not_continue_until_its_limit_is_raised(
+    copy: Path, unlimited: pd.DataFrame
 ) -> None:
-    run(tmp_path / "run", evaluations=FIRST_ROUND)
-    again = run(tmp_path / "run", evaluations=FIRST_ROUND)
-    assert len(again.trials) == FIRST_ROUND
-    assert [e["reason"] for e in events(tmp_path / "run", "finished")] == [
-        "search.stop.evaluations: 7 reached"
-    ] * 2
-    run(tmp_path / "run")
-    assert reason(tmp_path / "run") == "search.rounds: 3 reached"
-    assert_frame_equal(results(tmp_path / "run"), unlimited, check_exact=True)
+    assert len(run(copy, evaluations=FIRST_ROUND).trials) == FIRST_ROUND
+    reasons = [event["reason"] for event in events_of(copy, "finished")]
+    assert reasons == ["search.stop.evaluations: 7 reached"] * 2
+    run(copy)
+    assert reason(copy) == "search.rounds: 3 reached"
+    assert_frame_equal(results(copy), unlimited, check_exact=True)
 
 
-def test_changed_limits_are_written_and_logged(tmp_path: Path) -> None:
-    run(tmp_path / "run", evaluations=FIRST_ROUND)
+def test_changed_limits_are_written_and_logged(copy: Path) -> None:
     spec = study_spec(**SMALL | {"search__rounds": 4}, search__stop={"evaluations": 3})
-    run_study(spec, tmp_path / "run")
-    written = load_spec(tmp_path / "run" / "study.yaml", resolved=True).search
+    run_study(spec, copy)
+    written = load_spec(copy / "study.yaml", resolved=True).search
     assert (written.rounds, written.stop.evaluations) == (4, 3)
-    (event,) = events(tmp_path / "run", "limits changed")
+    (event,) = events_of(copy, "limits changed")
     assert event["changed"] == ["search.rounds: 3 → 4", "search.stop.evaluations: 7 → 3"]
 
 
-def test_limits_of_a_study_that_cannot_be_opened_stay(tmp_path: Path) -> None:
-    run(tmp_path / "run", evaluations=FIRST_ROUND)
-    before = (tmp_path / "run" / "study.yaml").read_bytes()
+def test_limits_of_a_study_that_cannot_be_opened_stay(copy: Path) -> None:
+    before = (copy / "study.yaml").read_bytes()
     with pytest.raises(InputError, match="--storage"):
-        run_study(study_spec(**SMALL), tmp_path / "run", f"sqlite:///{tmp_path / 'other.db'}")
-    assert (tmp_path / "run" / "study.yaml").read_bytes() == before
-
-
-def test_other_changes_are_refused_along_with_limits(tmp_path: Path) -> None:
-    run(tmp_path / "run", evaluations=2)
-    with pytest.raises(InputError) as caught:
-        run_study(study_spec(**SMALL, seed=9), tmp_path / "run")
-    assert "seed: 3 → 9" in str(caught.value)
+        run_study(study_spec(**SMALL), copy, f"sqlite:///{copy / 'other.db'}")
+    with pytest.raises(InputError, match="seed: 3 → 9") as caught:
+        run_study(study_spec(**SMALL, seed=9), copy)
     assert "search.stop" not in str(caught.value)
+    assert (copy / "study.yaml").read_bytes() == before
 
 
 def test_what_a_cut_round_left_out_is_evaluated_in_the_next(tmp_path: Path) -> None:
@@ -260,47 +251,32 @@ def test_what_a_cut_round_left_out_is_evaluated_in_the_next(tmp_path: Path) -> N
 # Hypervolume
 
 
-@pytest.mark.parametrize("patience", [1, 2])
-def test_study_stops_after_patience_rounds_without_gain(patience: int, tmp_path: Path) -> None:
-    stop = {"tolerance": 1.0, "patience": patience}
+def test_study_stops_after_patience_rounds_without_gain(tmp_path: Path) -> None:
+    stop = {"tolerance": 1.0, "patience": 2}
     spec = study_spec(**SMALL | {"search__rounds": 9}, search__stop=stop)
-    assert len(run_study(spec, tmp_path / "run").rounds) == 1 + patience
-    assert f"raised the hypervolume by less than 1: {patience}" in reason(tmp_path / "run")
-
-
-def test_study_whose_hypervolume_rises_goes_on(tmp_path: Path) -> None:
-    record = run(tmp_path / "run", tolerance=1e-9, patience=1)
-    volumes = [entry.hypervolume for entry in record.rounds]
-    assert volumes == sorted(set(volumes))
-    assert reason(tmp_path / "run") == "search.rounds: 3 reached"
+    assert len(run_study(spec, tmp_path / "run").rounds) == 3
+    assert "raised the hypervolume by less than 1: 2" in reason(tmp_path / "run")
 
 
 # Time
-
-
-class Time:
-    """A clock that an event moves on by an hour each time it happens."""
-
-    def __init__(self, *kinds: str) -> None:
-        self.kinds = kinds
-        self.seconds = 1000.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    def observe(self, event: Event) -> None:
-        self.seconds += 3600 * (event.kind in self.kinds)
 
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., StudyRecord]:
     """Run the small study with a limit of hours, an hour passing at each event of some kinds."""
 
-    def run_timed(hours: float | None, *kinds: str) -> StudyRecord:
-        time = Time(*kinds)
+    def run_timed(hours: float | None, *kinds: str, stop: Observer | None = None) -> StudyRecord:
+        seconds = 1000.0
+
+        def observe(event: Event) -> None:
+            nonlocal seconds
+            seconds += 3600 * (event.kind in kinds)
+            if stop is not None:
+                stop(event)
+
         with monkeypatch.context() as patch:
-            patch.setattr("qsearch.storage.clock._now", time)
-            return run(tmp_path / "run", time.observe, hours=hours)
+            patch.setattr("qsearch.storage.clock._now", lambda: seconds)
+            return run(tmp_path / "run", observe, hours=hours)
 
     return run_timed
 
@@ -316,18 +292,32 @@ def test_time_that_is_up_in_a_set_leaves_the_round_unfinished(
     assert len(record.trials) == FIRST_ROUND + 1
     assert (record.latest["round"] == 1).all()
     assert reason(tmp_path / "run") == "search.stop.hours: 8 reached"
-    # Nothing of the round is lost when the study goes on.
+    # Nothing of the round is lost when the study continues.
     timed(None)
     assert_frame_equal(results(tmp_path / "run"), unlimited, check_exact=True)
 
 
-def test_time_that_is_up_in_the_first_set_ends_a_study_without_rounds(
-    timed: Callable[..., StudyRecord], tmp_path: Path
+@pytest.mark.parametrize(
+    ("hours", "kinds", "rounds", "trials"),
+    [
+        (2, TRIED, 0, 2),  # In the first set.
+        (1, ("searching",), 1, 5),
+        (1, ("round finished",), 1, FIRST_ROUND),
+    ],
+)
+def test_time_that_is_up_ends_the_study_where_it_is(
+    hours: int,
+    kinds: tuple[str, ...],
+    rounds: int,
+    trials: int,
+    timed: Callable[..., StudyRecord],
+    tmp_path: Path,
 ) -> None:
-    record = timed(2, *TRIED)
-    assert record.rounds == ()
-    assert len(record.trials) == 2
-    assert events(tmp_path / "run", "finished")[-1]["round"] == 1
+    record = timed(hours, *kinds)
+    assert len(record.rounds) == rounds
+    assert list(record.trials["trial"]) == list(range(trials))
+    assert len(events_of(tmp_path / "run", "trained")) == 1
+    assert events_of(tmp_path / "run", "finished")[-1]["round"] == 1
 
 
 def test_time_that_is_up_among_candidates_finishes_the_round(
@@ -342,23 +332,6 @@ def test_time_that_is_up_among_candidates_finishes_the_round(
     assert set(second["trial"]) == {*later.rounds[1].training_set, 6, 7}
 
 
-def test_time_that_is_up_in_the_search_finishes_the_round(
-    timed: Callable[..., StudyRecord], tmp_path: Path
-) -> None:
-    record = timed(1, "searching")
-    assert len(record.rounds) == 1
-    assert list(record.trials["trial"]) == [0, 1, 2, 3, 4]
-    assert len(events(tmp_path / "run", "trained")) == 1
-
-
-def test_time_that_is_up_between_rounds_trains_no_more(
-    timed: Callable[..., StudyRecord], tmp_path: Path
-) -> None:
-    record = timed(1, "round finished")
-    assert len(record.trials) == FIRST_ROUND
-    assert len(events(tmp_path / "run", "trained")) == 1
-
-
 def test_time_of_all_sessions_adds_up(timed: Callable[..., StudyRecord], tmp_path: Path) -> None:
     timed(2, *TRIED)
     assert len(timed(2, *TRIED).trials) == 2
@@ -367,33 +340,20 @@ def test_time_of_all_sessions_adds_up(timed: Callable[..., StudyRecord], tmp_pat
 
 
 def test_killed_session_loses_little_of_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    timed: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
-    time, die = Time(*TRIED), die_at(4, TRIED)
-    monkeypatch.setattr("qsearch.storage.clock._now", time)
-
-    def observe(event: Event) -> None:
-        time.observe(event)
-        die(event)
-
-    assert in_child(partial(run, tmp_path / "run", observe)) == 9
+    assert in_child(lambda: timed(None, *TRIED, stop=die_at(4, TRIED))) == 9
     assert Clock(tmp_path / "run").hours == pytest.approx(3, abs=1e-6)
 
 
-def test_interrupted_session_loses_none_of_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_session_loses_none_of_its_time_and_is_not_finished(
+    timed: Callable[..., StudyRecord], tmp_path: Path
 ) -> None:
-    time = Time("trained")
-    monkeypatch.setattr("qsearch.storage.clock._now", time)
-
-    def observe(event: Event) -> None:
-        time.observe(event)
-        if event.kind == "trained":
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", observe)
+        timed(None, "trained", stop=stopping_at("trained", error=KeyboardInterrupt))
     assert Clock(tmp_path / "run").hours == pytest.approx(1, abs=1e-6)
+    output = CliRunner().invoke(cli.app, ["status", str(tmp_path / "run")]).output
+    assert next(x for x in output.splitlines() if x.startswith("finished")).split()[1] == "no"
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"seconds": "x"}'])
@@ -415,14 +375,3 @@ def test_run_and_status_say_why_a_study_is_finished(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         assert "search.stop.hours: 1e-09 reached" in result.output
     assert len(read_study(tmp_path / "run").trials) == 0
-
-
-def test_status_of_a_study_that_goes_on_says_no_reason(tmp_path: Path) -> None:
-    def fail(event: Event) -> None:
-        if event.kind == "evaluated":
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", fail)
-    output = CliRunner().invoke(cli.app, ["status", str(tmp_path / "run")]).output
-    assert next(x for x in output.splitlines() if x.startswith("finished")).split()[1] == "no"

@@ -27,13 +27,13 @@ from qsearch.storage.study_record import (
     selection_loss,
     write_study,
 )
-from tests.engine.support import INTEGER, make_layers, make_space
+from tests.engine.support import INTEGER, make_layers, make_space, uniform
 
 SPACE = make_space(1, INTEGER)
 
 
 def row(trial: int, round: int, bits: float, loss: float, **changes: object) -> dict[str, object]:
-    configuration = SPACE.decode(SPACE.uniform([bits])[0])
+    configuration = SPACE.decode(uniform(SPACE, bits))
     return {
         "trial": trial,
         "round": round,
@@ -177,7 +177,7 @@ def test_a_rows_configuration_is_read_from_its_json() -> None:
     configuration = row_configuration(best_under(record_of(*ROWS), 3.0))
     assert isinstance(configuration, Configuration)
     assert list(configuration) == [layer.name for layer in SPACE.layers]
-    assert (SPACE.encode(configuration) == SPACE.uniform([3.0])[0]).all()
+    assert (SPACE.encode(configuration) == uniform(SPACE, 3.0)).all()
 
 
 def test_reading_a_folder_without_a_study_names_it(tmp_path: Path) -> None:

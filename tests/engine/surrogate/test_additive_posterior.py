@@ -91,10 +91,6 @@ def test_kernels_add_up_and_scale() -> None:
     torch.testing.assert_close(variance, by_entry(KERNEL, one, one).diagonal())
 
 
-def test_a_kernel_without_terms_is_zero() -> None:
-    assert not AdditiveKernel()(indices(4, 13), indices(5, 14)).any()
-
-
 def test_predictions_are_those_of_the_formula() -> None:
     points = indices(9, 5)
     mean, variance = posterior().predict(points)

@@ -31,11 +31,6 @@ def test_the_proxy_is_the_sum_of_scores_with_mean_one() -> None:
     assert total == pytest.approx(expected / SCORES.mean(axis=1).sum())
 
 
-def test_a_common_factor_of_the_scores_does_not_matter() -> None:
-    scaled = score_features(SPACE, 1e6 * SCORES, CORRELATION)
-    torch.testing.assert_close(scaled.proxy, FEATURES.proxy)
-
-
 def test_error_covariance_is_the_inner_product_of_errors() -> None:
     """With errors E of unit length times √φ, it is Σ_g ⟨E_g, E'_g⟩."""
     index = sample_configurations(SPACE, 6, (2.25, 7.25), np.random.default_rng(15))
