@@ -32,15 +32,8 @@ class DocstringSource(BaseModel):
 
     A text is the description at the head of a public class's or function's docstring, its label
     is the package. Source files are parsed, never imported. Files, not texts, are dealt to the
-    splits, and every class has equally many texts in a split.
-
-    Args:
-        packages: Top-level packages, two or more; their names are the labels.
-        train_texts: Training texts of each package.
-        validation_texts: Validation texts of each package, and as many for the test split.
-        min_words: Words that a text must have.
-        max_words: Words after which a text is cut.
-        seed: Deals files to the splits and draws texts.
+    splits, and every class has equally many texts in a split. docs/studies.md has a table of the
+    fields.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,16 +47,13 @@ class DocstringSource(BaseModel):
 
 
 @lru_cache(maxsize=4)
-def _collect(source: DocstringSource) -> dict[Split, tuple[tuple[str, str], ...]]:
+def _collect(source: DocstringSource) -> dict[Split, list[tuple[str, str]]]:
     hidden = _hidden_words(source.packages)
     seen: set[str] = set()
     collected: dict[Split, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
     for package in source.packages:
-        wanted: dict[Split, int] = {
-            "train": source.train_texts,
-            "validation": source.validation_texts,
-            "test": source.validation_texts,
-        }
+        wanted: dict[Split, int] = dict.fromkeys(collected, source.validation_texts)
+        wanted["train"] = source.train_texts
         for path, inside in _source_files(package, source.seed):
             split = _split_of(f"{package}/{inside}", source.seed)
             if not wanted[split]:
@@ -81,7 +71,7 @@ def _collect(source: DocstringSource) -> dict[Split, tuple[tuple[str, str], ...]
                 f"task.docstrings: package {package!r} lacks texts ({short} more wanted);"
                 " ask for fewer, or choose another package"
             )
-    return {split: tuple(pairs) for split, pairs in collected.items()}
+    return collected
 
 
 def collect_docstrings(source: DocstringSource, split: Split) -> tuple[tuple[str, str], ...]:
@@ -90,7 +80,7 @@ def collect_docstrings(source: DocstringSource, split: Split) -> tuple[tuple[str
     Raises:
         InputError: If a package is not installed or has too few texts.
     """
-    return _collect(source)[split]
+    return tuple(_collect(source)[split])
 
 
 def require_packages(source: DocstringSource) -> None:
