@@ -159,7 +159,7 @@ def test_sensitivities_leave_weights_and_later_training_unchanged(
 ) -> None:
     states, losses = [], []
     for measures in (False, True):
-        trainer = make_trainer(calibration_batches=2)
+        trainer = make_trainer(calibration_batches=1, steps=2)
         chosen = [make_configuration(trainer, n) for n in range(3)]
         trainer.train(chosen, 1)
         if measures:
