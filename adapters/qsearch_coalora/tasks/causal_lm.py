@@ -86,8 +86,7 @@ class CausalLanguageModelling:
 
     def require_data(self) -> None:
         """Look whether the training and validation text are there, from files' beginnings alone."""
-        for path in self.options.training_files():
-            require_text(path)
+        self.options.require_sources(require_text)
 
     def prepare(self, tokenizer: Any) -> None:
         """Read, encode and pack the training and validation text."""

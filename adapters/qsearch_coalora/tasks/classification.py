@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -129,8 +129,7 @@ class Classification:
         """Look whether the training and validation data are there, without reading all of it."""
         if self.options.docstrings is not None:
             require_packages(self.options.docstrings)
-        for path in self.options.training_files():
-            require_columns(path, self.options.columns)
+        self.options.require_sources(partial(require_columns, columns=self.options.columns))
 
     def prepare(self, tokenizer: Any) -> None:
         """Read and encode the training and validation data."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -25,6 +25,7 @@ _SECTION = re.compile(
 )
 _ROLE = re.compile(r":[\w:]+:`~?([^`<]*)[^`]*`")
 _WORD = re.compile(r"[A-Za-z]{2,}")
+_distributions = cache(metadata.packages_distributions)
 
 
 class DocstringSource(BaseModel):
@@ -47,7 +48,12 @@ class DocstringSource(BaseModel):
 
 
 @lru_cache(maxsize=4)
-def _collect(source: DocstringSource) -> dict[Split, list[tuple[str, str]]]:
+def collect_docstrings(source: DocstringSource) -> Mapping[Split, Sequence[tuple[str, str]]]:
+    """Return (text, package) pairs by split; always the same for the same installed packages.
+
+    Raises:
+        InputError: If a package is not installed or has too few texts.
+    """
     hidden = _hidden_words(source.packages)
     seen: set[str] = set()
     collected: dict[Split, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
@@ -72,15 +78,6 @@ def _collect(source: DocstringSource) -> dict[Split, list[tuple[str, str]]]:
                 " ask for fewer, or choose another package"
             )
     return collected
-
-
-def collect_docstrings(source: DocstringSource, split: Split) -> tuple[tuple[str, str], ...]:
-    """Return (text, package) pairs of a split; always the same for the same installed packages.
-
-    Raises:
-        InputError: If a package is not installed or has too few texts.
-    """
-    return tuple(_collect(source)[split])
 
 
 def require_packages(source: DocstringSource) -> None:
@@ -120,7 +117,7 @@ def _digest(text: str) -> str:
 
 def _hidden_words(packages: Sequence[str]) -> re.Pattern[str]:
     """Return a pattern of the packages' names, which would give labels away."""
-    distributions = metadata.packages_distributions()
+    distributions = _distributions()
     names = {name for package in packages for name in (package, *distributions.get(package, ()))}
     alternatives = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     return re.compile(rf"(?:{alternatives})(?:\.\w+)*", re.IGNORECASE)

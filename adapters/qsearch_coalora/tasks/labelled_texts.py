@@ -69,12 +69,12 @@ class LabelledTexts:
             return self
         return self.at(subset(len(self.labels), count))
 
-    def at(self, chosen: Integers) -> LabelledTexts:
+    def at(self, positions: Integers) -> LabelledTexts:
         """Return the examples at some positions."""
         return replace(
             self,
-            texts=tuple(self.texts[index] for index in chosen),
-            labels=tuple(self.labels[index] for index in chosen),
+            texts=tuple(self.texts[position] for position in positions),
+            labels=tuple(self.labels[position] for position in positions),
         )
 
     def digest(self, path: Path | None) -> ExamplesDigest:
@@ -93,7 +93,7 @@ def read_texts(options: ClassificationOptions, split: Split) -> LabelledTexts:
         InputError: If a file or column is missing, or no row has a text and a label.
     """
     if options.docstrings is not None:
-        pairs = collect_docstrings(options.docstrings, split)
+        pairs = collect_docstrings(options.docstrings)[split]
         return LabelledTexts(
             tuple((text,) for text, _ in pairs), tuple(label for _, label in pairs)
         )

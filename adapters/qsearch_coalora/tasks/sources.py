@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -66,15 +67,17 @@ class SourceOptions(BaseModel):
             raise InputError(f"task.{split} is not given, so there is no {split} split")
         return path
 
-    def training_files(self) -> list[Path]:
-        """Return the files that a study reads; of a data set, look whether it could be read.
+    def require_sources(self, require: Callable[[Path], None]) -> None:
+        """Look whether the training and validation data could be read, without reading them.
 
         Raises:
-            InputError: If the library that reads it is not installed.
+            InputError: If the library that reads them is not installed, or as ``require`` has it.
         """
         if self.dataset is not None:
             import_library("datasets")
-        return [path for path in (self.train, self.validation) if path is not None]
+        for path in (self.train, self.validation):
+            if path is not None:
+                require(path)
 
 
 def read_dataset(source: HubDataset, split: Split) -> Any:

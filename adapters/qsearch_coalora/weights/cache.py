@@ -12,9 +12,7 @@ class Sized(Protocol):
     """What a cache can hold."""
 
     @property
-    def nbytes(self) -> int:
-        """Bytes it takes."""
-        ...
+    def nbytes(self) -> int: ...
 
 
 _Value = TypeVar("_Value", bound=Sized)

@@ -137,15 +137,6 @@ def test_a_trainer_has_the_digests_of_its_model_and_examples_whatever_was_traine
     assert trainer.input_digests() == inputs
 
 
-def test_a_task_without_digests_leaves_the_model_known(
-    make_trainer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("qsearch_coalora.models.digests.SupportsDataDigest", int)  # No task is one.
-    inputs = make_trainer().input_digests()
-    assert inputs.model
-    assert inputs.data == {}
-
-
 INDEX = '{"weight_map": {"a": "model-2.safetensors", "b": "model-1.safetensors"}}'
 WHOLE = ["config.json", "tokenizer.json"]
 

@@ -93,13 +93,13 @@ def test_gradient_checkpointing_changes_no_gradient(
 ) -> None:
     states, passes = [], [0, 0]
     for checkpointing in (False, True):
-        trainer = make(name, gradient_checkpointing=checkpointing, precision=precision)
+        trainer = make(name, gradient_checkpointing=checkpointing, precision=precision, steps=2)
 
         def count(module: torch.nn.Module, inputs: object, checkpointing=checkpointing) -> None:
             passes[checkpointing] += 1
 
         trainer.study.adapted.lora_layers[0].register_forward_pre_hook(count)
-        trainer.train([make_configuration(trainer, index) for index in range(3)], 1)
+        trainer.train([make_configuration(trainer, index) for index in range(2)], 1)
         states.append(trainer.state().tensors)
     assert passes[1] == 2 * passes[0]
     plain, checkpointed = states

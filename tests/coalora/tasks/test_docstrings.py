@@ -6,7 +6,6 @@ import pytest
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.tasks.docstrings import (
     DocstringSource,
-    _collect,
     collect_docstrings,
     plain_description,
 )
@@ -44,10 +43,7 @@ def source(packages: tuple[str, ...], **options: object) -> DocstringSource:
 
 
 def test_splits_share_no_text_and_no_module(packages) -> None:
-    splits = {
-        split: collect_docstrings(source(packages), split)
-        for split in ("train", "validation", "test")
-    }
+    splits = collect_docstrings(source(packages))
     texts = [text for pairs in splits.values() for text, _ in pairs]
     assert len(texts) == len(set(texts))
     train, *others = (
@@ -59,25 +55,25 @@ def test_splits_share_no_text_and_no_module(packages) -> None:
 
 def test_classes_are_balanced_in_each_split(packages) -> None:
     for split, count in (("train", 20), ("validation", 4), ("test", 4)):
-        labels = Counter(label for _, label in collect_docstrings(source(packages), split))
+        labels = Counter(label for _, label in collect_docstrings(source(packages))[split])
         assert labels == {"fruitlib": count, "metallib": count}
 
 
 def test_texts_name_no_package_and_are_of_public_objects_that_are_not_tests(packages) -> None:
-    for text, _ in collect_docstrings(source(packages), "train"):
+    for text, _ in collect_docstrings(source(packages))["train"]:
         assert not any(words in text for words in ("fruitlib", "metallib", "must not be used"))
 
 
 def test_the_same_packages_always_give_the_same_texts(packages) -> None:
-    first = collect_docstrings(source(packages, seed=3), "train")
-    _collect.cache_clear()
-    assert collect_docstrings(source(packages, seed=3), "train") == first
-    assert collect_docstrings(source(packages, seed=4), "train") != first
+    first = collect_docstrings(source(packages, seed=3))["train"]
+    collect_docstrings.cache_clear()
+    assert collect_docstrings(source(packages, seed=3))["train"] == first
+    assert collect_docstrings(source(packages, seed=4))["train"] != first
 
 
 def test_a_package_with_too_few_texts_is_refused(packages) -> None:
     with pytest.raises(InputError, match="'fruitlib' lacks texts"):
-        collect_docstrings(source(packages, train_texts=1000), "train")
+        collect_docstrings(source(packages, train_texts=1000))["train"]
 
 
 @pytest.mark.parametrize("name", ["no_such_package", "fruitlib.tests"])

@@ -67,13 +67,6 @@ def test_a_field_that_the_first_json_lines_lack_is_found(tmp_path: Path) -> None
     task_of(path).require_data()
 
 
-@pytest.mark.parametrize("name", ["data.jsonl", "data.parquet", "data.csv"])
-def test_a_file_that_cannot_be_read_is_refused(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(b"" if name == "data.csv" else b"nonsense")
-    with pytest.raises(InputError, match=f"{name} cannot be read"):
-        task_of(tmp_path / name).require_data()
-
-
 @pytest.mark.parametrize("content", ["", "\n \n\t\n"])
 def test_a_text_without_text_is_refused_before_the_model_is_loaded(
     content: str, make_causal_task, llama_folder: Path, quantizer, tmp_path: Path
