@@ -52,18 +52,18 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
         raise InputError(
             f"model {type(model).__name__} has no linear layers inside a list of blocks"
         )
-    kept = tuple(
+    matching = tuple(
         layer
         for layer in layers
         if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in patterns)
     )
-    if not kept:
+    if not matching:
         examples = [layer.name for layer in layers[:3]]
         raise InputError(
             f"model.layers {list(patterns)} match none of the model's {len(layers)} layers;"
             f" their names are like {examples}"
         )
-    return kept
+    return matching
 
 
 def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpec]) -> None:

@@ -148,16 +148,16 @@ def from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> A
         return load(**arguments)
 
 
-def _require_own_code(source: ModelSource, **where: Any) -> None:
+def _require_own_code(source: ModelSource, **access: Any) -> None:
     """Refuse a model whose code is another hub model's: no commit that is named pins it."""
     if not source.remote_code:
         return
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    where = {"revision": source.revision, **where}
+    access = {"revision": source.revision, **access}
     configuration = import_library("transformers").PreTrainedConfig
-    config, _ = configuration.get_config_dict(source.path, **where)
-    for file in (config, get_tokenizer_config(source.path, **where)):
+    config, _ = configuration.get_config_dict(source.path, **access)
+    for file in (config, get_tokenizer_config(source.path, **access)):
         classes = file.get("auto_map") or {}
         for named in classes.values() if isinstance(classes, dict) else classes:
             for name in named if isinstance(named, list | tuple) else [named]:

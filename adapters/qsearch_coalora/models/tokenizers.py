@@ -45,18 +45,18 @@ def require_embeddings(model: ModelSpec, module: nn.Module, tokenizer: Any) -> N
         embeddings: Any = module.get_input_embeddings()  # type: ignore[operator]
     except NotImplementedError:
         return
-    known = getattr(embeddings, "num_embeddings", None)
+    count = getattr(embeddings, "num_embeddings", None)
     words = _words(tokenizer)
-    if known is not None and words:
+    if count is not None and words:
         last = max(words, key=lambda token: words[token])
-        require_embedding(model.name, known, "token", last, words[last])
+        require_embedding(model.name, count, "token", last, words[last])
 
 
-def require_embedding(model: str, known: int, kind: str, token: str, number: int) -> None:
+def require_embedding(model: str, count: int, kind: str, token: str, number: int) -> None:
     """Raise InputError unless one of a model's embeddings is that of a token of some kind."""
-    if number >= known:
+    if number >= count:
         raise InputError(
-            f"model.name {model!r} has {known} embeddings, but its tokenizer's {kind} {token!r}"
+            f"model.name {model!r} has {count} embeddings, but its tokenizer's {kind} {token!r}"
             f" has number {number}; resize the model's embeddings, or save the tokenizer that"
             " belongs to it"
         )

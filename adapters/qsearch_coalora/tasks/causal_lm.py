@@ -126,8 +126,8 @@ class CausalLanguageModelling:
         order = (
             torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
         )
-        for chosen in torch.split(order, batch_size):
-            tokens = sequences[chosen]
+        for positions in torch.split(order, batch_size):
+            tokens = sequences[positions]
             yield {
                 "input_ids": tokens,
                 "attention_mask": torch.ones_like(tokens),
@@ -156,8 +156,8 @@ class CausalLanguageModelling:
         if split not in self._sequences:
             if split in ("train", "held-out"):
                 whole = self._pack("train")
-                kept, held = hold_out(len(whole), self._held_out, "sequences")
-                self._sequences["train"] = whole[torch.from_numpy(kept)]
+                trained, held = hold_out(len(whole), self._held_out, "sequences")
+                self._sequences["train"] = whole[torch.from_numpy(trained)]
                 self._sequences["held-out"] = whole[torch.from_numpy(held)]
             else:
                 self._sequences[split] = self._pack(split)

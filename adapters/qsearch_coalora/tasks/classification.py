@@ -149,8 +149,8 @@ class Classification:
     def data_digests(self) -> dict[str, ExamplesDigest]:
         """Return which texts with which labels the splits have; those of training are apart."""
         splits: tuple[Split, ...] = ("train", "held-out", "validation")
-        found = {split: self._read(split).digest(self.options.file(split)) for split in splits}
-        return {split: digest for split, digest in found.items() if digest.count}
+        digests = {split: self._read(split).digest(self.options.file(split)) for split in splits}
+        return {split: digest for split, digest in digests.items() if digest.count}
 
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None
@@ -161,9 +161,9 @@ class Classification:
         """
         examples, labels = self._encode(split)
         lengths = [len(example["input_ids"]) for example in examples]
-        for chosen in length_grouped(lengths, batch_size, generator):
-            inputs = pad([examples[index] for index in chosen], self._tokenizer.pad_token_id)
-            yield {**inputs, "labels": labels[chosen]}
+        for positions in length_grouped(lengths, batch_size, generator):
+            inputs = pad([examples[index] for index in positions], self._tokenizer.pad_token_id)
+            yield {**inputs, "labels": labels[positions]}
 
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
         """Score a batch: logits are examples × labels, the batch's labels one an example."""
@@ -212,8 +212,8 @@ class Classification:
     def _read(self, split: Split) -> LabelledTexts:
         if split not in self._texts:
             if split in ("train", "held-out"):
-                kept, held = hold_out(len(self._training.labels), self._held_out, "examples")
-                self._texts["train"] = self._training.at(kept)
+                trained, held = hold_out(len(self._training.labels), self._held_out, "examples")
+                self._texts["train"] = self._training.at(trained)
                 self._texts["held-out"] = self._training.at(held)
             else:
                 limit = getattr(self.options, f"{split}_examples")

@@ -89,7 +89,7 @@ def require_columns(path: Path, columns: Sequence[str]) -> None:
     _require_among(columns, table.columns.tolist(), f"data file {path}")
 
 
-def select_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> pd.DataFrame:
+def select_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> pd.DataFrame:
     """Return some columns of a table as text, without rows that lack a value.
 
     A value that is null or an empty text is missing; a text such as ``None`` is not.
@@ -97,19 +97,19 @@ def select_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> p
     Raises:
         InputError: If a column is missing; the message names those that exist.
     """
-    _require_among(columns, table.columns.tolist(), where)
+    _require_among(columns, table.columns.tolist(), source)
     # A null makes pandas turn a column of integers into fractions; this turns it back.
-    kept = table[list(columns)].convert_dtypes().dropna().astype(str)
-    kept = kept[(kept != "").all(axis=1)]
-    if kept.empty:
-        raise InputError(f"{where} has no rows with values in {list(columns)}")
-    return kept
+    rows = table[list(columns)].convert_dtypes().dropna().astype(str)
+    rows = rows[(rows != "").all(axis=1)]
+    if rows.empty:
+        raise InputError(f"{source} has no rows with values in {list(columns)}")
+    return rows
 
 
-def _require_among(columns: Sequence[str], found: Sequence[str], where: str) -> None:
+def _require_among(columns: Sequence[str], existing: Sequence[str], source: str) -> None:
     for column in columns:
-        if column not in found:
-            raise InputError(f"{where} has no column {column!r}; its columns: {list(found)}")
+        if column not in existing:
+            raise InputError(f"{source} has no column {column!r}; its columns: {list(existing)}")
 
 
 def read_lines(path: Path) -> Iterator[str]:

@@ -58,23 +58,23 @@ def collect_docstrings(source: DocstringSource) -> Mapping[Split, Sequence[tuple
     seen: set[str] = set()
     collected: dict[Split, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
     for package in source.packages:
-        wanted: dict[Split, int] = dict.fromkeys(collected, source.validation_texts)
-        wanted["train"] = source.train_texts
+        missing: dict[Split, int] = dict.fromkeys(collected, source.validation_texts)
+        missing["train"] = source.train_texts
         for path, inside in _source_files(package, source.seed):
             split = _split_of(f"{package}/{inside}", source.seed)
-            if not wanted[split]:
-                if not any(wanted.values()):
+            if not missing[split]:
+                if not any(missing.values()):
                     break
                 continue
             for text in _texts(path, hidden, source):
-                if wanted[split] and text.casefold() not in seen:
+                if missing[split] and text.casefold() not in seen:
                     seen.add(text.casefold())
                     collected[split].append((text, package))
-                    wanted[split] -= 1
-        short = {split: count for split, count in wanted.items() if count}
+                    missing[split] -= 1
+        short = {split: count for split, count in missing.items() if count}
         if short:
             raise InputError(
-                f"task.docstrings: package {package!r} lacks texts ({short} more wanted);"
+                f"task.docstrings: package {package!r} lacks texts ({short} more needed);"
                 " ask for fewer, or choose another package"
             )
     return collected

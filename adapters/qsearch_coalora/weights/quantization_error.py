@@ -69,5 +69,5 @@ def _sample_rows(weight: Tensor, limit: int) -> Tensor:
         count -= count % aligned
     elif count < rows:
         count = 2 ** int(np.log2(count))
-    chosen = torch.linspace(0, rows - 1, count).round().long().to(weight.device)
-    return weight[chosen]
+    positions = torch.linspace(0, rows - 1, count).round().long().to(weight.device)
+    return weight[positions]

@@ -54,14 +54,14 @@ class QuantizedWeights:
             return tuple(range(len(self._names)))
         changed = []
         for position, name in enumerate(self._names):
-            wanted = configuration[name]
-            if self._active[position] == wanted:
+            target = configuration[name]
+            if self._active[position] == target:
                 continue
             # Unknown meanwhile: an evaluation that takes too long may be stopped at any step.
             self._active[position] = None
             # Replacing the storage saves a copy of every weight; no graph may be alive here.
-            self._modules[position].weight.data = self.dequantized(position, wanted)
-            self._active[position] = wanted
+            self._modules[position].weight.data = self.dequantized(position, target)
+            self._active[position] = target
             changed.append(position)
         return tuple(changed)
 
