@@ -146,19 +146,22 @@ def table_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def make_trainer(
     bert_folder: Path, table_files: tuple[Path, Path], quantizer: RoundingQuantizer
 ) -> Callable[..., Any]:
-    """Return a maker of trainers on the small BERT; the trainer's options as keywords."""
+    """Return a maker of trainers, on the small BERT by default; their options as keywords."""
 
     def make(
         seed: int = 0,
         plugin: Any = quantizer,
         method: Any = CoALoRATrainer,
         files: tuple[Path, Path] = table_files,
+        model: Path = bert_folder,
+        max_length: int = 128,
         **options: object,
     ) -> Any:
-        task = Classification(Classification.Options(train=files[0], validation=files[1]))
+        task = Classification(
+            Classification.Options(train=files[0], validation=files[1], max_length=max_length)
+        )
         fields = {"rank": 4, "steps": 4, "batch_size": 8, "warmup_steps": 1} | options
-        model = ModelSpec(name=str(bert_folder))
-        return method(method.Options(**fields), model, task, plugin, seed)
+        return method(method.Options(**fields), ModelSpec(name=str(model)), task, plugin, seed)
 
     return make
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from qsearch.errors import InputError
 from qsearch.plugins.protocols import Quantizer, Requirements
 from qsearch.space.layers import LayerSpec
-from qsearch_coalora.settings.device import missing_device
+from qsearch_coalora.settings.device import require_device
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import Workload
 from qsearch_coalora.weights.layer_inputs import moment_bytes
@@ -70,8 +71,10 @@ def estimate_requirements(
             f"the study runs on {options.device}: the memory is needed there, and a time above is"
             " what the CPU would take"
         )
-        if (missing := missing_device(options.device)) is not None:
-            notes.append(f"{missing}; run the study on one that has it")
+        try:
+            require_device(options.device)
+        except InputError as error:
+            notes.append(f"{error}; run the study on one that has it")
     memory = (
         weights
         + activations

@@ -40,36 +40,25 @@ _OLDER_TOKENIZER = (
 def input_digests(model: ModelSpec, task: Task) -> Inputs:
     """Return which model and which examples are used; both must be loaded."""
     data = task.data_digests() if isinstance(task, SupportsDataDigest) else {}
-    files = (*weight_files(model), *settings_files(model))
-    return Inputs({path.name: file_sha256(path) for path in files}, data)
+    return Inputs({path.name: file_sha256(path) for path in model_files(model)}, data)
 
 
-def weight_files(model: ModelSpec) -> tuple[Path, ...]:
-    """Return the files that a model's weights are loaded from, as far as they are here."""
+def model_files(model: ModelSpec) -> tuple[Path, ...]:
+    """Return the files of a model's weights, settings and tokenizer, as far as they are here."""
     source = locate_model(model)
     folder = source_folder(source)
     if folder is None:
         return ()
-    if source.gguf_file is not None:
+    if source.gguf_file is not None:  # It has all that in it.
         return (folder / source.gguf_file,)
-    found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if found is None:
-        return ()
-    if found.suffix != ".json":
-        return (found,)
-    names = set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values())
-    return tuple(folder / name for name in sorted(names))
-
-
-def settings_files(model: ModelSpec) -> tuple[Path, ...]:
-    """Return the files that say how a model computes and how it reads text, as far as are here."""
-    source = locate_model(model)
-    folder = source_folder(source)
-    if folder is None or source.gguf_file is not None:  # A GGUF file has all that in it.
-        return ()
+    weights = [name for name in _WEIGHTS if (folder / name).is_file()][:1]
+    if weights and weights[0].endswith(".json"):
+        index = json.loads((folder / weights[0]).read_text(encoding="utf-8"))
+        weights = sorted(set(index["weight_map"].values()))
     whole = (folder / _TOKENIZER).is_file()
-    names = (*_SETTINGS, *((_TOKENIZER,) if whole else _OLDER_TOKENIZER))
-    return tuple(folder / name for name in names if (folder / name).is_file())
+    others = (*_SETTINGS, *((_TOKENIZER,) if whole else _OLDER_TOKENIZER))
+    names = (*weights, *(name for name in others if (folder / name).is_file()))
+    return tuple(folder / name for name in names)
 
 
 def file_sha256(path: Path) -> str:
@@ -79,10 +68,10 @@ def file_sha256(path: Path) -> str:
 
 
 def digest_of_tokens(sequences: Tensor, path: Path | None) -> ExamplesDigest:
-    """Return the digest of packed text (sequences × tokens), read from a file if there is a path.
+    """Return the digest of packed text (sequences × tokens), and of the file it was read from.
 
     It is that of its tokens as little-endian 64-bit integers.
     """
     file = None if path is None else file_sha256(path)
-    found = hashlib.sha256(sequences.numpy().astype("<i8").tobytes())
-    return ExamplesDigest(len(sequences), found.hexdigest(), file)
+    tokens = hashlib.sha256(sequences.numpy().astype("<i8").tobytes())
+    return ExamplesDigest(len(sequences), tokens.hexdigest(), file)

@@ -31,10 +31,7 @@ _ROLES = {
 
 
 def backbone(model: nn.Module) -> tuple[str, nn.Module]:
-    """Return the part of a model that holds its transformer blocks, and its attribute name.
-
-    The name is empty when the model has no head around it.
-    """
+    """Return a model's headless part with its attribute name, which is empty without a head."""
     prefix = getattr(model, "base_model_prefix", "")
     inner = getattr(model, prefix, None) if prefix else None
     return (prefix, inner) if isinstance(inner, nn.Module) else ("", model)
@@ -44,12 +41,8 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
     """Return the linear layers inside transformer blocks, in module order.
 
     A block is a member of a module list, and its place there is its index. Embeddings, poolers
-    and heads are outside blocks, so they are not quantizable.
-
-    Args:
-        model: A model with or without its task head; names are relative to the headless model,
-            so they are the same for both.
-        patterns: Shell patterns of module paths; a layer is kept when one matches.
+    and heads are outside blocks, so they are not quantizable. Names are relative to the headless
+    model: the same with a task head and without.
 
     Raises:
         InputError: If the model has no linear layer in a block, or no pattern matches one.
@@ -59,29 +52,28 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
         raise InputError(
             f"model {type(model).__name__} has no linear layers inside a list of blocks"
         )
-    kept = tuple(
+    matching = tuple(
         layer
         for layer in layers
         if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in patterns)
     )
-    if not kept:
+    if not matching:
         examples = [layer.name for layer in layers[:3]]
         raise InputError(
             f"model.layers {list(patterns)} match none of the model's {len(layers)} layers;"
             f" their names are like {examples}"
         )
-    return kept
+    return matching
 
 
 def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpec]) -> None:
     """Raise InputError unless a loaded model has the layers that its configuration has."""
-    told = {layer.name: layer.shape for layer in expected}
-    found = {layer.name: layer.shape for layer in loaded}
-    for name in (*told, *found):
-        if told.get(name) != found.get(name):
+    shapes, own = ({layer.name: layer.shape for layer in layers} for layers in (expected, loaded))
+    for name in (*shapes, *own):
+        if shapes.get(name) != own.get(name):
             raise InputError(
-                f"layer {name!r} has shape {told.get(name, 'none')} by the model's configuration,"
-                f" but {found.get(name, 'none')} in the loaded weights; correct model.config"
+                f"layer {name!r} has shape {shapes.get(name, 'none')} by the model's configuration,"
+                f" but {own.get(name, 'none')} in the loaded weights; correct model.config"
             )
 
 

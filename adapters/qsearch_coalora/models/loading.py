@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import importlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,22 +12,12 @@ import torch
 from torch import nn
 
 from qsearch.errors import InputError
-from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.models.source import (
-    ModelSource,
-    is_in_hub_cache,
-    locate_model,
-    needs_words,
-    require_hub,
-)
-
-_RUNS_CODE = "runs code that comes with the model (model.remote_code)"
+from qsearch.spec.sections import REMOTE_CODE, ModelSpec
+from qsearch_coalora.models.source import ModelSource, locate_model, require_hub, source_folder
 
 
 def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
-    """Load a model's transformers configuration.
-
-    The model's ``config`` serves when the hub cannot be reached.
+    """Load a model's transformers configuration; ``model.config`` stands in for a hub model's.
 
     Returns:
         The configuration, and notes for the user: what is downloaded, and what code runs.
@@ -35,33 +26,26 @@ def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
         InputError: If there is no configuration to be had, or the model is quantized already.
     """
     source = locate_model(model)
-    notes = (_RUNS_CODE,) if source.remote_code else ()
-    if source.is_local or is_in_hub_cache(source):
-        config = from_pretrained(source, "AutoConfig")
-        _require_float(model, source, config)
-        return config, notes
-    if model.config is not None:
-        note = f"{model.name} is not on this machine; it is downloaded from the hub on first use"
-        return _config_from_fields(model), (note, *notes)
-    note = f"{model.name} is downloaded from the hub on first use"
+    notes: tuple[str, ...] = ()
+    if source.remote_code:
+        notes = ("runs code that comes with the model (model.remote_code)",)
+    if source_folder(source) is None:
+        notes = (f"{model.name} is downloaded from the hub on first use", *notes)
+        if model.config is not None:
+            return _config_from_fields(model.config), notes
     config = from_pretrained(source, "AutoConfig")
-    _require_float(model, source, config)
-    return config, (note, *notes)
-
-
-def _require_float(model: ModelSpec, source: ModelSource, config: Any) -> None:
-    """Refuse a quantized checkpoint; GGUF files are dequantized as they are loaded."""
     quantized = getattr(config, "quantization_config", None)
-    if quantized and source.gguf_file is None:
+    if quantized and source.gguf_file is None:  # GGUF files are dequantized as they are loaded.
         settings = quantized if isinstance(quantized, dict) else quantized.to_dict()
         raise InputError(
             f"model.name {model.name!r} is quantized already (quant_method"
             f" {settings.get('quant_method')!r}); search on the float model that it was made of"
         )
+    return config, notes
 
 
-def _config_from_fields(model: ModelSpec) -> Any:
-    fields = dict(model.config or {})
+def _config_from_fields(given: Mapping[str, Any]) -> Any:
+    fields = dict(given)
     model_type = fields.pop("model_type", None)
     if "auto_map" in fields:
         raise InputError(
@@ -69,25 +53,24 @@ def _config_from_fields(model: ModelSpec) -> Any:
             " runs if model.remote_code says so"
         )
     try:
-        return import_transformers().AutoConfig.for_model(model_type, **fields)
+        return import_library("transformers").AutoConfig.for_model(model_type, **fields)
     except Exception as error:
         raise InputError(
-            f"model.config: model_type {model_type!r} cannot be used: {_first_line(error)}"
+            f"model.config: model_type {model_type!r} cannot be used: {first_line(error)}"
         ) from error
 
 
 def skeleton(config: Any, model: ModelSpec | None = None) -> nn.Module:
     """Return the headless model on the meta device: shapes and names, no weights.
 
-    Code that comes with a model may have classes with heads alone; then it is one of these.
-
-    Code that comes with the model runs only if the model is given and says so.
+    Code that comes with the model runs only if the model is given and says so. It may have classes
+    with heads alone; then it is one of these.
 
     Raises:
         InputError: If no model can be built of the configuration.
     """
     own = _own_class(config, model)
-    build = own or import_transformers().AutoModel.from_config
+    build = own or import_library("transformers").AutoModel.from_config
     arguments = {} if own else {"trust_remote_code": False}
     try:
         with torch.device("meta"):
@@ -95,7 +78,7 @@ def skeleton(config: Any, model: ModelSpec | None = None) -> nn.Module:
     except Exception as error:
         raise InputError(
             f"the model's configuration (model.config, or config.json) of type"
-            f" {config.model_type!r} cannot be used: {_first_line(error)}"
+            f" {config.model_type!r} cannot be used: {first_line(error)}"
         ) from error
     return module
 
@@ -130,11 +113,7 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
     """
     source = locate_model(model)
     module, report = from_pretrained(
-        source,
-        auto_class,
-        dtype=torch.float32,
-        output_loading_info=True,
-        **arguments,
+        source, auto_class, dtype=torch.float32, output_loading_info=True, **arguments
     )
     if source.gguf_file is not None and getattr(module, "hf_quantizer", None) is not None:
         # Its weights were dequantized: it is saved as any float model, under its own names.
@@ -142,27 +121,21 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
     return module.eval(), set(report["missing_keys"])
 
 
-def import_transformers() -> Any:
-    """Import transformers at use.
-
-    Raises:
-        InputError: If it is not installed.
-    """
+def import_library(name: str) -> Any:
+    """Import a library of the extra ``llm`` at use; InputError if it is not installed."""
     try:
-        import transformers
+        return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            "transformers is not installed; install the extra: pip install 'qsearch[llm]'"
+            f"{name} is not installed; install the extra: pip install 'qsearch[llm]'"
         ) from error
-    return transformers
 
 
 def from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> Any:
-    transformers = import_transformers()
-    load = getattr(transformers, auto_class).from_pretrained
+    load = getattr(import_library("transformers"), auto_class).from_pretrained
     arguments = {**source.arguments, **arguments}
     with _clear_errors(source), quiet_transformers():
-        if source.is_local or is_in_hub_cache(source):
+        if source_folder(source) is not None:
             try:
                 _require_own_code(source, local_files_only=True)
                 return load(**arguments, local_files_only=True)
@@ -175,15 +148,16 @@ def from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> A
         return load(**arguments)
 
 
-def _require_own_code(source: ModelSource, **where: Any) -> None:
+def _require_own_code(source: ModelSource, **access: Any) -> None:
     """Refuse a model whose code is another hub model's: no commit that is named pins it."""
     if not source.remote_code:
         return
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    where = {"revision": source.revision, **where}
-    config = import_transformers().PreTrainedConfig.get_config_dict(source.path, **where)[0]
-    for file in (config, get_tokenizer_config(source.path, **where)):
+    access = {"revision": source.revision, **access}
+    configuration = import_library("transformers").PreTrainedConfig
+    config, _ = configuration.get_config_dict(source.path, **access)
+    for file in (config, get_tokenizer_config(source.path, **access)):
         classes = file.get("auto_map") or {}
         for named in classes.values() if isinstance(classes, dict) else classes:
             for name in named if isinstance(named, list | tuple) else [named]:
@@ -204,13 +178,19 @@ def _clear_errors(source: ModelSource) -> Iterator[None]:
     # A damaged file raises whatever its reader happens to meet.
     except Exception as error:
         if not source.remote_code and "trust_remote_code" in str(error):
-            raise needs_words(source) from error
+            pin = "" if source.is_local else ", and pin it by model.revision: COMMIT"
+            raise InputError(
+                f"model.name {source.path!r} cannot be loaded without code that comes with it,"
+                " which runs with your rights: read that code, then write"
+                f" 'model.remote_code: {REMOTE_CODE}'{pin}"
+            ) from error
         raise InputError(
-            f"model.name {source.path!r} cannot be loaded: {_first_line(error)}"
+            f"model.name {source.path!r} cannot be loaded: {first_line(error)}"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what an error of a library says, on one line."""
     # PyTorch would advise to load such a file all the same.
     if "weights_only" in str(error):
         return (
@@ -224,7 +204,7 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers from warnings and progress bars."""
-    logging = import_transformers().utils.logging
+    logging = import_library("transformers").utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

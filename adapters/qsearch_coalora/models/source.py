@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qsearch.errors import InputError
-from qsearch.spec.sections import REMOTE_CODE, ModelSpec
+from qsearch.spec.sections import ModelSpec
 
 HUB_TIMEOUT_SECONDS = 10.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -17,15 +17,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where transformers finds a model.
-
-    Args:
-        path: A folder, or a hub name.
-        gguf_file: Name of the GGUF file in that folder, or None.
-        is_local: Whether ``path`` is a folder.
-        revision: Branch, tag or commit of a hub model; None is its main branch.
-        remote_code: Whether the study lets code that comes with the model run.
-    """
+    """Where transformers finds a model: in the folder ``path``, or under that name on the hub."""
 
     path: str
     gguf_file: str | None
@@ -36,13 +28,11 @@ class ModelSource:
     @property
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments for every ``from_pretrained`` of this source."""
-        extra = {} if self.gguf_file is None else {"gguf_file": self.gguf_file}
-        pinned = {} if self.revision is None else {"revision": self.revision}
+        optional = {"gguf_file": self.gguf_file, "revision": self.revision}
         return {
             "pretrained_model_name_or_path": self.path,
             "trust_remote_code": self.remote_code,
-            **extra,
-            **pinned,
+            **{name: value for name, value in optional.items() if value is not None},
         }
 
 
@@ -53,74 +43,65 @@ def locate_model(model: ModelSpec) -> ModelSource:
         InputError: If it does not exist, a revision is given for what is none of the hub's, or
             code of a hub model may run but is not pinned to a commit.
     """
-    source = resolve_model(model.name)
+    path = _local_path(model.name)
     remote_code = model.remote_code is not None
-    if source.is_local and model.revision is not None:
+    if path is not None and model.revision is not None:
         raise InputError(
             f"model.revision {model.revision!r} is for models of the hub; {model.name!r} is on this"
             " machine: leave it out"
         )
-    if remote_code and not source.is_local and not _COMMIT.fullmatch(model.revision or ""):
+    if remote_code and path is None and not _COMMIT.fullmatch(model.revision or ""):
         raise InputError(
             f"model.revision must be a full commit hash (40 hexadecimal digits), not"
             f" {model.revision!r}: model.remote_code lets the code of {model.name!r} run, which"
             " could change on the hub at any time; or download the model into a folder"
         )
-    return replace(source, revision=model.revision, remote_code=remote_code)
+    folder, gguf_file = model.name, None
+    if path is not None:
+        folder, gguf_file = (str(path), None) if path.is_dir() else (str(path.parent), path.name)
+    return ModelSource(folder, gguf_file, path is not None, model.revision, remote_code=remote_code)
 
 
-def resolve_model(name: str) -> ModelSource:
-    """Say where a model of :attr:`ModelSpec.name` is, without loading it.
-
-    That is a folder, a hub name, a ``.gguf`` file, or ``package:MODULE/PATH``.
-
-    Raises:
-        InputError: If the folder, file or package does not exist.
-    """
+def _local_path(name: str) -> Path | None:
+    """Return the folder or GGUF file that a model's name is of; None if it is a hub name."""
     try:
-        if name.startswith("package:"):
-            return _local_source(name, _inside_package(name))
-        path = Path(name).expanduser()
+        path = _inside_package(name) if name.startswith("package:") else Path(name).expanduser()
+        if path.is_dir():
+            if not (path / "config.json").is_file():
+                raise InputError(f"model.name {name!r}: the folder {path} holds no config.json")
+            return path
         if path.exists():
-            return _local_source(name, path)
+            if path.suffix != ".gguf":
+                raise InputError(f"model.name {name!r}: a model file must end in .gguf")
+            return path
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"model.name {name[:80]!r} can be no path: {error}") from error
     if name.endswith(".gguf") or path.is_absolute() or name.startswith((".", "~")):
         raise InputError(f"model.name {name!r}: there is no such folder or file")
-    if not _is_hub_name(name):
-        raise InputError(
-            f"model.name {name!r} is neither a folder that exists nor a hub name"
-            " (a hub name is 'name' or 'owner/name')"
-        )
-    return ModelSource(name, None, is_local=False)
-
-
-def _is_hub_name(name: str) -> bool:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+    except HFValidationError as error:
+        raise InputError(
+            f"model.name {name!r} is neither a folder that exists nor a hub name"
+            " (a hub name is 'name' or 'owner/name')"
+        ) from error
+    return None
 
 
 def package_folders(package: str) -> tuple[Path, ...]:
     """Return the folders of a top-level Python package, without importing it.
 
-    A name with a dot has none, since finding it would import what holds it.
-
-    Returns:
-        Usually one folder, more for a namespace; none where there is no such package.
+    A name with a dot has none, since finding it would import what holds it. A namespace has more
+    than one, an absent package none.
     """
     try:
-        found = importlib.util.find_spec(package) if package.isidentifier() else None
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
     except (ImportError, ValueError):
-        found = None
-    if found is None:
-        return ()
-    return tuple(Path(folder) for folder in found.submodule_search_locations or ())
+        spec = None
+    return tuple(map(Path, (spec and spec.submodule_search_locations) or ()))
 
 
 def _inside_package(name: str) -> Path:
@@ -143,37 +124,18 @@ def _inside_package(name: str) -> Path:
     raise InputError(f"model.name {name!r}: package {module!r} has no {inside!r} in {roots[0]}")
 
 
-def _local_source(name: str, path: Path) -> ModelSource:
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"model.name {name!r}: the folder {path} holds no config.json")
-        return ModelSource(str(path), None, is_local=True)
-    if path.suffix != ".gguf":
-        raise InputError(f"model.name {name!r}: a model file must end in .gguf")
-    return ModelSource(str(path.parent), path.name, is_local=True)
-
-
-def is_in_hub_cache(source: ModelSource) -> bool:
-    """Return whether the configuration of a hub model is on this machine."""
-    return not source.is_local and source_folder(source) is not None
-
-
 def source_folder(source: ModelSource) -> Path | None:
     """Return the folder on this machine that holds a model, or None if it is on the hub alone."""
     if source.is_local:
         return Path(source.path)
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(source.path, "config.json", revision=source.revision)
-    return Path(found).parent if isinstance(found, str) else None
+    config = try_to_load_from_cache(source.path, "config.json", revision=source.revision)
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def require_hub(source: ModelSource) -> None:
-    """Check that the hub has a model; transformers alone would try each file six times.
-
-    Raises:
-        InputError: If it has not, or cannot be reached.
-    """
+    """Raise InputError unless the hub has a model: transformers would try each file six times."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -200,12 +162,3 @@ def require_hub(source: ModelSource) -> None:
             f"model.name {source.path!r} is not a folder here, nor in the hub cache, and the hub"
             f" cannot be reached ({type(error).__name__}); give a folder, or connect and try again"
         ) from error
-
-
-def needs_words(source: ModelSource) -> InputError:
-    """Return the error of a model that cannot be loaded without code of its own."""
-    pin = "" if source.is_local else ", and pin it by model.revision: COMMIT"
-    return InputError(
-        f"model.name {source.path!r} cannot be loaded without code that comes with it, which runs"
-        f" with your rights: read that code, then write 'model.remote_code: {REMOTE_CODE}'{pin}"
-    )

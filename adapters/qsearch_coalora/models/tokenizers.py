@@ -36,34 +36,27 @@ def load_tokenizer(model: ModelSpec) -> Any:
 
 
 def require_embeddings(model: ModelSpec, module: nn.Module, tokenizer: Any) -> None:
-    """Check that a model has an embedding for each word of its tokenizer.
+    """Raise InputError unless a model has an embedding for each word of its tokenizer.
 
     Special and added tokens need none: text seldom has them. A model without a table of embeddings
     is not checked.
-
-    Raises:
-        InputError: If it lacks one.
     """
     try:
         embeddings: Any = module.get_input_embeddings()  # type: ignore[operator]
     except NotImplementedError:
         return
-    known = getattr(embeddings, "num_embeddings", None)
+    count = getattr(embeddings, "num_embeddings", None)
     words = _words(tokenizer)
-    last = max(words, key=lambda token: words[token], default=None)
-    if known is not None and last is not None:
-        require_embedding(model.name, known, "token", last, words[last])
+    if count is not None and words:
+        last = max(words, key=lambda token: words[token])
+        require_embedding(model.name, count, "token", last, words[last])
 
 
-def require_embedding(model: str, known: int, kind: str, token: str, number: int) -> None:
-    """Check that a model with ``known`` embeddings has one for a token of some kind.
-
-    Raises:
-        InputError: If it has none.
-    """
-    if number >= known:
+def require_embedding(model: str, count: int, kind: str, token: str, number: int) -> None:
+    """Raise InputError unless one of a model's embeddings is that of a token of some kind."""
+    if number >= count:
         raise InputError(
-            f"model.name {model!r} has {known} embeddings, but its tokenizer's {kind} {token!r}"
+            f"model.name {model!r} has {count} embeddings, but its tokenizer's {kind} {token!r}"
             f" has number {number}; resize the model's embeddings, or save the tokenizer that"
             " belongs to it"
         )

@@ -29,34 +29,21 @@ def parse_device(name: str) -> torch.device:
     return device
 
 
-def available_devices() -> tuple[str, ...]:
-    """Return the names of this machine's devices."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if accelerator is None:
-        return ("cpu",)
-    count = torch.accelerator.device_count()
-    return ("cpu", *(f"{accelerator.type}:{index}" for index in range(count)))
-
-
 def require_device(name: str) -> None:
     """Raise InputError unless this machine can hold tensors on a device."""
     try:
         torch.zeros(1, device=parse_device(name))
     # PyTorch raises an AssertionError where it was built without the device.
     except (RuntimeError, ValueError, AssertionError, NotImplementedError, ImportError) as error:
+        accelerator, count = (
+            torch.accelerator.current_accelerator(),
+            torch.accelerator.device_count(),
+        )
+        devices = ["cpu", *(f"{accelerator}:{index}" for index in range(count))]
         raise InputError(
             f"trainer.device {name!r} cannot be used on this machine; available:"
-            f" {', '.join(available_devices())}"
+            f" {', '.join(devices)}"
         ) from error
-
-
-def missing_device(name: str) -> str | None:
-    """Return why this machine cannot hold tensors on a device, or None if it can."""
-    try:
-        require_device(name)
-    except InputError as error:
-        return str(error)
-    return None
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

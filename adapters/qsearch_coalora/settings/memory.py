@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,15 +17,13 @@ class OutOfMemoryError(EvaluationError):
 
 @contextmanager
 def clear_memory_errors() -> Iterator[None]:
-    """Raise one clear error instead of PyTorch's several; also a decorator.
-
-    Raises:
-        OutOfMemoryError: If memory runs out inside.
-    """
+    """Raise OutOfMemoryError instead of PyTorch's several errors; also a decorator."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        # The CPU's allocator has no error class of its own.
+        of_memory = re.search("not enough memory|can't allocate memory", str(error))
+        if not (of_memory or isinstance(error, MemoryError | torch.OutOfMemoryError)):
             raise
         first = str(error).strip().splitlines()[:1]
         raise OutOfMemoryError(
@@ -32,11 +31,3 @@ def clear_memory_errors() -> Iterator[None]:
             " trainer.cache_mebibytes, or set trainer.gradient_checkpointing"
             + (f" ({first[0]})" if first else "")
         ) from error
-
-
-def _is_of_memory(error: RuntimeError) -> bool:
-    # The CPU's allocator has no error class of its own.
-    message = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (
-        "not enough memory" in message or "can't allocate memory" in message
-    )

@@ -1,4 +1,7 @@
-"""What every method of this package trains with: optimizer, data, steps, evaluation."""
+"""What every method of this package trains with: optimizer, data, steps, evaluation.
+
+docs/studies.md has a table of each class's fields.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,6 @@ class EarlyStopping(BaseModel):
 
     The round ends with the adapter of the least held-out loss, which can be that it began with.
     Looks begin when all that is trained has joined, and are ``every`` steps apart.
-
-    Args:
-        examples: Training examples that are held out.
-        every: Steps between two looks.
-        patience: Successive looks without a new least loss that end the round.
-        configurations: Configurations of the set whose mean loss is taken, spread over average
-            bits.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,14 +33,7 @@ class EarlyStopping(BaseModel):
 
 
 class SamplingOptions(BaseModel):
-    """Which configurations of the set a step is trained under.
-
-    Args:
-        by: ``uniform`` takes each once in a pass; ``segment`` gives equal shares to equal
-            intervals of average bits; ``loss`` draws in proportion to the losses that training
-            met.
-        segments: Number of those intervals.
-    """
+    """Which configurations of the set a step is trained under."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,38 +42,7 @@ class SamplingOptions(BaseModel):
 
 
 class TrainingOptions(BaseModel):
-    """Options that all methods share, so that they compare under equal conditions.
-
-    Args:
-        rank: Rank r of the adapter.
-        alpha: LoRA's α; the adapter's output is scaled by α / r. None means r.
-        learning_rate: Peak rate of AdamW for the factors and the task head.
-        later_learning_rate: Peak rate after round 1, where training continues from an adapter that
-            a full restart would disturb. None means the same.
-        weight_decay: Decoupled weight decay.
-        schedule: How the rate goes after the warm-up: ``linear`` and ``cosine`` fall to zero.
-        warmup_steps: Steps over which a round's rate rises, half of the round at most.
-        max_grad_norm: Gradients are scaled down to this norm.
-        steps: Optimizer steps of each round.
-        first_steps: Steps of round 1. None means ``steps``.
-        early_stopping: Ends a round's training early. None trains all steps.
-        batch_size: Training examples of a batch.
-        accumulation_steps: Batches whose gradients make one optimizer step.
-        eval_batch_size: Examples evaluated at once.
-        calibration_batches: Training batches whose gradients give the layers' sensitivities, and
-            on which inputs are measured where something goes by them.
-        precision: Number format of the matrix products in training: ``bfloat16`` (autocast),
-            ``float32``, or ``auto``, bfloat16 where the device multiplies it in hardware.
-        eval_precision: The same in evaluations.
-        gradient_checkpointing: Computes activations again in the backward pass instead of keeping
-            them, in models that can.
-        checkpoint_steps: Steps after which an unfinished round's training is saved, or sooner if
-            a minute has passed; a killed study continues from there.
-        cache_mebibytes: Bound of the cache of weights and residual factors. Where it holds the
-            dequantized weights of a whole set, switching costs nothing; else quantized ones are
-            kept, and dequantized at each switch.
-        device: PyTorch device, such as ``cpu`` or ``cuda``.
-    """
+    """Options that all methods share, so that they compare under equal conditions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -143,12 +101,7 @@ class TrainingOptions(BaseModel):
 
 
 class SetTrainingOptions(TrainingOptions):
-    """Options of methods with one adapter for a whole set.
-
-    Args:
-        configurations_per_step: Configurations that share the examples of a batch.
-        sampling: Which configurations of the set those are.
-    """
+    """Options of methods with one adapter for a whole set."""
 
     configurations_per_step: int = Field(default=2, ge=1)
     sampling: SamplingOptions = SamplingOptions()

@@ -23,10 +23,7 @@ def examples_in(batch: Mapping[str, Tensor]) -> int:
 def encode(
     tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int
 ) -> tuple[dict[str, Tensor], ...]:
-    """Encode examples of one or two texts as unpadded model inputs, cut after some tokens.
-
-    Returns:
-        For each example, its inputs by name, integers (tokens).
+    """Encode examples of one or two texts as unpadded model inputs by name, integers (tokens).
 
     Raises:
         InputError: If there is no room for a token of each text, or a text has no token.
@@ -48,11 +45,7 @@ def encode(
 
 
 def pad(examples: Sequence[Mapping[str, Tensor]], pad_token_id: int) -> dict[str, Tensor]:
-    """Pad examples on the right to the longest.
-
-    Returns:
-        Inputs by name (examples × tokens).
-    """
+    """Pad examples on the right to the longest (examples × tokens)."""
     return {
         name: pad_sequence(
             [example[name] for example in examples],
@@ -66,13 +59,10 @@ def pad(examples: Sequence[Mapping[str, Tensor]], pad_token_id: int) -> dict[str
 def length_grouped(
     lengths: Sequence[int], batch_size: int, generator: torch.Generator | None
 ) -> Iterator[list[int]]:
-    """Yield the indices of batches whose examples have similar lengths.
+    """Yield the indices of batches whose examples have similar lengths; the last may be smaller.
 
-    Args:
-        lengths: Length of each example.
-        batch_size: Examples a batch; the last may have fewer.
-        generator: Shuffles examples, then the batches of each group; without one, all
-            examples are sorted by length.
+    The generator shuffles the examples, then the batches of each group; without one, all examples
+    are sorted by length.
     """
     if generator is None:
         order = sorted(range(len(lengths)), key=lambda index: lengths[index])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from qsearch.errors import InputError
@@ -19,35 +18,17 @@ from qsearch_coalora.models.digests import digest_of_tokens
 from qsearch_coalora.models.loading import load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer, require_embeddings
 from qsearch_coalora.tasks.data_files import read_lines, require_text
-from qsearch_coalora.tasks.hub_datasets import HubDataset, import_datasets, read_dataset
 from qsearch_coalora.tasks.metrics import weighted_mean
+from qsearch_coalora.tasks.sources import SourceOptions, read_dataset
 from qsearch_coalora.tasks.splits import hold_out, require_examples
 from qsearch_coalora.tasks.workload import Workload
 
 _CHARACTERS_AT_ONCE = 2**16
 
 
-class CausalOptions(BaseModel):
-    """Where the text is: files or a hub data set; exactly one of these.
+class CausalOptions(SourceOptions):
+    """Which text is packed to which length; docs/studies.md has a table of the fields."""
 
-    Args:
-        train: Text file to train on.
-        validation: Text file to evaluate on.
-        test: Text file of the test split.
-        dataset: A data set of the ``datasets`` library.
-        text: Its column that holds text.
-        length: Tokens of each sequence; text is packed without padding.
-        train_tokens: Bound on the training tokens, from the start of the text.
-        validation_tokens: The same for the validation tokens.
-        test_tokens: The same for the test split.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    train: Path | None = None
-    validation: Path | None = None
-    test: Path | None = None
-    dataset: HubDataset | None = None
     text: str = "text"
     length: int = Field(default=256, ge=2)
     train_tokens: int | None = Field(default=None, ge=2)
@@ -55,12 +36,7 @@ class CausalOptions(BaseModel):
     test_tokens: int | None = Field(default=None, ge=2)
 
     @model_validator(mode="after")
-    def _one_source(self) -> CausalOptions:
-        files = self.train is not None or self.validation is not None
-        if files == (self.dataset is not None):
-            raise ValueError("give exactly one of: train and validation files, dataset")
-        if files and (self.train is None or self.validation is None):
-            raise ValueError("files need both train and validation")
+    def _enough_tokens(self) -> CausalOptions:
         for name, sequences in (("train", 1), ("validation", 2), ("test", 2)):
             tokens, least = getattr(self, f"{name}_tokens"), sequences * self.length
             if tokens is not None and tokens < least:
@@ -84,12 +60,7 @@ class CausalLanguageModelling:
         self._held_out = 0
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
-        """Load the model with its language-modelling head; the text is prepared, nothing is drawn.
-
-        Raises:
-            InputError: If the text cannot be used, the model cannot be found or lacks weights, or
-                its tokenizer is another model's.
-        """
+        """Prepare the text, and load the model with its language-modelling head."""
         tokenizer = load_tokenizer(model)
         self.prepare(tokenizer)  # Before the weights are loaded, which takes its time.
         module, missing = load_pretrained(model, "AutoModelForCausalLM")
@@ -109,30 +80,16 @@ class CausalLanguageModelling:
         return Workload(
             options.length,
             None if tokens is None else tokens // options.length,
-            (options.dataset.note,) if options.dataset and options.dataset.note else (),
+            options.notes,
             tokens_option="task.length",
         )
 
     def require_data(self) -> None:
-        """Look whether the training and validation text are there, from files' beginnings alone.
-
-        Raises:
-            InputError: If a file, or the package that reads a data set, is missing, or a file holds
-                no text.
-        """
-        if self.options.dataset is not None:
-            import_datasets()
-        for path in (self.options.train, self.options.validation):
-            if path is not None:
-                require_text(path)
+        """Look whether the training and validation text are there, from files' beginnings alone."""
+        self.options.require_sources(require_text)
 
     def prepare(self, tokenizer: Any) -> None:
-        """Read, encode and pack the training and validation text.
-
-        Raises:
-            InputError: If a file or column is missing, or a text is too short: training needs
-                one sequence, validation two.
-        """
+        """Read, encode and pack the training and validation text."""
         if tokenizer is not self._tokenizer:
             self._sequences.clear()
         self._tokenizer = tokenizer
@@ -155,7 +112,7 @@ class CausalLanguageModelling:
         """Return which tokens the splits have; held-out sequences are apart from the others."""
         splits: tuple[Split, ...] = ("train", "held-out", "validation")
         return {
-            split: digest_of_tokens(sequences, self._path(split))
+            split: digest_of_tokens(sequences, self.options.file(split))
             for split in splits
             if len(sequences := self._packed(split))
         }
@@ -169,8 +126,8 @@ class CausalLanguageModelling:
         order = (
             torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
         )
-        for chosen in torch.split(order, batch_size):
-            tokens = sequences[chosen]
+        for positions in torch.split(order, batch_size):
+            tokens = sequences[positions]
             yield {
                 "input_ids": tokens,
                 "attention_mask": torch.ones_like(tokens),
@@ -178,11 +135,7 @@ class CausalLanguageModelling:
             }
 
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
-        """Score a batch.
-
-        Logits are sequences × tokens × vocabulary, the batch's ``labels`` sequences ×
-        tokens.
-        """
+        """Score a batch: logits are sequences × tokens × vocabulary, labels sequences × tokens."""
         targets = batch["labels"][:, 1:]
         # Sequence by sequence: all at once, logits of a large vocabulary would be copied first.
         losses = torch.stack(
@@ -203,8 +156,8 @@ class CausalLanguageModelling:
         if split not in self._sequences:
             if split in ("train", "held-out"):
                 whole = self._pack("train")
-                kept, held = hold_out(len(whole), self._held_out, "sequences")
-                self._sequences["train"] = whole[torch.from_numpy(kept)]
+                trained, held = hold_out(len(whole), self._held_out, "sequences")
+                self._sequences["train"] = whole[torch.from_numpy(trained)]
                 self._sequences["held-out"] = whole[torch.from_numpy(held)]
             else:
                 self._sequences[split] = self._pack(split)
@@ -212,12 +165,7 @@ class CausalLanguageModelling:
 
     def _pack(self, split: Split) -> Tensor:
         options = self.options
-        limit = {
-            "train": options.train_tokens,
-            "validation": options.validation_tokens,
-            "test": options.test_tokens,
-        }[split]
-        tokens = self._tokens(self._lines(split), limit)
+        tokens = self._tokens(self._lines(split), getattr(options, f"{split}_tokens"))
         count = len(tokens) // options.length
         if count < 1:
             raise InputError(
@@ -236,12 +184,6 @@ class CausalLanguageModelling:
                 return tokens[:limit]
         return tokens
 
-    def _path(self, split: Split) -> Path | None:
-        options = self.options
-        train = options.train
-        paths = {"train": train, "held-out": train, "validation": options.validation}
-        return {**paths, "test": options.test}[split]
-
     def _lines(self, split: Split) -> Iterable[str]:
         options = self.options
         if options.dataset is not None:
@@ -252,10 +194,7 @@ class CausalLanguageModelling:
                     f" its columns: {table.column_names}"
                 )
             return _as_lines(row[options.text] for row in table)
-        path = self._path(split)
-        if path is None:
-            raise InputError(f"task.{split} is not given, so there is no {split} split")
-        return read_lines(path)
+        return read_lines(options.require_file(split))
 
 
 def _as_lines(texts: Iterable[str | None]) -> Iterator[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -17,28 +16,15 @@ from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.discovery import backbone
 from qsearch_coalora.models.loading import load_config, load_pretrained
-from qsearch_coalora.models.tokenizers import (
-    load_tokenizer,
-    require_embedding,
-    require_embeddings,
-)
+from qsearch_coalora.models.tokenizers import load_tokenizer, require_embedding, require_embeddings
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad
-from qsearch_coalora.tasks.labelled_texts import (
-    ClassificationOptions,
-    LabelledTexts,
-    read_labelled_texts,
-    require_labelled_texts,
-)
+from qsearch_coalora.tasks.data_files import require_columns
+from qsearch_coalora.tasks.docstrings import require_packages
+from qsearch_coalora.tasks.labelled_texts import ClassificationOptions, LabelledTexts, read_texts
 from qsearch_coalora.tasks.labels import as_the_head_has_them, require_all, sorted_labels
-from qsearch_coalora.tasks.metrics import accuracy, confusion, f1_score, hits
+from qsearch_coalora.tasks.metrics import accuracy, confusion, f1_score
 from qsearch_coalora.tasks.splits import hold_out, require_examples
 from qsearch_coalora.tasks.workload import Workload
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    inputs: Sequence[Mapping[str, Tensor]]
-    labels: Tensor
 
 
 class Classification:
@@ -50,7 +36,7 @@ class Classification:
     def __init__(self, options: ClassificationOptions) -> None:
         self.options = options
         self._texts: dict[Split, LabelledTexts] = {}
-        self._encoded: dict[Split, _Encoded] = {}
+        self._encoded: dict[Split, tuple[Sequence[Mapping[str, Tensor]], Tensor]] = {}
         self._tokenizer: Any = None
         self._held_out = 0
         self._head_labels: tuple[str, ...] | None = None
@@ -70,17 +56,17 @@ class Classification:
     @cached_property
     def _data_labels(self) -> tuple[str, ...]:
         """Labels of the training data, in its order."""
-        found = set(self._training.labels)
-        if len(found) < 2:
-            raise InputError(f"the training data has one label only: {sorted(found)}")
+        distinct = sorted_labels(self._training.labels)
+        if len(distinct) < 2:
+            raise InputError(f"the training data has one label only: {list(distinct)}")
         # Of a data set's own labels, training examples may lack some.
-        labels = self._training.order or sorted_labels(found)
+        labels = self._training.order or distinct
         if self.options.metric == "f1" and len(labels) > 2:
             raise InputError(f"task.metric f1 needs two labels; the data has {len(labels)}")
-        if self.options.positive is not None and self.options.positive not in found:
+        if self.options.positive is not None and self.options.positive not in distinct:
             raise InputError(
                 f"task.positive {self.options.positive!r} is not a label of the training data,"
-                f" which has {list(sorted_labels(found))}"
+                f" which has {list(distinct)}"
             )
         return labels
 
@@ -90,12 +76,7 @@ class Classification:
         return self.labels.index(self.options.positive or self._data_labels[1])
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
-        """Load the model with a classification head; a new head is drawn from the seed.
-
-        Raises:
-            InputError: If the model cannot be found, the data cannot be read, or which output is
-                for which label is not known.
-        """
+        """Load the model with a classification head; a new head is drawn from the seed."""
         tokenizer = load_tokenizer(model)
         self._require_fitting(load_config(model)[0], tokenizer, model.name)
         self._usable("validation")  # Before the weights are loaded, which takes its time.
@@ -140,25 +121,18 @@ class Classification:
         return Workload(
             options.max_length,
             examples,
-            (options.dataset.note,) if options.dataset and options.dataset.note else (),
+            options.notes,
             tokens_option="task.max_length",
         )
 
     def require_data(self) -> None:
-        """Look whether the training and validation data are there, without reading all of it.
-
-        Raises:
-            InputError: If a file, a column or a package is missing, or a file is empty.
-        """
-        require_labelled_texts(self.options)
+        """Look whether the training and validation data are there, without reading all of it."""
+        if self.options.docstrings is not None:
+            require_packages(self.options.docstrings)
+        self.options.require_sources(partial(require_columns, columns=self.options.columns))
 
     def prepare(self, tokenizer: Any) -> None:
-        """Read and encode the training and validation data.
-
-        Raises:
-            InputError: If a file or column is missing, validation has a new label or fewer than
-                two examples.
-        """
+        """Read and encode the training and validation data."""
         self._tokenizer = tokenizer
         self._encoded.clear()
         for split in ("train", "validation"):
@@ -175,8 +149,8 @@ class Classification:
     def data_digests(self) -> dict[str, ExamplesDigest]:
         """Return which texts with which labels the splits have; those of training are apart."""
         splits: tuple[Split, ...] = ("train", "held-out", "validation")
-        found = {split: self._read(split).digest(self.options.path(split)) for split in splits}
-        return {split: digest for split, digest in found.items() if digest.count}
+        digests = {split: self._read(split).digest(self.options.file(split)) for split in splits}
+        return {split: digest for split, digest in digests.items() if digest.count}
 
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None
@@ -185,24 +159,21 @@ class Classification:
 
         Batches hold examples of similar length, each padded to the batch's longest.
         """
-        encoded = self._encode(split)
-        lengths = [len(example["input_ids"]) for example in encoded.inputs]
-        for chosen in length_grouped(lengths, batch_size, generator):
-            inputs = pad([encoded.inputs[index] for index in chosen], self._tokenizer.pad_token_id)
-            yield {**inputs, "labels": encoded.labels[chosen]}
+        examples, labels = self._encode(split)
+        lengths = [len(example["input_ids"]) for example in examples]
+        for positions in length_grouped(lengths, batch_size, generator):
+            inputs = pad([examples[index] for index in positions], self._tokenizer.pad_token_id)
+            yield {**inputs, "labels": labels[positions]}
 
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
-        """Score a batch.
-
-        Logits are n × labels, the batch's ``labels`` n.
-        """
+        """Score a batch: logits are examples × labels, the batch's labels one an example."""
         labels = batch["labels"]
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         predicted = logits.argmax(-1)
         if self.options.metric == "f1":
             metrics = confusion(predicted == self._positive, labels == self._positive)
         else:
-            metrics = hits(predicted, labels)
+            metrics = (predicted == labels).float()
         return Scores(losses, metrics, torch.ones_like(metrics))
 
     def summarise(self, scores: Scores) -> tuple[float, float]:
@@ -210,11 +181,11 @@ class Classification:
         of = f1_score if self.options.metric == "f1" else accuracy
         return of(scores.metrics)
 
-    def _encode(self, split: Split) -> _Encoded:
+    def _encode(self, split: Split) -> tuple[Sequence[Mapping[str, Tensor]], Tensor]:
         if split not in self._encoded:
             data = self._usable(split)
             outputs = {label: index for index, label in enumerate(self.labels)}
-            self._encoded[split] = _Encoded(
+            self._encoded[split] = (
                 encode(self._tokenizer, data.texts, self.options.max_length),
                 torch.tensor([outputs[label] for label in data.labels]),
             )
@@ -236,18 +207,17 @@ class Classification:
     @cached_property
     def _training(self) -> LabelledTexts:
         """All training data, held-out examples included."""
-        return read_labelled_texts(self.options, "train").at_most(self.options.train_examples)
+        return read_texts(self.options, "train").at_most(self.options.train_examples)
 
     def _read(self, split: Split) -> LabelledTexts:
         if split not in self._texts:
             if split in ("train", "held-out"):
-                kept, held = hold_out(len(self._training.labels), self._held_out, "examples")
-                self._texts["train"] = self._training.at(kept)
+                trained, held = hold_out(len(self._training.labels), self._held_out, "examples")
+                self._texts["train"] = self._training.at(trained)
                 self._texts["held-out"] = self._training.at(held)
             else:
-                options = self.options
-                limit = options.test_examples if split == "test" else options.validation_examples
-                self._texts[split] = read_labelled_texts(options, split).at_most(limit)
+                limit = getattr(self.options, f"{split}_examples")
+                self._texts[split] = read_texts(self.options, split).at_most(limit)
         return self._texts[split]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 from pyarrow import parquet
@@ -17,95 +18,62 @@ from qsearch.storage.bounded_reading import read_parquet
 MAX_FILE_BYTES = 2**34
 """Of a data file, also once it is unpacked, since tables are read into memory as a whole."""
 
-_Read = TypeVar("_Read")
 
-
-def _read_separated(path: Path, **arguments: Any) -> pd.DataFrame:
+def _read_separated(path: Path, head: Collection[str] | None, **arguments: Any) -> pd.DataFrame:
     # pandas would take texts such as "None" and "NA" for missing values, and labels for numbers.
-    table: pd.DataFrame = pd.read_csv(path, dtype=str, keep_default_na=False, **arguments)
+    table: pd.DataFrame = pd.read_csv(
+        path, dtype=str, keep_default_na=False, nrows=None if head is None else 1, **arguments
+    )
     return table
 
 
-# Sentences hold lone quotation marks, which are not quoting in tab-separated files.
-_TABS: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE}
-
-
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _read_json_lines(path: Path, head: Collection[str] | None) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    missing = set(head or ())
     for line in read_lines(path):
         if line.strip():
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("every line must be a JSON object")
-            yield row
+            rows.append(row)
+            missing -= row.keys()
+            if head is not None and not missing:
+                break
+    # pandas.read_json would make dates of texts, and numbers with a fraction of integers.
+    return pd.DataFrame(rows, dtype=object)
 
 
-def _json_columns(path: Path, wanted: Collection[str]) -> tuple[list[str], bool]:
-    """Return the fields of the first rows, up to the row with which all that are wanted occur."""
-    fields: dict[str, None] = {}
-    has_rows = False
-    for row in _json_rows(path):
-        has_rows = True
-        fields |= dict.fromkeys(row)
-        if all(column in fields for column in wanted):
-            break
-    return list(fields), has_rows
-
-
-def _separated_columns(path: Path, **arguments: Any) -> tuple[list[str], bool]:
-    table = _read_separated(path, nrows=1, **arguments)
-    return table.columns.tolist(), len(table) > 0
-
-
-def _parquet_columns(path: Path) -> tuple[list[str], bool]:
-    metadata = parquet.read_metadata(path)
-    return list(metadata.schema.to_arrow_schema().names), metadata.num_rows > 0
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path, head: Collection[str] | None) -> pd.DataFrame:
+    if head is not None:
+        metadata = parquet.read_metadata(path)
+        names = metadata.schema.to_arrow_schema().names
+        return pd.DataFrame(columns=names, index=range(min(metadata.num_rows, 1)))
     table: pd.DataFrame = read_parquet(path, MAX_FILE_BYTES).to_pandas()
     return table
 
 
-_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+_READERS: dict[str, Callable[[Path, Collection[str] | None], pd.DataFrame]] = {
     ".csv": _read_separated,
-    ".tsv": lambda path: _read_separated(path, **_TABS),
-    # pandas.read_json would make dates of texts, and numbers with a fraction of integers.
-    ".jsonl": lambda path: pd.DataFrame(list(_json_rows(path)), dtype=object),
+    # Sentences hold lone quotation marks, which are not quoting in tab-separated files.
+    ".tsv": partial(_read_separated, sep="\t", quoting=csv.QUOTE_NONE),
+    ".jsonl": _read_json_lines,
     ".parquet": _read_parquet,
 }
-_COLUMNS: dict[str, Callable[[Path, Collection[str]], tuple[list[str], bool]]] = {
-    ".csv": lambda path, _: _separated_columns(path),
-    ".tsv": lambda path, _: _separated_columns(path, **_TABS),
-    ".jsonl": _json_columns,
-    ".parquet": lambda path, _: _parquet_columns(path),
-}
-"""Columns, and whether there is a row, without reading all rows; JSON lines have no header."""
+"""Read a table; where columns are given, only as many rows as show whether it has these."""
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV, TSV, JSONL or Parquet file.
+def read_table(path: Path, head: Collection[str] | None = None) -> pd.DataFrame:
+    """Read a CSV, TSV, JSONL or Parquet file; with ``head``, until these columns have occurred.
 
     Raises:
         InputError: If the file is missing, of another kind, or cannot be read.
     """
-    return _read(_READERS, path)
-
-
-def require_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raise InputError unless a table file has some columns and a row, from its beginning."""
-    names, has_rows = _read(_COLUMNS, path, columns)
-    if not has_rows:
-        raise InputError(f"data file {path} has no rows")
-    _require_among(columns, names, f"data file {path}")
-
-
-def _read(readers: Mapping[str, Callable[..., _Read]], path: Path, *arguments: Any) -> _Read:
     require_file(path)
-    reader = readers.get(path.suffix.lower())
+    reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise InputError(f"data file {path} must end in one of {sorted(readers)}")
+        raise InputError(f"data file {path} must end in one of {sorted(_READERS)}")
     try:
-        return reader(path, *arguments)
+        return reader(path, head)
     except InputError:
         raise
     except Exception as error:  # Readers raise whatever a damaged file makes them meet.
@@ -113,7 +81,15 @@ def _read(readers: Mapping[str, Callable[..., _Read]], path: Path, *arguments: A
         raise InputError(f"data file {path} cannot be read: {reason}") from error
 
 
-def select_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> pd.DataFrame:
+def require_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raise InputError unless a table file has some columns and a row, from its beginning."""
+    table = read_table(path, columns)
+    if not len(table):
+        raise InputError(f"data file {path} has no rows")
+    _require_among(columns, table.columns.tolist(), f"data file {path}")
+
+
+def select_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> pd.DataFrame:
     """Return some columns of a table as text, without rows that lack a value.
 
     A value that is null or an empty text is missing; a text such as ``None`` is not.
@@ -121,27 +97,23 @@ def select_columns(table: pd.DataFrame, columns: Sequence[str], where: str) -> p
     Raises:
         InputError: If a column is missing; the message names those that exist.
     """
-    _require_among(columns, table.columns.tolist(), where)
+    _require_among(columns, table.columns.tolist(), source)
     # A null makes pandas turn a column of integers into fractions; this turns it back.
-    kept = table[list(columns)].convert_dtypes().dropna().astype(str)
-    kept = kept[(kept != "").all(axis=1)]
-    if kept.empty:
-        raise InputError(f"{where} has no rows with values in {list(columns)}")
-    return kept
+    rows = table[list(columns)].convert_dtypes().dropna().astype(str)
+    rows = rows[(rows != "").all(axis=1)]
+    if rows.empty:
+        raise InputError(f"{source} has no rows with values in {list(columns)}")
+    return rows
 
 
-def _require_among(columns: Sequence[str], found: Sequence[str], where: str) -> None:
+def _require_among(columns: Sequence[str], existing: Sequence[str], source: str) -> None:
     for column in columns:
-        if column not in found:
-            raise InputError(f"{where} has no column {column!r}; its columns: {list(found)}")
+        if column not in existing:
+            raise InputError(f"{source} has no column {column!r}; its columns: {list(existing)}")
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file, line ends included.
-
-    Raises:
-        InputError: If the file is missing or is not UTF-8.
-    """
+    """Yield the lines of a text file, line ends included; InputError if it is not UTF-8."""
     require_file(path)
     try:
         with path.open(encoding="utf-8") as stream:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -25,6 +25,7 @@ _SECTION = re.compile(
 )
 _ROLE = re.compile(r":[\w:]+:`~?([^`<]*)[^`]*`")
 _WORD = re.compile(r"[A-Za-z]{2,}")
+_distributions = cache(metadata.packages_distributions)
 
 
 class DocstringSource(BaseModel):
@@ -32,15 +33,8 @@ class DocstringSource(BaseModel):
 
     A text is the description at the head of a public class's or function's docstring, its label
     is the package. Source files are parsed, never imported. Files, not texts, are dealt to the
-    splits, and every class has equally many texts in a split.
-
-    Args:
-        packages: Top-level packages, two or more; their names are the labels.
-        train_texts: Training texts of each package.
-        validation_texts: Validation texts of each package, and as many for the test split.
-        min_words: Words that a text must have.
-        max_words: Words after which a text is cut.
-        seed: Deals files to the splits and draws texts.
+    splits, and every class has equally many texts in a split. docs/studies.md has a table of the
+    fields.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,43 +48,36 @@ class DocstringSource(BaseModel):
 
 
 @lru_cache(maxsize=4)
-def _collect(source: DocstringSource) -> dict[Split, tuple[tuple[str, str], ...]]:
-    hidden = _hidden_words(source.packages)
-    seen: set[str] = set()
-    collected: dict[Split, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
-    for package in source.packages:
-        wanted: dict[Split, int] = {
-            "train": source.train_texts,
-            "validation": source.validation_texts,
-            "test": source.validation_texts,
-        }
-        for path, inside in _source_files(package, source.seed):
-            split = _split_of(f"{package}/{inside}", source.seed)
-            if not wanted[split]:
-                if not any(wanted.values()):
-                    break
-                continue
-            for text in _texts(path, hidden, source):
-                if wanted[split] and text.casefold() not in seen:
-                    seen.add(text.casefold())
-                    collected[split].append((text, package))
-                    wanted[split] -= 1
-        short = {split: count for split, count in wanted.items() if count}
-        if short:
-            raise InputError(
-                f"task.docstrings: package {package!r} lacks texts ({short} more wanted);"
-                " ask for fewer, or choose another package"
-            )
-    return {split: tuple(pairs) for split, pairs in collected.items()}
-
-
-def collect_docstrings(source: DocstringSource, split: Split) -> tuple[tuple[str, str], ...]:
-    """Return (text, package) pairs of a split; always the same for the same installed packages.
+def collect_docstrings(source: DocstringSource) -> Mapping[Split, Sequence[tuple[str, str]]]:
+    """Return (text, package) pairs by split; always the same for the same installed packages.
 
     Raises:
         InputError: If a package is not installed or has too few texts.
     """
-    return _collect(source)[split]
+    hidden = _hidden_words(source.packages)
+    seen: set[str] = set()
+    collected: dict[Split, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
+    for package in source.packages:
+        missing: dict[Split, int] = dict.fromkeys(collected, source.validation_texts)
+        missing["train"] = source.train_texts
+        for path, inside in _source_files(package, source.seed):
+            split = _split_of(f"{package}/{inside}", source.seed)
+            if not missing[split]:
+                if not any(missing.values()):
+                    break
+                continue
+            for text in _texts(path, hidden, source):
+                if missing[split] and text.casefold() not in seen:
+                    seen.add(text.casefold())
+                    collected[split].append((text, package))
+                    missing[split] -= 1
+        short = {split: count for split, count in missing.items() if count}
+        if short:
+            raise InputError(
+                f"task.docstrings: package {package!r} lacks texts ({short} more needed);"
+                " ask for fewer, or choose another package"
+            )
+    return collected
 
 
 def require_packages(source: DocstringSource) -> None:
@@ -130,7 +117,7 @@ def _digest(text: str) -> str:
 
 def _hidden_words(packages: Sequence[str]) -> re.Pattern[str]:
     """Return a pattern of the packages' names, which would give labels away."""
-    distributions = metadata.packages_distributions()
+    distributions = _distributions()
     names = {name for package in packages for name in (package, *distributions.get(package, ()))}
     alternatives = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     return re.compile(rf"(?:{alternatives})(?:\.\w+)*", re.IGNORECASE)

@@ -14,18 +14,14 @@ _UNNAMED = re.compile(r"LABEL_[0-9]+|None")
 
 def sorted_labels(labels: Collection[str]) -> tuple[str, ...]:
     """Return distinct labels in order, integers by their values."""
-    found = set(labels)
-    if all(_INTEGER.fullmatch(label) for label in found):
-        return tuple(sorted(found, key=lambda label: (int(label), label)))
-    return tuple(sorted(found))
+    distinct = sorted(set(labels))
+    if all(_INTEGER.fullmatch(label) for label in distinct):
+        distinct.sort(key=int)
+    return tuple(distinct)
 
 
 def require_all(given: Sequence[str], labels: Collection[str]) -> tuple[str, ...]:
-    """Return labels as given, if those of the training data are among them.
-
-    Raises:
-        InputError: If one is not.
-    """
+    """Return labels as given; InputError unless those of the training data are among them."""
     missing = set(labels) - set(given)
     if missing:
         raise InputError(
@@ -38,13 +34,10 @@ def require_all(given: Sequence[str], labels: Collection[str]) -> tuple[str, ...
 def as_the_head_has_them(
     labels: Sequence[str], outputs: Mapping[int, object], model: str
 ) -> tuple[str, ...]:
-    """Return labels in the order of a trained head's outputs.
+    """Return labels in the order of a trained head's outputs, ``id2label`` of its configuration.
 
-    Args:
-        labels: The data's labels, in its order.
-        outputs: The outputs' names, ``id2label`` of the model's configuration. Where it has none
-            of its own, the head was trained on labels in the data's order, as far as is known.
-        model: Name of the model, for messages.
+    Where the outputs have no names of their own, the head was trained on labels in the data's
+    order, as far as is known.
 
     Raises:
         InputError: If the outputs have other names than the labels.

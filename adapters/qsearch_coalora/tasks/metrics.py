@@ -6,12 +6,9 @@ from torch import Tensor
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> tuple[float, float]:
-    """Return a weighted mean and its standard error.
+    """Return the weighted mean of examples' values and its standard error, NaN for one example.
 
-    There is one value and one weight for each example (n).
-
-    Returns:
-        The mean, and the linearised standard error of a ratio of sums; NaN for one example.
+    The standard error is the linearised one of a ratio of sums.
     """
     values, weights = values.double(), weights.double()
     count, total = len(values), weights.sum()
@@ -20,16 +17,8 @@ def weighted_mean(values: Tensor, weights: Tensor) -> tuple[float, float]:
     return mean.item(), (spread.sqrt() / total).item()
 
 
-def hits(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Return 1 where a prediction is right, else 0 (n)."""
-    return (predicted == labels).float()
-
-
 def accuracy(right: Tensor) -> tuple[float, float]:
-    """Return accuracy and its binomial standard error.
-
-    It is of what :func:`hits` returns (n).
-    """
+    """Return accuracy and its binomial standard error, of 1 or 0 for each example (n)."""
     share = right.double().mean().item()
     return share, (share * (1 - share) / len(right)) ** 0.5
 
@@ -43,11 +32,10 @@ def confusion(predicted: Tensor, labels: Tensor) -> Tensor:
 
 
 def f1_score(cells: Tensor) -> tuple[float, float]:
-    """Return the F1 score of label 1 and its standard error by the delta method.
+    """Return the F1 score of label 1 in the table of :func:`confusion`, and its standard error.
 
-    F1 = 2 TP / (2 TP + FP + FN), with multinomial counts; 0 where there is no TP, FP or FN.
-
-    It is of what :func:`confusion` returns (n).
+    F1 = 2 TP / (2 TP + FP + FN), 0 where all of these are 0; its error is by the delta method, with
+    multinomial counts.
     """
     count = len(cells)
     true, false, missed = (float((cells == cell).sum()) / count for cell in (3, 2, 1))

@@ -15,17 +15,14 @@ _SUBSET_SEED, _HOLD_OUT_SEED = 0, 1
 
 def subset(count: int, limit: int) -> Integers:
     """Return at most ``limit`` of the positions of so many examples: a fixed random choice."""
-    chosen: Integers = np.random.default_rng(_SUBSET_SEED).permutation(count)[:limit]
-    return np.sort(chosen)
+    return np.sort(np.random.default_rng(_SUBSET_SEED).permutation(count)[:limit])
 
 
 def hold_out(count: int, held: int, unit: str) -> tuple[Integers, Integers]:
-    """Return which training examples are trained on, and which are held out.
-
-    The choice is random, and the same for the same counts.
+    """Return which training examples are trained on, and which are held out: a fixed random choice.
 
     Raises:
-        InputError: If none would be left.
+        InputError: If none would be left to train on.
     """
     if held >= count:
         raise InputError(

@@ -13,19 +13,14 @@ from qsearch.plugins.protocols import Task
 
 @dataclass(frozen=True)
 class Workload:
-    """What a task feeds to the model.
-
-    Args:
-        example_tokens: Most tokens of an example.
-        evaluated_examples: Examples of an evaluation, or None if only the data can tell.
-        notes: Sentences for the user, such as data that has to be downloaded first.
-        tokens_option: Option that sets ``example_tokens``, for messages.
-    """
+    """The most tokens of an example, and the examples of an evaluation (None: the data decide)."""
 
     example_tokens: int
     evaluated_examples: int | None
     notes: tuple[str, ...] = ()
+    """Sentences for the user, such as data that has to be downloaded first."""
     tokens_option: str = "task"
+    """The option that sets ``example_tokens``, for messages."""
 
 
 @runtime_checkable

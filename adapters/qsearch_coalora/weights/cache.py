@@ -7,7 +7,15 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
 
-_Value = TypeVar("_Value", bound="Sized")
+
+class Sized(Protocol):
+    """What a cache can hold."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+_Value = TypeVar("_Value", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -17,15 +25,6 @@ class CacheCounts:
     hits: int
     misses: int
     nbytes: int
-
-
-class Sized(Protocol):
-    """What a cache can hold."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes it takes."""
-        ...
 
 
 class BoundedCache:
@@ -38,7 +37,6 @@ class BoundedCache:
 
     def __init__(self, bound: int) -> None:
         self.bound = bound
-        self._keys: list[Hashable] = []
         self._values: dict[Hashable, Sized] = {}
         self._nbytes = self._hits = self._misses = 0
         self._draw = random.Random(0)  # noqa: S311  # Decides what is kept, never a result.
@@ -57,19 +55,13 @@ class BoundedCache:
         value = make()
         if value.nbytes <= self.bound:
             while self._nbytes + value.nbytes > self.bound:
-                self._drop_one()
+                dropped = self._values.pop(self._draw.choice(list(self._values)))
+                self._nbytes -= dropped.nbytes
             self._values[key] = value
-            self._keys.append(key)
             self._nbytes += value.nbytes
         return value
 
-    def _drop_one(self) -> None:
-        position = self._draw.randrange(len(self._keys))
-        self._keys[position], self._keys[-1] = self._keys[-1], self._keys[position]
-        self._nbytes -= self._values.pop(self._keys.pop()).nbytes
-
     def clear(self) -> None:
         """Delete all values; hits and misses stay counted."""
-        self._keys.clear()
         self._values.clear()
         self._nbytes = 0

@@ -58,16 +58,11 @@ def input_norms(
     batches: Iterable[Mapping[str, Tensor]],
     generator: torch.Generator,
 ) -> list[InputNorm | None]:
-    """Return the norm of each layer's inputs.
+    """Return the norm of each layer's inputs, None where it had none.
 
     Components come from two passes over the batches, so that no matrix of input features × input
     features is held: one finds the subspace, the other its second moment. (Randomised subspace
     iteration; Halko, Martinsson and Tropp 2011.)
-
-    Padding, as an ``attention_mask`` (examples × positions) says, does not count.
-
-    Returns:
-        For each layer its norm, or None where it had no input.
     """
     batches = list(batches)
     starts: dict[int, Tensor] = {}

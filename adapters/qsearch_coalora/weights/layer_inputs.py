@@ -21,24 +21,18 @@ def with_inputs(
     batches: Iterable[Mapping[str, Tensor]],
     use: Callable[[int, Tensor], None],
 ) -> None:
-    """Give each layer's position and inputs (tokens × features) away while the model runs.
+    """Give each layer's position and float32 inputs (tokens × features) away as the model runs.
 
     So the inputs of one layer are held at a time, not those of all. Layers that read the same
-    tensor one after the other get the same object.
-
-    Args:
-        modules: The layers' modules; inputs (… × features).
-        run: Runs the model on a batch.
-        batches: Batches; where one has an ``attention_mask`` (examples × positions), padding is
-            left out.
-        use: Takes a layer's position and inputs, float32.
+    tensor one after the other get the same object. Padding, as a batch's ``attention_mask``
+    (examples × positions) says, is left out.
     """
     last: tuple[Tensor, Tensor] | None = None
 
     def hook(position: int, mask: Tensor | None) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def given(module: nn.Module, found: tuple[Tensor, ...]) -> None:
+        def given(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
             nonlocal last
-            inputs = found[0]
+            inputs = arguments[0]
             if last is None or last[0] is not inputs:
                 last = inputs, _tokens(inputs, mask)
             use(position, last[1])
@@ -73,8 +67,6 @@ def second_moments(
 
     Moments are the same bit for bit on the same machine with the same number of threads. With
     another number, PyTorch may round the sums of matrix products otherwise, here and in the model.
-
-    Padding, as an ``attention_mask`` (examples × positions) says, does not count.
 
     Returns:
         For each layer a moment (input features × input features), float32 and on the model's
@@ -127,10 +119,7 @@ def _mean(
 
 
 def moment_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec]) -> int:
-    """Return the bytes that moments take: one for all layers of a block that read one tensor.
-
-    A quantizer that needs no inputs takes none.
-    """
+    """Return the bytes that moments take: one for all layers of a block that read one tensor."""
     if not needs_inputs(quantizer):
         return 0
     firsts = [layers[group.members[0]] for group in tied_groups(layers, FUSED_ROLES)]

@@ -23,6 +23,7 @@ _ALIGNMENT = 2**14
 
 
 @torch.no_grad()
+@one_thread()
 def quantization_errors(
     weights: Sequence[Tensor],
     quantizer: Quantizer,
@@ -30,35 +31,16 @@ def quantization_errors(
     sample_weights: int = SAMPLE_WEIGHTS,
     moments: Sequence[Tensor | None] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Measure ‖W−W̃‖²/‖W‖² on whole rows of each weight.
+    """Measure ‖W−W̃‖²/‖W‖² (layers × layer configurations) on whole rows of each weight.
 
     Rows of layers with the same input features, and the same moment of them, are quantized in one
     call. Their number is such that groups of up to 16,384 weights do not straddle two layers, where
     the sample is large enough for that.
 
-    Args:
-        weights: The layers' weights (output features × input features).
-        quantizer: The quantizer.
-        layer_configurations: What to measure.
-        sample_weights: Bound on the weights sampled from all layers together.
-        moments: Second moments of the layers' inputs (input features × input features), where
-            they were measured; the same object for layers that read the same inputs.
-
-    Returns:
-        Relative squared errors (layers × layer configurations).
+    Moments of the inputs (input features × input features) are one object for layers that read the
+    same inputs, and None where they were not measured.
     """
-    with one_thread():
-        known = moments or [None] * len(weights)
-        return _errors(weights, quantizer, layer_configurations, sample_weights, known)
-
-
-def _errors(
-    weights: Sequence[Tensor],
-    quantizer: Quantizer,
-    layer_configurations: Sequence[LayerConfiguration],
-    sample_weights: int,
-    moments: Sequence[Tensor | None],
-) -> npt.NDArray[np.float64]:
+    moments = moments or [None] * len(weights)
     limit = max(sample_weights // len(weights), 1)
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for position, weight in enumerate(weights):
@@ -87,5 +69,5 @@ def _sample_rows(weight: Tensor, limit: int) -> Tensor:
         count -= count % aligned
     elif count < rows:
         count = 2 ** int(np.log2(count))
-    chosen = torch.linspace(0, rows - 1, count).round().long().to(weight.device)
-    return weight[chosen]
+    positions = torch.linspace(0, rows - 1, count).round().long().to(weight.device)
+    return weight[positions]

@@ -28,17 +28,9 @@ def layer_sensitivities(
     gradients δ at positions t, u of an example (Goodfellow 2015, "Efficient per-example gradient
     computations", extended to sequences).
 
-    Args:
-        modules: The layers' linear modules, an adapter around them included; inputs (examples ×
-            positions × features).
-        weights: Their original weights (output features × input features).
-        batches: Each runs the model on one batch and returns its examples' losses (examples).
-
-    Returns:
-        Sensitivities (layers), not negative.
-
-    Raises:
-        ValueError: If there is no batch.
+    Modules are the linear ones, an adapter around them included, and weights their original ones.
+    A batch is a call that runs the model and returns its examples' losses; without one, it is a
+    ValueError.
     """
     squared = [torch.zeros((), dtype=torch.float64) for _ in modules]
     examples = 0

@@ -20,15 +20,9 @@ FULL_PRECISION = Configuration({})
 class QuantizedWeights:
     """The quantizable weights of one model, switched between configurations in place.
 
-    Each layer keeps one float copy of its original weight; the model's own parameter holds the
-    dequantized weight of the active configuration. Memory grows with the cache's bound only,
-    never with the number of configurations.
-
-    Args:
-        layers: The layers.
-        modules: Their linear modules, in the same order; weights must not require gradients.
-        quantizer: Quantizes and dequantizes.
-        cache: Keeps quantized weights, or dequantized ones (:meth:`expect`).
+    Each layer keeps one float copy of its original weight; the model's own parameter, which must
+    not require gradients, holds the dequantized weight of the active configuration. Memory grows
+    with the cache's bound only, never with the number of configurations.
     """
 
     def __init__(
@@ -52,28 +46,22 @@ class QuantizedWeights:
     def activate(self, configuration: Configuration) -> tuple[int, ...]:
         """Put the dequantized weights of a configuration into the model.
 
-        Layers whose layer configuration is already active are left as they are.
-        ``FULL_PRECISION`` puts the original weights back.
-
         Returns:
-            Positions of the layers that changed.
-
-        Raises:
-            KeyError: If the configuration lacks a layer.
+            Positions of the layers that changed; of ``FULL_PRECISION``, all.
         """
         if configuration == FULL_PRECISION:
             self.restore()
             return tuple(range(len(self._names)))
         changed = []
         for position, name in enumerate(self._names):
-            wanted = configuration[name]
-            if self._active[position] == wanted:
+            target = configuration[name]
+            if self._active[position] == target:
                 continue
             # Unknown meanwhile: an evaluation that takes too long may be stopped at any step.
             self._active[position] = None
             # Replacing the storage saves a copy of every weight; no graph may be alive here.
-            self._modules[position].weight.data = self.dequantized(position, wanted)
-            self._active[position] = wanted
+            self._modules[position].weight.data = self.dequantized(position, target)
+            self._active[position] = target
             changed.append(position)
         return tuple(changed)
 
@@ -90,13 +78,13 @@ class QuantizedWeights:
         ``factor_rank`` next to each, since a switch then costs nothing; else quantized ones, which
         take a quarter of the memory or less.
         """
-        kept = {
+        distinct = {
             (position, configuration[name])
             for configuration in configurations
             if configuration != FULL_PRECISION
             for position, name in enumerate(self._names)
         }
-        weights = [self.originals[position] for position, _ in kept]
+        weights = [self.originals[position] for position, _ in distinct]
         needed = sum(
             weight.nbytes + factor_rank * sum(weight.shape) * weight.itemsize for weight in weights
         )
@@ -140,11 +128,9 @@ class QuantizedWeights:
         return self._quantizer.dequantize(quantized).to(weight)
 
     def calibrate(self, moments: Sequence[Tensor]) -> None:
-        """Quantize each weight for its layer's inputs from now on.
+        """Quantize weights by the moments E[x·xᵀ] of their inputs from now on.
 
-        The cache is cleared, and the original weights are active.
-
-        Moments are each layer's E[x·xᵀ] (input features × input features).
+        The original weights are active.
         """
         self.moments = tuple(moments)
         self.cache.clear()
@@ -158,13 +144,10 @@ class QuantizedWeights:
         ]
 
     def add(self, added: Callable[[int, LayerConfiguration], Tensor] | None) -> None:
-        """Quantize the sum of each original weight and something else from now on.
+        """Quantize the sum of each original weight and something else from now on, or no longer.
 
-        The cache is cleared, and the original weights are active.
-
-        Args:
-            added: Returns what is added to the weight at a position (output features × input
-                features) under a layer configuration; None adds nothing.
+        That is a matrix by the position of a layer and its layer configuration. The original
+        weights are active.
         """
         self._added = added
         self.cache.clear()

@@ -3,12 +3,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.tasks.docstrings import (
     DocstringSource,
-    _collect,
     collect_docstrings,
     plain_description,
-    require_packages,
 )
 
 from qsearch.errors import InputError
@@ -20,7 +19,7 @@ def packages(tmp_path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     for package, topic in (("fruitlib", "fruit"), ("metallib", "metal")):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise RuntimeError('was imported')\n")
-        for module in range(30):
+        for module in range(20):
             functions = [
                 f'def f{index}():\n    """{package} sorts the {topic} number {module} by its'
                 f' weight of {index} grams.\n\n    Args:\n        x: hidden\n    """\n'
@@ -43,63 +42,50 @@ def source(packages: tuple[str, ...], **options: object) -> DocstringSource:
     return DocstringSource(packages=packages, **fields)
 
 
-def test_what_lies_inside_a_package_is_refused_and_not_imported(packages) -> None:
-    (name, _) = packages
-    with pytest.raises(InputError, match=rf"'{name}\.tests' is not installed; name top-level ones"):
-        require_packages(source((f"{name}.tests", "torch")))
-
-
 def test_splits_share_no_text_and_no_module(packages) -> None:
-    splits = {
-        split: collect_docstrings(source(packages), split)
-        for split in ("train", "validation", "test")
-    }
+    splits = collect_docstrings(source(packages))
     texts = [text for pairs in splits.values() for text, _ in pairs]
     assert len(texts) == len(set(texts))
-    modules = {
-        split: {
-            (label, text.split("number ")[1].split()[0])
-            for text, label in pairs
-            if "number" in text
-        }
-        for split, pairs in splits.items()
-    }
-    assert not modules["train"] & modules["validation"]
-    assert not modules["train"] & modules["test"]
+    train, *others = (
+        {(label, text.split("number ")[1].split()[0]) for text, label in pairs if "number" in text}
+        for pairs in splits.values()
+    )
+    assert not any(train & other for other in others)
 
 
 def test_classes_are_balanced_in_each_split(packages) -> None:
     for split, count in (("train", 20), ("validation", 4), ("test", 4)):
-        labels = Counter(label for _, label in collect_docstrings(source(packages), split))
+        labels = Counter(label for _, label in collect_docstrings(source(packages))[split])
         assert labels == {"fruitlib": count, "metallib": count}
 
 
-def test_texts_do_not_name_any_package(packages) -> None:
-    for text, _ in collect_docstrings(source(packages), "train"):
-        assert "fruitlib" not in text
-        assert "metallib" not in text
-
-
-def test_private_objects_and_tests_are_left_out(packages) -> None:
-    for text, _ in collect_docstrings(source(packages), "train"):
-        assert "must not be used" not in text
+def test_texts_name_no_package_and_are_of_public_objects_that_are_not_tests(packages) -> None:
+    for text, _ in collect_docstrings(source(packages))["train"]:
+        assert not any(words in text for words in ("fruitlib", "metallib", "must not be used"))
 
 
 def test_the_same_packages_always_give_the_same_texts(packages) -> None:
-    first = collect_docstrings(source(packages, seed=3), "train")
-    _collect.cache_clear()
-    assert collect_docstrings(source(packages, seed=3), "train") == first
-    assert collect_docstrings(source(packages, seed=4), "train") != first
+    first = collect_docstrings(source(packages, seed=3))["train"]
+    collect_docstrings.cache_clear()
+    assert collect_docstrings(source(packages, seed=3))["train"] == first
+    assert collect_docstrings(source(packages, seed=4))["train"] != first
 
 
 def test_a_package_with_too_few_texts_is_refused(packages) -> None:
     with pytest.raises(InputError, match="'fruitlib' lacks texts"):
-        collect_docstrings(source(packages, train_texts=1000), "train")
+        collect_docstrings(source(packages, train_texts=1000))["train"]
 
 
-def test_a_package_that_is_not_installed_is_named() -> None:
-    with pytest.raises(InputError, match="'no_such_package' is not installed"):
-        collect_docstrings(source(("no_such_package", "json")), "train")
+@pytest.mark.parametrize("name", ["no_such_package", "fruitlib.tests"])
+def test_a_package_that_is_not_installed_is_named_before_and_in_a_run(name: str, packages) -> None:
+    """One inside another would have to be imported to be found."""
+    options = {"packages": [name, packages[1]]}
+    task = Classification(Classification.Options(docstrings=options))
+    for attempt in (task.require_data, lambda: task.labels):
+        with pytest.raises(
+            InputError, match=rf"packages: package '{name}' is not installed; name top-level ones"
+        ):
+            attempt()
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,20 @@ def task_of(table_files: tuple[Path, Path], **options: object) -> Classification
     return Classification(Classification.Options(train=train, validation=validation, **options))
 
 
+def classifier(bert_folder: Path, folder: Path, *names: str) -> ModelSpec:
+    """A classifier with a head of its own, whose outputs have these names in this order."""
+    torch.manual_seed(1)
+    module = AutoModelForSequenceClassification.from_pretrained(
+        bert_folder, id2label=dict(enumerate(names))
+    )
+    module.save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
+    return ModelSpec(name=str(folder))
+
+
 @pytest.fixture
 def fine_tuned(bert_folder: Path, tmp_path: Path) -> ModelSpec:
-    """A classifier with a head of its own, whose outputs are for Right and Left in this order."""
-    names = {0: "Right", 1: "Left"}
-    torch.manual_seed(1)
-    module = AutoModelForSequenceClassification.from_pretrained(bert_folder, id2label=names)
-    module.save_pretrained(tmp_path)
-    small_tokenizer().save_pretrained(tmp_path)
-    return ModelSpec(name=str(tmp_path))
+    return classifier(bert_folder, tmp_path, "Right", "Left")
 
 
 def test_a_fine_tuned_heads_outputs_stay_those_of_their_labels(fine_tuned, table_files) -> None:
@@ -64,23 +69,19 @@ def test_outputs_with_other_names_are_refused_unless_their_order_is_given(
     assert task.load_model(fine_tuned, 0).module.config.id2label == {0: "1", 1: "0"}
 
 
-@pytest.mark.parametrize("names", [["LABEL_0", "LABEL_1", "LABEL_2"], [None, None, None]])
-def test_outputs_without_names_are_in_the_datas_order(names: list[str | None]) -> None:
-    outputs = dict(enumerate(names))
-    assert as_the_head_has_them(("a", "c", "b"), outputs, "model") == ("a", "c", "b")
-
-
 @pytest.mark.parametrize(
-    ("labels", "outputs"),
+    ("labels", "outputs", "expected"),
     [
-        (("LABEL_0", "LABEL_1"), {0: "LABEL_1", 1: "LABEL_0"}),
-        (("0", "1"), {0: 1, 1: 0}),
-        (("US", "us"), {0: "us", 1: "US"}),
+        # Outputs without names are in the data's order.
+        (("a", "c", "b"), ("LABEL_0", "LABEL_1", "LABEL_2"), ("a", "c", "b")),
+        (("a", "c", "b"), (None, None, None), ("a", "c", "b")),
+        (("LABEL_0", "LABEL_1"), ("LABEL_1", "LABEL_0"), ("LABEL_1", "LABEL_0")),
+        (("0", "1"), (1, 0), ("1", "0")),
+        (("US", "us"), ("us", "US"), ("us", "US")),
     ],
 )
-def test_labels_that_are_the_outputs_names_are_in_their_order(labels, outputs) -> None:
-    expected = tuple(str(name) for name in outputs.values())
-    assert as_the_head_has_them(labels, outputs, "model") == expected
+def test_labels_that_are_the_outputs_names_are_in_their_order(labels, outputs, expected) -> None:
+    assert as_the_head_has_them(labels, dict(enumerate(outputs)), "model") == expected
 
 
 def test_labels_that_differ_in_case_alone_are_not_guessed() -> None:
@@ -91,20 +92,11 @@ def test_labels_that_differ_in_case_alone_are_not_guessed() -> None:
 def test_a_head_with_more_outputs_than_the_data_has_labels_wants_them_all(
     bert_folder, table_files, tmp_path
 ) -> None:
-    names = {0: "right", 1: "between", 2: "left"}
-    module = AutoModelForSequenceClassification.from_pretrained(bert_folder, id2label=names)
-    module.save_pretrained(tmp_path)
-    small_tokenizer().save_pretrained(tmp_path)
-    spec = ModelSpec(name=str(tmp_path))
+    spec = classifier(bert_folder, tmp_path, "right", "between", "left")
     with pytest.raises(InputError, match=r"3 outputs, named \['right', 'between', 'left'\]"):
         task_of(table_files).load_model(spec, 0)
     task = task_of(table_files, labels=["right", "between", "left"])
-    assert task.load_model(spec, 0).module.config.id2label == names
-
-
-def test_given_labels_must_be_those_of_the_data(table_files) -> None:
-    with pytest.raises(InputError, match=r"\['up', 'left'\].*lacks \['right'\]"):
-        task_of(table_files, labels=["up", "left"]).labels  # noqa: B018
+    assert task.load_model(spec, 0).module.config.num_labels == 3
 
 
 @pytest.mark.parametrize(
@@ -142,6 +134,13 @@ def test_f1_of_more_than_two_labels_is_refused(table_files, tmp_path) -> None:
         task_of((tmp_path / "three.tsv", table_files[1]), metric="f1").labels  # noqa: B018
 
 
-def test_a_label_for_f1_that_the_data_lacks_is_refused(table_files) -> None:
-    with pytest.raises(InputError, match=r"'up' is not a label.*\['left', 'right'\]"):
-        task_of(table_files, metric="f1", positive="up").labels  # noqa: B018
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"labels": ["up", "left"]}, r"\['up', 'left'\].*lacks \['right'\]"),
+        ({"metric": "f1", "positive": "up"}, r"'up' is not a label.*\['left', 'right'\]"),
+    ],
+)
+def test_labels_that_the_data_has_otherwise_are_refused(table_files, options, said) -> None:
+    with pytest.raises(InputError, match=said):
+        task_of(table_files, **options).labels  # noqa: B018

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -8,7 +9,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 from qsearch_coalora.tasks.batching import encode, length_grouped
-from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.tasks.data_files import read_table
 
@@ -27,22 +27,19 @@ def prepared(folder: Path, task):
     return task
 
 
-FRAME = pd.DataFrame({"sentence": ['w1 "w2', "w3", "w4 w5"], "label": [0, 1, 0]})
-
-
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_every_kind_of_table_file_is_read(tmp_path, suffix) -> None:
+    frame = pd.DataFrame({"sentence": ['w1 "w2', "w3", "w4 w5"], "label": [0, 1, 0]})
+    write = {
+        "csv": partial(frame.to_csv, index=False),
+        "tsv": partial(frame.to_csv, sep="\t", index=False, quoting=3),
+        "jsonl": partial(frame.to_json, orient="records", lines=True),
+        "parquet": frame.to_parquet,
+    }
     path = tmp_path / f"data.{suffix}"
-    if suffix == "csv":
-        FRAME.to_csv(path, index=False)
-    elif suffix == "tsv":
-        FRAME.to_csv(path, sep="\t", index=False, quoting=3)
-    elif suffix == "jsonl":
-        FRAME.to_json(path, orient="records", lines=True)
-    else:
-        FRAME.to_parquet(path)
+    write[suffix](path)
     # Delimited files are read as text: a label is what the file says, "0" or "0.0".
-    pd.testing.assert_frame_equal(read_table(path).astype(str), FRAME.astype(str))
+    pd.testing.assert_frame_equal(read_table(path).astype(str), frame.astype(str))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path) -> None:
@@ -71,32 +68,15 @@ def test_exactly_one_source_of_data_is_wanted(options) -> None:
         Classification.Options(**options)
 
 
-def test_a_split_without_a_file_is_named(bert_folder, table_files) -> None:
-    train, validation = table_files
-    task = prepared(bert_folder, classification(train=train, validation=validation))
-    with pytest.raises(InputError, match=r"task\.test is not given"):
-        next(iter(task.batches("test", 4)))
-
-
 def test_limits_take_a_fixed_subset(bert_folder, table_files) -> None:
     train, validation = table_files
     task = prepared(
         bert_folder, classification(train=train, validation=validation, validation_examples=10)
     )
-    assert sum(len(batch["labels"]) for batch in task.batches("validation", 4)) == 10
-    assert task.examples("validation") == 10
-
-
-def test_pairs_of_texts_are_encoded_together(bert_folder, tmp_path) -> None:
-    for name in ("train.csv", "validation.csv"):
-        (tmp_path / name).write_text("first,second,label\nw1 w2,w3,a\nw4,w5 w6,b\n")
-    task = classification(
-        train=tmp_path / "train.csv",
-        validation=tmp_path / "validation.csv",
-        text=("first", "second"),
-    )
-    batch = next(iter(prepared(bert_folder, task).batches("validation", 2)))
-    assert batch["attention_mask"].sum(dim=1).tolist() == [3, 3]
+    sizes = [len(batch["labels"]) for batch in task.batches("validation", 4)]
+    assert (sizes, task.examples("validation")) == ([4, 4, 2], 10)
+    with pytest.raises(InputError, match=r"task\.test is not given"):
+        next(iter(task.batches("test", 4)))
 
 
 def test_a_text_without_a_token_is_refused() -> None:
@@ -140,61 +120,38 @@ def test_batches_cover_every_example_once_in_any_order() -> None:
         assert max(map(len, batches)) == 8
 
 
-def causal(folder: Path, **options: object) -> CausalLanguageModelling:
-    words = [f"w{index % 60}" for index in range(3000)]
-    for name in ("train.txt", "validation.txt"):
-        (folder / name).write_text(
-            "\n".join(" ".join(words[at : at + 50]) for at in range(0, 3000, 50))
-        )
-    fields = {"train": folder / "train.txt", "validation": folder / "validation.txt", "length": 16}
-    return CausalLanguageModelling(CausalLanguageModelling.Options(**(fields | options)))
-
-
-def test_text_is_packed_to_the_length_without_padding(llama_folder, tmp_path) -> None:
-    task = prepared(llama_folder, causal(tmp_path, validation_tokens=100))
+def test_text_is_packed_to_the_length_without_padding(llama_folder, make_causal_task) -> None:
+    task = prepared(llama_folder, make_causal_task(length=16, validation_tokens=100))
     batches = list(task.batches("validation", 4))
     assert [tuple(batch["input_ids"].shape) for batch in batches] == [(4, 16), (2, 16)]
-    assert sum(len(batch["labels"]) for batch in task.batches("train", 8)) == 3000 // 16
+    assert sum(len(batch["labels"]) for batch in task.batches("train", 8)) == 40 * 60 // 16
+    # Examples are predicted tokens.
+    scores = [task.score(torch.zeros(*batch["labels"].shape, 99), batch) for batch in batches]
+    assert task.examples("validation") == Scores.concatenate(scores).weights.sum() == 6 * 15
 
 
-def test_examples_of_text_are_its_predicted_tokens(llama_folder, tmp_path) -> None:
-    task = prepared(llama_folder, causal(tmp_path, validation_tokens=100))
-    scores = Scores.concatenate(
-        [
-            task.score(torch.zeros(*batch["labels"].shape, 99), batch)
-            for batch in task.batches("validation", 4)
-        ]
-    )
-    assert task.examples("validation") == scores.weights.sum() == 6 * 15
-
-
-def test_perplexity_is_the_exponential_of_the_mean_token_loss(tmp_path) -> None:
-    task = causal(tmp_path)
-    logits = torch.randn(3, 16, 63)
-    labels = torch.randint(0, 63, (3, 16))
-    scores = task.score(logits, {"labels": labels})
+def test_perplexity_is_the_exponential_of_the_mean_token_loss(make_causal_task) -> None:
+    logits, labels = torch.randn(3, 16, 63), torch.randint(0, 63, (3, 16))
+    scores = make_causal_task().score(logits, {"labels": labels})
     expected = torch.nn.functional.cross_entropy(
         logits[:, :-1].reshape(-1, 63), labels[:, 1:].reshape(-1)
     )
-    perplexity, error = task.summarise(scores)
+    perplexity, error = make_causal_task().summarise(scores)
     assert perplexity == pytest.approx(expected.exp().item(), rel=1e-5)
     assert error == pytest.approx(perplexity * scores.losses.std().item() / math.sqrt(3), rel=1e-5)
-
-
-def test_text_shorter_than_a_sequence_is_refused(llama_folder, tmp_path) -> None:
-    with pytest.raises(InputError, match=r"3000 tokens.*length 4000"):
-        prepared(llama_folder, causal(tmp_path, length=4000))
 
 
 @pytest.mark.parametrize(
     ("split", "tokens", "least"), [("train", 15, 16), ("validation", 31, 32), ("test", 31, 32)]
 )
-def test_a_bound_below_what_a_split_needs_is_refused(tmp_path, split, tokens, least) -> None:
+def test_a_bound_below_what_a_split_needs_is_refused(
+    make_causal_task, split, tokens, least
+) -> None:
     with pytest.raises(ValidationError, match=rf"{split}_tokens {tokens} must be at least {least}"):
-        causal(tmp_path, **{f"{split}_tokens": tokens})
-    causal(tmp_path, **{f"{split}_tokens": least})
+        make_causal_task(length=16, **{f"{split}_tokens": tokens})
+    make_causal_task(length=16, **{f"{split}_tokens": least})
 
 
-def test_an_encoder_is_no_causal_language_model(bert_folder, tmp_path) -> None:
+def test_an_encoder_is_no_causal_language_model(bert_folder, make_causal_task) -> None:
     with pytest.raises(InputError, match="causal"):
-        prepared(bert_folder, causal(tmp_path))
+        prepared(bert_folder, make_causal_task())

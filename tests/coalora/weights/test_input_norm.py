@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 import torch
 from qsearch_coalora.adapter.residual import residual_factors
@@ -18,13 +16,18 @@ def inputs_of_unequal_directions(tokens: int, features: int, seed: int = 0) -> T
     return torch.randn(tokens, features, generator=generator) @ mixing.T
 
 
+def norm_of_batches(batches: list[dict[str, Tensor]]) -> InputNorm:
+    used, unused = nn.Linear(batches[0]["x"].shape[-1], 3), nn.Linear(8, 2)
+    norm, none = input_norms(
+        [used, unused], lambda b: used(b["x"]), batches, torch.Generator().manual_seed(0)
+    )
+    assert norm is not None
+    assert none is None  # It had no inputs.
+    return norm
+
+
 def norm_of(inputs: Tensor, batches: int = 2) -> InputNorm:
-    layer = nn.Linear(inputs.shape[1], 3)
-    parts = [{"x": part} for part in inputs.chunk(batches)]
-    run = lambda batch: layer(batch["x"])  # noqa: E731
-    found = input_norms([layer], run, parts, torch.Generator().manual_seed(0))[0]
-    assert found is not None
-    return found
+    return norm_of_batches([{"x": part} for part in inputs.chunk(batches)])
 
 
 def test_the_norm_is_the_rms_change_of_the_outputs() -> None:
@@ -62,29 +65,13 @@ def test_how_batches_are_cut_makes_no_difference() -> None:
 def test_padding_does_not_count() -> None:
     inputs = inputs_of_unequal_directions(60, 8).view(6, 10, 8)
     mask = (torch.arange(10) < 7).expand(6, 10).long()
-    layer = nn.Linear(8, 2)
-
-    def run(batch: Mapping[str, Tensor]) -> Tensor:
-        output: Tensor = layer(batch["x"])
-        return output
-
     padded = inputs.clone()
     padded[:, 7:] = 100.0
-    found = [
-        input_norms([layer], run, [batch], torch.Generator().manual_seed(0))[0]
+    masked, plain = (
+        norm_of_batches([batch])
         for batch in ({"x": padded, "attention_mask": mask}, {"x": inputs[:, :7]})
-    ]
-    assert found[0] is not None
-    assert found[1] is not None
-    torch.testing.assert_close(found[0].scales, found[1].scales, rtol=1e-4, atol=1e-5)
-
-
-def test_a_layer_without_inputs_has_no_norm() -> None:
-    used, unused = nn.Linear(8, 2), nn.Linear(8, 2)
-    batches = [{"x": torch.ones(3, 8)}]
-    found = input_norms([unused, used], lambda b: used(b["x"]), batches, torch.Generator())
-    assert found[0] is None
-    assert found[1] is not None
+    )
+    torch.testing.assert_close(masked.scales, plain.scales, rtol=1e-4, atol=1e-5)
 
 
 def test_inputs_of_zeros_weigh_all_directions_alike() -> None:
