@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from qsearch_quantizers.libraries.optional import optional_module
 from torch import nn
 
-from qsearch.errors import InputError
 from qsearch.plugins.protocols import LoadedModel
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.models.discovery import full_layer_names
@@ -20,20 +20,11 @@ ADAPTER = "default"
 def wrap_in_lora(
     loaded: LoadedModel, layers: Sequence[LayerSpec], options: TrainingOptions, seed: int
 ) -> Any:
-    """Return the PEFT model whose initial adapter is drawn from the seed.
-
-    Raises:
-        InputError: If PEFT is not installed.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise InputError(
-            "peft is not installed; install the extra: pip install 'qsearch[llm]'"
-        ) from error
+    """Return the PEFT model whose initial adapter is drawn from the seed."""
+    peft = optional_module("peft", "llm", "an adapter")
     config = peft.LoraConfig(
         r=options.rank,
-        lora_alpha=options.rank * options.scaling,  # type: ignore[arg-type]  # PEFT takes floats
+        lora_alpha=options.rank * options.scaling,
         target_modules=list(full_layer_names(loaded.module, layers)),
         modules_to_save=list(loaded.head) or None,
         task_type=_task_type(loaded.module),

@@ -11,13 +11,6 @@ from qsearch.errors import EvaluationError, InputError
 from qsearch.plugins.protocols import TrainerState
 
 
-def test_layers_and_requirements_need_no_weights_and_no_data(make_trainer) -> None:
-    trainer = make_trainer()
-    assert len(trainer.layers()) == 12
-    assert trainer.requirements().parameters > 10_000
-    assert not {"loaded", "adapted"} & vars(trainer.study).keys()
-
-
 def test_training_lowers_the_loss_and_changes_every_part(make_trainer, make_configuration) -> None:
     trainer = make_trainer(steps=60, learning_rate=1e-2)
     before = trainer.state().tensors
@@ -64,18 +57,6 @@ def test_a_step_shares_its_examples_among_configurations(
     assert set(used) == set(chosen)
 
 
-def test_later_learning_rate_holds_after_the_first_round(make_trainer, make_configuration) -> None:
-    trainer = make_trainer(steps=3, later_learning_rate=1e-12)
-    chosen = [make_configuration(trainer, 0)]
-    start = trainer.state().tensors
-    trainer.train(chosen, 1)
-    first = trainer.state().tensors
-    trainer.train(chosen, 2)
-    second = trainer.state().tensors
-    assert max((first[name] - start[name]).abs().max() for name in start) > 1e-4
-    assert max((second[name] - first[name]).abs().max() for name in start) < 1e-8
-
-
 def test_the_first_round_may_have_its_own_number_of_steps(make_trainer, make_configuration) -> None:
     trainer = make_trainer(first_steps=3, steps=2)
     chosen = [make_configuration(trainer, 0)]
@@ -108,8 +89,8 @@ def test_a_quantizer_that_fails_is_an_evaluation_error(
 def test_a_small_cache_changes_no_result(make_trainer, make_configuration) -> None:
     small, large = make_trainer(cache_mebibytes=0), make_trainer(cache_mebibytes=64)
     chosen = [make_configuration(small, index) for index in range(3)]
-    small.train(chosen, 1)
-    large.train(chosen, 1)
+    assert small.train(chosen, 1).details["cache_hit_rate"] == 0
+    assert large.train(chosen, 1).details["cache_hit_rate"] > 0
     assert [e.loss for e in small.evaluate(chosen, "validation")] == [
         e.loss for e in large.evaluate(chosen, "validation")
     ]
