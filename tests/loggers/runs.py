@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ SPEC = study_spec(
 """Two rounds with some failures, of a study with an awkward name."""
 
 
-def run(logger: str | None, directory: Path, stop_at: tuple[str, int, Any] | None = None) -> None:
+def run(
+    logger: str | None,
+    directory: Path,
+    stop_at: tuple[str, int, Any] | None = None,
+    observer: Callable[[Event], object] = lambda event: None,
+) -> None:
     """Run the study with a logger, as the command line does, and require that it never fails.
 
     Interrupted at an event (kind, round, step or trial) if asked, once the logger has seen it.
@@ -34,6 +40,7 @@ def run(logger: str | None, directory: Path, stop_at: tuple[str, int, Any] | Non
     names = [] if logger is None else [logger]
 
     def interrupt(event: Event) -> None:
+        observer(event)
         at = event.fields.get("step", event.fields.get("trial"))
         if (event.kind, event.round, at) == stop_at:
             raise KeyboardInterrupt
@@ -62,3 +69,15 @@ def expected(directory: Path) -> dict[str, list[float]]:
 def failures(directory: Path) -> int:
     """How many evaluations failed."""
     return int((read_study(directory).trials["status"] == "failed").sum())
+
+
+def assert_complete(directory: Path, logged: dict[str, list[tuple[int, float]]]) -> None:
+    """Assert that each value of the study is logged once, as (step, value) with rising steps."""
+    for name, values in expected(directory).items():
+        steps = [step for step, _ in logged[name]]
+        assert steps == sorted(set(steps)), name
+        assert [value for _, value in logged[name]] == pytest.approx(values, rel=1e-6), name
+    assert logged["failures"][-1][1] == failures(directory) > 0
+    # Evaluations and failures share their steps.
+    last = max(logged["failures"][-1][0], logged["evaluation/loss"][-1][0])
+    assert last == len(logged["evaluation/loss"]) + failures(directory)

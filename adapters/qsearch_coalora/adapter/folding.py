@@ -14,10 +14,6 @@ class FoldedProjections:
     With a basis R given, A′ = A + U·R. Without adjustments, layers are untouched plain LoRA. A′ is
     computed for all layers of a width at once, when adjustments are set, and not for each input:
     products with r × r matrices are so small that a step's time would go into calling them.
-
-    Args:
-        projections: The ``lora_A`` module of each layer, in layer order.
-        bases: R of each layer (r × input features), in layer order, or None.
     """
 
     def __init__(

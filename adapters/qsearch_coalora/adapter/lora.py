@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from qsearch_quantizers.libraries.optional import optional_module
-from torch import nn
 
 from qsearch.plugins.protocols import LoadedModel
 from qsearch.space.layers import LayerSpec
@@ -15,19 +14,21 @@ from qsearch_coalora.models.discovery import full_layer_names
 from qsearch_coalora.settings.options import TrainingOptions
 
 ADAPTER = "default"
+_TASK_TYPES = {"ForSequenceClassification": "SEQ_CLS", "ForCausalLM": "CAUSAL_LM"}
 
 
 def wrap_in_lora(
     loaded: LoadedModel, layers: Sequence[LayerSpec], options: TrainingOptions, seed: int
 ) -> Any:
     """Return the PEFT model whose initial adapter is drawn from the seed."""
+    kind = type(loaded.module).__name__
     peft = optional_module("peft", "llm", "an adapter")
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.rank * options.scaling,
         target_modules=list(full_layer_names(loaded.module, layers)),
         modules_to_save=list(loaded.head) or None,
-        task_type=_task_type(loaded.module),
+        task_type=next((t for c, t in _TASK_TYPES.items() if kind.endswith(c)), None),
     )
     if options.gradient_checkpointing:
         # Without reentrance, a layer's second forward pass sees the same U as the first.
@@ -35,10 +36,3 @@ def wrap_in_lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return peft.get_peft_model(loaded.module, config, adapter_name=ADAPTER)
-
-
-def _task_type(module: nn.Module) -> str | None:
-    name = type(module).__name__
-    if name.endswith("ForSequenceClassification"):
-        return "SEQ_CLS"
-    return "CAUSAL_LM" if name.endswith("ForCausalLM") else None

@@ -48,15 +48,7 @@ def residual_factors(
     (W − W̃)·R, and R⁻¹ goes into L2: so the outputs are as near as a rank-r term can bring them.
     (Zhang et al. 2025, "QERA: an analytical framework for quantization error reconstruction".)
 
-    Args:
-        weight: W (output features × input features).
-        quantized: W̃ as dequantized, same shape.
-        rank: Rank r, at most the smaller feature count.
-        generator: Draws the random test matrix, on the CPU.
-        norm: In which W − W̃ is approximated; None is the Frobenius norm.
-
-    Returns:
-        L1·L2 ≈ W − W̃.
+    The generator draws the random test matrix, on the CPU.
 
     Raises:
         ValueError: If the rank is above the smaller feature count.

@@ -17,14 +17,10 @@ from qsearch_coalora.weights.switching import QuantizedWeights
 
 
 class ResidualRows:
-    """The first rows of each A and columns of each B, which are placed and not trained.
+    """The first ``rank`` rows of each A and columns of each B, which are placed and not trained.
 
-    Args:
-        rank: How many; 0 makes everything here do nothing.
-        scaling: What PEFT multiplies B·A by, and placed factors are divided by.
-        names: The layers' names.
-        factors: Each layer's A (r × input features) and B (output features × r).
-        weights: The layers' weights; their cache keeps the factors.
+    A rank of 0 makes everything here do nothing. PEFT multiplies B·A by ``scaling``, so placed
+    factors are divided by it. The cache of the weights keeps the factors.
     """
 
     def __init__(

@@ -37,13 +37,7 @@ def in_four_bit(layers: Sequence[LayerSpec], configuration: Configuration) -> li
 
 
 class FourBitLayers:
-    """Puts bitsandbytes' layers into LoRA layers whose layer configuration is NF4.
-
-    Args:
-        layers: The layers.
-        lora_layers: PEFT's LoRA layers around them, in the same order.
-        originals: Original weights (output features × input features), in the same order.
-    """
+    """Puts bitsandbytes' layers into LoRA layers whose layer configuration is NF4."""
 
     def __init__(
         self,
@@ -61,12 +55,11 @@ class FourBitLayers:
         """Put the 4-bit layers in where the configuration is NF4, and plain layers elsewhere."""
         four_bit = set(in_four_bit(self._layers, configuration))
         for position, layer in enumerate(self._layers):
-            wanted: nn.Module = self._plain[position]
-            if layer.name in four_bit:
-                if position not in self._made:
-                    self._made[position] = self._make(position)
-                wanted = self._made[position]
-            self._lora_layers[position].base_layer = wanted
+            is_four_bit = layer.name in four_bit
+            if is_four_bit and position not in self._made:
+                self._made[position] = self._make(position)
+            base = self._made[position] if is_four_bit else self._plain[position]
+            self._lora_layers[position].base_layer = base
 
     def _make(self, position: int) -> nn.Module:
         from bitsandbytes.nn.modules import Linear4bit, Params4bit

