@@ -11,7 +11,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
-from qsearch_coalora.methods.nf4 import FourBitLayers, in_four_bit
+from qsearch_coalora.methods.nf4 import four_bit_layers, in_four_bit
 from qsearch_coalora.methods.own_adapters import OwnAdaptersTrainer
 
 _QUANTIZED_BY_BITSANDBYTES = """
@@ -38,8 +38,8 @@ class QLoRATrainer(OwnAdaptersTrainer):
         """Note where every training starts, and have NF4 layers be bitsandbytes' own."""
         super().complete(adapted)
         if self._uses_bitsandbytes:
-            layers = FourBitLayers(adapted.layers, adapted.lora_layers, adapted.weights.originals)
-            adapted.followers.append(layers.place)
+            place = four_bit_layers(adapted.layers, adapted.lora_layers, adapted.weights.originals)
+            adapted.followers.append(place)
 
     def state(self) -> TrainerState:
         """Return all trained adapters, and whether bitsandbytes had a part in them."""

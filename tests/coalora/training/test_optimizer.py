@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 from unittest import mock
 
@@ -120,13 +119,3 @@ def test_a_saved_step_is_due_by_steps_or_by_time(
     loop.run(progress, lambda state: kept.append(len(state.tensors["losses"])))
     # After four steps, after the long one, and not at the end, where the round is saved.
     assert kept == [4, 5]
-
-
-def test_time_in_held_out_looks_is_no_part_of_the_steps(make_trainer, make_configuration) -> None:
-    trainer = make_trainer(steps=4, early_stopping={"examples": 8, "every": 1, "patience": 9})
-    chosen = [make_configuration(trainer, index) for index in range(2)]
-    loop = TrainingLoop(trainer.study, chosen, 1)
-    report = loop.run(None, lambda state: None)
-    assert report.seconds > loop.state().metadata["step_seconds"]
-    share = report.details["switch_seconds"] / loop.state().metadata["step_seconds"]
-    assert math.isclose(report.details["switch_share"], share)
