@@ -14,7 +14,7 @@ from qsearch_loggers.mlflow import RUN_FILE, mlflow
 
 from qsearch.errors import InputError
 from qsearch.monitoring.events import Event
-from tests.loggers.runs import SPEC, assert_complete, expected, run
+from tests.loggers.runs import SPEC, Recording, Session
 
 pytest.importorskip("mlflow", reason="the dev extra brings mlflow")
 
@@ -42,7 +42,7 @@ def runs_of(client: Any) -> list[Any]:
     return list(client.search_runs([found.experiment_id]))
 
 
-def assert_one_complete_run(directory: Path, folder: Path) -> None:
+def assert_one_complete_run(recording: Recording, folder: Path) -> None:
     client = client_of(folder)
     (found,) = runs_of(client)
     logged = {
@@ -52,35 +52,35 @@ def assert_one_complete_run(directory: Path, folder: Path) -> None:
         )
         for name in found.data.metrics
     }
-    assert_complete(directory, logged)
+    recording.assert_complete(logged)
     assert found.info.run_name == SPEC.name
     assert found.info.status == "FINISHED"
 
 
-def test_a_resumed_study_continues_the_one_run_in_its_directory(tmp_path: Path) -> None:
-    run("mlflow", tmp_path, stop_at=("training", 2, 2))
-    (found,) = runs_of(client_of(tmp_path / "mlruns"))
+@pytest.mark.parametrize("uri", [None, "server"])
+def test_a_resumed_study_continues_the_one_run_in_its_directory_or_at_the_tracking_uri(
+    recording: Recording, tmp_path: Path, uri: str | None
+) -> None:
+    folder = tmp_path / (uri or "mlruns")
+    if uri is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = folder.as_uri()
+        os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+    recording.first.play("mlflow", tmp_path)
+    (found,) = runs_of(client_of(folder))
     assert found.info.status == "KILLED"
-    run("mlflow", tmp_path)
-    assert_one_complete_run(tmp_path, tmp_path / "mlruns")
+    recording.second.play("mlflow", tmp_path)
+    assert_one_complete_run(recording, folder)
+    assert (tmp_path / "mlruns").exists() == (uri is None)
 
 
-def test_the_environments_tracking_uri_is_used(tmp_path: Path) -> None:
-    os.environ["MLFLOW_TRACKING_URI"] = (tmp_path / "server").as_uri()
-    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
-    run("mlflow", tmp_path / "study")
-    assert_one_complete_run(tmp_path / "study", tmp_path / "server")
-    assert not (tmp_path / "study" / "mlruns").exists()
-
-
-def test_a_run_that_is_gone_is_logged_again(tmp_path: Path) -> None:
-    run("mlflow", tmp_path, stop_at=("evaluated", 2, 0))
+def test_a_run_that_is_gone_is_logged_again(recording: Recording, tmp_path: Path) -> None:
+    recording.first.play("mlflow", tmp_path)
     (tmp_path / RUN_FILE).write_text("0" * 32)
-    run("mlflow", tmp_path)
+    recording.second.play("mlflow", tmp_path)
     client = client_of(tmp_path / "mlruns")
     latest = max(runs_of(client), key=lambda found: found.info.start_time)
     history = client.get_metric_history(latest.info.run_id, "evaluation/loss")
-    assert len(history) == len(expected(tmp_path)["evaluation/loss"])
+    assert len(history) == len(recording.values["evaluation/loss"])
 
 
 class Server:
@@ -105,27 +105,34 @@ class Server:
 
 
 def test_a_server_that_is_away_at_first_gets_everything_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recording: Recording,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = Server(monkeypatch)
 
     def come_back(event: Event) -> None:
         server.is_away = server.is_away and (event.kind, event.round) != ("trained", 2)
 
-    run("mlflow", tmp_path, observer=come_back)
+    whole = Session("", recording.first.events + recording.second.events)
+    whole.play("mlflow", tmp_path, come_back)
     (warning,) = capsys.readouterr().err.splitlines()
     expected = "logger 'mlflow' failed and will try again, the study goes on: ConnectionError"
     assert expected in warning
     assert server.refused > 3
-    assert_one_complete_run(tmp_path, tmp_path / "mlruns")
+    assert_one_complete_run(recording, tmp_path / "mlruns")
 
 
 def test_a_server_that_stays_away_is_tried_once_more_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recording: Recording,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = Server(monkeypatch)
     refused: list[int] = []
-    run("mlflow", tmp_path, observer=lambda event: refused.append(server.refused))
+    recording.first.play("mlflow", tmp_path, lambda event: refused.append(server.refused))
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert server.refused == refused[-1] + 1
 
