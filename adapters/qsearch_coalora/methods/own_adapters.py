@@ -28,8 +28,7 @@ from qsearch_coalora.methods.trained_adapters import (
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.training.checkpoint import digest, require_own, saved_state, training_identity
-from qsearch_coalora.training.loop import DivergedError
-from qsearch_coalora.training.rounds import train_round
+from qsearch_coalora.training.loop import DivergedError, train_round
 
 _SAVE_SECONDS = 60.0
 """Between two savings of what others trained: each writes all of it."""

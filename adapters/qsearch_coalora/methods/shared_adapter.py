@@ -11,7 +11,7 @@ from qsearch.space.configuration import Configuration
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.training.checkpoint import require_own, saved_state
 from qsearch_coalora.training.evaluation import evaluate
-from qsearch_coalora.training.rounds import train_round
+from qsearch_coalora.training.loop import train_round
 
 
 class SharedAdapterTrainer(AdapterTrainer):

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from qsearch.errors import QsearchError
+from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import Progress, TrainerState
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.settings.device import autocast, parse_device, uses_bfloat16
+from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.tasks.batching import examples_in
+from qsearch_coalora.training.checkpoint import digest, training_identity
 from qsearch_coalora.training.early_stopping import HeldOutLoss, spread_over
 from qsearch_coalora.training.evaluation import held_out_loss, score
 from qsearch_coalora.training.sampling import SetSampler, pass_of, round_seeds
@@ -28,6 +31,35 @@ SAVE_SECONDS = 60.0
 
 class DivergedError(QsearchError):
     """The training loss, or its gradient, is no longer finite."""
+
+
+@clear_memory_errors()
+def train_round(
+    study: StudyModel,
+    configurations: Sequence[Configuration],
+    round: int,
+    progress: Progress | None,
+    checkpoint: TrainingCheckpoint,
+) -> TrainReport:
+    """Train on the expected loss over a set, from the saved step if there is one.
+
+    What comes out is a function of state, set, seed and round: each round starts a fresh AdamW
+    and a fresh learning-rate schedule.
+
+    Raises:
+        QsearchError: If the loss or its gradient is no longer finite, or memory runs out; the
+            adapter in memory must not be used then.
+    """
+    trains = digest(list(configurations), round, training_identity(study))
+    loop = TrainingLoop(study, configurations, round)
+    saved = checkpoint.load()
+    if saved is not None and saved.metadata.get("trains") == trains:
+        loop.restore(saved)
+
+    def save(state: TrainerState) -> None:
+        checkpoint.save(TrainerState(state.tensors, {**state.metadata, "trains": trains}))
+
+    return loop.run(progress, save)
 
 
 class TrainingLoop:
@@ -78,10 +110,6 @@ class TrainingLoop:
 
         ``save`` is called with the state after every ``checkpoint_steps`` steps, and where
         :data:`SAVE_SECONDS` have passed since; not at the end.
-
-        Raises:
-            DivergedError: If the loss or its gradient is no longer finite; the adapter in memory
-                must not be used then.
         """
         adapted, held_out = self._adapted, self._held_out
         adapted.peft_model.train()

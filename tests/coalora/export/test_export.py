@@ -38,7 +38,13 @@ def plain_logits(trainer, configuration, folder, batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "options", [{"alpha": 8.0}, {"init": "shared", "alpha": 8.0}, {"residual_rank": 4}]
+    "options",
+    [
+        {"alpha": 8.0},
+        {"init": "shared", "alpha": 8.0, "theta": {"rank": 2}},
+        {"residual_rank": 4, "theta": {"role": False, "block": False}},
+        {"theta": {"adjustment": "additive"}},
+    ],
 )
 def test_an_exported_adapter_gives_the_same_logits_in_plain_peft(
     make_trainer, make_configuration, tmp_path, options

@@ -44,7 +44,7 @@ def test_every_method_and_every_variant_is_a_valid_study(study: Path) -> None:
             build_components(paper_runs.study_of(study, method, 0, entries))
 
 
-@pytest.mark.parametrize("method", ["qlora", "ptq", "coa-lora"])
+@pytest.mark.parametrize("method", ["qlora", "coa-lora"])
 def test_a_method_serves_every_budget_and_is_recorded(study: Path, method: str) -> None:
     assert outcome_of(study, method, 0, recorded=True) is None
     outcome = outcome_of(study, method, 0)
