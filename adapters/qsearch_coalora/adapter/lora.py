@@ -14,21 +14,25 @@ from qsearch_coalora.models.discovery import full_layer_names
 from qsearch_coalora.settings.options import TrainingOptions
 
 ADAPTER = "default"
-_TASK_TYPES = {"ForSequenceClassification": "SEQ_CLS", "ForCausalLM": "CAUSAL_LM"}
+_TASK_TYPES = {  # By the ending of a model's class name.
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForCausalLM": "CAUSAL_LM",
+}
 
 
 def wrap_in_lora(
     loaded: LoadedModel, layers: Sequence[LayerSpec], options: TrainingOptions, seed: int
 ) -> Any:
     """Return the PEFT model whose initial adapter is drawn from the seed."""
-    kind = type(loaded.module).__name__
     peft = optional_module("peft", "llm", "an adapter")
+    name = type(loaded.module).__name__
+    task = next((task for ending, task in _TASK_TYPES.items() if name.endswith(ending)), None)
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.rank * options.scaling,
         target_modules=list(full_layer_names(loaded.module, layers)),
         modules_to_save=list(loaded.head) or None,
-        task_type=next((t for c, t in _TASK_TYPES.items() if kind.endswith(c)), None),
+        task_type=task,
     )
     if options.gradient_checkpointing:
         # Without reentrance, a layer's second forward pass sees the same U as the first.
