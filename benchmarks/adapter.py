@@ -56,7 +56,7 @@ def variants(options: CoALoRAOptions) -> Mapping[str, Entry]:
     Args:
         options: The plan's options of CoA-LoRA.
     """
-    longer = f"trainer.first_steps={LONGER * options.round_steps(0)}"
+    longer = f"trainer.first_steps={LONGER * options.round_steps(1)}"
     rank, rate = options.rank, options.learning_rate
     return {
         "shared-lora": for_all("shared-lora"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
 
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.training.loop import TrainingLoop
-from qsearch_coalora.training.rounds import plan_round
 
 from benchmarks.paper import OURS, PLANS
 from benchmarks.paper_runs import for_all, study_of
@@ -56,20 +54,22 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
         study: Its YAML.
     """
     prepare_text(study)
-    components = build_components(study_of(study, OURS, 0))
+    # As many steps as are timed, or θ would join the loop without it.
+    enough = (f"trainer.first_steps={4 * REPEATS}", f"trainer.steps={4 * REPEATS}")
+    components = build_components(study_of(study, OURS, 0, {OURS: for_all(OURS, *enough)}))
     quantizable = sum(4 * layer.parameters for layer in components.space.layers)
     half = f"trainer.cache_mebibytes={SWITCHED * quantizable // 2**21}"
-    small = build_components(study_of(study, OURS, 0, {OURS: for_all(OURS, half)}))
+    small = build_components(study_of(study, OURS, 0, {OURS: for_all(OURS, half, *enough)}))
     bits, generator = components.spec.search.average_bits, np.random.default_rng(0)
     sample = sample_configurations(components.space, 1 + SWITCHED, bits, generator)
     constant, *switched = (components.space.decode(index) for index in sample)
     adapted, its_adapted = _trainer(components).study.adapted, _trainer(small).study.adapted
     # The same examples for all: padding would otherwise decide the comparison.
-    batch_size = _trainer(components).options.batch_size
+    batch_size = _trainer(components).study.options.batch_size
     batch = next(iter(components.task.batches("train", batch_size, torch.Generator())))
     loaded = components.task.load_model(components.spec.model, 0)
     plain = plain_step(
-        loaded, components.space.layers, components.task, _trainer(components).options
+        loaded, components.space.layers, components.task, _trainer(components).study.options
     )
     calls: dict[str, Callable[[], object]] = {
         "plain": lambda: plain(batch),
@@ -112,12 +112,9 @@ def _loop(
     round: int,
 ) -> Callable[[], object]:
     """Return the training step of a round on one batch."""
-    trainer = _trainer(components)
-    # As many steps as are timed, or θ would join the loop without it.
-    enough = {"first_steps": 4 * REPEATS, "steps": 4 * REPEATS}
-    options = trainer.study.options.model_copy(update=enough)
-    plan = replace(plan_round(trainer.study, configurations, round), batches=repeat(batch))
-    return TrainingLoop(trainer.study.adapted, components.task, options, plan)._step
+    loop = TrainingLoop(_trainer(components).study, configurations, round)
+    loop.batches = repeat(batch)
+    return loop._step
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from qsearch._text import warn
 from qsearch.errors import InputError
 from qsearch.monitoring.events import Event, EventKind, Observer
 from qsearch.monitoring.loggers import masked_reason
-from qsearch_loggers.scalars import Scalar, Scalars
+from qsearch_loggers.scalars import Scalars
 
 FOLDER = "mlruns"
 RUN_FILE = "state/mlflow-run"
@@ -65,20 +65,10 @@ def _opened(directory: Path, name: str) -> Iterator[Observer]:
 
     uri = os.environ.get(_URI) or (directory / FOLDER).resolve().as_uri()
     run = _Run(MlflowClient(tracking_uri=uri), directory, name)
-    scalars = Scalars({})
-    run.waiting += scalars.catch_up(directory)
-    last: EventKind | None = None
-
-    def observe(event: Event) -> None:
-        nonlocal last
-        last = event.kind
-        run.waiting += scalars.of(event)
-        run.send_if_due()
-
     try:
-        yield observe
+        yield run.observe
     finally:
-        run.end(_STATUS.get(last, "KILLED") if last else "KILLED")
+        run.end()
 
 
 class _Run:
@@ -88,7 +78,9 @@ class _Run:
     """
 
     def __init__(self, client: Any, directory: Path, name: str) -> None:
-        self.waiting: list[Scalar] = []
+        self._scalars = Scalars({})
+        self._waiting = list(self._scalars.catch_up(directory))
+        self._status = "KILLED"
         self._client, self._directory, self._name = client, directory, name
         self._id: str | None = None
         self._sent: dict[str, int] = {}  # The last steps of earlier sessions, by name.
@@ -96,17 +88,19 @@ class _Run:
         self._pause = _EVERY
         self._is_away = False
 
-    def send_if_due(self) -> None:
-        """Send what waits, unless that was tried a moment ago."""
+    def observe(self, event: Event) -> None:
+        """Take in an event, and send what waits unless that was tried a moment ago."""
+        self._status = _STATUS.get(event.kind, "KILLED")
+        self._waiting += self._scalars.of(event)
         if time.monotonic() - self._tried >= self._pause:
             self._try(self._send)
 
-    def end(self, status: str) -> None:
+    def end(self) -> None:
         """Send what waits and end the run; a server that is away costs one time-out."""
 
         def send_and_end() -> None:
             self._send()
-            self._client.set_terminated(self._id, status)
+            self._client.set_terminated(self._id, self._status)
 
         self._try(send_and_end)
 
@@ -127,7 +121,7 @@ class _Run:
 
         if self._id is None:
             self._open()
-        while part := self.waiting[:_MAX_AT_ONCE]:
+        while part := self._waiting[:_MAX_AT_ONCE]:
             metrics = [
                 Metric(scalar.name, scalar.value, int(1000 * scalar.time), scalar.step)
                 for scalar in part
@@ -135,7 +129,7 @@ class _Run:
             ]
             if metrics:
                 self._client.log_batch(self._id, metrics=metrics)
-            del self.waiting[: len(part)]
+            del self._waiting[: len(part)]
 
     def _open(self) -> None:
         run = _run_id(self._client, self._directory, self._name)

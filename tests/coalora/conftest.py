@@ -14,7 +14,6 @@ from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
-from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -28,7 +27,6 @@ from transformers import (
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
-from tests.coalora.exported import study_logits, trained
 
 WORDS = [f"w{index}" for index in range(60)]
 
@@ -194,13 +192,3 @@ def make_configuration() -> Callable[[AdapterTrainer, int], Configuration]:
         )
 
     return make
-
-
-@pytest.fixture
-def packing_study(make_trainer, make_configuration):
-    """A trained study of normal float, one of its configurations, and what it computes."""
-    trainer, configuration = trained(
-        make_trainer, make_configuration, plugin=NormalFloat(NormalFloat.Options())
-    )
-    batch = next(iter(trainer.study.task.batches("validation", 8)))
-    return trainer, configuration, batch, study_logits(trainer, configuration, batch)

@@ -1,13 +1,10 @@
-"""Events as figures with steps."""
+"""Events as values with steps."""
 
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
 from qsearch_loggers.scalars import Scalar, Scalars
 
 from qsearch.monitoring.events import Event, EventKind, event_log
@@ -22,37 +19,26 @@ def evaluated(trial: int, loss: float = 0.5) -> Event:
     return Event(EventKind.EVALUATED, 1, fields)
 
 
-def figures(scalars: Scalars, *events: Event) -> list[Scalar]:
-    return [figure for event in events for figure in scalars.of(event)]
+def scalars_of(scalars: Scalars, *events: Event) -> list[Scalar]:
+    return [scalar for event in events for scalar in scalars.of(event)]
 
 
 def steps(found: list[Scalar], name: str) -> list[int]:
-    return [figure.step for figure in found if figure.name == name]
+    return [scalar.step for scalar in found if scalar.name == name]
 
 
 def test_training_steps_count_on_from_round_to_round() -> None:
     trained = Event(EventKind.TRAINED, 1, {"steps": 3})
-    found = figures(Scalars({}), training(1, 1), training(1, 3), trained, training(2, 1))
+    found = scalars_of(Scalars({}), training(1, 1), training(1, 3), trained, training(2, 1))
     assert steps(found, "training/loss") == [1, 3, 4]
 
 
-def test_a_resumed_training_logs_no_step_twice() -> None:
-    found = figures(Scalars({"training/loss": 2}), training(1, 1), training(1, 2), training(1, 3))
-    assert steps(found, "training/loss") == [3]
-
-
-def test_evaluations_and_failures_share_their_steps() -> None:
-    failed = Event(EventKind.FAILED, 1, {"trial": 1, "reason": "no memory"})
-    found = figures(Scalars({}), evaluated(0), failed, evaluated(2))
-    assert steps(found, "evaluation/loss") == [1, 3]
-    assert [(f.step, f.value) for f in found if f.name == "failures"] == [(2, 1.0)]
-    assert [f.value for f in found if f.name == "evaluation/trial"] == [0.0, 2.0]
-
-
 def test_what_is_no_number_is_left_out() -> None:
-    found = figures(Scalars({}), evaluated(0, float("nan")), Event(EventKind.ROUND_FINISHED, 1, {}))
-    assert "evaluation/loss" not in {figure.name for figure in found}
-    assert "round/hypervolume" not in {figure.name for figure in found}
+    found = scalars_of(
+        Scalars({}), evaluated(0, float("nan")), Event(EventKind.ROUND_FINISHED, 1, {})
+    )
+    assert "evaluation/loss" not in {scalar.name for scalar in found}
+    assert "round/hypervolume" not in {scalar.name for scalar in found}
 
 
 def test_earlier_sessions_are_caught_up_from_the_log_at_their_own_times(tmp_path: Path) -> None:
@@ -67,23 +53,5 @@ def test_earlier_sessions_are_caught_up_from_the_log_at_their_own_times(tmp_path
     caught = list(scalars.catch_up(tmp_path))
     assert steps(caught, "evaluation/loss") == [2]
     assert steps(caught, "evaluation/trial") == [1, 2]
-    assert {figure.time for figure in caught} == {1577836800.0}
-    assert steps(figures(scalars, training(2, 2)), "training/loss") == [9]
-
-
-events = st.one_of(
-    st.builds(training, st.integers(1, 3), st.integers(1, 3)),
-    st.builds(evaluated, st.integers(0, 9)),
-    st.builds(lambda n: Event(EventKind.FAILED, 1, {"trial": n, "reason": ""}), st.integers(0, 9)),
-    st.builds(lambda r: Event(EventKind.TRAINED, r, {"steps": 3}), st.integers(1, 3)),
-    st.builds(
-        lambda r: Event(EventKind.ROUND_FINISHED, r, {"hypervolume": 0.5}), st.integers(1, 3)
-    ),
-)
-
-
-@given(st.lists(events, max_size=30))
-def test_steps_of_a_name_only_rise(told: list[Event]) -> None:
-    found = figures(Scalars({}), *told)
-    for name in {figure.name for figure in found}:
-        assert all(a < b for a, b in pairwise(steps(found, name)))
+    assert {scalar.time for scalar in caught} == {1577836800.0}
+    assert steps(scalars_of(scalars, training(2, 2)), "training/loss") == [9]

@@ -9,7 +9,7 @@ import pytest
 from qsearch_loggers.tensorboard import tensorboard
 
 from qsearch.errors import InputError
-from tests.loggers.runs import expected, failures, run
+from tests.loggers.runs import Recording
 
 pytest.importorskip("tensorboard", reason="the dev extra brings tensorboard")
 
@@ -17,56 +17,34 @@ from tensorboard.backend.event_processing.event_accumulator import SCALARS, Even
 
 
 def logged(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """All figures by name as (step, value), in the order in which TensorBoard reads them."""
+    """All values by name as (step, value), in the order in which TensorBoard reads them."""
     folder = str(directory / "tensorboard")
     events = EventAccumulator(folder, size_guidance={SCALARS: 0}).Reload()
     names = events.Tags()[SCALARS]
     return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in names}
 
 
-def assert_complete(directory: Path) -> None:
-    """Assert that each figure of the study is logged once, in order, with rising steps."""
-    found = logged(directory)
-    for name, values in expected(directory).items():
-        steps = [step for step, _ in found[name]]
-        assert steps == sorted(set(steps)), name
-        assert [value for _, value in found[name]] == pytest.approx(values, rel=1e-6), name
-    assert found["failures"][-1][1] == failures(directory) > 0
-    last = max(found["failures"][-1][0], found["evaluation/loss"][-1][0])
-    assert last == len(found["evaluation/loss"]) + failures(directory)
-
-
-def test_a_study_is_logged_as_its_files_have_it(tmp_path: Path) -> None:
-    run("tensorboard", tmp_path)
-    assert_complete(tmp_path)
-    assert [step for step, _ in logged(tmp_path)["training/loss"]] == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_resumed_study_goes_on_with_the_same_figures(tmp_path: Path) -> None:
-    run("tensorboard", tmp_path, stop_at=("training", 2, 2))
-    run("tensorboard", tmp_path)
-    assert_complete(tmp_path)
-
-
-def test_what_was_run_without_the_logger_is_caught_up_but_for_training_steps(
-    tmp_path: Path,
+def test_a_resumed_study_continues_its_values_even_after_half_an_event(
+    recording: Recording, tmp_path: Path
 ) -> None:
-    run(None, tmp_path, stop_at=("evaluated", 2, 0))
-    run("tensorboard", tmp_path)
-    found, wanted = logged(tmp_path), expected(tmp_path)
-    values = [value for _, value in found["evaluation/loss"]]
-    assert values == pytest.approx(wanted["evaluation/loss"], rel=1e-6)
-    assert len(found["round/hypervolume"]) == 2
-    assert "training/loss" not in found
-
-
-def test_half_an_event_of_a_killed_process_does_no_harm(tmp_path: Path) -> None:
-    run("tensorboard", tmp_path, stop_at=("evaluated", 2, 0))
+    recording.first.play("tensorboard", tmp_path)
     (file,) = (tmp_path / "tensorboard").iterdir()
     with file.open("ab") as stream:
         stream.write(b"\x18\x00\x00\x00\x00\x00")
-    run("tensorboard", tmp_path)
-    assert_complete(tmp_path)
+    recording.second.play("tensorboard", tmp_path)
+    recording.assert_complete(logged(tmp_path))
+    assert [step for step, _ in logged(tmp_path)["training/loss"]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_was_run_without_the_logger_is_caught_up_but_for_training_steps(
+    recording: Recording, tmp_path: Path
+) -> None:
+    recording.second.play("tensorboard", tmp_path)
+    found = logged(tmp_path)
+    values = [value for _, value in found["evaluation/loss"]]
+    assert values == pytest.approx(recording.values["evaluation/loss"], rel=1e-6)
+    assert len(found["round/hypervolume"]) == 2
+    assert min(step for step, _ in found["training/loss"]) > 3
 
 
 def test_without_tensorboard_the_message_says_what_to_install(

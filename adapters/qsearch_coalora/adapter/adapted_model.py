@@ -46,6 +46,9 @@ class AdapterShape:
     fixed_rank: int = 0
 
 
+PLAIN_LORA = AdapterShape()
+
+
 class AdaptedModel:
     """The base model, its quantized weights, the adapter and the task head.
 
@@ -53,9 +56,6 @@ class AdaptedModel:
     of each A and columns of each B hold residual factors and are not trained.
 
     The initial adapter and θ are drawn from the seed.
-
-    Raises:
-        InputError: If PEFT is not installed.
     """
 
     def __init__(
@@ -97,7 +97,8 @@ class AdaptedModel:
         self.residual = ResidualRows(
             shape.fixed_rank, options.scaling, names, list(self.factors()), self.weights
         )
-        self._followers: list[Callable[[Configuration], None]] = []
+        self.followers: list[Callable[[Configuration], None]] = []
+        """Called after each activation, with the configuration."""
 
     # Which configuration the model is under
 
@@ -117,12 +118,8 @@ class AdaptedModel:
         if self.residual.rank:
             active = [layer.base_layer.weight.data for layer in self.lora_layers]
             self.residual.place(configuration, active)
-        for follow in self._followers:
+        for follow in self.followers:
             follow(configuration)
-
-    def after_activation(self, follow: Callable[[Configuration], None]) -> None:
-        """Have a function called after each activation, with the configuration."""
-        self._followers.append(follow)
 
     def adjustments(self, configuration: Configuration) -> Tensor | None:
         """Return U of a configuration (layers × r × r), with its graph to θ; None without θ."""
@@ -140,15 +137,18 @@ class AdaptedModel:
         """
         self.projections.clear()
         self.weights.restore()
-        self.residual.clear()
-        scaling = [layer.scaling[ADAPTER] for layer in self.lora_layers]
-        for layer in self.lora_layers:
-            layer.scaling[ADAPTER] = self.options.scaling  # Also where it is merged otherwise.
+        for A, B in self.factors():
+            self.residual.clear(A, B)
+        scaling = self.lora_layers[0].scaling[ADAPTER]
+        self._scale(self.options.scaling)  # Also where it is merged otherwise.
         try:
             yield
         finally:
-            for layer, own in zip(self.lora_layers, scaling, strict=True):
-                layer.scaling[ADAPTER] = own
+            self._scale(scaling)
+
+    def _scale(self, scaling: float) -> None:
+        for layer in self.lora_layers:
+            layer.scaling[ADAPTER] = scaling
 
     def merge(self, merged: bool) -> None:
         """Quantize the weights with the adapter merged into them, or leave it next to them.
@@ -163,8 +163,7 @@ class AdaptedModel:
             return result
 
         self.weights.add(product if merged else None)
-        for layer in self.lora_layers:
-            layer.scaling[ADAPTER] = 0.0 if merged else self.options.scaling
+        self._scale(0.0 if merged else self.options.scaling)
 
     # What the base model's layers are given
 
@@ -260,24 +259,25 @@ class AdaptedModel:
         return groups
 
     def _named_trained(self) -> dict[str, nn.Parameter]:
-        found: dict[str, nn.Parameter] = {}
+        named: dict[str, nn.Parameter] = {}
         for layer, (A, B) in zip(self.layers, self.factors(), strict=True):
-            found |= {f"lora.{layer.name}.A": A, f"lora.{layer.name}.B": B}
+            named |= {f"lora.{layer.name}.A": A, f"lora.{layer.name}.B": B}
         if self.theta is not None:
-            found |= {f"theta.{name}": value for name, value in self.theta.named_parameters()}
-        return found | {f"head.{name}": value for name, value in self.head_parameters().items()}
+            named |= {f"theta.{name}": value for name, value in self.theta.named_parameters()}
+        return named | {f"head.{name}": value for name, value in self.head_parameters().items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of all trained tensors by name, on the CPU.
 
         Rows that hold residual factors are zero: they follow from the configuration.
         """
-        found: dict[str, Tensor] = {**self._named_trained()}
-        for layer, (A, B) in zip(self.layers, self.factors(), strict=True):
-            found[f"lora.{layer.name}.A"], found[f"lora.{layer.name}.B"] = self.residual.without(
-                A, B
-            )
-        return {name: value.detach().clone().cpu().contiguous() for name, value in found.items()}
+        copies = {
+            name: value.detach().clone().cpu().contiguous()
+            for name, value in self._named_trained().items()
+        }
+        for layer in self.layers:
+            self.residual.clear(copies[f"lora.{layer.name}.A"], copies[f"lora.{layer.name}.B"])
+        return copies
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:

@@ -14,10 +14,6 @@ class FoldedProjections:
     With a basis R given, A′ = A + U·R. Without adjustments, layers are untouched plain LoRA. A′ is
     computed for all layers of a width at once, when adjustments are set, and not for each input:
     products with r × r matrices are so small that a step's time would go into calling them.
-
-    Args:
-        projections: The ``lora_A`` module of each layer, in layer order.
-        bases: R of each layer (r × input features), in layer order, or None.
     """
 
     def __init__(
@@ -25,7 +21,7 @@ class FoldedProjections:
     ) -> None:
         self._projections = tuple(projections)
         self._bases = bases
-        self._folded: list[Tensor] | None = None
+        self._folded: dict[int, Tensor] = {}
         self._positions_by_width: dict[int, list[int]] = {}
         for position, projection in enumerate(projections):
             self._positions_by_width.setdefault(projection.in_features, []).append(position)
@@ -33,8 +29,8 @@ class FoldedProjections:
 
     def _forward(self, position: int) -> Callable[[Tensor], Tensor]:
         def project(inputs: Tensor) -> Tensor:
-            weight = self._projections[position].weight
-            return nn.functional.linear(inputs, self._folded[position] if self._folded else weight)
+            weight = self._folded.get(position, self._projections[position].weight)
+            return nn.functional.linear(inputs, weight)
 
         return project
 
@@ -42,33 +38,22 @@ class FoldedProjections:
         """Use adjustments of the present A from now on, or plain LoRA.
 
         U is one matrix per layer (layers × r × r); gradients flow into it, and into A.
-
-        Raises:
-            ValueError: If the number of matrices is not the number of layers.
         """
         self.clear()
         if U is None:
             return
-        if len(U) != len(self._projections):
-            raise ValueError(f"expected U for {len(self._projections)} layers, received {len(U)}")
-        folded: dict[int, Tensor] = {}
         for positions in self._positions_by_width.values():
             A = torch.stack([self._projections[position].weight for position in positions])
             R = A if self._bases is None else torch.stack([self._bases[at] for at in positions])
-            folded |= zip(positions, torch.baddbmm(A, U[positions], R), strict=True)
-        self._folded = [folded[position] for position in range(len(folded))]
+            self._folded |= zip(positions, torch.baddbmm(A, U[positions], R), strict=True)
 
     def clear(self) -> None:
         """Go back to plain LoRA."""
-        self._folded = None
+        self._folded = {}
 
     def fold(self, position: int, A: Tensor, U: Tensor) -> Tensor:
         """Return A′ of one layer (r × input features) for some A and U (r × r)."""
         return A + U @ (A if self._bases is None else self._bases[position])
-
-    def weights(self) -> list[Tensor]:
-        """Return what each layer multiplies by (r × input features): A′, or A of plain LoRA."""
-        return self._folded or [projection.weight for projection in self._projections]
 
 
 @torch.no_grad()

@@ -6,37 +6,33 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from qsearch_quantizers.libraries.optional import optional_module
 
-from qsearch.errors import InputError
 from qsearch.plugins.protocols import LoadedModel
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.models.discovery import full_layer_names
 from qsearch_coalora.settings.options import TrainingOptions
 
 ADAPTER = "default"
+_TASK_TYPES = {  # By the ending of a model's class name.
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForCausalLM": "CAUSAL_LM",
+}
 
 
 def wrap_in_lora(
     loaded: LoadedModel, layers: Sequence[LayerSpec], options: TrainingOptions, seed: int
 ) -> Any:
-    """Return the PEFT model whose initial adapter is drawn from the seed.
-
-    Raises:
-        InputError: If PEFT is not installed.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise InputError(
-            "peft is not installed; install the extra: pip install 'qsearch[llm]'"
-        ) from error
+    """Return the PEFT model whose initial adapter is drawn from the seed."""
+    peft = optional_module("peft", "llm", "an adapter")
+    name = type(loaded.module).__name__
+    task = next((task for ending, task in _TASK_TYPES.items() if name.endswith(ending)), None)
     config = peft.LoraConfig(
         r=options.rank,
-        lora_alpha=options.rank * options.scaling,  # type: ignore[arg-type]  # PEFT takes floats
+        lora_alpha=options.rank * options.scaling,
         target_modules=list(full_layer_names(loaded.module, layers)),
         modules_to_save=list(loaded.head) or None,
-        task_type=_task_type(loaded.module),
+        task_type=task,
     )
     if options.gradient_checkpointing:
         # Without reentrance, a layer's second forward pass sees the same U as the first.
@@ -44,10 +40,3 @@ def wrap_in_lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return peft.get_peft_model(loaded.module, config, adapter_name=ADAPTER)
-
-
-def _task_type(module: nn.Module) -> str | None:
-    name = type(module).__name__
-    if name.endswith("ForSequenceClassification"):
-        return "SEQ_CLS"
-    return "CAUSAL_LM" if name.endswith("ForCausalLM") else None

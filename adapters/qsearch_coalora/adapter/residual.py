@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qsearch.errors import InputError
-from qsearch.space.layers import LayerSpec
 from qsearch_coalora.weights.input_norm import InputNorm
 
 OVERSAMPLING = 8
@@ -34,15 +31,6 @@ class Factors:
         return self.L1.nbytes + self.L2.nbytes
 
 
-def require_rank(rank: int, layers: Sequence[LayerSpec], field: str) -> None:
-    """Raise InputError for a rank, of a study's field, that some layer's weight does not have."""
-    smallest = min(min(layer.shape) for layer in layers)
-    if rank > smallest:
-        raise InputError(
-            f"{field} {rank} is above the least feature count of the model's layers, {smallest}"
-        )
-
-
 @torch.no_grad()
 def residual_factors(
     weight: Tensor,
@@ -60,15 +48,7 @@ def residual_factors(
     (W − W̃)·R, and R⁻¹ goes into L2: so the outputs are as near as a rank-r term can bring them.
     (Zhang et al. 2025, "QERA: an analytical framework for quantization error reconstruction".)
 
-    Args:
-        weight: W (output features × input features).
-        quantized: W̃ as dequantized, same shape.
-        rank: Rank r, at most the smaller feature count.
-        generator: Draws the random test matrix, on the CPU.
-        norm: In which W − W̃ is approximated; None is the Frobenius norm.
-
-    Returns:
-        L1·L2 ≈ W − W̃.
+    The generator draws the random test matrix, on the CPU.
 
     Raises:
         ValueError: If the rank is above the smaller feature count.
@@ -89,10 +69,10 @@ def residual_factors(
     root = singular[:rank].sqrt()
     L1 = (basis @ left[:, :rank]) * (root * signs)
     L2 = (root * signs)[:, None] * right[:rank]
-    return Factors(L1, L2) if norm is None else _balanced(L1, norm.unwhiten(L2))
+    return Factors(L1, L2) if norm is None else balanced(L1, norm.unwhiten(L2))
 
 
-def _balanced(L1: Tensor, L2: Tensor) -> Factors:
+def balanced(L1: Tensor, L2: Tensor) -> Factors:
     """Return factors with the same product, each column of L1 as long as its row of L2."""
     tiny = torch.finfo(L1.dtype).tiny
     lengths = L1.norm(dim=0).clamp_min(tiny), L2.norm(dim=1).clamp_min(tiny)

@@ -12,9 +12,6 @@ from torch import Tensor, nn
 from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 
-UNKNOWN = -1
-"""Code of a knob's value, a role or a block that θ has no embedding of."""
-
 
 class ThetaOptions(BaseModel):
     """Shape of θ.
@@ -48,9 +45,6 @@ class Theta(nn.Module):
     zero, so U ≈ 0 and the adapter starts as a plain LoRA adapter. (CoA-LoRA, ICLR 2026,
     section "Compact embedding and layer-wise parallel adjustment".)
 
-    A layer of a role or block that θ has not seen, or with knobs or values that it does not know,
-    gets U = 0: plain LoRA.
-
     The generator draws the initial weights.
     """
 
@@ -81,8 +75,8 @@ class Theta(nn.Module):
 
     @property
     def _embeddings(self) -> list[nn.Embedding]:
-        found = (*self.knobs, self.role, self.block)
-        return [embedding for embedding in found if isinstance(embedding, nn.Embedding)]
+        modules = (*self.knobs, self.role, self.block)
+        return [module for module in modules if isinstance(module, nn.Embedding)]
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
@@ -99,56 +93,28 @@ class Theta(nn.Module):
             right.normal_(std=self.options.rank**-0.5, generator=generator)
 
     def encode(self, configuration: Configuration, layers: Sequence[LayerSpec]) -> Tensor:
-        """Return what θ sees of layers under a configuration.
+        """Return what θ sees of layers under a configuration (layers × embeddings).
 
-        The layers may be of another model than θ was made for.
-
-        Returns:
-            For each layer the index of each knob's value, of its role and of its block, as far
-            as θ sees them; integers (layers × embeddings), ``UNKNOWN`` where it has none.
+        Of each layer the position of each knob's value, of its role and of its block, as far as θ
+        sees them.
         """
-        return torch.tensor([self._code(configuration.get(x.name), x) for x in layers])
+        return torch.tensor([self._code(configuration[layer.name], layer) for layer in layers])
 
-    def _code(self, chosen: LayerConfiguration | None, layer: LayerSpec) -> list[int]:
-        knobs = self.choices.knobs
-        if chosen is None or set(chosen) != {knob.name for knob in knobs}:
-            code = [UNKNOWN] * len(knobs)
-        else:
-            code = [_position(knob.values, chosen[knob.name]) for knob in knobs]
+    def _code(self, chosen: LayerConfiguration, layer: LayerSpec) -> list[int]:
+        code = [knob.index(chosen[knob.name]) for knob in self.choices.knobs]
         if self.options.role:
-            code.append(_position(self.roles, layer.role))
+            code.append(self.roles.index(layer.role))
         if self.options.block:
-            code.append(_position(self.blocks, layer.block))
+            code.append(self.blocks.index(layer.block))
         return code
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Map codes to adjustments.
-
-        Args:
-            codes: What :meth:`encode` returns (layers × embeddings).
-
-        Returns:
-            U (layers × r × r); zero for a layer with an unknown code.
-
-        Raises:
-            ValueError: If the codes have another number of columns.
-        """
-        if codes.ndim != 2 or codes.shape[1] != len(self._embeddings):
-            expected = f"layers × {len(self._embeddings)}"
-            raise ValueError(f"codes must be {expected}, not {tuple(codes.shape)}")
-        known = (codes != UNKNOWN).all(dim=1)
-        codes = codes.clamp_min(0)
+        """Map codes, as :meth:`encode` returns them, to adjustments U (layers × r × r)."""
         embedded = [embed(codes[:, index]) for index, embed in enumerate(self._embeddings)]
         hidden = nn.functional.silu(self.hidden(self.norm(torch.cat(embedded, dim=-1))))
         output: Tensor = self.output(hidden)
         if self.options.rank is None:
-            U = output.view(-1, self.rank, self.rank)
-        else:
-            left, right = output.chunk(2, dim=1)
-            inner = self.options.rank
-            U = left.view(-1, self.rank, inner) @ right.view(-1, inner, self.rank)
-        return U * known[:, None, None]
-
-
-def _position(values: Sequence[object], value: object) -> int:
-    return values.index(value) if value in values else UNKNOWN
+            return output.view(-1, self.rank, self.rank)
+        left, right = output.chunk(2, dim=1)
+        inner = self.options.rank
+        return left.view(-1, self.rank, inner) @ right.view(-1, inner, self.rank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import nn
 
@@ -82,42 +83,24 @@ def estimate_requirements(
         + options.cache_mebibytes * 2**20
         + moment_bytes(quantizer, layers)
     )
+    needs = Requirements(parameters, int(memory), notes=tuple(notes))
     if workload is None:
-        return Requirements(parameters, int(memory), notes=tuple(notes))
+        return needs
     if workload.evaluated_examples is None:
-        notes.append(
+        note = (
             "the time is not estimated, since only the data tells how many examples an evaluation"
             " has; bound them in the task's options"
         )
-    training, evaluation = _operations(_work_parameters(model), options, workload)
-    return Requirements(parameters, int(memory), training, evaluation, notes=tuple(notes))
-
-
-def _work_parameters(model: nn.Module) -> int:
-    """Return the parameters that every token is multiplied with: all but embeddings."""
+        return replace(needs, notes=(*notes, note))
+    # A forward pass takes 2 operations per parameter and token; attention's own products and
+    # quantization are left out, padding is counted as tokens. Embeddings are only looked up.
     embedded = sum(
         module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding)
     )
-    return sum(parameter.numel() for parameter in model.parameters()) - embedded
-
-
-def _operations(
-    parameters: int, options: TrainingOptions, workload: Workload
-) -> tuple[tuple[float, float], float]:
-    """Estimate the operations of training and of evaluating.
-
-    A forward pass takes 2 operations per parameter and token; attention's own products and
-    quantization are left out, padding is counted as tokens.
-
-    Returns:
-        Operations of training in round 1 and in each later round, and of evaluating one
-        configuration; all zero where the evaluated examples are not known.
-    """
-    if workload.evaluated_examples is None:
-        return (0.0, 0.0), 0.0
-    example = 2.0 * parameters * workload.example_tokens
+    example = 2.0 * (parameters - embedded) * workload.example_tokens
     step = _STEP_COST * example * options.batch_size * options.accumulation_steps
-    return (
-        (step * options.round_steps(1), step * options.round_steps(2)),
-        example * workload.evaluated_examples,
+    return replace(
+        needs,
+        training_flops=(step * options.round_steps(1), step * options.round_steps(2)),
+        evaluation_flops=example * workload.evaluated_examples,
     )

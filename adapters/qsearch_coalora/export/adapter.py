@@ -129,6 +129,5 @@ def _owner(job: ExportJob) -> dict[str, Any] | None:
         quantizer, options = packable(job.quantizer, "packed-base")
     except InputError:
         return None
-    chosen = (job.configuration[layer.name] for layer in job.adapted.layers)
-    layers = dict(zip(job.layer_names, chosen, strict=True))
-    return owner_mark(owner_digest(quantizer.name, options, layers, job.base.base_model_prefix))
+    layers, prefix = job.layer_configurations, job.base.base_model_prefix
+    return owner_mark(owner_digest(quantizer.name, options, layers, prefix))

@@ -66,9 +66,7 @@ def export_compressed_tensors(job: ExportJob, directory: Path) -> None:
     helpers = _package("compressors.pack_quantized.helpers")
     state = plain_state(job)
     targets: defaultdict[tuple[int, int, bool], list[str]] = defaultdict(list)
-    for position, name in enumerate(job.layer_names):
-        chosen = job.configuration[job.adapted.layers[position].name]
-        quantized = job.adapted.weights.quantized(position, chosen)
+    for name, quantized in job.quantized_weights():
         weight = quantizer.as_integers(quantized)
         if quantized.shape[1] % weight.group_size:
             raise InputError(

@@ -158,8 +158,6 @@ def _write_adapter(
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(job.adapted.options.rank))
     for name, order, (A, B) in zip(names, orders, plain_factors(job), strict=True):
-        assert A is not None
-        assert B is not None
         writer.add_tensor(f"{name}.lora_a", A.cpu().contiguous().numpy())
         writer.add_tensor(f"{name}.lora_b", B.cpu()[order].contiguous().numpy())
     _finish(writer)

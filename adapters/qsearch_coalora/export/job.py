@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from qsearch.errors import InputError
-from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
-from qsearch.space.configuration import Configuration
+from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.adapter.lora import ADAPTER
@@ -40,6 +40,17 @@ class ExportJob:
     def layer_names(self) -> tuple[str, ...]:
         """Module path of each layer in :attr:`base`, in layer order."""
         return full_layer_names(self.base, self.adapted.layers)
+
+    @property
+    def layer_configurations(self) -> dict[str, LayerConfiguration]:
+        """Layer configuration by module path, in layer order."""
+        chosen = (self.configuration[layer.name] for layer in self.adapted.layers)
+        return dict(zip(self.layer_names, chosen, strict=True))
+
+    def quantized_weights(self) -> Iterator[tuple[str, QuantizedTensor]]:
+        """Yield each layer's module path and quantized weight, in layer order."""
+        for position, (name, chosen) in enumerate(self.layer_configurations.items()):
+            yield name, self.adapted.weights.quantized(position, chosen)
 
     @property
     def auto_class(self) -> str:
@@ -75,11 +86,8 @@ def plain_state(job: ExportJob) -> dict[str, Tensor]:
     return state
 
 
-def plain_factors(job: ExportJob) -> Iterator[tuple[Tensor, Tensor] | tuple[None, None]]:
-    """Yield A′ and B·α/r of each layer; None where there is no adapter."""
-    if not job.has_adapter:
-        yield from [(None, None)] * len(job.adapted.layers)
-        return
+def plain_factors(job: ExportJob) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield A′ and B·α/r of each layer."""
     for A, B in job.adapted.folded_factors(job.configuration):
         yield A, B * job.adapted.options.scaling
 

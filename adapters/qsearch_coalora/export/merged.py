@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.job import ExportJob, plain_factors, plain_state
@@ -38,20 +37,18 @@ def export_merged(job: ExportJob, directory: Path) -> None:
         # First the original weights; then file by file the merged ones, which are as large.
         job.base.save_pretrained(directory, state_dict=plain_state(job), max_shard_size=_SHARD)
         job.tokenizer.save_pretrained(directory)
-    factors = list(plain_factors(job))
-    positions = {f"{name}.weight": position for position, name in enumerate(job.layer_names)}
+    factors = list(plain_factors(job)) if job.has_adapter else []
+    layers = enumerate(job.layer_configurations.items())
+    quantized = {f"{name}.weight": (position, chosen) for position, (name, chosen) in layers}
     for path in sorted(directory.glob("model*.safetensors")):
         tensors = load_file(path)
-        for name in tensors.keys() & positions.keys():
-            tensors[name] = _merged(job, positions[name], *factors[positions[name]])
+        for name in tensors.keys() & quantized.keys():
+            position, chosen = quantized[name]
+            weight = job.adapted.weights.dequantized(position, chosen)
+            if factors:
+                A, B = factors[position]
+                weight = weight + B @ A
+            tensors[name] = weight.cpu().contiguous()
         save_file(tensors, path, metadata={"format": "pt"})
         del tensors
     write_card(job, directory, _CARD, "transformers")
-
-
-def _merged(job: ExportJob, position: int, A: Tensor | None, B: Tensor | None) -> Tensor:
-    """Return W̃ + B·A of a layer (output features × input features), on the CPU."""
-    chosen = job.configuration[job.adapted.layers[position].name]
-    weight = job.adapted.weights.dequantized(position, chosen)
-    merged = weight if A is None or B is None else weight + B @ A
-    return merged.cpu().contiguous()

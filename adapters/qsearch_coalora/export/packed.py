@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import starmap
 from pathlib import Path
 
 from qsearch_coalora.export.cards import write_card
@@ -49,11 +50,11 @@ def _write(job: ExportJob, directory: Path, format: str, with_adapter: bool) -> 
     quantizer, options = packable(job.quantizer, format)
 
     def layers() -> Iterator[QuantizedLayer]:
-        factors = plain_factors(job)
-        for position, (name, (A, B)) in enumerate(zip(job.layer_names, factors, strict=True)):
-            chosen = job.configuration[job.adapted.layers[position].name]
-            weight = job.adapted.weights.quantized(position, chosen)
-            yield QuantizedLayer(name, weight, *((A, B) if with_adapter else (None, None)))
+        if not with_adapter:
+            yield from starmap(QuantizedLayer, job.quantized_weights())
+            return
+        for (name, weight), (A, B) in zip(job.quantized_weights(), plain_factors(job), strict=True):
+            yield QuantizedLayer(name, weight, A, B)
 
     with quiet_transformers():
         write_packed_layers(

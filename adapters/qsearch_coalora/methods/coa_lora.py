@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 
-from qsearch.plugins.evaluation import Evaluation
-from qsearch.plugins.protocols import Quantizer, Split, Task
+from qsearch.plugins.protocols import Quantizer, Task
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel, AdapterShape
 from qsearch_coalora.adapter.theta import ThetaOptions
-from qsearch_coalora.methods.shared_adapter import SharedAdapter
-from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.methods.shared_adapter import SharedAdapterTrainer
 from qsearch_coalora.settings.options import SetTrainingOptions
-from qsearch_coalora.training.evaluation import evaluate_full_precision
 from qsearch_coalora.training.sampling import round_seeds
-from qsearch_coalora.training.study_model import StudyModel
 
 RESIDUAL_RANK = "trainer.residual_rank (half of trainer.rank if it is not given)"
 """How messages name the rank of residual factors."""
@@ -35,7 +31,7 @@ class CoALoRAOptions(SetTrainingOptions):
     Args:
         init: ``shared`` trains one pair of factors for all configurations; ``residual`` fills
             some or all of the rank with the factors of W − W̃ of each configuration. What both
-            are worth stands in docs/design.md.
+            are worth stands in docs/decisions, 0009.
         residual_rank: With ``residual``, how much of the rank those factors take; the rest is
             shared and trained. None means half. The paper's text has all of it; then only θ and
             the head learn the task, and SST-2 stays near chance.
@@ -89,7 +85,7 @@ class CoALoRAOptions(SetTrainingOptions):
         return max(self.rank // 2, 1) if self.residual_rank is None else self.residual_rank
 
 
-class CoALoRATrainer(AdapterTrainer):
+class CoALoRATrainer(SharedAdapterTrainer):
     """Trains one configuration-aware adapter: L1·(I + U)·L2 with U = θ(configuration).
 
     (CoA-LoRA, ICLR 2026.)
@@ -101,40 +97,30 @@ class CoALoRATrainer(AdapterTrainer):
     def __init__(
         self, options: CoALoRAOptions, model: ModelSpec, task: Task, quantizer: Quantizer, seed: int
     ) -> None:
+        rank = options.fixed_rank
         # Where residual factors are all of the rank, there is no plain LoRA to begin with.
-        start = options.theta_start if options.fixed_rank < options.rank else 0.0
-        study = StudyModel(
+        start = options.theta_start if rank < options.rank else 0.0
+        # The additive adjustment's bases are drawn from the seed, not saved.
+        drawn = {"basis_seed": seed} if options.theta.adjustment == "additive" else {}
+        super().__init__(
             options,
             model,
             task,
             quantizer,
             seed,
-            svd_rank=(options.fixed_rank, RESIDUAL_RANK),
-            shape=AdapterShape(options.theta, options.theta_rate, start, options.fixed_rank),
-            details=_details(options, seed),
-            complete=self._measure_inputs,
+            AdapterShape(options.theta, options.theta_rate, start, rank),
+            svd_rank=(rank, RESIDUAL_RANK),
+            details={
+                "residual_rank": rank,
+                "residual_norm": options.residual_norm if rank else None,
+                "theta": options.theta.model_dump(exclude_defaults=True) | drawn,
+            },
         )
-        super().__init__(study, SharedAdapter(study))
-        self._norm_of_inputs = options.fixed_rank > 0 and options.residual_norm == "inputs"
+        self._measures_inputs = rank > 0 and options.residual_norm == "inputs"
 
-    def _measure_inputs(self, adapted: AdaptedModel) -> None:
+    def complete(self, adapted: AdaptedModel) -> None:
         """Take residual factors in the norm of the layers' inputs, if the options say so."""
-        if self._norm_of_inputs:
+        if self._measures_inputs:
             seed = round_seeds(self.study.seed, 1).configurations
             generator = torch.Generator().manual_seed(seed)
             adapted.measure_inputs(self.study.calibration_batches(), generator)
-
-    def evaluate_full_precision(self, split: Split) -> Evaluation:
-        """Evaluate the original weights with the shared factors: no U, no residual factors."""
-        return evaluate_full_precision(self.study, split)
-
-
-def _details(options: CoALoRAOptions, seed: int) -> dict[str, Any]:
-    """Return what a saved adapter must agree in besides what all methods compare."""
-    # The additive adjustment's bases are drawn from the seed, not saved.
-    drawn = {"basis_seed": seed} if options.theta.adjustment == "additive" else {}
-    return {
-        "residual_rank": options.fixed_rank,
-        "residual_norm": options.residual_norm if options.fixed_rank else None,
-        "theta": options.theta.model_dump(exclude_defaults=True) | drawn,
-    }

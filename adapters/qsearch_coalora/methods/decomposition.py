@@ -8,31 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qsearch_coalora.adapter.residual import residual_factors
+from qsearch_coalora.adapter.residual import Factors, balanced, residual_factors
 
 MAX_TURNS = 100
 
 
 @dataclass(frozen=True)
-class Decomposition:
+class Decomposition(Factors):
     """W ≈ quantized(W − L1·L2) + L1·L2.
 
     Args:
-        L1: Output features × r.
-        L2: r × input features.
         error: Weighted squared error ‖D_row (W − approximation) D_col‖².
         turns: How often both components were found.
     """
 
-    L1: Tensor
-    L2: Tensor
     error: float
     turns: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that both factors take."""
-        return self.L1.nbytes + self.L2.nbytes
 
 
 @torch.no_grad()
@@ -50,15 +41,9 @@ def decompose(
     part is the SVD of D_row (W − Q) D_col, scaled back. As there, Q = 0 at first: from Q = the
     quantized W, the errors found are up to twice as large.)
 
-    Args:
-        weight: W (output features × input features).
-        quantize: Returns a matrix as quantized and dequantized.
-        rank: Rank r.
-        importance: D_row (output features) and D_col (input features), positive.
-        generator: Draws the random matrices of the randomised SVD.
-
-    Returns:
-        The decomposition of least error.
+    ``quantize`` returns a matrix as quantized and dequantized; importance is D_row (output
+    features) and D_col (input features), positive; the generator draws the random matrices of the
+    randomised SVD.
     """
     rows, columns = importance[0][:, None], importance[1][None]
     quantized = torch.zeros_like(weight)
@@ -67,21 +52,13 @@ def decompose(
         scaled = residual_factors(
             weight * rows * columns, quantized * rows * columns, rank, generator
         )
-        L1, L2 = _balanced(scaled.L1 / rows, scaled.L2 / columns)
-        quantized = quantize(weight - L1 @ L2)
-        error = float(((weight - quantized - L1 @ L2) * rows * columns).double().square().sum())
+        # Importance is of any scale; factors of very different size would not train at one rate.
+        parts = balanced(scaled.L1 / rows, scaled.L2 / columns)
+        low_rank = parts.L1 @ parts.L2
+        quantized = quantize(weight - low_rank)
+        error = float(((weight - quantized - low_rank) * rows * columns).double().square().sum())
         if best is not None and error >= best.error:
             break
-        best = Decomposition(L1, L2, error, turn)
+        best = Decomposition(parts.L1, parts.L2, error, turn)
     assert best is not None
     return best
-
-
-def _balanced(L1: Tensor, L2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return factors of the same product whose components have equal norms on both sides.
-
-    Importance is of any scale; factors of very different size would not train at one rate.
-    """
-    ratio = (L2.norm(dim=1) / L1.norm(dim=0)).nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).sqrt()
-    ratio = torch.where(ratio > 0, ratio, 1.0)
-    return L1 * ratio, L2 / ratio[:, None]

@@ -22,13 +22,8 @@ def row_and_column_importance(
     the means of F over each row and each column (Guo et al. 2024, section 3.3), scaled so that
     D_row² D_col² has the mean of F: ‖D_row E D_col‖² is then about Σ F E², whatever the layer.
 
-    Args:
-        modules: The layers' linear modules, an adapter around them included; inputs (examples ×
-            positions × features).
-        batches: Each runs the model on one batch and returns its examples' losses (examples).
-
-    Raises:
-        ValueError: If there is no batch.
+    Modules are linear, an adapter around them included. Each of the batches runs the model and
+    returns its examples' losses (examples).
     """
     rows: dict[int, Tensor] = {}
     columns: dict[int, Tensor] = {}
@@ -46,8 +41,6 @@ def row_and_column_importance(
                 squared = (d.T @ x).square()
                 rows[position] = rows.get(position, torch.zeros(())) + squared.mean(dim=1)
                 columns[position] = columns.get(position, torch.zeros(())) + squared.mean(dim=0)
-    if not examples:
-        raise ValueError("importance needs at least one batch")
     return [_scaled(rows[i], columns[i], examples) for i in range(len(modules))]
 
 

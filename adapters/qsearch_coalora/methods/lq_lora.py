@@ -10,23 +10,20 @@ import torch
 from torch import Tensor
 
 from qsearch._threads import one_thread
-from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
-from qsearch.plugins.protocols import Quantizer, Requirements, Task, TrainerState
+from qsearch.plugins.protocols import Quantizer, Task
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.export.formats import WHOLE_MODELS
 from qsearch_coalora.methods.decomposition import Decomposition, decompose
 from qsearch_coalora.methods.importance import row_and_column_importance
-from qsearch_coalora.methods.own_adapters import OwnAdapters, requirements_of_each
+from qsearch_coalora.methods.own_adapters import OwnAdaptersTrainer
 from qsearch_coalora.methods.trained_adapters import Adapter
-from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.training.evaluation import score
-from qsearch_coalora.training.study_model import StudyModel
 
 
-class LQLoRATrainer(AdapterTrainer):
+class LQLoRATrainer(OwnAdaptersTrainer):
     """Decomposes each weight into a quantized and a low-rank part, then trains the latter.
 
     (Guo et al. 2024, "LQ-LoRA: Low-rank Plus Quantized Matrix Decomposition for Efficient Language
@@ -37,9 +34,7 @@ class LQLoRATrainer(AdapterTrainer):
     part, which the study's configuration alone does not say.
     """
 
-    Options = TrainingOptions
     export_formats = WHOLE_MODELS
-    adapters: OwnAdapters
 
     def __init__(
         self,
@@ -49,29 +44,11 @@ class LQLoRATrainer(AdapterTrainer):
         quantizer: Quantizer,
         seed: int,
     ) -> None:
-        study = StudyModel(
-            options,
-            model,
-            task,
-            quantizer,
-            seed,
-            svd_rank=(options.rank, "trainer.rank"),
-            complete=self._complete,
-        )
-        super().__init__(study, OwnAdapters(study, self.start))
+        super().__init__(options, model, task, quantizer, seed, (options.rank, "trainer.rank"))
 
-    def _complete(self, adapted: AdaptedModel) -> None:
+    def complete(self, adapted: AdaptedModel) -> None:
         """Measure importance, and quantize weights without their low-rank part from now on."""
-        self._initial = adapted.tensors()
-        self._importance = self._measured_importance(adapted)
-        adapted.weights.add(self._minus_low_rank)
-
-    def requirements(self) -> Requirements:
-        """Say what the study needs: with each configuration's first evaluation, a training."""
-        return requirements_of_each(super().requirements(), self.study)
-
-    def _measured_importance(self, adapted: AdaptedModel) -> list[tuple[Tensor, Tensor]]:
-        """Return D_row and D_col of each layer, from the model in full precision."""
+        super().complete(adapted)
         adapted.peft_model.eval()
         batches = iter(self.study.calibration_batches())
 
@@ -80,41 +57,21 @@ class LQLoRATrainer(AdapterTrainer):
             return score(self.study.task, adapted.logits(batch), batch).losses
 
         runs = [run] * self.study.options.calibration_batches
-        return row_and_column_importance(adapted.lora_layers, runs)
-
-    def untrained(
-        self, configurations: Sequence[Configuration], unfinished: TrainingCheckpoint
-    ) -> Sequence[Configuration]:
-        """Return those of a set that training it would train."""
-        return self.adapters.untrained(configurations, unfinished)
-
-    def train_separately(self, configuration: Configuration) -> TrainerState:
-        """Train a configuration, unless it is trained, and return what came out."""
-        return self.adapters.train_separately(configuration)
-
-    def adopt(
-        self,
-        trained: TrainerState,
-        configurations: Sequence[Configuration] = (),
-        unfinished: TrainingCheckpoint = NO_CHECKPOINT,
-    ) -> None:
-        """Take in what another process trained."""
-        self.adapters.adopt(trained, configurations, unfinished)
+        self._importance = row_and_column_importance(adapted.lora_layers, runs)
+        adapted.weights.add(self._minus_low_rank)
 
     def start(self, configuration: Configuration) -> Adapter:
         """Return the adapter of the decomposition's low-rank part, and the initial head."""
-        study = self.study
-        study.adapted  # noqa: B018  # It measures the importance, and notes the initial head.
-        tensors = dict(self._initial)
-        for position, layer in enumerate(study.layers):
-            found = self._decomposed(position, configuration[layer.name])
-            tensors[f"lora.{layer.name}.A"] = found.L2.cpu()
-            tensors[f"lora.{layer.name}.B"] = found.L1.cpu() / study.options.scaling
+        tensors = dict(super().start(configuration))
+        for position, layer in enumerate(self.study.layers):
+            parts = self._decomposed(position, configuration[layer.name])
+            tensors[f"lora.{layer.name}.A"] = parts.L2.cpu()
+            tensors[f"lora.{layer.name}.B"] = parts.L1.cpu() / self.study.options.scaling
         return tensors
 
     def _minus_low_rank(self, position: int, chosen: LayerConfiguration) -> Tensor:
-        found = self._decomposed(position, chosen)
-        return -(found.L1 @ found.L2)
+        parts = self._decomposed(position, chosen)
+        return -(parts.L1 @ parts.L2)
 
     def _decomposed(self, position: int, chosen: LayerConfiguration) -> Decomposition:
         weights = self.study.adapted.weights
@@ -128,7 +85,7 @@ class LQLoRATrainer(AdapterTrainer):
                 torch.Generator().manual_seed(position),
             )
 
-        return self.study.adapted.cache.get(("decomposition", position, chosen), make)
+        return weights.cache.get(("decomposition", position, chosen), make)
 
     @torch.no_grad()
     def quantization_error(
@@ -141,13 +98,10 @@ class LQLoRATrainer(AdapterTrainer):
         authors' program has that of the decomposition, and the weights are the factors of
         :mod:`importance`, not one for each element.
         """
-        adapted = self.study.adapted
+        layers = range(len(self.study.adapted.layers))
         with one_thread():
             return np.array(
-                [
-                    [self._weighted_error(position, chosen) for chosen in layer_configurations]
-                    for position in range(len(adapted.layers))
-                ]
+                [[self._weighted_error(n, one) for one in layer_configurations] for n in layers]
             )
 
     def _weighted_error(self, position: int, chosen: LayerConfiguration) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,56 +36,45 @@ def in_four_bit(layers: Sequence[LayerSpec], configuration: Configuration) -> li
     ]
 
 
-class FourBitLayers:
-    """Puts bitsandbytes' layers into LoRA layers whose layer configuration is NF4.
+def four_bit_layers(
+    layers: Sequence[LayerSpec], lora_layers: Sequence[Any], originals: Sequence[Tensor]
+) -> Callable[[Configuration], None]:
+    """Return what puts bitsandbytes' layers into LoRA layers where a configuration is NF4.
 
-    Args:
-        layers: The layers.
-        lora_layers: PEFT's LoRA layers around them, in the same order.
-        originals: Original weights (output features × input features), in the same order.
+    Elsewhere it puts the plain ones back. Originals are the original weights, by layer.
     """
+    plain: tuple[nn.Linear, ...] = tuple(layer.base_layer for layer in lora_layers)
+    made: dict[int, nn.Module] = {}
 
-    def __init__(
-        self,
-        layers: Sequence[LayerSpec],
-        lora_layers: Sequence[Any],
-        originals: Sequence[Tensor],
-    ) -> None:
-        self._layers = tuple(layers)
-        self._lora_layers = tuple(lora_layers)
-        self._originals = tuple(originals)
-        self._plain: tuple[nn.Linear, ...] = tuple(layer.base_layer for layer in lora_layers)
-        self._made: dict[int, nn.Module] = {}
+    def place(configuration: Configuration) -> None:
+        four_bit = set(in_four_bit(layers, configuration))
+        for position, layer in enumerate(layers):
+            is_four_bit = layer.name in four_bit
+            if is_four_bit and position not in made:
+                made[position] = _four_bit_layer(plain[position], originals[position])
+            base = made[position] if is_four_bit else plain[position]
+            lora_layers[position].base_layer = base
 
-    def place(self, configuration: Configuration) -> None:
-        """Put the 4-bit layers in where the configuration is NF4, and plain layers elsewhere."""
-        four_bit = set(in_four_bit(self._layers, configuration))
-        for position, layer in enumerate(self._layers):
-            wanted: nn.Module = self._plain[position]
-            if layer.name in four_bit:
-                if position not in self._made:
-                    self._made[position] = self._make(position)
-                wanted = self._made[position]
-            self._lora_layers[position].base_layer = wanted
+    return place
 
-    def _make(self, position: int) -> nn.Module:
-        from bitsandbytes.nn.modules import Linear4bit, Params4bit
 
-        plain, weight = self._plain[position], self._originals[position]
-        outputs, inputs = weight.shape
-        layer: Any = Linear4bit(  # type: ignore[no-untyped-call]
-            inputs,
-            outputs,
-            bias=plain.bias is not None,
-            compute_dtype=torch.float32,
-            compress_statistics=True,
-            quant_type="nf4",
-        )
-        layer.weight = Params4bit(
-            weight.cpu().clone(), requires_grad=False, compress_statistics=True, quant_type="nf4"
-        )
-        layer.bias = plain.bias
-        # Its fast format is for inference alone, and never turned back for training.
-        layer.support_avx512bf16_for_cpu = False
-        placed: nn.Module = layer.to(weight.device)
-        return placed
+def _four_bit_layer(plain: nn.Linear, weight: Tensor) -> nn.Module:
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit
+
+    outputs, inputs = weight.shape
+    layer: Any = Linear4bit(  # type: ignore[no-untyped-call]
+        inputs,
+        outputs,
+        bias=plain.bias is not None,
+        compute_dtype=torch.float32,
+        compress_statistics=True,
+        quant_type="nf4",
+    )
+    layer.weight = Params4bit(
+        weight.cpu().clone(), requires_grad=False, compress_statistics=True, quant_type="nf4"
+    )
+    layer.bias = plain.bias
+    # Its fast format is for inference alone, and never turned back for training.
+    layer.support_avx512bf16_for_cpu = False
+    placed: nn.Module = layer.to(weight.device)
+    return placed

@@ -6,18 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qsearch.plugins.capabilities import TrainingCheckpoint
-from qsearch.plugins.evaluation import Evaluation, TrainReport
+from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.footprint import Footprint
-from qsearch.plugins.protocols import Progress, Quantizer, Requirements, Split, Task, TrainerState
+from qsearch.plugins.protocols import Progress, Quantizer, Requirements, Task, TrainerState
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.export.formats import WHOLE_MODELS
-from qsearch_coalora.methods.shared_adapter import SharedAdapter
-from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.methods.shared_adapter import SharedAdapterTrainer
 from qsearch_coalora.settings.options import TrainingOptions
-from qsearch_coalora.training.evaluation import evaluate_full_precision
-from qsearch_coalora.training.rounds import train_round
-from qsearch_coalora.training.study_model import StudyModel
 from qsearch_coalora.weights.switching import FULL_PRECISION
 
 
@@ -32,36 +28,7 @@ class PTQOptions(TrainingOptions):
     fine_tune: bool = True
 
 
-class MergedAdapter(SharedAdapter):
-    """An adapter that is trained once, in full precision, and then merged into the weights."""
-
-    def __init__(self, study: StudyModel, fine_tune: bool) -> None:
-        super().__init__(study)
-        self._fine_tune = fine_tune
-
-    def train(
-        self,
-        configurations: Sequence[Configuration],
-        round: int,
-        progress: Progress | None,
-        unfinished: TrainingCheckpoint,
-    ) -> TrainReport:
-        """Fine-tune in full precision in round 1; later rounds train nothing."""
-        if round > 1 or not self._fine_tune:
-            return TrainReport(0, 0.0, ())
-        adapted = self._study.adapted
-        adapted.merge(False)
-        report = train_round(self._study, [FULL_PRECISION], round, progress, unfinished)
-        adapted.merge(True)
-        return report
-
-    def load_state(self, state: TrainerState) -> None:
-        """Continue from a saved state, merged."""
-        super().load_state(state)
-        self._study.adapted.merge(True)
-
-
-class PTQTrainer(AdapterTrainer):
+class PTQTrainer(SharedAdapterTrainer):
     """Fine-tunes in full precision, merges, and quantizes; later rounds train nothing."""
 
     Options = PTQOptions
@@ -70,20 +37,35 @@ class PTQTrainer(AdapterTrainer):
     def __init__(
         self, options: PTQOptions, model: ModelSpec, task: Task, quantizer: Quantizer, seed: int
     ) -> None:
-        study = StudyModel(options, model, task, quantizer, seed)
-        super().__init__(study, MergedAdapter(study, options.fine_tune))
-        self._fine_tune = options.fine_tune
+        super().__init__(options, model, task, quantizer, seed)
+        self._fine_tunes = options.fine_tune
 
     def requirements(self) -> Requirements:
-        """Say what the study needs: one fine-tuning, or none."""
+        """Return what the study needs: one fine-tuning, or none."""
         needs = super().requirements()
-        first = needs.training_flops[0] if self._fine_tune else 0.0
+        first = needs.training_flops[0] if self._fine_tunes else 0.0
         return replace(needs, training_flops=(first, 0.0))
 
     def footprint(self) -> Footprint:
         """Return what the model takes on a device: no adapter, since it is merged."""
         return replace(super().footprint(), adapter_bytes=0)
 
-    def evaluate_full_precision(self, split: Split) -> Evaluation:
-        """Evaluate the fine-tuned weights, not quantized."""
-        return evaluate_full_precision(self.study, split)
+    def _train_set(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None,
+        checkpoint: TrainingCheckpoint,
+    ) -> TrainReport:
+        if round > 1 or not self._fine_tunes:
+            return TrainReport(0, 0.0, ())
+        adapted = self.study.adapted
+        adapted.merge(False)
+        report = super()._train_set([FULL_PRECISION], round, progress, checkpoint)
+        adapted.merge(True)
+        return report
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state, merged."""
+        super().load_state(state)
+        self.study.adapted.merge(True)

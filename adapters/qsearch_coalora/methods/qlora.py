@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from qsearch_quantizers.libraries.optional import is_importable
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
-from qsearch.plugins.protocols import Quantizer, Requirements, Task, TrainerState
+from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
-from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
-from qsearch_coalora.methods.nf4 import FourBitLayers, in_four_bit
-from qsearch_coalora.methods.own_adapters import OwnAdapters, requirements_of_each
-from qsearch_coalora.methods.trainer import AdapterTrainer
-from qsearch_coalora.settings.options import TrainingOptions
-from qsearch_coalora.training.study_model import StudyModel
+from qsearch_coalora.methods.nf4 import four_bit_layers, in_four_bit
+from qsearch_coalora.methods.own_adapters import OwnAdaptersTrainer
 
 _QUANTIZED_BY_BITSANDBYTES = """
 These layers were quantized by bitsandbytes (`nf4`, double quantization): {layers}.
 """
 
 
-class QLoRATrainer(AdapterTrainer):
+class QLoRATrainer(OwnAdaptersTrainer):
     """Trains a plain LoRA on each configuration's quantized weights.
 
     (Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs".) Layers quantized as
@@ -33,51 +28,18 @@ class QLoRATrainer(AdapterTrainer):
     our normal float, so adapters of such layers are not loaded without it, nor ours with it.
     """
 
-    Options = TrainingOptions
     method = "QLoRA"
-    adapters: OwnAdapters
 
-    def __init__(
-        self,
-        options: TrainingOptions,
-        model: ModelSpec,
-        task: Task,
-        quantizer: Quantizer,
-        seed: int,
-    ) -> None:
-        study = StudyModel(options, model, task, quantizer, seed, complete=self._complete)
-        super().__init__(study, OwnAdapters(study, lambda configuration: self._initial))
-        self._uses_bitsandbytes = quantizer.name == "normal-float" and is_importable("bitsandbytes")
+    @cached_property
+    def _uses_bitsandbytes(self) -> bool:
+        return self.study.quantizer.name == "normal-float" and is_importable("bitsandbytes")
 
-    def _complete(self, adapted: AdaptedModel) -> None:
+    def complete(self, adapted: AdaptedModel) -> None:
         """Note where every training starts, and have NF4 layers be bitsandbytes' own."""
-        self._initial = adapted.tensors()
+        super().complete(adapted)
         if self._uses_bitsandbytes:
-            layers = FourBitLayers(adapted.layers, adapted.lora_layers, adapted.weights.originals)
-            adapted.after_activation(layers.place)
-
-    def requirements(self) -> Requirements:
-        """Say what the study needs: with each configuration's first evaluation, a training."""
-        return requirements_of_each(super().requirements(), self.study)
-
-    def untrained(
-        self, configurations: Sequence[Configuration], unfinished: TrainingCheckpoint
-    ) -> Sequence[Configuration]:
-        """Return those of a set that training it would train."""
-        return self.adapters.untrained(configurations, unfinished)
-
-    def train_separately(self, configuration: Configuration) -> TrainerState:
-        """Train a configuration, unless it is trained, and return what came out."""
-        return self.adapters.train_separately(configuration)
-
-    def adopt(
-        self,
-        trained: TrainerState,
-        configurations: Sequence[Configuration] = (),
-        unfinished: TrainingCheckpoint = NO_CHECKPOINT,
-    ) -> None:
-        """Take in what another process trained."""
-        self.adapters.adopt(trained, configurations, unfinished)
+            place = four_bit_layers(adapted.layers, adapted.lora_layers, adapted.weights.originals)
+            adapted.followers.append(place)
 
     def state(self) -> TrainerState:
         """Return all trained adapters, and whether bitsandbytes had a part in them."""
@@ -87,16 +49,16 @@ class QLoRATrainer(AdapterTrainer):
         )
 
     def load_state(self, state: TrainerState) -> None:
-        """Continue from a saved state; see :meth:`AdapterTrainer.load_state`.
+        """Continue from a saved state, if it is this study's.
 
         Raises:
             InputError: If it has adapters of weights that bitsandbytes quantized where it is not
                 installed, or the other way round.
         """
         super().load_state(state)
-        own, saved = self._uses_bitsandbytes, state.metadata.get("bitsandbytes")
-        if saved != own and any(
-            in_four_bit(self.layers(), configuration) for configuration in self.adapters.trained
+        saved = state.metadata.get("bitsandbytes")
+        if saved != self._uses_bitsandbytes and any(
+            in_four_bit(self.layers(), configuration) for configuration in self.trained
         ):
             raise InputError(
                 "the saved adapter belongs to another study:"

@@ -1,11 +1,12 @@
-"""What the engine asks of every trainer of this package, answered by what it is composed of."""
+"""What the engine asks of every trainer of this package."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,11 @@ from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.footprint import Footprint
-from qsearch.plugins.protocols import Progress, Requirements, Split, TrainerState
+from qsearch.plugins.protocols import Progress, Quantizer, Requirements, Split, Task, Trainer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
+from qsearch.spec.sections import ModelSpec
+from qsearch_coalora.adapter.adapted_model import PLAIN_LORA, AdaptedModel, AdapterShape
 from qsearch_coalora.estimation.footprint import model_footprint
 from qsearch_coalora.estimation.requirements import estimate_requirements
 from qsearch_coalora.export.formats import EXPORTERS, require_format, write_export
@@ -34,61 +37,38 @@ _TOKENS = 512
 """Length of a sequence where the task does not say its own."""
 
 
-class Adapters(Protocol):
-    """Which adapter serves which configuration: one for all, or each its own."""
-
-    def train(
-        self,
-        configurations: Sequence[Configuration],
-        round: int,
-        progress: Progress | None,
-        unfinished: TrainingCheckpoint,
-    ) -> TrainReport:
-        """Train for a set that is not empty."""
-        ...
-
-    def load(self, configuration: Configuration) -> None:
-        """Put the adapter of a configuration into the model in memory."""
-        ...
-
-    def usable(self, configurations: Sequence[Configuration]) -> Sequence[Configuration]:
-        """Return those of a set that have an adapter, or can have one."""
-        ...
-
-    def state(self) -> TrainerState:
-        """Return all that was trained, and what it belongs to."""
-        ...
-
-    def load_state(self, state: TrainerState) -> None:
-        """Continue from a saved state.
-
-        Raises:
-            InputError: If the state belongs to another model, other options or other data.
-        """
-        ...
-
-
-class AdapterTrainer:
+class AdapterTrainer(Trainer):
     """A trainer of one study's model and the adapters that its method trains.
 
-    Each method is a class of its own that says how both are made, and which of the answers below
-    it gives otherwise. The model and the data are loaded at first use.
+    There are two kinds of methods: with one adapter for all configurations, and with one for each.
+    The model and the data are loaded at first use. :class:`StudyModel` explains the last three
+    arguments.
     """
 
-    Options: ClassVar[type[TrainingOptions]]
+    Options: ClassVar[type[TrainingOptions]] = TrainingOptions
     method: ClassVar[str] = "LoRA"
     export_formats: ClassVar[tuple[str, ...]] = tuple(EXPORTERS)
 
-    def __init__(self, study: StudyModel, adapters: Adapters) -> None:
-        self.study = study
-        self.adapters = adapters
+    def __init__(
+        self,
+        options: TrainingOptions,
+        model: ModelSpec,
+        task: Task,
+        quantizer: Quantizer,
+        seed: int,
+        shape: AdapterShape = PLAIN_LORA,
+        svd_rank: tuple[int, str] = (0, ""),
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.study = StudyModel(
+            options, model, task, quantizer, seed, self.complete, shape, svd_rank, details or {}
+        )
+
+    def complete(self, adapted: AdaptedModel) -> None:
+        """Add what the method has besides to the adapted model, when it has been made."""
 
     def layers(self) -> Sequence[LayerSpec]:
-        """Return the model's quantizable layers, without loading weights.
-
-        Raises:
-            InputError: If the model has none that the study's patterns match.
-        """
+        """Return the model's quantizable layers, without loading weights."""
         return self.study.layers
 
     def input_digests(self) -> Inputs:
@@ -98,7 +78,7 @@ class AdapterTrainer:
     # What it takes
 
     def requirements(self) -> Requirements:
-        """Say what the study needs, without loading weights or data.
+        """Return what the study needs, without loading weights or data.
 
         Raises:
             InputError: If the task's examples are too long for the model, or the rank too great.
@@ -134,7 +114,7 @@ class AdapterTrainer:
         configurations: Sequence[Configuration],
         round: int,
         progress: Progress | None,
-        unfinished: TrainingCheckpoint,
+        checkpoint: TrainingCheckpoint,
     ) -> TrainReport:
         """Train on the expected loss over a set, from the saved step if there is one.
 
@@ -144,19 +124,20 @@ class AdapterTrainer:
                 adapter in memory must not be used then.
         """
         _require_configurations(configurations)
-        return self.adapters.train(configurations, round, progress, unfinished)
+        return self._train_set(configurations, round, progress, checkpoint)
 
-    def state(self) -> TrainerState:
-        """Return the trained tensors, and what they belong to."""
-        return self.adapters.state()
+    @abstractmethod
+    def _train_set(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None,
+        checkpoint: TrainingCheckpoint,
+    ) -> TrainReport:
+        """Train for a set that is not empty."""
 
-    def load_state(self, state: TrainerState) -> None:
-        """Continue from a saved state.
-
-        Raises:
-            InputError: If the state belongs to another model, other options or other data.
-        """
-        self.adapters.load_state(state)
+    def _load_adapter(self, configuration: Configuration) -> None:
+        """Put the adapter of a configuration into the model in memory."""
 
     # Evaluation and scores of layers
 
@@ -175,7 +156,7 @@ class AdapterTrainer:
 
     def place(self, configuration: Configuration) -> None:
         """Make the model in memory the one of a configuration: its adapter and its weights."""
-        self.adapters.load(configuration)
+        self._load_adapter(configuration)
         self.study.adapted.use(configuration)
 
     def quantization_error(
@@ -187,14 +168,9 @@ class AdapterTrainer:
     def sensitivity(
         self, configurations: Sequence[Configuration], round: int
     ) -> npt.NDArray[np.float64]:
-        """Return the expected rise of the loss per unit of relative squared error (layers).
-
-        Raises:
-            InputError: If the set is empty.
-        """
+        """Return the expected rise of the loss per unit of relative squared error (layers)."""
         _require_configurations(configurations)
-        usable = self.adapters.usable(configurations)
-        return sensitivities(self.study, self.place, usable, round)
+        return sensitivities(self.study, self.place, configurations, round)
 
     # Export
 
@@ -205,15 +181,11 @@ class AdapterTrainer:
             InputError: If the format is unknown, or cannot hold the configuration.
         """
         self.require_format(format)
-        self.adapters.load(configuration)
+        self._load_adapter(configuration)
         write_export(self._job(configuration), directory, format)
 
     def require_format(self, format: str) -> None:
-        """Check that a format can hold the study's weights, without loading the model.
-
-        Raises:
-            InputError: If the format is unknown, or not for weights of the study's quantizer.
-        """
+        """Check that a format can hold the study's weights, without loading the model."""
         require_format(self.study.quantizer, format, self.export_formats)
 
     def _job(self, configuration: Configuration) -> ExportJob:

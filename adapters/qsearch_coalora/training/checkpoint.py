@@ -68,9 +68,7 @@ def require_own(study: StudyModel, state: TrainerState) -> None:
 
 
 def _alike(own: float | None, saved: float | None) -> bool:
-    if own is None or saved is None:
-        return own is saved
-    return math.isclose(own, saved, rel_tol=_SAME)
+    return own == saved if own is None or saved is None else math.isclose(own, saved, rel_tol=_SAME)
 
 
 def training_identity(study: StudyModel) -> dict[str, Any]:
@@ -87,14 +85,8 @@ def training_identity(study: StudyModel) -> dict[str, Any]:
 
 def digest(*data: Any) -> str:
     """Return a text that differs where JSON data or configurations differ."""
-    text = json.dumps(data, sort_keys=True, default=_as_json)
+    text = json.dumps(data, sort_keys=True, default=Configuration.to_json)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _as_json(value: object) -> str:
-    if isinstance(value, Configuration):
-        return value.to_json()
-    raise TypeError(f"{type(value).__name__} is not JSON data")
 
 
 def _short(value: object, limit: int = 60) -> str:

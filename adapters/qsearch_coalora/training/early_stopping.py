@@ -98,23 +98,16 @@ def hold_out(task: Task, stopping: EarlyStopping | None) -> None:
     task.hold_out(stopping.examples)
 
 
-def followed_in(
+def spread_over(
     configurations: Sequence[Configuration],
     count: int,
     average_bits: Callable[[Sequence[Configuration]], Sequence[float]],
-) -> list[Configuration]:
+) -> Sequence[Configuration]:
     """Return at most ``count`` configurations of a set, evenly spread in average bits."""
     if count >= len(configurations):
-        return list(configurations)
-    found = spread_over(average_bits(configurations), count)
-    return [configurations[position] for position in found]
-
-
-def spread_over(average_bits: Sequence[float], count: int) -> list[int]:
-    """Return positions of at most ``count`` configurations, evenly spread in average bits."""
-    order = sorted(range(len(average_bits)), key=lambda position: average_bits[position])
-    if count >= len(order):
-        return order
+        return configurations
+    bits = average_bits(configurations)
+    order = sorted(range(len(bits)), key=lambda position: bits[position])
     if count == 1:
-        return [order[len(order) // 2]]
-    return [order[round(k * (len(order) - 1) / (count - 1))] for k in range(count)]
+        return [configurations[order[len(order) // 2]]]
+    return [configurations[order[round(k * (len(order) - 1) / (count - 1))]] for k in range(count)]

@@ -10,11 +10,7 @@ from qsearch_coalora.settings.options import Schedule
 def rate_share(schedule: Schedule, step: int, total: int, warmup: int) -> float:
     """Return the learning rate as a share of its peak: up during the warm-up, then as scheduled.
 
-    Args:
-        schedule: ``linear`` and ``cosine`` fall to zero at the end; ``constant`` stays.
-        step: Index of the step, from 0.
-        total: Steps of the round.
-        warmup: Steps of the warm-up; half of the round counts if that is less.
+    Steps count from 0; the warm-up takes half of their total at most.
     """
     warmup = min(warmup, total // 2)
     if step < warmup:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.protocols import LoadedModel, Quantizer, Task
@@ -17,7 +18,6 @@ from qsearch.space.configuration import Configuration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel, AdapterShape
-from qsearch_coalora.adapter.residual import require_rank
 from qsearch_coalora.models.digests import input_digests
 from qsearch_coalora.models.discovery import discover_layers, require_same_layers
 from qsearch_coalora.models.loading import load_config, require_gradient_checkpointing, skeleton
@@ -29,25 +29,16 @@ from qsearch_coalora.training.early_stopping import hold_out
 from qsearch_coalora.training.sampling import BatchStream, round_seeds
 
 
-def _nothing(adapted: AdaptedModel) -> None:
-    """Leave the adapted model as it is."""
-
-
 @dataclass(frozen=True)
 class StudyModel:
     """What a trainer is made from, and the model and data that are loaded of it at first use.
 
     Args:
-        options: The trainer's options.
-        model: Which model.
-        task: Data, loss and metric.
-        quantizer: The quantizer.
-        seed: Seed of everything random.
+        complete: Puts into the adapted model what the method adds, when it has been made.
+        shape: What the method's adapter has besides plain LoRA.
         svd_rank: How many singular vectors the method takes of each weight's error, and the option
             that says so, for messages.
-        shape: What the method's adapter has besides plain LoRA.
         details: What saved states must agree in besides, by its name in messages.
-        complete: Puts into the adapted model what the method adds, when it has been made.
     """
 
     options: TrainingOptions
@@ -55,10 +46,10 @@ class StudyModel:
     task: Task
     quantizer: Quantizer
     seed: int
-    svd_rank: tuple[int, str] = (0, "")
-    shape: AdapterShape = field(default_factory=AdapterShape)
-    details: Mapping[str, Any] = field(default_factory=dict)
-    complete: Callable[[AdaptedModel], None] = _nothing
+    complete: Callable[[AdaptedModel], None]
+    shape: AdapterShape
+    svd_rank: tuple[int, str]
+    details: Mapping[str, Any]
 
     @cached_property
     def config(self) -> tuple[Any, tuple[str, ...]]:
@@ -72,7 +63,12 @@ class StudyModel:
 
     def require_rank(self) -> None:
         """Raise InputError for a rank that some layer's weight does not have."""
-        require_rank(self.svd_rank[0], self.layers, self.svd_rank[1])
+        rank, option = self.svd_rank
+        least = min(min(layer.shape) for layer in self.layers)
+        if rank > least:
+            raise InputError(
+                f"{option} {rank} is above the least feature count of the model's layers, {least}"
+            )
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -120,13 +116,9 @@ class StudyModel:
 
     def average_bits(self, configurations: Sequence[Configuration]) -> list[float]:
         """Return storage bits per quantized weight of configurations."""
-        storage = {
-            chosen: self.quantizer.storage_bits(chosen)
-            for chosen in {c for configuration in configurations for c in configuration.values()}
-        }
-        weights = sum(layer.parameters for layer in self.layers)
+        weights, bits = sum(layer.parameters for layer in self.layers), self.quantizer.storage_bits
         return [
-            sum(layer.parameters * storage[configuration[layer.name]] for layer in self.layers)
+            sum(layer.parameters * bits(configuration[layer.name]) for layer in self.layers)
             / weights
             for configuration in configurations
         ]

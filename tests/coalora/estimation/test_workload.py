@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 import transformers
-from qsearch_coalora.estimation.requirements import _operations, _work_parameters
+from qsearch_coalora.estimation.requirements import estimate_requirements
 from qsearch_coalora.methods.coa_lora import CoALoRAOptions
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
@@ -20,24 +20,18 @@ from torch import nn
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Requirements
 from qsearch.plugins.registry import load_plugin
+from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 
 
-def test_embeddings_do_no_work() -> None:
-    with torch.device("meta"):
+def test_operations_are_two_per_parameter_and_token_and_three_passes_a_step(quantizer) -> None:
+    with torch.device("meta"):  # Embeddings do no work.
         model = nn.Sequential(nn.Embedding(1000, 8), nn.Linear(8, 4, bias=False))
-    assert _work_parameters(model) == 32
-
-
-def test_operations_are_two_per_parameter_and_token_and_three_passes_a_step() -> None:
     options = CoALoRAOptions(batch_size=4, first_steps=10, steps=5)
-    training, evaluation = _operations(100, options, Workload(16, 7))
-    assert evaluation == 2 * 100 * 16 * 7
-    assert training == (3 * 2 * 100 * 16 * 4 * 10, 3 * 2 * 100 * 16 * 4 * 5)
-
-
-def test_unknown_number_of_examples_gives_no_operations() -> None:
-    assert _operations(100, CoALoRAOptions(), Workload(16, None)) == ((0, 0), 0)
+    layers = [LayerSpec("1", "query", 0, (4, 8))]
+    needs = estimate_requirements(model, layers, quantizer, options, Workload(16, 7), ())
+    assert needs.evaluation_flops == 2 * 32 * 16 * 7
+    assert needs.training_flops == (3 * 2 * 32 * 16 * 4 * 10, 3 * 2 * 32 * 16 * 4 * 5)
 
 
 @pytest.mark.parametrize(
@@ -54,13 +48,8 @@ def test_unknown_number_of_examples_gives_no_operations() -> None:
         ),
         (
             Classification,
-            {"docstrings": {"packages": ["a", "b"], "validation_texts": 3}, "max_length": 12},
-            Workload(12, 6, tokens_option="task.max_length"),
-        ),
-        (
-            Classification,
-            {"train": "a.csv", "validation": "b.csv"},
-            Workload(128, None, tokens_option="task.max_length"),
+            {"docstrings": {"packages": ["a", "b"], "validation_texts": 3}},
+            Workload(128, 6, tokens_option="task.max_length"),
         ),
         (
             CausalLanguageModelling,

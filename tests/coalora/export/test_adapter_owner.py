@@ -16,16 +16,6 @@ TWICE = "has its adapter in it, and 'default' would add it once more"
 FOREIGN = "'default' belongs to another configuration than this packed model"
 
 
-@pytest.fixture
-def exports(packing_study, make_configuration, tmp_path):
-    """A folder of exports of one configuration, and the adapter of another one."""
-    trainer, wanted, *_ = packing_study
-    for format in ("packed", "packed-base", "adapter"):
-        trainer.export(wanted, tmp_path / format, format)
-    trainer.export(make_configuration(trainer, 1), tmp_path / "foreign", "adapter")
-    return tmp_path
-
-
 def load(folder):
     return AutoModelForSequenceClassification.from_pretrained(folder)
 
@@ -75,30 +65,30 @@ def test_an_adapter_that_is_refused_leaves_those_before_it(packing_study, export
 
 
 def test_an_adapter_that_was_trained_on_a_packed_model_goes_on_it_again(
-    packing_study, exports
+    packing_study, exports, tmp_path
 ) -> None:
     batch = packing_study[2]
     config = LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS", init_lora_weights=False)
     tuned = get_peft_model(load(exports / "packed"), config).eval()
     expected = loaded_logits(tuned, batch)
-    tuned.save_pretrained(exports / "tuned")
-    again = PeftModel.from_pretrained(load(exports / "packed"), str(exports / "tuned")).eval()
+    tuned.save_pretrained(tmp_path / "tuned")
+    again = PeftModel.from_pretrained(load(exports / "packed"), str(tmp_path / "tuned")).eval()
     assert torch.equal(loaded_logits(again, batch), expected)
 
 
-def test_peft_keeps_what_an_adapter_belongs_to(exports) -> None:
+def test_peft_keeps_what_an_adapter_belongs_to(exports, tmp_path) -> None:
     model = PeftModel.from_pretrained(load(exports / "packed-base"), str(exports / "adapter"))
-    model.save_pretrained(exports / "saved")
+    model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=TWICE):
-        PeftModel.from_pretrained(load(exports / "packed"), str(exports / "saved"))
+        PeftModel.from_pretrained(load(exports / "packed"), str(tmp_path))
 
 
 def test_a_base_that_was_saved_without_its_head_takes_the_adapter_too(
-    packing_study, exports
+    packing_study, exports, tmp_path
 ) -> None:
     _, _, batch, expected = packing_study
-    AutoModel.from_pretrained(exports / "packed-base").save_pretrained(exports / "headless")
-    model = PeftModel.from_pretrained(load(exports / "headless"), str(exports / "adapter")).eval()
+    AutoModel.from_pretrained(exports / "packed-base").save_pretrained(tmp_path)
+    model = PeftModel.from_pretrained(load(tmp_path), str(exports / "adapter")).eval()
     torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
 
 

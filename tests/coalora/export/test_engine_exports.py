@@ -9,7 +9,6 @@ import pytest
 import torch
 from peft import PeftModel
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
-from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from safetensors.torch import load_file
@@ -34,27 +33,20 @@ def even_llama_folder(llama_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def causal_study(even_llama_folder, tmp_path_factory):
-    """Return a maker of a trained study of integers on a small Llama, and its configuration."""
+def causal_study(even_llama_folder, make_causal_task):
+    """Return a maker of a study of integers on a small Llama, and its configuration."""
 
-    def make(
-        scheme="symmetric", tied=True, bits=(3, 4, 8), name=even_llama_folder, patterns=("*",)
-    ):
-        folder = tmp_path_factory.mktemp("causal")
-        (folder / "text.txt").write_text("w1 w2 w3 w4 w5 w6 w7 " * 200)
-        text = folder / "text.txt"
-        options = CausalLanguageModelling.Options(train=text, validation=text, length=32)
-        quantizer = Integer(Integer.Options(bits=bits, group_size=(32,), scheme=scheme))
+    def make(scheme="symmetric", tied=True, name=even_llama_folder, patterns=("*",)):
+        quantizer = Integer(Integer.Options(bits=(3, 4, 8), group_size=(32,), scheme=scheme))
         trainer = CoALoRATrainer(
             CoALoRATrainer.Options(rank=4, steps=4, batch_size=4, learning_rate=1e-2),
             ModelSpec(name=str(name), layers=patterns),
-            CausalLanguageModelling(options),
+            make_causal_task(length=32),
             quantizer,
             0,
         )
-        layers = trainer.layers()
+        layers, choices = trainer.layers(), quantizer.choices()
         groups = tied_groups(layers, FUSED_ROLES if tied else ())
-        choices = quantizer.choices()
         wanted = Configuration(
             {
                 layers[member].name: choices.layer_configuration(number * 7 % choices.size)
@@ -62,7 +54,6 @@ def causal_study(even_llama_folder, tmp_path_factory):
                 for member in group.members
             }
         )
-        trainer.train([wanted], 1)
         return trainer, wanted
 
     return make
@@ -71,6 +62,7 @@ def causal_study(even_llama_folder, tmp_path_factory):
 def test_compressed_tensors_give_the_same_logits(causal_study, tmp_path) -> None:
     pytest.importorskip("compressed_tensors")
     trainer, wanted = causal_study()
+    trainer.train([wanted], 1)
     batch = next(iter(trainer.study.task.batches("validation", 4)))
     expected = study_logits(trainer, wanted, batch)
     trainer.export(wanted, tmp_path, "compressed-tensors")
@@ -111,13 +103,21 @@ def test_compressed_tensors_are_decompressed_to_the_studys_weights(
     assert ("asymmetric" in (tmp_path / "README.md").read_text()) == (scheme == "asymmetric")
 
 
-def test_engines_get_no_layers_that_they_cannot_fuse(causal_study, tmp_path) -> None:
-    trainer, wanted = causal_study(tied=False)
-    with pytest.raises(InputError) as caught:
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"tied": False}, ["q_proj", "k_proj", "v_proj", "'bits': 8", "; and 2 more groups; "]),
+        ({"patterns": ("*q_proj", "*o_proj", "*up_proj", "*down_proj")}, ["k_proj not quantized"]),
+    ],
+)
+def test_engines_get_no_layers_that_they_cannot_fuse(
+    causal_study, tmp_path, options, parts: list[str]
+) -> None:
+    trainer, wanted = causal_study(**options)
+    with pytest.raises(InputError, match=r"search with space\.tied: fused") as caught:
         trainer.export(wanted, tmp_path, "compressed-tensors")
-    message = str(caught.value)
-    for part in ("q_proj", "k_proj", "v_proj", "'bits': 8", "; and 2 more groups; search with"):
-        assert part in message
+    for part in parts:
+        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("format", ["compressed-tensors", "gguf"])
@@ -143,10 +143,4 @@ def test_a_missing_package_names_its_extra(causal_study, tmp_path, monkeypatch) 
 def test_groups_that_do_not_divide_a_row_are_refused(causal_study, llama_folder, tmp_path) -> None:
     trainer, wanted = causal_study(name=llama_folder)
     with pytest.raises(InputError, match=r"down_proj' has 48 input features.*groups of 32"):
-        trainer.export(wanted, tmp_path, "compressed-tensors")
-
-
-def test_engines_get_no_group_of_which_a_part_is_quantized(causal_study, tmp_path) -> None:
-    trainer, wanted = causal_study(patterns=("*q_proj", "*o_proj", "*up_proj", "*down_proj"))
-    with pytest.raises(InputError, match=r"k_proj not quantized.*space.tied: fused"):
         trainer.export(wanted, tmp_path, "compressed-tensors")

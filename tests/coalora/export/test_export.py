@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -11,10 +12,8 @@ from peft import AutoPeftModelForSequenceClassification, PeftModel
 from qsearch_coalora.export import merged
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.models.loading import load_config
-from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_quantizers.integer.quantizer import Integer
-from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.linear import PackedLinear
 from transformers import (
     AutoModelForSequenceClassification,
@@ -39,7 +38,13 @@ def plain_logits(trainer, configuration, folder, batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"alpha": 8.0}, {"init": "shared", "alpha": 8.0}, {"residual_rank": 4}]
+    "options",
+    [
+        {"alpha": 8.0},
+        {"init": "shared", "alpha": 8.0, "theta": {"rank": 2}},
+        {"residual_rank": 4, "theta": {"role": False, "block": False}},
+        {"theta": {"adjustment": "additive"}},
+    ],
 )
 def test_an_exported_adapter_gives_the_same_logits_in_plain_peft(
     make_trainer, make_configuration, tmp_path, options
@@ -52,40 +57,28 @@ def test_an_exported_adapter_gives_the_same_logits_in_plain_peft(
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_an_export_leaves_the_study_as_it_was(make_trainer, make_configuration, tmp_path) -> None:
-    trainer, wanted = trained(make_trainer, make_configuration)
-    before = trainer.state().tensors
-    trainer.export(wanted, tmp_path, "adapter")
-    after = trainer.state().tensors
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_an_exported_adapter_says_what_it_is_for(
-    make_trainer, make_configuration, tmp_path
-) -> None:
-    trainer, wanted = trained(make_trainer, make_configuration)
-    trainer.export(wanted, tmp_path, "adapter")
-    written = json.loads((tmp_path / "configuration.json").read_text())
-    assert written == {name: dict(layer) for name, layer in wanted.items()}
-    card = (tmp_path / "README.md").read_text()
+def test_an_exported_adapter_says_what_it_is_for(packing_study, exports) -> None:
+    folder = exports / "adapter"
+    written = json.loads((folder / "configuration.json").read_text())
+    assert written == {name: dict(layer) for name, layer in packing_study[1].items()}
+    card = (folder / "README.md").read_text()
     assert "# CoA-LoRA adapter for" in card
     assert "adjustment U" in card
     assert "PeftModel.from_pretrained" in card
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config = json.loads((folder / "adapter_config.json").read_text())
     assert config["inference_mode"] is True
     assert config["modules_to_save"] == ["classifier"]
 
 
-def test_an_adapter_names_the_packed_base_next_to_it(packing_study, tmp_path) -> None:
-    trainer, chosen, batch, expected = packing_study
-    for folder, format in (("whole", "packed"), ("base", "packed-base"), ("adapter", "adapter")):
-        trainer.export(chosen, tmp_path / folder, format)
-    model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter").eval()
-    assert model.peft_config["default"].base_model_name_or_path == str(tmp_path / "base")
+def test_an_adapter_names_the_packed_base_next_to_it(packing_study, exports) -> None:
+    _, _, batch, expected = packing_study
+    model = AutoPeftModelForSequenceClassification.from_pretrained(exports / "adapter").eval()
+    assert model.peft_config["default"].base_model_name_or_path == str(exports / "packed-base")
     torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
-    assert (
-        "the packed weights of this configuration" in (tmp_path / "adapter/README.md").read_text()
-    )
+    card = (exports / "adapter" / "README.md").read_text()
+    assert "the packed weights of this configuration" in card
+    with pytest.raises(InputError, match="cannot be merged into packed weights"):
+        model.merge_and_unload()
 
 
 def test_an_adapter_of_a_packaged_model_names_the_folder_of_its_float_base(
@@ -110,69 +103,40 @@ def test_an_adapter_of_a_packaged_model_names_the_folder_of_its_float_base(
     assert f"`{folder}`, the float model" in card
 
 
-def test_an_unknown_format_is_refused_with_those_that_exist(
-    make_trainer, make_configuration, tmp_path
-) -> None:
-    trainer = make_trainer()
-    with pytest.raises(InputError, match=r"'onnx'.*adapter.*packed"):
-        trainer.export(make_configuration(trainer, 0), tmp_path, "onnx")
-
-
 @pytest.mark.parametrize("format", ["packed", "merged"])
-def test_a_whole_model_gives_the_same_logits(packing_study, tmp_path, format) -> None:
-    trainer, wanted, batch, expected = packing_study
-    trainer.export(wanted, tmp_path, format)
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+def test_a_whole_model_gives_the_same_logits(packing_study, exports, format) -> None:
+    _, _, batch, expected = packing_study
+    model = AutoModelForSequenceClassification.from_pretrained(exports / format)
     torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
-    assert "AutoModelForSequenceClassification.from_pretrained" in (
-        tmp_path / "README.md"
-    ).read_text(encoding="utf-8")
+    card = (exports / format / "README.md").read_text(encoding="utf-8")
+    assert "AutoModelForSequenceClassification.from_pretrained" in card
 
 
-def test_an_adapter_on_the_packed_base_gives_the_same_logits(packing_study, tmp_path) -> None:
-    trainer, wanted, batch, expected = packing_study
-    trainer.export(wanted, tmp_path / "base", "packed-base")
-    trainer.export(wanted, tmp_path / "adapter", "adapter")
-    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
-    model = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
-    torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_an_adapter_cannot_be_merged_into_packed_weights(packing_study, tmp_path) -> None:
-    trainer, wanted, *_ = packing_study
-    trainer.export(wanted, tmp_path / "base", "packed-base")
-    trainer.export(wanted, tmp_path / "adapter", "adapter")
-    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
-    model = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
-    with pytest.raises(InputError, match="cannot be merged into packed weights"):
-        model.merge_and_unload()
-
-
-@pytest.mark.parametrize("format", ["adapter", "packed", "packed-base", "merged"])
+@pytest.mark.parametrize("format", ["adapter", "packed", "merged"])
 def test_no_export_puts_a_second_float_model_into_memory(packing_study, tmp_path, format) -> None:
     trainer, wanted, *_ = packing_study
+    trainer.place(wanted)
     trainer.export(wanted, tmp_path, format)
     weights = trainer.study.adapted.weights
     for original, layer in zip(weights.originals, trainer.study.adapted.lora_layers, strict=True):
         assert layer.base_layer.weight.data_ptr() == original.data_ptr()
 
 
-def test_quantized_weights_take_the_bytes_that_average_bits_say(packing_study, tmp_path) -> None:
+def test_files_and_weights_take_the_bytes_that_average_bits_say(packing_study, exports) -> None:
     trainer, wanted, *_ = packing_study
-    trainer.export(wanted, tmp_path, "packed")
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
-    found = sum(m.get_buffer(name).nbytes for m in packed for name in m.tensor_names)
     (bits,) = trainer.study.average_bits([wanted])
+    model = AutoModelForSequenceClassification.from_pretrained(exports / "packed")
+    packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    weight_bytes = sum(m.get_buffer(name).nbytes for m in packed for name in m.tensor_names)
     parameters = sum(layer.parameters for layer in trainer.layers())
     # Blocks of scales do not divide such small matrices; the real model's are within 1 %.
-    assert found == pytest.approx(bits * parameters / 8, rel=0.03)
+    assert weight_bytes == pytest.approx(bits * parameters / 8, rel=0.03)
+    predicted = trainer.footprint().file_bytes(bits)
+    assert 0.9 * predicted < file_bytes(exports / "packed") <= predicted
 
 
-def test_a_packed_bases_card_says_whose_figures_it_has(packing_study, tmp_path) -> None:
-    trainer, wanted, *_ = packing_study
-    trainer.export(wanted, tmp_path, "packed-base")
-    card = " ".join((tmp_path / "README.md").read_text().split())
+def test_a_packed_bases_card_says_whose_figures_it_has(exports) -> None:
+    card = " ".join((exports / "packed-base" / "README.md").read_text().split())
     assert "Without it the model does worse than the figures below" in card
 
 
@@ -207,37 +171,21 @@ def file_bytes(folder) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def test_a_packed_exports_files_take_what_the_footprint_says(packing_study, tmp_path) -> None:
-    trainer, wanted, *_ = packing_study
-    trainer.export(wanted, tmp_path, "packed")
-    (bits,) = trainer.study.average_bits([wanted])
-    predicted = trainer.footprint().file_bytes(bits)
-    assert 0.9 * predicted < file_bytes(tmp_path) <= predicted
-
-
-def test_only_causal_models_cache_keys_and_values(make_trainer, llama_folder, tmp_path) -> None:
-    assert make_trainer().footprint().cache_bytes_per_token == 0
-    (tmp_path / "text.txt").write_text("w1 w2 w3 w4 " * 200)
-    text = tmp_path / "text.txt"
-    options = {"train": text, "validation": text, "length": 32}
-    trainer = CoALoRATrainer(
-        CoALoRATrainer.Options(rank=4, steps=1),
-        ModelSpec(name=str(llama_folder)),
-        CausalLanguageModelling(CausalLanguageModelling.Options(**options)),
-        NormalFloat(NormalFloat.Options()),
-        0,
-    )
+def test_only_causal_models_cache_keys_and_values(
+    packing_study, make_causal_task, quantizer, llama_folder
+) -> None:
+    assert packing_study[0].footprint().cache_bytes_per_token == 0
+    options, model = CoALoRATrainer.Options(rank=4), ModelSpec(name=str(llama_folder))
+    trainer = CoALoRATrainer(options, model, make_causal_task(length=32), quantizer, 0)
     outputs = sum(one.shape[0] for one in trainer.layers() if one.role in ("key", "value"))
     footprint = trainer.footprint()
     assert footprint.cache_bytes_per_token == 4 * outputs > 0
     assert footprint.tokens == 32
 
 
-def test_a_study_of_a_packed_model_is_refused(packing_study, tmp_path) -> None:
-    trainer, wanted, *_ = packing_study
-    trainer.export(wanted, tmp_path, "packed")
+def test_a_study_of_a_packed_model_is_refused(exports) -> None:
     with pytest.raises(InputError, match=r"is quantized already \(quant_method 'qsearch'\)"):
-        load_config(ModelSpec(name=str(tmp_path)))
+        load_config(ModelSpec(name=str(exports / "packed")))
 
 
 def test_a_merged_model_is_written_file_by_file(packing_study, tmp_path, monkeypatch) -> None:
@@ -257,8 +205,7 @@ def test_a_merged_model_is_written_file_by_file(packing_study, tmp_path, monkeyp
     torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("group_size", [32, 128])
-@pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize(("group_size", "scheme"), [(32, "symmetric"), (128, "asymmetric")])
 def test_files_of_groups_that_do_not_divide_rows_take_no_more_than_the_footprint_says(
     make_trainer, tmp_path, group_size, scheme
 ) -> None:
@@ -272,10 +219,11 @@ def test_files_of_groups_that_do_not_divide_rows_take_no_more_than_the_footprint
 
 
 def test_a_card_shows_names_as_they_are(packing_study, tmp_path) -> None:
-    trainer, wanted, *_ = packing_study
-    made = {name: getattr(trainer.study, name) for name in ("layers", "loaded", "adapted")}
-    trainer.study = replace(trainer.study, model=ModelSpec(name="`<img src=x>`\n# a: [🙂"))
-    trainer.study.__dict__.update(made)
+    shared, wanted, *_ = packing_study
+    trainer = copy.copy(shared)
+    trainer.study = replace(shared.study, model=ModelSpec(name="`<img src=x>`\n# a: [🙂"))
+    loaded = {name: getattr(shared.study, name) for name in ("layers", "loaded", "adapted")}
+    trainer.study.__dict__.update(loaded)
     trainer.export(wanted, tmp_path, "packed")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == trainer.study.model.name

@@ -19,9 +19,8 @@ from qsearch.space.space import Space
 def test_lq_lora_starts_from_its_decomposition(make_trainer, make_configuration) -> None:
     trainer = make_trainer(method=LQLoRATrainer)
     chosen = make_configuration(trainer, 0)
-    start = trainer.start(chosen)
     adapted = trainer.study.adapted
-    adapted.load_tensors(start)
+    adapted.load_tensors(trainer.start(chosen))
     adapted.activate(chosen)
     for layer, original in zip(adapted.lora_layers, adapted.weights.originals, strict=True):
         A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight

@@ -13,13 +13,18 @@ from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.training.sampling import BatchStream
 
-from qsearch.plugins.capabilities import TrainingCheckpoint
+from qsearch.plugins.capabilities import (
+    SupportsFullPrecision,
+    SupportsSeparateTraining,
+    TrainingCheckpoint,
+)
+from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
 
-METHODS = [SharedLoRATrainer, QLoRATrainer, LQLoRATrainer, PTQTrainer]
-EACH = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+ONE_FOR_ALL = [CoALoRATrainer, SharedLoRATrainer, PTQTrainer]
 EACH_ITS_OWN = [QLoRATrainer, LQLoRATrainer]
 
 
@@ -27,65 +32,57 @@ def losses(trainer: AdapterTrainer, chosen: list[Configuration]) -> list[float]:
     return [evaluation.loss for evaluation in trainer.evaluate(chosen, "validation")]
 
 
-def test_shared_lora_is_the_same_for_all_configurations(make_trainer, make_configuration) -> None:
-    trainer = make_trainer(method=SharedLoRATrainer)
-    assert trainer.study.adapted.theta is None
-    assert trainer.study.adapted.adjustments(make_configuration(trainer, 0)) is None
-    assert not [name for name in trainer.study.adapted.tensors() if name.startswith("theta.")]
+@pytest.mark.parametrize("method", ONE_FOR_ALL + EACH_ITS_OWN)
+def test_one_adapter_for_all_has_full_precision_and_own_ones_are_trained_apart(method) -> None:
+    assert issubclass(method, SupportsFullPrecision) == (method in ONE_FOR_ALL)
+    assert issubclass(method, SupportsSeparateTraining) == (method in EACH_ITS_OWN)
 
 
-@EACH
-def test_every_method_can_stop_early(make_trainer, make_configuration, method) -> None:
+def test_a_training_of_one_configuration_can_stop_early(make_trainer, make_configuration) -> None:
     stopping = {"examples": 16, "every": 2, "patience": 1}
-    trainer = make_trainer(method=method, steps=30, learning_rate=0.5, early_stopping=stopping)
+    options = {"steps": 30, "learning_rate": 0.5, "early_stopping": stopping}
+    trainer = make_trainer(method=QLoRATrainer, **options)
     report = trainer.train([make_configuration(trainer, index) for index in range(2)], 1)
-    most = 30 * (2 if method in (QLoRATrainer, LQLoRATrainer) else 1)
-    assert 0 < report.steps < most
+    assert 0 < report.steps < 2 * 30
 
 
-def test_an_unfinished_training_with_other_options_begins_again(
+def test_an_interrupted_training_with_other_options_begins_again(
     make_trainer, make_configuration
 ) -> None:
     first = make_trainer(method=SharedLoRATrainer, steps=6, checkpoint_steps=2)
     chosen = [make_configuration(first, 0)]
-    kept: list[Any] = []
-    first.train_resumably(chosen, 1, None, TrainingCheckpoint(lambda: None, kept.append))
-    unfinished = TrainingCheckpoint(lambda: kept[-1], lambda state: None)
+    saved: list[TrainerState] = []
+    first.train_resumably(chosen, 1, None, TrainingCheckpoint(lambda: None, saved.append))
+    checkpoint = TrainingCheckpoint(lambda: saved[-1], lambda state: None)
     other = make_trainer(method=SharedLoRATrainer, steps=3, checkpoint_steps=2)
     expected = make_trainer(method=SharedLoRATrainer, steps=3).train(chosen, 1)
-    assert other.train_resumably(chosen, 1, None, unfinished).losses == expected.losses
+    assert other.train_resumably(chosen, 1, None, checkpoint).losses == expected.losses
 
 
 def test_every_method_sees_the_same_batches(make_trainer, make_configuration) -> None:
-    """Of each step, whatever configuration it is under; CoA-LoRA's among them."""
-    seen: dict[str, list[list[torch.Tensor]]] = {}
-    for method in (*METHODS, CoALoRATrainer):
+    """Of each step, whatever configuration it is under."""
+    draw, seen = BatchStream.__next__, []
+
+    def noting(own: BatchStream) -> Any:
+        batch = draw(own)
+        seen.append(batch["input_ids"])
+        return batch
+
+    expected: list[torch.Tensor] = []
+    for method in ONE_FOR_ALL + EACH_ITS_OWN:
         trainer = make_trainer(method=method, steps=3)
         chosen = [make_configuration(trainer, index) for index in range(2)]
-        read = trainer.study.task.batches
-        runs: list[list[torch.Tensor]] = []
-
-        def batches(split: Any, *rest: Any, read: Any = read, runs: Any = runs) -> Any:
-            inputs: list[torch.Tensor] = []
-            runs.append(inputs)
-            for batch in read(split, *rest):
-                inputs.append(batch["input_ids"])
-                yield batch
-
-        trainer.study.loaded  # noqa: B018
-        trainer.study.adapted  # noqa: B018
-        runs.clear()
-        with mock.patch.object(trainer.study.task, "batches", batches):
+        trainer.study.adapted  # noqa: B018  # What is measured before takes batches too.
+        seen.clear()
+        with mock.patch.object(BatchStream, "__next__", noting):
             trainer.train(chosen, 1)
-        assert [len(run) for run in runs] == [3] * (2 if method in EACH_ITS_OWN else 1)
-        seen[method.__name__] = runs
-    (expected,) = seen["SharedLoRATrainer"]
-    for runs in seen.values():
-        for run in runs:
-            assert all(torch.equal(one, other) for one, other in zip(run, expected, strict=True))
+        expected = expected or seen[:]
+        trainings = 2 if method in EACH_ITS_OWN else 1
+        assert len(seen) == 3 * trainings
+        assert all(map(torch.equal, seen, expected * trainings))
 
 
-@EACH
+@pytest.mark.parametrize("method", [SharedLoRATrainer, PTQTrainer, *EACH_ITS_OWN])
 def test_every_method_trains_a_causal_model(
     llama_folder, make_causal_task, quantizer, make_configuration, method
 ) -> None:

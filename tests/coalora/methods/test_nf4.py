@@ -10,14 +10,16 @@ from unittest import mock
 import pytest
 import torch
 from qsearch_coalora.methods import nf4
-from qsearch_coalora.methods.nf4 import NF4, FourBitLayers, in_four_bit
+from qsearch_coalora.methods.nf4 import NF4, four_bit_layers, in_four_bit
 from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from safetensors.torch import load_file
 
 from qsearch.errors import InputError
-from qsearch.space.configuration import Configuration
+from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
+
+OTHER = NormalFloat(NormalFloat.Options()).choices().layer_configuration(0)
 
 
 def test_bitsandbytes_gets_no_matrix_whose_rows_it_would_decode_wrongly() -> None:
@@ -32,9 +34,8 @@ def test_bitsandbytes_layers_are_where_the_configuration_is_nf4() -> None:
     layers = [LayerSpec(name, "query", 0, (96, 64)) for name in ("first", "second")]
     lora_layers = [SimpleNamespace(base_layer=torch.nn.Linear(64, 96)) for _ in layers]
     originals = [layer.base_layer.weight.data for layer in lora_layers]
-    four_bit = FourBitLayers(layers, lora_layers, originals)
-    other = plugin.choices().layer_configuration(0)
-    four_bit.place(Configuration({"first": NF4, "second": other}))
+    place = four_bit_layers(layers, lora_layers, originals)
+    place(Configuration({"first": NF4, "second": OTHER}))
     placed = lora_layers[0].base_layer
     assert isinstance(placed, bitsandbytes.nn.Linear4bit)
     assert type(lora_layers[1].base_layer) is torch.nn.Linear
@@ -45,88 +46,70 @@ def test_bitsandbytes_layers_are_where_the_configuration_is_nf4() -> None:
     # Our quantizer refines its scales, so the codes differ; the errors are of one size.
     ratio = float((placed(inputs) - exact).norm() / (mine - exact).norm())
     assert 0.8 < ratio < 1.3
-    four_bit.place(Configuration({"first": other, "second": other}))
+    place(Configuration({"first": OTHER, "second": OTHER}))
     assert type(lora_layers[0].base_layer) is torch.nn.Linear
 
 
-def test_bitsandbytes_layers_train_after_they_were_evaluated(make_trainer) -> None:
+@pytest.fixture
+def nf4_trainer(make_trainer, monkeypatch: pytest.MonkeyPatch):
+    """QLoRA's trainer with normal float, where bitsandbytes is installed."""
     pytest.importorskip("bitsandbytes")
     # The small model's layers are below the size from which bitsandbytes decodes rightly.
-    with mock.patch.object(nf4, "_BLOCK", 1):
-        trainer = make_trainer(
-            plugin=NormalFloat(NormalFloat.Options()), method=QLoRATrainer, steps=2
-        )
-        names = [layer.name for layer in trainer.layers()]
-        other = trainer.study.quantizer.choices().layer_configuration(0)
-        all_nf4 = Configuration(dict.fromkeys(names, NF4))
-        nearly = Configuration({name: NF4 if name != names[0] else other for name in names})
-        trainer.train([all_nf4], 1)
-        sensitivity = trainer.sensitivity([all_nf4], 1)
-        assert sensitivity.shape == (len(names),)
-        assert (sensitivity > 0).all()
-        first, second = trainer.evaluate([all_nf4, nearly], "validation")
-        assert first.loss != second.loss
-        assert trainer.train([nearly], 2).steps == 0
+    monkeypatch.setattr(nf4, "_BLOCK", 1)
+    return make_trainer(plugin=NormalFloat(NormalFloat.Options()), method=QLoRATrainer, steps=1)
 
 
-def test_weights_of_bitsandbytes_are_not_exported_as_ours(make_trainer, tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes")
-    with mock.patch.object(nf4, "_BLOCK", 1):
-        trainer = make_trainer(
-            plugin=NormalFloat(NormalFloat.Options()), method=QLoRATrainer, steps=1
-        )
-        names = [layer.name for layer in trainer.layers()]
-        all_nf4 = Configuration(dict.fromkeys(names, NF4))
-        trainer.train([all_nf4], 1)
-        with pytest.raises(InputError, match=r"packed: .* bitsandbytes quantized \(12 layers"):
-            trainer.export(all_nf4, tmp_path / "packed", "packed")
-        trainer.export(all_nf4, tmp_path / "adapter", "adapter")
+def all_of(trainer, chosen: LayerConfiguration) -> Configuration:
+    return Configuration({layer.name: chosen for layer in trainer.layers()})
+
+
+def test_bitsandbytes_layers_train_after_they_were_evaluated(nf4_trainer) -> None:
+    all_nf4 = all_of(nf4_trainer, NF4)
+    nearly = Configuration({**all_nf4, nf4_trainer.layers()[0].name: OTHER})
+    nf4_trainer.train([all_nf4], 1)
+    assert (nf4_trainer.sensitivity([all_nf4], 1) > 0).all()
+    first, second = nf4_trainer.evaluate([all_nf4, nearly], "validation")
+    assert first.loss != second.loss
+    assert nf4_trainer.train([nearly], 2).steps == 0
+
+
+def test_weights_of_bitsandbytes_are_not_exported_as_ours(nf4_trainer, tmp_path: Path) -> None:
+    all_nf4 = all_of(nf4_trainer, NF4)
+    with pytest.raises(InputError, match=r"packed: .* bitsandbytes quantized \(12 layers"):
+        nf4_trainer.export(all_nf4, tmp_path / "packed", "packed")
+    nf4_trainer.export(all_nf4, tmp_path / "adapter", "adapter")
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert "# QLoRA adapter for" in card
     assert "adjustment U" not in card
-    assert f"quantized by bitsandbytes (`nf4`, double quantization): {names[0]}, " in card
+    name = nf4_trainer.layers()[0].name
+    assert f"quantized by bitsandbytes (`nf4`, double quantization): {name}, " in card
 
 
 def test_an_export_holds_nothing_of_bitsandbytes_of_an_earlier_configuration(
-    make_trainer, tmp_path: Path
+    nf4_trainer, tmp_path: Path
 ) -> None:
-    pytest.importorskip("bitsandbytes")
-    plugin = NormalFloat(NormalFloat.Options())
-    with mock.patch.object(nf4, "_BLOCK", 1):
-        trainer = make_trainer(plugin=plugin, method=QLoRATrainer, steps=1)
-        names = [layer.name for layer in trainer.layers()]
-        other = plugin.choices().layer_configuration(0)
-        trainer.evaluate([Configuration(dict.fromkeys(names, NF4))], "validation")
-        trainer.export(Configuration(dict.fromkeys(names, other)), tmp_path, "packed")
-    found = load_file(tmp_path / "model.safetensors")
+    nf4_trainer.evaluate([all_of(nf4_trainer, NF4)], "validation")
+    nf4_trainer.export(all_of(nf4_trainer, OTHER), tmp_path, "packed")
+    tensors = load_file(tmp_path / "model.safetensors")
     inside = {"codes", "scale_codes", "scales", "adapter_A", "adapter_B", "bias"}
-    for name in names:
-        prefix = f"bert.{name}."
-        assert {k.removeprefix(prefix) for k in found if k.startswith(prefix)} == inside
+    for layer in nf4_trainer.layers():
+        prefix = f"bert.{layer.name}."
+        assert {k.removeprefix(prefix) for k in tensors if k.startswith(prefix)} == inside
 
 
-def test_what_was_trained_on_weights_of_bitsandbytes_is_not_loaded_without(make_trainer) -> None:
-    pytest.importorskip("bitsandbytes")
-    plugin = NormalFloat(NormalFloat.Options())
-    other = plugin.choices().layer_configuration(0)
+@pytest.mark.parametrize("is_nf4", [True, False])
+def test_what_was_trained_on_weights_of_bitsandbytes_is_not_loaded_without(
+    nf4_trainer, make_trainer, is_nf4: bool
+) -> None:
+    nf4_trainer.train([all_of(nf4_trainer, NF4 if is_nf4 else OTHER)], 1)
+    state = nf4_trainer.state()
     without = mock.patch("qsearch_coalora.methods.qlora.is_importable", return_value=False)
-    for chosen, loads in ((NF4, False), (other, True)):
-        with mock.patch.object(nf4, "_BLOCK", 1):
-            trainer = make_trainer(plugin=plugin, method=QLoRATrainer, steps=1)
-            names = [layer.name for layer in trainer.layers()]
-            trainer.train([Configuration(dict.fromkeys(names, chosen))], 1)
-            state = trainer.state()
-            expected = nullcontext() if loads else pytest.raises(InputError, match="bitsandbytes")
-            with without, expected:
-                make_trainer(plugin=plugin, method=QLoRATrainer, steps=1).load_state(state)
+    refused = pytest.raises(InputError, match="bitsandbytes") if is_nf4 else nullcontext()
+    plugin = NormalFloat(NormalFloat.Options())
+    with without, refused:
+        make_trainer(plugin=plugin, method=QLoRATrainer, steps=1).load_state(state)
 
 
-def test_qlora_places_them_with_normal_float_alone(make_trainer, make_configuration) -> None:
-    pytest.importorskip("bitsandbytes")
-    for plugin, expected in ((NormalFloat(NormalFloat.Options()), 1), (None, 0)):
-        trainer = (
-            make_trainer(method=QLoRATrainer)
-            if plugin is None
-            else make_trainer(plugin=plugin, method=QLoRATrainer)
-        )
-        assert len(trainer.study.adapted._followers) == expected
+def test_qlora_places_them_with_normal_float_alone(make_trainer, nf4_trainer) -> None:
+    assert len(nf4_trainer.study.adapted.followers) == 1
+    assert not make_trainer(method=QLoRATrainer).study.adapted.followers

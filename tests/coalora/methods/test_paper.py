@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qsearch_coalora.methods.coa_lora import CoALoRAOptions
 
 from benchmarks import adapter, merging, paper_runs, paper_text, zero_shot
-from benchmarks.paper_runs import BUDGETS, METHODS, outcome_of
+from benchmarks.paper_runs import BUDGETS, outcome_of
 from qsearch.errors import InputError
+from qsearch.plugins.components import build_components
 
 STUDY = """\
 name: made
 model: {{name: {model}}}
 task: {{name: classification, train: {train}, validation: {validation}, test: {validation}}}
-quantizer: {{name: normal-float}}
+quantizer: {{name: integer}}
 trainer: {{name: coa-lora, rank: 4, steps: 3, batch_size: 8, warmup_steps: 1}}
 search: {{rounds: 1, initial: 8, candidates: 2, segments: 10, average_bits: [2.25, 7.25]}}
 """
@@ -38,7 +38,13 @@ def study(
     return path
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_every_method_and_every_variant_is_a_valid_study(study: Path) -> None:
+    for entries in (paper_runs.ENTRIES, adapter.variants_of(study)):
+        for method in entries:
+            build_components(paper_runs.study_of(study, method, 0, entries))
+
+
+@pytest.mark.parametrize("method", ["qlora", "coa-lora"])
 def test_a_method_serves_every_budget_and_is_recorded(study: Path, method: str) -> None:
     assert outcome_of(study, method, 0, recorded=True) is None
     outcome = outcome_of(study, method, 0)
@@ -50,13 +56,9 @@ def test_a_method_serves_every_budget_and_is_recorded(study: Path, method: str) 
     assert outcome.minutes >= outcome.train_minutes
     assert {"processor", "threads", "commit"} <= outcome.machine.keys()
     assert outcome_of(study, method, 0, recorded=True) == outcome
-
-
-def test_a_record_of_another_plan_is_refused(study: Path) -> None:
-    outcome_of(study, "ptq", 0)
     study.write_text(study.read_text().replace("steps: 3", "steps: 4"))
     with pytest.raises(InputError, match="another plan"):
-        outcome_of(study, "ptq", 0, recorded=True)
+        outcome_of(study, method, 0, recorded=True)
 
 
 def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(
@@ -72,11 +74,11 @@ def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(
     assert zero_shot.zero_shot(study, 0, recorded=True) == found
 
 
-@pytest.mark.parametrize("variant", adapter.variants(CoALoRAOptions()))
+@pytest.mark.parametrize("variant", ["coa-lora", "lora-for-each"])
 def test_a_variant_of_the_adapter_is_trained_once_and_recorded(
     study: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
-    monkeypatch.setattr(adapter, "CONFIGURATIONS", 6)
+    monkeypatch.setattr(adapter, "CONFIGURATIONS", 4)
     assert adapter.outcome_of(study, variant, 0, recorded=True) is None
     found = adapter.outcome_of(study, variant, 0)
     assert found is not None
@@ -88,7 +90,7 @@ def test_a_variant_of_the_adapter_is_trained_once_and_recorded(
 def test_each_way_of_merging_is_measured_once_and_recorded(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "CONFIGURATIONS", 6)
+    monkeypatch.setattr(merging, "CONFIGURATIONS", 4)
     changes = ("trainer.learning_rate=1e-2", "trainer.eval_precision=float32")
     assert merging.outcome_of(study, 0, changes, recorded=True) is None
     found = merging.outcome_of(study, 0, changes)

@@ -33,7 +33,7 @@ def test_ptq_trains_in_full_precision(make_trainer, make_configuration) -> None:
     trainer = make_trainer(method=PTQTrainer)
     used: list[Configuration] = []
     adapted = trainer.study.adapted
-    adapted.after_activation(used.append)
+    adapted.followers.append(used.append)
     trainer.train([make_configuration(trainer, 0)], 1)
     assert set(used) == {FULL_PRECISION}
 

@@ -7,33 +7,20 @@ from typing import Any
 import pytest
 import torch
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
-from qsearch_coalora.methods.lq_lora import LQLoRATrainer
 from qsearch_coalora.methods.ptq import PTQTrainer
-from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 from torch import Tensor
 
-from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
+from qsearch.space.configuration import Configuration, LayerConfiguration
+from tests.coalora.conftest import RoundingQuantizer
 
 FIGURES = ("loss", "standard_error", "metric", "metric_standard_error")
 
 
-class Exact:
+class Exact(RoundingQuantizer):
     """A quantizer that loses nothing: then every configuration is the model in full precision."""
-
-    name = "exact"
-
-    def __init__(self) -> None:
-        self.options = None
-
-    def choices(self) -> Choices:
-        return Choices((Knob("bits", (16, 32)),))
-
-    def storage_bits(self, configuration: LayerConfiguration) -> float:
-        return float(configuration.integer("bits"))
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         return QuantizedTensor({"weight": weight.clone()}, tuple(weight.shape), configuration)
@@ -46,8 +33,8 @@ def figures(evaluation: Evaluation) -> list[float]:
     return [getattr(evaluation, name) for name in FIGURES]
 
 
-def uniform(trainer: Any, choice: int = 0) -> Configuration:
-    chosen = trainer.study.quantizer.choices().layer_configuration(choice)
+def uniform(trainer: Any) -> Configuration:
+    chosen = trainer.study.quantizer.choices().layer_configuration(0)
     return Configuration({layer.name: chosen for layer in trainer.layers()})
 
 
@@ -76,10 +63,3 @@ def test_adjustments_and_residual_factors_are_left_out(make_trainer: Any) -> Non
             parameter.zero_()
     (plain,) = trainer.evaluate([uniform(trainer)], "validation")
     assert figures(found) == pytest.approx(figures(plain), abs=1e-6)
-
-
-def test_methods_of_one_adapter_for_each_configuration_cannot_tell() -> None:
-    for method in (CoALoRATrainer, SharedLoRATrainer, PTQTrainer):
-        assert issubclass(method, SupportsFullPrecision)
-    for method in (QLoRATrainer, LQLoRATrainer):
-        assert not issubclass(method, SupportsFullPrecision)
