@@ -16,25 +16,6 @@ from qsearch.errors import InputError
 Stored = tuple[tuple[int, ...], torch.dtype | None]
 """Shape and type of a tensor in a file; a type of None is any floating-point type."""
 
-_DTYPES = {
-    "BOOL": torch.bool,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "U8": torch.uint8,
-    "U16": torch.uint16,
-    "U32": torch.uint32,
-    "U64": torch.uint64,
-}
-"""Element types by their names in safetensors files."""
-
 
 def file_digests(paths: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of files (hexadecimal) by file name."""
@@ -84,13 +65,16 @@ def require_tensors(
         InputError: If a file cannot be read, a tensor is missing or has another shape or type, or
             a layer has more than is read of it.
     """
+    from transformers.modeling_utils import str_to_torch_dtype
+
     found: dict[str, tuple[Path, tuple[int, ...], torch.dtype | None]] = {}
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118  # It is no mapping.
                     part = file.get_slice(name)
-                    found[name] = (path, tuple(part.get_shape()), _DTYPES.get(part.get_dtype()))
+                    dtype = str_to_torch_dtype.get(part.get_dtype())
+                    found[name] = (path, tuple(part.get_shape()), dtype)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
     for name, (shape, dtype) in expected.items():

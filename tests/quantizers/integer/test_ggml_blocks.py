@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_quantizers.integer.ggml_blocks import ggml_blocks, ggml_type
 from qsearch_quantizers.integer.quantizer import Integer
@@ -27,7 +27,6 @@ def integers(rows, columns, bits, group_size, scheme="symmetric", seed=0):
     group_size=st.sampled_from([32, 64, 128]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
 def test_gguf_dequantizes_blocks_to_the_same_weight(rows, blocks, bits, group_size, seed):
     weight, expected = integers(rows, 32 * blocks, bits, group_size, seed=seed)
     kind = gguf.GGMLQuantizationType[ggml_type(weight)]

@@ -5,7 +5,7 @@ import torch
 from qsearch_quantizers.libraries.hqq import CHUNK, HQQ
 
 from qsearch.space.configuration import LayerConfiguration
-from qsearch.testing.samples import normal_weight, relative_error, round_trip
+from qsearch.testing.samples import normal_weight, round_trip
 
 hqq = pytest.importorskip("hqq.core.quantize")
 
@@ -15,11 +15,6 @@ EVERY = pytest.mark.parametrize("layer", QUANTIZER.choices().layer_configuration
 
 def configuration(bits=4, group_size=64):
     return LayerConfiguration({"bits": bits, "group_size": group_size})
-
-
-def test_storage_bits_count_float16_scales_and_zero_points():
-    assert QUANTIZER.storage_bits(configuration(2, 64)) == 2.5
-    assert QUANTIZER.storage_bits(configuration(3, 128)) == 3 + (16 + 16) / 128
 
 
 @EVERY
@@ -59,21 +54,12 @@ def test_constant_groups_are_restored_to_float16(layer):
     torch.testing.assert_close(round_trip(QUANTIZER, weight, layer), weight, rtol=2**-11, atol=0.0)
 
 
-@pytest.mark.parametrize(
-    ("bits", "deviation"), [(8, 2e-3), (8, 1e-3), (8, 3e-4), (4, 1e-5), (2, 1e-6)]
-)
-def test_small_weights_have_the_relative_error_of_larger_ones(bits, deviation):
-    # hqq alone would have 1.4 times the error at the first of these, and 2.7 times at the second.
-    found = relative_error(QUANTIZER, normal_weight(16, 512, deviation), configuration(bits))
-    expected = relative_error(QUANTIZER, normal_weight(16, 512), configuration(bits))
-    assert found == pytest.approx(expected, rel=0.2)
-
-
 def test_small_groups_next_to_large_ones_are_resolved_too():
     weight = torch.cat([normal_weight(8, 64), normal_weight(8, 64, 1e-3)], dim=1)
     restored = round_trip(QUANTIZER, weight, configuration(8))
     for part in (slice(0, 64), slice(64, 128)):
         off = (restored - weight)[:, part].norm() / weight[:, part].norm()
+        # hqq alone would have 2.7 times this error for the small ones.
         assert off == pytest.approx(0.005, rel=0.2)
 
 

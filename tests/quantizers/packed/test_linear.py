@@ -8,7 +8,6 @@ from qsearch_quantizers.packed import linear as packed_linear
 from qsearch_quantizers.packed.bit_packing import packed_tensors
 from qsearch_quantizers.packed.linear import PackedLinear
 
-from qsearch.errors import InputError
 from qsearch.plugins.tensor_layout import SupportsRows
 
 NORMAL_FLOAT = NormalFloat(NormalFloat.Options())
@@ -128,37 +127,12 @@ def test_the_backward_pass_keeps_no_float_weight():
     assert sum(kept) < 256 * 256
 
 
-def test_a_change_of_type_leaves_scales_alone():
-    layer = packed_layer(NORMAL_FLOAT, 12, 64, index=4, rank=2)
-    before = layer.dequantized()
-    layer.to(torch.bfloat16)
-    assert layer.adapter_A.dtype == layer.bias.dtype == torch.bfloat16
-    assert torch.equal(layer.dequantized(), before)
-    assert layer(torch.randn(2, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
-
-
-class WithoutRows:
-    """Normal float without what is optional."""
-
-    name = NORMAL_FLOAT.name
-    choices = staticmethod(NORMAL_FLOAT.choices)
-    storage_bits = staticmethod(NORMAL_FLOAT.storage_bits)
-    quantize = staticmethod(NORMAL_FLOAT.quantize)
-    dequantize = staticmethod(NORMAL_FLOAT.dequantize)
-    layout = staticmethod(NORMAL_FLOAT.layout)
-
-
 def test_a_quantizer_that_cannot_dequantize_rows_works_too():
-    layer = packed_layer(WithoutRows(), 11, 40)
+    without_rows = type("WithoutRows", (NormalFloat,), {"dequantize_rows": None})
+    layer = packed_layer(without_rows(NormalFloat.Options()), 11, 40)
     assert not isinstance(layer.quantizer, SupportsRows)
     inputs = torch.randn(2, 40)
     torch.testing.assert_close(layer(inputs), expected_outputs(layer, inputs), atol=1e-5, rtol=1e-4)
-
-
-def test_there_is_no_float_weight_to_merge_into():
-    layer = packed_layer(NORMAL_FLOAT, 12, 64)
-    with pytest.raises(InputError, match="cannot be merged into packed weights"):
-        layer.weight.data += 1
 
 
 @pytest.mark.gpu
