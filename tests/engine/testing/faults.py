@@ -5,12 +5,12 @@ import inspect
 import pytest
 
 
-def replaced(plugin, **methods):
+def replaced(plugin, /, **methods):
     """A class with other methods."""
     return type("Faulty", (plugin,), methods)
 
 
-def altered(plugin, **changes):
+def altered(plugin, /, **changes):
     """A class whose methods return what changes make of the right results, and the arguments."""
 
     def method(name, change):

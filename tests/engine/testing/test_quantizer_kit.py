@@ -12,7 +12,6 @@ import torch
 from pydantic import ConfigDict, Field, create_model
 from qsearch_quantizers.integer.quantizer import Integer
 
-from qsearch.plugins.tensor_layout import TensorLayout
 from qsearch.space.configuration import Choices, Knob, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.testing import QuantizerConformance
@@ -23,6 +22,7 @@ from qsearch.testing.samples import (
     relative_error,
     sample_layer_configurations,
 )
+from tests.engine.fixtures.qsearch_fake import FakeQuantizer
 from tests.engine.support import NORMAL_FLOAT
 from tests.engine.testing.faults import altered, assert_found, checks, each, replaced, run
 
@@ -68,11 +68,6 @@ def other_tensors(change, plugin=Integer, method="quantize"):
 
 def restored(change):
     return altered(Integer, dequantize=change)
-
-
-def other_codes(**changes):
-    """Says that codes have another layout."""
-    return altered(Integer, layout=lambda r, *_: r | {"codes": replace(r["codes"], **changes)})
 
 
 def on_a_grid(weight, _):
@@ -169,17 +164,14 @@ FAULTS = {
     "storage_bits_are_those_of_the_stored_bytes": {
         "stored bits per weight": altered(Integer, storage_bits=lambda _, layer: layer["bits"]),
         "storage bits of": altered(Integer, storage_bits=lambda *_: 0.0),
-        "codes must be packed": replaced(
-            Integer, layout=None, storage_bits=lambda _, layer: layer["bits"]
-        ),
+        "codes must be packed": FakeQuantizer,
     },
     "tensors_are_as_the_layout_says": {
-        "zero_points": altered(
-            Integer,
-            layout=lambda r, *_: r | {"zero_points": TensorLayout((1, 1), torch.uint8, None)},
+        "zero_points": other_tensors(lambda right, _: {"zero_points": right["codes"]}),
+        "codes with": other_tensors(lambda right, _: {"codes": right["codes"].t()}),
+        "codes of codes": altered(
+            Integer, layout=lambda r, *_: r | {"codes": replace(r["codes"], bits=1)}
         ),
-        "codes with": other_codes(shape=(3, 3)),
-        "codes of codes": other_codes(bits=1),
     },
     "rows_alone_are_those_of_the_whole_weight": {
         "rows": altered(Integer, dequantize_rows=lambda right, *_: right.flip(1)),

@@ -75,7 +75,7 @@ def test_gradients_are_those_of_the_dequantized_weight(quantizer):
 
 
 def test_gradients_of_many_rows_do_not_lose_digits_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(packed_linear, "BLOCK_WEIGHTS", 64)
+    monkeypatch.setattr(packed_linear, "BLOCK_WEIGHTS", 8 * 64)
     layer = packed_layer(NORMAL_FLOAT, 4096, 64, bias=False)
     upstream = torch.randn(3, 4096, generator=torch.Generator().manual_seed(0))
     exact = upstream @ layer.dequantized()
