@@ -177,4 +177,5 @@ def _int8_levels(device: torch.device) -> Tensor:
 
 def _whole_blocks(flat: Tensor, size: int) -> Tensor:
     """Return a vector with zeros after it that fill its last block."""
-    return torch.nn.functional.pad(flat, (0, -flat.numel() % size))
+    missing = -flat.numel() % size
+    return torch.nn.functional.pad(flat, (0, missing)) if missing else flat

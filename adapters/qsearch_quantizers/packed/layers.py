@@ -1,4 +1,4 @@
-"""What writing and loading packed checkpoints have in common: their quantizer and layers."""
+"""The quantizer and the layers that a packed checkpoint names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qsearch_quantizers.packed.linear import PackedLinear
 QUANT_METHOD = "qsearch"
 FORMAT_VERSION = 2
 SETTINGS = "quantization_config"
-"""Under which name ``sha256`` has the digest of what is not a file."""
+"""The section of ``config.json``; under this name, ``sha256`` has the digest of its other fields."""
 
 
 def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:
@@ -28,7 +28,7 @@ def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:
     """
     plugin = load_plugin("quantizers", name)
     section = f"{SETTINGS}.quantizer_options"
-    quantizer = plugin(validate(plugin.Options, dict(options), "config.json", section))
+    quantizer = plugin(validate(plugin.Options, options, "config.json", section))
     if not isinstance(quantizer, PackableQuantizer):
         raise InputError(
             f"quantizer {name!r} has no layout() and cannot be packed;"

@@ -30,12 +30,15 @@ def test_first_code_is_in_the_least_significant_bits():
     assert pack(torch.tensor([1, 2, 7], dtype=torch.uint8), 3).tolist() == [0xD1, 0x01]
 
 
-def test_a_code_that_does_not_fit_is_refused():
-    with pytest.raises(InputError, match="code 4 does not fit into 2 bits"):
-        pack(torch.tensor([4], dtype=torch.uint8), 2)
-
-
-@pytest.mark.parametrize("bits", [0, 9])
-def test_bits_out_of_range_are_refused(bits):
-    with pytest.raises(InputError, match="bits must be 1 to 8"):
-        pack(torch.zeros(1, dtype=torch.uint8), bits)
+@pytest.mark.parametrize(
+    ("code", "dtype", "bits", "message"),
+    [
+        (4, torch.uint8, 2, "code 4 does not fit into 2 bits"),
+        (0, torch.uint8, 0, "bits must be 1 to 8, not 0"),
+        (0, torch.uint8, 9, "bits must be 1 to 8, not 9"),
+        (0, torch.int32, 4, "codes must be uint8"),
+    ],
+)
+def test_what_is_not_a_code_is_refused(code, dtype, bits, message):
+    with pytest.raises(InputError, match=message):
+        pack(torch.tensor([code], dtype=dtype), bits)
