@@ -81,7 +81,7 @@ def _optimized(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes (as the weight) and float16 scales and zero points (rows × groups)."""
     factors = _factors(weight.reshape(weight.shape[0], -1, length), bits)
-    codes, found = quantizer.quantize(
+    codes, grid = quantizer.quantize(
         weight * factors.repeat_interleave(length, dim=1),
         nbits=bits,
         group_size=length,
@@ -90,8 +90,8 @@ def _optimized(
         device=weight.device,
     )
     shape = (weight.shape[0], -1)
-    scales = _float16(found["scale"].view(shape) / factors)
-    zero_points = _float16(found["zero"].view(shape))
+    scales = _float16(grid["scale"].view(shape) / factors)
+    zero_points = _float16(grid["zero"].view(shape))
     return codes.nan_to_num(nan=0.0).view(shape).to(torch.uint8), scales, zero_points
 
 

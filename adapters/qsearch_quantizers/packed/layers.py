@@ -17,7 +17,7 @@ from qsearch_quantizers.packed.linear import PackedLinear
 QUANT_METHOD = "qsearch"
 FORMAT_VERSION = 2
 SETTINGS = "quantization_config"
-"""The section of ``config.json``; under this name, ``sha256`` has the digest of its other fields."""
+"""The section of ``config.json``, and where its ``sha256`` has the digest of the other fields."""
 
 
 def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:

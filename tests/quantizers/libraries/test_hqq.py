@@ -21,7 +21,7 @@ def configuration(bits=4, group_size=64):
 def test_codes_scales_and_zero_points_are_those_of_hqq(layer):
     weight = normal_weight(32, 256)
     assert weight.numel() <= CHUNK
-    codes, found = hqq.Quantizer.quantize(
+    codes, grid = hqq.Quantizer.quantize(
         weight,
         nbits=layer.integer("bits"),
         group_size=layer.integer("group_size"),
@@ -31,11 +31,11 @@ def test_codes_scales_and_zero_points_are_those_of_hqq(layer):
     )
     ours = QUANTIZER.quantize(weight, layer)
     assert torch.equal(ours.tensors["codes"].view(codes.shape).float(), codes)
-    assert torch.equal(ours.tensors["scales"].view(-1, 1), found["scale"].half())
-    assert torch.equal(ours.tensors["zero_points"].view(-1, 1), found["zero"].half())
+    assert torch.equal(ours.tensors["scales"].view(-1, 1), grid["scale"].half())
+    assert torch.equal(ours.tensors["zero_points"].view(-1, 1), grid["zero"].half())
     # Decoded by hqq from the same float16 numbers.
-    stored = {name: found[name].half().float() for name in ("scale", "zero")}
-    restored = hqq.Quantizer.dequantize(codes, found | stored | {"compute_dtype": torch.float32})
+    stored = {name: grid[name].half().float() for name in ("scale", "zero")}
+    restored = hqq.Quantizer.dequantize(codes, grid | stored | {"compute_dtype": torch.float32})
     torch.testing.assert_close(QUANTIZER.dequantize(ours), restored)
 
 
