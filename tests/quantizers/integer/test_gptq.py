@@ -15,6 +15,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.capabilities import quantize_weight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.surrogate.error_correlation import error_correlation
+from qsearch.testing.comparison import assert_same_tensors
 from qsearch.testing.samples import normal_weight
 
 BOTH = pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
@@ -40,10 +41,8 @@ def correlated_moment(features, seed=0, tokens=None):
     return inputs.T @ inputs / len(inputs)
 
 
-def same_tensors(one, other):
-    return one.tensors.keys() == other.tensors.keys() and all(
-        torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors
-    )
+def assert_same(one, other):
+    assert_same_tensors(one.tensors, other.tensors, "tensors")
 
 
 def reference(weight, moment, bits, group_size, dampening, find_grid):
@@ -77,7 +76,7 @@ def test_uncorrelated_inputs_of_one_size_mean_rounding_to_nearest(
 ):
     weight, layer = normal(rows, columns, seed=seed), configuration(bits, size)
     ours = gptq(scheme).quantize_for_inputs(weight, layer, factor * torch.eye(columns))
-    assert same_tensors(ours, nearest(scheme).quantize(weight, layer))
+    assert_same(ours, nearest(scheme).quantize(weight, layer))
 
 
 @pytest.mark.parametrize("block", [16, 64])
@@ -111,7 +110,7 @@ def test_an_input_that_is_always_zero_is_rounded_to_nearest(scheme):
 def test_a_layer_without_inputs_is_rounded_to_nearest(scheme):
     weight, layer = normal(6, 70), configuration()
     ours = gptq(scheme).quantize_for_inputs(weight, layer, torch.zeros(()).expand(70, 70))
-    assert same_tensors(ours, nearest(scheme).quantize(weight, layer))
+    assert_same(ours, nearest(scheme).quantize(weight, layer))
 
 
 def test_fewer_tokens_than_features_are_enough():
@@ -133,7 +132,7 @@ def test_the_number_of_threads_makes_no_difference():
             assert torch.get_num_threads() == threads
         finally:
             torch.set_num_threads(1)
-    assert same_tensors(*results)
+    assert_same(*results)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +156,8 @@ def test_without_a_moment_it_is_refused_and_not_rounded_to_nearest():
 def test_rounding_to_nearest_minds_no_moment():
     weight, moment = normal(4, 64), correlated_moment(64)
     plain = nearest().quantize(weight, configuration())
-    assert same_tensors(nearest().quantize_for_inputs(weight, configuration(), moment), plain)
-    assert same_tensors(quantize_weight(nearest(), weight, configuration(), moment), plain)
+    assert_same(nearest().quantize_for_inputs(weight, configuration(), moment), plain)
+    assert_same(quantize_weight(nearest(), weight, configuration(), moment), plain)
 
 
 def test_the_engine_correlates_its_errors_without_a_model():

@@ -51,16 +51,6 @@ def test_int8_is_blockwise_quantization_with_the_linear_map_of_bitsandbytes():
     assert torch.equal(round_trip(QUANTIZER, weight, configuration("int8", 128)), restored)
 
 
-def test_nf4_levels_are_restored_exactly():
-    # The table of QLoRA (arXiv:2305.14314), appendix E.
-    levels = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453]
-    levels += [-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0]
-    levels += [0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224]
-    levels += [0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
-    weight = 0.5 * torch.tensor(levels).repeat(4, 8)
-    assert torch.equal(round_trip(QUANTIZER, weight, configuration("nf4", 128)), weight)
-
-
 @FOUR_BITS
 @pytest.mark.parametrize("shape", [(3, 32), (8, 48), (64, 16), (64, 32), (33, 96), (64, 320)])
 def test_rows_that_are_no_whole_blocks_are_decoded_block_by_block(data_type, shape):
