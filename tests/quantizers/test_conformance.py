@@ -33,11 +33,6 @@ class TestSymmetricInteger(OurQuantizer):
     name = "integer"
 
 
-class TestAsymmetricInteger(OurQuantizer):
-    name = "integer"
-    options = {"scheme": "asymmetric"}  # noqa: RUF012
-
-
 class TestIntegerOfBothSchemes(OurQuantizer):
     name = "integer"
     options = {"scheme": ["symmetric", "asymmetric"]}  # noqa: RUF012
