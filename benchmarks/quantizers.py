@@ -18,9 +18,18 @@ import bitsandbytes.functional
 import torch
 from qsearch_coalora.models.loading import load_pretrained
 from qsearch_quantizers.integer.ggml_blocks import ggml_type
-from qsearch_quantizers.normal_float.blocks import nf_decode, nf_encode
+from qsearch_quantizers.normal_float.blocks import (
+    TINY,
+    absolute_maxima,
+    blocks_of,
+    empty_codes,
+    nf_decode,
+    pack_blocks,
+)
+from qsearch_quantizers.normal_float.levels import encode, level_table
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.bit_packing import packed_tensors
+from qsearch_quantizers.weights import chunk_of
 from torch import Tensor
 
 from benchmarks.objectives import ROOT
@@ -156,6 +165,23 @@ def _row(
     }
 
 
+def nf4_encode(weight: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+    """Quantize to 4 bits with one level of float32 scales, as QLoRA without double quantization.
+
+    Returns:
+        Packed codes (uint8) and absolute maxima (blocks, float32).
+    """
+    flat = weight.view(-1)
+    absmax, codes = absolute_maxima(flat, block_size), empty_codes(flat, 4)
+    table = level_table(4, weight.device)
+    step = chunk_of(absmax.numel(), block_size, weight.device)
+    for first in range(0, absmax.numel(), step):
+        scales = absmax[first : first + step].clamp(min=TINY)
+        scaled = blocks_of(flat, first, step, block_size) * scales.reciprocal().unsqueeze(1)
+        pack_blocks(encode(scaled.clamp_(-1, 1), table), 4, codes, first, flat.numel())
+    return codes, absmax
+
+
 def compare_with_bitsandbytes(benchmark: Benchmark) -> None:
     """Compare normal float at 4 bits to bitsandbytes' NF4 on the CPU."""
     quantizer = NormalFloat(NormalFloat.Options())
@@ -175,7 +201,7 @@ def compare_with_bitsandbytes(benchmark: Benchmark) -> None:
         two_level = peer.quantize_4bit(
             weight, blocksize=64, quant_type="nf4", compress_statistics=True
         )
-        codes, scales = nf_encode(weight, 4, 64)
+        codes, scales = nf4_encode(weight, 64)
         ours = quantizer.quantize(weight, chosen)
         calls: Mapping[str, Callable[[], object]] = {
             "bitsandbytes quantize, one level": lambda w=weight: peer.quantize_4bit(
@@ -184,7 +210,7 @@ def compare_with_bitsandbytes(benchmark: Benchmark) -> None:
             "bitsandbytes quantize, two levels": lambda w=weight: peer.quantize_4bit(
                 w, blocksize=64, quant_type="nf4", compress_statistics=True
             ),
-            "quantize, one level": lambda w=weight: nf_encode(w, 4, 64),
+            "quantize, one level": lambda w=weight: nf4_encode(w, 64),
             "quantize, two levels": lambda w=weight: quantizer.quantize(w, chosen),
             "bitsandbytes dequantize, one level": lambda q=one_level: peer.dequantize_4bit(*q),
             "bitsandbytes dequantize, two levels": lambda q=two_level: peer.dequantize_4bit(*q),

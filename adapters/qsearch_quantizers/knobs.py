@@ -1,32 +1,41 @@
-"""Knobs of quantizers from the options that list their values."""
+"""Quantizers whose options list the values of their knobs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ValidationInfo
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from qsearch.space.configuration import Choices, Knob
 
 
-def in_order(cls: type[Any], values: Any, info: ValidationInfo) -> Any:
-    """Return a knob's values in the order of the field's default; a pydantic field validator.
+class KnobOptions(BaseModel):
+    """Options; each tuple among them has the values of a knob, in the order of its default."""
 
-    Raises:
-        ValueError: If there is no value, or a value occurs twice.
-    """
-    if not isinstance(values, tuple):
-        return values
-    if not values:
-        raise ValueError("give at least one value")
-    if len(set(values)) != len(values):
-        raise ValueError(f"values must be distinct, not {list(values)}")
-    assert info.field_name is not None
-    order = list(cls.model_fields[info.field_name].default)
-    return tuple(sorted(values, key=order.index))
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _in_order(cls, values: Any, info: ValidationInfo) -> Any:
+        if not isinstance(values, tuple):
+            return values
+        if not values:
+            raise ValueError("give at least one value")
+        if len(set(values)) != len(values):
+            raise ValueError(f"values must be distinct, not {list(values)}")
+        assert info.field_name is not None
+        default = cls.model_fields[info.field_name].default
+        return tuple(sorted(values, key=default.index)) if isinstance(default, tuple) else values
 
 
-def choices_of(options: BaseModel) -> Choices:
-    """Return a knob for each field of options, with the values that it lists."""
-    names = type(options).model_fields
-    return Choices(tuple(Knob(name, getattr(options, name)) for name in names))
+class KnobQuantizer:
+    """What quantizers share that have a knob for each tuple of their options."""
+
+    def __init__(self, options: KnobOptions) -> None:
+        self.options = options
+        knobs = (Knob(name, values) for name, values in options if isinstance(values, tuple))
+        self._choices = Choices(tuple(knobs))
+
+    def choices(self) -> Choices:
+        """Return the knobs, restricted as the options say."""
+        return self._choices

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
 from torch import Tensor
 
 from qsearch.errors import InputError
-from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import TensorLayout
-from qsearch.space.configuration import LayerConfiguration
 
 CHUNK = 1 << 18
 """Weights processed at a time on the CPU: temporaries stay in cache and memory stays flat."""
@@ -49,38 +44,9 @@ def check_moment(moment: Tensor, features: int) -> None:
         raise InputError("the inputs' second moment holds NaN or infinity; it must be finite")
 
 
-def chunk_of(blocks: int, block_size: int, device: torch.device) -> int:
-    """Return how many blocks to process at a time: a cache's worth on a CPU, else all."""
-    return max(1, CHUNK // block_size) if device.type == "cpu" else max(1, blocks)
-
-
-def quantize_by_rows(
-    weight: Tensor,
-    configuration: LayerConfiguration,
-    layout: Mapping[str, TensorLayout],
-    quantize: Callable[[Tensor], Mapping[str, Tensor]],
-    step: int | None = None,
-) -> QuantizedTensor:
-    """Quantize some rows of a weight at a time.
-
-    Args:
-        weight: Floating-point weight (output features × input features).
-        configuration: Its layer configuration.
-        layout: Of its tensors, each with a slice for each row.
-        quantize: Returns the tensors of some rows (float32), perhaps with others.
-        step: Rows at a time; by default a cache's worth on a CPU, else all.
-    """
-    rows, columns = weight.shape
-    step = step or chunk_of(rows, columns, weight.device)
-    tensors = {
-        name: torch.empty(item.shape, dtype=item.dtype, device=weight.device)
-        for name, item in layout.items()
-    }
-    for first in range(0, rows, step):
-        part = quantize(weight.detach()[first : first + step].float())
-        for name, tensor in tensors.items():
-            tensor[first : first + step] = part[name]
-    return QuantizedTensor(tensors, (rows, columns), configuration)
+def chunk_of(blocks: int, block_size: int, device: torch.device, chunk: int = CHUNK) -> int:
+    """Return how many blocks to process at a time: a chunk of weights on a CPU, else all."""
+    return max(1, chunk // block_size) if device.type == "cpu" else max(1, blocks)
 
 
 def _is_finite(values: Tensor) -> bool:

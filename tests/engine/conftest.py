@@ -1,8 +1,9 @@
-"""Two fake studies run to their end, and settings of all of the engine's tests."""
+"""A fake study with failures, run to its end, and settings of all of the engine's tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,7 +11,7 @@ from ax.core.data import Data
 from hypothesis import settings
 
 from qsearch.study.run import run_study
-from tests.engine.support import FAILING, results, study_spec
+from tests.engine.support import FAILING, results
 
 # The same examples at each run, and no time limits: machines are shared.
 settings.register_profile("engine", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -23,14 +24,6 @@ def quiet_saves(fake_plugins: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Data, "__repr__", object.__repr__)
         yield
-
-
-@pytest.fixture(scope="session")
-def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of the fake study, run to its end; read-only for tests."""
-    directory = tmp_path_factory.mktemp("finished") / "run"
-    run_study(study_spec(), directory)
-    return directory
 
 
 @pytest.fixture(scope="session")

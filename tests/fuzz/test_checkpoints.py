@@ -33,11 +33,9 @@ from qsearch_coalora.models.tokenizers import load_tokenizer  # noqa: E402
 from qsearch_quantizers.integer.quantizer import Integer  # noqa: E402
 from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark  # noqa: E402
 from qsearch_quantizers.packed.verification import file_digests, settings_digest  # noqa: E402
-from qsearch_quantizers.packed.writing import write_packed  # noqa: E402
+from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layers  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForSequenceClassification  # noqa: E402
-
-from qsearch.space.configuration import Configuration  # noqa: E402
 
 WEIGHTS = "model.safetensors"
 
@@ -63,8 +61,11 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = [
         n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and ".layer" in n
     ]
-    chosen = Integer(Integer.Options()).choices().layer_configuration(4)
-    write_packed(model, "integer", {}, Configuration(dict.fromkeys(names, chosen)), folder)
+    quantizer = Integer(Integer.Options())
+    chosen = quantizer.choices().layer_configuration(4)
+    weights = {name: model.get_submodule(name).weight for name in names}
+    layers = (QuantizedLayer(n, quantizer.quantize(w, chosen)) for n, w in weights.items())
+    write_packed_layers(model, model.state_dict(), quantizer, {}, layers, folder)
     return folder
 
 

@@ -15,7 +15,7 @@ from qsearch.testing import QuantizerConformance
 class OurQuantizer(QuantizerConformance):
     """A quantizer by the name of its entry point, with the options that a study would give."""
 
-    configurations = 16
+    configurations = 4
     name: str
     options: dict[str, Any] = {}  # noqa: RUF012
 
@@ -33,11 +33,6 @@ class TestSymmetricInteger(OurQuantizer):
     name = "integer"
 
 
-class TestAsymmetricInteger(OurQuantizer):
-    name = "integer"
-    options = {"scheme": "asymmetric"}  # noqa: RUF012
-
-
 class TestIntegerOfBothSchemes(OurQuantizer):
     name = "integer"
     options = {"scheme": ["symmetric", "asymmetric"]}  # noqa: RUF012
@@ -45,7 +40,7 @@ class TestIntegerOfBothSchemes(OurQuantizer):
 
 class TestIntegerRoundedForInputs(OurQuantizer):
     name = "integer"
-    options = {"rounding": "gptq", "group_size": [32, 128]}  # noqa: RUF012
+    options = {"rounding": "gptq", "bits": [2, 4], "group_size": [32, 128]}  # noqa: RUF012
 
 
 class OptionalQuantizer(OurQuantizer):
@@ -66,6 +61,7 @@ class TestBitsAndBytes(OptionalQuantizer):
 
 class TestHQQ(OptionalQuantizer):
     name = "hqq"
+    options = {"bits": [2, 3, 8], "group_size": [32, 128]}  # noqa: RUF012
 
 
 class TestTorchAO(OptionalQuantizer):

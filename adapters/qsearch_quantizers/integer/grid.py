@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,31 +24,23 @@ class Grid:
     zero_points: Tensor
     greatest: int
 
-    def encoder(self) -> Encoder:
-        """Return what rounds to the grid, for many calls."""
-        wide = self.scales.float()
+    @cached_property
+    def _wide(self) -> Tensor:
+        return self.scales.float()
+
+    @cached_property
+    def _divisor(self) -> Tensor:
         # A zero scale divides nothing, so that codes stay finite.
-        divisor = torch.where(wide == 0, torch.inf, wide)
-        return Encoder(wide, divisor, self.zero_points, self.greatest)
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """A grid in float32; the divisor is the scale, infinite where it is zero."""
-
-    scales: Tensor
-    divisor: Tensor
-    zero_points: Tensor
-    greatest: int
+        return torch.where(self._wide == 0, torch.inf, self._wide)
 
     def encode(self, values: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the nearest code of each value (float32, any shape that broadcasts)."""
-        codes = torch.div(values, self.divisor, out=out).round_()
+        codes = torch.div(values, self._divisor, out=out).round_()
         return codes.add_(self.zero_points).clamp_(0, self.greatest)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the value of each code (float32)."""
-        return torch.sub(codes, self.zero_points).mul_(self.scales)
+        return torch.sub(codes, self.zero_points).mul_(self._wide)
 
 
 GridFinder = Callable[[Tensor, int], Grid]
@@ -64,7 +57,7 @@ def nearest_codes(weight: Tensor, group_size: int, find_grid: GridFinder) -> tup
     padded = torch.nn.functional.pad(weight, (0, -columns % group_size))
     groups = padded.view(rows, -1, group_size)
     grid = find_grid(groups, 2)
-    codes = grid.encoder().encode(groups).view(padded.shape)[:, :columns]
+    codes = grid.encode(groups).view(padded.shape)[:, :columns]
     return codes, Grid(grid.scales.squeeze(2), grid.zero_points.squeeze(2), grid.greatest)
 
 
@@ -85,7 +78,7 @@ def asymmetric_grid(values: Tensor, dim: int, bits: int) -> Grid:
     least, greatest = least.clamp(max=0), greatest.clamp(min=0)
     scales = _float16(greatest / greatest_code - least / greatest_code)
     # Relative to zero, the lower end of the range is the code that zero has.
-    unshifted = Grid(scales, torch.zeros_like(least), greatest_code).encoder()
+    unshifted = Grid(scales, torch.zeros_like(least), greatest_code)
     return Grid(scales, unshifted.encode(-least), greatest_code)
 
 

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import IntegerWeight, TensorLayout
-from qsearch.space.configuration import Choices, LayerConfiguration
-from qsearch_quantizers.weights import chunk_of
+from qsearch.space.configuration import LayerConfiguration
+from qsearch_quantizers.knobs import KnobQuantizer
+from qsearch_quantizers.weights import CHUNK, check_weight, chunk_of
 
 
-class GroupedQuantizer:
+class GroupedQuantizer(KnobQuantizer):
     """What quantizers share that store codes of groups of a row; a subclass quantizes.
 
     A group is ``group_size`` neighbouring weights of one row (one output feature); the last group
-    of a row is shorter where the size does not divide the input features.
+    of a row is shorter where the size does not divide the input features. Tensors are ``codes``
+    (output features × input features, uint8), ``scales`` (output features × groups, float16) and
+    perhaps ``zero_points`` (same shape).
     """
-
-    def __init__(self, choices: Choices) -> None:
-        self._choices = choices
 
     def zero_points(self, configuration: LayerConfiguration) -> torch.dtype | None:
         """Return the type of zero points: uint8 for codes; None where all are 2^(bits - 1)."""
         raise NotImplementedError
-
-    def choices(self) -> Choices:
-        """Return the knobs, restricted as the options say."""
-        return self._choices
 
     def storage_bits(self, configuration: LayerConfiguration) -> float:
         """Return bits + (16 + bits of a zero point, if any) / group size, bits per weight."""
@@ -56,6 +52,35 @@ class GroupedQuantizer:
             own_bits = bits if zero_points == torch.uint8 else None
             layout["zero_points"] = TensorLayout(groups, zero_points, own_bits)
         return layout
+
+    def quantize_by_rows(
+        self,
+        weight: Tensor,
+        configuration: LayerConfiguration,
+        quantize: Callable[[Tensor], Mapping[str, Tensor]],
+        chunk: int = CHUNK,
+    ) -> QuantizedTensor:
+        """Quantize some rows of a weight at a time.
+
+        Args:
+            weight: Checked here, as the layer configuration is.
+            configuration: Of the weight.
+            quantize: Returns the tensors of some rows (float32), perhaps with others.
+            chunk: Weights at a time on a CPU; elsewhere all.
+        """
+        self._choices.index(configuration)
+        check_weight(weight)
+        rows, columns = weight.shape
+        step = chunk_of(rows, columns, weight.device, chunk)
+        tensors = {
+            name: torch.empty(item.shape, dtype=item.dtype, device=weight.device)
+            for name, item in self.layout((rows, columns), configuration).items()
+        }
+        for first in range(0, rows, step):
+            part = quantize(weight.detach()[first : first + step].float())
+            for name, tensor in tensors.items():
+                tensor[first : first + step] = part[name]
+        return QuantizedTensor(tensors, (rows, columns), configuration)
 
     def dequantize(self, quantized: QuantizedTensor) -> Tensor:
         """Return the float32 weight (output features × input features)."""

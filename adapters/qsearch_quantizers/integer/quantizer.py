@@ -7,13 +7,13 @@ from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import IntegerWeight
-from qsearch.space.configuration import Choices, Knob, LayerConfiguration
+from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.integer.gptq import compensated_codes, feedback_factor
 from qsearch_quantizers.integer.grid import (
     Grid,
@@ -23,8 +23,8 @@ from qsearch_quantizers.integer.grid import (
     symmetric_grid,
 )
 from qsearch_quantizers.integer.grouped import GroupedQuantizer, integer_weight
-from qsearch_quantizers.knobs import in_order
-from qsearch_quantizers.weights import check_moment, check_weight, quantize_by_rows
+from qsearch_quantizers.knobs import KnobOptions
+from qsearch_quantizers.weights import CHUNK, check_moment, check_weight
 
 Bits = Literal[2, 3, 4, 8]
 GroupSize = Literal[32, 64, 128]
@@ -50,7 +50,9 @@ class Integer(GroupedQuantizer):
 
     name = "integer"
 
-    class Options(BaseModel):
+    options: Options
+
+    class Options(KnobOptions):
         """Which values of each knob a study may use, the scheme or schemes, and the rounding.
 
         Args:
@@ -62,31 +64,18 @@ class Integer(GroupedQuantizer):
             dampening: What ``gptq`` adds to each input's mean square, as a share of their mean.
         """
 
-        model_config = ConfigDict(extra="forbid", frozen=True)
-
         bits: tuple[Bits, ...] = (2, 3, 4, 8)
         group_size: tuple[GroupSize, ...] = (32, 64, 128)
         scheme: Scheme | tuple[Scheme, ...] = "symmetric"
         rounding: Rounding = "nearest"
         dampening: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
-        _ordered = field_validator("bits", "group_size")(in_order)
-
         @field_validator("scheme")
         @classmethod
-        def _schemes(cls, value: Scheme | tuple[Scheme, ...]) -> Scheme | tuple[Scheme, ...]:
-            if isinstance(value, tuple) and (not value or len(set(value)) != len(value)):
-                raise ValueError(f"give one scheme, or a list of distinct ones, not {value}")
-            return value
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        schemes = (options.scheme,) if isinstance(options.scheme, str) else options.scheme
-        self._scheme: Scheme | None = schemes[0] if len(schemes) == 1 else None
-        knobs = [Knob("bits", options.bits), Knob("group_size", options.group_size)]
-        if self._scheme is None:
-            knobs.append(Knob("scheme", SCHEMES))
-        super().__init__(Choices(tuple(knobs)))
+        def _one_or_both(cls, value: Scheme | tuple[Scheme, ...]) -> Scheme | tuple[Scheme, ...]:
+            if isinstance(value, str):
+                return value
+            return value[0] if len(value) == 1 else SCHEMES
 
     def zero_points(self, configuration: LayerConfiguration) -> torch.dtype | None:
         """Return uint8 for the asymmetric scheme."""
@@ -100,17 +89,8 @@ class Integer(GroupedQuantizer):
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         """Quantize a weight by rounding to nearest.
 
-        With ``rounding: gptq`` this is refused, and not done by rounding to nearest: a caller that
-        knows nothing of inputs would get, and perhaps publish, other weights than the study's.
-
-        Returns:
-            ``codes`` (output features × input features, uint8), ``scales`` (output features ×
-            groups, float16) and, if asymmetric, ``zero_points`` (same, uint8).
-
-        Raises:
-            InputError: If the weight is not a finite floating-point matrix, the layer
-                configuration is not one of the quantizer's, or its rounding needs the layer's
-                inputs.
+        With ``rounding: gptq`` this is an InputError: a caller that knows nothing of inputs would
+        get, and perhaps publish, other weights than the study's.
         """
         if self.needs_inputs:
             raise InputError(
@@ -124,10 +104,8 @@ class Integer(GroupedQuantizer):
     ) -> QuantizedTensor:
         """Quantize a weight by the option's rounding, into the tensors of :meth:`quantize`.
 
-        The moment is E[x·xᵀ] of the layer's inputs x (input features × input features).
-
-        Raises:
-            InputError: If the weight, the layer configuration or the moment does not fit.
+        The moment is E[x·xᵀ] of the layer's inputs x (input features × input features); one of
+        another shape, or not positive semidefinite, is an InputError.
         """
         if not self.needs_inputs:
             return self.quantize(weight, configuration)
@@ -141,18 +119,16 @@ class Integer(GroupedQuantizer):
             ) from error
         # All rows at once: for each column, PyTorch has to be called some ten times.
         rounded = partial(compensated_codes, factor)
-        return self._quantized(weight, configuration, rounded, len(weight))
+        return self._quantized(weight, configuration, rounded, weight.numel())
 
     def _quantized(
         self,
         weight: Tensor,
         configuration: LayerConfiguration,
         rounded: Callable[[Tensor, int, GridFinder], tuple[Tensor, Grid]],
-        step: int | None = None,
+        chunk: int = CHUNK,
     ) -> QuantizedTensor:
-        """Return a weight as rounded, ``step`` rows at a time, to grids of the configuration."""
-        self._choices.index(configuration)
-        check_weight(weight)
+        """Return a weight as rounded, a chunk of weights at a time, to grids of its groups."""
         bits, size = configuration.integer("bits"), configuration.integer("group_size")
         grid_of = asymmetric_grid if self._asymmetric(configuration) else symmetric_grid
 
@@ -160,12 +136,12 @@ class Integer(GroupedQuantizer):
             codes, grid = rounded(rows, size, partial(grid_of, bits=bits))
             return {"codes": codes, "scales": grid.scales, "zero_points": grid.zero_points}
 
-        layout = self.layout((weight.shape[0], weight.shape[1]), configuration)
-        return quantize_by_rows(weight, configuration, layout, quantize, step)
+        return self.quantize_by_rows(weight, configuration, quantize, chunk)
 
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""
         return integer_weight(quantized)
 
     def _asymmetric(self, configuration: LayerConfiguration) -> bool:
-        return (self._scheme or configuration.text("scheme")) == "asymmetric"
+        scheme = self.options.scheme
+        return (scheme if isinstance(scheme, str) else configuration.text("scheme")) == SCHEMES[1]

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import TensorLayout
-from qsearch.space.configuration import Choices, LayerConfiguration
-from qsearch_quantizers.knobs import choices_of, in_order
+from qsearch.space.configuration import LayerConfiguration
+from qsearch_quantizers.knobs import KnobOptions, KnobQuantizer
 from qsearch_quantizers.libraries.optional import optional_module
 from qsearch_quantizers.packed.bit_packing import packed_bytes
 from qsearch_quantizers.weights import check_weight, chunk_of
@@ -26,7 +25,7 @@ SCALE_BLOCK_SIZE = 256
 """Blocks whose quantized scales share a float32 one in bitsandbytes' double quantization."""
 
 
-class BitsAndBytes:
+class BitsAndBytes(KnobQuantizer):
     """Codes of a bitsandbytes data type, blocks scaled by their absolute maxima.
 
     A weight is flattened row by row and cut into blocks of ``block_size``; only the last block
@@ -42,24 +41,12 @@ class BitsAndBytes:
 
     name = "bitsandbytes"
 
-    class Options(BaseModel):
-        """Which values of each knob a study may use; kept in the order of the defaults."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
+    class Options(KnobOptions):
+        """Which values of each knob a study may use."""
 
         data_type: tuple[DataType, ...] = ("fp4", "nf4", "int8")
         block_size: tuple[BlockSize, ...] = (64, 128, 256, 512)
         scale_bits: tuple[ScaleBits, ...] = (8, 32)
-
-        _ordered = field_validator("*")(in_order)
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self._choices = choices_of(options)
-
-    def choices(self) -> Choices:
-        """Return the three knobs, restricted as the options say."""
-        return self._choices
 
     def storage_bits(self, configuration: LayerConfiguration) -> float:
         """Return b + 32/B, or with double quantization b + 8/B + 32/(256·B), bits per weight."""
@@ -76,10 +63,6 @@ class BitsAndBytes:
             ``codes`` (uint8, two 4-bit codes a byte), and ``scales`` (blocks, float32) or, with
             double quantization, ``scale_codes`` (blocks, uint8), ``scales`` (scale blocks,
             float32) and ``scale_offset`` (1, float32).
-
-        Raises:
-            InputError: If the weight is not a finite floating-point matrix, the layer
-                configuration is not one of the quantizer's, or bitsandbytes is not installed.
         """
         self._choices.index(configuration)
         check_weight(weight)
@@ -100,11 +83,7 @@ class BitsAndBytes:
         return QuantizedTensor(tensors, (weight.shape[0], weight.shape[1]), configuration)
 
     def dequantize(self, quantized: QuantizedTensor) -> Tensor:
-        """Return the float32 weight (output features × input features).
-
-        Raises:
-            InputError: If bitsandbytes is not installed.
-        """
+        """Return the float32 weight; an InputError says that bitsandbytes is not installed."""
         configuration, maxima = quantized.configuration, quantized.tensors["scales"]
         if "scale_codes" in quantized.tensors:
             maxima = (

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.integer.grouped import GroupedQuantizer, groups_of_row
-from qsearch_quantizers.knobs import choices_of, in_order
+from qsearch_quantizers.knobs import KnobOptions
 from qsearch_quantizers.libraries.optional import optional_module
-from qsearch_quantizers.weights import check_weight, quantize_by_rows
 
 Bits = Literal[2, 3, 4, 8]
 GroupSize = Literal[32, 64, 128]
@@ -50,54 +48,32 @@ class HQQ(GroupedQuantizer):
 
     name = "hqq"
 
-    class Options(BaseModel):
-        """Which values of each knob a study may use; kept in the order of the defaults."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
+    class Options(KnobOptions):
+        """Which values of each knob a study may use."""
 
         bits: tuple[Bits, ...] = (2, 3, 4, 8)
         group_size: tuple[GroupSize, ...] = (32, 64, 128)
-
-        _ordered = field_validator("*")(in_order)
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        super().__init__(choices_of(options))
 
     def zero_points(self, configuration: LayerConfiguration) -> torch.dtype | None:
         """Return float16."""
         return torch.float16
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
-        """Quantize a weight.
-
-        Returns:
-            ``codes`` (output features × input features, uint8), ``scales`` and ``zero_points``
-            (output features × groups, float16).
-
-        Raises:
-            InputError: If the weight is not a finite floating-point matrix, the layer
-                configuration is not one of the quantizer's, or hqq is not installed.
-        """
-        self._choices.index(configuration)
-        check_weight(weight)
+        """Quantize a weight; an InputError says that hqq is not installed."""
         quantizer = optional_module("hqq.core.quantize", "hqq").Quantizer
         bits, size = configuration.integer("bits"), configuration.integer("group_size")
-        rows, columns = weight.shape
 
         def quantize(part: Tensor) -> dict[str, Tensor]:
             values = part.clamp(-LIMIT, LIMIT)
             pieces = [
                 _optimized(quantizer, values[:, inside], bits, length)
-                for inside, _, length in groups_of_row(columns, size)
+                for inside, _, length in groups_of_row(part.shape[1], size)
             ]
             names = ("codes", "scales", "zero_points")
             joined = (torch.cat(tensors, dim=1) for tensors in zip(*pieces, strict=True))
             return dict(zip(names, joined, strict=True))
 
-        step = max(1, CHUNK // columns) if weight.device.type == "cpu" else rows
-        layout = self.layout((rows, columns), configuration)
-        return quantize_by_rows(weight, configuration, layout, quantize, step)
+        return self.quantize_by_rows(weight, configuration, quantize, CHUNK)
 
 
 def _optimized(
@@ -105,7 +81,7 @@ def _optimized(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return codes (as the weight) and float16 scales and zero points (rows × groups)."""
     factors = _factors(weight.reshape(weight.shape[0], -1, length), bits)
-    codes, found = quantizer.quantize(
+    codes, grid = quantizer.quantize(
         weight * factors.repeat_interleave(length, dim=1),
         nbits=bits,
         group_size=length,
@@ -114,8 +90,8 @@ def _optimized(
         device=weight.device,
     )
     shape = (weight.shape[0], -1)
-    scales = _float16(found["scale"].view(shape) / factors)
-    zero_points = _float16(found["zero"].view(shape))
+    scales = _float16(grid["scale"].view(shape) / factors)
+    zero_points = _float16(grid["zero"].view(shape))
     return codes.nan_to_num(nan=0.0).view(shape).to(torch.uint8), scales, zero_points
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import IntegerWeight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.integer.grouped import GroupedQuantizer, integer_weight
-from qsearch_quantizers.knobs import choices_of, in_order
+from qsearch_quantizers.knobs import KnobOptions
 from qsearch_quantizers.libraries.optional import optional_module
-from qsearch_quantizers.weights import check_weight, quantize_by_rows
 
 Bits = Literal[4, 8]
 GroupSize = Literal[32, 64, 128, 256]
@@ -38,43 +36,24 @@ class TorchAO(GroupedQuantizer):
 
     name = "torchao"
 
-    class Options(BaseModel):
-        """Which values of each knob a study may use; kept in the order of the defaults."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
+    class Options(KnobOptions):
+        """Which values of each knob a study may use."""
 
         bits: tuple[Bits, ...] = (4, 8)
         group_size: tuple[GroupSize, ...] = (32, 64, 128, 256)
         scheme: tuple[Scheme, ...] = ("symmetric", "asymmetric")
-
-        _ordered = field_validator("*")(in_order)
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        super().__init__(choices_of(options))
 
     def zero_points(self, configuration: LayerConfiguration) -> torch.dtype | None:
         """Return uint8 for the asymmetric scheme."""
         return torch.uint8 if configuration.text("scheme") == "asymmetric" else None
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
-        """Quantize a weight.
-
-        Returns:
-            ``codes`` (output features × input features, uint8), ``scales`` (output features ×
-            groups, float16) and, if asymmetric, ``zero_points`` (same, uint8).
-
-        Raises:
-            InputError: If the weight is not a finite floating-point matrix, the layer
-                configuration is not one of the quantizer's, or torchao is not installed.
-        """
-        self._choices.index(configuration)
-        check_weight(weight)
+        """Quantize a weight; an InputError says that torchao is not installed."""
         primitives = optional_module("torchao.quantization.quant_primitives", "torchao")
         size, greatest = configuration.integer("group_size"), 2 ** configuration.integer("bits") - 1
-        mapping = primitives.MappingType[configuration.text("scheme").upper()]
 
         def quantize(rows: Tensor) -> dict[str, Tensor]:
+            mapping = primitives.MappingType[configuration.text("scheme").upper()]
             # Zeros fill the last group; they do not change its grid.
             part = torch.nn.functional.pad(rows, (0, -rows.shape[1] % size))
             scales, zero_points = primitives.choose_qparams_affine(
@@ -91,8 +70,7 @@ class TorchAO(GroupedQuantizer):
                 "zero_points": zero_points.view(groups),
             }
 
-        layout = self.layout((weight.shape[0], weight.shape[1]), configuration)
-        return quantize_by_rows(weight, configuration, layout, quantize)
+        return self.quantize_by_rows(weight, configuration, quantize)
 
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""

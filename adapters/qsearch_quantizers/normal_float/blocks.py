@@ -21,34 +21,10 @@ from qsearch_quantizers.weights import chunk_of
 TINY = torch.finfo(torch.float32).tiny
 
 
-def nf_encode(weight: Tensor, bits: int, block_size: int) -> tuple[Tensor, Tensor]:
-    """Quantize with one level of float32 scales, as QLoRA without double quantization.
-
-    Args:
-        weight: Finite; it is flattened row by row.
-        bits: 2, 3, 4 or 8.
-        block_size: Weights that share a scale, a multiple of 8.
-
-    Returns:
-        Packed codes (uint8) and absolute maxima (blocks, float32).
-    """
-    flat = weight.detach().contiguous().view(-1)
-    absmax = absolute_maxima(flat, block_size)
-    table = level_table(bits, weight.device)
-    codes = empty_codes(flat, bits)
-    step = chunk_of(absmax.numel(), block_size, weight.device)
-    for first in range(0, absmax.numel(), step):
-        scales = absmax[first : first + step].clamp(min=TINY)
-        scaled = blocks_of(flat, first, step, block_size) * scales.reciprocal().unsqueeze(1)
-        nearest = encode(scaled.clamp_(-1, 1), table)
-        pack_blocks(nearest, bits, codes, first, flat.numel())
-    return codes, absmax
-
-
 def nf_decode(
     codes: Tensor, scales: Tensor, bits: int, block_size: int, shape: tuple[int, ...]
 ) -> Tensor:
-    """Return levels times scales (float32) for what :func:`nf_encode` returned."""
+    """Return levels times scales (float32) of packed codes and the scale of each block."""
     count = math.prod(shape)
     whole = count // block_size
     decode_nf4 = nf4_operator(codes.device) if bits == 4 and whole else None

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import TensorLayout
-from qsearch.space.configuration import Choices, LayerConfiguration
-from qsearch_quantizers.knobs import choices_of, in_order
+from qsearch.space.configuration import LayerConfiguration
+from qsearch_quantizers.knobs import KnobOptions, KnobQuantizer
 from qsearch_quantizers.normal_float.blocks import (
     absolute_maxima,
     blocks_of,
@@ -35,7 +34,7 @@ SHRINK: dict[int, float] = {2: 0.65, 3: 0.85, 4: 0.93, 8: 1.0}
 """By bits, the second scale tried for a block as a part of the first; 1 means the next lower."""
 
 
-class NormalFloat:
+class NormalFloat(KnobQuantizer):
     """Codes on normal quantiles, blocks scaled by quantized absolute maxima.
 
     A weight is flattened row by row and cut into blocks of ``block_size``; only the last block
@@ -54,26 +53,14 @@ class NormalFloat:
 
     name = "normal-float"
 
-    class Options(BaseModel):
-        """Which values of each knob a study may use; kept in the order of the defaults."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
+    class Options(KnobOptions):
+        """Which values of each knob a study may use."""
 
         bits: tuple[Bits, ...] = (2, 3, 4, 8)
         scale_bits: tuple[Bits, ...] = (2, 3, 4, 8)
         scale_dtype: tuple[ScaleDtype, ...] = ("bfloat16", "float16", "float32")
         block_size: tuple[BlockSize, ...] = (16, 32, 64)
         scale_block_size: tuple[ScaleBlockSize, ...] = (16, 64, 256)
-
-        _ordered = field_validator("*")(in_order)
-
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self._choices = choices_of(options)
-
-    def choices(self) -> Choices:
-        """Return the five knobs, restricted as the options say."""
-        return self._choices
 
     def storage_bits(self, configuration: LayerConfiguration) -> float:
         """Return b0 + b1/B0 + bits(b2)/(B0·B1), bits per weight."""
@@ -92,10 +79,6 @@ class NormalFloat:
         Returns:
             ``codes`` (packed, with the halves of each byte swapped at 4 bits, uint8),
             ``scale_codes`` (blocks, uint8) and ``scales`` (scale blocks, in the scale dtype).
-
-        Raises:
-            InputError: If the weight is not a finite floating-point matrix, or the layer
-                configuration is not one of the quantizer's.
         """
         self._choices.index(configuration)
         check_weight(weight)

@@ -26,11 +26,7 @@ def owner_digest(
 ) -> str:
     """Return a text that differs where packed weights of one base model do.
 
-    Args:
-        quantizer: Name of the quantizer.
-        quantizer_options: Its options.
-        layers: Layer configuration by module path.
-        prefix: Where the model without its head is; module paths may begin with it.
+    Module paths of layers may begin with the prefix, which is where the model without its head is.
     """
     plain = {name.removeprefix(f"{prefix}."): dict(layer) for name, layer in layers.items()}
     return settings_digest(
@@ -48,11 +44,7 @@ class AdapterGuard:
     """Refuses exported adapters that a packed model would compute something else with.
 
     Adapters without a mark are not exports of ours; one that was trained on the packed model may
-    be used.
-
-    Args:
-        digest: That of the model's weights.
-        has_adapter: Whether the model has the adapter of its configuration in it.
+    be used. The digest is that of the model's weights, which may have an adapter in them already.
     """
 
     digest: str

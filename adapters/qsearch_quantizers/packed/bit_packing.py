@@ -7,15 +7,12 @@ at a time are moved inside one 64-bit word, in the little-endian order of safete
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import PackableQuantizer, TensorLayout
-from qsearch.space.configuration import LayerConfiguration
 
 CHUNK = 1 << 18
 """Codes packed at a time; a multiple of the 8 codes that always fill whole bytes."""
@@ -32,7 +29,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     Raises:
         InputError: If the bits are out of range, or the codes are not uint8 or do not fit.
     """
-    _check_bits(bits)
+    if not 1 <= bits <= 8:
+        raise InputError(f"bits must be 1 to 8, not {bits}")
     if codes.dtype != torch.uint8:
         raise InputError(f"codes must be uint8, not {codes.dtype}")
     if codes.numel() and int(codes.max()) >= 2**bits:
@@ -56,17 +54,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Return the codes (count, uint8) that :func:`pack` packed.
-
-    Raises:
-        InputError: If the bits are out of range, or the bytes are not those of ``count`` codes.
-    """
-    _check_bits(bits)
-    if packed.dtype != torch.uint8 or packed.shape != (packed_bytes(count, bits),):
-        raise InputError(
-            f"{count} codes of {bits} bits take {packed_bytes(count, bits)} bytes of type uint8;"
-            f" got {packed.dtype} of shape {tuple(packed.shape)}"
-        )
+    """Return the codes (count, uint8) that :func:`pack` packed."""
     if bits == 8:
         return packed.clone()
     codes = torch.empty(count, dtype=torch.uint8, device=packed.device)
@@ -103,40 +91,9 @@ def packed_tensors(quantized: QuantizedTensor, quantizer: PackableQuantizer) -> 
     """Return a quantized weight's tensors as they are stored on disk, by name."""
     layouts = quantizer.layout(quantized.shape, quantized.configuration)
     return {
-        name: tensor if layouts[name].bits is None else pack(tensor, layouts[name].bits or 8)
+        name: tensor if (bits := layouts[name].bits) is None else pack(tensor, bits)
         for name, tensor in quantized.tensors.items()
     }
-
-
-def unpack_tensors(
-    packed: Mapping[str, Tensor],
-    shape: tuple[int, int],
-    configuration: LayerConfiguration,
-    quantizer: PackableQuantizer,
-) -> QuantizedTensor:
-    """Return the quantized weight that :func:`packed_tensors` was given.
-
-    Raises:
-        InputError: If a tensor is missing or has the wrong size or type.
-    """
-    layouts = quantizer.layout(shape, configuration)
-    tensors = {}
-    for name, layout in layouts.items():
-        stored = packed_layout(layout)
-        tensor = packed.get(name)
-        if tensor is None or tensor.shape != stored.shape or tensor.dtype != stored.dtype:
-            found = "none" if tensor is None else f"{tensor.dtype} of shape {tuple(tensor.shape)}"
-            raise InputError(
-                f"packed tensor {name!r} must be {stored.dtype} of shape {stored.shape};"
-                f" found {found}"
-            )
-        tensors[name] = unpacked(tensor, layout)
-    return QuantizedTensor(tensors, shape, configuration)
-
-
-def _check_bits(bits: int) -> None:
-    if not 1 <= bits <= 8:
-        raise InputError(f"bits must be 1 to 8, not {bits}")
 
 
 def _fields(joined: int, bits: int) -> tuple[int, int]:

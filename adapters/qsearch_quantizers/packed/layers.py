@@ -1,23 +1,23 @@
-"""What writing and loading packed checkpoints have in common: their quantizer and layers."""
+"""The quantizer and the layers that a packed checkpoint names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from qsearch.errors import InputError
 from qsearch.plugins.registry import load_plugin
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration
+from qsearch.spec.validation import validate
 from qsearch_quantizers.packed.linear import PackedLinear
 
 QUANT_METHOD = "qsearch"
 FORMAT_VERSION = 2
 SETTINGS = "quantization_config"
-"""Under which name ``sha256`` has the digest of what is not a file."""
+"""The section of ``config.json``, and where its ``sha256`` has the digest of the other fields."""
 
 
 def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:
@@ -27,13 +27,8 @@ def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:
         InputError: If the plugin is unknown, its options are wrong, or it has no layout.
     """
     plugin = load_plugin("quantizers", name)
-    model: type[BaseModel] = plugin.Options
-    try:
-        quantizer = plugin(model.model_validate(dict(options)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"options of quantizer {name!r}: {where}: {first['msg']}") from error
+    section = f"{SETTINGS}.quantizer_options"
+    quantizer = plugin(validate(plugin.Options, options, "config.json", section))
     if not isinstance(quantizer, PackableQuantizer):
         raise InputError(
             f"quantizer {name!r} has no layout() and cannot be packed;"

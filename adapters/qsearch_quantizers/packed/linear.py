@@ -107,16 +107,16 @@ class PackedLinear(nn.Linear):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         # A change of dtype is for bias and adapter; scales in another type are other weights.
-        kept = {name: self.get_buffer(name) for name in self.tensor_names}
-        for name, tensor in kept.items():
+        before = {name: self.get_buffer(name) for name in self.tensor_names}
+        for name, tensor in before.items():
             setattr(self, name, tensor.reshape(-1).view(torch.uint8))
         try:
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         except BaseException:
-            for name, tensor in kept.items():
+            for name, tensor in before.items():
                 setattr(self, name, tensor)
             raise
-        for name, tensor in kept.items():
+        for name, tensor in before.items():
             setattr(self, name, self.get_buffer(name).view(tensor.dtype).view(tensor.shape))
         return self
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -13,10 +14,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.spec.validation import validate
 from qsearch_quantizers.packed.adapter_owner import AdapterGuard, owner_digest
-from qsearch_quantizers.packed.bit_packing import packed_layout
 from qsearch_quantizers.packed.layers import (
-    FORMAT_VERSION,
     QUANT_METHOD,
     SETTINGS,
     build_quantizer,
@@ -35,58 +35,38 @@ if TYPE_CHECKING:  # transformers may still be importing itself when this module
     from transformers import PreTrainedModel
 
 
-@register_quantization_config(QUANT_METHOD)
-class QsearchConfig(QuantizationConfigMixin):
+class Fields(BaseModel):
     """The ``quantization_config`` of a packed checkpoint's ``config.json``.
 
     ``layers`` has layer configurations by module path, ``adapter_rank`` the rank of every layer's
     adapter (0 is none), and ``sha256`` the digests of the weight files by name, and of the
     other fields under ``quantization_config``; nothing is checked if it is None.
-
-    Raises:
-        InputError: If the version is unknown, or a field is missing, unknown (a reader that ignores
-            it would be wrong) or malformed.
     """
 
-    def __init__(
-        self,
-        format_version: object = None,
-        quantizer: object = None,
-        quantizer_options: object = None,
-        layers: object = None,
-        adapter_rank: object = 0,
-        sha256: object = None,
-        quant_method: str = QUANT_METHOD,
-        **unknown: object,
-    ) -> None:
-        if format_version != FORMAT_VERSION:
-            raise InputError(
-                f"quantization_config: format_version is {format_version!r};"
-                f" this qsearch reads {FORMAT_VERSION}; export again"
-            )
-        if unknown:
-            raise InputError(f"quantization_config has unknown fields {sorted(unknown)}")
-        if not isinstance(quantizer, str) or not isinstance(quantizer_options, dict):
-            raise InputError(
-                "quantization_config needs quantizer (a name) and quantizer_options (a mapping)"
-            )
-        if not isinstance(layers, dict) or not all(map(_is_layer, layers.values())):
-            raise InputError(
-                "quantization_config needs layers: {module path: {knob: integer or text}}"
-            )
-        if type(adapter_rank) is not int or adapter_rank < 0:
-            raise InputError(
-                f"quantization_config: adapter_rank must be an integer from 0, not {adapter_rank!r}"
-            )
-        if sha256 is not None and not isinstance(sha256, dict):
-            raise InputError("quantization_config: sha256 must be {file name: digest}")
+    # A reader that ignores an unknown field would be wrong.
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format_version: Literal[2]
+    quantizer: str
+    quantizer_options: dict[str, Any]
+    layers: dict[str, dict[str, int | str]]
+    adapter_rank: NonNegativeInt = 0
+    sha256: dict[str, Any] | None = None
+
+
+@register_quantization_config(QUANT_METHOD)
+class QsearchConfig(QuantizationConfigMixin):
+    """:class:`Fields` as transformers has them; others are an InputError."""
+
+    quantizer: str
+    quantizer_options: dict[str, Any]
+    layers: dict[str, Any]
+    adapter_rank: int
+    sha256: dict[str, Any] | None
+
+    def __init__(self, quant_method: str = QUANT_METHOD, **fields: object) -> None:
         self.quant_method = quant_method  # type: ignore[assignment]  # an enum of theirs only
-        self.format_version = FORMAT_VERSION
-        self.quantizer = quantizer
-        self.quantizer_options = quantizer_options
-        self.layers = layers
-        self.adapter_rank = adapter_rank
-        self.sha256 = sha256
+        vars(self).update(validate(Fields, fields, "config.json", SETTINGS))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -132,8 +112,9 @@ class QsearchHfQuantizer(HfQuantizer):
         check_configuration(quantizer, config.configuration)
         stored: dict[str, Stored] = {}
         own_layers = {}
+        modules = {name for name, _ in model.named_modules(remove_duplicate=False)}
         for name, layer in config.configuration.items():
-            own_name = name_in(model, name)
+            own_name = _name_in(modules, model.base_model_prefix, name)
             if own_name is None:
                 continue
             own_layers[own_name] = dict(layer)
@@ -181,40 +162,24 @@ def _names_of_unpacked(model: PreTrainedModel) -> set[str]:
 
 def _stored(layer: PackedLinear) -> dict[str, Stored]:
     """Return shape and type of a layer's packed tensors and adapter, by name."""
-    shape = (layer.out_features, layer.in_features)
-    stored: dict[str, Stored] = {}
-    for name, layout in layer.quantizer.layout(shape, layer.configuration).items():
-        packed = packed_layout(layout)
-        stored[name] = (packed.shape, packed.dtype)
-    if layer.rank:
-        # In the type of the model that was saved.
-        stored["adapter_A"] = ((layer.rank, layer.in_features), None)
-        stored["adapter_B"] = ((layer.out_features, layer.rank), None)
+    stored: dict[str, Stored] = {
+        name: (tuple(buffer.shape), buffer.dtype) for name, buffer in layer.named_buffers()
+    }
+    for name, parameter in layer.named_parameters():
+        if name != "bias":  # The adapter is in the type of the model that was saved.
+            stored[name] = (tuple(parameter.shape), None)
     return stored
 
 
-def name_in(model: PreTrainedModel, name: str) -> str | None:
-    """Return a checkpoint's layer by its module path in a model, or None if it is of a head.
+def _name_in(modules: Container[str], prefix: str, name: str) -> str | None:
+    """Return a checkpoint's layer by its path among modules, or None if it is of a head.
 
-    The model may lack the head that it was saved with, or have one that it was saved without.
+    The model may lack the head that it was saved with, or have one that it was saved without;
+    ``prefix`` is where a model with a head has the rest.
     """
-    prefix = f"{model.base_model_prefix}."
-    if hasattr(model, model.base_model_prefix):
-        inside = getattr(model, model.base_model_prefix)
-        own = f"{prefix}{name}"
-        return own if not _has(model, name) and _has(inside, name) else name
-    if name.startswith(prefix):
-        return name.removeprefix(prefix)
-    return name if _has(model, name) or not model.base_model_prefix else None
-
-
-def _has(model: nn.Module, name: str) -> bool:
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
-
-
-def _is_layer(value: object) -> bool:
-    return isinstance(value, dict) and all(type(one) in (int, str) for one in value.values())
+    inside = f"{prefix}.{name}"
+    if prefix in modules:
+        return inside if name not in modules and inside in modules else name
+    if name.startswith(f"{prefix}."):
+        return name.removeprefix(f"{prefix}.")
+    return name if name in modules else None

@@ -16,25 +16,6 @@ from qsearch.errors import InputError
 Stored = tuple[tuple[int, ...], torch.dtype | None]
 """Shape and type of a tensor in a file; a type of None is any floating-point type."""
 
-_DTYPES = {
-    "BOOL": torch.bool,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "U8": torch.uint8,
-    "U16": torch.uint16,
-    "U32": torch.uint32,
-    "U64": torch.uint64,
-}
-"""Element types by their names in safetensors files."""
-
 
 def file_digests(paths: Iterable[Path]) -> dict[str, str]:
     """Return the SHA-256 of files (hexadecimal) by file name."""
@@ -57,10 +38,10 @@ def require_digests(paths: Iterable[Path], expected: Mapping[str, str]) -> None:
     Raises:
         InputError: If a file is missing, not known, or has changed.
     """
-    found = {path.name: path for path in paths}
-    for name in sorted(expected.keys() - found.keys()):
+    files = {path.name: path for path in paths}
+    for name in sorted(expected.keys() - files.keys()):
         raise InputError(f"checkpoint lacks its file {name}; export or copy it again")
-    for name, path in sorted(found.items()):
+    for name, path in sorted(files.items()):
         if name not in expected:
             raise InputError(f"{path}: config.json does not know this file; export again")
         if not path.is_file():
@@ -84,19 +65,22 @@ def require_tensors(
         InputError: If a file cannot be read, a tensor is missing or has another shape or type, or
             a layer has more than is read of it.
     """
-    found: dict[str, tuple[Path, tuple[int, ...], torch.dtype | None]] = {}
+    from transformers.modeling_utils import str_to_torch_dtype
+
+    headers: dict[str, tuple[Path, tuple[int, ...], torch.dtype | None]] = {}
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118  # It is no mapping.
                     part = file.get_slice(name)
-                    found[name] = (path, tuple(part.get_shape()), _DTYPES.get(part.get_dtype()))
+                    dtype = str_to_torch_dtype.get(part.get_dtype())
+                    headers[name] = (path, tuple(part.get_shape()), dtype)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
     for name, (shape, dtype) in expected.items():
-        if name not in found:
+        if name not in headers:
             raise InputError(f"checkpoint lacks the tensor {name}")
-        path, own_shape, own_dtype = found[name]
+        path, own_shape, own_dtype = headers[name]
         fits = (
             own_dtype == dtype if dtype else own_dtype is not None and own_dtype.is_floating_point
         )
@@ -106,11 +90,11 @@ def require_tensors(
                 f" for {dtype or 'a floating-point type'} of shape {shape}"
             )
     packed = {name.rpartition(".")[0] for name in expected}
-    for name in sorted(found.keys() - expected.keys()):
+    for name in sorted(headers.keys() - expected.keys()):
         layer, _, key = name.rpartition(".")
-        is_packed = layer in packed or (layer in unpacked and f"{layer}.weight" not in found)
+        is_packed = layer in packed or (layer in unpacked and f"{layer}.weight" not in headers)
         if is_packed and key not in ("weight", "bias"):
             raise InputError(
-                f"{found[name][0]}: holds {name}, which config.json does not ask for, by layers or"
-                " adapter_rank under quantization_config; export or copy it again"
+                f"{headers[name][0]}: holds {name}, which config.json does not ask for, by layers"
+                " or adapter_rank under quantization_config; export or copy it again"
             )

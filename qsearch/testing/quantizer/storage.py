@@ -15,7 +15,7 @@ from qsearch.testing.comparison import assert_same, assert_same_tensors
 from qsearch.testing.quantizer.base import QuantizerChecks, made_again
 from qsearch.testing.samples import global_seed, normal_weight, quantize
 
-LARGE = (256, 2048)
+LARGE = (512, 1024)
 """A shape that all usual groups and groups of groups divide, so that no padding is stored. It is
 large enough that 1 KiB, such as a table of levels, is within :data:`STORAGE_TOLERANCE` at 2 bits.
 """

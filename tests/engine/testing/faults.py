@@ -1,58 +1,45 @@
-"""Plugins with a fault each, and the check of a kit that has to find it."""
-
-from __future__ import annotations
+"""Plugins with a fault each, and whether a kit's check finds it."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A check that a plugin fails, a pattern of what that says, and the plugin.
-
-    ``arguments`` are those of a check that pytest makes a test of for each of several.
-    """
-
-    check: str
-    told: str
-    plugin: type
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{self.check}: {self.told}"
+def replaced(plugin, /, **methods):
+    """A class with other methods."""
+    return type("Faulty", (plugin,), methods)
 
 
-def altered(plugin: type, **changes: Callable[..., Any]) -> type:
-    """Return a class whose methods return what the changes make of the right results.
+def altered(plugin, /, **changes):
+    """A class whose methods return what changes make of the right results, and the arguments."""
 
-    A change is called with the right result and the method's arguments.
-    """
+    def method(name, change):
+        right = getattr(plugin, name)
+        return lambda self, *arguments: change(right(self, *arguments), *arguments)
 
-    def method(name: str, change: Callable[..., Any]) -> Callable[..., Any]:
-        def called(self: Any, *arguments: Any) -> Any:
-            return change(getattr(super(faulty, self), name)(*arguments), *arguments)
-
-        return called
-
-    methods = {name: method(name, change) for name, change in changes.items()}
-    faulty = type("Faulty", (plugin,), methods)
-    return faulty
+    return replaced(plugin, **{name: method(name, change) for name, change in changes.items()})
 
 
-def checks(kit: type) -> set[str]:
+def checks(kit):
     return {name.removeprefix("test_") for name in dir(kit) if name.startswith("test_")}
 
 
-def assert_found(fault: Fault, kit: Any, tmp_path: Path) -> None:
-    """Assert that the kit of the fault's plugin fails its check, and says what is told."""
-    check = getattr(kit, f"test_{fault.check}")
-    arguments = dict(fault.arguments)
-    if "tmp_path" in inspect.signature(check).parameters:
-        arguments["tmp_path"] = tmp_path
-    with pytest.raises((Exception, pytest.fail.Exception), match=fault.told):
-        check(**arguments)
+def run(kit, check, tmp_path):
+    """Run a check as pytest does: with each of its parameters."""
+    method = getattr(kit, f"test_{check}")
+    arguments = {"tmp_path": tmp_path} if "tmp_path" in inspect.signature(method).parameters else {}
+    marks = [mark for mark in getattr(method, "pytestmark", ()) if mark.name == "parametrize"]
+    for value in marks[0].args[1] if marks else [None]:
+        method(**arguments, **({marks[0].args[0]: value} if marks else {}))
+
+
+def each(faults):
+    """A test for each fault of a table by check and what the check then says."""
+    table = [(check, says, plugin) for check in faults for says, plugin in faults[check].items()]
+    names = [f"{check}: {says}" for check, says, _ in table]
+    return pytest.mark.parametrize(("check", "says", "plugin"), table, ids=names)
+
+
+def assert_found(kit, check, says, tmp_path):
+    with pytest.raises((Exception, pytest.fail.Exception), match=says):
+        run(kit, check, tmp_path)

@@ -1,404 +1,253 @@
-"""The kit for quantizers: a right one passes, and each check fails on one with a fault for it."""
+"""The kit for quantizers: each check fails on a quantizer with a fault for it.
 
-from __future__ import annotations
+That right ones pass is in tests/quantizers/test_conformance.py.
+"""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, create_model
+from qsearch_quantizers.integer.quantizer import Integer
 
-from qsearch.errors import InputError
-from qsearch.plugins.tensor_layout import TensorLayout
 from qsearch.space.configuration import Choices, Knob, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.testing import QuantizerConformance
 from qsearch.testing.comparison import assert_more_bits_pay
-from qsearch.testing.quantizer.kit import NO_WEIGHTS
-from qsearch.testing.quantizer.round_trip import VIEWS
 from qsearch.testing.samples import (
     draw_configurations,
     normal_weight,
     relative_error,
     sample_layer_configurations,
 )
+from tests.engine.fixtures.qsearch_fake import FakeQuantizer
 from tests.engine.support import NORMAL_FLOAT
-from tests.engine.testing.faults import Fault, altered, assert_found, checks
-from tests.engine.testing.rounding import ForInputs, Rounding, made
+from tests.engine.testing.faults import altered, assert_found, checks, each, replaced, run
 
-FAULTS: list[Fault] = []
-
-
-def fault(check: str, told: str, plugin: type, **arguments: Any) -> None:
-    FAULTS.append(Fault(check, told, plugin, arguments))
+numbers = itertools.count(3)
 
 
-def restored(change: Any) -> type:
-    """A quantizer whose dequantized weights are changed."""
-    return altered(Rounding, dequantize=change)
-
-
-def stored(change: Any) -> type:
-    """A quantizer whose tensors are changed, by the right ones and the weight."""
-
-    def quantize(right: Any, weight: Any, configuration: Any) -> Any:
-        return replace(right, tensors={**right.tensors, **change(right.tensors, weight)})
-
-    return altered(Rounding, quantize=quantize)
-
-
-def with_grid(change: Any, base: type = Rounding) -> type:
-    """A quantizer with other scales than it should have."""
-    return altered(base, grid=change)
-
-
-def with_layout(change: Any) -> type:
-    return altered(Rounding, layout=change)
-
-
-# Arguments
-
-
-class TakesAnyOption(Rounding):
-    class Options(Rounding.Options):
+class TakesAnyOption(Integer):
+    class Options(Integer.Options):
         model_config = ConfigDict(extra="ignore")
 
 
-class LeavesOptionsOut(Rounding):
-    class Options(Rounding.Options):
-        bits: tuple[int, ...] = Field(default=(2, 3, 4, 8), exclude=True)
+class ForInputs(Integer):
+    class Options(Integer.Options):
+        rounding: str = "gptq"
 
 
-class KeepsNoOptions(Rounding):
-    def __init__(self, options: Any) -> None:
-        self.own = options
-
-    def choices(self) -> Choices:
-        return Choices((Knob("bits", self.own.bits),))
-
-
-class Refuses(Rounding):
-    """Checks its arguments otherwise than it should."""
-
-    def check(self, weight: torch.Tensor, configuration: LayerConfiguration) -> None:
-        pass
-
-
-class TakesAnyConfiguration(Rounding):
-    def choices(self) -> Any:
-        right = super().choices()
-        return SimpleNamespace(
-            knobs=right.knobs, layer_configuration=right.layer_configuration, index=lambda _: 0
-        )
-
-
-numbers = itertools.count(3)
-fault("it_has_a_name_and_knobs", "assert ''", type("WithoutName", (Rounding,), {"name": ""}))
-fault(
-    "it_has_a_name_and_knobs",
-    "choices, called again",
-    altered(Rounding, choices=lambda _: Choices((Knob("bits", (2, next(numbers))),))),
-)
-fault("options_refuse_fields_that_they_do_not_know", "DID NOT RAISE", TakesAnyOption)
-fault("options_as_json_make_an_equal_quantizer", "Choices", LeavesOptionsOut)
-fault("options_as_json_make_an_equal_quantizer", "attribute options", KeepsNoOptions)
-fault("layer_configurations_of_others_are_refused", "expected InputError", TakesAnyConfiguration)
-fault("layer_configurations_of_others_are_refused", "bits", Refuses)
-fault("what_is_no_weight_is_refused", "but it is taken", Refuses, weight=NO_WEIGHTS["nan"])
-
-# Round trip
-
-
-class ReadsMemoryInOrder(Rounding):
-    def quantize(self, weight: Any, configuration: Any) -> Any:
-        in_order = weight.as_strided(weight.shape, (weight.shape[1], 1))
-        return super().quantize(in_order, configuration)
-
-
-class Float32Only(Rounding):
-    def check(self, weight: Any, configuration: Any) -> None:
-        super().check(weight, configuration)
-        if weight.dtype != torch.float32:
-            raise InputError("no float32")
-
-
-class OneBitLessInHalfPrecision(Rounding):
-    def quantize(self, weight: Any, configuration: Any) -> Any:
-        self.factor = 1 if weight.dtype == torch.float32 or configuration["bits"] != 8 else 2
-        return super().quantize(weight, configuration)
-
-    def grid(self, groups: Any, bits: int) -> Any:
-        return self.factor * super().grid(groups, bits)
-
-
-class ChangesTheWeight(Rounding):
-    def quantize(self, weight: Any, configuration: Any) -> Any:
-        weight.detach().clamp_(-0.01, 0.01)
-        return super().quantize(weight, configuration)
-
-
-class KeepsTheWeight(stored(lambda right, weight: {"codes": weight.detach()})):  # type: ignore[misc]
-    def dequantize(self, quantized: Any) -> Any:
-        return quantized.tensors["codes"].float()
-
-
-class Caches(Rounding):
-    def dequantize(self, quantized: Any) -> Any:
-        self.cache = getattr(self, "cache", {})
-        return self.cache.setdefault(id(quantized), super().dequantize(quantized))
-
-
-class StaysOnTheCPU(Rounding):
-    def quantize(self, weight: Any, configuration: Any) -> Any:
-        return super().quantize(weight.cpu(), configuration)
-
-
-shapes = "weights_of_any_shape_come_back_as_float32_of_that_shape"
-fault(shapes, "float64", restored(lambda weight, _: weight.double()), shape=(1, 64))
-fault(shapes, r"\[64, 1\]", restored(lambda weight, _: weight.t()), shape=(1, 64))
-fault(
-    "where_the_weight_lies_in_memory_does_not_matter",
-    "not equal",
-    ReadsMemoryInOrder,
-    view=VIEWS["transposed"],
-)
-half = "half_precision_weights_are_taken"
-fault(half, "no float32", Float32Only, dtype=torch.float16)
-fault(half, "relative error", OneBitLessInHalfPrecision, dtype=torch.bfloat16)
-kept = "the_weight_is_left_as_it_was_and_not_kept"
-fault(kept, "weight after quantize", ChangesTheWeight)
-fault(kept, "dequantized after the weight changed", KeepsTheWeight)
-fault(
-    "a_weight_that_is_trained_gives_no_graph",
-    "scales",
-    stored(lambda right, weight: {"scales": right["scales"] + 0 * weight.half().sum()}),
-)
-fault("a_dequantized_weight_is_the_callers_own", "again", Caches)
-if torch.cuda.is_available():
-    fault("it_works_on_a_gpu", "device of", StaysOnTheCPU)
-
-# Storage
-
-
-class KeepsScalesToItself(Rounding):
-    def quantize(self, weight: Any, configuration: Any) -> Any:
-        right = super().quantize(weight, configuration)
-        self.scales = right.tensors["scales"]
-        return replace(right, tensors={"codes": right.tensors["codes"]})
-
-    def dequantize(self, quantized: Any) -> Any:
-        tensors = {**quantized.tensors, "scales": self.scales}
-        return super().dequantize(replace(quantized, tensors=tensors))
-
-
-class OtherRows(Rounding):
-    def dequantize(self, quantized: Any) -> Any:
-        return super().dequantize_rows(quantized, 0, quantized.shape[0])
-
-    def dequantize_rows(self, quantized: Any, first: int, last: int) -> Any:
-        return super().dequantize_rows(quantized, 0, last - first)
-
-
-class EachInstanceItsOwn(Rounding):
-    instances = itertools.count(100)
-
-    def __init__(self, options: Any) -> None:
+class Numbered(Integer):
+    def __init__(self, options):
         super().__init__(options)
-        self.factor = next(self.instances) / 100
-
-    def grid(self, groups: Any, bits: int) -> Any:
-        return self.factor * super().grid(groups, bits)
+        self.number = next(numbers)
 
 
-def random_scales(right: Any, weight: Any) -> Any:
+class KeepsNoOptions(Integer):
+    def __init__(self, options):
+        super().__init__(options)
+        self.options = SimpleNamespace(**dict(options))
+
+
+def other_weight(change):
+    """Quantizes another weight than it is given."""
+    return replaced(
+        Integer, quantize=lambda self, weight, layer: Integer.quantize(self, change(weight), layer)
+    )
+
+
+def other_tensors(change, plugin=Integer, method="quantize"):
+    """Stores other tensors than it should: a change of the right ones, and of the weight."""
+    return altered(
+        plugin,
+        **{method: lambda q, w, *_: replace(q, tensors={**q.tensors, **change(q.tensors, w)})},
+    )
+
+
+def restored(change):
+    return altered(Integer, dequantize=change)
+
+
+def on_a_grid(weight, _):
+    """Holds no steps below 1e-4, and no weight above 100."""
+    return (weight / 1e-4).round().mul(1e-4).clamp(-100, 100)
+
+
+KEPT_WEIGHT = altered(
+    other_tensors(lambda _, weight: {"kept": weight.detach()}),
+    dequantize=lambda _, quantized: quantized.tensors["kept"].float(),
+)
+MINDS_NO_INPUTS = replaced(
+    ForInputs,
+    quantize_for_inputs=lambda self, weight, layer, moment: ForInputs.quantize_for_inputs(
+        self, weight, layer, torch.eye(weight.shape[1])
+    ),
+)
+cache = {}
+
+FAULTS = {
+    "it_has_a_name_and_knobs": {
+        "assert ''": replaced(Integer, name=""),
+        "choices, called again": altered(
+            Integer, choices=lambda _: Choices((Knob("bits", (2, next(numbers))),))
+        ),
+    },
+    "its_name_is_that_of_its_entry_point": {
+        "assert 'other' in ": replaced(
+            Integer, name="other", __module__=Integer.__module__, __qualname__="Integer"
+        ),
+    },
+    "options_refuse_fields_that_they_do_not_know": {"DID NOT RAISE": TakesAnyOption},
+    "options_as_json_make_an_equal_quantizer": {
+        "Choices": replaced(
+            Integer,
+            Options=create_model(
+                "Options",
+                __base__=Integer.Options,
+                bits=(tuple[int, ...], Field((2, 3, 4, 8), exclude=True)),
+            ),
+        ),
+        "attribute options": KeepsNoOptions,
+    },
+    "layer_configurations_of_others_are_refused": {
+        "expected InputError": replaced(
+            Integer,
+            quantize=lambda self, weight, _: Integer.quantize(
+                self, weight, self.choices().layer_configuration(0)
+            ),
+        ),
+    },
+    "what_is_no_weight_is_refused": {"but it is taken": other_weight(torch.nan_to_num)},
+    "weights_of_any_shape_come_back_as_float32_of_that_shape": {
+        "float64": restored(lambda weight, _: weight.double()),
+        r"\[64, 1\]": restored(lambda weight, _: weight.t()),
+    },
+    "where_the_weight_lies_in_memory_does_not_matter": {
+        "not equal": other_weight(lambda w: w.as_strided(w.shape, (w.shape[1], 1))),
+    },
+    "half_precision_weights_are_taken": {
+        "relative error": other_tensors(
+            lambda right, weight: {"codes": right["codes"] ^ int(weight.dtype != torch.float32)}
+        ),
+    },
+    "the_weight_is_left_as_it_was_and_not_kept": {
+        "weight after quantize": other_weight(lambda weight: weight.detach().clamp_(-0.01, 0.01)),
+        "dequantized after the weight changed": KEPT_WEIGHT,
+    },
+    "a_weight_that_is_trained_gives_no_graph": {
+        "scales": other_tensors(lambda right, w: {"scales": right["scales"] + 0 * w.half().sum()}),
+    },
+    "a_dequantized_weight_is_the_callers_own": {
+        "again": restored(lambda weight, quantized: cache.setdefault(id(quantized), weight)),
+    },
+    "a_quantized_weight_says_its_shape_and_layer_configuration": {
+        r"\(64, 1\) == ": altered(Integer, quantize=lambda q, *_: replace(q, shape=q.shape[::-1])),
+        "no_such_knob": altered(
+            Integer,
+            quantize=lambda q, *_: replace(
+                q, configuration=LayerConfiguration({"no_such_knob": 1})
+            ),
+        ),
+    },
+    "tensors_are_plain_and_come_back_from_safetensors": {
+        "is_contiguous": other_tensors(
+            lambda right, _: {"codes": right["codes"].t().contiguous().t()}
+        ),
+        "'scales'": other_tensors(lambda right, _: {"scales": torch.nn.Parameter(right["scales"])}),
+        "share memory": other_tensors(lambda right, _: {"again": right["scales"]}),
+        "loaded": replaced(
+            Numbered, dequantize=lambda self, q: self.number * Integer.dequantize(self, q)
+        ),
+    },
+    "storage_bits_are_those_of_the_stored_bytes": {
+        "stored bits per weight": altered(Integer, storage_bits=lambda _, layer: layer["bits"]),
+        "storage bits of": altered(Integer, storage_bits=lambda *_: 0.0),
+        "codes must be packed": FakeQuantizer,
+    },
+    "tensors_are_as_the_layout_says": {
+        "zero_points": other_tensors(lambda right, _: {"zero_points": right["codes"]}),
+        "codes with": other_tensors(lambda right, _: {"codes": right["codes"].t()}),
+        "codes of codes": altered(
+            Integer, layout=lambda r, *_: r | {"codes": replace(r["codes"], bits=1)}
+        ),
+    },
+    "rows_alone_are_those_of_the_whole_weight": {
+        "rows": altered(Integer, dequantize_rows=lambda right, *_: right.flip(1)),
+    },
+    "equal_weights_give_equal_tensors": {
+        "again": other_tensors(lambda right, _: {"scales": right["scales"] + next(numbers) % 2}),
+    },
+    "random_numbers_and_settings_of_the_process_play_no_part": {
+        "another seed": other_tensors(
+            lambda right, _: {
+                "scales": right["scales"] + torch.tensor(torch.initial_seed() / 10).half()
+            }
+        ),
+        "settings of PyTorch": altered(
+            Integer, quantize=lambda right, *_: [torch.manual_seed(0), right][1]
+        ),
+    },
+    "the_relative_error_is_below_one": {"< 1": restored(lambda weight, _: 0 * weight)},
+    "zeros_stay_zeros": {"<=": restored(lambda weight, _: weight + 1e-6)},
+    "rows_of_one_value_stay_finite": {
+        "isfinite": restored(lambda w, _: w / (w.amax(1, True) - w.amin(1, True))),
+    },
+    "more_bits_give_less_error": {
+        "expected each below the one before": restored(
+            lambda weight, q: weight if q.configuration["bits"] != 4 else 1.5 * weight
+        ),
+    },
+    "more_storage_bits_do_not_give_more_error": {
+        "error with": restored(lambda weight, q: weight * q.configuration["bits"]),
+    },
+    "the_error_does_not_depend_on_the_weights_magnitude": {
+        "magnitude": restored(on_a_grid),
+        "magnitude: ": restored(lambda weight, _: weight.clamp(-100, 100)),
+    },
+    "known_inputs_lower_the_error_of_outputs": {"known inputs": MINDS_NO_INPUTS},
+    "each_row_depends_on_itself_and_the_inputs_alone": {
+        "rows 5 to 9": other_tensors(
+            lambda right, weight: {"scales": right["scales"] * len(weight)},
+            ForInputs,
+            "quantize_for_inputs",
+        ),
+    },
+    "inputs_of_another_size_are_refused": {"expected InputError": MINDS_NO_INPUTS},
+    "it_works_on_a_gpu": {"device of": other_weight(lambda weight: weight.cpu())},
+}
+
+
+def make(plugin):
+    return plugin(plugin.Options(bits=(2, 4, 8), group_size=(32,)))
+
+
+def kit(plugin, **methods):
+    return replaced(QuantizerConformance, make=lambda _: make(plugin), **methods)()
+
+
+@each(FAULTS)
+def test_a_quantizer_with_a_fault_fails_the_check_for_it(check, says, plugin, tmp_path):
+    if check == "it_works_on_a_gpu" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
     with torch.random.fork_rng():
-        return {"scales": right["scales"] * (1 + torch.rand(1).half() / 10)}
+        assert_found(kit(plugin), check, says, tmp_path)
 
 
-def seeding(right: Any, *arguments: Any) -> Any:
-    torch.manual_seed(0)
-    return right
+def test_every_check_has_a_quantizer_that_fails_it():
+    assert set(FAULTS) == checks(QuantizerConformance)
 
 
-def without_gradients(right: Any, *arguments: Any) -> Any:
-    torch.set_grad_enabled(False)
-    return right
-
-
-says = "a_quantized_weight_says_its_shape_and_layer_configuration"
-fault(
-    says,
-    r"\(64, 1\) == ",
-    altered(Rounding, quantize=lambda q, *_: replace(q, shape=q.shape[::-1])),
+@pytest.mark.parametrize(
+    "check", ["zeros_stay_zeros", "the_error_does_not_depend_on_the_weights_magnitude"]
 )
-other = LayerConfiguration({"bits": 2, "group_size": 16})
-fault(says, "group_size", altered(Rounding, quantize=lambda q, *_: replace(q, configuration=other)))
-plain = "tensors_are_plain_and_come_back_from_safetensors"
-fault(
-    plain, "is_contiguous", stored(lambda right, _: {"codes": right["codes"].t().contiguous().t()})
-)
-fault(plain, "'scales'", stored(lambda right, _: {"scales": torch.nn.Parameter(right["scales"])}))
-fault(plain, "share memory", stored(lambda right, _: {"again": right["scales"]}))
-fault(plain, "scales|loaded", KeepsScalesToItself)
-bits = "storage_bits_are_those_of_the_stored_bytes"
-fault(bits, "stored bits per weight", altered(Rounding, storage_bits=lambda right, c: c["bits"]))
-fault(bits, "storage bits of", altered(Rounding, storage_bits=lambda right, c: 0.0))
-fault(bits, "codes must be packed", type("CodesInWholeBytes", (Rounding,), {"layout": None}))
-layouts = "tensors_are_as_the_layout_says"
-more = {"zero_points": TensorLayout((1, 1), torch.uint8, None)}
-fault(layouts, "zero_points", with_layout(lambda right, *_: right | more))
-fault(
-    layouts,
-    "codes with",
-    with_layout(lambda r, *_: r | {"codes": replace(r["codes"], shape=r["codes"].shape[::-1])}),
-)
-fault(
-    layouts,
-    "codes of codes",
-    with_layout(lambda r, *_: r | {"codes": replace(r["codes"], bits=r["codes"].bits - 1)}),
-)
-fault("rows_alone_are_those_of_the_whole_weight", "rows", OtherRows)
-calls = itertools.count()
-fault(
-    "equal_weights_give_equal_tensors",
-    "again",
-    stored(lambda right, _: {"scales": right["scales"] * (1 + next(calls) % 2 / 10)}),
-)
-fault("equal_weights_give_equal_tensors", "again", EachInstanceItsOwn)
-process = "random_numbers_and_settings_of_the_process_play_no_part"
-fault(process, "another seed", stored(random_scales))
-fault(process, "settings of PyTorch", altered(Rounding, quantize=seeding))
-fault(process, "settings of PyTorch", altered(Rounding, quantize=without_gradients))
-
-# Accuracy
+def test_a_larger_tolerance_lets_a_floor_pass(check, tmp_path):
+    for plugin in FAULTS[check].values():
+        run(kit(plugin, tolerance=lambda *_: 1e4), check, tmp_path)
 
 
-class NextToZeroIsNoZero(Rounding):
-    def dequantize_rows(self, quantized: Any, first: int, last: int) -> Any:
-        weight = super().dequantize_rows(quantized, first, last)
-        return weight.where(weight != 0, 1e-6)
-
-
-def divided_by_the_spread(right: Any, groups: Any, bits: int) -> Any:
-    spread = groups.amax(-1, keepdim=True) - groups.amin(-1, keepdim=True)
-    return right * (spread / spread)
-
-
-NoSmallSteps = with_grid(lambda right, *_: right.clamp(min=5e-5))
-"""Its error at 8 bits becomes .014: little of the weight, and 2.5 times what it should be."""
-
-magnitude = "the_error_does_not_depend_on_the_weights_magnitude"
-fault(
-    "the_relative_error_is_below_one", "< 1", restored(lambda weight, _: torch.zeros_like(weight))
-)
-fault("zeros_stay_zeros", "<=", restored(lambda weight, _: weight + 0.001))
-fault("zeros_stay_zeros", "e-07 <=", NextToZeroIsNoZero)
-constant = torch.full((8, 200), 0.02)
-fault(
-    "rows_of_one_value_stay_finite", "isfinite", with_grid(divided_by_the_spread), weight=constant
-)
-fault(
-    "more_bits_give_less_error",
-    "expected each below the one before",
-    restored(lambda weight, q: weight if q.configuration["bits"] != 4 else 1.5 * weight),
-)
-fault(
-    "more_storage_bits_do_not_give_more_error",
-    "error with",
-    restored(lambda weight, q: weight * (1 + q.configuration.integer("bits"))),
-)
-fault(magnitude, "magnitude", NoSmallSteps, std=0.001)
-fault(magnitude, "magnitude", with_grid(lambda right, *_: right.clamp(max=1.0)), std=200)
-
-# Inputs
-
-
-class FailsOnOtherInputs(ForInputs):
-    def quantize_for_inputs(self, weight: Any, configuration: Any, moment: Any) -> Any:
-        return self.better(weight, configuration, moment)
-
-
-class MindsNoInputs(ForInputs):
-    def better(self, weight: Any, configuration: Any, moment: Any) -> Any:
-        return self.quantize(weight, configuration)
-
-
-def one_grid(right: Any, groups: Any, bits: int) -> Any:
-    return right.amax(0, keepdim=True).expand(len(groups), -1, -1).clone()
-
-
-fault("known_inputs_lower_the_error_of_outputs", "known inputs", MindsNoInputs)
-fault(
-    "each_row_depends_on_itself_and_the_inputs_alone", "rows 5 to 9", with_grid(one_grid, ForInputs)
-)
-fault("inputs_of_another_size_are_refused", "size|shape", FailsOnOtherInputs)
-
-
-class TestRightQuantizer(QuantizerConformance):
-    def make(self) -> Rounding:
-        return made(Rounding)
-
-
-class TestRightQuantizerForInputs(QuantizerConformance):
-    def make(self) -> Rounding:
-        return made(ForInputs)
-
-
-class TestQuantizerWithAFloorAndATolerance(QuantizerConformance):
-    def make(self) -> Rounding:
-        class Floor(NoSmallSteps, NextToZeroIsNoZero): ...  # type: ignore[misc, valid-type]
-
-        return made(Floor)
-
-    def tolerance(self, check: str, configuration: LayerConfiguration) -> float:
-        if check == "zeros":
-            return 1e-4
-        if check == "magnitude" and configuration["bits"] == 8:
-            return 2.0
-        return super().tolerance(check, configuration)
-
-
-def kit(plugin: type) -> QuantizerConformance:
-    class Kit(QuantizerConformance):
-        def make(self) -> Rounding:
-            return made(plugin)
-
-    return Kit()
-
-
-@pytest.fixture
-def settings() -> Iterator[None]:
-    before = torch.get_rng_state()
-    yield
-    torch.set_grad_enabled(True)
-    torch.set_rng_state(before)
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
-def test_a_quantizer_with_a_fault_fails_the_check_for_it(
-    fault: Fault, settings: None, tmp_path: Path
-) -> None:
-    assert_found(fault, kit(fault.plugin), tmp_path)
-
-
-def test_every_check_has_a_quantizer_that_fails_it() -> None:
-    elsewhere = {"its_name_is_that_of_its_entry_point", "it_works_on_a_gpu"}
-    assert {fault.check for fault in FAULTS} | elsewhere == checks(QuantizerConformance)
-
-
-def test_a_quantizer_is_named_as_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    plugin = SimpleNamespace(name="other", target=f"{Rounding.__module__}:Rounding")
-    monkeypatch.setattr("qsearch.testing.quantizer.kit.installed_plugins", lambda group: [plugin])
-    with pytest.raises(AssertionError, match="assert 'rounding' in "):
-        kit(Rounding).test_its_name_is_that_of_its_entry_point()
-
-
-def test_a_kit_without_a_plugin_says_what_it_needs() -> None:
+def test_a_kit_without_a_plugin_says_what_it_needs():
     with pytest.raises(NotImplementedError, match="QuantizerConformance needs a method make"):
         QuantizerConformance().make()
 
@@ -406,7 +255,7 @@ def test_a_kit_without_a_plugin_says_what_it_needs() -> None:
 # Samples
 
 
-def test_errors_may_rise_a_little_with_the_bits() -> None:
+def test_errors_may_rise_a_little_with_the_bits():
     """As with FP4 in blocks of 32 and 16."""
     assert_more_bits_pay([4.25, 4.5], [0.1163, 0.1172])
     assert_more_bits_pay([4.25], [0.1])
@@ -414,13 +263,13 @@ def test_errors_may_rise_a_little_with_the_bits() -> None:
         assert_more_bits_pay([4.5, 4.25, 4.25], [0.115, 0.11, 0.09])
 
 
-def test_few_layer_configurations_are_all_tried() -> None:
-    choices = made(Rounding).choices()
-    assert sample_layer_configurations(choices, 6) == choices.layer_configurations
+def test_few_layer_configurations_are_all_tried():
+    choices = make(Integer).choices()
+    assert sample_layer_configurations(choices, 3) == choices.layer_configurations
 
 
 @pytest.mark.parametrize("count", [10, 48, 200])
-def test_a_sample_holds_the_corners_of_each_knob_and_is_even_over_its_values(count: int) -> None:
+def test_a_sample_holds_the_corners_of_each_knob_and_is_even_over_its_values(count):
     sample = sample_layer_configurations(NORMAL_FLOAT, count)
     assert len(set(sample)) == len(sample) <= count + 12
     for end, other in ((0, -1), (-1, 0)):
@@ -434,7 +283,7 @@ def test_a_sample_holds_the_corners_of_each_knob_and_is_even_over_its_values(cou
         assert max(counts) - min(counts) <= 6 + max(2, count / 10)
 
 
-def test_configurations_are_distinct_and_always_the_same() -> None:
+def test_configurations_are_distinct_and_always_the_same():
     layers = [LayerSpec(f"layer.{index}", "query", index, (4, 4)) for index in range(2)]
     choices = Choices((Knob("bits", (2, 4)),))
     drawn = draw_configurations(layers, choices, 4)
@@ -444,7 +293,6 @@ def test_configurations_are_distinct_and_always_the_same() -> None:
         draw_configurations(layers, choices, 5)
 
 
-def test_relative_error_is_that_of_the_norms() -> None:
-    weight, configuration = normal_weight(16, 64), made(Rounding).choices().layer_configuration(0)
-    zeros = made(restored(lambda weight, _: torch.zeros_like(weight)))
-    assert relative_error(zeros, weight, configuration) == 1
+def test_relative_error_is_that_of_the_norms():
+    weight, layer = normal_weight(16, 64), make(Integer).choices().layer_configuration(0)
+    assert relative_error(make(restored(lambda w, _: 0 * w)), weight, layer) == 1

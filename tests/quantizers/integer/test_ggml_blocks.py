@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_quantizers.integer.ggml_blocks import ggml_blocks, ggml_type
 from qsearch_quantizers.integer.quantizer import Integer
@@ -14,9 +14,9 @@ INTEGER = Integer(Integer.Options(scheme=("symmetric", "asymmetric")))
 
 
 def integers(rows, columns, bits, group_size, scheme="symmetric", seed=0):
-    chosen = LayerConfiguration({"bits": bits, "group_size": group_size, "scheme": scheme})
+    layer = LayerConfiguration({"bits": bits, "group_size": group_size, "scheme": scheme})
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
-    quantized = INTEGER.quantize(weight, chosen)
+    quantized = INTEGER.quantize(weight, layer)
     return INTEGER.as_integers(quantized), INTEGER.dequantize(quantized)
 
 
@@ -27,12 +27,11 @@ def integers(rows, columns, bits, group_size, scheme="symmetric", seed=0):
     group_size=st.sampled_from([32, 64, 128]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
 def test_gguf_dequantizes_blocks_to_the_same_weight(rows, blocks, bits, group_size, seed):
     weight, expected = integers(rows, 32 * blocks, bits, group_size, seed=seed)
     kind = gguf.GGMLQuantizationType[ggml_type(weight)]
-    found = gguf.quants.dequantize(ggml_blocks(weight).numpy(), kind)
-    assert torch.equal(torch.from_numpy(found.copy()), expected)
+    actual = gguf.quants.dequantize(ggml_blocks(weight).numpy(), kind)
+    assert torch.equal(torch.from_numpy(actual.copy()), expected)
 
 
 @pytest.mark.parametrize(

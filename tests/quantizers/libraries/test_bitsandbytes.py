@@ -3,6 +3,7 @@
 import pytest
 import torch
 from qsearch_quantizers.libraries.bitsandbytes import BitsAndBytes
+from qsearch_quantizers.weights import CHUNK
 
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.testing.samples import normal_weight, round_trip
@@ -17,18 +18,6 @@ def configuration(data_type="nf4", block_size=64, scale_bits=32):
     return LayerConfiguration(
         {"data_type": data_type, "block_size": block_size, "scale_bits": scale_bits}
     )
-
-
-def test_storage_bits_count_absolute_maxima():
-    assert QUANTIZER.storage_bits(configuration("nf4", 64)) == 4 + 32 / 64
-    assert QUANTIZER.storage_bits(configuration("int8", 256)) == 8 + 32 / 256
-
-
-def test_double_quantization_of_blocks_of_64_costs_0_127_bits():
-    # QLoRA (arXiv:2305.14314), section 3: 8/64 + 32/(64·256) = 0.127 bits per parameter.
-    bits = QUANTIZER.storage_bits(configuration("nf4", 64, 8))
-    assert bits == 4 + 8 / 64 + 32 / (64 * 256)
-    assert bits - 4 == pytest.approx(0.127, abs=5e-4)
 
 
 @FOUR_BITS
@@ -62,16 +51,6 @@ def test_int8_is_blockwise_quantization_with_the_linear_map_of_bitsandbytes():
     assert torch.equal(round_trip(QUANTIZER, weight, configuration("int8", 128)), restored)
 
 
-def test_nf4_levels_are_restored_exactly():
-    # The table of QLoRA (arXiv:2305.14314), appendix E.
-    levels = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453]
-    levels += [-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0]
-    levels += [0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224]
-    levels += [0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
-    weight = 0.5 * torch.tensor(levels).repeat(4, 8)
-    assert torch.equal(round_trip(QUANTIZER, weight, configuration("nf4", 128)), weight)
-
-
 @FOUR_BITS
 @pytest.mark.parametrize("shape", [(3, 32), (8, 48), (64, 16), (64, 32), (33, 96), (64, 320)])
 def test_rows_that_are_no_whole_blocks_are_decoded_block_by_block(data_type, shape):
@@ -87,9 +66,7 @@ def test_rows_that_are_no_whole_blocks_are_decoded_block_by_block(data_type, sha
 
 @FOUR_BITS
 def test_weights_of_many_chunks_are_quantized_as_small_ones(data_type):
-    weight, layer = (
-        normal_weight(640, 512),
-        configuration(data_type),
-    )  # more than levels.CHUNK weights
+    weight, layer = normal_weight(640, 512), configuration(data_type)
+    assert weight.numel() > CHUNK
     parts = [round_trip(QUANTIZER, part, layer) for part in weight.split(64)]
     assert torch.equal(round_trip(QUANTIZER, weight, layer), torch.cat(parts))

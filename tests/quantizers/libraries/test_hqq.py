@@ -5,7 +5,7 @@ import torch
 from qsearch_quantizers.libraries.hqq import CHUNK, HQQ
 
 from qsearch.space.configuration import LayerConfiguration
-from qsearch.testing.samples import normal_weight, relative_error, round_trip
+from qsearch.testing.samples import normal_weight, round_trip
 
 hqq = pytest.importorskip("hqq.core.quantize")
 
@@ -17,16 +17,11 @@ def configuration(bits=4, group_size=64):
     return LayerConfiguration({"bits": bits, "group_size": group_size})
 
 
-def test_storage_bits_count_float16_scales_and_zero_points():
-    assert QUANTIZER.storage_bits(configuration(2, 64)) == 2.5
-    assert QUANTIZER.storage_bits(configuration(3, 128)) == 3 + (16 + 16) / 128
-
-
 @EVERY
 def test_codes_scales_and_zero_points_are_those_of_hqq(layer):
     weight = normal_weight(32, 256)
     assert weight.numel() <= CHUNK
-    codes, found = hqq.Quantizer.quantize(
+    codes, grid = hqq.Quantizer.quantize(
         weight,
         nbits=layer.integer("bits"),
         group_size=layer.integer("group_size"),
@@ -36,11 +31,11 @@ def test_codes_scales_and_zero_points_are_those_of_hqq(layer):
     )
     ours = QUANTIZER.quantize(weight, layer)
     assert torch.equal(ours.tensors["codes"].view(codes.shape).float(), codes)
-    assert torch.equal(ours.tensors["scales"].view(-1, 1), found["scale"].half())
-    assert torch.equal(ours.tensors["zero_points"].view(-1, 1), found["zero"].half())
+    assert torch.equal(ours.tensors["scales"].view(-1, 1), grid["scale"].half())
+    assert torch.equal(ours.tensors["zero_points"].view(-1, 1), grid["zero"].half())
     # Decoded by hqq from the same float16 numbers.
-    stored = {name: found[name].half().float() for name in ("scale", "zero")}
-    restored = hqq.Quantizer.dequantize(codes, found | stored | {"compute_dtype": torch.float32})
+    stored = {name: grid[name].half().float() for name in ("scale", "zero")}
+    restored = hqq.Quantizer.dequantize(codes, grid | stored | {"compute_dtype": torch.float32})
     torch.testing.assert_close(QUANTIZER.dequantize(ours), restored)
 
 
@@ -59,21 +54,12 @@ def test_constant_groups_are_restored_to_float16(layer):
     torch.testing.assert_close(round_trip(QUANTIZER, weight, layer), weight, rtol=2**-11, atol=0.0)
 
 
-@pytest.mark.parametrize(
-    ("bits", "deviation"), [(8, 2e-3), (8, 1e-3), (8, 3e-4), (4, 1e-5), (2, 1e-6)]
-)
-def test_small_weights_have_the_relative_error_of_larger_ones(bits, deviation):
-    # hqq alone would have 1.4 times the error at the first of these, and 2.7 times at the second.
-    found = relative_error(QUANTIZER, normal_weight(16, 512, deviation), configuration(bits))
-    expected = relative_error(QUANTIZER, normal_weight(16, 512), configuration(bits))
-    assert found == pytest.approx(expected, rel=0.2)
-
-
 def test_small_groups_next_to_large_ones_are_resolved_too():
     weight = torch.cat([normal_weight(8, 64), normal_weight(8, 64, 1e-3)], dim=1)
     restored = round_trip(QUANTIZER, weight, configuration(8))
     for part in (slice(0, 64), slice(64, 128)):
         off = (restored - weight)[:, part].norm() / weight[:, part].norm()
+        # hqq alone would have 2.7 times this error for the small ones.
         assert off == pytest.approx(0.005, rel=0.2)
 
 
