@@ -10,11 +10,14 @@ import plotly.graph_objects as go
 
 from qsearch_reports.figures.style import (
     OUTCOME_COLOURS,
+    details,
     escape,
     new_figure,
     round_axis,
+    stepped,
     study_style,
     template_text,
+    with_gaps,
 )
 from qsearch_reports.frames.outcomes import OUTCOMES
 
@@ -34,16 +37,16 @@ def fronts_figure(methods: pd.DataFrame, studies: pd.DataFrame, label: str) -> g
         if own["study"].nunique() > 1:
             figure.add_trace(_band(rows, style["line_color"], style["meta"]))
             figure.add_trace(_each(own, style["line_color"], style["meta"]))
-        details = [
-            [escape(name, _NAME), int(seeds), _interval(low, high)]
-            for seeds, low, high in zip(rows["seeds"], rows["low"], rows["high"], strict=True)
+        shown = [
+            [escape(name, _NAME), seeds, _interval(low, high)]
+            for seeds, low, high in details(rows, "seeds", "low", "high")
         ]
         style["marker"]["maxdisplayed"] = 14
         figure.add_scatter(
             x=rows["budget"],
             y=rows["mean"],
             line={"shape": "hv"},
-            customdata=details,
+            customdata=shown,
             hovertemplate="%{customdata[0]}, seeds: %{customdata[1]}<br>"
             "average bits ≤ %{x:.3f}<br>%{y:.4f}%{customdata[2]}<extra></extra>",
             legendgroup=str(place),
@@ -78,23 +81,15 @@ def _interval(low: float, high: float) -> str:
 
 def _band(rows: pd.DataFrame, colour: str, part: str) -> go.Scatter:
     """Return the area between both ends of the interval, stepped as the mean is."""
-    known = rows["low"].notna().to_numpy()
     # Stretches of budgets at which the interval is known; each is a closed outline of its own.
-    starts = np.flatnonzero(known & ~np.append(False, known[:-1]))
-    ends = np.flatnonzero(known & ~np.append(known[1:], False)) + 1
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for start, end in zip(starts, ends, strict=True):
-        stretch = rows.iloc[start:end]
-        budgets = np.repeat(stretch["budget"].to_numpy(dtype=float), 2)[1:]
-        low, high = (
-            np.repeat(stretch[name].to_numpy(dtype=float), 2)[:-1] for name in ("low", "high")
-        )
-        x += [*budgets.tolist(), *budgets[::-1].tolist(), None]
-        y += [*high.tolist(), *low[::-1].tolist(), None]
+    known = rows["low"].notna()
+    outlines = []
+    for _, stretch in rows[known].groupby((~known).cumsum()[known]):
+        budgets = np.repeat(stretch["budget"], 2)[1:]
+        low, high = (np.repeat(stretch[name], 2)[:-1] for name in ("low", "high"))
+        outlines.append(([*budgets, *budgets[::-1]], [*high, *low[::-1]], [()] * 2 * len(low)))
     return go.Scatter(
-        x=x,
-        y=y,
+        **with_gaps(outlines),
         mode="lines",
         fill="toself",
         fillcolor=colour,
@@ -108,21 +103,15 @@ def _band(rows: pd.DataFrame, colour: str, part: str) -> go.Scatter:
 
 def _each(studies: pd.DataFrame, colour: str, part: str) -> go.Scatter:
     """Return the fronts of single seeds as one thin trace with gaps between them."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    details: list[list[str]] = []
-    for name, rows in studies.groupby("study", sort=False):
-        known = rows[rows["value"].notna()]
-        x += [*known["budget"].tolist(), None]
-        y += [*known["value"].tolist(), None]
-        details += [[escape(name, _NAME)]] * (len(known) + 1)
+    seeds = studies.dropna(subset="value").groupby("study", sort=False)
     return go.Scatter(
-        x=x,
-        y=y,
+        **with_gaps(
+            (rows["budget"], rows["value"], [[escape(name, _NAME)]] * len(rows))
+            for name, rows in seeds
+        ),
         mode="lines",
         line={"shape": "hv", "width": 1, "color": colour},
         opacity=0.5,
-        customdata=details,
         hovertemplate="%{customdata[0]}<br>average bits ≤ %{x:.3f}<br>%{y:.4f}<extra></extra>",
         showlegend=False,
         meta=part,
@@ -176,31 +165,26 @@ def outcomes_figure(outcomes: pd.DataFrame, method: str) -> go.Figure:
     segments = rows[rows["other"] == others[0]] if others else rows
     by_other = [rows[rows["other"] == other] for other in others]
     spans = [f"{low:.3g} – {high:.3g}" for low, high in segments[["lower", "upper"]].to_numpy()]
-    details = [
+    shown = [
         [
             [_outcome_text(*row), escape(other, _NAME), span]
-            for row, span in zip(own[list(_VALUES)].to_numpy(), spans, strict=True)
+            for row, span in zip(details(own, *_VALUES), spans, strict=True)
         ]
         for other, own in zip(others, by_other, strict=True)
     ]
     figure = new_figure(f"Wins of {template_text(method)} by segment")
-    colours = [OUTCOME_COLOURS[name] for name in ("loss", "tie", "win")]
     figure.add_heatmap(
         x=[*segments["lower"], *segments["upper"].tail(1)],
         y=list(range(len(others))),
         z=[[_PLACES[outcome] for outcome in own["outcome"]] for own in by_other],
         zmin=-1.5,
         zmax=1.5,
-        colorscale=[
-            (edge, colour)
-            for place, colour in enumerate(colours)
-            for edge in (place / 3, (place + 1) / 3)
-        ],
+        colorscale=stepped([OUTCOME_COLOURS[name] for name in ("loss", "tie", "win")]),
         showscale=False,
         text=[[_LETTERS[outcome] for outcome in own["outcome"]] for own in by_other],
         texttemplate="%{text}",
         textfont={"color": "#ffffff"},
-        customdata=details,
+        customdata=shown,
         xgap=1,
         ygap=2,
         hoverongaps=False,

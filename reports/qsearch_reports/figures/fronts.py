@@ -12,6 +12,7 @@ from qsearch.plugins.evaluation import Metric
 from qsearch_reports.figures.style import (
     COLOURS,
     caption,
+    details,
     escape,
     new_figure,
     note,
@@ -124,15 +125,13 @@ def _markers(
     part = "seen" if seen else "unseen"
     colour = COLOURS[part]
     name = f"{part}, on segment front" if on_front else part
-    shown = ["trial", "round", "loss", "standard_error", "metric", "metric_standard_error"]
-    values = rows[shown].round(6).itertuples(index=False, name=None)
-    estimated = zip(rows["estimated_loss"], rows["estimated_loss_std"], strict=True)
-    details = [
-        [int(number), *row, escape(method, 60), _estimated_text(*estimate)]
-        for number, row, method, estimate in zip(
-            rows.index, values, rows["method"], estimated, strict=True
-        )
-    ]
+    estimates = details(rows, "estimated_loss", "estimated_loss_std")
+    shown = rows.round(6).assign(
+        row=rows.index,
+        estimate=[_estimated_text(*estimate) for estimate in estimates],
+        method=[escape(method, 60) for method in rows["method"]],
+    )
+    measured = ("loss", "standard_error", "metric", "metric_standard_error")
     return go.Scatter(
         x=rows["average_bits"],
         y=rows[value],
@@ -152,7 +151,7 @@ def _markers(
             "line": {"width": 1, "color": colour},
         },
         name=name,
-        customdata=details,
+        customdata=details(shown, "row", "trial", "round", *measured, "method", "estimate"),
         hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
         "average bits %{x:.4f}<br>"
         "loss %{customdata[3]:.4f} ± %{customdata[4]:.4f}%{customdata[8]}<br>"

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 
 from qsearch.space.configuration import Knob
 from qsearch_reports.figures.style import (
+    details,
     escape,
     new_figure,
     note,
@@ -27,18 +28,12 @@ def marginals_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
     colours = value_colours(len(knob.values))
     for place, value in enumerate(knob.values):
         rows = frame[frame["place"] == place]
-        details = [
-            [int(row), int(trial), round(float(bits), 4)]
-            for row, trial, bits in zip(
-                rows["row"], rows["trial"], rows["average_bits"], strict=True
-            )
-        ]
         figure.add_bar(
             x=list(range(len(rows))),
             y=rows["share"].round(5),
             marker={"color": colours[place], "line": {"width": 0.5, "color": _OUTLINE}},
             name=template_text(str(value)),
-            customdata=details,
+            customdata=details(rows.round(4), "row", "trial", "average_bits"),
             hovertemplate="trial %{customdata[1]}, average bits %{customdata[2]}<br>"
             f"{template_text(knob.name)} {template_text(str(value))}: %{{y:.1%}}<extra></extra>",
             meta=f"value-{place}",

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
-from qsearch_reports.figures.style import LOSS_COLOURS, escape, new_figure, note
+from qsearch_reports.figures.style import LOSS_COLOURS, escape, new_figure, note, with_gaps
 from qsearch_reports.frames.parallel import ParallelAxis
 
 _MANY = 150
@@ -104,21 +104,17 @@ def _lines(
     group: int,
 ) -> go.Scatter:
     count, axes = values.shape
-    gap = np.full((count, 1), np.nan)
     thin = 0.5 if count > _MANY else 1
-    heights = np.hstack([heights, gap]).round(4)
-    details: list[list[float | None]] = []
-    for row, trial, line in zip(rows.index, rows["trial"], values.round(4).tolist(), strict=True):
-        details += [[int(row), int(trial), value] for value in line]
-        details.append([-1])
+    lines = zip(rows.index, rows["trial"], values.round(4).tolist(), heights.round(4), strict=True)
     return go.Scatter(
-        x=np.tile(np.arange(axes + 1), count),
-        y=heights.reshape(-1),
+        **with_gaps(
+            (range(axes), line, [[int(row), int(trial), value] for value in shown])
+            for row, trial, shown, line in lines
+        ),
         mode="lines",
         line={"width": (1.6 if group == 0 else 1) * thin, "color": LOSS_COLOURS[group]},
         connectgaps=False,
         name=_GROUPS[group],
-        customdata=details,
         hovertemplate="trial %{customdata[1]}<br>%{customdata[2]}<extra></extra>",
         meta=f"loss-{group}",
     )

@@ -9,10 +9,12 @@ import plotly.graph_objects as go
 
 from qsearch_reports.figures.style import (
     COLOURS,
+    details,
     new_figure,
     note,
     round_axis,
     vertical,
+    with_gaps,
 )
 
 _MAX_MARKERS = 400
@@ -31,7 +33,7 @@ def hypervolume_figure(frame: pd.DataFrame) -> go.Figure:
         line={"color": COLOURS["line"], "width": 2},
         marker={"size": 8, "color": COLOURS["line"]},
         name="hypervolume",
-        customdata=[[int(number)] for number in frame["round"]],
+        customdata=details(frame, "round"),
         hovertemplate="round %{x}<br>hypervolume %{y:.4f}<extra></extra>",
         meta="round-line",
     )
@@ -53,31 +55,19 @@ def progress_figure(
             if frame["hypervolume"].notna().any()
             else "there is no hypervolume until the first round ends",
         )
-    x: list[float | None] = []
-    y: list[float | None] = []
-    details: list[list[int]] = []
-    starts: list[dict[str, Any]] = []
-    for _, rows in known.groupby("round"):
-        number = int(rows["round"].iloc[0])
-        if x:
-            # A gap: the line does not fall from one round to the next.
-            x, y, details = [*x, None], [*y, None], [*details, [-1]]
-        starts.append(vertical(float(rows[by].iloc[0]), "segment"))
-        x += rows[by].round(4).tolist()
-        y += rows["hypervolume"].round(6).tolist()
-        details += [
-            [int(row), int(trial), number]
-            for row, trial in zip(rows["row"], rows["trial"], strict=True)
-        ]
+    rounds = [rows.round({by: 4, "hypervolume": 6}) for _, rows in known.groupby("round")]
+    starts = [vertical(float(known.loc[rows.index[0], by]), "segment") for rows in rounds]
     is_sparse = len(known) <= _MAX_MARKERS
     figure.add_scatter(
-        x=x,
-        y=y,
+        # The line does not fall from one round to the next.
+        **with_gaps(
+            (rows[by], rows["hypervolume"], details(rows, "row", "trial", "round"))
+            for rows in rounds
+        ),
         mode="lines+markers" if is_sparse else "lines",
         line={"color": COLOURS["line"], "width": 2, "shape": "hv"},
         marker={"size": 5, "color": COLOURS["line"]} if is_sparse else None,
         name="hypervolume",
-        customdata=details,
         hovertemplate="round %{customdata[2]}, trial %{customdata[1]}<br>"
         + ("evaluation %{x}" if by == "evaluation" else "%{x:.2f} minutes")
         + "<br>hypervolume %{y:.4f}<extra></extra>",

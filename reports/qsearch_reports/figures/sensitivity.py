@@ -12,6 +12,7 @@ from qsearch_reports.figures.style import (
     LAYER_COLOURS,
     LAYER_SYMBOLS,
     caption,
+    details,
     escape,
     new_figure,
     note,
@@ -30,6 +31,10 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
     if positive.empty:
         return note(figure, "the sensitivities of layers are not known")
     least = float(positive.min()) / 3
+    frame = frame.assign(
+        shown=[escape(name, 80) for name in frame["name"]],
+        shown_role=[escape(role, 40) for role in frame["role"]],
+    )
     roles = list(dict.fromkeys(frame["role"]))
     own = len(LAYER_COLOURS) if len(roles) > len(LAYER_COLOURS) else len(roles)
     parts = [(escape(role, 24), [role]) for role in roles[:own]]
@@ -48,12 +53,9 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
                 "line": {"width": 1, "color": "rgba(255,255,255,0.6)"},
             },
             name=name,
-            customdata=[
-                [int(layer), escape(layer_name, 80), escape(role, 40), int(block), int(count), rise]
-                for layer, layer_name, role, block, count, rise in rows[
-                    ["layer", "name", "role", "block", "parameters", "sensitivity"]
-                ].itertuples(index=False, name=None)
-            ],
+            customdata=details(
+                rows, "layer", "shown", "shown_role", "block", "parameters", "sensitivity"
+            ),
             hovertemplate="%{customdata[1]}<br>%{customdata[2]}, block %{customdata[3]}<br>"
             "%{customdata[4]:,} weights<br>sensitivity %{customdata[5]:.3g} nats<br>"
             f"mean {template_text(knob)} %{{y:.2f}}<extra></extra>",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -116,6 +117,24 @@ def caption(figure: go.Figure, text: str) -> None:
     figure.update_layout(title_subtitle={"text": text, "font": {"size": 12}}, margin_t=104)
 
 
+def details(rows: pd.DataFrame, *columns: str) -> list[list[Any]]:
+    """Return columns of a table as ``customdata``: a list of plain values for each row."""
+    values: list[list[Any]] = rows[list(columns)].astype(object).to_numpy().tolist()
+    return values
+
+
+def with_gaps(stretches: Iterable[tuple[Iterable[Any], ...]]) -> dict[str, Any]:
+    """Return ``x``, ``y`` and ``customdata`` of a line that is broken after each stretch of points.
+
+    A stretch has its coordinates and details; a gap has no coordinates, and −1 as row number.
+    """
+    made: dict[str, list[Any]] = {"x": [], "y": [], "customdata": []}
+    for stretch in stretches:
+        for values, own, gap in zip(made.values(), stretch, (None, None, [-1]), strict=True):
+            values += [*own, gap]
+    return made
+
+
 def escape(text: object, limit: int | None = None) -> str:
     """Return text that Plotly draws as it is, though it reads tags and entities in text."""
     plain = " ".join(str(text).split())
@@ -138,11 +157,14 @@ def value_title(value: str, metric: Metric) -> str:
 
 def stepped_colorscale(count: int) -> list[tuple[float, str]]:
     """Return a colour scale with one flat, colour-blind safe colour per value."""
-    colours = value_colours(count)
-    steps: list[tuple[float, str]] = []
-    for place, colour in enumerate(colours):
-        steps += [(place / count, colour), ((place + 1) / count, colour)]
-    return steps
+    return stepped(value_colours(count))
+
+
+def stepped(colours: Sequence[str]) -> list[tuple[float, str]]:
+    """Return a colour scale of flat colours, each as wide as the others."""
+    count = len(colours)
+    ends = [(place, place + 1) for place in range(count)]
+    return [(end / count, colours[pair[0]]) for pair in ends for end in pair]
 
 
 def value_colours(count: int) -> list[str]:

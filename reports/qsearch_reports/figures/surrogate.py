@@ -11,6 +11,7 @@ from qsearch_reports.figures.style import (
     BAND_COLOUR,
     COLOURS,
     caption,
+    details,
     new_figure,
     note,
 )
@@ -44,7 +45,7 @@ def predictions_figure(frame: pd.DataFrame) -> go.Figure:
     ):
         if rows.empty:
             continue
-        values = rows[["predicted", "std", "error"]].round(6)
+        values = rows.round(6).fillna({"error": 0.0})
         figure.add_scatter(
             x=rows["predicted"],
             y=rows["observed"],
@@ -58,17 +59,7 @@ def predictions_figure(frame: pd.DataFrame) -> go.Figure:
             mode="markers",
             marker={"size": 7, "symbol": symbol, "color": COLOURS[part]},
             name=name,
-            customdata=[
-                [int(row), int(trial), int(number), *rest]
-                for row, trial, number, *rest in zip(
-                    rows["row"],
-                    rows["trial"],
-                    rows["round"],
-                    values["std"],
-                    values["error"].fillna(0),
-                    strict=True,
-                )
-            ],
+            customdata=details(values, "row", "trial", "round", "std", "error"),
             hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
             "predicted %{x:.4f} ± %{customdata[3]:.4f}<br>observed %{y:.4f}<br>"
             "%{customdata[4]:+.2f} standard deviations<extra></extra>",

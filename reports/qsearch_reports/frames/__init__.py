@@ -25,10 +25,7 @@ from qsearch_reports.frames.groups import (
     setting_differences,
 )
 from qsearch_reports.frames.headline import Headline, headline
-from qsearch_reports.frames.hypervolume import (
-    hypervolume,
-    hypervolume_frame,
-)
+from qsearch_reports.frames.hypervolume import hypervolume, hypervolume_frame
 from qsearch_reports.frames.layers import (
     LayerGrid,
     choice_indices,
@@ -46,12 +43,11 @@ from qsearch_reports.frames.outcomes import (
 from qsearch_reports.frames.parallel import ParallelAxis, parallel_axes, parallel_frame
 from qsearch_reports.frames.points import (
     POINT_COLUMNS,
-    completed_trials,
     failures_frame,
     front_frame,
+    latest_front,
     latest_points,
     points_frame,
-    points_of,
     row_choices,
 )
 from qsearch_reports.frames.progress import progress_frame

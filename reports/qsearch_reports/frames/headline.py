@@ -60,9 +60,9 @@ class Headline:
     close_to_best: pd.Series | None
 
 
-def headline(record: StudyRecord, points: pd.DataFrame | None = None) -> Headline:
+def headline(record: StudyRecord) -> Headline:
     """Return the values that a report opens with."""
-    points = points_frame(record) if points is None else points
+    points = points_frame(record)
     latest = latest_points(points)
     full = record.rounds[-1].full_precision if record.rounds else None
     if full is not None and not math.isfinite(full.loss):

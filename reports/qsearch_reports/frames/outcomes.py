@@ -14,7 +14,7 @@ import pandas as pd
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.comparison import common_interval, mean_interval, t_quantile
 from qsearch_reports.frames.groups import Method
-from qsearch_reports.frames.points import front_frame, latest_points, points_of
+from qsearch_reports.frames.points import latest_front
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,10 +51,7 @@ def common_edges(records: Sequence[StudyRecord]) -> tuple[tuple[float, ...], boo
 
 
 def outcomes_frame(
-    records: Sequence[StudyRecord],
-    methods: Sequence[Method],
-    edges: Sequence[float],
-    points: Sequence[pd.DataFrame] | None = None,
+    records: Sequence[StudyRecord], methods: Sequence[Method], edges: Sequence[float]
 ) -> pd.DataFrame:
     """Return how each method fares against each other one, segment by segment.
 
@@ -76,8 +73,7 @@ def outcomes_frame(
         :data:`OUTCOMES`.
     """
     budgets = np.asarray(edges[1:], dtype=float)
-    points = points_of(records, points)
-    best = {method.label: _best(points, method, budgets) for method in methods}
+    best = {method.label: _best(records, method, budgets) for method in methods}
     rows = []
     for method, other in permutations(methods, 2):
         for place, upper in enumerate(budgets):
@@ -102,10 +98,10 @@ def outcome_counts(outcomes: pd.DataFrame) -> pd.DataFrame:
     return made.rename_axis(columns=None).reset_index()
 
 
-def _best(points: Sequence[pd.DataFrame], method: Method, budgets: Floats) -> _Best:
+def _best(records: Sequence[StudyRecord], method: Method, budgets: Floats) -> _Best:
     losses, errors = [], []
     for place in method.studies:
-        front = front_frame(latest_points(points[place]), "selection_loss")
+        front = latest_front(records[place])
         doubt = front["estimated_loss_std"].fillna(front["standard_error"])
         at = np.searchsorted(front["average_bits"], budgets, side="right")
         losses.append(np.append(math.nan, front["selection_loss"].to_numpy(dtype=float))[at])

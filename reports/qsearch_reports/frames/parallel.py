@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord
@@ -49,14 +48,8 @@ def knob_column(knob: str) -> str:
     return f"mean {knob}"
 
 
-def parallel_frame(
-    record: StudyRecord,
-    indices: npt.NDArray[np.int64] | None = None,
-    points: pd.DataFrame | None = None,
-) -> pd.DataFrame:
+def parallel_frame(record: StudyRecord) -> pd.DataFrame:
     """Return the configurations of the latest round by what they are made of, and their results.
-
-    ``indices`` are their choice indices (rows × layers), if they are known already.
 
     Returns:
         Table with a row per configuration, by the row numbers of :func:`points_frame`: ``trial``,
@@ -65,9 +58,8 @@ def parallel_frame(
         ``selection_loss`` (nats), ``metric``, ``seen``, ``on_front``; and ``group``, which quarter
         of the losses it is in, from 0 for the least. Empty while the latest round has nothing.
     """
-    points = latest_points(points_frame(record) if points is None else points)
-    if indices is None:
-        indices = row_choices(record, points)
+    points = latest_points(points_frame(record))
+    indices = row_choices(record)[points.index.to_numpy()]
     shares = weight_shares(record.layers)
     means = {
         knob_column(knob.name): value_amounts(knob)[

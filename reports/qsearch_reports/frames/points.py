@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +14,8 @@ import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord, selection_loss
 from qsearch_reports.frames.layers import choice_indices
+
+_Made = TypeVar("_Made", pd.DataFrame, npt.NDArray[np.int64])
 
 POINT_COLUMNS = (
     "trial",
@@ -49,12 +54,28 @@ _VALUES = (
 )
 
 
-def completed_trials(record: StudyRecord) -> pd.DataFrame:
+def _once(make: Callable[[StudyRecord], _Made]) -> Callable[[StudyRecord], _Made]:
+    """Decorate a function that is called once for each record; callers get copies."""
+    made: dict[int, _Made] = {}
+
+    @functools.wraps(make)
+    def get(record: StudyRecord) -> _Made:
+        key = id(record)
+        if key not in made:
+            made[key] = make(record)
+            weakref.finalize(record, made.pop, key)
+        return made[key].copy()
+
+    return get
+
+
+def _completed_trials(record: StudyRecord) -> pd.DataFrame:
     """Return the rows of the trial table that :func:`points_frame` has, numbered as there."""
     completed = record.trials[record.trials["status"] == "completed"]
     return completed.sort_values(["round", "trial"], kind="stable").reset_index(drop=True)
 
 
+@_once
 def points_frame(record: StudyRecord) -> pd.DataFrame:
     """Return every completed evaluation, one row each.
 
@@ -74,7 +95,7 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
         - ``configuration`` numbers the distinct configurations, in the order in which they first
           appear.
     """
-    ordered = completed_trials(record)
+    ordered = _completed_trials(record)
     values = ordered[list(_VALUES)].astype(float)
     values = values.where(np.isfinite(values))
     points = pd.DataFrame(
@@ -91,22 +112,22 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
     return points[list(POINT_COLUMNS)]
 
 
-def points_of(
-    records: Sequence[StudyRecord], points: Sequence[pd.DataFrame] | None = None
-) -> Sequence[pd.DataFrame]:
-    """Return :func:`points_frame` of each study; ``points``, if they were made already."""
-    return [points_frame(record) for record in records] if points is None else points
-
-
-def row_choices(record: StudyRecord, rows: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Return the choice index of each layer in rows of :func:`points_frame` (rows × layers)."""
-    texts = completed_trials(record).loc[rows.index, "configuration"]
-    return choice_indices(record.layers, record.choices, [str(text) for text in texts])
+@_once
+def row_choices(record: StudyRecord) -> npt.NDArray[np.int64]:
+    """Return the choice index of each layer in each row of :func:`points_frame` (rows × layers)."""
+    texts = _completed_trials(record)["configuration"].astype(str)
+    codes, distinct = pd.factorize(texts)
+    return choice_indices(record.layers, record.choices, list(distinct))[codes]
 
 
 def latest_points(points: pd.DataFrame) -> pd.DataFrame:
     """Return the points of the latest round, keeping their row numbers."""
     return points[points["latest"]]
+
+
+def latest_front(record: StudyRecord) -> pd.DataFrame:
+    """Return the overall Pareto front of the latest round, by selection loss."""
+    return front_frame(latest_points(points_frame(record)), "selection_loss")
 
 
 def failures_frame(record: StudyRecord) -> pd.DataFrame:

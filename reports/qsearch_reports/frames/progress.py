@@ -54,7 +54,7 @@ class GrowingHypervolume:
         return self.area
 
 
-def progress_frame(results: StudyResults, points: pd.DataFrame | None = None) -> pd.DataFrame:
+def progress_frame(results: StudyResults) -> pd.DataFrame:
     """Return the hypervolume after each evaluation.
 
     Each round starts again: its evaluations are under another adapter, so those of the rounds
@@ -70,7 +70,7 @@ def progress_frame(results: StudyResults, points: pd.DataFrame | None = None) ->
         has no reference point, which the first round fixes when it ends).
     """
     record = results.record
-    points = points_frame(record) if points is None else points
+    points = points_frame(record)
     _, logged = log_history(results.events)
     logged = logged[logged["status"] == "completed"].drop_duplicates(
         ["trial", "round"], keep="last"

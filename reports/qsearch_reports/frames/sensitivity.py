@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from qsearch_reports.frames.layers import (
@@ -16,12 +15,7 @@ from qsearch_reports.frames.layers import (
     knob_places,
     value_amounts,
 )
-from qsearch_reports.frames.points import (
-    front_frame,
-    latest_points,
-    points_frame,
-    row_choices,
-)
+from qsearch_reports.frames.points import latest_front, row_choices
 from qsearch_reports.results import StudyResults
 
 _COLUMNS = ["layer", "name", "role", "block", "parameters", "sensitivity", "given"]
@@ -31,12 +25,11 @@ def sensitivity_frame(
     results: StudyResults,
     configurations: Sequence[str] | None = None,
     knob: str | None = None,
-    indices: npt.NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
     """Return how much each layer matters, and what configurations give it.
 
-    Configurations are JSON texts or choice indices (configurations × layers); those on the overall
-    Pareto front of the latest round without either. Without a knob it is ``bits``, or the first.
+    Configurations are JSON texts; without them, they are those on the overall Pareto front of the
+    latest round. Without a knob it is ``bits``, or the first.
 
     Returns:
         Table with a row per layer: ``layer`` (its position in the model's list), ``name``,
@@ -54,11 +47,10 @@ def sensitivity_frame(
     shown = record.choices.knobs[record.choices.names.index(name)]
     if scores is None:
         indices = np.empty((0, len(record.layers)), dtype=np.int64)
-    elif indices is None and configurations is None:
-        front = front_frame(latest_points(points_frame(record)), "selection_loss")
-        indices = row_choices(record, front)
-    elif indices is None:
-        indices = choice_indices(record.layers, record.choices, configurations or ())
+    elif configurations is None:
+        indices = row_choices(record)[latest_front(record).index.to_numpy(dtype=int)]
+    else:
+        indices = choice_indices(record.layers, record.choices, configurations)
     frame = pd.DataFrame(columns=_COLUMNS)
     is_known = indices.size > 0
     if is_known:

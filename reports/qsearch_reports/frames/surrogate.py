@@ -17,7 +17,7 @@ _COLUMNS = ["row", "trial", "round", "seen", "predicted", "std", "observed", "er
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
-def predictions_frame(record: StudyRecord, points: pd.DataFrame | None = None) -> pd.DataFrame:
+def predictions_frame(record: StudyRecord) -> pd.DataFrame:
     """Return what the surrogate predicted of configurations before they were evaluated.
 
     Returns:
@@ -31,7 +31,7 @@ def predictions_frame(record: StudyRecord, points: pd.DataFrame | None = None) -
         predicted, nats), ``rank_correlation`` (Spearman's; NaN for constants) and ``coverage``
         (share of observations within the central 95 % of their prediction).
     """
-    points = points_frame(record) if points is None else points
+    points = points_frame(record)
     points = points[points["predicted_loss"].notna() & points["loss"].notna()]
     std = points["predicted_loss_std"]
     difference = points["loss"] - points["predicted_loss"]

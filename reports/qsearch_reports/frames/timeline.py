@@ -33,7 +33,7 @@ _OVERLAP = 0.1
 are logged once they are saved, so that starts are known roughly."""
 
 
-def timeline_frame(results: StudyResults, points: pd.DataFrame | None = None) -> pd.DataFrame:
+def timeline_frame(results: StudyResults) -> pd.DataFrame:
     """Return when each evaluation ran.
 
     Returns:
@@ -48,7 +48,7 @@ def timeline_frame(results: StudyResults, points: pd.DataFrame | None = None) ->
         lacks them). A trial that failed, was tried again and completed has a row for each.
     """
     record = results.record
-    points = points_frame(record) if points is None else points
+    points = points_frame(record)
     _, logged = log_history(results.events)
     trials = record.trials[["trial", "round", "status", "reason", "seen", "seconds"]]
     keys = ["round", "trial", "status"]

@@ -18,20 +18,23 @@ from markupsafe import Markup
 from qsearch.errors import InputError
 from qsearch.storage.files import write_atomically
 from qsearch_reports.page.modules import join_modules
+from qsearch_reports.summaries.table import least_budget, with_error
 
 STYLES = Path(__file__).parent / "styles"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def environment() -> jinja2.Environment:
-    """Return the environment of the page templates: all values are escaped."""
-    return jinja2.Environment(
+def template(name: str) -> jinja2.Template:
+    """Return a page's template: all values are escaped."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"with_error": with_error, "least_budget": least_budget}
+    return environment.get_template(name)
 
 
 def style(*names: str) -> Markup:

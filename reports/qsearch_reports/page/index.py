@@ -20,7 +20,6 @@ from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch_reports import frames
 from qsearch_reports.frames.comparison import spread
 from qsearch_reports.page import assets
-from qsearch_reports.summaries.table import least_budget
 
 REPORT = "report.html"
 
@@ -153,10 +152,8 @@ def _url(path: Path, start: Path) -> str:
 
 
 def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
-    points = frames.points_frame(record)
-    head = frames.headline(record, points)
-    latest = frames.latest_points(points)
-    front = frames.front_frame(latest, "selection_loss")[["average_bits", "selection_loss"]]
+    head = frames.headline(record)
+    front = frames.latest_front(record)[["average_bits", "selection_loss"]]
     close = head.within_one_percent
     return replace(
         row,
@@ -215,9 +212,7 @@ def render_index(rows: Sequence[IndexRow], folder: str, now: datetime | None = N
         for key in ("model", "task", "trainer")
     }
     data = [{key: value for key, value in vars(row).items() if key not in _HIDDEN} for row in rows]
-    environment = assets.environment()
-    environment.filters["least_budget"] = least_budget
-    return environment.get_template("index.html.j2").render(
+    return assets.template("index.html.j2").render(
         folder=folder,
         rows=rows,
         sparklines=[sparkline(row.front, span) for row in rows],
