@@ -29,21 +29,20 @@ from ax.storage.sqa_store.save import save_analysis_card
 from ax.utils.common.logger import set_ax_logger_levels
 from qsearch_analyses import (
     QsearchFront,
-    QsearchHeatmap,
     QsearchMarginals,
     client_analyses,
     experiment_record,
     study_analyses,
 )
-from qsearch_reports.frames import front_frame, heatmap_frame
+from qsearch_reports.frames import front_frame
 
-from qsearch.deployment.selection import best_under
 from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
 from qsearch.space.sampling import sample_configurations
-from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, write_study
+from qsearch.storage.study_record import StudyRecord, read_study, write_study
 from qsearch.study.run import run_study
 from tests.engine.support import FIXTURES, INTEGER, make_space, study_spec
+from tests.reports.realistic_studies import make_record, only_failures
 
 HOWTO = Path(__file__).parents[2].joinpath("docs", "howto-ax.md").read_text(encoding="utf-8")
 SPACE = make_space(1, INTEGER)
@@ -194,14 +193,6 @@ def test_a_client_of_ones_own_has_cards_without_a_study() -> None:
     assert hypervolume.df["hypervolume"].is_monotonic_increasing
 
 
-def test_the_heatmap_is_of_what_pick_would_choose(client: Client, directory: Path) -> None:
-    (card,) = cards_of(client, [QsearchHeatmap(directory, 4.0)])
-    record = read_study(directory)
-    best = row_configuration(best_under(record, 4.0))
-    expected = heatmap_frame(record.layers, best, "bits")
-    assert card.df.astype(str).equals(expected.astype(str))
-
-
 # What is missing is said, not raised
 
 
@@ -252,10 +243,7 @@ def test_an_unknown_knob_is_refused_and_the_knobs_named(directory: Path) -> None
 
 @pytest.mark.parametrize("case", ["none", "failed", "one"])
 def test_a_study_with_little_to_show_makes_no_error_card(
-    case: str,
-    study: Callable[..., Path],
-    make_record: Callable[..., StudyRecord],
-    only_failures: Callable[[StudyRecord], StudyRecord],
+    case: str, study: Callable[..., Path]
 ) -> None:
     made: dict[str, Callable[[], StudyRecord]] = {
         "none": lambda: make_record(rounds=0),

@@ -12,6 +12,7 @@ from qsearch_reports import figures, frames
 from qsearch.plugins.evaluation import Metric
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.space.layers import LayerSpec
+from tests.reports.realistic_studies import INTEGER, make_results, only_failures
 from tests.reports.study_log import log_events
 
 HOSTILE = "<script>alert(1)</script>\"'&{y} %{x}<b>\u202eשלום\u202c" + "long " * 60
@@ -63,7 +64,7 @@ def says_something(figure):
 
 
 @pytest.fixture(scope="module")
-def studies(make_results, only_failures, integer_choices):
+def studies():
     some = make_results(rounds=2, trials_per_round=8)
     failed = replace(only_failures(some.record), rounds=(), reference_point=None)
     return {
@@ -75,7 +76,7 @@ def studies(make_results, only_failures, integer_choices):
         "several layers of a role": make_results(
             rounds=2, trials_per_round=6, layers=SEVERAL_OF_A_ROLE
         ),
-        "other knobs": make_results(rounds=2, trials_per_round=6, choices=integer_choices),
+        "other knobs": make_results(rounds=2, trials_per_round=6, choices=INTEGER),
         "one value": make_results(
             rounds=1, trials_per_round=6, choices=Choices((Knob("bits", (4,)),))
         ),
@@ -103,7 +104,7 @@ def test_every_figure_says_something_of_every_study(studies, kind):
         json.dumps(json.loads(figure.to_json()), allow_nan=False)
 
 
-def test_names_are_text_in_every_figure(make_results):
+def test_names_are_text_in_every_figure():
     layers = tuple(
         LayerSpec(f"{HOSTILE}.{role}.{block}", f"{HOSTILE}{role}", block, (8, 8))
         for block in range(2)

@@ -41,14 +41,6 @@ def test_a_summary_goes_to_a_file_where_one_is_named(directory: Path, tmp_path: 
     assert out.read_text(encoding="utf-8") == markdown_report([directory])
 
 
-def test_several_directories_make_one_summary(
-    directory: Path, study: Callable[..., Path], make_record: Callable[..., StudyRecord]
-) -> None:
-    other = study(make_record(name="other", seed=1), "other")
-    done = CliRunner().invoke(cli.app, ["report", str(directory), str(other), "--format", "text"])
-    assert done.stdout.startswith("2 studies\n")
-
-
 def test_a_page_of_several_studies_replaces_none_of_their_own(
     study: Callable[..., Path], record: StudyRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,9 +64,3 @@ def test_other_formats_are_refused_and_named(directory: Path) -> None:
     done = CliRunner().invoke(cli.app, ["report", str(directory), "--format", "pdf"])
     assert done.exit_code == 2
     assert all(name in done.output for name in ("html", "text", "markdown"))
-
-
-def test_the_page_is_what_is_written_without_a_format(directory: Path) -> None:
-    done = CliRunner().invoke(cli.app, ["report", str(directory)])
-    assert done.exit_code == 0
-    assert (directory / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -115,23 +114,6 @@ def restored(page: Scope, given: dict[str, Any], settings: dict[str, Any]) -> di
     return found
 
 
-def test_what_is_kept_is_plain_data_that_names_trials(page: Scope) -> None:
-    settings = kept(page, OLD)
-    assert json.loads(json.dumps(settings)) == settings
-    assert settings == {
-        "budget": "of the budget",
-        "table": "of the table",
-        "chosen": 1,
-        "pinned": 2,
-        "selected": [1, 2],
-        "round": 0,
-        "knob": "block",
-        "drag": "zoom",
-        "progress": "minutes",
-        "open": False,
-    }
-
-
 def test_a_newer_report_finds_the_same_trials_and_knobs_elsewhere(page: Scope) -> None:
     found = restored(page, NEW, kept(page, OLD))
     assert (found["chosen"], found["by"], found["pinned"]) == (5, "reader", 4)
@@ -150,10 +132,3 @@ def test_what_a_newer_report_lacks_is_left_as_it_is_there(page: Scope) -> None:
 def test_a_reader_at_the_latest_round_stays_at_the_latest(page: Scope) -> None:
     assert kept(page, OLD, round=1)["round"] is None
     assert restored(page, NEW, kept(page, OLD, round=1))["round"] == 2
-
-
-@pytest.mark.parametrize("state", [{"by": "budget"}, {"chosen": None}])
-def test_what_the_budget_chose_is_chosen_by_the_budget_again(
-    page: Scope, state: dict[str, Any]
-) -> None:
-    assert kept(page, OLD, **state)["chosen"] is None

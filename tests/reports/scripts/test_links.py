@@ -6,59 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import QUICK
 
 pytestmark = pytest.mark.browser
-
-COORDINATES = st.integers(-4, 4).map(float)
-PAIRS = st.tuples(COORDINATES, COORDINATES)
-# Never on an edge or in line with a corner, where inside is as one likes.
-PROBES = [[at + 0.5031, up + 0.4977] for at in range(-5, 5) for up in range(-5, 5)]
 
 
 @pytest.fixture(scope="module")
 def links(script: Callable[..., Scope]) -> Scope:
     return script("links.js")
-
-
-def winds_oddly(polygon: list[tuple[float, float]], x: float, y: float) -> bool:
-    """Whether a ray upward from a point crosses the outline an odd number of times."""
-    crossings = 0
-    for (ax, ay), (bx, by) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
-        if min(ax, bx) < x < max(ax, bx):
-            crossings += ay + (by - ay) * (x - ax) / (bx - ax) > y
-    return crossings % 2 == 1
-
-
-@QUICK
-@given(polygon=st.lists(PAIRS, min_size=3, max_size=9))
-def test_a_point_is_within_a_lasso_by_the_even_odd_rule(
-    links: Scope, polygon: list[tuple[float, float]]
-) -> None:
-    x, y = zip(*polygon, strict=True)
-    found = links.evaluate(
-        "{const inside = insidePolygon(lasso); return probes.map(([x, y]) => inside(x, y))}",
-        lasso={"x": x, "y": y},
-        probes=PROBES,
-    )
-    assert found == [winds_oddly(polygon, *probe) for probe in PROBES]
-
-
-@QUICK
-@given(x=PAIRS, y=st.none() | PAIRS, point=PAIRS)
-def test_a_box_has_its_edges_from_either_corner_and_without_y_all_heights(
-    links: Scope, x: tuple[float, float], y: tuple[float, float] | None, point: tuple[float, float]
-) -> None:
-    ranges = {"x": x} if y is None else {"x": x, "y": y}
-    found = links.evaluate("insideBox(ranges)(...point)", ranges=ranges, point=point)
-    fits = [
-        ends is None or min(ends) <= at <= max(ends) for ends, at in zip((x, y), point, strict=True)
-    ]
-    assert found is all(fits)
 
 
 def node(*traces: dict[str, Any]) -> dict[str, Any]:

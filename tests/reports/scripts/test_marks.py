@@ -53,34 +53,6 @@ def test_points_of_a_line_are_one_place_until_a_gap_or_another_row(study_page: S
     }
 
 
-@pytest.mark.parametrize("trace", [{}, {"customdata": [None, [], [-1], [None]]}])
-def test_what_stands_for_no_evaluation_has_no_place(
-    study_page: Scope, trace: dict[str, Any]
-) -> None:
-    assert places(study_page, trace) == {}
-
-
-@pytest.mark.parametrize(
-    ("part", "is_evaluations"),
-    [
-        (None, True),
-        ("seen", True),
-        ("loss-1", True),
-        ("study-0", True),
-        ("layer-3", False),
-        ("round", False),
-        ("round-line", False),
-        ("heatmap", False),
-    ],
-)
-def test_traces_of_layers_and_rounds_are_left_out(
-    study_page: Scope, part: str | None, is_evaluations: bool
-) -> None:
-    assert study_page.evaluate("isOfEvaluations({meta: part})", part=part) is is_evaluations
-    found = places(study_page, {"customdata": [[0], [1]], "meta": part})
-    assert sorted(found) == ([7, 8] if is_evaluations else [])
-
-
 @pytest.mark.parametrize("kind", ["disc", "diamond", "ring", "dash", "box"])
 def test_a_mark_is_at_its_point_on_its_own_axes(study_page: Scope, kind: str) -> None:
     trace = {"x": [1, 2], "y": [1.504, 1.5]}
@@ -96,14 +68,6 @@ def test_a_point_without_a_coordinate_has_no_mark(study_page: Scope) -> None:
     assert drawn(study_page, {"x": [None], "y": [1]}, [0]) == ""
     lines = {"mode": "lines", "x": [0, None, 2], "y": [1, 2, 3]}
     assert drawn(study_page, lines, [0, 1, 2]) == "M0 100L20 300"
-
-
-def test_a_bar_is_marked_over_the_height_of_the_plot_and_as_wide_as_a_category(
-    study_page: Scope,
-) -> None:
-    path = drawn(study_page, {"type": "bar", "x": [3], "y": [0.2]}, [0])
-    # Within the plot by the width of the line.
-    assert path == "M25 1H35V299H25Z"
 
 
 def mean_bits(results: StudyResults, rows: list[int]) -> list[float]:

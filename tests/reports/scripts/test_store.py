@@ -47,31 +47,3 @@ def test_each_view_is_told_once_of_what_changed_when_all_of_it_has(
             expected.append([changed, dict(state)])
     told = store.evaluate(TOLD, initial=initial, changes=changes)
     assert told == [expected, expected]
-
-
-def test_another_set_of_equal_members_is_a_change_and_nan_is_none(store: Scope) -> None:
-    script = """{
-      const same = new Set([1]);
-      const store = makeStore({selected: same, limit: NaN});
-      const told = [];
-      store.subscribe((changed) => told.push(...changed));
-      store.set({selected: same, limit: NaN});
-      store.set({selected: new Set([1])});
-      return told;
-    }"""
-    assert store.evaluate(script) == ["selected"]
-
-
-@QUICK
-@given(members=st.sets(st.integers(0, 5)), others=st.lists(st.integers(0, 5), unique=True))
-def test_members_are_added_or_if_all_are_there_taken_away(
-    store: Scope, members: set[int], others: list[int]
-) -> None:
-    made, after = store.evaluate(
-        "{const set = new Set(given); return [[...toggled(set, others)], [...set]]}",
-        given=sorted(members),
-        others=others,
-    )
-    there = set(others) <= members
-    assert set(made) == (members - set(others) if there else members | set(others))
-    assert set(after) == members
