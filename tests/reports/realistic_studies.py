@@ -95,7 +95,6 @@ def make_record(
     entries: list[RoundRecord] = []
     rows: list[dict[str, object]] = []
     seen: set[int] = set()
-    first = np.array([choices.index(c) for c in choices.layer_configurations])
     head = choices.size // choices.sizes[0]
     # Storage of normal float; of any other quantizer, the values of its first knob.
     own = [float(next(iter(c.values()))) for c in choices.layer_configurations]
@@ -109,7 +108,7 @@ def make_record(
             noise = generator.normal(0, 0.6, len(layers))
             pull = guided * (np.argsort(np.argsort(sensitivity)) / len(layers) - 0.5) * 3
             digit = np.clip(np.rint(level + noise + pull), 0, choices.sizes[0] - 1).astype(int)
-            index = first[digit * head + generator.integers(0, head, len(layers))]
+            index = digit * head + generator.integers(0, head, len(layers))
             configurations.append(
                 Configuration(
                     {
@@ -241,11 +240,7 @@ def make_results(
 
 
 def only_failures(record: StudyRecord) -> StudyRecord:
-    names = (
-        "loss",
-        "metric",
-        *(f"{kind}_loss{end}" for kind in ("estimated", "predicted") for end in ("", "_std")),
-    )
+    names = ("loss", "metric", "estimated_loss", "predicted_loss", *UNCERTAINTIES)
     unknown = dict.fromkeys(names, math.nan)
     trials = record.trials.assign(status="failed", reason="loss is nan", on_front=False, **unknown)
     return replace(record, trials=trials)

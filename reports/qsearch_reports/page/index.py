@@ -78,20 +78,8 @@ class IndexRow:
             return ""  # A file system may give years beyond 9999.
 
 
-@dataclass(frozen=True)
-class Sparkline:
-    """A study's front as an SVG path, and ``words`` for those who do not see it."""
-
-    path: str
-    words: str
-
-
 def write_index(folder: Path, out: Path, note: Callable[[str], None] = warn) -> Path:
-    """Write a page that lists all studies in a folder and in the folders below it; return ``out``.
-
-    Raises:
-        InputError: If there is no such folder, or the file cannot be written.
-    """
+    """Write a page that lists all studies in a folder and below; return ``out``."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     rows = [index_row(path, folder, out) for path in find_studies(folder, note)]
@@ -112,20 +100,15 @@ def find_studies(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
             yield here
             continue
         below[:] = sorted(name for name in below if not name.startswith("."))
-        yield from (here / name for name in below if _is_linked_study(here / name))
+        linked = (here / name for name in below if (here / name).is_symlink())
+        yield from filter(_is_study, linked)
 
 
 def _is_study(path: Path) -> bool:
     return (path / STUDY_YAML).is_file() or (path / STUDY_FILE).is_file()
 
 
-def _is_linked_study(path: Path) -> bool:
-    return path.is_symlink() and _is_study(path)
-
-
-def index_row(
-    directory: Path, folder: Path, out: Path, note: Callable[[str], None] = warn
-) -> IndexRow:
+def index_row(directory: Path, folder: Path, out: Path) -> IndexRow:
     """Read what the page says of one study."""
     report = directory / REPORT
     within = os.path.relpath(directory, folder)
@@ -155,13 +138,10 @@ def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
     head = frames.headline(record)
     front = frames.latest_front(record)[["average_bits", "selection_loss"]]
     close = head.within_one_percent
+    named = ("name", "model", "task", "quantizer", "trainer")
     return replace(
         row,
-        name=record.name,
-        model=record.model,
-        task=record.task,
-        quantizer=record.quantizer,
-        trainer=record.trainer,
+        **{name: getattr(record, name) for name in named},
         rounds=head.rounds,
         evaluations=head.evaluations,
         failed=head.failed,
@@ -178,11 +158,11 @@ def _number(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
+def sparkline(front: np.ndarray, bits: tuple[float, float]) -> tuple[str, str] | None:
     """Return a front as a stepped line in a box of 96 × 26.
 
     Returns:
-        None if there is no point.
+        An SVG path, and words for those who do not see it; None if there is no point.
     """
     if front.shape[1] == 0:
         return None
@@ -194,8 +174,7 @@ def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
     # Nothing with more average bits is better than the last point, so its line continues.
     path = f"M{x[0]:.1f} {y[0]:.1f}{steps}H{_WIDTH - 2}"
     first, last = (f"loss {loss:.4f} at {at:.2f}" for at, loss in front[:, [0, -1]].T)
-    words = f"Pareto front: {first} average bits" + (f", {last}" if len(across) > 1 else "")
-    return Sparkline(path, words)
+    return path, f"Pareto front: {first} average bits" + (f", {last}" if len(across) > 1 else "")
 
 
 _HIDDEN = ("place", "link", "problem", "is_of_best", "front")

@@ -150,10 +150,10 @@ def test_any_study_has_a_row(kind, put, tmp_path, small):
 def test_sparkline_stays_in_its_box_and_never_rises(points):
     bits = np.sort([bits for bits, _ in points])
     losses = np.sort([loss for _, loss in points])[::-1]
-    drawn = sparkline(np.array([bits, losses]), (2.0, 9.0))
-    numbers = [float(number) for number in re.findall(r"-?[\d.]+", drawn.path)]
-    down = [numbers[1], *(float(number) for number in re.findall(r"V(-?[\d.]+)", drawn.path))]
-    across = [numbers[0], *(float(number) for number in re.findall(r"H(-?[\d.]+)", drawn.path))]
+    path, words = sparkline(np.array([bits, losses]), (2.0, 9.0))
+    numbers = [float(number) for number in re.findall(r"-?[\d.]+", path)]
+    down = [numbers[1], *(float(number) for number in re.findall(r"V(-?[\d.]+)", path))]
+    across = [numbers[0], *(float(number) for number in re.findall(r"H(-?[\d.]+)", path))]
     assert down == sorted(down)
     assert across == sorted(across)
     assert min(down) >= 0
@@ -161,7 +161,7 @@ def test_sparkline_stays_in_its_box_and_never_rises(points):
     assert min(across) >= 0
     assert max(across) <= 96
     assert len(down) <= 40
-    assert drawn.words.startswith(f"Pareto front: loss {losses[0]:.4f} at {bits[0]:.2f} average")
+    assert words.startswith(f"Pareto front: loss {losses[0]:.4f} at {bits[0]:.2f} average")
 
 
 def test_bits_are_marked_where_they_are_within_1_percent_of_the_studys_own_best():
