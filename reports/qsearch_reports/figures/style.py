@@ -25,35 +25,17 @@ COLOURS = {
 LOSS_COLOURS = ("#0072B2", "#4A90BF", "#B8860B", "#C2500A")
 """Colours of parts of the losses, from the least to the greatest."""
 
-LAYER_COLOURS = (
-    "#0072B2",
-    "#C2500A",
-    "#00805A",
-    "#A8568B",
-    "#8A6D00",
-    "#3B9AC9",
-    "#5B6470",
-    "#B3261E",
-)
-"""Colours of roles, in model order; those that follow share the colour of the front."""
-
-LAYER_SYMBOLS = (
-    "circle",
-    "diamond",
-    "square",
-    "triangle-up",
-    "cross",
-    "star",
-    "triangle-down",
-    "pentagon",
-)
-
-BAND_COLOUR = "rgba(86,156,214,0.28)"
-"""Colour of a band of uncertainty, on any ground."""
-
 STUDY_COLOURS = ("#0072B2", "#C2500A", "#00805A", "#A8568B", "#8A6D00", "#3B9AC9")
 
 STUDY_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+
+LAYER_COLOURS = (*STUDY_COLOURS, "#5B6470", "#B3261E")
+"""Colours of roles, in model order; those that follow share the colour of the front."""
+
+LAYER_SYMBOLS = (*STUDY_SYMBOLS, "triangle-down", "pentagon")
+
+BAND_COLOUR = "rgba(86,156,214,0.28)"
+"""Colour of a band of uncertainty, on any ground."""
 
 OUTCOME_COLOURS = {"win": "#0072B2", "tie": "#6B7787", "loss": "#C2500A"}
 """Of a method against another; legible under white text."""
@@ -67,13 +49,7 @@ _TEMPLATE = go.layout.Template(
             "size": 13,
             "color": "#1f2937",
         },
-        "title": {
-            "x": 0,
-            "xanchor": "left",
-            "y": 0.985,
-            "yanchor": "top",
-            "font": {"size": 16},
-        },
+        "title": {"x": 0, "xanchor": "left", "y": 0.985, "yanchor": "top", "font": {"size": 16}},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 62, "r": 16, "t": 84, "b": 52},

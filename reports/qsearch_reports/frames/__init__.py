@@ -1,7 +1,8 @@
 """What reports show, as pandas tables: pure functions of a study's results.
 
 Every figure is drawn from one of these frames, so a figure that is not here can be made from
-them in a notebook. Losses are in nats, average bits in bits per quantized weight.
+them in a notebook. Losses are in nats, average bits in bits per quantized weight. Their columns are
+in ``docs/report-frames.md``, which a test compares with them; docstrings say what is left.
 """
 
 from qsearch_reports.frames.budgets import budget_frame, study_budgets

@@ -89,9 +89,6 @@ def study_fronts_frame(
 
     ``value`` is ``loss``, which is the selection loss, or ``metric``; budgets are those of
     :func:`front_budgets` if None.
-
-    Returns:
-        Table of ``study``, ``budget`` and ``value``, NaN where nothing fits.
     """
     budgets = front_budgets(records) if budgets is None else budgets
     rows: list[tuple[str, float, float]] = []
@@ -115,10 +112,6 @@ def method_frame(
     ``studies`` has ``study``, ``value`` and columns that say what the value is of. A mean is known
     only where all seeds have a value: otherwise its steps would show which seeds it is of, and not
     how good they are.
-
-    Returns:
-        Table of ``method``, those other columns, ``mean``, ``low`` and ``high`` (the ends of its
-        95 % interval; NaN with less than two seeds) and ``seeds`` (how many have a value).
     """
     by = [column for column in studies if column not in ("study", "value")]
     rows = []
@@ -151,11 +144,9 @@ def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float
 def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd.DataFrame:
     """Return hypervolume by round of several studies, from one common reference point.
 
-    Returns:
-        Table of ``study``, ``round``, ``hypervolume`` (of observed losses), and ``minutes``: wall
-        time of training, evaluation and search in this round and those before. A round that is
-        not finished is left out, except the first, whose minutes are not known; a finished one
-        without a completed trial has a hypervolume of 0. Empty if no study has a reference point.
+    It is of observed losses. A round that is not finished is left out, except the first, whose
+    minutes are not known; a finished one without a completed trial has a hypervolume of 0. Empty if
+    no study has a reference point.
     """
     rows = []
     common = common_reference(records)
@@ -171,12 +162,7 @@ def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd
 def time_frame(
     records: Sequence[StudyRecord], names: Sequence[str], budgets: Sequence[float]
 ) -> pd.DataFrame:
-    """Return the best loss at or under budgets that each study had after each round.
-
-    Returns:
-        Table of ``study``, ``budget``, ``round``, ``minutes`` (as :func:`comparison_frame` has
-        them) and ``loss``, the selection one under the adapter of that round.
-    """
+    """Return the best selection loss at or under budgets that each study had after each round."""
     rows = [
         (name, budget, number, minutes, loss)
         for record, name in zip(records, names, strict=True)
@@ -189,12 +175,9 @@ def time_frame(
 def hypervolume_table(
     by_round: pd.DataFrame, names: Sequence[str], methods: Sequence[Method]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the hypervolume of the last rounds, by study and by method, with ranks.
+    """Return the hypervolume of the last rounds, by study and by method (means), with ranks.
 
-    Returns:
-        Table of ``study``, ``hypervolume`` and ``rank``; table of ``method``, ``mean``, ``low``,
-        ``high``, ``seeds`` and ``rank``. Rank 1 is the largest; equal ones share the better
-        rank. NaN where a study has none.
+    Rank 1 is the largest; equal ones share the better rank. NaN where a study has none.
     """
     last = by_round.groupby("study", sort=False)["hypervolume"].last().reindex(list(names))
     studies = pd.DataFrame({"study": list(names), "hypervolume": last.to_numpy(dtype=float)})

@@ -9,19 +9,12 @@ from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.layers import knob_places, weight_shares
 from qsearch_reports.frames.points import latest_front, row_choices
 
-_COLUMNS = ["row", "trial", "average_bits", "value", "place", "share"]
-
 
 def marginals_frame(record: StudyRecord, knob: str) -> pd.DataFrame:
     """Return how the quantized weights of each front configuration divide among a knob's values.
 
-    The Pareto front is the overall one of the latest round, by selection loss.
-
-    Returns:
-        Table of ``row`` (in :func:`points_frame`), ``trial``, ``average_bits``, ``value`` (of the
-        knob), ``place`` (of the value in the knob's order) and ``share`` (of the quantized weights,
-        0 to 1): a row per configuration, by ascending average bits, and value. Empty while the
-        latest round has nothing.
+    The Pareto front is the overall one of the latest round, by selection loss; rows are by
+    ascending average bits.
     """
     shown = record.choices.knobs[record.choices.names.index(knob)]
     front = latest_front(record)
@@ -38,6 +31,5 @@ def marginals_frame(record: StudyRecord, knob: str) -> pd.DataFrame:
             "value": list(shown.values) * count,
             "place": np.tile(np.arange(size), count),
             "share": shares.T.reshape(-1),
-        },
-        columns=_COLUMNS,
+        }
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -22,14 +21,6 @@ OUTCOMES = ("win", "tie", "loss", "none")
 """How a method fares against another; ``none`` where one of them has nothing within a budget."""
 
 _COLUMNS = ("method", "other", "segment", "lower", "upper", "difference", "low", "high", "outcome")
-
-
-@dataclass(frozen=True)
-class _Best:
-    """The best within each budget (seeds × budgets): losses, and how sure they are."""
-
-    losses: Floats
-    errors: Floats
 
 
 def common_edges(records: Sequence[StudyRecord]) -> tuple[tuple[float, ...], bool]:
@@ -66,29 +57,22 @@ def outcomes_frame(
       losses' deviations (estimated loss) or standard errors (observed loss), and where one of
       these is not known.
 
-    Returns:
-        Table of ``method``, ``other``, ``segment``, its ``lower`` and ``upper`` edge,
-        ``difference`` (loss of the method less that of the other, nats), ``low`` and ``high``
-        (the ends of the interval named above; NaN if they are not known) and ``outcome``, one of
-        :data:`OUTCOMES`.
+    ``low`` and ``high`` are the ends of the interval named above; NaN if they are not known.
     """
     budgets = np.asarray(edges[1:], dtype=float)
     best = {method.label: _best(records, method, budgets) for method in methods}
     rows = []
     for method, other in permutations(methods, 2):
         for place, upper in enumerate(budgets):
-            interval = _difference(method, other, best, place)
+            pair = best[method.label][:, :, place], best[other.label][:, :, place]
+            interval = _difference(method, other, *pair)
             ends = (place, float(edges[place]), float(upper))
             rows.append((method.label, other.label, *ends, *interval, _outcome(*interval)))
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def outcome_counts(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Return how many segments of :func:`outcomes_frame` end in which way.
-
-    Returns:
-        Table of ``method``, ``other`` and the :data:`OUTCOMES`, one row for each ordered pair.
-    """
+    """Return how many segments of :func:`outcomes_frame` end in which way, by ordered pair."""
     if outcomes.empty:
         return pd.DataFrame(columns=["method", "other", *OUTCOMES])
     counts = outcomes.groupby(["method", "other"], sort=False)["outcome"].value_counts()
@@ -98,28 +82,28 @@ def outcome_counts(outcomes: pd.DataFrame) -> pd.DataFrame:
     return made.rename_axis(columns=None).reset_index()
 
 
-def _best(records: Sequence[StudyRecord], method: Method, budgets: Floats) -> _Best:
-    losses, errors = [], []
+def _best(records: Sequence[StudyRecord], method: Method, budgets: Floats) -> Floats:
+    """Return the least loss within each budget, and its uncertainty (2 × seeds × budgets)."""
+    found = []
     for place in method.studies:
         front = latest_front(records[place])
         doubt = front["estimated_loss_std"].fillna(front["standard_error"])
         at = np.searchsorted(front["average_bits"], budgets, side="right")
-        losses.append(np.append(math.nan, front["selection_loss"].to_numpy(dtype=float))[at])
-        errors.append(np.append(math.nan, doubt.to_numpy(dtype=float))[at])
-    return _Best(np.array(losses), np.array(errors))
+        pair = np.array([front["selection_loss"], doubt], dtype=float)
+        found.append(np.insert(pair, 0, math.nan, axis=1)[:, at])
+    return np.stack(found, axis=1)
 
 
 def _difference(
-    method: Method, other: Method, best: dict[str, _Best], place: int
+    method: Method, other: Method, first: Floats, second: Floats
 ) -> tuple[float, float, float]:
     """Return the difference of two methods at one budget, and the ends of its interval."""
-    ours, theirs = best[method.label].losses[:, place], best[other.label].losses[:, place]
+    (ours, our_doubt), (theirs, their_doubt) = first, second
     if np.isnan(ours).any() or np.isnan(theirs).any():
         return math.nan, math.nan, math.nan
     if len(ours) == len(theirs) == 1:
         difference = float(ours[0] - theirs[0])
-        doubts = [best[own.label].errors[0, place] for own in (method, other)]
-        half = float(np.hypot(*doubts))
+        half = float(np.hypot(our_doubt[0], their_doubt[0]))
         return difference, difference - half, difference + half
     if set(method.seeds) == set(other.seeds):
         order = [other.seeds.index(seed) for seed in method.seeds]

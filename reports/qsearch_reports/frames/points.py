@@ -18,40 +18,16 @@ from qsearch_reports.frames.layers import choice_indices
 _Made = TypeVar("_Made", pd.DataFrame, npt.NDArray[np.int64])
 
 POINT_COLUMNS = (
-    "trial",
-    "round",
-    "method",
-    "average_bits",
-    "loss",
-    "standard_error",
-    "estimated_loss",
-    "estimated_loss_std",
-    "selection_loss",
-    "metric",
-    "metric_standard_error",
-    "seconds",
-    "seen",
-    "segment",
-    "on_front",
-    "latest",
-    "predicted_loss",
-    "predicted_loss_std",
-    "configuration",
+    *("trial", "round", "method", "average_bits", "loss", "standard_error", "estimated_loss"),
+    *("estimated_loss_std", "selection_loss", "metric", "metric_standard_error", "seconds", "seen"),
+    *("segment", "on_front", "latest", "predicted_loss", "predicted_loss_std", "configuration"),
 )
 """Columns of :func:`points_frame`."""
 
-_VALUES = (
-    "average_bits",
-    "loss",
-    "standard_error",
-    "estimated_loss",
-    "estimated_loss_std",
-    "metric",
-    "metric_standard_error",
-    "seconds",
-    "predicted_loss",
-    "predicted_loss_std",
-)
+_VALUES = [
+    *("average_bits", "loss", "standard_error", "estimated_loss", "estimated_loss_std", "metric"),
+    *("metric_standard_error", "seconds", "predicted_loss", "predicted_loss_std"),
+]
 
 
 def _once(make: Callable[[StudyRecord], _Made]) -> Callable[[StudyRecord], _Made]:
@@ -77,26 +53,15 @@ def _completed_trials(record: StudyRecord) -> pd.DataFrame:
 
 @_once
 def points_frame(record: StudyRecord) -> pd.DataFrame:
-    """Return every completed evaluation, one row each.
+    """Return every completed evaluation, one row each, numbered from 0 by round and trial.
 
-    Returns:
-        Table with :data:`POINT_COLUMNS`, numbered from 0, in order of round and trial; empty if
-        nothing completed. Losses and their errors are in nats, ``seconds`` is wall time. A value
-        that is not finite is not known: NaN.
-
-        - ``selection_loss`` is what configurations are chosen by: the estimated loss where there is
-          one, or else the observed ``loss``.
-        - ``estimated_loss`` and ``estimated_loss_std`` are NaN until a round ends, and in a
-          study that does not model sampling noise.
-        - ``predicted_loss`` and ``predicted_loss_std`` are what the surrogate said before the
-          evaluation; NaN where it said nothing.
-        - ``latest`` marks the rows of the last finished round, or of the first while it runs: those
-          are all under one adapter, so only they are comparable with each other.
-        - ``configuration`` numbers the distinct configurations, in the order in which they first
-          appear.
+    A value that is not finite is not known: NaN. Estimated losses are not known until a round ends,
+    nor in a study that does not model sampling noise. Only the rows marked ``latest`` are under one
+    adapter, and comparable with each other: those of the last finished round, or of the first while
+    it runs.
     """
     ordered = _completed_trials(record)
-    values = ordered[list(_VALUES)].astype(float)
+    values = ordered[_VALUES].astype(float)
     values = values.where(np.isfinite(values))
     points = pd.DataFrame(
         {

@@ -29,18 +29,12 @@ def sensitivity_frame(
     """Return how much each layer matters, and what configurations give it.
 
     Configurations are JSON texts; without them, they are those on the overall Pareto front of the
-    latest round. Without a knob it is ``bits``, or the first.
+    latest round. Without a knob it is ``bits``, or the first. Sensitivities are under the adapter
+    of the last finished round; ``given`` is a mean of places in the knob's order, from 0, if its
+    values are not all numbers. Empty without scores of layers, or without a configuration.
 
-    Returns:
-        Table with a row per layer: ``layer`` (its position in the model's list), ``name``,
-        ``role``, ``block``, ``parameters``, ``sensitivity`` (nats: predicted rise of the loss if
-        this layer alone had the choice that it bears worst, as a rule the one of fewest bits; under
-        the adapter of the last finished round) and ``given`` (mean of the knob over the
-        configurations; of places in its order, from 0, if its values are not all numbers). Empty
-        if the study has no scores of layers, or there is no configuration.
-
-        ``attrs`` holds ``knob``, ``unit`` (``values`` or ``places``), ``configurations`` (how many)
-        and ``rank_correlation`` (Spearman's, of the two; NaN if one of them is constant).
+    ``attrs`` holds ``knob``, ``unit`` (``values`` or ``places``), ``configurations`` (how many) and
+    ``rank_correlation`` (Spearman's, of the two; NaN if one of them is constant).
     """
     record, scores = results.record, results.layer_scores
     name = default_knob(record.choices) if knob is None else knob
