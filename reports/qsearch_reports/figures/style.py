@@ -75,9 +75,10 @@ _TEMPLATE = go.layout.Template(
 )
 
 
-def new_figure(title: str) -> go.Figure:
-    """Return an empty figure in the style of all."""
-    return go.Figure(layout={"template": _TEMPLATE, "title": {"text": title}})
+def new_figure(title: str, x: str = "", y: str = "") -> go.Figure:
+    """Return an empty figure in the style of all; ``x`` and ``y`` are titles of its axes."""
+    axes = {"xaxis_title_text": x or None, "yaxis_title_text": y or None}
+    return go.Figure(layout={"template": _TEMPLATE, "title": {"text": title}, **axes})
 
 
 def note(figure: go.Figure, text: str) -> go.Figure:
@@ -182,7 +183,6 @@ def vertical(x: float, name: str) -> dict[str, Any]:
     }
 
 
-def round_axis(figure: go.Figure, rounds: pd.Series) -> None:
-    figure.update_xaxes(title_text="round", tickformat="d")
-    if rounds.nunique() <= 12:
-        figure.update_xaxes(tickvals=sorted(set(rounds)))
+def round_axis(figure: go.Figure, rounds: pd.Series) -> go.Figure:
+    few = sorted(set(rounds)) if rounds.nunique() <= 12 else None
+    return figure.update_xaxes(tickformat="d", tickvals=few)

@@ -9,15 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from qsearch_reports.figures.style import (
-    COLOURS,
-    caption,
-    details,
-    escape,
-    new_figure,
-    note,
-    with_gaps,
-)
+from qsearch_reports.figures import style
 
 _PHASES = {
     "training": "#B5679A",
@@ -40,11 +32,12 @@ _MAX_LANES = 12
 
 def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
     """Draw evaluations as bars over time, failed ones as crosses, and phases above them."""
-    figure = new_figure("Time line")
+    x = "minutes of running (without breaks between sessions)"
+    figure = style.new_figure("Time line", x, "evaluations at once")
     known = timeline[timeline["end"].notna()]
     lacking = len(timeline) - len(known)
     if known.empty and phases.empty:
-        return note(
+        return style.note(
             figure,
             "the log does not tell when evaluations ran" if lacking else "nothing was run yet",
         )
@@ -64,16 +57,14 @@ def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
         figure.add_trace(_crosses(failed))
     step = -(-lanes // _MAX_LANES)
     shown = list(range(0, lanes, step)) if lanes else []
-    figure.update_xaxes(title_text="minutes of running (without breaks between sessions)")
     figure.update_yaxes(
-        title_text="evaluations at once",
         range=[lanes - 0.4, -1.6],
         tickvals=[-1, *shown],
         ticktext=["phases", *(str(lane + 1) for lane in shown)],
         showgrid=False,
     )
     if lacking:
-        caption(figure, f"the log does not tell when {lacking} others ran")
+        style.caption(figure, f"the log does not tell when {lacking} others ran")
     return figure
 
 
@@ -82,7 +73,7 @@ def _lines(
 ) -> dict[str, Any]:
     """Return horizontal lines with gaps between; each has so many points, all with its details."""
     lines = zip(rows["start"], rows["end"], heights, shown, strict=True)
-    return with_gaps(
+    return style.with_gaps(
         (np.linspace(start, end, points).round(4), [height] * points, [detail] * points)
         for start, end, height, detail in lines
     )
@@ -90,11 +81,11 @@ def _lines(
 
 def _bars(rows: pd.DataFrame, part: str, thickness: float, shortest: float) -> go.Scatter:
     long_enough = rows.assign(start=rows["start"].clip(upper=rows["end"] - shortest))
-    shown = details(rows.round({"seconds": 3}), "row", "trial", "round", "seconds")
+    shown = style.details(rows.round({"seconds": 3}), "row", "trial", "round", "seconds")
     return go.Scatter(
         **_lines(long_enough, rows["lane"], shown, 2),
         mode="lines",
-        line={"width": thickness, "color": COLOURS[part], "simplify": False},
+        line={"width": thickness, "color": style.COLOURS[part], "simplify": False},
         name=part,
         hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
         f"{part}<br>%{{customdata[3]}} s, at %{{x:.2f}} min<extra></extra>",
@@ -107,11 +98,11 @@ def _crosses(rows: pd.DataFrame) -> go.Scatter:
         x=rows["end"].round(4),
         y=rows["lane"],
         mode="markers",
-        marker={"symbol": "x", "size": 10, "color": COLOURS["failed"]},
+        marker={"symbol": "x", "size": 10, "color": style.COLOURS["failed"]},
         name="failed",
         customdata=[
-            [-1, trial, number, escape(reason, 80)]
-            for trial, number, reason in details(rows, "trial", "round", "reason")
+            [-1, trial, number, style.escape(reason, 80)]
+            for trial, number, reason in style.details(rows, "trial", "round", "reason")
         ],
         hovertemplate="trial %{customdata[1]}, round %{customdata[2]} failed<br>"
         "%{customdata[3]}<br>at %{x:.2f} min<extra></extra>",
@@ -120,12 +111,12 @@ def _crosses(rows: pd.DataFrame) -> go.Scatter:
 
 
 def _phase(rows: pd.DataFrame, name: str) -> go.Scatter:
-    shown = [
-        [number, escape(kind, 40), round((end - start) * 60, 2), "" if done else ", not finished"]
-        for number, kind, start, end, done in details(
-            rows, "round", "phase", "start", "end", "complete"
-        )
-    ]
+    described = rows.assign(
+        phase=[style.escape(kind, 40) for kind in rows["phase"]],
+        seconds=((rows["end"] - rows["start"]) * 60).round(2),
+        how=["" if is_complete else ", not finished" for is_complete in rows["complete"]],
+    )
+    shown = style.details(described, "round", "phase", "seconds", "how")
     return go.Scatter(
         # Labels come up near points, so a long phase has some on its way.
         **_lines(rows, [-1.0] * len(rows), shown, 9),

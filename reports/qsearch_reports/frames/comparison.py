@@ -128,10 +128,8 @@ def method_frame(
 def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float], float] | None:
     """Return one reference point (loss, average bits) and least average bits for all studies.
 
-    The reference point is the worst of the studies' own in each objective.
-
-    Returns:
-        None if no study has a reference point that bounds an area.
+    The reference point is the worst of the studies' own in each objective; None if no study has one
+    that bounds an area.
     """
     points = [record.reference_point for record in records if record.reference_point]
     if not points:

@@ -25,13 +25,7 @@ _SEPARATORS = " \t_-.,:;/\\(=[{#+"
 
 @dataclass(frozen=True)
 class Method:
-    """Studies that differ in nothing but their seeds.
-
-    Args:
-        label: What it is called; no other method of the same comparison is called so.
-        studies: Positions of its studies among all that are compared.
-        seeds: The seed of each; None where it is not known.
-    """
+    """Studies, by their positions among all compared, that differ in nothing but their seeds."""
 
     label: str
     studies: tuple[int, ...]
@@ -102,12 +96,7 @@ def distinct(labels: Sequence[str]) -> list[str]:
 
 
 def setting_differences(results: Sequence[StudyResults], methods: Sequence[Method]) -> pd.DataFrame:
-    """Return the settings in which methods differ.
-
-    Returns:
-        Table of ``setting`` (such as ``trainer.name``), ``method`` and ``value`` as text, all
-        methods for each setting; empty if nothing differs.
-    """
+    """Return ``setting``, ``method`` and ``value`` where methods differ, all methods for each."""
     known: dict[str, dict[str, str]] = {}
     for method in methods:
         settings = results[method.studies[0]].settings
@@ -141,10 +130,8 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def incomparable(results: Sequence[StudyResults]) -> dict[str, list[str]]:
     """Return in what studies differ so that their losses, or average bits, mean different things.
 
-    Returns:
-        By what differs, such as ``model``, the value in each study as text; empty if losses can
-        be compared. Validation examples are compared where the studies recorded digests of
-        them, and the settings of their tasks otherwise.
+    It is the value in each study as text, by what differs. Validation examples are compared where
+    the studies recorded digests of them, and the settings of their tasks otherwise.
     """
     records = [result.record for result in results]
     inputs = [record.sessions[-1].inputs if record.sessions else Inputs() for record in records]

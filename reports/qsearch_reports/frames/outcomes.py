@@ -117,21 +117,15 @@ def unpaired_interval(ours: Floats, theirs: Floats) -> tuple[float, float, float
     A single value is taken to be spread as the others are.
     """
     difference = float(ours.mean() - theirs.mean())
-    spreads = [float(values.var(ddof=1)) if len(values) > 1 else None for values in (ours, theirs)]
-    single = next(spread for spread in spreads if spread is not None)
-    parts = np.array(
-        [
-            (single if spread is None else spread) / len(values)
-            for spread, values in zip(spreads, (ours, theirs), strict=True)
-        ]
-    )
-    freedoms = np.array([len(ours) - 1, len(theirs) - 1])
-    if None in spreads:
-        freedom = float(freedoms.max())
+    counts = np.array([len(ours), len(theirs)])
+    several = [values.var(ddof=1) for values in (ours, theirs) if len(values) > 1]
+    parts = np.array(several) / counts
+    if len(several) == 1:
+        freedom = float(counts.max() - 1)
     else:
         # Welch and Satterthwaite; without any spread the interval is a point for any freedom.
-        total = float((parts**2 / freedoms).sum())
-        freedom = float(parts.sum() ** 2 / total) if total else float(freedoms.sum())
+        total = float((parts**2 / (counts - 1)).sum())
+        freedom = float(parts.sum() ** 2 / total) if total else 1.0
     half = t_quantile(freedom) * math.sqrt(parts.sum())
     return difference, difference - half, difference + half
 

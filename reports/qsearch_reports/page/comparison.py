@@ -51,15 +51,10 @@ class Comparison:
         unfinished: Number of finished rounds of the studies that are not finished, by label.
         incomparable: By what differs, its value in each study, where losses cannot be compared.
         settings: By setting in which methods differ, its value in each of ``compared``.
-        compared: Labels of the methods whose settings are known.
-        fronts, times, segments: What the selectors of plots offer.
-        by_round: Hypervolume by round; None if no study has a reference point.
-        reference: The common reference point (loss, average bits) and the least average bits;
-            None if no study has one.
+        by_round, reference: None if no study has a reference point.
         by_method: Empty unless a method has several seeds.
         outcomes: Wins, ties and losses of each method (rows) against each other one; None on the
             diagonal.
-        legend: Letter, word and colour of each outcome that is drawn.
         has_own_edges: Whether ``edges`` are the segments of the studies themselves.
     """
 

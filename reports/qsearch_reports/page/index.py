@@ -35,14 +35,10 @@ class IndexRow:
         directory: As a command of the user would have it; ``place`` is relative to the folder.
         link: URL of its report, relative to the page.
         problem: Why nothing more is known of it; "" if something is.
-        evaluations: Completed ones in all rounds.
         loss: Least selection loss of the latest round, nats.
         bits: Fewest average bits at which the loss is within 1 %: of what the model loses in full
             precision, or of the study's own least loss (``is_of_best``).
-        hypervolume: Of the last finished round, normalised, from the study's own reference point.
-        minutes: Of training, evaluation and search in finished rounds.
         changed: When its results last changed, seconds since 1970.
-        running: Who runs it, as text; "" if nobody does.
         front: Average bits and losses of the overall Pareto front (2 × points).
     """
 

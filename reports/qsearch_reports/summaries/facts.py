@@ -85,7 +85,7 @@ def _loss(row: pd.Series, head: Headline) -> str:
     return with_error(row["selection_loss"], row[error])
 
 
-def facts(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
+def values(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
     """Return the headline values, as names and values."""
     failed = f", {head.failed:,} failed" if head.failed else ""
     weights = sum(layer.parameters for layer in record.layers)
