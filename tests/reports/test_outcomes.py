@@ -21,7 +21,7 @@ def outcomes_of(studies, edges=(2.0, 6.0)):
     return frames.outcomes_frame(records_of(studies), methods_of(studies), edges)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(LOSSES, min_size=2, max_size=3))
 def test_each_outcome_is_the_mirror_of_the_other_methods(losses):
     studies = [study for rank, group in enumerate(losses) for study in seeds_of(group, rank=rank)]

@@ -243,13 +243,18 @@ def test_a_damaged_file_is_named_on_the_page_and_not_in_the_terminal(
     ("part", "path"), [("study_status", "/status.json"), ("render_page", "/report.html")]
 )
 def test_an_error_that_nobody_foresaw_is_told_on_the_page(
-    part: str, path: str, ask, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    part: str,
+    path: str,
+    served: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError("oh no")
 
     monkeypatch.setattr(f"qsearch_reports.serving.{part}", fail)
-    assert b"ZeroDivisionError: oh no" in ask(path).body
+    with serving(served) as ask:
+        assert b"ZeroDivisionError: oh no" in ask(path).body
     assert capfd.readouterr() == ("", "")
 
 
