@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -69,12 +67,10 @@ def directory(tmp_path: Path, tell: Tell) -> Iterator[Path]:
 
 @pytest.fixture
 def url(directory: Path) -> Iterator[str]:
-    server = make_server(directory, "127.0.0.1", 0)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
-    server.server_close()
+    with make_server(directory, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
 
 
 def evaluated(trial: int) -> Event:
@@ -99,7 +95,7 @@ class Live(Page):
         return self.driver.execute_script(f"const report = {frame}; return report && {script};")
 
 
-def test_the_page_follows_a_study_from_nothing_to_its_report(
+def test_the_page_follows_a_study_from_nothing_to_its_report_and_its_end(
     browser, directory: Path, url: str, tell: Tell
 ) -> None:
     page = Live(browser, url)
@@ -119,6 +115,12 @@ def test_the_page_follows_a_study_from_nothing_to_its_report(
     page.wait(lambda: page.report(rows))
     assert page.text("name") == HOSTILE
     assert not page.driver.find_element(By.ID, "empty").is_displayed()
+
+    tell(Event(EventKind.FINISHED, 1, {"reason": "enough"}))
+    (directory / "state" / "lock").unlink()
+    page.wait(lambda: page.text("phase") == "finished: enough")
+    assert page.text("left") == ""
+    assert not page.driver.find_element(By.ID, "bar").is_displayed()
     assert page.errors() == []
 
 
@@ -200,15 +202,3 @@ def test_a_report_that_does_not_get_drawn_in_time_is_shown_and_not_loaded_again(
     page.wait(lambda: "4/8" in page.text("phase"))
     assert page.report("report.mark") == 1
     assert len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1
-
-
-def test_the_end_of_the_study_is_shown(browser, directory: Path, url: str) -> None:
-    page = Live(browser, url)
-    page.wait(lambda: "2/8" in page.text("phase"))
-    line = {"time": datetime.now(UTC).isoformat(), "event": "finished", "round": 1}
-    with (directory / "log.jsonl").open("a") as stream:
-        stream.write(json.dumps({**line, "reason": "enough"}) + "\n")
-    (directory / "state" / "lock").unlink()
-    page.wait(lambda: page.text("phase") == "finished: enough")
-    assert page.text("left") == ""
-    assert not page.driver.find_element(By.ID, "bar").is_displayed()

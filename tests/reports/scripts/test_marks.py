@@ -53,17 +53,6 @@ def test_points_of_a_line_are_one_place_until_a_gap_or_another_row(study_page: S
     }
 
 
-@pytest.mark.parametrize("kind", ["disc", "diamond", "ring", "dash", "box"])
-def test_a_mark_is_at_its_point_on_its_own_axes(study_page: Scope, kind: str) -> None:
-    trace = {"x": [1, 2], "y": [1.504, 1.5]}
-    path = drawn(study_page, trace, [0], kind)
-    assert path == study_page.evaluate("MARKS[kind](10, 150.4)", kind=kind)
-    other = {**trace, "xaxis": "x2", "yaxis": "y2"}
-    assert drawn(study_page, other, [1], kind) == study_page.evaluate(
-        "MARKS[kind](2000, 1.5)", kind=kind
-    )
-
-
 def test_a_point_without_a_coordinate_has_no_mark(study_page: Scope) -> None:
     assert drawn(study_page, {"x": [None], "y": [1]}, [0]) == ""
     lines = {"mode": "lines", "x": [0, None, 2], "y": [1, 2, 3]}

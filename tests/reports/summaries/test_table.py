@@ -105,6 +105,7 @@ def test_a_study_without_results_says_how_to_watch_it(none: StudyRecord) -> None
     text = summary(none)
     assert "quickstart: No evaluation has finished yet." in text
     assert lines_after(text, "next") == ["  qsearch status runs/quickstart"]
+    assert front_plot(points([(2.0, math.nan)])) == []
 
 
 def test_one_evaluation_is_a_point_and_said_to_be_the_only_one(one: StudyRecord) -> None:
@@ -192,11 +193,6 @@ def test_poor_configurations_do_not_press_the_front_flat() -> None:
     assert "^" in drawn[0]
     assert len([line for line in drawn if "*" in line]) == 3
     assert drawn[-1].split() == ["2.00", "3.00", "4.00"]
-
-
-def test_nothing_is_drawn_of_no_points() -> None:
-    assert front_plot(points([])) == []
-    assert front_plot(points([(2.0, math.nan)])) == []
 
 
 @given(st.integers(200, 900), st.integers(-3, 3))
