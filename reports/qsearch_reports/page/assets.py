@@ -60,17 +60,14 @@ def inline_script(text: str) -> str:
     return text
 
 
-def content_policy(*scripts: str) -> str:
-    """Return a Content-Security-Policy that allows these scripts and no request at all.
+def content_policy(*hashes: str) -> str:
+    """Return a Content-Security-Policy that allows the scripts of hashes, and no request at all.
 
-    Scripts are texts, or hashes from :func:`script_hash`. Plotly sets style attributes, so inline
-    styles are allowed.
+    Plotly sets style attributes, so inline styles are allowed.
     """
-    hashes = " ".join(
-        f"'{text if text.startswith('sha256-') else script_hash(text)}'" for text in scripts
-    )
+    allowed = " ".join(f"'{each}'" for each in hashes)
     return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 

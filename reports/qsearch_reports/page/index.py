@@ -195,7 +195,7 @@ def render_index(rows: Sequence[IndexRow], folder: str, now: datetime | None = N
         choices=choices,
         data=data,
         written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M"),
-        content_policy=assets.content_policy(script),
+        content_policy=assets.content_policy(assets.script_hash(script)),
         css=assets.style("report.css", "index.css"),
         script=script,
     )

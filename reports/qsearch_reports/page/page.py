@@ -50,7 +50,7 @@ def render_page(results: Sequence[StudyResults]) -> str:
         title=names[0] if len(names) == 1 else f"{len(names)} studies",
         studies=list(map(_study_context, results, names, payloads)),
         comparison=comparison,
-        content_policy=assets.content_policy(plotly_hash, report_js),
+        content_policy=assets.content_policy(plotly_hash, assets.script_hash(report_js)),
         css=assets.style("report.css", "comparison.css"),
         plotly_js=Markup(plotly_js),  # noqa: S704  (base64)
         report_js=report_js,

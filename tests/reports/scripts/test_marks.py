@@ -35,11 +35,6 @@ def places(study_page: Scope, *traces: dict[str, Any]) -> dict[int, list[list[An
     return dict(found)
 
 
-def drawn(study_page: Scope, trace: dict[str, Any], points: list[int], kind: str = "ring") -> str:
-    script = f"{{{LAYOUT} return outline(node, {{curve: 0, row: 0, points}}, kind)}}"
-    return str(study_page.evaluate(script, node={"data": [trace]}, points=points, kind=kind))
-
-
 def numbers(path: str) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", path)]
 
@@ -51,12 +46,6 @@ def test_points_of_a_line_are_one_place_until_a_gap_or_another_row(study_page: S
         8: [[0, 1, [4, 5]], [0, 1, [7]]],
         9: [[0, 3, [8]]],
     }
-
-
-def test_a_point_without_a_coordinate_has_no_mark(study_page: Scope) -> None:
-    assert drawn(study_page, {"x": [None], "y": [1]}, [0]) == ""
-    lines = {"mode": "lines", "x": [0, None, 2], "y": [1, 2, 3]}
-    assert drawn(study_page, lines, [0, 1, 2]) == "M0 100L20 300"
 
 
 def mean_bits(results: StudyResults, rows: list[int]) -> list[float]:
