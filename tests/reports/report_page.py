@@ -89,9 +89,8 @@ class Page:
     def wait(self, condition: Callable[[], Any]) -> Any:
         return WebDriverWait(self.driver, PATIENCE, 0.03).until(lambda _: condition())
 
-    def all(self, selector: str) -> list[Any]:
-        found: list[Any] = self.driver.find_elements(By.CSS_SELECTOR, f"{SECTION} {selector}")
-        return found
+    def all(self, selector: str) -> Any:
+        return self.driver.find_elements(By.CSS_SELECTOR, f"{SECTION} {selector}")
 
     def part(self, name: str) -> Any:
         return self.all(f'[data-part="{name}"]')[0]
@@ -106,20 +105,18 @@ class Page:
         self.wait(lambda: node.get_attribute("data-drawn"))
         return node
 
-    def traces(self, key: str) -> list[dict[str, Any]]:
+    def traces(self, key: str) -> Any:
         """Return what a figure draws."""
         script = "return JSON.parse(JSON.stringify(arguments[0].data))"
-        found: list[dict[str, Any]] = self.driver.execute_script(script, self.figure(key))
-        return found
+        return self.driver.execute_script(script, self.figure(key))
 
     def marks(self, key: str) -> list[int]:
         """Return how many marks a figure has: of what is chosen, pinned, selected."""
         return [int(count) for count in (self.figure(key).get_attribute("data-marked")).split()]
 
-    def position(self, key: str, row: int, curve: int | None = None) -> list[float]:
+    def position(self, key: str, row: int, curve: int | None = None) -> Any:
         """Return where a row's point is on the screen."""
-        found: list[float] = self.driver.execute_script(POSITION, self.figure(key), int(row), curve)
-        return found
+        return self.driver.execute_script(POSITION, self.figure(key), int(row), curve)
 
     def mouse(self, kind: str, at: list[float], **button: Any) -> None:
         event = {"type": kind, "x": at[0], "y": at[1], "clickCount": 1, **button}
@@ -156,10 +153,9 @@ class Page:
             self.mouse("mouseMoved", at, button="left", buttons=1, modifiers=modifiers)
         self.mouse("mouseReleased", last, button="left", modifiers=modifiers)
 
-    def x_range(self, key: str) -> list[float]:
+    def x_range(self, key: str) -> Any:
         script = "return arguments[0]._fullLayout.xaxis.range"
-        found: list[float] = self.driver.execute_script(script, self.figure(key))
-        return found
+        return self.driver.execute_script(script, self.figure(key))
 
     def hover_text(self) -> str:
         node = self.driver.find_element(By.CSS_SELECTOR, f"{SECTION} .hoverlayer")
@@ -186,20 +182,18 @@ class Page:
         text = self.text("selection")
         return 0 if text == "Nothing selected" else int(text.split()[0].replace(",", ""))
 
-    def heatmap(self) -> list[list[str]]:
+    def heatmap(self) -> Any:
         script = "return arguments[0].data[0].text.map((row) => [...row])"
-        found: list[list[str]] = self.driver.execute_script(script, self.part("heatmap"))
-        return found
+        return self.driver.execute_script(script, self.part("heatmap"))
 
-    def column(self, key: str) -> list[str]:
+    def column(self, key: str) -> Any:
         """Return the texts of a column of the table's page."""
         heads = self.all("table.evaluations thead th")
         keys = [h.find_elements(By.CSS_SELECTOR, "[data-sort]") for h in heads]
         at = [found[0].get_attribute("data-sort") if found else "" for found in keys].index(key)
         script = "return [...arguments[0].rows].map((row) => row.cells[arguments[1]].textContent)"
         body = self.all("table.evaluations tbody")[0]
-        found: list[str] = self.driver.execute_script(script, body, at)
-        return found
+        return self.driver.execute_script(script, body, at)
 
     def sort(self, key: str) -> None:
         self.all(f'[data-sort="{key}"]')[0].click()

@@ -118,22 +118,6 @@ def test_keys_mark_layers_and_select_what_is_alike_or_was_trained_on(fresh, resu
     assert fresh.text("selected-title").endswith(", round 4")
 
 
-def test_the_chosen_configuration_stays_beside_the_figures_below_the_bar(page):
-    page.figure("parallel")
-    tops = page.driver.execute_script(
-        "return ['.toolbar', '.detail'].map((name) => {"
-        " const {top, bottom} = document.querySelector(name).getBoundingClientRect();"
-        " return [top, bottom]; })"
-    )
-    (top, bar), (detail, bottom) = tops
-    assert top == 0
-    assert bar < detail < bar + 20
-    assert bottom <= page.driver.execute_script("return innerHeight")
-    height = page.all(".toolbar")[0].rect["height"]
-    page.part("select-front").click()
-    assert page.all(".toolbar")[0].rect["height"] == height
-
-
 def test_the_focus_stays_on_buttons_that_have_done_all_they_can(page):
     clear, pin = page.part("clear"), page.part("pin")
     page.part("select-front").click()

@@ -40,23 +40,6 @@ def test_one_evaluation_is_shown_and_said_to_be_the_only_one(opened):
     assert page.errors() == []
 
 
-def test_a_study_of_nothing_but_its_trials_is_shown(opened, record):
-    old = replace(
-        record,
-        rounds=tuple(replace(entry, full_precision=None) for entry in record.rounds),
-        trials=record.trials.assign(predicted_loss=np.nan, predicted_loss_std=np.nan),
-    )
-    page = opened(StudyResults(old, "runs/old"))
-    text = page.driver.find_element("id", "main").text
-    assert "of the best loss at" in text
-    assert "does not say how large its model is" in text
-    drawn = [node.get_attribute("data-figure") for node in page.all("[data-figure]")]
-    assert not {"predictions", "calibration", "sensitivity", "timeline"} & set(drawn)
-    for key in drawn:
-        page.figure(key)
-    assert page.errors() == []
-
-
 def test_very_many_configurations_are_linked_in_all_views(opened, record):
     """All of one round, as many as one runs in days."""
     generator = np.random.default_rng(0)

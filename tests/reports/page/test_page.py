@@ -173,17 +173,18 @@ def test_page_escapes_every_name():
     [
         ("empty", "No evaluation has finished yet. No round has finished. qsearch status 'a b'"),
         ("failed", "All 300 evaluations failed."),
+        ("alone", "Within 1 % of the best loss at "),
         ("lossless", "No configuration is within 1 % of full precision; the best is at "),
     ],
 )
 def test_page_opens_with_what_there_is_to_say(record, kind, sentence):
-    full = replace(record.rounds[-1].full_precision, loss=0.0)
+    *before, last = record.rounds
+    full = replace(last.full_precision, loss=0.0)
     shown = {
+        "alone": replace(record, rounds=(*before, replace(last, full_precision=None))),
         "empty": make_record(rounds=0),
         "failed": only_failures(record),
-        "lossless": replace(
-            record, rounds=(*record.rounds[:-1], replace(record.rounds[-1], full_precision=full))
-        ),
+        "lossless": replace(record, rounds=(*before, replace(last, full_precision=full))),
     }[kind]
     page = page_of([shown], ["a b"])
     assert sentence in text_of(page)

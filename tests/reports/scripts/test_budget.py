@@ -17,7 +17,6 @@ from tests.reports.scripts.support import QUICK
 
 pytestmark = pytest.mark.browser
 
-SIZES = {"MB": 10**6, "GB": 10**9}
 # Of a budget's own steps, of powers of two, and what is hardly above either.
 STEPS = st.integers(20, 340).map(lambda count: count * 0.05)
 DYADIC = st.integers(32, 544).map(lambda count: count / 32)
@@ -99,29 +98,3 @@ def test_at_both_ends_of_the_slider_something_fits_for_the_command_line_too(
                 assert named == unit["key"]
                 assert sizes.bits_for_file(nbytes) == limit
             assert limit >= needed
-
-
-@QUICK
-@given(sizes=FOOTPRINTS, bits=st.lists(BITS, min_size=1, max_size=5))
-def test_the_slider_has_whole_steps_and_none_below_what_is_needed(
-    budget: Scope, sizes: Footprint, bits: list[float]
-) -> None:
-    for unit in units(budget, bits, sizes):
-        step, size = unit["step"], SIZES.get(unit["key"])
-        assert unit["low"] <= unit["high"]
-        for end, shown, needed in zip(
-            (unit["low"], unit["high"]), unit["shown"], (min(bits), max(bits)), strict=True
-        ):
-            assert abs(end / step - round(end / step)) < 1e-3
-            assert float(shown) == end
-            takes = needed if size is None else sizes.file_bytes(needed) / size
-            assert end - takes < step * 1.001
-
-
-def test_quantized_weights_that_are_next_to_nothing_of_the_files_end_a_slider_too(
-    budget: Scope,
-) -> None:
-    sizes = footprint(8, 10**15, 0)
-    for unit in units(budget, [2.0, 3.0], sizes)[1:]:
-        assert unit["limits"][0] >= 2
-        assert unit["limits"][1] >= 3

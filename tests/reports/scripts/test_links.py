@@ -106,27 +106,3 @@ def test_keys_go_from_left_to_right_and_stop_at_the_ends(
 ) -> None:
     took, state = going_on(links, traces, step, chosen=chosen)
     assert (took, state["chosen"], state["by"]) == (True, next_row, "reader")
-
-
-def test_keys_pass_by_what_is_hidden_and_stop_at_each_round_of_a_configuration(
-    links: Scope,
-) -> None:
-    rounds = [{"x": [1, 2, 3], "customdata": [[0], [1], [3]]}]
-    hidden = {"x": [1.5], "customdata": [[2]], "visible": "legendonly"}
-    for chosen, next_row in ((0, 1), (1, 3), (3, 3)):
-        assert going_on(links, [*rounds, hidden], 1, chosen=chosen)[1]["chosen"] == next_row
-
-
-@pytest.mark.parametrize(
-    ("layer", "step", "next_layer"), [(None, 1, 8), (8, 1, 2), (2, 1, 5), (5, 1, 5), (8, -1, 8)]
-)
-def test_keys_in_a_figure_of_layers_mark_the_one_beside(
-    links: Scope, layer: int | None, step: int, next_layer: int
-) -> None:
-    traces = [
-        {"x": [3, 1], "customdata": [[5], [8]], "meta": "layer-0"},
-        {"x": [3], "customdata": [[2]], "meta": "layer-1"},
-        {"x": [2], "customdata": [[7]], "meta": "layer-2", "visible": "legendonly"},
-    ]
-    took, state = going_on(links, traces, step, layer=layer)
-    assert (took, state["layer"]) == (True, next_layer)
