@@ -12,7 +12,7 @@ class Scope:
     """An empty page with some of the page's modules in it."""
 
     def __init__(self, driver: Any, modules: tuple[str, ...], html: str = "") -> None:
-        """Empty the front tab, and load modules of ``scripts/`` into it: all they declare is global.
+        """Empty the front tab, and load modules of ``scripts/`` into it; they declare globals.
 
         ``html`` becomes the page's body, for scripts that look there.
         """
