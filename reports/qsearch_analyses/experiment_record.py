@@ -19,12 +19,7 @@ from qsearch.errors import InputError
 from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS
 from qsearch.plugins.evaluation import Metric
-from qsearch.search.pareto import (
-    reference_point,
-    segment_edges,
-    segment_of,
-    segmented_front,
-)
+from qsearch.search.pareto import reference_point, segment_edges, segment_of, segmented_front
 from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord
 
 _SECONDS = "seconds"

@@ -17,11 +17,7 @@ from ax.analysis.plotly.plotly_analysis import PlotlyAnalysisCard
 from ax.analysis.summary import Summary
 from ax.api.client import Client
 from ax.api.configs import StorageConfig
-from ax.core.analysis_card import (
-    AnalysisCard,
-    ErrorAnalysisCard,
-    NotApplicableStateAnalysisCard,
-)
+from ax.core.analysis_card import AnalysisCard, ErrorAnalysisCard, NotApplicableStateAnalysisCard
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import init_engine_and_session_factory
 from ax.storage.sqa_store.load import load_analysis_cards_by_experiment_name

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 from qsearch_reports.figures import marginals_figure, value_colours
-from qsearch_reports.frames import (
-    front_frame,
-    latest_points,
-    marginals_frame,
-    points_frame,
-)
+from qsearch_reports.frames import front_frame, latest_points, marginals_frame, points_frame
 
 from qsearch.storage.study_record import row_configuration
 

@@ -35,12 +35,7 @@ from qsearch_reports.frames.layers import (
     layer_grid,
 )
 from qsearch_reports.frames.marginals import marginals_frame
-from qsearch_reports.frames.outcomes import (
-    OUTCOMES,
-    common_edges,
-    outcome_counts,
-    outcomes_frame,
-)
+from qsearch_reports.frames.outcomes import OUTCOMES, common_edges, outcome_counts, outcomes_frame
 from qsearch_reports.frames.parallel import ParallelAxis, parallel_axes, parallel_frame
 from qsearch_reports.frames.points import (
     POINT_COLUMNS,

@@ -9,12 +9,7 @@ import numpy as np
 import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord
-from qsearch_reports.frames.layers import (
-    is_numeric,
-    knob_places,
-    value_amounts,
-    weight_shares,
-)
+from qsearch_reports.frames.layers import is_numeric, knob_places, value_amounts, weight_shares
 from qsearch_reports.frames.points import latest_points, points_frame, row_choices
 
 LOSS_GROUPS = 4

@@ -17,17 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_reports import summary_table, write_report
-from qsearch_reports.figures import (
-    escape,
-    front_figure,
-    hypervolume_figure,
-)
-from qsearch_reports.frames import (
-    hypervolume_frame,
-    latest_points,
-    points_frame,
-    study_budgets,
-)
+from qsearch_reports.figures import escape, front_figure, hypervolume_figure
+from qsearch_reports.frames import hypervolume_frame, latest_points, points_frame, study_budgets
 from qsearch_reports.names import distinct_names, shell_path
 from qsearch_reports.page.assets import bare_plotly, inline_script, packed_json
 from qsearch_reports.page.page import render_page
