@@ -87,13 +87,11 @@ class QsearchHypervolume(StudyAnalysis):
         " lines), since losses under another adapter cannot be compared."
     )
     lacking = "There is no hypervolume until the first round ends."
+    draw = staticmethod(figures.progress_figure)
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
         frame = frames.progress_frame(results)
         return frame[frame["hypervolume"].notna()]
-
-    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        return figures.progress_figure(frame)
 
 
 class QsearchHeatmap(StudyAnalysis):
@@ -140,12 +138,10 @@ class QsearchSensitivity(StudyAnalysis):
         " it on average. A search that protects what matters rises to the right."
     )
     lacking = "The study has no scores of layers, or no configuration yet."
+    draw = staticmethod(figures.sensitivity_figure)
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
         return frames.sensitivity_frame(results)
-
-    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        return figures.sensitivity_figure(frame)
 
 
 class QsearchPredictions(StudyAnalysis):
@@ -157,12 +153,10 @@ class QsearchPredictions(StudyAnalysis):
         " On the diagonal, it was right; bars are its 95 % intervals for the observed loss."
     )
     lacking = "The surrogate has predicted no configuration that was then evaluated."
+    draw = staticmethod(figures.predictions_figure)
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
         return frames.predictions_frame(results.record)
-
-    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        return figures.predictions_figure(frame)
 
 
 class QsearchCalibration(StudyAnalysis):
@@ -175,12 +169,10 @@ class QsearchCalibration(StudyAnalysis):
         " above it not sure enough. The band is the 95 % uncertainty of that share."
     )
     lacking = QsearchPredictions.lacking
+    draw = staticmethod(figures.calibration_figure)
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
         return frames.calibration_frame(frames.predictions_frame(results.record))
-
-    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        return figures.calibration_figure(frame)
 
 
 class QsearchTimeline(StudyAnalysis):
@@ -209,12 +201,10 @@ class QsearchTraining(StudyAnalysis):
         " for each round."
     )
     lacking = "No round with training is finished yet."
+    draw = staticmethod(figures.training_figure)
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
         return frames.training_frame(results.record)
-
-    def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
-        return figures.training_figure(frame)
 
 
 def study_analyses(directory: Path | str, bits: float | None = None) -> list[Analysis]:

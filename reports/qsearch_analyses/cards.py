@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,11 +16,9 @@ from ax.core.experiment import Experiment
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from qsearch_reports.results import StudyResults, read_results
 
-from qsearch.errors import InputError, QsearchError
+from qsearch.errors import QsearchError
 from qsearch.storage.paths import LOG, STUDY_FILE, STUDY_YAML, TRIALS_FILE
 from qsearch_analyses.experiment_record import experiment_record
-
-NO_RESULTS = "No evaluation of the latest round has completed yet."
 
 _FILES = (STUDY_FILE, TRIALS_FILE, LOG, STUDY_YAML)
 
@@ -37,8 +36,10 @@ class StudyAnalysis(Analysis):  # type: ignore[misc]  # Ax is not typed
     """What the card shows. Ax writes titles and subtitles into HTML as they are: no names."""
     reading: str
     """How to read it."""
-    lacking: str = NO_RESULTS
+    lacking: str = "No evaluation of the latest round has completed yet."
     """Why there is nothing to show where the frame is empty."""
+    draw: Callable[[pd.DataFrame], go.Figure]
+    """Makes the figure of the frame, where that takes no more."""
 
     def __init__(self, directory: Path | str | None = None) -> None:
         self.directory = None if directory is None else Path(directory)
@@ -53,7 +54,7 @@ class StudyAnalysis(Analysis):  # type: ignore[misc]  # Ax is not typed
 
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
         """Return the figure."""
-        raise NotImplementedError
+        return self.draw(frame)
 
     def validate_applicable_state(
         self,
@@ -76,11 +77,7 @@ class StudyAnalysis(Analysis):  # type: ignore[misc]  # Ax is not typed
         generation_strategy: GenerationStrategy | None = None,
         adapter: Adapter | None = None,
     ) -> PlotlyAnalysisCard:
-        """Return the card: its table as ``df``, its figure as ``get_figure()``.
-
-        Raises:
-            InputError: If the results cannot be read.
-        """
+        """Return the card: its table as ``df``, its figure as ``get_figure()``."""
         results = self.results(experiment, generation_strategy)
         frame = self.frame(results)
         figure = self.figure(results, frame)
@@ -97,11 +94,7 @@ class StudyAnalysis(Analysis):  # type: ignore[misc]  # Ax is not typed
     def results(
         self, experiment: Experiment | None, generation_strategy: GenerationStrategy | None
     ) -> StudyResults:
-        """Return what the card is made from.
-
-        Raises:
-            InputError: If there is neither a study nor an experiment that can be read.
-        """
+        """Return what the card is made from."""
         if self.directory is None:
             record = experiment_record(experiment, generation_strategy)
             return StudyResults(record, directory="")
@@ -110,21 +103,12 @@ class StudyAnalysis(Analysis):  # type: ignore[misc]  # Ax is not typed
 
 def _stamp(directory: Path) -> tuple[tuple[int, int], ...]:
     """Return what changes when a study writes its results."""
-    stamp = []
-    for name in _FILES:
-        try:
-            status = (directory / name).stat()
-        except OSError:
-            stamp.append((0, 0))
-        else:
-            stamp.append((status.st_mtime_ns, status.st_size))
-    return tuple(stamp)
+    paths = [directory / name for name in _FILES if (directory / name).is_file()]
+    return tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
 
 
 @lru_cache(maxsize=4)
 def _read(directory: Path, stamp: tuple[tuple[int, int], ...]) -> StudyResults:
     """Read a study once for all its cards, and again once it has written."""
     del stamp
-    if not directory.is_dir():
-        raise InputError(f"{directory}: there is no such directory")
     return read_results(directory)

@@ -12,19 +12,14 @@ from ax.core.experiment import Experiment
 from ax.core.trial import Trial
 from ax.core.trial_status import TrialStatus
 from ax.generation_strategy.generation_strategy import GenerationStrategy
+from qsearch_reports.frames import hypervolume
 
 from qsearch._arrays import Floats
 from qsearch.errors import InputError
 from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, from_parameters
 from qsearch.plugins.evaluation import Metric
-from qsearch.search.pareto import (
-    normalised_hypervolume,
-    reference_point,
-    segment_edges,
-    segment_of,
-    segmented_front,
-)
+from qsearch.search.pareto import reference_point, segment_edges, segment_of, segmented_front
 from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord
 
 _SECONDS = "seconds"
@@ -110,6 +105,7 @@ def _rows(trial: Any, node: QsearchNode, data: pd.DataFrame) -> list[dict[str, A
         return []
     index = from_parameters(node.space, trial.arm.parameters)
     common = {
+        **dict.fromkeys(TRIAL_COLUMNS, math.nan),
         "trial": trial.index,
         "method": _method(trial),
         "average_bits": float(node.space.average_bits(index)),
@@ -119,31 +115,27 @@ def _rows(trial: Any, node: QsearchNode, data: pd.DataFrame) -> list[dict[str, A
         "status": "completed",
         "reason": "",
     }
-    values = dict.fromkeys(set(TRIAL_COLUMNS) - {*common, "round", "segment"}, math.nan)
     own = data[data.index.get_level_values("trial_index") == trial.index]
     if trial.status in (TrialStatus.FAILED, TrialStatus.ABANDONED):
         reason = trial.status_reason or trial.status.name.lower()
-        rounds = own.index.get_level_values("round")
-        last = int(rounds.max()) if len(rounds) else 1
-        failed = {**common, **values, "round": last, "status": "failed", "reason": reason}
-        return [failed]
+        last = int(max(own.index.get_level_values("round"), default=1))
+        return [{**common, "round": last, "status": "failed", "reason": reason}]
     if trial.status != TrialStatus.COMPLETED:
         return []
     name = _metric_name(data)
-    rows = []
-    for (_, number), row in own.iterrows():
-        loss = _value(row, "mean", LOSS)
-        if not math.isnan(loss):
-            measured = {
-                "round": int(number),
-                "loss": loss,
-                "standard_error": _value(row, "sem", LOSS),
-                "metric": _value(row, "mean", name),
-                "metric_standard_error": _value(row, "sem", name),
-                "seconds": _value(row, "mean", _SECONDS),
-            }
-            rows.append({**common, **values, **measured})
-    return rows
+    return [
+        {
+            **common,
+            "round": int(number),
+            "loss": _value(row, "mean", LOSS),
+            "standard_error": _value(row, "sem", LOSS),
+            "metric": _value(row, "mean", name),
+            "metric_standard_error": _value(row, "sem", name),
+            "seconds": _value(row, "mean", _SECONDS),
+        }
+        for (_, number), row in own.iterrows()
+        if not math.isnan(_value(row, "mean", LOSS))
+    ]
 
 
 def _value(row: pd.Series, kind: str, metric: str | None) -> float:
@@ -181,13 +173,10 @@ def _on_fronts(trials: pd.DataFrame, edges: Floats) -> pd.DataFrame:
 def _round(
     number: int, group: pd.DataFrame, reference: tuple[float, float] | None, least: float
 ) -> RoundRecord:
-    pairs = group[["loss", "average_bits"]].to_numpy(dtype=np.float64)
     return RoundRecord(
         round=number,
         training_set=(),
-        hypervolume=math.nan
-        if reference is None
-        else normalised_hypervolume(pairs, reference, (0.0, least)),
+        hypervolume=math.nan if reference is None else hypervolume(group, reference, least),
         train_seconds=0.0,
         evaluate_seconds=float(group["seconds"].sum()),
         search_seconds=0.0,

@@ -27,10 +27,7 @@ class StudyResults:
     """What reports know of a study; all but the record may be missing.
 
     Args:
-        record: The study's results.
         directory: Where it lives, as its user would type it in a command.
-        footprint: What its model takes on a device.
-        events: Lines of its log, first one first.
         layer_scores: Predicted rise of the loss, nats, when a layer alone gets a choice
             (layers × choices), under the adapter of the last finished round, or of round 1 while
             that runs; see :mod:`qsearch.search.layer_scores`.

@@ -8,6 +8,7 @@ at this machine and read the study (DNS rebinding).
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import socket
@@ -121,12 +122,6 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _SECONDS
 
     def do_GET(self) -> None:
-        self._respond()
-
-    def do_HEAD(self) -> None:
-        self._respond()
-
-    def _respond(self) -> None:
         hosts = self.headers.get_all("Host") or []
         if len(hosts) != 1 or not self.server.goes_by(hosts[0]):
             self.send_error(HTTPStatus.FORBIDDEN, "this server does not go by that name")
@@ -138,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_FOUND, "there is nothing here")
             return
         self._send(answer)
+
+    do_HEAD = do_GET  # noqa: N815  (a name of the base class)
 
     def _send(self, answer: _Answer, **headers: str) -> None:
         self.send_response(answer.status)
@@ -177,23 +174,21 @@ class _Server(ThreadingHTTPServer):
         self.page = page
         super().__init__(address, _Handler)
         self._names = {host.lower(), "localhost", "127.0.0.1", "::1"}
-        self.is_local = ipaddress.ip_address(self._bound).is_loopback
+        bound = str(self.server_address[0]).partition("%")[0]
+        self.is_local = ipaddress.ip_address(bound).is_loopback
         if not self.is_local:
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
-
-    @property
-    def _bound(self) -> str:
-        return str(self.server_address[0]).partition("%")[0]
 
     def goes_by(self, host: str) -> bool:
         """Return whether a Host header names this server, at any port: it may be forwarded."""
         try:
             name = urlsplit(f"//{host}").hostname or ""
+            if name in self._names:
+                return True
+            ipaddress.ip_address(name)
         except ValueError:
             return False
-        if name in self._names:
-            return True
-        return not self.is_local and _is_address(name)  # An address cannot be pointed elsewhere.
+        return not self.is_local  # An address cannot be pointed elsewhere.
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Forget a connection that broke: the browser left, or said nothing."""
@@ -202,34 +197,26 @@ class _Server(ThreadingHTTPServer):
 
 
 def serve(
-    directory: Path,
-    host: str,
-    port: int,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
+    directory: Path, host: str, port: int, say: Callable[[str], None], warn: Callable[[str], None]
 ) -> None:
-    """Serve a study's live page until the process is interrupted.
-
-    Raises:
-        InputError: If there is no such directory, or the server cannot listen there.
-    """
-    server = make_server(directory, host, port)
-    with server:
+    """Serve a study's live page until the process is interrupted."""
+    with make_server(directory, host, port) as server:
         if not server.is_local:
             warn(f"whoever can reach {host} can read this study; --host 127.0.0.1 keeps it here")
         shown = f"[{host}]" if ":" in host else host
         say(f"http://{shown}:{server.server_address[1]}/ shows {directory}; Ctrl-C ends it")
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever(poll_interval=0.2)
-        except KeyboardInterrupt:
-            return
 
 
 def make_server(directory: Path, host: str, port: int) -> _Server:
-    """Return a server that listens already; see :func:`serve`."""
+    """Return a server that listens already.
+
+    Raises:
+        InputError: If there is no such directory, or it cannot listen there.
+    """
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; give that of a study")
-    where = f"--host {host} --port {port}"
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = addresses[0]
@@ -237,13 +224,6 @@ def make_server(directory: Path, host: str, port: int) -> _Server:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"{where}: cannot listen there: {reason}; give another --port or --host"
+            f"--host {host} --port {port}: cannot listen there: {reason};"
+            " give another --port or --host"
         ) from error
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.reports.chromium import missing
+from tests.reports.chromium import missing, show_as
 
 AXE = Path(sys.prefix) / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 """Where `make axe` installs it."""
@@ -18,60 +17,32 @@ TAGS = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 RUN = """
 const [tags, done] = arguments;
 axe.run(document, {runOnly: tags, resultTypes: ["violations"]}).then(
-  (found) => done({violations: found.violations}),
-  (error) => done({error: String(error)}),
+  (found) => done(found.violations.flatMap(({id, nodes}) => nodes.map((node) =>
+    [id, node.impact, node.target.join(" "), node.failureSummary]))),
+  (error) => done([["axe-core failed", "", "", String(error)]]),
 );
 """
+APPEARANCES = (("light", 1400), ("dark", 390))
 
 
-@dataclass(frozen=True)
-class Violation:
-    """A rule that an element of the page breaks."""
+def violations(driver: Any) -> list[list[str]]:
+    """Check the open page as it is now: rule, impact, CSS selector and mending of each fault.
 
-    rule: str
-    impact: str
-    target: str
-    """CSS selector of the element."""
-
-    help: str
-    summary: str
-    """What would mend it, with the figures that axe-core measured."""
-
-
-def find_axe() -> str:
-    """Return axe-core's script; without it skip, but fail where CI promises to have it."""
+    The page's content policy may stay: the driver evaluates axe-core from outside the page. Without
+    axe-core the test is skipped, but fails where CI promises to have it.
+    """
     if not AXE.is_file():
         missing("axe-core is not installed: `make axe` does it, by npm")
-    return AXE.read_text(encoding="utf-8")
+    driver.execute_script(AXE.read_text(encoding="utf-8"))
+    found: list[list[str]] = driver.execute_async_script(RUN, TAGS)
+    return found
 
 
-def find_violations(driver: Any) -> list[Violation]:
-    """Check the open page as it is now; what is hidden is not checked.
-
-    The page's content policy may stay: the driver evaluates axe-core from outside the page.
-
-    Args:
-        driver: Selenium's driver of Chromium, the page in front.
-
-    Returns:
-        One entry for each rule and element that breaks it, in axe-core's order.
-
-    Raises:
-        RuntimeError: If axe-core itself fails.
-    """
-    if not driver.execute_script("return typeof axe === 'object'"):
-        driver.execute_script(find_axe())
-    found = driver.execute_async_script(RUN, TAGS)
-    if "error" in found:
-        raise RuntimeError(f"axe-core: {found['error']}")
-    return [
-        Violation(
-            rule["id"],
-            str(node["impact"]),
-            " ".join(map(str, node["target"])),
-            rule["help"],
-            " ".join(node["failureSummary"].split()),
-        )
-        for rule in found["violations"]
-        for node in rule["nodes"]
-    ]
+def faults_in_any_appearance(page: Any) -> dict[tuple[str, int], list[list[str]]]:
+    """Check an open page light and wide, and dark and narrow."""
+    found = {}
+    for scheme, width in APPEARANCES:
+        show_as(page.driver, scheme=scheme, width=width)
+        page.settle()
+        found[scheme, width] = violations(page.driver)
+    return {appearance: faults for appearance, faults in found.items() if faults}

@@ -53,29 +53,23 @@ def find_chromium() -> tuple[str, str]:
     return program, driver
 
 
-def start_chromium(profile: Path, *flags: str) -> Any:
-    """Start Chromium and return Selenium's driver of it; see :func:`find_chromium`."""
+@contextmanager
+def run_chromium(*flags: str) -> Iterator[Any]:
+    """Run Chromium with a new profile, as Selenium's driver of it; see :func:`find_chromium`."""
     from selenium import webdriver
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
 
-    program, driver = find_chromium()
-    options = Options()
-    options.binary_location = program
-    for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    made = webdriver.Chrome(options=options, service=Service(driver))
-    made.set_script_timeout(PATIENCE)
-    return made
-
-
-@contextmanager
-def run_chromium(*flags: str) -> Iterator[Any]:
-    """Run Chromium with a new profile; see :func:`start_chromium`."""
-    with tempfile.TemporaryDirectory() as profile:
-        driver = start_chromium(Path(profile), *flags)
+    program, path = find_chromium()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = Options()
+        options.binary_location = program
+        for flag in (*FLAGS, *flags, f"--user-data-dir={profile}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        driver = webdriver.Chrome(options=options, service=Service(path))
         try:
+            driver.set_script_timeout(PATIENCE)
             yield driver
         finally:
             driver.quit()
@@ -88,83 +82,37 @@ def missing(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-class Chromium:
-    """A running Chromium, that is started again after a test that broke it."""
+@contextmanager
+def open_tab(driver: Any, downloads: Path) -> Iterator[None]:
+    """Put a new empty tab in front, the logs empty; then close it, and what its page stored.
 
-    def __init__(self, profiles: Path) -> None:
-        """Take a folder for profiles; nothing is started yet."""
-        self.profiles = profiles
-        self.starts = 0
-        self.driver: Any = None
-        self.tabs: list[str] = []
-
-    def open_tab(self, downloads: Path) -> Any:
-        """Return the driver with a new empty tab in front, its logs empty.
-
-        What belongs to a tab is new with it: its size, emulated media, content policy, and the
-        folder that its downloads come to.
-        """
-        if self.driver is None:
-            self._start()
-        driver = self.driver
-        driver.switch_to.new_window("tab")
-        self.tabs.append(driver.current_window_handle)
-        allow = {"behavior": "allow", "downloadPath": str(downloads)}
-        driver.execute_cdp_cmd("Page.setDownloadBehavior", allow)
-        for log in ("browser", "performance"):
-            driver.get_log(log)
-        return driver
-
-    def close_tab(self) -> None:
-        """Close the last tab, delete what its page stored, and put the one before in front.
-
-        A broken Chromium is ended.
-        """
-        from selenium.common.exceptions import WebDriverException
-
-        if self.driver is None:
-            return
-        try:
-            self.driver.switch_to.window(self.tabs.pop())
-            _delete_stored(self.driver)
-            self.driver.close()
-            self.driver.switch_to.window(self.tabs[-1])
-        except WebDriverException:
-            self.quit()
-
-    def quit(self) -> None:
-        """End the program, if it runs."""
-        if self.driver is not None:
-            self.driver.quit()
-        self.driver = None
-        self.tabs = []
-
-    def _start(self) -> None:
-        self.starts += 1
-        try:
-            self.driver = start_chromium(self.profiles / str(self.starts))
-        except ChromiumMissingError as error:
-            missing(str(error))
-        self.tabs = [self.driver.current_window_handle]
-
-
-def _delete_stored(driver: Any) -> None:
-    """Clear what the open page could have kept for the next one."""
+    What belongs to a tab is new with it: its size, emulated media, content policy, and the folder
+    that its downloads come to.
+    """
+    before = driver.current_window_handle
+    driver.switch_to.new_window("tab")
+    tab = driver.current_window_handle
+    allow_downloads(driver, downloads)
+    for log in ("browser", "performance"):
+        driver.get_log(log)
+    yield
+    driver.switch_to.window(tab)
     driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
     origin = driver.execute_script("return origin === 'null' ? 'file://' : origin")
     stored = {"origin": origin, "storageTypes": "all"}
     driver.execute_cdp_cmd("Storage.clearDataForOrigin", stored)
+    driver.close()
+    driver.switch_to.window(before)
+
+
+def allow_downloads(driver: Any, folder: Path) -> None:
+    """Let all tabs download into a folder."""
+    allow = {"behavior": "allow", "downloadPath": str(folder)}
+    driver.execute_cdp_cmd("Page.setDownloadBehavior", allow)
 
 
 def show_as(driver: Any, *, scheme: str = "light", width: int = WIDTH, height: int = 900) -> None:
-    """Show the front tab as another screen does.
-
-    Args:
-        driver: Selenium's driver of Chromium.
-        scheme: ``light`` or ``dark``.
-        width: Width of the window in CSS pixels; below 600 it is a phone's.
-        height: Its height.
-    """
+    """Show the front tab as a ``light`` or ``dark`` screen does; below 600 pixels it is a phone."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}

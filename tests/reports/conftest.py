@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pytest
 from qsearch_reports.page.page import render_page
 from qsearch_reports.results import StudyResults
 
-from qsearch.space.configuration import Choices
 from qsearch.storage.study_record import StudyRecord, write_study
-from tests.reports.accessibility import Violation, find_axe, find_violations
-from tests.reports.chromium import Chromium
+from tests.reports.chromium import ChromiumMissingError, missing, open_tab, run_chromium
 from tests.reports.page_scripts import Scope
-from tests.reports.realistic_studies import INTEGER, make_record, make_results, only_failures
+from tests.reports.realistic_studies import make_results
 from tests.reports.report_page import Page
-from tests.reports.small_studies import small_study
-
-if TYPE_CHECKING:
-    from selenium.webdriver import Chrome as WebDriver
-
-
-@pytest.fixture(scope="session", name="make_record")
-def make_record_fixture() -> Callable[..., StudyRecord]:
-    return make_record
-
-
-@pytest.fixture(scope="session", name="make_results")
-def make_results_fixture() -> Callable[..., StudyResults]:
-    return make_results
 
 
 @pytest.fixture(scope="session")
@@ -39,25 +24,8 @@ def results() -> StudyResults:
 
 
 @pytest.fixture(scope="session")
-def study_of() -> Callable[..., StudyResults]:
-    """Make a study of one round from pairs of average bits and loss: see ``small_study``."""
-    base = make_results(rounds=1, trials_per_round=8, failed=0)
-    return lambda pairs, **options: small_study(base, pairs, **options)
-
-
-@pytest.fixture(scope="session", name="only_failures")
-def only_failures_fixture() -> Callable[[StudyRecord], StudyRecord]:
-    return only_failures
-
-
-@pytest.fixture(scope="session")
-def integer_choices() -> Choices:
-    return INTEGER
-
-
-@pytest.fixture(scope="session")
-def record() -> StudyRecord:
-    return make_record()
+def record(results: StudyResults) -> StudyRecord:
+    return results.record
 
 
 @pytest.fixture
@@ -74,18 +42,21 @@ def study(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    """The one Chromium of this test process, started when a test first opens a tab."""
-    made = Chromium(tmp_path_factory.mktemp("chromium"))
-    yield made
-    made.quit()
+def chromium() -> Iterator[Any]:
+    """The one Chromium of this test process."""
+    with ExitStack() as stack:
+        try:
+            driver = stack.enter_context(run_chromium())
+        except ChromiumMissingError as error:
+            missing(str(error))
+        yield driver
 
 
 @pytest.fixture
-def browser(chromium: Chromium, tmp_path: Path) -> Iterator[WebDriver]:
+def browser(chromium: Any, tmp_path: Path) -> Iterator[Any]:
     """A driver whose front tab is new, empty and this test's own."""
-    yield chromium.open_tab(tmp_path)
-    chromium.close_tab()
+    with open_tab(chromium, tmp_path):
+        yield chromium
 
 
 @pytest.fixture(scope="session")
@@ -98,19 +69,17 @@ def report_file(results: StudyResults, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def open_shared(
-    chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
+    chromium: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[Path], Page]]:
     """Open a page for all tests of a module."""
-    opened = []
+    with ExitStack() as tabs:
 
-    def open_page(path: Path) -> Page:
-        folder = tmp_path_factory.mktemp("downloads")
-        opened.append(Page(chromium.open_tab(folder), path, folder))
-        return opened[-1]
+        def open_page(path: Path) -> Page:
+            folder = tmp_path_factory.mktemp("downloads")
+            tabs.enter_context(open_tab(chromium, folder))
+            return Page(chromium, path, folder)
 
-    yield open_page
-    for _ in opened:
-        chromium.close_tab()
+        yield open_page
 
 
 @pytest.fixture(scope="module")
@@ -126,27 +95,15 @@ def page(shared_page: Page) -> Page:
 
 
 @pytest.fixture
-def fresh(browser: WebDriver, report_file: Path) -> Page:
+def fresh(browser: Any, report_file: Path) -> Page:
     """The page of ``results`` in a tab of this test's own, to zoom, and go to other rounds."""
     return Page(browser, report_file)
 
 
 @pytest.fixture(scope="module")
 def script(
-    chromium: Chromium, tmp_path_factory: pytest.TempPathFactory
+    chromium: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Scope]]:
     """Load some of the page's modules into an empty page: (file names, html="") -> Scope."""
-    driver = chromium.open_tab(tmp_path_factory.mktemp("downloads"))
-
-    def load(*modules: str, html: str = "") -> Scope:
-        return Scope(driver, modules, html)
-
-    yield load
-    chromium.close_tab()
-
-
-@pytest.fixture(scope="session")
-def violations() -> Callable[[WebDriver], list[Violation]]:
-    """Check the open page with axe-core: (browser) -> what is wrong with it."""
-    find_axe()
-    return find_violations
+    with open_tab(chromium, tmp_path_factory.mktemp("downloads")):
+        yield lambda *modules, html="": Scope(chromium, modules, html)

@@ -8,20 +8,13 @@ from typing import Any
 from qsearch_reports.page.modules import join_modules
 
 
-class ScriptError(AssertionError):
-    """A script threw."""
-
-
 class Scope:
     """An empty page with some of the page's modules in it."""
 
     def __init__(self, driver: Any, modules: tuple[str, ...], html: str = "") -> None:
-        """Empty the front tab, and load modules with all that they import into it.
+        """Empty the front tab, and load modules of ``scripts/`` into it; they declare globals.
 
-        Args:
-            driver: Selenium's driver of Chromium.
-            modules: File names in ``scripts/``; what they declare becomes global.
-            html: Content of the page's body, for scripts that look there.
+        ``html`` becomes the page's body, for scripts that look there.
         """
         self.driver = driver
         driver.get("about:blank")
@@ -30,18 +23,10 @@ class Scope:
         self._run(f'"use strict";\n{join_modules(*modules)}')
 
     def evaluate(self, expression: str, **values: Any) -> Any:
-        """Return the value of an expression of JavaScript, awaited if it is a promise.
+        """Return the value of an expression of JavaScript, awaited, as JSON would hold it.
 
-        Args:
-            expression: May use the scripts' functions, ``await``, and the names of ``values``;
-                or statements in braces, with ``return``.
-            values: Values that JSON can hold.
-
-        Returns:
-            The value as JSON would hold it; None where that is undefined.
-
-        Raises:
-            ScriptError: If it throws, or is no JavaScript.
+        It may use the scripts' functions, ``await``, and the names of ``values``; it may also be
+        statements in braces, with ``return``.
         """
         body = expression if expression.startswith("{") else f"({expression})"
         # As in the page: a literal would take the name __proto__ for something else.
@@ -55,5 +40,5 @@ class Scope:
         )
         if "exceptionDetails" in done:
             details = done["exceptionDetails"]
-            raise ScriptError(details.get("exception", {}).get("description", details["text"]))
+            raise AssertionError(details.get("exception", {}).get("description", details["text"]))
         return done["result"].get("value")

@@ -14,20 +14,13 @@ from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, Metric
 from qsearch.plugins.footprint import Footprint
 from qsearch.provenance.session import Machine, Session, Source
+from qsearch.search.pareto import segment_of, segmented_front
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.space.layers import LayerSpec
 from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord, empty_trials
+from tests.engine.support import NORMAL_FLOAT, bits_of
 from tests.reports.study_log import log_events
 
-NORMAL_FLOAT = Choices(
-    (
-        Knob("bits", (2, 3, 4, 8)),
-        Knob("scale_bits", (2, 3, 4, 8)),
-        Knob("scale_dtype", ("bfloat16", "float16", "float32")),
-        Knob("block_size", (16, 32, 64)),
-        Knob("scale_block_size", (16, 64, 256)),
-    )
-)
 INTEGER = Choices((Knob("precision", (2, 3, 4, 8)), Knob("group size", (32, 64, 128))))
 ROLES = {
     "query": (384, 384),
@@ -60,6 +53,7 @@ SESSION = Session(
         },
     ),
 )
+UNCERTAINTIES = ("estimated_loss_std", "predicted_loss_std")
 EDGES = tuple(float(edge) for edge in np.linspace(2.25, 7.25, 21))
 
 
@@ -69,23 +63,6 @@ def bert_layers(blocks: int = 6) -> tuple[LayerSpec, ...]:
         for block in range(blocks)
         for role, shape in ROLES.items()
     )
-
-
-def average_bits(layers: tuple[LayerSpec, ...], configuration: Configuration) -> float:
-    """Normal float storage, DESIGN section 2; any other quantizer as its first knob."""
-    total = 0.0
-    for layer in layers:
-        chosen = configuration[layer.name]
-        if "scale_bits" in chosen:
-            block = chosen.integer("block_size")
-            scale = 32 if chosen["scale_dtype"] == "float32" else 16
-            bits = chosen.integer("bits") + chosen.integer("scale_bits") / block
-            total += layer.parameters * (
-                bits + scale / (block * chosen.integer("scale_block_size"))
-            )
-        else:
-            total += layer.parameters * float(next(iter(chosen.values())))
-    return total / sum(layer.parameters for layer in layers)
 
 
 def make_record(
@@ -113,12 +90,16 @@ def make_record(
     metric = metric or Metric("accuracy", "higher")
     sensitivity = draw_sensitivity(generator, len(layers))
     configurations: list[Configuration] = []
+    bits: list[float] = []
     cost: list[float] = []
     entries: list[RoundRecord] = []
     rows: list[dict[str, object]] = []
     seen: set[int] = set()
-    first = np.array([choices.index(c) for c in choices.layer_configurations])
     head = choices.size // choices.sizes[0]
+    # Storage of normal float; of any other quantizer, the values of its first knob.
+    own = [float(next(iter(c.values()))) for c in choices.layer_configurations]
+    table = np.array(bits_of(choices) if choices is NORMAL_FLOAT else own)
+    weights = [layer.parameters for layer in layers]
     for at_round in range(rounds):
         number = at_round + 1
         guided = 0.0 if number == 1 else 0.75
@@ -127,7 +108,7 @@ def make_record(
             noise = generator.normal(0, 0.6, len(layers))
             pull = guided * (np.argsort(np.argsort(sensitivity)) / len(layers) - 0.5) * 3
             digit = np.clip(np.rint(level + noise + pull), 0, choices.sizes[0] - 1).astype(int)
-            index = first[digit * head + generator.integers(0, head, len(layers))]
+            index = digit * head + generator.integers(0, head, len(layers))
             configurations.append(
                 Configuration(
                     {
@@ -136,6 +117,7 @@ def make_record(
                     }
                 )
             )
+            bits.append(float(np.average(table[index], weights=weights)))
             values = np.array([float(choices.knobs[0].values[d]) for d in digit])
             cost.append(float(np.sum(sensitivity * np.exp(-1.1 * (values - 2)))))
         training = sorted(generator.choice(len(cost), min(len(cost), 24), replace=False).tolist())
@@ -147,7 +129,6 @@ def make_record(
             loss = truth + float(generator.normal(0, 0.0015))
             uncertainty = 0.002 + 0.05 * cost[trial]
             guess = loss + float(foresight.normal(0, uncertainty))
-            bits = average_bits(layers, configuration)
             accuracy = 0.885 - 0.45 * (loss - 0.292) + float(generator.normal(0, 0.004))
             measured = {
                 "loss": loss,
@@ -166,24 +147,15 @@ def make_record(
                     "trial": trial,
                     "round": number,
                     "method": "warm start" if trial < trials_per_round else method,
-                    "average_bits": bits,
+                    "average_bits": bits[trial],
                     "seconds": 1.9,
                     "seen": trial in seen,
-                    "segment": int(np.clip(np.digitize(bits, EDGES) - 1, 0, len(EDGES) - 2)),
+                    "segment": int(segment_of(np.array(bits[trial]), np.array(EDGES))),
                     "on_front": False,
                     "configuration": configuration.to_json(),
                     "status": "failed" if broken else "completed",
                     "reason": "loss is nan" if broken else "",
                 }
-            )
-        for row in block:
-            row["on_front"] = row["status"] == "completed" and not any(
-                other["segment"] == row["segment"]
-                and other["status"] == "completed"
-                and selection(other) <= selection(row)
-                and other["average_bits"] <= row["average_bits"]
-                and other is not row
-                for other in block
             )
         rows += block
         steps = np.arange(60)
@@ -208,6 +180,10 @@ def make_record(
                 ),
             )
         )
+    trials = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)) if rows else empty_trials()
+    for _, group in trials[trials["status"] == "completed"].groupby("round"):
+        pairs = group[["estimated_loss" if estimated else "loss", "average_bits"]].to_numpy(float)
+        trials.loc[group.index, "on_front"] = segmented_front(pairs, np.array(EDGES))
     return StudyRecord(
         name=name,
         model=model,
@@ -221,7 +197,7 @@ def make_record(
         segment_edges=EDGES,
         reference_point=REFERENCE,
         rounds=tuple(entries),
-        trials=pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)) if rows else empty_trials(),
+        trials=trials,
         versions=SESSION.versions,
         sessions=(SESSION,),
     )
@@ -263,25 +239,22 @@ def make_results(
     )
 
 
-def selection(row: dict[str, object]) -> object:
-    return row["loss"] if math.isnan(row["estimated_loss"]) else row["estimated_loss"]
-
-
 def only_failures(record: StudyRecord) -> StudyRecord:
-    trials = record.trials.assign(
-        status="failed",
-        reason="loss is nan",
-        on_front=False,
-        **dict.fromkeys(
-            (
-                "loss",
-                "metric",
-                "estimated_loss",
-                "estimated_loss_std",
-                "predicted_loss",
-                "predicted_loss_std",
-            ),
-            math.nan,
-        ),
-    )
+    names = ("loss", "metric", "estimated_loss", "predicted_loss", *UNCERTAINTIES)
+    unknown = dict.fromkeys(names, math.nan)
+    trials = record.trials.assign(status="failed", reason="loss is nan", on_front=False, **unknown)
     return replace(record, trials=trials)
+
+
+def hostile_record(text: str) -> StudyRecord:
+    """Build a study in which all that is a name is a text."""
+    record = make_record(
+        name=text, model=text, metric=Metric(text, "lower"), trials_per_round=5, rounds=2
+    )
+    reasons = record.trials["reason"].where(record.trials["reason"] == "", text)
+    return replace(
+        record,
+        trials=record.trials.assign(reason=reasons),
+        versions={text: text},
+        **dict.fromkeys(("task", "quantizer", "trainer"), text),
+    )

@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from qsearch.storage.study_record import StudyRecord
-from tests.reports.chromium import PATIENCE
+from tests.reports.chromium import PATIENCE, allow_downloads
 
 ALLOWED = ("file:", "data:", "blob:", "chrome:", "about:")
 SECTION = "section.study:not([hidden])"
@@ -38,6 +38,11 @@ return [...document.querySelectorAll(".plot[data-drawn]")].every((plot) => {
   const {width, font} = plot._fullLayout;
   return !plot.clientWidth || (Math.abs(width - plot.clientWidth) < 1 && font.color === colour);
 });
+"""
+AREA = """
+const {_size: size} = arguments[0]._fullLayout;
+const box = arguments[0].getBoundingClientRect();
+return [box.left + size.l, box.top + size.t, size.w, size.h];
 """
 HOVERED = """
 return arguments[0]._hoverdata?.some(({customdata: details}) => details?.[0] === arguments[1]);
@@ -73,8 +78,7 @@ class Page:
         self.errors()
         if self.downloads is not None:
             # Another tab's folder takes the downloads of all tabs.
-            allow = {"behavior": "allow", "downloadPath": str(self.downloads)}
-            self.driver.execute_cdp_cmd("Page.setDownloadBehavior", allow)
+            allow_downloads(self.driver, self.downloads)
             for path in self.downloads.iterdir():
                 path.unlink()
 
@@ -85,9 +89,8 @@ class Page:
     def wait(self, condition: Callable[[], Any]) -> Any:
         return WebDriverWait(self.driver, PATIENCE, 0.03).until(lambda _: condition())
 
-    def all(self, selector: str) -> list[Any]:
-        found: list[Any] = self.driver.find_elements(By.CSS_SELECTOR, f"{SECTION} {selector}")
-        return found
+    def all(self, selector: str) -> Any:
+        return self.driver.find_elements(By.CSS_SELECTOR, f"{SECTION} {selector}")
 
     def part(self, name: str) -> Any:
         return self.all(f'[data-part="{name}"]')[0]
@@ -102,20 +105,18 @@ class Page:
         self.wait(lambda: node.get_attribute("data-drawn"))
         return node
 
-    def traces(self, key: str) -> list[dict[str, Any]]:
+    def traces(self, key: str) -> Any:
         """Return what a figure draws."""
         script = "return JSON.parse(JSON.stringify(arguments[0].data))"
-        found: list[dict[str, Any]] = self.driver.execute_script(script, self.figure(key))
-        return found
+        return self.driver.execute_script(script, self.figure(key))
 
     def marks(self, key: str) -> list[int]:
         """Return how many marks a figure has: of what is chosen, pinned, selected."""
         return [int(count) for count in (self.figure(key).get_attribute("data-marked")).split()]
 
-    def position(self, key: str, row: int, curve: int | None = None) -> list[float]:
+    def position(self, key: str, row: int, curve: int | None = None) -> Any:
         """Return where a row's point is on the screen."""
-        found: list[float] = self.driver.execute_script(POSITION, self.figure(key), int(row), curve)
-        return found
+        return self.driver.execute_script(POSITION, self.figure(key), int(row), curve)
 
     def mouse(self, kind: str, at: list[float], **button: Any) -> None:
         event = {"type": kind, "x": at[0], "y": at[1], "clickCount": 1, **button}
@@ -129,17 +130,32 @@ class Page:
         return at
 
     def click(self, key: str, row: int, **button: Any) -> None:
-        at = self.hover(key, row)
+        self.press_at(self.hover(key, row), **button)
+
+    def press_at(self, at: list[float], **button: Any) -> None:
         self.mouse("mousePressed", at, button="left", buttons=1, **button)
         self.mouse("mouseReleased", at, button="left", **button)
 
-    def drag(self, start: list[float], end: list[float]) -> None:
-        self.mouse("mouseMoved", start)
-        self.mouse("mousePressed", start, button="left", buttons=1)
-        for share in (0.3, 0.7, 1.0):
-            at = [a + share * (b - a) for a, b in zip(start, end, strict=True)]
-            self.mouse("mouseMoved", at, button="left", buttons=1)
-        self.mouse("mouseReleased", end, button="left")
+    def within(self, key: str, across: float, down: float) -> list[float]:
+        """Return where a place of a figure's plot is, as shares of its width and height."""
+        left, top, width, height = self.driver.execute_script(AREA, self.figure(key))
+        return [left + across * width, top + down * height]
+
+    def drag_over(
+        self, key: str, start: tuple[float, float], end: tuple[float, float], modifiers: int = 0
+    ) -> None:
+        """Drag from one place of a figure's plot to another."""
+        first, last = self.within(key, *start), self.within(key, *end)
+        self.mouse("mouseMoved", first)
+        self.mouse("mousePressed", first, button="left", buttons=1, modifiers=modifiers)
+        for share in (0.4, 1.0):
+            at = [a + share * (b - a) for a, b in zip(first, last, strict=True)]
+            self.mouse("mouseMoved", at, button="left", buttons=1, modifiers=modifiers)
+        self.mouse("mouseReleased", last, button="left", modifiers=modifiers)
+
+    def x_range(self, key: str) -> Any:
+        script = "return arguments[0]._fullLayout.xaxis.range"
+        return self.driver.execute_script(script, self.figure(key))
 
     def hover_text(self) -> str:
         node = self.driver.find_element(By.CSS_SELECTOR, f"{SECTION} .hoverlayer")
@@ -166,20 +182,18 @@ class Page:
         text = self.text("selection")
         return 0 if text == "Nothing selected" else int(text.split()[0].replace(",", ""))
 
-    def heatmap(self) -> list[list[str]]:
+    def heatmap(self) -> Any:
         script = "return arguments[0].data[0].text.map((row) => [...row])"
-        found: list[list[str]] = self.driver.execute_script(script, self.part("heatmap"))
-        return found
+        return self.driver.execute_script(script, self.part("heatmap"))
 
-    def column(self, key: str) -> list[str]:
+    def column(self, key: str) -> Any:
         """Return the texts of a column of the table's page."""
         heads = self.all("table.evaluations thead th")
         keys = [h.find_elements(By.CSS_SELECTOR, "[data-sort]") for h in heads]
         at = [found[0].get_attribute("data-sort") if found else "" for found in keys].index(key)
         script = "return [...arguments[0].rows].map((row) => row.cells[arguments[1]].textContent)"
         body = self.all("table.evaluations tbody")[0]
-        found: list[str] = self.driver.execute_script(script, body, at)
-        return found
+        return self.driver.execute_script(script, body, at)
 
     def sort(self, key: str) -> None:
         self.all(f'[data-sort="{key}"]')[0].click()

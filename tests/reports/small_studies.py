@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 from qsearch_reports import frames
 from qsearch_reports.results import StudyResults
 
 from qsearch.storage.study_record import StudyRecord
+from tests.reports.realistic_studies import make_results
 
-StudyOf = Callable[..., StudyResults]
+
+@cache
+def _base() -> StudyResults:
+    return make_results(rounds=1, trials_per_round=8, failed=0)
 
 
-def small_study(
-    base: StudyResults,
+def study_of(
     pairs: Sequence[tuple[float, float]],
     *,
     name: str = "a",
@@ -23,17 +27,11 @@ def small_study(
     edges: tuple[float, ...] = (2.0, 4.0, 6.0),
     **trainer: object,
 ) -> StudyResults:
-    """Make a study of one round.
+    """Make a study from average bits and loss of each trial; the loss is also the estimated one.
 
-    Args:
-        base: A study that gives all that is not said here.
-        pairs: Average bits and loss of each trial; the loss is also the estimated one.
-        name: Its name.
-        seed: Its seed.
-        std: Of the estimated losses.
-        edges: Of its segments.
-        trainer: Settings of its trainer.
+    ``std`` is of the estimated losses, ``trainer`` are settings of its trainer.
     """
+    base = _base()
     rows = base.record.trials.iloc[[0] * len(pairs)].reset_index(drop=True)
     bits, losses = zip(*pairs, strict=True)
     trials = rows.assign(
@@ -49,10 +47,7 @@ def small_study(
 
 
 def seeds_of(
-    study_of: StudyOf,
-    losses: Sequence[float],
-    rank: int = 16,
-    seeds: Sequence[int] | None = None,
+    losses: Sequence[float], rank: int = 16, seeds: Sequence[int] | None = None
 ) -> list[StudyResults]:
     """Make studies of one method, one for each loss, with a trial of 3 average bits each."""
     return [

@@ -17,11 +17,7 @@ from ax.analysis.plotly.plotly_analysis import PlotlyAnalysisCard
 from ax.analysis.summary import Summary
 from ax.api.client import Client
 from ax.api.configs import StorageConfig
-from ax.core.analysis_card import (
-    AnalysisCard,
-    ErrorAnalysisCard,
-    NotApplicableStateAnalysisCard,
-)
+from ax.core.analysis_card import AnalysisCard, ErrorAnalysisCard, NotApplicableStateAnalysisCard
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import init_engine_and_session_factory
 from ax.storage.sqa_store.load import load_analysis_cards_by_experiment_name
@@ -29,21 +25,20 @@ from ax.storage.sqa_store.save import save_analysis_card
 from ax.utils.common.logger import set_ax_logger_levels
 from qsearch_analyses import (
     QsearchFront,
-    QsearchHeatmap,
     QsearchMarginals,
     client_analyses,
     experiment_record,
     study_analyses,
 )
-from qsearch_reports.frames import front_frame, heatmap_frame
+from qsearch_reports.frames import front_frame
 
-from qsearch.deployment.selection import best_under
 from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
 from qsearch.space.sampling import sample_configurations
-from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, write_study
+from qsearch.storage.study_record import StudyRecord, read_study, write_study
 from qsearch.study.run import run_study
 from tests.engine.support import FIXTURES, INTEGER, make_space, study_spec, uniform
+from tests.reports.realistic_studies import make_record, only_failures
 
 HOWTO = Path(__file__).parents[2].joinpath("docs", "howto-ax.md").read_text(encoding="utf-8")
 SPACE = make_space(1, INTEGER)
@@ -151,27 +146,20 @@ def test_the_experiment_alone_gives_what_the_study_recorded(
     assert record.choices == study.choices
     assert record.segment_edges == pytest.approx(study.segment_edges)
     shared = [
-        "trial",
-        "round",
-        "average_bits",
-        "loss",
-        "standard_error",
-        "configuration",
-        "segment",
+        *("trial", "round", "average_bits", "loss", "standard_error", "configuration", "segment")
     ]
+    ours, theirs = (
+        one.trials[one.trials["status"] == "completed"].sort_values(["round", "trial"])
+        for one in (record, study)
+    )
     pd.testing.assert_frame_equal(
-        points_as_told(record, shared), points_as_told(study, shared), check_dtype=False
+        *(one[shared].reset_index(drop=True) for one in (ours, theirs)), check_dtype=False
     )
     assert record.metric.name == study.metric.name
     assert record.reference_point == pytest.approx(study.reference_point)
     assert [entry.hypervolume for entry in record.rounds] == pytest.approx(
         [entry.hypervolume for entry in study.rounds], abs=1e-6
     )
-
-
-def points_as_told(record: StudyRecord, columns: list[str]) -> pd.DataFrame:
-    trials = record.trials[record.trials["status"] == "completed"]
-    return trials.sort_values(["round", "trial"])[columns].reset_index(drop=True)
 
 
 def test_a_client_of_ones_own_has_cards_without_a_study() -> None:
@@ -194,14 +182,6 @@ def test_a_client_of_ones_own_has_cards_without_a_study() -> None:
     assert hypervolume.df["hypervolume"].is_monotonic_increasing
 
 
-def test_the_heatmap_is_of_what_pick_would_choose(client: Client, directory: Path) -> None:
-    (card,) = cards_of(client, [QsearchHeatmap(directory, 4.0)])
-    record = read_study(directory)
-    best = row_configuration(best_under(record, 4.0))
-    expected = heatmap_frame(record.layers, best, "bits")
-    assert card.df.astype(str).equals(expected.astype(str))
-
-
 # What is missing is said, not raised
 
 
@@ -218,20 +198,20 @@ def test_without_a_completed_trial_each_card_says_so() -> None:
     assert len(reasons) == 5
 
 
-def test_failed_trials_alone_are_no_front() -> None:
-    client = own_client([0.3])
-    client.mark_trial_failed(client.attach_trial(dict(SPACE.parameters(uniform(SPACE, BITS[0])))))
-    record = experiment_record(client._experiment, client._generation_strategy)
-    assert sorted(record.trials["status"]) == ["completed", "failed"]
-    assert record.trials.set_index("status")["reason"]["failed"]
-
-
 def test_a_client_without_our_node_is_told_what_is_needed() -> None:
     client = Client()
     client.configure_experiment(name="other", parameters=ax_parameters(SPACE))
     client.configure_optimization(objective=f"-{LOSS}")
     client.configure_generation_strategy()
     assert "has no QsearchNode" in told(client, [QsearchFront()])["QsearchFront"]
+
+
+def test_failed_trials_alone_are_no_front() -> None:
+    client = own_client([0.3])
+    client.mark_trial_failed(client.attach_trial(dict(SPACE.parameters(SPACE.uniform(BITS)[0]))))
+    record = experiment_record(client._experiment, client._generation_strategy)
+    assert sorted(record.trials["status"]) == ["completed", "failed"]
+    assert record.trials.set_index("status")["reason"]["failed"]
 
 
 @pytest.mark.parametrize("name", ["<img src=x>", "none"])
@@ -250,19 +230,12 @@ def test_an_unknown_knob_is_refused_and_the_knobs_named(directory: Path) -> None
     assert "group_size" in reason or "bits" in reason
 
 
-@pytest.mark.parametrize("case", ["none", "failed", "one"])
+@pytest.mark.parametrize("case", ["failed", "one"])
 def test_a_study_with_little_to_show_makes_no_error_card(
-    case: str,
-    study: Callable[..., Path],
-    make_record: Callable[..., StudyRecord],
-    only_failures: Callable[[StudyRecord], StudyRecord],
+    case: str, study: Callable[..., Path]
 ) -> None:
-    made: dict[str, Callable[[], StudyRecord]] = {
-        "none": lambda: make_record(rounds=0),
-        "failed": lambda: only_failures(make_record(rounds=1, trials_per_round=3)),
-        "one": lambda: make_record(rounds=1, trials_per_round=1, failed=0),
-    }
-    directory = study(made[case]())
+    one = make_record(rounds=1, trials_per_round=1, failed=0)
+    directory = study(one if case == "one" else only_failures(one))
     cards = cards_of(own_client([0.3]), study_analyses(directory))
     kinds = {card.name: type(card) for card in cards}
     assert ErrorAnalysisCard not in kinds.values()

@@ -9,14 +9,12 @@ from dataclasses import replace
 
 import pytest
 from qsearch_reports import write_report
-from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from qsearch.deployment.selection import best_under
 from qsearch.plugins.evaluation import Metric
-from tests.reports.report_page import Page, downloaded, expected_heatmap, lonely, row_number
+from tests.reports.report_page import Page, downloaded, lonely, row_number
 
 pytestmark = pytest.mark.browser
 
@@ -31,15 +29,6 @@ def test_page_loads_without_console_errors_or_requests(page):
         *("progress", "training", "predictions", "calibration", "timeline"),
     ]
     assert page.requests() == []
-    assert page.errors() == []
-
-
-def test_click_on_a_point_shows_its_heatmap(page, record):
-    row = lonely(record)
-    page.click("loss", row_number(record, row))
-    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
-    page.wait(lambda: page.heatmap() == expected_heatmap(record, row, "bits"))
-    assert f"{row['average_bits']:.4f}" in page.text("values")
     assert page.errors() == []
 
 
@@ -92,19 +81,14 @@ def test_hostile_names_are_shown_as_text(browser, study, record, tmp_path):
     layers = tuple(
         replace(layer, role=f"{layer.role}{hostile}", name=layer.name) for layer in record.layers
     )
-    trials = record.trials.assign(method=hostile)
-    trials.loc[trials["status"] == "failed", "reason"] = hostile
     other = replace(
         record,
         name=hostile,
-        model=hostile,
-        task=hostile,
         metric=Metric("<b>%{x}</b>", "higher"),
         layers=layers,
-        trials=trials,
+        trials=record.trials.assign(method=hostile),
     )
-    directories = [study(other), study(record, "b")]
-    page = Page(browser, write_report(directories, tmp_path / "report.html"))
+    page = Page(browser, write_report([study(other)], tmp_path / "report.html"))
     row = lonely(record)
     page.hover("loss", row_number(record, row))
     assert "by <script>alert(1)</script>" in page.hover_text()
@@ -115,46 +99,4 @@ def test_hostile_names_are_shown_as_text(browser, study, record, tmp_path):
     assert browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot a[href]") == []
     assert page.all("h1")[0].get_property("textContent") == hostile
     assert hostile in page.text("values")
-    legend = browser.find_element(By.CSS_SELECTOR, '[data-comparison="loss"] .legend')
-    assert "<script>alert(1)" in legend.get_property("textContent")
     assert page.errors() == []
-
-
-def test_each_of_several_studies_can_be_chosen(
-    browser, study, record, make_record, integer_choices, tmp_path
-):
-    other = make_record(name="other", choices=integer_choices, seed=1)
-    path = write_report([study(record), study(other, "b")], tmp_path / "report.html")
-    page = Page(browser, path)
-    Select(browser.find_element(By.ID, "study-select")).select_by_value("1")
-    row = best_under(other, 3.0)
-    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
-    page.wait(lambda: page.heatmap() == expected_heatmap(other, row, "precision"))
-    assert page.errors() == []
-
-
-@pytest.mark.parametrize("width", [360, 800, 1400])
-def test_page_never_scrolls_sideways(page, width):
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    page.settle()
-    overflow = page.driver.execute_script(
-        "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    )
-    assert overflow <= 0
-
-
-def test_keyboard_reaches_the_slider_and_shows_focus(fresh):
-    for _ in range(16):
-        ActionChains(fresh.driver).send_keys(Keys.TAB).perform()
-        active = fresh.driver.switch_to.active_element
-        if active == fresh.part("slider"):
-            break
-    assert fresh.driver.switch_to.active_element == fresh.part("slider")
-
-
-def test_how_it_was_made_opens_on_a_click(page):
-    digest = "//td[.='384 examples']/following-sibling::td"
-    assert not page.driver.find_element(By.XPATH, digest).is_displayed()
-    page.press(page.all('[data-part="origin"] summary')[0])
-    assert page.driver.find_element(By.XPATH, digest).text == "d4" * 32

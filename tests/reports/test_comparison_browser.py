@@ -10,8 +10,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from qsearch.deployment.selection import best_under
 from tests.reports.chromium import show_as
-from tests.reports.report_page import downloaded
+from tests.reports.realistic_studies import INTEGER, make_results
+from tests.reports.report_page import downloaded, expected_heatmap
 
 pytestmark = pytest.mark.browser
 
@@ -19,8 +21,8 @@ HOSTILE = "<img src=x onerror=alert(1)>\"'{y} %{x}"
 
 
 @pytest.fixture(scope="module")
-def file(make_results, tmp_path_factory):
-    """A page of two methods with two seeds each, and of a study with another model's name."""
+def studies():
+    """Two methods with two seeds each, and a study of another model, with other knobs."""
     studies = [
         make_results(
             name=f"{name} seed {seed}", rounds=2, trials_per_round=10, seed=seed, quality=q
@@ -32,15 +34,17 @@ def file(make_results, tmp_path_factory):
         replace(one, settings={**one.settings, "trainer": {"name": one.record.name.split()[0]}})
         for one in studies
     ]
-    strange = make_results(name=HOSTILE, model=HOSTILE, rounds=1, trials_per_round=10, seed=3)
-    path = tmp_path_factory.mktemp("comparison") / "report.html"
-    path.write_text(render_page([*studies, replace(strange, settings=None)]), encoding="utf-8")
-    return path
+    strange = make_results(
+        name=HOSTILE, model=HOSTILE, rounds=1, trials_per_round=10, seed=3, choices=INTEGER
+    )
+    return [*studies, replace(strange, settings=None)]
 
 
 @pytest.fixture(scope="module")
-def page(open_shared, file):
-    return open_shared(file)
+def page(open_shared, studies, tmp_path_factory):
+    path = tmp_path_factory.mktemp("comparison") / "report.html"
+    path.write_text(render_page(studies), encoding="utf-8")
+    return open_shared(path)
 
 
 def plot(page, name):
@@ -90,22 +94,23 @@ def test_each_selector_changes_its_figure_and_what_is_read_out(page):
     assert page.requests() == []
 
 
-def test_seeds_of_a_method_are_banded_and_one_seed_is_not(page):
-    fronts = plot(page, "fronts")
-    legend = fronts.find_elements(By.CSS_SELECTOR, ".legendtext")
-    names = [text.get_property("textContent") for text in legend]
-    assert names == ["good", "poor", " ".join(HOSTILE.split())]
-    filled = (
-        "return arguments[0].data.filter((trace) => trace.fill === 'toself').map((t) => t.meta)"
-    )
-    assert page.driver.execute_script(filled, fronts) == ["study-0", "study-1"]
-
-
 def test_names_are_shown_as_text_and_the_notice_says_what_cannot_be_compared(page):
     notice = page.driver.find_element(By.CSS_SELECTOR, "#comparison .notice").text
     assert "Losses of these studies are not comparable" in notice
     assert HOSTILE in notice
     assert page.driver.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
+    legend = plot(page, "fronts").find_elements(By.CSS_SELECTOR, ".legendtext")
+    names = [text.get_property("textContent") for text in legend]
+    assert names == ["good", "poor", " ".join(HOSTILE.split())]
+
+
+def test_each_of_the_studies_can_be_chosen(page, studies):
+    Select(page.driver.find_element(By.ID, "study-select")).select_by_value("4")
+    record = studies[4].record
+    row = best_under(record, 3.0)
+    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 1")
+    page.wait(lambda: page.heatmap() == expected_heatmap(record, row, "precision"))
+    assert page.errors() == []
 
 
 def test_figures_follow_the_scheme_and_are_saved_as_shown(page):

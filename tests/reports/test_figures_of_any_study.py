@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import pytest
 from qsearch_reports import figures, frames
+from qsearch_reports.results import StudyResults
 
 from qsearch.plugins.evaluation import Metric
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.space.layers import LayerSpec
+from tests.reports.realistic_studies import INTEGER, make_record, make_results, only_failures
 from tests.reports.study_log import log_events
 
 HOSTILE = "<script>alert(1)</script>\"'&{y} %{x}<b>\u202eשלום\u202c" + "long " * 60
@@ -62,48 +64,41 @@ def says_something(figure):
     )
 
 
-@pytest.fixture(scope="module")
-def studies(make_results, only_failures, integer_choices):
+def failed_study():
     some = make_results(rounds=2, trials_per_round=8)
-    failed = replace(only_failures(some.record), rounds=(), reference_point=None)
-    return {
-        "no trials": make_results(rounds=0),
-        "one trial": make_results(rounds=1, trials_per_round=1, failed=0),
-        "all failed": replace(some, record=failed, events=log_events(only_failures(some.record))),
-        "a running first round": replace(some, record=replace(some.record, rounds=())),
-        "one layer": make_results(rounds=1, trials_per_round=6, layers=ONE_LAYER),
-        "several layers of a role": make_results(
-            rounds=2, trials_per_round=6, layers=SEVERAL_OF_A_ROLE
-        ),
-        "other knobs": make_results(rounds=2, trials_per_round=6, choices=integer_choices),
-        "one value": make_results(
-            rounds=1, trials_per_round=6, choices=Choices((Knob("bits", (4,)),))
-        ),
-        "nothing but the record": replace(some, events=(), layer_scores=None, footprint=None),
-    }
+    failed = only_failures(some.record)
+    unfinished = replace(failed, rounds=(), reference_point=None)
+    return replace(some, record=unfinished, events=log_events(failed))
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "no trials",
-        "one trial",
-        "all failed",
-        "a running first round",
-        "one layer",
-        "several layers of a role",
-        "other knobs",
-        "one value",
-        "nothing but the record",
-    ],
-)
-def test_every_figure_says_something_of_every_study(studies, kind):
-    for name, figure in figures_of(studies[kind]).items():
+def running_study():
+    some = make_results(rounds=1, trials_per_round=8)
+    return replace(some, record=replace(some.record, rounds=()))
+
+
+STUDIES = {
+    "no trials": lambda: make_results(rounds=0),
+    "one trial": lambda: make_results(rounds=1, trials_per_round=1, failed=0),
+    "all failed": failed_study,
+    "a running first round": running_study,
+    "one layer": lambda: make_results(rounds=1, trials_per_round=6, layers=ONE_LAYER),
+    "several of a role": lambda: make_results(trials_per_round=6, layers=SEVERAL_OF_A_ROLE),
+    "other knobs": lambda: make_results(rounds=2, trials_per_round=6, choices=INTEGER),
+    "one value": lambda: make_results(
+        rounds=1, trials_per_round=6, choices=Choices((Knob("bits", (4,)),))
+    ),
+    "the record alone": lambda: StudyResults(make_record(rounds=2, trials_per_round=8), "a"),
+}
+
+
+@pytest.mark.parametrize("kind", STUDIES)
+def test_every_figure_says_something_of_every_study(kind):
+    for name, figure in figures_of(STUDIES[kind]()).items():
         assert says_something(figure), name
         json.dumps(json.loads(figure.to_json()), allow_nan=False)
 
 
-def test_names_are_text_in_every_figure(make_results):
+def test_names_are_text_in_every_figure():
     layers = tuple(
         LayerSpec(f"{HOSTILE}.{role}.{block}", f"{HOSTILE}{role}", block, (8, 8))
         for block in range(2)

@@ -8,12 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from qsearch_reports import frames
 
 from qsearch.deployment.selection import best_under
 from qsearch.storage.study_record import RoundRecord
+from tests.reports.realistic_studies import make_record
 
 
 def points_of(pairs):
@@ -28,24 +27,11 @@ def test_points_hold_completed_evaluations_of_all_rounds_and_no_failed_one(recor
     assert points["loss"].notna().all()
 
 
-def test_points_tell_what_was_predicted_of_candidates_alone(record):
-    points = frames.points_frame(record)
-    predicted = points[points["predicted_loss"].notna()]
-    assert 0 < len(predicted) < len(points)
-    assert predicted["predicted_loss_std"].gt(0).all()
-
-
 def test_configurations_are_numbered_in_the_order_in_which_they_appear(record):
     points = frames.points_frame(record)
     first = points.drop_duplicates("configuration")
     assert first["configuration"].tolist() == list(range(len(first)))
     assert (points.groupby("configuration")["trial"].nunique() == 1).all()
-
-
-def test_latest_points_are_those_of_the_last_finished_round(record):
-    latest = frames.latest_points(frames.points_frame(record))
-    assert set(latest["round"]) == {4}
-    assert sorted(latest["trial"]) == sorted(record.latest["trial"])
 
 
 def test_overall_front_keeps_what_nothing_cheaper_or_equal_dominates():
@@ -65,33 +51,12 @@ def test_hypervolume_of_two_boxes_from_a_reference_point():
     assert frames.hypervolume(points, (1.0, 6.0), 2.0) == pytest.approx(2.5 / 4)
 
 
-@given(
-    st.lists(st.tuples(st.floats(2, 8), st.floats(0, 2)), max_size=12),
-    st.tuples(st.floats(2, 8), st.floats(0, 2)),
-)
-def test_hypervolume_is_within_0_and_1_and_never_falls_when_a_point_joins(pairs, more):
-    before = frames.hypervolume(points_of(pairs), (1.5, 7.5), 2.0)
-    after = frames.hypervolume(points_of([*pairs, more]), (1.5, 7.5), 2.0)
-    assert -1e-12 <= before <= after + 1e-12 <= 1 + 1e-9
-
-
-def test_budget_rows_agree_with_pick(record):
-    for row in frames.budget_frame(record, (2.5, 3.0, 6.0)).to_dict("records"):
-        assert row["trial"] == best_under(record, row["budget"])["trial"]
-        assert row["average_bits"] <= row["budget"]
-
-
-@pytest.mark.parametrize(("low", "high"), [(2.05, 7.25), (4.2, 8.0), (2.5, 3.2), (3.0, 3.05)])
+@pytest.mark.parametrize(("low", "high"), [(2.05, 7.25), (3.0, 3.05)])
 def test_study_budgets_lie_in_its_interval_and_end_with_it(low, high, record):
     budgets = frames.study_budgets(replace(record, segment_edges=(low, high)))
     assert budgets == sorted(set(budgets))
     assert all(low < budget for budget in budgets)
     assert budgets[-1] == high
-
-
-def test_study_budgets_leave_out_what_nothing_fits(record):
-    trials = record.trials[record.trials["average_bits"] > 3.5]
-    assert min(frames.study_budgets(replace(record, trials=trials))) > 3.5
 
 
 def test_study_budgets_leave_out_what_buys_nothing_more(record):
@@ -141,7 +106,7 @@ def test_headline_says_so_where_no_configuration_comes_near_full_precision(recor
     assert head.close_to_best["selection_loss"] <= 1.01 * head.best["selection_loss"]
 
 
-@pytest.mark.parametrize("loss", [None, math.nan], ids=["not told", "not a number"])
+@pytest.mark.parametrize("loss", [None, math.nan])
 def test_headline_goes_by_the_best_loss_where_full_precision_is_not_known(record, loss):
     full = None if loss is None else replace(record.rounds[-1].full_precision, loss=loss)
     head = frames.headline(with_full_precision(record, full))
@@ -154,16 +119,6 @@ def test_headline_goes_by_the_best_loss_where_full_precision_is_not_known(record
     assert head.within_one_percent.equals(head.close_to_best)
 
 
-def test_selection_loss_is_the_estimated_one_where_there_is_one(record, make_record):
-    points = frames.points_frame(record)
-    assert (points["selection_loss"] == points["estimated_loss"]).all()
-    assert frames.headline(record).is_estimated
-    observed = make_record(estimated=False)
-    points = frames.points_frame(observed)
-    assert (points["selection_loss"] == points["loss"]).all()
-    assert not frames.headline(observed).is_estimated
-
-
 def test_a_round_that_is_still_running_is_not_the_latest(record):
     running = replace(record, rounds=record.rounds[:-1])
     latest = frames.latest_points(frames.points_frame(running))
@@ -171,7 +126,7 @@ def test_a_round_that_is_still_running_is_not_the_latest(record):
     assert sorted(latest["trial"]) == sorted(running.latest["trial"])
 
 
-def test_study_without_trials_has_empty_frames_and_no_best(make_record):
+def test_study_without_trials_has_empty_frames_and_no_best():
     empty = make_record(rounds=0)
     head = frames.headline(empty)
     assert head.best is None
@@ -179,13 +134,6 @@ def test_study_without_trials_has_empty_frames_and_no_best(make_record):
     assert frames.points_frame(empty).empty
     assert frames.budget_frame(empty, (3.0,))["trial"].isna().all()
     assert frames.study_budgets(empty) == []
-
-
-def test_study_whose_evaluations_all_failed_counts_them(record, only_failures):
-    head = frames.headline(only_failures(record))
-    assert head.best is None
-    assert head.failed == 300
-    assert math.isclose(head.seconds, 726.8)
 
 
 @pytest.mark.parametrize("figure", [math.inf, -math.inf, math.nan])
@@ -198,18 +146,6 @@ def test_figures_that_are_not_finite_are_not_known(figure, record):
     odd = points[points["trial"] == 0]
     assert odd["estimated_loss"].isna().all()
     assert odd["selection_loss"].equals(odd["loss"].rename("selection_loss"))
-
-
-def test_points_without_a_loss_add_nothing_to_a_hypervolume():
-    points = pd.DataFrame({"loss": [1.0, math.nan], "average_bits": [3.0, 2.0]})
-    assert frames.hypervolume(points, (2.0, 5.0), 1.0) == pytest.approx(1 * 2 / (2 * 4))
-
-
-def test_headline_has_no_excess_over_a_loss_of_zero(record):
-    full = replace(record.rounds[-1].full_precision, loss=0.0)
-    head = frames.headline(with_full_precision(record, full))
-    assert head.within_one_percent is None
-    assert head.excess is None
 
 
 def test_headline_says_of_the_best_itself_whether_its_loss_is_estimated(record):

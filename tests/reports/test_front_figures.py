@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 from qsearch_reports.figures import front_figure, front_ranges
 from qsearch_reports.frames import latest_points, points_frame
-
-
-@pytest.mark.parametrize("number", [1, 3])
-def test_the_front_of_any_round_says_which_it_is(record, number):
-    points = points_frame(record)
-    figure = front_figure(
-        points[points["round"] == number], record.segment_edges, record.metric, "loss"
-    )
-    assert figure.layout.title.text == f"Loss against average bits, round {number}"
 
 
 @pytest.mark.parametrize("value", ["loss", "metric"])
@@ -40,16 +30,6 @@ def test_rounds_drawn_with_the_same_ranges_share_their_axes(record):
     ]
     assert layouts[0].xaxis.range == layouts[1].xaxis.range == ranges.x
     assert layouts[0].yaxis.range == layouts[1].yaxis.range == ranges.y
-
-
-def test_one_point_without_errors_has_a_range_around_it(record):
-    point = points_frame(record).iloc[[0]].assign(loss=0.0, standard_error=np.nan)
-    low, high = front_ranges(point).y
-    assert low < 0 < high
-
-
-def test_no_point_has_no_range(record):
-    assert front_ranges(points_frame(record).iloc[:0]) is None
 
 
 def test_of_very_many_points_only_those_on_a_front_have_bars(record):

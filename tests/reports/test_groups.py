@@ -12,10 +12,10 @@ from qsearch_reports.frames.groups import common_label, flatten
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Metric
-from tests.reports.small_studies import methods_of
+from tests.reports.small_studies import methods_of, study_of
 
 
-def test_studies_that_differ_in_name_and_seed_alone_are_one_method(study_of):
+def test_studies_that_differ_in_name_and_seed_alone_are_one_method():
     studies = [
         study_of([(3, 1)], name="coa seed 0", seed=0),
         study_of([(3, 1)], name="low rank", seed=0, rank=4),
@@ -27,7 +27,7 @@ def test_studies_that_differ_in_name_and_seed_alone_are_one_method(study_of):
     )
 
 
-def test_study_without_settings_and_one_that_repeats_a_seed_stand_by_themselves(study_of):
+def test_study_without_settings_and_one_that_repeats_a_seed_stand_by_themselves():
     known = study_of([(3, 1)], name="known")
     studies = [known, replace(known, settings=None), replace(known, settings=None), known]
     methods = frames.group_methods(studies, ["a", "b", "c", "d"])
@@ -41,12 +41,9 @@ def test_study_without_settings_and_one_that_repeats_a_seed_stand_by_themselves(
     [
         (["coa-seed0", "coa-seed1"], "coa"),
         (["coa seed 10", "coa seed 11"], "coa"),
-        (["coa_s1", "coa_s2", "coa_s3"], "coa"),
         (["llama-3-a", "llama-3-b"], "llama-3"),
-        (["same", "same"], "same"),
         (["rank16", "rank16"], "rank16"),
         (["seed0", "seed1"], "seed0"),
-        (["zero", "one"], "zero"),
         (["pass", "pass2"], "pass"),
     ],
 )
@@ -64,7 +61,7 @@ def test_labels_become_distinct_and_the_first_of_each_stays(labels):
             assert made[place] == label
 
 
-def test_settings_in_which_methods_differ_are_named_with_each_value(study_of):
+def test_settings_in_which_methods_differ_are_named_with_each_value():
     studies = [study_of([(3, 1)], name="a", rank=16), study_of([(3, 1)], name="b", seed=1)]
     methods = methods_of(studies)
     table = frames.setting_differences(studies, methods)
@@ -74,17 +71,7 @@ def test_settings_in_which_methods_differ_are_named_with_each_value(study_of):
     ]
 
 
-def test_nested_settings_become_one_level_of_texts():
-    nested = {"task": {"name": "x", "more": {"deep": [1, 2]}, "empty": {}}, "on": True}
-    assert flatten(nested) == {
-        "task.name": "x",
-        "task.more.deep": "[1, 2]",
-        "task.empty": "{}",
-        "on": "true",
-    }
-
-
-def test_losses_of_other_models_metrics_and_examples_are_not_comparable(study_of):
+def test_losses_of_other_models_metrics_and_examples_are_not_comparable():
     one = study_of([(3, 1)])
     inputs = Inputs(data={"validation": ExamplesDigest(9, "f" * 64)})
     session = replace(one.record.sessions[-1], inputs=inputs)
@@ -97,27 +84,18 @@ def test_losses_of_other_models_metrics_and_examples_are_not_comparable(study_of
     }
 
 
-def test_examples_without_digests_are_told_apart_by_the_settings_of_the_task(study_of):
+def test_examples_without_digests_are_told_apart_by_the_settings_of_the_task():
     one = study_of([(3, 1)])
     one = replace(one, record=replace(one.record, sessions=()))
     a, b = (replace(one, settings={**one.settings, "task": {"n": n}}) for n in (1, 2))
     assert frames.incomparable([a, b]) == {"settings of the task": ["n: 1", "n: 2"]}
 
 
-def test_settings_with_keys_of_any_kind_are_compared(study_of):
-    odd = {1: 2, "a": 3, None: [4], "b": {5: {6: 7}}}
+def test_settings_with_keys_of_any_kind_are_compared():
+    odd = {1: 2, "\ud800": "\ud800", None: [4], "b": {5: {6: 7}}, "empty": {}}
+    assert flatten(odd) == {"1": "2", "?": "?", "None": "[4]", "b.5.6": "7", "empty": "{}"}
     a, b, c = (
         replace(study_of([(3, 1)], name=name), settings={"seed": seed, **odd, "x": x})
         for name, seed, x in (("s 0", 0, 1), ("s 1", 1, 1), ("other", 0, 2))
     )
     assert [method.studies for method in methods_of([a, b, c])] == [(0, 1), (2,)]
-
-
-def test_settings_that_are_no_whole_text_are_shown_as_far_as_they_are(study_of):
-    studies = [
-        replace(study_of([(3, 1)], name=name), settings={"\ud800": [f"{name}\ud800"]})
-        for name in "ab"
-    ]
-    frame = frames.setting_differences(studies, methods_of(studies))
-    assert frame["setting"].tolist() == ["?", "?"]
-    assert frame["value"].tolist() == ['["a?"]', '["b?"]']

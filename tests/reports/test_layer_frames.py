@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from qsearch_reports import frames as layer_frames
 
@@ -24,11 +23,6 @@ def test_heatmap_gives_repeated_roles_their_own_rows_and_leaves_holes_empty():
     assert heatmap.to_numpy().tolist() == [[0, None], [1, None], [None, 2]]
 
 
-def test_heatmap_shows_bits_first_or_else_the_first_knob(record, integer_choices):
-    assert layer_frames.default_knob(record.choices) == "bits"
-    assert layer_frames.default_knob(integer_choices) == "precision"
-
-
 def test_choice_indices_give_back_the_configurations(record):
     texts = [str(text) for text in record.trials["configuration"].iloc[:5]]
     indices = layer_frames.choice_indices(record.layers, record.choices, texts)
@@ -41,11 +35,3 @@ def test_choice_indices_give_back_the_configurations(record):
 def test_configuration_without_one_of_the_layers_is_refused_by_name(record):
     with pytest.raises(InputError, match=r"encoder\.layer\.0\.query"):
         layer_frames.choice_indices(record.layers, record.choices, ["{}"])
-
-
-def test_knob_places_agree_with_the_choices(record):
-    indices = np.arange(record.choices.size)
-    for knob in record.choices.knobs:
-        places = layer_frames.layers.knob_places(record.choices, indices, knob.name)
-        values = [choice[knob.name] for choice in record.choices.layer_configurations]
-        assert [knob.values[place] for place in places] == values

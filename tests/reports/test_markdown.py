@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -16,8 +15,8 @@ from qsearch_reports.summaries.facts import one_line
 from qsearch_reports.summaries.markdown import code, markdown_summary
 from qsearch_reports.summaries.table import least_budget
 
-from qsearch.plugins.evaluation import Metric
 from qsearch.storage.study_record import StudyRecord
+from tests.reports.realistic_studies import hostile_record
 
 PARSER = MarkdownIt("commonmark").enable("table")
 HOSTILE = (
@@ -47,16 +46,6 @@ def tables(text: str) -> list[list[list[str]]]:
         elif token.type == "inline" and token.level >= 4 and found:
             found[-1][-1].append("".join(child.content for child in token.children or ()))
     return found
-
-
-def hostile_record(make_record: Callable[..., StudyRecord]) -> StudyRecord:
-    record = make_record(
-        name=HOSTILE, model=HOSTILE, metric=Metric(HOSTILE, "lower"), trials_per_round=5, rounds=2
-    )
-    reasons = record.trials["reason"].where(record.trials["reason"] == "", HOSTILE)
-    names = dict.fromkeys(("task", "quantizer", "trainer"), HOSTILE)
-    versions = {HOSTILE: HOSTILE}
-    return replace(record, trials=record.trials.assign(reason=reasons), versions=versions, **names)
 
 
 @settings(deadline=None)
@@ -105,8 +94,8 @@ def test_settings_and_versions_are_folded(record: StudyRecord) -> None:
     assert names["torch"] == "2.13.0"
 
 
-def test_hostile_names_stay_names_everywhere(make_record: Callable[..., StudyRecord]) -> None:
-    record = hostile_record(make_record)
+def test_hostile_names_stay_names_everywhere() -> None:
+    record = hostile_record(HOSTILE)
     study = StudyResults(record, HOSTILE, settings={HOSTILE: {"x": HOSTILE}})
     for text in (markdown_summary([study]), markdown_summary([study, study])):
         found = tokens(text)
@@ -130,14 +119,6 @@ def test_commands_are_in_a_fence_that_a_directory_cannot_end(record: StudyRecord
     (fence,) = [token for token in PARSER.parse(text) if token.type == "fence"]
     assert len(fence.content.splitlines()) == 3
     assert all(line.startswith("qsearch ") for line in fence.content.splitlines())
-
-
-def test_all_failed_says_so(
-    record: StudyRecord, only_failures: Callable[[StudyRecord], StudyRecord]
-) -> None:
-    text = summary(only_failures(record))
-    assert "**300 evaluations failed, none completed: no front yet.**" in text
-    assert tables(text)[0][1][:2] == ["300", "loss is nan"]
 
 
 def test_it_fits_a_comment_however_large_the_study(record: StudyRecord) -> None:

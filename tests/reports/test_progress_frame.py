@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qsearch_reports.figures import progress_figure, training_figure
-from qsearch_reports.frames import points_frame, progress_frame, training_frame
+from qsearch_reports.figures import progress_figure
+from qsearch_reports.frames import points_frame, progress_frame
 from qsearch_reports.frames.progress import GrowingHypervolume
 
 from qsearch.search.pareto import hypervolume, normalised_hypervolume
@@ -63,15 +63,6 @@ def test_what_the_log_lacks_comes_first_in_its_round_without_a_time(results):
     assert frame["minutes"].notna().sum() == len(frame) - 8
 
 
-def test_without_a_log_evaluations_are_in_order_of_round_and_trial(results):
-    frame = progress_frame(replace(results, events=()))
-    assert frame["row"].tolist() == list(range(len(frame)))
-    assert frame["minutes"].isna().all()
-    figure = progress_figure(frame, "minutes")
-    assert "log does not tell" in figure.layout.annotations[0].text
-    assert len(progress_figure(frame).data) == 1
-
-
 def test_a_trial_evaluated_again_counts_once_when_it_was_last_told(results):
     again = next(event for event in results.events if event["event"] == "evaluated")
     events = [*results.events, {**again, "time": "2026-11-28T09:00:00+00:00"}]
@@ -93,7 +84,7 @@ def test_rounds_are_one_line_with_gaps_whose_points_know_their_rows(results, by)
     frame = progress_frame(results)
     (line,) = progress_figure(frame, by).data
     rows = [details[0] for details in line.customdata]
-    assert rows.count(-1) == 3
+    assert rows.count(-1) == 4
     assert [row for row in rows if row >= 0] == frame["row"].tolist()
     assert all((y is None) == (row == -1) for y, row in zip(line.y, rows, strict=True))
 
@@ -103,9 +94,3 @@ def test_thousands_of_results_are_a_line_without_markers(results):
     assert progress_figure(frame).data[0].mode == "lines+markers"
     many = frame.loc[frame.index.repeat(10)].reset_index(drop=True)
     assert progress_figure(many).data[0].mode == "lines"
-
-
-def test_training_losses_are_a_line_per_round_that_knows_its_round(record):
-    figure = training_figure(training_frame(record))
-    assert [trace.meta for trace in figure.data] == [f"round-{number}" for number in range(1, 5)]
-    assert all(trace.customdata[0][0] == n for n, trace in enumerate(figure.data, start=1))

@@ -13,6 +13,12 @@ from typer.testing import CliRunner
 from qsearch.cli import main as cli
 from qsearch.errors import InputError
 from qsearch.storage.study_record import StudyRecord
+from tests.reports.realistic_studies import make_record
+
+
+@pytest.fixture(scope="module")
+def record() -> StudyRecord:
+    return make_record(rounds=1, trials_per_round=6)
 
 
 @pytest.fixture
@@ -41,15 +47,7 @@ def test_a_summary_goes_to_a_file_where_one_is_named(directory: Path, tmp_path: 
     assert out.read_text(encoding="utf-8") == markdown_report([directory])
 
 
-def test_several_directories_make_one_summary(
-    directory: Path, study: Callable[..., Path], make_record: Callable[..., StudyRecord]
-) -> None:
-    other = study(make_record(name="other", seed=1), "other")
-    done = CliRunner().invoke(cli.app, ["report", str(directory), str(other), "--format", "text"])
-    assert done.stdout.startswith("2 studies\n")
-
-
-def test_a_page_of_several_studies_replaces_none_of_their_own(
+def test_a_page_is_in_its_study_and_that_of_several_replaces_none_of_their_own(
     study: Callable[..., Path], record: StudyRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -57,7 +55,10 @@ def test_a_page_of_several_studies_replaces_none_of_their_own(
     done = CliRunner().invoke(cli.app, ["report", *directories])
     assert done.stdout == "report: compare.html\n"
     assert "2 studies compared" in (tmp_path / "compare.html").read_text(encoding="utf-8")
-    assert not any(Path(directory, "report.html").exists() for directory in directories)
+    pages = [Path(directory, "report.html") for directory in directories]
+    assert not any(page.exists() for page in pages)
+    CliRunner().invoke(cli.app, ["report", directories[0]])
+    assert [page.exists() for page in pages] == [True, False]
 
 
 def test_a_summary_that_cannot_be_written_is_refused(directory: Path, tmp_path: Path) -> None:
@@ -72,9 +73,3 @@ def test_other_formats_are_refused_and_named(directory: Path) -> None:
     done = CliRunner().invoke(cli.app, ["report", str(directory), "--format", "pdf"])
     assert done.exit_code == 2
     assert all(name in done.output for name in ("html", "text", "markdown"))
-
-
-def test_the_page_is_what_is_written_without_a_format(directory: Path) -> None:
-    done = CliRunner().invoke(cli.app, ["report", str(directory)])
-    assert done.exit_code == 0
-    assert (directory / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -12,6 +12,8 @@ import pytest
 from qsearch_reports import figures, frames
 from qsearch_reports.results import StudyResults
 
+from tests.reports.realistic_studies import make_results
+
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "report-frames.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### `(\w+)\(.*?\n(.*?)(?=^##|\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -23,9 +25,7 @@ def documented_columns(section: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def made(
-    results: StudyResults, make_results: Callable[..., StudyResults]
-) -> dict[str, pd.DataFrame]:
+def made(results: StudyResults) -> dict[str, pd.DataFrame]:
     """Every frame that has a table of its columns."""
     record = results.record
     both = [results, make_results(name="other", seed=1, rounds=2, trials_per_round=12)]

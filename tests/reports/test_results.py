@@ -30,16 +30,6 @@ def write_settings(directory: Path, text: str) -> None:
     (directory / "study.yaml").write_bytes(yaml_with_checksum(text))
 
 
-def test_a_study_of_results_alone_has_nothing_else(directory, record):
-    results = read_results(directory)
-    assert results.record.rounds == record.rounds
-    assert results.directory == str(directory)
-    assert results.footprint is None
-    assert results.layer_scores is None
-    assert results.settings is None
-    assert list(results.events) == []
-
-
 def test_everything_that_a_directory_holds_is_read(directory, record):
     write_footprint(directory, FOOTPRINT)
     write_settings(directory, dump_yaml(SETTINGS))

@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 
 from qsearch.space.layers import LayerSpec
 from qsearch.storage.study_record import row_configuration
+from tests.reports.realistic_studies import make_results
 
 
 def test_a_layers_sensitivity_is_the_rise_under_the_choice_that_it_bears_worst(results):
@@ -60,12 +61,6 @@ def test_without_sensitivities_the_figure_says_so(results, change):
     assert not figure.data
 
 
-def test_without_configurations_there_is_no_row(results):
-    frame = sensitivity_frame(results, [])
-    assert frame.empty
-    assert math.isnan(frame.attrs["rank_correlation"])
-
-
 def test_layers_of_a_role_share_a_colour_and_a_symbol_and_know_their_position(results):
     figure = sensitivity_figure(sensitivity_frame(results))
     assert [trace.name for trace in figure.data] == list(
@@ -78,7 +73,7 @@ def test_layers_of_a_role_share_a_colour_and_a_symbol_and_know_their_position(re
     assert "; rank correlation 0." in figure.layout.title.subtitle.text
 
 
-def test_many_roles_end_in_one_trace_of_the_others(make_results):
+def test_many_roles_end_in_one_trace_of_the_others():
     layers = tuple(LayerSpec(f"layer.{n}", f"role {n}", 0, (8, 8)) for n in range(12))
     figure = sensitivity_figure(sensitivity_frame(make_results(layers=layers, rounds=1)))
     assert len(figure.data) == 9

@@ -10,26 +10,13 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qsearch_reports.figures import calibration_figure, predictions_figure
-from qsearch_reports.frames import calibration_frame, points_frame, predictions_frame
+from qsearch_reports.figures import predictions_figure
+from qsearch_reports.frames import calibration_frame, predictions_frame
 from scipy.stats import binomtest, norm
 
 
 def errors_of(values):
     return pd.DataFrame({"error": np.asarray(values, dtype=float)})
-
-
-def test_only_evaluations_that_were_predicted_are_compared(record):
-    frame = predictions_frame(record)
-    points = points_frame(record)
-    assert frame["row"].tolist() == points[points["predicted_loss"].notna()].index.tolist()
-    assert 0 < len(frame) < len(points)
-
-
-def test_errors_are_counted_in_standard_deviations_of_the_predictions(record):
-    frame = predictions_frame(record)
-    expected = (frame["observed"] - frame["predicted"]) / frame["std"]
-    assert frame["error"].to_numpy() == pytest.approx(expected.to_numpy())
 
 
 def test_a_table_of_predictions_is_summed_up_in_its_attributes(record):
@@ -75,18 +62,3 @@ def test_observations_outside_their_interval_are_told_apart(record):
     drawn = [details[0] for part in ("line", "outside") for details in by_part[part].customdata]
     assert sorted(drawn) == frame["row"].tolist()
     assert list(by_part["front"].x) == list(by_part["front"].y)
-
-
-def test_calibration_is_drawn_with_its_limits_and_what_is_claimed(record):
-    frame = calibration_frame(predictions_frame(record))
-    by_part = {trace.meta: trace for trace in calibration_figure(frame).data}
-    assert list(by_part["line"].y) == frame["share"].tolist()
-    assert list(by_part["band"].y) == [*frame["low"], *frame["high"][::-1]]
-
-
-def test_a_study_that_predicted_nothing_says_so(make_record):
-    frame = predictions_frame(make_record(rounds=1))
-    assert frame.empty
-    assert frame.attrs["n"] == 0
-    for figure in (predictions_figure(frame), calibration_figure(calibration_frame(frame))):
-        assert "predicted no loss" in figure.layout.annotations[0].text

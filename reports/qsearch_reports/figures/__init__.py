@@ -20,11 +20,7 @@ from qsearch_reports.figures.fronts import Ranges, front_figure, front_ranges
 from qsearch_reports.figures.layers import heatmap_figure
 from qsearch_reports.figures.marginals import marginals_figure
 from qsearch_reports.figures.parallel import parallel_figure
-from qsearch_reports.figures.progress import (
-    hypervolume_figure,
-    progress_figure,
-    training_figure,
-)
+from qsearch_reports.figures.progress import hypervolume_figure, progress_figure, training_figure
 from qsearch_reports.figures.sensitivity import sensitivity_figure
 from qsearch_reports.figures.style import escape, value_colours, value_title
 from qsearch_reports.figures.surrogate import calibration_figure, predictions_figure

@@ -8,14 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from qsearch_reports.figures.style import (
-    OUTCOME_COLOURS,
-    escape,
-    new_figure,
-    round_axis,
-    study_style,
-    template_text,
-)
+from qsearch_reports.figures import style
 from qsearch_reports.frames.outcomes import OUTCOMES
 
 _LETTERS = {"win": "W", "tie": "T", "loss": "L", "none": ""}
@@ -27,31 +20,30 @@ _ROW_NAME = 26
 
 def fronts_figure(methods: pd.DataFrame, studies: pd.DataFrame, label: str) -> go.Figure:
     """Overlay the Pareto fronts of methods: means, bands of several seeds, and each seed."""
-    figure = new_figure("Best at or under each budget, mean and 95 % interval over seeds")
+    title = "Best at or under each budget, mean and 95 % interval over seeds"
+    figure = style.new_figure(title, "budget (average bits)", label)
     for place, (name, rows) in enumerate(methods.groupby("method", sort=False)):
-        style = study_style(place, str(name))
+        look = style.study_style(place, str(name))
         own = studies[studies["method"] == name]
         if own["study"].nunique() > 1:
-            figure.add_trace(_band(rows, style["line_color"], style["meta"]))
-            figure.add_trace(_each(own, style["line_color"], style["meta"]))
-        details = [
-            [escape(name, _NAME), int(seeds), _interval(low, high)]
-            for seeds, low, high in zip(rows["seeds"], rows["low"], rows["high"], strict=True)
+            figure.add_trace(_band(rows, look["line_color"], look["meta"]))
+            figure.add_trace(_each(own, look["line_color"], look["meta"]))
+        shown = [
+            [style.escape(name, _NAME), seeds, _interval(low, high)]
+            for seeds, low, high in style.details(rows, "seeds", "low", "high")
         ]
-        style["marker"]["maxdisplayed"] = 14
+        look["marker"]["maxdisplayed"] = 14
         figure.add_scatter(
             x=rows["budget"],
             y=rows["mean"],
             line={"shape": "hv"},
-            customdata=details,
+            customdata=shown,
             hovertemplate="%{customdata[0]}, seeds: %{customdata[1]}<br>"
             "average bits ≤ %{x:.3f}<br>%{y:.4f}%{customdata[2]}<extra></extra>",
             legendgroup=str(place),
-            **style,
+            **look,
         )
-    figure.update_xaxes(title_text="budget (average bits)")
-    figure.update_yaxes(title_text=label, range=_value_range(methods, studies))
-    return figure
+    return figure.update_yaxes(range=_value_range(methods, studies))
 
 
 def _value_range(methods: pd.DataFrame, studies: pd.DataFrame) -> list[float] | None:
@@ -77,24 +69,16 @@ def _interval(low: float, high: float) -> str:
 
 
 def _band(rows: pd.DataFrame, colour: str, part: str) -> go.Scatter:
-    """Return the area between both ends of the interval, stepped as the mean is."""
-    known = rows["low"].notna().to_numpy()
+    """Return the area between both ends of the interval, style.stepped as the mean is."""
     # Stretches of budgets at which the interval is known; each is a closed outline of its own.
-    starts = np.flatnonzero(known & ~np.append(False, known[:-1]))
-    ends = np.flatnonzero(known & ~np.append(known[1:], False)) + 1
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for start, end in zip(starts, ends, strict=True):
-        stretch = rows.iloc[start:end]
-        budgets = np.repeat(stretch["budget"].to_numpy(dtype=float), 2)[1:]
-        low, high = (
-            np.repeat(stretch[name].to_numpy(dtype=float), 2)[:-1] for name in ("low", "high")
-        )
-        x += [*budgets.tolist(), *budgets[::-1].tolist(), None]
-        y += [*high.tolist(), *low[::-1].tolist(), None]
+    known = rows["low"].notna()
+    outlines = []
+    for _, stretch in rows[known].groupby((~known).cumsum()[known]):
+        budgets = np.repeat(stretch["budget"], 2)[1:]
+        low, high = (np.repeat(stretch[name], 2)[:-1] for name in ("low", "high"))
+        outlines.append(([*budgets, *budgets[::-1]], [*high, *low[::-1]], [()] * 2 * len(low)))
     return go.Scatter(
-        x=x,
-        y=y,
+        **style.with_gaps(outlines),
         mode="lines",
         fill="toself",
         fillcolor=colour,
@@ -108,21 +92,15 @@ def _band(rows: pd.DataFrame, colour: str, part: str) -> go.Scatter:
 
 def _each(studies: pd.DataFrame, colour: str, part: str) -> go.Scatter:
     """Return the fronts of single seeds as one thin trace with gaps between them."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    details: list[list[str]] = []
-    for name, rows in studies.groupby("study", sort=False):
-        known = rows[rows["value"].notna()]
-        x += [*known["budget"].tolist(), None]
-        y += [*known["value"].tolist(), None]
-        details += [[escape(name, _NAME)]] * (len(known) + 1)
+    seeds = studies.dropna(subset="value").groupby("study", sort=False)
     return go.Scatter(
-        x=x,
-        y=y,
+        **style.with_gaps(
+            (rows["budget"], rows["value"], [[style.escape(name, _NAME)]] * len(rows))
+            for name, rows in seeds
+        ),
         mode="lines",
         line={"shape": "hv", "width": 1, "color": colour},
         opacity=0.5,
-        customdata=details,
         hovertemplate="%{customdata[0]}<br>average bits ≤ %{x:.3f}<br>%{y:.4f}<extra></extra>",
         showlegend=False,
         meta=part,
@@ -130,28 +108,25 @@ def _each(studies: pd.DataFrame, colour: str, part: str) -> go.Scatter:
 
 
 def comparison_figure(frame: pd.DataFrame) -> go.Figure:
-    """Draw hypervolume by round of several studies, from
-    :func:`~qsearch_reports.frames.comparison_frame`.
-
-    """  # noqa: D205
-    figure = new_figure("Hypervolume by round, same reference point")
+    """Draw hypervolume by round of several studies."""
+    title = "Hypervolume by round, same reference point"
+    figure = style.new_figure(title, "round", "hypervolume (normalised)")
     _add_studies(figure, frame, "round", "hypervolume", "round %{x}<br>hypervolume %{y:.4f}")
-    round_axis(figure, frame["round"])
-    figure.update_yaxes(title_text="hypervolume (normalised)")
-    return figure
+    return style.round_axis(figure, frame["round"])
 
 
 def time_figure(frame: pd.DataFrame, value: str) -> go.Figure:
     """Draw what studies had reached after some minutes of work."""
-    title = {"hypervolume": "Hypervolume", "loss": "Best loss within the budget"}[value]
-    figure = new_figure(f"{title} by minutes of work")
+    title, unit = {
+        "hypervolume": ("Hypervolume", "normalised"),
+        "loss": ("Best loss within the budget", "nats"),
+    }[value]
+    x = "minutes of training, evaluation and search"
+    figure = style.new_figure(f"{title} by minutes of work", x, f"{value} ({unit})")
     shown = frame.dropna(subset=["minutes", value])
     text = f"round %{{customdata[1]}}<br>%{{x:.2f}} minutes<br>{value} %{{y:.4f}}"
     _add_studies(figure, shown, "minutes", value, text)
-    figure.update_xaxes(title_text="minutes of training, evaluation and search", rangemode="tozero")
-    units = {"hypervolume": "hypervolume (normalised)", "loss": "loss (nats)"}
-    figure.update_yaxes(title_text=units[value])
-    return figure
+    return figure.update_xaxes(rangemode="tozero")
 
 
 def _add_studies(figure: go.Figure, frame: pd.DataFrame, x: str, y: str, text: str) -> None:
@@ -161,11 +136,11 @@ def _add_studies(figure: go.Figure, frame: pd.DataFrame, x: str, y: str, text: s
             figure.add_scatter(
                 x=rows[x],
                 y=rows[y],
-                customdata=[[escape(study, _NAME), int(round)] for round in rows["round"]],
+                customdata=[[style.escape(study, _NAME), int(round)] for round in rows["round"]],
                 hovertemplate=f"%{{customdata[0]}}<br>{text}<extra></extra>",
                 legendgroup=str(place),
                 showlegend=number == 0,
-                **study_style(place, str(name)),
+                **style.study_style(place, str(name)),
             )
 
 
@@ -176,41 +151,36 @@ def outcomes_figure(outcomes: pd.DataFrame, method: str) -> go.Figure:
     segments = rows[rows["other"] == others[0]] if others else rows
     by_other = [rows[rows["other"] == other] for other in others]
     spans = [f"{low:.3g} – {high:.3g}" for low, high in segments[["lower", "upper"]].to_numpy()]
-    details = [
+    shown = [
         [
-            [_outcome_text(*row), escape(other, _NAME), span]
-            for row, span in zip(own[list(_VALUES)].to_numpy(), spans, strict=True)
+            [_outcome_text(*row), style.escape(other, _NAME), span]
+            for row, span in zip(style.details(own, *_VALUES), spans, strict=True)
         ]
         for other, own in zip(others, by_other, strict=True)
     ]
-    figure = new_figure(f"Wins of {template_text(method)} by segment")
-    colours = [OUTCOME_COLOURS[name] for name in ("loss", "tie", "win")]
+    figure = style.new_figure(f"Wins of {style.template_text(method)} by segment")
     figure.add_heatmap(
         x=[*segments["lower"], *segments["upper"].tail(1)],
         y=list(range(len(others))),
         z=[[_PLACES[outcome] for outcome in own["outcome"]] for own in by_other],
         zmin=-1.5,
         zmax=1.5,
-        colorscale=[
-            (edge, colour)
-            for place, colour in enumerate(colours)
-            for edge in (place / 3, (place + 1) / 3)
-        ],
+        colorscale=style.stepped([style.OUTCOME_COLOURS[name] for name in ("loss", "tie", "win")]),
         showscale=False,
         text=[[_LETTERS[outcome] for outcome in own["outcome"]] for own in by_other],
         texttemplate="%{text}",
         textfont={"color": "#ffffff"},
-        customdata=details,
+        customdata=shown,
         xgap=1,
         ygap=2,
         hoverongaps=False,
-        hovertemplate=f"{template_text(method)} against %{{customdata[1]}}<br>"
+        hovertemplate=f"{style.template_text(method)} against %{{customdata[1]}}<br>"
         "%{customdata[2]} average bits<br>%{customdata[0]}<extra></extra>",
     )
     figure.update_xaxes(title_text="average bits", showgrid=False)
     figure.update_yaxes(
         tickvals=list(range(len(others))),
-        ticktext=[f"against {escape(other, _ROW_NAME)}" for other in others],
+        ticktext=[f"against {style.escape(other, _ROW_NAME)}" for other in others],
         autorange="reversed",
         showgrid=False,
         ticks="",
@@ -227,4 +197,6 @@ def _outcome_text(difference: float, low: float, high: float, outcome: str) -> s
 
 def outcome_legend() -> Sequence[tuple[str, str, str]]:
     """Return the letter, word and colour of each outcome that is drawn."""
-    return [(_LETTERS[name], name, OUTCOME_COLOURS[name]) for name in OUTCOMES if name != "none"]
+    return [
+        (_LETTERS[name], name, style.OUTCOME_COLOURS[name]) for name in OUTCOMES if name != "none"
+    ]

@@ -9,16 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from qsearch.plugins.evaluation import Metric
-from qsearch_reports.figures.style import (
-    COLOURS,
-    caption,
-    escape,
-    new_figure,
-    note,
-    template_text,
-    value_title,
-    vertical,
-)
+from qsearch_reports.figures import style
 from qsearch_reports.frames.points import front_frame
 
 _MANY = 1000
@@ -35,23 +26,14 @@ _PADDING = 0.04
 
 @dataclass(frozen=True)
 class Ranges:
-    """Ranges of a front's axes, so that the fronts of several rounds compare.
-
-    Args:
-        x: Least and greatest average bits.
-        y: Least and greatest value.
-    """
+    """Ranges of a front's axes, so that the fronts of several rounds compare."""
 
     x: tuple[float, float]
     y: tuple[float, float]
 
 
 def front_ranges(points: pd.DataFrame, value: str = "loss") -> Ranges | None:
-    """Return ranges that hold some points with their error bars.
-
-    Returns:
-        None if there is no point.
-    """
+    """Return ranges that hold some points with their error bars; None if there is no point."""
     known = points[points[value].notna()]
     if known.empty:
         return None
@@ -83,9 +65,10 @@ def front_figure(
     rounds = points["round"].unique()
     of_round = f", round {int(rounds[0])}" if len(rounds) == 1 else ""
     what = "Loss" if value == "loss" else "Task metric"
-    figure = new_figure(f"{what} against average bits{of_round}")
+    title, unit = f"{what} against average bits{of_round}", style.value_title(value, metric)
+    figure = style.new_figure(title, "average bits per quantized weight", unit)
     if points[value].isna().all():
-        return note(figure, "no configuration has been evaluated yet")
+        return style.note(figure, "no configuration has been evaluated yet")
     higher = value == "metric" and metric.better == "higher"
     selection = "selection_loss" if value == "loss" else value
     front = front_frame(points, selection, higher=higher)
@@ -94,7 +77,7 @@ def front_figure(
         x=front["average_bits"],
         y=front[selection],
         mode="lines",
-        line={"shape": "hv", "width": 1.5, "color": COLOURS["front"]},
+        line={"shape": "hv", "width": 1.5, "color": style.COLOURS["front"]},
         name="overall Pareto front, estimated loss" if is_estimated else "overall Pareto front",
         hoverinfo="skip",
         meta="front",
@@ -107,13 +90,13 @@ def front_figure(
                 if len(points) > _MANY and not on_front:
                     figure.data[-1].error_y = None
     if len(points) > _MANY:
-        caption(figure, "bars are of what is on a segment's front, since there are so many points")
-    figure.update_xaxes(title_text="average bits per quantized weight")
-    figure.update_yaxes(title_text=value_title(value, metric))
+        style.caption(
+            figure, "bars are of what is on a segment's front, since there are so many points"
+        )
     if ranges is not None:
         figure.update_xaxes(range=ranges.x)
         figure.update_yaxes(range=ranges.y)
-    figure.update_layout(shapes=[vertical(edge, "segment") for edge in edges])
+    figure.update_layout(shapes=[style.vertical(edge, "segment") for edge in edges])
     return figure
 
 
@@ -122,17 +105,15 @@ def _markers(
 ) -> go.Scatter:
     error = "standard_error" if value == "loss" else "metric_standard_error"
     part = "seen" if seen else "unseen"
-    colour = COLOURS[part]
+    colour = style.COLOURS[part]
     name = f"{part}, on segment front" if on_front else part
-    shown = ["trial", "round", "loss", "standard_error", "metric", "metric_standard_error"]
-    values = rows[shown].round(6).itertuples(index=False, name=None)
-    estimated = zip(rows["estimated_loss"], rows["estimated_loss_std"], strict=True)
-    details = [
-        [int(number), *row, escape(method, 60), _estimated_text(*estimate)]
-        for number, row, method, estimate in zip(
-            rows.index, values, rows["method"], estimated, strict=True
-        )
-    ]
+    estimates = style.details(rows, "estimated_loss", "estimated_loss_std")
+    shown = rows.round(6).assign(
+        row=rows.index,
+        estimate=[_estimated_text(*estimate) for estimate in estimates],
+        method=[style.escape(method, 60) for method in rows["method"]],
+    )
+    measured = ("loss", "standard_error", "metric", "metric_standard_error")
     return go.Scatter(
         x=rows["average_bits"],
         y=rows[value],
@@ -152,11 +133,11 @@ def _markers(
             "line": {"width": 1, "color": colour},
         },
         name=name,
-        customdata=details,
+        customdata=style.details(shown, "row", "trial", "round", *measured, "method", "estimate"),
         hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
         "average bits %{x:.4f}<br>"
         "loss %{customdata[3]:.4f} ± %{customdata[4]:.4f}%{customdata[8]}<br>"
-        f"{template_text(metric.name)} %{{customdata[5]:.4f}} ± %{{customdata[6]:.4f}}<br>"
+        f"{style.template_text(metric.name)} %{{customdata[5]:.4f}} ± %{{customdata[6]:.4f}}<br>"
         f"{name}<br>by %{{customdata[7]}}<extra></extra>",
         meta=part,
     )

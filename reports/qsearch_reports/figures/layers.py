@@ -6,13 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from qsearch.space.configuration import Knob
-from qsearch_reports.figures.style import (
-    escape,
-    new_figure,
-    note,
-    stepped_colorscale,
-    template_text,
-)
+from qsearch_reports.figures import style
 
 
 def heatmap_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
@@ -21,10 +15,13 @@ def heatmap_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
         [None if cell is None else knob.index(cell) for cell in row]
         for row in frame.to_numpy(dtype=object)
     ]
-    labels = [["" if cell is None else escape(cell) for cell in row] for row in frame.to_numpy()]
-    figure = new_figure(f"{escape(knob.name, 40)} by layer")
+    labels = [
+        ["" if cell is None else style.escape(cell) for cell in row] for row in frame.to_numpy()
+    ]
+    figure = style.new_figure(f"{style.escape(knob.name, 40)} by layer")
     if frame.empty:
-        return note(figure, "the model has no quantizable layer")
+        return style.note(figure, "the model has no quantizable layer")
+    name = style.template_text(knob.name)
     figure.add_heatmap(
         x=[str(block) for block in frame.columns],
         y=list(range(len(frame.index))),
@@ -32,17 +29,16 @@ def heatmap_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
         customdata=labels,
         zmin=-0.5,
         zmax=len(knob.values) - 0.5,
-        colorscale=stepped_colorscale(len(knob.values)),
+        colorscale=style.stepped_colorscale(len(knob.values)),
         colorbar={
             "tickvals": list(range(len(knob.values))),
-            "ticktext": [escape(value, 20) for value in knob.values],
-            "title": {"text": escape(knob.name, 20)},
+            "ticktext": [style.escape(value, 20) for value in knob.values],
+            "title": {"text": style.escape(knob.name, 20)},
         },
         xgap=2,
         ygap=2,
-        text=[[escape(role)] * len(frame.columns) for role in frame.index],
-        hovertemplate=f"block %{{x}}<br>%{{text}}<br>{template_text(knob.name)} %{{customdata}}"
-        "<extra></extra>",
+        text=[[style.escape(role)] * len(frame.columns) for role in frame.index],
+        hovertemplate=f"block %{{x}}<br>%{{text}}<br>{name} %{{customdata}}<extra></extra>",
         hoverongaps=False,
         meta="heatmap",
     )
@@ -56,7 +52,7 @@ def _lay_out(figure: go.Figure, frame: pd.DataFrame) -> None:
     figure.update_yaxes(
         autorange="reversed",
         tickvals=list(range(len(frame.index))),
-        ticktext=[escape(role, 24) for role in frame.index],
+        ticktext=[style.escape(role, 24) for role in frame.index],
         showgrid=False,
         showline=False,
         ticks="",

@@ -6,13 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from qsearch.space.configuration import Knob
-from qsearch_reports.figures.style import (
-    escape,
-    new_figure,
-    note,
-    template_text,
-    value_colours,
-)
+from qsearch_reports.figures import style
 
 _MAX_LABELS = 14
 _OUTLINE = "rgba(128,128,128,0.7)"
@@ -21,26 +15,20 @@ _OUTLINE = "rgba(128,128,128,0.7)"
 
 def marginals_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
     """Draw how the quantized weights divide among a knob's values, along the Pareto front."""
-    figure = new_figure(f"{escape(knob.name, 40)} along the Pareto front")
+    figure = style.new_figure(f"{style.escape(knob.name, 40)} along the Pareto front")
     if frame.empty:
-        return note(figure, "no configuration has been evaluated yet")
-    colours = value_colours(len(knob.values))
+        return style.note(figure, "no configuration has been evaluated yet")
+    colours = style.value_colours(len(knob.values))
     for place, value in enumerate(knob.values):
-        rows = frame[frame["place"] == place]
-        details = [
-            [int(row), int(trial), round(float(bits), 4)]
-            for row, trial, bits in zip(
-                rows["row"], rows["trial"], rows["average_bits"], strict=True
-            )
-        ]
+        rows, name = frame[frame["place"] == place], style.template_text(str(value))
         figure.add_bar(
             x=list(range(len(rows))),
             y=rows["share"].round(5),
             marker={"color": colours[place], "line": {"width": 0.5, "color": _OUTLINE}},
-            name=template_text(str(value)),
-            customdata=details,
+            name=name,
+            customdata=style.details(rows.round(4), "row", "trial", "average_bits"),
             hovertemplate="trial %{customdata[1]}, average bits %{customdata[2]}<br>"
-            f"{template_text(knob.name)} {template_text(str(value))}: %{{y:.1%}}<extra></extra>",
+            f"{style.template_text(knob.name)} {name}: %{{y:.1%}}<extra></extra>",
             meta=f"value-{place}",
         )
     bits = frame.drop_duplicates("row")["average_bits"].tolist()
@@ -48,7 +36,7 @@ def marginals_figure(frame: pd.DataFrame, knob: Knob) -> go.Figure:
     figure.update_layout(
         barmode="stack",
         bargap=0.12,
-        legend={"title": {"text": escape(knob.name, 20)}, "traceorder": "normal"},
+        legend={"title": {"text": style.escape(knob.name, 20)}, "traceorder": "normal"},
     )
     figure.update_xaxes(
         title_text="average bits of the configurations on the overall Pareto front",

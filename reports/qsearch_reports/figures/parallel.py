@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
-from qsearch_reports.figures.style import LOSS_COLOURS, escape, new_figure, note
+from qsearch_reports.figures import style
 from qsearch_reports.frames.parallel import ParallelAxis
 
 _MANY = 150
@@ -24,9 +24,9 @@ def parallel_figure(frame: pd.DataFrame, axes: Sequence[ParallelAxis]) -> go.Fig
     Lines of one quarter of the losses are one trace, with gaps between them, so that thousands are
     drawn at once. A line's points all have the row number of its configuration.
     """
-    figure = new_figure("Knobs of all configurations")
+    figure = style.new_figure("Knobs of all configurations")
     if frame.empty or not axes:
-        return note(figure, "no configuration has been evaluated yet")
+        return style.note(figure, "no configuration has been evaluated yet")
     spans = [_span(axis) for axis in axes]
     values = frame[[axis.column for axis in axes]].to_numpy(dtype=float)
     heights = np.column_stack([_place(values[:, at], span) for at, span in enumerate(spans)])
@@ -37,7 +37,7 @@ def parallel_figure(frame: pd.DataFrame, axes: Sequence[ParallelAxis]) -> go.Fig
         if inside.size:
             figure.add_trace(_lines(frame.iloc[inside], values[inside], heights[inside], group))
     ticks = [
-        (at, float(_place(np.array([value]), span)[0]), escape(label, 14))
+        (at, float(_place(np.array([value]), span)[0]), style.escape(label, 14))
         for at, (axis, span) in enumerate(zip(axes, spans, strict=True))
         for value, label in axis.ticks
     ]
@@ -74,7 +74,7 @@ def parallel_figure(frame: pd.DataFrame, axes: Sequence[ParallelAxis]) -> go.Fig
     figure.update_xaxes(
         range=[-0.45, len(axes) - 0.85],
         tickvals=list(range(len(axes))),
-        ticktext=[escape(axis.title, 18) for axis in axes],
+        ticktext=[style.escape(axis.title, 18) for axis in axes],
         ticklabeloverflow="allow",
         showgrid=False,
         showline=False,
@@ -104,21 +104,17 @@ def _lines(
     group: int,
 ) -> go.Scatter:
     count, axes = values.shape
-    gap = np.full((count, 1), np.nan)
     thin = 0.5 if count > _MANY else 1
-    heights = np.hstack([heights, gap]).round(4)
-    details: list[list[float | None]] = []
-    for row, trial, line in zip(rows.index, rows["trial"], values.round(4).tolist(), strict=True):
-        details += [[int(row), int(trial), value] for value in line]
-        details.append([-1])
+    lines = zip(rows.index, rows["trial"], values.round(4).tolist(), heights.round(4), strict=True)
     return go.Scatter(
-        x=np.tile(np.arange(axes + 1), count),
-        y=heights.reshape(-1),
+        **style.with_gaps(
+            (range(axes), line, [[int(row), int(trial), value] for value in shown])
+            for row, trial, shown, line in lines
+        ),
         mode="lines",
-        line={"width": (1.6 if group == 0 else 1) * thin, "color": LOSS_COLOURS[group]},
+        line={"width": (1.6 if group == 0 else 1) * thin, "color": style.LOSS_COLOURS[group]},
         connectgaps=False,
         name=_GROUPS[group],
-        customdata=details,
         hovertemplate="trial %{customdata[1]}<br>%{customdata[2]}<extra></extra>",
         meta=f"loss-{group}",
     )

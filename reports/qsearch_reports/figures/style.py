@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -24,35 +25,17 @@ COLOURS = {
 LOSS_COLOURS = ("#0072B2", "#4A90BF", "#B8860B", "#C2500A")
 """Colours of parts of the losses, from the least to the greatest."""
 
-LAYER_COLOURS = (
-    "#0072B2",
-    "#C2500A",
-    "#00805A",
-    "#A8568B",
-    "#8A6D00",
-    "#3B9AC9",
-    "#5B6470",
-    "#B3261E",
-)
-"""Colours of roles, in model order; those that follow share the colour of the front."""
-
-LAYER_SYMBOLS = (
-    "circle",
-    "diamond",
-    "square",
-    "triangle-up",
-    "cross",
-    "star",
-    "triangle-down",
-    "pentagon",
-)
-
-BAND_COLOUR = "rgba(86,156,214,0.28)"
-"""Colour of a band of uncertainty, on any ground."""
-
 STUDY_COLOURS = ("#0072B2", "#C2500A", "#00805A", "#A8568B", "#8A6D00", "#3B9AC9")
 
 STUDY_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star")
+
+LAYER_COLOURS = (*STUDY_COLOURS, "#5B6470", "#B3261E")
+"""Colours of roles, in model order; those that follow share the colour of the front."""
+
+LAYER_SYMBOLS = (*STUDY_SYMBOLS, "triangle-down", "pentagon")
+
+BAND_COLOUR = "rgba(86,156,214,0.28)"
+"""Colour of a band of uncertainty, on any ground."""
 
 OUTCOME_COLOURS = {"win": "#0072B2", "tie": "#6B7787", "loss": "#C2500A"}
 """Of a method against another; legible under white text."""
@@ -66,13 +49,7 @@ _TEMPLATE = go.layout.Template(
             "size": 13,
             "color": "#1f2937",
         },
-        "title": {
-            "x": 0,
-            "xanchor": "left",
-            "y": 0.985,
-            "yanchor": "top",
-            "font": {"size": 16},
-        },
+        "title": {"x": 0, "xanchor": "left", "y": 0.985, "yanchor": "top", "font": {"size": 16}},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 62, "r": 16, "t": 84, "b": 52},
@@ -98,9 +75,10 @@ _TEMPLATE = go.layout.Template(
 )
 
 
-def new_figure(title: str) -> go.Figure:
-    """Return an empty figure in the style of all."""
-    return go.Figure(layout={"template": _TEMPLATE, "title": {"text": title}})
+def new_figure(title: str, x: str = "", y: str = "") -> go.Figure:
+    """Return an empty figure in the style of all; ``x`` and ``y`` are titles of its axes."""
+    axes = {"xaxis_title_text": x or None, "yaxis_title_text": y or None}
+    return go.Figure(layout={"template": _TEMPLATE, "title": {"text": title}, **axes})
 
 
 def note(figure: go.Figure, text: str) -> go.Figure:
@@ -114,6 +92,24 @@ def note(figure: go.Figure, text: str) -> go.Figure:
 def caption(figure: go.Figure, text: str) -> None:
     """Write what sums a plot up under its title."""
     figure.update_layout(title_subtitle={"text": text, "font": {"size": 12}}, margin_t=104)
+
+
+def details(rows: pd.DataFrame, *columns: str) -> list[list[Any]]:
+    """Return columns of a table as ``customdata``: a list of plain values for each row."""
+    values: list[list[Any]] = rows[list(columns)].astype(object).to_numpy().tolist()
+    return values
+
+
+def with_gaps(stretches: Iterable[tuple[Iterable[Any], ...]]) -> dict[str, Any]:
+    """Return ``x``, ``y`` and ``customdata`` of a line that is broken after each stretch of points.
+
+    A stretch has its coordinates and details; a gap has no coordinates, and −1 as row number.
+    """
+    made: dict[str, list[Any]] = {"x": [], "y": [], "customdata": []}
+    for stretch in stretches:
+        for values, own, gap in zip(made.values(), stretch, (None, None, [-1]), strict=True):
+            values += [*own, gap]
+    return made
 
 
 def escape(text: object, limit: int | None = None) -> str:
@@ -138,11 +134,14 @@ def value_title(value: str, metric: Metric) -> str:
 
 def stepped_colorscale(count: int) -> list[tuple[float, str]]:
     """Return a colour scale with one flat, colour-blind safe colour per value."""
-    colours = value_colours(count)
-    steps: list[tuple[float, str]] = []
-    for place, colour in enumerate(colours):
-        steps += [(place / count, colour), ((place + 1) / count, colour)]
-    return steps
+    return stepped(value_colours(count))
+
+
+def stepped(colours: Sequence[str]) -> list[tuple[float, str]]:
+    """Return a colour scale of flat colours, each as wide as the others."""
+    count = len(colours)
+    ends = [(place, place + 1) for place in range(count)]
+    return [(end / count, colours[pair[0]]) for pair in ends for end in pair]
 
 
 def value_colours(count: int) -> list[str]:
@@ -184,7 +183,6 @@ def vertical(x: float, name: str) -> dict[str, Any]:
     }
 
 
-def round_axis(figure: go.Figure, rounds: pd.Series) -> None:
-    figure.update_xaxes(title_text="round", tickformat="d")
-    if rounds.nunique() <= 12:
-        figure.update_xaxes(tickvals=sorted(set(rounds)))
+def round_axis(figure: go.Figure, rounds: pd.Series) -> go.Figure:
+    few = sorted(set(rounds)) if rounds.nunique() <= 12 else None
+    return figure.update_xaxes(tickformat="d", tickvals=few)

@@ -7,13 +7,7 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
-from qsearch_reports.figures.style import (
-    BAND_COLOUR,
-    COLOURS,
-    caption,
-    new_figure,
-    note,
-)
+from qsearch_reports.figures import style
 
 _INTERVAL = 1.96
 """Standard deviations on either side of a mean that hold 95 % of a normal distribution."""
@@ -23,16 +17,17 @@ _NOTHING = "the surrogate predicted no loss: there was no search"
 
 def predictions_figure(frame: pd.DataFrame) -> go.Figure:
     """Draw observed against predicted losses, with the 95 % interval of each prediction."""
-    figure = new_figure("Observed against predicted loss")
+    x = "loss predicted before the evaluation (nats)"
+    figure = style.new_figure("Observed against predicted loss", x, "observed loss (nats)")
     if frame.empty:
-        return note(figure, _NOTHING)
+        return style.note(figure, _NOTHING)
     both = frame[["predicted", "observed"]]
     ends = [float(both.min().min()), float(both.max().max())]
     figure.add_scatter(
         x=ends,
         y=ends,
         mode="lines",
-        line={"color": COLOURS["front"], "width": 1.5, "dash": "dash"},
+        line={"color": style.COLOURS["front"], "width": 1.5, "dash": "dash"},
         name="observed as predicted",
         hoverinfo="skip",
         meta="front",
@@ -44,7 +39,7 @@ def predictions_figure(frame: pd.DataFrame) -> go.Figure:
     ):
         if rows.empty:
             continue
-        values = rows[["predicted", "std", "error"]].round(6)
+        values = rows.round(6).fillna({"error": 0.0})
         figure.add_scatter(
             x=rows["predicted"],
             y=rows["observed"],
@@ -53,45 +48,34 @@ def predictions_figure(frame: pd.DataFrame) -> go.Figure:
                 "array": _INTERVAL * rows["std"],
                 "thickness": 0.8,
                 "width": 0,
-                "color": COLOURS[part],
+                "color": style.COLOURS[part],
             },
             mode="markers",
-            marker={"size": 7, "symbol": symbol, "color": COLOURS[part]},
+            marker={"size": 7, "symbol": symbol, "color": style.COLOURS[part]},
             name=name,
-            customdata=[
-                [int(row), int(trial), int(number), *rest]
-                for row, trial, number, *rest in zip(
-                    rows["row"],
-                    rows["trial"],
-                    rows["round"],
-                    values["std"],
-                    values["error"].fillna(0),
-                    strict=True,
-                )
-            ],
+            customdata=style.details(values, "row", "trial", "round", "std", "error"),
             hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
             "predicted %{x:.4f} ± %{customdata[3]:.4f}<br>observed %{y:.4f}<br>"
             "%{customdata[4]:+.2f} standard deviations<extra></extra>",
             meta=part,
         )
-    figure.update_xaxes(title_text="loss predicted before the evaluation (nats)")
-    figure.update_yaxes(title_text="observed loss (nats)")
-    caption(figure, _sum_up(frame))
+    style.caption(figure, _sum_up(frame))
     return figure
 
 
 def calibration_figure(frame: pd.DataFrame) -> go.Figure:
     """Draw how often observations lay within intervals against how often they were said to."""
-    figure = new_figure("Calibration of the surrogate")
+    x = "claimed probability of the interval"
+    figure = style.new_figure("Calibration of the surrogate", x, "share within")
     if frame.empty:
-        return note(figure, _NOTHING)
+        return style.note(figure, _NOTHING)
     level = frame["level"].tolist()
     figure.add_scatter(
         x=[*level, *level[::-1]],
         y=[*frame["low"], *frame["high"][::-1]],
         mode="lines",
         fill="toself",
-        fillcolor=BAND_COLOUR,
+        fillcolor=style.BAND_COLOUR,
         line={"width": 0},
         name="95 % limits",
         hoverinfo="skip",
@@ -101,7 +85,7 @@ def calibration_figure(frame: pd.DataFrame) -> go.Figure:
         x=[0, 1],
         y=[0, 1],
         mode="lines",
-        line={"color": COLOURS["front"], "width": 1.5, "dash": "dash"},
+        line={"color": style.COLOURS["front"], "width": 1.5, "dash": "dash"},
         name="as claimed",
         hoverinfo="skip",
         meta="front",
@@ -110,8 +94,8 @@ def calibration_figure(frame: pd.DataFrame) -> go.Figure:
         x=level,
         y=frame["share"],
         mode="lines+markers",
-        line={"color": COLOURS["line"], "width": 2},
-        marker={"size": 7, "color": COLOURS["line"]},
+        line={"color": style.COLOURS["line"], "width": 2},
+        marker={"size": 7, "color": style.COLOURS["line"]},
         name="observed",
         text=[
             f"{low:.1%} to {high:.1%} of {n}"
@@ -121,10 +105,8 @@ def calibration_figure(frame: pd.DataFrame) -> go.Figure:
         "95 % limits %{text}<extra></extra>",
         meta="line",
     )
-    figure.update_xaxes(
-        title_text="claimed probability of the interval", tickformat=".0%", range=[0, 1.01]
-    )
-    figure.update_yaxes(title_text="share within", tickformat=".0%", range=[0, 1.02])
+    figure.update_xaxes(tickformat=".0%", range=[0, 1.01])
+    figure.update_yaxes(tickformat=".0%", range=[0, 1.02])
     # Room for half of the label at 100 %.
     return figure.update_layout(margin_r=28)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from qsearch_reports.figures.style import COLOURS, caption, escape, new_figure, note
+from qsearch_reports.figures import style
 
 _PHASES = {
     "training": "#B5679A",
@@ -31,11 +32,12 @@ _MAX_LANES = 12
 
 def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
     """Draw evaluations as bars over time, failed ones as crosses, and phases above them."""
-    figure = new_figure("Time line")
+    x = "minutes of running (without breaks between sessions)"
+    figure = style.new_figure("Time line", x, "evaluations at once")
     known = timeline[timeline["end"].notna()]
     lacking = len(timeline) - len(known)
     if known.empty and phases.empty:
-        return note(
+        return style.note(
             figure,
             "the log does not tell when evaluations ran" if lacking else "nothing was run yet",
         )
@@ -55,48 +57,36 @@ def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
         figure.add_trace(_crosses(failed))
     step = -(-lanes // _MAX_LANES)
     shown = list(range(0, lanes, step)) if lanes else []
-    figure.update_xaxes(title_text="minutes of running (without breaks between sessions)")
     figure.update_yaxes(
-        title_text="evaluations at once",
         range=[lanes - 0.4, -1.6],
         tickvals=[-1, *shown],
         ticktext=["phases", *(str(lane + 1) for lane in shown)],
         showgrid=False,
     )
     if lacking:
-        caption(figure, f"the log does not tell when {lacking} others ran")
+        style.caption(figure, f"the log does not tell when {lacking} others ran")
     return figure
 
 
 def _lines(
-    starts: Sequence[float], ends: Sequence[float], heights: Sequence[float], points: int
-) -> tuple[list[float | None], list[float | None]]:
-    """Return coordinates of horizontal lines with gaps between; each has so many points."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for start, end, height in zip(starts, ends, heights, strict=True):
-        step = (end - start) / (points - 1)
-        x += [round(start + at * step, 4) for at in range(points)] + [None]
-        y += [height] * points + [None]
-    return x, y
+    rows: pd.DataFrame, heights: Iterable[float], shown: Sequence[Any], points: int
+) -> dict[str, Any]:
+    """Return horizontal lines with gaps between; each has so many points, all with its details."""
+    lines = zip(rows["start"], rows["end"], heights, shown, strict=True)
+    return style.with_gaps(
+        (np.linspace(start, end, points).round(4), [height] * points, [detail] * points)
+        for start, end, height, detail in lines
+    )
 
 
 def _bars(rows: pd.DataFrame, part: str, thickness: float, shortest: float) -> go.Scatter:
-    starts = rows["start"].clip(upper=rows["end"] - shortest)
-    x, y = _lines(starts.tolist(), rows["end"].tolist(), rows["lane"].tolist(), 2)
-    details: list[list[Any]] = []
-    for row, trial, round_, seconds in zip(
-        rows["row"], rows["trial"], rows["round"], rows["seconds"].round(3), strict=True
-    ):
-        detail = [int(row), int(trial), int(round_), float(seconds)]
-        details += [detail, detail, [-1]]
+    long_enough = rows.assign(start=rows["start"].clip(upper=rows["end"] - shortest))
+    shown = style.details(rows.round({"seconds": 3}), "row", "trial", "round", "seconds")
     return go.Scatter(
-        x=x,
-        y=y,
+        **_lines(long_enough, rows["lane"], shown, 2),
         mode="lines",
-        line={"width": thickness, "color": COLOURS[part], "simplify": False},
+        line={"width": thickness, "color": style.COLOURS[part], "simplify": False},
         name=part,
-        customdata=details,
         hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
         f"{part}<br>%{{customdata[3]}} s, at %{{x:.2f}} min<extra></extra>",
         meta=part,
@@ -108,13 +98,11 @@ def _crosses(rows: pd.DataFrame) -> go.Scatter:
         x=rows["end"].round(4),
         y=rows["lane"],
         mode="markers",
-        marker={"symbol": "x", "size": 10, "color": COLOURS["failed"]},
+        marker={"symbol": "x", "size": 10, "color": style.COLOURS["failed"]},
         name="failed",
         customdata=[
-            [-1, int(trial), int(round_), escape(reason, 80)]
-            for trial, round_, reason in zip(
-                rows["trial"], rows["round"], rows["reason"], strict=True
-            )
+            [-1, trial, number, style.escape(reason, 80)]
+            for trial, number, reason in style.details(rows, "trial", "round", "reason")
         ],
         hovertemplate="trial %{customdata[1]}, round %{customdata[2]} failed<br>"
         "%{customdata[3]}<br>at %{x:.2f} min<extra></extra>",
@@ -123,20 +111,18 @@ def _crosses(rows: pd.DataFrame) -> go.Scatter:
 
 
 def _phase(rows: pd.DataFrame, name: str) -> go.Scatter:
-    points = 9  # Labels come up near points, so a long phase has some on its way.
-    x, y = _lines(rows["start"].tolist(), rows["end"].tolist(), [-1.0] * len(rows), points)
-    details: list[list[Any]] = []
-    for kind, round_, start, end, complete in rows.itertuples(index=False, name=None):
-        seconds = round((end - start) * 60, 2)
-        detail = [int(round_), escape(kind, 40), seconds, "" if complete else ", not finished"]
-        details += [detail] * points + [[-1]]
+    described = rows.assign(
+        phase=[style.escape(kind, 40) for kind in rows["phase"]],
+        seconds=((rows["end"] - rows["start"]) * 60).round(2),
+        how=["" if is_complete else ", not finished" for is_complete in rows["complete"]],
+    )
+    shown = style.details(described, "round", "phase", "seconds", "how")
     return go.Scatter(
-        x=x,
-        y=y,
+        # Labels come up near points, so a long phase has some on its way.
+        **_lines(rows, [-1.0] * len(rows), shown, 9),
         mode="lines",
         line={"width": 14, "color": _PHASES.get(name, _OTHER), "simplify": False},
         name=name,
-        customdata=details,
         hovertemplate="%{customdata[1]}, round %{customdata[0]}<br>"
         "%{customdata[2]} s%{customdata[3]}<extra></extra>",
         meta="round-phase",

@@ -1,7 +1,8 @@
 """What reports show, as pandas tables: pure functions of a study's results.
 
 Every figure is drawn from one of these frames, so a figure that is not here can be made from
-them in a notebook. Losses are in nats, average bits in bits per quantized weight.
+them in a notebook. Losses are in nats, average bits in bits per quantized weight. Their columns are
+in ``docs/report-frames.md``, which a test compares with them; docstrings say what is left.
 """
 
 from qsearch_reports.frames.budgets import budget_frame, study_budgets
@@ -25,10 +26,7 @@ from qsearch_reports.frames.groups import (
     setting_differences,
 )
 from qsearch_reports.frames.headline import Headline, headline
-from qsearch_reports.frames.hypervolume import (
-    hypervolume,
-    hypervolume_frame,
-)
+from qsearch_reports.frames.hypervolume import hypervolume, hypervolume_frame
 from qsearch_reports.frames.layers import (
     LayerGrid,
     choice_indices,
@@ -37,21 +35,15 @@ from qsearch_reports.frames.layers import (
     layer_grid,
 )
 from qsearch_reports.frames.marginals import marginals_frame
-from qsearch_reports.frames.outcomes import (
-    OUTCOMES,
-    common_edges,
-    outcome_counts,
-    outcomes_frame,
-)
+from qsearch_reports.frames.outcomes import OUTCOMES, common_edges, outcome_counts, outcomes_frame
 from qsearch_reports.frames.parallel import ParallelAxis, parallel_axes, parallel_frame
 from qsearch_reports.frames.points import (
     POINT_COLUMNS,
-    completed_trials,
     failures_frame,
     front_frame,
+    latest_front,
     latest_points,
     points_frame,
-    points_of,
     row_choices,
 )
 from qsearch_reports.frames.progress import progress_frame

@@ -35,22 +35,12 @@ def study_budgets(record: StudyRecord) -> list[float]:
 def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
     """Return the best configuration of the latest round at or under each budget.
 
-    Returns:
-        Table of ``budget``, ``trial``, ``average_bits``, ``loss``, ``standard_error``,
-        ``estimated_loss``, ``estimated_loss_std``, ``metric``, ``metric_standard_error``,
-        ``seen``; missing values where nothing fits.
+    Values are missing where nothing fits.
     """
-    columns = (
-        "trial",
-        "average_bits",
-        "loss",
-        "standard_error",
-        "estimated_loss",
-        "estimated_loss_std",
-        "metric",
-        "metric_standard_error",
-        "seen",
-    )
+    columns = [
+        *("trial", "average_bits", "loss", "standard_error", "estimated_loss"),
+        *("estimated_loss_std", "metric", "metric_standard_error", "seen"),
+    ]
     rows: list[dict[str, object]] = []
     for budget in budgets:
         try:

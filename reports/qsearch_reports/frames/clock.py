@@ -20,13 +20,10 @@ _COLUMNS = ["trial", "round", "status", "reason", "seconds", "minutes"]
 
 
 def log_history(events: Sequence[Mapping[str, Any]]) -> tuple[History, pd.DataFrame]:
-    """Return what a log says of a study, and the results of evaluations in it.
+    """Return what a log says of a study, and a table of evaluations in the order of their results.
 
-    Returns:
-        The history, and a table with a row per result in the order in which they came: ``trial``,
-        ``round``, ``status`` (``completed`` or ``failed``), ``reason``, ``seconds`` (wall time of
-        the evaluation; NaN if it failed, since the log does not say how long that took) and
-        ``minutes`` (of running, until the result came).
+    ``seconds`` are NaN of a failure, since the log does not say how long it took; ``minutes`` are
+    of running, until the result came.
     """
     history = History()
     rows = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from qsearch.storage.study_record import RoundRecord, StudyRecord
+from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.groups import Method
 from qsearch_reports.frames.hypervolume import box_area, hypervolume
-from qsearch_reports.frames.points import front_frame, latest_points, points_of
+from qsearch_reports.frames.points import front_frame, latest_points, points_frame
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,15 +60,11 @@ def best_within(
     return fitting
 
 
-def front_budgets(
-    records: Sequence[StudyRecord],
-    most: int = MAX_BUDGETS,
-    points: Sequence[pd.DataFrame] | None = None,
-) -> Floats:
+def front_budgets(records: Sequence[StudyRecord], most: int = MAX_BUDGETS) -> Floats:
     """Return the budgets at which any study's front has a step, thinned out if there are many."""
     steps = [
-        front_frame(latest_points(own), value, higher=higher)["average_bits"]
-        for record, own in zip(records, points_of(records, points), strict=True)
+        front_frame(latest_points(points_frame(record)), value, higher=higher)["average_bits"]
+        for record in records
         for value, higher in (
             ("selection_loss", False),
             ("metric", record.metric.better == "higher"),
@@ -88,29 +84,24 @@ def study_fronts_frame(
     names: Sequence[str],
     value: str = "loss",
     budgets: Sequence[float] | Floats | None = None,
-    points: Sequence[pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """Return the best of each study's latest round at or under each budget.
 
     ``value`` is ``loss``, which is the selection loss, or ``metric``; budgets are those of
     :func:`front_budgets` if None.
-
-    Returns:
-        Table of ``study``, ``budget`` and ``value``, NaN where nothing fits.
     """
-    budgets = front_budgets(records, points=points) if budgets is None else budgets
-    tables = [pd.DataFrame({"study": [], "budget": [], "value": []}, dtype=float)]
-    for record, name, own in zip(records, names, points_of(records, points), strict=True):
+    budgets = front_budgets(records) if budgets is None else budgets
+    rows: list[tuple[str, float, float]] = []
+    for record, name in zip(records, names, strict=True):
         best = best_within(
-            latest_points(own),
+            latest_points(points_frame(record)),
             budgets,
             "selection_loss" if value == "loss" else value,
             higher=value == "metric" and record.metric.better == "higher",
         )
-        tables.append(
-            pd.DataFrame({"study": name, "budget": np.asarray(budgets, dtype=float), "value": best})
-        )
-    return pd.concat(tables[1:] or tables, ignore_index=True)
+        rows += [(name, *pair) for pair in zip(budgets, best, strict=True)]
+    table = pd.DataFrame(rows, columns=["study", "budget", "value"])
+    return table.astype({"budget": float, "value": float})
 
 
 def method_frame(
@@ -121,10 +112,6 @@ def method_frame(
     ``studies`` has ``study``, ``value`` and columns that say what the value is of. A mean is known
     only where all seeds have a value: otherwise its steps would show which seeds it is of, and not
     how good they are.
-
-    Returns:
-        Table of ``method``, those other columns, ``mean``, ``low`` and ``high`` (the ends of its
-        95 % interval; NaN with less than two seeds) and ``seeds`` (how many have a value).
     """
     by = [column for column in studies if column not in ("study", "value")]
     rows = []
@@ -141,10 +128,8 @@ def method_frame(
 def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float], float] | None:
     """Return one reference point (loss, average bits) and least average bits for all studies.
 
-    The reference point is the worst of the studies' own in each objective.
-
-    Returns:
-        None if no study has a reference point that bounds an area.
+    The reference point is the worst of the studies' own in each objective; None if no study has one
+    that bounds an area.
     """
     points = [record.reference_point for record in records if record.reference_point]
     if not points:
@@ -154,70 +139,43 @@ def common_reference(records: Sequence[StudyRecord]) -> tuple[tuple[float, float
     return None if box_area(reference, least) is None else (reference, least)
 
 
-def comparison_frame(
-    records: Sequence[StudyRecord],
-    names: Sequence[str],
-    points: Sequence[pd.DataFrame] | None = None,
-) -> pd.DataFrame:
+def comparison_frame(records: Sequence[StudyRecord], names: Sequence[str]) -> pd.DataFrame:
     """Return hypervolume by round of several studies, from one common reference point.
 
-    Returns:
-        Table of ``study``, ``round``, ``hypervolume`` (of observed losses), and ``minutes``: wall
-        time of training, evaluation and search in this round and those before. A round that is
-        not finished is left out, except the first, whose minutes are not known; a finished one
-        without a completed trial has a hypervolume of 0. Empty if no study has a reference point.
+    It is of observed losses. A round that is not finished is left out, except the first, whose
+    minutes are not known; a finished one without a completed trial has a hypervolume of 0. Empty if
+    no study has a reference point.
     """
     rows = []
     common = common_reference(records)
     if common:
-        for record, name, own in zip(records, names, points_of(records, points), strict=True):
-            spent = minutes_by_round(record.rounds)
-            for number, group in _rounds(record, own):
-                minutes = spent.get(number, math.nan)
-                rows.append((name, number, hypervolume(group, *common), minutes))
+        for record, name in zip(records, names, strict=True):
+            rows += [
+                (name, number, hypervolume(points, *common), minutes)
+                for number, minutes, points in _rounds(record)
+            ]
     return pd.DataFrame(rows, columns=["study", "round", "hypervolume", "minutes"])
 
 
-def minutes_by_round(rounds: Sequence[RoundRecord]) -> Mapping[int, float]:
-    """Return the minutes of training, evaluation and search up to the end of each round."""
-    ordered = sorted(rounds, key=lambda entry: entry.round)
-    seconds = np.cumsum(
-        [entry.train_seconds + entry.evaluate_seconds + entry.search_seconds for entry in ordered]
-    )
-    return {entry.round: float(s) / 60 for entry, s in zip(ordered, seconds, strict=True)}
-
-
 def time_frame(
-    records: Sequence[StudyRecord],
-    names: Sequence[str],
-    budgets: Sequence[float],
-    points: Sequence[pd.DataFrame] | None = None,
+    records: Sequence[StudyRecord], names: Sequence[str], budgets: Sequence[float]
 ) -> pd.DataFrame:
-    """Return the best loss at or under budgets that each study had after each round.
-
-    Returns:
-        Table of ``study``, ``budget``, ``round``, ``minutes`` (as :func:`comparison_frame` has
-        them) and ``loss``, the selection one under the adapter of that round.
-    """
-    rows = []
-    for record, name, own in zip(records, names, points_of(records, points), strict=True):
-        spent = minutes_by_round(record.rounds)
-        for number, group in _rounds(record, own):
-            losses = best_within(group, budgets)
-            for budget, loss in zip(budgets, losses, strict=True):
-                rows.append((name, budget, number, spent.get(number, math.nan), loss))
+    """Return the best selection loss at or under budgets that each study had after each round."""
+    rows = [
+        (name, budget, number, minutes, loss)
+        for record, name in zip(records, names, strict=True)
+        for number, minutes, points in _rounds(record)
+        for budget, loss in zip(budgets, best_within(points, budgets), strict=True)
+    ]
     return pd.DataFrame(rows, columns=["study", "budget", "round", "minutes", "loss"])
 
 
 def hypervolume_table(
     by_round: pd.DataFrame, names: Sequence[str], methods: Sequence[Method]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the hypervolume of the last rounds, by study and by method, with ranks.
+    """Return the hypervolume of the last rounds, by study and by method (means), with ranks.
 
-    Returns:
-        Table of ``study``, ``hypervolume`` and ``rank``; table of ``method``, ``mean``, ``low``,
-        ``high``, ``seeds`` and ``rank``. Rank 1 is the largest; equal ones share the better
-        rank. NaN where a study has none.
+    Rank 1 is the largest; equal ones share the better rank. NaN where a study has none.
     """
     last = by_round.groupby("study", sort=False)["hypervolume"].last().reindex(list(names))
     studies = pd.DataFrame({"study": list(names), "hypervolume": last.to_numpy(dtype=float)})
@@ -233,11 +191,7 @@ def common_interval(records: Sequence[StudyRecord]) -> tuple[float, float]:
     )
 
 
-def common_budgets(
-    records: Sequence[StudyRecord],
-    most: int = 5,
-    points: Sequence[pd.DataFrame] | None = None,
-) -> list[float]:
+def common_budgets(records: Sequence[StudyRecord], most: int = 5) -> list[float]:
     """Return the budgets that studies are compared at: some that each of them fits, and the end.
 
     Those that buy no study more than a smaller one does are left out, except the end.
@@ -245,8 +199,8 @@ def common_budgets(
     Returns:
         Average bits, rising; where the studies share no budget, the end of each.
     """
-    latest = [latest_points(own) for own in points_of(records, points)]
-    trying = [(record, own) for record, own in zip(records, latest, strict=True) if len(own)]
+    latest = [(record, latest_points(points_frame(record))) for record in records]
+    trying = [(record, own) for record, own in latest if len(own)]
     if not trying:
         return []
     low = max(float(own["average_bits"].min()) for _, own in trying)
@@ -265,13 +219,17 @@ def common_budgets(
     return [float(budget) for budget in shared[spread(len(shared), most)]]
 
 
-def _rounds(record: StudyRecord, points: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
-    """Return the points of each finished round, maybe none, or of the first while it runs."""
-    if not record.rounds:
-        first = points[points["round"] == 1]
-        return [] if first.empty else [(1, first)]
-    finished = sorted(entry.round for entry in record.rounds)
-    return [(number, points[points["round"] == number]) for number in finished]
+def _rounds(record: StudyRecord) -> Iterator[tuple[int, float, pd.DataFrame]]:
+    """Yield each finished round, or the first while it runs: number, minutes up to its end, points.
+
+    The minutes of a round that runs are not known; a finished round may have no point.
+    """
+    points, seconds = points_frame(record), 0.0
+    for entry in sorted(record.rounds, key=lambda entry: entry.round):
+        seconds += entry.train_seconds + entry.evaluate_seconds + entry.search_seconds
+        yield entry.round, seconds / 60, points[points["round"] == entry.round]
+    if not record.rounds and len(points):
+        yield 1, math.nan, points[points["round"] == 1]
 
 
 def _ranked(table: pd.DataFrame, column: str) -> pd.DataFrame:

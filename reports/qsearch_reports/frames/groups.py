@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import count
 from typing import Any
 
 import pandas as pd
@@ -25,13 +26,7 @@ _SEPARATORS = " \t_-.,:;/\\(=[{#+"
 
 @dataclass(frozen=True)
 class Method:
-    """Studies that differ in nothing but their seeds.
-
-    Args:
-        label: What it is called; no other method of the same comparison is called so.
-        studies: Positions of its studies among all that are compared.
-        seeds: The seed of each; None where it is not known.
-    """
+    """Studies, by their positions among all compared, that differ in nothing but their seeds."""
 
     label: str
     studies: tuple[int, ...]
@@ -47,10 +42,8 @@ def group_methods(results: Sequence[StudyResults], names: Sequence[str]) -> tupl
     """
     members: dict[Hashable, list[int]] = {}
     for place, result in enumerate(results):
-        key: Hashable = place
-        if result.settings is not None:
-            rest = {name: value for name, value in result.settings.items() if name not in _FREE}
-            key = frozenset(flatten(rest).items())
+        settings = _shared(result)
+        key: Hashable = place if settings is None else frozenset(settings.items())
         if _seed(result) in [_seed(results[other]) for other in members.get(key, ())]:
             key = place
         members.setdefault(key, []).append(place)
@@ -72,14 +65,19 @@ def _seed(result: StudyResults) -> int | None:
     return seed if isinstance(seed, int) else None
 
 
+def _shared(result: StudyResults) -> dict[str, str] | None:
+    """Return the settings, flat, that all studies of a method share; None if they are not known."""
+    if result.settings is None:
+        return None
+    return flatten({name: value for name, value in result.settings.items() if name not in _FREE})
+
+
 def common_label(names: Sequence[str]) -> str:
     """Return what names have in common: what they begin with, less the mention of a seed.
 
     Without a common beginning it is the first of the names.
     """
-    first, last = min(names), max(names)
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-    prefix = "".join(character for character, _ in same)
+    prefix = os.path.commonprefix(list(names))  # noqa: RUF071  (character by character)
     if set(names) != {prefix}:
         # Of "seed 10" and "seed 11" the 1 is not a part of what they share.
         rests = [name[len(prefix) :] for name in names]
@@ -93,27 +91,16 @@ def distinct(labels: Sequence[str]) -> list[str]:
     """Return labels with a number behind those that an earlier one equals."""
     taken: list[str] = []
     for label in labels:
-        made, number = label, 1
-        while made in taken or (number > 1 and made in labels):
-            number += 1
-            made = f"{label} ({number})"
-        taken.append(made)
+        numbered = (f"{label} ({number})" for number in count(2))
+        free = (made for made in numbered if made not in {*taken, *labels})
+        taken.append(next(free) if label in taken else label)
     return taken
 
 
 def setting_differences(results: Sequence[StudyResults], methods: Sequence[Method]) -> pd.DataFrame:
-    """Return the settings in which methods differ.
-
-    Returns:
-        Table of ``setting`` (such as ``trainer.name``), ``method`` and ``value`` as text, all
-        methods for each setting; empty if nothing differs.
-    """
-    known: dict[str, dict[str, str]] = {}
-    for method in methods:
-        settings = results[method.studies[0]].settings
-        if settings is not None:
-            rest = {name: value for name, value in settings.items() if name not in _FREE}
-            known[method.label] = flatten(rest)
+    """Return ``setting``, ``method`` and ``value`` where methods differ, all methods for each."""
+    shared = {method.label: _shared(results[method.studies[0]]) for method in methods}
+    known = {label: settings for label, settings in shared.items() if settings is not None}
     fields = dict.fromkeys(field for settings in known.values() for field in settings)
     rows = [
         (field, label, settings.get(field, NOT_GIVEN))
@@ -141,10 +128,8 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def incomparable(results: Sequence[StudyResults]) -> dict[str, list[str]]:
     """Return in what studies differ so that their losses, or average bits, mean different things.
 
-    Returns:
-        By what differs, such as ``model``, the value in each study as text; empty if losses can
-        be compared. Validation examples are compared where the studies recorded digests of
-        them, and the settings of their tasks otherwise.
+    It is the value in each study as text, by what differs. Validation examples are compared where
+    the studies recorded digests of them, and the settings of their tasks otherwise.
     """
     records = [result.record for result in results]
     inputs = [record.sessions[-1].inputs if record.sessions else Inputs() for record in records]

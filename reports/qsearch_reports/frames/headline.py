@@ -20,23 +20,17 @@ _TOLERATED = 0.01
 class Headline:
     """The values that a report opens with; rows are of :func:`points_frame`.
 
-    Configurations are compared by ``selection_loss``, the estimated loss where there is one. What
-    the model loses without quantization is an observed loss of the same examples under the same
-    adapter, so that an error that all losses share cancels. What is left in an observed loss is how
-    well a configuration happens to suit the examples: the least of hundreds is biased by that, an
-    estimated loss and the one loss without quantization are not. Where no loss is estimated,
-    observed ones are compared, and the average bits that are named are rather too few.
+    Configurations are compared by ``selection_loss``, and what the model loses without quantization
+    is an observed loss of the same examples under the same adapter, so that an error that all
+    losses share cancels. The least of hundreds of observed losses is biased by how well that
+    configuration suits the examples; an estimated loss and that without quantization are not.
 
     Args:
         configurations: Distinct configurations that completed at least once.
-        rounds: Finished rounds; ``seconds`` is their wall time of training, evaluation and search.
-        hypervolume: Of the last finished round, normalised.
+        rounds, seconds: Finished rounds, and their training, evaluation and search.
         on_front: Configurations on the segmented front of the latest round.
         best: Row of the least ``selection_loss`` of the latest round.
-        is_estimated: Whether ``selection_loss`` of ``best`` is an estimated loss.
-        full_precision: What the model scores without quantization under the adapter of the last
-            finished round.
-        relative_to: What ``within_one_percent`` is 1 % above.
+        full_precision: What the model scores without quantization under the latest adapter.
         within_one_percent: Row of the fewest average bits whose ``selection_loss`` is at most 1 %
             above the loss that ``relative_to`` names.
         excess: By which share the least ``selection_loss`` is above the loss without quantization,
@@ -60,9 +54,9 @@ class Headline:
     close_to_best: pd.Series | None
 
 
-def headline(record: StudyRecord, points: pd.DataFrame | None = None) -> Headline:
+def headline(record: StudyRecord) -> Headline:
     """Return the values that a report opens with."""
-    points = points_frame(record) if points is None else points
+    points = points_frame(record)
     latest = latest_points(points)
     full = record.rounds[-1].full_precision if record.rounds else None
     if full is not None and not math.isfinite(full.loss):

@@ -21,11 +21,7 @@ def hypervolume_frame(record: StudyRecord) -> pd.DataFrame:
 
 
 def box_area(reference_point: tuple[float, float] | None, least_bits: float) -> float | None:
-    """Return the area between a reference point and (0, ``least_bits``).
-
-    Returns:
-        None without a reference point, and where no such area is (losses below zero).
-    """
+    """Return the area between a reference point and (0, ``least_bits``); None if there is none."""
     if reference_point is None:
         return None
     loss, bits = reference_point

@@ -18,14 +18,10 @@ from qsearch.space.layers import LayerSpec
 
 @dataclass(frozen=True)
 class LayerGrid:
-    """Where each layer sits in a heatmap.
+    """Where each layer sits in a heatmap of roles by blocks.
 
-    Args:
-        rows: Row labels: roles in model order; a role that occurs several times in a block
-            has one row per occurrence.
-        blocks: Block index of each column, ascending.
-        positions: Position of the layer in the model's list (rows × blocks), −1 where a block
-            has no such layer.
+    A role that occurs several times in a block has one row per occurrence. ``positions`` are those
+    of layers in the model's list (rows × blocks), −1 where a block has no such layer.
     """
 
     rows: tuple[str, ...]
@@ -55,11 +51,7 @@ def layer_grid(layers: Sequence[LayerSpec]) -> LayerGrid:
 def heatmap_frame(
     layers: Sequence[LayerSpec], configuration: Configuration, knob: str
 ) -> pd.DataFrame:
-    """Return one knob of a configuration by role (rows) and block (columns).
-
-    Returns:
-        Table of knob values; None where a block has no layer of that role.
-    """
+    """Return one knob of a configuration by role and block; None where a block has no such role."""
     grid = layer_grid(layers)
     values = [configuration[layer.name][knob] for layer in layers]
     cells = [[None if at < 0 else values[at] for at in row] for row in grid.positions]

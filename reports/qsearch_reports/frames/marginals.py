@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.layers import knob_places, weight_shares
-from qsearch_reports.frames.points import (
-    front_frame,
-    latest_points,
-    points_frame,
-    row_choices,
-)
-
-_COLUMNS = ["row", "trial", "average_bits", "value", "place", "share"]
+from qsearch_reports.frames.points import latest_front, row_choices
 
 
-def marginals_frame(
-    record: StudyRecord,
-    knob: str,
-    indices: npt.NDArray[np.int64] | None = None,
-    points: pd.DataFrame | None = None,
-) -> pd.DataFrame:
+def marginals_frame(record: StudyRecord, knob: str) -> pd.DataFrame:
     """Return how the quantized weights of each front configuration divide among a knob's values.
 
-    The Pareto front is the overall one of the latest round, by selection loss. ``indices`` are the
-    choice indices of all rows of :func:`points_frame` (rows × layers), if they are known already.
-
-    Returns:
-        Table of ``row`` (in :func:`points_frame`), ``trial``, ``average_bits``, ``value`` (of the
-        knob), ``place`` (of the value in the knob's order) and ``share`` (of the quantized weights,
-        0 to 1): a row per configuration, by ascending average bits, and value. Empty while the
-        latest round has nothing.
+    The Pareto front is the overall one of the latest round, by selection loss; rows are by
+    ascending average bits.
     """
     shown = record.choices.knobs[record.choices.names.index(knob)]
-    points = points_frame(record) if points is None else points
-    front = front_frame(latest_points(points), "selection_loss")
-    if indices is None:
-        indices = row_choices(record, front)
-    else:
-        indices = indices[front.index.to_numpy(dtype=int)]
+    front = latest_front(record)
+    indices = row_choices(record)[front.index.to_numpy(dtype=int)]
     places = knob_places(record.choices, indices, knob)
     weights = weight_shares(record.layers)
     shares = np.array([(places == place) @ weights for place in range(len(shown.values))])
@@ -54,6 +31,5 @@ def marginals_frame(
             "value": list(shown.values) * count,
             "place": np.tile(np.arange(size), count),
             "share": shares.T.reshape(-1),
-        },
-        columns=_COLUMNS,
+        }
     )

@@ -19,13 +19,13 @@ def origin(record: StudyRecord) -> dict[str, Any]:
         ``groups``, the last session's facts as (title, rows of name and value); ``inputs``, rows
         of the digests of model and examples; ``sessions``, a row for each.
     """
-    last = record.sessions[-1] if record.sessions else None
     groups = [("Versions", sorted(record.versions.items()))]
-    if last is not None:
-        groups += [("Machine", machine_rows(last.machine)), ("Source code", source_rows(last))]
+    for last in record.sessions[-1:]:
+        sources = [(name, source_words(source)) for name, source in last.sources.items()]
+        groups += [("Machine", machine_rows(last.machine)), ("Source code", sources)]
     return {
         "groups": [(title, rows) for title, rows in groups if rows],
-        "inputs": input_rows(last.inputs) if last is not None else [],
+        "inputs": [row for last in record.sessions[-1:] for row in input_rows(last.inputs)],
         "sessions": session_rows(record.sessions),
     }
 
@@ -46,11 +46,6 @@ def machine_rows(machine: Machine) -> Rows:
     return [(name, str(value)) for name, value in rows if value is not None]
 
 
-def source_rows(session: Session) -> Rows:
-    """Return the state of a session's repositories."""
-    return [(name, source_words(source)) for name, source in session.sources.items()]
-
-
 def source_words(source: Source) -> str:
     """Return the state of a repository in words."""
     branch = f", branch {source.branch}" if source.branch else ""
@@ -60,16 +55,12 @@ def source_words(source: Source) -> str:
 
 def input_rows(inputs: Inputs) -> list[dict[str, str]]:
     """Return a row for each file of weights, and for each split: ``what``, ``of``, ``sha256``."""
-    rows = [
-        {"what": "model", "of": name, "sha256": digest} for name, digest in inputs.model.items()
-    ]
+    rows = [("model", name, digest) for name, digest in inputs.model.items()]
     for split, examples in inputs.data.items():
-        rows.append(
-            {"what": split, "of": f"{examples.count:,} examples", "sha256": examples.sha256}
-        )
+        rows.append((split, f"{examples.count:,} examples", examples.sha256))
         if examples.file_sha256 is not None:
-            rows.append({"what": split, "of": "its file", "sha256": examples.file_sha256})
-    return rows
+            rows.append((split, "its file", examples.file_sha256))
+    return [dict(zip(("what", "of", "sha256"), row, strict=True)) for row in rows]
 
 
 def session_rows(sessions: Sequence[Session]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.comparison import common_interval, mean_interval, t_quantile
 from qsearch_reports.frames.groups import Method
-from qsearch_reports.frames.points import front_frame, latest_points, points_of
+from qsearch_reports.frames.points import latest_front
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,14 +21,6 @@ OUTCOMES = ("win", "tie", "loss", "none")
 """How a method fares against another; ``none`` where one of them has nothing within a budget."""
 
 _COLUMNS = ("method", "other", "segment", "lower", "upper", "difference", "low", "high", "outcome")
-
-
-@dataclass(frozen=True)
-class _Best:
-    """The best within each budget (seeds × budgets): losses, and how sure they are."""
-
-    losses: Floats
-    errors: Floats
 
 
 def common_edges(records: Sequence[StudyRecord]) -> tuple[tuple[float, ...], bool]:
@@ -51,10 +42,7 @@ def common_edges(records: Sequence[StudyRecord]) -> tuple[tuple[float, ...], boo
 
 
 def outcomes_frame(
-    records: Sequence[StudyRecord],
-    methods: Sequence[Method],
-    edges: Sequence[float],
-    points: Sequence[pd.DataFrame] | None = None,
+    records: Sequence[StudyRecord], methods: Sequence[Method], edges: Sequence[float]
 ) -> pd.DataFrame:
     """Return how each method fares against each other one, segment by segment.
 
@@ -69,30 +57,22 @@ def outcomes_frame(
       losses' deviations (estimated loss) or standard errors (observed loss), and where one of
       these is not known.
 
-    Returns:
-        Table of ``method``, ``other``, ``segment``, its ``lower`` and ``upper`` edge,
-        ``difference`` (loss of the method less that of the other, nats), ``low`` and ``high``
-        (the ends of the interval named above; NaN if they are not known) and ``outcome``, one of
-        :data:`OUTCOMES`.
+    ``low`` and ``high`` are the ends of the interval named above; NaN if they are not known.
     """
     budgets = np.asarray(edges[1:], dtype=float)
-    points = points_of(records, points)
-    best = {method.label: _best(points, method, budgets) for method in methods}
+    best = {method.label: _best(records, method, budgets) for method in methods}
     rows = []
     for method, other in permutations(methods, 2):
         for place, upper in enumerate(budgets):
-            interval = _difference(method, other, best, place)
+            pair = best[method.label][:, :, place], best[other.label][:, :, place]
+            interval = _difference(method, other, *pair)
             ends = (place, float(edges[place]), float(upper))
             rows.append((method.label, other.label, *ends, *interval, _outcome(*interval)))
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def outcome_counts(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Return how many segments of :func:`outcomes_frame` end in which way.
-
-    Returns:
-        Table of ``method``, ``other`` and the :data:`OUTCOMES`, one row for each ordered pair.
-    """
+    """Return how many segments of :func:`outcomes_frame` end in which way, by ordered pair."""
     if outcomes.empty:
         return pd.DataFrame(columns=["method", "other", *OUTCOMES])
     counts = outcomes.groupby(["method", "other"], sort=False)["outcome"].value_counts()
@@ -102,28 +82,28 @@ def outcome_counts(outcomes: pd.DataFrame) -> pd.DataFrame:
     return made.rename_axis(columns=None).reset_index()
 
 
-def _best(points: Sequence[pd.DataFrame], method: Method, budgets: Floats) -> _Best:
-    losses, errors = [], []
+def _best(records: Sequence[StudyRecord], method: Method, budgets: Floats) -> Floats:
+    """Return the least loss within each budget, and its uncertainty (2 × seeds × budgets)."""
+    found = []
     for place in method.studies:
-        front = front_frame(latest_points(points[place]), "selection_loss")
+        front = latest_front(records[place])
         doubt = front["estimated_loss_std"].fillna(front["standard_error"])
         at = np.searchsorted(front["average_bits"], budgets, side="right")
-        losses.append(np.append(math.nan, front["selection_loss"].to_numpy(dtype=float))[at])
-        errors.append(np.append(math.nan, doubt.to_numpy(dtype=float))[at])
-    return _Best(np.array(losses), np.array(errors))
+        pair = np.array([front["selection_loss"], doubt], dtype=float)
+        found.append(np.insert(pair, 0, math.nan, axis=1)[:, at])
+    return np.stack(found, axis=1)
 
 
 def _difference(
-    method: Method, other: Method, best: dict[str, _Best], place: int
+    method: Method, other: Method, first: Floats, second: Floats
 ) -> tuple[float, float, float]:
     """Return the difference of two methods at one budget, and the ends of its interval."""
-    ours, theirs = best[method.label].losses[:, place], best[other.label].losses[:, place]
+    (ours, our_doubt), (theirs, their_doubt) = first, second
     if np.isnan(ours).any() or np.isnan(theirs).any():
         return math.nan, math.nan, math.nan
     if len(ours) == len(theirs) == 1:
         difference = float(ours[0] - theirs[0])
-        doubts = [best[own.label].errors[0, place] for own in (method, other)]
-        half = float(np.hypot(*doubts))
+        half = float(np.hypot(our_doubt[0], their_doubt[0]))
         return difference, difference - half, difference + half
     if set(method.seeds) == set(other.seeds):
         order = [other.seeds.index(seed) for seed in method.seeds]
@@ -137,21 +117,15 @@ def unpaired_interval(ours: Floats, theirs: Floats) -> tuple[float, float, float
     A single value is taken to be spread as the others are.
     """
     difference = float(ours.mean() - theirs.mean())
-    spreads = [float(values.var(ddof=1)) if len(values) > 1 else None for values in (ours, theirs)]
-    single = next(spread for spread in spreads if spread is not None)
-    parts = np.array(
-        [
-            (single if spread is None else spread) / len(values)
-            for spread, values in zip(spreads, (ours, theirs), strict=True)
-        ]
-    )
-    freedoms = np.array([len(ours) - 1, len(theirs) - 1])
-    if None in spreads:
-        freedom = float(freedoms.max())
+    counts = np.array([len(ours), len(theirs)])
+    several = [values.var(ddof=1) for values in (ours, theirs) if len(values) > 1]
+    parts = np.array(several) / counts
+    if len(several) == 1:
+        freedom = float(counts.max() - 1)
     else:
         # Welch and Satterthwaite; without any spread the interval is a point for any freedom.
-        total = float((parts**2 / freedoms).sum())
-        freedom = float(parts.sum() ** 2 / total) if total else float(freedoms.sum())
+        total = float((parts**2 / (counts - 1)).sum())
+        freedom = float(parts.sum() ** 2 / total) if total else 1.0
     half = t_quantile(freedom) * math.sqrt(parts.sum())
     return difference, difference - half, difference + half
 

@@ -6,16 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from qsearch.storage.study_record import StudyRecord
-from qsearch_reports.frames.layers import (
-    is_numeric,
-    knob_places,
-    value_amounts,
-    weight_shares,
-)
+from qsearch_reports.frames.layers import is_numeric, knob_places, value_amounts, weight_shares
 from qsearch_reports.frames.points import latest_points, points_frame, row_choices
 
 LOSS_GROUPS = 4
@@ -24,13 +18,10 @@ LOSS_GROUPS = 4
 
 @dataclass(frozen=True)
 class ParallelAxis:
-    """One axis of parallel coordinates.
+    """One axis of parallel coordinates: a column of :func:`parallel_frame`.
 
     Args:
-        column: Column of :func:`parallel_frame` that it shows.
-        title: What it shows; a knob's name is in it as it is.
-        low: Least value of the column.
-        high: Greatest value of the column; equal to ``low`` if there is one value alone.
+        low, high: Least and greatest value; equal if there is one value alone.
         ticks: Values along it, rising, each with its label; those of a knob that is not of numbers
             are all its values, some of which may be outside of ``low`` and ``high``.
         names: The values of a knob that is not of numbers, by their places.
@@ -49,25 +40,14 @@ def knob_column(knob: str) -> str:
     return f"mean {knob}"
 
 
-def parallel_frame(
-    record: StudyRecord,
-    indices: npt.NDArray[np.int64] | None = None,
-    points: pd.DataFrame | None = None,
-) -> pd.DataFrame:
+def parallel_frame(record: StudyRecord) -> pd.DataFrame:
     """Return the configurations of the latest round by what they are made of, and their results.
 
-    ``indices`` are their choice indices (rows × layers), if they are known already.
-
-    Returns:
-        Table with a row per configuration, by the row numbers of :func:`points_frame`: ``trial``,
-        ``average_bits``; ``mean <knob>`` for each knob, its mean over the quantized weights (the
-        mean place in the knob's order, from 0, if its values are not all numbers);
-        ``selection_loss`` (nats), ``metric``, ``seen``, ``on_front``; and ``group``, which quarter
-        of the losses it is in, from 0 for the least. Empty while the latest round has nothing.
+    Means are over the quantized weights; of places in the knob's order, from 0, if its values are
+    not all numbers.
     """
-    points = latest_points(points_frame(record) if points is None else points)
-    if indices is None:
-        indices = row_choices(record, points)
+    points = latest_points(points_frame(record))
+    indices = row_choices(record)[points.index.to_numpy()]
     shares = weight_shares(record.layers)
     means = {
         knob_column(knob.name): value_amounts(knob)[

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,70 +15,53 @@ import pandas as pd
 from qsearch.storage.study_record import StudyRecord, selection_loss
 from qsearch_reports.frames.layers import choice_indices
 
+_Made = TypeVar("_Made", pd.DataFrame, npt.NDArray[np.int64])
+
 POINT_COLUMNS = (
-    "trial",
-    "round",
-    "method",
-    "average_bits",
-    "loss",
-    "standard_error",
-    "estimated_loss",
-    "estimated_loss_std",
-    "selection_loss",
-    "metric",
-    "metric_standard_error",
-    "seconds",
-    "seen",
-    "segment",
-    "on_front",
-    "latest",
-    "predicted_loss",
-    "predicted_loss_std",
-    "configuration",
+    *("trial", "round", "method", "average_bits", "loss", "standard_error", "estimated_loss"),
+    *("estimated_loss_std", "selection_loss", "metric", "metric_standard_error", "seconds", "seen"),
+    *("segment", "on_front", "latest", "predicted_loss", "predicted_loss_std", "configuration"),
 )
 """Columns of :func:`points_frame`."""
 
-_VALUES = (
-    "average_bits",
-    "loss",
-    "standard_error",
-    "estimated_loss",
-    "estimated_loss_std",
-    "metric",
-    "metric_standard_error",
-    "seconds",
-    "predicted_loss",
-    "predicted_loss_std",
-)
+_VALUES = [
+    *("average_bits", "loss", "standard_error", "estimated_loss", "estimated_loss_std", "metric"),
+    *("metric_standard_error", "seconds", "predicted_loss", "predicted_loss_std"),
+]
 
 
-def completed_trials(record: StudyRecord) -> pd.DataFrame:
+def _once(make: Callable[[StudyRecord], _Made]) -> Callable[[StudyRecord], _Made]:
+    """Decorate a function that is called once for each record; callers get copies."""
+    made: dict[int, _Made] = {}
+
+    @functools.wraps(make)
+    def get(record: StudyRecord) -> _Made:
+        key = id(record)
+        if key not in made:
+            made[key] = make(record)
+            weakref.finalize(record, made.pop, key)
+        return made[key].copy()
+
+    return get
+
+
+def _completed_trials(record: StudyRecord) -> pd.DataFrame:
     """Return the rows of the trial table that :func:`points_frame` has, numbered as there."""
     completed = record.trials[record.trials["status"] == "completed"]
     return completed.sort_values(["round", "trial"], kind="stable").reset_index(drop=True)
 
 
+@_once
 def points_frame(record: StudyRecord) -> pd.DataFrame:
-    """Return every completed evaluation, one row each.
+    """Return every completed evaluation, one row each, numbered from 0 by round and trial.
 
-    Returns:
-        Table with :data:`POINT_COLUMNS`, numbered from 0, in order of round and trial; empty if
-        nothing completed. Losses and their errors are in nats, ``seconds`` is wall time. A value
-        that is not finite is not known: NaN.
-
-        - ``selection_loss`` is what configurations are chosen by: the estimated loss where there is
-          one, or else the observed ``loss``.
-        - ``estimated_loss`` and ``estimated_loss_std`` are NaN until a round ends, and in a
-          study that does not model sampling noise.
-        - ``predicted_loss`` and ``predicted_loss_std`` are what the surrogate said before the
-          evaluation; NaN where it said nothing.
-        - ``latest`` marks the rows of the last finished round, or of the first while it runs: those
-          are all under one adapter, so only they are comparable with each other.
-        - ``configuration`` numbers the distinct configurations, in the order in which they first
-          appear.
+    A value that is not finite is not known: NaN. Estimated losses are not known until a round ends,
+    nor in a study that does not model sampling noise. Only the rows marked ``latest`` are under one
+    adapter, and comparable with each other: those of the last finished round, or of the first while
+    it runs.
     """
-    ordered = completed_trials(record)
-    values = ordered[list(_VALUES)].astype(float)
+    ordered = _completed_trials(record)
+    values = ordered[_VALUES].astype(float)
     values = values.where(np.isfinite(values))
     points = pd.DataFrame(
         {
@@ -91,22 +77,22 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
     return points[list(POINT_COLUMNS)]
 
 
-def points_of(
-    records: Sequence[StudyRecord], points: Sequence[pd.DataFrame] | None = None
-) -> Sequence[pd.DataFrame]:
-    """Return :func:`points_frame` of each study; ``points``, if they were made already."""
-    return [points_frame(record) for record in records] if points is None else points
-
-
-def row_choices(record: StudyRecord, rows: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """Return the choice index of each layer in rows of :func:`points_frame` (rows × layers)."""
-    texts = completed_trials(record).loc[rows.index, "configuration"]
-    return choice_indices(record.layers, record.choices, [str(text) for text in texts])
+@_once
+def row_choices(record: StudyRecord) -> npt.NDArray[np.int64]:
+    """Return the choice index of each layer in each row of :func:`points_frame` (rows × layers)."""
+    texts = _completed_trials(record)["configuration"].astype(str)
+    codes, distinct = pd.factorize(texts)
+    return choice_indices(record.layers, record.choices, list(distinct))[codes]
 
 
 def latest_points(points: pd.DataFrame) -> pd.DataFrame:
     """Return the points of the latest round, keeping their row numbers."""
     return points[points["latest"]]
+
+
+def latest_front(record: StudyRecord) -> pd.DataFrame:
+    """Return the overall Pareto front of the latest round, by selection loss."""
+    return front_frame(latest_points(points_frame(record)), "selection_loss")
 
 
 def failures_frame(record: StudyRecord) -> pd.DataFrame:

@@ -54,23 +54,16 @@ class GrowingHypervolume:
         return self.area
 
 
-def progress_frame(results: StudyResults, points: pd.DataFrame | None = None) -> pd.DataFrame:
+def progress_frame(results: StudyResults) -> pd.DataFrame:
     """Return the hypervolume after each evaluation.
 
     Each round starts again: its evaluations are under another adapter, so those of the rounds
-    before are not comparable with them.
-
-    Returns:
-        Table with a row per completed evaluation, round by round, in the order in which results
-        came as far as the log says it (before these, those that it lacks, in order of trial):
-        ``row`` (in :func:`points_frame`), ``trial``, ``round``, ``evaluation`` (counted from 1 over
-        all rounds), ``minutes`` (of running until the result came: time without a running session
-        is left out; NaN where the log lacks it) and ``hypervolume`` (of the round's evaluations so
-        far, from the study's reference point, normalised as the study's own; NaN while the study
-        has no reference point, which the first round fixes when it ends).
+    before are not comparable with them. Rows are in the order in which results came; those that the
+    log lacks are first in their round, in order of trial, and their ``minutes`` are NaN. So is
+    ``hypervolume`` while the study has no reference point, which round 1 fixes when it ends.
     """
     record = results.record
-    points = points_frame(record) if points is None else points
+    points = points_frame(record)
     _, logged = log_history(results.events)
     logged = logged[logged["status"] == "completed"].drop_duplicates(
         ["trial", "round"], keep="last"

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from qsearch_reports.frames.layers import (
@@ -16,12 +15,7 @@ from qsearch_reports.frames.layers import (
     knob_places,
     value_amounts,
 )
-from qsearch_reports.frames.points import (
-    front_frame,
-    latest_points,
-    points_frame,
-    row_choices,
-)
+from qsearch_reports.frames.points import latest_front, row_choices
 from qsearch_reports.results import StudyResults
 
 _COLUMNS = ["layer", "name", "role", "block", "parameters", "sensitivity", "given"]
@@ -31,34 +25,26 @@ def sensitivity_frame(
     results: StudyResults,
     configurations: Sequence[str] | None = None,
     knob: str | None = None,
-    indices: npt.NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
     """Return how much each layer matters, and what configurations give it.
 
-    Configurations are JSON texts or choice indices (configurations × layers); those on the overall
-    Pareto front of the latest round without either. Without a knob it is ``bits``, or the first.
+    Configurations are JSON texts; without them, they are those on the overall Pareto front of the
+    latest round. Without a knob it is ``bits``, or the first. Sensitivities are under the adapter
+    of the last finished round; ``given`` is a mean of places in the knob's order, from 0, if its
+    values are not all numbers. Empty without scores of layers, or without a configuration.
 
-    Returns:
-        Table with a row per layer: ``layer`` (its position in the model's list), ``name``,
-        ``role``, ``block``, ``parameters``, ``sensitivity`` (nats: predicted rise of the loss if
-        this layer alone had the choice that it bears worst, as a rule the one of fewest bits; under
-        the adapter of the last finished round) and ``given`` (mean of the knob over the
-        configurations; of places in its order, from 0, if its values are not all numbers). Empty
-        if the study has no scores of layers, or there is no configuration.
-
-        ``attrs`` holds ``knob``, ``unit`` (``values`` or ``places``), ``configurations`` (how many)
-        and ``rank_correlation`` (Spearman's, of the two; NaN if one of them is constant).
+    ``attrs`` holds ``knob``, ``unit`` (``values`` or ``places``), ``configurations`` (how many) and
+    ``rank_correlation`` (Spearman's, of the two; NaN if one of them is constant).
     """
     record, scores = results.record, results.layer_scores
     name = default_knob(record.choices) if knob is None else knob
     shown = record.choices.knobs[record.choices.names.index(name)]
     if scores is None:
         indices = np.empty((0, len(record.layers)), dtype=np.int64)
-    elif indices is None and configurations is None:
-        front = front_frame(latest_points(points_frame(record)), "selection_loss")
-        indices = row_choices(record, front)
-    elif indices is None:
-        indices = choice_indices(record.layers, record.choices, configurations or ())
+    elif configurations is None:
+        indices = row_choices(record)[latest_front(record).index.to_numpy(dtype=int)]
+    else:
+        indices = choice_indices(record.layers, record.choices, configurations)
     frame = pd.DataFrame(columns=_COLUMNS)
     is_known = indices.size > 0
     if is_known:

@@ -13,25 +13,17 @@ from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.points import points_frame
 from qsearch_reports.frames.sensitivity import rank_correlation
 
-_COLUMNS = ["row", "trial", "round", "seen", "predicted", "std", "observed", "error"]
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
-def predictions_frame(record: StudyRecord, points: pd.DataFrame | None = None) -> pd.DataFrame:
+def predictions_frame(record: StudyRecord) -> pd.DataFrame:
     """Return what the surrogate predicted of configurations before they were evaluated.
 
-    Returns:
-        Table with a row per completed evaluation that was predicted: ``row`` (in
-        :func:`points_frame`), ``trial``, ``round``, ``seen``, ``predicted`` and ``std``
-        (mean and standard deviation that the surrogate gave the loss to be observed, nats),
-        ``observed`` (nats) and ``error`` (observed − predicted, in standard deviations; NaN
-        where that is not positive). Empty in a study without a search.
-
-        ``attrs`` holds ``n``, and NaN if that is 0: ``rmse`` (root mean square of observed −
-        predicted, nats), ``rank_correlation`` (Spearman's; NaN for constants) and ``coverage``
-        (share of observations within the central 95 % of their prediction).
+    ``attrs`` holds ``n``, and NaN if that is 0: ``rmse`` (root mean square of observed − predicted,
+    nats), ``rank_correlation`` (Spearman's; NaN for constants) and ``coverage`` (share of
+    observations within the central 95 % of their prediction).
     """
-    points = points_frame(record) if points is None else points
+    points = points_frame(record)
     points = points[points["predicted_loss"].notna() & points["loss"].notna()]
     std = points["predicted_loss_std"]
     difference = points["loss"] - points["predicted_loss"]
@@ -43,8 +35,7 @@ def predictions_frame(record: StudyRecord, points: pd.DataFrame | None = None) -
             "std": std.to_numpy(),
             "observed": points["loss"].to_numpy(),
             "error": (difference / std.where(std > 0)).to_numpy(),
-        },
-        columns=_COLUMNS,
+        }
     )
     within = calibration_frame(frame, (0.95,))["share"]
     frame.attrs = {
@@ -59,11 +50,8 @@ def predictions_frame(record: StudyRecord, points: pd.DataFrame | None = None) -
 def calibration_frame(predictions: pd.DataFrame, levels: Sequence[float] = _LEVELS) -> pd.DataFrame:
     """Return how often observations lay within the surrogate's central intervals.
 
-    Returns:
-        Table of ``level`` (claimed), ``share`` (of observations within), ``low`` and ``high`` (95 %
-        limits of Clopper and Pearson for the share, as if observations were independent; those of
-        one round share the surrogate, so the true ones are wider) and ``n`` (observations). Empty
-        if there is none.
+    Limits are those of Clopper and Pearson, as if observations were independent; those of one round
+    share the surrogate, so the true ones are wider.
     """
     errors = predictions["error"].dropna().abs().to_numpy(dtype=float)
     n = len(errors)

@@ -13,18 +13,6 @@ from qsearch_reports.frames.clock import log_history, running_minutes
 from qsearch_reports.frames.points import points_frame
 from qsearch_reports.results import StudyResults
 
-_COLUMNS = [
-    "row",
-    "trial",
-    "round",
-    "status",
-    "reason",
-    "seen",
-    "seconds",
-    "start",
-    "end",
-    "lane",
-]
 _BRIEF = (Phase.STARTING, Phase.QUANTIZATION_ERROR, Phase.FULL_PRECISION)
 """Phases of which it does not matter whether they were cut off."""
 
@@ -33,22 +21,15 @@ _OVERLAP = 0.1
 are logged once they are saved, so that starts are known roughly."""
 
 
-def timeline_frame(results: StudyResults, points: pd.DataFrame | None = None) -> pd.DataFrame:
+def timeline_frame(results: StudyResults) -> pd.DataFrame:
     """Return when each evaluation ran.
 
-    Returns:
-        Table with a row per result in the log, in the order in which they came, and then
-        one per evaluation that it lacks: ``row`` (in :func:`points_frame`; −1 if the attempt
-        failed), ``trial``, ``round``, ``status`` (``completed`` or ``failed``), ``reason`` (why it
-        failed, or empty), ``seen`` (whether the adapter was trained on the configuration),
-        ``seconds`` (wall time; NaN if it failed), ``start`` and ``end`` (minutes of running since
-        the study began, without the time between sessions; ``start`` is ``end`` less ``seconds``,
-        NaN if it failed; both NaN where the log lacks them) and ``lane`` (from 0: evaluations in
-        one lane follow each other, so there are as many lanes as ran at once; −1 where the log
-        lacks them). A trial that failed, was tried again and completed has a row for each.
+    There is a row per result in the log, in the order in which they came, and then one per
+    evaluation that it lacks, without times. ``start`` is ``end`` less ``seconds``, NaN of a failure
+    as they are. A trial that failed, was tried again and completed has a row for each.
     """
     record = results.record
-    points = points_frame(record) if points is None else points
+    points = points_frame(record)
     _, logged = log_history(results.events)
     trials = record.trials[["trial", "round", "status", "reason", "seen", "seconds"]]
     keys = ["round", "trial", "status"]
@@ -75,18 +56,14 @@ def timeline_frame(results: StudyResults, points: pd.DataFrame | None = None) ->
             "start": start,
             "end": end,
             "lane": _lanes(np.where(np.isnan(start), end, start), end),
-        },
-        columns=_COLUMNS,
+        }
     )
 
 
 def phases_frame(results: StudyResults) -> pd.DataFrame:
-    """Return what the study was doing when.
+    """Return what the study was doing when, in order, without phases that took no time.
 
-    Returns:
-        Table of ``phase`` (such as ``training``), ``round``, ``start`` and ``end`` (minutes of
-        running since the study began) and ``complete`` (False for one that was stopped, or still
-        runs), in order, without those that took no time. Empty without a log.
+    Empty without a log.
     """
     history, _ = log_history(results.events)
     last = history.sessions[-1].last if history.sessions else np.nan

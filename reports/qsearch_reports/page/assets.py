@@ -18,20 +18,23 @@ from markupsafe import Markup
 from qsearch.errors import InputError
 from qsearch.storage.files import write_atomically
 from qsearch_reports.page.modules import join_modules
+from qsearch_reports.summaries.table import least_budget, with_error
 
 STYLES = Path(__file__).parent / "styles"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def environment() -> jinja2.Environment:
-    """Return the environment of the page templates: all values are escaped."""
-    return jinja2.Environment(
+def template(name: str) -> jinja2.Template:
+    """Return a page's template: all values are escaped."""
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"with_error": with_error, "least_budget": least_budget}
+    return environment.get_template(name)
 
 
 def style(*names: str) -> Markup:
@@ -57,17 +60,14 @@ def inline_script(text: str) -> str:
     return text
 
 
-def content_policy(*scripts: str) -> str:
-    """Return a Content-Security-Policy that allows these scripts and no request at all.
+def content_policy(*hashes: str) -> str:
+    """Return a Content-Security-Policy that allows the scripts of hashes, and no request at all.
 
-    Scripts are texts, or hashes from :func:`script_hash`. Plotly sets style attributes, so inline
-    styles are allowed.
+    Plotly sets style attributes, so inline styles are allowed.
     """
-    hashes = " ".join(
-        f"'{text if text.startswith('sha256-') else script_hash(text)}'" for text in scripts
-    )
+    allowed = " ".join(f"'{each}'" for each in hashes)
     return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; "
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ class Choice:
     key: str
     name: str
     label: str
+    figure: go.Figure
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,7 @@ class Comparison:
         unfinished: Number of finished rounds of the studies that are not finished, by label.
         incomparable: By what differs, its value in each study, where losses cannot be compared.
         settings: By setting in which methods differ, its value in each of ``compared``.
-        compared: Labels of the methods whose settings are known.
-        fronts, times, segments: What the selectors of plots offer.
-        reference: The common reference point (loss, average bits) and the least average bits;
-            None if no study has one.
+        by_round, reference: None if no study has a reference point.
         by_method: Empty unless a method has several seeds.
         outcomes: Wins, ties and losses of each method (rows) against each other one; None on the
             diagonal.
@@ -69,143 +66,124 @@ class Comparison:
     incomparable: Mapping[str, Sequence[str]]
     settings: Mapping[str, Sequence[str]]
     compared: Sequence[str]
-    figures: Mapping[str, go.Figure]
     fronts: Sequence[Choice]
     times: Sequence[Choice]
     segments: Sequence[Choice]
+    by_round: go.Figure | None
     reference: tuple[tuple[float, float], float] | None
     budgets: Sequence[float]
     by_method: Sequence[Row]
     by_study: Sequence[Row]
     outcomes: Sequence[Sequence[Mapping[str, int] | None]]
+    legend: Sequence[tuple[str, str, str]]
     edges: Sequence[float]
     has_own_edges: bool
 
     @property
-    def legend(self) -> Sequence[tuple[str, str, str]]:
-        """Letter, word and colour of each outcome that is drawn."""
-        return figures.outcome_legend()
-
-    def json_figures(self) -> dict[str, Any]:
-        """Return the figures as JSON values, by key."""
-        return {key: json.loads(figure.to_json()) for key, figure in self.figures.items()}
+    def figures(self) -> dict[str, go.Figure]:
+        """All figures, by key."""
+        choices = (*self.fronts, *self.times, *self.segments)
+        drawn = {} if self.by_round is None else {"hypervolume": self.by_round}
+        return {choice.key: choice.figure for choice in choices} | drawn
 
 
-def comparison_context(
-    results: Sequence[StudyResults],
-    names: Sequence[str],
-    points: Sequence[pd.DataFrame] | None = None,
-) -> Comparison:
-    """Return what a page shows of several studies; ``points`` are their ``points_frame``."""
+def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) -> Comparison:
+    """Return what a page shows of several studies."""
     names = frames.distinct(names)
     records = [result.record for result in results]
-    points = frames.points_of(records, points)
     methods = frames.group_methods(results, names)
     of_study = {names[place]: method.label for method in methods for place in method.studies}
-    budgets = frames.common_budgets(records, points=points)
+    budgets = frames.common_budgets(records)
     edges, has_own_edges = frames.common_edges(records)
-    outcomes = frames.outcomes_frame(records, methods, edges, points)
-    by_round = frames.comparison_frame(records, names, points)
-    drawn: dict[str, go.Figure] = {}
-    fronts = _fronts(drawn, records, points, names, methods, of_study)
-    by_round = by_round.assign(method=by_round["study"].map(of_study))
-    at_times = frames.time_frame(records, names, budgets, points)
-    times = _times(drawn, by_round, at_times.assign(method=at_times["study"].map(of_study)))
-    segments = _segments(drawn, outcomes)
-    at_budgets = frames.study_fronts_frame(records, names, "loss", budgets, points)
+    outcomes = frames.outcomes_frame(records, methods, edges)
+    by_round = _with_method(frames.comparison_frame(records, names), of_study)
+    at_times = _with_method(frames.time_frame(records, names, budgets), of_study)
+    at_budgets = frames.study_fronts_frame(records, names, "loss", budgets)
     has_seeds = any(len(method.studies) > 1 for method in methods)
     by_study, by_method = frames.hypervolume_table(by_round, names, methods)
     settings = frames.setting_differences(results, methods)
-    means = frames.method_frame(at_budgets, names, methods)
+    named = list(zip(names, results, strict=True))
     return Comparison(
         names=names,
         methods=methods,
         has_seeds=has_seeds,
-        unknown=[
-            name for name, result in zip(names, results, strict=True) if result.settings is None
-        ],
-        unfinished={
-            name: len(study.record.rounds)
-            for study, name in zip(results, names, strict=True)
-            if is_unfinished(study)
-        },
+        unknown=[name for name, result in named if result.settings is None],
+        unfinished={name: len(one.record.rounds) for name, one in named if is_unfinished(one)},
         incomparable=frames.incomparable(results),
         settings={
             str(setting): [_short(value) for value in rows["value"]]
             for setting, rows in settings.groupby("setting", sort=False)
         },
         compared=list(dict.fromkeys(settings["method"])),
-        figures=drawn,
-        fronts=fronts,
-        times=times,
-        segments=segments,
+        fronts=_fronts(records, names, methods, of_study),
+        times=_times(by_round, at_times),
+        segments=_segments(outcomes),
+        by_round=None if by_round.empty else figures.comparison_figure(by_round),
         reference=frames.common_reference(records),
         budgets=budgets,
-        by_method=_rows(by_method, means) if has_seeds else [],
+        by_method=_rows(by_method, frames.method_frame(at_budgets, names, methods))
+        if has_seeds
+        else [],
         by_study=_rows(
             by_study.rename(columns={"hypervolume": "mean"}),
             at_budgets.rename(columns={"value": "mean"}),
         ),
         outcomes=_counts(outcomes, [method.label for method in methods]),
+        legend=figures.outcome_legend(),
         edges=edges,
         has_own_edges=has_own_edges,
     )
 
 
+def _with_method(studies: pd.DataFrame, of_study: Mapping[str, str]) -> pd.DataFrame:
+    return studies.assign(method=studies["study"].map(of_study))
+
+
 def _fronts(
-    drawn: dict[str, go.Figure],
     records: Sequence[StudyRecord],
-    points: Sequence[pd.DataFrame],
     names: Sequence[str],
     methods: Sequence[frames.Method],
     of_study: Mapping[str, str],
 ) -> list[Choice]:
-    budgets = frames.front_budgets(records, points=points)
-    metrics = {(record.metric.name, record.metric.better) for record in records}
-    choices = [
-        Choice("loss", "Loss", "Pareto fronts of loss against average bits, one for each method")
-    ]
-    if len(metrics) == 1:
-        metric = records[0].metric
-        label = "Pareto fronts of the task metric against average bits, one for each method"
-        choices.append(Choice("metric", f"{metric.name} ({metric.better} is better)", label))
-    for choice in choices:
-        studies = frames.study_fronts_frame(records, names, choice.key, budgets, points)
-        title = figures.value_title(choice.key, records[0].metric)
-        drawn[choice.key] = figures.fronts_figure(
-            frames.method_frame(studies, names, methods),
-            studies.assign(method=studies["study"].map(of_study)),
-            title,
-        )
+    """Draw the fronts of losses, and of task metrics if all are the same."""
+    metric = records[0].metric
+    offered = [("loss", "Loss", "loss")]
+    if all(record.metric == metric for record in records):
+        offered.append(("metric", f"{metric.name} ({metric.better} is better)", "the task metric"))
+    choices = []
+    for key, name, what in offered:
+        studies = frames.study_fronts_frame(records, names, key)
+        means = frames.method_frame(studies, names, methods)
+        title = figures.value_title(key, metric)
+        figure = figures.fronts_figure(means, _with_method(studies, of_study), title)
+        label = f"Pareto fronts of {what} against average bits, one for each method"
+        choices.append(Choice(key, name, label, figure))
     return choices
 
 
-def _times(
-    drawn: dict[str, go.Figure], by_round: pd.DataFrame, losses: pd.DataFrame
-) -> list[Choice]:
-    """Draw hypervolume by round, and quality against time; offer the latter."""
+def _times(by_round: pd.DataFrame, losses: pd.DataFrame) -> list[Choice]:
+    """Draw quality against time."""
     choices = []
-    if not by_round.empty:
-        drawn["hypervolume"] = figures.comparison_figure(by_round)
     if by_round["minutes"].notna().any():
-        drawn["time"] = figures.time_figure(by_round, "hypervolume")
-        choices.append(Choice("time", "Hypervolume", "Hypervolume by minutes of work"))
+        figure = figures.time_figure(by_round, "hypervolume")
+        choices.append(Choice("time", "Hypervolume", "Hypervolume by minutes of work", figure))
     for budget, rows in losses.dropna(subset=["minutes", "loss"]).groupby("budget"):
-        key = f"time-{budget:g}"
-        drawn[key] = figures.time_figure(rows, "loss")
         name = f"Loss at ≤ {budget:g} average bits"
-        choices.append(Choice(key, name, f"{name}, by minutes of work"))
+        figure = figures.time_figure(rows, "loss")
+        choices.append(Choice(f"time-{budget:g}", name, f"{name}, by minutes of work", figure))
     return choices
 
 
-def _segments(drawn: dict[str, go.Figure], outcomes: pd.DataFrame) -> list[Choice]:
-    choices = []
-    for place, method in enumerate(dict.fromkeys(outcomes["method"])):
-        key = f"segments-{place}"
-        drawn[key] = figures.outcomes_figure(outcomes, method)
-        label = f"Wins, ties and losses by segment of {method} against the other methods"
-        choices.append(Choice(key, method, label))
-    return choices
+def _segments(outcomes: pd.DataFrame) -> list[Choice]:
+    return [
+        Choice(
+            f"segments-{place}",
+            method,
+            f"Wins, ties and losses by segment of {method} against the other methods",
+            figures.outcomes_figure(outcomes, method),
+        )
+        for place, method in enumerate(dict.fromkeys(outcomes["method"]))
+    ]
 
 
 def _counts(outcomes: pd.DataFrame, labels: Sequence[str]) -> list[list[Mapping[str, int] | None]]:

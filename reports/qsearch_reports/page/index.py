@@ -20,7 +20,6 @@ from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch_reports import frames
 from qsearch_reports.frames.comparison import spread
 from qsearch_reports.page import assets
-from qsearch_reports.summaries.table import least_budget
 
 REPORT = "report.html"
 
@@ -36,14 +35,10 @@ class IndexRow:
         directory: As a command of the user would have it; ``place`` is relative to the folder.
         link: URL of its report, relative to the page.
         problem: Why nothing more is known of it; "" if something is.
-        evaluations: Completed ones in all rounds.
         loss: Least selection loss of the latest round, nats.
         bits: Fewest average bits at which the loss is within 1 %: of what the model loses in full
             precision, or of the study's own least loss (``is_of_best``).
-        hypervolume: Of the last finished round, normalised, from the study's own reference point.
-        minutes: Of training, evaluation and search in finished rounds.
         changed: When its results last changed, seconds since 1970.
-        running: Who runs it, as text; "" if nobody does.
         front: Average bits and losses of the overall Pareto front (2 × points).
     """
 
@@ -79,20 +74,8 @@ class IndexRow:
             return ""  # A file system may give years beyond 9999.
 
 
-@dataclass(frozen=True)
-class Sparkline:
-    """A study's front as an SVG path, and ``words`` for those who do not see it."""
-
-    path: str
-    words: str
-
-
 def write_index(folder: Path, out: Path, note: Callable[[str], None] = warn) -> Path:
-    """Write a page that lists all studies in a folder and in the folders below it; return ``out``.
-
-    Raises:
-        InputError: If there is no such folder, or the file cannot be written.
-    """
+    """Write a page that lists all studies in a folder and below; return ``out``."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     rows = [index_row(path, folder, out) for path in find_studies(folder, note)]
@@ -113,20 +96,15 @@ def find_studies(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
             yield here
             continue
         below[:] = sorted(name for name in below if not name.startswith("."))
-        yield from (here / name for name in below if _is_linked_study(here / name))
+        linked = (here / name for name in below if (here / name).is_symlink())
+        yield from filter(_is_study, linked)
 
 
 def _is_study(path: Path) -> bool:
     return (path / STUDY_YAML).is_file() or (path / STUDY_FILE).is_file()
 
 
-def _is_linked_study(path: Path) -> bool:
-    return path.is_symlink() and _is_study(path)
-
-
-def index_row(
-    directory: Path, folder: Path, out: Path, note: Callable[[str], None] = warn
-) -> IndexRow:
+def index_row(directory: Path, folder: Path, out: Path) -> IndexRow:
     """Read what the page says of one study."""
     report = directory / REPORT
     within = os.path.relpath(directory, folder)
@@ -153,18 +131,13 @@ def _url(path: Path, start: Path) -> str:
 
 
 def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
-    points = frames.points_frame(record)
-    head = frames.headline(record, points)
-    latest = frames.latest_points(points)
-    front = frames.front_frame(latest, "selection_loss")[["average_bits", "selection_loss"]]
+    head = frames.headline(record)
+    front = frames.latest_front(record)[["average_bits", "selection_loss"]]
     close = head.within_one_percent
+    named = ("name", "model", "task", "quantizer", "trainer")
     return replace(
         row,
-        name=record.name,
-        model=record.model,
-        task=record.task,
-        quantizer=record.quantizer,
-        trainer=record.trainer,
+        **{name: getattr(record, name) for name in named},
         rounds=head.rounds,
         evaluations=head.evaluations,
         failed=head.failed,
@@ -181,11 +154,11 @@ def _number(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
+def sparkline(front: np.ndarray, bits: tuple[float, float]) -> tuple[str, str] | None:
     """Return a front as a stepped line in a box of 96 × 26.
 
     Returns:
-        None if there is no point.
+        An SVG path, and words for those who do not see it; None if there is no point.
     """
     if front.shape[1] == 0:
         return None
@@ -197,8 +170,7 @@ def sparkline(front: np.ndarray, bits: tuple[float, float]) -> Sparkline | None:
     # Nothing with more average bits is better than the last point, so its line continues.
     path = f"M{x[0]:.1f} {y[0]:.1f}{steps}H{_WIDTH - 2}"
     first, last = (f"loss {loss:.4f} at {at:.2f}" for at, loss in front[:, [0, -1]].T)
-    words = f"Pareto front: {first} average bits" + (f", {last}" if len(across) > 1 else "")
-    return Sparkline(path, words)
+    return path, f"Pareto front: {first} average bits" + (f", {last}" if len(across) > 1 else "")
 
 
 _HIDDEN = ("place", "link", "problem", "is_of_best", "front")
@@ -215,9 +187,7 @@ def render_index(rows: Sequence[IndexRow], folder: str, now: datetime | None = N
         for key in ("model", "task", "trainer")
     }
     data = [{key: value for key, value in vars(row).items() if key not in _HIDDEN} for row in rows]
-    environment = assets.environment()
-    environment.filters["least_budget"] = least_budget
-    return environment.get_template("index.html.j2").render(
+    return assets.template("index.html.j2").render(
         folder=folder,
         rows=rows,
         sparklines=[sparkline(row.front, span) for row in rows],
@@ -225,7 +195,7 @@ def render_index(rows: Sequence[IndexRow], folder: str, now: datetime | None = N
         choices=choices,
         data=data,
         written=(now or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M"),
-        content_policy=assets.content_policy(script),
+        content_policy=assets.content_policy(assets.script_hash(script)),
         css=assets.style("report.css", "index.css"),
         script=script,
     )

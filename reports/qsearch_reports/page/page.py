@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from qsearch_reports.page import assets
 from qsearch_reports.page.comparison import comparison_context
 from qsearch_reports.page.payload import study_payload
 from qsearch_reports.results import StudyResults, read_results
-from qsearch_reports.summaries.table import least_budget, with_error
 
 
 def write_report(directories: Sequence[Path], out: Path) -> Path:
@@ -37,22 +37,20 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
 def render_page(results: Sequence[StudyResults]) -> str:
     """Return the page as HTML text."""
     names = distinct_names(results)
-    points = [frames.points_frame(study.record) for study in results]
-    comparison = comparison_context(results, names, points) if len(results) > 1 else None
+    comparison = comparison_context(results, names) if len(results) > 1 else None
     report_js = assets.script("report.js")
     plotly_js, plotly_hash = assets.packed_plotly()
-    payloads = list(map(study_payload, results, names, points))
+    payloads = list(map(study_payload, results, names))
+    compared = comparison.figures if comparison else {}
     data = {
         "studies": payloads,
-        "comparison": comparison.json_figures() if comparison else {},
+        "comparison": {key: json.loads(figure.to_json()) for key, figure in compared.items()},
     }
-    environment = assets.environment()
-    environment.filters |= {"with_error": with_error, "least_budget": least_budget}
-    return environment.get_template("report.html.j2").render(
+    return assets.template("report.html.j2").render(
         title=names[0] if len(names) == 1 else f"{len(names)} studies",
-        studies=list(map(_study_context, results, names, points, payloads)),
+        studies=list(map(_study_context, results, names, payloads)),
         comparison=comparison,
-        content_policy=assets.content_policy(plotly_hash, report_js),
+        content_policy=assets.content_policy(plotly_hash, assets.script_hash(report_js)),
         css=assets.style("report.css", "comparison.css"),
         plotly_js=Markup(plotly_js),  # noqa: S704  (base64)
         report_js=report_js,
@@ -60,16 +58,14 @@ def render_page(results: Sequence[StudyResults]) -> str:
     )
 
 
-def _study_context(
-    results: StudyResults, name: str, points: pd.DataFrame, payload: dict[str, Any]
-) -> dict[str, Any]:
+def _study_context(results: StudyResults, name: str, payload: dict[str, Any]) -> dict[str, Any]:
     record = results.record
-    latest = frames.latest_points(points)
+    latest = frames.latest_points(frames.points_frame(record))
     return {
         "record": record,
         "name": name,
         "directory": shell_path(results.directory),
-        "headline": frames.headline(record, points),
+        "headline": frames.headline(record),
         "failures": frames.failures_frame(record).to_dict("records"),
         "parameters": sum(layer.parameters for layer in record.layers),
         "origin": origin(record),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -30,17 +30,15 @@ _OTHER_PARTS = ("layer", "round", "heatmap", "phase", "difference")
 """How parts of figures begin that do not stand for evaluations."""
 
 
-def study_payload(
-    results: StudyResults, name: str, points: pd.DataFrame | None = None
-) -> dict[str, Any]:
+def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
     """Return all that the page's script needs of one study, which the page calls ``name``.
 
     Configurations are written once each, as the choice index of every layer: little-endian
     16- or 32-bit integers (configurations × layers), packed.
     """
     record = results.record
-    points = frames.points_frame(record) if points is None else points
-    indices = frames.row_choices(record, points[~points["configuration"].duplicated()])
+    points = frames.points_frame(record)
+    indices = frames.row_choices(record)[~points["configuration"].duplicated().to_numpy()]
     grid = frames.layer_grid(record.layers)
     return {
         "name": name,
@@ -62,7 +60,8 @@ def study_payload(
         "configurations": pack(indices, record.choices.size),
         "drawn_rounds": _drawn_rounds(record, points),
         "training_sets": _training_sets(record, points),
-        **_figures(results, points, indices[points["configuration"].to_numpy()]),
+        "figures": _figures(results, points),
+        "parallel": None if points.empty else _parallel(record),
     }
 
 
@@ -74,10 +73,7 @@ def pack(indices: npt.NDArray[np.int64], choices: int) -> dict[str, Any]:
 
 def plain(column: pd.Series) -> list[Any]:
     """Return a column as JSON values, missing values as None."""
-    return [
-        None if isinstance(value, float) and not math.isfinite(value) else value
-        for value in column.tolist()
-    ]
+    return column.astype(object).where(column.notna(), None).tolist()
 
 
 def _drawn_rounds(record: StudyRecord, points: pd.DataFrame) -> list[dict[str, Any]]:
@@ -103,10 +99,8 @@ def _training_sets(record: StudyRecord, points: pd.DataFrame) -> dict[str, list[
     }
 
 
-def _figures(
-    results: StudyResults, points: pd.DataFrame, indices: npt.NDArray[np.int64]
-) -> dict[str, Any]:
-    """Draw all figures; ``indices`` are the choices of each row of ``points`` (rows × layers)."""
+def _figures(results: StudyResults, points: pd.DataFrame) -> dict[str, Any]:
+    """Draw all figures that the study has something for; a figure with variants says by what."""
     record = results.record
     made: dict[str, Any] = {}
 
@@ -114,83 +108,71 @@ def _figures(
         made[key] = compact(figure, points)
 
     def add_variants(key: str, by: str, variants: Mapping[str, go.Figure]) -> None:
-        if variants:
-            drawn = {name: compact(figure, points) for name, figure in variants.items()}
-            made[key] = {"by": by, "variants": drawn}
+        drawn = {name: compact(figure, points) for name, figure in variants.items()}
+        made[key] = {"by": by, "variants": drawn}
 
     if not points.empty:
-        _add_fronts(record, points, add_variants)
+        for value in ("loss", "metric"):
+            add_variants(value, "round", _fronts(record, points, value))
         marginals = {
-            knob.name: figures.marginals_figure(
-                frames.marginals_frame(record, knob.name, indices, points), knob
-            )
+            knob.name: figures.marginals_figure(frames.marginals_frame(record, knob.name), knob)
             for knob in record.choices.knobs
         }
         add_variants("marginals", "knob", marginals)
-        front = frames.front_frame(frames.latest_points(points), "selection_loss")
-        sensitivity = frames.sensitivity_frame(results, indices=indices[front.index.to_numpy()])
-        if not sensitivity.empty:
-            add("sensitivity", figures.sensitivity_figure(sensitivity))
-        predictions = frames.predictions_frame(record, points)
-        if not predictions.empty:
-            add("predictions", figures.predictions_figure(predictions))
-            add("calibration", figures.calibration_figure(frames.calibration_frame(predictions)))
-        add_variants("progress", "progress", _progress(results, points))
-    timeline = frames.timeline_frame(results, points)
+        add_variants("progress", "progress", _progress(results))
+        parallel = frames.parallel_frame(record)
+        axes = frames.parallel_axes(record, parallel)
+        add("parallel", figures.parallel_figure(parallel, axes))
+    sensitivity = frames.sensitivity_frame(results)
+    if not sensitivity.empty:
+        add("sensitivity", figures.sensitivity_figure(sensitivity))
+    predictions = frames.predictions_frame(record)
+    if not predictions.empty:
+        add("predictions", figures.predictions_figure(predictions))
+        add("calibration", figures.calibration_figure(frames.calibration_frame(predictions)))
+    timeline = frames.timeline_frame(results)
     if timeline["end"].notna().any():
         add("timeline", figures.timeline_figure(timeline, frames.phases_frame(results)))
     training = frames.training_frame(record)
     if not training.empty:
         add("training", figures.training_figure(training))
-    parallel = None
-    if not points.empty:
-        latest = frames.latest_points(points)
-        frame = frames.parallel_frame(record, indices[latest.index.to_numpy()], points)
-        axes = frames.parallel_axes(record, frame)
-        add("parallel", figures.parallel_figure(frame, axes))
-        parallel = {
-            "rows": frame.index.tolist(),
-            "axes": [
-                {
-                    "title": axis.title,
-                    "low": axis.low,
-                    "high": axis.high,
-                    "names": list(axis.names),
-                    "values": plain(frame[axis.column].astype(float)),
-                }
-                for axis in axes
-            ],
-        }
-    return {"figures": made, "parallel": parallel}
+    return made
 
 
-def _add_fronts(record: StudyRecord, points: pd.DataFrame, add_variants: Any) -> None:
-    rounds = [entry["round"] for entry in _drawn_rounds(record, points)]
-    for value in ("loss", "metric"):
-        ranges = figures.front_ranges(points, value)
-        drawn = {
-            str(number): figures.front_figure(
-                points[points["round"] == number],
-                record.segment_edges,
-                record.metric,
-                value,
-                ranges,
-            )
-            for number in rounds
-        }
-        add_variants(value, "round", drawn)
+def _fronts(record: StudyRecord, points: pd.DataFrame, value: str) -> dict[str, go.Figure]:
+    ranges = figures.front_ranges(points, value)
+    edges, metric = record.segment_edges, record.metric
+    drawn = {}
+    for entry in _drawn_rounds(record, points):
+        rows = points[points["round"] == entry["round"]]
+        drawn[str(entry["round"])] = figures.front_figure(rows, edges, metric, value, ranges)
+    return drawn
 
 
-def _progress(results: StudyResults, points: pd.DataFrame) -> dict[str, go.Figure]:
-    progress = frames.progress_frame(results, points)
-    made = {}
-    if not progress.empty:
-        made["evaluation"] = figures.progress_figure(progress, "evaluation")
-        if progress["minutes"].notna().any():
-            made["minutes"] = figures.progress_figure(progress, "minutes")
+def _progress(results: StudyResults) -> dict[str, go.Figure]:
+    progress = frames.progress_frame(results)
+    made = {"evaluation": figures.progress_figure(progress, "evaluation")}
+    if progress["minutes"].notna().any():
+        made["minutes"] = figures.progress_figure(progress, "minutes")
     if results.record.rounds:
         made["round"] = figures.hypervolume_figure(frames.hypervolume_frame(results.record))
     return made
+
+
+def _parallel(record: StudyRecord) -> dict[str, Any]:
+    """Return what the page's ranges of axes select by."""
+    frame = frames.parallel_frame(record)
+    axes = [
+        {
+            "title": axis.title,
+            "low": axis.low,
+            "high": axis.high,
+            "names": axis.names,
+            "values": plain(frame[axis.column].astype(float)),
+        }
+        for axis in frames.parallel_axes(record, frame)
+    ]
+    return {"rows": frame.index.tolist(), "axes": axes}
 
 
 def compact(figure: go.Figure, points: pd.DataFrame) -> dict[str, Any]:
@@ -200,67 +182,45 @@ def compact(figure: go.Figure, points: pd.DataFrame) -> dict[str, Any]:
     ``customdata`` are ``{"column": name}`` where they are those of ``points``; the page's script
     fills them in.
     """
-    spec = _with_arrays(figure.to_plotly_json())
     return {
-        "layout": json_values(spec["layout"]),
-        "data": [_compact_trace(trace, points) for trace in spec["data"]],
+        "layout": json_values(figure.layout.to_plotly_json()),
+        "data": [_compact_trace(trace.to_plotly_json(), points) for trace in figure.data],
     }
 
 
-def _with_arrays(value: Any) -> Any:
-    """Return a figure's values with the arrays that Plotly has written as base64."""
-    if isinstance(value, Mapping):
-        if value.keys() >= {"bdata", "dtype"}:
-            array = np.frombuffer(base64.b64decode(value["bdata"]), dtype=value["dtype"])
-            shape = str(value.get("shape", len(array))).split(",")
-            return array.reshape([int(size) for size in shape])
-        return {key: _with_arrays(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_arrays(item) for item in value]
-    return value
-
-
-def _compact_trace(trace: Mapping[str, Any], points: pd.DataFrame) -> dict[str, Any]:
+def _compact_trace(trace: dict[str, Any], points: pd.DataFrame) -> dict[str, Any]:
     details = trace.get("customdata")
     is_other = str(trace.get("meta", "")).startswith(_OTHER_PARTS)
     if details is None or is_other or len(details) == 0:
         return dict(json_values(trace))
     # A gap in a line has a row number alone.
-    width = max(len(listed) for listed in details)
-    padded = [[*listed, *[None] * (width - len(listed))] for listed in details]
-    columns = list(zip(*padded, strict=True))
+    columns = list(zip_longest(*details))
     rows = np.array([-1 if row is None else row for row in columns[0]], dtype=np.int64)
-    made = {key: value for key, value in trace.items() if key != "customdata"}
     for axis in ("x", "y"):
-        made[axis] = _column(trace[axis], rows, points)
+        trace[axis] = _column(trace[axis], rows, points)
     for error in ("error_x", "error_y"):
-        if error in trace and "array" in trace[error]:
-            made[error] = {**trace[error], "array": _column(trace[error]["array"], rows, points)}
-    made["rows"] = rows
-    made["customdata"] = [_column(column, rows, points, _ROUNDED) for column in columns[1:]]
-    return dict(json_values(made))
+        if "array" in trace.get(error, {}):
+            trace[error]["array"] = _column(trace[error]["array"], rows, points)
+    trace["rows"] = rows
+    trace["customdata"] = [_column(column, rows, points, _ROUNDED) for column in columns[1:]]
+    return dict(json_values(trace))
 
 
 def _column(
-    values: Sequence[Any],
-    rows: npt.NDArray[np.int64],
-    points: pd.DataFrame,
-    slack: float = 0.0,
+    values: Sequence[Any], rows: npt.NDArray[np.int64], points: pd.DataFrame, slack: float = 0.0
 ) -> Any:
     """Return the name of the column of ``points`` that values are of, or else the values."""
-    known = rows >= 0
-    given = np.asarray(values, dtype=object)[known]
-    is_text = any(isinstance(value, str) for value in given)
-    numbers = None if is_text else given.astype(np.float64)
-    for name in points.columns:
-        column = points[name].to_numpy()[rows[known]]
-        if numbers is None:
-            same = column.dtype.kind not in "fiub" and list(column) == list(given)
-        elif column.dtype.kind in "fiu":
-            same = np.allclose(column, numbers, rtol=1e-9, atol=slack, equal_nan=True)
+    is_text = any(isinstance(value, str) for value in values)
+    for name in () if (rows < 0).any() else points.columns:
+        column = points[name].to_numpy()[rows]
+        if is_text:
+            same = column.dtype.kind not in "fiub" and list(column) == list(values)
         else:
-            same = False
-        if same and known.all():
+            numbers = np.asarray(values, dtype=np.float64)
+            same = column.dtype.kind in "fiu" and np.allclose(
+                column, numbers, rtol=1e-9, atol=slack, equal_nan=True
+            )
+        if same:
             return {"column": name}
     return values
 
@@ -269,15 +229,12 @@ def json_values(value: Any) -> Any:
     """Return a figure's values as JSON has them; floats with the digits that a drawing needs."""
     if isinstance(value, Mapping):
         return {str(key): json_values(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return json_values(value.tolist())
-    if isinstance(value, list | tuple | pd.Series | pd.Index):
+    if isinstance(value, np.ndarray | pd.Series | pd.Index):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
         return [json_values(item) for item in value]
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        number = float(value)
-        return float(f"{number:.{_DIGITS}g}") if math.isfinite(number) else None
-    return value if value is None or isinstance(value, str) else str(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -38,12 +38,7 @@ _COMPARED_BUDGETS = 4
 
 @dataclass(frozen=True)
 class Cells:
-    """A table of texts.
-
-    Args:
-        headings: One for each column.
-        rows: Cells in the headings' order.
-    """
+    """A table of texts."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -65,12 +60,8 @@ def answer(head: Headline) -> str:
     only = " It is the only evaluation so far." if head.evaluations == 1 else ""
     if close is None:
         at = f"{least_budget(best['average_bits'])} average bits"
-        above = (
-            f"not within 1 % of {head.relative_to}"
-            if head.excess is None
-            else f"{100 * head.excess:.1f} % above {head.relative_to}"
-        )
-        return f"Best {_named_loss(best, head)} at {at}: {above}.{only}"
+        above = "not within 1 % of" if head.excess is None else f"{100 * head.excess:.1f} % above"
+        return f"Best {_named_loss(best, head)} at {at}: {above} {head.relative_to}.{only}"
     if head.full_precision is not None:
         compared = f" against {head.full_precision.loss:.4f}"
     elif close["trial"] != best["trial"]:
@@ -94,7 +85,7 @@ def _loss(row: pd.Series, head: Headline) -> str:
     return with_error(row["selection_loss"], row[error])
 
 
-def facts(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
+def values(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
     """Return the headline values, as names and values."""
     failed = f", {head.failed:,} failed" if head.failed else ""
     weights = sum(layer.parameters for layer in record.layers)
@@ -112,15 +103,13 @@ def facts(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
 
 
 def budget_cells(record: StudyRecord) -> Cells:
-    """Return the best configuration at or under each budget.
-
-    Returns:
-        Cells; columns of what no row knows are left out.
-    """
+    """Return the best configuration at or under each budget, without columns that no row knows."""
     frame = budget_frame(record, study_budgets(record))
-    columns = [("budget", [f"{value:g}" for value in frame["budget"]])]
-    columns.append(("trial", [str(int(value)) for value in frame["trial"]]))
-    columns.append(("bits", [f"{value:.4f}" for value in frame["average_bits"]]))
+    columns = [
+        ("budget", [f"{value:g}" for value in frame["budget"]]),
+        ("trial", [str(int(value)) for value in frame["trial"]]),
+        ("bits", [f"{value:.4f}" for value in frame["average_bits"]]),
+    ]
     pairs = (
         ("loss", "loss", "standard_error"),
         ("estimated loss", "estimated_loss", "estimated_loss_std"),
@@ -164,12 +153,7 @@ def next_commands(head: Headline, directory: str) -> list[str]:
 
 
 def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> Cells:
-    """Return several studies side by side; hypervolumes are of one reference point.
-
-    Returns:
-        Cells of names, evaluations, hypervolume of the last round, and selection losses at some
-        budgets; a dash where nothing is known.
-    """
+    """Return several studies side by side; hypervolumes are of one reference point."""
     records = [result.record for result in results]
     by_round = comparison_frame(records, names)
     last = by_round.groupby("study", sort=False)["hypervolume"].last().to_dict()

@@ -12,18 +12,8 @@ from qsearch_reports.frames.groups import flatten
 from qsearch_reports.frames.origin import origin
 from qsearch_reports.names import distinct_names
 from qsearch_reports.results import StudyResults, read_results
-from qsearch_reports.summaries.facts import (
-    Cells,
-    answer,
-    budget_cells,
-    comparison_cells,
-    comparison_words,
-    counted,
-    facts,
-    failure_cells,
-    next_commands,
-    one_line,
-)
+from qsearch_reports.summaries import facts
+from qsearch_reports.summaries.facts import Cells, counted, one_line
 
 _MAX_SETTINGS = 200
 
@@ -44,8 +34,8 @@ def markdown_summary(studies: Sequence[StudyResults]) -> str:
         lines = [f"### {code(names[0])}", "", *_study(studies[0], "####")]
         return "\n".join(lines).rstrip() + "\n"
     lines = [f"### {len(studies)} studies", ""]
-    lines += [*_table(comparison_cells(studies, names), {0})]
-    lines += [line for text in comparison_words(studies) for line in ("", text)]
+    lines += [*_table(facts.comparison_cells(studies, names), {0})]
+    lines += [line for text in facts.comparison_words(studies) for line in ("", text)]
     for study, name in zip(studies, names, strict=True):
         shown = html.escape(one_line(name))
         lines += ["", f"<details><summary><code>{shown}</code></summary>", ""]
@@ -67,22 +57,22 @@ def code(name: object, limit: int = 80, *, in_table: bool = False) -> str:
 def _study(study: StudyResults, heading: str) -> Iterable[str]:
     record = study.record
     head = headline(record)
-    yield f"**{answer(head)}**"
+    yield f"**{facts.answer(head)}**"
     yield ""
     parts = (record.model, record.task, record.quantizer, record.trainer)
     better = f"{code(record.metric.name)} ({record.metric.better} is better)"
     yield " · ".join((*map(code, parts), better))
     yield ""
-    for label, value in facts(record, head):
+    for label, value in facts.values(record, head):
         yield f"- {label}: {value}"
     if head.best is not None:
         yield from ("", f"{heading} Best configuration at or under each budget", "")
-        yield from _table(budget_cells(record))
+        yield from _table(facts.budget_cells(record))
     if head.failed:
         yield from ("", f"{heading} {counted(head.failed, 'failed evaluation').capitalize()}", "")
-        yield from _table(failure_cells(record), {1})
+        yield from _table(facts.failure_cells(record), {1})
     yield from ("", f"{heading} Next", "")
-    yield from _commands(next_commands(head, study.directory))
+    yield from _commands(facts.next_commands(head, study.directory))
     yield from _origin(study)
 
 

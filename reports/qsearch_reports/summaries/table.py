@@ -65,6 +65,5 @@ def with_error(value: float, error: float | None) -> str:
 def least_budget(average_bits: float) -> str:
     """Return the least budget of two decimals that some average bits fit, as text."""
     hundredths = math.floor(average_bits * 100)
-    while hundredths / 100 < average_bits:
-        hundredths += 1
+    hundredths += hundredths / 100 < average_bits
     return f"{hundredths / 100:.2f}"

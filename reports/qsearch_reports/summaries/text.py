@@ -10,18 +10,8 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 from qsearch_reports.frames import headline, latest_points, points_frame
 from qsearch_reports.names import distinct_names
 from qsearch_reports.results import StudyResults, read_results
-from qsearch_reports.summaries.facts import (
-    Cells,
-    answer,
-    budget_cells,
-    comparison_cells,
-    comparison_words,
-    counted,
-    facts,
-    failure_cells,
-    next_commands,
-    one_line,
-)
+from qsearch_reports.summaries import facts
+from qsearch_reports.summaries.facts import Cells, counted, one_line
 from qsearch_reports.summaries.text_plot import front_plot
 
 WIDTH = 80
@@ -41,8 +31,8 @@ def text_summary(results: Sequence[StudyResults]) -> str:
     names = distinct_names(results)
     parts: list[list[str]] = []
     if len(results) > 1:
-        words = [line for text in comparison_words(results) for line in ("", *_wrap(text))]
-        table = _compared(comparison_cells(results, names))
+        words = [line for text in facts.comparison_words(results) for line in ("", *_wrap(text))]
+        table = _compared(facts.comparison_cells(results, names))
         parts.append([f"{len(results)} studies", *words, "", *table])
     for result, name in zip(results, names, strict=True):
         parts.append(list(_study(result, name)))
@@ -53,21 +43,21 @@ def text_summary(results: Sequence[StudyResults]) -> str:
 def _study(results: StudyResults, name: str) -> Iterable[str]:
     record = results.record
     head = headline(record)
-    yield from _wrap(f"{one_line(name)}: {answer(head)}")
+    yield from _wrap(f"{one_line(name)}: {facts.answer(head)}")
     yield ""
     rows = [
         ("model", one_line(record.model, WIDTH - 16)),
         ("task", f"{one_line(record.task, 22)}, {one_line(record.metric.name, 20)}"
          f" ({record.metric.better} is better)"),
         ("made by", f"{one_line(record.quantizer, 30)}, {one_line(record.trainer, 30)}"),
-        *facts(record, head),
+        *facts.values(record, head),
     ]  # fmt: skip
     width = max(len(label) for label, _ in rows)
     for label, value in rows:
         yield f"{label:{width}}  {value}"
     if head.best is not None:
         yield from ("", "best configuration at or under each budget")
-        yield from _put(budget_cells(record))
+        yield from _put(facts.budget_cells(record))
         latest = latest_points(points_frame(record))
         loss = "estimated loss" if head.is_estimated else "loss"
         number = int(latest["round"].iloc[0])
@@ -76,11 +66,11 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
         yield from front_plot(latest)
     if head.failed:
         yield from ("", counted(head.failed, "failed evaluation"))
-        for count, reason, trials in failure_cells(record).rows:
+        for count, reason, trials in facts.failure_cells(record).rows:
             at = f" (trials {trials})" if trials else ""
             yield from _wrap(f"{count} x {one_line(reason, 200)}{at}", "  ")
     yield from ("", "next")
-    for command in next_commands(head, results.directory):
+    for command in facts.next_commands(head, results.directory):
         yield f"  {command}"
 
 

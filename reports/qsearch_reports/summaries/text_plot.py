@@ -17,11 +17,7 @@ def front_plot(points: pd.DataFrame, width: int = 60, height: int = 12) -> list[
 
     ``*`` is on the overall Pareto front, ``.`` any other configuration. What lies above the front
     by more than half its height is a ``^`` in the top line, so that a few poor configurations do
-    not flatten the rest.
-
-    Returns:
-        ``height`` lines (one, if all losses are alike), the axis and its ticks; nothing without
-        points.
+    not flatten the rest. If all losses are alike, it has one line; without points, none.
     """
     known = points[points["selection_loss"].notna() & points["average_bits"].notna()]
     if known.empty:

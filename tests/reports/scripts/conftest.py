@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from qsearch_reports.page.payload import study_payload
 from qsearch_reports.results import StudyResults
 
 from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import json_payload, load_study
 
 
 @pytest.fixture(scope="session")
-def payload(results: StudyResults) -> dict[str, Any]:
+def payload(results: StudyResults) -> Any:
     """What the page has of ``results``; read-only for tests."""
-    return json_payload(results)
+    return json.loads(json.dumps(study_payload(results, "a study")))
 
 
 @pytest.fixture(scope="module")
-def study_page(script: Callable[..., Scope], payload: dict[str, Any]) -> Scope:
-    """A page with all scripts, and ``results`` without its figures as ``study``."""
-    scope = script("study.js")
-    load_study(scope, {**payload, "figures": {}})
-    return scope
+def study_page(script: Callable[..., Scope]) -> Scope:
+    """A page with all scripts."""
+    return script("study.js")

@@ -17,7 +17,6 @@ from tests.reports.scripts.support import QUICK
 
 pytestmark = pytest.mark.browser
 
-SIZES = {"MB": 10**6, "GB": 10**9}
 # Of a budget's own steps, of powers of two, and what is hardly above either.
 STEPS = st.integers(20, 340).map(lambda count: count * 0.05)
 DYADIC = st.integers(32, 544).map(lambda count: count / 32)
@@ -99,72 +98,3 @@ def test_at_both_ends_of_the_slider_something_fits_for_the_command_line_too(
                 assert named == unit["key"]
                 assert sizes.bits_for_file(nbytes) == limit
             assert limit >= needed
-
-
-@QUICK
-@given(sizes=FOOTPRINTS, bits=st.lists(BITS, min_size=1, max_size=5))
-def test_the_slider_has_whole_steps_and_none_below_what_is_needed(
-    budget: Scope, sizes: Footprint, bits: list[float]
-) -> None:
-    for unit in units(budget, bits, sizes):
-        step, size = unit["step"], SIZES.get(unit["key"])
-        assert unit["low"] <= unit["high"]
-        for end, shown, needed in zip(
-            (unit["low"], unit["high"]), unit["shown"], (min(bits), max(bits)), strict=True
-        ):
-            assert abs(end / step - round(end / step)) < 1e-3
-            assert float(shown) == end
-            takes = needed if size is None else sizes.file_bytes(needed) / size
-            assert end - takes < step * 1.001
-
-
-def test_a_configuration_alone_has_a_slider_of_one_step(budget: Scope) -> None:
-    for unit in units(budget, [3.0], footprint(8 * 10**6, 0, 10**6)):
-        assert unit["low"] == unit["high"]
-
-
-def test_quantized_weights_that_are_next_to_nothing_of_the_files_end_a_slider_too(
-    budget: Scope,
-) -> None:
-    sizes = footprint(8, 10**15, 0)
-    for unit in units(budget, [2.0, 3.0], sizes)[1:]:
-        assert unit["limits"][0] >= 2
-        assert unit["limits"][1] >= 3
-
-
-def test_only_rows_of_the_latest_round_are_in_the_range(budget: Scope) -> None:
-    given = study([2.0, 3.0, 4.0], None)
-    given["points"]["latest"] = [False, True, True]
-    (unit,) = budget.evaluate(UNITS, study=given)
-    assert (unit["low"], unit["high"]) == (3, 4)
-
-
-POINTS = {
-    "trial": [7],
-    "loss": [0.29],
-    "standard_error": [0.001],
-    "estimated_loss": [0.285],
-    "estimated_loss_std": [0.0004],
-    "average_bits": [3],
-    "metric": [0.9],
-    "metric_standard_error": [None],
-    "seen": [False],
-}
-
-
-@pytest.mark.parametrize(
-    ("expected", "said"),
-    [
-        (0.285, "least estimated loss, 0.2850 ± 0.0004; observed: 0.2900 ± 0.0010 at 3.0000"),
-        (None, "least loss: 0.2900 ± 0.0010 at 3.0000"),
-    ],
-)
-def test_what_the_budget_chose_is_said_by_what_it_was_chosen_for(
-    budget: Scope, expected: float | None, said: str
-) -> None:
-    given = {
-        "metric": {"name": "accuracy"},
-        "points": {**POINTS, "estimated_loss": [expected]},
-    }
-    text = budget.evaluate("bestText(study, 0)", study=given)
-    assert text == f"Trial 7 has the {said} average bits; accuracy 0.9000, unseen in training."

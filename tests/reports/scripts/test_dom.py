@@ -39,19 +39,3 @@ def test_any_name_becomes_one_that_file_systems_take(dom: Scope, name: str) -> N
     assert len(found) <= 100
     assert all(sign.isalnum() or sign in "._-" or sign.isnumeric() for sign in found)
     assert (found == "") == (name == "")
-
-
-def test_many_calls_in_a_frame_are_one_with_the_last_arguments(dom: Scope) -> None:
-    script = """{
-      const [told, failures] = [[], []];
-      addEventListener("error", ({message}) => failures.push(message));
-      const call = oncePerFrame((...given) => told.push(given));
-      const frame = () => new Promise(requestAnimationFrame);
-      call(1); call(2); call(3, 4);
-      const before = told.length;
-      await frame();
-      call(5);
-      await frame();
-      return [before, told, failures];
-    }"""
-    assert dom.evaluate(script) == [0, [[3, 4], [5]], []]

@@ -76,15 +76,6 @@ def test_a_long_name_is_read_back_from_yaml_too(files: Scope, length: int, lette
     assert yaml.safe_load(text) == configuration
 
 
-@pytest.mark.parametrize("kind", ["json", "yaml"])
-def test_a_configuration_file_is_read_back_whatever_its_names_are(files: Scope, kind: str) -> None:
-    configuration = {f"layer {text}": {text: text, "bits": 3, "scale": 0.5} for text in HOSTILE}
-    text = files.evaluate("CONFIGURATION_FILES[kind][1](given)", kind=kind, given=configuration)
-    read = {"json": json.loads, "yaml": yaml.safe_load}[kind]
-    assert read(text) == configuration
-    assert list(read(text)) == list(configuration)
-
-
 def test_a_configuration_as_csv_has_one_row_for_each_layer(files: Scope) -> None:
     configuration = {"first": {"bits": 2, "scale": "row"}, "second": {"bits": 8, "scale": "tensor"}}
     text = files.evaluate("CONFIGURATION_FILES.csv[1](given)", given=configuration)

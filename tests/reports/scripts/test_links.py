@@ -6,59 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import QUICK
 
 pytestmark = pytest.mark.browser
-
-COORDINATES = st.integers(-4, 4).map(float)
-PAIRS = st.tuples(COORDINATES, COORDINATES)
-# Never on an edge or in line with a corner, where inside is as one likes.
-PROBES = [[at + 0.5031, up + 0.4977] for at in range(-5, 5) for up in range(-5, 5)]
 
 
 @pytest.fixture(scope="module")
 def links(script: Callable[..., Scope]) -> Scope:
     return script("links.js")
-
-
-def winds_oddly(polygon: list[tuple[float, float]], x: float, y: float) -> bool:
-    """Whether a ray upward from a point crosses the outline an odd number of times."""
-    crossings = 0
-    for (ax, ay), (bx, by) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
-        if min(ax, bx) < x < max(ax, bx):
-            crossings += ay + (by - ay) * (x - ax) / (bx - ax) > y
-    return crossings % 2 == 1
-
-
-@QUICK
-@given(polygon=st.lists(PAIRS, min_size=3, max_size=9))
-def test_a_point_is_within_a_lasso_by_the_even_odd_rule(
-    links: Scope, polygon: list[tuple[float, float]]
-) -> None:
-    x, y = zip(*polygon, strict=True)
-    found = links.evaluate(
-        "{const inside = insidePolygon(lasso); return probes.map(([x, y]) => inside(x, y))}",
-        lasso={"x": x, "y": y},
-        probes=PROBES,
-    )
-    assert found == [winds_oddly(polygon, *probe) for probe in PROBES]
-
-
-@QUICK
-@given(x=PAIRS, y=st.none() | PAIRS, point=PAIRS)
-def test_a_box_has_its_edges_from_either_corner_and_without_y_all_heights(
-    links: Scope, x: tuple[float, float], y: tuple[float, float] | None, point: tuple[float, float]
-) -> None:
-    ranges = {"x": x} if y is None else {"x": x, "y": y}
-    found = links.evaluate("insideBox(ranges)(...point)", ranges=ranges, point=point)
-    fits = [
-        ends is None or min(ends) <= at <= max(ends) for ends, at in zip((x, y), point, strict=True)
-    ]
-    assert found is all(fits)
 
 
 def node(*traces: dict[str, Any]) -> dict[str, Any]:
@@ -150,27 +106,3 @@ def test_keys_go_from_left_to_right_and_stop_at_the_ends(
 ) -> None:
     took, state = going_on(links, traces, step, chosen=chosen)
     assert (took, state["chosen"], state["by"]) == (True, next_row, "reader")
-
-
-def test_keys_pass_by_what_is_hidden_and_stop_at_each_round_of_a_configuration(
-    links: Scope,
-) -> None:
-    rounds = [{"x": [1, 2, 3], "customdata": [[0], [1], [3]]}]
-    hidden = {"x": [1.5], "customdata": [[2]], "visible": "legendonly"}
-    for chosen, next_row in ((0, 1), (1, 3), (3, 3)):
-        assert going_on(links, [*rounds, hidden], 1, chosen=chosen)[1]["chosen"] == next_row
-
-
-@pytest.mark.parametrize(
-    ("layer", "step", "next_layer"), [(None, 1, 8), (8, 1, 2), (2, 1, 5), (5, 1, 5), (8, -1, 8)]
-)
-def test_keys_in_a_figure_of_layers_mark_the_one_beside(
-    links: Scope, layer: int | None, step: int, next_layer: int
-) -> None:
-    traces = [
-        {"x": [3, 1], "customdata": [[5], [8]], "meta": "layer-0"},
-        {"x": [3], "customdata": [[2]], "meta": "layer-1"},
-        {"x": [2], "customdata": [[7]], "meta": "layer-2", "visible": "legendonly"},
-    ]
-    took, state = going_on(links, traces, step, layer=layer)
-    assert (took, state["layer"]) == (True, next_layer)

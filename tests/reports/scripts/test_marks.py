@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-import numpy as np
 import pytest
-from qsearch_reports.results import StudyResults
 
-from qsearch.storage.study_record import row_configuration
 from tests.reports.page_scripts import Scope
 
 pytestmark = pytest.mark.browser
 
 POINTS = {"points": {"configuration": [7, 8, 7, 9]}}
-LAYOUT = """
-const axis = (length, scale) => ({
-  _length: length, d2p: (at) => (at === null ? NaN : at * scale), c2p: (at) => at * scale,
-});
-node._fullLayout = {
-  xaxis: axis(500, 10), yaxis: axis(300, 100), xaxis2: axis(500, 1000), yaxis2: axis(300, 1),
-};
-"""
 
 
 def places(study_page: Scope, *traces: dict[str, Any]) -> dict[int, list[list[Any]]]:
@@ -35,15 +23,6 @@ def places(study_page: Scope, *traces: dict[str, Any]) -> dict[int, list[list[An
     return dict(found)
 
 
-def drawn(study_page: Scope, trace: dict[str, Any], points: list[int], kind: str = "ring") -> str:
-    script = f"{{{LAYOUT} return outline(node, {{curve: 0, row: 0, points}}, kind)}}"
-    return str(study_page.evaluate(script, node={"data": [trace]}, points=points, kind=kind))
-
-
-def numbers(path: str) -> list[float]:
-    return [float(number) for number in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", path)]
-
-
 def test_points_of_a_line_are_one_place_until_a_gap_or_another_row(study_page: Scope) -> None:
     rows = [[0], [0], [-1], [0], [1], [1], [None], [1], [3]]
     assert places(study_page, {"mode": "lines", "customdata": rows}) == {
@@ -51,94 +30,3 @@ def test_points_of_a_line_are_one_place_until_a_gap_or_another_row(study_page: S
         8: [[0, 1, [4, 5]], [0, 1, [7]]],
         9: [[0, 3, [8]]],
     }
-
-
-@pytest.mark.parametrize("trace", [{}, {"customdata": [None, [], [-1], [None]]}])
-def test_what_stands_for_no_evaluation_has_no_place(
-    study_page: Scope, trace: dict[str, Any]
-) -> None:
-    assert places(study_page, trace) == {}
-
-
-@pytest.mark.parametrize(
-    ("part", "is_evaluations"),
-    [
-        (None, True),
-        ("seen", True),
-        ("loss-1", True),
-        ("study-0", True),
-        ("layer-3", False),
-        ("round", False),
-        ("round-line", False),
-        ("heatmap", False),
-    ],
-)
-def test_traces_of_layers_and_rounds_are_left_out(
-    study_page: Scope, part: str | None, is_evaluations: bool
-) -> None:
-    assert study_page.evaluate("isOfEvaluations({meta: part})", part=part) is is_evaluations
-    found = places(study_page, {"customdata": [[0], [1]], "meta": part})
-    assert sorted(found) == ([7, 8] if is_evaluations else [])
-
-
-@pytest.mark.parametrize("kind", ["disc", "diamond", "ring", "dash", "box"])
-def test_a_mark_is_at_its_point_on_its_own_axes(study_page: Scope, kind: str) -> None:
-    trace = {"x": [1, 2], "y": [1.504, 1.5]}
-    path = drawn(study_page, trace, [0], kind)
-    assert path == study_page.evaluate("MARKS[kind](10, 150.4)", kind=kind)
-    other = {**trace, "xaxis": "x2", "yaxis": "y2"}
-    assert drawn(study_page, other, [1], kind) == study_page.evaluate(
-        "MARKS[kind](2000, 1.5)", kind=kind
-    )
-
-
-def test_a_point_without_a_coordinate_has_no_mark(study_page: Scope) -> None:
-    assert drawn(study_page, {"x": [None], "y": [1]}, [0]) == ""
-    lines = {"mode": "lines", "x": [0, None, 2], "y": [1, 2, 3]}
-    assert drawn(study_page, lines, [0, 1, 2]) == "M0 100L20 300"
-
-
-def test_a_bar_is_marked_over_the_height_of_the_plot_and_as_wide_as_a_category(
-    study_page: Scope,
-) -> None:
-    path = drawn(study_page, {"type": "bar", "x": [3], "y": [0.2]}, [0])
-    # Within the plot by the width of the line.
-    assert path == "M25 1H35V299H25Z"
-
-
-def mean_bits(results: StudyResults, rows: list[int]) -> list[float]:
-    chosen = results.record.latest.sort_values("trial").iloc[rows]
-    table = [
-        [configuration[layer.name]["bits"] for layer in results.record.layers]
-        for configuration in (row_configuration(row) for _, row in chosen.iterrows())
-    ]
-    return [float(value) for value in np.mean(np.array(table, dtype=float), axis=0)]
-
-
-LAYER_FIGURE = {
-    "data": [
-        {"x": [1, 2], "y": [0.5, 0.6], "customdata": [[4], [9]], "meta": "layer-0"},
-        {"x": [3], "y": [0.7], "customdata": [[0]], "meta": "seen"},
-    ]
-}
-
-
-def layer_marks(study_page: Scope, **state: Any) -> dict[str, str]:
-    found = study_page.evaluate(
-        f"{{{LAYOUT} state.selected = new Set(state.selected);"
-        " state.chosen = latestRows(study)[state.chosen];"
-        " return layerMarks(node, study, state)}",
-        node=LAYER_FIGURE,
-        state={"chosen": 3, "selected": [], "layer": None, **state},
-    )
-    return dict(found)
-
-
-def test_layers_are_marked_at_what_the_chosen_configuration_has(
-    study_page: Scope, results: StudyResults
-) -> None:
-    found = layer_marks(study_page, layer=9)
-    bits = mean_bits(results, [3])
-    expected = [f"M{x * 10 - 5} {bits[layer] * 100:g}h10" for x, layer in ((1, 4), (2, 9))]
-    assert found["chosen thin"] == "".join(expected)
-    assert numbers(found["layer"])[:2] == [20 - 9.5, 60]

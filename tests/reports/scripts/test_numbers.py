@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -70,29 +69,3 @@ def test_sizes_read_as_the_command_line_writes_them(numbers: Scope, sizes: list[
         # Just between two figures, Python takes the even one and JavaScript the greater.
         if Decimal(size / unit) * 10**places % 1 != Decimal("0.5"):
             assert text == readable_size(size)
-
-
-@QUICK
-@given(ranges=st.lists(st.floats(1e-9, 1e12), min_size=20))
-def test_a_step_is_1_2_or_5_and_divides_a_range_into_about_200(
-    numbers: Scope, ranges: list[float]
-) -> None:
-    steps = numbers.evaluate("ranges.map(niceStep)", ranges=ranges)
-    for length, step in zip(ranges, steps, strict=True):
-        digit = step / 10.0 ** math.floor(math.log10(step * (1 + 1e-9)))
-        assert min(abs(digit - nice) for nice in (1, 2, 5)) < 1e-6
-        assert 79 < length / step < 200.3
-
-
-@pytest.mark.parametrize("length", [0, -1, None])
-def test_a_range_of_nothing_has_a_step_of_1(numbers: Scope, length: float | None) -> None:
-    assert numbers.evaluate("niceStep(length)", length=length) == 1
-
-
-def test_a_step_written_with_its_decimals_is_the_step_and_needs_them_all(numbers: Scope) -> None:
-    texts = [f"{digit}e{power}" for digit in (1, 2, 5) for power in range(-9, 6)]
-    steps = [float(text) for text in texts]
-    decimals = numbers.evaluate("steps.map(decimalsOf)", steps=steps)
-    for step, places in zip(steps, decimals, strict=True):
-        assert float(f"{step:.{places}f}") == step
-        assert places == 0 or float(f"{step:.{places - 1}f}") != step

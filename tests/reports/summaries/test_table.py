@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qsearch_reports.frames import budget_frame, headline, latest_points, points_frame
+from qsearch_reports.frames import headline, latest_points, points_frame
 from qsearch_reports.results import StudyResults
 from qsearch_reports.summaries.facts import answer, next_commands
 from qsearch_reports.summaries.table import least_budget
@@ -21,8 +20,9 @@ from qsearch_reports.summaries.text import WIDTH, text_summary
 from qsearch_reports.summaries.text_plot import front_plot
 from rich.cells import cell_len
 
-from qsearch.plugins.evaluation import Evaluation, Metric
+from qsearch.plugins.evaluation import Evaluation
 from qsearch.storage.study_record import StudyRecord
+from tests.reports.realistic_studies import hostile_record, make_record, only_failures
 
 HOSTILE = "\x1b[2Jevil\nqsearch: all is well <b>`|\u202e" + "長" * 300
 
@@ -36,23 +36,13 @@ def lines_after(text: str, heading: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def one(make_record: Callable[..., StudyRecord]) -> StudyRecord:
+def one() -> StudyRecord:
     return make_record(rounds=1, trials_per_round=1, failed=0)
 
 
 @pytest.fixture(scope="module")
-def none(make_record: Callable[..., StudyRecord]) -> StudyRecord:
+def none() -> StudyRecord:
     return make_record(rounds=0)
-
-
-@pytest.fixture(scope="module")
-def hostile(make_record: Callable[..., StudyRecord]) -> StudyRecord:
-    record = make_record(
-        name=HOSTILE, model=HOSTILE, metric=Metric(HOSTILE, "lower"), trials_per_round=5, rounds=2
-    )
-    reasons = record.trials["reason"].where(record.trials["reason"] == "", HOSTILE)
-    names = dict.fromkeys(("task", "quantizer", "trainer"), HOSTILE)
-    return replace(record, trials=record.trials.assign(reason=reasons), **names)
 
 
 def test_the_first_sentence_answers_how_few_bits_are_enough(record: StudyRecord) -> None:
@@ -64,24 +54,23 @@ def test_the_first_sentence_answers_how_few_bits_are_enough(record: StudyRecord)
     assert f"estimated loss {close['selection_loss']:.4f}" in first
 
 
-def test_the_answer_is_relative_to_full_precision_where_that_is_known(record: StudyRecord) -> None:
-    def told(loss: float) -> str:
-        full = Evaluation(loss, 0.9, 0.01, 0.01, 1.0)
+def test_the_answer_is_relative_to_full_precision_or_else_to_the_best_loss(
+    record: StudyRecord,
+) -> None:
+    def answer_of(full: Evaluation | None) -> str:
         last = replace(record.rounds[-1], full_precision=full)
         return answer(headline(replace(record, rounds=(*record.rounds[:-1], last))))
 
     least = float(latest_points(points_frame(record))["selection_loss"].min())
-    assert "Within 1 % of full precision at" in told(least)
-    assert f"against {least:.4f}" in told(least)
-    assert told(least / 1.25).endswith("25.0 % above full precision.")
-
-
-def test_the_answer_is_relative_to_the_best_loss_otherwise(record: StudyRecord) -> None:
-    rounds = tuple(replace(entry, full_precision=None) for entry in record.rounds)
-    head = headline(replace(record, rounds=rounds))
-    assert head.best is not None
-    assert "Within 1 % of the best loss at" in answer(head)
-    assert f"against {head.best['selection_loss']:.4f}" in answer(head)
+    known = answer_of(Evaluation(least, 0.9, 0.01, 0.01, 1.0))
+    assert "Within 1 % of full precision at" in known
+    assert "Within 1 % of the best loss at" in answer_of(None)
+    for text in (known, answer_of(None)):
+        assert f"against {least:.4f}" in text
+    worse = answer_of(Evaluation(least / 1.25, 0.9, 0.01, 0.01, 1.0))
+    assert worse.endswith("25.0 % above full precision.")
+    zero = answer_of(Evaluation(0.0, 0.0, 1.0, 0.0, 1.0))
+    assert "not within 1 % of full precision" in zero
 
 
 def test_every_figure_of_the_headline_is_there(record: StudyRecord) -> None:
@@ -94,26 +83,7 @@ def test_every_figure_of_the_headline_is_there(record: StudyRecord) -> None:
     assert facts["model"] == record.model
 
 
-def test_the_table_holds_the_best_configuration_at_each_budget(record: StudyRecord) -> None:
-    heading, *rows = lines_after(summary(record), "best configuration at or under each budget")
-    assert heading.split()[:3] == ["budget", "trial", "bits"]
-    cells = [row.split() for row in rows]
-    expected = budget_frame(record, [float(row[0]) for row in cells])
-    assert [int(row[1]) for row in cells] == expected["trial"].tolist()
-    assert [row[3] for row in cells] == [f"{loss:.4f}" for loss in expected["loss"]]
-
-
-def test_columns_that_nothing_is_known_for_are_left_out(
-    make_record: Callable[..., StudyRecord],
-) -> None:
-    text = summary(make_record(estimated=False))
-    assert "estimated loss" not in text
-    assert "loss (nats) against average bits" in text
-
-
-def test_many_failures_stay_short(
-    record: StudyRecord, only_failures: Callable[[StudyRecord], StudyRecord]
-) -> None:
+def test_many_failures_stay_short(record: StudyRecord) -> None:
     failed = only_failures(record)
     reasons = [f"reason {place % 50}" for place in range(len(failed.trials))]
     text = summary(replace(failed, trials=failed.trials.assign(reason=reasons)))
@@ -122,9 +92,7 @@ def test_many_failures_stay_short(
     assert "40 other reasons; the report has them" in listed[-1]
 
 
-def test_all_failed_says_so_and_where_to_look(
-    record: StudyRecord, only_failures: Callable[[StudyRecord], StudyRecord]
-) -> None:
+def test_all_failed_says_so_and_where_to_look(record: StudyRecord) -> None:
     text = summary(only_failures(record))
     assert "300 evaluations failed, none completed: no front yet." in text
     assert "300 x loss is nan" in text
@@ -137,6 +105,7 @@ def test_a_study_without_results_says_how_to_watch_it(none: StudyRecord) -> None
     text = summary(none)
     assert "quickstart: No evaluation has finished yet." in text
     assert lines_after(text, "next") == ["  qsearch status runs/quickstart"]
+    assert front_plot(points([(2.0, math.nan)])) == []
 
 
 def test_one_evaluation_is_a_point_and_said_to_be_the_only_one(one: StudyRecord) -> None:
@@ -158,11 +127,14 @@ def test_the_commands_pick_what_the_first_sentence_names(record: StudyRecord) ->
     assert shlex.split(report) == ["qsearch", "report", "my runs/-a"]
 
 
-def test_several_studies_are_compared_from_one_reference_point(
-    record: StudyRecord, make_record: Callable[..., StudyRecord]
-) -> None:
-    other = replace(make_record(name="other", quality=1.2), reference_point=(1.5, 7.5))
+def test_several_studies_are_compared_from_one_reference_point(record: StudyRecord) -> None:
+    other = replace(
+        make_record(name="other", model="another", quality=1.2, estimated=False),
+        reference_point=(1.5, 7.5),
+    )
     text = summary(record, other)
+    assert "These studies differ in model, so their losses mean different things." in text
+    assert "\nloss (nats) against average bits" in text
     assert "one reference point (loss 1.5, 7.5 average bits)" in " ".join(text.split())
     heading = next(line for line in text.splitlines() if line.startswith("  study "))
     rows = lines_after(text, heading)
@@ -171,18 +143,11 @@ def test_several_studies_are_compared_from_one_reference_point(
     assert text.count("Within 1 % of") == 2
 
 
-def test_studies_that_cannot_be_compared_are_said_to_differ(
-    record: StudyRecord, make_record: Callable[..., StudyRecord]
-) -> None:
-    text = summary(record, make_record(name="other", model="another"))
-    assert "These studies differ in model, so their losses mean different things." in text
-
-
 @pytest.mark.parametrize("case", ["record", "one", "none", "hostile"])
 def test_no_line_is_wider_than_a_terminal_or_steers_it(
     case: str, request: pytest.FixtureRequest
 ) -> None:
-    record = request.getfixturevalue(case)
+    record = hostile_record(HOSTILE) if case == "hostile" else request.getfixturevalue(case)
     for text in (summary(record), text_summary([StudyResults(record, "d")] * 2)):
         commands = ("  qsearch pick", "  qsearch export", "  qsearch report", "  qsearch status")
         for line in text.splitlines():
@@ -212,7 +177,7 @@ def test_the_best_configuration_is_drawn_at_the_bottom_above_its_bits(
     margin = rows[0].index("|") + 1
     assert len(rows) in (1, 10)
     assert len({row.index("|") for row in rows}) == 1
-    marks = {(r, c) for r, row in enumerate(rows) for c in np.flatnonzero(list_of(row, margin))}
+    marks = {(r, c) for r, row in enumerate(rows) for c in range(40) if row[margin:][c:][:1] == "*"}
     bits = [pair[0] for pair in pairs]
     best = min(pair[1] for pair in pairs)
     at = min(pair[0] for pair in pairs if pair[1] == best)
@@ -222,36 +187,12 @@ def test_the_best_configuration_is_drawn_at_the_bottom_above_its_bits(
     assert axis.endswith("+" + "-" * 40)
 
 
-def list_of(row: str, margin: int) -> list[bool]:
-    return [character == "*" for character in row[margin:]]
-
-
 def test_poor_configurations_do_not_press_the_front_flat() -> None:
     drawn = front_plot(points([(2.0, 0.5), (3.0, 0.4), (4.0, 0.3), (2.5, 1000.0)]), 30, 8)
     assert drawn[0].split("|")[0].strip() == "0.6"
     assert "^" in drawn[0]
     assert len([line for line in drawn if "*" in line]) == 3
-
-
-def test_ticks_are_the_ends_and_the_middle_of_average_bits() -> None:
-    assert front_plot(points([(2.0, 0.5), (6.0, 0.3)]), 40, 5)[-1].split() == [
-        "2.00",
-        "4.00",
-        "6.00",
-    ]
-
-
-def test_nothing_is_drawn_of_no_points() -> None:
-    assert front_plot(points([])) == []
-    assert front_plot(points([(2.0, math.nan)])) == []
-
-
-def test_a_loss_of_zero_without_quantization_gives_no_share_above_it(record: StudyRecord) -> None:
-    full = Evaluation(0.0, 0.0, 1.0, 0.0, 1.0)
-    rounds = (*record.rounds[:-1], replace(record.rounds[-1], full_precision=full))
-    said = answer(headline(replace(record, rounds=rounds)))
-    assert "not within 1 % of full precision" in said
-    assert "0.0 %" not in said
+    assert drawn[-1].split() == ["2.00", "3.00", "4.00"]
 
 
 @given(st.integers(200, 900), st.integers(-3, 3))
@@ -269,9 +210,8 @@ def test_the_commands_budget_fits_what_is_chosen_however_it_was_rounded(
     assert bits <= budget < bits + 0.0101
 
 
-@pytest.mark.parametrize("most", [1e300, 1.7e308])
-def test_huge_losses_keep_the_width(record: StudyRecord, most: float) -> None:
-    sign = np.where(record.trials["trial"] % 2 == 0, most, -most)
+def test_huge_losses_keep_the_width(record: StudyRecord) -> None:
+    sign = np.where(record.trials["trial"] % 2 == 0, 1.7e308, -1.7e308)
     huge = dict.fromkeys(("loss", "estimated_loss", "standard_error", "metric"), sign)
     text = summary(replace(record, trials=record.trials.assign(**huge)))
     plot = lines_after(text, "* Pareto front, . other")

@@ -1,5 +1,7 @@
 import { axesIn, TITLE } from "./axes.js";
 
+const STUDIES = ["#56B4E9", "#F0A04B", "#3CC79A", "#E29CC8", "#D9C650", "#A9D3F5"];
+
 /** Colours of each part of a figure on a dark ground; on a light one figures keep their own. */
 const DARK = {
   seen: "#56B4E9",
@@ -9,25 +11,9 @@ const DARK = {
   failed: "#FF7B72",
   outside: "#F0A04B",
   "round-line": "#56B4E9",
-  "loss-0": "#56B4E9",
-  "loss-1": "#9CCBE8",
-  "loss-2": "#E0C069",
-  "loss-3": "#F0A04B",
-  "layer-0": "#56B4E9",
-  "layer-1": "#F0A04B",
-  "layer-2": "#3CC79A",
-  "layer-3": "#E29CC8",
-  "layer-4": "#D9C650",
-  "layer-5": "#A9D3F5",
-  "layer-6": "#C4CCD6",
-  "layer-7": "#FF7B72",
-  "layer-8": "#97A3B3",
-  "study-0": "#56B4E9",
-  "study-1": "#F0A04B",
-  "study-2": "#3CC79A",
-  "study-3": "#E29CC8",
-  "study-4": "#D9C650",
-  "study-5": "#A9D3F5",
+  ...numbered("loss", ["#56B4E9", "#9CCBE8", "#E0C069", "#F0A04B"]),
+  ...numbered("layer", [...STUDIES, "#C4CCD6", "#FF7B72", "#97A3B3"]),
+  ...numbered("study", STUDIES),
 };
 const LIGHT = { seen: "#0072B2", unseen: "#C2500A" };
 export const darkScheme = window.matchMedia("(prefers-color-scheme: dark)");
@@ -82,4 +68,9 @@ function darken(trace) {
   if (trace.fill) trace.fillcolor = colour;
   if (trace.error_y) trace.error_y.color = colour;
   if (trace.error_x) trace.error_x.color = colour;
+}
+
+/** Colours of parts that differ by a number. */
+function numbered(name, colours) {
+  return Object.fromEntries(colours.map((colour, at) => [`${name}-${at}`, colour]));
 }
