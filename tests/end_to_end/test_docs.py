@@ -1,4 +1,4 @@
-"""README, changelog and docs name only pages, headings, files and modules that exist."""
+"""README, changelog and docs name what exists: pages, modules, benchmarks, files and columns."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from qsearch.storage.paths import kind_of
+from qsearch.storage.study_record import TRIAL_COLUMNS
 from tests.end_to_end.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -37,7 +39,7 @@ def test_links_lead_to_pages_and_headings_of_the_repository(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=names(WITH_CODE))
-def test_named_files_and_modules_exist(page: Path) -> None:
+def test_named_files_modules_and_benchmarks_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in re.findall(r"`([\w/]+/\w+\.py)`", text):
         assert any((folder / name).is_file() for folder in FOLDERS), name
@@ -45,3 +47,21 @@ def test_named_files_and_modules_exist(page: Path) -> None:
         place = ROOT / name.replace(".", "/")
         module, parent = place.with_suffix(".py"), place.parent.with_suffix(".py")
         assert place.is_dir() or module.is_file() or parent.is_file(), name
+    for name in re.findall(r"make bench-(\w+)", text):
+        assert (ROOT / "benchmarks" / f"{name}.py").is_file(), name
+
+
+def first_cells(heading: str) -> list[str]:
+    """What the first column of a section of docs/cli.md names."""
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+
+
+def test_the_files_of_a_study_directory_are_those_that_the_code_knows() -> None:
+    files = {name.replace("-N", "-1") for name in first_cells("A study directory")}
+    assert {name for name in files if kind_of(name) is None} == {"report.html", "state/mlflow-run"}
+
+
+def test_the_columns_of_trials_are_documented_in_order() -> None:
+    assert first_cells("`trials.parquet`") == list(TRIAL_COLUMNS)
