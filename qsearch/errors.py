@@ -18,7 +18,7 @@ class StudyBusyError(InputError):
 
 
 class EvaluationError(QsearchError):
-    """One configuration could not be evaluated; the study goes on without it."""
+    """One configuration could not be evaluated; the study continues without it."""
 
 
 class DamagedFileError(InputError):

@@ -15,6 +15,7 @@ from qsearch._text import warn
 from qsearch.errors import InputError
 from qsearch.monitoring.events import Event, EventKind, Observer
 from qsearch.monitoring.loggers import masked_reason
+from qsearch.storage.files import write_bytes
 from qsearch_loggers.scalars import Scalars
 
 FOLDER = "mlruns"
@@ -110,7 +111,7 @@ class _Run:
         except Exception as error:
             if not self._is_away:
                 reason = masked_reason(error)
-                warn(f"logger 'mlflow' failed and will try again, the study goes on: {reason}")
+                warn(f"logger 'mlflow' failed and will try again, the study continues: {reason}")
             self._is_away, self._pause = True, min(2 * self._pause, _MAX_PAUSE)
         else:
             self._is_away, self._pause = False, _EVERY
@@ -158,5 +159,5 @@ def _run_id(client: Any, directory: Path, name: str) -> str:
         experiment.experiment_id if experiment else client.create_experiment(name_of_experiment)
     )
     run_id: str = client.create_run(number, run_name=name).info.run_id
-    path.write_text(run_id + "\n", encoding="utf-8")
+    write_bytes(path, f"{run_id}\n".encode())
     return run_id

@@ -1,7 +1,7 @@
 """Search bits for the layers of MiniLM in an Ax client of one's own, without training.
 
 The loss of a configuration is how far it moves the embeddings of some sentences from those of the
-float model: 1 − cosine, mean over the sentences. A second run with the same ``--out`` goes on.
+float model: 1 − cosine, mean over the sentences. A second run with the same ``--out`` resumes it.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def pick(
     picked = pick_configuration(directory, chosen_budget(bits, bytes_, memory, tokens, trial))
     if json_:
         layers = {name: dict(layer) for name, layer in picked.configuration.items()}
-        print_line(json.dumps({**picked.figures, "configuration": layers}))
+        print_line(json.dumps({**picked.values, "configuration": layers}))
         return
     lines = picked.lines()
     width = max(len(label) for label, _ in lines)

@@ -56,4 +56,4 @@ class _Lasting:
             os.dup2(nowhere.fileno(), self._stream.fileno())
         self._stream = nowhere
         reason = getattr(error, "strerror", None) or error
-        warn(f"{self._name} cannot be written, the study goes on without it: {reason}")
+        warn(f"{self._name} cannot be written, the study continues without it: {reason}")

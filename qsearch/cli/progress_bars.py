@@ -78,7 +78,7 @@ class StudyProgress:
 
     def _end(self, error: Exception) -> None:
         self._bars.stop()
-        warn(f"progress is shown no longer, the study goes on: {reason_of(error)}")
+        warn(f"progress is not shown any more, the study continues: {reason_of(error)}")
 
     def _add(
         self, description: str, total: int | None, is_study: bool = False, completed: int = 0

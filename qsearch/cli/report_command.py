@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +9,6 @@ from typing import Annotated
 import typer
 
 from qsearch.cli.console import print_line, report_function
-from qsearch.errors import InputError
 
 
 class Format(StrEnum):
@@ -43,27 +40,12 @@ def report(
     if format_ is Format.HTML:
         one = directories[0] / "report.html" if len(directories) == 1 else Path("compare.html")
         target = out or one
-        with _writing(target):
-            path = report_function("page")(directories, target)
-        print_line(f"report: {path}")
+        print_line(f"report: {report_function('page')(directories, target)}")
         return
     text = report_function(format_.value)(directories)
     if out is None:
         print_line(text.removesuffix("\n"))
         return
-    from qsearch.storage.files import write_atomically
+    from qsearch.storage.files import write_output
 
-    with _writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # A directory's name may hold what is no text; it is shown as far as it is.
-        content = text.encode("utf-8", "replace")
-        write_atomically(out, lambda path: path.write_bytes(content))
-    print_line(f"report: {out}")
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror or error}") from error
+    print_line(f"report: {write_output(out, text)}")

@@ -11,7 +11,7 @@ from qsearch._text import warn
 from qsearch.cli.arguments import Assignments, StorageUrl, StudyFile
 from qsearch.cli.console import SafeConsole, fail, print_line, quieten_ax, report_function
 from qsearch.cli.lasting_output import lasting_output
-from qsearch.errors import InputError
+from qsearch.errors import InputError, QsearchError
 
 if TYPE_CHECKING:
     from qsearch.execution.workers import Workers
@@ -24,7 +24,7 @@ def run(
     out: Annotated[Path, typer.Option(help="The study's directory.", metavar="DIR")],
     storage: StorageUrl = None,
     storage_wait: Annotated[
-        float, typer.Option(help="Minutes to wait for a database that goes away.", min=0.0)
+        float, typer.Option(help="Minutes to wait for a database that cannot be reached.", min=0.0)
     ] = 15.0,
     workers: Annotated[
         int, typer.Option(help="Processes that evaluate, by Ray where more than one.", min=1)
@@ -96,8 +96,8 @@ def _report(console: SafeConsole, record: StudyRecord, out: Path) -> None:
     print_line(f"finished: {finish_reason(last_event(out / LOG))}")
     try:
         path = report_function("page")([out], out / "report.html")
-    except InputError as error:
-        raise InputError(
+    except QsearchError as error:
+        raise type(error)(
             f"{error}; the study is finished and saved; for its report, run: qsearch report {out}"
         ) from error
     print_line(f"report: {path}")

@@ -20,6 +20,7 @@ def init(
 ) -> None:
     """Write a study YAML to start from."""
     from qsearch.spec.templates import read_template
+    from qsearch.storage.files import cannot_write
 
     text = read_template(template)
     target = out or Path(f"{template}.yaml")
@@ -29,7 +30,7 @@ def init(
     except FileExistsError as error:
         raise InputError(f"{target} exists; give another file by --out") from error
     except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
+        raise cannot_write(target, error) from error
     print_line(f"wrote {target}; next: qsearch check {target}")
 
 

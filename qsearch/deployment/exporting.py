@@ -13,18 +13,18 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from qsearch.deployment.budgets import Budget, best_within, size_needed
-from qsearch.deployment.model_card import add_figures, export_facts
+from qsearch.deployment.model_card import add_values, export_facts
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsFormatCheck
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import read_study_yaml
-from qsearch.storage.files import write_json
+from qsearch.storage.files import cannot_write, write_json
 from qsearch.storage.paths import STUDY_YAML
-from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_figures
+from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_values
 
 FACTS_FILE = "qsearch.json"
-"""In each export: which study, trial and budget it is of, and its figures."""
+"""In each export: which study, trial and budget it is of, and its values."""
 
 _WEIGHT_FILES = (".safetensors", ".gguf")
 
@@ -65,7 +65,7 @@ def export_sweep(
             if not (whole / name).exists():
                 (whole / name).mkdir()
                 _export(directory, record, components, row, budget, whole / name, format)
-            entries.append({"bits": budget.limit, "folder": name, **_figures(row, record)})
+            entries.append({"bits": budget.limit, "folder": name, **_summary(row, record)})
         write_json(
             whole / INDEX_FILE,
             {"format_version": 1, "study": record.name, "format": format, "budgets": entries},
@@ -73,9 +73,9 @@ def export_sweep(
     return rows
 
 
-def _figures(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
-    figures = row_figures(record, row)
-    return {name: figures[name] for name in ("trial", "average_bits", "loss", "estimated_loss")}
+def _summary(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
+    values = row_values(record, row)
+    return {name: values[name] for name in ("trial", "average_bits", "loss", "estimated_loss")}
 
 
 def _components(directory: Path, record: StudyRecord, format: str, to: Path) -> StudyComponents:
@@ -117,7 +117,7 @@ def _export(
             f" {size_needed(facts['weight_file_bytes'], budget.unit)}"
         )
     write_json(folder / FACTS_FILE, facts)
-    add_figures(folder, facts)
+    add_values(folder, facts)
 
 
 @contextmanager
@@ -140,11 +140,11 @@ def _whole_folder(to: Path) -> Iterator[Path]:
         for path in partial.iterdir():  # Into the folder: it may be where a disk is mounted.
             shutil.move(path, whole / path.name)
     except OSError as error:
-        raise InputError(f"--to {to}: cannot be written: {error.strerror or error}") from error
+        raise cannot_write(to, error, "--to") from error
     except SafetensorError as error:
         # Errors of reading name deserializing; they are not the folder's.
         if "while serializing" not in str(error):
             raise
-        raise InputError(f"--to {to}: cannot be written: {error}") from error
+        raise cannot_write(to, error, "--to") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

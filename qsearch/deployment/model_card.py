@@ -1,4 +1,4 @@
-"""The figures of an export, as data and in its model card."""
+"""The measured values of an export, as data and in its model card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from qsearch.plugins.digests import Inputs
-from qsearch.storage.study_record import StudyRecord, row_figures
+from qsearch.storage.study_record import StudyRecord, row_values
 
 CARD = "README.md"
 
@@ -26,15 +26,15 @@ def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "task": record.task,
         "quantizer": record.quantizer,
         "trainer": record.trainer,
-        "figures_are_of": MEASURED,
-        **row_figures(record, row),
+        "values_are_of": MEASURED,
+        **row_values(record, row),
         "versions": dict(record.versions),
         "model_sha256": dict(inputs.model),
         "examples_sha256": {split: found.sha256 for split, found in inputs.data.items()},
     }
 
 
-def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
+def add_values(folder: Path, facts: Mapping[str, Any]) -> None:
     """Add the facts of :func:`export_facts` and ``weight_file_bytes`` to an export's model card.
 
     Without a card there is nothing to add to.
@@ -55,7 +55,7 @@ def add_figures(folder: Path, facts: Mapping[str, Any]) -> None:
         rows["estimated loss"] = f"{estimated} nats"
     lines = [
         "",
-        "## Figures",
+        "## Measured values",
         "",
         f"Trial {facts['trial']}, round {facts['round']} of the study {as_code(facts['study'])};"
         " ± is a standard error, of the estimated loss a standard deviation."

@@ -12,7 +12,7 @@ from qsearch.deployment.model_card import with_error
 from qsearch.deployment.selection import smallest_alike
 from qsearch.space.configuration import Configuration
 from qsearch.storage.measurements import read_footprint
-from qsearch.storage.study_record import read_study, row_configuration, row_figures
+from qsearch.storage.study_record import read_study, row_configuration, row_values
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Picked:
 
     configuration: Configuration
     knobs: tuple[str, ...]
-    figures: Mapping[str, Any]
+    values: Mapping[str, Any]
 
     def lines(self) -> list[tuple[str, str]]:
         """Return what is known of it as labels and rounded values."""
-        of = self.figures
+        of = self.values
         seen = "seen" if of["seen"] else "unseen"
         lines = [
             ("trial", f"{of['trial']}, evaluated in round {of['round']}, {seen} in training"),
@@ -66,8 +66,8 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
     row = best_within(record, directory, budget)
     footprint = read_footprint(directory)
     alike = smallest_alike(record, row)
-    figures: dict[str, Any] = {
-        **row_figures(record, row),
+    values: dict[str, Any] = {
+        **row_values(record, row),
         "file_bytes": None,
         "memory_bytes": None,
         "memory_tokens": None,
@@ -78,9 +78,9 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
         },
     }
     if footprint is not None:
-        bits = figures["average_bits"]
+        bits = values["average_bits"]
         tokens = footprint.tokens if budget.tokens is None else budget.tokens
-        figures["file_bytes"] = round(footprint.file_bytes(bits))
-        figures["memory_bytes"] = round(footprint.memory_bytes(bits, tokens))
-        figures["memory_tokens"] = tokens
-    return Picked(row_configuration(row), record.choices.names, figures)
+        values["file_bytes"] = round(footprint.file_bytes(bits))
+        values["memory_bytes"] = round(footprint.memory_bytes(bits, tokens))
+        values["memory_tokens"] = tokens
+    return Picked(row_configuration(row), record.choices.names, values)

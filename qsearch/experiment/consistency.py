@@ -18,7 +18,7 @@ _KEY = ["round", "trial"]
 _LOGGED = ["average_bits", "loss", "metric"]
 _SAVED = [*_LOGGED, "standard_error", "metric_standard_error"]
 _TOLERANCE = 1e-9
-"""Absolute and relative: databases round figures to some ten decimals."""
+"""Absolute and relative: databases round values to some ten decimals."""
 
 
 def require_agreement(
@@ -26,7 +26,7 @@ def require_agreement(
 ) -> None:
     """Require that the rows of a database agree with the table and the log of its directory.
 
-    A database, named by its label, has no checksum of its figures, and may be an older copy; the
+    A database, named by its label, has no checksum of its values, and may be an older copy; the
     table has one, and the log has the losses of the round in work. Missing rows of an unfinished
     round are evaluated again, so they may be missing.
     """
@@ -53,14 +53,14 @@ def _logged(path: Path) -> pd.DataFrame:
 
 
 def _require_same(
-    path: Path, saved: pd.DataFrame, rows: pd.DataFrame, figures: list[str], finished: int
+    path: Path, saved: pd.DataFrame, rows: pd.DataFrame, values: list[str], finished: int
 ) -> None:
-    """Require that a database's rows have the figures of saved ones, and all of finished rounds."""
+    """Require that a database's rows have the values of saved ones, and all of finished rounds."""
     both = saved.merge(rows, on=_KEY, how="left", suffixes=("", " stored"), indicator="side")
     is_missing = both["side"] == "left_only"
     same = np.isclose(
-        both[figures].to_numpy(float),
-        both[[f"{name} stored" for name in figures]].to_numpy(float),
+        both[values].to_numpy(float),
+        both[[f"{name} stored" for name in values]].to_numpy(float),
         rtol=_TOLERANCE,
         atol=_TOLERANCE,
         equal_nan=True,
@@ -73,7 +73,7 @@ def _require_same(
     first = differing.iloc[0]
     stored = "nothing"
     if first["side"] == "both":
-        stored = f"loss {first['loss stored']:.9g}, or other figures"
+        stored = f"loss {first['loss stored']:.9g}, or other values"
     raise InputError(
         f"{path}: of trial {first['trial']} in round {first['round']} it has loss"
         f" {first['loss']:.9g}, but the database has {stored}; one of the two is damaged or an"

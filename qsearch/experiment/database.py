@@ -54,7 +54,7 @@ class Database:
     Ax has one session factory for the whole process (``ax.storage.sqa_store.db``), so a process has
     one database open at a time. No other code of the study touches that factory.
 
-    Messages name it by its label. Where it goes away while something is written, it is waited for,
+    Messages name it by its label. Where it is lost while something is written, it is waited for,
     some seconds long, and ``storage lost`` and ``storage back`` are emitted. Damage of an SQLite
     file is an InputError; other errors of opening are SQLAlchemy's and the driver's.
     """

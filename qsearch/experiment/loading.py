@@ -42,8 +42,8 @@ from qsearch.experiment.url import (
 )
 from qsearch.monitoring.events import Emit
 from qsearch.space.space import Space
-from qsearch.storage.paths import DATABASE, RESTORED
-from qsearch.storage.session_files import database_identity
+from qsearch.storage.paths import DATABASE, IDENTITY, RESTORED
+from qsearch.storage.session_files import database_identity, read_identity
 
 
 def open_database(
@@ -163,7 +163,9 @@ def require_own_experiment(url: str, name: str, directory: Path) -> None:
 
 
 def _require_own(description: str | None, name: str, directory: Path, label: str) -> None:
-    if description != database_identity(directory):
+    # A directory that is refused gets no identity: it would count as one with results.
+    path = directory / IDENTITY
+    if not path.is_file() or description != read_identity(path):
         raise InputError(
             f"{label}: the experiment {name!r} there belongs to another study directory than"
             f" {directory}; give the study another name, or another database"

@@ -75,7 +75,7 @@ def from_parameters(space: Space, parameters: Mapping[str, Any]) -> Integers:
 
 
 def stored_precision(values: Any) -> Any:
-    """Return figures (a number, an array or a column) as precise as Ax stores them.
+    """Return values (a number, an array or a column) as precise as Ax stores them.
 
     Ax writes ten decimals, and reads them back with an error in the last bit. Rounding what is in
     memory and what was read alike makes a resumed study compute with the same numbers as one that

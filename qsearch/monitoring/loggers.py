@@ -58,7 +58,7 @@ def _open(
 
     def failed(error: Exception) -> None:
         reason = masked_reason(error)
-        warn(f"logger {name!r} failed and is dropped, the study goes on: {reason}")
+        warn(f"logger {name!r} failed and is dropped, the study continues: {reason}")
         with contextlib.suppress(Exception):  # One message is enough.
             logger.close()
 

@@ -1,4 +1,4 @@
-"""What a plugin may do besides its contract; the engine asks for each by ``isinstance``."""
+"""What a plugin may do in addition to its contract; the engine asks for each by ``isinstance``."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from qsearch._text import in_one_line
 from qsearch.errors import InputError, QsearchError
 from qsearch.storage.directory import read_study_yaml
-from qsearch.storage.files import write_atomically
+from qsearch.storage.files import cannot_write, write_atomically
 from qsearch.storage.lock import reading_lock
 from qsearch.storage.paths import IDENTITY, RESTORED, STUDY_YAML, kind_of, study_files
 from qsearch.storage.session_files import read_identity
@@ -67,7 +67,7 @@ def archive_study(directory: Path, archive: Path) -> None:
         try:
             write_atomically(archive, lambda path: _write(path, directory))
         except OSError as error:
-            raise InputError(f"{archive}: cannot be written: {error.strerror or error}") from error
+            raise cannot_write(archive, error, "--to") from error
 
 
 def _write(path: Path, directory: Path) -> None:

@@ -9,8 +9,7 @@ from qsearch.errors import DamagedFileError, InputError
 from qsearch.spec.study_spec import StudySpec, dump_spec, load_spec
 from qsearch.storage.bounded_reading import MAX_STATE
 from qsearch.storage.checksums import read_checked, yaml_with_checksum
-from qsearch.storage.files import write_bytes
-from qsearch.storage.lock import cannot_write
+from qsearch.storage.files import cannot_write, write_bytes
 from qsearch.storage.paths import STUDY_YAML, study_files
 
 

@@ -11,16 +11,18 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qsearch.errors import InputError
+from qsearch.errors import InputError, QsearchError
 from qsearch.storage.bounded_reading import open_regular
 
 _PART = ".part"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -53,6 +55,39 @@ def _sync(path: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def write_output(path: Path, text: str) -> Path:
+    """Write the text that a command has made into the file of its ``--out``, and return that.
+
+    Its folder is made if needed. What is not text, as in names of directories, is replaced.
+
+    Raises:
+        InputError: If the file cannot be written.
+        QsearchError: If the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
+def cannot_write(path: object, error: Exception, option: str = "--out") -> QsearchError:
+    """Return what to raise where the file or folder of an option cannot be written.
+
+    A full disk is no fault of the input, whichever library reports it.
+    """
+    number = getattr(error, "errno", None)
+    if number == errno.ELOOP and isinstance(error, OSError):
+        return InputError(f"{error.filename}: is a link, and links are not followed; remove it")
+    # safetensors has an error of its own, which quotes that of the system.
+    quoted = re.search(r"os error (\d+)", str(error))
+    reason = f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}"
+    if number in _FULL or (quoted and int(quoted[1]) in _FULL):
+        return QsearchError(f"{reason}; make room, then run the same command")
+    return InputError(f"{reason}; give another {option}")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,13 +1,12 @@
 """One process at a time in a study directory.
 
-The operating system's lock decides, and is freed when its process dies. A note beside it says who
+The operating system's lock decides, and is freed when its process dies. A note next to it says who
 holds it, for messages alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import getpass
 import os
@@ -20,16 +19,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from qsearch.errors import InputError, QsearchError, StudyBusyError
+from qsearch.errors import InputError, StudyBusyError
 from qsearch.storage.bounded_reading import open_regular, read_text
-from qsearch.storage.files import no_links, write_json
+from qsearch.storage.files import cannot_write, no_links, write_json
 from qsearch.storage.paths import LOCK, OWNER
 
 _PATIENCE_SECONDS = 1.0
 """Whoever looks for the owner holds the lock for a moment; a run waits longer than that."""
 
 _MAX_NOTE = 10_000
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -91,16 +89,6 @@ def study_lock(directory: Path) -> Iterator[Owner | None]:
         # Removed before the lock is freed.
         held.callback(note.unlink, missing_ok=True)
         yield before
-
-
-def cannot_write(directory: Path, error: OSError) -> QsearchError:
-    """Return what to raise where a study directory cannot be made, written or locked."""
-    if error.errno == errno.ELOOP:
-        return InputError(f"{error.filename}: is a link, and links are not followed; remove it")
-    reason = f"{directory}: cannot be written: {error.strerror or error}"
-    if error.errno in _FULL:
-        return QsearchError(f"{reason}; make room, then run the same command")
-    return InputError(f"{reason}; give another --out")
 
 
 @contextlib.contextmanager

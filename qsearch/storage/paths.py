@@ -118,4 +118,4 @@ def remedy(path: Path) -> str:
     kind = kind_of(path.name) or kind_of(f"{path.parent.name}/{path.name}")
     if kind is None or not kind.made_again:
         return "it cannot be made again: restore it, or the whole directory, from a copy"
-    return "delete it, then run the study again, which makes it again"
+    return "delete it, then run the study again, which makes it again where it needs it"

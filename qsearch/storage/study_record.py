@@ -48,7 +48,7 @@ TRIAL_COLUMNS = (
 )
 """Columns of ``trials.parquet``: one row per configuration and round.
 
-``status`` is ``completed`` or ``failed``; a failed row has a ``reason``, NaN figures, and is on
+``status`` is ``completed`` or ``failed``; a failed row has a ``reason``, NaN values, and is on
 no front. ``seen`` says whether the configuration was in a training set up to that round.
 ``on_front`` says whether it is on the segmented front of that round.
 
@@ -216,7 +216,7 @@ def row_configuration(row: pd.Series) -> Configuration:
     return Configuration.from_json(str(row["configuration"]))
 
 
-def row_figures(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
+def row_values(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
     """Return what is known of a completed row, by name, as JSON values; None if not known."""
     return {
         "trial": int(row["trial"]),

@@ -61,7 +61,7 @@ def run_study(
         observer: Gets every event, for progress.
         source: The file that the study comes from, for error messages.
         workers: Who evaluates; None is this process.
-        storage_wait: Seconds to wait for a database that goes away while the study runs.
+        storage_wait: Seconds to wait for a database that is lost while the study runs.
     """
     prepare_directory(directory)
     with (

@@ -123,7 +123,7 @@ def test_a_packed_exports_card_has_the_figures(study: Path, packed: Path) -> Non
     assert f"{latest['loss']:.4f} ± {latest['standard_error']:.4f} nats" in card
     assert f"{facts['average_bits']:.4f}" in card
     assert "AutoModelForSequenceClassification.from_pretrained" in card
-    assert f"Losses and metric are those of {facts['figures_are_of']}." in card
+    assert f"Losses and metric are those of {facts['values_are_of']}." in card
     predicted = json.loads(run(command("pick", study, "--bits", "3", "--json")).stdout)
     assert facts["weight_file_bytes"] <= predicted["file_bytes"]
     assert facts["weight_file_bytes"] == pytest.approx(predicted["file_bytes"], rel=0.01)

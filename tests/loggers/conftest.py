@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.conftest import fake_plugins
 from tests.loggers.runs import Recording, record
-
-__all__ = ["fake_plugins"]
 
 
 @pytest.fixture(scope="session")

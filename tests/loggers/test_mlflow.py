@@ -118,7 +118,7 @@ def test_a_server_that_is_away_at_first_gets_everything_later(
     whole = Session("", recording.first.events + recording.second.events)
     whole.play("mlflow", tmp_path, come_back)
     (warning,) = capsys.readouterr().err.splitlines()
-    expected = "logger 'mlflow' failed and will try again, the study goes on: ConnectionError"
+    expected = "logger 'mlflow' failed and will try again, the study continues: ConnectionError"
     assert expected in warning
     assert server.refused > 3
     assert_one_complete_run(recording, tmp_path / "mlruns")

@@ -31,7 +31,7 @@ Batches = Iterable[Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class AdapterShape:
-    """What there is besides plain LoRA.
+    """What is added to plain LoRA.
 
     Args:
         theta: Shape of θ, or None without it.

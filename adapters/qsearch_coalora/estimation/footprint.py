@@ -17,7 +17,7 @@ from qsearch_coalora.models.loading import skeleton
 
 _FLOAT_BYTES = 4
 _HEADER_BYTES = 160
-"""What a tensor takes in a file besides its elements, most of it its name in the header."""
+"""What a tensor takes in a file in addition to its elements, most of it its name in the header."""
 
 _TENSORS_PER_LAYER = 6
 """Of a packed layer: at most three of the quantizer, two of the adapter, a bias."""

@@ -36,7 +36,7 @@ model = PeftModel.from_pretrained(quantized_base_model, "path/to/this/folder")
 `adapter_config.json` names: {base}. Change `base_model_name_or_path` there when you move it.
 
 `quantized_base_model` holds the weights of that configuration: packed (the export format
-`packed-base`) or dequantized, as float. {weights}The adapter also makes up for what these weights
+`packed-base`) or dequantized, as float. {weights}The adapter also corrects what these weights
 lost, so it is less exact on weights that are quantized otherwise: packed ones of another
 configuration refuse it, and so does the format `packed`, which has its adapter in it.
 
@@ -44,8 +44,8 @@ Merging: into the dequantized float weights it is exact (`model.merge_and_unload
 format `merged` is that). Into the original weights, left in float, it also corrects errors that
 they do not have: that costs little, but at few bits it can leave them worse than without it. Do not
 quantize a merged model to these bits again: of dequantized weights with the adapter in them, most
-of it is rounded away; of original ones, it makes up for other errors than those of the new
-rounding. Figures stand in docs/benchmarks.md of qsearch.
+of it is rounded away; of original ones, it corrects other errors than those of the new
+rounding. Measurements are in docs/benchmarks.md of qsearch.
 """
 
 _FOLDED = " The adjustment U of this configuration is folded into the `lora_A` weights."

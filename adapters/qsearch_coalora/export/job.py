@@ -63,7 +63,7 @@ class ExportJob:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether there is something besides the quantized weights."""
+        """Whether there is more than the quantized weights."""
         return any(layer.scaling[ADAPTER] for layer in self.adapted.lora_layers)
 
 

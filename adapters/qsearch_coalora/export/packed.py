@@ -29,8 +29,8 @@ Weights stay packed in memory and are dequantized by block as they are used.
 
 _WITH = "and the {method} adapter of that configuration next to them"
 _WITHOUT = (
-    "without an adapter: that of the same configuration, from the format `adapter`, goes on top by"
-    " PEFT. Without it the model does worse than the figures below"
+    "without an adapter: that of the same configuration, from the format `adapter`, is put on top"
+    " by PEFT. Without it the model does worse than the values below"
 )
 
 

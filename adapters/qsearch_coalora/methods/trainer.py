@@ -65,7 +65,7 @@ class AdapterTrainer(Trainer):
         )
 
     def complete(self, adapted: AdaptedModel) -> None:
-        """Add what the method has besides to the adapted model, when it has been made."""
+        """Add what else the method has to the adapted model, when it has been made."""
 
     def layers(self) -> Sequence[LayerSpec]:
         """Return the model's quantizable layers, without loading weights."""

@@ -35,10 +35,10 @@ class StudyModel:
 
     Args:
         complete: Puts into the adapted model what the method adds, when it has been made.
-        shape: What the method's adapter has besides plain LoRA.
+        shape: What the method's adapter adds to plain LoRA.
         svd_rank: How many singular vectors the method takes of each weight's error, and the option
             that says so, for messages.
-        details: What saved states must agree in besides, by its name in messages.
+        details: What saved states must agree in, too, by its name in messages.
     """
 
     options: TrainingOptions

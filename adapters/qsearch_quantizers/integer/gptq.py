@@ -66,7 +66,7 @@ def feedback_factor(moment: Tensor, dampening: float) -> Tensor:
 def compensated_codes(
     factor: Tensor, weight: Tensor, group_size: int, find_grid: GridFinder
 ) -> tuple[Tensor, Grid]:
-    """Round a weight column by column, each from where it makes up for the errors before it.
+    """Round a weight column by column, each from where it corrects the errors before it.
 
     A group's grid is found when its first column is reached, from the compensated weights.
 

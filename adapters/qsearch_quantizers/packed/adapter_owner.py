@@ -74,7 +74,7 @@ class AdapterGuard:
         if not isinstance(mark, Mapping) or mark.get("weights") != self.digest:
             raise InputError(
                 f"adapter {name!r} belongs to another configuration than this packed model: it"
-                " makes up for what other weights lost; take the 'packed-base' of its own budget"
+                " corrects what other weights lost; take the 'packed-base' of its own budget"
             )
         if self.has_adapter:
             raise InputError(

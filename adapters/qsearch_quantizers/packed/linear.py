@@ -47,7 +47,7 @@ class PackedWeight:
         """
         raise InputError(
             "an adapter cannot be merged into packed weights: quantizing the sum again would lose"
-            " what the adapter makes up for; leave it unmerged, or export the format 'merged'"
+            " what the adapter corrects; leave it unmerged, or export the format 'merged'"
         )
 
 

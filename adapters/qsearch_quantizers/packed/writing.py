@@ -55,8 +55,7 @@ def write_packed_layers(
     The state has the model's floating-point tensors by name; those of ``layers`` are not written.
 
     Raises:
-        InputError: If a layer shares its weight with another module, adapters differ in rank, or
-            the folder cannot be written.
+        InputError: If a layer shares its weight with another module, or adapters differ in rank.
     """
     tied = set(model.all_tied_weights_keys) | set(model.all_tied_weights_keys.values())
     tensors = dict(state)
@@ -82,14 +81,11 @@ def write_packed_layers(
         "layers": configuration,
         "adapter_rank": max(ranks, default=0),
     }
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(directory, state_dict=tensors, max_shard_size=MAX_SHARD_SIZE)
-        _add_settings(directory, settings)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(directory)
-    except OSError as error:
-        raise InputError(f"{directory} cannot be written: {error}") from error
+    directory.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(directory, state_dict=tensors, max_shard_size=MAX_SHARD_SIZE)
+    _add_settings(directory, settings)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
 
 
 def _add_settings(directory: Path, settings: Mapping[str, Any]) -> None:

@@ -32,8 +32,8 @@ class QuantizerChecks:
     """The quantizer that is checked.
 
     Attributes:
-        configurations: How many layer configurations are tried, besides the corners of each knob;
-            see :func:`~qsearch.testing.samples.sample_layer_configurations`.
+        configurations: How many layer configurations are tried, next to the corners of each
+            knob; see :func:`~qsearch.testing.samples.sample_layer_configurations`.
     """
 
     configurations: ClassVar[int] = 48

@@ -15,8 +15,6 @@ import jinja2
 import plotly.offline
 from markupsafe import Markup
 
-from qsearch.errors import InputError
-from qsearch.storage.files import write_atomically
 from qsearch_reports.page.modules import join_modules
 from qsearch_reports.summaries.table import least_budget, with_error
 
@@ -105,19 +103,3 @@ def bare_plotly(text: str) -> str:
     pattern = r"(/\*.*?\*/\n)\(\s*function\(root, factory\).*?=> \{\n(.*)\nreturn Plotly;\n\}\)\);"
     wrapped = re.fullmatch(pattern, text.strip(), re.DOTALL)
     return "".join(wrapped.groups()) if wrapped else text
-
-
-def write_page(out: Path, html: str, what: str) -> Path:
-    """Write a page into a file, and return that; its directory is made if needed.
-
-    Raises:
-        InputError: If the file cannot be written.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # A directory's name may hold what is not text; it is shown as far as it is.
-        content = html.encode("utf-8", "replace")
-        write_atomically(out, lambda path: path.write_bytes(content))
-    except OSError as error:
-        raise InputError(f"{what} {out} cannot be written: {error}") from error
-    return out

@@ -15,6 +15,7 @@ import numpy as np
 from qsearch._text import warn
 from qsearch.errors import InputError
 from qsearch.sharing.listing import runner
+from qsearch.storage.files import write_output
 from qsearch.storage.paths import STUDY_FILE, STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch_reports import frames
@@ -80,7 +81,7 @@ def write_index(folder: Path, out: Path, note: Callable[[str], None] = warn) -> 
         raise InputError(f"{folder}: there is no such folder")
     rows = [index_row(path, folder, out) for path in find_studies(folder, note)]
     html = render_index(rows, str(folder))
-    return assets.write_page(out, html, "index")
+    return write_output(out, html)
 
 
 def find_studies(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:

@@ -12,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from qsearch.errors import InputError
+from qsearch.storage.files import write_output
 from qsearch_reports import frames
 from qsearch_reports.frames.origin import origin
 from qsearch_reports.names import distinct_names, shell_path
@@ -31,7 +32,7 @@ def write_report(directories: Sequence[Path], out: Path) -> Path:
     if not directories:
         raise InputError("a report needs at least one study directory")
     html = render_page([read_results(directory) for directory in directories])
-    return assets.write_page(out, html, "report")
+    return write_output(out, html)
 
 
 def render_page(results: Sequence[StudyResults]) -> str:

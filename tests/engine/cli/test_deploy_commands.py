@@ -12,7 +12,7 @@ import pytest
 
 from qsearch.deployment.selection import best_under
 from qsearch.storage.paths import FOOTPRINT_FILE
-from qsearch.storage.study_record import StudyRecord, read_study, row_figures, write_study
+from qsearch.storage.study_record import StudyRecord, read_study, row_values, write_study
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_pick_prints_the_best_configuration_under_the_budget(picked, record: Stu
     found, best = picked("--bits", "3.5"), best_under(record, 3.5)
     assert found["average_bits"] <= 3.5
     assert found["configuration"] == json.loads(best["configuration"])
-    figures = row_figures(record, best)
+    figures = row_values(record, best)
     assert figures == {name: found[name] for name in figures}
     assert set(found) == {
         "trial", "round", "average_bits", "loss", "standard_error", "estimated_loss",
@@ -177,7 +177,7 @@ def test_a_trial_is_picked_and_exported_with_its_figures_by_its_number(
     assert (found["trial"], found["round"]) == (row["trial"], 2)
     assert found["configuration"] == json.loads(row["configuration"])
     facts = read_json(exported("--trial", str(row["trial"])) / "qsearch.json")
-    assert facts | row_figures(record, row) == facts
+    assert facts | row_values(record, row) == facts
     assert facts["budget"] == {"kind": "trial", "limit": row["trial"], "tokens": None}
 
 

@@ -112,7 +112,7 @@ def test_an_event_that_cannot_be_shown_ends_the_display_and_no_study(
     shown = drawn(odd, odd, Event(EventKind.WORKER_LOST, 1, {"reason": "killed"}), terminal=False)
     assert "killed" not in shown
     (warning,) = capsys.readouterr().err.splitlines()
-    assert warning.startswith("qsearch: progress is shown no longer, the study goes on: ValueError")
+    assert "progress is not shown any more, the study continues: ValueError" in warning
 
 
 def test_escapes_in_a_reason_do_not_reach_the_terminal(drawn) -> None:

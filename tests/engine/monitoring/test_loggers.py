@@ -70,7 +70,7 @@ def test_a_logger_that_fails_is_dropped_with_one_warning(use, tmp_path: Path) ->
         observer(EVENT)
     assert recorder.told == ["call fake", "open", "evaluated", "close"]
     (warning,) = warnings
-    assert warning.startswith("logger 'one' failed and is dropped, the study goes on: OSError")
+    assert warning.startswith("logger 'one' failed and is dropped, the study continues: OSError")
 
 
 def test_a_servers_password_is_not_shown(use, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_restored_study_can_be_read(stopped: Path, archive: Path, tmp_path: Path
     assert read_study(tmp_path / "run").rounds == read_study(stopped).rounds
     budget = chosen_budget(4.0, None, None, None)
     picked = pick_configuration(tmp_path / "run", budget)
-    assert picked.figures == pick_configuration(stopped, budget).figures
+    assert picked.values == pick_configuration(stopped, budget).values
 
 
 @pytest.fixture(scope="module")

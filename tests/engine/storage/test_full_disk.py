@@ -86,10 +86,10 @@ def test_a_disk_too_full_for_the_report_loses_nothing(
     directory, said = disk / "run", tmp_path / "said"
     study = write_study_yaml(tmp_path / "study.yaml", **CHANGES)
     leave(disk, 1500)
-    assert in_child(partial(run_command, study, directory, said)) == 2
+    assert in_child(partial(run_command, study, directory, said)) == 1
     text = said.read_text()
     assert "finished: search.rounds: 2 reached" in text
-    assert "report.html cannot be written" in text
+    assert "report.html: cannot be written" in text
     assert "the study is finished and saved" in text
     assert "Traceback" not in text
     assert_frame_equal(results(directory), uninterrupted, check_exact=True)

@@ -25,6 +25,7 @@ from qsearch.search.pareto import (
 )
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.checkpoints import read_adapter
+from qsearch.storage.directory import has_results
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study import recording
 from qsearch.study.run import run_study
@@ -344,6 +345,7 @@ def test_a_database_elsewhere_serves_the_directory_it_was_made_with_alone(tmp_pa
         run_study(spec, tmp_path / "run")
     with pytest.raises(InputError, match="belongs to another study directory"):
         run_study(study_spec(**SMALL, seed=99), tmp_path / "second", url)
+    assert not has_results(tmp_path / "second")
     assert len(run_study(spec, tmp_path / "run", url).rounds) == 1
 
 
