@@ -17,8 +17,8 @@ from qsearch_coalora.methods.coa_lora import CoALoRAOptions
 from qsearch_coalora.settings.options import EarlyStopping, SamplingOptions, TrainingOptions
 from qsearch_coalora.tasks.causal_lm import CausalOptions
 from qsearch_coalora.tasks.docstrings import DocstringSource
-from qsearch_coalora.tasks.sources import HubDataset
 from qsearch_coalora.tasks.labelled_texts import ClassificationOptions
+from qsearch_coalora.tasks.sources import HubDataset
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
