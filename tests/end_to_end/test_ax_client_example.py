@@ -18,7 +18,7 @@ from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_a
 from ax.utils.common.logger import set_ax_logger_levels
 
 from qsearch.experiment.node import QsearchNode, registry_bundle
-from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters, from_parameters
 from tests.end_to_end.conftest import ROOT, run
 
 SCRIPT = ROOT / "examples" / "ax-client" / "search_minilm.py"
@@ -158,7 +158,7 @@ def test_candidates_are_new_and_within_the_interval(folder: Path) -> None:
     client = from_sql(folder)
     space, bits = node_of(client).space, node_of(client).bits
     rows = trials_of(client)
-    index = [space.from_parameters(parameters_of(client, row)) for row in rows]
+    index = [from_parameters(space, parameters_of(client, row)) for row in rows]
     assert len({row.tobytes() for row in index}) == len(rows)
     for row, choices in zip(rows, index, strict=True):
         assert row[AVERAGE_BITS] == pytest.approx(float(space.average_bits(choices)))

@@ -39,7 +39,7 @@ from qsearch_reports.frames import front_frame, heatmap_frame
 
 from qsearch.deployment.selection import best_under
 from qsearch.experiment.node import QsearchNode, registry_bundle
-from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters, to_parameters
 from qsearch.space.sampling import sample_configurations
 from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, write_study
 from qsearch.study.run import run_study
@@ -88,7 +88,7 @@ def own_client(losses: list[float], name: str = "own") -> Client:
     client.set_generation_strategy(GenerationStrategy(name="qsearch", nodes=[node]))
     drawn = sample_configurations(SPACE, max(len(losses), 1), BITS, np.random.default_rng(0))
     for index, loss in zip(drawn, losses, strict=False):
-        trial = client.attach_trial(dict(SPACE.parameters(index)))
+        trial = client.attach_trial(to_parameters(SPACE, index))
         bits = float(SPACE.average_bits(index))
         client.complete_trial(trial, raw_data={LOSS: (loss, 0.01), AVERAGE_BITS: (bits, 0.0)})
     return client
@@ -220,7 +220,7 @@ def test_without_a_completed_trial_each_card_says_so() -> None:
 
 def test_failed_trials_alone_are_no_front() -> None:
     client = own_client([0.3])
-    client.mark_trial_failed(client.attach_trial(dict(SPACE.parameters(SPACE.uniform(BITS)[0]))))
+    client.mark_trial_failed(client.attach_trial(to_parameters(SPACE, SPACE.uniform(BITS)[0])))
     record = experiment_record(client._experiment, client._generation_strategy)
     assert sorted(record.trials["status"]) == ["completed", "failed"]
     assert record.trials.set_index("status")["reason"]["failed"]
