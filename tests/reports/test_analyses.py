@@ -83,7 +83,7 @@ def own_client(losses: list[float], name: str = "own") -> Client:
     client.set_generation_strategy(GenerationStrategy(name="qsearch", nodes=[node]))
     drawn = sample_configurations(SPACE, max(len(losses), 1), BITS, np.random.default_rng(0))
     for index, loss in zip(drawn, losses, strict=False):
-        trial = client.attach_trial(dict(to_parameters(SPACE, index)))
+        trial = client.attach_trial(to_parameters(SPACE, index))
         bits = float(SPACE.average_bits(index))
         client.complete_trial(trial, raw_data={LOSS: (loss, 0.01), AVERAGE_BITS: (bits, 0.0)})
     return client
@@ -208,9 +208,7 @@ def test_a_client_without_our_node_is_told_what_is_needed() -> None:
 
 def test_failed_trials_alone_are_no_front() -> None:
     client = own_client([0.3])
-    client.mark_trial_failed(
-        client.attach_trial(dict(to_parameters(SPACE, uniform(SPACE, BITS[0]))))
-    )
+    client.mark_trial_failed(client.attach_trial(to_parameters(SPACE, uniform(SPACE, BITS[0]))))
     record = experiment_record(client._experiment, client._generation_strategy)
     assert sorted(record.trials["status"]) == ["completed", "failed"]
     assert record.trials.set_index("status")["reason"]["failed"]

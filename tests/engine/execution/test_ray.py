@@ -61,7 +61,7 @@ def plugins_of_workers() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster(plugins_of_workers: None) -> Iterator[Any]:
     """A cluster of three nodes on this machine: a head without workers, and two others."""
     from ray.cluster_utils import Cluster
@@ -75,9 +75,13 @@ def cluster(plugins_of_workers: None) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def workers(cluster: Any) -> Workers:
-    """Two workers of that cluster."""
-    return Workers(count=2, address=cluster.address, threads=1)
+def workers(plugins_of_workers: None) -> Iterator[Workers]:
+    """Two workers of a cluster of one node that several tests share."""
+    from ray.cluster_utils import Cluster
+
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    yield Workers(count=2, address=started.address, threads=1)
+    started.shutdown()
 
 
 def test_a_worker_that_dies_is_replaced_and_a_study_resumes_without_workers(
@@ -259,9 +263,7 @@ def is_evaluating(node: Any) -> bool:
     return any("Worker.evaluate" in title for title in titles)
 
 
-def test_a_node_that_dies_takes_nothing_with_it(
-    cluster: Any, workers: Workers, tmp_path: Path
-) -> None:
+def test_a_node_that_dies_takes_nothing_with_it(cluster: Any, tmp_path: Path) -> None:
     evaluated = []
 
     def lose_a_node(event: Event) -> None:
@@ -278,6 +280,7 @@ def test_a_node_that_dies_takes_nothing_with_it(
 
     faults = [{"kind": "slow", "once": str(tmp_path / "slow")}]
     spec = study_spec(**SMALL, trainer__faults=faults, search__rounds=1)
+    workers = Workers(count=2, address=cluster.address, threads=1)
     run_study(spec, tmp_path / "run", observer=lose_a_node, workers=workers)
     trials = results(tmp_path / "run")
     assert len(trials) == 7

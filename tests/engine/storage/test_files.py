@@ -215,8 +215,8 @@ def test_state_reads_back_as_it_was_written(tmp_path: Path) -> None:
 def test_tensors_read_back_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     tensors, metadata, report = adapter_values(write_example_adapter(tmp_path))
-    expected = [[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]], 2, [1.0, 1.0, 1.0], []]
-    assert list(tensors.values()) == expected
+    rows = [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert tensors == {"a": rows, "b": 2, "c": [1.0, 1.0, 1.0], "none": []}
     assert metadata == {"step": 3, "checksum": "sha256:"}
     assert report == TrainReport(3, 1.5, (0.5, 0.25), {"hits": 0.5})
     assert measured_values(write_example_measurement(tmp_path)) == [[0.5, math.inf], [1.0, -2.0]]
