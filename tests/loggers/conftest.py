@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from tests.engine.conftest import fake_plugins
+import pytest
 
-__all__ = ["fake_plugins"]
+
+@pytest.fixture(scope="session", autouse=True)
+def with_fake_plugins(fake_plugins: None) -> None:
+    """Install the fake plugins for all of these tests."""
