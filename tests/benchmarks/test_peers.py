@@ -20,7 +20,6 @@ from qsearch.space.configuration import Choices, Knob
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from tests.engine.support import (
-    FEW_NORMAL_FLOAT,
     NORMAL_FLOAT,
     bits_of,
     make_layers,
@@ -44,7 +43,8 @@ def _one_thread() -> Iterator[None]:
 
 LAYERS = tuple(layer for layer in make_layers(1) if layer.role != "gate")
 SPACE = Space(LAYERS, NORMAL_FLOAT, bits_of(NORMAL_FLOAT))
-FEW = Space(LAYERS, FEW_NORMAL_FLOAT, bits_of(FEW_NORMAL_FLOAT))
+TWO_KNOBS = Choices((Knob("bits", (2, 3, 4, 8)), Knob("group_size", (16, 32, 64))))
+FEW = Space(LAYERS, TWO_KNOBS, bits_of(TWO_KNOBS))
 SENSITIVITY = np.array([0.02, 0.05, 0.01, 0.1, 1.0, 0.3])
 
 

@@ -62,8 +62,9 @@ def from_sql(folder: Path) -> Client:
 def from_json(folder: Path) -> Client:
     path = str(folder / "ax.json")
     from_sql(folder).save_to_json_file(path)
-    # Ax takes registries only with a database; the snapshot needs none, so it is in memory.
-    return Client.load_from_json_file(path, storage_config=storage_at("sqlite://"))
+    # Ax takes registries only with a database; the snapshot needs none, so it is a new one.
+    storage = storage_at(f"sqlite:///{folder / 'snapshot.db'}")
+    return Client.load_from_json_file(path, storage_config=storage)
 
 
 def node_of(client: Client) -> QsearchNode:

@@ -14,7 +14,7 @@ import pytest
 
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.storage.study_record import read_study
-from tests.end_to_end.conftest import ROOT, command, knobs_shown, run
+from tests.end_to_end.conftest import ROOT, command, knobs_shown, run, run_new
 from tests.end_to_end.tiny_study import write_tiny_study
 
 EXAMPLE = ROOT / "examples" / "qsearch-ternary"
@@ -134,4 +134,5 @@ def test_picked_configuration_exports_and_loads(
         "model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1])\n"
         "print(tuple(model(torch.tensor([[2, 5, 3]])).logits.shape))\n"
     )
-    assert "(1, 2)" in run_with(packages, [sys.executable, "-c", script, str(out)])
+    loaded = run_new([sys.executable, "-c", script, str(out)], PYTHONPATH=str(packages))
+    assert "(1, 2)" in loaded.stdout

@@ -44,9 +44,9 @@ NORMAL_FLOAT = Choices(
 FEW_NORMAL_FLOAT = Choices(
     (
         Knob("bits", (2, 3, 4, 8)),
-        Knob("scale_bits", (8,)),
+        Knob("scale_bits", (2, 8)),
         Knob("scale_dtype", ("float16",)),
-        Knob("block_size", (16, 32, 64)),
+        Knob("block_size", (16, 64)),
         Knob("scale_block_size", (256,)),
     )
 )
