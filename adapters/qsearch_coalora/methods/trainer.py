@@ -26,11 +26,13 @@ from qsearch_coalora.estimation.requirements import estimate_requirements
 from qsearch_coalora.export.formats import EXPORTERS, require_format, write_export
 from qsearch_coalora.export.job import ExportJob
 from qsearch_coalora.models.loading import skeleton
+from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
 from qsearch_coalora.training.evaluation import evaluate
-from qsearch_coalora.training.layer_scores import relative_errors, sensitivities
+from qsearch_coalora.training.layer_scores import sensitivities
 from qsearch_coalora.training.study_model import StudyModel
+from qsearch_coalora.weights.quantization_error import quantization_errors
 from qsearch_coalora.weights.switching import FULL_PRECISION
 
 _TOKENS = 512
@@ -163,7 +165,14 @@ class AdapterTrainer(Trainer):
         self, layer_configurations: Sequence[LayerConfiguration]
     ) -> npt.NDArray[np.float64]:
         """Return relative squared error ‖W−W̃‖²/‖W‖² (layers × layer configurations)."""
-        return relative_errors(self.study, layer_configurations)
+        weights = self.study.adapted.weights
+        with clear_memory_errors():
+            return quantization_errors(
+                weights.originals,
+                self.study.quantizer,
+                layer_configurations,
+                moments=weights.moments,
+            )
 
     def sensitivity(
         self, configurations: Sequence[Configuration], round: int

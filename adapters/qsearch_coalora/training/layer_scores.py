@@ -1,4 +1,4 @@
-"""How much the loss depends on each layer, and how large each layer's quantization errors are."""
+"""How much the loss depends on each layer."""
 
 from __future__ import annotations
 
@@ -10,28 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.space.configuration import Configuration
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.tasks.batching import examples_in
 from qsearch_coalora.training.evaluation import score
 from qsearch_coalora.training.sampling import SetSampler, round_seeds, uniform_pass
 from qsearch_coalora.training.study_model import StudyModel
-from qsearch_coalora.weights.quantization_error import quantization_errors
 from qsearch_coalora.weights.sensitivity import layer_sensitivities
 
 _MIN_PIECES = 4
 """Of a calibration batch: one at a time has all layers' inputs and gradients in memory."""
-
-
-@clear_memory_errors()
-def relative_errors(
-    study: StudyModel, layer_configurations: Sequence[LayerConfiguration]
-) -> npt.NDArray[np.float64]:
-    """Return relative squared error ‖W−W̃‖²/‖W‖² (layers × layer configurations)."""
-    weights = study.adapted.weights
-    return quantization_errors(
-        weights.originals, study.quantizer, layer_configurations, moments=weights.moments
-    )
 
 
 @clear_memory_errors()

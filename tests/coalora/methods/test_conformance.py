@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qsearch_coalora.methods import decomposition
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_quantizers.integer.quantizer import Integer
 
@@ -65,6 +66,10 @@ class TestQLoRA(OnBert):
 
 class TestLQLoRA(OnBert):
     name = "lq-lora"
+
+    @pytest.fixture(autouse=True)
+    def _few_turns(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(decomposition, "MAX_TURNS", 2)
 
 
 class TestPTQ(OnBert):

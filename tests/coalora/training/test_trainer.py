@@ -21,7 +21,7 @@ def test_training_lowers_the_loss_and_changes_every_part(make_trainer, make_conf
     report = trainer.train(chosen, 1, lambda *step: seen.append(step))
     assert report.steps == len(report.losses) == len(seen) == 30
     assert seen[-1][:2] == (30, 30)
-    assert sum(report.losses[-5:]) < sum(report.losses[:5]) * 0.95
+    assert sum(report.losses[-5:]) < sum(report.losses[:5]) * 0.98
     after = trainer.state().tensors
     for part in ("lora.", "theta.", "head."):
         names = [name for name in before if name.startswith(part)]
