@@ -84,7 +84,7 @@ def test_rounds_are_one_line_with_gaps_whose_points_know_their_rows(results, by)
     frame = progress_frame(results)
     (line,) = progress_figure(frame, by).data
     rows = [details[0] for details in line.customdata]
-    assert rows.count(-1) == 4
+    assert rows.count(-1) == 3
     assert [row for row in rows if row >= 0] == frame["row"].tolist()
     assert all((y is None) == (row == -1) for y, row in zip(line.y, rows, strict=True))
 

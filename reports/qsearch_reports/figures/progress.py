@@ -51,13 +51,14 @@ def progress_figure(
         )
     rounds = [rows.round({by: 4, "hypervolume": 6}) for _, rows in known.groupby("round")]
     starts = [style.vertical(float(known.loc[rows.index[0], by]), "segment") for rows in rounds]
+    # With gaps, the line does not fall from one round to the next.
+    line = style.with_gaps(
+        (rows[by], rows["hypervolume"], style.details(rows, "row", "trial", "round"))
+        for rows in rounds
+    )
     is_sparse = len(known) <= _MAX_MARKERS
     figure.add_scatter(
-        # The line does not fall from one round to the next.
-        **style.with_gaps(
-            (rows[by], rows["hypervolume"], style.details(rows, "row", "trial", "round"))
-            for rows in rounds
-        ),
+        **{name: values[:-1] for name, values in line.items()},
         mode="lines+markers" if is_sparse else "lines",
         line={"color": style.COLOURS["line"], "width": 2, "shape": "hv"},
         marker={"size": 5, "color": style.COLOURS["line"]} if is_sparse else None,

@@ -91,6 +91,9 @@ def test_minutes_add_up_over_rounds_and_an_unfinished_round_is_left_out():
     assert frame["round"].tolist() == [1, 2]
     per_round = [34.0 + entry.evaluate_seconds + 5.2 for entry in running.rounds]
     assert frame["minutes"].tolist() == pytest.approx((np.cumsum(per_round) / 60).tolist())
+    first = frames.comparison_frame([replace(record, rounds=())], ["a"])
+    assert first["round"].tolist() == [1]
+    assert first["minutes"].isna().all()
     times = frames.time_frame([running], ["a"], [3.0, 5.0])
     latest = times[times["round"] == 2]
     assert latest["loss"].tolist() == [
