@@ -11,8 +11,8 @@ from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.search.pareto import normalised_hypervolume, reference_point, segmented_front
 from qsearch.storage.round_state import RoundState, predicted_losses
 from qsearch.storage.study_record import RoundRecord
+from qsearch.study.candidates import fit_searcher
 from qsearch.study.context import Study
-from qsearch.study.searching import fit_searcher
 
 
 def finished_round(

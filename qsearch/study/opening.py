@@ -34,7 +34,7 @@ from qsearch.storage.measurements import (
 from qsearch.storage.paths import QUANTIZATION_ERROR, RESTORED, STUDY_YAML
 from qsearch.storage.round_state import RoundState
 from qsearch.study.context import Study
-from qsearch.study.recording import save_record, study_table
+from qsearch.study.results import save_record, study_table
 
 
 def claim_directory(spec: StudySpec, directory: Path) -> list[str]:

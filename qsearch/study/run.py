@@ -34,9 +34,9 @@ from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import StudyRecord
 from qsearch.study.context import Study
 from qsearch.study.opening import claim_directory, open_study, quantization_error
-from qsearch.study.recording import save_record
+from qsearch.study.results import save_record
 from qsearch.study.round import run_round
-from qsearch.study.session_record import record_session
+from qsearch.study.sessions import record_session
 from qsearch.study.training import restore_adapter
 
 

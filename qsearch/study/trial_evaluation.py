@@ -10,7 +10,7 @@ from qsearch.execution.executor import ExecutorEvent, Failure, Result
 from qsearch.monitoring.events import EventKind
 from qsearch.storage.paths import LOG, candidates_path
 from qsearch.study.context import Study
-from qsearch.study.recording import PeriodicRecord
+from qsearch.study.results import PeriodicRecord
 
 
 def evaluate_trials(
