@@ -7,13 +7,17 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 
-from qsearch.plugins.protocols import Quantizer, Task
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.protocols import Quantizer, Split, Task
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel, AdapterShape
 from qsearch_coalora.adapter.theta import ThetaOptions
-from qsearch_coalora.methods.shared_adapter import SharedAdapterTrainer
+from qsearch_coalora.methods.shared_adapter import SharedAdapter
+from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import SetTrainingOptions
+from qsearch_coalora.training.evaluation import evaluate_full_precision
 from qsearch_coalora.training.sampling import round_seeds
+from qsearch_coalora.training.study_model import StudyModel
 
 RESIDUAL_RANK = "trainer.residual_rank (half of trainer.rank if it is not given)"
 """How messages name the rank of residual factors."""
@@ -85,7 +89,7 @@ class CoALoRAOptions(SetTrainingOptions):
         return max(self.rank // 2, 1) if self.residual_rank is None else self.residual_rank
 
 
-class CoALoRATrainer(SharedAdapterTrainer):
+class CoALoRATrainer(AdapterTrainer):
     """Trains one configuration-aware adapter: L1·(I + U)·L2 with U = θ(configuration).
 
     (CoA-LoRA, ICLR 2026.)
@@ -102,12 +106,13 @@ class CoALoRATrainer(SharedAdapterTrainer):
         start = options.theta_start if rank < options.rank else 0.0
         # The additive adjustment's bases are drawn from the seed, not saved.
         drawn = {"basis_seed": seed} if options.theta.adjustment == "additive" else {}
-        super().__init__(
+        study = StudyModel(
             options,
             model,
             task,
             quantizer,
             seed,
+            self._measure_inputs,
             AdapterShape(options.theta, options.theta_rate, start, rank),
             svd_rank=(rank, RESIDUAL_RANK),
             details={
@@ -116,11 +121,16 @@ class CoALoRATrainer(SharedAdapterTrainer):
                 "theta": options.theta.model_dump(exclude_defaults=True) | drawn,
             },
         )
+        super().__init__(study, SharedAdapter(study))
         self._measures_inputs = rank > 0 and options.residual_norm == "inputs"
 
-    def complete(self, adapted: AdaptedModel) -> None:
+    def _measure_inputs(self, adapted: AdaptedModel) -> None:
         """Take residual factors in the norm of the layers' inputs, if the options say so."""
         if self._measures_inputs:
             seed = round_seeds(self.study.seed, 1).configurations
             generator = torch.Generator().manual_seed(seed)
             adapted.measure_inputs(self.study.calibration_batches(), generator)
+
+    def evaluate_full_precision(self, split: Split) -> Evaluation:
+        """Evaluate the original weights with the shared factors: no U, no residual factors."""
+        return evaluate_full_precision(self.study, split)

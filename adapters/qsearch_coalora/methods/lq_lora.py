@@ -10,20 +10,22 @@ import torch
 from torch import Tensor
 
 from qsearch._threads import one_thread
-from qsearch.plugins.protocols import Quantizer, Task
+from qsearch.plugins.protocols import Quantizer, Requirements, Task
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.export.formats import WHOLE_MODELS
 from qsearch_coalora.methods.decomposition import Decomposition, decompose
 from qsearch_coalora.methods.importance import row_and_column_importance
-from qsearch_coalora.methods.own_adapters import OwnAdaptersTrainer
+from qsearch_coalora.methods.own_adapters import OwnAdapters, requirements_of_each
 from qsearch_coalora.methods.trained_adapters import Adapter
+from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.training.evaluation import score
+from qsearch_coalora.training.study_model import StudyModel
 
 
-class LQLoRATrainer(OwnAdaptersTrainer):
+class LQLoRATrainer(AdapterTrainer):
     """Decomposes each weight into a quantized and a low-rank part, then trains the latter.
 
     (Guo et al. 2024, "LQ-LoRA: Low-rank Plus Quantized Matrix Decomposition for Efficient Language
@@ -44,11 +46,20 @@ class LQLoRATrainer(OwnAdaptersTrainer):
         quantizer: Quantizer,
         seed: int,
     ) -> None:
-        super().__init__(options, model, task, quantizer, seed, (options.rank, "trainer.rank"))
+        svd_rank = (options.rank, "trainer.rank")
+        study = StudyModel(options, model, task, quantizer, seed, self._complete, svd_rank=svd_rank)
+        own = OwnAdapters(study, self._start)
+        super().__init__(study, own)
+        # Workers train configurations: the engine's capability SupportsSeparateTraining.
+        self.untrained, self.train_separately, self.adopt = (
+            own.untrained,
+            own.train_separately,
+            own.adopt,
+        )
 
-    def complete(self, adapted: AdaptedModel) -> None:
+    def _complete(self, adapted: AdaptedModel) -> None:
         """Measure importance, and quantize weights without their low-rank part from now on."""
-        super().complete(adapted)
+        self._initial = adapted.tensors()
         adapted.peft_model.eval()
         batches = iter(self.study.calibration_batches())
 
@@ -60,9 +71,13 @@ class LQLoRATrainer(OwnAdaptersTrainer):
         self._importance = row_and_column_importance(adapted.lora_layers, runs)
         adapted.weights.add(self._minus_low_rank)
 
-    def start(self, configuration: Configuration) -> Adapter:
+    def requirements(self) -> Requirements:
+        """Return what the study needs: with each configuration's first evaluation, a training."""
+        return requirements_of_each(super().requirements(), self.study)
+
+    def _start(self, configuration: Configuration) -> Adapter:
         """Return the adapter of the decomposition's low-rank part, and the initial head."""
-        tensors = dict(super().start(configuration))
+        tensors = dict(self._initial)
         for position, layer in enumerate(self.study.layers):
             parts = self._decomposed(position, configuration[layer.name])
             tensors[f"lora.{layer.name}.A"] = parts.L2.cpu()

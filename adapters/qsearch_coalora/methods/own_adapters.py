@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from qsearch.errors import EvaluationError, QsearchError
 from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
-from qsearch.plugins.protocols import Progress, Quantizer, Requirements, Task, TrainerState
+from qsearch.plugins.protocols import Progress, Requirements, TrainerState
 from qsearch.space.configuration import Configuration
-from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.estimation.requirements import adapter_bytes
 from qsearch_coalora.methods.trained_adapters import (
     Adapter,
@@ -25,60 +21,36 @@ from qsearch_coalora.methods.trained_adapters import (
     trained_in,
     with_trained,
 )
-from qsearch_coalora.methods.trainer import AdapterTrainer
-from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.training.checkpoint import digest, require_own, saved_state, training_identity
 from qsearch_coalora.training.loop import DivergedError, train_round
+from qsearch_coalora.training.study_model import StudyModel
 
 _SAVE_SECONDS = 60.0
 """Between two savings of what others trained: each writes all of it."""
 
 
-class OwnAdaptersTrainer(AdapterTrainer):
-    """Trains a LoRA for each configuration, each from the same start, data and seed.
+class OwnAdapters:
+    """A LoRA for each configuration, each trained from the same start, data and seed.
 
     A configuration is trained when it is in a training set for the first time, or else when it is
     evaluated or exported; the evaluation's seconds hold the training then. Trained adapters are
     kept in memory, on the CPU. Those that a loaded state lacks are kept until the next training
     set, which may hold them; trained again, a configuration comes out the same. One whose training
     diverges fails when it is evaluated, and leaves the others alone.
+
+    ``start`` returns the adapter and head that a configuration's training starts from.
     """
 
-    def __init__(
-        self,
-        options: TrainingOptions,
-        model: ModelSpec,
-        task: Task,
-        quantizer: Quantizer,
-        seed: int,
-        svd_rank: tuple[int, str] = (0, ""),
-    ) -> None:
-        super().__init__(options, model, task, quantizer, seed, svd_rank=svd_rank)
+    def __init__(self, study: StudyModel, start: Callable[[Configuration], Adapter]) -> None:
+        self._study = study
+        self._start = start
         self.trained: dict[Configuration, TrainedAdapter] = {}
         self._spare: dict[Configuration, TrainedAdapter] = {}
         self._diverged: dict[Configuration, str] = {}
         self._adopted: dict[Configuration, TrainedAdapter] = {}
         self._adopted_saved = -_SAVE_SECONDS
 
-    def complete(self, adapted: AdaptedModel) -> None:
-        """Note where every training starts."""
-        self._initial = adapted.tensors()
-
-    def start(self, configuration: Configuration) -> Adapter:
-        """Return the adapter and head that a configuration's training starts from."""
-        return self._initial
-
-    def requirements(self) -> Requirements:
-        """Return what the study needs: with each configuration's first evaluation, a training."""
-        needs = super().requirements()
-        return replace(
-            needs,
-            training_flops=(0.0, 0.0),
-            first_evaluation_flops=needs.training_flops[0],
-            configuration_bytes=adapter_bytes(self.study.layers, self.study.options.rank),
-        )
-
-    def _train_set(
+    def train(
         self,
         configurations: Sequence[Configuration],
         round: int,
@@ -94,7 +66,7 @@ class OwnAdaptersTrainer(AdapterTrainer):
         waiting = [c for c in dict.fromkeys(configurations) if c not in self.trained]
         self.trained |= self._saved(configurations, checkpoint) | self._adopted
         self._adopted = {}
-        steps = self.study.options.round_steps(1)
+        steps = self._study.options.round_steps(1)
         for number, configuration in enumerate(waiting):
             if configuration in self.trained:
                 continue
@@ -127,23 +99,28 @@ class OwnAdaptersTrainer(AdapterTrainer):
             return
         if configuration in self._diverged:
             raise DivergedError(self._diverged[configuration])
-        started, adapted = time.perf_counter(), self.study.adapted
+        started, adapted = time.perf_counter(), self._study.adapted
         # Before the start is made: a change would clear what that puts into the cache.
         adapted.weights.expect([configuration], adapted.shape.fixed_rank)
-        adapted.load_tensors(self.start(configuration))
+        adapted.load_tensors(self._start(configuration))
         before = time.perf_counter() - started
         try:
             # Round 1 for all: each has the same data, in the same order, at the same rates.
-            report = train_round(self.study, [configuration], 1, progress, checkpoint)
+            report = train_round(self._study, [configuration], 1, progress, checkpoint)
         except DivergedError as error:
             self._diverged[configuration] = str(error)
             raise
         report = replace(report, seconds=report.seconds + before)
         self.trained[configuration] = TrainedAdapter(adapted.tensors(), report)
 
-    def _load_adapter(self, configuration: Configuration) -> None:
+    def load(self, configuration: Configuration) -> None:
+        """Put a configuration's LoRA into the model, trained now if it is not yet.
+
+        Raises:
+            EvaluationError: If it cannot be trained.
+        """
         self._require_trained(configuration)
-        self.study.adapted.load_tensors(self.trained[configuration].adapter)
+        self._study.adapted.load_tensors(self.trained[configuration].adapter)
 
     def _require_trained(self, configuration: Configuration) -> None:
         """Train a configuration now if it is not trained yet."""
@@ -154,12 +131,10 @@ class OwnAdaptersTrainer(AdapterTrainer):
                 self._train_one(configuration)
         except QsearchError as error:
             raise EvaluationError(str(error)) from error
-        self.study.adapted.peft_model.eval()
+        self._study.adapted.peft_model.eval()
 
-    def sensitivity(
-        self, configurations: Sequence[Configuration], round: int
-    ) -> npt.NDArray[np.float64]:
-        """Return what :meth:`Trainer.sensitivity` does, of those whose training does not diverge.
+    def usable(self, configurations: Sequence[Configuration]) -> Sequence[Configuration]:
+        """Return those of the set whose training does not diverge.
 
         Raises:
             EvaluationError: If there is none.
@@ -172,9 +147,9 @@ class OwnAdaptersTrainer(AdapterTrainer):
                 if configuration not in self._diverged:
                     raise
         usable = [one for one in configurations if one in self.trained]
-        if configurations and not usable:
+        if not usable:
             raise EvaluationError(self._diverged[configurations[0]])
-        return super().sensitivity(usable, round)
+        return usable
 
     # Training in several processes
 
@@ -233,15 +208,25 @@ class OwnAdaptersTrainer(AdapterTrainer):
         return trained_in(saved)
 
     def _set_digest(self, configurations: Sequence[Configuration]) -> str:
-        return digest(list(configurations), training_identity(self.study))
+        return digest(list(configurations), training_identity(self._study))
 
     def state(self) -> TrainerState:
         """Return all trained adapters, and what they belong to."""
-        return with_trained(saved_state(self.study, {}), self.trained)
+        return with_trained(saved_state(self._study, {}), self.trained)
 
     def load_state(self, state: TrainerState) -> None:
         """Continue from a saved state, if it is this study's."""
-        require_own(self.study, state)
+        require_own(self._study, state)
         loaded = trained_in(state)
         self._spare |= {one: result for one, result in self.trained.items() if one not in loaded}
         self.trained = loaded
+
+
+def requirements_of_each(needs: Requirements, study: StudyModel) -> Requirements:
+    """Return what a study needs whose training comes with each first evaluation."""
+    return replace(
+        needs,
+        training_flops=(0.0, 0.0),
+        first_evaluation_flops=needs.training_flops[0],
+        configuration_bytes=adapter_bytes(study.layers, study.options.rank),
+    )

@@ -6,14 +6,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qsearch.plugins.capabilities import TrainingCheckpoint
-from qsearch.plugins.evaluation import TrainReport
+from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.footprint import Footprint
-from qsearch.plugins.protocols import Progress, Quantizer, Requirements, Task, TrainerState
+from qsearch.plugins.protocols import (
+    Progress,
+    Quantizer,
+    Requirements,
+    Split,
+    Task,
+    TrainerState,
+)
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.export.formats import WHOLE_MODELS
-from qsearch_coalora.methods.shared_adapter import SharedAdapterTrainer
+from qsearch_coalora.methods.shared_adapter import SharedAdapter
+from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import TrainingOptions
+from qsearch_coalora.training.evaluation import evaluate_full_precision
+from qsearch_coalora.training.study_model import StudyModel
 from qsearch_coalora.weights.switching import FULL_PRECISION
 
 
@@ -28,7 +38,36 @@ class PTQOptions(TrainingOptions):
     fine_tune: bool = True
 
 
-class PTQTrainer(SharedAdapterTrainer):
+class MergedAdapter(SharedAdapter):
+    """An adapter that is trained once, in full precision, and then merged into the weights."""
+
+    def __init__(self, study: StudyModel, fine_tunes: bool) -> None:
+        super().__init__(study)
+        self._fine_tunes = fine_tunes
+
+    def train(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None,
+        checkpoint: TrainingCheckpoint,
+    ) -> TrainReport:
+        """Fine-tune in full precision in round 1; later rounds train nothing."""
+        if round > 1 or not self._fine_tunes:
+            return TrainReport(0, 0.0, ())
+        adapted = self._study.adapted
+        adapted.merge(False)
+        report = super().train([FULL_PRECISION], round, progress, checkpoint)
+        adapted.merge(True)
+        return report
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state, merged."""
+        super().load_state(state)
+        self._study.adapted.merge(True)
+
+
+class PTQTrainer(AdapterTrainer):
     """Fine-tunes in full precision, merges, and quantizes; later rounds train nothing."""
 
     Options = PTQOptions
@@ -37,7 +76,8 @@ class PTQTrainer(SharedAdapterTrainer):
     def __init__(
         self, options: PTQOptions, model: ModelSpec, task: Task, quantizer: Quantizer, seed: int
     ) -> None:
-        super().__init__(options, model, task, quantizer, seed)
+        study = StudyModel(options, model, task, quantizer, seed)
+        super().__init__(study, MergedAdapter(study, options.fine_tune))
         self._fine_tunes = options.fine_tune
 
     def requirements(self) -> Requirements:
@@ -50,22 +90,6 @@ class PTQTrainer(SharedAdapterTrainer):
         """Return what the model takes on a device: no adapter, since it is merged."""
         return replace(super().footprint(), adapter_bytes=0)
 
-    def _train_set(
-        self,
-        configurations: Sequence[Configuration],
-        round: int,
-        progress: Progress | None,
-        checkpoint: TrainingCheckpoint,
-    ) -> TrainReport:
-        if round > 1 or not self._fine_tunes:
-            return TrainReport(0, 0.0, ())
-        adapted = self.study.adapted
-        adapted.merge(False)
-        report = super()._train_set([FULL_PRECISION], round, progress, checkpoint)
-        adapted.merge(True)
-        return report
-
-    def load_state(self, state: TrainerState) -> None:
-        """Continue from a saved state, merged."""
-        super().load_state(state)
-        self.study.adapted.merge(True)
+    def evaluate_full_precision(self, split: Split) -> Evaluation:
+        """Evaluate the fine-tuned weights, not quantized."""
+        return evaluate_full_precision(self.study, split)

@@ -8,18 +8,22 @@ from pathlib import Path
 from qsearch_quantizers.libraries.optional import is_importable
 
 from qsearch.errors import InputError
-from qsearch.plugins.protocols import TrainerState
+from qsearch.plugins.protocols import Quantizer, Requirements, Task, TrainerState
 from qsearch.space.configuration import Configuration
+from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.methods.nf4 import four_bit_layers, in_four_bit
-from qsearch_coalora.methods.own_adapters import OwnAdaptersTrainer
+from qsearch_coalora.methods.own_adapters import OwnAdapters, requirements_of_each
+from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.settings.options import TrainingOptions
+from qsearch_coalora.training.study_model import StudyModel
 
 _QUANTIZED_BY_BITSANDBYTES = """
 These layers were quantized by bitsandbytes (`nf4`, double quantization): {layers}.
 """
 
 
-class QLoRATrainer(OwnAdaptersTrainer):
+class QLoRATrainer(AdapterTrainer):
     """Trains a plain LoRA on each configuration's quantized weights.
 
     (Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs".) Layers quantized as
@@ -30,16 +34,38 @@ class QLoRATrainer(OwnAdaptersTrainer):
 
     method = "QLoRA"
 
+    def __init__(
+        self,
+        options: TrainingOptions,
+        model: ModelSpec,
+        task: Task,
+        quantizer: Quantizer,
+        seed: int,
+    ) -> None:
+        study = StudyModel(options, model, task, quantizer, seed, self._complete)
+        self._own = own = OwnAdapters(study, lambda configuration: self._initial)
+        super().__init__(study, own)
+        # Workers train configurations: the engine's capability SupportsSeparateTraining.
+        self.untrained, self.train_separately, self.adopt = (
+            own.untrained,
+            own.train_separately,
+            own.adopt,
+        )
+
     @cached_property
     def _uses_bitsandbytes(self) -> bool:
         return self.study.quantizer.name == "normal-float" and is_importable("bitsandbytes")
 
-    def complete(self, adapted: AdaptedModel) -> None:
+    def _complete(self, adapted: AdaptedModel) -> None:
         """Note where every training starts, and have NF4 layers be bitsandbytes' own."""
-        super().complete(adapted)
+        self._initial = adapted.tensors()
         if self._uses_bitsandbytes:
             place = four_bit_layers(adapted.layers, adapted.lora_layers, adapted.weights.originals)
             adapted.followers.append(place)
+
+    def requirements(self) -> Requirements:
+        """Return what the study needs: with each configuration's first evaluation, a training."""
+        return requirements_of_each(super().requirements(), self.study)
 
     def state(self) -> TrainerState:
         """Return all trained adapters, and whether bitsandbytes had a part in them."""
@@ -58,7 +84,7 @@ class QLoRATrainer(OwnAdaptersTrainer):
         super().load_state(state)
         saved = state.metadata.get("bitsandbytes")
         if saved != self._uses_bitsandbytes and any(
-            in_four_bit(self.layers(), configuration) for configuration in self.trained
+            in_four_bit(self.layers(), configuration) for configuration in self._own.trained
         ):
             raise InputError(
                 "the saved adapter belongs to another study:"

@@ -5,44 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qsearch.plugins.capabilities import TrainingCheckpoint
-from qsearch.plugins.evaluation import Evaluation, TrainReport
-from qsearch.plugins.protocols import Progress, Split, TrainerState
+from qsearch.plugins.evaluation import TrainReport
+from qsearch.plugins.protocols import Progress, TrainerState
 from qsearch.space.configuration import Configuration
-from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.training.checkpoint import require_own, saved_state
-from qsearch_coalora.training.evaluation import evaluate
 from qsearch_coalora.training.loop import train_round
+from qsearch_coalora.training.study_model import StudyModel
 
 
-class SharedAdapterTrainer(AdapterTrainer):
-    """Trains the adapter in memory, from what it is, under configurations drawn from the set."""
+class SharedAdapter:
+    """The adapter in memory, trained under configurations drawn from the set."""
 
-    def _train_set(
+    def __init__(self, study: StudyModel) -> None:
+        self._study = study
+
+    def train(
         self,
         configurations: Sequence[Configuration],
         round: int,
         progress: Progress | None,
         checkpoint: TrainingCheckpoint,
     ) -> TrainReport:
-        return train_round(self.study, configurations, round, progress, checkpoint)
+        """Train the adapter from what it is."""
+        return train_round(self._study, configurations, round, progress, checkpoint)
+
+    def load(self, configuration: Configuration) -> None:
+        """Leave the adapter as it is: it is that of every configuration."""
+
+    def usable(self, configurations: Sequence[Configuration]) -> Sequence[Configuration]:
+        """Return all of them."""
+        return configurations
 
     def state(self) -> TrainerState:
         """Return the trained tensors, and what they belong to."""
-        return saved_state(self.study, self.study.adapted.tensors())
+        return saved_state(self._study, self._study.adapted.tensors())
 
     def load_state(self, state: TrainerState) -> None:
         """Continue from a saved state, if it is this study's."""
-        require_own(self.study, state)
-        self.study.adapted.load_tensors(state.tensors)
-
-    def evaluate_full_precision(self, split: Split) -> Evaluation:
-        """Evaluate the original weights with the adapter as it is trained: W + L1·L2.
-
-        θ's adjustment U is zero, and where the rank holds residual factors, there are none: the
-        residual of what is not quantized is zero.
-
-        Raises:
-            EvaluationError: If it cannot be evaluated.
-        """
-        with self.study.adapted.unquantized():
-            return evaluate(self.study, lambda: None, split)
+        require_own(self._study, state)
+        self._study.adapted.load_tensors(state.tensors)

@@ -1,12 +1,11 @@
-"""What the engine asks of every trainer of this package."""
+"""What the engine asks of every trainer of this package, and what answers it."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +15,9 @@ from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.footprint import Footprint
-from qsearch.plugins.protocols import Progress, Quantizer, Requirements, Split, Task, Trainer
+from qsearch.plugins.protocols import Progress, Requirements, Split, Trainer, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
-from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.adapter.adapted_model import PLAIN_LORA, AdaptedModel, AdapterShape
 from qsearch_coalora.estimation.footprint import model_footprint
 from qsearch_coalora.estimation.requirements import estimate_requirements
 from qsearch_coalora.export.formats import EXPORTERS, require_format, write_export
@@ -39,35 +36,50 @@ _TOKENS = 512
 """Length of a sequence where the task does not say its own."""
 
 
-class AdapterTrainer(Trainer):
-    """A trainer of one study's model and the adapters that its method trains.
+class Adapters(Protocol):
+    """The adapters of a method: how they are trained, and which one a configuration has."""
 
-    There are two kinds of methods: with one adapter for all configurations, and with one for each.
-    The model and the data are loaded at first use. :class:`StudyModel` explains the last three
-    arguments.
+    def train(
+        self,
+        configurations: Sequence[Configuration],
+        round: int,
+        progress: Progress | None,
+        checkpoint: TrainingCheckpoint,
+    ) -> TrainReport:
+        """Train for a set that is not empty."""
+        ...
+
+    def load(self, configuration: Configuration) -> None:
+        """Put the adapter of a configuration into the model in memory."""
+        ...
+
+    def usable(self, configurations: Sequence[Configuration]) -> Sequence[Configuration]:
+        """Return those of a set that have an adapter, or can have one."""
+        ...
+
+    def state(self) -> TrainerState:
+        """Return all that was trained, and what it belongs to."""
+        ...
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state, if it is this study's."""
+        ...
+
+
+class AdapterTrainer(Trainer):
+    """A trainer that is composed of a study's model and the adapters of a method.
+
+    Each method is a class that makes both, and gives some of these answers otherwise. The model
+    and the data are loaded at first use.
     """
 
     Options: ClassVar[type[TrainingOptions]] = TrainingOptions
     method: ClassVar[str] = "LoRA"
     export_formats: ClassVar[tuple[str, ...]] = tuple(EXPORTERS)
 
-    def __init__(
-        self,
-        options: TrainingOptions,
-        model: ModelSpec,
-        task: Task,
-        quantizer: Quantizer,
-        seed: int,
-        shape: AdapterShape = PLAIN_LORA,
-        svd_rank: tuple[int, str] = (0, ""),
-        details: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.study = StudyModel(
-            options, model, task, quantizer, seed, self.complete, shape, svd_rank, details or {}
-        )
-
-    def complete(self, adapted: AdaptedModel) -> None:
-        """Add what else the method has to the adapted model, when it has been made."""
+    def __init__(self, study: StudyModel, adapters: Adapters) -> None:
+        self.study = study
+        self.adapters = adapters
 
     def layers(self) -> Sequence[LayerSpec]:
         """Return the model's quantizable layers, without loading weights."""
@@ -126,20 +138,7 @@ class AdapterTrainer(Trainer):
                 adapter in memory must not be used then.
         """
         _require_configurations(configurations)
-        return self._train_set(configurations, round, progress, checkpoint)
-
-    @abstractmethod
-    def _train_set(
-        self,
-        configurations: Sequence[Configuration],
-        round: int,
-        progress: Progress | None,
-        checkpoint: TrainingCheckpoint,
-    ) -> TrainReport:
-        """Train for a set that is not empty."""
-
-    def _load_adapter(self, configuration: Configuration) -> None:
-        """Put the adapter of a configuration into the model in memory."""
+        return self.adapters.train(configurations, round, progress, checkpoint)
 
     # Evaluation and scores of layers
 
@@ -158,7 +157,7 @@ class AdapterTrainer(Trainer):
 
     def place(self, configuration: Configuration) -> None:
         """Make the model in memory the one of a configuration: its adapter and its weights."""
-        self._load_adapter(configuration)
+        self.adapters.load(configuration)
         self.study.adapted.use(configuration)
 
     def quantization_error(
@@ -179,7 +178,18 @@ class AdapterTrainer(Trainer):
     ) -> npt.NDArray[np.float64]:
         """Return the expected rise of the loss per unit of relative squared error (layers)."""
         _require_configurations(configurations)
-        return sensitivities(self.study, self.place, configurations, round)
+        usable = self.adapters.usable(configurations)
+        return sensitivities(self.study, self.place, usable, round)
+
+    # State
+
+    def state(self) -> TrainerState:
+        """Return all that was trained, and what it belongs to."""
+        return self.adapters.state()
+
+    def load_state(self, state: TrainerState) -> None:
+        """Continue from a saved state, if it is this study's."""
+        self.adapters.load_state(state)
 
     # Export
 
@@ -190,7 +200,7 @@ class AdapterTrainer(Trainer):
             InputError: If the format is unknown, or cannot hold the configuration.
         """
         self.require_format(format)
-        self._load_adapter(configuration)
+        self.adapters.load(configuration)
         write_export(self._job(configuration), directory, format)
 
     def require_format(self, format: str) -> None:

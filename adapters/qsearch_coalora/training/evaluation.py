@@ -41,6 +41,19 @@ def evaluate(study: StudyModel, place: Callable[[], object], split: Split) -> Ev
     return Evaluation(loss, standard_error, metric, metric_error, time.perf_counter() - started)
 
 
+def evaluate_full_precision(study: StudyModel, split: Split) -> Evaluation:
+    """Evaluate the original weights with the adapter as it is trained: W + L1·L2.
+
+    θ's adjustment U is zero, and where the rank holds residual factors, there are none: the
+    residual of what is not quantized is zero.
+
+    Raises:
+        EvaluationError: If it cannot be evaluated.
+    """
+    with study.adapted.unquantized():
+        return evaluate(study, lambda: None, split)
+
+
 def held_out_loss(study: StudyModel, configuration: Configuration) -> float:
     """Return the loss on held-out training examples, with the adapter as it is."""
     study.adapted.use(configuration)

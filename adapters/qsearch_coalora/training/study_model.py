@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from qsearch.plugins.protocols import LoadedModel, Quantizer, Task
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.adapter.adapted_model import AdaptedModel, AdapterShape
+from qsearch_coalora.adapter.adapted_model import PLAIN_LORA, AdaptedModel, AdapterShape
 from qsearch_coalora.models.digests import input_digests
 from qsearch_coalora.models.discovery import discover_layers, require_same_layers
 from qsearch_coalora.models.loading import load_config, require_gradient_checkpointing, skeleton
@@ -46,10 +46,10 @@ class StudyModel:
     task: Task
     quantizer: Quantizer
     seed: int
-    complete: Callable[[AdaptedModel], None]
-    shape: AdapterShape
-    svd_rank: tuple[int, str]
-    details: Mapping[str, Any]
+    complete: Callable[[AdaptedModel], None] = lambda adapted: None
+    shape: AdapterShape = PLAIN_LORA
+    svd_rank: tuple[int, str] = (0, "")
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def config(self) -> tuple[Any, tuple[str, ...]]:

@@ -20,7 +20,7 @@ def test_lq_lora_starts_from_its_decomposition(make_trainer, make_configuration)
     trainer = make_trainer(method=LQLoRATrainer)
     chosen = make_configuration(trainer, 0)
     adapted = trainer.study.adapted
-    adapted.load_tensors(trainer.start(chosen))
+    adapted.load_tensors(trainer._start(chosen))
     adapted.activate(chosen)
     for layer, original in zip(adapted.lora_layers, adapted.weights.originals, strict=True):
         A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight

@@ -33,9 +33,12 @@ def losses(trainer: AdapterTrainer, chosen: list[Configuration]) -> list[float]:
 
 
 @pytest.mark.parametrize("method", ONE_FOR_ALL + EACH_ITS_OWN)
-def test_one_adapter_for_all_has_full_precision_and_own_ones_are_trained_apart(method) -> None:
-    assert issubclass(method, SupportsFullPrecision) == (method in ONE_FOR_ALL)
-    assert issubclass(method, SupportsSeparateTraining) == (method in EACH_ITS_OWN)
+def test_one_adapter_for_all_has_full_precision_and_own_ones_are_trained_apart(
+    method, make_trainer
+) -> None:
+    trainer = make_trainer(method=method)
+    assert isinstance(trainer, SupportsFullPrecision) == (method in ONE_FOR_ALL)
+    assert isinstance(trainer, SupportsSeparateTraining) == (method in EACH_ITS_OWN)
 
 
 def test_a_training_of_one_configuration_can_stop_early(make_trainer, make_configuration) -> None:

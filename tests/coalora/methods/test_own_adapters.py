@@ -12,7 +12,6 @@ import pytest
 import torch
 from qsearch_coalora.methods import own_adapters
 from qsearch_coalora.methods.lq_lora import LQLoRATrainer
-from qsearch_coalora.methods.own_adapters import OwnAdaptersTrainer
 from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_coalora.training.loop import DivergedError
 from safetensors.torch import load_file
@@ -23,7 +22,7 @@ from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
 from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
 
-Make = Callable[..., OwnAdaptersTrainer]
+Make = Callable[..., QLoRATrainer]
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ class Saved:
         self.state = state
 
 
-def losses(trainer: OwnAdaptersTrainer, configurations: list[Configuration]) -> list[float]:
+def losses(trainer: QLoRATrainer, configurations: list[Configuration]) -> list[float]:
     return [evaluation.loss for evaluation in trainer.evaluate(configurations, "validation")]
 
 
@@ -127,7 +126,9 @@ def test_an_exported_adapter_is_the_configurations_own(
     layer = trainer.layers()[0].name
     (name,) = [name for name in exported if f"{layer}.lora_B" in name]
     assert exported[name].abs().max() > 0
-    assert torch.equal(exported[name], trainer.trained[chosen[0]].adapter[f"lora.{layer}.B"])
+    assert torch.equal(
+        exported[name], trainer.adapters.trained[chosen[0]].adapter[f"lora.{layer}.B"]
+    )
 
 
 def test_what_is_trained_is_saved_before_the_next_training_begins(
