@@ -45,7 +45,7 @@ print(outputs[0].tolist())
 """
 
 
-BLOCKS = 2
+BLOCKS = 6
 """Of SmolLM2's 30."""
 
 
