@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from qsearch.errors import InputError
+from qsearch.spec.old_names import OLD_NAMES
 
 _MAX_SHOWN = 80
 
@@ -31,7 +32,8 @@ def validate(model: type[_Model], values: Any, source: str, section: str = "") -
             # Pydantic adds the alternatives of a union, such as "literal['none']", to the path.
             location = [step for step in problem["loc"] if "[" not in str(step)]
             field = ".".join(str(step) for step in [*([section] if section else []), *location])
-            lines.append(f"{field or 'the study'}: {_message(model, problem, location)}")
+            message = OLD_NAMES.get(field) or _message(model, problem, location)
+            lines.append(f"{field or 'the study'}: {message}")
         raise InputError(f"{source}: " + "; ".join(lines)) from error
 
 

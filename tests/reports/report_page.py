@@ -145,7 +145,9 @@ class Page:
         self, key: str, start: tuple[float, float], end: tuple[float, float], modifiers: int = 0
     ) -> None:
         """Drag from one place of a figure's plot to another."""
-        first, last = self.within(key, *start), self.within(key, *end)
+        self.drag(self.within(key, *start), self.within(key, *end), modifiers)
+
+    def drag(self, first: list[float], last: list[float], modifiers: int = 0) -> None:
         self.mouse("mouseMoved", first)
         self.mouse("mousePressed", first, button="left", buttons=1, modifiers=modifiers)
         for share in (0.4, 1.0):

@@ -200,3 +200,21 @@ def test_figures_follow_the_knob_and_the_switch(page, results):
     page.wait(lambda: "minute" in page.driver.execute_script(title, page.figure("progress")))
     page.press(page.all('[data-switch="progress"] label')[2])
     page.wait(lambda: "round" in page.driver.execute_script(title, page.figure("progress")))
+
+
+def test_shift_and_a_click_add_to_the_selection(page, results, points):
+    row = on_all_views(results, points)
+    page.click("loss", row.name, modifiers=8)
+    page.wait(lambda: page.selected() == 1)
+    assert page.text("selected-title") != f"Trial {row['trial']}, round 4"
+
+
+def test_a_drag_over_an_axis_of_the_parallel_coordinates_selects_what_passes_there(page, points):
+    latest = latest_points(points)
+    least, most = latest["average_bits"].idxmin(), latest["average_bits"].idxmax()
+    low, high = page.position("parallel", least), page.position("parallel", most)
+    middle = (low[1] + high[1]) / 2
+    page.drag([low[0] - 12, middle], [low[0] + 12, low[1] + 8])
+    page.wait(lambda: page.selected() > 0)
+    half = (latest["average_bits"].min() + latest["average_bits"].max()) / 2
+    assert abs(page.selected() - (latest["average_bits"] < half).sum()) <= 2

@@ -12,6 +12,7 @@ from pydantic import BaseModel, field_validator
 
 from qsearch.errors import InputError
 from qsearch.space.layers import FUSED_ROLES
+from qsearch.spec.old_names import OLD_NAMES
 from qsearch.spec.study_spec import differences, dump_spec, load_spec
 from qsearch.spec.validation import validate
 from qsearch.spec.yaml_text import dump_yaml
@@ -156,6 +157,12 @@ def test_yaml_that_is_no_mapping_is_refused(text: str, study: Path) -> None:
     study.write_text(text)
     with pytest.raises(InputError, match="a study is a mapping of sections, not"):
         load_spec(study, (), {})
+
+
+@pytest.mark.parametrize("field", OLD_NAMES)
+def test_an_old_field_is_refused_with_what_replaced_it(study: Path, field: str) -> None:
+    message = refusal(study, **{field.replace(".", "__"): 1})
+    assert message == f"{study}: {field}: {OLD_NAMES[field]}"
 
 
 def test_a_value_that_the_message_names_is_not_repeated() -> None:
