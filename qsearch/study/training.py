@@ -57,7 +57,7 @@ def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainR
 
 
 def _load_before(study: Study, round: int) -> None:
-    """Load the adapter of the round before; train it again if its file was damaged."""
+    """Load the adapter of the round before; train it again if its file is missing."""
     if adapter_path(study.directory, round).is_file():
         study.components.trainer.load_state(read_adapter(study.directory, round)[0])
     else:
@@ -65,7 +65,7 @@ def _load_before(study: Study, round: int) -> None:
 
 
 def restore_adapter(study: Study) -> None:
-    """Train the last finished round's adapter again if its file was damaged.
+    """Train the last finished round's adapter again if its file is missing.
 
     It is needed to export; earlier ones are not. What was evaluated under it stays valid, since
     training it again gives the same adapter.
