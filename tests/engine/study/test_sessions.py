@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from qsearch.errors import InputError
 from qsearch.monitoring.events import Event
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.registry import load_plugin
+from qsearch.provenance.environment import find_machine
 from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
@@ -57,8 +57,11 @@ def test_each_session_is_recorded_once_with_what_it_ran_on_and_what_changed(
     with_inputs(monkeypatch, INPUTS)
     run(tmp_path, stop_at="measured quantization error")
     assert "environment changed" not in [event.kind for event in run(tmp_path, "trained")]
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    machine = find_machine()
+    threads = machine.threads
+    assert threads is not None
+    other = replace(machine, threads=threads + 1)
+    monkeypatch.setattr("qsearch.study.sessions.find_machine", lambda: other)
     events = run(tmp_path)
     (change,) = [event for event in events if event.kind == "environment changed"]
     assert f"threads: {threads} → {threads + 1}" in change.fields["changed"]
