@@ -14,7 +14,7 @@ from qsearch.experiment.parameters import (
 )
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
-from tests.engine.support import INTEGER, make_space
+from tests.engine.support import INTEGER, make_space, uniform
 
 SPACES = [make_space(2), make_space(2, fused=True), make_space(1, INTEGER)]
 
@@ -40,7 +40,7 @@ def test_a_knob_of_one_value_is_not_a_parameter() -> None:
 
 def test_parameters_of_another_space_are_refused() -> None:
     space = SPACES[2]
-    parameters = to_parameters(space, space.uniform([3.0])[0])
+    parameters = to_parameters(space, uniform(space, 3.0))
     name = next(iter(parameters))
     with pytest.raises(InputError, match="allowed"):
         from_parameters(space, {**parameters, name: 7})
