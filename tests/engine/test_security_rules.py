@@ -65,7 +65,7 @@ FORBIDDEN = re.compile(
     r"os\.(system|popen|exec\w+|spawn\w+)|tempfile\.mktemp|mktemp|shutil\.unpack_archive"
     r"|.*\.(extract|extractall)|tarfile\..*|eval|exec|compile|__import__|.*\.to_pickle"
     r"|(.*\.)?(c?[pP]ickle|dill|cloudpickle|joblib|shelve|marshal)\..*|.*\.(Unpickler|read_pickle)"
-    r"|yaml\.(unsafe|full)_load(_all)?|.*\.load_module|runpy\..*"
+    r"|torch\.save|yaml\.(unsafe|full)_load(_all)?|.*\.load_module|runpy\..*"
 )
 """Calls that hand data to a shell or an interpreter, or unpack archives unchecked."""
 

@@ -34,7 +34,6 @@ def test_an_unknown_plugin_lists_what_is_installed(section: str, qsearch, tmp_pa
         (["report", "none"], "none"),
         (["export", "none", "--bits", "3", "--to", "out"], "none"),
         (["init", "nope"], "no ready study is called 'nope'; there are: ["),
-        (["run", "none.yaml", "--out", "run", "--workers", "2"], "none.yaml"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
@@ -47,16 +46,7 @@ def test_what_does_not_exist_is_refused(
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["pick"],
-        ["pick", ".", "--bits", "x"],
-        ["pick", ".", "--bits", "nan"],
-        ["pick", ".", "--bits", "-1"],
-        ["run"],
-        ["nope"],
-    ],
-    ids=" ".join,
+    "arguments", [["pick"], ["pick", ".", "--bits", "x"], ["pick", ".", "--bits", "-1"], ["nope"]]
 )
 def test_wrong_usage_exits_2(arguments: list[str], qsearch) -> None:
     code, _, errors = qsearch(*arguments)

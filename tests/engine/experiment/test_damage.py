@@ -17,12 +17,7 @@ from qsearch.errors import InputError
 from qsearch.experiment.url import storage_errors
 from qsearch.storage.paths import DATABASE, TRIALS_FILE
 from qsearch.study.run import StudySession, run_study
-from tests.engine.support import (
-    FAILING,
-    Stop,
-    results,
-    stopping_at,
-)
+from tests.engine.support import FAILING, Stop, results, stopping_at
 
 DAMAGES = 36
 
@@ -83,12 +78,6 @@ def test_text_that_is_not_utf8_is_one_message(stopped: Path) -> None:
     path.write_bytes(content.replace(b"CREATE TABLE trial_v2", b"CREATE TABLE trial_\xff2"))
     expected = f"{path}: damaged: .*; restore it together with the study's directory"
     with pytest.raises(InputError, match=expected):
-        open_session(stopped)
-
-
-def test_a_file_that_is_not_a_database_is_refused(stopped: Path) -> None:
-    (stopped / DATABASE).write_text("this is not a database, but a text of some length\n" * 99)
-    with pytest.raises(InputError, match=r"study\.db.*not a database"):
         open_session(stopped)
 
 

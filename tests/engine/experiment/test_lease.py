@@ -126,18 +126,6 @@ def test_nobody_takes_a_study_before_a_transaction_of_its_holder_has_ended(
 
 
 @pytest.mark.postgres
-def test_study_whose_database_was_away_is_held_again(
-    postgres_server: Any, postgres_url: str
-) -> None:
-    with study_lease(postgres_url, "study") as held:
-        assert held is not None
-        postgres_server.kill()
-        postgres_server.start()
-        held.renew(open_engine(postgres_url))
-        assert lock_key("study") in holders(postgres_url)
-
-
-@pytest.mark.postgres
 def test_study_that_ends_while_its_database_is_away_can_be_run_again(
     postgres_server: Any, postgres_url: str
 ) -> None:

@@ -61,10 +61,6 @@ def attach(client: Client, index: Integers, loss: float, round: int | None = Non
     return int(number)
 
 
-def loss_of(index: Integers) -> float:
-    return float(1 / SPACE.average_bits(index))
-
-
 def make_client(
     storage: StorageConfig | None = None, node: QsearchNode | None = None, round: int | None = None
 ) -> Client:
@@ -73,7 +69,7 @@ def make_client(
     client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
     client.set_generation_strategy(GenerationStrategy(name="mine", nodes=[node or make_node()]))
     for index in sample_configurations(SPACE, 6, BITS, np.random.default_rng(0)):
-        attach(client, index, loss_of(index), round)
+        attach(client, index, float(1 / SPACE.average_bits(index)), round)
     return client
 
 

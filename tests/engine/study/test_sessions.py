@@ -109,14 +109,3 @@ def test_before_anything_is_measured_examples_may_change(
     run(tmp_path / "run", stop_at="started")
     (session,) = read_sessions(tmp_path / "run")
     assert session.inputs == OTHER_EXAMPLES
-
-
-def test_facts_that_cannot_be_found_out_end_no_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr("qsearch.provenance.environment._processor", lambda: 1 / 0)
-    run(tmp_path / "run", stop_at="started")
-    (session,) = read_sessions(tmp_path / "run")
-    assert session.sources == {}
-    assert session.machine.processor is None
