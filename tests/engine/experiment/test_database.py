@@ -74,16 +74,6 @@ def failing(times: int, error: Exception) -> Callable[[], None]:
     return save
 
 
-def test_a_transaction_is_saved_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
-    with closing(open_table(tmp_path, [])) as database:
-        with pytest.raises(ValueError, match="no"), database.transaction():
-            failing(1, ValueError("no"))()
-        assert numbers_in(database) == []
-        with database.transaction():
-            failing(0, LOCKED)()
-        assert numbers_in(database) == [1, 2]
-
-
 def test_what_is_saved_while_the_database_is_away_is_saved_once_after_ever_longer_pauses(
     tmp_path: Path, pauses: list[float]
 ) -> None:

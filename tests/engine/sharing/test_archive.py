@@ -21,40 +21,24 @@ from typer.testing import CliRunner
 
 from qsearch.cli import main as cli
 from qsearch.errors import DamagedFileError, InputError, StudyBusyError
-from qsearch.monitoring.events import Event
 from qsearch.sharing import archive as sharing
 from qsearch.sharing.archive import MANIFEST, archive_study, restore_archive
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import study_files
 from qsearch.storage.study_record import read_study, write_study
 from qsearch.study.run import run_study
-from tests.engine.support import FAILING, SMALL, Stop, results, study_spec
+from tests.engine.support import FAILING, SMALL, Stop, results, stopping_at, study_spec
 from tests.small_disk import small_disk
 
 RANDOM = study_spec(**SMALL, search__propose="random")
 
 
-def stop_at(phase: str, count: int) -> Callable[[Event], None]:
-    """Stop a study at an evaluation after a phase of its second round has begun."""
-    seen: list[str] = []
-
-    def stop(event: Event) -> None:
-        if event.kind == phase and event.round == 2:
-            seen.append("phase")
-        if event.kind == "evaluated" and seen:
-            seen.append("evaluated")
-        if len(seen) > count:
-            raise Stop
-
-    return stop
-
-
 @pytest.fixture(scope="module")
 def stopped(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The study, stopped after the first candidate of its second round."""
+    """The study, stopped before the candidates of its second round."""
     directory = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Stop):
-        run_study(FAILING, directory, observer=stop_at("evaluating candidates", 1))
+        run_study(FAILING, directory, observer=stopping_at("evaluating candidates", 2))
     return directory
 
 
@@ -73,12 +57,13 @@ def random(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> pd.D
     return results(directory)
 
 
-@pytest.mark.parametrize("phase", ["evaluating the set", "searching"])
+@pytest.mark.parametrize(("kind", "count"), [("evaluated", 9), ("searching", 3)])
 def test_study_archived_at_any_time_resumes_to_the_uninterrupted_result(
-    phase: str, random: pd.DataFrame, tmp_path: Path
+    kind: str, count: int, random: pd.DataFrame, tmp_path: Path
 ) -> None:
+    """In its second round, while the set is evaluated and before the first candidate is drawn."""
     with pytest.raises(Stop):
-        run_study(RANDOM, tmp_path / "there", observer=stop_at(phase, 2 * (phase != "searching")))
+        run_study(RANDOM, tmp_path / "there", observer=stopping_at(kind, count))
     archive_study(tmp_path / "there", tmp_path / "study.zip")
     restore_archive(tmp_path / "study.zip", tmp_path / "here")
     run_study(RANDOM, tmp_path / "here")
@@ -105,13 +90,13 @@ def test_study_moves_from_postgresql_to_sqlite_and_back(
 ) -> None:
     url = postgres_url.replace("qsearch@", "qsearch:hunter2@")
     with pytest.raises(Stop):
-        run_study(FAILING, tmp_path / "there", url, stop_at("evaluating the set", 3))
+        run_study(FAILING, tmp_path / "there", url, stopping_at("evaluated", 9))
     archive_study(tmp_path / "there", tmp_path / "study.zip")
     with zipfile.ZipFile(tmp_path / "study.zip") as written:
         assert all(b"hunter2" not in written.read(name) for name in written.namelist())
     restore_archive(tmp_path / "study.zip", tmp_path / "here")
     with pytest.raises(Stop):
-        run_study(FAILING, tmp_path / "here", observer=stop_at("evaluating candidates", 2))
+        run_study(FAILING, tmp_path / "here", observer=stopping_at("evaluating candidates"))
     archive_study(tmp_path / "here", tmp_path / "again.zip")
     restore_archive(tmp_path / "again.zip", tmp_path / "back")
     run_study(FAILING, tmp_path / "back", url)

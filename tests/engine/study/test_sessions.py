@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import pytest
 import torch
 
 from qsearch.errors import InputError
-from qsearch.monitoring.events import Event
+from qsearch.monitoring.events import Event, all_of
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.registry import load_plugin
 from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import Stop, study_spec
+from tests.engine.support import Stop, stopping_at, study_spec
 
 INPUTS = Inputs({"model.safetensors": "a" * 64}, {"train": ExamplesDigest(9, "b" * 64)})
 OTHER_EXAMPLES = replace(INPUTS, data={"train": ExamplesDigest(9, "c" * 64)})
@@ -25,18 +26,10 @@ OTHER_MODEL = replace(INPUTS, model={"model.safetensors": "d" * 64})
 def run(directory: Path, stop_at: str | None = None) -> list[Event]:
     """Run a short fake study, or the rest of it, and return its events."""
     events: list[Event] = []
-
-    def observe(event: Event) -> None:
-        events.append(event)
-        if event.kind == stop_at:
-            raise Stop
-
     spec = study_spec(search__rounds=1, search__candidates=1, trainer__blocks=1)
-    if stop_at is None:
+    observe = all_of([events.append, *([stopping_at(stop_at)] if stop_at else [])])
+    with pytest.raises(Stop) if stop_at else nullcontext():
         run_study(spec, directory, observer=observe)
-    else:
-        with pytest.raises(Stop):
-            run_study(spec, directory, observer=observe)
     return events
 
 
@@ -66,11 +59,8 @@ def test_each_session_is_recorded_once_with_what_it_ran_on_and_what_changed(
     run(tmp_path)  # It is finished, so this is no further session.
     record = read_study(tmp_path)
     assert record.sessions == read_sessions(tmp_path)
-    assert [session.machine.threads for session in record.sessions] == [
-        threads,
-        threads,
-        threads + 1,
-    ]
+    threads_of = [session.machine.threads for session in record.sessions]
+    assert threads_of == [threads, threads, threads + 1]
     last = record.sessions[-1]
     assert last.start.endswith("+00:00")
     assert last.versions == record.versions
