@@ -146,9 +146,7 @@ def test_what_the_smallest_configuration_takes_is_enough(
     assert picked(option, errors.split(" (")[0].removesuffix(" average bits\n"))
 
 
-def test_bytes_need_a_study_that_says_how_large_its_model_is(
-    qsearch, finished: Path, tmp_path: Path
-) -> None:
+def test_bytes_need_a_study_that_knows_its_size(qsearch, finished: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(finished, tmp_path / "copy")
     (copy / FOOTPRINT_FILE).unlink()
     errors = qsearch("pick", copy, "--bytes", "2kB").refused()

@@ -44,9 +44,7 @@ from tests.postgres_server import PostgresServer
 pytestmark = pytest.mark.postgres
 
 
-def test_finished_study_is_recognised_by_another_url_of_its_database(
-    postgres_url: str, tmp_path: Path
-) -> None:
+def test_finished_study_is_recognised_by_another_url(postgres_url: str, tmp_path: Path) -> None:
     spec = study_spec(**SMALL, search__rounds=1)
     run_study(spec, tmp_path / "run", postgres_url)
     before = results(tmp_path / "run")

@@ -84,9 +84,7 @@ def test_failures_count_as_done_and_time_without_a_database_does_not_slow_the_pa
     assert (study.phase.done, study.phase.total, study.phase.per_minute) == (2, 9, 6.0)
 
 
-def test_the_pace_of_a_resumed_training_counts_from_where_it_was_resumed(
-    study: FollowedStudy,
-) -> None:
+def test_the_pace_of_a_resumed_training_counts_from_its_first_step(study: FollowedStudy) -> None:
     study.emit(EventKind.ROUND_STARTED)
     for step in (501, 502, 503):
         study.emit(EventKind.TRAINING, after=2, step=step, total=900, loss=0.1)
@@ -121,9 +119,7 @@ def finish_round(study: FollowedStudy, round: int, seconds: float, evaluations: 
     study.emit(EventKind.ROUND_FINISHED, after=seconds, round=round)
 
 
-def test_the_study_takes_the_mean_time_of_its_rounds_for_each_that_is_left(
-    study: FollowedStudy,
-) -> None:
+def test_each_round_that_is_left_takes_the_mean_time_of_those_done(study: FollowedStudy) -> None:
     assert study.tracker.seconds_left() is None
     finish_round(study, 1, 100)
     assert study.tracker.seconds_left() == 200

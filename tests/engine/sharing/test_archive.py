@@ -104,9 +104,7 @@ def test_study_moves_from_postgresql_to_sqlite_and_back(
     assert_frame_equal(results(tmp_path / "back"), uninterrupted, check_exact=True)
 
 
-def test_archive_holds_plain_files_of_the_study_with_their_digests(
-    stopped: Path, archive: Path
-) -> None:
+def test_archive_holds_files_of_the_study_with_their_digests(stopped: Path, archive: Path) -> None:
     expected = {name for name, kind in study_files(stopped).items() if kind.archived}
     assert "study.db" not in expected
     with zipfile.ZipFile(archive) as opened:
@@ -118,9 +116,7 @@ def test_archive_holds_plain_files_of_the_study_with_their_digests(
             assert digest == hashlib.sha256(content).hexdigest()
 
 
-def test_study_on_a_full_or_read_only_disk_is_archived_to_another(
-    stopped: Path, tmp_path: Path
-) -> None:
+def test_study_on_a_full_or_read_only_disk_is_archived(stopped: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "4m") as disk:
         shutil.copytree(stopped, disk / "run")
         room = os.statvfs(disk)

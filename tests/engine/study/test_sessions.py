@@ -20,7 +20,6 @@ from tests.engine.support import Stop, stopping_at, study_spec
 
 INPUTS = Inputs({"model.safetensors": "a" * 64}, {"train": ExamplesDigest(9, "b" * 64)})
 OTHER_EXAMPLES = replace(INPUTS, data={"train": ExamplesDigest(9, "c" * 64)})
-OTHER_MODEL = replace(INPUTS, model={"model.safetensors": "d" * 64})
 
 
 def run(directory: Path, stop_at: str | None = None) -> list[Event]:
@@ -68,23 +67,15 @@ def test_each_session_is_recorded_once_with_what_it_ran_on_and_what_changed(
     assert last.inputs == INPUTS
 
 
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
-        (OTHER_EXAMPLES, f"train examples: {'b' * 64} → {'c' * 64}"),
-        (OTHER_MODEL, f"model model.safetensors: {'a' * 64} → {'d' * 64}"),
-    ],
-)
-def test_a_study_does_not_resume_with_another_model_or_other_examples(
-    other: Inputs, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_study_does_not_resume_with_other_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_inputs(monkeypatch, INPUTS)
     run(tmp_path / "run", stop_at="trained")
     before = contents(tmp_path / "run")
-    with_inputs(monkeypatch, other)
-    with pytest.raises(InputError) as caught:
+    with_inputs(monkeypatch, OTHER_EXAMPLES)
+    with pytest.raises(InputError, match=f"train examples: {'b' * 64} → {'c' * 64}"):
         run(tmp_path / "run")
-    assert said in str(caught.value)
     assert contents(tmp_path / "run") == before
     with_inputs(monkeypatch, INPUTS)
     run(tmp_path / "run", stop_at="started")

@@ -29,6 +29,7 @@ from qsearch.storage.directory import has_results
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study import recording
 from qsearch.study.run import run_study
+from tests.engine.study.test_kills import run_without_a_result
 from tests.engine.support import (
     FAILING,
     FAULTS,
@@ -165,18 +166,14 @@ def test_failed_configurations_are_logged_and_not_tried_again(faulty: Path) -> N
     assert set(failed["round"]) == {1, 2}
     assert not failed["on_front"].any()
     assert failed["trial"].is_unique
-    first = failed[failed["round"] == 1]
-    assert not set(record.rounds[1].training_set) & set(first["trial"])
+    in_first = record.trials[record.trials["round"] == 1].set_index("trial")["status"]
+    failed_in_first, failed_in_second = (failed[failed["round"] == n]["trial"] for n in (1, 2))
+    assert not set(record.rounds[1].training_set) & set(failed_in_first)
+    earlier = in_first[in_first.index.isin(failed_in_second)]
+    assert len(earlier) > 0
+    assert (earlier == "completed").all(), "a later failure leaves what is there"
     logged = [(line["trial"], line["reason"]) for line in events_of(faulty, "failed")]
     assert logged == list(zip(failed["trial"], failed["reason"], strict=True))
-
-
-def test_configuration_that_fails_in_a_later_round_keeps_its_earlier_rows(faulty: Path) -> None:
-    trials = read_study(faulty).trials
-    failed = trials[(trials["status"] == "failed") & (trials["round"] == 2)]
-    earlier = trials[(trials["round"] == 1) & trials["trial"].isin(failed["trial"])]
-    assert len(earlier) > 0
-    assert (earlier["status"] == "completed").all()
 
 
 def test_every_evaluation_failing_ends_the_study_and_keeps_earlier_rounds(tmp_path: Path) -> None:
@@ -328,17 +325,9 @@ def test_directory_with_results_but_no_study_is_refused(finished: Path, tmp_path
 
 
 def test_round_that_failed_as_a_whole_is_tried_again(
-    uninterrupted: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: pd.DataFrame, tmp_path: Path
 ) -> None:
-    trainer = load_plugin("trainers", "fake")
-
-    def fail(*_: Any) -> Any:
-        raise RuntimeError("device lost")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer, "evaluate", fail)
-        with pytest.raises(QsearchError, match="device lost"):
-            run_study(FAILING, tmp_path / "run")
+    run_without_a_result(FAILING, tmp_path / "run")
     assert (read_study(tmp_path / "run").trials["status"] == "failed").all()
     run_study(FAILING, tmp_path / "run")
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
