@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -181,14 +181,6 @@ def test_a_study_that_can_save_nothing_stops_and_resumes(
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
 
 
-@pytest.fixture
-def server(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
-    """The server, which runs again afterwards."""
-    yield postgres_server
-    if not postgres_server.is_running():
-        postgres_server.start()
-
-
 @pytest.mark.postgres
 @pytest.mark.parametrize("statement", [None, 2, 25])
 def test_a_study_waits_for_its_database_and_loses_nothing(
@@ -196,7 +188,7 @@ def test_a_study_waits_for_its_database_and_loses_nothing(
     uninterrupted: pd.DataFrame,
     tmp_path: Path,
     postgres_url: str,
-    server: PostgresServer,
+    postgres_server: PostgresServer,
 ) -> None:
     """The server is stopped between two evaluations, or dies just before a statement that writes,
     counted from the first round on."""
@@ -208,20 +200,22 @@ def test_a_study_waits_for_its_database_and_loses_nothing(
             count += bool(events_of(tmp_path / "run", "round started"))
             if count == statement:
                 count += 1
-                server.kill()
+                postgres_server.kill()
 
     def observe(happened: Event) -> None:
         if happened.kind == "storage lost":
-            server.start()
+            postgres_server.start()
         is_second = happened.kind == "evaluated" and happened.fields["trial"] == 1
         if is_second and happened.round == 1 and statement is None:
-            server.stop()
+            postgres_server.stop()
 
     event.listen(Engine, "before_cursor_execute", before)
     try:
         run_study(FAILING, tmp_path / "run", postgres_url, observer=observe)
     finally:
         event.remove(Engine, "before_cursor_execute", before)
+        if not postgres_server.is_running():
+            postgres_server.start()
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
     assert len(events_of(tmp_path / "run", "storage lost")) == 1
     assert len(events_of(tmp_path / "run", "storage back")) == 1

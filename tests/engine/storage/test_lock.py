@@ -49,14 +49,6 @@ def holder(directory: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-@pytest.fixture
-def killed(holder: subprocess.Popen[str]) -> int:
-    """Number of a process that was killed while it held the study."""
-    holder.kill()
-    holder.wait()
-    return holder.pid
-
-
 def test_second_process_is_refused_and_told_who_holds_it(
     directory: Path, holder: subprocess.Popen[str]
 ) -> None:
@@ -104,14 +96,16 @@ def test_a_holder_is_known_by_user_host_process_and_start_while_it_holds(directo
 
 
 def test_who_died_holding_the_study_is_known_until_it_is_run_again(
-    directory: Path, killed: int
+    directory: Path, holder: subprocess.Popen[str]
 ) -> None:
+    holder.kill()
+    holder.wait()
     assert lock_owner(directory) is None
     with reading_lock(directory):
         pass
     died = dead_owner(directory)
     assert died is not None
-    assert died.process == killed
+    assert died.process == holder.pid
     with study_lock(directory) as before:
         assert before == died
         assert dead_owner(directory) is None
