@@ -190,10 +190,7 @@ def rewrite_trials(**changes: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (
-            replace_by(STUDY_FILE, '{"format": 1'),
-            r"study\.json: damaged: .*; delete it",
-        ),
+        (replace_by(STUDY_FILE, "{"), r"study\.json: damaged: .*; delete it"),
         (change_format, r"study\.json: damaged: format: Input should be 1"),
         (replace_by(TRIALS_FILE, "PAR1 no"), r"trials\.parquet: damaged: .*; delete it"),
         (rewrite_trials(more=1), r"trials\.parquet: damaged: it lacks the columns \[\], and has"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from qsearch.study.run import run_study
 from tests.engine.support import Stop, stopping_at, study_spec
 
 INPUTS = Inputs({"model.safetensors": "a" * 64}, {"train": ExamplesDigest(9, "b" * 64)})
-OTHER_EXAMPLES = replace(INPUTS, data={"train": ExamplesDigest(9, "c" * 64)})
+OTHERS = Inputs({"model.safetensors": "d" * 64}, {"train": ExamplesDigest(9, "c" * 64)})
 
 
 def run(directory: Path, stop_at: str | None = None) -> list[Event]:
@@ -67,26 +66,28 @@ def test_each_session_is_recorded_once_with_what_it_ran_on_and_what_changed(
     assert last.inputs == INPUTS
 
 
-def test_a_study_does_not_resume_with_other_examples(
+def test_a_study_does_not_resume_with_another_model_and_other_examples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_inputs(monkeypatch, INPUTS)
     run(tmp_path / "run", stop_at="trained")
     before = contents(tmp_path / "run")
-    with_inputs(monkeypatch, OTHER_EXAMPLES)
-    with pytest.raises(InputError, match=f"train examples: {'b' * 64} → {'c' * 64}"):
+    with_inputs(monkeypatch, OTHERS)
+    with pytest.raises(InputError) as caught:
         run(tmp_path / "run")
+    assert f"model model.safetensors: {'a' * 64} → {'d' * 64}" in str(caught.value)
+    assert f"train examples: {'b' * 64} → {'c' * 64}" in str(caught.value)
     assert contents(tmp_path / "run") == before
     with_inputs(monkeypatch, INPUTS)
     run(tmp_path / "run", stop_at="started")
 
 
-def test_before_anything_is_measured_examples_may_change(
+def test_before_anything_is_measured_they_may_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_inputs(monkeypatch, INPUTS)
     run(tmp_path / "run", stop_at="measuring quantization error")
-    with_inputs(monkeypatch, OTHER_EXAMPLES)
+    with_inputs(monkeypatch, OTHERS)
     run(tmp_path / "run", stop_at="started")
     (session,) = read_sessions(tmp_path / "run")
-    assert session.inputs == OTHER_EXAMPLES
+    assert session.inputs == OTHERS
