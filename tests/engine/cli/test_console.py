@@ -70,28 +70,18 @@ def test_an_error_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "qsearch: no field qsearch: all is well\\x1b[2J\n"
 
 
-def table_of(width: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+@pytest.mark.parametrize(("width", "heading"), [(40, "group_size"), (22, "group_"), (16, "group")])
+def test_on_a_narrow_terminal_headings_break_and_then_names_fold(
+    width: int, heading: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = io.StringIO()
-    monkeypatch.setattr(
-        cli_console,
-        "SafeConsole",
-        lambda: SafeConsole(file=stream, width=width, force_terminal=True),
-    )
+    console = SafeConsole(file=stream, width=width, force_terminal=True)
+    monkeypatch.setattr(cli_console, "SafeConsole", lambda: console)
     print_table(("layer", "group_size"), [("block.1.output", "128")])
-    return stream.getvalue().splitlines()
-
-
-def test_headings_break_before_names_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "group_size" in table_of(40, monkeypatch)[0]
-    narrow = table_of(22, monkeypatch)
-    assert "group_size" not in "".join(narrow)
-    assert "block.1.output" in "".join(narrow)
-
-
-def test_names_fold_on_a_terminal_too_narrow_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = table_of(16, monkeypatch)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].split()[-1] == heading
     assert "…" not in "".join(lines)
-    assert "block.1.output" in "".join(line.split()[0] for line in lines[2:] if line.split())
+    assert "block.1.output" in "".join(line.split()[0] for line in lines if line.split())
 
 
 def test_characters_that_the_output_lacks_are_escapes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,16 @@ import pytest
 from tests.engine.support import imported_by, results, write_study_yaml
 
 
-def test_a_wrong_study_is_refused_and_named(qsearch, tmp_path: Path) -> None:
-    study = write_study_yaml(tmp_path / "my.yaml", search__rounds=0)
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [({"search__rounds": 0}, "search.rounds"), ({"trainer__block": 1}, "trainer.block: unknown")],
+)
+def test_a_wrong_study_is_refused_and_named(
+    changes: dict[str, int], error: str, qsearch, tmp_path: Path
+) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml", **changes)
     for arguments in (["check", study], ["run", study, "--out", tmp_path / "run"]):
-        assert f"{study}: search.rounds" in qsearch(*arguments).refused()
+        assert f"{study}: {error}" in qsearch(*arguments).refused()
     assert not (tmp_path / "run").exists()
 
 
@@ -34,7 +40,6 @@ def test_an_unknown_plugin_lists_what_is_installed(section: str, qsearch, tmp_pa
         (["report", "none"], "none"),
         (["export", "none", "--bits", "3", "--to", "out"], "none"),
         (["init", "nope"], "no ready study is called 'nope'; there are: ["),
-        (["run", "none.yaml", "--out", "run", "--workers", "2"], "none.yaml"),
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
@@ -47,16 +52,7 @@ def test_what_does_not_exist_is_refused(
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["pick"],
-        ["pick", ".", "--bits", "x"],
-        ["pick", ".", "--bits", "nan"],
-        ["pick", ".", "--bits", "-1"],
-        ["run"],
-        ["nope"],
-    ],
-    ids=" ".join,
+    "arguments", [["pick"], ["pick", ".", "--bits", "x"], ["pick", ".", "--bits", "-1"], ["nope"]]
 )
 def test_wrong_usage_exits_2(arguments: list[str], qsearch) -> None:
     code, _, errors = qsearch(*arguments)
@@ -82,14 +78,6 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     assert error in qsearch(*arguments).refused()
     assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
-
-
-def test_run_names_the_study_file_when_a_plugin_refuses_its_options(
-    qsearch, tmp_path: Path
-) -> None:
-    study = write_study_yaml(tmp_path / "my.yaml", trainer__block=1)
-    errors = qsearch("run", study, "--out", tmp_path / "run").refused()
-    assert f"{study}: trainer.block: unknown field" in errors
 
 
 def test_a_changed_study_is_refused(qsearch, finished: Path, tmp_path: Path) -> None:

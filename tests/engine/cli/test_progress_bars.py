@@ -44,21 +44,15 @@ def test_a_phase_that_does_not_count_shows_no_count(drawn) -> None:
     assert shown.count("/") == shown.count("0/3")  # Of the study's rounds.
 
 
-def test_a_phase_that_counts_shows_how_far_it_is(drawn) -> None:
-    shown = drawn(
-        Event(EventKind.EVALUATING_THE_SET, 1, {"total": 8}),
-        EVALUATED,
-        Event(EventKind.FAILED, 1, {"trial": 1, "reason": "no memory"}),
-    )
+def test_a_phase_shows_how_far_it_is_and_the_study_its_rounds_and_end(drawn) -> None:
+    failed = Event(EventKind.FAILED, 1, {"trial": 1, "reason": "no memory"})
+    counted = Event(EventKind.EVALUATING_THE_SET, 1, {"total": 8})
+    shown = drawn(counted, EVALUATED, failed, ROUND_FINISHED)
     assert "2/8" in shown
     assert "round 1: trial 1 failed: no memory" in shown
-
-
-def test_the_study_is_shown_with_its_rounds_and_its_end(drawn) -> None:
-    shown = drawn(ROUND_FINISHED)
     assert "study" in shown
     assert "1/3" in shown
-    assert "about 2 min left, at " in shown
+    assert "about 8 min left, at " in shown
 
 
 def test_without_a_terminal_phases_and_the_end_are_lines(drawn) -> None:
@@ -84,11 +78,6 @@ def test_without_a_terminal_phases_and_the_end_are_lines(drawn) -> None:
             EventKind.RETRY,
             {"trial": 3, "attempt": 2, "reason": "slow"},
             "round 2: trial 3 failed at attempt 2 and is tried again: slow",
-        ),
-        (
-            EventKind.STORAGE_LOST,
-            {"reason": "refused"},
-            "the database is lost: refused; waiting for it",
         ),
         (EventKind.STORAGE_BACK, {"seconds": 75.0}, "the database is back after 1 min"),
         (

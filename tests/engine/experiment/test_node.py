@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,10 @@ from tests.engine.support import INTEGER, errors_of, make_space
 SPACE = make_space(1, INTEGER, fused=True)
 BITS = (2.5, 6.0)
 SCORES = error_scores(SPACE, errors_of(SPACE))
-ERRORS = np.random.default_rng(0).standard_normal((SPACE.choices.size, 5))
-CORRELATION = np.corrcoef(ERRORS)
+CORRELATION = np.corrcoef(np.random.default_rng(0).standard_normal((SPACE.choices.size, 5)))
 EXAMPLES = 100
 SETTINGS = SearchSettings(starts=4, steps=3)
+NEW = sample_configurations(SPACE, 1, BITS, np.random.default_rng(9))[0]
 
 
 @pytest.fixture(autouse=True)
@@ -50,13 +49,8 @@ def quiet_ax() -> None:
     set_ax_logger_levels(logging.ERROR)
 
 
-def make_node(seed: int = 0, stored: bool = True) -> QsearchNode:
-    """A node that Ax stores with its scores, or one that was given them later."""
-    known = (SCORES, CORRELATION, EXAMPLES) if stored else ()
-    node = QsearchNode(SPACE, BITS, seed, 8, SETTINGS, *known)
-    if not stored:
-        node.use_scores(SCORES, CORRELATION.astype(np.float32).astype(np.float64), EXAMPLES)
-    return node
+def make_node(seed: int = 0) -> QsearchNode:
+    return QsearchNode(SPACE, BITS, seed, 8, SETTINGS, SCORES, CORRELATION, EXAMPLES)
 
 
 def attach(client: Client, index: Integers, loss: float, round: int | None = None) -> int:
@@ -67,10 +61,6 @@ def attach(client: Client, index: Integers, loss: float, round: int | None = Non
     return int(number)
 
 
-def loss_of(index: Integers) -> float:
-    return float(1 / SPACE.average_bits(index))
-
-
 def make_client(
     storage: StorageConfig | None = None, node: QsearchNode | None = None, round: int | None = None
 ) -> Client:
@@ -79,14 +69,20 @@ def make_client(
     client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
     client.set_generation_strategy(GenerationStrategy(name="mine", nodes=[node or make_node()]))
     for index in sample_configurations(SPACE, 6, BITS, np.random.default_rng(0)):
-        attach(client, index, loss_of(index), round)
+        attach(client, index, float(1 / SPACE.average_bits(index)), round)
     return client
 
 
 def node_of(client: Client) -> QsearchNode:
-    """The node that the client generates with, whose state some tests look into."""
     (node,) = client._maybe_generation_strategy._nodes
     assert isinstance(node, QsearchNode)
+    return node
+
+
+def updated(client: Client) -> QsearchNode:
+    """The node that the client generates with, fitted to the client's data."""
+    node = node_of(client)
+    node.update_generator_state(client._experiment, client._experiment.lookup_data())
     return node
 
 
@@ -123,40 +119,26 @@ def test_failed_and_abandoned_configurations_are_never_proposed_again() -> None:
 
 def test_uses_the_latest_round_alone() -> None:
     client = make_client(round=0)
-    node = node_of(client)
     for number in (0, 2, 3, 5):
         client.attach_data(number, raw_data={LOSS: (0.1 * number + 1, 0.0)}, progression=1)
-    experiment = client._experiment
-    node.update_generator_state(experiment, experiment.lookup_data())
+    node = updated(client)
     assert node.searcher._loss.tolist() == [1.0, 1.2, 1.3, 1.5]
     used = [row.tobytes() for row in node.searcher._index]
     assert used == [keys(client)[n] for n in (0, 2, 3, 5)]
 
 
-def test_new_losses_refit_the_surrogate_and_old_ones_do_not() -> None:
+def test_new_losses_and_new_scores_refit_the_surrogate_and_old_ones_do_not() -> None:
     client = make_client(round=0)
-    node = node_of(client)
-    experiment = client._experiment
-    update = partial(node.update_generator_state, experiment)
-    update(experiment.lookup_data())
-    fitted = node.searcher._surrogate
-    update(experiment.lookup_data())
-    assert node.searcher._surrogate is fitted
-    attach(client, sample_configurations(SPACE, 1, BITS, np.random.default_rng(9))[0], 0.2, 0)
-    update(experiment.lookup_data())
-    assert node.searcher._surrogate is not fitted
-
-
-def test_new_scores_refit_the_surrogate() -> None:
-    client = make_client()
-    node, data = node_of(client), client._experiment.lookup_data()
-    node.update_generator_state(client._experiment, data)
-    fitted = node.searcher._surrogate
-    node.use_scores(2 * SCORES[:, ::-1])
-    node.update_generator_state(client._experiment, data)
-    assert node.searcher._surrogate is not None
-    assert node.searcher._surrogate is not fitted
-    assert node.searcher._surrogate.features is not fitted.features
+    first = updated(client).searcher._surrogate
+    assert updated(client).searcher._surrogate is first
+    attach(client, NEW, 0.2, 0)
+    second = updated(client).searcher._surrogate
+    assert second is not first
+    node_of(client).use_scores(2 * SCORES[:, ::-1])
+    third = updated(client).searcher._surrogate
+    assert third is not None
+    assert third is not second
+    assert third.features is not second.features
 
 
 def test_a_batch_shares_one_pool_until_there_is_new_data(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,19 +151,20 @@ def test_a_batch_shares_one_pool_until_there_is_new_data(monkeypatch: pytest.Mon
     for _ in range(3):
         client.get_next_trials(max_trials=1)
     assert len(made) == 1
-    attach(client, sample_configurations(SPACE, 1, BITS, np.random.default_rng(9))[0], 0.2)
+    attach(client, NEW, 0.2)
     client.get_next_trials(max_trials=1)
     assert len(made) == 2
 
 
-def test_pending_trials_of_another_round_are_no_news() -> None:
-    """A completed trial that Ax counts as pending too is only evaluated."""
-    client = make_client()
-    node = node_of(client)
-    node.update_generator_state(client._experiment, client._experiment.lookup_data())
-    done = [trial.arm.parameters for trial in client._experiment.trials.values()]
-    first = node.get_next_candidate(done)
-    assert first == node.get_next_candidate([])
+def test_completed_and_abandoned_trials_are_not_waited_for() -> None:
+    """Ax counts some of the former as pending, and the latter for ever."""
+    client = make_client(node=make_node(seed=3))
+    for index in sample_configurations(SPACE, 3, BITS, np.random.default_rng(9)):
+        client.mark_trial_abandoned(client.attach_trial(to_parameters(SPACE, index)))
+    node, trials = updated(client), client._experiment.trials.values()
+    candidate = node.get_next_candidate([dict(trial.arm.parameters) for trial in trials])
+    assert candidate == node.get_next_candidate([])
+    assert candidate not in [trial.arm.parameters for trial in trials]
 
 
 def storage_in(folder: Path) -> StorageConfig:
@@ -191,51 +174,45 @@ def storage_in(folder: Path) -> StorageConfig:
     return StorageConfig(url=url, registry_bundle=registry_bundle())
 
 
-def saved_by_sqlite(folder: Path) -> Client:
-    make_client(storage_in(folder), make_node(seed=7))
+def loaded_from_sqlite(client: Client, folder: Path) -> Client:
     return Client.load_from_database("mine", storage_config=storage_in(folder))
 
 
-def saved_by_json(folder: Path) -> Client:
-    client = make_client(storage_in(folder), make_node(seed=7))
+def loaded_from_json(client: Client, folder: Path) -> Client:
     client.save_to_json_file(str(folder / "mine.json"))
     (folder / "mine.db").unlink()
     storage = storage_in(folder)
     return Client.load_from_json_file(str(folder / "mine.json"), storage_config=storage)
 
 
-@pytest.mark.parametrize("save", [saved_by_sqlite, saved_by_json])
-def test_saved_node_proposes_what_it_would_have_proposed(save: Any, tmp_path: Path) -> None:
-    loaded, original = save(tmp_path), make_node(seed=7)
+@pytest.mark.parametrize("load", [loaded_from_sqlite, loaded_from_json])
+def test_a_saved_node_continues_its_batch_as_it_would_have(load: Any, tmp_path: Path) -> None:
+    whole = make_client(node=make_node(seed=7))
+    expected = [next_parameters(whole) for _ in range(3)]
+    begun = make_client(storage_in(tmp_path), make_node(seed=7))
+    proposed = [next_parameters(begun)]
+    loaded = load(begun, tmp_path)
+    proposed += [next_parameters(loaded) for _ in range(2)]
+    assert proposed == expected
     node = node_of(loaded)
-    for name in ("space", "bits", "seed", "segments", "settings"):
-        assert getattr(node.searcher, name) == getattr(original.searcher, name)
+    assert node.searcher.settings == SETTINGS
     assert np.array_equal(node.scores, SCORES)  # type: ignore[arg-type]
     assert node.correlation == pytest.approx(CORRELATION, abs=1e-7)
     assert node.examples == EXAMPLES
-    assert next_parameters(loaded) == next_parameters(make_client(node=original))
 
 
 def test_scores_given_later_are_not_stored_and_are_given_again(tmp_path: Path) -> None:
-    make_client(storage_in(tmp_path), make_node(seed=7, stored=False))
+    later = SCORES, CORRELATION.astype(np.float32).astype(np.float64), EXAMPLES
+    node = QsearchNode(SPACE, BITS, 7, 8, SETTINGS)
+    node.use_scores(*later)
+    make_client(storage_in(tmp_path), node)
     loaded = Client.load_from_database("mine", storage_config=storage_in(tmp_path))
     assert node_of(loaded).scores is None
     assert node_of(loaded).examples is None
     with pytest.raises(InputError, match="use_scores"):
         loaded.get_next_trials(max_trials=1)
-    single = CORRELATION.astype(np.float32).astype(np.float64)
-    node_of(loaded).use_scores(SCORES, single, EXAMPLES)
+    node_of(loaded).use_scores(*later)
     assert next_parameters(loaded) == next_parameters(make_client(node=make_node(seed=7)))
-
-
-def test_a_resumed_batch_continues_as_it_would_have(tmp_path: Path) -> None:
-    whole = make_client(node=make_node(seed=7))
-    expected = [next_parameters(whole) for _ in range(4)]
-    begun = make_client(storage_in(tmp_path), make_node(seed=7))
-    found = [next_parameters(begun) for _ in range(2)]
-    resumed = Client.load_from_database("mine", storage_config=storage_in(tmp_path))
-    found += [next_parameters(resumed) for _ in range(2)]
-    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -257,20 +234,6 @@ def test_a_node_without_scores_or_data_says_what_it_needs() -> None:
         make_client(node=QsearchNode(SPACE, BITS)).get_next_trials(max_trials=1)
     with pytest.raises(InputError, match="no data yet"):
         make_node().get_next_candidate([])
-
-
-def test_abandoned_trials_are_neither_waited_for_nor_proposed_again() -> None:
-    """Ax itself counts them as pending for ever."""
-    client = make_client(node=make_node(seed=3))
-    for index in sample_configurations(SPACE, 3, BITS, np.random.default_rng(9)):
-        number = client.attach_trial(to_parameters(SPACE, index))
-        client.mark_trial_abandoned(number)
-    experiment, node = client._experiment, node_of(client)
-    abandoned = [dict(experiment.trials[number].arm.parameters) for number in (6, 7, 8)]
-    node.update_generator_state(experiment, experiment.lookup_data())
-    found = node.get_next_candidate(abandoned)
-    assert found == node.get_next_candidate([])
-    assert found not in abandoned
 
 
 @pytest.mark.parametrize("with_scores", [True, False])

@@ -25,6 +25,7 @@ from qsearch.monitoring.events import Event
 from qsearch.sharing.listing import list_database
 from qsearch.storage.directory import prepare_directory
 from qsearch.study.run import run_study
+from tests.engine.experiment.test_lease import end_connections
 from tests.engine.support import (
     FAILING,
     FAULTS,
@@ -43,9 +44,7 @@ from tests.postgres_server import PostgresServer
 pytestmark = pytest.mark.postgres
 
 
-def test_finished_study_is_recognised_by_another_url_of_its_database(
-    postgres_url: str, tmp_path: Path
-) -> None:
+def test_finished_study_is_recognised_by_another_url(postgres_url: str, tmp_path: Path) -> None:
     spec = study_spec(**SMALL, search__rounds=1)
     run_study(spec, tmp_path / "run", postgres_url)
     before = results(tmp_path / "run")
@@ -121,9 +120,7 @@ def test_a_study_that_another_process_took_over_saves_nothing_more_and_stops(
 
     def lose_it(event: Event) -> None:
         if event.kind == "evaluated" and event.fields["done"] == 2:
-            with open_engine(postgres_url).connect() as connection:
-                ended = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-                connection.execute(text(f"{ended} WHERE application_name LIKE 'process %'"))
+            end_connections(postgres_url)
             assert other.take(open_engine(postgres_url)) is None
 
     with pytest.raises(LeaseLostError, match="was taken over by process"):

@@ -39,14 +39,19 @@ def database(directory: Path) -> Iterator[Database]:
         yield opened
 
 
-def load(database: Database, directory: Path, name: str = "study", space: Space = SPACE) -> Trials:
-    return open_trials(database, directory, name, space, "accuracy", QsearchNode(space, (2.5, 6.0)))
+@pytest.fixture
+def load(database: Database, directory: Path) -> Callable[..., Trials]:
+    def open_again(name: str = "study", space: Space = SPACE) -> Trials:
+        node = QsearchNode(space, (2.5, 6.0))
+        return open_trials(database, directory, name, space, "accuracy", node)
+
+    return open_again
 
 
 @pytest.fixture
-def trials(database: Database, directory: Path) -> Trials:
+def trials(load: Callable[..., Trials]) -> Trials:
     """Three trials of the first set."""
-    made = load(database, directory)
+    made = load()
     made.attach(0, ROWS, is_initial=True)
     return made
 
@@ -72,12 +77,10 @@ def change_everything(trials: Trials) -> None:
     trials.save_failure(1, 2, "device lost")
 
 
-def test_trials_are_loaded_as_they_were_saved(
-    trials: Trials, database: Database, directory: Path
-) -> None:
+def test_trials_are_loaded_as_they_were_saved(trials: Trials, load: Callable[..., Trials]) -> None:
     change_everything(trials)
     state = state_of(trials)
-    assert state == state_of(load(database, directory))
+    assert state == state_of(load())
     assert state["methods"] == ["uniform", "uniform", "uniform", "search"]
     assert state["initial"] == (0, 1, 2)
     assert state["running"] == [3]
@@ -93,19 +96,15 @@ def test_the_configuration_of_a_trial_is_that_of_its_choice_indices(trials: Tria
         assert trials.average_bits(number) == SPACE.average_bits(index)
 
 
-def test_evaluations_of_earlier_rounds_are_counted_with_failures(trials: Trials) -> None:
+def test_a_failure_counts_as_an_evaluation_and_as_a_result(trials: Trials) -> None:
     change_everything(trials)
     assert [trials.count_before(round) for round in (1, 2, 3)] == [0, 3, 5]
-
-
-def test_trials_without_a_result_are_those_neither_evaluated_nor_failed(trials: Trials) -> None:
-    change_everything(trials)
     assert trials.without_result([0, 1, 2, 3], 1) == [3]
     assert trials.without_result([3, 0, 1, 2], 3) == [3, 0]
 
 
 def test_failures_are_taken_back_one_round_at_a_time(
-    trials: Trials, database: Database, directory: Path
+    trials: Trials, load: Callable[..., Trials]
 ) -> None:
     change_everything(trials)
     assert trials.failed_in(2) == {1: "device lost"}
@@ -114,7 +113,7 @@ def test_failures_are_taken_back_one_round_at_a_time(
     assert trials.running() == [3], "trial 1 was completed in round 1"
     assert trials.retry(1) == [2]
     assert trials.running() == [2, 3]
-    assert state_of(trials) == state_of(load(database, directory))
+    assert state_of(trials) == state_of(load())
 
 
 def test_configurations_that_are_attached_already_stay(trials: Trials) -> None:
@@ -127,10 +126,10 @@ def test_configurations_that_are_attached_already_stay(trials: Trials) -> None:
     "loss", [np.pi / 1e3, 1e6 / 3, 1.23456789012345e-7, 0.12345678905, 2.5e-10, 1e15 / 3]
 )
 def test_a_loss_is_the_same_in_memory_and_loaded_again(
-    loss: float, trials: Trials, database: Database, directory: Path
+    loss: float, trials: Trials, load: Callable[..., Trials]
 ) -> None:
     trials.save_result(0, 1, Evaluation(loss, loss, loss, loss, loss))
-    loaded = load(database, directory).evaluated_in(1)[0]
+    loaded = load().evaluated_in(1)[0]
     assert loaded.loss == pytest.approx(loss, rel=1e-9, abs=1e-9)
     assert loaded == trials.evaluated_in(1)[0]
 
@@ -149,7 +148,7 @@ def test_a_change_is_saved_once_though_the_connection_breaks(
     change: Callable[[Trials], None],
     trials: Trials,
     database: Database,
-    directory: Path,
+    load: Callable[..., Trials],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Before the commit, or after it, where the confirmation is lost."""
@@ -178,15 +177,15 @@ def test_a_change_is_saved_once_though_the_connection_breaks(
         patch.setattr(database, "write", break_once)
         change(trials)
     assert len(trials) in (3, 4)
-    assert state_of(trials) == state_of(load(database, directory))
+    assert state_of(trials) == state_of(load())
 
 
-def test_experiment_of_another_space_is_refused(database: Database, directory: Path) -> None:
-    load(database, directory)
+def test_experiment_of_another_space_is_refused(load: Callable[..., Trials]) -> None:
+    load()
     with pytest.raises(InputError, match="another search space"):
-        load(database, directory, space=make_space(2, INTEGER))
+        load(space=make_space(2, INTEGER))
     # Two studies of different names share a database.
-    load(database, directory, name="other", space=make_space(2, INTEGER))
+    load(name="other", space=make_space(2, INTEGER))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from qsearch.monitoring.events import (
     event_line,
     event_log,
     event_of_line,
-    guarded,
     last_event,
     read_events,
 )
@@ -108,18 +107,3 @@ def test_observers_are_called_in_order() -> None:
     observe = all_of([lambda e: calls.append(f"1 {e.kind}"), lambda e: calls.append(f"2 {e.kind}")])
     observe(Event(EventKind.EVALUATED, 1))
     assert calls == ["1 evaluated", "2 evaluated"]
-
-
-def test_a_guarded_observer_is_dropped_at_its_first_exception() -> None:
-    calls: list[int] = []
-    errors: list[Exception] = []
-
-    def fail(event: Event) -> None:
-        calls.append(event.round)
-        raise ValueError("no")
-
-    observe = guarded(fail, errors.append)
-    observe(Event(EventKind.EVALUATED, 1))
-    observe(Event(EventKind.EVALUATED, 2))
-    assert calls == [1]
-    assert [str(error) for error in errors] == ["no"]

@@ -52,57 +52,53 @@ def use(monkeypatch: pytest.MonkeyPatch):
     return install
 
 
-def test_a_logger_is_opened_at_the_first_event_and_closed_at_the_end(use, tmp_path: Path) -> None:
-    recorder = use(Recorder())
-    warnings: list[str] = []
-    with loggers(["one", "one"], tmp_path, "fake", warnings.append) as (observer,):
-        assert recorder.told == ["call fake"]
-        observer(EVENT)
-    assert recorder.told == ["call fake", "open", "evaluated", "close"]
-    assert warnings == []
+@pytest.fixture
+def warnings_of(use, tmp_path: Path):
+    """Log an event twice by a recorder; return the warnings."""
+
+    def log(recorder: Recorder, event: Event = EVENT) -> list[str]:
+        use(recorder)
+        warnings: list[str] = []
+        with loggers(["one", "one"], tmp_path, "fake", warnings.append) as (observer,):
+            assert recorder.told == ["call fake"]
+            observer(event)
+            observer(event)
+        return warnings
+
+    return log
 
 
-def test_a_logger_that_fails_is_dropped_with_one_warning(use, tmp_path: Path) -> None:
-    recorder = use(Recorder("evaluated", "close"))
-    warnings: list[str] = []
-    with loggers(["one"], tmp_path, "fake", warnings.append) as (observer,):
-        observer(EVENT)
-        observer(EVENT)
+def test_a_logger_is_opened_at_the_first_event_and_closed_at_the_end(warnings_of) -> None:
+    recorder = Recorder()
+    assert warnings_of(recorder) == []
+    assert recorder.told == ["call fake", "open", "evaluated", "evaluated", "close"]
+
+
+def test_a_logger_that_fails_is_dropped_with_one_warning(warnings_of) -> None:
+    recorder = Recorder("evaluated", "close")
+    (warning,) = warnings_of(recorder)
     assert recorder.told == ["call fake", "open", "evaluated", "close"]
-    (warning,) = warnings
     assert warning.startswith("logger 'one' failed and is dropped, the study continues: OSError")
 
 
-def test_a_servers_password_is_not_shown(use, tmp_path: Path) -> None:
-    use(Recorder("POST http://bob:p@ss@127.0.0.1:9/api"))
-    warnings: list[str] = []
-    with loggers(["one"], tmp_path, "fake", warnings.append) as (observer,):
-        observer(Event("POST http://bob:p@ss@127.0.0.1:9/api", 1))
-    (warning,) = warnings
+def test_a_servers_password_is_not_shown(warnings_of) -> None:
+    request = "POST http://bob:p@ss@127.0.0.1:9/api"
+    (warning,) = warnings_of(Recorder(request), Event(request, 1))
     assert warning.endswith("cannot do POST http://***@127.0.0.1:9/api")
 
 
 @pytest.mark.parametrize("when", ["open", "close"])
-def test_a_logger_that_cannot_open_or_close_stops_nothing(when: str, use, tmp_path: Path) -> None:
-    use(Recorder(when))
-    warnings: list[str] = []
-    with loggers(["one"], tmp_path, "fake", warnings.append) as (observer,):
-        observer(EVENT)
-        observer(EVENT)
-    (warning,) = warnings
+def test_a_logger_that_cannot_open_or_close_stops_nothing(when: str, warnings_of) -> None:
+    (warning,) = warnings_of(Recorder(when))
     assert f"cannot do {when}" in warning
 
 
 def test_a_study_that_is_interrupted_closes_its_logger(use, tmp_path: Path) -> None:
     recorder = use(Recorder())
-
-    def interrupted() -> None:
-        with loggers(["one"], tmp_path, "fake", print) as (observer,):
-            observer(EVENT)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    opened = loggers(["one"], tmp_path, "fake", print)
+    with pytest.raises(KeyboardInterrupt), opened as (observer,):  # noqa: PT012
+        observer(EVENT)
+        raise KeyboardInterrupt
     assert recorder.told[-1] == "close"
 
 

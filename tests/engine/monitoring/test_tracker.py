@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qsearch.monitoring.events import Event, EventKind, event_log, finite, read_events
+from qsearch.monitoring.events import Event, EventKind, event_log, finite
 from qsearch.monitoring.status_file import PhaseStatus, SavedStatus, read_status, write_status
 from qsearch.monitoring.tracker import StudyTracker, status_keeper
 from qsearch.spec.search_spec import SearchSpec, StopSpec
@@ -74,16 +74,17 @@ def test_some_events_begin_a_phase(
     assert study.phase.total == fields.get("total")
 
 
-def test_failures_count_as_done(study: FollowedStudy) -> None:
-    study.emit(EventKind.EVALUATING_THE_SET, total=4)
-    study.emit(EventKind.EVALUATED, after=10, trial=0)
-    study.emit(EventKind.FAILED, after=10, trial=1, reason="no memory")
-    assert (study.phase.done, study.phase.total, study.phase.per_minute) == (2, 4, 6.0)
-
-
-def test_the_pace_of_a_resumed_training_counts_from_where_it_was_resumed(
+def test_failures_count_as_done_and_time_without_a_database_does_not_slow_the_pace(
     study: FollowedStudy,
 ) -> None:
+    study.emit(EventKind.EVALUATING_THE_SET, total=9)
+    study.emit(EventKind.EVALUATED, after=10, trial=0)
+    study.emit(EventKind.STORAGE_BACK, after=600, seconds=600.0)
+    study.emit(EventKind.FAILED, after=10, trial=1, reason="no memory")
+    assert (study.phase.done, study.phase.total, study.phase.per_minute) == (2, 9, 6.0)
+
+
+def test_the_pace_of_a_resumed_training_counts_from_its_first_step(study: FollowedStudy) -> None:
     study.emit(EventKind.ROUND_STARTED)
     for step in (501, 502, 503):
         study.emit(EventKind.TRAINING, after=2, step=step, total=900, loss=0.1)
@@ -94,14 +95,6 @@ def test_training_on_workers_counts_on_its_own(study: FollowedStudy) -> None:
     study.emit(EventKind.TRAINING_CONFIGURATIONS, done=2, total=6)
     study.emit(EventKind.TRAINING, step=1, total=80, loss=0.1)
     assert (study.phase.name, study.phase.done, study.phase.total) == ("training", 1, 80)
-
-
-def test_time_without_a_database_does_not_slow_the_pace(study: FollowedStudy) -> None:
-    study.emit(EventKind.EVALUATING_THE_SET, total=9)
-    study.emit(EventKind.EVALUATED, after=10, trial=0)
-    study.emit(EventKind.STORAGE_BACK, after=600, seconds=600.0)
-    study.emit(EventKind.EVALUATED, after=10, trial=1)
-    assert (study.phase.done, study.phase.per_minute) == (2, 6.0)
 
 
 # Results
@@ -126,9 +119,7 @@ def finish_round(study: FollowedStudy, round: int, seconds: float, evaluations: 
     study.emit(EventKind.ROUND_FINISHED, after=seconds, round=round)
 
 
-def test_the_study_takes_the_mean_time_of_its_rounds_for_each_that_is_left(
-    study: FollowedStudy,
-) -> None:
+def test_each_round_that_is_left_takes_the_mean_time_of_those_done(study: FollowedStudy) -> None:
     assert study.tracker.seconds_left() is None
     finish_round(study, 1, 100)
     assert study.tracker.seconds_left() == 200
@@ -239,10 +230,3 @@ def test_a_link_in_its_place_is_replaced_and_not_followed(name: str, directory: 
     status_keeper(directory, SearchSpec())
     assert (directory / "mine").read_text() == "mine"
     assert isinstance(read_status(directory), SavedStatus)
-
-
-def test_a_run_leaves_what_it_came_to(finished: Path) -> None:
-    saved = read_status(finished)
-    assert saved is not None
-    evaluated = [line for line in read_events(finished / LOG) if line["event"] == "evaluated"]
-    assert (saved.phase, saved.completed, saved.seconds_left) == (None, len(evaluated), 0.0)

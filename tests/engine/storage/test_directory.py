@@ -25,6 +25,7 @@ ROUND = RoundState(
     {2: (0.7, 0.1)},
     {4: (0.8, 0.2)},
 )
+SECOND = dataclasses.replace(ROUND, record=dataclasses.replace(ROUND.record, round=2))
 
 
 @pytest.fixture
@@ -98,15 +99,12 @@ def test_round_with_impossible_trials_is_damaged(directory: Path) -> None:
 
 def test_rounds_round_trip_in_order(directory: Path) -> None:
     assert read_rounds(directory) == []
-    second = dataclasses.replace(ROUND, record=dataclasses.replace(ROUND.record, round=2))
-    for state in (second, ROUND):
+    for state in (SECOND, ROUND):
         write_round(directory, state)
-    assert read_rounds(directory) == [ROUND, second]
+    assert read_rounds(directory) == [ROUND, SECOND]
 
 
 def test_missing_round_before_another_is_named(directory: Path) -> None:
-    write_round(
-        directory, dataclasses.replace(ROUND, record=dataclasses.replace(ROUND.record, round=2))
-    )
+    write_round(directory, SECOND)
     with pytest.raises(DamagedFileError, match=r"round-1\.json: is missing; it cannot be made"):
         read_rounds(directory)

@@ -226,7 +226,6 @@ def test_tensors_read_back_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ({"name": 3}, "name: Input should be a valid string"),
         ({"name": "x", "numbers": ["1"]}, "numbers.0: Input should be a valid number"),
         ({"name": "x", "more": 1}, "more: Unexpected keyword argument"),
         ({"name": "x", "numbers": [10**400]}, "an integer of 401 digits"),
@@ -236,8 +235,7 @@ def test_tensors_read_back_as_they_were_written(tmp_path: Path) -> None:
 def test_state_of_a_forger_that_holds_something_else_is_refused(
     value: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
-    forger = StateFile(dict[str, Any])
-    forger.write(tmp_path / "x.json", value)
+    StateFile(dict[str, Any]).write(tmp_path / "x.json", value)
     with pytest.raises(DamagedFileError) as caught:
         STATE.read(tmp_path / "x.json")
     assert f"x.json: damaged: {reason}" in str(caught.value)
@@ -252,8 +250,6 @@ def test_a_missing_file_is_not_damage(tmp_path: Path) -> None:
     ("name", "advice"),
     [
         ("state/adapter-1.safetensors", "delete it, then run the study again"),
-        ("trials.parquet", "delete it, then run the study again"),
-        ("state/round-1.json", "it cannot be made again: restore it"),
         ("study.yaml", "it cannot be made again: restore it"),
         ("notes.txt", "it cannot be made again: restore it"),
     ],

@@ -42,38 +42,42 @@ def leave(disk: Path, kilobytes: int) -> None:
             os.posix_fallocate(filler.fileno(), 0, max(free - 1024 * kilobytes, 1))
 
 
-def run_command(study: Path, directory: Path, said: Path) -> None:
-    """Run the study's command in this process, and leave it with its exit code."""
-    sys.argv = ["qsearch", "run", str(study), "--out", str(directory)]
-    code = 0
-    with (
-        said.open("w", encoding="utf-8") as stream,
-        contextlib.redirect_stdout(stream),
-        contextlib.redirect_stderr(stream),
-    ):
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        except BaseException:
-            traceback.print_exc()
-            code = 99
-    os._exit(code)
+def run_command(directory: Path, folder: Path) -> tuple[int, str]:
+    """Run the study's command in another process; return its exit code and what it said."""
+    said, study = folder / "said", write_study_yaml(folder / "study.yaml", **CHANGES)
+
+    def run() -> None:
+        sys.argv = ["qsearch", "run", str(study), "--out", str(directory)]
+        code = 0
+        with (
+            said.open("w", encoding="utf-8") as stream,
+            contextlib.redirect_stdout(stream),
+            contextlib.redirect_stderr(stream),
+        ):
+            try:
+                cli.main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+            except BaseException:
+                traceback.print_exc()
+                code = 99
+        os._exit(code)
+
+    return in_child(run), said.read_text()
 
 
 @pytest.mark.parametrize("kilobytes", TOO_SMALL)
 def test_a_disk_that_is_full_at_any_point_is_reported_and_survived(
     kilobytes: int, disk: Path, uninterrupted: pd.DataFrame, tmp_path: Path
 ) -> None:
-    directory, said = disk / "run", tmp_path / "said"
-    study = write_study_yaml(tmp_path / "study.yaml", **CHANGES)
+    directory = disk / "run"
     leave(disk, kilobytes)
-    assert in_child(partial(run_command, study, directory, said)) == 1
-    errors = [line for line in said.read_text().splitlines() if line.startswith("qsearch: ")]
-    assert len(errors) == 1, said.read_text()
-    assert str(directory) in errors[0]
-    assert "No space left" in errors[0] or "is full" in errors[0]
-    assert "Traceback" not in said.read_text()
+    code, said = run_command(directory, tmp_path)
+    assert code == 1
+    (error,) = [line for line in said.splitlines() if line.startswith("qsearch: ")]
+    assert str(directory) in error
+    assert "No space left" in error or "is full" in error
+    assert "Traceback" not in said
     leave(disk, -1)
     assert in_child(partial(run_study, FAILING, directory)) == 0
     assert_frame_equal(results(directory), uninterrupted, check_exact=True)
@@ -83,11 +87,10 @@ def test_a_disk_that_is_full_at_any_point_is_reported_and_survived(
 def test_a_disk_too_full_for_the_report_loses_nothing(
     disk: Path, uninterrupted: pd.DataFrame, tmp_path: Path
 ) -> None:
-    directory, said = disk / "run", tmp_path / "said"
-    study = write_study_yaml(tmp_path / "study.yaml", **CHANGES)
+    directory = disk / "run"
     leave(disk, 1500)
-    assert in_child(partial(run_command, study, directory, said)) == 1
-    text = said.read_text()
+    code, text = run_command(directory, tmp_path)
+    assert code == 1
     assert "finished: search.rounds: 2 reached" in text
     assert "report.html: cannot be written" in text
     assert "the study is finished and saved" in text
@@ -95,7 +98,7 @@ def test_a_disk_too_full_for_the_report_loses_nothing(
     assert_frame_equal(results(directory), uninterrupted, check_exact=True)
     assert not (directory / "report.html").exists()
     leave(disk, -1)
-    assert in_child(partial(run_command, study, directory, said)) == 0
+    assert run_command(directory, tmp_path)[0] == 0
     assert (directory / "report.html").is_file()
 
 
@@ -103,10 +106,10 @@ def test_a_log_that_cannot_be_written_is_the_message_and_costs_no_result(
     uninterrupted: pd.DataFrame, tmp_path: Path
 ) -> None:
     (tmp_path / "run" / "log.jsonl").mkdir(parents=True)
-    said, study = tmp_path / "said", write_study_yaml(tmp_path / "study.yaml", **CHANGES)
-    assert in_child(partial(run_command, study, tmp_path / "run", said)) in (1, 2)
-    assert "log.jsonl" in said.read_text()
-    assert "Traceback" not in said.read_text()
+    code, said = run_command(tmp_path / "run", tmp_path)
+    assert code in (1, 2)
+    assert "log.jsonl" in said
+    assert "Traceback" not in said
     (tmp_path / "run" / "log.jsonl").rmdir()
     assert in_child(partial(run_study, FAILING, tmp_path / "run")) == 0
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)

@@ -20,7 +20,7 @@ from qsearch.storage import lock
 from qsearch.storage.directory import prepare_directory
 from qsearch.storage.lock import Owner, dead_owner, lock_owner, reading_lock, study_lock
 from qsearch.storage.paths import LOCK, OWNER
-from tests.engine.support import in_child, process_that_holds
+from tests.engine.support import process_that_holds
 
 HOLD = """
 import signal, sys
@@ -47,14 +47,6 @@ def directory(tmp_path: Path) -> Path:
 def holder(directory: Path) -> Iterator[subprocess.Popen[str]]:
     with process_that_holds(HOLD, str(directory)) as process:
         yield process
-
-
-@pytest.fixture
-def killed(holder: subprocess.Popen[str]) -> int:
-    """Number of a process that was killed while it held the study."""
-    holder.kill()
-    holder.wait()
-    return holder.pid
 
 
 def test_second_process_is_refused_and_told_who_holds_it(
@@ -89,39 +81,31 @@ def test_a_look_at_the_owner_does_not_refuse_a_run(
         assert lock_owner(directory) is not None
 
 
-def test_holder_is_known_only_while_it_holds(directory: Path) -> None:
-    def look_from_outside() -> None:
-        owner = lock_owner(directory)
-        assert owner is not None
-        assert owner.process == os.getppid()
-
-    assert lock_owner(directory) is None
-    with study_lock(directory):
-        assert in_child(look_from_outside) == 0
-    assert lock_owner(directory) is None
-    assert dead_owner(directory) is None
-    assert not (directory / OWNER).exists()
-
-
-def test_holder_leaves_its_user_host_process_and_start(directory: Path) -> None:
+def test_a_holder_is_known_by_user_host_process_and_start_while_it_holds(directory: Path) -> None:
     assert Owner(user="ana", process=7).describe() == "process 7 on ? since ? (user ana)"
+    assert lock_owner(directory) is None
     with study_lock(directory):
         owner = lock_owner(directory)
     assert owner is not None
     expected = getpass.getuser(), socket.gethostname(), os.getpid()
     assert (owner.user, owner.host, owner.process) == expected
     assert datetime.fromisoformat(str(owner.since)) <= datetime.now(UTC)
+    assert lock_owner(directory) is None
+    assert dead_owner(directory) is None
+    assert not (directory / OWNER).exists()
 
 
 def test_who_died_holding_the_study_is_known_until_it_is_run_again(
-    directory: Path, killed: int
+    directory: Path, holder: subprocess.Popen[str]
 ) -> None:
+    holder.kill()
+    holder.wait()
     assert lock_owner(directory) is None
     with reading_lock(directory):
         pass
     died = dead_owner(directory)
     assert died is not None
-    assert died.process == killed
+    assert died.process == holder.pid
     with study_lock(directory) as before:
         assert before == died
         assert dead_owner(directory) is None
@@ -167,9 +151,6 @@ def test_note_that_makes_no_sense_says_nothing(note: str, directory: Path) -> No
         assert before is None
 
 
-# Whoever reads all of a study
-
-
 def test_study_that_is_being_read_is_not_run(directory: Path) -> None:
     with reading_lock(directory), reading_lock(directory):
         assert lock_owner(directory) is None
@@ -177,10 +158,3 @@ def test_study_that_is_being_read_is_not_run(directory: Path) -> None:
             pass
     with study_lock(directory):
         pass
-
-
-def test_study_that_is_run_is_not_read(directory: Path) -> None:
-    with study_lock(directory):
-        expected = f"is being run, by process {os.getpid()}"
-        with pytest.raises(StudyBusyError, match=expected), reading_lock(directory):
-            pass

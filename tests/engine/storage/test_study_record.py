@@ -15,7 +15,6 @@ from pandas.testing import assert_frame_equal
 from qsearch.deployment.selection import best_under, smallest_alike
 from qsearch.errors import DamagedFileError, InputError
 from qsearch.plugins.evaluation import Evaluation, Metric
-from qsearch.space.configuration import Configuration
 from qsearch.storage.parquet import write_table
 from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
 from qsearch.storage.study_record import (
@@ -23,8 +22,6 @@ from qsearch.storage.study_record import (
     RoundRecord,
     StudyRecord,
     read_study,
-    row_configuration,
-    selection_loss,
     write_study,
 )
 from tests.engine.support import INTEGER, make_layers, make_space, uniform
@@ -33,7 +30,6 @@ SPACE = make_space(1, INTEGER)
 
 
 def row(trial: int, round: int, bits: float, loss: float, **changes: object) -> dict[str, object]:
-    configuration = SPACE.decode(uniform(SPACE, bits))
     return {
         "trial": trial,
         "round": round,
@@ -46,14 +42,11 @@ def row(trial: int, round: int, bits: float, loss: float, **changes: object) -> 
         "seen": True,
         "segment": 0,
         "on_front": True,
-        "configuration": configuration.to_json(),
+        "configuration": SPACE.decode(uniform(SPACE, bits)).to_json(),
         "metric_standard_error": 0.1,
         "status": "completed",
         "reason": "",
-        "estimated_loss": math.nan,
-        "estimated_loss_std": math.nan,
-        "predicted_loss": math.nan,
-        "predicted_loss_std": math.nan,
+        **dict.fromkeys(TRIAL_COLUMNS[-4:], math.nan),
         **changes,
     }
 
@@ -125,6 +118,7 @@ def test_best_under_has_the_least_loss_at_or_under_the_budget(bits: float, trial
     ("first", "second"),
     [
         ((3.0, 0.3, 0.42), (2.9, 0.35, 0.4)),  # Less estimated loss.
+        ((3.0, 0.3, 0.42), (2.9, 0.35, math.nan)),  # Less observed loss, where none is estimated.
         ((4.0, 0.3, math.nan), (3.0, 0.3, math.nan)),  # Fewer bits.
         ((3.0, 0.4, 0.5), (3.0, 0.3, 0.5)),  # Less observed loss.
     ],
@@ -137,11 +131,6 @@ def test_best_under_prefers_the_second(
         for trial, (bits, loss, estimated) in enumerate((first, second))
     ]
     assert int(best_under(record_of(*rows, rounds=1), 5)["trial"]) == 1
-
-
-def test_selection_loss_is_the_observed_one_where_none_is_estimated() -> None:
-    rows = pd.DataFrame([row(0, 1, 3.0, 0.3, estimated_loss=0.42), row(1, 1, 2.9, 0.35)])
-    assert selection_loss(rows).tolist() == [0.42, 0.35]
 
 
 @pytest.mark.parametrize(("std", "trial"), [(0.05, 1), (0.2, 2), (0.01, 0)])
@@ -173,13 +162,6 @@ def test_budget_without_completed_trials_is_refused() -> None:
             best_under(record, 8)
 
 
-def test_a_rows_configuration_is_read_from_its_json() -> None:
-    configuration = row_configuration(best_under(record_of(*ROWS), 3.0))
-    assert isinstance(configuration, Configuration)
-    assert list(configuration) == [layer.name for layer in SPACE.layers]
-    assert (SPACE.encode(configuration) == uniform(SPACE, 3.0)).all()
-
-
 def test_reading_a_folder_without_a_study_names_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"typo: there is no such directory$"):
         read_study(tmp_path / "typo")
@@ -187,17 +169,13 @@ def test_reading_a_folder_without_a_study_names_it(tmp_path: Path) -> None:
         read_study(tmp_path)
 
 
-def damage_study(folder: Path) -> None:
-    (folder / STUDY_FILE).write_text('{"format": 1, "name": "x"')
+def replace_by(name: str, text: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_text(text)
 
 
 def change_format(folder: Path) -> None:
     another: Any = 2
     write_study(folder, replace(record_of(*ROWS), format=another))
-
-
-def damage_trials(folder: Path) -> None:
-    (folder / TRIALS_FILE).write_bytes(b"PAR1 no")
 
 
 def rewrite_trials(**changes: object) -> Callable[[Path], None]:
@@ -212,9 +190,9 @@ def rewrite_trials(**changes: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (damage_study, r"study\.json: damaged: .*; delete it"),
+        (replace_by(STUDY_FILE, "{"), r"study\.json: damaged: .*; delete it"),
         (change_format, r"study\.json: damaged: format: Input should be 1"),
-        (damage_trials, r"trials\.parquet: damaged: .*; delete it"),
+        (replace_by(TRIALS_FILE, "PAR1 no"), r"trials\.parquet: damaged: .*; delete it"),
         (rewrite_trials(more=1), r"trials\.parquet: damaged: it lacks the columns \[\], and has"),
         (rewrite_trials(average_bits=math.nan), "has no average bits, or no segment"),
         (rewrite_trials(segment=math.nan), "has no average bits, or no segment"),
@@ -226,7 +204,7 @@ def rewrite_trials(**changes: object) -> Callable[[Path], None]:
     ],
 )
 def test_files_that_hold_something_else_are_damaged(
-    change: Callable[[Path], None], reason: str, tmp_path: Path
+    change: Callable[[Path], object], reason: str, tmp_path: Path
 ) -> None:
     write_study(tmp_path, record_of(*ROWS))
     change(tmp_path)

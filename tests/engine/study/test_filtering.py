@@ -30,9 +30,7 @@ def counted(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return directory
 
 
-def test_the_estimated_loss_is_what_the_surrogate_predicts_of_the_whole_round(
-    counted: Path,
-) -> None:
+def test_the_estimated_loss_is_what_the_surrogate_of_the_round_predicts(counted: Path) -> None:
     space = build_components(load_spec(counted / "study.yaml")).space
     trials = read_study(counted).trials
     for round in (1, 2):
