@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from qsearch._arrays import Floats, Integers
+from qsearch.cli import main as cli
 from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import open_engine
 from qsearch.monitoring.events import Event, Observer, read_events
@@ -206,6 +209,43 @@ def evaluations_of(
     return seen
 
 
+class Done(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    output: str
+    errors: str
+
+    def refused(self) -> str:
+        """Require that input was refused in one line; return it."""
+        assert self.code == 2, self.errors
+        assert self.errors.startswith("qsearch: ")
+        assert self.errors.count("\n") == 1
+        assert "Traceback" not in self.errors
+        return self.errors
+
+
+def command_here(*arguments: str | Path) -> Done:
+    """Run qsearch in this process; an exception is what a user sees as a traceback."""
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        patch.setattr(sys, "argv", ["qsearch", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        try:
+            cli.main()
+        except SystemExit as caught:
+            code = caught.code if isinstance(caught.code, int) else 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return Done(code, output.getvalue(), errors.getvalue())
+
+
 def command(
     arguments: Sequence[str | Path], cwd: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
@@ -262,7 +302,7 @@ def make_tables_at_once(url: str) -> list[int | None]:
     return [maker.exitcode for maker in makers]
 
 
-@contextmanager
+@contextlib.contextmanager
 def process_that_holds(script: str, what: str) -> Iterator[subprocess.Popen[str]]:
     """Run a script with an argument, in a process of its own, from when it says ``held``."""
     process = subprocess.Popen(

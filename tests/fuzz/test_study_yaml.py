@@ -14,14 +14,13 @@ from qsearch.spec.study_spec import dump_spec, load_spec
 from qsearch.spec.validation import validate
 from qsearch.spec.yaml_text import dump_yaml, parse_yaml
 from qsearch.study import checking
-from tests.engine.support import study_values
+from tests.engine.support import command_here, study_values
 from tests.fuzz.support import (
     ODD_TEXT,
     ODD_VALUES,
     Sandbox,
     changed_bytes,
     changed_tree,
-    command,
     fuzz,
     one_line,
     refused,
@@ -180,7 +179,7 @@ def in_one_line(place: Path, text: str, name: str, settings: list[str], *options
     place.mkdir()
     (place / "study.yaml").write_text(text, encoding="utf-8")
     overrides = [word for value in settings for word in ("--set", value)]
-    answer = command(name, place / "study.yaml", *options, *overrides)
+    answer = command_here(name, place / "study.yaml", *options, *overrides)
     one_line(answer)
     assert answer.code in (0, 2)
 
