@@ -10,7 +10,7 @@ import pytest
 
 from qsearch.space.configuration import Configuration
 from qsearch.storage.study_record import read_study
-from tests.end_to_end.conftest import command, knobs_shown, run
+from tests.end_to_end.conftest import assert_searched_and_reported, command, run
 from tests.end_to_end.tiny_study import write_tiny_study
 
 BUDGET = 5.0
@@ -52,13 +52,7 @@ def directory(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_study_searches_its_knobs_and_reports_them(case: Case, directory: Path) -> None:
-    record = read_study(directory)
-    assert record.choices.names == case.knobs
-    assert [entry.round for entry in record.rounds] == [1, 2]
-    assert (record.trials["status"] == "completed").all()
-    assert record.trials["loss"].notna().all()
-    assert (record.trials["method"] == "search").any()
-    assert knobs_shown(directory / "report.html") == list(case.knobs)
+    assert_searched_and_reported(directory, case.knobs)
 
 
 def test_a_picked_configuration_is_within_the_budget_and_exported(

@@ -86,10 +86,7 @@ def same_or_refused(folder: Path, expected: torch.Tensor) -> None:
 
 
 def quantization_config(folder: Path) -> dict[str, Any]:
-    section: dict[str, Any] = json.loads((folder / "config.json").read_text())[
-        "quantization_config"
-    ]
-    return section
+    return dict(json.loads((folder / "config.json").read_text())["quantization_config"])
 
 
 def write_quantization_config(folder: Path, section: Any) -> None:

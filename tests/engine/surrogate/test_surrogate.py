@@ -167,16 +167,6 @@ def test_intervals_hold_the_task_loss_where_sampling_noise_is_counted() -> None:
     assert 0.75 < np.mean(inside) < 0.97
 
 
-def test_losses_on_the_same_examples_are_predicted_with_their_sampling_noise(
-    noisy: tuple[Surrogate, Surrogate],
-) -> None:
-    counted, _ = noisy
-    held_out = sampled(300, 33)
-    truth = observed(held_out, TRUE_SCORES, 32)
-    with_noise, without = (s.predict(held_out)[0].numpy() for s in (counted.on_examples, counted))
-    assert explained(truth, with_noise) > explained(truth, without)
-
-
 # Scale: losses as they are, or their logarithm
 
 
@@ -208,13 +198,6 @@ def test_intervals_hold_as_many_held_out_losses_as_they_say() -> None:
     assert 0.85 < (np.array(distances) < stats.norm.ppf(0.95)).mean() < 0.97
 
 
-def test_refit_gives_the_same_predictions(fitted: Fit) -> None:
-    again = fit_surrogate(FEATURES, fitted[1], fitted[2])
-    held_out = sampled(20, 4)
-    for first, second in zip(fitted[0].predict(held_out), again.predict(held_out), strict=True):
-        assert torch.equal(first, second)
-
-
 def test_a_fit_that_fails_keeps_the_initial_hyperparameters(
     fitted: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,22 +224,6 @@ def test_a_fit_leaves_the_global_generator_alone(
         fit_surrogate(FEATURES, fitted[1], fitted[2])
     assert drawn[0] == drawn[1]
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_fantasies_keep_means_and_shrink_uncertainty(fitted: Fit) -> None:
-    surrogate = fitted[0]
-    pending, others = sampled(3, 6), sampled(50, 7)
-    fantasised = surrogate.fantasise(pending)
-    everything = np.concatenate([pending, others])
-    mean, std = surrogate.predict(everything)
-    new_mean, new_std = fantasised.predict(everything)
-    torch.testing.assert_close(new_mean, mean, rtol=1e-4, atol=1e-4)
-    assert (new_std <= std * (1 + 1e-4)).all()
-    left = new_std / std
-    assert (left[:3] < 0.95).all()
-    assert left[:3].mean() < left[3:].mean()
-    # The surrogate itself is not changed.
-    assert torch.equal(surrogate.predict(everything)[1], std)
 
 
 def test_prior_mean_rises_with_the_proxy_alone(fitted: Fit) -> None:

@@ -13,22 +13,12 @@ from qsearch.errors import InputError
 from qsearch.plugins.capabilities import NO_CHECKPOINT
 from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.protocols import Requirements, TrainerState
-from qsearch.space.configuration import Choices, Knob
 from qsearch.space.layers import LayerSpec
 from qsearch.testing import TrainerConformance
+from tests.engine.fixtures.qsearch_fake import FakeQuantizer
 from tests.engine.testing.faults import altered, assert_found, checks, each, replaced, run
 
 STEPS = 3
-
-
-class Knobs:
-    """As much of a quantizer as configurations are made of."""
-
-    def choices(self):
-        return Choices((Knob("bits", (2, 3, 4)), Knob("group_size", (32, 64))))
-
-    def storage_bits(self, configuration):
-        return configuration["bits"] + 16 / configuration["group_size"]
 
 
 class Tiny:
@@ -323,7 +313,7 @@ class Kit(TrainerConformance):
         return self.plugin(size=2)
 
     def quantizer(self):
-        return Knobs()
+        return FakeQuantizer(FakeQuantizer.Options(bits=(2, 3, 4)))
 
 
 class TestRightTrainer(Kit):
