@@ -45,10 +45,10 @@ def outcome(
 
 def runs(**accuracies: dict[int, float]) -> dict[str, list[Outcome]]:
     """The outcomes of methods by name, with an accuracy for each seed."""
-    names = {name: name.replace("_", "-") for name in accuracies}
+    named = {name.replace("_", "-"): by_seed for name, by_seed in accuracies.items()}
     return {
-        names[name]: [outcome(names[name], accuracy, seed) for seed, accuracy in by_seed.items()]
-        for name, by_seed in accuracies.items()
+        name: [outcome(name, accuracy, seed) for seed, accuracy in by_seed.items()]
+        for name, by_seed in named.items()
     }
 
 

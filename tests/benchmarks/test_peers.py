@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.peers import PEERS, Peer, Problem, Proposals, run_peer
 from benchmarks.peers.amq import AMQSettings
@@ -28,13 +27,7 @@ SLOW = {"ax", "ax-one-restart", "optuna-gp"}
 EACH = pytest.mark.parametrize("name", list(PEERS))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
+pytestmark = pytest.mark.usefixtures("fake_plugins")  # They keep PyTorch on one core.
 
 LAYERS = tuple(layer for layer in make_layers(1) if layer.role != "gate")
 SPACE = Space(LAYERS, NORMAL_FLOAT, bits_of(NORMAL_FLOAT))

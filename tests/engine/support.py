@@ -85,7 +85,6 @@ def bits_of(choices: Choices) -> tuple[float, ...]:
 
 
 def make_layers(blocks: int) -> tuple[LayerSpec, ...]:
-    """A transformer of seven matrices a block."""
     return tuple(
         LayerSpec(f"layers.{block}.{role}", role, block, shape)
         for block in range(blocks)
@@ -94,7 +93,6 @@ def make_layers(blocks: int) -> tuple[LayerSpec, ...]:
 
 
 def make_space(blocks: int = 2, choices: Choices = NORMAL_FLOAT, fused: bool = False) -> Space:
-    """The space of that transformer."""
     return Space(make_layers(blocks), choices, bits_of(choices), FUSED_ROLES if fused else ())
 
 
@@ -149,7 +147,6 @@ def study_values(**changes: Any) -> dict[str, Any]:
 
 
 def study_spec(**changes: Any) -> StudySpec:
-    """The fake study."""
     return StudySpec.model_validate(study_values(**changes))
 
 
@@ -158,7 +155,6 @@ FAILING = study_spec(**SMALL, trainer__faults=FAULTS)
 
 
 def write_study_yaml(path: Path, **changes: Any) -> Path:
-    """Write the fake study's YAML."""
     path.write_text(dump_yaml(study_values(**changes)), encoding="utf-8")
     return path
 
@@ -169,7 +165,6 @@ def results(directory: Path) -> pd.DataFrame:
 
 
 def events_of(directory: Path, kind: str) -> list[dict[str, Any]]:
-    """The lines of a kind in a study's log."""
     return [line for line in read_events(directory / LOG) if line["event"] == kind]
 
 
@@ -262,7 +257,6 @@ def command(
 
 
 def command_environment(**variables: str) -> dict[str, str]:
-    """The environment of a new process that has the fake plugins."""
     root = Path(__file__).parent.parent.parent
     paths = os.pathsep.join([str(FIXTURES), str(root)])
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables

@@ -123,26 +123,27 @@ def test_what_is_learnt_of_a_choice_holds_for_choices_with_like_errors() -> None
 EXAMPLES = 64
 
 
-def observed(index: Integers, scores: Floats, seed: int) -> Floats:
+TRUE_SCORES = 0.02 * SCORES / SCORES.mean()
+"""A proxy in nats; here it is exact, so that sampling noise is all that there is to learn."""
+TRUE_FEATURES = score_features(SPACE, TRUE_SCORES, CORRELATION)
+
+
+def observed(index: Integers, seed: int) -> Floats:
     """Losses on examples whose gradients have the Fisher information: E⟨γ, D⟩² = 2 z."""
     generator = np.random.default_rng(seed)
     factor = np.linalg.cholesky(CORRELATION + 1e-9 * np.eye(len(CORRELATION)))
-    effect = np.sqrt(2 * scores / EXAMPLES) * (generator.standard_normal(scores.shape) @ factor.T)
-    return np.asarray(0.3 + (scores + effect)[GROUPS, index].sum(axis=1))
-
-
-TRUE_SCORES = 0.02 * SCORES / SCORES.mean()
-"""A proxy in nats; here it is exact, so that sampling noise is all that there is to learn."""
+    effect = np.sqrt(2 * TRUE_SCORES / EXAMPLES)
+    effect = effect * (generator.standard_normal(effect.shape) @ factor.T)
+    return np.asarray(0.3 + (TRUE_SCORES + effect)[GROUPS, index].sum(axis=1))
 
 
 @pytest.fixture(scope="module")
 def noisy() -> tuple[Surrogate, Surrogate]:
     """Sampling noise modelled separately, and not."""
     index = sampled(60, 31)
-    loss = observed(index, TRUE_SCORES, 32)
-    features = score_features(SPACE, TRUE_SCORES, CORRELATION)
-    counted = fit_surrogate(features, index, loss, EXAMPLES)
-    return counted, fit_surrogate(features, index, loss)
+    loss = observed(index, 32)
+    counted = fit_surrogate(TRUE_FEATURES, index, loss, EXAMPLES)
+    return counted, fit_surrogate(TRUE_FEATURES, index, loss)
 
 
 def test_sampling_noise_is_not_predicted(noisy: tuple[Surrogate, Surrogate]) -> None:
@@ -154,13 +155,13 @@ def test_sampling_noise_is_not_predicted(noisy: tuple[Surrogate, Surrogate]) -> 
 
 
 def test_intervals_hold_the_task_loss_where_sampling_noise_is_counted() -> None:
-    features = score_features(SPACE, TRUE_SCORES, CORRELATION)
     held_out = sampled(200, 34)
     truth = 0.3 + TRUE_SCORES[GROUPS, held_out].sum(axis=1)
     inside = []
     for seed in range(40, 45):
         index = sampled(40, seed)
-        fitted = fit_surrogate(features, index, observed(index, TRUE_SCORES, seed), EXAMPLES)
+        loss = observed(index, seed)
+        fitted = fit_surrogate(TRUE_FEATURES, index, loss, EXAMPLES)
         mean, std = (values.numpy() for values in fitted.predict(held_out))
         inside.append((np.abs(truth - mean) < stats.norm.ppf(0.95) * std).mean())
     # Under 0.9: the mean's constant and slope are fitted, their own uncertainty is left out.
