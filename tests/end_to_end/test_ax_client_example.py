@@ -89,16 +89,13 @@ def test_same_command_continues_with_an_interrupted_trial(folder: Path) -> None:
     assert rows[-1]["trial_status"] == "COMPLETED"
 
 
-def test_analyses_name_the_node(example: tuple[Path, str]) -> None:
-    _, printed = example
+def test_analyses_name_the_node_of_generated_trials(example: tuple[Path, str]) -> None:
+    folder, printed = example
     analyses = dict(
         line.rsplit(": ", 1) for line in printed.split("node:\n")[1].strip().splitlines()
     )
     assert analyses["Summary for minilm"] == "['generation_node']"
     assert analyses["Generation Strategy Graph"] == "['node_name']"
-
-
-def test_summary_distinguishes_generated_trials_from_attached_ones(folder: Path) -> None:
     nodes = from_sql(folder).summarize()["generation_node"]
     assert nodes[:INITIAL].isna().all()
     assert (nodes[INITIAL:] == "qsearch").all()

@@ -44,17 +44,6 @@ NORMAL_FLOAT = Choices(
         Knob("scale_block_size", (16, 64, 256)),
     )
 )
-FEW_NORMAL_FLOAT = Choices(
-    (
-        Knob("bits", (2, 3, 4, 8)),
-        Knob("scale_bits", (2, 8)),
-        Knob("scale_dtype", ("float16",)),
-        Knob("block_size", (16, 64)),
-        Knob("scale_block_size", (256,)),
-    )
-)
-"""With fewer values, for what takes seconds with many."""
-
 INTEGER = Choices(
     (Knob("bits", (2, 3, 4, 8)), Knob("group_size", (32, 64)), Knob("symmetric", ("yes",)))
 )

@@ -121,8 +121,6 @@ def test_what_is_learnt_of_a_choice_holds_for_choices_with_like_errors() -> None
 # Sampling noise: how well errors happen to suit the examples at hand
 
 EXAMPLES = 64
-
-
 TRUE_SCORES = 0.02 * SCORES / SCORES.mean()
 """A proxy in nats; here it is exact, so that sampling noise is all that there is to learn."""
 TRUE_FEATURES = score_features(SPACE, TRUE_SCORES, CORRELATION)
