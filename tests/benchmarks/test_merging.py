@@ -74,15 +74,12 @@ def test_a_way_makes_the_weights_that_it_is_named_after(way: str, expected: list
     torch.testing.assert_close(WAYS[way](LAYER), torch.tensor([expected]))
 
 
-def test_of_an_update_that_is_not_rounded_all_is_kept() -> None:
+def test_of_an_update_that_is_not_rounded_all_is_kept_and_below_half_a_step_nothing() -> None:
     assert kept_share([LAYER, LAYER], WAYS[ADAPTED]) == pytest.approx(1.0)
     assert kept_share([LAYER, LAYER], WAYS["quantized"]) == 0.0
     # What is at right angles to the update does not count.
     other = torch.tensor([[5.0, -5.0, 0.0]])
     assert kept_share([LAYER], lambda layer: WAYS[ADAPTED](layer) + other) == pytest.approx(1.0)
-
-
-def test_of_an_update_below_half_a_step_nothing_is_kept() -> None:
     small = LayerWeights(LAYER.original, LAYER.dequantized, 0.5 * LAYER.update, torch.round)
     assert kept_share([small], WAYS[AGAIN]) == 0.0
     assert kept_share([small], WAYS[ORIGINAL]) > 0.0

@@ -45,10 +45,10 @@ def outcome(
 
 def runs(**accuracies: dict[int, float]) -> dict[str, list[Outcome]]:
     """The outcomes of methods by name, with an accuracy for each seed."""
-    names = {name: name.replace("_", "-") for name in accuracies}
+    named = {name.replace("_", "-"): by_seed for name, by_seed in accuracies.items()}
     return {
-        names[name]: [outcome(names[name], accuracy, seed) for seed, accuracy in by_seed.items()]
-        for name, by_seed in accuracies.items()
+        name: [outcome(name, accuracy, seed) for seed, accuracy in by_seed.items()]
+        for name, by_seed in named.items()
     }
 
 
@@ -85,11 +85,6 @@ def test_gaps_are_taken_between_equal_seeds() -> None:
     row = rows_of(qlora={1: 0.70, 2: 0.70}, coa_lora={0: 0.8, 1: 0.72}).loc["coa-lora"]
     assert row["gap"] == pytest.approx(2.0)
     assert np.isnan(row["gap ±"])
-    outcomes = runs(qlora={0: 0.80, 1: 0.70}, coa_lora={1: 0.72, 2: 0.9})
-    (reference, own) = figures_of(outcomes, ACCURACY)
-    assert reference.gap.tolist() == [0, 0]
-    assert own.gap[0] == pytest.approx(2.0)
-    assert np.isnan(own.gap[1])
 
 
 def test_claims_compare_hypervolume_and_minutes() -> None:
@@ -145,13 +140,9 @@ def test_the_tables_name_each_method_and_the_figure_draws_it() -> None:
     assert "| qlora | 1 | 0.570 | – | 0.570 | 0.00 | 10.0 |" in text
     assert "| ptq | 1 | 0.380 | – | 0.380 | -10.00 | 10.0 |" in text
     assert [trace.name for trace in figure_of(outcomes, ACCURACY, "made").data] == ["qlora", "ptq"]
-
-
-def test_the_papers_values_stand_next_to_ours() -> None:
+    # The paper's values stand next to ours.
     outcomes = runs(coa_lora={0: 0.8}, ptq={0: 0.7})
-    table = table_of(figures_of(outcomes, ACCURACY), "SST-2")
-    assert table.set_index("method").loc["coa-lora", "paper's hypervolume"] == 0.67
-    text = markdown_of(table, "points")
+    text = markdown_of(table_of(figures_of(outcomes, ACCURACY), "SST-2"), "points")
     assert "| coa-lora | 1 | 0.570 | 0.000 | 0.570 | – | 10.0 | 0.67 / +1.74 / 52 |" in text
     assert "| ptq | 1 | 0.380 | -0.190 | 0.380 | – | 10.0 | – |" in text
 

@@ -43,31 +43,20 @@ def sentences(files: dict[str, Path], split: str) -> list[str]:
     return table["sentence"].tolist()
 
 
-@pytest.fixture
-def made(data: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    """The splits of a small data set, with one validation phrase."""
+def test_the_splits_of_reviews_share_no_phrase_and_validation_has_the_first_long_one(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(paper_text, "VALIDATION_PHRASES", 1)
     folder = data / "sst2"
     write_table(folder / "train.tsv", ["it is dull , and", "a test like", TESTED, SENTENCE, *KEPT])
     write_table(folder / "dev.tsv", ["too short", SENTENCE, f"{SENTENCE} , really", OTHER])
     write_table(folder / "test.tsv", [TESTED])
-    return prepared("sst2-minilm")
-
-
-def test_no_training_phrase_shares_four_words_in_a_row_with_what_is_evaluated(
-    made: dict[str, Path],
-) -> None:
-    assert sentences(made, "train") == ["a test like", *KEPT]
-
-
-def test_validation_has_the_first_long_phrases(made: dict[str, Path]) -> None:
-    assert sentences(made, "validation") == [SENTENCE]
-
-
-def test_the_other_long_phrases_are_tested_unless_they_share_words_with_validation(
-    made: dict[str, Path],
-) -> None:
-    assert sentences(made, "test") == [TESTED, OTHER]
+    files = prepared("sst2-minilm")
+    # No training phrase shares four words in a row with what is evaluated.
+    assert sentences(files, "train") == ["a test like", *KEPT]
+    assert sentences(files, "validation") == [SENTENCE]
+    # The other long phrases are tested unless they share words with validation.
+    assert sentences(files, "test") == [TESTED, OTHER]
 
 
 def test_wikitexts_validation_lines_are_parted_into_training_and_validation(data: Path) -> None:

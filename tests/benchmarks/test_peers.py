@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.peers import PEERS, Peer, Problem, Proposals, run_peer
 from benchmarks.peers.amq import AMQSettings
@@ -19,27 +19,15 @@ from qsearch.search.pareto import hypervolume
 from qsearch.space.configuration import Choices, Knob
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
-from tests.engine.support import (
-    NORMAL_FLOAT,
-    bits_of,
-    make_layers,
-    uniform,
-)
+from tests.engine.support import NORMAL_FLOAT, bits_of, make_layers, uniform
 
 BITS = (2.25, 7.25)
 REFERENCE = (1.0, 7.25)
 SLOW = {"ax", "ax-one-restart", "optuna-gp"}
-BASIC = ("random", "uniform", "allocated")
 EACH = pytest.mark.parametrize("name", list(PEERS))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
+pytestmark = pytest.mark.usefixtures("fake_plugins")  # They keep PyTorch on one core.
 
 LAYERS = tuple(layer for layer in make_layers(1) if layer.role != "gate")
 SPACE = Space(LAYERS, NORMAL_FLOAT, bits_of(NORMAL_FLOAT))
@@ -139,14 +127,6 @@ def test_what_is_proposed_depends_on_the_losses_of_the_start(name: str) -> None:
     assert not np.array_equal(run(PEERS[name], known, count)[0], run(PEERS[name], other, count)[0])
 
 
-@pytest.mark.parametrize("name", ["optuna-tpe", "optuna-nsga2", "evopress", "amq"])
-def test_a_peer_adds_to_the_hypervolume_of_its_start(name: str) -> None:
-    known = problem(start=20)
-    found, losses = run(PEERS[name], known, 30)
-    both = np.concatenate([known.start, found]), np.concatenate([known.start_loss, losses])
-    assert volume(*both) > volume(known.start, known.start_loss)
-
-
 @pytest.mark.parametrize("name", sorted(set(PEERS) - SLOW))
 def test_a_peer_ends_when_a_small_space_is_used_up(name: str) -> None:
     choices = Choices((Knob("bits", (2, 3)), Knob("group_size", (32,))))
@@ -181,26 +161,25 @@ def test_uniform_quantizes_all_layers_alike_and_first_spans_the_interval(cold: C
 
 def test_the_allocators_front_beats_uniform_where_scores_are_the_truth(cold: Cold) -> None:
     count = EVALUATIONS["allocated"]
-    volumes = {name: volume(*(values[:count] for values in cold[name])) for name in BASIC}
-    assert volumes["allocated"] > max(volumes["uniform"], volumes["random"])
+    allocated, *others = (
+        volume(*(values[:count] for values in cold[name]))
+        for name in ("allocated", "uniform", "random")
+    )
+    assert allocated > max(others)
 
 
 # EvoPress
 
 
-def evopress_of(chosen: EvoPressSettings) -> Peer:
-    def peer(given_problem: Problem, generator: np.random.Generator) -> Proposals:
-        return evopress_peer(given_problem, generator, chosen)
-
-    return peer
-
-
-def run_evopress(chosen: EvoPressSettings, evaluations: int) -> tuple[Integers, Floats]:
-    return run(evopress_of(chosen), problem(), evaluations)
+def run_evopress(
+    budgets: int, evaluations: int, given_problem: Problem | None = None
+) -> tuple[Integers, Floats]:
+    peer = partial(evopress_peer, settings=EvoPressSettings(budgets=budgets))
+    return run(peer, given_problem or problem(), evaluations)
 
 
 def test_evopress_first_evaluates_a_parent_just_under_each_budget() -> None:
-    found, _ = run_evopress(EvoPressSettings(budgets=5), 5)
+    found, _ = run_evopress(5, 5)
     below = np.array([2.75, 3.75, 4.75, 5.75, 6.75]) - SPACE.average_bits(found)
     assert (below >= 0).all()
     assert (below < 1).all()
@@ -209,12 +188,12 @@ def test_evopress_first_evaluates_a_parent_just_under_each_budget() -> None:
 def test_evopress_begins_with_the_allocators_solution_where_that_is_known() -> None:
     parent = allocate(SPACE, problem().scores, 4.75)
     known = replace(problem(), start=parent[None], start_loss=np.array([loss(problem())(parent)]))
-    found, _ = run(evopress_of(EvoPressSettings(budgets=1)), known, 20)
+    found, _ = run_evopress(1, 20, known)
     assert ((found == parent).sum(axis=1) >= 1).mean() > 0.5
 
 
 def test_evopress_breeds_from_the_fittest_within_its_budget_and_lowers_the_loss() -> None:
-    found, losses = run_evopress(EvoPressSettings(budgets=1), 60)
+    found, losses = run_evopress(1, 60)
     assert SPACE.average_bits(found).max() <= np.mean(BITS)
     changed = (found[5:9] != found[losses[:5].argmin()]).sum(axis=1)
     assert (changed <= EvoPressSettings().changes).all()

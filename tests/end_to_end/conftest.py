@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from qsearch.space.configuration import Configuration
+from qsearch.storage.study_record import read_study
 from tests.forking_server import start_fork
 
 ROOT = Path(__file__).parent.parent.parent
 VARIABLES = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 QUICKSTART = ROOT / "studies" / "quickstart.yaml"
 # The quickstart with fewer layers, texts, steps, knob values and configurations.
-LAYERS = 12
 SMALL = {
     "name": "small",
     "model.layers": '["encoder.layer.[01].*"]',
@@ -85,11 +87,23 @@ def run_new(arguments: Sequence[str], **variables: str) -> subprocess.CompletedP
     return result
 
 
-def knobs_shown(report: Path) -> list[str]:
-    """Return the names of the knobs in the data of a report's page."""
-    packed = report.read_text(encoding="utf-8").split('id="report-data">')[1].split("<")[0]
+def assert_searched_and_reported(directory: Path, knobs: Sequence[str]) -> None:
+    """Require that a finished study of two rounds searched these knobs, and that its page has them.
+
+    No evaluation may have failed.
+    """
+    record = read_study(directory)
+    assert record.choices.names == knobs
+    assert [entry.round for entry in record.rounds] == [1, 2]
+    assert (record.trials["status"] == "completed").all()
+    searched = record.trials.loc[record.trials["method"] == "search", "configuration"]
+    assert len(searched)
+    for layer in itertools.chain(*(Configuration.from_json(text).values() for text in searched)):
+        record.choices.index(layer)  # refuses other knobs and other values
+    page = (directory / "report.html").read_text(encoding="utf-8")
+    packed = page.split('id="report-data">')[1].split("<")[0]
     (study,) = json.loads(zlib.decompress(base64.b64decode(packed)))["studies"]
-    return [knob["name"] for knob in study["knobs"]]
+    assert [knob["name"] for knob in study["knobs"]] == list(knobs)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ import pytest
 from ax.api.client import Client
 from ax.api.configs import StorageConfig
 from ax.core.trial_status import TrialStatus
-from ax.generation_strategy.generation_strategy import GenerationStrategy
-from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_and_session_factory
+from ax.storage.sqa_store.db import init_engine_and_session_factory
 from ax.utils.common.logger import set_ax_logger_levels
 
-from qsearch.experiment.node import QsearchNode, registry_bundle
-from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters
+from qsearch.experiment.node import registry_bundle
 from tests.end_to_end.conftest import ROOT, run
 
 SCRIPT = ROOT / "examples" / "ax-client" / "search_minilm.py"
@@ -48,29 +45,11 @@ def folder(example: tuple[Path, str], tmp_path: Path) -> Path:
     return Path(shutil.copytree(example[0], tmp_path / "copy"))
 
 
-def storage_at(url: str) -> StorageConfig:
-    init_engine_and_session_factory(url=url, force_init=True)
-    create_all_tables(get_engine())
-    return StorageConfig(url=url, registry_bundle=registry_bundle())
-
-
 def from_sql(folder: Path) -> Client:
-    storage = storage_at(f"sqlite:///{folder / 'ax.db'}")
+    url = f"sqlite:///{folder / 'ax.db'}"
+    init_engine_and_session_factory(url=url, force_init=True)
+    storage = StorageConfig(url=url, registry_bundle=registry_bundle())
     return Client.load_from_database("minilm", storage_config=storage)
-
-
-def from_json(folder: Path) -> Client:
-    path = str(folder / "ax.json")
-    from_sql(folder).save_to_json_file(path)
-    # Ax takes registries only with a database; the snapshot needs none, so it is a new one.
-    storage = storage_at(f"sqlite:///{folder / 'snapshot.db'}")
-    return Client.load_from_json_file(path, storage_config=storage)
-
-
-def node_of(client: Client) -> QsearchNode:
-    (node,) = client._generation_strategy._nodes
-    assert isinstance(node, QsearchNode)
-    return node
 
 
 def trials_of(client: Client) -> list[dict[str, Any]]:
@@ -80,35 +59,6 @@ def trials_of(client: Client) -> list[dict[str, Any]]:
 
 def parameters_of(client: Client, row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in client._experiment.search_space.parameters}
-
-
-@pytest.fixture(scope="module")
-def never_reloaded(example: tuple[Path, str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Candidates of a client without storage, given the recorded trials, and its next one."""
-    recorded = from_sql(example[0])
-    node = node_of(recorded)
-    fresh = QsearchNode(
-        node.space,
-        node.bits,
-        node.searcher.seed,
-        scores=node.scores,
-        correlation=node.correlation,
-        examples=node.examples,
-    )
-    client = Client()
-    client.configure_experiment(name="never reloaded", parameters=ax_parameters(node.space))
-    client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
-    client.set_generation_strategy(GenerationStrategy(name="qsearch", nodes=[fresh]))
-    candidates = []
-    for number, row in enumerate(trials_of(recorded)):
-        if number < INITIAL:
-            trial = client.attach_trial(parameters_of(recorded, row))
-        else:
-            ((trial, parameters),) = client.get_next_trials(max_trials=1).items()
-            candidates.append(dict(parameters))
-        results = {name: (row[name], 0.0) for name in (LOSS, AVERAGE_BITS)}
-        client.complete_trial(trial, raw_data=results)
-    return candidates, next_parameters(client)
 
 
 def next_parameters(client: Client) -> dict[str, Any]:
@@ -128,23 +78,6 @@ def test_run_evaluates_all_trials_and_prints_a_front(example: tuple[Path, str]) 
     assert losses
 
 
-def test_reloading_half_way_changes_no_candidate(
-    example: tuple[Path, str], never_reloaded: tuple[list[dict[str, Any]], dict[str, Any]]
-) -> None:
-    recorded = from_sql(example[0])
-    rows = trials_of(recorded)[INITIAL:]
-    assert [parameters_of(recorded, row) for row in rows] == never_reloaded[0]
-
-
-@pytest.mark.parametrize("load", [from_sql, from_json])
-def test_saved_client_continues_with_the_same_next_candidate(
-    load: Callable[[Path], Client],
-    folder: Path,
-    never_reloaded: tuple[list[dict[str, Any]], dict[str, Any]],
-) -> None:
-    assert next_parameters(load(folder)) == never_reloaded[1]
-
-
 def test_same_command_continues_with_an_interrupted_trial(folder: Path) -> None:
     client = from_sql(folder)
     interrupted = next_parameters(client)  # It is proposed and saved, but never evaluated.
@@ -156,16 +89,13 @@ def test_same_command_continues_with_an_interrupted_trial(folder: Path) -> None:
     assert rows[-1]["trial_status"] == "COMPLETED"
 
 
-def test_analyses_name_the_node(example: tuple[Path, str]) -> None:
-    _, printed = example
+def test_analyses_name_the_node_of_generated_trials(example: tuple[Path, str]) -> None:
+    folder, printed = example
     analyses = dict(
         line.rsplit(": ", 1) for line in printed.split("node:\n")[1].strip().splitlines()
     )
     assert analyses["Summary for minilm"] == "['generation_node']"
     assert analyses["Generation Strategy Graph"] == "['node_name']"
-
-
-def test_summary_distinguishes_generated_trials_from_attached_ones(folder: Path) -> None:
     nodes = from_sql(folder).summarize()["generation_node"]
     assert nodes[:INITIAL].isna().all()
     assert (nodes[INITIAL:] == "qsearch").all()

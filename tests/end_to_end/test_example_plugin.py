@@ -12,19 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from qsearch.space.configuration import Choices, Configuration, Knob
-from qsearch.storage.study_record import read_study
-from tests.end_to_end.conftest import ROOT, command, knobs_shown, run, run_new
+from tests.end_to_end.conftest import ROOT, assert_searched_and_reported, command, run, run_new
 from tests.end_to_end.tiny_study import write_tiny_study
 
 EXAMPLE = ROOT / "examples" / "qsearch-ternary"
-KNOBS = Choices(
-    (
-        Knob("planes", (1, 2, 3)),
-        Knob("group_size", (32, 64, 128)),
-        Knob("threshold", (50, 75, 100)),
-    )
-)
+KNOBS = ("planes", "group_size", "threshold")
 
 
 @pytest.fixture(scope="module")
@@ -94,29 +86,7 @@ def test_space_is_made_of_its_knobs(packages: Path, study_file: Path) -> None:
 
 
 def test_study_searches_its_knobs_and_reports_them(directory: Path) -> None:
-    record = read_study(directory)
-    assert record.choices == KNOBS
-    assert [entry.round for entry in record.rounds] == [1, 2]
-    assert (record.trials["status"] == "completed").all()
-    searched = record.trials[record.trials["method"] == "search"]
-    assert len(searched)
-    for text in searched["configuration"]:
-        for layer in Configuration.from_json(text).values():
-            KNOBS.index(layer)  # refuses other knobs and other values
-    assert knobs_shown(directory / "report.html") == list(KNOBS.names)
-
-
-def test_average_bits_follow_its_storage_bits(directory: Path) -> None:
-    record = read_study(directory)
-    for row in record.trials.itertuples():
-        stored = sum(
-            layer.parameters * c.integer("planes") * (8 / 5 + 16 / c.integer("group_size"))
-            for layer, c in zip(
-                record.layers, Configuration.from_json(row.configuration).values(), strict=True
-            )
-        )
-        total = sum(layer.parameters for layer in record.layers)
-        assert row.average_bits == pytest.approx(stored / total)
+    assert_searched_and_reported(directory, KNOBS)
 
 
 def test_picked_configuration_exports_and_loads(
@@ -127,7 +97,7 @@ def test_picked_configuration_exports_and_loads(
         packages, command("export", directory, "--bits", "4", "--to", out, "--format", "packed")
     )
     written = json.loads((out / "config.json").read_text())["quantization_config"]
-    assert {tuple(layer) for layer in written["layers"].values()} == {KNOBS.names}
+    assert {tuple(layer) for layer in written["layers"].values()} == {KNOBS}
     script = (
         "import sys, torch, qsearch_quantizers\n"
         "from transformers import AutoModelForSequenceClassification\n"

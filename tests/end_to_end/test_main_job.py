@@ -12,25 +12,11 @@ from ax.storage.sqa_store.db import init_engine_and_session_factory
 
 from qsearch.experiment.node import registry_bundle
 from qsearch.storage.study_record import read_study
-from tests.end_to_end.conftest import LAYERS
 
 
 def test_study_directory_holds_every_promised_file(study: Path) -> None:
     expected = ("study.yaml", "study.db", "trials.parquet", "log.jsonl", "report.html")
     assert [name for name in expected if not (study / name).is_file()] == []
-
-
-def test_each_round_trains_searches_and_filters(study: Path) -> None:
-    record = read_study(study)
-    trials = record.trials
-    assert len(record.layers) == LAYERS
-    assert [entry.round for entry in record.rounds] == [1, 2]
-    assert list(record.rounds[0].training_set) == list(range(6))
-    first = trials[trials["round"] == 1]
-    on_front = sorted(first.loc[first["on_front"], "trial"])
-    assert list(record.rounds[1].training_set) == on_front
-    assert set(first.loc[first["method"] == "search", "trial"]) == {6, 7, 8}
-    assert (trials["status"] == "completed").all()
 
 
 def test_the_log_has_the_cache_of_each_training(study: Path) -> None:

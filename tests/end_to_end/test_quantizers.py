@@ -3,70 +3,54 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from qsearch.space.configuration import Configuration
 from qsearch.storage.study_record import read_study
-from tests.end_to_end.conftest import command, knobs_shown, run
+from tests.end_to_end.conftest import assert_searched_and_reported, command, run
 from tests.end_to_end.tiny_study import write_tiny_study
 
 BUDGET = 5.0
 
 
-@dataclass(frozen=True)
-class Case:
-    """A quantizer, its knobs, and the interval of average bits to search."""
-
-    name: str
-    knobs: tuple[str, ...]
-    average_bits: tuple[float, float]
-
-
-CASES = (
-    Case("integer", ("bits", "group_size"), (2.5, 6.0)),
-    Case("bitsandbytes", ("data_type", "block_size", "scale_bits"), (4.1, 8.0)),
-    Case("hqq", ("bits", "group_size"), (2.5, 7.0)),
-    Case("torchao", ("bits", "group_size", "scheme"), (4.1, 8.0)),
-)
+CASES: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
+    "integer": (("bits", "group_size"), (2.5, 6.0)),
+    "bitsandbytes": (("data_type", "block_size", "scale_bits"), (4.1, 8.0)),
+    "hqq": (("bits", "group_size"), (2.5, 7.0)),
+    "torchao": (("bits", "group_size", "scheme"), (4.1, 8.0)),
+}
+"""Knobs and the interval of average bits to search, by quantizer."""
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
-def case(request: pytest.FixtureRequest) -> Case:
+@pytest.fixture(scope="module", params=CASES)
+def name(request: pytest.FixtureRequest) -> str:
     """One of the quantizers, where its package is installed."""
-    case: Case = request.param
-    if case.name != "integer":
-        pytest.importorskip(case.name)
-    return case
+    if request.param != "integer":
+        pytest.importorskip(request.param)
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def directory(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a study of the quantizer, run to its end."""
-    folder = tmp_path_factory.mktemp(case.name)
-    path = write_tiny_study(folder, case.name, case.average_bits)
+    folder = tmp_path_factory.mktemp(name)
+    path = write_tiny_study(folder, name, CASES[name][1])
     run(command("run", path, "--out", folder / "run"))
     return folder / "run"
 
 
-def test_study_searches_its_knobs_and_reports_them(case: Case, directory: Path) -> None:
-    record = read_study(directory)
-    assert record.choices.names == case.knobs
-    assert [entry.round for entry in record.rounds] == [1, 2]
-    assert (record.trials["status"] == "completed").all()
-    assert record.trials["loss"].notna().all()
-    assert (record.trials["method"] == "search").any()
-    assert knobs_shown(directory / "report.html") == list(case.knobs)
+def test_study_searches_its_knobs_and_reports_them(name: str, directory: Path) -> None:
+    assert_searched_and_reported(directory, CASES[name][0])
 
 
 def test_a_picked_configuration_is_within_the_budget_and_exported(
-    case: Case, directory: Path, tmp_path: Path
+    name: str, directory: Path, tmp_path: Path
 ) -> None:
     budget = ("--bits", str(BUDGET))
     picked = json.loads(run(command("pick", directory, *budget, "--json")).stdout)
-    assert case.average_bits[0] <= picked["average_bits"] <= BUDGET
+    assert CASES[name][1][0] <= picked["average_bits"] <= BUDGET
     out = tmp_path / "adapter"
     run(command("export", directory, *budget, "--to", out, "--format", "adapter"))
     assert (out / "adapter_model.safetensors").is_file()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from qsearch._arrays import Floats, Integers
+from qsearch.cli import main as cli
 from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import open_engine
 from qsearch.monitoring.events import Event, Observer, read_events
@@ -41,17 +44,6 @@ NORMAL_FLOAT = Choices(
         Knob("scale_block_size", (16, 64, 256)),
     )
 )
-FEW_NORMAL_FLOAT = Choices(
-    (
-        Knob("bits", (2, 3, 4, 8)),
-        Knob("scale_bits", (2, 8)),
-        Knob("scale_dtype", ("float16",)),
-        Knob("block_size", (16, 64)),
-        Knob("scale_block_size", (256,)),
-    )
-)
-"""With fewer values, for what takes seconds with many."""
-
 INTEGER = Choices(
     (Knob("bits", (2, 3, 4, 8)), Knob("group_size", (32, 64)), Knob("symmetric", ("yes",)))
 )
@@ -82,7 +74,6 @@ def bits_of(choices: Choices) -> tuple[float, ...]:
 
 
 def make_layers(blocks: int) -> tuple[LayerSpec, ...]:
-    """A transformer of seven matrices a block."""
     return tuple(
         LayerSpec(f"layers.{block}.{role}", role, block, shape)
         for block in range(blocks)
@@ -91,7 +82,6 @@ def make_layers(blocks: int) -> tuple[LayerSpec, ...]:
 
 
 def make_space(blocks: int = 2, choices: Choices = NORMAL_FLOAT, fused: bool = False) -> Space:
-    """The space of that transformer."""
     return Space(make_layers(blocks), choices, bits_of(choices), FUSED_ROLES if fused else ())
 
 
@@ -146,7 +136,6 @@ def study_values(**changes: Any) -> dict[str, Any]:
 
 
 def study_spec(**changes: Any) -> StudySpec:
-    """The fake study."""
     return StudySpec.model_validate(study_values(**changes))
 
 
@@ -155,7 +144,6 @@ FAILING = study_spec(**SMALL, trainer__faults=FAULTS)
 
 
 def write_study_yaml(path: Path, **changes: Any) -> Path:
-    """Write the fake study's YAML."""
     path.write_text(dump_yaml(study_values(**changes)), encoding="utf-8")
     return path
 
@@ -166,7 +154,6 @@ def results(directory: Path) -> pd.DataFrame:
 
 
 def events_of(directory: Path, kind: str) -> list[dict[str, Any]]:
-    """The lines of a kind in a study's log."""
     return [line for line in read_events(directory / LOG) if line["event"] == kind]
 
 
@@ -206,6 +193,43 @@ def evaluations_of(
     return seen
 
 
+class Done(NamedTuple):
+    """What a command came to."""
+
+    code: int
+    output: str
+    errors: str
+
+    def refused(self) -> str:
+        """Require that input was refused in one line; return it."""
+        assert self.code == 2, self.errors
+        assert self.errors.startswith("qsearch: ")
+        assert self.errors.count("\n") == 1
+        assert "Traceback" not in self.errors
+        return self.errors
+
+
+def command_here(*arguments: str | Path) -> Done:
+    """Run qsearch in this process; an exception is what a user sees as a traceback."""
+    output, errors, code = io.StringIO(), io.StringIO(), 0
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        patch.setattr(sys, "argv", ["qsearch", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        try:
+            cli.main()
+        except SystemExit as caught:
+            code = caught.code if isinstance(caught.code, int) else 0
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return Done(code, output.getvalue(), errors.getvalue())
+
+
 def command(
     arguments: Sequence[str | Path], cwd: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
@@ -222,7 +246,6 @@ def command(
 
 
 def command_environment(**variables: str) -> dict[str, str]:
-    """The environment of a new process that has the fake plugins."""
     root = Path(__file__).parent.parent.parent
     paths = os.pathsep.join([str(FIXTURES), str(root)])
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables
@@ -262,7 +285,7 @@ def make_tables_at_once(url: str) -> list[int | None]:
     return [maker.exitcode for maker in makers]
 
 
-@contextmanager
+@contextlib.contextmanager
 def process_that_holds(script: str, what: str) -> Iterator[subprocess.Popen[str]]:
     """Run a script with an argument, in a process of its own, from when it says ``held``."""
     process = subprocess.Popen(

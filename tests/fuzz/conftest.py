@@ -42,7 +42,6 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         patch.setenv("HOME", str(sandbox.root / "home"))
         patch.setenv("TMPDIR", str(sandbox.root / "tmp"))
         patch.setattr("tempfile.tempdir", None)
-        patch.setenv("COLUMNS", "200")
         patch.chdir(sandbox.root / "work")
         yield sandbox
         patch.setattr("tempfile.tempdir", None)

@@ -6,17 +6,13 @@ import contextlib
 import copy
 import functools
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
-import signal
-import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +21,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from qsearch.cli import main as cli
 from qsearch.storage.checksums import BLANK, with_checksum
+from tests.engine.support import Done
 
 EXAMPLES_VARIABLE = "QSEARCH_FUZZ_EXAMPLES"
 """Factor on the number of inputs of every fuzz test, such as 10."""
@@ -132,34 +128,7 @@ class Sandbox:
 # What an answer may be
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command said."""
-
-    code: int
-    output: str
-    errors: str
-
-
-def command(*arguments: str | Path) -> Answer:
-    """Run the command line in this process; an exception is what a user sees as a traceback."""
-    output, errors = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["qsearch", *map(str, arguments)])
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            try:
-                cli.main()
-                code = 0
-            except SystemExit as caught:
-                code = caught.code if isinstance(caught.code, int) else 0
-            finally:
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
-    return Answer(code, output.getvalue(), errors.getvalue())
-
-
-def one_line(answer: Answer) -> None:
+def one_line(answer: Done) -> None:
     """Require success, or one line of error."""
     if answer.code == 0:
         return
@@ -302,6 +271,5 @@ def changed_table(draw: st.DrawFn, table: pd.DataFrame) -> pd.DataFrame:
 
 def write_forged(path: Path, tree: Any) -> None:
     """Write a JSON state file that holds anything, but has the checksum of what it holds."""
-    fields = {"checksum": BLANK, **tree} if isinstance(tree, dict) else {"checksum": BLANK}
-    fields["checksum"] = BLANK
+    fields = {**(tree if isinstance(tree, dict) else {}), "checksum": BLANK}
     path.write_bytes(with_checksum(json.dumps(fields).encode()))

@@ -17,14 +17,13 @@ from qsearch.errors import InputError
 from qsearch.sharing.archive import MANIFEST, archive_study, restore_archive
 from qsearch.storage.parquet import write_table
 from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
-from tests.engine.support import results
+from tests.engine.support import command_here, results
 from tests.fuzz.support import (
     ODD_TEXT,
     Sandbox,
     changed_bytes,
     changed_table,
     changed_tree,
-    command,
     fuzz,
     one_line,
     refused,
@@ -74,25 +73,17 @@ def renamed(info: zipfile.ZipInfo, name: str) -> zipfile.ZipInfo:
 
 HOSTILE = [
     "../outside.txt",
-    "../../outside.txt",
-    "state/../../outside.txt",
     "/tmp/outside.txt",
     "//outside.txt",
     "..\\outside.txt",
     "C:\\outside.txt",
-    "state/../study.yaml",
     "./study.yaml",
     "state//study.json",
-    "state/study.json/",
-    "state/lock",
-    "study.db",
-    "report.html",
-    ".profile",
     "state/adapter-1.safetensors\x00.txt",
     "study.yaml ",
-    "STUDY.YAML",
     "state/ſtudy.json",
 ]
+"""Those that must be refused by their name are in tests/engine/sharing/test_archive.py too."""
 
 LINK = 0o120777 << 16
 DEVICE = 0o020666 << 16
@@ -163,7 +154,7 @@ def test_changed_archives_are_refused_or_hold_what_their_manifest_says(
             return
         if not signed:  # Then nothing that counts was changed.
             pd.testing.assert_frame_equal(results(place), results(finished))
-        one_line(command("status", place))
+        one_line(command_here("status", place))
 
 
 @fuzz("archives: {part}", 300, data=st.data(), part=st.sampled_from(["bytes", "central directory"]))
@@ -189,12 +180,12 @@ def test_a_study_from_a_changed_archive_is_resumed_or_says_why_not(
     path = tmp_path / "signed.zip"
     write(path, changed, sign=True)
     with sandbox.writes_only_in_place() as place:
-        answer = command("restore", path, "--to", place)
+        answer = command_here("restore", path, "--to", place)
         one_line(answer)
         if answer.code == 0:
             if data.draw(st.booleans()):
                 change_results(finished, place, data)
-            answer = command("run", place / "study.yaml", "--out", place)
+            answer = command_here("run", place / "study.yaml", "--out", place)
             assert answer.code in (0, 1, 2), answer
             assert "Traceback" not in answer.output + answer.errors
 

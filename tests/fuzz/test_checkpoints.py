@@ -34,7 +34,6 @@ from qsearch_quantizers.integer.quantizer import Integer  # noqa: E402
 from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark  # noqa: E402
 from qsearch_quantizers.packed.verification import file_digests, settings_digest  # noqa: E402
 from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layers  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForSequenceClassification  # noqa: E402
 
 WEIGHTS = "model.safetensors"
@@ -86,10 +85,7 @@ def same_or_refused(folder: Path, expected: torch.Tensor) -> None:
 
 
 def quantization_config(folder: Path) -> dict[str, Any]:
-    section: dict[str, Any] = json.loads((folder / "config.json").read_text())[
-        "quantization_config"
-    ]
-    return section
+    return dict(json.loads((folder / "config.json").read_text())["quantization_config"])
 
 
 def write_quantization_config(folder: Path, section: Any) -> None:
@@ -139,20 +135,6 @@ def test_headers_changed_on_purpose_are_read_or_refused(
         sign(place)
         # Tensors that are not packed are transformers' own to check.
         refused(lambda: load(place), (InputError, RuntimeError))
-
-
-@fuzz("checkpoints: tensors", 60, data=st.data())
-def test_tensors_that_change_places_are_read_or_refused(
-    data: st.DataObject, packed: Path, sandbox: Sandbox
-) -> None:
-    tensors = load_file(packed / WEIGHTS)
-    ours = sorted(name for name in tensors if name.endswith((".codes", ".scales")))
-    one, other = (data.draw(st.sampled_from(ours)) for _ in range(2))
-    tensors[one], tensors[other] = tensors[other].clone(), tensors[one].clone()
-    with sandbox.copy_of(packed) as place:
-        save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
-        sign(place)
-        refused(lambda: load(place), InputError)
 
 
 @fuzz("checkpoints: settings", 300, data=st.data(), signed=st.booleans())

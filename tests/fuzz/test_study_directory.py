@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,16 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from qsearch.storage.parquet import write_table
-from tests.engine.support import results, write_study_yaml
+from tests.engine.support import command_here, results, write_study_yaml
 from tests.fuzz.support import (
-    ODD_NUMBERS,
     Sandbox,
     changed_bytes,
     changed_table,
     changed_tree,
-    command,
     fuzz,
     one_line,
-    places_of,
     write_forged,
 )
-
-TOO_LARGE = st.sampled_from([-(2**64), 10**400])
-"""For the integers of tables and of browsers."""
 
 READERS: dict[str, Callable[[Path], list[str | Path]]] = {
     "status": lambda place: ["status", place],
@@ -41,10 +35,6 @@ READERS: dict[str, Callable[[Path], list[str | Path]]] = {
     "archive": lambda place: ["archive", place, "--to", place / "archive.zip"],
     "report": lambda place: ["report", place],
 }
-
-
-SHOWING = ["report", "status"]
-"""Readers that show most numbers."""
 
 SPECIAL: dict[str, Callable[[Path, Sandbox], object]] = {
     "missing": lambda path, sandbox: None,
@@ -101,10 +91,10 @@ def test_a_broken_directory_is_read_or_refused_in_one_line(
     name, change = data.draw(break_file(finished))
     with sandbox.copy_of(finished) as place:
         apply(place, name, change, sandbox)
-        one_line(command(*READERS[reader](place)))
+        one_line(command_here(*READERS[reader](place)))
 
 
-@fuzz("study directories: forged", 150, data=st.data(), reader=st.sampled_from(sorted(READERS)))
+@fuzz("study directories: forged", 200, data=st.data(), reader=st.sampled_from(sorted(READERS)))
 def test_files_of_a_forger_are_read_or_refused_in_one_line(
     data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox
 ) -> None:
@@ -117,31 +107,7 @@ def test_files_of_a_forger_are_read_or_refused_in_one_line(
             write_table(path, data.draw(changed_table(pd.read_parquet(path))))
         else:
             write_forged(path, data.draw(changed_tree(json.loads(path.read_text()))))
-        one_line(command(*READERS[reader](place)))
-
-
-@fuzz("study directories: figures", 80, data=st.data(), reader=st.sampled_from(SHOWING))
-def test_odd_numbers_of_a_study_are_shown_or_refused_in_one_line(
-    data: st.DataObject, reader: str, finished: Path, sandbox: Sandbox
-) -> None:
-    """Those of study.json, its checksum right: some too large, or no numbers."""
-    with sandbox.copy_of(finished) as place:
-        path = place / "state/study.json"
-        tree = json.loads(path.read_text())
-        numbers = [at for at in places_of(tree) if type(value_at(tree, at)) in (int, float)]
-        # One of each kind, such as a side of a shape, as there are many of some.
-        kinds = {tuple(step for step in at if isinstance(step, str)): at for at in numbers}
-        *steps, last = data.draw(st.sampled_from(list(kinds.values())))
-        value_at(tree, steps)[last] = data.draw(st.one_of(TOO_LARGE, ODD_NUMBERS))
-        write_forged(path, tree)
-        one_line(command(*READERS[reader](place)))
-
-
-def value_at(tree: Any, steps: Sequence[Any]) -> Any:
-    """What lies at a path of keys in a tree."""
-    for step in steps:
-        tree = tree[step]
-    return tree
+        one_line(command_here(*READERS[reader](place)))
 
 
 @fuzz("study directories: run", 20, data=st.data())
@@ -152,7 +118,7 @@ def test_a_study_resumed_from_a_broken_directory_ends_as_it_would_have_or_says_w
     with sandbox.copy_of(unfinished) as place:
         study = write_study_yaml(place / "my.yaml")
         apply(place, name, change, sandbox)
-        answer = command("run", study, "--out", place)
+        answer = command_here("run", study, "--out", place)
         if answer.code == 0:
             pd.testing.assert_frame_equal(results(place), results(finished))
         else:

@@ -147,6 +147,8 @@ def test_check_reports_layers_space_memory_and_time() -> None:
     assert lines["memory"] == "about 1.0 GiB"
     assert "on this machine's CPU" in lines["time"]
     assert lines["note"] == "needs nothing"
+    limited = check_study(study_spec(search__stop__evaluations=10), "my.yaml")
+    assert dict(limited)["rounds"] == "2, about 10 evaluations"
 
 
 def test_check_counts_the_memory_that_each_configuration_keeps(
@@ -162,11 +164,6 @@ def test_check_counts_the_memory_that_each_configuration_keeps(
     # Eight configurations at first, and four candidates.
     spec = study_spec(search__rounds=1, search__initial=8, search__candidates=4)
     assert dict(check_study(spec, "my.yaml"))["memory"] == "about 13.0 GiB"
-
-
-def test_check_counts_limits() -> None:
-    limited = study_spec(search__stop__evaluations=10)
-    assert dict(check_study(limited, "my.yaml"))["rounds"] == "2, about 10 evaluations"
 
 
 def test_export_writes_the_picked_configuration(finished: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from qsearch.search.acquisition import log_expected_hypervolume_improvement
 from qsearch.search.allocation import relaxed_allocations
 from qsearch.search.candidate_pool import (
     Evaluated,
+    Improvement,
     SearchSettings,
     acquisition,
     candidate_pool,
@@ -46,36 +47,35 @@ def losses_of(index: Integers) -> Floats:
     return np.asarray(0.3 + errors_of(SPACE)[np.arange(GROUPS), index] @ SENSITIVITY)
 
 
-def evaluated_at(seed: int, count: int = 12) -> Evaluated:
-    index = sample_configurations(SPACE, count, BITS, np.random.default_rng(seed))
-    return Evaluated(index, losses_of(index), NONE)
-
-
-def fit(evaluated: Evaluated) -> Surrogate:
-    return fit_surrogate(score_features(SPACE, SCORES), evaluated.index, evaluated.loss)
+INDEX = sample_configurations(SPACE, 12, BITS, np.random.default_rng(1))
+EVALUATED = Evaluated(INDEX, losses_of(INDEX), NONE)
 
 
 @cache
-def first_pool() -> Integers:
-    """The pool after the configurations of seed 1."""
-    return pool_of(evaluated_at(1))
+def fitted() -> Surrogate:
+    return fit_surrogate(score_features(SPACE, SCORES), INDEX, EVALUATED.loss)
 
 
-def pool_of(evaluated: Evaluated, seed: int = 0) -> Integers:
-    return candidate_pool(fit(evaluated), SPACE, evaluated, BITS, np.random.default_rng(seed))
+@cache
+def pool_of(failed: int = 0) -> tuple[Evaluated, Integers]:
+    """What is evaluated, with so many configurations that failed, and the pool after it."""
+    exclude = sample_configurations(SPACE, failed, BITS, np.random.default_rng(50))
+    evaluated = replace(EVALUATED, exclude=exclude)
+    return evaluated, candidate_pool(fitted(), SPACE, evaluated, BITS, np.random.default_rng(0))
+
+
+def score_within(bits: tuple[float, float]) -> Improvement:
+    return acquisition(fitted(), SPACE, INDEX, EVALUATED.loss, bits)
 
 
 def propose(
-    count: int,
-    evaluated: Evaluated,
-    edges: Floats = EDGES,
-    settings: SearchSettings = DEFAULT,
+    count: int, edges: Floats = EDGES, settings: SearchSettings = DEFAULT, failed: int = 0
 ) -> Integers:
     """Choose candidates one after another, as a round does."""
-    surrogate, pool = fit(evaluated), pool_of(evaluated)
+    evaluated, pool = pool_of(failed)
     pending = NONE
     for _ in range(count):
-        found = next_candidate(surrogate, SPACE, evaluated, pool, pending, BITS, edges, settings)
+        found = next_candidate(fitted(), SPACE, evaluated, pool, pending, BITS, edges, settings)
         assert found is not None
         pending = np.concatenate([pending, found[None]])
     return pending
@@ -100,33 +100,27 @@ def test_reference_point_is_a_tenth_beyond_the_worst_loss() -> None:
 
 
 def test_score_is_the_improvement_over_the_front_of_posterior_means() -> None:
-    evaluated = evaluated_at(1)
-    surrogate = fit(evaluated)
-    score = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)
     points = sample_configurations(SPACE, 20, BITS, np.random.default_rng(9))
-    means, _ = surrogate.predict(evaluated.index)
-    known = np.column_stack([means.numpy(), SPACE.average_bits(evaluated.index)])
+    means, _ = fitted().predict(INDEX)
+    known = np.column_stack([means.numpy(), SPACE.average_bits(INDEX)])
     expected = log_expected_hypervolume_improvement(
-        *surrogate.predict(points),
+        *fitted().predict(points),
         torch.from_numpy(SPACE.average_bits(points)),
         torch.from_numpy(front(known)),
-        reference_point(evaluated.loss, BITS),
+        reference_point(EVALUATED.loss, BITS),
     )
-    assert score(points) == pytest.approx(expected.numpy())
+    assert score_within(BITS)(points) == pytest.approx(expected.numpy())
 
 
 def test_outside_of_the_interval_there_is_no_score() -> None:
-    evaluated = evaluated_at(1)
-    score = acquisition(fit(evaluated), SPACE, evaluated.index, evaluated.loss, (3.0, 4.0))
     points = sample_configurations(SPACE, 60, (2.3, 6.0), np.random.default_rng(9))
     bits = SPACE.average_bits(points)
-    assert (np.isfinite(score(points)) == ((bits >= 3.0) & (bits <= 4.0))).all()
+    score = score_within((3.0, 4.0))(points)
+    assert (np.isfinite(score) == ((bits >= 3.0) & (bits <= 4.0))).all()
 
 
 def test_a_move_scores_as_the_configuration_that_it_makes() -> None:
-    evaluated = evaluated_at(1)
-    score = acquisition(fit(evaluated), SPACE, evaluated.index, evaluated.loss, BITS)
-    start = evaluated.index[3]
+    score, start = score_within(BITS), INDEX[3]
     groups, choices = SPACE.neighbours(start)
     expected = score(moved(start, groups, choices))
     assert score.moves(start, groups, choices) == pytest.approx(expected, rel=1e-3, abs=1e-3)
@@ -136,51 +130,40 @@ def test_a_move_scores_as_the_configuration_that_it_makes() -> None:
 
 
 def test_pool_has_the_best_first() -> None:
-    evaluated = evaluated_at(1)
-    surrogate = fit(evaluated)
-    score = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)
-    assert (np.diff(score(first_pool())) <= 1e-9).all()
+    assert (np.diff(score_within(BITS)(pool_of()[1])) <= 1e-9).all()
 
 
 def test_pool_spreads_over_the_interval() -> None:
-    bits = SPACE.average_bits(first_pool())
+    bits = SPACE.average_bits(pool_of()[1])
     counts, _ = np.histogram(bits, bins=5, range=BITS)
     assert (counts > 0).all()
 
 
 def test_pool_holds_the_best_allocations_of_the_posterior_mean() -> None:
     budgets = np.linspace(*BITS, DEFAULT.allocations).tolist()
-    best = relaxed_allocations(SPACE, fit(evaluated_at(1)).mean_table, budgets)
-    assert keys(best[SPACE.within(best, BITS)]) <= keys(
-        np.concatenate([pool_of(evaluated_at(1)), evaluated_at(1).index])
-    )
+    best = relaxed_allocations(SPACE, fitted().mean_table, budgets)
+    assert keys(best[SPACE.within(best, BITS)]) <= keys(np.concatenate([pool_of()[1], INDEX]))
 
 
 # Candidates
 
 
 def test_pool_and_candidates_are_new_distinct_and_within_the_bits() -> None:
-    failed = sample_configurations(SPACE, 3, BITS, np.random.default_rng(50))
-    evaluated = replace(evaluated_at(1), exclude=failed)
-    pool, candidates = pool_of(evaluated), propose(6, evaluated)
+    (evaluated, pool), candidates = pool_of(failed=3), propose(6, failed=3)
     assert len(pool) > 20
     for proposed in (pool, candidates):
         assert len(keys(proposed)) == len(proposed)
-        assert not keys(proposed) & keys(np.concatenate([evaluated.index, failed]))
+        assert not keys(proposed) & keys(np.concatenate([INDEX, evaluated.exclude]))
         assert SPACE.within(proposed, BITS).all()
 
 
 def test_a_candidate_scores_at_least_as_well_as_all_of_the_pool() -> None:
-    evaluated = evaluated_at(1)
-    surrogate, pool = fit(evaluated), first_pool()
-    score = acquisition(surrogate, SPACE, evaluated.index, evaluated.loss, BITS)
-    (found,) = propose(1, evaluated)
-    assert score(found[None])[0] >= score(pool).max()
+    score = score_within(BITS)
+    assert score(propose(1))[0] >= score(pool_of()[1]).max()
 
 
 def test_pending_configurations_spread_a_batch_over_average_bits() -> None:
-    evaluated = evaluated_at(1)
-    bits = SPACE.average_bits(propose(6, evaluated, settings=NO_EMPTY))
+    bits = SPACE.average_bits(propose(6, settings=NO_EMPTY))
     assert np.ptp(bits) > 1.0
     assert np.diff(np.sort(bits)).max() < np.ptp(BITS) / 2
 
@@ -188,22 +171,19 @@ def test_pending_configurations_spread_a_batch_over_average_bits() -> None:
 @pytest.mark.parametrize("share", [2, 4])
 def test_every_nth_candidate_goes_to_an_empty_segment(share: int) -> None:
     """A segment is empty if nothing in it is evaluated or pending."""
-    evaluated = evaluated_at(1)
-    candidates = propose(8, evaluated, settings=SearchSettings(empty_segment_share=share))
-    pool_segments = set(segments(first_pool()))
+    candidates = propose(8, settings=SearchSettings(empty_segment_share=share))
+    pool_segments = set(segments(pool_of()[1]))
     for turn in range(share - 1, 8, share):
-        known = np.concatenate([evaluated.index, candidates[:turn]])
+        known = np.concatenate([INDEX, candidates[:turn]])
         empty = pool_segments - set(segments(known))
         assert not empty or set(segments(candidates[turn : turn + 1])) <= empty
-    first = np.concatenate([evaluated.index, candidates[: share - 1]])
+    first = np.concatenate([INDEX, candidates[: share - 1]])
     assert set(segments(first)) < set(range(14))
 
 
 def test_without_empty_segments_the_best_candidate_is_taken() -> None:
-    evaluated = evaluated_at(1)
     one_segment = segment_edges(BITS, 1)
-    chosen = propose(4, evaluated, edges=one_segment)
-    assert np.array_equal(chosen, propose(4, evaluated, edges=one_segment, settings=NO_EMPTY))
+    assert np.array_equal(propose(4, one_segment), propose(4, one_segment, NO_EMPTY))
 
 
 # Small spaces

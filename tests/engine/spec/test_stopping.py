@@ -14,9 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
-from typer.testing import CliRunner
 
-from qsearch.cli import main as cli
 from qsearch.errors import InputError, QsearchError
 from qsearch.monitoring.events import Event, Observer
 from qsearch.spec.search_spec import SearchSpec
@@ -26,6 +24,9 @@ from qsearch.storage.clock import Clock
 from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch.study.run import run_study
 from tests.engine.support import (
+    FAULTS,
+    SMALL,
+    command_here,
     events_of,
     in_child,
     results,
@@ -34,13 +35,7 @@ from tests.engine.support import (
     write_study_yaml,
 )
 
-SMALL = {
-    "trainer__blocks": 1,
-    "search__initial": 5,
-    "search__candidates": 2,
-    "search__rounds": 3,
-    "trainer__faults": [{"kind": "nan", "layer": "block.0.key", "bits": 8}],
-}
+CHANGES = SMALL | {"search__rounds": 3, "trainer__faults": FAULTS[:1]}
 FIRST_ROUND = 7  # Evaluations of the small study's first round.
 EVALUATION = ["trial", "round", "configuration", "status", "loss"]
 
@@ -51,7 +46,7 @@ def limits(rounds: int = 9, candidates: int = 4, **stop: Any) -> SearchSpec:
 
 def run(directory: Path, observer: Observer | None = None, **stop: Any) -> StudyRecord:
     """Run the small study with stop rules."""
-    return run_study(study_spec(**SMALL, search__stop=stop), directory, observer=observer)
+    return run_study(study_spec(**CHANGES, search__stop=stop), directory, observer=observer)
 
 
 def reason(directory: Path) -> str:
@@ -220,7 +215,7 @@ def test_finished_study_does_not_continue_until_its_limit_is_raised(
 
 
 def test_changed_limits_are_written_and_logged(copy: Path) -> None:
-    spec = study_spec(**SMALL | {"search__rounds": 4}, search__stop={"evaluations": 3})
+    spec = study_spec(**CHANGES | {"search__rounds": 4}, search__stop={"evaluations": 3})
     run_study(spec, copy)
     written = load_spec(copy / "study.yaml", resolved=True).search
     assert (written.rounds, written.stop.evaluations) == (4, 3)
@@ -231,9 +226,9 @@ def test_changed_limits_are_written_and_logged(copy: Path) -> None:
 def test_limits_of_a_study_that_cannot_be_opened_stay(copy: Path) -> None:
     before = (copy / "study.yaml").read_bytes()
     with pytest.raises(InputError, match="--storage"):
-        run_study(study_spec(**SMALL), copy, f"sqlite:///{copy / 'other.db'}")
+        run_study(study_spec(**CHANGES), copy, f"sqlite:///{copy / 'other.db'}")
     with pytest.raises(InputError, match="seed: 3 → 9") as caught:
-        run_study(study_spec(**SMALL, seed=9), copy)
+        run_study(study_spec(**CHANGES, seed=9), copy)
     assert "search.stop" not in str(caught.value)
     assert (copy / "study.yaml").read_bytes() == before
 
@@ -253,7 +248,7 @@ def test_what_a_cut_round_left_out_is_evaluated_in_the_next(tmp_path: Path) -> N
 
 def test_study_stops_after_patience_rounds_without_gain(tmp_path: Path) -> None:
     stop = {"tolerance": 1.0, "patience": 2}
-    spec = study_spec(**SMALL | {"search__rounds": 9}, search__stop=stop)
+    spec = study_spec(**CHANGES | {"search__rounds": 9}, search__stop=stop)
     assert len(run_study(spec, tmp_path / "run").rounds) == 3
     assert "raised the hypervolume by less than 1: 2" in reason(tmp_path / "run")
 
@@ -301,6 +296,7 @@ def test_time_that_is_up_in_a_set_leaves_the_round_unfinished(
     ("hours", "kinds", "rounds", "trials"),
     [
         (2, TRIED, 0, 2),  # In the first set.
+        (6, TRIED, 1, 6),  # Among candidates; the round is finished.
         (1, ("searching",), 1, 5),
         (1, ("round finished",), 1, FIRST_ROUND),
     ],
@@ -318,18 +314,6 @@ def test_time_that_is_up_ends_the_study_where_it_is(
     assert list(record.trials["trial"]) == list(range(trials))
     assert len(events_of(tmp_path / "run", "trained")) == 1
     assert events_of(tmp_path / "run", "finished")[-1]["round"] == 1
-
-
-def test_time_that_is_up_among_candidates_finishes_the_round(
-    timed: Callable[..., StudyRecord], tmp_path: Path
-) -> None:
-    record = timed(6, *TRIED)
-    assert len(record.rounds) == 1
-    assert list(record.trials["trial"]) == [0, 1, 2, 3, 4, 5]
-    # The candidate that was left out is the next round's first.
-    later = timed(None)
-    second = later.trials[later.trials["round"] == 2]
-    assert set(second["trial"]) == {*later.rounds[1].training_set, 6, 7}
 
 
 def test_time_of_all_sessions_adds_up(timed: Callable[..., StudyRecord], tmp_path: Path) -> None:
@@ -352,7 +336,7 @@ def test_interrupted_session_loses_none_of_its_time_and_is_not_finished(
     with pytest.raises(KeyboardInterrupt):
         timed(None, "trained", stop=stopping_at("trained", error=KeyboardInterrupt))
     assert Clock(tmp_path / "run").hours == pytest.approx(1, abs=1e-6)
-    output = CliRunner().invoke(cli.app, ["status", str(tmp_path / "run")]).output
+    output = command_here("status", tmp_path / "run").output
     assert next(x for x in output.splitlines() if x.startswith("finished")).split()[1] == "no"
 
 
@@ -369,9 +353,9 @@ def test_damaged_time_is_named(text: str, tmp_path: Path) -> None:
 
 def test_run_and_status_say_why_a_study_is_finished(tmp_path: Path) -> None:
     """Also of one that ended before it had any result."""
-    study = write_study_yaml(tmp_path / "my.yaml", **SMALL, search__stop={"hours": 1e-9})
+    study = write_study_yaml(tmp_path / "my.yaml", **CHANGES, search__stop={"hours": 1e-9})
     for arguments in (["run", study, "--out", tmp_path / "run"], ["status", tmp_path / "run"]):
-        result = CliRunner().invoke(cli.app, list(map(str, arguments)))
-        assert result.exit_code == 0, result.output
-        assert "search.stop.hours: 1e-09 reached" in result.output
+        done = command_here(*arguments)
+        assert done.code == 0, done.errors
+        assert "search.stop.hours: 1e-09 reached" in done.output
     assert len(read_study(tmp_path / "run").trials) == 0

@@ -5,7 +5,6 @@ That right ones pass is in tests/quantizers/test_conformance.py.
 
 import itertools
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,12 +42,6 @@ class Numbered(Integer):
     def __init__(self, options):
         super().__init__(options)
         self.number = next(numbers)
-
-
-class KeepsNoOptions(Integer):
-    def __init__(self, options):
-        super().__init__(options)
-        self.options = SimpleNamespace(**dict(options))
 
 
 def other_weight(change):
@@ -109,7 +102,6 @@ FAULTS = {
                 bits=(tuple[int, ...], Field((2, 3, 4, 8), exclude=True)),
             ),
         ),
-        "attribute options": KeepsNoOptions,
     },
     "layer_configurations_of_others_are_refused": {
         "expected InputError": replaced(
