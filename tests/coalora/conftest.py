@@ -140,26 +140,32 @@ def table_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_rows(folder / "train.tsv", 96, 0), write_rows(folder / "validation.tsv", 40, 1)
 
 
-@pytest.fixture
-def make_trainer(
-    bert_folder: Path, table_files: tuple[Path, Path], quantizer: RoundingQuantizer
-) -> Callable[..., Any]:
-    """Return a maker of trainers, on the small BERT by default; their options as keywords."""
+def classification(files: tuple[Path, Path], **options: object) -> Classification:
+    """A task of a training and a validation file."""
+    return Classification(Classification.Options(train=files[0], validation=files[1], **options))
+
+
+@pytest.fixture(scope="session")
+def make_trainer(bert_folder: Path, table_files: tuple[Path, Path]) -> Callable[..., Any]:
+    """Return a maker of trainers that classify with the small BERT, unless told otherwise."""
 
     def make(
         seed: int = 0,
-        plugin: Any = quantizer,
+        plugin: Any = None,
         method: Any = CoALoRATrainer,
-        files: tuple[Path, Path] = table_files,
-        model: Path = bert_folder,
-        max_length: int = 128,
+        task: Any = None,
+        model: Path | str = bert_folder,
+        layers: tuple[str, ...] = ("*",),
         **options: object,
     ) -> Any:
-        task = Classification(
-            Classification.Options(train=files[0], validation=files[1], max_length=max_length)
-        )
         fields = {"rank": 4, "steps": 4, "batch_size": 8, "warmup_steps": 1} | options
-        return method(method.Options(**fields), ModelSpec(name=str(model)), task, plugin, seed)
+        return method(
+            method.Options(**fields),
+            ModelSpec(name=str(model), layers=layers),
+            task or classification(table_files),
+            plugin or RoundingQuantizer(),
+            seed,
+        )
 
     return make
 
@@ -177,7 +183,7 @@ def make_causal_task(tmp_path: Path) -> Callable[..., CausalLanguageModelling]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_configuration() -> Callable[[AdapterTrainer, int], Configuration]:
     """Return a maker of random configurations: (trainer, seed) -> configuration."""
 

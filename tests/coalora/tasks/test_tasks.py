@@ -15,11 +15,7 @@ from qsearch_coalora.tasks.data_files import read_table
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Scores
 from qsearch.spec.sections import ModelSpec
-from tests.coalora.conftest import small_tokenizer
-
-
-def classification(**options: object) -> Classification:
-    return Classification(Classification.Options(**options))
+from tests.coalora.conftest import classification, small_tokenizer
 
 
 def prepared(folder: Path, task):
@@ -50,7 +46,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path) -> None:
 
 def test_a_label_that_training_lacks_is_refused(bert_folder, table_files, tmp_path) -> None:
     (tmp_path / "validation.tsv").write_text("text\tlabel\nw1\tmiddle\n")
-    task = classification(train=table_files[0], validation=tmp_path / "validation.tsv")
+    task = classification((table_files[0], tmp_path / "validation.tsv"))
     with pytest.raises(InputError, match=r"middle.*left.*right"):
         prepared(bert_folder, task)
 
@@ -69,10 +65,7 @@ def test_exactly_one_source_of_data_is_wanted(options) -> None:
 
 
 def test_limits_take_a_fixed_subset(bert_folder, table_files) -> None:
-    train, validation = table_files
-    task = prepared(
-        bert_folder, classification(train=train, validation=validation, validation_examples=10)
-    )
+    task = prepared(bert_folder, classification(table_files, validation_examples=10))
     sizes = [len(batch["labels"]) for batch in task.batches("validation", 4)]
     assert (sizes, task.examples("validation")) == ([4, 4, 2], 10)
     with pytest.raises(InputError, match=r"task\.test is not given"):
@@ -97,13 +90,12 @@ def test_a_length_without_room_for_text_is_refused(tmp_path, pair: bool) -> None
 
 def test_integer_labels_keep_their_order(table_files, tmp_path) -> None:
     (tmp_path / "train.csv").write_text("text,label\nw1,10\nw2,9\nw3,2\n")
-    task = classification(train=tmp_path / "train.csv", validation=table_files[1])
+    task = classification((tmp_path / "train.csv", table_files[1]))
     assert task.labels == ("2", "9", "10")
 
 
 def test_a_new_head_is_drawn_from_the_seed_and_named(bert_folder, table_files) -> None:
-    train, validation = table_files
-    task = classification(train=train, validation=validation)
+    task = classification(table_files)
     spec = ModelSpec(name=str(bert_folder))
     loaded = [task.load_model(spec, seed) for seed in (0, 0, 1)]
     weights = [each.module.classifier.weight for each in loaded]

@@ -17,10 +17,8 @@ def test_training_lowers_the_loss_and_changes_every_part(make_trainer, make_conf
     trainer = make_trainer(steps=30, learning_rate=2e-2)
     before = trainer.state().tensors
     chosen = [make_configuration(trainer, index) for index in range(4)]
-    seen = []
-    report = trainer.train(chosen, 1, lambda *step: seen.append(step))
-    assert report.steps == len(report.losses) == len(seen) == 30
-    assert seen[-1][:2] == (30, 30)
+    report = trainer.train(chosen, 1)
+    assert report.steps == 30
     assert sum(report.losses[-5:]) < sum(report.losses[:5]) * 0.98
     after = trainer.state().tensors
     for part in ("lora.", "theta.", "head."):
@@ -112,11 +110,10 @@ def test_residual_factors_follow_the_configuration_and_are_not_trained(
     assert torch.equal(fixed_product(), before)
 
 
-@pytest.mark.parametrize("norm", ["inputs", "frobenius"])
 def test_residual_factors_of_full_rank_leave_theta_and_the_head_alone_to_train(
-    make_trainer, make_configuration, norm
+    make_trainer, make_configuration
 ) -> None:
-    trainer = make_trainer(residual_rank=4, residual_norm=norm)
+    trainer = make_trainer(residual_rank=4)
     factors = [factor for pair in trainer.study.adapted.factors() for factor in pair]
     assert not any(factor.requires_grad for factor in factors)
     before = trainer.state().tensors
@@ -215,8 +212,6 @@ def test_half_of_the_rank_is_residual_and_alpha_is_over_the_trained_rank(
     ("options", "message"),
     [
         ({"learning_rate": float("inf")}, "finite"),
-        ({"theta_learning_rate": float("inf")}, "finite"),
-        ({"alpha": float("inf")}, "finite"),
         ({"init": "shared", "residual_rank": 2}, "residual_rank"),
         ({"init": "residual", "rank": 4, "residual_rank": 5}, "residual_rank"),
         ({"rank": 4, "theta": {"rank": 5}}, r"theta\.rank 5"),

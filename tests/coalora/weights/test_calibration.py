@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
+from tests.coalora.conftest import classification
 
 Make = Callable[..., AdapterTrainer]
 
@@ -116,37 +118,10 @@ def test_one_module_that_reads_the_same_tensor_twice_counts_it_twice() -> None:
     torch.testing.assert_close(moment, inputs.T @ inputs / 6)
 
 
-@pytest.mark.parametrize("method", [CoALoRATrainer, LQLoRATrainer])
-def test_rounding_to_nearest_measures_nothing(
-    make: Make, monkeypatch: pytest.MonkeyPatch, method
-) -> None:
-    runs: list[object] = []
-    plain = AdaptedModel.logits
-
-    def counted(self: AdaptedModel, batch: Mapping[str, Tensor]) -> Tensor:
-        runs.append(batch)
-        return plain(self, batch)
-
-    monkeypatch.setattr(AdaptedModel, "logits", counted)
-    # Input norms and importance, which some methods measure, are none of this.
-    options = {"init": "shared"} if method is CoALoRATrainer else {}
-    counts = []
-    for rounding in ("nearest", "gptq"):
-        runs.clear()
-        trainer = make(method, integer(rounding), **options)
-        trainer.study.adapted  # noqa: B018
-        counts.append(len(runs))
-    assert counts[1] - counts[0] == 3
-    assert counts[0] == (3 if method is LQLoRATrainer else 0)
-
-
-def test_nothing_is_trainable_that_was_not(make: Make) -> None:
-    def trainable(trainer: AdapterTrainer) -> list[str]:
-        model = trainer.study.adapted.peft_model
-        return [name for name, p in model.named_parameters() if p.requires_grad]
-
-    options = {"residual_rank": 4}
-    assert trainable(make(**options)) == trainable(make(plugin=integer("nearest"), **options))
+def test_rounding_to_nearest_measures_nothing(make: Make) -> None:
+    with mock.patch.object(AdaptedModel, "calibrate") as calibrate:
+        make(plugin=integer("nearest")).study.adapted  # noqa: B018
+    assert not calibrate.called
 
 
 # Using
@@ -200,11 +175,10 @@ def test_other_data_than_the_saved_state_s_is_refused(
     make: Make, table_files, tmp_path: Path, method, rounding: str
 ) -> None:
     """Residual factors, or the weights, follow from the inputs: the adapter would be another."""
-    files = tmp_path / "train.tsv", table_files[1]
-    files[0].write_text(table_files[0].read_text())
-    state = make(method, integer(rounding), files=files).state()
-    make(method, integer(rounding), files=files).load_state(state)
-    with files[0].open("a") as stream:
-        stream.write("w59 w58 w57\tright\n")
+    other = tmp_path / "train.tsv"
+    other.write_text(table_files[0].read_text() + "w59 w58 w57\tright\n")
+    first, again = make(method, integer(rounding)), make(method, integer(rounding))
+    again.load_state(first.state())
+    task = classification((other, table_files[1]))
     with pytest.raises(InputError, match=r"other training data.*root mean square"):
-        make(method, integer(rounding), files=files).load_state(state)
+        make(method, integer(rounding), task=task).load_state(first.state())
