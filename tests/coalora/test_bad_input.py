@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from pydantic import ValidationError
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from qsearch.errors import InputError, QsearchError
 from qsearch.spec.sections import ModelSpec
-from tests.coalora.conftest import classification, small_tokenizer
+from tests.coalora.conftest import classification, small_config, small_tokenizer
 
 
 def test_unknown_device_is_refused(make_trainer) -> None:
@@ -44,16 +43,8 @@ def test_one_validation_example_is_refused(make_trainer, table_files, tmp_path) 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "Qwen2", "T5"])
 def test_a_model_without_a_tokenizer_is_refused(kind, make_trainer, tmp_path) -> None:
     """transformers makes an empty one: every text would be the same."""
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=63,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=200,
-    )
-    config.save_pretrained(tmp_path)  # The tokenizer comes before the weights.
+    # The tokenizer comes before the weights.
+    small_config(kind, num_key_value_heads=2).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="has no tokenizer"):
         _ = make_trainer(model=tmp_path).study.loaded
 

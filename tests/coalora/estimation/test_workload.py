@@ -20,7 +20,7 @@ from torch import nn
 from qsearch.errors import InputError
 from qsearch.plugins.registry import load_plugin
 from qsearch.space.layers import LayerSpec
-from tests.coalora.conftest import classification
+from tests.coalora.conftest import classification, small_config
 
 
 def test_operations_are_two_per_parameter_and_token_and_three_passes_a_step(quantizer) -> None:
@@ -105,14 +105,7 @@ def test_requirements_count_the_trainings_of_a_method(
 @pytest.mark.parametrize(("kind", "limit"), [("Bert", 40), ("Roberta", 38), ("Llama", 40)])
 def test_positions_before_the_first_token_are_no_room_for_text(kind: str, limit: int) -> None:
     """RoBERTa numbers positions from after its padding's, 1."""
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=63,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=40,
-    )
+    config = small_config(kind, max_position_embeddings=40)
     model = getattr(transformers, f"{kind}Model")(config)
     assert position_limit(model) == limit
     for tokens in (limit, limit + 1):

@@ -11,23 +11,19 @@ from peft import PeftModel
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import FUSED_ROLES, tied_groups
+from tests.coalora.conftest import save_llama
 from tests.coalora.exported import loaded_logits, study_logits
 
 
 @pytest.fixture(scope="module")
-def even_llama_folder(llama_folder, tmp_path_factory):
-    """The small Llama with rows that groups of 32 divide."""
-    folder = tmp_path_factory.mktemp("even")
-    config = AutoConfig.from_pretrained(llama_folder, intermediate_size=96)
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(llama_folder).save_pretrained(folder)
-    return folder
+def even_llama_folder(tmp_path_factory):
+    """A small Llama with rows that groups of 32 divide."""
+    return save_llama(tmp_path_factory.mktemp("even"), 96)
 
 
 @pytest.fixture

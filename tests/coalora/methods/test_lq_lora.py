@@ -5,13 +5,10 @@ from __future__ import annotations
 from unittest import mock
 
 import numpy as np
-import pytest
 from qsearch_coalora.adapter.lora import ADAPTER
 from qsearch_coalora.methods.decomposition import decompose
 from qsearch_coalora.methods.lq_lora import LQLoRATrainer
 from qsearch_coalora.methods.qlora import QLoRATrainer
-
-from qsearch.errors import InputError
 
 
 def test_lq_lora_starts_from_its_decomposition(make_trainer, make_configuration) -> None:
@@ -50,8 +47,3 @@ def test_lq_lora_weights_errors_by_fisher_information(make_trainer) -> None:
     # Errors are means over a layer's weights, and scores are sums.
     parameters = [layer.parameters for layer in trainer.layers()]
     assert trainer.sensitivity([], 1).tolist() == parameters
-
-
-def test_a_rank_above_the_models_features_is_refused(make_trainer) -> None:
-    with pytest.raises(InputError, match=r"trainer\.rank 33 is above .* 32"):
-        make_trainer(method=LQLoRATrainer, rank=33).study.adapted  # noqa: B018

@@ -24,10 +24,9 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def digests(held_out: int = 0, **options: Any) -> dict[str, ExamplesDigest]:
+def digests(**options: Any) -> dict[str, ExamplesDigest]:
     """The digests of a classification whose data are prepared."""
     task = Classification(Classification.Options(**options))
-    task.hold_out(held_out)
     task.prepare(small_tokenizer())
     return task.data_digests()
 
@@ -94,11 +93,6 @@ def test_other_examples_have_another_digest(
     first, second = digests(**files), digests(**files | {"train": other}, train_examples=limit)
     assert second["train"].sha256 != first["train"].sha256
     assert second["validation"] == first["validation"]
-
-
-def test_examples_that_are_held_out_are_apart(files: dict[str, Path]) -> None:
-    counts = {split: digest.count for split, digest in digests(3, **files).items()}
-    assert counts == {"train": 9, "held-out": 3, "validation": 6}
 
 
 # Packed text

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -16,11 +15,6 @@ from qsearch.errors import InputError
 from qsearch.plugins.protocols import Scores
 from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import classification, small_tokenizer
-
-
-def prepared(folder: Path, task):
-    task.prepare(task.load_model(ModelSpec(name=str(folder)), 0).tokenizer)
-    return task
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
@@ -44,11 +38,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path) -> None:
         read_table(tmp_path / "data.xls")
 
 
-def test_a_label_that_training_lacks_is_refused(bert_folder, table_files, tmp_path) -> None:
+def test_a_label_that_training_lacks_is_refused(table_files, tmp_path) -> None:
     (tmp_path / "validation.tsv").write_text("text\tlabel\nw1\tmiddle\n")
     task = classification((table_files[0], tmp_path / "validation.tsv"))
     with pytest.raises(InputError, match=r"middle.*left.*right"):
-        prepared(bert_folder, task)
+        task.prepare(small_tokenizer())
 
 
 @pytest.mark.parametrize(
@@ -64,8 +58,9 @@ def test_exactly_one_source_of_data_is_wanted(options) -> None:
         Classification.Options(**options)
 
 
-def test_limits_take_a_fixed_subset(bert_folder, table_files) -> None:
-    task = prepared(bert_folder, classification(table_files, validation_examples=10))
+def test_limits_take_a_fixed_subset(table_files) -> None:
+    task = classification(table_files, validation_examples=10)
+    task.prepare(small_tokenizer())
     sizes = [len(batch["labels"]) for batch in task.batches("validation", 4)]
     assert (sizes, task.examples("validation")) == ([4, 4, 2], 10)
     with pytest.raises(InputError, match=r"task\.test is not given"):
@@ -112,8 +107,9 @@ def test_batches_cover_every_example_once_in_any_order() -> None:
         assert max(map(len, batches)) == 8
 
 
-def test_text_is_packed_to_the_length_without_padding(llama_folder, make_causal_task) -> None:
-    task = prepared(llama_folder, make_causal_task(length=16, validation_tokens=100))
+def test_text_is_packed_to_the_length_without_padding(make_causal_task) -> None:
+    task = make_causal_task(length=16, validation_tokens=100)
+    task.prepare(small_tokenizer())
     batches = list(task.batches("validation", 4))
     assert [tuple(batch["input_ids"].shape) for batch in batches] == [(4, 16), (2, 16)]
     assert sum(len(batch["labels"]) for batch in task.batches("train", 8)) == 40 * 60 // 16
@@ -146,4 +142,4 @@ def test_a_bound_below_what_a_split_needs_is_refused(
 
 def test_an_encoder_is_no_causal_language_model(bert_folder, make_causal_task) -> None:
     with pytest.raises(InputError, match="causal"):
-        prepared(bert_folder, make_causal_task())
+        make_causal_task().load_model(ModelSpec(name=str(bert_folder)), 0)

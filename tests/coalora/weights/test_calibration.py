@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,7 +13,6 @@ import pytest
 import torch
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
-from qsearch_coalora.methods.lq_lora import LQLoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.weights.layer_inputs import moment_bytes, second_moments
@@ -34,12 +34,7 @@ def integer(rounding: str = "gptq", **options: Any) -> Integer:
 @pytest.fixture
 def make(make_trainer) -> Make:
     """Return a maker of trainers with the quantizer that needs inputs."""
-
-    def maker(method: Any = CoALoRATrainer, plugin: Any = None, **options: Any) -> AdapterTrainer:
-        fields = {"steps": 3, "calibration_batches": 3} | options
-        return make_trainer(plugin=plugin or integer(), method=method, **fields)
-
-    return maker
+    return partial(make_trainer, plugin=integer(), steps=3, calibration_batches=3)
 
 
 def alternating(trainer: AdapterTrainer) -> Configuration:
@@ -128,7 +123,7 @@ def test_rounding_to_nearest_measures_nothing(make: Make) -> None:
 
 
 def test_the_weights_of_the_model_are_gptq_s(make: Make) -> None:
-    trainer = make(SharedLoRATrainer)
+    trainer = make(method=SharedLoRATrainer)
     chosen, weights = alternating(trainer), trainer.study.adapted.weights
     trainer.study.adapted.activate(chosen)
     for position, layer in enumerate(trainer.layers()):
@@ -139,18 +134,8 @@ def test_the_weights_of_the_model_are_gptq_s(make: Make) -> None:
         assert torch.equal(weight, integer().dequantize(quantized))
 
 
-def test_the_decomposition_of_lq_lora_is_of_weights_quantized_by_inputs(make: Make) -> None:
-    trainer = make(LQLoRATrainer)
-    chosen = alternating(trainer)
-    trainer.study.adapted.activate(chosen)
-    name, lora = trainer.layers()[0].name, trainer.study.adapted.lora_layers[0]
-    found, weights = trainer._decomposed(0, chosen[name]), trainer.study.adapted.weights
-    rest = weights.originals[0] - found.L1 @ found.L2
-    assert torch.equal(lora.base_layer.weight, weights.approximated(0, rest, chosen[name]))
-
-
 def test_errors_are_measured_by_inputs(make: Make) -> None:
-    trainer = make(SharedLoRATrainer)
+    trainer = make(method=SharedLoRATrainer)
     choices = trainer.study.quantizer.choices().layer_configurations
     errors = trainer.quantization_error(choices)
     assert errors.shape == (len(trainer.layers()), len(choices))
@@ -177,8 +162,9 @@ def test_other_data_than_the_saved_state_s_is_refused(
     """Residual factors, or the weights, follow from the inputs: the adapter would be another."""
     other = tmp_path / "train.tsv"
     other.write_text(table_files[0].read_text() + "w59 w58 w57\tright\n")
-    first, again = make(method, integer(rounding)), make(method, integer(rounding))
-    again.load_state(first.state())
+    measured = partial(make, method=method, plugin=integer(rounding))
+    state = measured().state()
+    measured().load_state(state)
     task = classification((other, table_files[1]))
     with pytest.raises(InputError, match=r"other training data.*root mean square"):
-        make(method, integer(rounding), task=task).load_state(first.state())
+        measured(task=task).load_state(state)

@@ -49,13 +49,6 @@ def test_directions_beyond_the_components_weigh_their_mean(monkeypatch: pytest.M
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=0)
 
 
-def test_how_batches_are_cut_makes_no_difference() -> None:
-    inputs = inputs_of_unequal_directions(240, 12)
-    error = torch.randn(6, 12, generator=torch.Generator().manual_seed(3))
-    whole, parts = norm_of(inputs, 1).whiten(error), norm_of(inputs, 5).whiten(error)
-    torch.testing.assert_close(whole @ whole.T, parts @ parts.T, rtol=1e-3, atol=1e-3)
-
-
 def test_padding_does_not_count() -> None:
     inputs = inputs_of_unequal_directions(60, 8).view(6, 10, 8)
     mask = (torch.arange(10) < 7).expand(6, 10).long()
