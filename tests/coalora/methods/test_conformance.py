@@ -45,7 +45,9 @@ class OnBert(OurTrainer, TrainerConformance):
             make_trainer,
             plugin=self.quantizer(),
             method=load_plugin("trainers", self.name),
+            steps=3,
             checkpoint_steps=2,
+            calibration_batches=1,
         )
 
 

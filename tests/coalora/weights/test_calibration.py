@@ -26,9 +26,8 @@ from tests.coalora.conftest import classification
 Make = Callable[..., AdapterTrainer]
 
 
-def integer(rounding: str = "gptq", **options: Any) -> Integer:
-    fields = {"bits": [2, 3, 4], "group_size": [32], "rounding": rounding} | options
-    return Integer(Integer.Options.model_validate(fields))
+def integer(rounding: Any = "gptq") -> Integer:
+    return Integer(Integer.Options(bits=(2, 3, 4), group_size=(32,), rounding=rounding))
 
 
 @pytest.fixture
