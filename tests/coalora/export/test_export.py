@@ -133,9 +133,9 @@ def test_files_and_weights_take_the_bytes_that_average_bits_say(packing_study, e
     assert 0.9 * predicted < file_bytes(exports / "packed") <= predicted
 
 
-def test_a_packed_bases_card_says_whose_figures_it_has(exports) -> None:
+def test_a_packed_bases_card_says_whose_values_it_has(exports) -> None:
     card = " ".join((exports / "packed-base" / "README.md").read_text().split())
-    assert "Without it the model does worse than the figures below" in card
+    assert "Without it the model does worse than the values below" in card
 
 
 def test_packing_needs_a_quantizer_with_a_layout(
