@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from pydantic import BaseModel
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.methods.trainer import AdapterTrainer
@@ -16,13 +17,7 @@ from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
 
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import Choices, Configuration, Knob, LayerConfiguration
@@ -84,39 +79,46 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def small_config(kind: str, **changes: object) -> Any:
+    """The configuration of a small model of a class of transformers."""
+    sizes = {
+        "vocab_size": 63,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 160,
+    }
+    return getattr(transformers, f"{kind}Config")(**sizes | changes)
+
+
+def head_of(kind: str) -> str:
+    """What a model class is for, as transformers names its head."""
+    return "SequenceClassification" if kind in ("Bert", "Roberta") else "CausalLM"
+
+
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bert")
-    config = BertConfig(
-        vocab_size=63,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=160,
-    )
     torch.manual_seed(0)
-    BertForSequenceClassification(config).bert.save_pretrained(folder)
+    model = transformers.BertForSequenceClassification(small_config("Bert"))
+    model.bert.save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_llama(folder: Path, intermediate_size: int) -> Path:
+    """Save a small Llama with its tokenizer."""
+    config = small_config("Llama", num_key_value_heads=1, intermediate_size=intermediate_size)
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
     small_tokenizer().save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("llama")
-    config = LlamaConfig(
-        vocab_size=63,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        intermediate_size=48,
-        max_position_embeddings=160,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    small_tokenizer().save_pretrained(folder)
-    return folder
+    return save_llama(tmp_path_factory.mktemp("llama"), 48)
 
 
 def write_rows(path: Path, count: int, seed: int) -> Path:
@@ -140,26 +142,32 @@ def table_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_rows(folder / "train.tsv", 96, 0), write_rows(folder / "validation.tsv", 40, 1)
 
 
-@pytest.fixture
-def make_trainer(
-    bert_folder: Path, table_files: tuple[Path, Path], quantizer: RoundingQuantizer
-) -> Callable[..., Any]:
-    """Return a maker of trainers, on the small BERT by default; their options as keywords."""
+def classification(files: tuple[Path, Path], **options: object) -> Classification:
+    """A task of a training and a validation file."""
+    return Classification(Classification.Options(train=files[0], validation=files[1], **options))
+
+
+@pytest.fixture(scope="session")
+def make_trainer(bert_folder: Path, table_files: tuple[Path, Path]) -> Callable[..., Any]:
+    """Return a maker of trainers that classify with the small BERT, unless told otherwise."""
 
     def make(
         seed: int = 0,
-        plugin: Any = quantizer,
+        plugin: Any = None,
         method: Any = CoALoRATrainer,
-        files: tuple[Path, Path] = table_files,
-        model: Path = bert_folder,
-        max_length: int = 128,
+        task: Any = None,
+        model: Path | str = bert_folder,
+        layers: tuple[str, ...] = ("*",),
         **options: object,
     ) -> Any:
-        task = Classification(
-            Classification.Options(train=files[0], validation=files[1], max_length=max_length)
-        )
         fields = {"rank": 4, "steps": 4, "batch_size": 8, "warmup_steps": 1} | options
-        return method(method.Options(**fields), ModelSpec(name=str(model)), task, plugin, seed)
+        return method(
+            method.Options(**fields),
+            ModelSpec(name=str(model), layers=layers),
+            task or classification(table_files),
+            plugin or RoundingQuantizer(),
+            seed,
+        )
 
     return make
 
@@ -177,7 +185,7 @@ def make_causal_task(tmp_path: Path) -> Callable[..., CausalLanguageModelling]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_configuration() -> Callable[[AdapterTrainer, int], Configuration]:
     """Return a maker of random configurations: (trainer, seed) -> configuration."""
 

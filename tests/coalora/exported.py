@@ -1,15 +1,8 @@
-"""Trained studies to export, and what they and their exports compute."""
+"""What studies and their exports compute."""
 
 from __future__ import annotations
 
 import torch
-
-
-def trained(make_trainer, make_configuration, **options):
-    trainer = make_trainer(steps=8, learning_rate=2e-2, **options)
-    wanted = make_configuration(trainer, 0)
-    trainer.train([wanted, make_configuration(trainer, 1)], 1)
-    return trainer, wanted
 
 
 @torch.no_grad()

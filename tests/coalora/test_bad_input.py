@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from pydantic import ValidationError
-from qsearch_coalora.tasks.classification import Classification
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from qsearch.errors import InputError, QsearchError
 from qsearch.spec.sections import ModelSpec
-from tests.coalora.conftest import small_tokenizer
+from tests.coalora.conftest import classification, small_config, small_tokenizer
 
 
 def test_unknown_device_is_refused(make_trainer) -> None:
@@ -31,30 +29,22 @@ def test_loss_that_is_not_finite_ends_training_before_its_state_is_kept(
         trainer.train([make_configuration(trainer, 0)], 1)
 
 
-def test_length_above_the_models_positions_is_refused(make_trainer) -> None:
+def test_length_above_the_models_positions_is_refused(make_trainer, table_files) -> None:
     with pytest.raises(InputError, match=r"task\.max_length 161 is above the 160 tokens"):
-        make_trainer(max_length=161).requirements()
+        make_trainer(task=classification(table_files, max_length=161)).requirements()
 
 
 def test_one_validation_example_is_refused(make_trainer, table_files, tmp_path) -> None:
     (tmp_path / "one.tsv").write_text("text\tlabel\nw1 w2\tleft\n")
     with pytest.raises(InputError, match="at least 2"):
-        _ = make_trainer(files=(table_files[0], tmp_path / "one.tsv")).study.loaded
+        _ = make_trainer(task=classification((table_files[0], tmp_path / "one.tsv"))).study.loaded
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "Qwen2", "T5"])
 def test_a_model_without_a_tokenizer_is_refused(kind, make_trainer, tmp_path) -> None:
     """transformers makes an empty one: every text would be the same."""
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=63,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=200,
-    )
-    config.save_pretrained(tmp_path)  # The tokenizer comes before the weights.
+    # The tokenizer comes before the weights.
+    small_config(kind, num_key_value_heads=2).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="has no tokenizer"):
         _ = make_trainer(model=tmp_path).study.loaded
 
@@ -137,11 +127,10 @@ def test_corrupt_gguf_is_refused(make_trainer, tmp_path) -> None:
 )
 def test_a_column_named_twice_is_refused(columns) -> None:
     with pytest.raises(ValidationError, match="name a column twice"):
-        Classification.Options(train=Path("t"), validation=Path("v"), **columns)
+        classification((Path("t"), Path("v")), **columns)
 
 
 def test_labels_keep_their_text(tmp_path) -> None:
     rows = "".join(f"w{n}\t{label}\n" for n, label in enumerate(["None", "NA", "²", "NA"]))
     (tmp_path / "train.tsv").write_text("text\tlabel\n" + rows)
-    options = {"train": tmp_path / "train.tsv", "validation": tmp_path / "train.tsv"}
-    assert set(Classification(Classification.Options(**options)).labels) == {"NA", "None", "²"}
+    assert set(classification((tmp_path / "train.tsv",) * 2).labels) == {"NA", "None", "²"}

@@ -36,17 +36,6 @@ def test_a_resumed_study_continues_its_values_even_after_half_an_event(
     assert [step for step, _ in logged(tmp_path)["training/loss"]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_was_run_without_the_logger_is_caught_up_but_for_training_steps(
-    recording: Recording, tmp_path: Path
-) -> None:
-    recording.second.play("tensorboard", tmp_path)
-    found = logged(tmp_path)
-    values = [value for _, value in found["evaluation/loss"]]
-    assert values == pytest.approx(recording.values["evaluation/loss"], rel=1e-6)
-    assert len(found["round/hypervolume"]) == 2
-    assert min(step for step, _ in found["training/loss"]) > 3
-
-
 def test_without_tensorboard_the_message_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

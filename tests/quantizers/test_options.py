@@ -71,23 +71,9 @@ def test_wrong_options_are_refused(plugin, option, value):
 @pytest.mark.parametrize(
     ("plugin", "options", "layer", "bits"),
     [
-        (Integer, {}, {"bits": 3, "group_size": 128}, 3 + 16 / 128),
         (Integer, {"scheme": "asymmetric"}, {"bits": 3, "group_size": 128}, 3 + (16 + 3) / 128),
-        (
-            Integer,
-            {"scheme": SCHEMES},
-            {"bits": 2, "group_size": 32, "scheme": "asymmetric"},
-            2 + (16 + 2) / 32,
-        ),
         (HQQ, {}, {"bits": 3, "group_size": 128}, 3 + (16 + 16) / 128),
-        (TorchAO, {}, {"bits": 4, "group_size": 128, "scheme": "symmetric"}, 4 + 16 / 128),
         (TorchAO, {}, {"bits": 8, "group_size": 32, "scheme": "asymmetric"}, 8 + (16 + 8) / 32),
-        (
-            BitsAndBytes,
-            {},
-            {"data_type": "int8", "block_size": 256, "scale_bits": 32},
-            8 + 32 / 256,
-        ),
         # QLoRA (arXiv:2305.14314), section 3: double quantization costs 0.127 bits per parameter.
         (
             BitsAndBytes,

@@ -18,10 +18,9 @@ from qsearch_coalora.tasks.workload import (
 from torch import nn
 
 from qsearch.errors import InputError
-from qsearch.plugins.protocols import Requirements
 from qsearch.plugins.registry import load_plugin
 from qsearch.space.layers import LayerSpec
-from qsearch.spec.sections import ModelSpec
+from tests.coalora.conftest import classification, small_config
 
 
 def test_operations_are_two_per_parameter_and_token_and_three_passes_a_step(quantizer) -> None:
@@ -34,42 +33,27 @@ def test_operations_are_two_per_parameter_and_token_and_three_passes_a_step(quan
     assert needs.training_flops == (3 * 2 * 32 * 16 * 4 * 10, 3 * 2 * 32 * 16 * 4 * 5)
 
 
+DOCSTRINGS = {"docstrings": {"packages": ["a", "b"], "validation_texts": 5}}
+FILES = {"train": "a.txt", "validation": "b.txt"}
+HUB = {"dataset": {"name": "owner/set"}}
+
+
 @pytest.mark.parametrize(
-    ("task", "options", "expected"),
+    ("task", "options", "tokens", "examples"),
     [
-        (
-            Classification,
-            {
-                "docstrings": {"packages": ["a", "b"], "validation_texts": 5},
-                "max_length": 12,
-                "validation_examples": 8,
-            },
-            Workload(12, 8, tokens_option="task.max_length"),
-        ),
-        (
-            Classification,
-            {"docstrings": {"packages": ["a", "b"], "validation_texts": 3}},
-            Workload(128, 6, tokens_option="task.max_length"),
-        ),
-        (
-            CausalLanguageModelling,
-            {"train": "a.txt", "validation": "b.txt", "length": 10, "validation_tokens": 105},
-            Workload(10, 10, tokens_option="task.length"),
-        ),
-        (
-            CausalLanguageModelling,
-            {"dataset": {"name": "owner/set"}, "length": 10},
-            Workload(
-                10,
-                None,
-                ("data set owner/set is downloaded from the hub on first use",),
-                tokens_option="task.length",
-            ),
-        ),
+        (Classification, DOCSTRINGS | {"max_length": 12, "validation_examples": 8}, 12, 8),
+        (Classification, DOCSTRINGS, 128, 10),
+        (CausalLanguageModelling, FILES | {"length": 10, "validation_tokens": 105}, 10, 10),
+        (CausalLanguageModelling, HUB | {"length": 10}, 10, None),
     ],
 )
-def test_tasks_tell_their_workload_from_options_alone(task, options, expected) -> None:
-    assert task_workload(task(task.Options(**options))) == expected
+def test_tasks_tell_their_workload_from_options_alone(task, options, tokens, examples) -> None:
+    workload = task_workload(task(task.Options(**options)))
+    assert (workload.example_tokens, workload.evaluated_examples) == (tokens, examples)
+    length = "max_length" if task is Classification else "length"
+    assert workload.tokens_option == f"task.{length}"
+    downloaded = "data set owner/set is downloaded from the hub on first use"
+    assert workload.notes == ((downloaded,) if "dataset" in options else ())
 
 
 def test_task_that_tells_no_workload_has_none() -> None:
@@ -101,40 +85,27 @@ def test_requirements_warn_of_a_device_that_this_machine_lacks(
     ],
 )
 def test_requirements_count_the_trainings_of_a_method(
-    bert_folder, table_files, quantizer, method: str, rounds, for_each_configuration: int
+    make_trainer, table_files, method: str, rounds, for_each_configuration: int
 ) -> None:
-    train, validation = table_files
-    task = Classification(
-        Classification.Options(train=train, validation=validation, validation_examples=8)
+    task = classification(table_files, validation_examples=8)
+    plain, needs = (
+        make_trainer(method=load_plugin("trainers", name), task=task).requirements()
+        for name in ("shared-lora", method)
     )
-
-    def requirements(name: str) -> Requirements:
-        plugin = load_plugin("trainers", name)
-        model = ModelSpec(name=str(bert_folder))
-        return plugin(plugin.Options(steps=5), model, task, quantizer, 0).requirements()
-
-    plain, needs = requirements("shared-lora"), requirements(method)
     training, evaluation = plain.training_flops[0], plain.evaluation_flops
     assert training > 0
     assert needs.training_flops == (rounds[0] * training, rounds[1] * training)
     assert needs.evaluation_flops == evaluation
     assert needs.first_evaluation_flops == for_each_configuration * training
-    # Rank 16, and in each of two blocks four matrices of 32 x 32 and two of 32 x 64.
-    adapter = 16 * 2 * (4 * 64 + 2 * 96) * 4
+    # Rank 4, and in each of two blocks four matrices of 32 x 32 and two of 32 x 64.
+    adapter = 4 * 2 * (4 * 64 + 2 * 96) * 4
     assert needs.configuration_bytes == for_each_configuration * adapter
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("Bert", 40), ("Roberta", 38), ("Llama", 40)])
 def test_positions_before_the_first_token_are_no_room_for_text(kind: str, limit: int) -> None:
     """RoBERTa numbers positions from after its padding's, 1."""
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=63,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=40,
-    )
+    config = small_config(kind, max_position_embeddings=40)
     model = getattr(transformers, f"{kind}Model")(config)
     assert position_limit(model) == limit
     for tokens in (limit, limit + 1):

@@ -5,26 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qsearch_coalora.methods.coa_lora import CoALoRATrainer
-from qsearch_coalora.tasks.classification import Classification
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
-from qsearch.spec.sections import ModelSpec
 from qsearch.testing.samples import draw_configurations
 from tests.coalora.exported import study_logits
 
 
 @pytest.fixture(scope="session")
-def packing_study(bert_folder, table_files):
+def packing_study(make_trainer):
     """A trained study of normal float, one of its configurations, and what it computes."""
-    train, validation = table_files
-    trainer = CoALoRATrainer(
-        CoALoRATrainer.Options(rank=4, steps=8, batch_size=8, warmup_steps=1, learning_rate=2e-2),
-        ModelSpec(name=str(bert_folder)),
-        Classification(Classification.Options(train=train, validation=validation)),
-        NormalFloat(NormalFloat.Options()),
-        0,
-    )
+    plugin = NormalFloat(NormalFloat.Options())
+    trainer = make_trainer(plugin=plugin, steps=8, learning_rate=2e-2)
     chosen = draw_configurations(trainer.layers(), trainer.study.quantizer.choices(), 2)
     trainer.train(chosen, 1)
     batch = next(iter(trainer.study.task.batches("validation", 8)))

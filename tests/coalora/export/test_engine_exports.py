@@ -8,42 +8,33 @@ import sys
 import pytest
 import torch
 from peft import PeftModel
-from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import FUSED_ROLES, tied_groups
-from qsearch.spec.sections import ModelSpec
+from tests.coalora.conftest import save_llama
 from tests.coalora.exported import loaded_logits, study_logits
 
 
 @pytest.fixture(scope="module")
-def even_llama_folder(llama_folder, tmp_path_factory):
-    """The small Llama with rows that groups of 32 divide."""
-    folder = tmp_path_factory.mktemp("even")
-    config = AutoConfig.from_pretrained(llama_folder, intermediate_size=96)
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(llama_folder).save_pretrained(folder)
-    return folder
+def even_llama_folder(tmp_path_factory):
+    """A small Llama with rows that groups of 32 divide."""
+    return save_llama(tmp_path_factory.mktemp("even"), 96)
 
 
 @pytest.fixture
-def causal_study(even_llama_folder, make_causal_task):
+def causal_study(make_trainer, even_llama_folder, make_causal_task):
     """Return a maker of a study of integers on a small Llama, and its configuration."""
 
-    def make(scheme="symmetric", tied=True, name=even_llama_folder, patterns=("*",)):
+    def make(scheme="symmetric", tied=True, model=even_llama_folder, patterns=("*",)):
         quantizer = Integer(Integer.Options(bits=(3, 4, 8), group_size=(32,), scheme=scheme))
-        trainer = CoALoRATrainer(
-            CoALoRATrainer.Options(rank=4, steps=4, batch_size=4, learning_rate=1e-2),
-            ModelSpec(name=str(name), layers=patterns),
-            make_causal_task(length=32),
-            quantizer,
-            0,
+        task = make_causal_task(length=32)
+        trainer = make_trainer(
+            plugin=quantizer, task=task, model=model, layers=patterns, learning_rate=1e-2
         )
         layers, choices = trainer.layers(), quantizer.choices()
         groups = tied_groups(layers, FUSED_ROLES if tied else ())
@@ -141,6 +132,6 @@ def test_a_missing_package_names_its_extra(causal_study, tmp_path, monkeypatch) 
 
 
 def test_groups_that_do_not_divide_a_row_are_refused(causal_study, llama_folder, tmp_path) -> None:
-    trainer, wanted = causal_study(name=llama_folder)
+    trainer, wanted = causal_study(model=llama_folder)
     with pytest.raises(InputError, match=r"down_proj' has 48 input features.*groups of 32"):
         trainer.export(wanted, tmp_path, "compressed-tensors")

@@ -10,9 +10,7 @@ import torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 from qsearch_coalora.export import merged
-from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.models.loading import load_config
-from qsearch_coalora.tasks.classification import Classification
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.packed.linear import PackedLinear
 from transformers import (
@@ -22,7 +20,7 @@ from transformers import (
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
-from tests.coalora.exported import loaded_logits, study_logits, trained
+from tests.coalora.exported import loaded_logits, study_logits
 
 
 @torch.no_grad()
@@ -49,7 +47,9 @@ def plain_logits(trainer, configuration, folder, batch) -> torch.Tensor:
 def test_an_exported_adapter_gives_the_same_logits_in_plain_peft(
     make_trainer, make_configuration, tmp_path, options
 ) -> None:
-    trainer, wanted = trained(make_trainer, make_configuration, **options)
+    trainer = make_trainer(steps=8, learning_rate=2e-2, **options)
+    wanted = make_configuration(trainer, 0)
+    trainer.train([wanted, make_configuration(trainer, 1)], 1)
     batch = next(iter(trainer.study.task.batches("validation", 8)))
     expected = study_logits(trainer, wanted, batch)
     trainer.export(wanted, tmp_path, "adapter")
@@ -82,14 +82,12 @@ def test_an_adapter_names_the_packed_base_next_to_it(packing_study, exports) -> 
 
 
 def test_an_adapter_of_a_packaged_model_names_the_folder_of_its_float_base(
-    bert_folder, table_files, quantizer, make_configuration, tmp_path, monkeypatch
+    bert_folder, make_trainer, make_configuration, tmp_path, monkeypatch
 ) -> None:
     shutil.copytree(bert_folder, tmp_path / "packaged" / "model")
     (tmp_path / "packaged" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    task = Classification(Classification.Options(train=table_files[0], validation=table_files[1]))
-    options, model = CoALoRATrainer.Options(rank=4), ModelSpec(name="package:packaged/model")
-    trainer = CoALoRATrainer(options, model, task, quantizer, 0)
+    trainer = make_trainer(model="package:packaged/model")
     trainer.export(make_configuration(trainer, 0), tmp_path / "adapter", "adapter")
     loaded = AutoPeftModelForSequenceClassification.from_pretrained(
         tmp_path / "adapter", num_labels=2
@@ -172,11 +170,10 @@ def file_bytes(folder) -> int:
 
 
 def test_only_causal_models_cache_keys_and_values(
-    packing_study, make_causal_task, quantizer, llama_folder
+    packing_study, make_trainer, make_causal_task, llama_folder
 ) -> None:
     assert packing_study[0].footprint().cache_bytes_per_token == 0
-    options, model = CoALoRATrainer.Options(rank=4), ModelSpec(name=str(llama_folder))
-    trainer = CoALoRATrainer(options, model, make_causal_task(length=32), quantizer, 0)
+    trainer = make_trainer(model=llama_folder, task=make_causal_task(length=32))
     outputs = sum(one.shape[0] for one in trainer.layers() if one.role in ("key", "value"))
     footprint = trainer.footprint()
     assert footprint.cache_bytes_per_token == 4 * outputs > 0

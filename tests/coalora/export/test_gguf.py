@@ -17,7 +17,6 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
-from qsearch.spec.sections import ModelSpec
 
 gguf = pytest.importorskip("gguf")
 
@@ -98,19 +97,6 @@ def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def make_trainer(model: Path, folder: Path) -> CoALoRATrainer:
-    text = folder / "text.txt"
-    text.write_text("The film was good and the plot was fine. " * 60)
-    task = CausalLanguageModelling.Options(train=text, validation=text, length=32)
-    return CoALoRATrainer(
-        CoALoRATrainer.Options(rank=4, steps=4, batch_size=4, learning_rate=1e-2),
-        ModelSpec(name=str(model)),
-        CausalLanguageModelling(task),
-        Integer(Integer.Options()),
-        0,
-    )
-
-
 def configuration(trainer: CoALoRATrainer, bits: tuple[int, ...] = (4, 8)) -> Configuration:
     """Each layer with one of some bits by turns, in groups of 32."""
     chosen = [{"bits": one, "group_size": 32} for one in bits]
@@ -121,9 +107,17 @@ def configuration(trainer: CoALoRATrainer, bits: tuple[int, ...] = (4, 8)) -> Co
 
 
 @pytest.fixture(scope="module")
-def trainer(small_file: Path, tmp_path_factory: pytest.TempPathFactory) -> CoALoRATrainer:
+def trainer(
+    make_trainer: Any, small_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> CoALoRATrainer:
     """A trained study's trainer; its export changes nothing, so tests share it."""
-    made = make_trainer(small_file, tmp_path_factory.mktemp("text"))
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text("The film was good and the plot was fine. " * 60)
+    options = CausalLanguageModelling.Options(train=text, validation=text, length=32)
+    task, plugin = CausalLanguageModelling(options), Integer(Integer.Options())
+    made = make_trainer(
+        model=small_file, task=task, plugin=plugin, batch_size=4, learning_rate=1e-2
+    )
     made.train([configuration(made)], 1)
     return made
 
@@ -216,8 +210,11 @@ def test_bits_that_gguf_has_no_type_for_are_refused(
         trainer.export(configuration(trainer, (3,)), tmp_path, "gguf")
 
 
-def test_a_model_that_is_from_no_gguf_file_is_refused(llama_folder: Path, tmp_path: Path) -> None:
-    other = make_trainer(llama_folder, tmp_path)
+def test_a_model_that_is_from_no_gguf_file_is_refused(
+    make_trainer: Any, llama_folder: Path, make_causal_task: Any, tmp_path: Path
+) -> None:
+    plugin = Integer(Integer.Options())
+    other = make_trainer(model=llama_folder, task=make_causal_task(), plugin=plugin)
     with pytest.raises(InputError, match=r"is not from a GGUF file.*convert_hf_to_gguf"):
         other.export(configuration(other), tmp_path / "out", "gguf")
 

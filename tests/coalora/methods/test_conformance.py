@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from qsearch_coalora.methods import decomposition
-from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_quantizers.integer.quantizer import Integer
 
 from qsearch.plugins.protocols import Quantizer, Trainer
 from qsearch.plugins.registry import load_plugin
-from qsearch.spec.sections import ModelSpec
 from qsearch.testing import TrainerConformance
 from qsearch.testing.trainer.base import TrainerChecks
 from qsearch.testing.trainer.evaluation import EvaluationChecks
@@ -43,13 +41,14 @@ class OnBert(OurTrainer, TrainerConformance):
 
     @pytest.fixture(autouse=True)
     def _material(self, make_trainer) -> None:
-        def build(**options: Any) -> Trainer:
-            method = load_plugin("trainers", self.name)
-            return make_trainer(
-                plugin=self.quantizer(), method=method, checkpoint_steps=2, **options
-            )
-
-        self.build = build
+        self.build = partial(
+            make_trainer,
+            plugin=self.quantizer(),
+            method=load_plugin("trainers", self.name),
+            steps=3,
+            checkpoint_steps=2,
+            calibration_batches=1,
+        )
 
 
 class TestCoALoRA(OnBert):
@@ -81,10 +80,7 @@ class TestCoALoRAOfACausalModel(OurTrainer, EvaluationChecks, ExportChecks):
     refused_formats = ("gguf", "compressed-tensors")
 
     @pytest.fixture(autouse=True)
-    def _material(self, llama_folder: Path, make_causal_task) -> None:
-        def build(**options: Any) -> Trainer:
-            fields = CoALoRATrainer.Options(steps=4, batch_size=8, **options)
-            model, task = ModelSpec(name=str(llama_folder)), make_causal_task()
-            return CoALoRATrainer(fields, model, task, self.quantizer(), 0)
-
-        self.build = build
+    def _material(self, make_trainer, llama_folder: Path, make_causal_task) -> None:
+        self.build = partial(
+            make_trainer, model=llama_folder, task=make_causal_task(), plugin=self.quantizer()
+        )

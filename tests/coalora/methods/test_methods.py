@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -22,7 +23,6 @@ from qsearch.plugins.capabilities import (
 )
 from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
-from qsearch.spec.sections import ModelSpec
 
 ONE_FOR_ALL = [CoALoRATrainer, SharedLoRATrainer, PTQTrainer]
 EACH_ITS_OWN = [QLoRATrainer, LQLoRATrainer]
@@ -87,16 +87,12 @@ def test_every_method_sees_the_same_batches(make_trainer, make_configuration) ->
 
 @pytest.mark.parametrize("method", [SharedLoRATrainer, PTQTrainer, *EACH_ITS_OWN])
 def test_every_method_trains_a_causal_model(
-    llama_folder, make_causal_task, quantizer, make_configuration, method
+    make_trainer, llama_folder, make_causal_task, make_configuration, method
 ) -> None:
-    def make_causal(method: Any, **options: object) -> AdapterTrainer:
-        fields = {"rank": 4, "steps": 12, "batch_size": 8, "learning_rate": 3e-2} | options
-        model = ModelSpec(name=str(llama_folder))
-        return method(method.Options(**fields), model, make_causal_task(), quantizer, 0)
-
-    trainer = make_causal(method)
+    make_causal = partial(make_trainer, model=llama_folder, task=make_causal_task())
+    trainer = make_causal(method=method, steps=12, learning_rate=3e-2)
     chosen = [make_configuration(trainer, index) for index in range(2)]
-    untrained = losses(make_causal(PTQTrainer, fine_tune=False), chosen)
+    untrained = losses(make_causal(method=PTQTrainer, fine_tune=False), chosen)
     trainer.train(chosen, 1)
     after = losses(trainer, chosen)
     assert all(new < old for new, old in zip(after, untrained, strict=True))

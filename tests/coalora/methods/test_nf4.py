@@ -108,8 +108,3 @@ def test_what_was_trained_on_weights_of_bitsandbytes_is_not_loaded_without(
     plugin = NormalFloat(NormalFloat.Options())
     with without, refused:
         make_trainer(plugin=plugin, method=QLoRATrainer, steps=1).load_state(state)
-
-
-def test_qlora_places_them_with_normal_float_alone(make_trainer, nf4_trainer) -> None:
-    assert len(nf4_trainer.study.adapted.followers) == 1
-    assert not make_trainer(method=QLoRATrainer).study.adapted.followers

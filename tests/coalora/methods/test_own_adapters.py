@@ -38,15 +38,9 @@ def chosen(make: Make, make_configuration) -> list[Configuration]:
     return [make_configuration(trainer, index) for index in range(3)]
 
 
-class Saved:
-    """Keeps the state of an interrupted training in memory."""
-
-    def __init__(self) -> None:
-        self.state: TrainerState | None = None
-        self.checkpoint = TrainingCheckpoint(lambda: self.state, self._save)
-
-    def _save(self, state: TrainerState) -> None:
-        self.state = state
+def in_memory() -> TrainingCheckpoint:
+    states: list[TrainerState | None] = [None]
+    return TrainingCheckpoint(lambda: states[-1], states.append)
 
 
 def losses(trainer: QLoRATrainer, configurations: list[Configuration]) -> list[float]:
@@ -134,19 +128,19 @@ def test_an_exported_adapter_is_the_configurations_own(
 def test_what_is_trained_is_saved_before_the_next_training_begins(
     make: Make, chosen: list[Configuration]
 ) -> None:
-    saved = Saved()
+    checkpoint = in_memory()
 
     def kill_third(step: int, total: int, loss: float) -> None:
         if step == 2 * 4 + 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make().train_resumably(chosen, 1, kill_third, saved.checkpoint)
+        make().train_resumably(chosen, 1, kill_third, checkpoint)
     resumed, whole = make(), make()
     whole.train(chosen, 1)
     train = own_adapters.train_round
     with mock.patch.object(own_adapters, "train_round", side_effect=train) as trained:
-        assert resumed.train_resumably(chosen, 1, None, saved.checkpoint).steps == 12
+        assert resumed.train_resumably(chosen, 1, None, checkpoint).steps == 12
     assert [call.args[1] for call in trained.call_args_list] == [chosen[2:]]
     assert losses(resumed, chosen) == losses(whole, chosen)
 
@@ -165,12 +159,12 @@ def test_what_is_untrained_is_returned_once_each(make: Make, chosen: list[Config
 def test_a_set_that_workers_trained_is_as_if_trained_here(
     make: Make, chosen: list[Configuration], method
 ) -> None:
-    here, trainer, saved = make(method=method), make(method=method), Saved()
+    here, trainer, checkpoint = make(method=method), make(method=method), in_memory()
     expected = here.train(chosen, 1)
     for configuration in reversed(chosen):
         worker = make(method=method)
-        trainer.adopt(sent(worker.train_separately(configuration)), chosen, saved.checkpoint)
-    report = trainer.train_resumably(chosen, 1, None, saved.checkpoint)
+        trainer.adopt(sent(worker.train_separately(configuration)), chosen, checkpoint)
+    report = trainer.train_resumably(chosen, 1, None, checkpoint)
     assert report.losses == expected.losses
     assert report.seconds > 0
     assert report.details["trained_configurations"] == 3
@@ -180,12 +174,12 @@ def test_a_set_that_workers_trained_is_as_if_trained_here(
 def test_what_was_adopted_is_saved_when_the_study_is_killed(
     make: Make, chosen: list[Configuration]
 ) -> None:
-    saved = Saved()
-    make().adopt(sent(make().train_separately(chosen[1])), chosen, saved.checkpoint)
+    checkpoint = in_memory()
+    make().adopt(sent(make().train_separately(chosen[1])), chosen, checkpoint)
     resumed = make()
-    assert list(resumed.untrained(chosen, saved.checkpoint)) == [chosen[0], chosen[2]]
+    assert list(resumed.untrained(chosen, checkpoint)) == [chosen[0], chosen[2]]
     other_set = chosen[:2]
-    assert list(resumed.untrained(other_set, saved.checkpoint)) == other_set
+    assert list(resumed.untrained(other_set, checkpoint)) == other_set
 
 
 def test_what_a_workers_evaluation_trained_is_not_trained_again_for_the_next_set(
@@ -205,12 +199,12 @@ def test_what_a_workers_evaluation_trained_is_not_trained_again_for_the_next_set
 def test_a_training_that_diverges_on_a_worker_fails_when_it_is_evaluated(
     make: Make, chosen: list[Configuration]
 ) -> None:
-    trainer, saved = make(), Saved()
+    trainer, checkpoint = make(), in_memory()
     with diverging(chosen[0]):
         trained = make().train_separately(chosen[0])
-    trainer.adopt(sent(trained), chosen, saved.checkpoint)
-    assert list(trainer.untrained(chosen, saved.checkpoint)) == chosen[1:]
-    trainer.train_resumably(chosen, 1, None, saved.checkpoint)
+    trainer.adopt(sent(trained), chosen, checkpoint)
+    assert list(trainer.untrained(chosen, checkpoint)) == chosen[1:]
+    trainer.train_resumably(chosen, 1, None, checkpoint)
     with pytest.raises(EvaluationError, match="became nan"):
         trainer.evaluate(chosen[:1], "validation")
     assert len(losses(trainer, chosen[1:])) == 2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +41,15 @@ def study(
     return path
 
 
+def recorded_once(outcome: Callable[..., Any]) -> Any:
+    """Return an outcome, which is recorded when it was measured, and not before."""
+    assert outcome(recorded=True) is None
+    found = outcome()
+    assert found is not None
+    assert outcome(recorded=True) == found
+    return found
+
+
 def test_every_method_and_every_variant_is_a_valid_study(study: Path) -> None:
     for entries in (paper_runs.ENTRIES, adapter.variants_of(study)):
         for method in entries:
@@ -46,16 +58,13 @@ def test_every_method_and_every_variant_is_a_valid_study(study: Path) -> None:
 
 @pytest.mark.parametrize("method", ["qlora", "coa-lora"])
 def test_a_method_serves_every_budget_and_is_recorded(study: Path, method: str) -> None:
-    assert outcome_of(study, method, 0, recorded=True) is None
-    outcome = outcome_of(study, method, 0)
-    assert outcome is not None
+    outcome = recorded_once(partial(outcome_of, study, method, 0))
     assert [one.budget for one in outcome.served] == list(BUDGETS)
     assert all(one.average_bits <= one.budget for one in outcome.served)
     assert all(0 <= one.metric <= 1 for one in outcome.served)
     assert outcome.minutes > 0
     assert outcome.minutes >= outcome.train_minutes
     assert {"processor", "threads", "commit"} <= outcome.machine.keys()
-    assert outcome_of(study, method, 0, recorded=True) == outcome
     study.write_text(study.read_text().replace("steps: 3", "steps: 4"))
     with pytest.raises(InputError, match="another plan"):
         outcome_of(study, method, 0, recorded=True)
@@ -65,13 +74,10 @@ def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zero_shot, "CONFIGURATIONS", 8)
-    assert zero_shot.zero_shot(study, 0, recorded=True) is None
-    found = zero_shot.zero_shot(study, 0)
-    assert found is not None
+    found = recorded_once(partial(zero_shot.zero_shot, study, 0))
     assert len(found) == 8
     assert [one.average_bits for one in found] == sorted(one.average_bits for one in found)
     assert any(one.seen_loss != one.unseen_loss for one in found)
-    assert zero_shot.zero_shot(study, 0, recorded=True) == found
 
 
 @pytest.mark.parametrize("variant", ["coa-lora", "lora-for-each"])
@@ -79,12 +85,9 @@ def test_a_variant_of_the_adapter_is_trained_once_and_recorded(
     study: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
     monkeypatch.setattr(adapter, "CONFIGURATIONS", 4)
-    assert adapter.outcome_of(study, variant, 0, recorded=True) is None
-    found = adapter.outcome_of(study, variant, 0)
-    assert found is not None
+    found = recorded_once(partial(adapter.outcome_of, study, variant, 0))
     assert len(found["test_loss"]) == len(found["validation_metric"]) == len(adapter.LEVELS)
     assert found["average_bits"] == sorted(found["average_bits"])
-    assert adapter.outcome_of(study, variant, 0, recorded=True) == found
 
 
 def test_each_way_of_merging_is_measured_once_and_recorded(
@@ -92,9 +95,7 @@ def test_each_way_of_merging_is_measured_once_and_recorded(
 ) -> None:
     monkeypatch.setattr(merging, "CONFIGURATIONS", 4)
     changes = ("trainer.learning_rate=1e-2", "trainer.eval_precision=float32")
-    assert merging.outcome_of(study, 0, changes, recorded=True) is None
-    found = merging.outcome_of(study, 0, changes)
-    assert found is not None
+    found = recorded_once(partial(merging.outcome_of, study, 0, changes))
     assert found["average_bits"] == sorted(found["average_bits"])
     for studied, one in zip(found["studied_loss"], found["measured"], strict=True):
         assert one["logits_apart"] < 1e-4
@@ -102,4 +103,3 @@ def test_each_way_of_merging_is_measured_once_and_recorded(
         assert list(losses) == list(merging.WAYS)
         assert losses[merging.ADAPTED] == pytest.approx(studied, abs=1e-4)
         assert len(set(losses.values())) == len(losses)
-    assert merging.outcome_of(study, 0, changes, recorded=True) == found

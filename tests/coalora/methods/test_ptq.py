@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from qsearch_coalora.adapter.lora import ADAPTER
 from qsearch_coalora.methods.ptq import PTQTrainer
-from qsearch_coalora.weights.switching import FULL_PRECISION
-
-from qsearch.space.configuration import Configuration
 
 
 def test_ptq_quantizes_the_merged_weights_and_adds_nothing(
@@ -27,15 +24,6 @@ def test_ptq_quantizes_the_merged_weights_and_adds_nothing(
     assert torch.equal(layer.base_layer.weight.data, expected.detach())
     inputs = torch.randn(2, 5, 32)
     torch.testing.assert_close(layer(inputs), layer.base_layer(inputs))
-
-
-def test_ptq_trains_in_full_precision(make_trainer, make_configuration) -> None:
-    trainer = make_trainer(method=PTQTrainer)
-    used: list[Configuration] = []
-    adapted = trainer.study.adapted
-    adapted.followers.append(used.append)
-    trainer.train([make_configuration(trainer, 0)], 1)
-    assert set(used) == {FULL_PRECISION}
 
 
 def test_ptq_without_fine_tuning_takes_no_step(make_trainer, make_configuration) -> None:

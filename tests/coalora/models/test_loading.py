@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from qsearch_coalora.models.loading import load_config, load_pretrained, skeleton
@@ -55,26 +56,19 @@ def test_a_package_is_found_and_not_imported(
     assert (source.path, source.is_local) == (str(folder), True)
 
 
-class UnreachableHub:
-    attempts = 0
-
-    def model_info(self, *_: object, **__: object) -> None:
-        UnreachableHub.attempts += 1
-        raise ConnectionError("no route")
-
-
 @pytest.fixture
-def unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[UnreachableHub]:
-    UnreachableHub.attempts = 0
-    monkeypatch.setattr("huggingface_hub.HfApi", UnreachableHub)
+def unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> mock.Mock:
+    """What the hub is asked with; it never answers."""
+    asked = mock.Mock(side_effect=ConnectionError("no route"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", asked)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    return UnreachableHub
+    return asked
 
 
 def test_an_unreachable_hub_is_tried_once_and_reported_in_one_line(unreachable_hub) -> None:
     with pytest.raises(InputError, match="cannot be reached") as caught:
         load_pretrained(ModelSpec(name="owner/model"), "AutoModelForCausalLM")
-    assert unreachable_hub.attempts == 1
+    assert unreachable_hub.call_count == 1
     assert "\n" not in str(caught.value)
 
 

@@ -7,18 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.tasks.labels import as_the_head_has_them
 from transformers import AutoModelForSequenceClassification
 
 from qsearch.errors import InputError
 from qsearch.spec.sections import ModelSpec
-from tests.coalora.conftest import small_tokenizer
-
-
-def task_of(table_files: tuple[Path, Path], **options: object) -> Classification:
-    train, validation = table_files
-    return Classification(Classification.Options(train=train, validation=validation, **options))
+from tests.coalora.conftest import classification, small_tokenizer
 
 
 def classifier(bert_folder: Path, folder: Path, *names: str) -> ModelSpec:
@@ -38,7 +32,7 @@ def fine_tuned(bert_folder: Path, tmp_path: Path) -> ModelSpec:
 
 
 def test_a_fine_tuned_heads_outputs_stay_those_of_their_labels(fine_tuned, table_files) -> None:
-    task = task_of(table_files)
+    task = classification(table_files)
     loaded = task.load_model(fine_tuned, 0)
     task.prepare(loaded.tokenizer)
     assert task.labels == ("right", "left")
@@ -49,7 +43,7 @@ def test_a_fine_tuned_heads_outputs_stay_those_of_their_labels(fine_tuned, table
 
 
 def test_a_new_head_has_the_datas_order(bert_folder, table_files) -> None:
-    task = task_of(table_files)
+    task = classification(table_files)
     module = task.load_model(ModelSpec(name=str(bert_folder)), 0).module
     assert task.labels == ("left", "right")
     assert module.config.label2id == {"left": 0, "right": 1}
@@ -64,8 +58,8 @@ def test_outputs_with_other_names_are_refused_unless_their_order_is_given(
         files.append(tmp_path / path.name)
         files[-1].write_text(text)
     with pytest.raises(InputError, match=r"outputs named \['Right', 'Left'\].*labels \['0', '1'\]"):
-        task_of((files[0], files[1])).load_model(fine_tuned, 0)
-    task = task_of((files[0], files[1]), labels=[1, 0])
+        classification((files[0], files[1])).load_model(fine_tuned, 0)
+    task = classification((files[0], files[1]), labels=[1, 0])
     assert task.load_model(fine_tuned, 0).module.config.id2label == {0: "1", 1: "0"}
 
 
@@ -94,8 +88,8 @@ def test_a_head_with_more_outputs_than_the_data_has_labels_wants_them_all(
 ) -> None:
     spec = classifier(bert_folder, tmp_path, "right", "between", "left")
     with pytest.raises(InputError, match=r"3 outputs, named \['right', 'between', 'left'\]"):
-        task_of(table_files).load_model(spec, 0)
-    task = task_of(table_files, labels=["right", "between", "left"])
+        classification(table_files).load_model(spec, 0)
+    task = classification(table_files, labels=["right", "between", "left"])
     assert task.load_model(spec, 0).module.config.num_labels == 3
 
 
@@ -104,7 +98,7 @@ def test_a_head_with_more_outputs_than_the_data_has_labels_wants_them_all(
 )
 def test_options_that_contradict_each_other_are_refused(table_files, options) -> None:
     with pytest.raises(ValidationError, match=r"labels|positive"):
-        task_of(table_files, **options)
+        classification(table_files, **options)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +115,7 @@ def test_options_that_contradict_each_other_are_refused(table_files, options) ->
 def test_f1_is_of_the_second_label_or_the_one_that_is_named(
     table_files, options: dict[str, object], expected: float
 ) -> None:
-    task = task_of(table_files, metric="f1", **options)
+    task = classification(table_files, metric="f1", **options)
     left, right = (task.labels.index(label) for label in ("left", "right"))
     labels = torch.tensor([left, left, right, right])
     logits = torch.nn.functional.one_hot(torch.tensor([left, left, right, left]), 2).float()
@@ -131,7 +125,7 @@ def test_f1_is_of_the_second_label_or_the_one_that_is_named(
 def test_f1_of_more_than_two_labels_is_refused(table_files, tmp_path) -> None:
     (tmp_path / "three.tsv").write_text("text\tlabel\nw1\ta\nw2\tb\nw3\tc\n")
     with pytest.raises(InputError, match="f1 needs two labels; the data has 3"):
-        task_of((tmp_path / "three.tsv", table_files[1]), metric="f1").labels  # noqa: B018
+        classification((tmp_path / "three.tsv", table_files[1]), metric="f1").labels  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -143,4 +137,4 @@ def test_f1_of_more_than_two_labels_is_refused(table_files, tmp_path) -> None:
 )
 def test_labels_that_the_data_has_otherwise_are_refused(table_files, options, said) -> None:
     with pytest.raises(InputError, match=said):
-        task_of(table_files, **options).labels  # noqa: B018
+        classification(table_files, **options).labels  # noqa: B018

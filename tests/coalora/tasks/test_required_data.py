@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
 
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsDataCheck
 from qsearch.spec.sections import ModelSpec
+from tests.coalora.conftest import classification
 
 TABLE = pd.DataFrame({"text": ["w1", "w2"], "label": ["left", "right"]})
 
@@ -30,18 +30,14 @@ def written(path: Path, table: pd.DataFrame = TABLE) -> Path:
     return path
 
 
-def task_of(train: Path, **options: object) -> Classification:
-    return Classification(Classification.Options(train=train, validation=train, **options))
-
-
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_a_table_needs_its_columns_and_a_row(suffix: str, tmp_path: Path) -> None:
     path = written(tmp_path / f"data.{suffix}")
-    task = task_of(path)
+    task = classification((path, path))
     assert isinstance(task, SupportsDataCheck)
     task.require_data()
     assert task.labels == ("left", "right")
-    other = task_of(path, text="phrase")
+    other = classification((path, path), text="phrase")
     for attempt in (other.require_data, lambda: other.labels):  # As a run refuses it.
         with pytest.raises(
             InputError,
@@ -56,20 +52,21 @@ def test_a_table_needs_its_columns_and_a_row(suffix: str, tmp_path: Path) -> Non
 def test_rows_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "data.csv"
     path.write_bytes(b"text,label\n" + b"w1,left\n" * 300_000 + b"\xff\xfe,right\n")
-    task_of(path).require_data()
+    task = classification((path, path))
+    task.require_data()
     with pytest.raises(InputError, match="cannot be read"):
-        _ = task_of(path).labels
+        _ = task.labels
 
 
 def test_a_field_that_the_first_json_lines_lack_is_found(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text('{"text": "w1"}\n\n{"label": "left"}\nno JSON\n')
-    task_of(path).require_data()
+    classification((path, path)).require_data()
 
 
 @pytest.mark.parametrize("content", ["", "\n \n\t\n"])
 def test_a_text_without_text_is_refused_before_the_model_is_loaded(
-    content: str, make_causal_task, llama_folder: Path, quantizer, tmp_path: Path
+    content: str, make_trainer, make_causal_task, llama_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty.txt").write_text(content)
     task = make_causal_task(train=tmp_path / "empty.txt")
@@ -77,13 +74,11 @@ def test_a_text_without_text_is_refused_before_the_model_is_loaded(
         task.require_data()
     without_weights = tmp_path / "model"
     shutil.copytree(llama_folder, without_weights, ignore=shutil.ignore_patterns("*.safetensors"))
-    options = CoALoRATrainer.Options(rank=4)
-    model = ModelSpec(name=str(without_weights))
     with pytest.raises(InputError, match=r"empty\.txt holds no text"):
-        CoALoRATrainer(options, model, task, quantizer, 0).study.loaded  # noqa: B018
+        _ = make_trainer(task=task, model=without_weights).study.loaded
     # What only the tokenizer can tell is told before the weights are loaded, too.
     with pytest.raises(InputError, match=r"fewer than task\.length 5000"):
-        make_causal_task(length=5000).load_model(model, 0)
+        make_causal_task(length=5000).load_model(ModelSpec(name=str(without_weights)), 0)
 
 
 @pytest.mark.parametrize("missing", ["train", "validation"])
@@ -96,7 +91,8 @@ def test_a_missing_file_is_refused(missing: str, tmp_path: Path) -> None:
 
 
 def test_a_test_split_that_no_run_reads_may_be_missing(tmp_path: Path) -> None:
-    task_of(written(tmp_path / "data.csv"), test=tmp_path / "absent.csv").require_data()
+    files = (written(tmp_path / "data.csv"),) * 2
+    classification(files, test=tmp_path / "absent.csv").require_data()
 
 
 @pytest.mark.parametrize("task", [Classification, CausalLanguageModelling])

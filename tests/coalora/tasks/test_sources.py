@@ -13,7 +13,7 @@ from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.tasks.sources import HubDataset, read_dataset
 
 from qsearch.errors import InputError
-from qsearch.spec.sections import ModelSpec
+from tests.coalora.conftest import small_tokenizer
 
 datasets = pytest.importorskip("datasets")
 
@@ -48,12 +48,12 @@ def rows(labels: Sequence[int]) -> pd.DataFrame:
     return pd.DataFrame({**pairs, "label": labels, "idx": count})
 
 
-def task_of(dataset: HubDataset, folder: Path, **options: object) -> Classification:
+def task_of(dataset: HubDataset, **options: object) -> Classification:
     """A prepared task of a data set's pairs."""
     task = Classification(
         Classification.Options(dataset=dataset, text=("first", "second"), **options)
     )
-    task.prepare(task.load_model(ModelSpec(name=str(folder)), 0).tokenizer)
+    task.prepare(small_tokenizer())
     return task
 
 
@@ -80,11 +80,11 @@ def test_a_folder_is_not_downloaded(tmp_path: Path) -> None:
     ("names", "labels"), [((), ("0", "1")), (("not_duplicate", "duplicate"),) * 2]
 )
 def test_labels_are_in_the_data_sets_own_order(
-    names: tuple[str, ...], labels: tuple[str, ...], write: Write, bert_folder: Path
+    names: tuple[str, ...], labels: tuple[str, ...], write: Write
 ) -> None:
     # Of QQP's names, sorted ones, F1 would be of the pairs that are no duplicates.
     table = rows([0, 1, 1, 0, 1, 0])
-    task = task_of(write({"train": table, "validation": table}, names), bert_folder, metric="f1")
+    task = task_of(write({"train": table, "validation": table}, names), metric="f1")
     assert task.labels == labels
     (batch,) = task.batches("train", 6)
     assert batch["labels"].sum() == 3
@@ -94,37 +94,33 @@ def test_labels_are_in_the_data_sets_own_order(
     assert task.summarise(scores)[0] == pytest.approx(2 / 3)
 
 
-def test_examples_without_a_label_are_left_out_where_labels_have_names(
-    write: Write, bert_folder: Path
-) -> None:
+def test_examples_without_a_label_are_left_out_where_labels_have_names(write: Write) -> None:
     # SNLI's examples without a majority have -1, in training too; and training may lack a label.
     table = rows([0, -1, 2, 0, 2, -1])
     source = write({"train": table, "validation": table}, ("yes", "perhaps", "no"))
-    task = task_of(source, bert_folder)
+    task = task_of(source)
     assert task.examples("train") == task.examples("validation") == 4
     assert task.labels == ("yes", "perhaps", "no")
 
 
-def test_mnli_is_validated_on_its_matched_pairs(write: Write, bert_folder: Path) -> None:
+def test_mnli_is_validated_on_its_matched_pairs(write: Write) -> None:
     sizes = {"train": 9, "validation_matched": 6, "validation_mismatched": 3}
     source = write(
         {split: rows([0, 1, 2] * (size // 3)) for split, size in sizes.items()},
         ("entailment", "neutral", "contradiction"),
         validation="validation_matched",
     )
-    assert task_of(source, bert_folder).examples("validation") == 6
+    assert task_of(source).examples("validation") == 6
 
 
-def test_rows_of_text_are_lines_in_their_order_and_none_without_text(
-    write: Write, llama_folder: Path
-) -> None:
+def test_rows_of_text_are_lines_in_their_order_and_none_without_text(write: Write) -> None:
     text = pd.DataFrame({"text": ["w0\n", "w1", None, "w2 w3", *["w4"] * 20]})
     source = write({"train": text, "validation": text})
     task = CausalLanguageModelling(
         CausalLanguageModelling.Options(dataset=source, length=8, train_tokens=17)
     )
-    assert list(task._lines("train"))[:4] == ["w0\n", "w1\n", "w2 w3\n", "w4\n"]
-    tokenizer = task.load_model(ModelSpec(name=str(llama_folder)), 0).tokenizer
+    tokenizer = small_tokenizer()
+    task.prepare(tokenizer)
     (batch,) = task.batches("train", 4)
     assert batch["input_ids"].shape == (2, 8)
     words = tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist())

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,16 +14,7 @@ from qsearch_coalora.tasks.data_files import read_table
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Scores
 from qsearch.spec.sections import ModelSpec
-from tests.coalora.conftest import small_tokenizer
-
-
-def classification(**options: object) -> Classification:
-    return Classification(Classification.Options(**options))
-
-
-def prepared(folder: Path, task):
-    task.prepare(task.load_model(ModelSpec(name=str(folder)), 0).tokenizer)
-    return task
+from tests.coalora.conftest import classification, small_tokenizer
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
@@ -48,11 +38,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path) -> None:
         read_table(tmp_path / "data.xls")
 
 
-def test_a_label_that_training_lacks_is_refused(bert_folder, table_files, tmp_path) -> None:
+def test_a_label_that_training_lacks_is_refused(table_files, tmp_path) -> None:
     (tmp_path / "validation.tsv").write_text("text\tlabel\nw1\tmiddle\n")
-    task = classification(train=table_files[0], validation=tmp_path / "validation.tsv")
+    task = classification((table_files[0], tmp_path / "validation.tsv"))
     with pytest.raises(InputError, match=r"middle.*left.*right"):
-        prepared(bert_folder, task)
+        task.prepare(small_tokenizer())
 
 
 @pytest.mark.parametrize(
@@ -68,11 +58,9 @@ def test_exactly_one_source_of_data_is_wanted(options) -> None:
         Classification.Options(**options)
 
 
-def test_limits_take_a_fixed_subset(bert_folder, table_files) -> None:
-    train, validation = table_files
-    task = prepared(
-        bert_folder, classification(train=train, validation=validation, validation_examples=10)
-    )
+def test_limits_take_a_fixed_subset(table_files) -> None:
+    task = classification(table_files, validation_examples=10)
+    task.prepare(small_tokenizer())
     sizes = [len(batch["labels"]) for batch in task.batches("validation", 4)]
     assert (sizes, task.examples("validation")) == ([4, 4, 2], 10)
     with pytest.raises(InputError, match=r"task\.test is not given"):
@@ -97,13 +85,12 @@ def test_a_length_without_room_for_text_is_refused(tmp_path, pair: bool) -> None
 
 def test_integer_labels_keep_their_order(table_files, tmp_path) -> None:
     (tmp_path / "train.csv").write_text("text,label\nw1,10\nw2,9\nw3,2\n")
-    task = classification(train=tmp_path / "train.csv", validation=table_files[1])
+    task = classification((tmp_path / "train.csv", table_files[1]))
     assert task.labels == ("2", "9", "10")
 
 
 def test_a_new_head_is_drawn_from_the_seed_and_named(bert_folder, table_files) -> None:
-    train, validation = table_files
-    task = classification(train=train, validation=validation)
+    task = classification(table_files)
     spec = ModelSpec(name=str(bert_folder))
     loaded = [task.load_model(spec, seed) for seed in (0, 0, 1)]
     weights = [each.module.classifier.weight for each in loaded]
@@ -120,8 +107,9 @@ def test_batches_cover_every_example_once_in_any_order() -> None:
         assert max(map(len, batches)) == 8
 
 
-def test_text_is_packed_to_the_length_without_padding(llama_folder, make_causal_task) -> None:
-    task = prepared(llama_folder, make_causal_task(length=16, validation_tokens=100))
+def test_text_is_packed_to_the_length_without_padding(make_causal_task) -> None:
+    task = make_causal_task(length=16, validation_tokens=100)
+    task.prepare(small_tokenizer())
     batches = list(task.batches("validation", 4))
     assert [tuple(batch["input_ids"].shape) for batch in batches] == [(4, 16), (2, 16)]
     assert sum(len(batch["labels"]) for batch in task.batches("train", 8)) == 40 * 60 // 16
@@ -154,4 +142,4 @@ def test_a_bound_below_what_a_split_needs_is_refused(
 
 def test_an_encoder_is_no_causal_language_model(bert_folder, make_causal_task) -> None:
     with pytest.raises(InputError, match="causal"):
-        prepared(bert_folder, make_causal_task())
+        make_causal_task().load_model(ModelSpec(name=str(bert_folder)), 0)

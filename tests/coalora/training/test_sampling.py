@@ -25,14 +25,6 @@ def drawn(sampler: SetSampler, count: int) -> list[int]:
     return [next(sampler) for _ in range(count)]
 
 
-def test_segments_get_equal_shares_however_many_configurations_they_hold() -> None:
-    bits = [2.0, 2.1, 2.2, 2.3, 2.4, 2.5, 7.9, 8.0]
-    found = Counter(drawn(SetSampler(8, segment_pass(bits, 4), generator()), 400))
-    assert sum(found[position] for position in range(6)) == 200
-    assert found[6] + found[7] == 200
-    assert min(found.values()) > 0
-
-
 def test_configurations_of_equal_bits_are_one_segment() -> None:
     assert set(drawn(SetSampler(3, segment_pass([3.0, 3.0, 3.0], 4), generator()), 60)) == {0, 1, 2}
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
-from qsearch_coalora.methods.lq_lora import LQLoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.weights.layer_inputs import moment_bytes, second_moments
@@ -20,24 +21,19 @@ from torch import Tensor, nn
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
+from tests.coalora.conftest import classification
 
 Make = Callable[..., AdapterTrainer]
 
 
-def integer(rounding: str = "gptq", **options: Any) -> Integer:
-    fields = {"bits": [2, 3, 4], "group_size": [32], "rounding": rounding} | options
-    return Integer(Integer.Options.model_validate(fields))
+def integer(rounding: Any = "gptq") -> Integer:
+    return Integer(Integer.Options(bits=(2, 3, 4), group_size=(32,), rounding=rounding))
 
 
 @pytest.fixture
 def make(make_trainer) -> Make:
     """Return a maker of trainers with the quantizer that needs inputs."""
-
-    def maker(method: Any = CoALoRATrainer, plugin: Any = None, **options: Any) -> AdapterTrainer:
-        fields = {"steps": 3, "calibration_batches": 3} | options
-        return make_trainer(plugin=plugin or integer(), method=method, **fields)
-
-    return maker
+    return partial(make_trainer, plugin=integer(), steps=3, calibration_batches=3)
 
 
 def alternating(trainer: AdapterTrainer) -> Configuration:
@@ -116,44 +112,17 @@ def test_one_module_that_reads_the_same_tensor_twice_counts_it_twice() -> None:
     torch.testing.assert_close(moment, inputs.T @ inputs / 6)
 
 
-@pytest.mark.parametrize("method", [CoALoRATrainer, LQLoRATrainer])
-def test_rounding_to_nearest_measures_nothing(
-    make: Make, monkeypatch: pytest.MonkeyPatch, method
-) -> None:
-    runs: list[object] = []
-    plain = AdaptedModel.logits
-
-    def counted(self: AdaptedModel, batch: Mapping[str, Tensor]) -> Tensor:
-        runs.append(batch)
-        return plain(self, batch)
-
-    monkeypatch.setattr(AdaptedModel, "logits", counted)
-    # Input norms and importance, which some methods measure, are none of this.
-    options = {"init": "shared"} if method is CoALoRATrainer else {}
-    counts = []
-    for rounding in ("nearest", "gptq"):
-        runs.clear()
-        trainer = make(method, integer(rounding), **options)
-        trainer.study.adapted  # noqa: B018
-        counts.append(len(runs))
-    assert counts[1] - counts[0] == 3
-    assert counts[0] == (3 if method is LQLoRATrainer else 0)
-
-
-def test_nothing_is_trainable_that_was_not(make: Make) -> None:
-    def trainable(trainer: AdapterTrainer) -> list[str]:
-        model = trainer.study.adapted.peft_model
-        return [name for name, p in model.named_parameters() if p.requires_grad]
-
-    options = {"residual_rank": 4}
-    assert trainable(make(**options)) == trainable(make(plugin=integer("nearest"), **options))
+def test_rounding_to_nearest_measures_nothing(make: Make) -> None:
+    with mock.patch.object(AdaptedModel, "calibrate") as calibrate:
+        make(plugin=integer("nearest")).study.adapted  # noqa: B018
+    assert not calibrate.called
 
 
 # Using
 
 
 def test_the_weights_of_the_model_are_gptq_s(make: Make) -> None:
-    trainer = make(SharedLoRATrainer)
+    trainer = make(method=SharedLoRATrainer)
     chosen, weights = alternating(trainer), trainer.study.adapted.weights
     trainer.study.adapted.activate(chosen)
     for position, layer in enumerate(trainer.layers()):
@@ -164,18 +133,8 @@ def test_the_weights_of_the_model_are_gptq_s(make: Make) -> None:
         assert torch.equal(weight, integer().dequantize(quantized))
 
 
-def test_the_decomposition_of_lq_lora_is_of_weights_quantized_by_inputs(make: Make) -> None:
-    trainer = make(LQLoRATrainer)
-    chosen = alternating(trainer)
-    trainer.study.adapted.activate(chosen)
-    name, lora = trainer.layers()[0].name, trainer.study.adapted.lora_layers[0]
-    found, weights = trainer._decomposed(0, chosen[name]), trainer.study.adapted.weights
-    rest = weights.originals[0] - found.L1 @ found.L2
-    assert torch.equal(lora.base_layer.weight, weights.approximated(0, rest, chosen[name]))
-
-
 def test_errors_are_measured_by_inputs(make: Make) -> None:
-    trainer = make(SharedLoRATrainer)
+    trainer = make(method=SharedLoRATrainer)
     choices = trainer.study.quantizer.choices().layer_configurations
     errors = trainer.quantization_error(choices)
     assert errors.shape == (len(trainer.layers()), len(choices))
@@ -200,11 +159,11 @@ def test_other_data_than_the_saved_state_s_is_refused(
     make: Make, table_files, tmp_path: Path, method, rounding: str
 ) -> None:
     """Residual factors, or the weights, follow from the inputs: the adapter would be another."""
-    files = tmp_path / "train.tsv", table_files[1]
-    files[0].write_text(table_files[0].read_text())
-    state = make(method, integer(rounding), files=files).state()
-    make(method, integer(rounding), files=files).load_state(state)
-    with files[0].open("a") as stream:
-        stream.write("w59 w58 w57\tright\n")
+    other = tmp_path / "train.tsv"
+    other.write_text(table_files[0].read_text() + "w59 w58 w57\tright\n")
+    measured = partial(make, method=method, plugin=integer(rounding))
+    state = measured().state()
+    measured().load_state(state)
+    task = classification((other, table_files[1]))
     with pytest.raises(InputError, match=r"other training data.*root mean square"):
-        make(method, integer(rounding), files=files).load_state(state)
+        measured(task=task).load_state(state)

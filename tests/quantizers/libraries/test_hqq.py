@@ -39,15 +39,6 @@ def test_codes_scales_and_zero_points_are_those_of_hqq(layer):
     torch.testing.assert_close(QUANTIZER.dequantize(ours), restored)
 
 
-def test_the_last_shorter_group_of_a_row_is_a_group_of_its_own():
-    weight = normal_weight(8, 200)
-    restored = round_trip(QUANTIZER, weight, configuration(3, 128))
-    parts = [
-        round_trip(QUANTIZER, part, configuration(3, 128)) for part in weight.split(128, dim=1)
-    ]
-    assert torch.equal(restored, torch.cat(parts, dim=1))
-
-
 @EVERY
 def test_constant_groups_are_restored_to_float16(layer):
     weight = torch.full((3, 50), -0.37)

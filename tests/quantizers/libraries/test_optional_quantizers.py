@@ -27,6 +27,15 @@ def test_huge_and_tiny_weights_stay_finite(quantizer, scale):
         assert round_trip(quantizer, weight, layer).isfinite().all()
 
 
+@pytest.mark.parametrize("quantizer", [HQQ, TorchAO], indirect=True)
+def test_the_last_shorter_group_of_a_row_is_a_group_of_its_own(quantizer):
+    weight = normal_weight(8, 300)
+    for layer in quantizer.choices().layer_configurations:
+        parts = weight.split(300 // layer.integer("group_size") * layer.integer("group_size"), 1)
+        restored = torch.cat([round_trip(quantizer, part, layer) for part in parts], dim=1)
+        assert torch.equal(round_trip(quantizer, weight, layer), restored)
+
+
 def test_a_missing_package_names_the_extra(quantizer, monkeypatch):
     name, weight = quantizer.name, normal_weight(2, 100)
     first = quantizer.choices().layer_configuration(0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from qsearch_quantizers.libraries.torchao import TorchAO
 
-from qsearch.testing.samples import normal_weight, round_trip
+from qsearch.testing.samples import normal_weight
 
 torchao = pytest.importorskip("torchao.quantization")
 
@@ -50,11 +50,3 @@ def test_codes_are_those_of_torchao_where_it_divides_exactly(layer):
     assert (ours.tensors["scales"] == 2**-9).all()
     assert torch.equal(ours.tensors["codes"].int() - 2 ** (bits - 1), theirs.qdata.int())
     assert torch.equal(QUANTIZER.dequantize(ours), theirs.dequantize())
-
-
-@EVERY
-def test_the_last_shorter_group_of_a_row_is_a_group_of_its_own(layer):
-    weight = normal_weight(8, 300)
-    parts = weight.split(layer.integer("group_size"), dim=1)
-    restored = torch.cat([round_trip(QUANTIZER, part, layer) for part in parts], dim=1)
-    assert torch.equal(round_trip(QUANTIZER, weight, layer), restored)

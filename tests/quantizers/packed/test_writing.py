@@ -20,17 +20,17 @@ from qsearch_quantizers.packed.verification import file_digests, settings_digest
 from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layers  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-SIZES = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "vocab_size": 50}
-HEADS = {"num_attention_heads": 2}
-GROUPED = {**HEADS, "num_key_value_heads": 1}
+from tests.coalora.conftest import head_of, small_config  # noqa: E402
+
+GROUPED = {"num_key_value_heads": 1}
 MODELS = {
-    "bert": ("BertConfig", "BertForSequenceClassification", {**HEADS, "num_labels": 3}),
-    "roberta": ("RobertaConfig", "RobertaForSequenceClassification", {**HEADS, "num_labels": 3}),
-    "llama": ("LlamaConfig", "LlamaForCausalLM", GROUPED),
-    "llama, tied": ("LlamaConfig", "LlamaForCausalLM", {**GROUPED, "tie_word_embeddings": True}),
-    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", GROUPED),
-    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {**GROUPED, "head_dim": 16}),
-    "mistral": ("MistralConfig", "MistralForCausalLM", GROUPED),
+    "bert": ("Bert", {}),
+    "roberta": ("Roberta", {}),
+    "llama": ("Llama", GROUPED),
+    "llama, tied": ("Llama", {**GROUPED, "tie_word_embeddings": True}),
+    "qwen2": ("Qwen2", GROUPED),
+    "qwen3": ("Qwen3", {**GROUPED, "head_dim": 16}),
+    "mistral": ("Mistral", GROUPED),
 }
 PACKED = "bert.encoder.layer.1.output.dense"
 NORMAL_FLOAT, INTEGER = NormalFloat(NormalFloat.Options()), Integer(Integer.Options())
@@ -39,16 +39,15 @@ BOTH_SCHEMES = Integer(Integer.Options(scheme=("symmetric", "asymmetric")))
 
 def small_model(kind="bert"):
     torch.manual_seed(0)
-    config, model, options = MODELS[kind]
-    sizes = {**SIZES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    made = getattr(transformers, config)(**sizes, **options)
-    return getattr(transformers, model)(made).eval()
+    name, options = MODELS[kind]
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = small_config(name, intermediate_size=80, **tokens, **options)
+    return getattr(transformers, f"{name}For{head_of(name)}")(config).eval()
 
 
 def load(folder, kind="bert", **options):
-    sequence = "Sequence" in MODELS[kind][1]
-    auto = "AutoModelForSequenceClassification" if sequence else "AutoModelForCausalLM"
-    return getattr(transformers, auto).from_pretrained(folder, **options)
+    auto = getattr(transformers, f"AutoModelFor{head_of(MODELS[kind][0])}")
+    return auto.from_pretrained(folder, **options)
 
 
 def quantized(model, quantizer, rank=0):
@@ -130,12 +129,6 @@ def test_the_model_without_its_head_loads_too(kind, tmp_path):
             assert torch.equal(model(input_ids=ids).last_hidden_state, expected)
 
 
-def test_a_loaded_model_can_be_saved_and_loaded_again(checkpoint, tmp_path):
-    loaded = load(checkpoint)
-    loaded.save_pretrained(tmp_path)
-    assert torch.equal(logits(load(tmp_path)), logits(loaded))
-
-
 def test_bfloat16_is_for_what_is_not_packed(tmp_path):
     write(tmp_path, quantized(small_model(), NORMAL_FLOAT, 4), quantizer=NORMAL_FLOAT)
     expected = load(tmp_path)
@@ -207,9 +200,7 @@ LAYER = {"bits": 2, "group_size": 32}
     [
         ({"format_version": 1}, "format_version: Input should be 2, not 1"),
         ({"adapter_rank": -1}, "adapter_rank: .* greater than or equal to 0, not -1"),
-        ({"adapter_rank": True}, "adapter_rank: .* valid integer, not True"),
         ({"adapter_rank": 4}, "lacks the tensor .*adapter_A"),
-        ({"sha256": ["x"]}, "sha256: .* valid dictionary"),
         ({"surprise": 1}, "surprise: unknown field"),
         ({"layers": None}, "layers: .* valid dictionary"),
         ({"layers": {"classifier": {"bits": [4]}}}, r"layers.classifier.bits.*, not \[4\]"),
