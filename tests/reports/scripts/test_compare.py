@@ -53,7 +53,9 @@ def test_figures_stand_side_by_side_with_chosen_less_pinned(scripts: Scope) -> N
 
 def test_a_figure_that_neither_has_is_left_out_and_that_one_has_is_told(scripts: Scope) -> None:
     unknown = {"estimated_loss": None, "estimated_loss_std": None}
-    assert "estimated loss (nats)" not in figures(page, {**FIRST, **unknown}, {**SECOND, **unknown})
+    assert "estimated loss (nats)" not in figures(
+        scripts, {**FIRST, **unknown}, {**SECOND, **unknown}
+    )
     found = figures(scripts, FIRST, {**SECOND, **unknown})
     assert found["estimated loss (nats)"] == ["0.3100 ± 0.0020", "–", "–"]
     found = figures(scripts, {**FIRST, **unknown}, SECOND)

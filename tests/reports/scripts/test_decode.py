@@ -86,7 +86,7 @@ def test_the_overall_front_is_that_of_the_frames(
 def test_best_under_a_budget_is_what_qsearch_pick_chooses(
     scripts: Scope,
     small: StudyRecord,
-    trials: list[tuple[float, float, float, bool]],
+    trials: list[Any],
     budget: float,
 ) -> None:
     """By estimated loss where there is one, then by average bits, then by observed loss."""

@@ -1,4 +1,4 @@
-"""Files that the page writes for its reader: their names, and CSV, YAML and JSON that others read."""
+"""Files that the page writes: their names, and CSV and YAML that other programs read."""
 
 from __future__ import annotations
 
