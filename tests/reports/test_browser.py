@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from qsearch.plugins.evaluation import Metric
-from tests.reports.report_page import Page, downloaded, lonely, row_number
+from tests.reports.report_page import Page, lonely
 
 pytestmark = pytest.mark.browser
 
@@ -34,7 +34,7 @@ def test_page_loads_without_console_errors_or_requests(page):
 
 def test_hover_shows_the_figures_of_a_point(page, record):
     row = lonely(record)
-    page.hover("loss", row_number(record, row))
+    page.hover("loss", row.name)
     text = page.hover_text()
     assert f"trial {row['trial']}, round 4" in text
     assert f"average bits {row['average_bits']:.4f}" in text
@@ -65,13 +65,13 @@ def test_table_shows_the_latest_round_all_rounds_or_only_the_front(page, record)
 def test_table_downloads_in_the_order_shown(page, record):
     page.sort("loss")
     page.press(page.part("download-csv"))
-    rows = list(csv.DictReader(io.StringIO(downloaded(page.downloads, "*.csv").decode())))
+    rows = list(csv.DictReader(io.StringIO(page.downloaded("*.csv").decode())))
     expected = record.latest.sort_values("loss")
     assert [int(row["trial"]) for row in rows] == expected["trial"].tolist()
     assert [float(row["loss"]) for row in rows] == expected["loss"].tolist()
     assert json.loads(rows[0]["configuration"]) == json.loads(expected["configuration"].iloc[0])
     page.press(page.part("download-json"))
-    records = json.loads(downloaded(page.downloads, "*.json"))
+    records = json.loads(page.downloaded("*.json"))
     assert [record["average_bits"] for record in records] == expected["average_bits"].tolist()
     assert records[0]["configuration"] == json.loads(expected["configuration"].iloc[0])
 
@@ -90,10 +90,10 @@ def test_hostile_names_are_shown_as_text(browser, study, record, tmp_path):
     )
     page = Page(browser, write_report([study(other)], tmp_path / "report.html"))
     row = lonely(record)
-    page.hover("loss", row_number(record, row))
+    page.hover("loss", row.name)
     assert "by <script>alert(1)</script>" in page.hover_text()
     assert "<b>%{x}</b>" in page.hover_text()
-    page.click("loss", row_number(record, row))
+    page.click("loss", row.name)
     page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
     assert browser.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
     assert browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot a[href]") == []

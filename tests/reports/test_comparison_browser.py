@@ -13,7 +13,7 @@ from selenium.webdriver.support.select import Select
 from qsearch.deployment.selection import best_under
 from tests.reports.chromium import show_as
 from tests.reports.realistic_studies import INTEGER, make_results
-from tests.reports.report_page import downloaded, expected_heatmap
+from tests.reports.report_page import expected_heatmap
 
 pytestmark = pytest.mark.browser
 
@@ -122,5 +122,5 @@ def test_figures_follow_the_scheme_and_are_saved_as_shown(page):
     chooser(page, "fronts").send_keys(Keys.ARROW_DOWN)
     card = fronts.find_element(By.XPATH, "ancestor::article")
     card.find_element(By.CSS_SELECTOR, "[data-save=svg]").click()
-    saved = downloaded(page.downloads, "comparison-metric.svg").decode()
+    saved = page.downloaded("comparison-metric.svg").decode()
     assert "accuracy (higher is better)" in saved
