@@ -11,21 +11,16 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
-def shown() -> dict[str, Path]:
-    """Names of the pictures that README and docs show, and where each is."""
-    found = {}
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for link in re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", page.read_text(encoding="utf-8")):
-            found[Path(link).stem] = page.parent / link
-    return found
-
-
 def test_each_picture_is_there_and_small_and_the_script_takes_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     screenshots = importlib.import_module("screenshots")
-    pictures = shown()
+    pictures = {
+        Path(link).stem: page.parent / link
+        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for link in re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", page.read_text(encoding="utf-8"))
+    }
     assert "report" in pictures
     assert pictures.keys() <= {picture.name for picture in screenshots.PICTURES}
     assert all(path.stat().st_size <= screenshots.MAX_BYTES for path in pictures.values())
