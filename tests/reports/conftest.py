@@ -58,6 +58,18 @@ def browser(chromium: Any, tmp_path: Path) -> Iterator[Any]:
         yield chromium
 
 
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Callable[..., Page]:
+    """Open the page of some studies in a tab of this test's own."""
+
+    def open_page(*studies: StudyResults) -> Page:
+        path = tmp_path / "report.html"
+        path.write_text(render_page(studies), encoding="utf-8")
+        return Page(browser, path)
+
+    return open_page
+
+
 @pytest.fixture(scope="session")
 def report_file(results: StudyResults, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of ``results``."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from qsearch_reports.page.page import render_page
 
-from tests.reports.accessibility import faults_in_any_appearance, violations
+from tests.reports.accessibility import faults_in_any_appearance
 from tests.reports.chromium import missing
 from tests.reports.realistic_studies import INTEGER, make_results, only_failures
 from tests.reports.report_page import Page
@@ -36,7 +35,7 @@ def test_missing_programs_skip_at_a_desk_and_fail_in_ci(
 
 
 @pytest.mark.parametrize("kind", ["empty", "failed", "several"])
-def test_the_page_has_no_fault_that_axe_core_knows(kind: str, browser: Any, tmp_path: Path) -> None:
+def test_the_page_has_no_fault_that_axe_core_knows(kind: str, opened: Callable[..., Page]) -> None:
     small = make_results(rounds=2, trials_per_round=8)
     other = make_results(name="other", choices=INTEGER, seed=1, rounds=2, trials_per_round=8)
     shown = {
@@ -44,13 +43,7 @@ def test_the_page_has_no_fault_that_axe_core_knows(kind: str, browser: Any, tmp_
         "failed": [replace(small, record=only_failures(small.record))],
         "several": [small, other],
     }
-    path = tmp_path / "report.html"
-    path.write_text(render_page(shown[kind]), encoding="utf-8")
-    page = Page(browser, path)
-    browser.execute_script(SHOW_ALL)
+    page = opened(*shown[kind])
+    page.driver.execute_script(SHOW_ALL)
     assert faults_in_any_appearance(page) == {}
     assert page.errors() == []
-    browser.execute_script(
-        "document.querySelector('main').append(document.createElement('button'))"
-    )
-    assert [rule for rule, *_ in violations(browser)] == ["button-name"]

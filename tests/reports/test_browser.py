@@ -8,13 +8,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from qsearch_reports import write_report
+from qsearch_reports.results import StudyResults
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from qsearch.plugins.evaluation import Metric
-from tests.reports.report_page import Page, lonely
+from tests.reports.report_page import lonely
 
 pytestmark = pytest.mark.browser
 
@@ -76,11 +76,9 @@ def test_table_downloads_in_the_order_shown(page, record):
     assert records[0]["configuration"] == json.loads(expected["configuration"].iloc[0])
 
 
-def test_hostile_names_are_shown_as_text(browser, study, record, tmp_path):
+def test_hostile_names_are_shown_as_text(opened, record):
     hostile = '<script>alert(1)</script>"><img src=x onerror=alert(2)><b>x</b> \u202eabc {y} %{x}'
-    layers = tuple(
-        replace(layer, role=f"{layer.role}{hostile}", name=layer.name) for layer in record.layers
-    )
+    layers = tuple(replace(layer, role=f"{layer.role}{hostile}") for layer in record.layers)
     other = replace(
         record,
         name=hostile,
@@ -88,15 +86,15 @@ def test_hostile_names_are_shown_as_text(browser, study, record, tmp_path):
         layers=layers,
         trials=record.trials.assign(method=hostile),
     )
-    page = Page(browser, write_report([study(other)], tmp_path / "report.html"))
+    page = opened(StudyResults(other, "a"))
     row = lonely(record)
     page.hover("loss", row.name)
     assert "by <script>alert(1)</script>" in page.hover_text()
     assert "<b>%{x}</b>" in page.hover_text()
     page.click("loss", row.name)
     page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
-    assert browser.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
-    assert browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot a[href]") == []
+    assert page.driver.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
+    assert page.driver.find_elements(By.CSS_SELECTOR, ".js-plotly-plot a[href]") == []
     assert page.all("h1")[0].get_property("textContent") == hostile
     assert hostile in page.text("values")
     assert page.errors() == []
