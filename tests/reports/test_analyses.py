@@ -36,8 +36,7 @@ from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters, to_parameters
 from qsearch.space.sampling import sample_configurations
 from qsearch.storage.study_record import StudyRecord, read_study, write_study
-from qsearch.study.run import run_study
-from tests.engine.support import FIXTURES, INTEGER, make_space, study_spec, uniform
+from tests.engine.support import INTEGER, make_space, uniform
 from tests.reports.realistic_studies import make_record, only_failures
 
 HOWTO = Path(__file__).parents[2].joinpath("docs", "howto-ax.md").read_text(encoding="utf-8")
@@ -48,16 +47,6 @@ BITS = (2.5, 6.0)
 @pytest.fixture(autouse=True)
 def quiet_ax() -> None:
     set_ax_logger_levels(logging.CRITICAL)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a small study that was run to its end."""
-    directory = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FIXTURES))
-        run_study(study_spec(trainer__blocks=1, search__initial=4, search__candidates=1), directory)
-    return directory
 
 
 @pytest.fixture

@@ -23,16 +23,14 @@ HOSTILE = "<img src=x onerror=alert(1)>\"'{y} %{x}"
 @pytest.fixture(scope="module")
 def studies():
     """Two methods with two seeds each, and a study of another model, with other knobs."""
+    size = {"rounds": 2, "trials_per_round": 10}
     studies = [
-        make_results(
-            name=f"{name} seed {seed}", rounds=2, trials_per_round=10, seed=seed, quality=q
+        replace(
+            make_results(name=f"{trainer} seed {seed}", seed=seed, quality=quality, **size),
+            settings={"seed": seed, "trainer": {"name": trainer}},
         )
-        for name, q in (("good", 1.0), ("poor", 3.0))
+        for trainer, quality in (("good", 1.0), ("poor", 3.0))
         for seed in (0, 1)
-    ]
-    studies = [
-        replace(one, settings={**one.settings, "trainer": {"name": one.record.name.split()[0]}})
-        for one in studies
     ]
     strange = make_results(
         name=HOSTILE, model=HOSTILE, rounds=1, trials_per_round=10, seed=3, choices=INTEGER
