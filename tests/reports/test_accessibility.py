@@ -10,7 +10,7 @@ import pytest
 
 from tests.reports.accessibility import faults_in_any_appearance
 from tests.reports.chromium import missing
-from tests.reports.realistic_studies import INTEGER, make_results, only_failures
+from tests.reports.realistic_studies import INTEGER, LAYERS, make_results, only_failures
 from tests.reports.report_page import Page
 
 pytestmark = pytest.mark.browser
@@ -36,8 +36,9 @@ def test_missing_programs_skip_at_a_desk_and_fail_in_ci(
 
 @pytest.mark.parametrize("kind", ["empty", "failed", "several"])
 def test_the_page_has_no_fault_that_axe_core_knows(kind: str, opened: Callable[..., Page]) -> None:
-    small = make_results(rounds=2, trials_per_round=8)
-    other = make_results(name="other", choices=INTEGER, seed=1, rounds=2, trials_per_round=8)
+    size = {"rounds": 2, "trials_per_round": 8, "layers": LAYERS[:12]}
+    small = make_results(**size)
+    other = make_results(name="other", choices=INTEGER, seed=1, **size)
     shown = {
         "empty": [make_results(rounds=0)],
         "failed": [replace(small, record=only_failures(small.record))],
