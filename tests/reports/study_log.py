@@ -14,18 +14,11 @@ SAVING = 0.04
 """Seconds from the end of an evaluation until it is told: it is saved first."""
 
 
-def log_events(
-    record: StudyRecord, workers: int = 2, break_hours: float = 8.0
-) -> list[dict[str, Any]]:
+def log_events(record: StudyRecord, workers: int = 2) -> list[dict[str, Any]]:
     """Return lines of a log, first one first.
 
     Each round trains, measures sensitivities, evaluates its set, searches, and evaluates
-    candidates, by some workers at once. After the first round it stops, and continues hours later.
-
-    Args:
-        record: The study.
-        workers: How many evaluate at once.
-        break_hours: How long it stops after the first round.
+    candidates, by ``workers`` at once. After the first round it stops, and continues hours later.
     """
     log = _Log(datetime.fromisoformat(START))
     log.tell("measuring quantization error", 1)
@@ -38,7 +31,7 @@ def log_events(
         _round(log, entry, rows, workers)
         if entry.round == 1 and len(record.rounds) > 1:
             log.tell("stopped", 2, reason="the disk is full")
-            log.passes(break_hours * 3600)
+            log.passes(8 * 3600)
             log.tell("started", 2, rounds=len(record.rounds))
             log.passes(1.0)
     log.tell("finished", max(len(record.rounds), 1), reason="all rounds are done")

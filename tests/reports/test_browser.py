@@ -8,13 +8,14 @@ import json
 from dataclasses import replace
 
 import pytest
-from qsearch_reports import write_report
+from qsearch_reports.results import StudyResults
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from qsearch.plugins.evaluation import Metric
-from tests.reports.report_page import Page, downloaded, lonely, row_number
+from tests.reports.realistic_studies import make_record
+from tests.reports.report_page import lonely
 
 pytestmark = pytest.mark.browser
 
@@ -34,7 +35,7 @@ def test_page_loads_without_console_errors_or_requests(page):
 
 def test_hover_shows_the_figures_of_a_point(page, record):
     row = lonely(record)
-    page.hover("loss", row_number(record, row))
+    page.hover("loss", row.name)
     text = page.hover_text()
     assert f"trial {row['trial']}, round 4" in text
     assert f"average bits {row['average_bits']:.4f}" in text
@@ -65,22 +66,21 @@ def test_table_shows_the_latest_round_all_rounds_or_only_the_front(page, record)
 def test_table_downloads_in_the_order_shown(page, record):
     page.sort("loss")
     page.press(page.part("download-csv"))
-    rows = list(csv.DictReader(io.StringIO(downloaded(page.downloads, "*.csv").decode())))
+    rows = list(csv.DictReader(io.StringIO(page.downloaded("*.csv").decode())))
     expected = record.latest.sort_values("loss")
     assert [int(row["trial"]) for row in rows] == expected["trial"].tolist()
     assert [float(row["loss"]) for row in rows] == expected["loss"].tolist()
     assert json.loads(rows[0]["configuration"]) == json.loads(expected["configuration"].iloc[0])
     page.press(page.part("download-json"))
-    records = json.loads(downloaded(page.downloads, "*.json"))
+    records = json.loads(page.downloaded("*.json"))
     assert [record["average_bits"] for record in records] == expected["average_bits"].tolist()
     assert records[0]["configuration"] == json.loads(expected["configuration"].iloc[0])
 
 
-def test_hostile_names_are_shown_as_text(browser, study, record, tmp_path):
+def test_hostile_names_are_shown_as_text(opened):
+    record = make_record(rounds=1, trials_per_round=12, failed=0)
     hostile = '<script>alert(1)</script>"><img src=x onerror=alert(2)><b>x</b> \u202eabc {y} %{x}'
-    layers = tuple(
-        replace(layer, role=f"{layer.role}{hostile}", name=layer.name) for layer in record.layers
-    )
+    layers = tuple(replace(layer, role=f"{layer.role}{hostile}") for layer in record.layers)
     other = replace(
         record,
         name=hostile,
@@ -88,15 +88,15 @@ def test_hostile_names_are_shown_as_text(browser, study, record, tmp_path):
         layers=layers,
         trials=record.trials.assign(method=hostile),
     )
-    page = Page(browser, write_report([study(other)], tmp_path / "report.html"))
+    page = opened(StudyResults(other, "a"))
     row = lonely(record)
-    page.hover("loss", row_number(record, row))
+    page.hover("loss", row.name)
     assert "by <script>alert(1)</script>" in page.hover_text()
     assert "<b>%{x}</b>" in page.hover_text()
-    page.click("loss", row_number(record, row))
-    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
-    assert browser.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
-    assert browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot a[href]") == []
+    page.click("loss", row.name)
+    page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 1")
+    assert page.driver.find_elements(By.CSS_SELECTOR, "img[src=x]") == []
+    assert page.driver.find_elements(By.CSS_SELECTOR, ".js-plotly-plot a[href]") == []
     assert page.all("h1")[0].get_property("textContent") == hostile
     assert hostile in page.text("values")
     assert page.errors() == []

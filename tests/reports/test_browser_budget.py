@@ -16,7 +16,7 @@ from selenium.webdriver.support.select import Select
 from qsearch.deployment.budgets import Budget, parse_size, readable_size
 from qsearch.deployment.selection import best_under
 from tests.reports.chromium import show_as
-from tests.reports.report_page import downloaded, expected_heatmap
+from tests.reports.report_page import expected_heatmap
 
 pytestmark = pytest.mark.browser
 
@@ -99,7 +99,7 @@ def test_commands_are_copied(fresh):
 def test_the_chosen_configuration_downloads(page, results):
     page.all('[data-configuration="yaml"]')[0].click()
     row = best_under(results.record, 3.0)
-    text = downloaded(page.downloads, f"quickstart-trial-{row['trial']}.yaml")
+    text = page.downloaded(f"quickstart-trial-{row['trial']}.yaml")
     assert yaml.safe_load(text) == json.loads(row["configuration"])
 
 
@@ -138,10 +138,10 @@ def test_a_figure_is_saved_as_png_and_svg(page):
     page.figure("loss")
     save = {button.get_attribute("aria-label"): button for button in page.all("[data-save]")}
     save['Save the figure "Loss against average bits" as PNG'].click()
-    image = Image.open(io.BytesIO(downloaded(page.downloads, "quickstart-loss.png")))
+    image = Image.open(io.BytesIO(page.downloaded("quickstart-loss.png")))
     assert image.size == (2000, 1120)
     save['Save the figure "Loss against average bits" as SVG'].click()
-    text = downloaded(page.downloads, "quickstart-loss.svg").decode()
+    text = page.downloaded("quickstart-loss.svg").decode()
     assert text.startswith("<svg")
     assert "Loss against average bits" in text
     assert page.errors() == []

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-
-import numpy as np
 import pytest
-from qsearch_reports.page.page import render_page
 from qsearch_reports.results import StudyResults
 from selenium.webdriver.common.keys import Keys
 
-from tests.reports.realistic_studies import make_results
-from tests.reports.report_page import Page
+from tests.reports.realistic_studies import LAYERS, make_record, make_results
 
 pytestmark = pytest.mark.browser
 
 MANY = 1500
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    def open_page(results: StudyResults) -> Page:
-        path = tmp_path / "report.html"
-        path.write_text(render_page([results]), encoding="utf-8")
-        return Page(browser, path)
-
-    return open_page
 
 
 def test_one_evaluation_is_shown_and_said_to_be_the_only_one(opened):
@@ -40,24 +24,14 @@ def test_one_evaluation_is_shown_and_said_to_be_the_only_one(opened):
     assert page.errors() == []
 
 
-def test_very_many_configurations_are_linked_in_all_views(opened, record):
+def test_very_many_configurations_are_linked_in_all_views(opened):
     """All of one round, as many as one runs in days."""
-    generator = np.random.default_rng(0)
-    layers = record.layers[:6]
-    choices = record.choices.layer_configurations
-    texts = [
-        json.dumps({layer.name: dict(choices[at]) for layer, at in zip(layers, row, strict=True)})
-        for row in generator.integers(0, len(choices), (MANY, len(layers)))
-    ]
-    trials = record.latest.sample(MANY, replace=True, random_state=0, ignore_index=True).assign(
-        trial=range(MANY), round=1, configuration=texts
-    )
-    many = replace(record, layers=layers, trials=trials, rounds=record.rounds[:1])
+    many = make_record(rounds=1, trials_per_round=MANY, layers=LAYERS[:6], failed=0)
     page = opened(StudyResults(many, "runs/many"))
     assert f"{MANY:,}" in page.driver.find_element("id", "main").text
     page.part("slider").send_keys(Keys.END)
     page.press(page.part("select-segments"))
-    front = int(trials["on_front"].sum())
+    front = int(many.trials["on_front"].sum())
     assert page.selected() == front
     for view in ("loss", "metric", "parallel"):
         assert page.marks(view)[2] == front

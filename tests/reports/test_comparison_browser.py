@@ -13,7 +13,7 @@ from selenium.webdriver.support.select import Select
 from qsearch.deployment.selection import best_under
 from tests.reports.chromium import show_as
 from tests.reports.realistic_studies import INTEGER, make_results
-from tests.reports.report_page import downloaded, expected_heatmap
+from tests.reports.report_page import expected_heatmap
 
 pytestmark = pytest.mark.browser
 
@@ -23,16 +23,14 @@ HOSTILE = "<img src=x onerror=alert(1)>\"'{y} %{x}"
 @pytest.fixture(scope="module")
 def studies():
     """Two methods with two seeds each, and a study of another model, with other knobs."""
+    size = {"rounds": 2, "trials_per_round": 10}
     studies = [
-        make_results(
-            name=f"{name} seed {seed}", rounds=2, trials_per_round=10, seed=seed, quality=q
+        replace(
+            make_results(name=f"{trainer} seed {seed}", seed=seed, quality=quality, **size),
+            settings={"seed": seed, "trainer": {"name": trainer}},
         )
-        for name, q in (("good", 1.0), ("poor", 3.0))
+        for trainer, quality in (("good", 1.0), ("poor", 3.0))
         for seed in (0, 1)
-    ]
-    studies = [
-        replace(one, settings={**one.settings, "trainer": {"name": one.record.name.split()[0]}})
-        for one in studies
     ]
     strange = make_results(
         name=HOSTILE, model=HOSTILE, rounds=1, trials_per_round=10, seed=3, choices=INTEGER
@@ -122,5 +120,5 @@ def test_figures_follow_the_scheme_and_are_saved_as_shown(page):
     chooser(page, "fronts").send_keys(Keys.ARROW_DOWN)
     card = fronts.find_element(By.XPATH, "ancestor::article")
     card.find_element(By.CSS_SELECTOR, "[data-save=svg]").click()
-    saved = downloaded(page.downloads, "comparison-metric.svg").decode()
+    saved = page.downloaded("comparison-metric.svg").decode()
     assert "accuracy (higher is better)" in saved

@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from qsearch.storage.study_record import write_study
-from tests.reports.accessibility import faults_in_any_appearance
+from tests.reports.accessibility import faults_in_any_appearance, violations
 from tests.reports.realistic_studies import make_record
 from tests.reports.report_page import Page
 
@@ -144,3 +144,7 @@ def test_index_has_no_fault_that_axe_core_knows(page):
     assert faults_in_any_appearance(page) == {}
     wide = "return document.documentElement.scrollWidth - innerWidth"
     assert page.driver.execute_script(wide) <= 0
+    # A fault is found, also under the page's policy, which allows no such script.
+    nameless = "document.querySelector('main').append(document.createElement('button'))"
+    page.driver.execute_script(nameless)
+    assert [rule for rule, *_ in violations(page.driver)] == ["button-name"]

@@ -65,24 +65,25 @@ def test_a_phase_in_which_the_study_stopped_is_not_complete() -> None:
     assert spans(replay([*ROUND[:4], at(15, "stopped")]))[-1] == (Phase.SET, 3.0, False)
 
 
-def test_what_is_logged_before_a_session_has_started_belongs_to_it() -> None:
-    opening = [
-        at(100, "environment changed", changed=["torch: 2.9 → 2.10"]),
-        at(130, "measuring quantization error"),
-        at(150, "measured quantization error"),
-        at(151, "started"),
-    ]
-    assert lengths(replay([*ROUND[:3], *opening])) == [11.0, 51.0]
+MEASURING = "measuring quantization error"
 
 
-def test_a_session_that_was_killed_while_it_measured_is_another_one() -> None:
-    measuring = [at(0, "measuring quantization error"), at(300, "measuring quantization error")]
-    assert lengths(replay(measuring)) == [0.0, 0.0]
-
-
-def test_a_clock_that_was_set_back_gives_no_negative_time() -> None:
-    lines = [at(50, "started"), at(20, "round started"), at(10, "trained", steps=1)]
-    assert lengths(replay(lines)) == [0.0]
+@pytest.mark.parametrize(
+    ("lines", "seconds"),
+    [
+        (
+            [*ROUND[:3], at(100, "environment changed"), at(130, MEASURING), at(151, "started")],
+            [11.0, 51.0],
+        ),
+        ([at(0, MEASURING), at(300, MEASURING)], [0.0, 0.0]),
+        ([at(50, "started"), at(20, "round started"), at(10, "trained", steps=1)], [0.0]),
+    ],
+    ids=["logged before it has started", "killed while it measured", "a clock set back"],
+)
+def test_sessions_last_from_their_first_event_to_their_last(
+    lines: list[dict[str, Any]], seconds: list[float]
+) -> None:
+    assert lengths(replay(lines)) == seconds
 
 
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+23:00"])

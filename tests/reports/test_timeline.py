@@ -13,15 +13,10 @@ from hypothesis import strategies as st
 from qsearch_reports.figures import timeline_figure
 from qsearch_reports.frames import phases_frame, points_frame, timeline_frame
 from qsearch_reports.frames.clock import log_history, running_minutes
-from qsearch_reports.frames.history import replay
 from qsearch_reports.frames.timeline import _OVERLAP, _lanes
-from qsearch_reports.results import StudyResults
 
+from tests.engine.monitoring.support import at
 from tests.reports.realistic_studies import make_results
-
-
-def event(time, kind, round=1, **fields):
-    return {"time": f"2026-11-27T{time}+00:00", "event": kind, "round": round, **fields}
 
 
 def test_evaluations_end_when_they_were_told_and_begin_as_long_before_as_they_took(results):
@@ -102,42 +97,22 @@ def test_phases_follow_each_other_without_the_time_between_sessions(results):
     assert frame["complete"].all()
 
 
-def test_a_phase_that_was_stopped_is_not_complete():
-    events = [
-        event("09:00:00", "started"),
-        event("09:00:01", "round started", training_set=3),
-        event("09:01:01", "stopped", reason="killed"),
-    ]
-    history = replay(events)
-    assert not history.phases[-1].complete
-    frame = phases_frame_of(events)
-    assert frame[["phase", "complete"]].to_numpy().tolist() == [
-        ["starting", True],
-        ["training", False],
-    ]
-
-
-def phases_frame_of(events):
-    return phases_frame(StudyResults(record=None, directory="x", events=events))
-
-
 def test_minutes_of_running_do_not_count_breaks():
     history, told = log_history(
         [
-            event("09:00:00", "started"),
-            event("09:01:00", "evaluating the set", total=2),
-            event("09:02:00", "evaluated", trial=0, seconds=60.0),
-            event("09:02:30", "stopped", reason="interrupted"),
-            event("17:00:00", "started"),
-            event("17:00:30", "evaluating the set", total=1),
-            event("17:01:00", "evaluated", trial=1, seconds=30.0),
+            at(0, "started"),
+            at(60, "evaluating the set", total=2),
+            at(120, "evaluated", trial=0, seconds=60.0),
+            at(150, "stopped", reason="interrupted"),
+            at(3000, "started"),
+            at(3030, "evaluating the set", total=1),
+            at(3060, "evaluated", trial=1, seconds=30.0),
         ]
     )
     assert told["minutes"].tolist() == pytest.approx([2.0, 3.5])
-    begun = [session.start for session in history.sessions]
-    assert running_minutes(history, begun) == pytest.approx([0.0, 2.5])
-    noon = begun[0] + 3 * 3600
-    assert running_minutes(history, [noon]) == pytest.approx([2.5])
+    first, second = (session.start for session in history.sessions)
+    between = first + 1800
+    assert running_minutes(history, [first, between, second]) == pytest.approx([0.0, 2.5, 2.5])
 
 
 def test_bars_know_their_rows_and_failures_are_crosses_with_their_reasons(results):

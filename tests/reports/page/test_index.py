@@ -167,9 +167,7 @@ def test_sparkline_stays_in_its_box_and_never_rises(points):
 def test_bits_are_marked_where_they_are_within_1_percent_of_the_studys_own_best():
     row = IndexRow("a", "a", "a", None, "", rounds=1, evaluations=1, failed=0, minutes=1.0)
     for is_of_best in (False, True):
-        html = render_index(
-            [IndexRow(**{**vars(row), "bits": 3.14159, "is_of_best": is_of_best})], "runs"
-        )
+        html = render_index([replace(row, bits=3.14159, is_of_best=is_of_best)], "runs")
         assert ("3.15<sup>b</sup>" in html) == is_of_best
 
 

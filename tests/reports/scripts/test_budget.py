@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +11,7 @@ from hypothesis import strategies as st
 
 from qsearch.deployment.budgets import parse_size
 from qsearch.plugins.footprint import Footprint
-from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import QUICK
+from tests.reports.scripts.support import QUICK, Scope
 
 pytestmark = pytest.mark.browser
 
@@ -23,11 +21,6 @@ DYADIC = st.integers(32, 544).map(lambda count: count / 32)
 BITS = st.floats(1, 17) | st.builds(
     lambda bits, more: bits + more, STEPS | DYADIC, st.sampled_from((0, 5e-16, 2e-11))
 )
-
-
-@pytest.fixture(scope="module")
-def budget(script: Callable[..., Scope]) -> Scope:
-    return script("budget.js")
 
 
 def footprint(weights: int, other: int, adapter: int) -> Footprint:
@@ -57,17 +50,17 @@ budgetUnits(study).map((unit) => ({
 """
 
 
-def units(budget: Scope, bits: list[float], sizes: Footprint | None) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = budget.evaluate(UNITS, study=study(bits, sizes))
+def units(scripts: Scope, bits: list[float], sizes: Footprint | None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = scripts.evaluate(UNITS, study=study(bits, sizes))
     return found
 
 
 @QUICK
 @given(sizes=FOOTPRINTS, bits=st.lists(BITS, min_size=1), limits=st.lists(st.floats(0, 1e12)))
 def test_bytes_are_counted_exactly_as_exports_are(
-    budget: Scope, sizes: Footprint, bits: list[float], limits: list[float]
+    scripts: Scope, sizes: Footprint, bits: list[float], limits: list[float]
 ) -> None:
-    taken, most = budget.evaluate(
+    taken, most = scripts.evaluate(
         "[bits.map((of) => fileBytes(study, of)), limits.map((of) => bitsForFile(study, of))]",
         study=study(bits, sizes),
         bits=bits,
@@ -80,9 +73,9 @@ def test_bytes_are_counted_exactly_as_exports_are(
 @QUICK
 @given(sizes=FOOTPRINTS, bits=st.lists(BITS, min_size=1, max_size=5))
 def test_at_both_ends_of_the_slider_something_fits_for_the_command_line_too(
-    budget: Scope, sizes: Footprint, bits: list[float]
+    scripts: Scope, sizes: Footprint, bits: list[float]
 ) -> None:
-    found = units(budget, bits, sizes)
+    found = units(scripts, bits, sizes)
     assert [unit["key"] for unit in found] == ["bits", "MB", "GB"]
     for unit in found:
         for option, limit, needed in zip(

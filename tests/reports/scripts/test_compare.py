@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from tests.reports.page_scripts import Scope
+from tests.reports.scripts.support import Scope
 
 pytestmark = pytest.mark.browser
 
 
-def figures(study_page: Scope, first: dict[str, Any], second: dict[str, Any], **more: Any) -> Any:
+def figures(scripts: Scope, first: dict[str, Any], second: dict[str, Any], **more: Any) -> Any:
     columns = {name: [first[name], second[name]] for name in first}
     study = {
         "layers": [{"parameters": 3000}, {"parameters": 5000}],
@@ -20,7 +20,7 @@ def figures(study_page: Scope, first: dict[str, Any], second: dict[str, Any], **
         "points": columns,
         **more,
     }
-    rows = study_page.evaluate("comparedValues(study, 0, 1)", study=study)
+    rows = scripts.evaluate("comparedValues(study, 0, 1)", study=study)
     return {name: texts for name, *texts in rows}
 
 
@@ -38,8 +38,8 @@ FIRST = {
 SECOND = {**FIRST, "average_bits": 2.5, "loss": 0.325, "seen": False, "method": "search"}
 
 
-def test_figures_stand_side_by_side_with_chosen_less_pinned(study_page: Scope) -> None:
-    found = figures(study_page, FIRST, SECOND)
+def test_figures_stand_side_by_side_with_chosen_less_pinned(scripts: Scope) -> None:
+    found = figures(scripts, FIRST, SECOND)
     assert found == {
         "average bits": ["3.5000", "2.5000", "−1.0000"],
         "quantized weights": ["3.5 kB", "2.5 kB", "−1.0 kB"],
@@ -51,12 +51,12 @@ def test_figures_stand_side_by_side_with_chosen_less_pinned(study_page: Scope) -
     }
 
 
-def test_a_figure_that_neither_has_is_left_out_and_that_one_has_is_told(study_page: Scope) -> None:
+def test_a_figure_that_neither_has_is_left_out_and_that_one_has_is_told(scripts: Scope) -> None:
     unknown = {"estimated_loss": None, "estimated_loss_std": None}
     assert "estimated loss (nats)" not in figures(
-        study_page, {**FIRST, **unknown}, {**SECOND, **unknown}
+        scripts, {**FIRST, **unknown}, {**SECOND, **unknown}
     )
-    found = figures(study_page, FIRST, {**SECOND, **unknown})
+    found = figures(scripts, FIRST, {**SECOND, **unknown})
     assert found["estimated loss (nats)"] == ["0.3100 ± 0.0020", "–", "–"]
-    found = figures(study_page, {**FIRST, **unknown}, SECOND)
+    found = figures(scripts, {**FIRST, **unknown}, SECOND)
     assert found["estimated loss (nats)"] == ["–", "0.3100 ± 0.0020", "–"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
@@ -22,16 +21,10 @@ from qsearch_reports.results import StudyResults
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
 from qsearch.storage.study_record import StudyRecord
-from tests.reports.page_scripts import Scope
 from tests.reports.realistic_studies import make_record
-from tests.reports.scripts.support import QUICK
+from tests.reports.scripts.support import QUICK, Scope
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def decode(script: Callable[..., Scope]) -> Scope:
-    return script("decode.js", "configurations.js", "rows.js", "texts.js")
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +38,10 @@ def points(**columns: list[Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("choices", [2**16, 2**16 + 1, 2**32])
-def test_choice_indices_of_both_widths_come_back(decode: Scope, choices: int) -> None:
+def test_choice_indices_of_both_widths_come_back(scripts: Scope, choices: int) -> None:
     values = np.array([0, 1, 255, 256, 65535, choices - 1])
     given = payload.pack(values, choices)
-    assert decode.evaluate("Array.from(await unpack(packed))", packed=given) == values.tolist()
+    assert scripts.evaluate("Array.from(await unpack(packed))", packed=given) == values.tolist()
 
 
 LOSSES = st.sampled_from((0.2, 0.3, 0.4))
@@ -70,10 +63,10 @@ TRIALS = st.lists(
     )
 )
 def test_the_overall_front_is_that_of_the_frames(
-    decode: Scope, drawn: list[tuple[float, float | None]]
+    scripts: Scope, drawn: list[tuple[float, float | None]]
 ) -> None:
     bits, losses = ([*column] for column in zip(*drawn, strict=True))
-    found = decode.evaluate(
+    found = scripts.evaluate(
         "overallFront(study)", study=points(average_bits=bits, selection_loss=losses)
     )
     frame = pd.DataFrame({"average_bits": bits, "selection_loss": losses}, dtype=float)
@@ -91,7 +84,10 @@ def test_the_overall_front_is_that_of_the_frames(
 @example(trials=[(3.0, 0.3, 0.3, True), (3.0, 0.3, 0.3, True)], budget=3.2)
 @given(trials=TRIALS, budget=st.sampled_from((1.9, 2.0, 2.4999, 2.5, 3.2, 9.0)))
 def test_best_under_a_budget_is_what_qsearch_pick_chooses(
-    decode: Scope, small: StudyRecord, trials: list[tuple[float, float, float, bool]], budget: float
+    scripts: Scope,
+    small: StudyRecord,
+    trials: list[Any],
+    budget: float,
 ) -> None:
     """By estimated loss where there is one, then by average bits, then by observed loss."""
     bits, losses, expected, completed = zip(*trials, strict=True)
@@ -109,7 +105,7 @@ def test_best_under_a_budget_is_what_qsearch_pick_chooses(
     )
     frame = points_frame(record)
     study = {"count": len(frame), "points": {name: plain(frame[name]) for name in frame}}
-    found = decode.evaluate("bestUnder(study, budget)", study=study, budget=budget)
+    found = scripts.evaluate("bestUnder(study, budget)", study=study, budget=budget)
     if found is None:
         with pytest.raises(InputError):
             best_under(record, budget)
@@ -128,9 +124,9 @@ def test_best_under_a_budget_is_what_qsearch_pick_chooses(
     ],
 )
 def test_text_for_plotly_is_one_short_line_without_tags(
-    decode: Scope, name: object, shown: str
+    scripts: Scope, name: object, shown: str
 ) -> None:
-    assert decode.evaluate("plotText(name)", name=name) == shown
+    assert scripts.evaluate("plotText(name)", name=name) == shown
 
 
 ROWS = st.integers(0, 19)
@@ -159,8 +155,8 @@ def with_gaps(details: list[list[Any]]) -> list[list[Any]]:
     ]
 
 
-def check_drawn_as_made(decode: Scope, figure: go.Figure, frame: pd.DataFrame) -> None:
-    drawn = decode.evaluate(
+def check_drawn_as_made(scripts: Scope, figure: go.Figure, frame: pd.DataFrame) -> None:
+    drawn = scripts.evaluate(
         "filled(study, figure)",
         study={"points": {name: plain(frame[name]) for name in frame}},
         figure=compact(figure, frame),
@@ -175,14 +171,14 @@ def check_drawn_as_made(decode: Scope, figure: go.Figure, frame: pd.DataFrame) -
 
 
 def test_each_figure_of_a_study_is_drawn_as_it_was_made(
-    decode: Scope, results: StudyResults, monkeypatch: pytest.MonkeyPatch
+    scripts: Scope, results: StudyResults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
     monkeypatch.setattr(payload, "compact", lambda *given: made.append(given) or {})
     payload.study_payload(results, "a study")
     assert len(made) > 15
     for figure, frame in made:
-        check_drawn_as_made(decode, figure, frame)
+        check_drawn_as_made(scripts, figure, frame)
 
 
 @QUICK
@@ -193,7 +189,7 @@ def test_each_figure_of_a_study_is_drawn_as_it_was_made(
     scale=st.sampled_from((1.0, 1e-8, 1e8)),
 )
 def test_columns_of_any_size_are_drawn_as_they_are(
-    decode: Scope, results: StudyResults, x: str, y: str, rows: list[int | None], scale: float
+    scripts: Scope, results: StudyResults, x: str, y: str, rows: list[int | None], scale: float
 ) -> None:
     frame = points_frame(results.record).head(20)
     frame = frame.assign(**{name: frame[name] * scale for name in {x, y}})
@@ -210,4 +206,4 @@ def test_columns_of_any_size_are_drawn_as_they_are(
             for row, of_trial, how in zip(rows, of("trial"), of("method"), strict=True)
         ],
     )
-    check_drawn_as_made(decode, go.Figure(trace), frame)
+    check_drawn_as_made(scripts, go.Figure(trace), frame)

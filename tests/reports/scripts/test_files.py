@@ -1,19 +1,17 @@
-"""Files that the page writes for its reader: CSV, YAML and JSON that other programs read."""
+"""Files that the page writes: their names, and CSV and YAML that other programs read."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import QUICK
+from tests.reports.scripts.support import QUICK, Scope
 
 pytestmark = pytest.mark.browser
 
@@ -38,22 +36,19 @@ TABLES = st.lists(NAMES, min_size=2, max_size=5, unique=True).flatmap(
 )
 
 
-@pytest.fixture(scope="module")
-def files(script: Callable[..., Scope]) -> Scope:
-    return script("files.js")
-
-
-def test_csv_is_read_back_whatever_its_cells_hold(files: Scope) -> None:
+def test_csv_is_read_back_whatever_its_cells_hold(scripts: Scope) -> None:
     records = [{"name": text, 'odd "name"': 1.5} for text in HOSTILE]
-    text = files.evaluate("toCsv(records)", records=records)
+    text = scripts.evaluate("toCsv(records)", records=records)
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["name"] for row in rows] == HOSTILE
     assert {row['odd "name"'] for row in rows} == {"1.5"}
 
 
-def test_csv_has_missing_values_as_empty_cells_and_configurations_as_json(files: Scope) -> None:
+def test_csv_has_missing_values_as_empty_cells_and_configurations_as_json(scripts: Scope) -> None:
     configuration = {"layer": {"bits": 3}}
-    text = files.evaluate("toCsv([record])", record={"loss": None, "configuration": configuration})
+    text = scripts.evaluate(
+        "toCsv([record])", record={"loss": None, "configuration": configuration}
+    )
     (row,) = csv.DictReader(io.StringIO(text))
     assert row["loss"] == ""
     assert json.loads(row["configuration"]) == configuration
@@ -62,25 +57,34 @@ def test_csv_has_missing_values_as_empty_cells_and_configurations_as_json(files:
 @QUICK
 @given(configuration=st.dictionaries(NAMES, st.dictionaries(NAMES, VALUES, max_size=4), max_size=4))
 def test_any_configuration_is_read_back_from_yaml(
-    files: Scope, configuration: dict[str, dict[str, int | str]]
+    scripts: Scope, configuration: dict[str, dict[str, int | str]]
 ) -> None:
-    text = files.evaluate("toYaml(given)", given=configuration)
+    text = scripts.evaluate("toYaml(given)", given=configuration)
     assert (yaml.safe_load(text) or {}) == configuration
 
 
 @pytest.mark.parametrize("length", [500, 1022, 1023, 5000])
 @pytest.mark.parametrize("letter", ["x", "\ufeff"])
-def test_a_long_name_is_read_back_from_yaml_too(files: Scope, length: int, letter: str) -> None:
+def test_a_long_name_is_read_back_from_yaml_too(scripts: Scope, length: int, letter: str) -> None:
     configuration = {letter * length: {letter * length: 2, "bits": letter * length}}
-    text = files.evaluate("toYaml(given)", given=configuration)
+    text = scripts.evaluate("toYaml(given)", given=configuration)
     assert yaml.safe_load(text) == configuration
 
 
-def test_a_configuration_as_csv_has_one_row_for_each_layer(files: Scope) -> None:
+def test_a_configuration_as_csv_has_one_row_for_each_layer(scripts: Scope) -> None:
     configuration = {"first": {"bits": 2, "scale": "row"}, "second": {"bits": 8, "scale": "tensor"}}
-    text = files.evaluate("CONFIGURATION_FILES.csv[1](given)", given=configuration)
+    text = scripts.evaluate("CONFIGURATION_FILES.csv[1](given)", given=configuration)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert rows == [
         {"layer": "first", "bits": "2", "scale": "row"},
         {"layer": "second", "bits": "8", "scale": "tensor"},
     ]
+
+
+@QUICK
+@given(name=st.text(max_size=150))
+def test_any_name_becomes_one_that_file_systems_take(scripts: Scope, name: str) -> None:
+    found = scripts.evaluate("fileName(name)", name=name)
+    assert len(found) <= 100
+    assert all(sign.isalnum() or sign in "._-" or sign.isnumeric() for sign in found)
+    assert (found == "") == (name == "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
@@ -10,18 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qsearch.deployment.budgets import readable_size
-from tests.reports.page_scripts import Scope
-from tests.reports.scripts.support import QUICK
+from tests.reports.scripts.support import QUICK, Scope
 
 pytestmark = pytest.mark.browser
 
 FIGURES = st.floats(-1e6, 1e6)
 UNITS = ((10**9, 1), (10**6, 1), (10**3, 1))
-
-
-@pytest.fixture(scope="module")
-def numbers(script: Callable[..., Scope]) -> Scope:
-    return script("texts.js", "sizes.js")
 
 
 @pytest.mark.parametrize(
@@ -40,17 +33,17 @@ def numbers(script: Callable[..., Scope]) -> Scope:
     ],
 )
 def test_a_figure_and_its_error_have_decimals_after_the_figures_size(
-    numbers: Scope, value: float | None, error: float | None, shown: str
+    scripts: Scope, value: float | None, error: float | None, shown: str
 ) -> None:
-    assert numbers.evaluate("withError(value, error)", value=value, error=error) == shown
+    assert scripts.evaluate("withError(value, error)", value=value, error=error) == shown
 
 
 @QUICK
 @given(values=st.lists(FIGURES, min_size=10), places=st.integers(0, 6))
 def test_a_difference_has_a_sign_unless_it_is_shown_as_zero(
-    numbers: Scope, values: list[float], places: int
+    scripts: Scope, values: list[float], places: int
 ) -> None:
-    shown = numbers.evaluate(
+    shown = scripts.evaluate(
         "values.map((value) => signed(value, places))", values=values, places=places
     )
     for value, text in zip(values, shown, strict=True):
@@ -62,8 +55,8 @@ def test_a_difference_has_a_sign_unless_it_is_shown_as_zero(
 @QUICK
 @example(sizes=[0, 1, 999, 1000, 999_999, 10**6, 10**9 - 1, 10**9])
 @given(sizes=st.lists(st.integers(0, 10**13) | st.floats(0, 1e5), min_size=20))
-def test_sizes_read_as_the_command_line_writes_them(numbers: Scope, sizes: list[float]) -> None:
-    found = numbers.evaluate("sizes.map(readableSize)", sizes=sizes)
+def test_sizes_read_as_the_command_line_writes_them(scripts: Scope, sizes: list[float]) -> None:
+    found = scripts.evaluate("sizes.map(readableSize)", sizes=sizes)
     for size, text in zip(sizes, found, strict=True):
         unit, places = next((each for each in UNITS if size >= each[0]), (1, 0))
         # Just between two figures, Python takes the even one and JavaScript the greater.

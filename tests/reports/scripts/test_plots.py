@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from qsearch_reports.figures import style
+from qsearch_reports.page.payload import study_payload
+from qsearch_reports.results import StudyResults
 
-from tests.reports.page_scripts import Scope
+from tests.reports.scripts.support import Scope
 
 pytestmark = pytest.mark.browser
-
-COLOURS = ("--text", "--card", "--quiet")
-HTML = "<style>:root { " + " ".join(f"{name}: of{name};" for name in COLOURS) + " }</style>"
-
-
-@pytest.fixture(scope="module")
-def plots(script: Callable[..., Scope]) -> Scope:
-    return script("study.js", html=HTML)
 
 
 def figures(value: Any) -> list[dict[str, Any]]:
@@ -29,17 +22,17 @@ def figures(value: Any) -> list[dict[str, Any]]:
 
 
 def test_each_part_of_each_figure_has_a_colour_on_a_dark_ground(
-    plots: Scope, payload: dict[str, Any]
+    scripts: Scope, results: StudyResults
 ) -> None:
     """Bands, values of knobs, and what is grey or above them are seen on any ground."""
     parts = {
         trace["meta"]
-        for figure in figures(payload["figures"])
+        for figure in figures(study_payload(results, "a study")["figures"])
         for trace in figure["data"]
         if trace.get("meta") and (trace.get("line") or trace.get("marker"))
     }
     assert len(parts) > 8
-    without = plots.evaluate(
+    without = scripts.evaluate(
         "parts.filter((meta) => {const trace = {meta, line: {color: 'light'}};"
         " darken(trace); return trace.line.color === 'light'})",
         parts=sorted(parts),
@@ -47,9 +40,9 @@ def test_each_part_of_each_figure_has_a_colour_on_a_dark_ground(
     assert [part for part in without if not re.fullmatch(r"band|round-phase|value-\d+", part)] == []
 
 
-def test_colours_outside_of_figures_are_those_of_figures(plots: Scope) -> None:
-    assert plots.evaluate("LIGHT") == {part: style.COLOURS[part] for part in ("seen", "unseen")}
-    dark = plots.evaluate("DARK")
+def test_colours_outside_of_figures_are_those_of_figures(scripts: Scope) -> None:
+    assert scripts.evaluate("LIGHT") == {part: style.COLOURS[part] for part in ("seen", "unseen")}
+    dark = scripts.evaluate("DARK")
     assert all(re.fullmatch(r"#[0-9A-F]{6}", colour) for colour in dark.values())
     for name, light in (("layer", style.LAYER_COLOURS), ("study", style.STUDY_COLOURS)):
         ours = [dark[f"{name}-{at}"] for at in range(len(light))]

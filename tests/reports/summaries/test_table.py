@@ -120,8 +120,7 @@ def test_the_commands_pick_what_the_first_sentence_names(record: StudyRecord) ->
     close = head.within_one_percent
     assert close is not None
     assert shlex.split(pick)[:3] == ["qsearch", "pick", "my runs/-a"]
-    bits = float(shlex.split(pick)[-1])
-    assert close["average_bits"] <= bits < close["average_bits"] + 0.011
+    assert shlex.split(pick)[-2:] == ["--bits", least_budget(close["average_bits"])]
     assert shlex.split(export)[-2:] == ["--to", "OUT"]
     assert shlex.split(next_commands(head, "-rf")[0])[2] == "./-rf"
     assert shlex.split(report) == ["qsearch", "report", "my runs/-a"]
