@@ -27,7 +27,7 @@ from qsearch.spec.study_spec import load_spec
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import has_results
 from qsearch.storage.study_record import read_study, row_configuration
-from qsearch.study import recording
+from qsearch.study import results as study_results
 from qsearch.study.run import run_study
 from tests.engine.study.test_kills import run_without_a_result
 from tests.engine.support import (
@@ -243,8 +243,8 @@ def test_study_stopped_by_an_exception_resumes_to_the_uninterrupted_result(
 def test_results_can_be_read_while_a_round_is_evaluated(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(recording, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(recording, "MAX_SAVING", float("inf"))
+    monkeypatch.setattr(study_results, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(study_results, "MAX_SAVING", float("inf"))
     counts: list[int] = []
 
     def observe(event: Event) -> None:
