@@ -70,16 +70,16 @@ def test_an_error_is_one_line_whatever_it_quotes(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "qsearch: no field qsearch: all is well\\x1b[2J\n"
 
 
-@pytest.mark.parametrize(("width", "heading"), [(40, "group_size"), (22, "group_"), (16, "group")])
+@pytest.mark.parametrize(("width", "is_whole"), [(40, True), (22, False), (16, False)])
 def test_on_a_narrow_terminal_headings_break_and_then_names_fold(
-    width: int, heading: str, monkeypatch: pytest.MonkeyPatch
+    width: int, is_whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = io.StringIO()
     console = SafeConsole(file=stream, width=width, force_terminal=True)
     monkeypatch.setattr(cli_console, "SafeConsole", lambda: console)
     print_table(("layer", "group_size"), [("block.1.output", "128")])
     lines = stream.getvalue().splitlines()
-    assert lines[0].split()[-1] == heading
+    assert ("group_size" in lines[0]) == is_whole
     assert "…" not in "".join(lines)
     assert "block.1.output" in "".join(line.split()[0] for line in lines if line.split())
 
