@@ -188,7 +188,7 @@ def test_browsers_that_ask_at_once_share_one_report_until_the_results_change(
         with held:
             for thread in threads:
                 thread.start()
-            assert all(asked.acquire(timeout=60) for _ in threads)
+            assert all(asked.acquire(timeout=500) for _ in threads)
         for thread in threads:
             thread.join()
         assert len(made) == 1
@@ -275,5 +275,5 @@ def test_an_interrupt_ends_the_command_well(served: Path) -> None:
     assert process.stdout is not None
     assert re.match(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=500)
     assert (process.returncode, errors) == (0, "")
