@@ -19,7 +19,7 @@ from qsearch.experiment.loading import open_database, require_own_experiment
 from qsearch.experiment.url import storage_errors
 from qsearch.monitoring.events import Event, EventKind, Observer, all_of, event_log, last_event
 from qsearch.monitoring.tracker import status_keeper
-from qsearch.plugins.components import build_components
+from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.search.initial_set import require_budgets
 from qsearch.spec.search_spec import InitialSpec
 from qsearch.spec.stopping import out_of_time, stop_reason
@@ -63,11 +63,12 @@ def run_study(
         workers: Who evaluates; None is this process.
         storage_wait: Seconds to wait for a database that is lost while the study runs.
     """
+    components = build_components(spec, source)
     prepare_directory(directory)
     with (
         storage_errors(directory),
         StudySession(
-            spec, directory, storage_url, observer, source, workers, storage_wait
+            components, directory, storage_url, observer, workers, storage_wait
         ) as session,
     ):
         return session.run()
@@ -78,14 +79,13 @@ class StudySession:
     """One session of a study: from its lock to its last event.
 
     As a context it holds the directory, the study's lease in a shared database, the database and
-    the workers. Arguments are those of :func:`run_study`.
+    the workers. Other arguments are those of :func:`run_study`.
     """
 
-    spec: StudySpec
+    components: StudyComponents
     directory: Path
     storage_url: str | None = None
     observer: Observer | None = None
-    source: str = "study"
     workers: Workers | None = None
     storage_wait: float = STORAGE_WAIT
 
@@ -134,8 +134,7 @@ class StudySession:
         remove_leftovers(directory)
         self._rounds = read_rounds(directory)
         self._clock = Clock(directory)
-        components = build_components(self.spec, self.source)
-        spec = components.spec
+        components, spec = self.components, self.components.spec
         if isinstance(spec.search.initial, InitialSpec):
             require_budgets(components.space, spec.search.initial, spec.search.average_bits)
         changed = claim_directory(spec, directory)
@@ -173,7 +172,7 @@ class StudySession:
         return study
 
     def _should_stop(self) -> bool:
-        return out_of_time(self.spec.search, self._clock.hours)
+        return out_of_time(self.components.spec.search, self._clock.hours)
 
     def _stop_reason(self) -> str:
         """Return why to stop; empty to run the round in work."""

@@ -15,6 +15,7 @@ from pandas.testing import assert_frame_equal
 
 from qsearch.errors import InputError
 from qsearch.experiment.url import storage_errors
+from qsearch.plugins.components import build_components
 from qsearch.storage.paths import DATABASE, TRIALS_FILE
 from qsearch.study.run import StudySession, run_study
 from tests.engine.support import FAILING, Stop, results, stopping_at
@@ -44,7 +45,7 @@ def change(directory: Path, statement: str) -> None:
 
 def open_session(directory: Path) -> pd.DataFrame:
     """Open a study as a run does, and return what it then holds."""
-    with storage_errors(directory), StudySession(FAILING, directory):
+    with storage_errors(directory), StudySession(build_components(FAILING, "study"), directory):
         return results(directory)
 
 
