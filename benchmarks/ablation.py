@@ -111,7 +111,7 @@ ABLATIONS = {
     "no empty segments": Ablation(_settings(empty_segment_share=0)),
     "one candidate a fit": Ablation(Variant(target="examples", batch=1)),
     "ten candidates a fit": Ablation(Variant(target="examples", batch=10)),
-    "sampling noise told apart": Ablation(Variant(target="task")),
+    "sampling noise modelled": Ablation(Variant(target="task")),
 }
 
 

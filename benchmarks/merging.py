@@ -249,7 +249,7 @@ def kept_share(
 ) -> float:
     """Return the share of the update that a way leaves in the weights, along the update.
 
-    1 where weights differ from the dequantized ones by the update, whatever is beside it at right
+    1 where weights differ from the dequantized ones by the update, whatever is next to it at right
     angles; 0 where the update is rounded away; more than 1 where what quantizing took, which the
     update makes up for, is there as well.
     """

@@ -258,6 +258,6 @@ def kills(benchmark: Benchmark, changes: Sequence[str] = ()) -> None:
         subprocess.run(command(killed), check=True, stdout=subprocess.DEVNULL)
         lost = differing_trials(whole, killed)
         benchmark.row(fault="kill -9 of the quickstart", times=len(found), **{"trials lost": lost})
-        benchmark.claim("kill -9 that the quickstart goes on after", len(found), 20, "higher")
+        benchmark.claim("kill -9 that the quickstart survives", len(found), 20, "higher")
         benchmark.claim("trials lost to kill -9 of the quickstart", lost, 0, "lower")
         benchmark.claim("finished work done again after kill -9", done_again(killed), 0, "lower")

@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of real data sets: QSEARCH_DATA, or the one beside the checkout."""
+    """The folder of real data sets: QSEARCH_DATA, or the one next to the checkout."""
     folder = Path(os.environ.get("QSEARCH_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}; name one by QSEARCH_DATA")

@@ -97,7 +97,7 @@ class Server:
     """The client's end of a server, whose variables are these."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
-        """Start a server; it imports while the caller goes on."""
+        """Start a server; it imports while the caller continues."""
         self.fixed = fixed(variables)
         self.process = subprocess.Popen(
             [sys.executable, __file__],
@@ -153,7 +153,7 @@ def fixed(variables: Mapping[str, str]) -> dict[str, str | None]:
 
 
 def serve() -> dict[str, Any] | None:
-    """Answer each line of the input; in a fork, return what it shall be."""
+    """Answer each line of the input; in a fork, return what it should be."""
     for name in IMPORTS:
         __import__(name)
     assert threading.active_count() == 1, "a fork has no other thread"

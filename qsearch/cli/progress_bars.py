@@ -33,7 +33,7 @@ class _CountColumn(MofNCompleteColumn):
 
 
 class _PhaseLeftColumn(TimeRemainingColumn):
-    """Shows the time left of a phase by its pace; that of the study is text beside its bar."""
+    """Shows the time left of a phase by its pace; that of the study is text next to its bar."""
 
     def render(self, task: Task) -> Text:
         is_unknown = task.total is None or task.fields["is_study"]

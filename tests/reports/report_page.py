@@ -170,7 +170,7 @@ class Page:
         node.click()
 
     def fill(self, field: Any, text: str) -> None:
-        """Type a text in place of what a field holds, and leave it."""
+        """Type a text instead of what a field holds, and leave it."""
         field.send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.DELETE, text, Keys.TAB)
 
     def choose(self, trial: int) -> None:

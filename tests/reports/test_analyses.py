@@ -1,4 +1,4 @@
-"""Our cards beside Ax's: of a study that was run, of a client of one's own, of bad states."""
+"""Our cards next to Ax's: of a study that was run, of a client of one's own, of bad states."""
 
 from __future__ import annotations
 

@@ -62,11 +62,11 @@ def export_adapter(job: ExportJob, directory: Path) -> None:
     config = copy.copy(adapted.peft_model.peft_config[ADAPTER])
     config.inference_mode = True
     source, mark = locate_model(job.model), _owner(job)
-    beside = None if mark is None else _packed_base_beside(directory, mark, job)
+    packed_base = None if mark is None else _packed_base_next_to(directory, mark, job)
     # A path as it is in the study may say nothing elsewhere, such as one inside a package.
     named = Path(source.path).resolve() if source.is_local else source.path
-    config.base_model_name_or_path = str(named if beside is None else beside)
-    config.revision = source.revision if beside is None else None
+    config.base_model_name_or_path = str(named if packed_base is None else packed_base)
+    config.revision = source.revision if packed_base is None else None
     # PEFT has added the usual names of heads to it, which it does again when it loads.
     config.modules_to_save = list(adapted.head_names) or None
     config.auto_mapping = mark
@@ -87,8 +87,8 @@ def export_adapter(job: ExportJob, directory: Path) -> None:
         folded=folded,
         weights=weights,
         kind=job.auto_class.removeprefix("AutoModelFor"),
-        arguments=_arguments(job, source) if beside is None else "",
-        base=(_FLOAT_BASE if beside is None else _PACKED_BASE).format(
+        arguments=_arguments(job, source) if packed_base is None else "",
+        base=(_FLOAT_BASE if packed_base is None else _PACKED_BASE).format(
             base=as_code(config.base_model_name_or_path)
         ),
     )
@@ -102,7 +102,7 @@ def _arguments(job: ExportJob, source: ModelSource) -> str:
     return arguments
 
 
-def _packed_base_beside(directory: Path, mark: dict[str, Any], job: ExportJob) -> Path | None:
+def _packed_base_next_to(directory: Path, mark: dict[str, Any], job: ExportJob) -> Path | None:
     """Return the folder next to an export that holds this adapter's packed base, if there is one.
 
     Packed weights that hold an adapter already are not one.

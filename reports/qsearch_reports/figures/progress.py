@@ -35,7 +35,7 @@ def hypervolume_figure(frame: pd.DataFrame) -> go.Figure:
 def progress_figure(
     frame: pd.DataFrame, by: Literal["evaluation", "minutes"] = "evaluation"
 ) -> go.Figure:
-    """Draw hypervolume after each evaluation; each round starts anew, behind a dotted line."""
+    """Draw hypervolume after each evaluation; each round starts again, behind a dotted line."""
     title, x, at = {
         "evaluation": ("evaluation", "evaluation (all rounds)", "evaluation %{x}"),
         "minutes": ("minute", "minutes of running until the result came", "%{x:.2f} minutes"),

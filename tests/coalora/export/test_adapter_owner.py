@@ -1,4 +1,4 @@
-"""An exported adapter goes on the packed weights that it belongs to, and on no others."""
+"""An exported adapter fits the packed weights that it belongs to, and on no others."""
 
 from __future__ import annotations
 

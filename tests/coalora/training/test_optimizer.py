@@ -58,7 +58,7 @@ def test_weight_decay_shrinks_what_is_trained(make_trainer, make_configuration) 
         states.append(trainer.state().tensors)
     plain, decayed = states
     (name, *_) = [name for name in before if name.endswith(".A")]
-    # AdamW takes rate x decay of the weight away, beside the same step.
+    # AdamW takes rate x decay of the weight away, in addition to the same step.
     expected = plain[name] - 1e-2 * 0.5 * before[name]
     torch.testing.assert_close(decayed[name], expected, rtol=1e-4, atol=1e-7)
     assert not torch.equal(decayed[name], plain[name])

@@ -15,7 +15,7 @@ export function axisTitles(layout) {
   return Object.fromEntries(axesIn(layout).map((name) => [name, layout[name].title?.text]).filter(([, text]) => text));
 }
 
-/** Titles of a plot's axes, broken into lines where they would not fit beside the axes. */
+/** Titles of a plot's axes, broken into lines where they would not fit next to the axes. */
 export function fittedTitles(node) {
   const across = (node.clientWidth - 90) / TITLE.letter;
   const up = (node.clientHeight - 105) / TITLE.letter;
