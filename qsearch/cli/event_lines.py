@@ -34,10 +34,12 @@ _TEXTS = {
 def event_text(event: Event) -> str | None:
     """Return an event as a line of text; None if it is not worth one."""
     fields, text = event.fields, _TEXTS.get(event.kind)
+    if text is None:
+        return None
     shown = {
         "round": event.round,
         "duration": duration_text(fields.get("seconds", 0.0)),
         "listed": "; ".join(map(str, fields.get("changed", ()))),
         "count": len(fields.get("trials", ())),
     }
-    return text and text.format_map(fields | shown)
+    return text.format_map(fields | shown)

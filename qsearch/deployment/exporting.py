@@ -139,11 +139,9 @@ def _whole_folder(to: Path) -> Iterator[Path]:
             return
         for path in partial.iterdir():  # Into the folder: it may be where a disk is mounted.
             shutil.move(path, whole / path.name)
-    except OSError as error:
-        raise cannot_write(to, error, "--to") from error
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         # Errors of reading name deserializing; they are not the folder's.
-        if "while serializing" not in str(error):
+        if isinstance(error, SafetensorError) and "while serializing" not in str(error):
             raise
         raise cannot_write(to, error, "--to") from error
     finally:

@@ -77,7 +77,7 @@ def write_output(path: Path, text: str) -> Path:
 def cannot_write(path: object, error: Exception, option: str = "--out") -> QsearchError:
     """Return what to raise where the file or folder of an option cannot be written.
 
-    A full disk is no fault of the input, whichever library reports it.
+    A full disk is not the fault of the input, whichever library reports it.
     """
     number = getattr(error, "errno", None)
     if number == errno.ELOOP and isinstance(error, OSError):

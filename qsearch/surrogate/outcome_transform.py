@@ -26,7 +26,7 @@ _MIN_SCALE = 1e-9
 class OutcomeTransform:
     """What is modelled instead of the loss: y = (v − location) / scale, of mean 0 and variance 1.
 
-    v is log(loss − floor), nats, or the loss itself if there is no floor.
+    v is log(loss − floor), nats, or the loss itself without a floor.
     """
 
     floor: float | None

@@ -39,7 +39,7 @@ def test_the_machine_is_described() -> None:
 
 def test_what_cannot_be_found_out_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("there is no telling")
+        raise RuntimeError("nobody knows")
 
     for name in ("platform.platform", "os.sysconf", "torch.get_num_threads"):
         monkeypatch.setattr(name, fail)

@@ -58,7 +58,7 @@ def test_each_session_is_recorded_once_with_what_it_ran_on_and_what_changed(
     (change,) = [event for event in events if event.kind == "environment changed"]
     assert f"threads: {threads} → {threads + 1}" in change.fields["changed"]
     assert events[-1].kind == "finished"
-    run(tmp_path)  # It is finished, so this is no further session.
+    run(tmp_path)  # It is finished, so this is not a further session.
     record = read_study(tmp_path)
     assert record.sessions == read_sessions(tmp_path)
     threads_of = [session.machine.threads for session in record.sessions]
