@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from ax.api.configs import ChoiceParameterConfig
 from qsearch._arrays import Integers
 from qsearch.errors import InputError
 from qsearch.space.configuration import Knob, KnobValue
+from qsearch.space.layers import TiedGroup
 from qsearch.space.space import Space
 
 LOSS = "loss"
@@ -35,43 +36,36 @@ def ax_parameters(space: Space) -> list[ChoiceParameterConfig]:
 
 def parameter_values(space: Space) -> dict[str, tuple[KnobValue, ...]]:
     """Return the Ax parameters with their ordered values, without knobs of one value."""
-    return {
-        f"{group.name}:{knob.name}": knob.values
-        for group in space.groups
-        for knob in space.choices.knobs
-        if len(knob.values) > 1
-    }
+    return {name: knob.values for name, _, knob in _parameters(space)}
 
 
 def to_parameters(space: Space, index: Integers) -> dict[str, KnobValue]:
     """Return choice indices (groups) as Ax parameters."""
     configuration = space.decode(index)
-    firsts = [configuration[space.layers[group.members[0]].name] for group in space.groups]
     return {
-        f"{group.name}:{knob.name}": layer[knob.name]
-        for group, layer in zip(space.groups, firsts, strict=True)
-        for knob in space.choices.knobs
-        if len(knob.values) > 1
+        name: configuration[space.layers[group.members[0]].name][knob.name]
+        for name, group, knob in _parameters(space)
     }
 
 
 def from_parameters(space: Space, parameters: Mapping[str, Any]) -> Integers:
     """Return the choice indices (groups) of Ax parameters."""
-
-    def value(group: str, knob: Knob) -> KnobValue:
-        if len(knob.values) == 1:
-            return knob.values[0]
-        name = f"{group}:{knob.name}"
+    fixed = {knob.name: knob.values[0] for knob in space.choices.knobs}
+    chosen = {group.name: dict(fixed) for group in space.groups}
+    for name, group, knob in _parameters(space):
         if name not in parameters:
             raise InputError(f"parameter {name!r} is missing")
-        given: KnobValue = parameters[name]
-        return given
-
-    rows = [
-        space.choices.index({knob.name: value(group.name, knob) for knob in space.choices.knobs})
-        for group in space.groups
-    ]
+        chosen[group.name][knob.name] = parameters[name]
+    rows = [space.choices.index(chosen[group.name]) for group in space.groups]
     return np.array(rows, dtype=np.int64)
+
+
+def _parameters(space: Space) -> Iterator[tuple[str, TiedGroup, Knob]]:
+    """Yield each Ax parameter's name with its group and its knob; knobs of one value are none."""
+    for group in space.groups:
+        for knob in space.choices.knobs:
+            if len(knob.values) > 1:
+                yield f"{group.name}:{knob.name}", group, knob
 
 
 def stored_precision(values: Any) -> Any:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
-from qsearch_coalora.training.early_stopping import spread_over
+from qsearch_coalora.training.early_stopping import HeldOutLoss, spread_over
 from qsearch_coalora.training.evaluation import held_out_loss
+from qsearch_coalora.training.loop import TrainingLoop
 from qsearch_coalora.training.schedule import rate_share
 
 from qsearch.errors import InputError
@@ -110,6 +112,31 @@ def test_early_stopping_takes_the_step_of_the_least_held_out_loss_once_theta_has
     trainer.study.adapted.peft_model.eval()
     again = [held_out_loss(trainer.study, configuration) for configuration in chosen]
     assert sum(again) / 3 == pytest.approx(report.details["held_out_loss"], rel=1e-6)
+
+
+def test_time_in_held_out_looks_is_no_part_of_the_steps(
+    make_trainer, make_configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = {"examples": 8, "every": 1, "patience": 9}
+    trainer = make_trainer(steps=4, theta_start=0, early_stopping=stopping)
+    loop = TrainingLoop(trainer.study, [make_configuration(trainer, 0)], 1)
+    now = [0.0]
+
+    def taking(seconds: float, work: Callable[..., object]) -> Callable[..., object]:
+        def slow(*arguments: object) -> object:
+            now[0] += seconds
+            return work(*arguments)
+
+        return slow
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(HeldOutLoss, "look", taking(10.0, HeldOutLoss.look))
+    adapted = trainer.study.adapted
+    monkeypatch.setattr(adapted, "activate", taking(1.0, adapted.activate))
+    report = loop.run(None, lambda state: None)
+    # Each step switches twice, each look once more. The look before the first step counts nowhere.
+    assert report.seconds == 4 * (2.0 + 10.0 + 1.0)
+    assert report.details["switch_share"] == 1.0
 
 
 def test_a_round_that_only_harms_ends_with_the_adapter_it_began_with(
