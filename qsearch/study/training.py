@@ -86,11 +86,11 @@ def _train(study: Study, round: int, configurations: Sequence[Configuration]) ->
         return trainer.train(configurations, round, progress)
     unfinished = read_checkpoint(study.directory, round)
     if study.executor.workers > 1 and isinstance(trainer, SupportsSeparateTraining):
-        _train_apart(study, round, trainer, configurations, unfinished)
+        _train_separately(study, round, trainer, configurations, unfinished)
     return trainer.train_resumably(configurations, round, progress, unfinished)
 
 
-def _train_apart(
+def _train_separately(
     study: Study,
     round: int,
     trainer: SupportsSeparateTraining,

@@ -6,10 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from pandas.testing import assert_frame_equal
 
+from qsearch.execution.workers import Workers
+from qsearch.spec.study_spec import load_spec
 from qsearch.storage.checkpoints import read_adapter
-from tests.end_to_end.conftest import command, run, small_study
+from qsearch.study.run import run_study
+from tests.end_to_end.conftest import run, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
 from tests.engine.support import results
 
@@ -31,12 +35,13 @@ def test_one_adapter_for_each_configuration_trained_by_workers_equals_the_serial
 ) -> None:
     """With lq-lora; qlora trains by the same code, with another start."""
     path = write_tiny_study(tmp_path, "normal-float", (2.3, 4.3))
-    serial, workers = tmp_path / "serial", tmp_path / "workers"
-    arguments = command("run", path, "--set", "trainer.name=lq-lora", "--out")
-    run([*arguments, str(serial)])
-    run([*arguments, str(workers), "--workers", "2", "--worker-threads", "1"])
-    assert_frame_equal(results(workers), results(serial), check_exact=True)
-    (expected, _), (found, report) = read_adapter(serial, 1), read_adapter(workers, 1)
+    changes = ("trainer.name=lq-lora", "search.rounds=1", "search.initial=4")
+    spec = load_spec(path, [*changes, "search.candidates=1"])
+    serial, parallel = tmp_path / "serial", tmp_path / "parallel"
+    run_study(spec, serial)
+    run_study(spec, parallel, workers=Workers(2, threads=torch.get_num_threads()))
+    assert_frame_equal(results(parallel), results(serial), check_exact=True)
+    (expected, _), (found, report) = read_adapter(serial, 1), read_adapter(parallel, 1)
     assert expected.tensors.keys() == found.tensors.keys()
     assert report.steps > 0
-    assert "training-" not in " ".join(path.name for path in (workers / "state").iterdir())
+    assert "training-" not in " ".join(path.name for path in (parallel / "state").iterdir())
