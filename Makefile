@@ -3,19 +3,24 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := qsearch adapters reports benchmarks examples tests docs
-# One thread a test process: two run side by side. Fuzz tests try a third of their inputs here, and many
-# times as many in bench-operations.
+# One thread a test process, and one process more than cores, since some wait for a browser or a database. Fuzz
+# tests try a third of their inputs here, and many times as many in bench-operations.
+TEST_PROCESSES ?= 3
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.3
 
-.PHONY: demo test check audit tools browser axe eslint postgres bench-%
+.PHONY: demo test suite check audit tools browser axe eslint postgres bench-%
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
 
-# Packages of the system are installed while those of Python are, and while the code is checked.
+# Packages of the system are installed while those of Python are; the code is checked while it is tested.
 test:
-	$(MAKE) --jobs=2 check tools
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30 -rs
+	$(MAKE) --jobs=2 $(VENV)/.ready-test tools
+	$(MAKE) --jobs=2 check suite
+
+suite: $(VENV)/.ready-test
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+		--durations 30 -rs
 
 check: $(VENV)/.ready-test
 	$(BIN)/ruff check $(SOURCES)
