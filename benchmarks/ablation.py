@@ -33,7 +33,8 @@ from benchmarks.search_runs import (
 )
 from benchmarks.searchers import Variant, qsearch_searcher
 from qsearch._arrays import Floats, Integers
-from qsearch.search.candidate_pool import Improvement, SearchSettings
+from qsearch.search.acquisition import Improvement
+from qsearch.search.candidate_pool import SearchSettings
 from qsearch.surrogate.features import Features
 from qsearch.surrogate.kernels import ProxyMean
 from qsearch.surrogate.surrogate import Surrogate, fit_surrogate

@@ -9,12 +9,8 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.peers.protocol import Archive, Peer, Problem, Proposals
-from qsearch.search.candidate_pool import (
-    Evaluated,
-    SearchSettings,
-    candidate_pool,
-    next_candidate,
-)
+from qsearch.search.candidate_pool import Evaluated, SearchSettings, candidate_pool
+from qsearch.search.next_candidate import next_candidate
 from qsearch.search.pareto import segment_edges
 from qsearch.space.sampling import sample_configurations
 from qsearch.surrogate.features import score_features

@@ -4,7 +4,7 @@ Usage: python docs/screenshot.py report.html picture.png [--width 1400] [--heigh
 
 Needs Chromium and ChromeDriver on PATH (Debian: chromium, chromium-driver), and the package
 selenium, which `make .venv/.ready-test` installs. Without --height the picture holds the whole
-page. docs/screenshots.py takes all pictures of the documentation.
+page. docs/report_pictures.py takes all pictures of the documentation.
 """
 
 from __future__ import annotations

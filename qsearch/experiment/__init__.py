@@ -1,1 +1,1 @@
-"""All that touches Ax and its database: node, client, transactions, lease, trials as a table."""
+"""All that touches Ax and its database: node, client, transactions, lock, trials as a table."""

@@ -12,7 +12,9 @@ a sum of one-dimensional expected improvements. No box decomposition or sampling
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from botorch.acquisition.acquisition import AcquisitionFunction
 
@@ -23,8 +25,12 @@ from botorch.models.model import Model
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 
+from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.search import pareto
+from qsearch.search.local_search import moved
+from qsearch.space.space import Space
+from qsearch.surrogate.surrogate import Surrogate
 
 _MIN_VARIANCE = 1e-12
 
@@ -140,3 +146,58 @@ class LogEHVIKnownObjective(AcquisitionFunction):  # type: ignore[misc]  # BoTor
         # The last strip's width is the margin here, so its logarithm has the slope 1/margin.
         result: Tensor = value.view(X.shape[:-2]) - (known - inside) / margin
         return result
+
+
+@dataclass(frozen=True, eq=False)
+class Improvement:
+    """Log expected hypervolume improvement as a function of choice indices.
+
+    The surrogate has pending configurations fantasised. Non-dominated points (m × 2) are rows
+    (loss, average bits) by rising bits. Outside the interval of average bits, the score is −∞.
+    """
+
+    surrogate: Surrogate
+    space: Space
+    front: Tensor
+    reference: tuple[float, float]
+    bits: tuple[float, float]
+
+    def __call__(self, index: Integers) -> Floats:
+        """Return scores (n) of choice indices (n × groups)."""
+        return self._of(*self.surrogate.predict(index), self.space.average_bits(index))
+
+    def moves(self, index: Integers, groups: Integers, choices: Integers) -> Floats:
+        """Return scores of a configuration with one group changed, as in :class:`Score`."""
+        average_bits = self.space.average_bits(moved(index, groups, choices))
+        return self._of(*self.surrogate.predict_moves(index, groups, choices), average_bits)
+
+    def _of(self, mean: Tensor, std: Tensor, average_bits: Floats) -> Floats:
+        known = torch.from_numpy(average_bits)
+        value = log_expected_hypervolume_improvement(mean, std, known, self.front, self.reference)
+        inside = (known >= self.bits[0]) & (known <= self.bits[1])
+        result: Floats = torch.where(inside, value, -torch.inf).numpy()
+        return result
+
+
+def acquisition(
+    surrogate: Surrogate,
+    space: Space,
+    known: Integers,
+    loss: Floats,
+    bits: tuple[float, float],
+) -> Improvement:
+    """Return log expected hypervolume improvement over known configurations.
+
+    Known are evaluated and pending configurations (n × groups), of which the surrogate fantasises
+    the latter; losses are of the former, for the reference point. The front is that of estimated
+    losses and not of observed ones, so that sampling noise does not hold a configuration on it.
+    """
+    points = pareto.front(estimated_points(surrogate, space, known))
+    return Improvement(
+        surrogate, space, torch.from_numpy(points), pareto.reference_point(loss, bits), bits
+    )
+
+
+def estimated_points(surrogate: Surrogate, space: Space, index: Integers) -> Floats:
+    """Return points (n × 2), rows (estimated loss, average bits)."""
+    return np.column_stack([surrogate.predict(index)[0].numpy(), space.average_bits(index)])

@@ -6,12 +6,8 @@ import numpy as np
 
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
-from qsearch.search.candidate_pool import (
-    Evaluated,
-    SearchSettings,
-    candidate_pool,
-    next_candidate,
-)
+from qsearch.search.candidate_pool import Evaluated, SearchSettings, candidate_pool
+from qsearch.search.next_candidate import next_candidate
 from qsearch.search.pareto import segment_edges
 from qsearch.space.space import Space
 from qsearch.surrogate.features import Features, score_features

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from qsearch._text import warn
 from qsearch.errors import InputError
-from qsearch.experiment.lease import lease_holders, lock_key
+from qsearch.experiment.database_lock import lock_holders, lock_key
 from qsearch.experiment.url import database_errors, open_engine, without_password
 from qsearch.storage.lock import dead_owner, lock_owner
 from qsearch.storage.paths import IDENTITY, STUDY_FILE, STUDY_YAML
@@ -80,7 +80,7 @@ def list_database(url: str) -> list[ListedStudy]:
 
 
 def _studies(connection: Connection) -> list[ListedStudy]:
-    holders = lease_holders(connection)
+    holders = lock_holders(connection)
     counts: dict[int, dict[int, int]] = {}
     latest: dict[int, int] = {}
     trials = select(

@@ -12,7 +12,7 @@ from qsearch.monitoring.events import EventKind
 from qsearch.space.sampling import sample_configurations
 from qsearch.storage.paths import candidates_path
 from qsearch.storage.round_state import CANDIDATES, Candidates
-from qsearch.study.context import Study
+from qsearch.study.study import Study
 
 _RANDOM_DRAWS = 100
 """Draws after which a space counts as used up."""

@@ -12,7 +12,7 @@ from qsearch.search.pareto import normalised_hypervolume, reference_point, segme
 from qsearch.storage.round_state import RoundState, predicted_losses
 from qsearch.storage.study_record import RoundRecord
 from qsearch.study.candidates import fit_searcher
-from qsearch.study.context import Study
+from qsearch.study.study import Study
 
 
 def finished_round(

@@ -13,7 +13,7 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.paths import full_precision_path
 from qsearch.storage.round_state import FULL_PRECISION, FullPrecision
-from qsearch.study.context import Study
+from qsearch.study.study import Study
 
 
 def full_precision(study: Study, round: int, should_stop: Callable[[], bool]) -> Evaluation | None:

@@ -1,8 +1,9 @@
-"""Opening a study: its directory claimed, its experiment opened, its first set attached."""
+"""Opening a study: its directory claimed, its session recorded, its experiment opened."""
 
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,12 @@ from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.rebuilding import rebuild_trials
 from qsearch.experiment.trials import SEARCH
 from qsearch.monitoring.events import Emit, EventKind
-from qsearch.plugins.capabilities import SupportsFootprint
+from qsearch.plugins.capabilities import SupportsFootprint, SupportsInputDigests
 from qsearch.plugins.components import StudyComponents
-from qsearch.provenance.session import Session
+from qsearch.plugins.digests import Inputs
+from qsearch.provenance.environment import find_machine, find_versions
+from qsearch.provenance.git import source_states
+from qsearch.provenance.session import Session, environment_changes, input_changes
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.initial_set import initial_configurations, named_configurations
 from qsearch.spec.search_spec import InitialSpec
@@ -33,8 +37,9 @@ from qsearch.storage.measurements import (
 )
 from qsearch.storage.paths import QUANTIZATION_ERROR, RESTORED, STUDY_YAML
 from qsearch.storage.round_state import RoundState
-from qsearch.study.context import Study
+from qsearch.storage.session_files import read_sessions, write_sessions
 from qsearch.study.results import save_record, study_table
+from qsearch.study.study import Study
 
 
 def claim_directory(spec: StudySpec, directory: Path) -> list[str]:
@@ -66,6 +71,35 @@ def claim_directory(spec: StudySpec, directory: Path) -> list[str]:
             " run the same study to resume, or give another --out"
         )
     return differences(before, spec)
+
+
+def record_session(directory: Path, components: StudyComponents, emit: Emit) -> tuple[Session, ...]:
+    """Record what this session runs on, and report what changed since the one before.
+
+    Call it before anything is measured; model and data may be loaded for it. The sessions are
+    returned, this one included. Results of another model or other examples are an InputError.
+    """
+    before = read_sessions(directory) if has_results(directory) else ()
+    session = Session(
+        start=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=find_versions(components.spec),
+        machine=find_machine(),
+        sources=source_states(),
+        inputs=_inputs(components),
+    )
+    for earlier in before:
+        if differing := input_changes(earlier.inputs, session.inputs):
+            raise InputError(
+                f"{directory} has results of another model or other examples (SHA-256):"
+                f" {'; '.join(differing)}; bring back those of when the study began, or give"
+                " another --out"
+            )
+    sessions = (*before, session)
+    write_sessions(directory, sessions)
+    changed = environment_changes(before[-1], session) if before else []
+    if changed:
+        emit(EventKind.ENVIRONMENT_CHANGED, changed=changed)
+    return sessions
 
 
 def open_study(
@@ -125,3 +159,8 @@ def _attach_first_set(study: Study) -> None:
     else:
         rows = initial_configurations(space, error, initial, bits, generator)
     study.trials.attach(0, rows, is_initial=True)
+
+
+def _inputs(components: StudyComponents) -> Inputs:
+    trainer = components.trainer
+    return trainer.input_digests() if isinstance(trainer, SupportsInputDigests) else Inputs()

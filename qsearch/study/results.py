@@ -1,4 +1,7 @@
-"""An open study's results, recorded in its directory."""
+"""An open study's results, saved in its directory: its trials as a table, and its record.
+
+Each single result is saved by :mod:`qsearch.experiment.trials` when it comes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from qsearch.search.pareto import reference_point
 from qsearch.storage.paths import adapter_path
 from qsearch.storage.round_state import predicted_losses
 from qsearch.storage.study_record import StudyRecord, write_study
-from qsearch.study.context import Study
+from qsearch.study.study import Study
 
 SAVE_EVERY = 60.0
 """Least seconds between two records of a round in work, for those who watch it."""

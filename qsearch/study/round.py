@@ -11,11 +11,11 @@ from qsearch.spec.stopping import round_shares
 from qsearch.storage.paths import LOG
 from qsearch.storage.round_state import write_round
 from qsearch.study.candidates import find_candidates
-from qsearch.study.context import Study
 from qsearch.study.filtering import finished_round
 from qsearch.study.full_precision import full_precision
+from qsearch.study.proxy_scores import round_scores
 from qsearch.study.results import save_record
-from qsearch.study.scoring import round_scores
+from qsearch.study.study import Study
 from qsearch.study.training import train_round
 from qsearch.study.trial_evaluation import evaluate_trials, first_reason, retry_failed
 

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 from sqlalchemy.event import listen
 
-from qsearch.execution.opening import open_executor
+from qsearch.execution.selection import open_executor
 from qsearch.execution.workers import Workers
 from qsearch.experiment.database import STORAGE_WAIT
-from qsearch.experiment.lease import study_lease
+from qsearch.experiment.database_lock import hold_study
 from qsearch.experiment.loading import open_database, require_own_experiment
 from qsearch.experiment.url import storage_errors
 from qsearch.monitoring.events import Event, EventKind, Observer, all_of, event_log, last_event
@@ -32,11 +32,10 @@ from qsearch.storage.paths import LOG
 from qsearch.storage.round_state import RoundState, read_rounds
 from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import StudyRecord
-from qsearch.study.context import Study
-from qsearch.study.opening import claim_directory, open_study, quantization_error
+from qsearch.study.opening import claim_directory, open_study, quantization_error, record_session
 from qsearch.study.results import save_record
 from qsearch.study.round import run_round
-from qsearch.study.sessions import record_session
+from qsearch.study.study import Study
 from qsearch.study.training import restore_adapter
 
 
@@ -78,7 +77,7 @@ def run_study(
 class StudySession:
     """One session of a study: from its lock to its last event.
 
-    As a context it holds the directory, the study's lease in a shared database, the database and
+    As a context it holds the directory, the study's lock in a shared database, the database and
     the workers. Other arguments are those of :func:`run_study`.
     """
 
@@ -142,12 +141,12 @@ class StudySession:
         observers = [event_log(directory / LOG), status_keeper(directory, spec.search)]
         self._send = all_of([*observers, *([self.observer] if self.observer else [])])
         held.enter_context(self._clock.session())
-        lease = None
+        lock = None
         if url:
-            # Before the lease, which is free for a moment after an outage: no other study of the
+            # Before the lock, which is free for a moment after an outage: no other study of the
             # same name may take it then.
             require_own_experiment(url, spec.name, directory)
-            lease = held.enter_context(study_lease(url, spec.name))
+            lock = held.enter_context(hold_study(url, spec.name))
         if dead:
             self.emit(EventKind.TAKEN_OVER, owner=dead.describe())
         sessions = read_sessions(directory)
@@ -157,11 +156,11 @@ class StudySession:
         error = quantization_error(components, directory, self.emit)
         database = open_database(directory, url, self.storage_wait, self.emit)
         held.enter_context(closing(database))
-        if lease:
-            lease.renew(database.engine)
-            database.before_reload = partial(lease.renew, database.engine)
+        if lock:
+            lock.renew(database.engine)
+            database.before_reload = partial(lock.renew, database.engine)
             # What this process writes once another has taken the study stays out of it.
-            listen(database.engine, "commit", lease.require)
+            listen(database.engine, "commit", lock.require)
         study = open_study(
             components, directory, database, self._rounds, sessions, error, executor, self.emit
         )

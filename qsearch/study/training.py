@@ -22,7 +22,7 @@ from qsearch.storage.checkpoints import (
     write_adapter,
 )
 from qsearch.storage.paths import adapter_path
-from qsearch.study.context import Study
+from qsearch.study.study import Study
 
 
 def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainReport:

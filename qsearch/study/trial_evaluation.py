@@ -9,8 +9,8 @@ from qsearch.errors import QsearchError
 from qsearch.execution.executor import ExecutorEvent, Failure, Result
 from qsearch.monitoring.events import EventKind
 from qsearch.storage.paths import LOG, candidates_path
-from qsearch.study.context import Study
 from qsearch.study.results import PeriodicRecord
+from qsearch.study.study import Study
 
 
 def evaluate_trials(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from qsearch.cli import main as cli
 from qsearch.errors import InputError, StudyBusyError
-from qsearch.experiment.lease import Lease, LeaseLostError, study_lease
+from qsearch.experiment.database_lock import DatabaseLock, LockLostError, hold_study
 from qsearch.experiment.loading import open_database, open_trials, read_experiment
 from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.url import open_engine
@@ -25,7 +25,7 @@ from qsearch.monitoring.events import Event
 from qsearch.sharing.listing import list_database
 from qsearch.storage.directory import prepare_directory
 from qsearch.study.run import run_study
-from tests.engine.experiment.test_lease import end_connections
+from tests.engine.experiment.test_database_lock import end_connections
 from tests.engine.support import (
     FAILING,
     FAULTS,
@@ -106,7 +106,7 @@ def test_two_studies_write_into_one_database_while_others_read(
 def test_study_that_runs_elsewhere_is_refused(postgres_url: str, tmp_path: Path) -> None:
     """Two directories, as on two hosts, know nothing of each other's locks."""
     with (
-        study_lease(postgres_url, "fake"),
+        hold_study(postgres_url, "fake"),
         pytest.raises(StudyBusyError, match="'fake' is being run already"),
     ):
         run_study(FAILING, tmp_path / "run", postgres_url)
@@ -115,15 +115,15 @@ def test_study_that_runs_elsewhere_is_refused(postgres_url: str, tmp_path: Path)
 def test_a_study_that_another_process_took_over_saves_nothing_more_and_stops(
     postgres_url: str, tmp_path: Path
 ) -> None:
-    """As after a while disconnected from the database, in which its lease was free."""
-    other = Lease(postgres_url, "fake")
+    """As after a while disconnected from the database, in which its lock was free."""
+    other = DatabaseLock(postgres_url, "fake")
 
     def lose_it(event: Event) -> None:
         if event.kind == "evaluated" and event.fields["done"] == 2:
             end_connections(postgres_url)
             assert other.take(open_engine(postgres_url)) is None
 
-    with pytest.raises(LeaseLostError, match="was taken over by process"):
+    with pytest.raises(LockLostError, match="was taken over by process"):
         run_study(FAILING, tmp_path / "run", postgres_url, lose_it)
     (listed,) = list_database(postgres_url)
     assert listed.completed == 2

@@ -11,18 +11,16 @@ import pytest
 import torch
 
 from qsearch._arrays import Floats, Integers
-from qsearch.search.acquisition import log_expected_hypervolume_improvement
-from qsearch.search.allocation import relaxed_allocations
-from qsearch.search.candidate_pool import (
-    Evaluated,
+from qsearch.search.acquisition import (
     Improvement,
-    SearchSettings,
     acquisition,
-    candidate_pool,
-    next_candidate,
+    log_expected_hypervolume_improvement,
 )
+from qsearch.search.allocation import relaxed_allocations
+from qsearch.search.candidate_pool import Evaluated, SearchSettings, candidate_pool
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.search.local_search import moved
+from qsearch.search.next_candidate import next_candidate
 from qsearch.search.pareto import front, reference_point, segment_edges, segment_of
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
@@ -204,7 +202,7 @@ def search_small(space: Space, evaluated: Evaluated, pending: Integers) -> Integ
     bits = (2.0, 9.0)
     pool = candidate_pool(surrogate, space, evaluated, bits, generator)
     edges = segment_edges(bits, 4)
-    return next_candidate(surrogate, space, evaluated, pool, pending, bits, edges)
+    return next_candidate(surrogate, space, evaluated, pool, pending, bits, edges, SearchSettings())
 
 
 @pytest.mark.parametrize("state", ["evaluated", "pending", "excluded"])

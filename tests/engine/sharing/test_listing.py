@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from qsearch.cli import main as cli
 from qsearch.errors import InputError
-from qsearch.experiment.lease import study_lease
+from qsearch.experiment.database_lock import hold_study
 from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import open_engine
 from qsearch.sharing.listing import ListedStudy, list_database, list_folder
@@ -117,7 +117,7 @@ def test_who_runs_a_study_is_listed(shared: Path) -> None:
 @pytest.mark.postgres
 def test_who_holds_a_lease_is_listed(postgres_url: str, tmp_path: Path) -> None:
     run_study(study_spec(**SMALL, search__rounds=1), tmp_path / "run", postgres_url)
-    with study_lease(postgres_url, "fake"):
+    with hold_study(postgres_url, "fake"):
         assert list_database(postgres_url)[0].running.startswith("process ")
     assert list_database(postgres_url)[0].running == ""
 

@@ -53,7 +53,7 @@ def test_each_session_is_recorded_once_with_what_it_ran_on_and_what_changed(
     threads = machine.threads
     assert threads is not None
     other = replace(machine, threads=threads + 1)
-    monkeypatch.setattr("qsearch.study.sessions.find_machine", lambda: other)
+    monkeypatch.setattr("qsearch.study.opening.find_machine", lambda: other)
     events = run(tmp_path)
     (change,) = [event for event in events if event.kind == "environment changed"]
     assert f"threads: {threads} → {threads + 1}" in change.fields["changed"]

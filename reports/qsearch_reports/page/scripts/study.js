@@ -1,5 +1,5 @@
 import { makeBudget } from "./budget.js";
-import { makeCompare } from "./compare.js";
+import { makeCompare } from "./pinned.js";
 import { makeDetail } from "./detail.js";
 import { makeFigures } from "./figures.js";
 import { makeFilters } from "./filters.js";

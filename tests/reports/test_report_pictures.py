@@ -15,7 +15,7 @@ def test_each_picture_is_there_and_small_and_the_script_takes_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    screenshots = importlib.import_module("screenshots")
+    screenshots = importlib.import_module("report_pictures")
     pictures = {
         Path(link).stem: page.parent / link
         for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))

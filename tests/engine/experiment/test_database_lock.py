@@ -13,16 +13,22 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from qsearch.errors import StudyBusyError
-from qsearch.experiment import lease
+from qsearch.experiment import database_lock
 from qsearch.experiment.database import is_disconnect
-from qsearch.experiment.lease import Lease, LeaseLostError, lease_holders, lock_key, study_lease
+from qsearch.experiment.database_lock import (
+    DatabaseLock,
+    LockLostError,
+    hold_study,
+    lock_holders,
+    lock_key,
+)
 from qsearch.experiment.url import open_engine
 from tests.engine.support import process_that_holds
 
 HOLD = """
 import signal, sys
-from qsearch.experiment.lease import study_lease
-with study_lease(sys.argv[1], "study"):
+from qsearch.experiment.database_lock import hold_study
+with hold_study(sys.argv[1], "study"):
     print("held", flush=True)
     signal.pause()
 """
@@ -30,16 +36,16 @@ with study_lease(sys.argv[1], "study"):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(database_lock, "_PATIENCE_SECONDS", 0.0)
 
 
 def holders(url: str) -> dict[int, str]:
     with open_engine(url).connect() as connection:
-        return lease_holders(connection)
+        return lock_holders(connection)
 
 
 def end_connections(url: str) -> None:
-    """End the connections that hold leases, as a network that fails does."""
+    """End the connections that hold locks, as a network that fails does."""
     with open_engine(url).connect() as connection:
         ended = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
         connection.execute(text(f"{ended} WHERE application_name LIKE 'process %'"))
@@ -56,7 +62,7 @@ def test_second_process_is_refused_and_told_who_holds_it(
     postgres_url: str, holder: subprocess.Popen[str]
 ) -> None:
     expected = f"'study' is being run already, by process {holder.pid} on "
-    with pytest.raises(StudyBusyError, match=expected), study_lease(postgres_url, "study"):
+    with pytest.raises(StudyBusyError, match=expected), hold_study(postgres_url, "study"):
         pass
 
 
@@ -64,17 +70,17 @@ def test_second_process_is_refused_and_told_who_holds_it(
 def test_lease_of_a_killed_process_is_free(
     postgres_url: str, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "_PATIENCE_SECONDS", 60.0)  # Until the server has noticed.
+    monkeypatch.setattr(database_lock, "_PATIENCE_SECONDS", 60.0)  # Until the server has noticed.
     holder.kill()
-    with study_lease(postgres_url, "study"):
+    with hold_study(postgres_url, "study"):
         assert holders(postgres_url)[lock_key("study")].startswith(f"process {os.getpid()} on ")
 
 
 @pytest.mark.postgres
 def test_studies_of_one_database_are_held_apart_until_their_work_ends(postgres_url: str) -> None:
-    with study_lease(postgres_url, "a"), study_lease(postgres_url, "b"):
+    with hold_study(postgres_url, "a"), hold_study(postgres_url, "b"):
         assert holders(postgres_url).keys() == {lock_key("a"), lock_key("b")}
-    with pytest.raises(ValueError, match="inside"), study_lease(postgres_url, "a"):
+    with pytest.raises(ValueError, match="inside"), hold_study(postgres_url, "a"):
         raise ValueError("inside")
     assert holders(postgres_url) == {}
 
@@ -90,16 +96,16 @@ def test_a_disconnected_process_writes_nothing_once_another_holds_it(postgres_ur
 
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE results (value INTEGER)"))
-    with study_lease(postgres_url, "study") as first:
+    with hold_study(postgres_url, "study") as first:
         assert first is not None
         write(1)
         end_connections(postgres_url)
-        with study_lease(postgres_url, "study"):
+        with hold_study(postgres_url, "study"):
             for _ in range(2):
                 with pytest.raises(DBAPIError) as caught:
                     write(2)
                 assert is_disconnect(caught.value)
-            with pytest.raises(LeaseLostError, match="'study' was taken over by process"):
+            with pytest.raises(LockLostError, match="'study' was taken over by process"):
                 first.renew(engine)
         first.renew(engine)
         write(3)
@@ -110,8 +116,8 @@ def test_a_disconnected_process_writes_nothing_once_another_holds_it(postgres_ur
 @pytest.mark.postgres
 def test_nobody_takes_a_study_within_a_transaction_of_its_holder(postgres_url: str) -> None:
     engine = open_engine(postgres_url)
-    other = Lease(postgres_url, "study")
-    with study_lease(postgres_url, "study") as first:
+    other = DatabaseLock(postgres_url, "study")
+    with hold_study(postgres_url, "study") as first:
         assert first is not None
         with engine.begin() as connection:
             first.require(connection)
@@ -125,14 +131,14 @@ def test_nobody_takes_a_study_within_a_transaction_of_its_holder(postgres_url: s
 def test_study_that_ends_while_its_database_is_away_can_be_run_again(
     postgres_server: Any, postgres_url: str
 ) -> None:
-    with study_lease(postgres_url, "study"):
+    with hold_study(postgres_url, "study"):
         postgres_server.stop()
     postgres_server.start()
-    with study_lease(postgres_url, "study") as held:
+    with hold_study(postgres_url, "study") as held:
         assert held is not None
 
 
 def test_sqlite_needs_no_lease(tmp_path: Path) -> None:
-    with study_lease(f"sqlite:///{tmp_path / 'shared.db'}", "study") as held:
+    with hold_study(f"sqlite:///{tmp_path / 'shared.db'}", "study") as held:
         assert held is None
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from qsearch.monitoring.events import EventKind
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.storage.measurements import read_measurement, write_measurement
 from qsearch.storage.paths import layer_scores_name, measurement_path, sensitivity_name
-from qsearch.study.context import Study
+from qsearch.study.study import Study
 
 
 def round_scores(study: Study, round: int, training_set: Sequence[int]) -> Floats:

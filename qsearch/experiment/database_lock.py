@@ -1,9 +1,9 @@
 """One process at a time for a study in a PostgreSQL database, whatever directory and host it has.
 
-The lease is an advisory lock of a connection that is kept open: the server frees it when the
+The lock is an advisory lock of a connection that is kept open: the server frees it when the
 connection ends. Each transaction shares it and confirms the connection before it commits, so a
 process that lost its connection cannot write once another has taken the study over. SQLite needs no
-lease: the lock of the study's directory is enough.
+lock: the lock of the study's directory is enough.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _SETTINGS = {
 }
 
 
-class LeaseLostError(QsearchError):
+class LockLostError(QsearchError):
     """Another process has taken the study while this one was disconnected from the database."""
 
 
-class Lease:
+class DatabaseLock:
     """A study of a PostgreSQL database that this process holds, or is about to."""
 
     def __init__(self, url: str, study: str) -> None:
@@ -47,7 +47,7 @@ class Lease:
         self._connection: Connection | None = None
 
     def take(self, engine: Engine) -> str | None:
-        """Take the lease, or do nothing if it is held; return who has it instead, if another does.
+        """Take the lock, or do nothing if it is held; return who has it instead, if another does.
 
         If the database does not answer, this is a SQLAlchemyError, here and in what follows.
         """
@@ -62,7 +62,7 @@ class Lease:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not self._ask(func.pg_try_advisory_lock(self._key)):
             if time.monotonic() >= deadline:
-                holder = lease_holders(self._connection).get(self._key, "another process")
+                holder = lock_holders(self._connection).get(self._key, "another process")
                 self.release()
                 return holder
             time.sleep(0.05)
@@ -72,24 +72,24 @@ class Lease:
         return None
 
     def renew(self, engine: Engine) -> None:
-        """Take the lease again if its connection was lost, before the study is read again.
+        """Take the lock again if its connection was lost, before the study is read again.
 
-        If another process has taken the study, this is a LeaseLostError.
+        If another process has taken the study, this is a LockLostError.
         """
         if holder := self.take(engine):
-            raise LeaseLostError(
+            raise LockLostError(
                 f"{self._label} was taken over by {holder} while this process was disconnected"
                 " from the database; it stops, so that two do not write"
             )
 
     def require(self, connection: Connection) -> None:
-        """Confirm the lease at the end of a transaction, which then is that of the holder."""
-        # Until the transaction has ended, nobody else takes the lease.
+        """Confirm the lock at the end of a transaction, which then is that of the holder."""
+        # Until the transaction has ended, nobody else takes the lock.
         connection.execute(select(func.pg_advisory_xact_lock_shared(self._key)))
         self._ask(func.now())
 
     def release(self) -> None:
-        """Give the lease back."""
+        """Give the lock back."""
         if self._connection is not None:
             with contextlib.suppress(SQLAlchemyError):  # The database may be away.
                 self._connection.close()
@@ -104,14 +104,14 @@ class Lease:
     def _ask(self, function: Any) -> Any:
         if self._connection is None or self._connection.invalidated:
             # SQLAlchemy would connect again, without the lock.
-            lost = Exception("the connection that holds the lease was lost")
+            lost = Exception("the connection that holds the lock was lost")
             raise DBAPIError(str(function), None, lost, connection_invalidated=True)
         return self._connection.execute(select(function)).scalar()
 
 
 @contextlib.contextmanager
-def study_lease(url: str, name: str) -> Iterator[Lease | None]:
-    """Hold a study in a database for this process; None where the database needs no lease.
+def hold_study(url: str, name: str) -> Iterator[DatabaseLock | None]:
+    """Hold a study in a database for this process; None where the database needs no lock.
 
     If another process holds it, this is a StudyBusyError.
     """
@@ -119,17 +119,17 @@ def study_lease(url: str, name: str) -> Iterator[Lease | None]:
     if engine.dialect.name != "postgresql":
         yield None
         return
-    lease = Lease(url, name)
+    lock = DatabaseLock(url, name)
     with contextlib.ExitStack() as held:
-        held.callback(lease.release)
+        held.callback(lock.release)
         with database_errors(url):
-            holder = lease.take(engine)
+            holder = lock.take(engine)
         if holder:
             raise StudyBusyError(
                 f"--storage {without_password(url)!r}: the study {name!r} is being run already, by"
                 f" {holder}; wait for it, or give the study another name"
             )
-        yield lease
+        yield lock
 
 
 def lock_key(study: str) -> int:
@@ -138,8 +138,8 @@ def lock_key(study: str) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-def lease_holders(connection: Connection) -> dict[int, str]:
-    """Return who holds leases in a database, by :func:`lock_key`."""
+def lock_holders(connection: Connection) -> dict[int, str]:
+    """Return who holds locks in a database, by :func:`lock_key`."""
     if connection.dialect.name != "postgresql":
         return {}
     query = text(

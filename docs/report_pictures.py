@@ -1,6 +1,6 @@
 """Take all pictures of the report that README and docs show, from studies that have run.
 
-Usage: python docs/screenshots.py STUDY [STUDY ...] [--out docs] [--only NAME ...]
+Usage: python docs/report_pictures.py STUDY [STUDY ...] [--out docs] [--only NAME ...]
 
 Pictures of one study show the first; pictures of several need two or more, and the index page is of
 the folder that holds the first. Needs what docs/screenshot.py needs.
