@@ -23,7 +23,7 @@ from tests.reports.realistic_studies import make_results
 def test_a_layers_sensitivity_is_the_rise_under_the_choice_that_it_bears_worst(results):
     frame = sensitivity_frame(results)
     assert frame["layer"].tolist() == list(range(len(results.record.layers)))
-    assert frame["sensitivity"].tolist() == results.layer_scores.max(axis=1).tolist()
+    assert frame["highest_score"].tolist() == results.layer_scores.max(axis=1).tolist()
 
 
 def test_what_is_given_is_the_mean_over_the_configurations_asked_for(results):

@@ -13,7 +13,7 @@ from qsearch_reports.figures import style
 def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
     """Draw what each layer is given against how much it matters; a marker per layer.
 
-    A layer whose sensitivity is not positive is drawn at the left end, below the least that is.
+    A layer whose highest score is not positive is drawn at the left end, below the least that is.
     """
     knob, place_of = str(frame.attrs["knob"]), "place of " * (frame.attrs["unit"] == "places")
     figure = style.new_figure(
@@ -21,9 +21,9 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
         "predicted rise of the loss (nats)",
         f"mean {place_of}{style.escape(knob, 40)}",
     )
-    positive = frame.loc[frame["sensitivity"] > 0, "sensitivity"]
+    positive = frame.loc[frame["highest_score"] > 0, "highest_score"]
     if positive.empty:
-        return style.note(figure, "the sensitivities of layers are not known")
+        return style.note(figure, "the scores of layers are not known")
     least = float(positive.min()) / 3
     frame = frame.assign(
         shown=[style.escape(name, 80) for name in frame["name"]],
@@ -37,7 +37,7 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
     for place, (name, members) in enumerate(parts):
         rows = frame[frame["role"].isin(members)]
         figure.add_scatter(
-            x=rows["sensitivity"].clip(lower=least),
+            x=rows["highest_score"].clip(lower=least),
             y=rows["given"],
             mode="markers",
             marker={
@@ -48,10 +48,10 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
             },
             name=name,
             customdata=style.details(
-                rows, "layer", "shown", "shown_role", "block", "parameters", "sensitivity"
+                rows, "layer", "shown", "shown_role", "block", "parameters", "highest_score"
             ),
             hovertemplate="%{customdata[1]}<br>%{customdata[2]}, block %{customdata[3]}<br>"
-            "%{customdata[4]:,} weights<br>sensitivity %{customdata[5]:.3g} nats<br>"
+            "%{customdata[4]:,} weights<br>predicted rise %{customdata[5]:.3g} nats<br>"
             f"mean {style.template_text(knob)} %{{y:.2f}}<extra></extra>",
             meta=f"layer-{place}",
         )
@@ -59,6 +59,6 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
     count = int(frame.attrs["configurations"])
     of = "1 configuration" if count == 1 else f"{count} configurations"
     correlation = float(frame.attrs["rank_correlation"])
-    told = "" if math.isnan(correlation) else f"; rank correlation {correlation:.2f}"
-    style.caption(figure, f"mean over {of}{told}")
+    suffix = "" if math.isnan(correlation) else f"; rank correlation {correlation:.2f}"
+    style.caption(figure, f"mean over {of}{suffix}")
     return figure

@@ -18,7 +18,7 @@ from qsearch_reports.frames.layers import (
 from qsearch_reports.frames.points import latest_front, row_choices
 from qsearch_reports.results import StudyResults
 
-_COLUMNS = ["layer", "name", "role", "block", "parameters", "sensitivity", "given"]
+_COLUMNS = ["layer", "name", "role", "block", "parameters", "highest_score", "given"]
 
 
 def sensitivity_frame(
@@ -29,9 +29,9 @@ def sensitivity_frame(
     """Return how much each layer matters, and what configurations give it.
 
     Configurations are JSON texts; without them, they are those on the overall Pareto front of the
-    latest round. Without a knob it is ``bits``, or the first. Sensitivities are under the adapter
-    of the last finished round; ``given`` is a mean of places in the knob's order, from 0, if its
-    values are not all numbers. Empty without scores of layers, or without a configuration.
+    latest round. Without a knob it is ``bits``, or the first. Scores are under the adapter of the
+    last finished round; ``given`` is a mean of places in the knob's order, from 0, if its values
+    are not all numbers. Empty without scores of layers, or without a configuration.
 
     ``attrs`` holds ``knob``, ``unit`` (``values`` or ``places``), ``configurations`` (how many) and
     ``rank_correlation`` (Spearman's, of the two; NaN if one of them is constant).
@@ -56,7 +56,7 @@ def sensitivity_frame(
                 "role": [layer.role for layer in record.layers],
                 "block": [layer.block for layer in record.layers],
                 "parameters": [layer.parameters for layer in record.layers],
-                "sensitivity": np.asarray(scores, dtype=float).max(axis=1),
+                "highest_score": np.asarray(scores, dtype=float).max(axis=1),
                 "given": amounts.mean(axis=0),
             },
             columns=_COLUMNS,
@@ -65,7 +65,7 @@ def sensitivity_frame(
         "knob": name,
         "unit": "values" if is_numeric(shown) else "places",
         "configurations": len(indices) if is_known else 0,
-        "rank_correlation": rank_correlation(frame["sensitivity"], frame["given"]),
+        "rank_correlation": rank_correlation(frame["highest_score"], frame["given"]),
     }
     return frame
 
