@@ -94,7 +94,7 @@ class _Run:
         self._status = _STATUS.get(event.kind, "KILLED")
         self._waiting += self._scalars.of(event)
         if time.monotonic() - self._tried >= self._pause:
-            self._try(self._send)
+            self._try(self._send, "failed and will try again, the study continues")
 
     def end(self) -> None:
         """Send what waits and end the run; a server that is away costs one time-out."""
@@ -103,15 +103,15 @@ class _Run:
             self._send()
             self._client.set_terminated(self._id, self._status)
 
-        self._try(send_and_end)
+        self._try(send_and_end, "failed; the next session sends what is missing")
 
-    def _try(self, work: Callable[[], None]) -> None:
+    def _try(self, work: Callable[[], None], consequence: str) -> None:
         try:
             work()
         except Exception as error:
             if not self._is_away:
                 reason = masked_reason(error)
-                warn(f"logger 'mlflow' failed and will try again, the study continues: {reason}")
+                warn(f"logger 'mlflow' {consequence}: {reason}")
             self._is_away, self._pause = True, min(2 * self._pause, _MAX_PAUSE)
         else:
             self._is_away, self._pause = False, _EVERY

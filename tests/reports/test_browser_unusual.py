@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from qsearch_reports.results import StudyResults
 from selenium.webdriver.common.keys import Keys
@@ -21,6 +23,17 @@ def test_one_evaluation_is_shown_and_said_to_be_the_only_one(opened):
     for key in drawn:
         page.figure(key)
     assert page.text("selected-title") == "Trial 0, round 1"
+    assert page.errors() == []
+
+
+def test_a_finished_round_without_a_loss_is_said_while_the_next_one_runs(opened):
+    record = make_record(rounds=2, trials_per_round=4, failed=0)
+    trials = record.trials.copy()
+    trials.loc[trials["round"] == 1, ["status", "reason"]] = "failed", "no memory"
+    record = replace(record, rounds=record.rounds[:1], trials=trials)
+    page = opened(StudyResults(record, "runs/failed"))
+    text = page.driver.find_element("id", "main").text
+    assert "No evaluation of the last finished round has a loss" in text
     assert page.errors() == []
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qsearch_reports.frames.history import History, replay
+from qsearch_reports.frames.history import History
 
 from qsearch.monitoring.events import Phase
 from tests.engine.monitoring.support import at, odd_lines
@@ -27,6 +28,13 @@ ROUND = [
     at(24, "round finished", next_set=3),
     at(25, "finished", reason="search.rounds: 1 reached"),
 ]
+
+
+def replay(lines: Iterable[Mapping[str, Any]]) -> History:
+    history = History()
+    for line in lines:
+        history.add(line)
+    return history
 
 
 def spans(history: History) -> list[tuple[Phase, float | None, bool]]:
@@ -63,6 +71,10 @@ def test_a_break_ends_the_phase_at_the_last_event_of_its_session() -> None:
 
 def test_a_phase_in_which_the_study_stopped_is_not_complete() -> None:
     assert spans(replay([*ROUND[:4], at(15, "stopped")]))[-1] == (Phase.SET, 3.0, False)
+
+
+def test_a_phase_whose_work_is_done_is_complete_where_the_study_stops() -> None:
+    assert spans(replay([*ROUND[:3], at(15, "stopped")]))[-1] == (Phase.TRAINING, 14.0, True)
 
 
 MEASURING = "measuring quantization error"

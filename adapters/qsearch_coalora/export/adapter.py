@@ -11,9 +11,11 @@ from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark
 from qsearch_quantizers.packed.layers import QUANT_METHOD
 from safetensors.torch import save_file
 
+from qsearch.deployment.exporting import FACTS_FILE
 from qsearch.deployment.model_card import as_code
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import needs_inputs
+from qsearch.storage.bounded_reading import MAX_STATE, read_text
 from qsearch.storage.files import write_json
 from qsearch_coalora.adapter.lora import ADAPTER
 from qsearch_coalora.export.cards import write_card
@@ -110,17 +112,22 @@ def _packed_base_next_to(directory: Path, mark: dict[str, Any], job: ExportJob) 
     prefix = job.base.base_model_prefix
     for path in sorted(directory.resolve().parent.glob("[!.]*/config.json")):
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-            packed = config["quantization_config"]
+            packed = _json_of(path)["quantization_config"]
             if packed["quant_method"] != QUANT_METHOD or packed["adapter_rank"]:
                 continue
             options, layers = packed["quantizer_options"], packed["layers"]
             digest = owner_digest(packed["quantizer"], options, layers, prefix)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # Not a model of ours.
-        if owner_mark(digest) == mark:
+            model = _json_of(path.with_name(FACTS_FILE))["model"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue  # Not an export of ours.
+        # The digest says nothing about the model, and another may have equal layers.
+        if owner_mark(digest) == mark and model == job.model.name:
             return path.parent
     return None
+
+
+def _json_of(path: Path) -> Any:
+    return json.loads(read_text(path, MAX_STATE))
 
 
 def _owner(job: ExportJob) -> dict[str, Any] | None:

@@ -99,6 +99,9 @@ class CausalLanguageModelling:
     def hold_out(self, examples: int) -> None:
         """Make so many sequences of the training data the split ``held-out``."""
         self._held_out = examples
+        # The model may have been loaded, which packs the training data without it.
+        self._sequences.pop("train", None)
+        self._sequences.pop("held-out", None)
 
     def examples(self, split: Split) -> int:
         """Return the number of tokens that a split's loss is over: of each sequence all but one.

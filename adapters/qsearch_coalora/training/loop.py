@@ -84,7 +84,7 @@ class TrainingLoop:
             pass_of(options.set_sampling, lambda: study.average_bits(configurations)),
             torch.Generator().manual_seed(seeds.configurations),
         )
-        self.batches = study.batches(torch.Generator().manual_seed(seeds.data))
+        self._batches = study.batches(torch.Generator().manual_seed(seeds.data))
         self._dropout_seed = seeds.dropout
         self._held_out: HeldOutLoss | None = None
         if options.early_stopping is not None:
@@ -156,7 +156,7 @@ class TrainingLoop:
         share = rate_share(options.schedule, step, self._total, options.warmup_steps)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
-        batches = [next(self.batches) for _ in range(options.accumulation_steps)]
+        batches = [next(self._batches) for _ in range(options.accumulation_steps)]
         examples = sum(map(examples_in, batches))
         loss = 0.0
         for batch in batches:
@@ -235,7 +235,7 @@ class TrainingLoop:
         parts: dict[str, Mapping[str, Tensor]] = {
             "model": self._adapted.tensors(),
             "sampler": self._sampler.state(),
-            "batches": self.batches.state(),
+            "batches": self._batches.state(),
             "random": self._randomness(),
             "held_out": self._held_out.state() if self._held_out else {},
         }
@@ -257,7 +257,7 @@ class TrainingLoop:
             parts.setdefault(part, {})[inner] = tensor
         self._adapted.load_tensors(parts["model"])
         self._sampler.restore(parts["sampler"])
-        self.batches.restore(parts["batches"])
+        self._batches.restore(parts["batches"])
         if self._held_out is not None:
             self._held_out.restore(parts["held_out"])
         saved = {

@@ -54,7 +54,12 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Return the codes (count, uint8) that :func:`pack` packed."""
+    """Return the codes (count, uint8) that :func:`pack` packed; InputError if they do not fit."""
+    if packed.dtype != torch.uint8 or packed.shape != (packed_bytes(count, bits),):
+        raise InputError(
+            f"{count} codes of {bits} bits take {packed_bytes(count, bits)} bytes of type uint8,"
+            f" not {packed.dtype} of shape {tuple(packed.shape)}"
+        )
     if bits == 8:
         return packed.clone()
     codes = torch.empty(count, dtype=torch.uint8, device=packed.device)

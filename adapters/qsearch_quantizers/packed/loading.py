@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, field_validator
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -17,6 +17,7 @@ from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.validation import validate
 from qsearch_quantizers.packed.adapter_owner import AdapterGuard, owner_digest
 from qsearch_quantizers.packed.layers import (
+    FORMAT_VERSION,
     QUANT_METHOD,
     SETTINGS,
     build_quantizer,
@@ -46,12 +47,19 @@ class Fields(BaseModel):
     # A reader that ignores an unknown field would be wrong.
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    format_version: Literal[2]
+    format_version: int
     quantizer: str
     quantizer_options: dict[str, Any]
     layers: dict[str, dict[str, int | str]]
     adapter_rank: NonNegativeInt = 0
     sha256: dict[str, Any] | None = None
+
+    @field_validator("format_version")
+    @classmethod
+    def _readable(cls, version: int) -> int:
+        if version != FORMAT_VERSION:
+            raise ValueError(f"must be {FORMAT_VERSION} for this version of qsearch (export again)")
+        return version
 
 
 @register_quantization_config(QUANT_METHOD)

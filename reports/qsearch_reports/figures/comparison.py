@@ -69,7 +69,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def _band(rows: pd.DataFrame, colour: str, part: str) -> go.Scatter:
-    """Return the area between both ends of the interval, style.stepped as the mean is."""
+    """Return the area between both ends of the interval, stepped as the mean is."""
     # Stretches of budgets at which the interval is known; each is a closed outline of its own.
     known = rows["low"].notna()
     outlines = []

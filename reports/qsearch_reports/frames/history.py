@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +17,17 @@ _OPENING = (
 )
 """How a session begins, in this order; after "started", it has begun."""
 
+_COMPLETING = (
+    EventKind.MEASURED_QUANTIZATION_ERROR,
+    EventKind.TRAINED,
+    EventKind.MEASURED_FULL_PRECISION,
+    EventKind.FULL_PRECISION_FAILED,
+    EventKind.MEASURED_SENSITIVITY,
+    EventKind.SEARCHED,
+    EventKind.ROUND_FINISHED,
+)
+"""After what a phase has done its work."""
+
 
 @dataclass
 class PhaseSpan:
@@ -24,7 +35,7 @@ class PhaseSpan:
 
     Args:
         end: None while the study is in it.
-        complete: Whether the study came to what follows, instead of being stopped.
+        complete: Whether its work was done, instead of being stopped.
     """
 
     phase: Phase
@@ -62,7 +73,7 @@ class History:
         if kind.phase and (kind.phase != span.phase or not kind.is_progress):
             span.complete = True
             self._begin(kind.phase, event.round, time)
-        elif kind is EventKind.ROUND_FINISHED:
+        elif kind in _COMPLETING:
             span.complete = True
         elif kind.ends_session:
             span.end, self._is_running = time, False
@@ -83,14 +94,6 @@ class History:
     def _begin(self, phase: Phase, round: int, time: float) -> None:
         self.phases[-1].end = time
         self.phases.append(PhaseSpan(phase, round, time))
-
-
-def replay(lines: Iterable[Mapping[str, Any]]) -> History:
-    """Return the history that a log holds."""
-    history = History()
-    for line in lines:
-        history.add(line)
-    return history
 
 
 def _seconds(text: object) -> float | None:

@@ -39,7 +39,7 @@ def _once(make: Callable[[StudyRecord], _Made]) -> Callable[[StudyRecord], _Made
         key = id(record)
         if key not in made:
             made[key] = make(record)
-            weakref.finalize(record, made.pop, key)
+            weakref.finalize(record, made.pop, key, None)
         return made[key].copy()
 
     return get

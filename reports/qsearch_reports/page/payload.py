@@ -109,7 +109,8 @@ def _figures(results: StudyResults, points: pd.DataFrame) -> dict[str, Any]:
 
     def add_variants(key: str, by: str, variants: Mapping[str, go.Figure]) -> None:
         drawn = {name: compact(figure, points) for name, figure in variants.items()}
-        made[key] = {"by": by, "variants": drawn}
+        if drawn:
+            made[key] = {"by": by, "variants": drawn}
 
     if not points.empty:
         for value in ("loss", "metric"):

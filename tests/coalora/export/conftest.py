@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
+from qsearch.deployment.exporting import FACTS_FILE
 from qsearch.testing.samples import draw_configurations
 from tests.coalora.exported import study_logits
 
@@ -28,6 +30,10 @@ def exports(packing_study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     trainer, chosen, *_ = packing_study
     folder = tmp_path_factory.mktemp("exports")
     for format in ("packed", "packed-base", "adapter", "merged"):
+        (folder / format).mkdir()
+        # What `qsearch export` writes next to what the trainer does.
+        facts = {"model": trainer.study.model.name}
+        (folder / format / FACTS_FILE).write_text(json.dumps(facts))
         trainer.export(chosen, folder / format, format)
     *_, other = draw_configurations(trainer.layers(), trainer.study.quantizer.choices(), 2)
     trainer.export(other, folder / "foreign", "adapter")

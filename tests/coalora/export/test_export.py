@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from qsearch.deployment.exporting import FACTS_FILE
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
@@ -79,6 +80,21 @@ def test_an_adapter_names_the_packed_base_next_to_it(packing_study, exports) -> 
     assert "the packed weights of this configuration" in card
     with pytest.raises(InputError, match="cannot be merged into packed weights"):
         model.merge_and_unload()
+
+
+@pytest.mark.parametrize("neighbour", ["another model's", "damaged"])
+def test_an_adapter_names_no_packed_base_but_its_own(
+    packing_study, exports, tmp_path, neighbour: str
+) -> None:
+    trainer, chosen, *_ = packing_study
+    shutil.copytree(exports / "packed-base", tmp_path / "packed-base")
+    if neighbour == "damaged":
+        (tmp_path / "packed-base" / "config.json").write_text("[" * 100_000)
+    else:
+        (tmp_path / "packed-base" / FACTS_FILE).write_text('{"model": "another"}')
+    trainer.export(chosen, tmp_path / "adapter", "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == trainer.study.model.name
 
 
 def test_an_adapter_of_a_packaged_model_names_the_folder_of_its_float_base(

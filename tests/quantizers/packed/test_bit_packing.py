@@ -30,6 +30,12 @@ def test_first_code_is_in_the_least_significant_bits():
     assert pack(torch.tensor([1, 2, 7], dtype=torch.uint8), 3).tolist() == [0xD1, 0x01]
 
 
+@pytest.mark.parametrize("packed", [torch.zeros(3, dtype=torch.uint8), torch.zeros(4)])
+def test_bytes_of_another_number_of_codes_or_type_are_refused(packed):
+    with pytest.raises(InputError, match="take 4 bytes of type uint8"):
+        unpack(packed, 3, 10)
+
+
 @pytest.mark.parametrize(
     ("code", "dtype", "bits", "message"),
     [

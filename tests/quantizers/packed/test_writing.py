@@ -198,7 +198,10 @@ LAYER = {"bits": 2, "group_size": 32}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 1}, "format_version: Input should be 2, not 1"),
+        (
+            {"format_version": 1},
+            "format_version: must be 2 for this version of qsearch .export again., not 1",
+        ),
         ({"adapter_rank": -1}, "adapter_rank: .* greater than or equal to 0, not -1"),
         ({"adapter_rank": 4}, "lacks the tensor .*adapter_A"),
         ({"surprise": 1}, "surprise: unknown field"),

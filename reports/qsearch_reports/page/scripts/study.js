@@ -1,10 +1,11 @@
 import { makeBudget } from "./budget.js";
-import { makeCompare } from "./pinned.js";
 import { makeDetail } from "./detail.js";
 import { makeFigures } from "./figures.js";
 import { makeFilters } from "./filters.js";
 import { makeKeeping } from "./keep.js";
+import { makeCompare } from "./pinned.js";
 import { makeRounds } from "./rounds.js";
+import { latestRows } from "./rows.js";
 import { makeStore } from "./store.js";
 import { makeTable } from "./table.js";
 import { makeToolbar } from "./toolbar.js";
@@ -46,7 +47,7 @@ export function makeStudy(root, study, lazy) {
       if (shown) return;
       shown = true;
       parts.push(makeFigures(root, study, store, lazy));
-      if (study.count) await makeInteractive().show();
+      if (latestRows(study).length) await makeInteractive().show();
     },
     kept: () => keeping?.kept() ?? null,
     restore(kept) {
