@@ -9,7 +9,7 @@ from qsearch.search.allocation import efficient_choices
 
 
 def ladder_of(scores: Floats, bits: Floats) -> Integers:
-    """Return the choices that no other betters in both score and bits, by rising bits (levels).
+    """Return the choices that no other dominates in score and bits, by rising bits (levels).
 
     Args:
         scores: Predicted rise of the loss (choices).

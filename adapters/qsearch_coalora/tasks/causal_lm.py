@@ -97,7 +97,7 @@ class CausalLanguageModelling:
             self._packed(split)
 
     def hold_out(self, examples: int) -> None:
-        """Make so many sequences of the training data the split ``held-out``."""
+        """Make ``examples`` sequences of the training data the split ``held-out``."""
         self._held_out = examples
 
     def examples(self, split: Split) -> int:
