@@ -75,7 +75,7 @@ axe: $(VENV)/bin/python | browser
 	if ! npm install $(NPM_OPTIONS) --prefix $(VENV)/npm axe-core@$(AXE_VERSION) >/dev/null; then \
 		echo "axe-core cannot be installed by npm: accessibility tests will be skipped"; \
 	elif ! $(AXE_IS_RIGHT); then rm -f $(AXE); \
-		echo "axe-core $(AXE_VERSION) is not the file that AXE_SHA256 tells of"; exit 1; \
+		echo "axe-core $(AXE_VERSION) does not match AXE_SHA256"; exit 1; \
 	fi
 
 # Tests of PostgreSQL start a server of their own, so the package shall set up none. Where it cannot be

@@ -1,0 +1,1 @@
+"""Measurements of qsearch: each module is one benchmark, or what several of them share."""

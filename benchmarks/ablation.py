@@ -1,4 +1,4 @@
-"""What each part of the engine is worth: hypervolume on the stand-in without it.
+"""What each element of the search is worth: hypervolume on the stand-in without it.
 
 All variants lower the loss on the examples, as the stand-in's losses hold sampling noise, from the
 same warm start; without the warm start they begin with random configurations.
@@ -49,11 +49,11 @@ _ON_EXAMPLES = Variant(target="examples")
 
 @dataclass(frozen=True)
 class Ablation:
-    """The engine without one of its parts.
+    """The search without one of its elements.
 
     Args:
         variant: Its settings.
-        patched: Takes a part out that no setting does.
+        patched: Takes an element out that no setting does.
         knows: What of the problem it is given, if less.
     """
 
@@ -100,7 +100,7 @@ def _settings(**changes: int) -> Variant:
 
 
 ABLATIONS = {
-    "all parts": Ablation(),
+    "all elements": Ablation(),
     "no warm start": Ablation(knows=without_start),
     "prior mean constant": Ablation(patched=_without_prior_mean),
     "no correction of the prior mean": Ablation(patched=_without_learning),

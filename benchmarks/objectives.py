@@ -116,7 +116,7 @@ def smollm2_wikitext2() -> Objective:
 
 
 def assembled(name: str, is_wide: bool = False) -> StudyComponents:
-    """Return the parts of the study behind an objective, if asked with many more examples."""
+    """Return the components of the study behind an objective, if asked with many more examples."""
     os.environ.setdefault("QSEARCH_DATA", str(SHARED))
     source = _STUDIES[name]
     path = ROOT / "studies" / f"{source.study}.yaml"
@@ -129,7 +129,7 @@ class Wide:
     """An objective's model, on the objective's examples and many more.
 
     Args:
-        parts: The study behind it, with these examples for validation.
+        components: The study behind it, with these examples for validation.
         seen: How many of them are the objective's.
     """
 

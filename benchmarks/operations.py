@@ -67,7 +67,7 @@ def bad_inputs(benchmark: Benchmark) -> None:
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Return the table of the documentation, as lines of Markdown."""
-    lines = ["", "| what | value |", "|---|---|"]
+    lines = ["", "| what | value (ratio to one process with one thread) |", "|---|---|"]
     for row in rows:
         if "per hour" in " ".join(row):
             rates = {

@@ -112,7 +112,7 @@ def _new_configurations(components: StudyComponents) -> Iterator[Configuration]:
 def _hours(
     contenders: Sequence[Contender], configurations: Iterator[Configuration], each: int
 ) -> dict[str, list[float]]:
-    """Return the hours that each contender takes for so many evaluations, turn by turn."""
+    """Return the hours that each contender takes for ``each`` evaluations, turn by turn."""
     hours: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     threads = torch.get_num_threads()
     for turn in range(TURNS):

@@ -1,7 +1,7 @@
-"""What running packed checkpoints costs: memory and speed next to float32 and bfloat16.
+"""What running packed exports costs: memory and speed next to float32 and bfloat16.
 
 SmolLM2 with its real weights is written as float32, as bfloat16, and packed at several bits with
-an adapter of rank 16. Each checkpoint is loaded and generates text in processes of its own, all of
+an adapter of rank 16. Each model is loaded and generates text in processes of its own, all of
 them in turn.
 
     python -m benchmarks.packed
@@ -61,7 +61,7 @@ class Measured:
 
 @torch.no_grad()
 def measure(folder: Path, dtype: str) -> Measured:
-    """Load a checkpoint and generate text with it, in this process."""
+    """Load a model and generate text with it, in this process."""
     import qsearch_quantizers  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -91,7 +91,7 @@ def _memory(name: str) -> int:
 
 
 def write_checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Write the checkpoints; return where each is and the type that it is run in, by its name."""
+    """Write the models; return where each is and the type that it is run in, by its name."""
     model, _ = load_pretrained(MODEL, "AutoModelForCausalLM")
     tokenizer = load_tokenizer(MODEL)
     cases = {"float32": (folder / "float32", "float32"), "bfloat16": (folder / "half", "bfloat16")}
@@ -130,7 +130,7 @@ def write_checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
 
 
 def compare(benchmark: Benchmark) -> None:
-    """Measure all checkpoints in turn."""
+    """Measure all models in turn."""
     found: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory() as folder:
         cases = write_checkpoints(Path(folder))
@@ -229,7 +229,7 @@ def largest_layer(benchmark: Benchmark) -> None:
 
 
 def main() -> None:
-    """Measure all and write ``results/packed.json``, or measure one checkpoint."""
+    """Measure all and write ``results/packed.json``, or measure one model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "DTYPE"), help="for its processes")
     arguments = parser.parse_args()

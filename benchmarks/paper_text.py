@@ -65,12 +65,12 @@ def _write_sst2(data: Path, folder: Path) -> None:
     long = dev[dev["sentence"].str.split().str.len() >= MIN_WORDS]
     validation, rest = long.head(VALIDATION_PHRASES), long.iloc[VALIDATION_PHRASES:]
     test = pd.concat([test, _apart(rest, validation)])
-    components = {
+    tables = {
         "train": _apart(train, pd.concat([validation, test])),
         "validation": validation,
         "test": test,
     }
-    for name, table in components.items():
+    for name, table in tables.items():
         text = table.to_csv(sep="\t", index=False, quoting=csv.QUOTE_NONE)
         _write(folder / f"sst2-{name}.tsv", text)
 

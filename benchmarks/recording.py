@@ -62,24 +62,22 @@ def only_recorded(description: str | None) -> bool:
     return bool(_command_line(description).parse_args().recorded)
 
 
-def parts_to_measure(description: str | None, components: Collection[str]) -> Collection[str]:
+def parts_to_measure(description: str | None, parts: Collection[str]) -> Collection[str]:
     """Read the command line of a benchmark of several parts; silence warnings.
 
     Args:
         description: What its ``--help`` says.
-        components: Their names.
+        parts: Their names.
 
     Returns:
         What to measure: what is named, or else all; nothing if recorded values are enough.
     """
     parser = _command_line(description)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(components))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     arguments = parser.parse_args()
-    if unknown := set(arguments.components) - set(components):
-        parser.error(
-            f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(components)}"
-        )
-    return () if arguments.recorded else arguments.components or components
+    if unknown := set(arguments.parts) - set(parts):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    return () if arguments.recorded else arguments.parts or parts
 
 
 def _command_line(description: str | None) -> argparse.ArgumentParser:
@@ -153,15 +151,15 @@ class Benchmark:
             tables: Tables by title.
         """
         RESULTS.mkdir(exist_ok=True)
-        components = [
+        sections = [
             figure.to_html(full_html=False, include_plotlyjs=number == 0)
             for number, figure in enumerate(figures)
         ]
         claims = pd.DataFrame([{**asdict(one), "met": one.met} for one in self.claims])
         for title, table in {"claims": claims, **(tables or {})}.items():
             body = table.to_html(index=False, float_format="{:.4g}".format, na_rep="–", border=0)
-            components.append(f"<h2>{html.escape(title)}</h2>\n{body}")
-        page = _PAGE.format(title=html.escape(self.name), body="\n".join(components))
+            sections.append(f"<h2>{html.escape(title)}</h2>\n{body}")
+        page = _PAGE.format(title=html.escape(self.name), body="\n".join(sections))
         (RESULTS / f"{self.name}.html").write_text(page, encoding="utf-8")
 
     def write(self) -> Path:

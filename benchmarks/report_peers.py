@@ -74,13 +74,13 @@ def write_plotly_page(drawn: dict[str, go.Figure], path: Path) -> None:
         drawn: Figures by name; each becomes the ``meta`` of its layout.
         path: The page.
     """
-    components = [
+    sections = [
         go.Figure(figure)
         .update_layout(meta=name)
         .to_html(full_html=False, include_plotlyjs=number == 0)
         for number, (name, figure) in enumerate(drawn.items())
     ]
-    path.write_text("\n".join([_HEAD, *components, _FOOT]), encoding="utf-8")
+    path.write_text("\n".join([_HEAD, *sections, _FOOT]), encoding="utf-8")
 
 
 def _markers_in_webgl(figure: go.Figure) -> go.Figure:

@@ -126,7 +126,7 @@ def with_mixed_start(problem: Problem, losses: Callable[[Integers], float]) -> P
     """Return a problem with uniform configurations instead of every other allocation.
 
     Each is the one of most average bits within the allocation's, of those that no other uniform
-    configuration betters in both bits and total score. A study's own first set is mixed as well.
+    configuration dominates in bits and total score. A study's own first set is mixed as well.
 
     Args:
         problem: With the warm start.

@@ -209,14 +209,14 @@ def _products(
     gradient = torch.cat(
         [torch.einsum("nto,nti->noi", slope, inputs).flatten(1) for inputs, slope in calls]
     )
-    components = []
+    rows = []
     for start in range(0, len(choices), chunk):
         errors = [
             (quantizer.dequantize(quantizer.quantize(weight, choice)) - weight).flatten()
             for choice in choices[start : start + chunk]
         ]
-        components.append(gradient @ torch.stack(errors).T)
-    return torch.cat(components, dim=1)
+        rows.append(gradient @ torch.stack(errors).T)
+    return torch.cat(rows, dim=1)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class UnseenLosses:
         return self._make is not None or all(row.tobytes() in self._known for row in index)
 
     def of(self, index: Integers, seen: Floats) -> Floats:
-        """Return the losses (n) on unseen examples.
+        """Return the losses (n) on new examples.
 
         Args:
             index: Choice indices (n × groups).
@@ -132,7 +132,7 @@ def report(benchmark: Benchmark, objective: str, losses: UnseenLosses) -> None:
                 choices[f"{run.method}{_BY_MEAN}"] = chosen_by(table, means_of)
             for method, chosen in choices.items():
                 if not losses.known(chosen.index):
-                    print(f"  left out, not evaluated on unseen examples: {run.name}")
+                    print(f"  left out, not evaluated on new examples: {run.name}")
                     continue
                 unseen = losses.of(chosen.index, chosen.loss)
                 found.setdefault((method, count), []).append((unseen, chosen.loss))
@@ -159,7 +159,7 @@ def report(benchmark: Benchmark, objective: str, losses: UnseenLosses) -> None:
         if method in own_names and peers:
             (best, spent), rival = min(peers.items(), key=lambda item: float(item[1].mean()))
             benchmark.claim(
-                f"{objective}: loss on unseen examples, mean over {len(BUDGETS)} budgets, of"
+                f"{objective}: loss on new examples, mean over {len(BUDGETS)} budgets, of"
                 f" {method} after {count} evaluations less that of the best peer ({best}) after"
                 f" {spent}",
                 float(own.mean() - rival.mean()),
@@ -169,7 +169,7 @@ def report(benchmark: Benchmark, objective: str, losses: UnseenLosses) -> None:
 
 
 def main() -> None:
-    """Evaluate what runs chose on unseen examples and write the result file."""
+    """Evaluate what runs chose on new examples and write the result file."""
     recorded_alone = only_recorded(__doc__)
     benchmark = Benchmark("unseen")
     for objective in OBJECTIVES:

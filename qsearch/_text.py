@@ -16,7 +16,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def in_one_line(text: object, limit: int = 2000) -> str:
-    """Return a text in one line, of at most so many characters, that can be saved."""
+    """Return a text in one line, of at most ``limit`` characters, that can be saved."""
     # PostgreSQL holds no NUL, and no file a lone surrogate.
     line = " ".join(str(text).split()).replace("\0", "\\0")
     line = line.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,6 +1,6 @@
-"""Quantizer plugins of qsearch, and their packed checkpoints.
+"""Quantizer plugins of qsearch, and their packed exports.
 
-Importing this package is enough for ``from_pretrained`` to load packed checkpoints. It does not
+Importing this package is enough for ``from_pretrained`` to load packed exports. It does not
 import transformers, which takes seconds.
 """
 

@@ -26,8 +26,8 @@ def random_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
 def uniform_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
     """Quantize all layers alike, with the best layer configurations spread over the interval.
 
-    First those that no other betters in both bits and total score, in an order that spreads over
-    bits from the beginning (ends, middle, quarters, …); then those that only the first bettered,
+    First those that no other dominates in bits and total score, in an order that spreads over
+    bits from the beginning (ends, middle, quarters, …); then those that only the first dominate,
     and so on. It ends when the interval has no further layer configuration, which in a typical
     space is after some 400 evaluations.
     """

@@ -9,7 +9,7 @@ from qsearch.search.allocation import efficient_choices
 
 
 def ladder_of(scores: Floats, bits: Floats) -> Integers:
-    """Return the choices that no other betters in both score and bits, by rising bits (levels).
+    """Return the choices that no other dominates in score and bits, by rising bits (levels).
 
     Args:
         scores: Predicted rise of the loss (choices).
@@ -38,12 +38,12 @@ def spread_order(count: int) -> list[int]:
     """Return 0 … count − 1 in an order whose every prefix is spread evenly: ends, then middles."""
     order: list[int] = []
     seen: set[int] = set()
-    components = 1
+    parts = 1
     while len(order) < count:
-        for number in range(components + 1):
-            position = round(number * (count - 1) / components)
+        for number in range(parts + 1):
+            position = round(number * (count - 1) / parts)
             if position not in seen:
                 seen.add(position)
                 order.append(position)
-        components *= 2
+        parts *= 2
     return order

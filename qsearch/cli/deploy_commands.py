@@ -23,7 +23,8 @@ Tokens = Annotated[
     int | None, typer.Option("--tokens", help="For --memory: length of a sequence.", min=1)
 ]
 Trial = Annotated[
-    int | None, typer.Option("--trial", help="A trial of the latest round, by its number.", min=0)
+    int | None,
+    typer.Option("--trial", help="A trial of the last finished round, by its number.", min=0),
 ]
 
 

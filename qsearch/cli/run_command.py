@@ -27,7 +27,8 @@ def run(
         float, typer.Option(help="Minutes to wait for a database that cannot be reached.", min=0.0)
     ] = 15.0,
     workers: Annotated[
-        int, typer.Option(help="Processes that evaluate, by Ray where more than one.", min=1)
+        int,
+        typer.Option(help="Number of evaluating processes; more than one needs Ray.", min=1),
     ] = 1,
     address: Annotated[
         str | None, typer.Option(help="Ray cluster that the workers run on, such as auto.")

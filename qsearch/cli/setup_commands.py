@@ -35,7 +35,7 @@ def init(
 
 
 def check(study: StudyFile, set_: Assignments = None) -> None:
-    """Validate a study; say its layers, space size, and estimated memory and time."""
+    """Validate a study; print its layers, space size, and estimated memory and time."""
     from qsearch.storage.directory import load_study
     from qsearch.study.checking import check_study
 

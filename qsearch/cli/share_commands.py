@@ -73,7 +73,7 @@ def restore(
     file: Annotated[Path, typer.Argument(help="What archive wrote.", metavar="STUDY.zip")],
     to: Annotated[Path, typer.Option("--to", help="New or empty directory.", metavar="DIR")],
 ) -> None:
-    """Open an archived study in a new directory, to read or continue it, with any --storage."""
+    """Unpack an archived study into a new directory, to read or continue it."""
     from qsearch.sharing.archive import restore_archive
 
     name = restore_archive(file, to)

@@ -26,7 +26,7 @@ def status(
         float, typer.Option("--every", help="Seconds between two refreshes.", min=0.2)
     ] = 2.0,
 ) -> None:
-    """Say how far a study is: phase, time left, evaluations, failures, front, what is running."""
+    """Print how far a study is: phase, time left, evaluations, failures, front, who runs it."""
     # Whoever has seen enough ends watching by Ctrl-C, which is not a failure.
     with contextlib.suppress(KeyboardInterrupt) if watch else contextlib.nullcontext():
         _show(directory, json_, every if watch else None)
@@ -55,9 +55,9 @@ def _show(directory: Path, as_json: bool, every: float | None) -> None:
 
 def serve(
     directory: StudyDirectory,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="Port to listen at; 0 takes a free one.", min=0, max=65535)
+        int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
     ] = 8765,
 ) -> None:
     """Show a study's report as a page that refreshes itself while the study runs."""

@@ -92,7 +92,7 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
 
 
 def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:
-    """Return the latest row of a trial, which the latest round must have completed."""
+    """Return the latest row of a trial, which the last finished round must have completed."""
     latest = record.latest
     if latest.empty:
         raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
@@ -109,7 +109,7 @@ def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:
         rounds = ", ".join(map(str, sorted(set(all_rows["round"]))))
         why = (
             f"it was evaluated in round {rounds} alone, under an adapter that was trained further"
-            f" since; give one of round {round}, the latest"
+            f" since; give one of round {round}, the last finished"
         )
     raise InputError(f"--trial {trial}: {why}")
 

@@ -27,7 +27,7 @@ def require_agreement(
     """Require that the rows of a database agree with the table and the log of its directory.
 
     A database, named by its label, has no checksum of its values, and may be an older copy; the
-    table has one, and the log has the losses of the round in work. Missing rows of an unfinished
+    table has one, and the log has the losses of the current round. Missing rows of an unfinished
     round are evaluated again, so they may be missing.
     """
     if rounds and count < rounds[-1].trials:

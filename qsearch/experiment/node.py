@@ -40,8 +40,8 @@ NODE = "qsearch"
 class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untyped
     """Proposes the configuration with the greatest expected hypervolume improvement.
 
-    The surrogate is fitted to the completed trials of the latest round (Ax progression) alone,
-    since each round trains the adapter further and so moves every loss.
+    The surrogate is fitted to the completed trials of the current round (latest Ax progression)
+    alone, since each round trains the adapter further and so moves every loss.
 
     Args:
         space: Its Ax parameters are :func:`~qsearch.experiment.parameters.ax_parameters`.
@@ -96,7 +96,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         self.scores, self.correlation, self.examples = None, None, None
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
-        """Fit the surrogate to the latest round; called by Ax before it asks for candidates."""
+        """Fit the surrogate to the current round; called by Ax before it asks for candidates."""
         trials = experiment.trials
         self._known = self._indices([trials[number].arm.parameters for number in sorted(trials)])
         completed = [n for n, t in trials.items() if t.status == TrialStatus.COMPLETED]

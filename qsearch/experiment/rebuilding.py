@@ -19,7 +19,7 @@ def rebuild_trials(trials: Trials, directory: Path, space: Space, proposed: str)
     """Give a new experiment, which has its first set, the trials and results of its directory.
 
     Results come from ``trials.parquet``, and trials without one, whose method is ``proposed``, from
-    what searches found. What the table lacks of a round in work is evaluated again. After a kill,
+    what searches found. What the table lacks of the current round is evaluated again. After a kill,
     the rest is done at the next call.
     """
     path = directory / TRIALS_FILE

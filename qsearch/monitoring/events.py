@@ -115,7 +115,7 @@ Observer = Callable[[Event], None]
 
 
 class Emit(Protocol):
-    """Sends an event, by default of the round in work."""
+    """Sends an event, by default of the current round."""
 
     def __call__(self, kind: EventKind, round: int | None = None, **fields: Any) -> None: ...
 

@@ -33,7 +33,7 @@ class StudyStatus:
         finished: Why it is finished.
         phase: What it does now, if it is running.
         rounds, evaluations, limit_seconds: The study's limits.
-        on_front: Configurations on the front of the latest round.
+        on_front: Configurations on the front of the last finished round.
         reference_point: Loss and average bits that hypervolume is measured from.
         phase_seconds_left: Estimate by the phase's pace.
         seconds_left: Estimate by the finished rounds, until the study ends.

@@ -40,7 +40,7 @@ class SavedStatus(BaseModel):
     Args:
         completed: Evaluations with a result, over all rounds.
         failures: How many evaluations failed by reason, the most frequent first.
-        finished_seconds: Time until the latest round was finished.
+        finished_seconds: Time until the last finished round ended.
         seconds_left: Estimate of the time until the study ends.
     """
 

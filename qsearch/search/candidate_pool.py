@@ -28,10 +28,10 @@ from qsearch.surrogate.surrogate import Surrogate
 class SearchSettings:
     """How far the search looks.
 
-    ``starts`` are local searches of the pool, each within a window of average bits of its own, of
-    so many steps that move so many groups; allocations are made at so many budgets. Every n-th
-    candidate (``empty_segment_share``) goes to a segment without any evaluated configuration; 0 for
-    none.
+    The pool has ``starts`` local searches, each within a window of average bits of its own. Each
+    takes at most ``steps`` steps, and a step moves at most ``moves`` groups. Allocations are made
+    at ``allocations`` budgets. Every n-th candidate (``empty_segment_share``) goes to a segment
+    without any evaluated configuration; 0 for none.
     """
 
     starts: int = 12

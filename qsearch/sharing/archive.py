@@ -1,7 +1,7 @@
 """A study as one file, that can be opened elsewhere and resumed with any database.
 
 An archive is a zip file with the study's files and a manifest that has the SHA-256 of each. It may
-come from anywhere, so nothing in it is believed before it was checked: only files of a study have a
+come from anywhere, so nothing in it is trusted before it is checked: only files of a study have a
 place, their sizes have a bound, and an archive that is refused leaves nothing behind.
 """
 

@@ -59,7 +59,7 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
     if flops:
         hours = flops / _flops_per_second() / 3600
         duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
-        lines.append(("time", f"about {duration} on this machine's CPU, as an order of magnitude"))
+        lines.append(("time", f"about {duration} on this machine's CPU (rough estimate)"))
     lines += [("note", note) for note in needs.notes]
     return lines
 

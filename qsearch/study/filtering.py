@@ -22,7 +22,7 @@ def finished_round(
     unquantized: Evaluation | None,
     search_seconds: float,
 ) -> RoundState:
-    """Return what the round in work comes to, whose search has taken some seconds so far."""
+    """Return what the current round comes to, whose search has taken some seconds so far."""
     round, trials = study.round, study.trials
     evaluated = trials.evaluated_in(round)
     numbers = np.array(list(evaluated))

@@ -19,7 +19,7 @@ from qsearch.storage.study_record import StudyRecord, write_study
 from qsearch.study.study import Study
 
 SAVE_EVERY = 60.0
-"""Least seconds between two records of a round in work, for those who watch it."""
+"""Least seconds between two records of the current round, for those who watch it."""
 
 MAX_SAVING = 0.02
 """Greatest share of the time that saving them may take."""

@@ -102,7 +102,7 @@ class StudySession:
         self._held.__exit__(*error)
 
     def emit(self, kind: EventKind, round: int | None = None, **fields: object) -> None:
-        """Send an event, by default of the round in work: to log, status file and observer."""
+        """Send an event, by default of the current round: to log, status file and observer."""
         self._clock.keep()
         self._send(Event(kind, len(self._rounds) + 1 if round is None else round, fields))
 
@@ -174,7 +174,7 @@ class StudySession:
         return out_of_time(self.components.spec.search, self._clock.hours)
 
     def _stop_reason(self) -> str:
-        """Return why to stop; empty to run the round in work."""
+        """Return why to stop; empty to run the current round."""
         return stop_reason(
             self.study.spec.search,
             [state.record.hypervolume for state in self._rounds],

@@ -84,10 +84,10 @@ def _train(study: Study, round: int, configurations: Sequence[Configuration]) ->
 
     if not isinstance(trainer, SupportsCheckpoints):
         return trainer.train(configurations, round, progress)
-    unfinished = read_checkpoint(study.directory, round)
+    checkpoint = read_checkpoint(study.directory, round)
     if study.executor.workers > 1 and isinstance(trainer, SupportsSeparateTraining):
-        _train_separately(study, round, trainer, configurations, unfinished)
-    return trainer.train_resumably(configurations, round, progress, unfinished)
+        _train_separately(study, round, trainer, configurations, checkpoint)
+    return trainer.train_resumably(configurations, round, progress, checkpoint)
 
 
 def _train_separately(
@@ -95,10 +95,10 @@ def _train_separately(
     round: int,
     trainer: SupportsSeparateTraining,
     configurations: Sequence[Configuration],
-    unfinished: TrainingCheckpoint,
+    checkpoint: TrainingCheckpoint,
 ) -> None:
     """Have workers train what is not trained yet; the trainer then finds it done."""
-    waiting = trainer.untrained(configurations, unfinished)
+    waiting = trainer.untrained(configurations, checkpoint)
     done = 0
     study.emit(EventKind.TRAINING_CONFIGURATIONS, round, done=done, total=len(waiting))
     for outcome in study.executor.train(waiting):
@@ -106,6 +106,6 @@ def _train_separately(
             if outcome.kind:
                 study.emit(outcome.kind, round, **outcome.fields)
             continue
-        trainer.adopt(outcome[1], configurations, unfinished)
+        trainer.adopt(outcome[1], configurations, checkpoint)
         done += 1
         study.emit(EventKind.TRAINING_CONFIGURATIONS, round, done=done, total=len(waiting))

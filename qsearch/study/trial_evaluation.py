@@ -20,7 +20,7 @@ def evaluate_trials(
     should_stop: Callable[[], bool],
     planned: int,
 ) -> None:
-    """Evaluate those trials that have no result in the round in work, announced by an event.
+    """Evaluate those trials that have no result in the current round, announced by an event.
 
     Before each result it is asked whether to stop; then nothing more is evaluated. If more of the
     round's planned evaluations failed than the study tolerates, this is a QsearchError.

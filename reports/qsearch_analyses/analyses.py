@@ -22,10 +22,11 @@ class QsearchFront(StudyAnalysis):
 
     title = "qsearch: loss against average bits"
     reading = (
-        "One marker for each configuration of the latest round; lower and further left is better."
-        " Filled markers are on the front of their segment (between dotted lines), the stepped line"
-        " is the overall Pareto front: configurations that no other one dominates. Bars are one"
-        " standard error. Circles: the adapter was trained on the configuration; diamonds: never."
+        "One marker for each configuration of the last finished round; lower and further left is"
+        " better. Filled markers are on the front of their segment (between dotted lines), the"
+        " stepped line is the overall Pareto front: configurations that no other one dominates."
+        " Bars are one standard error. Circles: the adapter was trained on the configuration;"
+        " diamonds: never."
     )
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
@@ -41,8 +42,8 @@ class QsearchParallelCoordinates(StudyAnalysis):
 
     title = "qsearch: knobs, average bits and loss"
     reading = (
-        "One line for each configuration of the latest round: average bits, the mean of each knob"
-        " over the quantized weights, then loss and task metric. Colours are quarters of the"
+        "One line for each configuration of the last finished round: average bits, the mean of each"
+        " knob over the quantized weights, then loss and task metric. Colours are quarters of the"
         " losses, the best first. Where the best lines bundle, that knob matters."
     )
 

@@ -36,7 +36,7 @@ class StudyAnalysis(Analysis):  # type: ignore[misc]  # Ax is not typed
     """What the card shows. Ax writes titles and subtitles into HTML as they are: no names."""
     reading: str
     """How to read it."""
-    lacking: str = "No evaluation of the latest round has completed yet."
+    lacking: str = "No evaluation has completed yet."
     """Why there is nothing to show where the frame is empty."""
     draw: Callable[[pd.DataFrame], go.Figure]
     """Makes the figure of the frame, where that takes no more."""

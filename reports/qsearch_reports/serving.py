@@ -39,7 +39,7 @@ _PAGE_POLICY = (
     "frame-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _REPORT_POLICY = "frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
-"""Beside the policy that the report brings itself."""
+"""In addition to the policy that the report brings itself."""
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",

@@ -16,7 +16,7 @@ from benchmarks.memory import peak_memory
 from benchmarks.objectives import Objective
 from benchmarks.peers import Archive, Peer, Problem, Proposals
 from benchmarks.peers.allocation import random_peer
-from benchmarks.recording import Benchmark, Claim
+from benchmarks.recording import Benchmark, Claim, parts_to_measure
 from benchmarks.sampling_noise import fitted_to, sampling_noise_std
 from benchmarks.search import PLANS
 from benchmarks.search_runs import Losses, Run, hypervolumes, record_run
@@ -51,6 +51,16 @@ def objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objective:
 def record(objective: Objective, method: str, peer: Peer, seed: int, count: int) -> pd.DataFrame:
     losses = Losses(objective.name, objective.evaluate)
     return record_run(Run(objective.name, method, "warm", seed), peer, objective, losses, count)
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"), [([], ["a", "b"]), (["b"], ["b"]), (["--recorded"], [])]
+)
+def test_a_benchmark_measures_the_parts_that_are_named_or_all(
+    given: list[str], parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *given])
+    assert list(parts_to_measure(None, ["a", "b"])) == parts
 
 
 def test_a_batch_of_candidates_is_timed() -> None:

@@ -36,7 +36,7 @@ TRIED: Counter[str] = Counter()
 
 
 def fuzz(kind: str, examples: int, **strategies: st.SearchStrategy[Any]) -> Any:
-    """Try so many inputs, the same at each run, times the factor that the environment gives.
+    """Try ``examples`` inputs, the same at each run, times the factor that the environment gives.
 
     The kind, in which an argument may stand, is what they count as.
     """

@@ -1,4 +1,4 @@
-"""Broken packed checkpoints, adapters and models: loaded as they were, or refused in words."""
+"""Broken packed exports, adapters and models: loaded as they were, or refused in words."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def logits(model: Any) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A packed checkpoint of one block; read-only for tests."""
+    """A packed export of one block; read-only for tests."""
     folder = tmp_path_factory.mktemp("packed") / "checkpoint"
     model = small_bert()
     names = [
@@ -104,7 +104,7 @@ def sign(folder: Path) -> None:
     write_quantization_config(folder, section)
 
 
-@fuzz("checkpoints: weights", 150, data=st.data())
+@fuzz("packed exports: weights", 150, data=st.data())
 def test_changed_weight_files_are_refused(
     data: st.DataObject, packed: Path, expected: torch.Tensor, sandbox: Sandbox
 ) -> None:
@@ -125,7 +125,7 @@ def changed_header(draw: st.DrawFn, content: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
-@fuzz("checkpoints: headers", 150, data=st.data())
+@fuzz("packed exports: headers", 150, data=st.data())
 def test_headers_changed_on_purpose_are_read_or_refused(
     data: st.DataObject, packed: Path, sandbox: Sandbox
 ) -> None:
@@ -137,12 +137,12 @@ def test_headers_changed_on_purpose_are_read_or_refused(
         refused(lambda: load(place), (InputError, RuntimeError))
 
 
-@fuzz("checkpoints: settings", 300, data=st.data(), signed=st.booleans())
+@fuzz("packed exports: settings", 300, data=st.data(), signed=st.booleans())
 def test_changed_settings_are_refused(
     data: st.DataObject, signed: bool, packed: Path, expected: torch.Tensor, sandbox: Sandbox
 ) -> None:
     section = data.draw(changed_tree(quantization_config(packed)))
-    # Without these, it is no checkpoint of ours, and transformers reads it.
+    # Without these, it is no export of ours, and transformers reads it.
     section = {**section, "quant_method": "qsearch"}
     with sandbox.copy_of(packed) as place:
         write_quantization_config(place, section)
@@ -160,7 +160,7 @@ LINKS = ["outside.txt", "work/neighbour", "nowhere", "work/run/" + WEIGHTS, "/de
 def test_weights_that_are_a_link_to_something_else_are_refused(
     target: str, packed: Path, sandbox: Sandbox
 ) -> None:
-    TRIED["checkpoints: links"] += 1
+    TRIED["packed exports: links"] += 1
     with sandbox.copy_of(packed) as place:
         weights = place / WEIGHTS
         weights.unlink()

@@ -181,7 +181,7 @@ class Page:
         self.wait(lambda: self.text("selected-title").startswith(f"Trial {trial},"))
 
     def selected(self) -> int:
-        """Return how many configurations of the latest round are selected."""
+        """Return how many configurations of the last finished round are selected."""
         text = self.text("selection")
         return 0 if text == "Nothing selected" else int(text.split()[0].replace(",", ""))
 
@@ -221,7 +221,7 @@ class Page:
 
 
 def lonely(record: StudyRecord) -> pd.Series:
-    """The point of the latest round that no other is near, so that a click can mean only it."""
+    """The point of the last finished round that is farthest from others: a click means only it."""
     latest = latest_points(points_frame(record))
     places = (latest[["average_bits", "loss"]] / (5, 0.3)).to_numpy()
     apart = np.abs(places[:, None] - places).sum(axis=2)

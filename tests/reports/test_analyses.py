@@ -177,7 +177,7 @@ def told(client: Client, analyses: list[Analysis]) -> dict[str, str]:
 
 def test_without_a_completed_trial_each_card_says_so() -> None:
     reasons = told(own_client([]), client_analyses())
-    assert reasons["QsearchFront"] == "No evaluation of the latest round has completed yet."
+    assert reasons["QsearchFront"] == "No evaluation has completed yet."
     assert reasons["QsearchHeatmap"].endswith("has no completed trials yet; run it first")
     assert len(reasons) == 5
 

@@ -38,7 +38,7 @@ def test_of_very_many_points_only_those_on_a_front_have_bars(record):
     figure = front_figure(many, record.segment_edges, record.metric)
     barred = {trace.name for trace in figure.data if trace.error_y.array is not None}
     assert barred == {"seen, on segment front", "unseen, on segment front"}
-    assert "bars are of what is on" in figure.layout.title.subtitle.text
+    assert "only for points on segment fronts" in figure.layout.title.subtitle.text
     assert (
         front_figure(latest, record.segment_edges, record.metric).layout.title.subtitle.text is None
     )

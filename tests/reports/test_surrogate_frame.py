@@ -1,4 +1,4 @@
-"""How well the surrogate foretold what evaluations then gave."""
+"""How well the surrogate predicted the observed losses."""
 
 from __future__ import annotations
 

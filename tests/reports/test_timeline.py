@@ -74,7 +74,7 @@ def test_what_the_log_lacks_is_listed_without_a_time_and_counted_in_the_figure(r
     assert frame["end"].isna().sum() == 2
     assert frame[frame["end"].isna()]["lane"].tolist() == [-1, -1]
     figure = timeline_figure(frame, phases_frame(lacking))
-    assert "when 2 others ran" in figure.layout.title.subtitle.text
+    assert "no times in the log for 2 others" in figure.layout.title.subtitle.text
 
 
 def test_without_a_log_every_evaluation_is_listed_and_the_figure_says_what_is_missing(results):
@@ -83,7 +83,7 @@ def test_without_a_log_every_evaluation_is_listed_and_the_figure_says_what_is_mi
     assert len(frame) == len(results.record.trials)
     assert phases_frame(silent).empty
     figure = timeline_figure(frame, phases_frame(silent))
-    assert "log does not tell" in figure.layout.annotations[0].text
+    assert "the log has no times of evaluations" in figure.layout.annotations[0].text
 
 
 def test_phases_follow_each_other_without_the_time_between_sessions(results):

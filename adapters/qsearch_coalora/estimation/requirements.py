@@ -88,8 +88,8 @@ def estimate_requirements(
         return needs
     if workload.evaluated_examples is None:
         note = (
-            "the time is not estimated, since only the data tells how many examples an evaluation"
-            " has; bound them in the task's options"
+            "no time estimate: the number of evaluated examples is known only from the data; limit"
+            " it in the task's options"
         )
         return replace(needs, notes=(*notes, note))
     # A forward pass takes 2 operations per parameter and token; attention's own products and

@@ -19,7 +19,7 @@ class Decomposition(Factors):
 
     Args:
         error: Weighted squared error ‖D_row (W − approximation) D_col‖².
-        turns: How often both components were found.
+        turns: How often both parts were found.
     """
 
     error: float

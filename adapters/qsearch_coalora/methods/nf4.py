@@ -24,7 +24,7 @@ NF4 = LayerConfiguration(
 
 _BLOCK = 64
 """Matrices whose rows are no whole blocks stay with the study's quantizer: on the CPU,
-bitsandbytes 0.50 encodes one vector but decodes row by row (errors of .2 to .3, not .09)."""
+bitsandbytes 0.50 encodes one vector but decodes row by row (errors of 0.2 to 0.3, not 0.09)."""
 
 
 def in_four_bit(layers: Sequence[LayerSpec], configuration: Configuration) -> list[str]:

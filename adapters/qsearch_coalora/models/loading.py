@@ -105,7 +105,7 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
     Further arguments are configuration fields, such as ``num_labels``.
 
     Returns:
-        The module in evaluation mode, and the names of parameters that the checkpoint lacked
+        The module in evaluation mode, and the names of parameters that the files lacked
         and that were drawn from PyTorch's global generator.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Tasks: sequence classification and causal language modelling."""
+"""Tasks: classification and causal language modelling, their data, batches, labels and metrics."""

@@ -97,7 +97,7 @@ class CausalLanguageModelling:
             self._packed(split)
 
     def hold_out(self, examples: int) -> None:
-        """Make so many sequences of the training data the split ``held-out``."""
+        """Make ``examples`` sequences of the training data the split ``held-out``."""
         self._held_out = examples
         # The model may have been loaded, which packs the training data without it.
         self._sequences.pop("train", None)

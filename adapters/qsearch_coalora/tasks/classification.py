@@ -139,7 +139,7 @@ class Classification:
             self._encode(split)
 
     def hold_out(self, examples: int) -> None:
-        """Make so many texts, or pairs, of the training data the split ``held-out``."""
+        """Make ``examples`` texts, or pairs, of the training data the split ``held-out``."""
         self._held_out = examples
 
     def examples(self, split: Split) -> int:

@@ -14,7 +14,7 @@ _SUBSET_SEED, _HOLD_OUT_SEED = 0, 1
 
 
 def subset(count: int, limit: int) -> Integers:
-    """Return at most ``limit`` of the positions of so many examples: a fixed random choice."""
+    """Return at most ``limit`` of ``count`` positions of examples: a fixed random choice."""
     return np.sort(np.random.default_rng(_SUBSET_SEED).permutation(count)[:limit])
 
 

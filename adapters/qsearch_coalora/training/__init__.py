@@ -1,1 +1,1 @@
-"""Training and evaluation of an adapter: loop, options, data order, checkpoints."""
+"""Training and evaluation of an adapter: loop, order of data, early stopping, checkpoints."""

@@ -18,8 +18,8 @@ from qsearch_coalora.settings.options import NOT_OF_THE_RESULT
 from qsearch_coalora.training.study_model import StudyModel
 
 _FORMAT = 2
-_UNFINISHED_FORMAT = 3
-"""Of the state of an unfinished training; one of another format counts as none."""
+_CHECKPOINT_FORMAT = 3
+"""Of a checkpoint; one of another format counts as none."""
 
 _SAME = 1e-3
 """Relative difference of sizes that rounding on another machine may make; other data, more."""
@@ -72,11 +72,11 @@ def _alike(own: float | None, saved: float | None) -> bool:
 
 
 def training_identity(study: StudyModel) -> dict[str, Any]:
-    """Return what an unfinished training must agree in with a study to be continued."""
+    """Return what a checkpoint must agree in with a study for its training to continue."""
     task_options = getattr(study.task, "options", None)
     return {
         **study.identity,
-        "format": _UNFINISHED_FORMAT,
+        "format": _CHECKPOINT_FORMAT,
         "seed": study.seed,
         "trainer": study.options.model_dump(mode="json", exclude=set(NOT_OF_THE_RESULT)),
         "task": [study.task.name, task_options.model_dump(mode="json") if task_options else {}],

@@ -1,4 +1,4 @@
-"""How much the loss minds an error in each layer, from gradients of a few batches."""
+"""How much an error in each layer raises the loss, from gradients of a few batches."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The normal-float quantizer."""
+"""The normal-float quantizer: levels, blocks of codes, scales, decoding by bitsandbytes."""

@@ -1,1 +1,1 @@
-"""Packed checkpoints: writing, loading with transformers, and the layer that computes with them."""
+"""Packed exports: writing, loading with transformers, and the layer that computes with them."""

@@ -1,4 +1,4 @@
-"""The quantizer and the layers that a packed checkpoint names."""
+"""The quantizer and the layers that a packed export names."""
 
 from __future__ import annotations
 

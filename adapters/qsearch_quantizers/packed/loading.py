@@ -1,4 +1,4 @@
-"""Loading packed checkpoints with ``from_pretrained``: our quantization method in transformers."""
+"""Loading packed exports with ``from_pretrained``: our quantization method in transformers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # transformers may still be importing itself when this module
 
 
 class Fields(BaseModel):
-    """The ``quantization_config`` of a packed checkpoint's ``config.json``.
+    """The ``quantization_config`` of a packed export's ``config.json``.
 
     ``layers`` has layer configurations by module path, ``adapter_rank`` the rank of every layer's
     adapter (0 is none), and ``sha256`` the digests of the weight files by name, and of the
@@ -139,7 +139,7 @@ class QsearchHfQuantizer(HfQuantizer):
             )
             model.set_submodule(own_name, packed)
             stored |= {f"{name}.{key}": value for key, value in _stored(packed).items()}
-        config.layers = own_layers  # As a checkpoint of this model names them.
+        config.layers = own_layers  # As an export of this model names them.
         return stored
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
@@ -158,7 +158,7 @@ class QsearchHfQuantizer(HfQuantizer):
 
 
 def _names_of_unpacked(model: PreTrainedModel) -> set[str]:
-    """Return the linear layers that are not packed, by the names that a checkpoint may have."""
+    """Return the linear layers that are not packed, by the names that a packed export may have."""
     prefix = f"{model.base_model_prefix}."
     own = {
         name
@@ -180,7 +180,7 @@ def _stored(layer: PackedLinear) -> dict[str, Stored]:
 
 
 def _name_in(modules: Container[str], prefix: str, name: str) -> str | None:
-    """Return a checkpoint's layer by its path among modules, or None if it is of a head.
+    """Return a packed export's layer by its path among modules, or None if it is of a head.
 
     The model may lack the head that it was saved with, or have one that it was saved without;
     ``prefix`` is where a model with a head has the rest.

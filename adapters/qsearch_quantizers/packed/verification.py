@@ -1,4 +1,4 @@
-"""Whether a packed checkpoint's files are the ones that were written, and hold what is needed."""
+"""Whether a packed export's files are the ones that were written, and hold what is needed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def require_digests(paths: Iterable[Path], expected: Mapping[str, str]) -> None:
     """
     files = {path.name: path for path in paths}
     for name in sorted(expected.keys() - files.keys()):
-        raise InputError(f"checkpoint lacks its file {name}; export or copy it again")
+        raise InputError(f"packed export lacks its file {name}; export or copy it again")
     for name, path in sorted(files.items()):
         if name not in expected:
             raise InputError(f"{path}: config.json does not know this file; export again")
@@ -79,7 +79,7 @@ def require_tensors(
             raise InputError(f"{path}: cannot be read: {error}") from error
     for name, (shape, dtype) in expected.items():
         if name not in headers:
-            raise InputError(f"checkpoint lacks the tensor {name}")
+            raise InputError(f"packed export lacks the tensor {name}")
         path, own_shape, own_dtype = headers[name]
         fits = (
             own_dtype == dtype if dtype else own_dtype is not None and own_dtype.is_floating_point

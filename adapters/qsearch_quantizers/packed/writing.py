@@ -1,4 +1,4 @@
-"""Writing packed checkpoints: a model folder whose configured layers hold packed codes."""
+"""Writing packed exports: a model folder whose configured layers hold packed codes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from qsearch_quantizers.packed.layers import FORMAT_VERSION, QUANT_METHOD, SETTI
 from qsearch_quantizers.packed.verification import file_digests, settings_digest
 
 MAX_SHARD_SIZE = "5GB"
-"""A larger checkpoint is written as several files."""
+"""A larger export is written as several files."""
 
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """One layer of a checkpoint, by its module path.
+    """One layer of a packed export, by its module path.
 
     Its adapter, if any, has the factors A (rank × input features) and B (output features × rank),
     scaling included.
@@ -74,7 +74,7 @@ def write_packed_layers(
         configuration[layer.name] = dict(layer.weight.configuration)
         ranks.add(0 if layer.A is None else layer.A.shape[0])
     if len(ranks) > 1:
-        raise InputError(f"adapters of one checkpoint have one rank, not {sorted(ranks)}")
+        raise InputError(f"adapters of one packed export have one rank, not {sorted(ranks)}")
     settings = {
         "quantizer": quantizer.name,
         "quantizer_options": dict(quantizer_options),

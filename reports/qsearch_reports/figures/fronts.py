@@ -90,9 +90,7 @@ def front_figure(
                 if len(points) > _MANY and not on_front:
                     figure.data[-1].error_y = None
     if len(points) > _MANY:
-        style.caption(
-            figure, "bars are of what is on a segment's front, since there are so many points"
-        )
+        style.caption(figure, "Error bars only for points on segment fronts")
     if ranges is not None:
         figure.update_xaxes(range=ranges.x)
         figure.update_yaxes(range=ranges.y)

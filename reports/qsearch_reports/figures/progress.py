@@ -45,7 +45,7 @@ def progress_figure(
     if known.empty:
         return style.note(
             figure,
-            "the log does not tell when evaluations ended"
+            "the log has no end times of evaluations"
             if frame["hypervolume"].notna().any()
             else "there is no hypervolume until the first round ends",
         )

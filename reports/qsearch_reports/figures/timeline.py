@@ -39,7 +39,7 @@ def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
     if known.empty and phases.empty:
         return style.note(
             figure,
-            "the log does not tell when evaluations ran" if lacking else "nothing was run yet",
+            "the log has no times of evaluations" if lacking else "nothing was run yet",
         )
     lanes = int(known["lane"].max()) + 1 if len(known) else 0
     thickness = min(14.0, 240 / (lanes + 1))
@@ -64,14 +64,14 @@ def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
         showgrid=False,
     )
     if lacking:
-        style.caption(figure, f"the log does not tell when {lacking} others ran")
+        style.caption(figure, f"no times in the log for {lacking} others")
     return figure
 
 
 def _lines(
     rows: pd.DataFrame, heights: Iterable[float], shown: Sequence[Any], points: int
 ) -> dict[str, Any]:
-    """Return horizontal lines with gaps between; each has so many points, all with its details."""
+    """Return horizontal lines with gaps between, each of some points that all have its details."""
     lines = zip(rows["start"], rows["end"], heights, shown, strict=True)
     return style.with_gaps(
         (np.linspace(start, end, points).round(4), [height] * points, [detail] * points)

@@ -17,8 +17,8 @@ _BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0)
 def study_budgets(record: StudyRecord) -> list[float]:
     """Return the budgets that a study is summarised at: some within its interval, and its end.
 
-    Those that no configuration of the latest round fits are left out, and those that buy nothing
-    more than a smaller one does, except the end.
+    Those that no configuration of the last finished round fits are left out, and those that buy
+    nothing more than a smaller one does, except the end.
 
     Returns:
         Average bits, rising.
@@ -33,7 +33,7 @@ def study_budgets(record: StudyRecord) -> list[float]:
 
 
 def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
-    """Return the best configuration of the latest round at or under each budget.
+    """Return the best configuration of the last finished round at or under each budget.
 
     Values are missing where nothing fits.
     """

@@ -75,7 +75,7 @@ def front_budgets(records: Sequence[StudyRecord], most: int = MAX_BUDGETS) -> Fl
 
 
 def spread(count: int, most: int) -> npt.NDArray[np.int64]:
-    """Return at most so many places from 0 to ``count`` − 1, evenly spread, both ends included."""
+    """Return at most ``most`` places from 0 to ``count`` − 1, evenly spread, both ends included."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
@@ -85,7 +85,7 @@ def study_fronts_frame(
     value: str = "loss",
     budgets: Sequence[float] | Floats | None = None,
 ) -> pd.DataFrame:
-    """Return the best of each study's latest round at or under each budget.
+    """Return the best of each study's last finished round at or under each budget.
 
     ``value`` is ``loss``, which is the selection loss, or ``metric``; budgets are those of
     :func:`front_budgets` if None.
@@ -173,7 +173,7 @@ def time_frame(
 def hypervolume_table(
     by_round: pd.DataFrame, names: Sequence[str], methods: Sequence[Method]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the hypervolume of the last rounds, by study and by method (means), with ranks.
+    """Return hypervolumes of the last finished rounds, by study and by method (means), with ranks.
 
     Rank 1 is the largest; equal ones share the better rank. NaN where a study has none.
     """

@@ -28,8 +28,8 @@ class Headline:
     Args:
         configurations: Distinct configurations that completed at least once.
         rounds, seconds: Finished rounds, and their training, evaluation and search.
-        on_front: Configurations on the segmented front of the latest round.
-        best: Row of the least ``selection_loss`` of the latest round.
+        on_front: Configurations on the segmented front of the last finished round.
+        best: Row of the least ``selection_loss`` of the last finished round.
         full_precision: What the model scores without quantization under the latest adapter.
         within_one_percent: Row of the fewest average bits whose ``selection_loss`` is at most 1 %
             above the loss that ``relative_to`` names.

@@ -13,7 +13,7 @@ from qsearch_reports.frames.points import latest_front, row_choices
 def marginals_frame(record: StudyRecord, knob: str) -> pd.DataFrame:
     """Return how the quantized weights of each front configuration divide among a knob's values.
 
-    The Pareto front is the overall one of the latest round, by selection loss; rows are by
+    The Pareto front is the overall one of the last finished round, by selection loss; rows are by
     ascending average bits.
     """
     shown = record.choices.knobs[record.choices.names.index(knob)]

@@ -46,8 +46,8 @@ def outcomes_frame(
 ) -> pd.DataFrame:
     """Return how each method fares against each other one, segment by segment.
 
-    Compared is the best selection loss of the latest round within a budget of the segment's upper
-    edge. A tie is a difference that may be chance:
+    Compared is the best selection loss of the last finished round within a budget of the segment's
+    upper edge. A tie is a difference that may be chance:
 
     * with several seeds of both, if the 95 % interval of the difference holds 0: of paired
       differences if both have the same seeds, else by Welch's t test;

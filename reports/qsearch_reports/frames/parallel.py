@@ -41,7 +41,7 @@ def knob_column(knob: str) -> str:
 
 
 def parallel_frame(record: StudyRecord) -> pd.DataFrame:
-    """Return the configurations of the latest round by what they are made of, and their results.
+    """Return the last finished round's configurations by what they are made of, and their results.
 
     Means are over the quantized weights; of places in the knob's order, from 0, if its values are
     not all numbers.

@@ -86,12 +86,12 @@ def row_choices(record: StudyRecord) -> npt.NDArray[np.int64]:
 
 
 def latest_points(points: pd.DataFrame) -> pd.DataFrame:
-    """Return the points of the latest round, keeping their row numbers."""
+    """Return the points of the last finished round, keeping their row numbers."""
     return points[points["latest"]]
 
 
 def latest_front(record: StudyRecord) -> pd.DataFrame:
-    """Return the overall Pareto front of the latest round, by selection loss."""
+    """Return the overall Pareto front of the last finished round, by selection loss."""
     return front_frame(latest_points(points_frame(record)), "selection_loss")
 
 

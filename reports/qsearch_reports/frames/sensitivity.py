@@ -29,9 +29,9 @@ def sensitivity_frame(
     """Return how much each layer matters, and what configurations give it.
 
     Configurations are JSON texts; without them, they are those on the overall Pareto front of the
-    latest round. Without a knob it is ``bits``, or the first. Scores are under the adapter of the
-    last finished round; ``given`` is a mean of places in the knob's order, from 0, if its values
-    are not all numbers. Empty without scores of layers, or without a configuration.
+    last finished round. Without a knob it is ``bits``, or the first. Scores are under the adapter
+    of that round; ``given`` is a mean of places in the knob's order, from 0, if its values are not
+    all numbers. Empty without scores of layers, or without a configuration.
 
     ``attrs`` holds ``knob``, ``unit`` (``values`` or ``places``), ``configurations`` (how many) and
     ``rank_correlation`` (Spearman's, of the two; NaN if one of them is constant).

@@ -36,7 +36,7 @@ class IndexRow:
         directory: As a command of the user would have it; ``place`` is relative to the folder.
         link: URL of its report, relative to the page.
         problem: Why nothing more is known of it; "" if something is.
-        loss: Least selection loss of the latest round, nats.
+        loss: Least selection loss of the last finished round, nats.
         bits: Fewest average bits at which the loss is within 1 %: of what the model loses in full
             precision, or of the study's own least loss (``is_of_best``).
         changed: When its results last changed, seconds since 1970.

@@ -188,7 +188,7 @@ def comparison_words(results: Sequence[StudyResults]) -> list[str]:
         return [*words, f"{losses} No study has a reference point yet, so there is no hypervolume."]
     (loss, bits), least = common
     reference = (
-        f"Hypervolumes are of the last round, from one reference point (loss {loss:.4g},"
+        f"Hypervolumes are of the last finished round, from one reference point (loss {loss:.4g},"
         f" {bits:.4g} average bits), divided by the area between it and (loss 0, {least:.4g}"
         " average bits)."
     )

@@ -63,7 +63,7 @@ def test_task_that_tells_no_workload_has_none() -> None:
 def test_requirements_say_when_the_data_must_tell_the_time(make_trainer) -> None:
     needs = make_trainer().requirements()  # files without a bound on their examples
     assert needs.evaluation_flops == 0
-    assert "time is not estimated" in needs.notes[0]
+    assert "no time estimate" in needs.notes[0]
 
 
 @pytest.mark.parametrize(("device", "warned"), [("hpu", True), ("cpu", False)])

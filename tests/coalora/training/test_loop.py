@@ -73,8 +73,8 @@ def test_theta_joins_after_its_share_of_the_first_round(
     trainer = make_trainer(steps=4, checkpoint_steps=2, theta_start=0.5)
     before = trainer.state().tensors
     kept: list[TrainerState] = []
-    unfinished = TrainingCheckpoint(lambda: None, kept.append)
-    trainer.train_resumably([make_configuration(trainer, 0)], round, None, unfinished)
+    checkpoint = TrainingCheckpoint(lambda: None, kept.append)
+    trainer.train_resumably([make_configuration(trainer, 0)], round, None, checkpoint)
     weight = "theta.output.weight"
     changed = [not torch.equal(state.tensors[f"model.{weight}"], before[weight]) for state in kept]
     assert changed == [joined]

@@ -186,7 +186,7 @@ def test_a_trial_that_the_latest_round_did_not_complete_is_refused_with_the_reas
     assert "its evaluation failed in round 2: no memory" in errors
     errors = qsearch("pick", tmp_path, "--trial", str(dropped.pop())).refused()
     assert "it was evaluated in round 1 alone" in errors
-    assert "give one of round 2, the latest" in errors
+    assert "give one of round 2, the last finished" in errors
 
 
 # export

@@ -56,7 +56,7 @@ def fitted() -> Surrogate:
 
 @cache
 def pool_of(failed: int = 0) -> tuple[Evaluated, Integers]:
-    """What is evaluated, with so many configurations that failed, and the pool after it."""
+    """What is evaluated, with ``failed`` configurations that failed, and the pool after it."""
     exclude = sample_configurations(SPACE, failed, BITS, np.random.default_rng(50))
     evaluated = replace(EVALUATED, exclude=exclude)
     return evaluated, candidate_pool(fitted(), SPACE, evaluated, BITS, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""What ``search`` can leave out: the components of the method, one by one."""
+"""What ``search`` can leave out: the elements of the search, one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed checkpoints: written from float models, loaded with from_pretrained."""
+"""Packed exports: written from float models, loaded with from_pretrained."""
 
 import json
 import shutil

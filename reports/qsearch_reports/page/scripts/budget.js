@@ -102,7 +102,7 @@ export function makeBudget(root, study, store) {
       `${refused}${isOfBudget ? bestText(study, chosen) : chosenText(study, chosen)}`;
     const option = isOfBudget ? budget.option : `--trial ${study.points.trial[chosen]}`;
     const inLatest = chosen !== null && study.points.latest[chosen];
-    const command = (text) => (inLatest ? text : "only configurations of the latest round can be exported");
+    const command = (text) => (inLatest ? text : "only configurations of the last finished round can be exported");
     part("pick-command").textContent = command(`qsearch pick ${study.command} ${option} --json`);
     part("export-command").textContent =
       command(`qsearch export ${study.command} ${option} --to OUT --format packed`);

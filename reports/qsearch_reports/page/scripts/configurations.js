@@ -40,7 +40,7 @@ export function layerPlaces(study, row, knobAt) {
   return Array.from(rowChoices(study, row), (index) => knobPlaces(study.knobs, index)[knobAt]);
 }
 
-/** Codes of the latest round's configurations whose layer has the chosen one's value of the knob. */
+/** Codes of the last finished round's configurations whose layer has the chosen one's value of the knob. */
 export function alikeIn(study, { chosen, knob }, layer) {
   const value = (row) => knobPlaces(study.knobs, rowChoices(study, row)[layer])[knob];
   const wanted = value(chosen);

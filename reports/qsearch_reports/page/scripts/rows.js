@@ -1,6 +1,6 @@
-/** Rows of a study's points: of the latest round, of the Pareto front, within a budget, selected. */
+/** Rows of a study's points: of the last finished round, of the Pareto front, within a budget, selected. */
 
-/** Rows of the latest round. */
+/** Rows of the last finished round. */
 export function latestRows(study) {
   return Array.from({ length: study.count }, (_, row) => row).filter(
     (row) => study.points.latest[row],
@@ -33,7 +33,7 @@ export function overallFront(study) {
     });
 }
 
-/** Rows of the latest round whose configuration is selected. */
+/** Rows of the last finished round whose configuration is selected. */
 export function selectedRows(study, { selected }) {
   return latestRows(study).filter((row) => selected.has(study.points.configuration[row]));
 }
