@@ -21,8 +21,8 @@ from qsearch_coalora.methods.trained_adapters import (
     trained_in,
     with_trained,
 )
-from qsearch_coalora.training.checkpoint import digest, require_own, saved_state, training_identity
 from qsearch_coalora.training.loop import DivergedError, train_round
+from qsearch_coalora.training.saved_state import digest, require_own, saved_state, training_identity
 from qsearch_coalora.training.study_model import StudyModel
 
 _SAVE_SECONDS = 60.0

@@ -8,8 +8,8 @@ from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import Progress, TrainerState
 from qsearch.space.configuration import Configuration
-from qsearch_coalora.training.checkpoint import require_own, saved_state
 from qsearch_coalora.training.loop import train_round
+from qsearch_coalora.training.saved_state import require_own, saved_state
 from qsearch_coalora.training.study_model import StudyModel
 
 

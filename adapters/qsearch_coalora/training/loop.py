@@ -18,10 +18,10 @@ from qsearch.space.configuration import Configuration
 from qsearch_coalora.settings.device import autocast, parse_device, uses_bfloat16
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.tasks.batching import examples_in
-from qsearch_coalora.training.checkpoint import digest, training_identity
 from qsearch_coalora.training.early_stopping import HeldOutLoss, spread_over
 from qsearch_coalora.training.evaluation import held_out_loss, score
 from qsearch_coalora.training.sampling import SetSampler, pass_of, round_seeds
+from qsearch_coalora.training.saved_state import digest, training_identity
 from qsearch_coalora.training.schedule import rate_share
 from qsearch_coalora.training.study_model import StudyModel
 
