@@ -106,9 +106,10 @@ def test_a_database_is_waited_for_as_long_as_told_from_the_first_attempt_on(
     tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.monotonic", lambda: 1000 + sum(pauses))
-    with closing(open_table(tmp_path, [], wait=60.0)) as database:
-        with pytest.raises(QsearchError, match="could not be used for 61 s: database is locked"):
-            database.write(failing(99, LOCKED), lambda: None)
+    said = "could not be used for 61 s: database is locked"
+    table = closing(open_table(tmp_path, [], wait=60.0))
+    with table as database, pytest.raises(QsearchError, match=said):
+        database.write(failing(99, LOCKED), lambda: None)
     assert sum(pauses) == 60.75
 
 
