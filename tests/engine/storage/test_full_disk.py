@@ -116,7 +116,7 @@ def test_a_log_that_cannot_be_written_is_the_message_and_costs_no_result(
     (tmp_path / "run" / "log.jsonl").mkdir(parents=True)
     code, said = run_command(tmp_path / "run", tmp_path)
     assert code == 2
-    assert "log.jsonl" in said
+    assert "log.jsonl: is not a regular file; remove it" in said
     assert "Traceback" not in said
     (tmp_path / "run" / "log.jsonl").rmdir()
     assert in_child(partial(run_study, FAILING, tmp_path / "run")) == 0
