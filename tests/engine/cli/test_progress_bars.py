@@ -82,11 +82,7 @@ def test_without_a_terminal_phases_and_the_end_are_lines(drawn) -> None:
         (EventKind.WORKER_LOST, {"reason": "killed"}, "round 2: a worker is lost: killed"),
         (EventKind.WORKER_GIVEN_UP, {"reason": "gone"}, "round 2: a worker is given up: gone"),
         (EventKind.WAITING_FOR_WORKERS, {}, "round 2: waiting for workers"),
-        (
-            EventKind.STORAGE_LOST,
-            {"reason": "refused"},
-            "the database is lost: refused; waiting for it",
-        ),
+        (EventKind.STORAGE_LOST, {"reason": "x"}, "the database is lost: x; waiting for it"),
         (EventKind.STORAGE_BACK, {"seconds": 75.0}, "the database is back after 1 min"),
         (
             EventKind.ENVIRONMENT_CHANGED,
@@ -94,11 +90,7 @@ def test_without_a_terminal_phases_and_the_end_are_lines(drawn) -> None:
             "changed since the last session: torch: 2.9 → 2.10; GPU",
         ),
         (EventKind.LIMITS_CHANGED, {"changed": ["a: 1 → 2", "b"]}, "limits changed: a: 1 → 2; b"),
-        (
-            EventKind.TAKEN_OVER,
-            {"owner": "process 7"},
-            "taken over from one that died: process 7",
-        ),
+        (EventKind.TAKEN_OVER, {"owner": "process 7"}, "taken over from one that died: process 7"),
         (EventKind.MEASURED_SENSITIVITY, {"seconds": 4.0}, None),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, repeat
 from types import SimpleNamespace
@@ -27,41 +27,32 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
 from tests.engine.support import study_spec
 
+pytestmark = pytest.mark.ray
+
 SCORE = Evaluation(0.5, 0.1, 0.75, 0.01, 2.0)
 LOADED, EVALUATED = Answer("{}"), Answer(json.dumps(asdict(SCORE)))
+ALWAYS_EVALUATED = repeat(EVALUATED)
 DIED = RayError("the node is gone")
 LOST = ("worker lost", {"reason": "the node is gone"})
 
 
-@dataclass(eq=False)
-class Reference:
-    """What Ray calls an answer that will come."""
-
-    answer: Any
-
-
 @dataclass
 class FakeRay:
-    """As much of Ray as an executor uses: each new worker loads as told, and evaluates at once.
+    """As much of Ray as an executor uses: workers answer as told, after silent times of 20 s."""
 
-    For some times, nothing is answered for 20 seconds.
-    """
-
-    loads: Iterable[Answer | RayError]
+    loads: Iterator[Answer | RayError]
     silent: int = 0
+    scores: Iterator[Answer | RayError] = ALWAYS_EVALUATED
     now: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._loads = iter(self.loads)
 
     def remote(self, kind: type) -> Any:
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._worker))
 
     def _worker(self, *arguments: Any) -> Any:
-        def method(answer: Any) -> Any:
-            return SimpleNamespace(remote=lambda argument: Reference(answer))
+        def method(answers: Iterator[Any]) -> Any:
+            return SimpleNamespace(remote=lambda argument: lambda: next(answers))
 
-        return SimpleNamespace(use=method(next(self._loads)), evaluate=method(EVALUATED))
+        return SimpleNamespace(use=method(self.loads), evaluate=method(self.scores))
 
     def wait(self, references: list[Any], num_returns: int, timeout: float) -> Any:
         if self.silent:
@@ -69,10 +60,11 @@ class FakeRay:
             return [], references
         return references[:1], references[1:]
 
-    def get(self, reference: Reference) -> Any:
-        if isinstance(reference.answer, RayError):
-            raise reference.answer
-        return reference.answer
+    def get(self, reference: Callable[[], Any]) -> Any:
+        answer = reference()
+        if isinstance(answer, RayError):
+            raise answer
+        return answer
 
 
 Evaluate = Callable[..., tuple[dict[int, Any], list[Any]]]
@@ -82,31 +74,27 @@ Evaluate = Callable[..., tuple[dict[int, Any], list[Any]]]
 def evaluate(fake_plugins: None, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
     """Evaluate four configurations on workers of a fake Ray; return results and events."""
     components = build_components(study_spec(trainer__blocks=1))
-    names = [layer.name for layer in components.space.layers]
-    configurations = [
-        Configuration(dict.fromkeys(names, choice))
-        for choice in components.space.choices.layer_configurations[:4]
-    ]
 
-    def run(workers: int, loads: Iterable[Any], silent: int = 0) -> Any:
-        fake = FakeRay(loads, silent)
+    def run(workers: int, loads: Iterable[Any], **options: Any) -> Any:
+        fake = FakeRay(iter(loads), **options)
         monkeypatch.setattr(ray_executor, "ray", fake)
         monkeypatch.setattr(ray_executor, "time", SimpleNamespace(monotonic=lambda: fake.now))
         for name in ("connect", "kill"):
             monkeypatch.setattr(ray_executor, name, lambda _: None)
         executor = ray_executor.RayExecutor(components, Workers(workers))
         executor.start()
-        items = list(executor.evaluate(configurations))
+        items = list(executor.evaluate(4 * [Configuration({})]))
         events = [(i.kind, dict(i.fields)) for i in items if isinstance(i, ExecutorEvent)]
         return dict(item for item in items if not isinstance(item, ExecutorEvent)), events
 
     return run
 
 
-def test_a_worker_that_dies_twice_while_it_loads_is_replaced(evaluate: Evaluate) -> None:
-    results, events = evaluate(1, [DIED, DIED, LOADED])
+def test_a_worker_that_dies_twice_while_it_loads_is_replaced_each_time(evaluate: Evaluate) -> None:
+    scores = chain([DIED], ALWAYS_EVALUATED)
+    results, events = evaluate(1, 2 * [DIED, DIED, LOADED], scores=scores)
     assert results == dict.fromkeys(range(4), SCORE)
-    assert events == [LOST, LOST]
+    assert events == 5 * [LOST]
 
 
 def test_a_worker_that_dies_three_times_is_given_up_if_others_work(evaluate: Evaluate) -> None:
@@ -129,8 +117,8 @@ def test_a_study_stops_if_workers_die_three_times_and_none_works(
     ("silent", "kinds"), [(1, [None]), (3, [None, "waiting for workers", None, None])]
 )
 def test_workers_that_have_not_loaded_after_half_a_minute_are_waited_for_as_the_study_says_once(
-    silent: int, kinds: Sequence[str | None], evaluate: Evaluate
+    silent: int, kinds: list[str | None], evaluate: Evaluate
 ) -> None:
-    results, events = evaluate(1, [LOADED], silent)
+    results, events = evaluate(1, [LOADED], silent=silent)
     assert len(results) == 4
     assert [kind for kind, _ in events] == kinds
