@@ -107,6 +107,8 @@ def no_links(path: str, flags: int) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise InputError(f"{path}: is a link, and links are not followed; remove it") from error
+        if error.errno == errno.EISDIR:
+            raise InputError(f"{path}: is not a regular file; remove it") from error
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)

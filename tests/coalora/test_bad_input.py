@@ -12,6 +12,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from qsearch.errors import InputError, QsearchError
+from qsearch.plugins.capabilities import TrainingCheckpoint
+from qsearch.plugins.protocols import TrainerState
 from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import classification, small_config, small_tokenizer
 
@@ -24,9 +26,12 @@ def test_unknown_device_is_refused(make_trainer) -> None:
 def test_loss_that_is_not_finite_ends_training_before_its_state_is_kept(
     make_trainer, make_configuration
 ) -> None:
-    trainer = make_trainer(learning_rate=1e30, max_grad_norm=1e30, steps=8)
-    with pytest.raises(QsearchError, match="round 1"):
-        trainer.train([make_configuration(trainer, 0)], 1)
+    trainer = make_trainer(learning_rate=1e30, max_grad_norm=1e30, steps=8, checkpoint_steps=1)
+    kept: list[TrainerState] = []
+    checkpoint = TrainingCheckpoint(lambda: None, kept.append)
+    with pytest.raises(QsearchError, match=r"round 1: .* at step 2 of 8"):
+        trainer.train_resumably([make_configuration(trainer, 0)], 1, None, checkpoint)
+    assert [len(state.tensors["losses"]) for state in kept] == [1]
 
 
 def test_length_above_the_models_positions_is_refused(make_trainer, table_files) -> None:

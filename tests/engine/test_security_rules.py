@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from qsearch import experiment
+
 ROOT = Path(__file__).parent.parent.parent
 SHIPPED = {
     str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8"))
@@ -148,11 +150,14 @@ def is_expression(node: ast.AST, whole: ast.AST, depth: int = 0) -> bool:
     return bool(values) and all(is_expression(value, whole, depth + 1) for value in values)
 
 
+OF_DATABASES = re.compile(rf"sqlalchemy|sqlite3|psycopg|{re.escape(experiment.__name__)}\b")
+"""What code imports that may have a database run something."""
+
+
 def puts_sql_together(code: ast.AST) -> list[int]:
     """Lines of code that have a database run what is not written there."""
     uses_sql = any(
-        isinstance(node, ast.ImportFrom | ast.Import)
-        and re.search(r"sqlalchemy|sqlite3|psycopg|ax_tables", ast.unparse(node))
+        isinstance(node, ast.ImportFrom | ast.Import) and OF_DATABASES.search(ast.unparse(node))
         for node in ast.walk(code)
     )
     found = []
@@ -173,6 +178,9 @@ def test_sql_is_never_put_together_from_strings() -> None:
 
 
 @pytest.mark.parametrize(
+    "import_", ["from sqlalchemy import text", "from qsearch.experiment.url import open_engine"]
+)
+@pytest.mark.parametrize(
     ("code", "is_seen"),
     [
         ("connection.execute(text(f'DROP {name}'))", True),
@@ -186,17 +194,18 @@ def test_sql_is_never_put_together_from_strings() -> None:
         ("connection.execute(select(table).where(table.c.name == name))", False),
     ],
 )
-def test_the_rule_on_sql(code: str, is_seen: bool) -> None:
-    found = puts_sql_together(ast.parse(f"from sqlalchemy import text\n{code}"))
-    assert bool(found) == is_seen
+def test_the_rule_on_sql(code: str, is_seen: bool, import_: str) -> None:
+    assert bool(puts_sql_together(ast.parse(f"{import_}\n{code}"))) == is_seen
 
 
-def test_templates_are_rendered_with_escapes() -> None:
-    for path, code in SHIPPED.items():
-        for name, call in calls(code):
-            if name.endswith(("jinja2.Environment", "jinja2.Template")):
-                found = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-                assert found.get("autoescape") == "True", f"{path}:{call.lineno}"
+def test_templates_are_rendered_in_one_place_with_escapes() -> None:
+    (escapes,) = [
+        {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}.get("autoescape")
+        for code in SHIPPED.values()
+        for name, call in calls(code)
+        if re.fullmatch(r"(jinja2\.)?(\w*Environment|Template)", name)
+    ]
+    assert escapes == "True"
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.support import imported_by, results, write_study_yaml
+from tests.engine.support import imported_by, write_study_yaml
 
 
 @pytest.mark.parametrize(
@@ -20,14 +20,6 @@ def test_a_wrong_study_is_refused_and_named(
     for arguments in (["check", study], ["run", study, "--out", tmp_path / "run"]):
         assert f"{study}: {error}" in qsearch(*arguments).refused()
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("section", ["trainer", "task", "quantizer"])
-def test_an_unknown_plugin_lists_what_is_installed(section: str, qsearch, tmp_path: Path) -> None:
-    study = write_study_yaml(tmp_path / "my.yaml", **{f"{section}__name": "nope"})
-    errors = qsearch("check", study).refused()
-    assert f"{section}.name: no {section} is called 'nope'; installed: [" in errors
-    assert "'fake'" in errors
 
 
 @pytest.mark.parametrize(
@@ -78,14 +70,6 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     assert error in qsearch(*arguments).refused()
     assert [path.name for path in tmp_path.iterdir()] == ["my.yaml"]
-
-
-def test_a_changed_study_is_refused(qsearch, finished: Path, tmp_path: Path) -> None:
-    study = write_study_yaml(tmp_path / "my.yaml")
-    before = results(finished)
-    errors = qsearch("run", study, "--out", finished, "--set", "search.rounds=1").refused()
-    assert "search.rounds: 2 → 1" in errors
-    assert results(finished).equals(before)
 
 
 def test_a_failure_exits_1(qsearch, tmp_path: Path) -> None:

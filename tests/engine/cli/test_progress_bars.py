@@ -79,12 +79,18 @@ def test_without_a_terminal_phases_and_the_end_are_lines(drawn) -> None:
             {"trial": 3, "attempt": 2, "reason": "slow"},
             "round 2: trial 3 failed at attempt 2 and is tried again: slow",
         ),
+        (EventKind.WORKER_LOST, {"reason": "killed"}, "round 2: a worker is lost: killed"),
+        (EventKind.WORKER_GIVEN_UP, {"reason": "gone"}, "round 2: a worker is given up: gone"),
+        (EventKind.WAITING_FOR_WORKERS, {}, "round 2: waiting for workers"),
+        (EventKind.STORAGE_LOST, {"reason": "x"}, "the database is lost: x; waiting for it"),
         (EventKind.STORAGE_BACK, {"seconds": 75.0}, "the database is back after 1 min"),
         (
             EventKind.ENVIRONMENT_CHANGED,
             {"changed": ["torch: 2.9 → 2.10", "GPU"]},
             "changed since the last session: torch: 2.9 → 2.10; GPU",
         ),
+        (EventKind.LIMITS_CHANGED, {"changed": ["a: 1 → 2", "b"]}, "limits changed: a: 1 → 2; b"),
+        (EventKind.TAKEN_OVER, {"owner": "process 7"}, "taken over from one that died: process 7"),
         (EventKind.MEASURED_SENSITIVITY, {"seconds": 4.0}, None),
     ],
 )
@@ -102,9 +108,3 @@ def test_an_event_that_cannot_be_shown_ends_the_display_and_no_study(
     assert "killed" not in shown
     (warning,) = capsys.readouterr().err.splitlines()
     assert "progress is not shown any more, the study continues: ValueError" in warning
-
-
-def test_escapes_in_a_reason_do_not_reach_the_terminal(drawn) -> None:
-    shown = drawn(Event(EventKind.FAILED, 1, {"trial": 1, "reason": "\x1b[2Jgone"}), terminal=False)
-    assert "gone" in shown
-    assert "\x1b" not in shown

@@ -7,6 +7,7 @@ import pty
 import signal
 import sys
 import time
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from qsearch.monitoring.events import last_event
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import LOG
 from qsearch.storage.study_record import read_study
+from qsearch.study.run import run_study
 from tests.engine.support import write_study_yaml
 
 STEER = "\x1b[2J\u202e"
@@ -105,6 +107,21 @@ def test_a_second_process_on_a_directory_is_refused(study: Path, qsearch) -> Non
         errors = qsearch("run", study, "--out", out).refused()
     assert f"run already, by process {os.getpid()}" in errors
     assert [path.name for path in out.iterdir()] == ["state"]
+
+
+@pytest.mark.parametrize(("options", "seconds"), [([], 900), (["--storage-wait", "2.5"], 150)])
+def test_minutes_to_wait_for_a_database_are_given_on_to_the_study(
+    options: list[str], seconds: float, study: Path, qsearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+
+    def note(*arguments: object) -> None:
+        given.update(signature(run_study).bind(*arguments).arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qsearch.study.run.run_study", note)
+    assert qsearch("run", study, "--out", study.parent / "run", *options).code == 130
+    assert given["storage_wait"] == seconds
 
 
 def test_a_name_cannot_steer_the_terminal(study: Path, qsearch) -> None:

@@ -15,10 +15,11 @@ from pandas.testing import assert_frame_equal
 
 from qsearch.errors import InputError
 from qsearch.experiment.url import storage_errors
+from qsearch.monitoring.events import Event
 from qsearch.plugins.components import build_components
-from qsearch.storage.paths import DATABASE, TRIALS_FILE
+from qsearch.storage.paths import DATABASE, LOG, TRIALS_FILE
 from qsearch.study.run import StudySession, run_study
-from tests.engine.support import FAILING, Stop, results, stopping_at
+from tests.engine.support import FAILING, Stop, events_of, results, stopping_at
 
 DAMAGES = 36
 
@@ -80,20 +81,22 @@ def test_text_that_is_not_utf8_is_one_message(stopped: Path) -> None:
         open_session(stopped)
 
 
-@pytest.mark.parametrize("is_recorded", [True, False])
-def test_a_changed_loss_of_the_round_in_work_is_refused(is_recorded: bool, stopped: Path) -> None:
-    if not is_recorded:
-        saved = pd.read_parquet(stopped / TRIALS_FILE)
-        assert set(saved["round"]) == {1, 2}
-        (stopped / TRIALS_FILE).unlink()
+def test_a_changed_loss_of_the_round_in_work_is_refused_until_the_named_files_are_removed(
+    stopped: Path,
+) -> None:
+    before = results(stopped)
     change(
         stopped,
         "UPDATE data_v2 SET data_json = replace(data_json, '0.', '0.1')"
         " WHERE trial_index = (SELECT max(trial_index) FROM data_v2 WHERE data_json LIKE '%:2.0%')",
     )
-    source = "trials.parquet" if is_recorded else "log.jsonl"
-    with pytest.raises(InputError, match=rf"{source}: of trial \d+ in round \d .*restore"):
-        open_session(stopped)
+    for name in (TRIALS_FILE, LOG):
+        said = rf"{name}: of trial \d+ in round \d .*restore it, or remove this file"
+        with pytest.raises(InputError, match=said):
+            open_session(stopped)
+        (stopped / name).unlink()
+    changed = open_session(stopped)["loss"].compare(before["loss"]).index
+    assert before.loc[changed, "trial"].nunique() == 1
 
 
 @pytest.mark.parametrize("figure", ["loss", "average_bits", "metric"])
@@ -125,3 +128,25 @@ def test_a_deleted_loss_of_a_finished_round_is_refused(stopped: Path) -> None:
     change(stopped, "DELETE FROM data_v2 WHERE trial_index = 0")
     with pytest.raises(InputError, match=r"trial 0 in round 1 .* the database has nothing"):
         open_session(stopped)
+
+
+def test_a_database_from_before_a_rounds_search_is_searched_and_evaluated_for_again(
+    uninterrupted: pd.DataFrame, tmp_path: Path
+) -> None:
+    directory, backup = tmp_path / "run", tmp_path / "backup.db"
+
+    def back_up_then_stop(event: Event) -> None:
+        if (event.kind, event.round) == ("searching", 2) and not backup.exists():
+            shutil.copy(directory / DATABASE, backup)
+        is_searched = len(events_of(directory, "evaluating candidates")) == 2
+        if event.kind == "evaluated" and is_searched:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_study(FAILING, directory, observer=back_up_then_stop)
+    lost = events_of(directory, "evaluated")[-1]["trial"]
+    shutil.copy(backup, directory / DATABASE)
+    run_study(FAILING, directory)
+    assert len(events_of(directory, "searching again")) == 1
+    assert [line["trial"] for line in events_of(directory, "evaluated")].count(lost) == 2
+    assert_frame_equal(results(directory), uninterrupted, check_exact=True)

@@ -94,11 +94,40 @@ def test_a_database_that_stays_away_ends_in_one_message_after_three_attempts(
     events: list[Any] = []
     said = r"could not be used for .*database is locked.* the same command resumes"
     with closing(open_table(tmp_path, events, wait=0.0)) as database:
-        with pytest.raises(QsearchError, match=said):
+        with pytest.raises(QsearchError, match=said) as caught:
             database.write(failing(9, LOCKED), lambda: None)
+        assert type(caught.value) is QsearchError, "exit code 1"
         assert numbers_in(database) == []
     assert len(pauses) == 2
     assert events == [EventKind.STORAGE_LOST]
+
+
+def test_a_database_is_waited_for_as_long_as_told_from_the_first_attempt_on(
+    tmp_path: Path, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 1000 + sum(pauses))
+    said = "could not be used for 61 s: database is locked"
+    table = closing(open_table(tmp_path, [], wait=60.0))
+    with table as database, pytest.raises(QsearchError, match=said):
+        database.write(failing(99, LOCKED), lambda: None)
+    assert sum(pauses) == 60.75
+
+
+def test_an_outage_while_the_experiment_is_loaded_again_is_the_same_outage(
+    tmp_path: Path, pauses: list[float]
+) -> None:
+    events: list[Any] = []
+    outages = iter([LOCKED])
+
+    def reload() -> None:
+        for error in outages:
+            raise error
+
+    with closing(open_table(tmp_path, events)) as database:
+        database.write(failing(1, LOCKED), reload)
+        assert numbers_in(database) == [1, 2]
+    assert events == [EventKind.STORAGE_LOST, EventKind.STORAGE_BACK]
+    assert len(pauses) == 2
 
 
 def test_other_errors_of_a_database_are_not_waited_for(tmp_path: Path, pauses: list[float]) -> None:
@@ -174,8 +203,10 @@ def test_a_study_that_can_save_nothing_stops_and_resumes(
                 " BEGIN SELECT RAISE(ABORT, 'database is locked'); END"
             )
 
-    with pytest.raises(QsearchError, match=r"could not be used for .* the same command resumes"):
+    said = r"could not be used for .* the same command resumes"
+    with pytest.raises(QsearchError, match=said) as caught:
         run_study(FAILING, tmp_path / "run", observer=observe, storage_wait=0.0)
+    assert type(caught.value) is QsearchError, "exit code 1"
     change("DROP TRIGGER away")
     run_study(FAILING, tmp_path / "run")
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -40,7 +42,7 @@ def directory(tmp_path: Path) -> Path:
         (0, Event(EventKind.STARTED, 1, {"rounds": 2})),
         (10, Event(EventKind.EVALUATING_THE_SET, 1, {"total": 4})),
         (10, Event(EventKind.EVALUATED, 1, {"trial": 0, "average_bits": 3.0, "loss": 0.5})),
-        (10, Event(EventKind.FAILED, 1, {"trial": 1, "reason": "no memory", "loss": 0.1234567})),
+        (10, Event(EventKind.FAILED, 1, {"trial": 1, "reason": "no memory"})),
     ):
         clock.now += after
         log(event)
@@ -103,10 +105,19 @@ def test_many_reasons_of_failures_are_cut_short(running: StudyStatus) -> None:
     assert len(lines) == 6
 
 
-def test_the_last_event_is_shown_with_its_fields(running: StudyStatus) -> None:
-    shown = dict(status_lines(running))["last event"]
-    assert shown.startswith("failed at 20")
-    assert shown.endswith(": round 1, trial 1, reason no memory, loss 0.123457")
+@pytest.mark.parametrize(
+    ("kind", "fields", "shown"),
+    [
+        ("failed", {"trial": 1, "loss": 0.1234567}, "round 1, trial 1, loss 0.123457"),
+        ("storage lost", {"reason": "refused"}, "round 1, reason refused"),
+    ],
+)
+def test_the_last_event_is_shown_with_its_fields(
+    kind: EventKind, fields: dict[str, Any], shown: str, directory: Path
+) -> None:
+    event_log(directory / LOG)(Event(EventKind(kind), 1, fields))
+    text = dict(status_lines(study_status(directory, NOW)))["last event"]
+    assert re.fullmatch(rf"{kind} at 20\S+: {shown}", text)
 
 
 def test_a_finished_study_has_all_that_its_table_has(finished: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_resolved_study_writes_out_every_plugin_option() -> None:
     [
         ({"quantizer__name": "nope"}, "quantizer.name: no quantizer is called 'nope'; installed: "),
         ({"trainer__name": "nope"}, "trainer.name: no trainer is called 'nope'; installed: ['"),
-        ({"task__name": "nope"}, "'counting', 'fake', "),
+        ({"task__name": "nope"}, "task.name: no task is called 'nope'; installed: ['"),
         ({"trainer__block": 3}, "trainer.block: unknown field; allowed here: blocks, faults, full"),
         ({"trainer__blocks": -1}, "trainer.blocks: Input should be"),
         ({"trainer__faults": [{"kind": "odd"}]}, "trainer.faults.0.kind"),

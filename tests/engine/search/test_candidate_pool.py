@@ -21,7 +21,13 @@ from qsearch.search.candidate_pool import Evaluated, SearchSettings, candidate_p
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.search.local_search import moved
 from qsearch.search.next_candidate import next_candidate
-from qsearch.search.pareto import front, reference_point, segment_edges, segment_of
+from qsearch.search.pareto import (
+    front,
+    hypervolume,
+    reference_point,
+    segment_edges,
+    segment_of,
+)
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.surrogate.features import score_features
@@ -164,6 +170,20 @@ def test_pending_configurations_spread_a_batch_over_average_bits() -> None:
     bits = SPACE.average_bits(propose(6, settings=NO_EMPTY))
     assert np.ptp(bits) > 1.0
     assert np.diff(np.sort(bits)).max() < np.ptp(BITS) / 2
+
+
+def test_candidates_gain_more_hypervolume_than_random_ones() -> None:
+    reference = reference_point(EVALUATED.loss, BITS)
+
+    def gain(candidates: Integers) -> float:
+        index = np.concatenate([INDEX, candidates])
+        points = np.column_stack([losses_of(index), SPACE.average_bits(index)])
+        return hypervolume(points, reference) - hypervolume(points[: len(INDEX)], reference)
+
+    draw = np.random.default_rng(2)
+    assert gain(propose(5)) > 2 * max(
+        gain(sample_configurations(SPACE, 5, BITS, draw)) for _ in range(20)
+    )
 
 
 @pytest.mark.parametrize("share", [2, 4])
