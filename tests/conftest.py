@@ -22,7 +22,7 @@ settings.load_profile("suite")
 ROOT = Path(__file__).parent.parent
 LONGEST_FIRST = (
     "end_to_end",
-    "reports/test_browser.py",
+    "reports/browser/test_page_opens.py",
     "engine/study/test_study.py",
     "engine/execution",
     "engine/study",
