@@ -79,7 +79,7 @@ def _local_path(name: str) -> Path | None:
     if name.endswith(".gguf") or path.is_absolute() or name.startswith((".", "~")):
         raise InputError(f"model.name {name!r}: there is no such folder or file")
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # Untyped.
 
     try:
         validate_repo_id(name)
