@@ -52,7 +52,6 @@ def test_resolved_study_writes_out_every_plugin_option() -> None:
         "blocks": 2,
         "noise": 0.002,
         "faults": [],
-        "seconds": 0.0,
         "full_precision": "works",
     }
     assert resolved.quantizer.options == {"bits": [2, 3, 4, 8], "group_size": [32, 64]}

@@ -269,7 +269,9 @@ def test_wrong_override_is_named(override: str, said: str, study: Path) -> None:
     ("tied", "roles"),
     [("none", ()), ("fused", FUSED_ROLES), ([["query", "key"]], (("query", "key"),)), ([], ())],
 )
-def test_ties(tied: Any, roles: tuple[tuple[str, ...], ...]) -> None:
+def test_tied_roles_are_none_or_fused_or_given(
+    tied: Any, roles: tuple[tuple[str, ...], ...]
+) -> None:
     assert study_spec(space={"tied": tied}).space.fused_roles == roles
 
 
