@@ -257,28 +257,30 @@ def in_child(work: Callable[[], None]) -> int:
 def make_tables_at_once(url: str) -> list[int | None]:
     """Have two processes make Ax's tables in a database at once, and return their exit codes.
 
-    The first has made all when the second begins, and commits when that is to lock or to make any.
+    The first has found none when the second begins, and makes them when that is to lock or to make
+    any.
     """
     fork = multiprocessing.get_context("fork")
-    are_made, are_wanted = fork.Event(), fork.Event()
+    first_has_looked, second_is_there = fork.Event(), fork.Event()
 
     def make_first() -> None:
-        def await_second(connection: object) -> None:
-            are_made.set()
-            assert are_wanted.wait(500)
+        def await_second(connection: object, cursor: object, statement: str, *_: object) -> None:
+            if statement.lstrip().startswith("CREATE") and not first_has_looked.is_set():
+                first_has_looked.set()
+                assert second_is_there.wait(500)
 
         engine = open_engine(url)
-        listen(engine, "commit", await_second)
+        listen(engine, "before_cursor_execute", await_second)
         create_tables(engine)
 
     def make_second() -> None:
         def tell_first(connection: object, cursor: object, statement: str, *_: object) -> None:
             if re.match(r"\s*(BEGIN|SELECT pg_advisory|CREATE)", statement):
-                are_wanted.set()
+                second_is_there.set()
 
         engine = open_engine(url)
         listen(engine, "before_cursor_execute", tell_first)
-        assert are_made.wait(500)
+        assert first_has_looked.wait(500)
         create_tables(engine)
 
     makers = [fork.Process(target=make) for make in (make_first, make_second)]
