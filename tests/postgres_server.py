@@ -92,7 +92,8 @@ class PostgresServer:
 
     def url(self, database: str) -> str:
         """Return the SQLAlchemy URL of a database."""
-        return f"postgresql://{_USER}@/{database}?host={quote(str(self._folder))}"
+        options = f"host={quote(str(self._folder))}&connect_timeout={_PATIENCE_SECONDS}"
+        return f"postgresql://{_USER}@/{database}?{options}"
 
     def execute(self, statement: str, database: str = "postgres") -> str:
         """Run one SQL statement as the server's owner; return its rows, as psql prints them."""
