@@ -37,7 +37,7 @@ def of_each(**changes):
 
 
 def at_random(right, *_):
-    return right * np.random.default_rng().uniform(0.8, 1.0, right.shape)
+    return right * np.random.default_rng(next(numbers)).uniform(0.8, 1.0, right.shape)
 
 
 def backwards(self, configurations, round, progress=None):
