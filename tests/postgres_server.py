@@ -20,6 +20,8 @@ from urllib.parse import quote
 
 _DEBIAN = Path("/usr/lib/postgresql")
 _USER = "qsearch"
+_PATIENCE_SECONDS = 500
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PGTZ": "UTC", "PGCTLTIMEOUT": str(_PATIENCE_SECONDS)}
 _SETTINGS = {
     "listen_addresses": "",  # The socket alone: no port can be taken, and nobody else connects.
     "fsync": "off",  # Nothing here outlives the machine.
@@ -68,7 +70,7 @@ class PostgresServer:
         lock = self._data / "postmaster.pid"
         number = int(lock.read_text().split()[0])
         os.kill(number, signal.SIGKILL)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         # Its children end themselves; the memory that they share must be free before a new start.
         while _members(session=number):
             if time.monotonic() > deadline:
@@ -90,7 +92,8 @@ class PostgresServer:
 
     def url(self, database: str) -> str:
         """Return the SQLAlchemy URL of a database."""
-        return f"postgresql://{_USER}@/{database}?host={quote(str(self._folder))}"
+        options = f"host={quote(str(self._folder))}&connect_timeout={_PATIENCE_SECONDS}"
+        return f"postgresql://{_USER}@/{database}?{options}"
 
     def execute(self, statement: str, database: str = "postgres") -> str:
         """Run one SQL statement as the server's owner; return its rows, as psql prints them."""
@@ -112,8 +115,8 @@ class PostgresServer:
                 stdout=out,
                 stderr=errors,
                 cwd=self._folder,
-                env={**os.environ, "LC_ALL": "C.UTF-8", "PGTZ": "UTC"},
-                timeout=120,
+                env={**os.environ, **_ENVIRONMENT},
+                timeout=_PATIENCE_SECONDS,
                 check=False,
             )
             out.seek(0)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import search_runs, search_tables, stand_in, unseen
-from benchmarks.candidates import problem_of, seconds_of
+from benchmarks import candidates, search_runs, search_tables, stand_in, unseen
+from benchmarks.candidates import BATCH, problem_of, seconds_of
 from benchmarks.memory import peak_memory
 from benchmarks.objectives import Objective
 from benchmarks.peers import Archive, Peer, Problem, Proposals
@@ -63,9 +64,11 @@ def test_a_benchmark_measures_the_parts_that_are_named_or_all(
     assert list(parts_to_measure(None, ["a", "b"])) == parts
 
 
-def test_a_batch_of_candidates_is_timed() -> None:
+def test_a_batch_of_candidates_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter((100.0, 100.0 + 3 * BATCH))
+    monkeypatch.setattr(candidates, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
     problem, scores = problem_of(1, np.random.default_rng(0))
-    assert seconds_of(qsearch_searcher, problem, scores) > 0
+    assert seconds_of(qsearch_searcher, problem, scores) == 3
 
 
 def test_the_stand_in_is_what_was_fitted() -> None:

@@ -19,7 +19,7 @@ from qsearch.search.pareto import hypervolume
 from qsearch.space.configuration import Choices, Knob
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
-from tests.engine.support import NORMAL_FLOAT, bits_of, make_layers, uniform
+from tests.engine.fake_study import NORMAL_FLOAT, bits_of, make_layers, uniform
 
 BITS = (2.25, 7.25)
 REFERENCE = (1.0, 7.25)

@@ -69,13 +69,11 @@ def test_a_report_and_its_peer_are_timed_while_they_mark_the_same(
     report = write_report([tmp_path], tmp_path / "report.html")
     write_plotly_page(study_figures(made), tmp_path / "page.html")
     with run_chromium() as driver:
-        with opened(driver, report) as seconds:
+        with opened(driver, report):
             own = run_script(driver, "report_linked.js", 1)
-            assert seconds > 0
         with opened(driver, tmp_path / "page.html"):
             peer = run_script(driver, "report_plain.js", 1, front_rows(made))
     assert set(own["ms"]) | set(peer["ms"]) == set(ACTIONS)
-    assert all(taken > 0 for found in (own, peer) for ms in found["ms"].values() for taken in ms)
     for what in ("marked of the front", "marked by the box"):
         assert own[what] == peer[what] > 0
     assert set(peer["linked figures"]) <= set(own["linked figures"])

@@ -19,7 +19,7 @@ from qsearch.spec.study_spec import load_spec
 from qsearch.storage.study_record import RoundRecord, read_study
 from tests.end_to_end.conftest import command, run, run_new, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
-from tests.engine.support import results
+from tests.engine.fake_study import results
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from qsearch.storage.checkpoints import read_adapter
 from qsearch.study.run import run_study
 from tests.end_to_end.conftest import run, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
-from tests.engine.support import results
+from tests.engine.fake_study import results
 
 if not os.environ.get("CI"):
     pytest.importorskip("ray", reason="the extra ray is not installed")

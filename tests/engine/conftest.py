@@ -11,7 +11,7 @@ from ax.core.data import Data
 from hypothesis import settings
 
 from qsearch.study.run import run_study
-from tests.engine.support import FAILING, results
+from tests.engine.fake_study import FAILING, results
 
 # The same examples at each run, and no time limits: machines are shared.
 settings.register_profile("engine", deadline=None, derandomize=True, database=None, max_examples=40)

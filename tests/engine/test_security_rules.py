@@ -46,7 +46,7 @@ def given(code: ast.AST, name: str) -> list[str]:
     return found
 
 
-def test_the_files_are_found() -> None:
+def test_shipped_code_and_templates_are_found() -> None:
     assert len(SHIPPED) > 100
     assert len(TEMPLATES) >= 2
 
@@ -119,7 +119,7 @@ def test_no_call_hands_data_to_a_shell_an_interpreter_or_an_unpacker() -> None:
         ("archive.extractall(path)", True),
     ],
 )
-def test_the_rule_on_calls(code: str, is_seen: bool) -> None:
+def test_a_call_that_hands_data_over_is_seen(code: str, is_seen: bool) -> None:
     assert bool(hands_over(ast.parse(code))) == is_seen
 
 
@@ -194,7 +194,7 @@ def test_sql_is_never_put_together_from_strings() -> None:
         ("connection.execute(select(table).where(table.c.name == name))", False),
     ],
 )
-def test_the_rule_on_sql(code: str, is_seen: bool, import_: str) -> None:
+def test_sql_that_is_put_together_is_seen(code: str, is_seen: bool, import_: str) -> None:
     assert bool(puts_sql_together(ast.parse(f"{import_}\n{code}"))) == is_seen
 
 

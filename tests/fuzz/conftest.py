@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from qsearch.study.run import run_study
-from tests.engine.support import evaluations_of, study_spec
-from tests.fuzz.support import COUNTS_VARIABLE, EXAMPLES_VARIABLE, TRIED, Sandbox
+from tests.engine.fake_study import evaluations_of, study_spec
+from tests.fuzz.broken_input import COUNTS_VARIABLE, EXAMPLES_VARIABLE, TRIED, Sandbox
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

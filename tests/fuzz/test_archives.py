@@ -17,8 +17,8 @@ from qsearch.errors import InputError
 from qsearch.sharing.archive import MANIFEST, archive_study, restore_archive
 from qsearch.storage.parquet import write_table
 from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
-from tests.engine.support import command_here, results
-from tests.fuzz.support import (
+from tests.engine.fake_study import command_here, results
+from tests.fuzz.broken_input import (
     ODD_TEXT,
     Sandbox,
     changed_bytes,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qsearch.errors import InputError
 from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import small_tokenizer
-from tests.fuzz.support import (
+from tests.fuzz.broken_input import (
     ODD_TEXT,
     ODD_VALUES,
     TRIED,

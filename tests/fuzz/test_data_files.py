@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from qsearch.errors import InputError
-from tests.fuzz.support import ODD_TEXT, ODD_VALUES, changed_bytes, fuzz, refused
+from tests.fuzz.broken_input import ODD_TEXT, ODD_VALUES, changed_bytes, fuzz, refused
 
 pytest.importorskip("transformers")
 

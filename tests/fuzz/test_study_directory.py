@@ -12,8 +12,8 @@ import pandas as pd
 from hypothesis import strategies as st
 
 from qsearch.storage.parquet import write_table
-from tests.engine.support import command_here, results, write_study_yaml
-from tests.fuzz.support import (
+from tests.engine.fake_study import command_here, results, write_study_yaml
+from tests.fuzz.broken_input import (
     Sandbox,
     changed_bytes,
     changed_table,

@@ -14,8 +14,8 @@ from qsearch.spec.study_spec import dump_spec, load_spec
 from qsearch.spec.validation import validate
 from qsearch.spec.yaml_text import dump_yaml, parse_yaml
 from qsearch.study import checking
-from tests.engine.support import command_here, study_values
-from tests.fuzz.support import (
+from tests.engine.fake_study import command_here, study_values
+from tests.fuzz.broken_input import (
     ODD_TEXT,
     ODD_VALUES,
     Sandbox,

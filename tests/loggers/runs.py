@@ -15,7 +15,7 @@ from qsearch.monitoring.loggers import loggers
 from qsearch.storage.paths import LOG
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import study_spec
+from tests.engine.fake_study import study_spec
 
 SPEC = study_spec(
     name='<b>"fake" & co</b>',

@@ -18,7 +18,7 @@ from qsearch.search.pareto import segment_of, segmented_front
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.space.layers import LayerSpec
 from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord, empty_trials
-from tests.engine.support import NORMAL_FLOAT, bits_of
+from tests.engine.fake_study import NORMAL_FLOAT, bits_of
 from tests.reports.study_log import log_events
 
 INTEGER = Choices((Knob("precision", (2, 3, 4, 8)), Knob("group size", (32, 64, 128))))

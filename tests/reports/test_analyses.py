@@ -37,7 +37,7 @@ from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters, to_parameters
 from qsearch.space.sampling import sample_configurations
 from qsearch.storage.study_record import StudyRecord, read_study, write_study
-from tests.engine.support import INTEGER, make_space, uniform
+from tests.engine.fake_study import INTEGER, make_space, uniform
 from tests.reports.realistic_studies import make_record, only_failures
 
 HOWTO = Path(__file__).parents[2].joinpath("docs", "howto-ax.md").read_text(encoding="utf-8")

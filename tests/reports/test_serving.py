@@ -41,7 +41,7 @@ def serving(directory: Path, host: str = "127.0.0.1") -> Iterator[Ask]:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
         def ask(path: str, method: str = "GET", **headers: str) -> Any:
-            link = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+            link = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=500)
             link.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
             for name, value in headers.items():
                 if value:

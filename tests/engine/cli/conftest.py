@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.engine.support import Done, command_here
+from tests.engine.fake_study import Done, command_here
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.support import imported_by, write_study_yaml
+from tests.engine.fake_study import imported_by, write_study_yaml
 
 
 @pytest.mark.parametrize(

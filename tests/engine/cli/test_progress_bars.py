@@ -14,7 +14,7 @@ from qsearch.cli.progress_bars import StudyProgress
 from qsearch.monitoring.events import Event, EventKind
 from qsearch.monitoring.tracker import StudyTracker
 from qsearch.spec.search_spec import SearchSpec
-from tests.engine.monitoring.support import Clock
+from tests.engine.monitoring.log_lines import Clock
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import LOG
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import write_study_yaml
+from tests.engine.fake_study import write_study_yaml
 
 STEER = "\x1b[2J\u202e"
 

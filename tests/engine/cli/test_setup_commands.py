@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qsearch.spec.templates import read_template
-from tests.engine.support import study_values, write_study_yaml
+from tests.engine.fake_study import study_values, write_study_yaml
 
 
 def test_init_writes_a_ready_study(

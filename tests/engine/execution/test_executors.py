@@ -23,7 +23,7 @@ from qsearch.plugins.protocols import Split
 from qsearch.space.configuration import Configuration
 from qsearch.spec.failures import FailuresSpec
 from qsearch.study.trial_evaluation import evaluated_trials
-from tests.engine.support import study_spec
+from tests.engine.fake_study import study_spec
 
 
 @pytest.fixture

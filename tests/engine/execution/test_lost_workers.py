@@ -25,7 +25,7 @@ from qsearch.execution.workers import Workers
 from qsearch.plugins.components import build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
-from tests.engine.support import study_spec
+from tests.engine.fake_study import study_spec
 
 pytestmark = pytest.mark.ray
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -30,7 +31,7 @@ from qsearch.monitoring.events import Event
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import (
+from tests.engine.fake_study import (
     FAILING,
     FAULTS,
     FIXTURES,
@@ -114,10 +115,18 @@ def test_a_configuration_that_kills_its_workers_fails_alone(
 def test_an_evaluation_that_takes_too_long_is_ended_and_evaluated_again(
     workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A study in a thread can do so, too. Time passes when the slow evaluation has begun."""
-    marker = tmp_path / "slow"
-    clock = SimpleNamespace(monotonic=lambda: 2 * HOURS if marker.exists() else 0.0)
-    monkeypatch.setattr("qsearch.execution.ray_executor.time", clock)
+    """A study in a thread can do so, too. Time passes while the study waits for it."""
+    from qsearch.execution import ray_executor
+
+    marker, now, wait = tmp_path / "slow", [0.0], ray_executor.ray.wait
+
+    def wait_for_hours(*references: Any, **options: Any) -> Any:
+        if marker.exists():
+            now[0] = 2 * HOURS
+        return wait(*references, **options)
+
+    monkeypatch.setattr(ray_executor, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(ray_executor.ray, "wait", wait_for_hours)
     spec = study_spec(
         **SMALL,
         search__rounds=1,
@@ -131,7 +140,8 @@ def test_an_evaluation_that_takes_too_long_is_ended_and_evaluated_again(
         target=run_study, args=(spec, tmp_path / "run"), kwargs=one, daemon=True
     )
     thread.start()
-    thread.join(300)
+    thread.join(500)
+    assert not thread.is_alive()
     assert (results(tmp_path / "run")["status"] == "completed").all()
     (retry,) = events_of(tmp_path / "run", "retry")
     assert retry["reason"] == "took longer than failures.timeout_seconds: 3600"
@@ -148,7 +158,7 @@ def test_answers_that_came_while_the_study_was_busy_are_not_too_late(
 
     def answered(references: list[Any], num_returns: int, timeout: float) -> Any:
         # What is asked for without waiting has come while the study was busy.
-        return wait(references, num_returns=num_returns, timeout=timeout or 300)
+        return wait(references, num_returns=num_returns, timeout=timeout or 500)
 
     def be_busy(event: Event) -> None:
         if event.kind == "evaluated":
@@ -253,12 +263,12 @@ def test_an_interrupted_study_ends_its_workers_and_exits_130(tmp_path: Path) -> 
         time.sleep(0.1)
     workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=500)
     assert process.returncode == 130, errors
     assert "interrupted; the same command resumes" in errors
     assert "Traceback" not in errors
     assert len(workers) > 2
-    _, alive = psutil.wait_procs(workers, timeout=300)
+    _, alive = psutil.wait_procs(workers, timeout=500)
     assert alive == []
 
 
@@ -277,7 +287,10 @@ def test_the_command_line_runs_a_study_on_workers_whose_results_equal_a_serial_r
 def is_evaluating(node: Any) -> bool:
     """Return whether a worker of a node evaluates; Ray names processes by what they do."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-    titles = [" ".join(process.cmdline()) for process in raylet.children(recursive=True)]
+    titles = []
+    for process in raylet.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # It ended just now.
+            titles.append(" ".join(process.cmdline()))
     return any("Worker.evaluate" in title for title in titles)
 
 

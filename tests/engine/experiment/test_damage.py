@@ -19,7 +19,7 @@ from qsearch.monitoring.events import Event
 from qsearch.plugins.components import build_components
 from qsearch.storage.paths import DATABASE, LOG, TRIALS_FILE
 from qsearch.study.run import StudySession, run_study
-from tests.engine.support import FAILING, Stop, events_of, results, stopping_at
+from tests.engine.fake_study import FAILING, Stop, events_of, results, stopping_at
 
 DAMAGES = 36
 

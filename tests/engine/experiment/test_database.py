@@ -22,7 +22,7 @@ from qsearch.errors import QsearchError
 from qsearch.experiment.database import Database, is_disconnect
 from qsearch.monitoring.events import Event, EventKind
 from qsearch.study.run import run_study
-from tests.engine.support import FAILING, events_of, results
+from tests.engine.fake_study import FAILING, events_of, results
 from tests.postgres_server import PostgresServer
 
 LOCKED = OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked"))

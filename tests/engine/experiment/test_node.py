@@ -33,7 +33,7 @@ from qsearch.search import searcher
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.sampling import sample_configurations
-from tests.engine.support import INTEGER, errors_of, make_space
+from tests.engine.fake_study import INTEGER, errors_of, make_space
 
 SPACE = make_space(1, INTEGER, fused=True)
 BITS = (2.5, 6.0)

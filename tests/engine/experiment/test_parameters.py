@@ -14,7 +14,7 @@ from qsearch.experiment.parameters import (
 )
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
-from tests.engine.support import INTEGER, make_space, uniform
+from tests.engine.fake_study import INTEGER, make_space, uniform
 
 SPACES = [make_space(2), make_space(2, fused=True), make_space(1, INTEGER)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,11 @@ from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.url import open_engine
 from qsearch.monitoring.events import Event
 from qsearch.sharing.listing import list_database
+from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.directory import prepare_directory
 from qsearch.study.run import run_study
-from tests.engine.experiment.test_database_lock import end_connections
-from tests.engine.support import (
+from tests.engine.experiment.test_database_lock import end_connections, refused_at_once
+from tests.engine.fake_study import (
     FAILING,
     FAULTS,
     INTEGER,
@@ -66,47 +68,71 @@ def test_nodes_longer_than_ax_declares_are_kept(postgres_url: str, tmp_path: Pat
         assert connection.execute(query).scalar() > 4096
 
 
-def test_several_processes_make_the_tables_at_once(postgres_url: str) -> None:
-    assert make_tables_at_once(postgres_url) == [0, 0, 0, 0]
+def test_two_processes_make_the_tables_at_once(postgres_url: str) -> None:
+    assert make_tables_at_once(postgres_url) == [0, 0]
     assert list_database(postgres_url) == []
+
+
+class Writer:
+    """A study in a process of its own, which waits where evaluations are done, until it may go on.
+
+    Args:
+        spec: The study.
+        waits: After how many evaluations.
+    """
+
+    def __init__(self, spec: StudySpec, directory: Path, url: str, waits: Sequence[int]) -> None:
+        fork = multiprocessing.get_context("fork")
+        self.waits, self.evaluated = waits, 0
+        self.arrived, self.may_go_on = fork.Semaphore(0), fork.Semaphore(0)
+        arguments = spec, directory, url, self.observe
+        self.process = fork.Process(target=run_study, args=arguments, daemon=True)
+        self.process.start()
+
+    def observe(self, event: Event) -> None:
+        self.evaluated += event.kind == "evaluated"
+        if event.kind == "evaluated" and self.evaluated in self.waits:
+            self.arrived.release()
+            assert self.may_go_on.acquire(timeout=500)
+
+
+def read_completed(url: str) -> dict[str, int]:
+    """Read all studies of a database; return how many evaluations of each were completed."""
+    completed = {}
+    for study in list_database(url):
+        data = read_experiment(url, study.name).lookup_data().full_df
+        completed[study.name] = data["trial_index"].nunique()
+        assert completed[study.name] >= study.completed, "none is lost between the two readings"
+    return completed
 
 
 def test_two_studies_write_into_one_database_while_others_read(
     uninterrupted: pd.DataFrame, postgres_url: str, tmp_path: Path
 ) -> None:
-    names, fork = ("first", "second"), multiprocessing.get_context("fork")
-    # Slow enough that readers meet each at work.
-    changes = {**SMALL, "trainer__faults": FAULTS, "trainer__seconds": 0.1}
+    names, waits = ("first", "second"), (2, 4)
+    changes = {**SMALL, "trainer__faults": FAULTS}
     writers = [
-        fork.Process(
-            target=run_study, args=(study_spec(**changes, name=name), tmp_path / name, postgres_url)
-        )
+        Writer(study_spec(**changes, name=name), tmp_path / name, postgres_url, waits)
         for name in names
     ]
-    for writer in writers:
-        writer.start()
-    loaded_at_work: dict[str, set[int]] = {name: set() for name in names}
-    listed_at_work = 0
-    while any(writer.is_alive() for writer in writers):
-        listed = list_database(postgres_url)
-        listed_at_work += all(study.running for study in listed) and len(listed) == 2
-        for study in listed:
-            if study.completed:
-                experiment = read_experiment(postgres_url, study.name)
-                done = experiment.lookup_data().full_df["trial_index"].nunique()
-                assert done >= study.completed
-                loaded_at_work[study.name].add(done)
+    for count in waits:
+        assert all(writer.arrived.acquire(timeout=500) for writer in writers)
+        assert all(study.running for study in list_database(postgres_url))
+        assert read_completed(postgres_url) == dict.fromkeys(names, count)
+        for writer in writers:
+            writer.may_go_on.release()
+        read_completed(postgres_url)  # While they write.
     for name, writer in zip(names, writers, strict=True):
-        assert writer.exitcode == 0
+        writer.process.join()
+        assert writer.process.exitcode == 0
         assert_frame_equal(results(tmp_path / name), uninterrupted, check_exact=True)
-        assert len(loaded_at_work[name]) > 1
-    assert listed_at_work > 1
 
 
 def test_study_that_runs_elsewhere_is_refused(postgres_url: str, tmp_path: Path) -> None:
     """Two directories, as on two hosts, know nothing of each other's locks."""
     with (
         hold_study(postgres_url, "fake"),
+        refused_at_once(),
         pytest.raises(StudyBusyError, match="'fake' is being run already"),
     ):
         run_study(FAILING, tmp_path / "run", postgres_url)
@@ -123,7 +149,7 @@ def test_a_study_that_another_process_took_over_saves_nothing_more_and_stops(
             end_connections(postgres_url)
             assert other.take(open_engine(postgres_url)) is None
 
-    with pytest.raises(LockLostError, match="was taken over by process"):
+    with refused_at_once(), pytest.raises(LockLostError, match="was taken over by process"):
         run_study(FAILING, tmp_path / "run", postgres_url, lose_it)
     (listed,) = list_database(postgres_url)
     assert listed.completed == 2

@@ -19,7 +19,7 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.storage.directory import prepare_directory
-from tests.engine.support import INTEGER, make_space, uniform
+from tests.engine.fake_study import INTEGER, make_space, uniform
 
 SPACE = make_space(1, INTEGER)
 ROWS = [("uniform", uniform(SPACE, bits)) for bits in (3.0, 4.0, 5.0)]

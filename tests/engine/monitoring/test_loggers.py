@@ -13,7 +13,7 @@ from qsearch.errors import InputError
 from qsearch.monitoring.events import Event, EventKind, Observer, all_of
 from qsearch.monitoring.loggers import loggers
 from qsearch.study.run import run_study
-from tests.engine.support import FAILING, results
+from tests.engine.fake_study import FAILING, results
 
 EVENT = Event(EventKind.EVALUATED, 1, {"trial": 1})
 

@@ -24,8 +24,8 @@ from qsearch.monitoring.tracker import status_keeper
 from qsearch.spec.study_spec import dump_spec
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import LOG, STATUS_FILE, STUDY_YAML
-from tests.engine.monitoring.support import Clock
-from tests.engine.support import study_spec
+from tests.engine.fake_study import study_spec
+from tests.engine.monitoring.log_lines import Clock
 
 NOW = 1.8e9
 

@@ -17,7 +17,7 @@ from qsearch.monitoring.tracker import StudyTracker, status_keeper
 from qsearch.spec.search_spec import SearchSpec, StopSpec
 from qsearch.storage.clock import _FILE, _Time
 from qsearch.storage.paths import CLOCK, LOG, STATUS_FILE
-from tests.engine.monitoring.support import Clock, odd_lines
+from tests.engine.monitoring.log_lines import Clock, odd_lines
 
 
 @dataclass
@@ -165,7 +165,7 @@ def test_earlier_sessions_count_but_not_the_break_between(directory: Path) -> No
     log(Event(EventKind.FAILED, 1, {"trial": 1, "reason": "slow"}))
     log(Event(EventKind.ROUND_FINISHED, 1))
     _FILE.write(directory / CLOCK, _Time(150.0))
-    before = StudyTracker(directory, SearchSpec()).status()
+    before = FollowedStudy(directory).tracker.status()
     write_status(directory, before.model_copy(update={"finished_seconds": 100.0}))
     study = FollowedStudy(directory)
     status = study.tracker.status()
@@ -175,7 +175,7 @@ def test_earlier_sessions_count_but_not_the_break_between(directory: Path) -> No
     assert study.tracker.spent() == 160
     assert study.tracker.seconds_left() == 140
     (directory / STATUS_FILE).unlink()  # Then all time so far counts as that of finished rounds.
-    assert StudyTracker(directory, SearchSpec()).seconds_left() == pytest.approx(300, abs=1)
+    assert FollowedStudy(directory).tracker.seconds_left() == 300
 
 
 @given(st.lists(odd_lines, max_size=12))

@@ -23,7 +23,7 @@ from qsearch.plugins.registry import Group, installed_plugins, load_plugin
 from qsearch.storage.checksums import yaml_with_checksum
 from qsearch.storage.study_record import read_study
 from qsearch.study.checking import check_study
-from tests.engine.support import in_child, study_spec
+from tests.engine.fake_study import in_child, study_spec
 
 
 def refusal(**changes: Any) -> str:
@@ -52,7 +52,6 @@ def test_resolved_study_writes_out_every_plugin_option() -> None:
         "blocks": 2,
         "noise": 0.002,
         "faults": [],
-        "seconds": 0.0,
         "full_precision": "works",
     }
     assert resolved.quantizer.options == {"bits": [2, 3, 4, 8], "group_size": [32, 64]}

@@ -12,7 +12,7 @@ import torch
 
 from qsearch.provenance.environment import find_machine, find_versions
 from qsearch.provenance.session import Machine
-from tests.engine.support import study_spec
+from tests.engine.fake_study import study_spec
 
 
 def test_versions_are_those_installed_of_plugins_too() -> None:

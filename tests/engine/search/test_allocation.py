@@ -14,7 +14,7 @@ from qsearch.errors import InputError, QsearchError
 from qsearch.search.allocation import allocate, allocate_front, relaxed_allocations
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.space import Space
-from tests.engine.support import INTEGER, bits_of, errors_of, make_layers, make_space
+from tests.engine.fake_study import INTEGER, bits_of, errors_of, make_layers, make_space
 
 # Three layers of unequal size, so that all 512 configurations can be listed.
 SMALL = Space(make_layers(1)[3:6:2] + make_layers(1)[4:5], INTEGER, bits_of(INTEGER))

@@ -32,7 +32,7 @@ from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
-from tests.engine.support import INTEGER, errors_of, make_space
+from tests.engine.fake_study import INTEGER, errors_of, make_space
 
 SPACE = make_space(2, INTEGER)
 GROUPS = len(SPACE.groups)

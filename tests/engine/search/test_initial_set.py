@@ -15,7 +15,7 @@ from qsearch.search.initial_set import initial_configurations, named_configurati
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.space import Space
 from qsearch.spec.search_spec import InitialSpec
-from tests.engine.support import INTEGER, errors_of, make_space
+from tests.engine.fake_study import INTEGER, errors_of, make_space
 
 SPACE = make_space(2, INTEGER)
 WHOLE = make_space(1, INTEGER)

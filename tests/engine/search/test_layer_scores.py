@@ -7,7 +7,7 @@ import pytest
 
 from qsearch.errors import InputError
 from qsearch.search.layer_scores import error_scores, weighted_scores
-from tests.engine.support import INTEGER, errors_of, make_space
+from tests.engine.fake_study import INTEGER, errors_of, make_space
 
 SPACE = make_space(1, INTEGER)
 LAYERS = len(SPACE.layers)

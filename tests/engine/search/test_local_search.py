@@ -14,7 +14,7 @@ from qsearch._arrays import Floats, Integers
 from qsearch.search.local_search import best_new, local_search, moved
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
-from tests.engine.support import INTEGER, errors_of, make_space
+from tests.engine.fake_study import INTEGER, errors_of, make_space
 
 SPACE = make_space(2, INTEGER)
 BITS = (2.5, 6.0)

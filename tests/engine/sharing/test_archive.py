@@ -27,7 +27,7 @@ from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import study_files
 from qsearch.storage.study_record import read_study, write_study
 from qsearch.study.run import run_study
-from tests.engine.support import FAILING, SMALL, Stop, results, stopping_at, study_spec
+from tests.engine.fake_study import FAILING, SMALL, Stop, results, stopping_at, study_spec
 from tests.small_disk import small_disk
 
 RANDOM = study_spec(**SMALL, search__propose="random")

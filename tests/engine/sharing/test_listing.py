@@ -22,7 +22,7 @@ from qsearch.sharing.listing import ListedStudy, list_database, list_folder
 from qsearch.storage.lock import study_lock
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import FAULTS, SMALL, Stop, imported_by, stopping_at, study_spec
+from tests.engine.fake_study import FAULTS, SMALL, Stop, imported_by, stopping_at, study_spec
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_who_runs_a_study_is_listed(shared: Path) -> None:
 
 
 @pytest.mark.postgres
-def test_who_holds_a_lease_is_listed(postgres_url: str, tmp_path: Path) -> None:
+def test_who_holds_a_study_is_listed(postgres_url: str, tmp_path: Path) -> None:
     run_study(study_spec(**SMALL, search__rounds=1), tmp_path / "run", postgres_url)
     with hold_study(postgres_url, "fake"):
         assert list_database(postgres_url)[0].running.startswith("process ")

@@ -6,7 +6,7 @@ import pytest
 
 from qsearch.errors import InputError
 from qsearch.space.layers import FUSED_ROLES, LayerSpec, tied_groups
-from tests.engine.support import make_layers
+from tests.engine.fake_study import make_layers
 
 
 @pytest.mark.parametrize(

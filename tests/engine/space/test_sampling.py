@@ -12,7 +12,7 @@ from qsearch._arrays import Integers
 from qsearch.errors import InputError
 from qsearch.space.sampling import sample_configurations
 from qsearch.space.space import Space
-from tests.engine.support import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
+from tests.engine.fake_study import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
 
 SPACE = make_space(2)
 ONE_LAYER = Space(make_layers(1)[:1], INTEGER, bits_of(INTEGER))

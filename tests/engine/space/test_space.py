@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.space import Space
-from tests.engine.support import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
+from tests.engine.fake_study import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
 
 make_space = cache(make_space)
 SPACES = st.builds(

@@ -15,20 +15,14 @@ from qsearch.spec.failures import FailuresSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import Stop, events_of, results, stopping_at, study_spec
+from tests.engine.fake_study import Stop, events_of, results, stopping_at, study_spec
 
 SOME = {"layer": "block.0.key", "bits": 8}
 KINDS = [
-    ("nan", "not finite: loss nan"),
-    ("error", "EvaluationError: the fake trainer was asked to fail"),
-    ("memory", "MemoryError: the fake trainer was asked to run out of it"),
-    ("slow", "took longer than failures.timeout_seconds: 0.3"),
+    ("error", {}, "EvaluationError: the fake trainer was asked to fail"),
+    ("late", {"timeout_seconds": 3600}, "took longer than failures.timeout_seconds: 3600"),
 ]
-
-
-def limit(kind: str) -> dict[str, Any]:
-    """A time limit for what takes an hour; others have none that a busy machine could reach."""
-    return {"failures__timeout_seconds": 0.3} if kind == "slow" else {}
+"""Two kinds of failure, with the limits that they need; test_executors.py has all of them."""
 
 
 def failing(*faults: dict[str, Any], **changes: Any) -> StudySpec:
@@ -40,11 +34,11 @@ def failed_of(directory: Path) -> pd.DataFrame:
     return trials[trials["status"] == "failed"]
 
 
-@pytest.mark.parametrize(("kind", "reason"), KINDS)
+@pytest.mark.parametrize(("kind", "limits", "reason"), KINDS)
 def test_each_kind_of_failure_is_recorded_with_its_reason_and_the_study_goes_on(
-    kind: str, reason: str, tmp_path: Path
+    kind: str, limits: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
-    spec = failing({"kind": kind, **SOME}, **limit(kind))
+    spec = failing({"kind": kind, **SOME}, failures=limits)
     record = run_study(spec, tmp_path / "run")
     failed = failed_of(tmp_path / "run")
     assert len(record.rounds) == 2
@@ -55,12 +49,12 @@ def test_each_kind_of_failure_is_recorded_with_its_reason_and_the_study_goes_on(
     assert ((record.trials["status"] == "failed") == (hit == 8)).all()
 
 
-@pytest.mark.parametrize(("kind", "reason"), KINDS)
+@pytest.mark.parametrize(("kind", "limits", "reason"), KINDS)
 def test_a_failure_that_does_not_come_again_leaves_no_trace_in_the_results(
-    kind: str, reason: str, finished: Path, tmp_path: Path
+    kind: str, limits: dict[str, Any], reason: str, finished: Path, tmp_path: Path
 ) -> None:
     once = {"kind": kind, "once": str(tmp_path / "once")}
-    spec = study_spec(trainer__faults=[once], failures__retries=1, **limit(kind))
+    spec = study_spec(trainer__faults=[once], failures={"retries": 1, **limits})
     run_study(spec, tmp_path / "run")
     assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
     (retry,) = events_of(tmp_path / "run", "retry")

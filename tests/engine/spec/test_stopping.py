@@ -1,10 +1,8 @@
-"""When a study stops: by evaluations, by time, and where the hypervolume no longer rises."""
+"""When a study stops: by evaluations, and where the hypervolume no longer rises."""
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,51 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 
-from qsearch.errors import InputError, QsearchError
-from qsearch.monitoring.events import Event, Observer
+from qsearch.errors import InputError
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.stopping import out_of_time, round_shares, rounds_without_gain, stop_reason
 from qsearch.spec.study_spec import load_spec
-from qsearch.storage.clock import Clock
-from qsearch.storage.study_record import StudyRecord, read_study
 from qsearch.study.run import run_study
-from tests.engine.support import (
-    FAULTS,
-    SMALL,
-    command_here,
-    events_of,
-    in_child,
-    results,
-    stopping_at,
-    study_spec,
-    write_study_yaml,
-)
+from tests.engine.fake_study import events_of, in_child, results, study_spec
+from tests.engine.spec.stopping_studies import CHANGES, FIRST_ROUND, die_at, reason, run
 
-CHANGES = SMALL | {"search__rounds": 3, "trainer__faults": FAULTS[:1]}
-FIRST_ROUND = 7  # Evaluations of the small study's first round.
 EVALUATION = ["trial", "round", "configuration", "status", "loss"]
 
 
 def limits(rounds: int = 9, candidates: int = 4, **stop: Any) -> SearchSpec:
     return SearchSpec.model_validate({"rounds": rounds, "candidates": candidates, "stop": stop})
-
-
-def run(directory: Path, observer: Observer | None = None, **stop: Any) -> StudyRecord:
-    """Run the small study with stop rules."""
-    return run_study(study_spec(**CHANGES, search__stop=stop), directory, observer=observer)
-
-
-def reason(directory: Path) -> str:
-    return str(events_of(directory, "finished")[-1]["reason"])
-
-
-@pytest.fixture(scope="module")
-def unlimited(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Trials of the small study without stop rules."""
-    directory = tmp_path_factory.mktemp("unlimited") / "run"
-    run(directory)
-    assert reason(directory) == "search.rounds: 3 reached"
-    return results(directory)
 
 
 # Rules
@@ -158,19 +124,6 @@ def test_budget_makes_the_first_evaluations_of_the_unlimited_study(
     assert (unlimited.head(FIRST_ROUND)["status"] == "failed").any()
 
 
-def die_at(count: int, kinds: tuple[str, ...]) -> Observer:
-    """Die without clean-up at an event."""
-    seen = 0
-
-    def observe(event: Event) -> None:
-        nonlocal seen
-        seen += event.kind in kinds
-        if seen == count:
-            os._exit(9)
-
-    return observe
-
-
 @pytest.mark.parametrize(
     ("stop", "deaths"),
     [({"evaluations": FIRST_ROUND + 3}, (2, 3, 4)), ({"tolerance": 1.0, "patience": 1}, (7, 1))],
@@ -251,111 +204,3 @@ def test_study_stops_after_patience_rounds_without_gain(tmp_path: Path) -> None:
     spec = study_spec(**CHANGES | {"search__rounds": 9}, search__stop=stop)
     assert len(run_study(spec, tmp_path / "run").rounds) == 3
     assert "raised the hypervolume by less than 1: 2" in reason(tmp_path / "run")
-
-
-# Time
-
-
-@pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., StudyRecord]:
-    """Run the small study with a limit of hours, an hour passing at each event of some kinds."""
-
-    def run_timed(hours: float | None, *kinds: str, stop: Observer | None = None) -> StudyRecord:
-        seconds = 1000.0
-
-        def observe(event: Event) -> None:
-            nonlocal seconds
-            seconds += 3600 * (event.kind in kinds)
-            if stop is not None:
-                stop(event)
-
-        with monkeypatch.context() as patch:
-            patch.setattr("qsearch.storage.clock._now", lambda: seconds)
-            return run(tmp_path / "run", observe, hours=hours)
-
-    return run_timed
-
-
-TRIED = ("evaluated", "failed")
-
-
-def test_time_that_is_up_in_a_set_leaves_the_round_unfinished(
-    timed: Callable[..., StudyRecord], unlimited: pd.DataFrame, tmp_path: Path
-) -> None:
-    record = timed(FIRST_ROUND + 1, *TRIED)
-    assert len(record.rounds) == 1
-    assert len(record.trials) == FIRST_ROUND + 1
-    assert (record.latest["round"] == 1).all()
-    assert reason(tmp_path / "run") == "search.stop.hours: 8 reached"
-    # Nothing of the round is lost when the study continues.
-    timed(None)
-    assert_frame_equal(results(tmp_path / "run"), unlimited, check_exact=True)
-
-
-@pytest.mark.parametrize(
-    ("hours", "kinds", "rounds", "trials"),
-    [
-        (2, TRIED, 0, 2),  # In the first set.
-        (6, TRIED, 1, 6),  # Among candidates; the round is finished.
-        (1, ("searching",), 1, 5),
-        (1, ("round finished",), 1, FIRST_ROUND),
-    ],
-)
-def test_time_that_is_up_ends_the_study_where_it_is(
-    hours: int,
-    kinds: tuple[str, ...],
-    rounds: int,
-    trials: int,
-    timed: Callable[..., StudyRecord],
-    tmp_path: Path,
-) -> None:
-    record = timed(hours, *kinds)
-    assert len(record.rounds) == rounds
-    assert list(record.trials["trial"]) == list(range(trials))
-    assert len(events_of(tmp_path / "run", "trained")) == 1
-    assert events_of(tmp_path / "run", "finished")[-1]["round"] == 1
-
-
-def test_time_of_all_sessions_adds_up(timed: Callable[..., StudyRecord], tmp_path: Path) -> None:
-    timed(2, *TRIED)
-    assert len(timed(2, *TRIED).trials) == 2
-    assert len(timed(4, *TRIED).trials) == 4
-    assert Clock(tmp_path / "run").hours == pytest.approx(4, abs=1e-6)
-
-
-def test_killed_session_loses_little_of_its_time(
-    timed: Callable[..., StudyRecord], tmp_path: Path
-) -> None:
-    assert in_child(lambda: timed(None, *TRIED, stop=die_at(4, TRIED))) == 9
-    assert Clock(tmp_path / "run").hours == pytest.approx(3, abs=1e-6)
-
-
-def test_interrupted_session_loses_none_of_its_time_and_is_not_finished(
-    timed: Callable[..., StudyRecord], tmp_path: Path
-) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        timed(None, "trained", stop=stopping_at("trained", error=KeyboardInterrupt))
-    assert Clock(tmp_path / "run").hours == pytest.approx(1, abs=1e-6)
-    output = command_here("status", tmp_path / "run").output
-    assert next(x for x in output.splitlines() if x.startswith("finished")).split()[1] == "no"
-
-
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"seconds": "x"}'])
-def test_damaged_time_is_named(text: str, tmp_path: Path) -> None:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "clock.json").write_text(text)
-    with pytest.raises(QsearchError, match=r"clock\.json: damaged: "):
-        Clock(tmp_path)
-
-
-# Command line
-
-
-def test_run_and_status_say_why_a_study_is_finished(tmp_path: Path) -> None:
-    """Also of one that ended before it had any result."""
-    study = write_study_yaml(tmp_path / "my.yaml", **CHANGES, search__stop={"hours": 1e-9})
-    for arguments in (["run", study, "--out", tmp_path / "run"], ["status", tmp_path / "run"]):
-        done = command_here(*arguments)
-        assert done.code == 0, done.errors
-        assert "search.stop.hours: 1e-09 reached" in done.output
-    assert len(read_study(tmp_path / "run").trials) == 0

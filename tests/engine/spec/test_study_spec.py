@@ -16,7 +16,7 @@ from qsearch.spec.old_names import OLD_NAMES
 from qsearch.spec.study_spec import differences, dump_spec, load_spec
 from qsearch.spec.validation import validate
 from qsearch.spec.yaml_text import dump_yaml
-from tests.engine.support import study_spec, study_values, write_study_yaml
+from tests.engine.fake_study import study_spec, study_values, write_study_yaml
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,9 @@ def test_wrong_override_is_named(override: str, said: str, study: Path) -> None:
     ("tied", "roles"),
     [("none", ()), ("fused", FUSED_ROLES), ([["query", "key"]], (("query", "key"),)), ([], ())],
 )
-def test_ties(tied: Any, roles: tuple[tuple[str, ...], ...]) -> None:
+def test_tied_roles_are_none_or_fused_or_given(
+    tied: Any, roles: tuple[tuple[str, ...], ...]
+) -> None:
     assert study_spec(space={"tied": tied}).space.fused_roles == roles
 
 

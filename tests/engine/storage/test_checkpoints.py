@@ -12,7 +12,7 @@ from qsearch.plugins.protocols import TrainerState
 from qsearch.storage.checkpoints import read_checkpoint
 from qsearch.storage.directory import prepare_directory
 from qsearch.study.run import run_study
-from tests.engine.support import SMALL, study_spec
+from tests.engine.fake_study import SMALL, study_spec
 
 STATE = TrainerState({"weight": torch.arange(6.0).view(2, 3)}, {"step": 3, "of": ["a", "b"]})
 

@@ -15,7 +15,7 @@ from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import load_study
 from qsearch.storage.paths import study_files
 from qsearch.study.run import run_study
-from tests.engine.support import FAILING, Stop, results, stopping_at
+from tests.engine.fake_study import FAILING, Stop, results, stopping_at
 
 NOT_READ = {"log.jsonl", "state/status.json", "state/lock"}
 """Files that nobody needs to be whole: of a damaged one, what can be read is read."""

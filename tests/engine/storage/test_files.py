@@ -26,7 +26,7 @@ from qsearch.storage.files import no_links, remove_leftovers, write_atomically, 
 from qsearch.storage.measurements import read_measurement, write_measurement
 from qsearch.storage.parquet import read_table, write_table
 from qsearch.storage.state_file import StateFile
-from tests.engine.support import in_child
+from tests.engine.fake_study import in_child
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pandas.testing import assert_frame_equal
 
 from qsearch.cli import main as cli
 from qsearch.study.run import run_study
-from tests.engine.support import (
+from tests.engine.fake_study import (
     FAILING,
     FAULTS,
     SMALL,

@@ -24,7 +24,7 @@ from qsearch.storage.study_record import (
     read_study,
     write_study,
 )
-from tests.engine.support import INTEGER, make_layers, make_space, uniform
+from tests.engine.fake_study import INTEGER, make_layers, make_space, uniform
 
 SPACE = make_space(1, INTEGER)
 

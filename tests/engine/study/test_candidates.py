@@ -19,7 +19,7 @@ from qsearch.study.run import run_study
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.surrogate.features import Features, score_features
 from qsearch.surrogate.surrogate import fit_surrogate
-from tests.engine.support import SMALL, evaluations_of, results, study_spec
+from tests.engine.fake_study import SMALL, evaluations_of, results, study_spec
 
 COUNTED = study_spec(task__name="counting", search__candidates=4)
 EXAMPLES = 4

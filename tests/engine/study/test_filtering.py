@@ -13,8 +13,8 @@ from qsearch.spec.study_spec import load_spec
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study.run import run_study
 from qsearch.surrogate.surrogate import fit_surrogate
+from tests.engine.fake_study import study_spec
 from tests.engine.study.test_candidates import EXAMPLES, features_of
-from tests.engine.support import study_spec
 
 FAULTS = [{"kind": "nan", "layer": "block.0.key", "bits": 8}]
 

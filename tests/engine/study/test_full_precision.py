@@ -16,7 +16,7 @@ from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.study_record import read_study
 from qsearch.study.full_precision import full_precision
 from qsearch.study.run import run_study
-from tests.engine.support import FAULTS, SMALL, evaluations_of, events_of, results, study_spec
+from tests.engine.fake_study import FAULTS, SMALL, evaluations_of, events_of, results, study_spec
 
 
 def test_each_round_has_the_score_of_its_own_adapter(finished: Path) -> None:
@@ -51,17 +51,21 @@ def test_what_was_measured_is_not_measured_again(
 
 
 @pytest.mark.parametrize(
-    ("outcome", "reason"),
+    ("outcome", "limits", "reason"),
     [
-        ("error", "EvaluationError: the fake trainer was asked to fail"),
-        ("nan", "not finite: loss nan"),
-        ("slow", "took longer than failures.timeout_seconds: 0.5"),
+        ("error", {}, "EvaluationError: the fake trainer was asked to fail"),
+        ("nan", {}, "not finite: loss nan"),
+        ("late", {"timeout_seconds": 3600}, "took longer than failures.timeout_seconds: 3600"),
     ],
 )
 def test_a_failure_is_logged_and_the_study_continues(
-    outcome: str, reason: str, uninterrupted: pd.DataFrame, tmp_path: Path
+    outcome: str,
+    limits: dict[str, Any],
+    reason: str,
+    uninterrupted: pd.DataFrame,
+    tmp_path: Path,
 ) -> None:
-    changes = {"trainer__full_precision": outcome, "failures__timeout_seconds": 0.5}
+    changes = {"trainer__full_precision": outcome, "failures": limits}
     spec = study_spec(**SMALL, trainer__faults=FAULTS, search__rounds=1, **changes)
     run_study(spec, tmp_path)
     assert read_study(tmp_path).rounds[0].full_precision is None

@@ -15,7 +15,7 @@ from qsearch.storage.measurements import read_layer_scores
 from qsearch.study.run import run_study
 from qsearch.surrogate.features import Features
 from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
-from tests.engine.support import SMALL, study_spec
+from tests.engine.fake_study import SMALL, study_spec
 
 
 def test_scores_of_layers_are_kept_by_round_and_add_up_to_those_of_their_groups(

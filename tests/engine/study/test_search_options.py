@@ -10,7 +10,7 @@ from qsearch.errors import InputError
 from qsearch.search.pareto import non_dominated
 from qsearch.storage.study_record import StudyRecord
 from qsearch.study.run import run_study
-from tests.engine.support import SMALL, results, study_spec
+from tests.engine.fake_study import SMALL, results, study_spec
 
 
 def run(directory: Path, **changes: object) -> StudyRecord:

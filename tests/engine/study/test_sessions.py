@@ -16,7 +16,7 @@ from qsearch.provenance.environment import find_machine
 from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.support import Stop, stopping_at, study_spec
+from tests.engine.fake_study import Stop, stopping_at, study_spec
 
 INPUTS = Inputs({"model.safetensors": "a" * 64}, {"train": ExamplesDigest(9, "b" * 64)})
 OTHERS = Inputs({"model.safetensors": "d" * 64}, {"train": ExamplesDigest(9, "c" * 64)})

@@ -29,7 +29,7 @@ from qsearch.storage.directory import has_results
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study import results as study_results
 from qsearch.study.run import run_study
-from tests.engine.support import (
+from tests.engine.fake_study import (
     FAILING,
     FAULTS,
     SMALL,

@@ -31,7 +31,9 @@ def measured(request: pytest.FixtureRequest) -> tuple[Quantizer, Floats]:
     return request.param, error_correlation(request.param)
 
 
-def test_is_a_correlation(measured: tuple[Quantizer, Floats]) -> None:
+def test_all_choices_have_one_correlation_matrix(
+    measured: tuple[Quantizer, Floats],
+) -> None:
     correlation = measured[1]
     assert correlation == pytest.approx(correlation.T, abs=1e-6)
     assert np.diag(correlation) == pytest.approx(1)
@@ -39,7 +41,7 @@ def test_is_a_correlation(measured: tuple[Quantizer, Floats]) -> None:
     assert np.linalg.eigvalsh(correlation).min() > -1e-4
 
 
-def test_is_that_of_the_errors_themselves(measured: tuple[Quantizer, Floats]) -> None:
+def test_two_choices_correlate_as_their_errors_do(measured: tuple[Quantizer, Floats]) -> None:
     quantizer, correlation = measured
     weight = torch.randn(256, 512, generator=torch.Generator().manual_seed(7))
     choices = quantizer.choices().layer_configurations

@@ -13,7 +13,7 @@ from qsearch.search.layer_scores import weighted_scores
 from qsearch.space.sampling import sample_configurations
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.surrogate.features import score_features
-from tests.engine.support import errors_of, make_space
+from tests.engine.fake_study import errors_of, make_space
 
 SPACE = make_space(2)
 GROUPS = np.arange(len(SPACE.groups))

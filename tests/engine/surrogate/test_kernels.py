@@ -14,7 +14,7 @@ from qsearch.surrogate.additive_posterior import AdditiveKernel
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.kernels import ProxyMean, SamplingNoiseKernel, SumKernel
-from tests.engine.support import errors_of, make_space
+from tests.engine.fake_study import errors_of, make_space
 
 SPACE = make_space(1)
 SENSITIVITY = np.random.default_rng(0).gamma(0.5, size=len(SPACE.groups))

@@ -20,7 +20,7 @@ from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.kernels import ProxyMean
 from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
-from tests.engine.support import errors_of, make_space
+from tests.engine.fake_study import errors_of, make_space
 
 SPACE = make_space(2)
 GROUPS = np.arange(len(SPACE.groups))

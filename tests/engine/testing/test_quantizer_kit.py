@@ -21,8 +21,8 @@ from qsearch.testing.samples import (
     relative_error,
     sample_layer_configurations,
 )
+from tests.engine.fake_study import NORMAL_FLOAT
 from tests.engine.fixtures.qsearch_fake import FakeQuantizer
-from tests.engine.support import NORMAL_FLOAT
 from tests.engine.testing.faults import altered, assert_found, checks, each, replaced, run
 
 numbers = itertools.count(3)

@@ -76,6 +76,8 @@ def test_a_budget_in_which_nothing_fits_shows_the_smallest_and_says_so(page, res
 def test_commands_are_copied(fresh):
     granted = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     fresh.driver.execute_cdp_cmd("Browser.grantPermissions", granted)
+    # A button says for 2.5 seconds what was done; here it says so from then on.
+    fresh.driver.execute_script("window.setTimeout = () => 0")
     button = fresh.all('[data-copy="export-command"]')[0]
     button.click()
     fresh.wait(lambda: button.text == "Copied")

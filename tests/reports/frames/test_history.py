@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qsearch_reports.frames.history import History
 
 from qsearch.monitoring.events import Phase
-from tests.engine.monitoring.support import at, odd_lines
+from tests.engine.monitoring.log_lines import at, odd_lines
 
 ROUND = [
     at(0, "started", rounds=1),

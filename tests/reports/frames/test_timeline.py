@@ -15,7 +15,7 @@ from qsearch_reports.frames import phases_frame, points_frame, timeline_frame
 from qsearch_reports.frames.clock import log_history, running_minutes
 from qsearch_reports.frames.timeline import _OVERLAP, _lanes
 
-from tests.engine.monitoring.support import at
+from tests.engine.monitoring.log_lines import at
 from tests.reports.realistic_studies import make_results
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.reports.chromium import open_tab
-from tests.reports.scripts.support import Scope
+from tests.reports.scripts.script_scope import Scope
 
 
 @pytest.fixture(scope="session")

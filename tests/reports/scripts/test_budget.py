@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qsearch.deployment.budgets import parse_size
 from qsearch.plugins.footprint import Footprint
-from tests.reports.scripts.support import QUICK, Scope
+from tests.reports.scripts.script_scope import QUICK, Scope
 
 pytestmark = pytest.mark.browser
 

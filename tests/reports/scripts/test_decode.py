@@ -22,7 +22,7 @@ from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
 from qsearch.storage.study_record import StudyRecord
 from tests.reports.realistic_studies import make_record
-from tests.reports.scripts.support import QUICK, Scope
+from tests.reports.scripts.script_scope import QUICK, Scope
 
 pytestmark = pytest.mark.browser
 

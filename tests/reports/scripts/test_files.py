@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.reports.scripts.support import QUICK, Scope
+from tests.reports.scripts.script_scope import QUICK, Scope
 
 pytestmark = pytest.mark.browser
 

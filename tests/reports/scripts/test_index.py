@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.reports.scripts.support import QUICK, Scope
+from tests.reports.scripts.script_scope import QUICK, Scope
 
 pytestmark = pytest.mark.browser
 

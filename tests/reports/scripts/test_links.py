@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.reports.scripts.support import Scope
+from tests.reports.scripts.script_scope import Scope
 
 pytestmark = pytest.mark.browser
 

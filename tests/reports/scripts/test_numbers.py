@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qsearch.deployment.budgets import readable_size
-from tests.reports.scripts.support import QUICK, Scope
+from tests.reports.scripts.script_scope import QUICK, Scope
 
 pytestmark = pytest.mark.browser
 

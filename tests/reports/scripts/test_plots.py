@@ -10,7 +10,7 @@ from qsearch_reports.figures import style
 from qsearch_reports.page.payload import study_payload
 from qsearch_reports.results import StudyResults
 
-from tests.reports.scripts.support import Scope
+from tests.reports.scripts.script_scope import Scope
 
 pytestmark = pytest.mark.browser
 

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from qsearch.storage.checksums import BLANK, with_checksum
-from tests.engine.support import Done
+from tests.engine.fake_study import Done
 
 EXAMPLES_VARIABLE = "QSEARCH_FUZZ_EXAMPLES"
 """Factor on the number of inputs of every fuzz test, such as 10."""

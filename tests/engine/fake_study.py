@@ -6,6 +6,7 @@ import contextlib
 import io
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pytest
+from sqlalchemy.event import listen
 
 from qsearch._arrays import Floats, Integers
 from qsearch.cli import main as cli
@@ -230,21 +232,6 @@ def command_here(*arguments: str | Path) -> Done:
     return Done(code, output.getvalue(), errors.getvalue())
 
 
-def command(
-    arguments: Sequence[str | Path], cwd: Path | None = None, **variables: str
-) -> subprocess.CompletedProcess[str]:
-    """Run qsearch in a new process that has the fake plugins."""
-    return subprocess.run(
-        [sys.executable, "-m", "qsearch", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=command_environment(**variables),
-        timeout=120,
-        check=False,
-    )
-
-
 def command_environment(**variables: str) -> dict[str, str]:
     root = Path(__file__).parent.parent.parent
     paths = os.pathsep.join([str(FIXTURES), str(root)])
@@ -268,16 +255,35 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 def make_tables_at_once(url: str) -> list[int | None]:
-    """Have four processes make Ax's tables in a database, and return their exit codes."""
-    fork = multiprocessing.get_context("fork")
-    start = fork.Barrier(4)
+    """Have two processes make Ax's tables in a database at once, and return their exit codes.
 
-    def make() -> None:
+    The first has found none when the second begins, and makes them when that is to lock or to make
+    any.
+    """
+    fork = multiprocessing.get_context("fork")
+    first_has_looked, second_is_there = fork.Event(), fork.Event()
+
+    def make_first() -> None:
+        def await_second(connection: object, cursor: object, statement: str, *_: object) -> None:
+            if statement.lstrip().startswith("CREATE") and not first_has_looked.is_set():
+                first_has_looked.set()
+                assert second_is_there.wait(500)
+
         engine = open_engine(url)
-        start.wait()
+        listen(engine, "before_cursor_execute", await_second)
         create_tables(engine)
 
-    makers = [fork.Process(target=make) for _ in range(4)]
+    def make_second() -> None:
+        def tell_first(connection: object, cursor: object, statement: str, *_: object) -> None:
+            if re.match(r"\s*(BEGIN|SELECT pg_advisory|CREATE)", statement):
+                second_is_there.set()
+
+        engine = open_engine(url)
+        listen(engine, "before_cursor_execute", tell_first)
+        assert first_has_looked.wait(500)
+        create_tables(engine)
+
+    makers = [fork.Process(target=make) for make in (make_first, make_second)]
     for maker in makers:
         maker.start()
     for maker in makers:
