@@ -4,8 +4,8 @@ Those imports take 7 s of a core, more than most commands of a test. A fork has 
 a new process and is otherwise new, but for the order of sets of texts, which is that of its server.
 So what is to be the same in another process is for new processes to show.
 
-Run as a program, this is the server. It answers each line of its input, both JSON: what to run with
-a process id, a process id with its exit code, or None while it runs.
+Run as a program, this is the server. It runs what each line of its input says, as JSON, and answers
+with the exit code once that has ended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,62 +34,6 @@ IMPORTS = (
 ROOT = Path(__file__).parent.parent
 FIXED = ("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS")
 """Variables that are read at start or by an import; another value needs another server."""
-
-
-class Fork:
-    """A program that runs in a fork, with the methods of ``subprocess.Popen`` that tests use."""
-
-    def __init__(self, server: Server, arguments: Sequence[str], variables: Mapping[str, str]):
-        """Start it."""
-        self.server = server
-        self.args = list(arguments)
-        self.folder = tempfile.TemporaryDirectory()
-        self.files = [Path(self.folder.name, name) for name in ("stdout", "stderr")]
-        self.returncode: int | None = None
-        self.pid: int = server.ask(
-            {
-                "arguments": self.args,
-                "variables": dict(variables),
-                "files": list(map(str, self.files)),
-                "cwd": str(Path.cwd()),
-            }
-        )
-
-    def poll(self) -> int | None:
-        """Return the exit code, or None while it runs."""
-        if self.returncode is None:
-            self.returncode = self.server.ask(self.pid)
-        return self.returncode
-
-    def wait(self, timeout: float) -> int:
-        """Return the exit code once it has ended; kill it if it takes longer."""
-        deadline = time.monotonic() + timeout
-        while self.poll() is None:
-            if time.monotonic() > deadline:
-                self.kill()
-                raise subprocess.TimeoutExpired(self.args, timeout, *self.said())
-            time.sleep(0.02)
-        assert self.returncode is not None
-        return self.returncode
-
-    def communicate(self, timeout: float = 500) -> tuple[str, str]:
-        """Return its output and errors once it has ended."""
-        self.wait(timeout)
-        return self.said()
-
-    def said(self) -> tuple[str, str]:
-        """Return its output and errors so far."""
-        output, errors = (file.read_text() if file.is_file() else "" for file in self.files)
-        return output, errors
-
-    def send_signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """Kill it."""
-        self.send_signal(signal.SIGKILL)
 
 
 class Server:
@@ -110,13 +53,13 @@ class Server:
             start_new_session=True,
         )
 
-    def ask(self, question: object) -> Any:
-        """Return the server's answer."""
+    def run(self, job: Mapping[str, Any]) -> int:
+        """Run a program, wait for its end, and return its exit code."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        return int(self.process.stdout.readline())
 
     def stop(self) -> None:
         """Kill the server and what it runs."""
@@ -129,8 +72,10 @@ _SERVERS: list[Server] = []
 """The server of this process, if one runs: one at a time, since each takes 0.7 GB."""
 
 
-def start_fork(arguments: Sequence[str | Path], variables: Mapping[str, str]) -> Fork:
-    """Start a Python program in a fork of a process that has the imports of a study done.
+def run_fork(
+    arguments: Sequence[str | Path], variables: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python program in a fork of a process that has the imports of a study done.
 
     Args:
         arguments: The command line: this Python, ``-m`` and a module or a script, and the
@@ -144,7 +89,16 @@ def start_fork(arguments: Sequence[str | Path], variables: Mapping[str, str]) ->
     if not _SERVERS:
         _SERVERS.append(Server(variables))
         atexit.register(_SERVERS[0].stop)
-    return Fork(_SERVERS[0], rest, variables)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("stdout", "stderr")]
+        job = {"arguments": rest, "variables": dict(variables), "cwd": str(Path.cwd())}
+        try:
+            code = _SERVERS[0].run(job | {"files": list(map(str, files))})
+        except BaseException:  # Such as the end of a test's time.
+            _SERVERS.pop().stop()
+            raise
+        output, errors = (file.read_text() for file in files)
+    return subprocess.CompletedProcess([program, *rest], code, output, errors)
 
 
 def fixed(variables: Mapping[str, str]) -> dict[str, str | None]:
@@ -153,22 +107,17 @@ def fixed(variables: Mapping[str, str]) -> dict[str, str | None]:
 
 
 def serve() -> dict[str, Any] | None:
-    """Answer each line of the input; in a fork, return what it should be."""
+    """Run what each line of the input says; in a fork, return what it should be."""
     for name in IMPORTS:
         __import__(name)
     assert threading.active_count() == 1, "a fork has no other thread"
     gc.freeze()  # So that a fork's collector leaves the memory alone that it shares.
     for line in sys.stdin:
-        question = json.loads(line)
-        answer: int | None
-        if isinstance(question, int):
-            ended, status = os.waitpid(question, os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if ended else None
-        else:
-            answer = os.fork()
-            if answer == 0:
-                return dict(question)
-        print(json.dumps(answer), flush=True)
+        number = os.fork()
+        if number == 0:
+            return dict(json.loads(line))
+        _, status = os.waitpid(number, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
     return None
 
 

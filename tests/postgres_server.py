@@ -84,10 +84,11 @@ class PostgresServer:
         """Return whether the server runs."""
         return self._call("pg_ctl", "status", "-D", self._data).returncode == 0
 
-    def new_database(self, name: str | None = None) -> str:
+    def new_database(self) -> str:
         """Make an empty database and return its URL."""
-        name = name or f"test_{uuid.uuid4().hex[:12]}"
-        self.execute(f'CREATE DATABASE "{name}"')
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        arguments = ("-h", self._folder, "-U", _USER, "-d", "postgres", "-X")
+        self._run("psql", *arguments, "-c", f'CREATE DATABASE "{name}"')
         return self.url(name)
 
     def url(self, database: str) -> str:
@@ -95,16 +96,10 @@ class PostgresServer:
         options = f"host={quote(str(self._folder))}&connect_timeout={_PATIENCE_SECONDS}"
         return f"postgresql://{_USER}@/{database}?{options}"
 
-    def execute(self, statement: str, database: str = "postgres") -> str:
-        """Run one SQL statement as the server's owner; return its rows, as psql prints them."""
-        arguments = ("-h", self._folder, "-U", _USER, "-d", database, "-X", "-A", "-t")
-        return self._run("psql", *arguments, "-v", "ON_ERROR_STOP=1", "-c", statement)
-
-    def _run(self, program: str, *arguments: str | Path) -> str:
+    def _run(self, program: str, *arguments: str | Path) -> None:
         done = self._call(program, *arguments)
         if done.returncode:
             raise RuntimeError(f"{program} {arguments}: {done.stdout}{done.stderr}")
-        return done.stdout
 
     def _call(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         # To files and not to pipes: the server keeps them open for as long as it lives.

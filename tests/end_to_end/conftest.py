@@ -18,7 +18,7 @@ import pytest
 
 from qsearch.space.configuration import Configuration
 from qsearch.storage.study_record import read_study
-from tests.forking_server import start_fork
+from tests.forking_server import run_fork
 
 ROOT = Path(__file__).parent.parent.parent
 VARIABLES = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -67,10 +67,9 @@ def run(
 
     Those take longest. More variables may need another such process.
     """
-    started = start_fork(arguments, VARIABLES | variables)
-    output, errors = started.communicate()
-    assert started.returncode == expect, output + errors
-    return subprocess.CompletedProcess(list(arguments), expect, output, errors)
+    done = run_fork(arguments, VARIABLES | variables)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
 
 
 def run_new(arguments: Sequence[str], **variables: str) -> subprocess.CompletedProcess[str]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from tests.reports.accessibility import faults_in_any_appearance
-from tests.reports.chromium import missing
 from tests.reports.realistic_studies import INTEGER, LAYERS, make_results, only_failures
 from tests.reports.report_page import Page
 
@@ -23,15 +21,6 @@ for (const part of ['pin', 'select-front']) {
   document.querySelector(`[data-part='${part}']`)?.click();
 }
 """
-
-
-@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip), ("1", pytest.fail)])
-def test_missing_programs_skip_at_a_desk_and_fail_in_ci(
-    ci: str, outcome: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CI", ci)
-    with pytest.raises(outcome.Exception, match="make axe"):
-        missing("`make axe`")
 
 
 @pytest.mark.parametrize("kind", ["empty", "failed", "several"])
