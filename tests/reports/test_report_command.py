@@ -61,10 +61,13 @@ def test_a_page_is_in_its_study_and_that_of_several_replaces_none_of_their_own(
     assert [page.exists() for page in pages] == [True, False]
 
 
-def test_a_summary_that_cannot_be_written_is_refused(directory: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["html", "text"])
+def test_a_report_that_cannot_be_written_is_refused(
+    name: str, directory: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    out = str(tmp_path / "file" / "summary.md")
-    done = CliRunner().invoke(cli.app, ["report", str(directory), "--format", "text", "--out", out])
+    out = str(tmp_path / "file" / "report")
+    done = CliRunner().invoke(cli.app, ["report", str(directory), "--format", name, "--out", out])
     assert isinstance(done.exception, InputError)
     assert "cannot be written" in str(done.exception)
 

@@ -86,10 +86,3 @@ def test_settings_that_no_study_has_are_one_message(text, said, directory):
     write_settings(directory, text)
     with pytest.raises(InputError, match=said):
         read_results(directory)
-
-
-def test_a_directory_without_a_study_is_refused(tmp_path):
-    with pytest.raises(InputError, match="holds no study results"):
-        read_results(tmp_path)
-    with pytest.raises(InputError, match="there is no such directory"):
-        read_results(tmp_path / "none")

@@ -29,7 +29,7 @@ def exports(packing_study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of the study's exports by format, with the adapter of another configuration."""
     trainer, chosen, *_ = packing_study
     folder = tmp_path_factory.mktemp("exports")
-    for format in ("packed", "packed-base", "adapter", "merged"):
+    for format in ("packed", "packed-base", "adapter"):
         (folder / format).mkdir()
         # What `qsearch export` writes next to what the trainer does.
         facts = {"model": trainer.study.model.name}

@@ -82,5 +82,10 @@ def test_a_failure_exits_1(qsearch, tmp_path: Path) -> None:
 
 def test_light_commands_start_without_heavy_imports(finished: Path) -> None:
     heavy = {"torch", "ax", "transformers", "botorch"}
-    for command in (["pick", str(finished), "--bits", "3", "--json"], ["status", str(finished)]):
-        assert imported_by(command, heavy) == "[]"
+    also = {"gpytorch", "numpy", "pandas", "scipy", "sqlalchemy", "ray"}
+    for command, modules in (
+        (["--help"], heavy | also),
+        (["pick", str(finished), "--bits", "3", "--json"], heavy),
+        (["status", str(finished)], heavy),
+    ):
+        assert imported_by(command, modules) == "[]"

@@ -20,14 +20,6 @@ def test_init_writes_a_ready_study(
     assert (tmp_path / "quickstart.yaml").read_text() == read_template("quickstart")
 
 
-def test_check_prints_what_the_study_needs(qsearch, tmp_path: Path) -> None:
-    code, output, _ = qsearch("check", write_study_yaml(tmp_path / "my.yaml"))
-    assert code == 0
-    words = " ".join(output.split())
-    for expected in ("layers 8 quantizable", "space 16 variables in 8 groups", "memory about 1.0"):
-        assert expected in words
-
-
 def test_check_applies_assignments(qsearch, tmp_path: Path) -> None:
     study = write_study_yaml(tmp_path / "my.yaml")
     assert "20 quantizable" in qsearch("check", study, "--set", "trainer.blocks=5").output
