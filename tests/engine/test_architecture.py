@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -46,17 +44,6 @@ def test_yaml_is_read_by_safe_loaders_alone() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "YAML":
                 assert "typ='safe'" in ast.unparse(node), path
-
-
-HEAVY = {"torch", "ax", "botorch", "gpytorch", "pandas", "numpy", "scipy", "sqlalchemy", "ray"}
-
-
-def test_the_command_line_imports_heavy_libraries_only_in_commands() -> None:
-    code = "import sys, qsearch.cli.main; print(*sys.modules)"
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    ).stdout
-    assert not HEAVY & set(output.split())
 
 
 def entry_points() -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""Workers that die or do not answer before they have loaded the model; Ray itself is a fake."""
+"""Workers that die, refuse or do not answer before they have loaded; Ray itself is a fake."""
 
 from __future__ import annotations
 
@@ -110,6 +110,13 @@ def test_a_study_stops_if_workers_die_three_times_and_none_works(
     said = "^3 workers died one after another while they loaded .* with: the node is gone$"
     with pytest.raises(QsearchError, match=said) as caught:
         evaluate(workers, repeat(DIED))
+    assert type(caught.value) is QsearchError, "exit code 1"
+
+
+def test_a_worker_that_cannot_load_the_study_ends_it(evaluate: Evaluate) -> None:
+    refusal = Answer(json.dumps({"error": "a node differs"}))
+    with pytest.raises(QsearchError, match=r"worker cannot continue: a node differs$") as caught:
+        evaluate(1, [refusal])
     assert type(caught.value) is QsearchError, "exit code 1"
 
 

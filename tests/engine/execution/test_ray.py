@@ -24,15 +24,14 @@ from pandas.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from qsearch.cli import main as cli
-from qsearch.errors import InputError, QsearchError
+from qsearch.errors import InputError
 from qsearch.execution.ray_worker import Worker, identity
 from qsearch.execution.workers import Workers
 from qsearch.monitoring.events import Event
-from qsearch.plugins.components import StudyComponents, build_components
+from qsearch.plugins.components import build_components
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
 from tests.engine.fake_study import (
-    FAILING,
     FAULTS,
     FIXTURES,
     SMALL,
@@ -175,19 +174,6 @@ def test_a_cluster_that_cannot_be_reached_is_one_message(tmp_path: Path) -> None
     away = Workers(count=2, address="127.0.0.1:1")
     with pytest.raises(InputError, match=r"--address '127\.0\.0\.1:1': cannot be used"):
         run_study(study_spec(), tmp_path / "run", workers=away)
-
-
-def test_a_worker_that_differs_from_its_driver_ends_the_study(
-    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def other(components: StudyComponents) -> dict[str, str]:
-        return identity(components) | {"version of torch": "another"}
-
-    monkeypatch.setattr("qsearch.execution.ray_executor.identity", other)
-    expected = "a worker cannot continue: a node differs from the machine .*torch: another, there"
-    with pytest.raises(QsearchError, match=expected) as caught:
-        run_study(FAILING, tmp_path / "run", workers=workers)
-    assert type(caught.value) is QsearchError, "exit code 1"
 
 
 @pytest.mark.parametrize("name", [None, "version of torch", "SHA-256 of validation"])

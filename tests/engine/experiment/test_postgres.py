@@ -17,7 +17,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from qsearch.cli import main as cli
-from qsearch.errors import InputError, StudyBusyError
+from qsearch.errors import StudyBusyError
 from qsearch.experiment.database_lock import DatabaseLock, LockLostError, hold_study
 from qsearch.experiment.loading import open_database, open_trials, read_experiment
 from qsearch.experiment.node import QsearchNode
@@ -41,7 +41,6 @@ from tests.engine.fake_study import (
     study_spec,
     write_study_yaml,
 )
-from tests.postgres_server import PostgresServer
 
 pytestmark = pytest.mark.postgres
 
@@ -191,8 +190,3 @@ def test_command_line_runs_and_lists_and_shows_no_password(
         assert "hunter2" not in output
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
-
-
-def test_missing_database_is_named(postgres_server: PostgresServer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match='database "nowhere" does not exist'):
-        run_study(FAILING, tmp_path / "run", postgres_server.url("nowhere"))

@@ -68,14 +68,6 @@ def test_inputs_of_which_one_side_has_more_or_another_file_are_the_same(other: I
     assert input_changes(SESSION.inputs, other) == []
 
 
-def test_other_examples_and_other_weights_are_named_with_both_digests() -> None:
-    other = Inputs({"model.safetensors": "a2"}, {"train": ExamplesDigest(3, "b2")})
-    assert input_changes(SESSION.inputs, other) == [
-        "model model.safetensors: aa → a2",
-        "train examples: bb → b2",
-    ]
-
-
 @pytest.mark.parametrize(
     ("after", "changes"),
     [

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from qsearch.cli import main as cli
 from qsearch.errors import InputError
-from qsearch.experiment.database_lock import hold_study
 from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import open_engine
 from qsearch.sharing.listing import ListedStudy, list_database, list_folder
@@ -112,14 +111,6 @@ def test_study_without_its_identity_is_listed(some: Path) -> None:
 def test_who_runs_a_study_is_listed(shared: Path) -> None:
     with study_lock(shared / "good"):
         assert [study.running != "" for study in list_folder(shared)] == [False, True]
-
-
-@pytest.mark.postgres
-def test_who_holds_a_study_is_listed(postgres_url: str, tmp_path: Path) -> None:
-    run_study(study_spec(**SMALL, search__rounds=1), tmp_path / "run", postgres_url)
-    with hold_study(postgres_url, "fake"):
-        assert list_database(postgres_url)[0].running.startswith("process ")
-    assert list_database(postgres_url)[0].running == ""
 
 
 def test_experiments_of_others_are_left_out(tmp_path: Path) -> None:

@@ -18,11 +18,8 @@ from qsearch.study.run import run_study
 from tests.engine.fake_study import Stop, events_of, results, stopping_at, study_spec
 
 SOME = {"layer": "block.0.key", "bits": 8}
-KINDS = [
-    ("error", {}, "EvaluationError: the fake trainer was asked to fail"),
-    ("late", {"timeout_seconds": 3600}, "took longer than failures.timeout_seconds: 3600"),
-]
-"""Two kinds of failure, with the limits that they need; test_executors.py has all of them."""
+REASON = "EvaluationError: the fake trainer was asked to fail"
+"""Of a fault; execution/test_executors.py has all kinds of failure."""
 
 
 def failing(*faults: dict[str, Any], **changes: Any) -> StudySpec:
@@ -34,33 +31,28 @@ def failed_of(directory: Path) -> pd.DataFrame:
     return trials[trials["status"] == "failed"]
 
 
-@pytest.mark.parametrize(("kind", "limits", "reason"), KINDS)
-def test_each_kind_of_failure_is_recorded_with_its_reason_and_the_study_goes_on(
-    kind: str, limits: dict[str, Any], reason: str, tmp_path: Path
-) -> None:
-    spec = failing({"kind": kind, **SOME}, failures=limits)
-    record = run_study(spec, tmp_path / "run")
+def test_a_failure_is_recorded_with_its_reason_and_the_study_goes_on(tmp_path: Path) -> None:
+    record = run_study(failing({"kind": "error", **SOME}), tmp_path / "run")
     failed = failed_of(tmp_path / "run")
     assert len(record.rounds) == 2
     assert len(failed) > 0
-    assert failed["reason"].str.startswith(reason).all()
+    assert failed["reason"].str.startswith(REASON).all()
     assert failed["loss"].isna().all()
     hit = record.trials["configuration"].map(lambda text: json.loads(text)["block.0.key"]["bits"])
     assert ((record.trials["status"] == "failed") == (hit == 8)).all()
 
 
-@pytest.mark.parametrize(("kind", "limits", "reason"), KINDS)
 def test_a_failure_that_does_not_come_again_leaves_no_trace_in_the_results(
-    kind: str, limits: dict[str, Any], reason: str, finished: Path, tmp_path: Path
+    finished: Path, tmp_path: Path
 ) -> None:
-    once = {"kind": kind, "once": str(tmp_path / "once")}
-    spec = study_spec(trainer__faults=[once], failures={"retries": 1, **limits})
+    once = {"kind": "error", "once": str(tmp_path / "once")}
+    spec = study_spec(trainer__faults=[once], failures__retries=1)
     run_study(spec, tmp_path / "run")
     assert_frame_equal(results(tmp_path / "run"), results(finished), check_exact=True)
     (retry,) = events_of(tmp_path / "run", "retry")
     assert retry["trial"] == 0
     assert retry["attempt"] == 1
-    assert retry["reason"].startswith(reason)
+    assert retry["reason"].startswith(REASON)
 
 
 def test_the_surrogate_learns_nothing_from_failures(tmp_path: Path) -> None:

@@ -131,14 +131,6 @@ def test_what_a_study_cannot_hold_is_named(study: Path, changes: dict[str, Any],
     assert said in refusal(study, **changes)
 
 
-def test_missing_section_is_named(study: Path) -> None:
-    values = study_values()
-    del values["model"]
-    study.write_text(dump_yaml(values))
-    with pytest.raises(InputError, match="model: Field required"):
-        load_spec(study, (), {})
-
-
 def test_every_wrong_field_is_named_at_once(study: Path) -> None:
     message = refusal(study, search__rounds=0, seed=-1)
     assert "search.rounds" in message

@@ -295,14 +295,6 @@ def test_a_directory_belongs_to_the_study_that_has_measured_something_in_it(
         (tmp_path / "state" / "quantization_error.safetensors").unlink(missing_ok=True)
 
 
-def test_study_given_more_rounds_resumes_as_if_it_had_them_from_the_start(
-    uninterrupted: pd.DataFrame, tmp_path: Path
-) -> None:
-    run_study(study_spec(**SMALL, trainer__faults=FAULTS, search__rounds=1), tmp_path / "run")
-    run_study(FAILING, tmp_path / "run")
-    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
-
-
 def test_a_database_elsewhere_serves_the_directory_it_was_made_with_alone(tmp_path: Path) -> None:
     url, spec = f"sqlite:///{tmp_path / 'shared.db'}", study_spec(**SMALL, search__rounds=1)
     with pytest.raises(Stop):
