@@ -75,11 +75,22 @@ def test_pick_begins_with_rounded_figures_and_their_units(
     lines = qsearch("pick", finished, "--bits", "3.5").output.splitlines()
     figures = dict(line.split("  ", 1) for line in lines[: lines.index("")])
     shown = {name: figure.strip() for name, figure in figures.items()}
-    assert "expected loss" not in shown
+    assert "estimated loss" not in shown
     assert shown["average bits"] == f"{best['average_bits']:.4f}"
     assert shown["loss"] == f"{best['loss']:.4f} ± {best['standard_error']:.4f}"
     assert shown["weight files"] == f"{(1200 + 100 * best['average_bits']) / 1000:.1f} kB as packed"
     assert shown["memory"].endswith("kB for 10 tokens, an estimate")
+
+
+def test_pick_says_the_estimated_loss_and_which_smaller_one_may_be_as_good(
+    qsearch, record: StudyRecord, tmp_path: Path
+) -> None:
+    trials = record.trials.assign(estimated_loss=record.trials["loss"], estimated_loss_std=9.0)
+    write_study(tmp_path, replace(record, trials=trials))
+    output = qsearch("pick", tmp_path, "--bits", "6").output
+    best, least = best_under(record, 6), record.latest["average_bits"].min()
+    assert f"{best['loss']:.4f} ± 9.0000" in output
+    assert f"{least:.4f} average bits: its loss is within the uncertainty" in output
 
 
 def test_where_output_is_piped_each_layer_is_whole_on_a_line(

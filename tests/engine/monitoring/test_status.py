@@ -22,7 +22,7 @@ from qsearch.monitoring.status import StudyStatus, study_status
 from qsearch.monitoring.status_text import phase_text, status_lines, time_left_text
 from qsearch.monitoring.tracker import status_keeper
 from qsearch.spec.study_spec import dump_spec
-from qsearch.storage.lock import study_lock
+from qsearch.storage.lock import Owner, study_lock
 from qsearch.storage.paths import LOG, STATUS_FILE, STUDY_YAML
 from tests.engine.fake_study import study_spec
 from tests.engine.monitoring.log_lines import Clock
@@ -156,6 +156,13 @@ def test_its_status_leaves_a_directory_as_it_was(directory: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in sorted(directory.rglob("*"))}
     study_status(directory)
     assert {path: path.stat().st_mtime_ns for path in sorted(directory.rglob("*"))} == before
+
+
+def test_a_study_whose_process_died_says_which_one(running: StudyStatus) -> None:
+    died = replace(running, running=None, died=Owner(process=7, host="node"))
+    assert (
+        "no; the last owner, process 7 on node since ?, died" in dict(status_lines(died)).values()
+    )
 
 
 def test_json_has_what_docs_list(running: StudyStatus) -> None:
