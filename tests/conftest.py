@@ -14,10 +14,15 @@ from hypothesis import HealthCheck, settings
 
 from tests.postgres_server import PostgresMissingError, PostgresServer
 
-# Fewer examples than Hypothesis takes by itself, since CI's time is short; no time limits, since
-# machines are shared.
+# Fewer examples than Hypothesis takes by itself, since CI's time is short; the same at each run;
+# no time limits, since machines are shared.
 settings.register_profile(
-    "suite", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow]
+    "suite",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("suite")
 

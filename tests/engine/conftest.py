@@ -1,4 +1,4 @@
-"""A fake study with failures, run to its end, and settings of all of the engine's tests."""
+"""A fake study with failures, run to its end, for all of the engine's tests."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from ax.core.data import Data
-from hypothesis import settings
 
 from qsearch.study.run import run_study
 from tests.engine.fake_study import FAILING, results
-
-# The same examples at each run, and no time limits: machines are shared.
-settings.register_profile("engine", deadline=None, derandomize=True, database=None, max_examples=40)
-settings.load_profile("engine")
 
 
 @pytest.fixture(scope="session", autouse=True)
