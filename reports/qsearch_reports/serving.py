@@ -204,8 +204,8 @@ def serve(
         if not server.is_local:
             warn(f"whoever can reach {host} can read this study; --host 127.0.0.1 keeps it here")
         shown = f"[{host}]" if ":" in host else host
-        say(f"http://{shown}:{server.server_address[1]}/ shows {directory}; Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
+            say(f"http://{shown}:{server.server_address[1]}/ shows {directory}; Ctrl-C ends it")
             server.serve_forever(poll_interval=0.2)
 
 
