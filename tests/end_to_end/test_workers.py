@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -30,15 +33,49 @@ def test_minilm_on_two_workers_equals_minilm_in_one_process(study: Path, tmp_pat
     assert_frame_equal(results(directory), results(study), check_exact=True)
 
 
+def start_here(kind: type) -> Any:
+    """What Ray makes of an actor's class, but in this process: a call is made when it is got."""
+
+    def start(*arguments: Any) -> Any:
+        worker = kind(*arguments)
+
+        def method(name: str) -> Any:
+            return SimpleNamespace(remote=lambda argument: partial(getattr(worker, name), argument))
+
+        return SimpleNamespace(**{name: method(name) for name in ("use", "evaluate", "train")})
+
+    return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=start))
+
+
 def test_one_adapter_for_each_configuration_trained_by_workers_equals_the_serial_run(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With lq-lora; qlora trains by the same code, with another start."""
+    """With lq-lora; qlora trains by the same code, with another start. Each worker has a model."""
+    import ray
+
+    from qsearch.execution import ray_executor
+
     path = write_tiny_study(tmp_path, "normal-float", (2.3, 4.3))
-    changes = ("trainer.name=lq-lora", "search.rounds=1", "search.initial=4")
-    spec = load_spec(path, [*changes, "search.candidates=1"])
+    search = ("search.rounds=1", "search.initial=4", "search.candidates=1")
+    knobs = (
+        "quantizer.scale_bits=[8]",
+        "quantizer.block_size=[32]",
+        "quantizer.scale_dtype=[float16]",
+    )
+    spec = load_spec(path, ["trainer.name=lq-lora", *search, *knobs])
     serial, parallel = tmp_path / "serial", tmp_path / "parallel"
     run_study(spec, serial)
+    here = SimpleNamespace(
+        remote=start_here,
+        put=lambda value: lambda: value,
+        get=lambda reference: reference(),
+        wait=lambda references, **_: (references[:1], references[1:]),
+        shutdown=ray.shutdown,
+    )
+    monkeypatch.setattr(ray_executor, "ray", here)
+    monkeypatch.setattr(ray, "get", here.get)  # What a worker calls.
+    for name in ("connect", "kill"):
+        monkeypatch.setattr(ray_executor, name, lambda _: None)
     run_study(spec, parallel, workers=Workers(2, threads=torch.get_num_threads()))
     assert_frame_equal(results(parallel), results(serial), check_exact=True)
     (expected, _), (found, report) = read_adapter(serial, 1), read_adapter(parallel, 1)
