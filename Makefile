@@ -3,9 +3,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := qsearch adapters reports benchmarks examples tests docs
-# One thread a test process, and one process more than cores, since some wait for a browser or a database. Fuzz
-# tests try a third of their inputs here, and many times as many in bench-operations.
-TEST_PROCESSES ?= 3
+# One thread a test process. Fuzz tests try a third of their inputs here, and many times as many in
+# bench-operations.
+TEST_PROCESSES ?= 2
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.3
 
 .PHONY: demo test suite check audit tools browser axe eslint postgres bench-%
