@@ -159,13 +159,18 @@ def write_study(directory: Path, record: StudyRecord) -> None:
 
 def read_study(directory: Path) -> StudyRecord:
     """Read the results in a study directory; InputError if there are none that can be read."""
-    path, trials = directory / STUDY_FILE, directory / TRIALS_FILE
+    facts, trials = vars(read_facts(directory)), directory / TRIALS_FILE
+    return StudyRecord(**facts, trials=read_trials(trials) if trials.exists() else empty_trials())
+
+
+def read_facts(directory: Path) -> StudyFacts:
+    """Read what :func:`read_study` does but for the trials."""
+    path = directory / STUDY_FILE
     if not directory.is_dir():
         raise InputError(f"{directory}: there is no such directory")
     if not path.exists():
         raise InputError(f"{directory} holds no study results: {path} is missing")
-    facts = vars(_FACTS.read(path))
-    return StudyRecord(**facts, trials=read_trials(trials) if trials.exists() else empty_trials())
+    return _FACTS.read(path)
 
 
 def read_trials(path: Path) -> pd.DataFrame:

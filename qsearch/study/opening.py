@@ -38,7 +38,7 @@ from qsearch.storage.measurements import (
 from qsearch.storage.paths import QUANTIZATION_ERROR, RESTORED, STUDY_FILE, STUDY_YAML
 from qsearch.storage.round_state import RoundState
 from qsearch.storage.session_files import read_sessions, write_sessions
-from qsearch.storage.study_record import read_study
+from qsearch.storage.study_record import read_facts
 from qsearch.study.results import save_record, study_table
 from qsearch.study.study import Study
 
@@ -119,7 +119,7 @@ def open_study(
         # It needs the model, which was just measured.
         write_footprint(directory, components.trainer.footprint())
     if (directory / STUDY_FILE).is_file():
-        read_study(directory)  # A damaged one is refused, not replaced.
+        read_facts(directory)  # A damaged one is refused, not replaced.
     settings = SearchSettings() if search.local_search else SearchSettings(steps=0)
     space, metric = components.space, components.task.metric.name
     node = QsearchNode(space, search.average_bits, spec.seed, search.segments, settings)

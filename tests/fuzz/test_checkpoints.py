@@ -142,7 +142,7 @@ def test_changed_settings_are_refused(
     data: st.DataObject, signed: bool, packed: Path, expected: torch.Tensor, sandbox: Sandbox
 ) -> None:
     section = data.draw(changed_tree(quantization_config(packed)))
-    # Without these, it is no export of ours, and transformers reads it.
+    # Without these, it is not an export of ours, and transformers reads it.
     section = {**section, "quant_method": "qsearch"}
     with sandbox.copy_of(packed) as place:
         write_quantization_config(place, section)
