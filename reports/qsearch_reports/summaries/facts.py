@@ -185,7 +185,7 @@ def comparison_words(results: Sequence[StudyResults]) -> list[str]:
     )
     common = common_reference(records)
     if common is None:
-        return [*words, f"{losses} No study has a reference point yet, so hypervolume is not known."]
+        return [*words, f"{losses} No study has a reference point yet: hypervolume is not known."]
     (loss, bits), least = common
     reference = (
         f"Hypervolumes are of the last finished round, from one reference point (loss {loss:.4g},"
