@@ -32,16 +32,13 @@ IMPORTS = (
     "qsearch_coalora.methods.coa_lora",
 )
 ROOT = Path(__file__).parent.parent
-FIXED = ("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS")
-"""Variables that are read at start or by an import; another value needs another server."""
 
 
 class Server:
-    """The client's end of a server, whose variables are these."""
+    """The client's end of a server."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         """Start a server; it imports while the caller continues."""
-        self.fixed = fixed(variables)
         self.process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -69,7 +66,7 @@ class Server:
 
 
 _SERVERS: list[Server] = []
-"""The server of this process, if one runs: one at a time, since each takes 0.7 GB."""
+"""The server of this process, if one runs."""
 
 
 def run_fork(
@@ -80,12 +77,11 @@ def run_fork(
     Args:
         arguments: The command line: this Python, ``-m`` and a module or a script, and the
             program's own arguments.
-        variables: All its environment variables.
+        variables: All its environment variables. Those that Python or an import reads when it
+            starts, such as OMP_NUM_THREADS, are those of the first call.
     """
     program, *rest = map(str, arguments)
     assert program == sys.executable
-    if _SERVERS and _SERVERS[0].fixed != fixed(variables):
-        _SERVERS.pop().stop()
     if not _SERVERS:
         _SERVERS.append(Server(variables))
         atexit.register(_SERVERS[0].stop)
@@ -99,11 +95,6 @@ def run_fork(
             raise
         output, errors = (file.read_text() for file in files)
     return subprocess.CompletedProcess([program, *rest], code, output, errors)
-
-
-def fixed(variables: Mapping[str, str]) -> dict[str, str | None]:
-    """Return the variables that a fork cannot change."""
-    return {name: variables.get(name) for name in FIXED}
 
 
 def serve() -> dict[str, Any] | None:
@@ -129,6 +120,7 @@ def become(job: Mapping[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, path in enumerate(job["files"], 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    sys.path[1:1] = job["variables"].get("PYTHONPATH", "").split(os.pathsep)
     sys.argv = list(job["arguments"])
     if sys.argv[0] == "-m":
         del sys.argv[0]

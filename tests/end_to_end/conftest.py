@@ -65,7 +65,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of qsearch, which must exit so, in a fork of a process with its imports done.
 
-    Those take longest. More variables may need another such process.
+    Those take longest.
     """
     done = run_fork(arguments, VARIABLES | variables)
     assert done.returncode == expect, done.stdout + done.stderr

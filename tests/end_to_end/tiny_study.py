@@ -31,8 +31,8 @@ def write_tiny_study(folder: Path, quantizer: str, average_bits: tuple[float, fl
         "trainer": {"name": "coa-lora", "rank": 4, "steps": 4, "batch_size": 8},
         "search": {
             "rounds": 2,
-            "initial": 6,
-            "candidates": 2,
+            "initial": 4,
+            "candidates": 1,
             "segments": 4,
             "average_bits": list(average_bits),
         },

@@ -21,9 +21,7 @@ import pandas as pd
 import psutil
 import pytest
 from pandas.testing import assert_frame_equal
-from typer.testing import CliRunner
 
-from qsearch.cli import main as cli
 from qsearch.errors import InputError
 from qsearch.execution.ray_worker import Worker, identity
 from qsearch.execution.workers import Workers
@@ -62,27 +60,29 @@ def plugins_of_workers() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def cluster(plugins_of_workers: None) -> Iterator[Any]:
-    """A cluster of three nodes on this machine: a head without workers, and two others."""
+@pytest.fixture(scope="module")
+def nodes(plugins_of_workers: None) -> Iterator[Any]:
+    """A cluster of this machine whose head has no workers."""
     from ray.cluster_utils import Cluster
 
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    for _ in range(2):
-        started.add_node(num_cpus=1)
-    started.wait_for_nodes()
     yield started
     started.shutdown()
 
 
-@pytest.fixture(scope="module")
-def workers(plugins_of_workers: None) -> Iterator[Workers]:
-    """Two workers of a cluster of one node that several tests share."""
-    from ray.cluster_utils import Cluster
+@pytest.fixture
+def cluster(nodes: Any) -> Any:
+    """A cluster of a head without workers and two other nodes, of one worker each."""
+    while len(nodes.worker_nodes) < 2:
+        nodes.add_node(num_cpus=1)
+    nodes.wait_for_nodes()
+    return nodes
 
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    yield Workers(count=2, address=started.address, threads=1)
-    started.shutdown()
+
+@pytest.fixture
+def workers(cluster: Any) -> Workers:
+    """The cluster's two workers."""
+    return Workers(count=2, address=cluster.address, threads=1)
 
 
 def test_a_worker_that_dies_is_replaced_and_a_study_resumes_without_workers(
@@ -119,10 +119,10 @@ def test_an_evaluation_that_takes_too_long_is_ended_and_evaluated_again(
 
     marker, now, wait = tmp_path / "slow", [0.0], ray_executor.ray.wait
 
-    def wait_for_hours(*references: Any, **options: Any) -> Any:
+    def wait_for_hours(references: list[Any], num_returns: int, timeout: float) -> Any:
         if marker.exists():
             now[0] = 2 * HOURS
-        return wait(*references, **options)
+        return wait(references, num_returns=num_returns, timeout=min(timeout, 0.1))
 
     monkeypatch.setattr(ray_executor, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(ray_executor.ray, "wait", wait_for_hours)
@@ -258,18 +258,6 @@ def test_an_interrupted_study_ends_its_workers_and_exits_130(tmp_path: Path) -> 
     assert alive == []
 
 
-def test_the_command_line_runs_a_study_on_workers_whose_results_equal_a_serial_runs(
-    uninterrupted: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = write_study_yaml(tmp_path / "study.yaml", **SMALL, trainer__faults=FAULTS)
-    # Whatever cluster happens to run on this machine, these workers are of one of their own.
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    arguments = ["run", str(study), "--out", str(tmp_path / "run"), "--workers", "2"]
-    done = CliRunner().invoke(cli.app, arguments)
-    assert (done.exit_code, done.stderr) == (0, "")
-    assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
-
-
 def is_evaluating(node: Any) -> bool:
     """Return whether a worker of a node evaluates; Ray names processes by what they do."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
@@ -280,7 +268,9 @@ def is_evaluating(node: Any) -> bool:
     return any("Worker.evaluate" in title for title in titles)
 
 
-def test_a_node_that_dies_takes_nothing_with_it(cluster: Any, tmp_path: Path) -> None:
+def test_a_node_that_dies_takes_nothing_with_it(
+    cluster: Any, workers: Workers, tmp_path: Path
+) -> None:
     evaluated = []
 
     def lose_a_node(event: Event) -> None:
@@ -297,7 +287,6 @@ def test_a_node_that_dies_takes_nothing_with_it(cluster: Any, tmp_path: Path) ->
 
     faults = [{"kind": "slow", "once": str(tmp_path / "slow")}]
     spec = study_spec(**SMALL, trainer__faults=faults, search__rounds=1)
-    workers = Workers(count=2, address=cluster.address, threads=1)
     run_study(spec, tmp_path / "run", observer=lose_a_node, workers=workers)
     trials = results(tmp_path / "run")
     assert len(trials) == 7
