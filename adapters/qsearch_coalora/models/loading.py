@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from qsearch_quantizers.libraries.optional import optional_module
 from torch import nn
 
 from qsearch.errors import InputError
@@ -123,12 +123,7 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
 
 def import_library(name: str) -> Any:
     """Import a library of the extra ``llm`` at use; InputError if it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"{name} is not installed; install the extra: pip install 'qsearch[llm]'"
-        ) from error
+    return optional_module(name, "llm", "this study")
 
 
 def from_pretrained(source: ModelSource, auto_class: str, **arguments: Any) -> Any:

@@ -77,7 +77,7 @@ def collect_docstrings(source: DocstringSource) -> Mapping[Split, Sequence[tuple
                 f"task.docstrings: package {package!r} lacks texts ({short} more needed);"
                 " ask for fewer, or choose another package"
             )
-    return collected
+    return {split: tuple(texts) for split, texts in collected.items()}
 
 
 def require_packages(source: DocstringSource) -> None:

@@ -98,5 +98,5 @@ def test_a_test_split_that_no_run_reads_may_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", [Classification, CausalLanguageModelling])
 def test_a_data_set_needs_its_library(task: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match="datasets is not installed"):
+    with pytest.raises(InputError, match="needs the package datasets; install the extra"):
         task(task.Options(dataset={"name": "owner/set"})).require_data()
