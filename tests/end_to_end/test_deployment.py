@@ -45,7 +45,7 @@ print(outputs[0].tolist())
 """
 
 
-BLOCKS = 6
+BLOCKS = 2
 """Of SmolLM2's 30."""
 
 
