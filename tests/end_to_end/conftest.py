@@ -30,6 +30,7 @@ SMALL = {
     "task.docstrings.packages": "[torch, scipy]",
     "task.docstrings.train_texts": "24",
     "task.docstrings.validation_texts": "8",
+    "task.max_length": "16",
     "quantizer.bits": "[2, 3, 4]",
     "quantizer.scale_bits": "[8]",
     "quantizer.scale_dtype": "[float16]",
@@ -39,8 +40,8 @@ SMALL = {
     "trainer.steps": "3",
     "trainer.batch_size": "8",
     "search.rounds": "2",
-    "search.initial": "6",
-    "search.candidates": "3",
+    "search.initial": "5",
+    "search.candidates": "2",
     "search.segments": "8",
     "search.average_bits": "[2.3, 4.3]",
 }
