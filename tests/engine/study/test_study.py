@@ -210,8 +210,6 @@ def test_a_trainers_details_hide_nothing_of_the_log(
     ("error", "kind", "count"),
     [
         (KeyboardInterrupt, "training", 2),
-        (KeyboardInterrupt, "searching", 2),
-        (Stop, "failed", 1),
         (Stop, "evaluated", 9),
     ],
 )
