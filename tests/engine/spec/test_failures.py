@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
@@ -15,7 +16,7 @@ from qsearch.spec.failures import FailuresSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_study
-from tests.engine.fake_study import SMALL, Stop, events_of, results, stopping_at, study_spec
+from tests.engine.fake_study import FAULTS, SMALL, Stop, events_of, results, stopping_at, study_spec
 
 SOME = {"layer": "block.0.key", "bits": 8}
 REASON = "EvaluationError: the fake trainer was asked to fail"
@@ -31,22 +32,16 @@ def failed_of(directory: Path) -> pd.DataFrame:
     return trials[trials["status"] == "failed"]
 
 
-@pytest.fixture(scope="module")
-def with_errors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a study in which some evaluations raise; read-only for tests."""
-    directory = tmp_path_factory.mktemp("with_errors") / "run"
-    run_study(failing({"kind": "error", **SOME}), directory)
-    return directory
-
-
-def test_a_failure_is_recorded_with_its_reason_and_the_study_goes_on(with_errors: Path) -> None:
-    record, failed = read_study(with_errors), failed_of(with_errors)
+def test_a_failure_is_recorded_with_its_reason_and_the_study_goes_on(faulty: Path) -> None:
+    record = read_study(faulty)
     assert len(record.rounds) == 2
-    assert len(failed) > 0
-    assert failed["reason"].str.startswith(REASON).all()
-    assert failed["loss"].isna().all()
-    hit = record.trials["configuration"].map(lambda text: json.loads(text)["block.0.key"]["bits"])
-    assert ((record.trials["status"] == "failed") == (hit == 8)).all()
+    assert set(failed_of(faulty)["round"]) == {1, 2}
+    for _, row in record.trials.iterrows():
+        knobs = json.loads(row["configuration"])
+        is_second = row["round"] == 2 and knobs["block.0.query"]["bits"] == 4
+        expected = "not finite: " if knobs["block.0.key"]["bits"] == 8 else REASON * is_second
+        assert row["reason"].startswith(expected)
+        assert (row["status"] == "failed") == np.isnan(row["loss"]) == bool(expected)
 
 
 def test_a_failure_that_does_not_come_again_leaves_no_trace_in_the_results(
@@ -63,12 +58,13 @@ def test_a_failure_that_does_not_come_again_leaves_no_trace_in_the_results(
     assert retry["reason"].startswith(REASON)
 
 
-def test_the_surrogate_learns_nothing_from_failures(with_errors: Path, tmp_path: Path) -> None:
+def test_the_surrogate_learns_nothing_from_failures(faulty: Path, tmp_path: Path) -> None:
     """Whatever a failed trial is said to have, estimated losses of the others stay the same."""
-    nan = run_study(failing({"kind": "nan", **SOME}), tmp_path / "run").trials
-    error = read_study(with_errors).trials
+    kinds = {"nan": "error", "error": "nan"}
+    faults = [fault | {"kind": kinds[str(fault["kind"])]} for fault in FAULTS]
+    swapped = run_study(study_spec(**SMALL, trainer__faults=faults), tmp_path / "run").trials
     columns = ["trial", "round", "configuration", "loss", "estimated_loss", "status"]
-    assert_frame_equal(nan[columns], error[columns], check_exact=True)
+    assert_frame_equal(swapped[columns], read_study(faulty).trials[columns], check_exact=True)
 
 
 def test_a_study_stops_once_more_have_failed_than_its_rate(tmp_path: Path) -> None:
