@@ -72,15 +72,13 @@ def minilm() -> str:
 
 @pytest.fixture(scope="session")
 def fake_plugins() -> Iterator[None]:
-    """Install the fake plugins for this process, and keep PyTorch on one core.
-
-    Ax is spared the message with all its data that it writes at each save: a seventh of the time.
-    """
+    """Install the fake plugins for this process, and keep PyTorch on one core."""
     import torch
     from ax.core.data import Data
 
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
+        # In messages that Ax makes at each save, and drops: a seventh of a study's time.
         patch.setattr(Data, "__repr__", object.__repr__)
         patch.syspath_prepend(str(ROOT / "tests" / "engine" / "fixtures"))
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -185,22 +186,20 @@ def loaded_from_json(client: Client, folder: Path) -> Client:
     return Client.load_from_json_file(str(folder / "mine.json"), storage_config=storage)
 
 
-@pytest.fixture(scope="module")
-def expected() -> list[dict[str, Any]]:
+@cache
+def unsaved_proposals() -> list[dict[str, Any]]:
     """What a node proposes that is never saved."""
     client = make_client(node=make_node(seed=7))
     return [next_parameters(client) for _ in range(3)]
 
 
 @pytest.mark.parametrize("load", [loaded_from_sqlite, loaded_from_json])
-def test_a_saved_node_continues_its_batch_as_it_would_have(
-    load: Any, expected: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_saved_node_continues_its_batch_as_it_would_have(load: Any, tmp_path: Path) -> None:
     begun = make_client(storage_in(tmp_path), make_node(seed=7))
     proposed = [next_parameters(begun)]
     loaded = load(begun, tmp_path)
     proposed += [next_parameters(loaded) for _ in range(2)]
-    assert proposed == expected
+    assert proposed == unsaved_proposals()
     node = node_of(loaded)
     assert node.searcher.settings == SETTINGS
     assert np.array_equal(node.scores, SCORES)  # type: ignore[arg-type]
@@ -208,9 +207,7 @@ def test_a_saved_node_continues_its_batch_as_it_would_have(
     assert node.examples == EXAMPLES
 
 
-def test_scores_given_later_are_not_stored_and_are_given_again(
-    expected: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_scores_given_later_are_not_stored_and_are_given_again(tmp_path: Path) -> None:
     later = SCORES, CORRELATION.astype(np.float32).astype(np.float64), EXAMPLES
     node = QsearchNode(SPACE, BITS, 7, 8, SETTINGS)
     node.use_scores(*later)
@@ -221,7 +218,7 @@ def test_scores_given_later_are_not_stored_and_are_given_again(
     with pytest.raises(InputError, match="use_scores"):
         loaded.get_next_trials(max_trials=1)
     node_of(loaded).use_scores(*later)
-    assert next_parameters(loaded) == expected[0]
+    assert next_parameters(loaded) == unsaved_proposals()[0]
 
 
 @pytest.mark.parametrize(

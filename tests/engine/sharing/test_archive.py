@@ -50,10 +50,7 @@ def archive(stopped: Path) -> Path:
 
 
 def test_study_archived_at_any_time_resumes_to_the_uninterrupted_result(tmp_path: Path) -> None:
-    """In its second round, while the set is evaluated, then before the first candidate is drawn.
-
-    Random candidates depend on the session's draws alone.
-    """
+    """In its second round, while the set is evaluated, then before the first candidate is drawn."""
     run_study(RANDOM, tmp_path / "whole")
     for place, then, kind, count in (("a", "b", "evaluated", 9), ("b", "c", "searching", 1)):
         with pytest.raises(Stop):

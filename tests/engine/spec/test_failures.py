@@ -35,7 +35,6 @@ def failed_of(directory: Path) -> pd.DataFrame:
 def test_a_failure_is_recorded_with_its_reason_and_the_study_goes_on(faulty: Path) -> None:
     record = read_study(faulty)
     assert len(record.rounds) == 2
-    assert set(failed_of(faulty)["round"]) == {1, 2}
     for _, row in record.trials.iterrows():
         knobs = json.loads(row["configuration"])
         is_second = row["round"] == 2 and knobs["block.0.query"]["bits"] == 4
