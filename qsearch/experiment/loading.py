@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ax.api.client import Client
-from ax.api.configs import StorageConfig
 from ax.core.experiment import Experiment
 from ax.exceptions.core import AxParameterWarning, ExperimentNotFoundError
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import session_context
 from ax.storage.sqa_store.load import load_experiment
+from ax.storage.sqa_store.save import save_experiment, save_generation_strategy
 from ax.storage.sqa_store.sqa_classes import SQAExperiment
 from ax.utils.common.logger import set_ax_logger_levels
 from sqlalchemy import inspect, select
@@ -74,7 +74,7 @@ def open_trials(
             if not (directory / RESTORED).exists():
                 _require_unstarted(directory, name, database.label)
             with database.transaction():
-                experiment = _make(database, directory, name, space, metric, node)
+                experiment = _make(directory, name, space, metric, node)
     _require_own(experiment.description, name, directory, database.label)
     values = {key: set(p.values) for key, p in experiment.search_space.parameters.items()}
     if values != {key: set(own) for key, own in parameter_values(space).items()}:
@@ -98,17 +98,20 @@ def _opening_errors(url: str, label: str) -> Iterator[None]:
             raise
 
 
-def _make(
-    database: Database, directory: Path, name: str, space: Space, metric: str, node: QsearchNode
-) -> Experiment:
-    client = Client(StorageConfig(url=database.url, registry_bundle=registry_bundle()))
+def _make(directory: Path, name: str, space: Space, metric: str, node: QsearchNode) -> Experiment:
+    client = Client()  # With a database it would save the experiment after each of these.
     client.configure_experiment(
         name=name, parameters=ax_parameters(space), description=database_identity(directory)
     )
     client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
     client.configure_tracking_metrics([metric, SECONDS])
-    client.set_generation_strategy(GenerationStrategy(name="qsearch", nodes=[node]))
-    return client._experiment  # Ax's client has no public way to it.
+    experiment: Experiment = client._experiment  # Ax's client has no public way to it.
+    strategy = GenerationStrategy(name="qsearch", nodes=[node])
+    strategy.experiment = experiment
+    config = registry_bundle().sqa_config
+    save_experiment(experiment, config)
+    save_generation_strategy(strategy, config)
+    return experiment
 
 
 def _load(name: str, label: str) -> Experiment | None:

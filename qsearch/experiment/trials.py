@@ -7,13 +7,14 @@ from dataclasses import astuple
 
 import numpy as np
 from ax.core.arm import Arm
+from ax.core.data import Data, DataRow
 from ax.core.experiment import Experiment
 from ax.core.generator_run import GeneratorRun
 from ax.core.trial import Trial
 from ax.core.trial_status import TrialStatus
 from ax.storage.sqa_store.db import NAME_OR_TYPE_FIELD_LENGTH
 from ax.storage.sqa_store.load import load_experiment
-from ax.storage.sqa_store.save import save_or_update_trials
+from ax.storage.sqa_store.save import save_or_update_data_for_trials, save_or_update_trials
 
 from qsearch._arrays import Integers
 from qsearch.experiment.database import Database
@@ -59,7 +60,7 @@ class Trials:
     ) -> None:
         self._experiment, self._database = experiment, database
         self._space, self._metric = space, metric
-        self._config = registry_bundle().sqa_config
+        self._registry = registry_bundle()
         self._results = results_of(experiment, metric)
         self._indices: dict[int, Integers] = {}
         self._texts: dict[int, str] = {}
@@ -168,10 +169,18 @@ class Trials:
 
         def save() -> None:
             trial = self._trial(number)
-            trial.update_trial_data(raw_data=[(round, data)])
+            rows = [
+                DataRow(number, trial.arm.name, name, name, mean, error, float(round))
+                for name, (mean, error) in data.items()
+            ]
+            self._experiment.attach_data(Data(data_rows=rows))
             if trial.status == TrialStatus.RUNNING:
                 trial.mark_completed()
-            self._save([trial])
+                self._save([trial])
+            else:  # All else of it is as it was saved.
+                save_or_update_data_for_trials(
+                    self._experiment, [trial], self._registry.encoder, self._registry.decoder
+                )
 
         self._write(save)
         stored = Evaluation(*(float(stored_precision(value)) for value in astuple(evaluation)))
@@ -218,13 +227,13 @@ class Trials:
         return trial.mark_running(no_runner_required=True)
 
     def _save(self, trials: list[Trial]) -> None:
-        save_or_update_trials(self._experiment, trials, config=self._config)
+        save_or_update_trials(self._experiment, trials, config=self._registry.sqa_config)
 
     def _write(self, save: Callable[[], None]) -> None:
         self._database.write(save, self._reload)
 
     def _reload(self) -> None:
-        self._experiment = load_experiment(self._experiment.name, config=self._config)
+        self._experiment = load_experiment(self._experiment.name, config=self._registry.sqa_config)
 
 
 def results_of(experiment: Experiment, metric: str) -> Results:

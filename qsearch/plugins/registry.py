@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 from qsearch.errors import InputError
@@ -23,11 +26,7 @@ class Plugin:
 
 def installed_plugins(group: Group) -> tuple[Plugin, ...]:
     """Return the installed plugins of a group, by name."""
-    plugins = [
-        Plugin(group, point.name, point.value, _distribution(point))
-        for point in metadata.entry_points(group=f"qsearch.{group}")
-    ]
-    return tuple(sorted(plugins, key=lambda plugin: plugin.name))
+    return tuple(plugin for plugin, _ in _installed(group, _search_path()))
 
 
 def load_plugin(group: Group, name: str) -> Any:
@@ -37,17 +36,17 @@ def load_plugin(group: Group, name: str) -> Any:
         InputError: If no plugin has that name (the message lists what is installed), two packages
             have one (the message names them), or its package cannot be imported.
     """
-    points = metadata.entry_points(group=f"qsearch.{group}", name=name)
-    if not points:
+    found = [each for each in _installed(group, _search_path()) if each[0].name == name]
+    if not found:
         names = [plugin.name for plugin in installed_plugins(group)]
         raise InputError(f"no {group[:-1]} is called {name!r}; installed: {names}")
-    packages = sorted({f"{_distribution(point)} ({point.value})" for point in points})
+    packages = sorted({f"{plugin.distribution} ({plugin.target})" for plugin, _ in found})
     if len(packages) > 1:
         raise InputError(
             f"the {group[:-1]} {name!r} comes from {len(packages)} packages,"
             f" {' and '.join(packages)}; uninstall one of them, or rename its entry point"
         )
-    point = next(iter(points))
+    point = found[0][1]
     try:
         return point.load()
     except (ImportError, AttributeError) as error:
@@ -56,5 +55,30 @@ def load_plugin(group: Group, name: str) -> Any:
         ) from error
 
 
+_SearchPath = tuple[tuple[str, float], ...]
+
+
+def _search_path() -> _SearchPath:
+    """Return the folders of packages, each with when a package in it last came or went."""
+    folders = ((place, Path(place)) for place in sys.path)
+    return tuple((place, f.stat().st_mtime if f.exists() else 0.0) for place, f in folders)
+
+
+@cache
+def _installed(group: Group, _: _SearchPath) -> tuple[tuple[Plugin, metadata.EntryPoint], ...]:
+    """Return a group's plugins with their entry points, by name.
+
+    All packages are looked through, which may be hundreds, so once for each state of the path.
+    """
+    found = [
+        (Plugin(group, point.name, point.value, _distribution(point)), point)
+        for point in metadata.entry_points(group=f"qsearch.{group}")
+    ]
+    return tuple(sorted(found, key=lambda each: each[0].name))
+
+
 def _distribution(point: metadata.EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+    if not point.dist:
+        return "unknown"
+    package = point.dist.metadata
+    return f"{package['Name']} {package['Version']}"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -34,13 +34,7 @@ _Value = TypeVar("_Value")
 
 def find_versions(spec: StudySpec) -> dict[str, str]:
     """Return versions by name: Python, libraries, and the packages of a study's plugins."""
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        version = _known(partial(metadata.version, name))
-        if version is not None:
-            versions[name] = version
-    if torch.version.cuda:
-        versions["cuda"] = str(torch.version.cuda)
+    versions = dict(_library_versions())
     sections: dict[Group, PluginSpec] = {
         "quantizers": spec.quantizer,
         "tasks": spec.task,
@@ -48,6 +42,18 @@ def find_versions(spec: StudySpec) -> dict[str, str]:
     }
     for group, section in sections.items():
         versions |= _known(partial(_brought_by, group, section.name)) or {}
+    return versions
+
+
+@cache
+def _library_versions() -> Mapping[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        version = _known(partial(metadata.version, name))
+        if version is not None:
+            versions[name] = version
+    if torch.version.cuda:
+        versions["cuda"] = str(torch.version.cuda)
     return versions
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from ax.core.data import Data
 
 from qsearch.study.run import run_study
 from tests.engine.fake_study import FAILING, results
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quiet_saves(fake_plugins: None) -> Iterator[None]:
-    """Spare Ax the message with all its data that it writes at each save: a seventh of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Data, "__repr__", object.__repr__)
-        yield
+def fake_plugins_everywhere(fake_plugins: None) -> None:
+    """Install the fake plugins for every test."""
 
 
 @pytest.fixture(scope="session")

@@ -49,25 +49,16 @@ def archive(stopped: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def random(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Results of a study with random candidates, which depend on the session's draws alone."""
-    directory = tmp_path_factory.mktemp("random") / "run"
-    run_study(RANDOM, directory)
-    return results(directory)
-
-
-@pytest.mark.parametrize(("kind", "count"), [("evaluated", 9), ("searching", 3)])
-def test_study_archived_at_any_time_resumes_to_the_uninterrupted_result(
-    kind: str, count: int, random: pd.DataFrame, tmp_path: Path
-) -> None:
-    """In its second round, while the set is evaluated and before the first candidate is drawn."""
-    with pytest.raises(Stop):
-        run_study(RANDOM, tmp_path / "there", observer=stopping_at(kind, count))
-    archive_study(tmp_path / "there", tmp_path / "study.zip")
-    restore_archive(tmp_path / "study.zip", tmp_path / "here")
-    run_study(RANDOM, tmp_path / "here")
-    assert_frame_equal(results(tmp_path / "here"), random, check_exact=True)
+def test_study_archived_at_any_time_resumes_to_the_uninterrupted_result(tmp_path: Path) -> None:
+    """In its second round, while the set is evaluated, then before the first candidate is drawn."""
+    run_study(RANDOM, tmp_path / "whole")
+    for place, then, kind, count in (("a", "b", "evaluated", 9), ("b", "c", "searching", 1)):
+        with pytest.raises(Stop):
+            run_study(RANDOM, tmp_path / place, observer=stopping_at(kind, count))
+        archive_study(tmp_path / place, tmp_path / f"{place}.zip")
+        restore_archive(tmp_path / f"{place}.zip", tmp_path / then)
+    run_study(RANDOM, tmp_path / "c")
+    assert_frame_equal(results(tmp_path / "c"), results(tmp_path / "whole"), check_exact=True)
 
 
 def test_what_the_table_lacks_of_a_round_in_work_is_evaluated_again(

@@ -106,7 +106,6 @@ def test_every_limit_that_is_reached_is_a_reason(
     [
         (3, 3, 1, "3 reached"),  # Part of the first set.
         (6, 6, 1, "6 reached"),  # The first set and one candidate.
-        (FIRST_ROUND, FIRST_ROUND, 1, "7 reached"),
         (FIRST_ROUND + 1, FIRST_ROUND, 1, "1 of 8 left, a round needs 2"),
         (FIRST_ROUND + 2, FIRST_ROUND + 2, 2, "9 reached"),  # Part of the second set.
     ],
@@ -124,19 +123,18 @@ def test_budget_makes_the_first_evaluations_of_the_unlimited_study(
     assert (unlimited.head(FIRST_ROUND)["status"] == "failed").any()
 
 
-@pytest.mark.parametrize(
-    ("stop", "deaths"),
-    [({"evaluations": FIRST_ROUND + 3}, (2, 3, 4)), ({"tolerance": 1.0, "patience": 1}, (7, 1))],
-    ids=str,
-)
-def test_killed_study_stops_where_the_uninterrupted_one_does(
-    stop: dict[str, Any], deaths: tuple[int, ...], tmp_path: Path
-) -> None:
-    run(tmp_path / "uninterrupted", **stop)
+def run_killed(directory: Path, deaths: tuple[int, ...], **stop: Any) -> None:
+    """Run the small study, killed at these events of a session, and once more to its end."""
     for count in deaths:
         observer = die_at(count, ("trained", "searching", "evaluated", "round finished"))
-        assert in_child(partial(run, tmp_path / "killed", observer, **stop)) == 9
-    run(tmp_path / "killed", **stop)
+        assert in_child(partial(run, directory, observer, **stop)) == 9
+    run(directory, **stop)
+
+
+def test_killed_study_stops_where_the_uninterrupted_one_does(tmp_path: Path) -> None:
+    budget = FIRST_ROUND + 3
+    run(tmp_path / "uninterrupted", evaluations=budget)
+    run_killed(tmp_path / "killed", (2, 3, 4), evaluations=budget)
     assert reason(tmp_path / "killed") == reason(tmp_path / "uninterrupted")
     assert_frame_equal(
         results(tmp_path / "killed"), results(tmp_path / "uninterrupted"), check_exact=True
@@ -199,8 +197,9 @@ def test_what_a_cut_round_left_out_is_evaluated_in_the_next(tmp_path: Path) -> N
 # Hypervolume
 
 
-def test_study_stops_after_patience_rounds_without_gain(tmp_path: Path) -> None:
-    stop = {"tolerance": 1.0, "patience": 2}
-    spec = study_spec(**CHANGES | {"search__rounds": 9}, search__stop=stop)
-    assert len(run_study(spec, tmp_path / "run").rounds) == 3
-    assert "raised the hypervolume by less than 1: 2" in reason(tmp_path / "run")
+def test_study_stops_after_patience_rounds_without_gain_though_it_is_killed(
+    unlimited: pd.DataFrame, tmp_path: Path
+) -> None:
+    run_killed(tmp_path / "run", (7, 1), tolerance=1.0, patience=1)
+    assert "raised the hypervolume by less than 1: 1" in reason(tmp_path / "run")
+    assert_frame_equal(results(tmp_path / "run"), unlimited.query("round <= 2"), check_exact=True)

@@ -28,12 +28,10 @@ from tests.engine.fake_study import FAULTS, SMALL, in_child, results, study_spec
 
 STUDIES = {
     "plain": study_spec(**SMALL, trainer__faults=FAULTS),
-    "sampling noise": study_spec(**SMALL, task__name="counting"),
-    "random": study_spec(**SMALL, search__propose="random"),
-    "saving steps": study_spec(**SMALL, trainer__name="resuming"),
-    "tried again": study_spec(**SMALL, name="tried again"),
+    "random, saving steps": study_spec(**SMALL, search__propose="random", trainer__name="resuming"),
+    "sampling noise, tried again": study_spec(**SMALL, task__name="counting", name="tried again"),
 }
-TESTED = 3
+TESTED = 4
 """States of each study that are tested. QSEARCH_EVERY_KILL=1 tests all, which takes minutes."""
 
 

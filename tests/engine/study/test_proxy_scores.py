@@ -29,7 +29,7 @@ def test_scores_of_layers_are_kept_by_round_and_add_up_to_those_of_their_groups(
         use(self, scores, *others)
 
     monkeypatch.setattr(searcher.Searcher, "use_scores", use_scores)
-    spec = study_spec(search__initial=5, space__tied=[["query", "key", "value"]])
+    spec = study_spec(**SMALL, space__tied=[["query", "key", "value"]])
     run_study(spec, tmp_path)
     space = build_components(spec).space
     assert len(used) == 2

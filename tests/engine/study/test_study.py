@@ -207,13 +207,7 @@ def test_a_trainers_details_hide_nothing_of_the_log(
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "count"),
-    [
-        (KeyboardInterrupt, "training", 2),
-        (KeyboardInterrupt, "searching", 2),
-        (Stop, "failed", 1),
-        (Stop, "evaluated", 9),
-    ],
+    ("error", "kind", "count"), [(KeyboardInterrupt, "training", 2), (Stop, "evaluated", 9)]
 )
 def test_study_stopped_by_an_exception_resumes_to_the_uninterrupted_result(
     error: type[BaseException],
