@@ -22,16 +22,24 @@ from benchmarks.sampling_noise import fitted_to, sampling_noise_std
 from benchmarks.search import PLANS
 from benchmarks.search_runs import Losses, Run, hypervolumes, record_run
 from benchmarks.searchers import qsearch_searcher
-from qsearch._arrays import Integers
+from qsearch._arrays import Floats, Integers
 from qsearch.search.pareto import hypervolume
 from qsearch.space.sampling import sample_configurations
 
 
+@pytest.fixture(scope="module")
+def made() -> tuple[Problem, Floats]:
+    """A problem of six layers, and the scores behind it."""
+    return problem_of(1, np.random.default_rng(0))
+
+
 @pytest.fixture
-def objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objective:
+def objective(
+    made: tuple[Problem, Floats], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Objective:
     """A made loss on six layers, whose runs are recorded in a folder of the test."""
     monkeypatch.setattr(search_runs, "DATA", tmp_path)
-    problem, scores = problem_of(1, np.random.default_rng(0))
+    problem, scores = made
     assert problem.correlation is not None
 
     def loss(index: Integers) -> float:
@@ -64,11 +72,12 @@ def test_a_benchmark_measures_the_parts_that_are_named_or_all(
     assert list(parts_to_measure(None, ["a", "b"])) == parts
 
 
-def test_a_batch_of_candidates_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_candidates_is_timed(
+    made: tuple[Problem, Floats], monkeypatch: pytest.MonkeyPatch
+) -> None:
     readings = iter((100.0, 100.0 + 3 * BATCH))
     monkeypatch.setattr(candidates, "time", SimpleNamespace(perf_counter=lambda: next(readings)))
-    problem, scores = problem_of(1, np.random.default_rng(0))
-    assert seconds_of(qsearch_searcher, problem, scores) == 3
+    assert seconds_of(qsearch_searcher, *made) == 3
 
 
 def test_the_stand_in_is_what_was_fitted() -> None:

@@ -78,11 +78,11 @@ def report_file(results: StudyResults, tmp_path_factory: pytest.TempPathFactory)
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def open_shared(
     chromium: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[Path], Page]]:
-    """Open a page for all tests of a module."""
+    """Open a page for all tests of this process that are given it."""
     with ExitStack() as tabs:
 
         def open_page(path: Path) -> Page:
@@ -93,19 +93,19 @@ def open_shared(
         yield open_page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_page(open_shared: Callable[[Path], Page], report_file: Path) -> Page:
     return open_shared(report_file)
 
 
 @pytest.fixture
 def page(shared_page: Page) -> Page:
-    """The page of ``results`` as a reader first sees it; tests of a module share it."""
+    """The page of ``results`` as a reader first sees it; the tests of a process share it."""
     shared_page.reset()
     return shared_page
 
 
 @pytest.fixture
 def fresh(browser: Any, report_file: Path) -> Page:
-    """The page of ``results`` in a tab of this test's own, to zoom, and go to other rounds."""
+    """The page of ``results`` in a tab of this test's own, to change its script, or mark layers."""
     return Page(browser, report_file)

@@ -51,6 +51,15 @@ return arguments[0]._hoverdata?.some(({customdata: details}) => details?.[0] ===
 FRAMES = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
 RESET = """
 restore(arguments[0]);
+for (const slider of document.querySelectorAll("[data-part='round']")) {
+  slider.value = slider.max;
+  slider.dispatchEvent(new Event("input"));
+}
+for (const plot of document.querySelectorAll(".plot[data-drawn]")) {
+  const isHidden = ({visible}) => visible === "legendonly";
+  if (plot.data.some(isHidden)) Plotly.restyle(plot, {visible: true});
+}
+for (const button of document.querySelectorAll("[data-reset]:not([hidden])")) button.click();
 for (const node of document.querySelectorAll("details")) node.open = false;
 scrollTo(0, 0);
 document.activeElement.blur();
@@ -70,11 +79,13 @@ class Page:
         self.initial = driver.execute_script("return window.kept?.()")
 
     def reset(self) -> None:
-        """Bring the page back to what a reader first sees, save rounds, zooms and marked layers."""
+        """Bring the page back to what a reader first sees, save for a marked layer."""
         self.driver.switch_to.window(self.tab)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
         self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         self.driver.execute_script(RESET, self.initial)
+        self.driver.execute_async_script(FRAMES)
+        self.wait(lambda: not self.all("[data-reset]:not([hidden])"))
         self.settle()
         self.errors()
         if self.downloads is not None:

@@ -128,23 +128,23 @@ def test_ranges_of_axes_select_what_is_within_all_of_them(page, points):
     assert fields["Most average bits"].get_property("value") != "4"
 
 
-def test_a_click_on_a_layer_selects_the_configurations_that_treat_it_alike(fresh, results, points):
-    at = fresh.driver.execute_script(
+def test_a_click_on_a_layer_selects_the_configurations_that_treat_it_alike(page, results, points):
+    at = page.driver.execute_script(
         "arguments[0].scrollIntoView({block: 'center'});"
         "const {_size: size, xaxis, yaxis} = arguments[0]._fullLayout;"
         "const box = arguments[0].getBoundingClientRect();"
         "return [box.left + size.l + xaxis.c2p(2), box.top + size.t + yaxis.c2p(4)]",
-        fresh.part("heatmap"),
+        page.part("heatmap"),
     )
-    fresh.mouse("mouseMoved", at)
-    fresh.press_at(at)
-    fresh.wait(lambda: fresh.selected() > 0)
+    page.mouse("mouseMoved", at)
+    page.press_at(at)
+    page.wait(lambda: page.selected() > 0)
     latest, name = results.record.latest, "encoder.layer.2.intermediate"
     bits = latest["configuration"].map(lambda text: json.loads(text)[name]["bits"])
     chosen = best_under(results.record, 3.0)
-    assert fresh.selected() == (bits == json.loads(chosen["configuration"])[name]["bits"]).sum()
-    assert fresh.all('[data-part="heatmap"] .marks .layer')
-    node = fresh.figure("sensitivity")
+    assert page.selected() == (bits == json.loads(chosen["configuration"])[name]["bits"]).sum()
+    assert page.all('[data-part="heatmap"] .marks .layer')
+    node = page.figure("sensitivity")
     assert node.find_elements(By.CSS_SELECTOR, ".marks .layer")
 
 
@@ -171,23 +171,23 @@ def test_a_click_on_a_round_of_the_training_loss_selects_its_training_set(page, 
     page.wait(lambda: page.selected() == len(trained & completed))
 
 
-def test_the_round_slider_and_its_animation_show_how_the_front_grew(fresh, results, points):
+def test_the_round_slider_and_its_animation_show_how_the_front_grew(page, results, points):
     def drawn():
-        rows = [d[0] for t in fresh.traces("loss") if "customdata" in t for d in t["customdata"]]
+        rows = [d[0] for t in page.traces("loss") if "customdata" in t for d in t["customdata"]]
         return {int(points["round"][row]) for row in rows}, len(rows)
 
     assert drawn() == ({4}, (points["round"] == 4).sum())
-    before = fresh.x_range("loss")
-    fresh.part("round").send_keys(Keys.HOME)
-    fresh.wait(lambda: drawn() == ({1}, (points["round"] == 1).sum()))
-    assert f"Round 1: {(points['round'] == 1).sum()} configurations" in fresh.text("round-text")
-    assert fresh.marks("loss")[0] == 0, "the chosen one is of round 4 alone"
-    assert fresh.x_range("loss") == before
-    fresh.part("play-rounds").click()
-    fresh.wait(lambda: fresh.text("round-text").startswith("Round 4"))
-    fresh.wait(lambda: fresh.text("play-rounds") == "Play")
+    before = page.x_range("loss")
+    page.part("round").send_keys(Keys.HOME)
+    page.wait(lambda: drawn() == ({1}, (points["round"] == 1).sum()))
+    assert f"Round 1: {(points['round'] == 1).sum()} configurations" in page.text("round-text")
+    assert page.marks("loss")[0] == 0, "the chosen one is of round 4 alone"
+    assert page.x_range("loss") == before
+    page.part("play-rounds").click()
+    page.wait(lambda: page.text("round-text").startswith("Round 4"))
+    page.wait(lambda: page.text("play-rounds") == "Play")
     assert drawn()[0] == {4}
-    assert fresh.errors() == []
+    assert page.errors() == []
 
 
 def test_figures_follow_the_knob_and_the_switch(page, results):

@@ -127,7 +127,7 @@ def test_the_page_follows_a_study_from_nothing_to_its_report_and_its_end(
     assert page.errors() == []
 
 
-def test_new_results_are_shown_without_a_reload_where_the_reader_was(
+def test_new_results_are_shown_without_a_reload_where_the_reader_was_and_as_it_was_set(
     browser, directory: Path, url: str
 ) -> None:
     write_study(directory, make_record(rounds=1))
@@ -135,29 +135,6 @@ def test_new_results_are_shown_without_a_reload_where_the_reader_was(
     rounds = 'report.document.body.textContent.includes("round 2")'
     page.wait(lambda: page.report("report.document.documentElement.dataset.ready"))
     page.driver.execute_script("window.mine = true")
-    page.report("(report.scrollTo(0, 600), true)")
-    assert page.report("report.scrollY") == 600
-    assert not page.report(rounds)
-
-    first = page.driver.execute_script("return document.documentElement.dataset.version")
-    write_study(directory, make_record(rounds=2))
-    changed = "return document.documentElement.dataset.version"
-    page.wait(lambda: page.driver.execute_script(changed) != first)
-    assert page.report(rounds)
-    # What is drawn above the reader may still move what the reader sees.
-    assert abs(page.report("report.scrollY") - 600) < 200
-    assert page.driver.execute_script("return window.mine")
-    assert len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1
-    assert page.errors() == []
-    assert [request for request in page.requests() if not request.startswith(url)] == []
-
-
-def test_what_the_reader_has_set_stays_when_new_results_come(
-    browser, directory: Path, url: str
-) -> None:
-    write_study(directory, make_record(rounds=1))
-    page = Live(browser, url)
-    page.wait(lambda: page.report("report.document.documentElement.dataset.ready"))
     settings = """(() => {
       const part = (name) => report.document.querySelector(`[data-part="${name}"]`);
       const sorted = report.document.querySelector("th[aria-sort]");
@@ -184,11 +161,22 @@ def test_what_the_reader_has_set_stays_when_new_results_come(
     assert before[1:4] == ["all", True, True]
     assert before[5:7] == ["loss", "descending"]
     assert len(before[8]) == 1
+    page.report("(report.scrollTo(0, 600), true)")
+    assert page.report("report.scrollY") == 600
+    assert not page.report(rounds)
 
+    first = page.driver.execute_script("return document.documentElement.dataset.version")
     write_study(directory, make_record(rounds=2))
-    page.wait(lambda: page.report('report.document.body.textContent.includes("round 2")'))
+    changed = "return document.documentElement.dataset.version"
+    page.wait(lambda: page.driver.execute_script(changed) != first)
+    assert page.report(rounds)
     page.wait(lambda: page.report(settings) == before)
+    # What is drawn above the reader may still move what the reader sees.
+    assert abs(page.report("report.scrollY") - 600) < 200
+    assert page.driver.execute_script("return window.mine")
+    assert len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1
     assert page.errors() == []
+    assert [request for request in page.requests() if not request.startswith(url)] == []
 
 
 def test_a_report_that_does_not_get_drawn_in_time_is_shown_and_not_loaded_again(

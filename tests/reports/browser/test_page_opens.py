@@ -20,17 +20,17 @@ from tests.reports.report_page import lonely
 pytestmark = pytest.mark.browser
 
 
-def test_page_loads_without_console_errors_or_requests(page):
-    assert page.errors() == []
-    keys = [node.get_attribute("data-figure") for node in page.all("[data-figure]")]
+def test_page_loads_without_console_errors_or_requests(fresh):
+    assert fresh.errors() == []
+    keys = [node.get_attribute("data-figure") for node in fresh.all("[data-figure]")]
     for key in keys:
-        page.figure(key)
+        fresh.figure(key)
     assert keys == [
         *("loss", "metric", "parallel", "marginals", "sensitivity"),
         *("progress", "training", "predictions", "calibration", "timeline"),
     ]
-    assert page.requests() == []
-    assert page.errors() == []
+    assert fresh.requests() == []
+    assert fresh.errors() == []
 
 
 def test_hover_shows_the_figures_of_a_point(page, record):

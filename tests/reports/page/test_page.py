@@ -38,6 +38,12 @@ DATA = re.compile(
 )
 
 
+@pytest.fixture(scope="module")
+def record():
+    """A study of two rounds, all that these pages need."""
+    return make_record(rounds=2, trials_per_round=20)
+
+
 def page_of(records, directories):
     """The page of studies of which the results alone are known."""
     pairs = zip(records, directories, strict=True)
@@ -164,7 +170,7 @@ def test_page_escapes_every_name():
     ("kind", "sentence"),
     [
         ("empty", "No evaluation has finished yet. No round has finished. qsearch status 'a b'"),
-        ("failed", "All 300 evaluations failed."),
+        ("failed", "All 60 evaluations failed."),
         ("alone", "Within 1 % of the best loss at "),
         ("lossless", "No configuration is within 1 % of full precision; the best is at "),
     ],
@@ -195,7 +201,7 @@ def test_numbers_that_are_not_known_are_shown_as_such(record):
     assert "± nan" not in page.split('<dl class="tiles">')[1].split("</dl>")[0]
     (data,) = json.loads(embedded(page)["report-data"])["studies"]
     assert set(data["points"]["metric_standard_error"]) == {None}
-    assert [drawn["hypervolume"] for drawn in data["drawn_rounds"]] == [None] * 4
+    assert [drawn["hypervolume"] for drawn in data["drawn_rounds"]] == [None] * 2
 
 
 def test_report_of_a_directory_whose_name_is_not_utf_8_is_written(study, record, tmp_path):
