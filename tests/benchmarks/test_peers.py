@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+from torch.utils import cpp_extension
 
 from benchmarks.peers import PEERS, Peer, Problem, Proposals, run_peer
 from benchmarks.peers.amq import AMQSettings
@@ -72,6 +73,18 @@ def volume(found: Integers, losses: Floats) -> float:
 
 EVALUATIONS = {"ax": 6, "ax-one-restart": 6, "optuna-gp": 11, "allocated": 12}
 """Of peers that take long; just past their random phase."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled() -> Iterator[None]:
+    """Spare BoTorch compiling its kernel for Ax's acquisition, which takes 40 s the first time."""
+
+    def fail(**_: object) -> None:
+        raise RuntimeError("not compiled in tests")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpp_extension, "load", fail)
+        yield
 
 
 @pytest.fixture(scope="module")
