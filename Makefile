@@ -3,12 +3,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := qsearch adapters reports benchmarks examples tests docs
-# One thread a test process. Fuzz tests try a third of their inputs here, and many times as many in
+# One thread a test process. Fuzz tests try a fifth of their inputs here, and many times as many in
 # bench-operations.
 TEST_PROCESSES ?= 2
-TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.3
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.2
 
-.PHONY: demo test suite check audit tools browser axe eslint postgres bench-%
+.PHONY: demo test suite check static audit tools browser axe eslint postgres bench-%
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
@@ -16,18 +16,20 @@ demo: $(VENV)/.ready-demo
 # Packages of the system are installed while those of Python are; the code is checked while it is tested.
 test:
 	$(MAKE) --jobs=2 $(VENV)/.ready-test tools
-	$(MAKE) --jobs=2 check suite
+	$(MAKE) --jobs=2 static suite
 
 suite: $(VENV)/.ready-test
 	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 		--durations 30 -rs
 
-check: $(VENV)/.ready-test
+check: static
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/engine/test_architecture.py
+
+static: $(VENV)/.ready-test
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/engine/test_architecture.py
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory eslint; \
 	else echo "npm is not installed: the scripts of reports are not checked"; fi
 
