@@ -55,7 +55,7 @@ BITS = (2.2, 5.0)
 NAME = "minilm"
 
 
-def sentences(count: int = 64) -> list[str]:
+def sentences(count: int = 32) -> list[str]:
     """Return the heads of docstrings of Python's own modules."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     found = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) for file in files)

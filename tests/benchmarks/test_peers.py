@@ -129,14 +129,14 @@ def test_start_configurations_are_never_proposed_again(name: str, cold: Cold) ->
 
 
 @pytest.mark.parametrize(
-    "name", ["ax", "optuna-tpe", "optuna-nsga2", "optuna-gp", "evopress", "amq"]
+    "name", ["ax-one-restart", "optuna-tpe", "optuna-nsga2", "optuna-gp", "evopress", "amq"]
 )
 def test_what_is_proposed_depends_on_the_losses_of_the_start(name: str) -> None:
-    known = problem_of(name, start=6 if name == "ax" else 30)
+    known = problem_of(name, start=6 if name == "ax-one-restart" else 30)
     other = replace(known, start_loss=known.start_loss.max() - known.start_loss)
     # Ax begins with the centre of the space whatever it knows, EvoPress with a parent a budget,
     # NSGA-II with a population.
-    count = {"ax": 2, "optuna-gp": 2, "optuna-nsga2": 40, "evopress": 40}.get(name, 3)
+    count = {"ax-one-restart": 2, "optuna-gp": 2, "optuna-nsga2": 40, "evopress": 40}.get(name, 3)
     assert not np.array_equal(run(PEERS[name], known, count)[0], run(PEERS[name], other, count)[0])
 
 

@@ -19,7 +19,6 @@ from tests.engine.fake_study import results
 DYING = Path(__file__).with_name("dying_command.py")
 DEATHS = (
     ("training", 2),  # After two steps of its training.
-    ("evaluated", 3),  # While it evaluates the set.
     ("round-1.json", 1),  # While it saves the round.
     ("report.html", 1),  # While it writes the report.
 )
