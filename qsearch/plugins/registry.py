@@ -60,8 +60,14 @@ _SearchPath = tuple[tuple[str, float], ...]
 
 def _search_path() -> _SearchPath:
     """Return the folders of packages, each with when a package in it last came or went."""
-    folders = ((place, Path(place)) for place in sys.path)
-    return tuple((place, f.stat().st_mtime if f.exists() else 0.0) for place, f in folders)
+    return tuple((place, _changed(Path(place))) for place in sys.path)
+
+
+def _changed(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # Python ignores what it cannot look into.
+        return 0.0
 
 
 @cache
