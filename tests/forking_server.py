@@ -120,7 +120,7 @@ def become(job: Mapping[str, Any]) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, path in enumerate(job["files"], 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-    sys.path[1:1] = job["variables"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = filter(None, job["variables"].get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = list(job["arguments"])
     if sys.argv[0] == "-m":
         del sys.argv[0]

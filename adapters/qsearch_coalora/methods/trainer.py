@@ -134,7 +134,7 @@ class AdapterTrainer(Trainer):
 
         Raises:
             InputError: If the set is empty.
-            QsearchError: If a loss or its gradient is no longer finite, or memory runs out; the
+            QsearchError: If a loss or its gradient stops being finite, or memory runs out; the
                 adapter in memory must not be used then.
         """
         _require_configurations(configurations)
