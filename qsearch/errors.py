@@ -21,5 +21,9 @@ class EvaluationError(QsearchError):
     """One configuration could not be evaluated; the study continues without it."""
 
 
+class ObjectiveError(QsearchError):
+    """An objective raised an exception, or returned what is not a finite loss."""
+
+
 class DamagedFileError(InputError):
     """A file of a study is not what was written; the message says what to do."""

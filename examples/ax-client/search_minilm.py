@@ -23,11 +23,9 @@ from ax.api.configs import StorageConfig
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_and_session_factory
 from ax.utils.common.logger import set_ax_logger_levels
-from qsearch_coalora.models.discovery import discover_layers
 from qsearch_coalora.models.loading import load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer
 from qsearch_coalora.weights.cache import BoundedCache
-from qsearch_coalora.weights.quantization_error import quantization_errors
 from qsearch_coalora.weights.switching import QuantizedWeights
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
@@ -40,6 +38,8 @@ from qsearch.experiment.parameters import (
     from_parameters,
     to_parameters,
 )
+from qsearch.models.discovery import discover_layers
+from qsearch.models.quantization_error import quantization_errors
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.layers import FUSED_ROLES
 from qsearch.space.sampling import sample_configurations

@@ -53,6 +53,7 @@ def open_database(
     # Ax reports each trial with all its parameters; qsearch has its own log.
     set_ax_logger_levels(logging.ERROR)
     warnings.filterwarnings("ignore", category=AxParameterWarning)
+    warnings.filterwarnings("ignore", message="TypeDecorator JSONEncodedText")
     label = f"--storage {without_password(url)!r}" if url else str(directory / DATABASE)
     url = url or sqlite_url(directory / DATABASE)
     with _opening_errors(url, label):

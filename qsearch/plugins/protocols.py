@@ -111,11 +111,15 @@ class LoadedModel:
     head: tuple[str, ...] = ()
 
 
-class Task(Protocol):
-    """Data, loss and metric."""
+class Measured(Protocol):
+    """What results are of: a name, and the metric next to the loss."""
 
     name: str
     metric: Metric
+
+
+class Task(Measured, Protocol):
+    """Data, loss and metric."""
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
         """Load the model with the head that this task needs; a new head is drawn from the seed.

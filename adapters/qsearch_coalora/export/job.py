@@ -11,13 +11,13 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import full_layer_names
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.adapter.lora import ADAPTER
-from qsearch_coalora.models.discovery import full_layer_names
 
 
 @dataclass(frozen=True)
