@@ -27,7 +27,7 @@ class ObjectiveTask:
     """The metric of an objective, and the number of its examples once a result has said it."""
 
     directory: Path
-    metric: Metric
+    metric: Metric | None
     name: str = OBJECTIVE
 
     def examples(self, split: Split) -> int | None:

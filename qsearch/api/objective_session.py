@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,14 +27,13 @@ from qsearch.storage.study_record import StudyRecord
 from qsearch.study.run import StudySession
 from qsearch.study.sequential import SequentialSearch
 
-LOSS_AS_METRIC = Metric("objective", "lower")
-"""Of a study whose objective has no metric next to its loss: the loss again."""
-
 
 class ObjectiveSession:
     """Holds the study's directory from its making until it is closed."""
 
-    def __init__(self, space: Space, spec: StudySpec, metric: Metric, directory: Path) -> None:
+    def __init__(
+        self, space: Space, spec: StudySpec, metric: Metric | None, directory: Path
+    ) -> None:
         self._space, self._metric, self._directory = space, metric, directory
         self._pending: dict[int, float] = {}
         components = StudyComponents(
@@ -67,8 +67,8 @@ class ObjectiveSession:
     def report(self, number: int, observed: Observation) -> Trial:
         """Save what was observed of a trial that was asked for."""
         self._require_pending(number)
-        loss, metric = observed.loss, observed.loss
-        if self._metric != LOSS_AS_METRIC:
+        metric = math.nan
+        if self._metric is not None:
             if self._metric.name not in observed.metrics:
                 raise ObjectiveError(
                     f"trial {number}: metrics lacks {self._metric.name!r}, the study's metric; it"
@@ -86,7 +86,9 @@ class ObjectiveSession:
         with storage_errors(self._directory):
             # First: what is there without a result is replaced when the trial is evaluated again.
             write_objective(self._directory, ObjectiveFacts(observed.examples, metrics))
-            evaluation = Evaluation(loss, observed.standard_error, metric, 0.0, seconds)
+            evaluation = Evaluation(
+                observed.loss, observed.standard_error, metric, math.nan, seconds
+            )
             self._search.report(number, evaluation)
         del self._pending[number]
         return self._trial(number, observed)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from qsearch._text import reason_of
 from qsearch.api.model_space import Space
-from qsearch.api.objective_session import LOSS_AS_METRIC, ObjectiveSession
+from qsearch.api.objective_session import ObjectiveSession
 from qsearch.api.observation import Observation, as_observation
 from qsearch.api.quantization import QuantizerConfiguration
 from qsearch.api.results import configurations_table, trials_table
@@ -284,12 +284,12 @@ class Study:
     def _trial(self, record: StudyRecord, row: pd.Series) -> Trial:
         quantizer = self._spec.quantizer if self.space is None else self.space.quantizer
         metrics = self._metrics().get(int(row["trial"]))
-        if metrics is None:
+        if metrics is None and record.metric is not None:
             metrics = {record.metric.name: float(row["metric"])}
-        return trial_of_row(row, quantizer, metrics)
+        return trial_of_row(row, quantizer, metrics or {})
 
 
-def metric_of(spec: StudySpec) -> Metric:
-    """Return the metric that a study of an objective was created with."""
+def metric_of(spec: StudySpec) -> Metric | None:
+    """Return the metric that a study of an objective was created with, if it has one."""
     options = spec.task.options
-    return Metric(options["metric"], options["better"]) if options.get("metric") else LOSS_AS_METRIC
+    return Metric(options["metric"], options["better"]) if options.get("metric") else None

@@ -112,14 +112,20 @@ class LoadedModel:
 
 
 class Measured(Protocol):
-    """What results are of: a name, and the metric next to the loss."""
+    """What results are of: a name, and the metric next to the loss, if there is one."""
 
     name: str
-    metric: Metric
+
+    @property
+    def metric(self) -> Metric | None:
+        """The metric."""
+        ...
 
 
 class Task(Measured, Protocol):
     """Data, loss and metric."""
+
+    metric: Metric
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
         """Load the model with the head that this task needs; a new head is drawn from the seed.
