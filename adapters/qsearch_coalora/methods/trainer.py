@@ -168,6 +168,7 @@ class AdapterTrainer(Trainer):
                 self.study.quantizer,
                 layer_configurations,
                 moments=weights.moments,
+                layers=self.study.layers,
             )
 
     def sensitivity(
