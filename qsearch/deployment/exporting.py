@@ -18,8 +18,9 @@ from qsearch.deployment.model_card import add_values, export_facts
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsExport, SupportsQuantizerCheck
 from qsearch.plugins.components import build_components
-from qsearch.plugins.exporters import load_exporter
-from qsearch.plugins.protocols import Exporter, Trainer
+from qsearch.plugins.exporters import Exporter
+from qsearch.plugins.formats import load_exporter
+from qsearch.plugins.protocols import Trainer
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import cannot_write, write_json

@@ -10,15 +10,9 @@ from torch import Tensor
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
+from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.footprint import Footprint
-from qsearch.plugins.protocols import (
-    ExportJob,
-    Progress,
-    QuantizedTensor,
-    Quantizer,
-    Split,
-    TrainerState,
-)
+from qsearch.plugins.protocols import Progress, QuantizedTensor, Quantizer, Split, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qsearch.plugins.protocols import ExportJob
+    from qsearch.plugins.exporters import ExportJob
 
 WEIGHTS, SETTINGS = "ternary.safetensors", "ternary.json"
 
