@@ -83,6 +83,7 @@ def export_adapter(job: AdapterJob, directory: Path) -> None:
     # PEFT has added the usual names of heads to it, which it does again when it loads.
     config.modules_to_save = list(adapted.head_names) or None
     config.auto_mapping = mark
+    config.target_modules = sorted(config.target_modules)  # A set has another order each time.
     config.save_pretrained(str(directory))
     path = directory / "adapter_model.safetensors"
     save_file(adapter_state(job), str(path), metadata={"format": "pt"})
