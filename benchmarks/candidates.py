@@ -12,7 +12,6 @@ import warnings
 
 import numpy as np
 import torch
-from qsearch_coalora.weights.quantization_error import quantization_errors
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from benchmarks.objectives import BITS
@@ -20,6 +19,7 @@ from benchmarks.peers import PEERS, Peer, Problem, Proposals
 from benchmarks.recording import Benchmark
 from benchmarks.searchers import Variant, qsearch_searcher
 from qsearch._arrays import Floats, Integers
+from qsearch.models.quantization_error import quantization_errors
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.search.pareto import reference_point
 from qsearch.space.layers import LayerSpec

@@ -25,10 +25,11 @@ class SupportsExampleCount(Protocol):
     sampling noise follows from that.
     """
 
-    def examples(self, split: Split) -> int:
+    def examples(self, split: Split) -> int | None:
         """Return how many independent predictions a split's mean loss is over: texts, or tokens.
 
-        Called after the trainer has trained or loaded a state, so the data are prepared.
+        None if that is not known. Called after the trainer has trained or loaded a state, so the
+        data are prepared.
         """
         ...
 

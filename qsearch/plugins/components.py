@@ -10,15 +10,20 @@ from pydantic import BaseModel
 
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsShapeBits
-from qsearch.plugins.protocols import Quantizer, Task, Trainer
+from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.space.layers import LayerSpec
 from qsearch.space.space import Space
-from qsearch.spec.sections import PluginSpec
+from qsearch.spec.sections import OBJECTIVE, PluginSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.validation import validate
 
-_RESERVED_METRICS = ("loss", "average_bits", "seconds")
+PYTHON_ONLY = (
+    "the loss of this study is a Python function, which no file holds: continue it in Python with"
+    " qsearch.create_study or qsearch.load_study, and use its configurations with qsearch.quantized"
+)
+
+RESERVED_METRICS = ("loss", "average_bits", "seconds")
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class StudyComponents:
 
     spec: StudySpec
     quantizer: Quantizer
-    task: Task
+    task: Measured
     trainer: Trainer
     space: Space
 
@@ -42,12 +47,14 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
         InputError: If a plugin is unknown, misnamed or refuses its options, or the model has no
             layer; the message names the source.
     """
+    if OBJECTIVE in (spec.trainer.name, spec.task.name):
+        raise InputError(f"{source}: trainer.name: {OBJECTIVE!r}: {PYTHON_ONLY}")
     quantizer_type, quantizer_options = _plugin("quantizers", spec.quantizer, source)
     task_type, task_options = _plugin("tasks", spec.task, source)
     trainer_type, trainer_options = _plugin("trainers", spec.trainer, source)
     quantizer: Quantizer = quantizer_type(quantizer_options)
     task: Task = task_type(task_options)
-    if task.metric.name in _RESERVED_METRICS:
+    if task.metric.name in RESERVED_METRICS:
         raise InputError(
             f"task {spec.task.name!r}: a metric may not be called {task.metric.name!r}"
         )

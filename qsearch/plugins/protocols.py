@@ -114,10 +114,20 @@ class LoadedModel:
     head: tuple[str, ...] = ()
 
 
-class Task(Protocol):
-    """Data, loss and metric."""
+class Measured(Protocol):
+    """What results are of: a name, and the metric next to the loss, if there is one."""
 
     name: str
+
+    @property
+    def metric(self) -> Metric | None:
+        """The metric."""
+        ...
+
+
+class Task(Measured, Protocol):
+    """Data, loss and metric."""
+
     metric: Metric
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:

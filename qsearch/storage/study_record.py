@@ -98,6 +98,7 @@ class StudyFacts:
     """What a study's results are of, and its finished rounds.
 
     Args:
+        metric: None in a study of an objective without one; the trials' values are NaN then.
         layers: The quantizable layers, in model order.
         average_bits_range: Least and greatest average bits that the space holds.
         segment_edges: In average bits (segments + 1 values).
@@ -112,7 +113,7 @@ class StudyFacts:
     task: str
     quantizer: str
     trainer: str
-    metric: Metric
+    metric: Metric | None
     layers: tuple[LayerSpec, ...]
     choices: Choices
     average_bits_range: tuple[float, float]
@@ -231,8 +232,8 @@ def row_values(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "standard_error": float(row["standard_error"]),
         "estimated_loss": _known(row["estimated_loss"]),
         "estimated_loss_std": _known(row["estimated_loss_std"]),
-        "metric_name": record.metric.name,
-        "metric": float(row["metric"]),
+        "metric_name": record.metric.name if record.metric else None,
+        "metric": _known(row["metric"]),
         "metric_standard_error": _known(row["metric_standard_error"]),
         "seen": bool(row["seen"]),
     }

@@ -76,7 +76,7 @@ def _search(study: Study, first: int, count: int, should_stop: Callable[[], bool
         study.emit(EventKind.SEARCHING, study.round, done=done, total=count)
         known = trials.indices(range(len(trials)))
         if is_random:
-            index = _random_configuration(study, known)
+            index = random_configuration(study, known)
         else:
             index = study.searcher.propose(known, trials.indices(trials.running()))
         if index is None:
@@ -85,7 +85,7 @@ def _search(study: Study, first: int, count: int, should_stop: Callable[[], bool
     return True
 
 
-def _random_configuration(study: Study, known: Integers) -> Integers | None:
+def random_configuration(study: Study, known: Integers) -> Integers | None:
     """Return a new random configuration within the bits, if one was drawn."""
     space, bits = study.components.space, study.spec.search.average_bits
     taken = {index.tobytes() for index in known}

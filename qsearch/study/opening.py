@@ -121,9 +121,11 @@ def open_study(
     if (directory / STUDY_FILE).is_file():
         read_facts(directory)  # A damaged one is refused, not replaced.
     settings = SearchSettings() if search.local_search else SearchSettings(steps=0)
-    space, metric = components.space, components.task.metric.name
+    space, metric = components.space, components.task.metric
     node = QsearchNode(space, search.average_bits, spec.seed, search.segments, settings)
-    trials = open_trials(database, directory, spec.name, space, metric, node)
+    trials = open_trials(
+        database, directory, spec.name, space, metric.name if metric else None, node
+    )
     study = Study(
         directory, components, trials, node.searcher, rounds, sessions, error, executor, emit
     )

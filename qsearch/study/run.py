@@ -87,6 +87,8 @@ class StudySession:
     observer: Observer | None = None
     workers: Workers | None = None
     storage_wait: float = STORAGE_WAIT
+    has_rounds: bool = True
+    """Whether finished rounds stay finished; else its one round is open again."""
 
     def __post_init__(self) -> None:
         self._held = ExitStack()
@@ -131,7 +133,7 @@ class StudySession:
         directory, url = self.directory, self.storage_url
         dead = held.enter_context(study_lock(directory))
         remove_leftovers(directory)
-        self._rounds = read_rounds(directory)
+        self._rounds = read_rounds(directory) if self.has_rounds else []
         self._clock = Clock(directory)
         components, spec = self.components, self.components.spec
         if isinstance(spec.search.initial, InitialSpec):
@@ -150,7 +152,8 @@ class StudySession:
         if dead:
             self.emit(EventKind.TAKEN_OVER, owner=dead.describe())
         sessions = read_sessions(directory)
-        if changed or (last_event(directory / LOG) or {}).get("event") != EventKind.FINISHED:
+        is_finished = (last_event(directory / LOG) or {}).get("event") == EventKind.FINISHED
+        if changed or not is_finished or not self.has_rounds:
             sessions = record_session(directory, components, self.emit)
         executor = held.enter_context(closing(open_executor(components, self.workers)))
         error = quantization_error(components, directory, self.emit)

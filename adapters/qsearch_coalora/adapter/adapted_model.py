@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import full_layer_names
 from qsearch.plugins.protocols import LoadedModel, Quantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
@@ -18,7 +19,6 @@ from qsearch_coalora.adapter.folding import FoldedProjections, random_basis
 from qsearch_coalora.adapter.lora import ADAPTER, wrap_in_lora
 from qsearch_coalora.adapter.residual_rows import ResidualRows
 from qsearch_coalora.adapter.theta import Theta, ThetaOptions
-from qsearch_coalora.models.discovery import full_layer_names
 from qsearch_coalora.settings.device import parse_device
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.weights.cache import BoundedCache

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from qsearch.models.discovery import full_layer_names
 from qsearch.plugins.protocols import LoadedModel
 from qsearch.space.layers import LayerSpec
-from qsearch_coalora.models.discovery import full_layer_names
 from qsearch_coalora.models.loading import import_library
 from qsearch_coalora.settings.options import TrainingOptions
 

@@ -7,13 +7,13 @@ from collections import defaultdict
 
 from qsearch_quantizers.packed.bit_packing import packed_layout
 
+from qsearch.models.discovery import discover_layers
 from qsearch.plugins.capabilities import storage_bits_of
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch_coalora.estimation.requirements import adapter_bytes
 from qsearch_coalora.export.job import CAUSAL, AdapterJob, auto_class
-from qsearch_coalora.models.discovery import discover_layers
 from qsearch_coalora.models.loading import skeleton
 
 _FLOAT_BYTES = 4

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import discover_layers
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import SupportsIntegers
 from qsearch.space.layers import FUSED_ROLES, tied_groups
-from qsearch_coalora.models.discovery import discover_layers
 from qsearch_coalora.models.loading import skeleton
 
 

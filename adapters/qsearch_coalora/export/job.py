@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import full_layer_names
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
@@ -16,7 +17,6 @@ from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.lora import ADAPTER
-from qsearch_coalora.models.discovery import full_layer_names
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qsearch.errors import InputError
+from qsearch.models.quantization_error import quantization_errors
 from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
@@ -27,7 +28,6 @@ from qsearch_coalora.tasks.workload import require_positions, task_workload
 from qsearch_coalora.training.evaluation import evaluate
 from qsearch_coalora.training.layer_scores import sensitivities
 from qsearch_coalora.training.study_model import StudyModel
-from qsearch_coalora.weights.quantization_error import quantization_errors
 from qsearch_coalora.weights.switching import FULL_PRECISION
 
 _TOKENS = 512

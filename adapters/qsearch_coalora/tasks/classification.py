@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import backbone
 from qsearch.plugins.digests import ExamplesDigest
 from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.models.discovery import backbone
 from qsearch_coalora.models.loading import load_config, load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer, require_embedding, require_embeddings
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import discover_layers, require_same_layers
 from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs, storage_bits_of
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.protocols import LoadedModel, Quantizer, Task
@@ -19,7 +20,6 @@ from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import PLAIN_LORA, AdaptedModel, AdapterShape
 from qsearch_coalora.models.digests import input_digests
-from qsearch_coalora.models.discovery import discover_layers, require_same_layers
 from qsearch_coalora.models.loading import load_config, require_gradient_checkpointing, skeleton
 from qsearch_coalora.settings.device import require_device
 from qsearch_coalora.settings.memory import clear_memory_errors

@@ -9,8 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from qsearch.plugins.evaluation import Metric
+from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.figures import style
-from qsearch_reports.frames.points import front_frame
+from qsearch_reports.frames.points import front_frame, latest_points, points_frame
 
 _MANY = 1000
 """Points beyond which dominated ones have no bars: they would hide the front, and take longer to
@@ -47,6 +48,12 @@ def front_ranges(points: pd.DataFrame, value: str = "loss") -> Ranges | None:
 def _padded(low: float, high: float) -> tuple[float, float]:
     width = float(high - low) or abs(float(high)) or 1.0
     return float(low - _PADDING * width), float(high + _PADDING * width)
+
+
+def latest_front_figure(record: StudyRecord) -> go.Figure:
+    """Draw the losses of a study's last finished round against average bits."""
+    points = latest_points(points_frame(record))
+    return front_figure(points, record.segment_edges, record.metric)
 
 
 def front_figure(

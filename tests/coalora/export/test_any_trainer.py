@@ -9,11 +9,11 @@ import pytest
 import torch
 import transformers
 from qsearch_coalora.export.formats import MergedExporter, PackedExporter
-from qsearch_coalora.models.discovery import discover_layers, full_layer_names
 from qsearch_quantizers.integer.quantizer import Integer
 from safetensors.torch import load_file
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import discover_layers, full_layer_names
 from qsearch.plugins.exporters import Exporter
 from qsearch.plugins.registry import load_plugin
 from qsearch.testing import ExporterConformance, sample_job

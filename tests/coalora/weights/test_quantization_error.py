@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from qsearch_coalora.weights.quantization_error import quantization_errors
 from qsearch_quantizers.integer.quantizer import Integer
 from torch import Tensor
 
+from qsearch.models.quantization_error import quantization_errors
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.layers import LayerSpec

@@ -66,6 +66,45 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
     return matching
 
 
+def find_layers(model: nn.Module, patterns: Sequence[str] | None = None) -> tuple[LayerSpec, ...]:
+    """Return the linear layers of any module, by their paths in it.
+
+    Without patterns, those inside transformer blocks; all, if the module has no list of blocks.
+    With patterns, those whose path matches one, wherever they are.
+
+    Raises:
+        InputError: If there are none.
+    """
+    inside = {layer.name: layer for layer in _block_layers(model)}
+    paths = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not paths:
+        raise InputError(
+            f"model {type(model).__name__} has no linear layers (torch.nn.Linear) to quantize"
+        )
+    if patterns is None:
+        return tuple(inside.values()) or tuple(_lone_layer(model, path) for path in paths)
+    matching = [
+        path for path in paths if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+    ]
+    if not matching:
+        raise InputError(
+            f"layers: {list(patterns)} match none of the model's {len(paths)} linear layers; their"
+            f" names are like {paths[:3]}"
+        )
+    return tuple(inside.get(path) or _lone_layer(model, path) for path in matching)
+
+
+def _lone_layer(model: nn.Module, path: str) -> LayerSpec:
+    """Return a layer outside transformer blocks; the first number of its path is its block."""
+    linear = model.get_submodule(path)
+    assert isinstance(linear, nn.Linear)
+    parts = path.split(".")
+    place = next((index for index, part in enumerate(parts) if part.isdigit()), None)
+    role = ".".join(part for index, part in enumerate(parts) if index != place) or "linear"
+    block = 0 if place is None else int(parts[place])
+    return LayerSpec(path, role, block, (linear.out_features, linear.in_features))
+
+
 def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpec]) -> None:
     """Raise InputError unless a loaded model has the layers that its configuration has."""
     shapes, own = ({layer.name: layer.shape for layer in layers} for layers in (expected, loaded))
