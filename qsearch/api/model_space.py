@@ -17,6 +17,7 @@ from qsearch.api.quantization import QuantizerConfiguration, quantizer_of
 from qsearch.errors import InputError
 from qsearch.models.discovery import find_layers
 from qsearch.models.quantization_error import quantization_errors
+from qsearch.plugins.components import space_of
 from qsearch.plugins.protocols import Quantizer
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.configuration import LayerConfiguration
@@ -89,11 +90,9 @@ class Space:
         made, section = quantizer_of(quantizer, options or {})
         space = validate(SpaceSpec, {"tied": tied}, "Space.from_model")
         _require_roles(space, found)
-        choices = made.choices()
-        bits = tuple(made.storage_bits(each) for each in choices.layer_configurations)
         own_name = getattr(getattr(model, "config", None), "_name_or_path", "")
         return cls(
-            configurations=ConfigurationSpace(found, choices, bits, space.fused_roles),
+            configurations=space_of(made, found, space.fused_roles),
             quantizer=made,
             quantizer_section=section,
             model_section=ModelSpec(
@@ -160,7 +159,7 @@ class Space:
         True
         """
         choices = self.configurations.choices.layer_configurations
-        return quantization_errors(self.weights, self.quantizer, choices)
+        return quantization_errors(self.weights, self.quantizer, choices, layers=self.layers)
 
     @cached_property
     def scores(self) -> Floats:

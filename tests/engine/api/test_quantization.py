@@ -8,6 +8,7 @@ import qsearch
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from tests.engine.api.conftest import OPTIONS
+from tests.engine.fixtures.qsearch_fake import ShapedQuantizer
 
 
 @pytest.fixture
@@ -89,3 +90,15 @@ def test_quantizing_quantized_weights_is_refused(own: nn.Module, own_space: qsea
         pytest.raises(InputError, match="model Sequential has quantized weights already"),
     ):
         qsearch.quantized(own, own_space.sample()).__enter__()
+
+
+def test_a_quantizer_gets_the_layers_that_it_asks_for_and_bits_are_of_their_shapes() -> None:
+    own = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 16))
+    quantizer = ShapedQuantizer(ShapedQuantizer.Options())
+    space = qsearch.Space.from_model(own, quantizer)
+    assert space.average_bits_range[0] == pytest.approx(2.25 + (32 * 64 + 16 * 64) / (2048 + 512))
+    assert space.quantization_error.shape == (2, 8)
+    assert {layer.name for layer in quantizer.asked} == {"0", "1"}
+    quantizer.asked.clear()
+    with qsearch.quantized(own, space.sample()):
+        assert quantizer.asked == list(space.layers)
