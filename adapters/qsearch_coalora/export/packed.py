@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import starmap
 from pathlib import Path
 
+from qsearch._distribution import install_extra
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.job import ExportJob, packable, plain_factors, plain_state
 from qsearch_coalora.models.loading import quiet_transformers
@@ -14,7 +15,7 @@ _CARD = """\
 # {model}, packed by qsearch
 
 The base model with its weights packed as `config.json` says, layer by layer, {adapter}.
-With qsearch installed, transformers loads it:
+With qsearch installed (`{install}`), transformers loads it:
 
 ```python
 import qsearch_quantizers  # makes transformers know the format
@@ -61,4 +62,5 @@ def _write(job: ExportJob, directory: Path, format: str, with_adapter: bool) -> 
             job.base, plain_state(job), quantizer, options, layers(), directory, job.tokenizer
         )
     adapter = _WITH.format(method=job.method) if with_adapter else _WITHOUT
-    write_card(job, directory, _CARD, "transformers", adapter=adapter)
+    install = install_extra("llm")
+    write_card(job, directory, _CARD, "transformers", adapter=adapter, install=install)

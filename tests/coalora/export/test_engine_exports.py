@@ -127,7 +127,7 @@ def test_a_missing_package_names_its_extra(causal_study, tmp_path, monkeypatch) 
     for name in [name for name in sys.modules if name.split(".")[0] == "compressed_tensors"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "compressed_tensors", None)
-    with pytest.raises(InputError, match=r"qsearch\[compressed-tensors\]"):
+    with pytest.raises(InputError, match=r"qsearch-llm\[compressed-tensors\]"):
         trainer.export(wanted, tmp_path, "compressed-tensors")
 
 
