@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from qsearch.cli.arguments import Json, StudyDirectory
-from qsearch.cli.console import print_line, print_table, quieten_ax
+from qsearch.cli.console import print_line, print_table
 from qsearch.errors import InputError
 
 Bits = Annotated[float | None, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
@@ -81,8 +81,6 @@ def export(
 ) -> None:
     """Write the best configuration within a budget, or a trial, in a form that can be deployed."""
     from qsearch.deployment.budgets import chosen_budget, parse_sweep
-
-    quieten_ax()
     from qsearch.deployment.exporting import export_configuration, export_sweep
 
     if sweep is None:

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from qsearch.errors import DamagedFileError
 from qsearch.plugins.capabilities import TrainingCheckpoint
@@ -56,12 +55,16 @@ def delete_checkpoint(directory: Path, round: int) -> None:
 
 
 def _write(path: Path, state: TrainerState, header: Mapping[str, str]) -> None:
+    from safetensors.torch import save
+
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in state.tensors.items()}
     texts = {**header, "state": json.dumps(dict(state.metadata))}
     write_tensors(path, lambda header: save(plain, header), texts)
 
 
 def _read(path: Path) -> tuple[TrainerState, dict[str, str]]:
+    from safetensors.torch import load
+
     content = read_checked(path)
     header = tensors_header(content)
     return TrainerState(load(content), json.loads(header["state"])), header

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from qsearch_coalora.adapter.theta import ThetaOptions
 from qsearch_coalora.methods.coa_lora import CoALoRAOptions
 from qsearch_coalora.settings.options import EarlyStopping, SamplingOptions, TrainingOptions
+from qsearch_coalora.settings.theta import ThetaOptions
 from qsearch_coalora.tasks.causal_lm import CausalOptions
 from qsearch_coalora.tasks.docstrings import DocstringSource
 from qsearch_coalora.tasks.labelled_texts import ClassificationOptions

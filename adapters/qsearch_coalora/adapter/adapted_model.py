@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from qsearch.space.layers import LayerSpec
 from qsearch_coalora.adapter.folding import FoldedProjections, random_basis
 from qsearch_coalora.adapter.lora import ADAPTER, wrap_in_lora
 from qsearch_coalora.adapter.residual_rows import ResidualRows
-from qsearch_coalora.adapter.theta import Theta, ThetaOptions
+from qsearch_coalora.adapter.shape import AdapterShape
+from qsearch_coalora.adapter.theta import Theta
 from qsearch_coalora.models.discovery import full_layer_names
 from qsearch_coalora.settings.device import parse_device
 from qsearch_coalora.settings.options import TrainingOptions
@@ -27,26 +27,6 @@ from qsearch_coalora.weights.layer_inputs import second_moments
 from qsearch_coalora.weights.switching import QuantizedWeights
 
 Batches = Iterable[Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class AdapterShape:
-    """What is added to plain LoRA.
-
-    Args:
-        theta: Shape of θ, or None without it.
-        theta_rate: Peak rate for θ; 0 leaves it as it is.
-        theta_start: Share of round 1's steps that go by before θ is used and trained.
-        fixed_rank: How much of the rank holds residual factors.
-    """
-
-    theta: ThetaOptions | None = None
-    theta_rate: float = 0.0
-    theta_start: float = 0.0
-    fixed_rank: int = 0
-
-
-PLAIN_LORA = AdapterShape()
 
 
 class AdaptedModel:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import ModelCardData
-
 from qsearch.deployment.model_card import as_code
 from qsearch_coalora.export.job import ExportJob
 
@@ -21,6 +19,8 @@ def write_card(job: ExportJob, directory: Path, text: str, library: str, **field
     The text has places for ``model``, ``method``, ``auto_class`` and the further fields; the
     library is the one that loads the export.
     """
+    from huggingface_hub import ModelCardData
+
     tags = ["lora", "quantization", "qsearch"]
     front = ModelCardData(base_model=job.model.name, library_name=library, tags=tags).to_yaml()
     model = as_code(job.model.name)

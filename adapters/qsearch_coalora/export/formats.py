@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Quantizer
-from qsearch_coalora.export.adapter import export_adapter
-from qsearch_coalora.export.compressed_tensors import export_compressed_tensors
 from qsearch_coalora.export.engines import require_integers
-from qsearch_coalora.export.gguf import export_gguf
 from qsearch_coalora.export.job import ExportJob, packable
-from qsearch_coalora.export.merged import export_merged
-from qsearch_coalora.export.packed import export_packed, export_packed_base
 
-EXPORTERS: dict[str, Callable[[ExportJob, Path], None]] = {
-    "adapter": export_adapter,
-    "packed": export_packed,
-    "packed-base": export_packed_base,
-    "merged": export_merged,
-    "compressed-tensors": export_compressed_tensors,
-    "gguf": export_gguf,
-}
-"""By the name of a format, what writes a job into an existing, empty folder."""
+FORMATS = ("adapter", "packed", "packed-base", "merged", "compressed-tensors", "gguf")
+"""All formats; ``packed-base`` is written by ``export_packed_base`` of the module ``packed``."""
 
 _CHECKS: dict[str, Callable[[Quantizer, str], object]] = {
     "packed": packable,
@@ -57,4 +46,7 @@ def write_export(job: ExportJob, directory: Path, format: str) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     job.adapted.weights.restore()  # Dequantized weights of all layers are a second float model.
-    EXPORTERS[format](job, directory)
+    name = format.replace("-", "_")
+    module = import_module(f"qsearch_coalora.export.{name.removesuffix('_base')}")
+    export: Callable[[ExportJob, Path], None] = getattr(module, f"export_{name}")
+    export(job, directory)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel
-from torch import Tensor
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.adapter.lora import ADAPTER
 from qsearch_coalora.models.discovery import full_layer_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qsearch_coalora.adapter.adapted_model import AdaptedModel
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,6 @@ def plain_factors(job: ExportJob) -> Iterator[tuple[Tensor, Tensor]]:
         yield A, B * job.adapted.options.scaling
 
 
-@torch.no_grad()
 def adapter_state(job: ExportJob) -> dict[str, Tensor]:
     """Return the PEFT state of the adapter with (I + U) folded into A.
 

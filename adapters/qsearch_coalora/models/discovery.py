@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from qsearch.errors import InputError
 from qsearch.space.layers import LayerSpec
+from qsearch_coalora.models.architectures import ROLES, ModelShape
 
-_ROLES = {
-    # BERT, RoBERTa
-    "attention.self.query": "query",
-    "attention.self.key": "key",
-    "attention.self.value": "value",
-    "attention.output.dense": "attention_output",
-    "intermediate.dense": "intermediate",
-    "output.dense": "output",
-    # Llama, Qwen2, Qwen3, Mistral
-    "self_attn.q_proj": "query",
-    "self_attn.k_proj": "key",
-    "self_attn.v_proj": "value",
-    "self_attn.o_proj": "attention_output",
-    "mlp.gate_proj": "gate",
-    "mlp.up_proj": "up",
-    "mlp.down_proj": "down",
-}
-"""Role by module path within a block; a path that is not here is its own role."""
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def backbone(model: nn.Module) -> tuple[str, nn.Module]:
     """Return a model's headless part with its attribute name, which is empty without a head."""
+    from torch import nn
+
     prefix = getattr(model, "base_model_prefix", "")
     inner = getattr(model, prefix, None) if prefix else None
     return (prefix, inner) if isinstance(inner, nn.Module) else ("", model)
@@ -52,6 +38,11 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
         raise InputError(
             f"model {type(model).__name__} has no linear layers inside a list of blocks"
         )
+    return matching_layers(layers, patterns)
+
+
+def matching_layers(layers: Sequence[LayerSpec], patterns: Sequence[str]) -> tuple[LayerSpec, ...]:
+    """Return the layers whose name matches a pattern; InputError if there is none."""
     matching = tuple(
         layer
         for layer in layers
@@ -64,6 +55,41 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
             f" their names are like {examples}"
         )
     return matching
+
+
+def shape_of(model: nn.Module) -> ModelShape:
+    """Return the shape of a model, which may be on the meta device."""
+    from torch import nn
+
+    return ModelShape(
+        discover_layers(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        embedded=sum(
+            module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding)
+        ),
+        positions=position_limit(model),
+    )
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """Return the most tokens that a model can read at once, or None if it does not say.
+
+    RoBERTa and its kin number positions from after the padding's, so they read fewer tokens than
+    they have position embeddings; the embedding's padding index tells them apart.
+    """
+    from torch import nn
+
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    skipped = [
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] == "position_embeddings"
+        and isinstance(module, nn.Embedding)
+        and module.padding_idx is not None
+    ]
+    return positions - max(skipped, default=0)
 
 
 def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpec]) -> None:
@@ -84,16 +110,20 @@ def full_layer_names(model: nn.Module, layers: Sequence[LayerSpec]) -> tuple[str
 
 
 def _block_layers(model: nn.Module) -> Iterator[LayerSpec]:
+    from torch import nn
+
     for list_name, blocks in _outermost_lists(model):
         for index, block in enumerate(blocks):
             for path, module in block.named_modules():
                 if isinstance(module, nn.Linear):
                     name = ".".join(part for part in (list_name, str(index), path) if part)
                     shape = (module.out_features, module.in_features)
-                    yield LayerSpec(name, _ROLES.get(path, path or "linear"), index, shape)
+                    yield LayerSpec(name, ROLES.get(path, path or "linear"), index, shape)
 
 
 def _outermost_lists(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+    from torch import nn
+
     for name, child in model.named_children():
         path = f"{prefix}{name}"
         if isinstance(child, nn.ModuleList):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from qsearch.errors import InputError
 from qsearch.plugins.digests import ExamplesDigest
@@ -22,6 +20,10 @@ from qsearch_coalora.tasks.metrics import weighted_mean
 from qsearch_coalora.tasks.sources import SourceOptions, read_dataset
 from qsearch_coalora.tasks.splits import hold_out, require_examples
 from qsearch_coalora.tasks.workload import Workload
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _CHARACTERS_AT_ONCE = 2**16
 
@@ -124,6 +126,8 @@ class CausalLanguageModelling:
         self, split: Split, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[Mapping[str, Tensor]]:
         """Yield one pass over a split: shuffled by the generator, in text order without one."""
+        import torch
+
         sequences = self._packed(split)
         count = len(sequences)
         order = (
@@ -139,6 +143,9 @@ class CausalLanguageModelling:
 
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
         """Score a batch: logits are sequences × tokens × vocabulary, labels sequences × tokens."""
+        import torch
+        from torch import nn
+
         targets = batch["labels"][:, 1:]
         # Sequence by sequence: all at once, logits of a large vocabulary would be copied first.
         losses = torch.stack(
@@ -151,11 +158,15 @@ class CausalLanguageModelling:
 
     def summarise(self, scores: Scores) -> tuple[float, float]:
         """Return perplexity and its standard error, exp(loss)·SE(loss) by the delta method."""
+        import torch
+
         mean, error = weighted_mean(scores.metrics, scores.weights)
         perplexity = torch.tensor(mean, dtype=torch.float64).exp().item()
         return perplexity, perplexity * error
 
     def _packed(self, split: Split) -> Tensor:
+        import torch
+
         if split not in self._sequences:
             if split in ("train", "held-out"):
                 whole = self._pack("train")
@@ -167,6 +178,8 @@ class CausalLanguageModelling:
         return self._sequences[split]
 
     def _pack(self, split: Split) -> Tensor:
+        import torch
+
         options = self.options
         tokens = self._tokens(self._lines(split), getattr(options, f"{split}_tokens"))
         count = len(tokens) // options.length

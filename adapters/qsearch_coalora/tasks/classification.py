@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from qsearch.errors import InputError
 from qsearch.plugins.digests import ExamplesDigest
@@ -25,6 +22,10 @@ from qsearch_coalora.tasks.labels import as_the_head_has_them, require_all, sort
 from qsearch_coalora.tasks.metrics import accuracy, confusion, f1_score
 from qsearch_coalora.tasks.splits import hold_out, require_examples
 from qsearch_coalora.tasks.workload import Workload
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 class Classification:
@@ -77,6 +78,8 @@ class Classification:
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
         """Load the model with a classification head; a new head is drawn from the seed."""
+        import torch
+
         tokenizer = load_tokenizer(model)
         self._require_fitting(load_config(model)[0], tokenizer, model.name)
         self._usable("validation")  # Before the weights are loaded, which takes its time.
@@ -167,6 +170,9 @@ class Classification:
 
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
         """Score a batch: logits are examples × labels, the batch's labels one an example."""
+        import torch
+        from torch import nn
+
         labels = batch["labels"]
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         predicted = logits.argmax(-1)
@@ -182,6 +188,8 @@ class Classification:
         return of(scores.metrics)
 
     def _encode(self, split: Split) -> tuple[Sequence[Mapping[str, Tensor]], Tensor]:
+        import torch
+
         if split not in self._encoded:
             data = self._usable(split)
             outputs = {label: index for index, label in enumerate(self.labels)}
