@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from qsearch.cli.arguments import Json, StudyDirectory
 from qsearch.cli.console import print_line, print_table
@@ -58,6 +59,20 @@ def pick(
     print_table(("layer", *picked.knobs), rows)
 
 
+class ExportCommand(TyperCommand):
+    """The command ``export``, whose help lists the installed formats."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help; packages are looked through for formats only here."""
+        from qsearch.plugins.exporters import installed_formats
+
+        formats = "; ".join(f"{name}: {text}" for name, text in installed_formats())
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.name == "format_":
+                option.help = f"{formats}."
+        super().format_help(ctx, formatter)
+
+
 def export(
     directory: StudyDirectory,
     to: Annotated[Path, typer.Option("--to", help="Folder to write.", metavar="OUT")],
@@ -72,11 +87,7 @@ def export(
     ] = None,
     format_: Annotated[
         str,
-        typer.Option(
-            "--format",
-            help="packed (whole model), packed-base (without its adapter), adapter (PEFT),"
-            " merged (float model), compressed-tensors (vLLM), gguf (llama.cpp).",
-        ),
+        typer.Option("--format", help="What to write."),
     ] = "adapter",
 ) -> None:
     """Write the best configuration within a budget, or a trial, in a form that can be deployed."""

@@ -43,10 +43,10 @@ def check(study: StudyFile, set_: Assignments = None) -> None:
 
 
 def plugins() -> None:
-    """List installed quantizers, trainers, tasks and loggers, and the packages they come from."""
+    """List installed quantizers, trainers, tasks, exporters, loggers, and their packages."""
     from qsearch.plugins.registry import Group, installed_plugins
 
-    groups: tuple[Group, ...] = ("quantizers", "trainers", "tasks", "loggers")
+    groups: tuple[Group, ...] = ("quantizers", "trainers", "tasks", "exporters", "loggers")
     rows = (
         (group[:-1], plugin.name, plugin.target, plugin.distribution)
         for group in groups

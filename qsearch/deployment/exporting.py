@@ -6,6 +6,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from safetensors import SafetensorError
 from qsearch.deployment.budgets import Budget, best_within, size_needed
 from qsearch.deployment.model_card import add_values, export_facts
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsFormatCheck
-from qsearch.plugins.components import StudyComponents, build_components
+from qsearch.plugins.capabilities import SupportsExport, SupportsQuantizerCheck
+from qsearch.plugins.components import build_components
+from qsearch.plugins.exporters import load_exporter
+from qsearch.plugins.protocols import Exporter, Trainer
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import cannot_write, write_json
@@ -26,8 +29,6 @@ from qsearch.storage.study_record import StudyRecord, read_study, row_configurat
 FACTS_FILE = "qsearch.json"
 """In each export: which study, trial and budget it is of, and its values."""
 
-_WEIGHT_FILES = (".safetensors", ".gguf")
-
 INDEX_FILE = "index.json"
 """In a folder of several exports: which one is for which budget."""
 
@@ -35,13 +36,13 @@ INDEX_FILE = "index.json"
 def export_configuration(directory: Path, budget: Budget, to: Path, format: str) -> pd.Series:
     """Export the best configuration within a budget to a new or empty folder.
 
-    The format is one of the trainer's. The row of ``trials.parquet`` that was exported is returned.
+    The row of ``trials.parquet`` that was exported is returned.
     """
     record = read_study(directory)
     row = best_within(record, directory, budget)
-    components = _components(directory, record, format, to)
+    writer = _writer(directory, record, format, to)
     with _whole_folder(to) as folder:
-        _export(directory, record, components, row, budget, folder, format)
+        writer.write(row, budget, folder)
     return row
 
 
@@ -56,7 +57,7 @@ def export_sweep(
     """
     record = read_study(directory)
     rows = [best_within(record, directory, budget) for budget in budgets]
-    components = _components(directory, record, format, to)
+    writer = _writer(directory, record, format, to)
     folders: dict[int, str] = {}
     entries = []
     with _whole_folder(to) as whole:
@@ -64,7 +65,7 @@ def export_sweep(
             name = folders.setdefault(int(row["trial"]), repr(budget.limit).removesuffix(".0"))
             if not (whole / name).exists():
                 (whole / name).mkdir()
-                _export(directory, record, components, row, budget, whole / name, format)
+                writer.write(row, budget, whole / name)
             entries.append({"bits": budget.limit, "folder": name, **_summary(row, record)})
         write_json(
             whole / INDEX_FILE,
@@ -78,46 +79,51 @@ def _summary(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
     return {name: values[name] for name in ("trial", "average_bits", "loss", "estimated_loss")}
 
 
-def _components(directory: Path, record: StudyRecord, format: str, to: Path) -> StudyComponents:
-    """Return the study's components, once it is clear that they can write there."""
-    path = directory / STUDY_YAML
-    components = build_components(read_study_yaml(path), str(path))
-    formats = components.trainer.export_formats
-    if format not in formats:
-        raise InputError(f"--format {format!r}: trainer {record.trainer!r} writes {list(formats)}")
+@dataclass(frozen=True)
+class _Writer:
+    """Writes configurations of one study in one format."""
+
+    directory: Path
+    record: StudyRecord
+    trainer: Trainer
+    format: str
+    exporter: Exporter
+
+    def write(self, row: pd.Series, budget: Budget, folder: Path) -> None:
+        """Write the configuration of a row into an empty folder, with what was measured of it."""
+        self.trainer.load_state(read_adapter(self.directory, int(row["round"]))[0])
+        assert isinstance(self.trainer, SupportsExport)
+        self.exporter.write(self.trainer.export_job(row_configuration(row)), folder)
+        suffixes = self.exporter.weight_files
+        facts = {
+            **export_facts(self.record, row),
+            "format": self.format,
+            "budget": {"kind": budget.kind, "limit": budget.limit, "tokens": budget.tokens},
+            "weight_file_bytes": sum(
+                path.stat().st_size for path in folder.rglob("*") if path.suffix in suffixes
+            ),
+        }
+        if budget.kind == "bytes" and facts["weight_file_bytes"] > budget.limit:
+            raise InputError(
+                f"{budget} is for the format 'packed': as {self.format!r}, trial {facts['trial']}"
+                f" takes {size_needed(facts['weight_file_bytes'], budget.unit)}"
+            )
+        write_json(folder / FACTS_FILE, facts)
+        add_values(folder, facts)
+
+
+def _writer(directory: Path, record: StudyRecord, format: str, to: Path) -> _Writer:
+    """Return what writes the study's exports, once it is clear that it can write there."""
+    exporter = load_exporter(format, record.trainer, record.quantizer)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to {to}: exists and is not an empty folder")
-    if isinstance(components.trainer, SupportsFormatCheck):
-        components.trainer.require_format(format)
-    return components
-
-
-def _export(
-    directory: Path,
-    record: StudyRecord,
-    components: StudyComponents,
-    row: pd.Series,
-    budget: Budget,
-    folder: Path,
-    format: str,
-) -> None:
-    components.trainer.load_state(read_adapter(directory, int(row["round"]))[0])
-    components.trainer.export(row_configuration(row), folder, format)
-    facts = {
-        **export_facts(record, row),
-        "format": format,
-        "budget": {"kind": budget.kind, "limit": budget.limit, "tokens": budget.tokens},
-        "weight_file_bytes": sum(
-            path.stat().st_size for path in folder.rglob("*") if path.suffix in _WEIGHT_FILES
-        ),
-    }
-    if budget.kind == "bytes" and facts["weight_file_bytes"] > budget.limit:
-        raise InputError(
-            f"{budget} is for the format 'packed': as {format!r}, trial {facts['trial']} takes"
-            f" {size_needed(facts['weight_file_bytes'], budget.unit)}"
-        )
-    write_json(folder / FACTS_FILE, facts)
-    add_values(folder, facts)
+    path = directory / STUDY_YAML
+    components = build_components(read_study_yaml(path), str(path))
+    if not isinstance(components.trainer, SupportsExport):
+        raise InputError(f"--format {format}: trainer {record.trainer!r} exports nothing")
+    if isinstance(exporter, SupportsQuantizerCheck):
+        exporter.require_quantizer(components.quantizer)
+    return _Writer(directory, record, components.trainer, format, exporter)
 
 
 @contextmanager

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.footprint import Footprint
-from qsearch.plugins.protocols import Progress, QuantizedTensor, Quantizer, Split, TrainerState
+from qsearch.plugins.protocols import (
+    ExportJob,
+    Progress,
+    QuantizedTensor,
+    Quantizer,
+    Split,
+    TrainerState,
+)
 from qsearch.space.configuration import Configuration, LayerConfiguration
 
 if TYPE_CHECKING:
@@ -232,13 +239,29 @@ class SupportsFootprint(Protocol):
 
 
 @runtime_checkable
-class SupportsFormatCheck(Protocol):
-    """Optional for trainers. With it, an export that is impossible is refused at once."""
+class SupportsExport(Protocol):
+    """Optional for trainers. With it, configurations can be exported in the formats of exporters.
 
-    def require_format(self, format: str) -> None:
-        """Check that a format can hold the study's weights, without loading the model.
+    An exporter for all trainers writes what :class:`ExportJob` has. A trainer's own formats are
+    exporters of its package, which name it.
+    """
+
+    def export_job(self, configuration: Configuration) -> ExportJob:
+        """Return a configuration under the state as it is; the state stays as it is.
+
+        It holds until the trainer's next call.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsQuantizerCheck(Protocol):
+    """Optional for exporters. With it, an export that is impossible is refused at once."""
+
+    def require_quantizer(self, quantizer: Quantizer) -> None:
+        """Check that the format can hold what a quantizer makes.
 
         Raises:
-            InputError: If the format is unknown, or not for weights of the study's quantizer.
+            InputError: If it cannot; the message says what the format needs.
         """
         ...

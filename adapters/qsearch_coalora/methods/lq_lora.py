@@ -14,7 +14,6 @@ from qsearch.plugins.protocols import Quantizer, Requirements, Task
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
-from qsearch_coalora.export.formats import WHOLE_MODELS
 from qsearch_coalora.methods.decomposition import Decomposition, decompose
 from qsearch_coalora.methods.importance import row_and_column_importance
 from qsearch_coalora.methods.own_adapters import OwnAdapters, requirements_of_each
@@ -35,8 +34,6 @@ class LQLoRATrainer(AdapterTrainer):
     Exports hold the weights too: the adapter belongs to weights quantized without their low-rank
     part, which the study's configuration alone does not say.
     """
-
-    export_formats = WHOLE_MODELS
 
     def __init__(
         self,

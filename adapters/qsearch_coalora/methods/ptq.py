@@ -18,7 +18,6 @@ from qsearch.plugins.protocols import (
 )
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.export.formats import WHOLE_MODELS
 from qsearch_coalora.methods.shared_adapter import SharedAdapter
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import TrainingOptions
@@ -71,7 +70,6 @@ class PTQTrainer(AdapterTrainer):
     """Fine-tunes in full precision, merges, and quantizes; later rounds train nothing."""
 
     Options = PTQOptions
-    export_formats = WHOLE_MODELS
 
     def __init__(
         self, options: PTQOptions, model: ModelSpec, task: Task, quantizer: Quantizer, seed: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -19,8 +18,7 @@ from qsearch.plugins.protocols import Progress, Requirements, Split, Trainer, Tr
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.estimation.requirements import estimate_requirements
-from qsearch_coalora.export.formats import FORMATS, require_format, write_export
-from qsearch_coalora.export.job import ExportJob
+from qsearch_coalora.export.job import AdapterJob
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
@@ -69,7 +67,6 @@ class AdapterTrainer(Trainer):
 
     Options: ClassVar[type[TrainingOptions]] = TrainingOptions
     method: ClassVar[str] = "LoRA"
-    export_formats: ClassVar[tuple[str, ...]] = FORMATS
 
     def __init__(self, study: StudyModel, adapters: Adapters) -> None:
         self.study = study
@@ -196,24 +193,17 @@ class AdapterTrainer(Trainer):
 
     # Export
 
-    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
-        """Write one of :attr:`export_formats` for a configuration into a directory.
-
-        Raises:
-            InputError: If the format is unknown, or cannot hold the configuration.
-        """
-        self.require_format(format)
+    def export_job(self, configuration: Configuration) -> AdapterJob:
+        """Return a configuration, ready to be written; its adapter is in the model in memory."""
         self.adapters.load(configuration)
-        write_export(self._job(configuration), directory, format)
+        # Dequantized weights of all layers are a second float model.
+        self.study.adapted.weights.restore()
+        return self._job(configuration)
 
-    def require_format(self, format: str) -> None:
-        """Check that a format can hold the study's weights, without loading the model."""
-        require_format(self.study.quantizer, format, self.export_formats)
-
-    def _job(self, configuration: Configuration) -> ExportJob:
+    def _job(self, configuration: Configuration) -> AdapterJob:
         study = self.study
         tokenizer = study.loaded.tokenizer
-        return ExportJob(
+        return AdapterJob(
             study.adapted, study.model, tokenizer, configuration, study.quantizer, self.method
         )
 
