@@ -91,15 +91,18 @@ def export(
     ] = "adapter",
 ) -> None:
     """Write the best configuration within a budget, or a trial, in a form that can be deployed."""
+    from qsearch.cli.export_progress import export_progress
     from qsearch.deployment.budgets import chosen_budget, parse_sweep
     from qsearch.deployment.exporting import export_configuration, export_sweep
 
     if sweep is None:
         budget = chosen_budget(bits, bytes_, memory, tokens, trial)
-        rows = {str(to): export_configuration(directory, budget, to, format_)}
+        with export_progress() as show:
+            rows = {str(to): export_configuration(directory, budget, to, format_, show)}
     elif all(option is None for option in (bits, bytes_, memory, tokens, trial)):
         budgets = parse_sweep(sweep)
-        exported = export_sweep(directory, budgets, to, format_)
+        with export_progress() as show:
+            exported = export_sweep(directory, budgets, to, format_, show)
         names = [f"{to} for {budget.limit:g} bits" for budget in budgets]
         rows = dict(zip(names, exported, strict=True))
     else:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pandas as pd
 from safetensors import SafetensorError
@@ -16,15 +16,18 @@ from safetensors import SafetensorError
 from qsearch.deployment.budgets import Budget, best_within, size_needed
 from qsearch.deployment.model_card import add_values, export_facts
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsExport, SupportsQuantizerCheck
+from qsearch.plugins.capabilities import SupportsDataFacts, SupportsExport, SupportsQuantizerCheck
 from qsearch.plugins.components import build_components
 from qsearch.plugins.exporters import load_exporter
-from qsearch.plugins.protocols import Exporter, Trainer
-from qsearch.storage.checkpoints import read_adapter
+from qsearch.plugins.protocols import Exporter, ExportJob, QuantizedTensor, Trainer
+from qsearch.storage.checkpoints import read_adapter, read_data_facts
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import cannot_write, write_json
 from qsearch.storage.paths import STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_values
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FACTS_FILE = "qsearch.json"
 """In each export: which study, trial and budget it is of, and its values."""
@@ -33,21 +36,39 @@ INDEX_FILE = "index.json"
 """In a folder of several exports: which one is for which budget."""
 
 
-def export_configuration(directory: Path, budget: Budget, to: Path, format: str) -> pd.Series:
+class ExportProgress(Protocol):
+    """Shows what an export does now."""
+
+    def __call__(self, phase: str, done: int = 0, layers: int = 0) -> None:
+        """Show a phase, and how many of its layers are done, if it has any."""
+        ...
+
+
+def _silent(phase: str, done: int = 0, layers: int = 0) -> None:
+    """Show nothing."""
+
+
+def export_configuration(
+    directory: Path, budget: Budget, to: Path, format: str, show: ExportProgress = _silent
+) -> pd.Series:
     """Export the best configuration within a budget to a new or empty folder.
 
     The row of ``trials.parquet`` that was exported is returned.
     """
     record = read_study(directory)
     row = best_within(record, directory, budget)
-    writer = _writer(directory, record, format, to)
+    writer = _writer(directory, record, format, to, show)
     with _whole_folder(to) as folder:
         writer.write(row, budget, folder)
     return row
 
 
 def export_sweep(
-    directory: Path, budgets: Sequence[Budget], to: Path, format: str
+    directory: Path,
+    budgets: Sequence[Budget],
+    to: Path,
+    format: str,
+    show: ExportProgress = _silent,
 ) -> list[pd.Series]:
     """Export the best configuration within each of several budgets of average bits.
 
@@ -57,7 +78,7 @@ def export_sweep(
     """
     record = read_study(directory)
     rows = [best_within(record, directory, budget) for budget in budgets]
-    writer = _writer(directory, record, format, to)
+    writer = _writer(directory, record, format, to, show)
     folders: dict[int, str] = {}
     entries = []
     with _whole_folder(to) as whole:
@@ -79,6 +100,26 @@ def _summary(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
     return {name: values[name] for name in ("trial", "average_bits", "loss", "estimated_loss")}
 
 
+class _WatchedJob:
+    """An export job, all of whose answers it gives, that shows which layer is asked for."""
+
+    def __init__(self, job: ExportJob, show: ExportProgress) -> None:
+        self._job = job
+        self._show = show
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._job, name)
+
+    def quantized(self, position: int) -> QuantizedTensor:
+        self._show("writing", position + 1, len(self._job.layers))
+        return self._job.quantized(position)
+
+    def factors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, factors in enumerate(self._job.factors(), 1):
+            self._show("writing", number, len(self._job.layers))
+            yield factors
+
+
 @dataclass(frozen=True)
 class _Writer:
     """Writes configurations of one study in one format."""
@@ -88,12 +129,16 @@ class _Writer:
     trainer: Trainer
     format: str
     exporter: Exporter
+    show: ExportProgress
 
     def write(self, row: pd.Series, budget: Budget, folder: Path) -> None:
         """Write the configuration of a row into an empty folder, with what was measured of it."""
+        self.show("loading the model")
         self.trainer.load_state(read_adapter(self.directory, int(row["round"]))[0])
         assert isinstance(self.trainer, SupportsExport)
-        self.exporter.write(self.trainer.export_job(row_configuration(row)), folder)
+        self.show("writing")
+        job = self.trainer.export_job(row_configuration(row))
+        self.exporter.write(cast(ExportJob, _WatchedJob(job, self.show)), folder)
         suffixes = self.exporter.weight_files
         facts = {
             **export_facts(self.record, row),
@@ -112,7 +157,9 @@ class _Writer:
         add_values(folder, facts)
 
 
-def _writer(directory: Path, record: StudyRecord, format: str, to: Path) -> _Writer:
+def _writer(
+    directory: Path, record: StudyRecord, format: str, to: Path, show: ExportProgress
+) -> _Writer:
     """Return what writes the study's exports, once it is clear that it can write there."""
     exporter = load_exporter(format, record.trainer, record.quantizer)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
@@ -123,7 +170,10 @@ def _writer(directory: Path, record: StudyRecord, format: str, to: Path) -> _Wri
         raise InputError(f"--format {format}: trainer {record.trainer!r} exports nothing")
     if isinstance(exporter, SupportsQuantizerCheck):
         exporter.require_quantizer(components.quantizer)
-    return _Writer(directory, record, components.trainer, format, exporter)
+    facts = read_data_facts(directory)
+    if facts is not None and isinstance(components.trainer, SupportsDataFacts):
+        components.trainer.use_data_facts(facts)
+    return _Writer(directory, record, components.trainer, format, exporter, show)
 
 
 @contextmanager

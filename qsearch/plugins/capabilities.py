@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
@@ -67,6 +67,42 @@ class SupportsInputDigests(Protocol):
 
     def input_digests(self) -> Inputs:
         """Return the digests of weights and examples; both may be loaded for it."""
+        ...
+
+
+@runtime_checkable
+class SupportsTaskFacts(Protocol):
+    """Optional for tasks. With it, a study's exports need none of its data."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the model's head follows from, such as names of labels, as JSON data.
+
+        Called after :meth:`Task.load_model`.
+        """
+        ...
+
+    def use_facts(self, facts: Mapping[str, Any]) -> None:
+        """Load models by facts that the study kept from now on.
+
+        Called before :meth:`Task.load_model`, which then reads no data. The first call of
+        :meth:`Task.batches` does, without :meth:`Task.prepare`.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDataFacts(Protocol):
+    """Optional for trainers. With it, a study's exports need none of its data."""
+
+    def data_facts(self) -> TrainerState:
+        """Return what an export needs of the data, as measured; model and data may be loaded.
+
+        What would take too much room may be left out: an export then reads the data for it.
+        """
+        ...
+
+    def use_data_facts(self, facts: TrainerState) -> None:
+        """Export by facts that the study kept; called before anything is loaded."""
         ...
 
 

@@ -133,7 +133,11 @@ class CoALoRATrainer(AdapterTrainer):
         if self._measures_inputs:
             seed = round_seeds(self.study.seed, 1).configurations
             generator = torch.Generator().manual_seed(seed)
-            adapted.measure_inputs(self.study.calibration_batches(), generator)
+            norms = self.study.measured(
+                "norms of the layers' inputs",
+                lambda: adapted.input_norms(self.study.calibration_batches(), generator),
+            )
+            adapted.use_input_norms(norms)
 
     def evaluate_full_precision(self, split: Split) -> Evaluation:
         """Evaluate the original weights with the shared factors: no U, no residual factors."""

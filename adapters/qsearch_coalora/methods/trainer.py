@@ -193,6 +193,15 @@ class AdapterTrainer(Trainer):
 
     # Export
 
+    def data_facts(self) -> TrainerState:
+        """Return what was measured on the data, and what the task knows of them."""
+        _ = self.study.adapted
+        return self.study.facts.state(self.study.task)
+
+    def use_data_facts(self, facts: TrainerState) -> None:
+        """Take what the study kept, so that exporting reads no data."""
+        self.study.facts.use(facts, self.study.task, self.study.options.device)
+
     def export_job(self, configuration: Configuration) -> AdapterJob:
         """Return a configuration, ready to be written; its adapter is in the model in memory."""
         self.adapters.load(configuration)

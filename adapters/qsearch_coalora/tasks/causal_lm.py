@@ -60,11 +60,14 @@ class CausalLanguageModelling:
         self._tokenizer: Any = None
         self._sequences: dict[Split, Tensor] = {}
         self._held_out = 0
+        self._reads_at_load = True
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
         """Prepare the text, and load the model with its language-modelling head."""
         tokenizer = load_tokenizer(model)
-        self.prepare(tokenizer)  # Before the weights are loaded, which takes its time.
+        if self._reads_at_load:
+            self.prepare(tokenizer)  # Before the weights are loaded, which takes its time.
+        self._tokenizer = tokenizer
         module, missing = load_pretrained(model, "AutoModelForCausalLM")
         if missing:
             raise InputError(
@@ -112,6 +115,14 @@ class CausalLanguageModelling:
         """
         sequences = self._packed(split)
         return len(sequences) * (sequences.shape[1] - 1)
+
+    def facts(self) -> dict[str, object]:
+        """Return nothing: the head does not follow from the data."""
+        return {}
+
+    def use_facts(self, facts: Mapping[str, Any]) -> None:
+        """Load models without the data."""
+        self._reads_at_load = False
 
     def data_digests(self) -> dict[str, ExamplesDigest]:
         """Return which tokens the splits have; held-out sequences are apart from the others."""

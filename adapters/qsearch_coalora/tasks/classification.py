@@ -41,6 +41,7 @@ class Classification:
         self._tokenizer: Any = None
         self._held_out = 0
         self._head_labels: tuple[str, ...] | None = None
+        self._kept_labels: tuple[str, ...] | None = None
 
     @property
     def metric(self) -> Metric:
@@ -49,7 +50,9 @@ class Classification:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels in the order of the model's outputs; reading them reads the training data."""
+        """Labels in the order of the model's outputs; unless kept, they are read from the data."""
+        if self._kept_labels is not None:
+            return self._kept_labels
         if self.options.labels is not None:
             return require_all(self.options.labels, self._data_labels)
         return self._data_labels if self._head_labels is None else self._head_labels
@@ -80,9 +83,10 @@ class Classification:
         """Load the model with a classification head; a new head is drawn from the seed."""
         import torch
 
-        tokenizer = load_tokenizer(model)
+        self._tokenizer = tokenizer = load_tokenizer(model)
         self._require_fitting(load_config(model)[0], tokenizer, model.name)
-        self._usable("validation")  # Before the weights are loaded, which takes its time.
+        if self._kept_labels is None:
+            self._usable("validation")  # Before the weights are loaded, which takes its time.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module, missing = load_pretrained(
@@ -92,7 +96,8 @@ class Classification:
                 pad_token_id=tokenizer.pad_token_id,
             )
         require_embeddings(model, module, tokenizer)
-        if self.options.labels is None and not _head_is_new(module, missing):
+        named = self.options.labels is not None or self._kept_labels is not None
+        if not named and not _head_is_new(module, missing):
             self._head_labels = as_the_head_has_them(
                 self._data_labels, module.config.id2label, model.name
             )
@@ -148,6 +153,14 @@ class Classification:
     def examples(self, split: Split) -> int:
         """Return the number of texts, or pairs of texts, of a split."""
         return len(self._read(split).labels)
+
+    def facts(self) -> dict[str, list[str]]:
+        """Return the labels in the order of the model's outputs."""
+        return {"labels": list(self.labels)}
+
+    def use_facts(self, facts: Mapping[str, Any]) -> None:
+        """Load models for these labels, without the data."""
+        self._kept_labels = tuple(facts["labels"])
 
     def data_digests(self) -> dict[str, ExamplesDigest]:
         """Return which texts with which labels the splits have; those of training are apart."""

@@ -27,6 +27,7 @@ from qsearch_coalora.settings.device import require_device
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
+from qsearch_coalora.training.data_facts import DataFacts
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,7 @@ class StudyModel:
     shape: AdapterShape = PLAIN_LORA
     svd_rank: tuple[int, str] = (0, "")
     details: Mapping[str, Any] = field(default_factory=dict)
+    facts: DataFacts = field(default_factory=DataFacts)
 
     @cached_property
     def model_shape(self) -> tuple[ModelShape, tuple[str, ...]]:
@@ -85,14 +87,15 @@ class StudyModel:
         self.require_rank()
         require_device(self.options.device)
         hold_out(self.task, self.options.early_stopping)
-        if isinstance(self.task, SupportsDataCheck):
+        if not self.facts.kept and isinstance(self.task, SupportsDataCheck):
             self.task.require_data()
         loaded = self.task.load_model(self.model, self.seed)
         require_same_layers(self.layers, discover_layers(loaded.module, self.model.layers))
         require_positions(position_limit(loaded.module), task_workload(self.task))
         if self.options.gradient_checkpointing:
             require_gradient_checkpointing(loaded.module)
-        self.task.prepare(loaded.tokenizer)
+        if not self.facts.kept:
+            self.task.prepare(loaded.tokenizer)
         return loaded
 
     @cached_property
@@ -105,9 +108,19 @@ class StudyModel:
                 self.loaded, self.layers, self.quantizer, self.options, self.shape, self.seed
             )
             if needs_inputs(self.quantizer):
-                adapted.calibrate(self.calibration_batches())
+                moments = self.measured(
+                    "second moments of the layers' inputs",
+                    lambda: adapted.second_moments(self.calibration_batches()),
+                )
+                adapted.weights.calibrate([moments[layer.name] for layer in self.layers])
             self.complete(adapted)
             return adapted
+
+    def measured(
+        self, name: str, measure: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Return tensors that are measured on the data once in a study."""
+        return self.facts.measured(name, self.task, measure)
 
     @cached_property
     def input_digests(self) -> Inputs:
