@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from qsearch.cli.arguments import Json, StudyDirectory
-from qsearch.cli.console import print_line, print_table
+from qsearch.cli.console import SafeConsole, print_line, print_table
 from qsearch.errors import InputError
 
 Bits = Annotated[float | None, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
@@ -97,11 +97,11 @@ def export(
 
     if sweep is None:
         budget = chosen_budget(bits, bytes_, memory, tokens, trial)
-        with export_progress() as show:
+        with export_progress(SafeConsole()) as show:
             rows = {str(to): export_configuration(directory, budget, to, format_, show)}
     elif all(option is None for option in (bits, bytes_, memory, tokens, trial)):
         budgets = parse_sweep(sweep)
-        with export_progress() as show:
+        with export_progress(SafeConsole()) as show:
             exported = export_sweep(directory, budgets, to, format_, show)
         names = [f"{to} for {budget.limit:g} bits" for budget in budgets]
         rows = dict(zip(names, exported, strict=True))

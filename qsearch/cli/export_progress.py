@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def export_progress() -> Iterator[ExportProgress]:
+def export_progress(console: SafeConsole) -> Iterator[ExportProgress]:
     """Give what shows an export's phase, and how many of its layers are done."""
-    console = SafeConsole()
     bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),

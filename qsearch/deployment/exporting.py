@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -103,7 +104,7 @@ def _summary(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
 class _WatchedJob:
     """An export job, all of whose answers it gives, that shows which layer is asked for."""
 
-    def __init__(self, job: ExportJob, show: ExportProgress) -> None:
+    def __init__(self, job: ExportJob, show: Callable[[int, int], None]) -> None:
         self._job = job
         self._show = show
 
@@ -111,12 +112,12 @@ class _WatchedJob:
         return getattr(self._job, name)
 
     def quantized(self, position: int) -> QuantizedTensor:
-        self._show("writing", position + 1, len(self._job.layers))
+        self._show(position + 1, len(self._job.layers))
         return self._job.quantized(position)
 
     def factors(self) -> Iterator[tuple[Tensor, Tensor]]:
         for number, factors in enumerate(self._job.factors(), 1):
-            self._show("writing", number, len(self._job.layers))
+            self._show(number, len(self._job.layers))
             yield factors
 
 
@@ -133,12 +134,12 @@ class _Writer:
 
     def write(self, row: pd.Series, budget: Budget, folder: Path) -> None:
         """Write the configuration of a row into an empty folder, with what was measured of it."""
-        self.show("loading the model")
         self.trainer.load_state(read_adapter(self.directory, int(row["round"]))[0])
         assert isinstance(self.trainer, SupportsExport)
-        self.show("writing")
+        phase = f"writing trial {row['trial']}"
+        self.show(phase)
         job = self.trainer.export_job(row_configuration(row))
-        self.exporter.write(cast(ExportJob, _WatchedJob(job, self.show)), folder)
+        self.exporter.write(cast(ExportJob, _WatchedJob(job, partial(self.show, phase))), folder)
         suffixes = self.exporter.weight_files
         facts = {
             **export_facts(self.record, row),
@@ -170,6 +171,7 @@ def _writer(
         raise InputError(f"--format {format}: trainer {record.trainer!r} exports nothing")
     if isinstance(exporter, SupportsQuantizerCheck):
         exporter.require_quantizer(components.quantizer)
+    show("loading the model")
     facts = read_data_facts(directory)
     if facts is not None and isinstance(components.trainer, SupportsDataFacts):
         components.trainer.use_data_facts(facts)
