@@ -114,9 +114,9 @@ def test_one_module_that_reads_the_same_tensor_twice_counts_it_twice() -> None:
 
 
 def test_rounding_to_nearest_measures_nothing(make: Make) -> None:
-    with mock.patch.object(AdaptedModel, "calibrate") as calibrate:
+    with mock.patch.object(AdaptedModel, "second_moments") as measure:
         make(plugin=integer("nearest")).study.adapted  # noqa: B018
-    assert not calibrate.called
+    assert not measure.called
 
 
 # Using
