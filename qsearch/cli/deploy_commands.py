@@ -64,7 +64,7 @@ class ExportCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help; packages are looked through for formats only here."""
-        from qsearch.plugins.exporters import installed_formats
+        from qsearch.plugins.formats import installed_formats
 
         formats = "; ".join(f"{name}: {text}" for name, text in installed_formats())
         for option in self.params:

@@ -17,10 +17,12 @@ from safetensors import SafetensorError
 from qsearch.deployment.budgets import Budget, best_within, size_needed
 from qsearch.deployment.model_card import add_values, export_facts
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsDataFacts, SupportsExport, SupportsQuantizerCheck
+from qsearch.plugins.capabilities import SupportsExport, SupportsQuantizerCheck
 from qsearch.plugins.components import build_components
-from qsearch.plugins.exporters import load_exporter
-from qsearch.plugins.protocols import Exporter, ExportJob, QuantizedTensor, Trainer
+from qsearch.plugins.exporters import Exporter, ExportJob
+from qsearch.plugins.facts import SupportsDataFacts
+from qsearch.plugins.formats import load_exporter
+from qsearch.plugins.protocols import QuantizedTensor, Trainer
 from qsearch.storage.checkpoints import read_adapter, read_data_facts
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import cannot_write, write_json

@@ -128,6 +128,7 @@ class _StoredNode(BaseModel):
     choices: dict[str, tuple[KnobValue, ...]]
     storage_bits: tuple[float, ...]
     fused_roles: tuple[tuple[str, ...], ...]
+    shape_bits: tuple[tuple[tuple[int, int], tuple[float, ...]], ...] = ()
     bits: tuple[float, float]
     seed: int
     segments: int
@@ -144,6 +145,7 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
         choices={knob.name: knob.values for knob in space.choices.knobs},
         storage_bits=space.storage_bits,
         fused_roles=space.fused_roles,
+        shape_bits=tuple(space.shape_bits.items()),
         bits=searcher.bits,
         seed=searcher.seed,
         segments=searcher.segments,
@@ -162,7 +164,9 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
 def _decode(**values: Any) -> QsearchNode:
     stored = _StoredNode.model_validate(values)
     choices = Choices(tuple(Knob(name, own) for name, own in stored.choices.items()))
-    space = Space(stored.layers, choices, stored.storage_bits, stored.fused_roles)
+    space = Space(
+        stored.layers, choices, stored.storage_bits, stored.fused_roles, dict(stored.shape_bits)
+    )
     size = choices.size
     scores = correlation = None
     if stored.scores is not None:

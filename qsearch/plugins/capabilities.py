@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
+from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.footprint import Footprint
-from qsearch.plugins.protocols import (
-    ExportJob,
-    Progress,
-    QuantizedTensor,
-    Quantizer,
-    Split,
-    TrainerState,
-)
+from qsearch.plugins.protocols import Progress, QuantizedTensor, Quantizer, Split, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.space.layers import LayerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,42 +62,6 @@ class SupportsInputDigests(Protocol):
 
     def input_digests(self) -> Inputs:
         """Return the digests of weights and examples; both may be loaded for it."""
-        ...
-
-
-@runtime_checkable
-class SupportsTaskFacts(Protocol):
-    """Optional for tasks. With it, a study's exports need none of its data."""
-
-    def facts(self) -> Mapping[str, Any]:
-        """Return what the model's head follows from, such as names of labels, as JSON data.
-
-        Called after :meth:`Task.load_model`.
-        """
-        ...
-
-    def use_facts(self, facts: Mapping[str, Any]) -> None:
-        """Load models by facts that the study kept from now on.
-
-        Called before :meth:`Task.load_model`, which then reads no data. The first call of
-        :meth:`Task.batches` does, without :meth:`Task.prepare`.
-        """
-        ...
-
-
-@runtime_checkable
-class SupportsDataFacts(Protocol):
-    """Optional for trainers. With it, a study's exports need none of its data."""
-
-    def data_facts(self) -> TrainerState:
-        """Return what an export needs of the data, as measured; model and data may be loaded.
-
-        What would take too much room may be left out: an export then reads the data for it.
-        """
-        ...
-
-    def use_data_facts(self, facts: TrainerState) -> None:
-        """Export by facts that the study kept; called before anything is loaded."""
         ...
 
 
@@ -244,6 +203,57 @@ class SupportsInstallCheck(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsLayers(Protocol):
+    """Optional for quantizers. With it, a quantizer knows which layer a weight is of.
+
+    Calls go through :func:`quantize_weight`, which calls :meth:`Quantizer.quantize`, or
+    :meth:`SupportsCalibration.quantize_for_inputs`, for weights of no known layer.
+    """
+
+    def quantize_layer(
+        self,
+        weight: Tensor,
+        configuration: LayerConfiguration,
+        layer: LayerSpec,
+        moment: Tensor | None,
+    ) -> QuantizedTensor:
+        """Do what :meth:`Quantizer.quantize` does, for the weight of a layer.
+
+        To measure its error, it may be given some of the layer's rows alone. Dequantizing needs no
+        layer, and the tensors have the same names, types and sizes for each. The moment is None
+        unless the quantizer needs the layer's inputs; see :class:`SupportsCalibration`.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsShapeBits(Protocol):
+    """Optional for quantizers. With it, storage bits may depend on the shape of a layer.
+
+    Such as with a scale for each row, or rows that are padded to whole blocks. Average bits,
+    budgets and the bit allocation are then of the model's own shapes.
+    :meth:`Quantizer.storage_bits` is what a weight of no known shape takes, about.
+    """
+
+    def storage_bits_of(self, shape: tuple[int, int], configuration: LayerConfiguration) -> float:
+        """Return the exact storage bits per weight of a layer (output × input features).
+
+        Raises:
+            InputError: If a layer of this shape cannot be quantized; a study of it is refused.
+        """
+        ...
+
+
+def storage_bits_of(
+    quantizer: Quantizer, shape: tuple[int, int], configuration: LayerConfiguration
+) -> float:
+    """Return the storage bits per weight of a layer, whether they depend on its shape or not."""
+    if isinstance(quantizer, SupportsShapeBits):
+        return quantizer.storage_bits_of(shape, configuration)
+    return quantizer.storage_bits(configuration)
+
+
 def needs_inputs(quantizer: Quantizer) -> bool:
     """Return whether a quantizer's weights depend on the second moments of their inputs."""
     return isinstance(quantizer, SupportsCalibration) and quantizer.needs_inputs
@@ -254,12 +264,16 @@ def quantize_weight(
     weight: Tensor,
     configuration: LayerConfiguration,
     moment: Tensor | None,
+    layer: LayerSpec | None = None,
 ) -> QuantizedTensor:
-    """Quantize a weight, for its inputs if the quantizer needs them.
+    """Quantize a weight, for its layer and its inputs if the quantizer asks for them.
 
     The second moment of the inputs (input features × input features) is None where it is unknown;
-    a quantizer that needs it may refuse.
+    a quantizer that needs it may refuse. So is the layer.
     """
+    if layer is not None and isinstance(quantizer, SupportsLayers):
+        own = moment if needs_inputs(quantizer) else None
+        return quantizer.quantize_layer(weight, configuration, layer, own)
     if moment is not None and isinstance(quantizer, SupportsCalibration) and quantizer.needs_inputs:
         return quantizer.quantize_for_inputs(weight, configuration, moment)
     return quantizer.quantize(weight, configuration)

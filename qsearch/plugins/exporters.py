@@ -1,64 +1,133 @@
-"""Export formats: which there are, and which of them are for a study."""
+"""The contract of exporters: what they say of themselves, what they get, and what they write."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from qsearch.errors import InputError
-from qsearch.plugins.registry import installed_plugins, load_plugin
+if TYPE_CHECKING:  # An exporter is asked for at once, and torch takes a second.
+    from pathlib import Path
 
-if TYPE_CHECKING:  # It imports torch, and a format is refused without.
-    from qsearch.plugins.protocols import Exporter
+    import torch
+    from torch import Tensor
 
-
-def installed_formats() -> tuple[tuple[str, str], ...]:
-    """Return name and description of each installed format; of a broken one, why it is."""
-    formats = []
-    for plugin in installed_plugins("exporters"):
-        try:
-            formats.append((plugin.name, _exporter(plugin.name).description))
-        except InputError as error:
-            formats.append((plugin.name, str(error)))
-    return tuple(formats)
+    from qsearch.plugins.protocols import QuantizedTensor, Quantizer
+    from qsearch.space.configuration import Configuration
+    from qsearch.space.layers import LayerSpec
+    from qsearch.spec.sections import ModelSpec
 
 
-def load_exporter(format: str, trainer: str, quantizer: str) -> Exporter:
-    """Return the exporter of a format for a study, whose trainer and quantizer are not imported.
+class ExportJob(Protocol):
+    """What an exporter gets: one configuration under a trainer's state, ready to be written.
 
-    Raises:
-        InputError: If no exporter has that name, or it is not for such a study; the message names
-            the formats that are.
+    What quantizable layer ``position`` computes from inputs x is x·(W̃ + B·A)ᵀ and its bias, where
+    W̃ is the dequantized :meth:`quantized` weight, and A and B are the layer's :meth:`factors`.
+    Everything else is in :meth:`state`. Tensors are the trainer's own: an exporter changes none.
     """
-    if format not in (plugin.name for plugin in installed_plugins("exporters")):
-        raise _refused(format, "no exporter is called so", trainer, quantizer)
-    exporter = _exporter(format)
-    if not _fits(trainer, exporter.trainers):
-        why = f"it is for trainers {list(exporter.trainers or ())}, not {trainer!r}"
-        raise _refused(format, why, trainer, quantizer)
-    if not _fits(quantizer, exporter.quantizers):
-        why = f"it is for quantizers {list(exporter.quantizers or ())}, not {quantizer!r}"
-        raise _refused(format, why, trainer, quantizer)
-    return exporter
+
+    @property
+    def configuration(self) -> Configuration:
+        """The layer configurations, by :attr:`LayerSpec.name`."""
+        ...
+
+    @property
+    def layers(self) -> Sequence[LayerSpec]:
+        """The quantizable layers of the study."""
+        ...
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Each layer's module path; its weight is ``f"{path}.weight"`` in :meth:`state`."""
+        ...
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """The study's quantizer."""
+        ...
+
+    @property
+    def model(self) -> ModelSpec:
+        """Which model it was."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """What the adapter is, for readers, such as ``CoA-LoRA``."""
+        ...
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model in memory: its class, and its ``config`` where it has one.
+
+        A trainer may have wrapped some of its layers, so names and tensors are those of
+        :meth:`state`.
+        """
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """What the task loaded with the model, such as a tokenizer of transformers."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the outputs; none where there are no classes."""
+        ...
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether there is more to a layer than its quantized weight."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the model's tensors by name: original weights, and the head as it was trained."""
+        ...
+
+    def quantized(self, position: int) -> QuantizedTensor:
+        """Return a layer's quantized weight, made at this call: hold one at a time.
+
+        Raises:
+            InputError: If the weight is not one of the quantizer's.
+        """
+        ...
+
+    def factors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each layer's A (rank × input features) and B (output features × rank).
+
+        B has the adapter's scaling in it. Without an adapter there are none.
+        """
+        ...
 
 
-def _refused(format: str, why: str, trainer: str, quantizer: str) -> InputError:
-    formats = []
-    for plugin in installed_plugins("exporters"):
-        try:
-            exporter = _exporter(plugin.name)
-        except InputError:
-            continue  # A broken package is no reason to hide the others.
-        if _fits(trainer, exporter.trainers) and _fits(quantizer, exporter.quantizers):
-            formats.append(plugin.name)
-    return InputError(
-        f"--format {format!r}: {why}; trainer {trainer!r} and quantizer {quantizer!r} have"
-        f" {formats}"
-    )
+class Exporter(Protocol):
+    """Writes a configuration in one format, which has the name of the entry point.
 
+    Its module is imported to refuse a format at once, and for ``qsearch export --help``: import
+    heavy libraries, such as torch, in :meth:`write`.
+    """
 
-def _exporter(format: str) -> Exporter:
-    return cast("Exporter", load_plugin("exporters", format)())
+    description: ClassVar[str]
+    """What it writes, and who reads that, in one line without a full stop."""
+    trainers: ClassVar[tuple[str, ...] | None]
+    """Names of the trainers that it writes for, or None for all.
 
+    For all, it uses nothing but what :class:`ExportJob` has. The jobs of a trainer that it names
+    may have more.
+    """
+    quantizers: ClassVar[tuple[str, ...] | None]
+    """Names of the quantizers that it writes for, or None where that depends on what they can do;
+    see :class:`~qsearch.plugins.capabilities.SupportsQuantizerCheck`."""
+    weight_files: ClassVar[tuple[str, ...]]
+    """Suffixes of the files that hold weights, such as ``.safetensors``: their bytes are compared
+    with budgets, and are in the model card."""
 
-def _fits(name: str, allowed: tuple[str, ...] | None) -> bool:
-    return allowed is None or name in allowed
+    def write(self, job: ExportJob, directory: Path) -> None:
+        """Write files into an empty directory.
+
+        The engine adds ``qsearch.json``, and the measured values to ``README.md`` if there is one.
+        No file is a pickle. Equal jobs give equal files.
+
+        Raises:
+            InputError: If the format cannot hold the configuration.
+        """
+        ...

@@ -50,7 +50,7 @@ def allocate(space: Space, scores: Floats, budget: float) -> Integers:
     if not budget >= least:
         raise InputError(f"budget {budget:g} is below the least average bits, {least:.6g}")
     upgrades = _upgrades(space, scores)
-    fewest = np.full(len(scores), int(space.bits_table.argmin()))
+    fewest = space.group_bits.argmin(axis=1)
     greedy = fewest if budget < upgrades.least else upgrades.allocate(budget)
     options = _options(space, scores, budget, greedy, upgrades.price(budget))
     if options is None:
@@ -132,16 +132,16 @@ class _Upgrades:
 
 
 def _upgrades(space: Space, scores: Floats) -> _Upgrades:
-    share, bits = space.group_share, space.bits_table
-    hulls = [_lower_hull(row, bits) for row in scores]
+    share, bits = space.group_share, space.group_bits
+    hulls = [_lower_hull(row, own) for row, own in zip(scores, bits, strict=True)]
     start = np.array([hull[0] for hull in hulls], dtype=np.int64)
     group = np.repeat(np.arange(len(hulls)), [len(hull) - 1 for hull in hulls])
     before = np.concatenate([hull[:-1] for hull in hulls])
     after = np.concatenate([hull[1:] for hull in hulls])
-    cost = share[group] * (bits[after] - bits[before])
+    cost = share[group] * (bits[group, after] - bits[group, before])
     gain = (scores[group, before] - scores[group, after]) / cost
     order = np.argsort(-gain, kind="stable")
-    least = float(share @ bits[start])
+    least = float(share @ bits[np.arange(len(start)), start])
     return _Upgrades(start, least, group[order], after[order], cost[order], gain[order])
 
 
@@ -182,7 +182,7 @@ def _options(
     the Lagrangian bound above the greedy allocation's score. There are none (None) where the greedy
     allocation meets the bound within the gap already.
     """
-    reduced = scores + price * (space.group_share[:, None] * space.bits_table[None, :])
+    reduced = scores + price * (space.group_share[:, None] * space.group_bits)
     least = reduced.min(axis=1)
     bound = float(least.sum()) - price * budget
     gap = _total(scores, greedy) - bound
@@ -191,8 +191,8 @@ def _options(
     possible: Booleans = reduced - least[:, None] <= gap * (1 + _RELATIVE_GAP)
     possible[np.arange(len(scores)), greedy] = True
     return [
-        np.flatnonzero(mask)[efficient_choices(row[mask], space.bits_table[mask])]
-        for row, mask in zip(scores, possible, strict=True)
+        np.flatnonzero(mask)[efficient_choices(row[mask], bits[mask])]
+        for row, bits, mask in zip(scores, space.group_bits, possible, strict=True)
     ]
 
 
@@ -204,7 +204,7 @@ def _solve(space: Space, scores: Floats, options: list[Integers], budget: float)
     choices = np.concatenate(options)
     scale = max(float(np.ptp(scores, axis=1).sum()), 1e-300)
     one_each = csr_array((np.ones(len(columns)), (groups, columns)))
-    bits = _ROW_SCALE * (space.group_share[groups] * space.bits_table[choices])[None, :]
+    bits = _ROW_SCALE * (space.group_share[groups] * space.group_bits[groups, choices])[None, :]
     result = milp(
         scores[groups, choices] / scale,
         integrality=np.ones(len(columns), dtype=np.int64),

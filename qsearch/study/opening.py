@@ -19,12 +19,12 @@ from qsearch.experiment.rebuilding import rebuild_trials
 from qsearch.experiment.trials import SEARCH
 from qsearch.monitoring.events import Emit, EventKind
 from qsearch.plugins.capabilities import (
-    SupportsDataFacts,
     SupportsFootprint,
     SupportsInputDigests,
 )
 from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.digests import Inputs
+from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.provenance.environment import find_machine, find_versions
 from qsearch.provenance.git import source_states
 from qsearch.provenance.session import Session, environment_changes, input_changes

@@ -1,4 +1,4 @@
-"""Quantizers of other packages, found by entry point: the example's and the documentation's."""
+"""Plugins of other packages, found by entry point: the example's and the documentation's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from qsearch.spec.yaml_text import dump_yaml, read_yaml
 from tests.end_to_end.conftest import ROOT, assert_searched_and_reported, command, run, run_new
 from tests.end_to_end.tiny_study import write_tiny_study
 
@@ -19,27 +20,39 @@ EXAMPLE = ROOT / "examples" / "qsearch-ternary"
 KNOBS = ("planes", "group_size", "threshold")
 
 
-@pytest.fixture(scope="module")
-def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files of docs/howto-quantizer.md, each a block whose first line is its name."""
-    folder = tmp_path_factory.mktemp("absmax")
-    page = (ROOT / "docs" / "howto-quantizer.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```\w+\n# (\S+\.(?:py|toml))\n(.*?)```", page, flags=re.DOTALL)
-    assert {name for name, _ in blocks} == {"pyproject.toml", "qsearch_absmax.py", "test_absmax.py"}
-    for name, text in blocks:
-        (folder / name).write_text(text, encoding="utf-8")
-    return folder
+PAGES = {
+    "quantizer": {"qsearch_absmax.py", "test_absmax.py", "qsearch_per_row.py", "test_per_row.py"},
+    "task": {"qsearch_regression.py", "test_regression.py"},
+    "trainer": {"qsearch_rounding.py", "test_rounding.py"},
+    "exporter": {"qsearch_npz.py", "qsearch_npz_integers.py", "test_npz.py"},
+}
+"""The files of each page docs/howto-….md, with a pyproject.toml."""
 
 
 @pytest.fixture(scope="module")
-def packages(page_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both packages installed, as pip would into an environment."""
+def page_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The packages of the pages: each file is a block whose first line is its name."""
+    folders = {}
+    for name, files in PAGES.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        page = (ROOT / "docs" / f"howto-{name}.md").read_text(encoding="utf-8")
+        blocks = re.findall(r"```\w+\n# (\S+\.(?:py|toml))\n(.*?)```", page, flags=re.DOTALL)
+        assert {file for file, _ in blocks} == {"pyproject.toml", *files}
+        for file, text in blocks:
+            (folders[name] / file).write_text(text, encoding="utf-8")
+    return folders
+
+
+@pytest.fixture(scope="module")
+def packages(page_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all packages installed, as pip would into an environment."""
     target = tmp_path_factory.mktemp("packages")
     # Building writes next to the source, so a copy is built.
     source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "example")
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
     pip = [sys.executable, "-m", "pip", "install", *options]
-    subprocess.run([*pip, str(target), str(source), str(page_folder)], check=True)
+    sources = map(str, (source, *page_folders.values()))
+    subprocess.run([*pip, str(target), *sources], check=True)
     return target
 
 
@@ -64,15 +77,24 @@ def directory(packages: Path, study_file: Path) -> Path:
 
 def test_plugins_names_the_packages_that_they_come_from(packages: Path) -> None:
     printed = run_with(packages, command("plugins"))
-    assert "qsearch-ternary 0.1.0" in printed
-    assert "qsearch-absmax 0.1.0" in printed
+    for kind, name, package in (
+        ("quantizer", "ternary", "ternary"),
+        ("exporter", "ternary", "ternary"),
+        ("quantizer", "absmax", "absmax"),
+        ("task", "regression", "regression"),
+        ("trainer", "rounding", "rounding"),
+        ("exporter", "npz", "npz"),
+    ):
+        assert re.search(rf"{kind} +{name} .* qsearch-{package} 0\.1\.0", printed)
 
 
 # Some checks are of what the example's quantizer, or this machine, has not.
-@pytest.mark.parametrize(("package", "least"), [("ternary", 20), ("absmax", 0)])
-def test_its_own_tests_pass(package: str, least: int, packages: Path, page_folder: Path) -> None:
-    tests = EXAMPLE / "tests" if package == "ternary" else page_folder / "test_absmax.py"
-    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(tests.parent)]
+@pytest.mark.parametrize(("package", "least"), [("ternary", 30), *((name, 5) for name in PAGES)])
+def test_its_own_tests_pass(
+    package: str, least: int, packages: Path, page_folders: dict[str, Path]
+) -> None:
+    tests = EXAMPLE / "tests" if package == "ternary" else page_folders[package]
+    options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(tests)]
     printed = run_with(packages, [sys.executable, "-m", "pytest", *options, str(tests)])
     passed = re.search(r"(\d+) passed", printed)
     assert passed
@@ -106,3 +128,44 @@ def test_picked_configuration_exports_and_loads(
     )
     loaded = run_new([sys.executable, "-c", script, str(out)], PYTHONPATH=str(packages))
     assert "(1, 2)" in loaded.stdout
+
+
+def test_its_own_format_holds_what_the_merged_model_computes(
+    packages: Path, directory: Path, tmp_path: Path
+) -> None:
+    for format in ("ternary", "merged"):
+        into = ["--to", tmp_path / format, "--format", format]
+        run_with(packages, command("export", directory, "--bits", "4", *into))
+    card = (tmp_path / "ternary" / "README.md").read_text()
+    assert "## Measured values" in card
+    labels = json.loads((tmp_path / "ternary" / "ternary.json").read_text())["labels"]
+    assert labels == ["0", "1"]
+    script = (
+        "import sys, pathlib, torch\n"
+        "from qsearch_ternary.exporter import read_ternary\n"
+        "from safetensors.torch import load_file\n"
+        "merged = load_file(sys.argv[2])\n"
+        "own = read_ternary(pathlib.Path(sys.argv[1]))\n"
+        "assert own.keys() == merged.keys()\n"
+        "for name in own: torch.testing.assert_close(own[name], merged[name])\n"
+    )
+    files = [str(tmp_path / "ternary"), str(tmp_path / "merged" / "model.safetensors")]
+    run_new([sys.executable, "-c", script, *files], PYTHONPATH=str(packages))
+
+
+def test_the_pages_quantizer_task_and_exporter_work_in_one_study(
+    packages: Path, tmp_path: Path
+) -> None:
+    study = write_tiny_study(tmp_path, "per-row", (3.0, 8.0))
+    for split in ("train", "validation"):
+        table = tmp_path / f"{split}.tsv"
+        table.write_text(table.read_text().removeprefix("text\tlabel\n"))
+    task = {"name": "regression", "train": "./train.tsv", "validation": "./validation.tsv"}
+    values = {**read_yaml(study), "task": {**task, "max_length": 8}}
+    study.write_text(dump_yaml(values), encoding="utf-8")
+    run_with(packages, command("run", study, "--out", tmp_path / "run"))
+    into = ["--to", tmp_path / "out", "--format", "npz"]
+    run_with(packages, command("export", tmp_path / "run", "--bits", "6", *into))
+    facts = json.loads((tmp_path / "out" / "qsearch.json").read_text())
+    assert facts["metric_name"] == "mean_absolute_error"
+    assert facts["weight_file_bytes"] == (tmp_path / "out" / "weights.npz").stat().st_size

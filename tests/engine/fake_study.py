@@ -83,8 +83,18 @@ def make_layers(blocks: int) -> tuple[LayerSpec, ...]:
     )
 
 
-def make_space(blocks: int = 2, choices: Choices = NORMAL_FLOAT, fused: bool = False) -> Space:
-    return Space(make_layers(blocks), choices, bits_of(choices), FUSED_ROLES if fused else ())
+def shape_bits_of(choices: Choices) -> dict[tuple[int, int], tuple[float, ...]]:
+    """Storage bits by shape and choice index, with 96 further ones for each row."""
+    bits, shapes = bits_of(choices), set(SHAPES.values())
+    return {shape: tuple(one + 96 / shape[1] for one in bits) for shape in shapes}
+
+
+def make_space(
+    blocks: int = 2, choices: Choices = NORMAL_FLOAT, fused: bool = False, shaped: bool = False
+) -> Space:
+    ties = FUSED_ROLES if fused else ()
+    by_shape = shape_bits_of(choices) if shaped else {}
+    return Space(make_layers(blocks), choices, bits_of(choices), ties, by_shape)
 
 
 def uniform(space: Space, bits: float) -> Integers:

@@ -7,6 +7,7 @@ from collections import defaultdict
 
 from qsearch_quantizers.packed.bit_packing import packed_layout
 
+from qsearch.plugins.capabilities import storage_bits_of
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
@@ -33,7 +34,7 @@ def _padding(quantizer: Quantizer, shape: tuple[int, int]) -> int:
         for layout in quantizer.layout(shape, chosen).values():
             packed = packed_layout(layout)
             stored += packed.count * packed.dtype.itemsize
-        most = max(most, stored - quantizer.storage_bits(chosen) * weights / 8)
+        most = max(most, stored - storage_bits_of(quantizer, shape, chosen) * weights / 8)
     return math.ceil(most)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qsearch.deployment.model_card import as_code
-from qsearch.plugins.protocols import ExportJob
+from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.job import auto_class
 
 _OWN_CODE = """

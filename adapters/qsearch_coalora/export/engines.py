@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from qsearch.errors import InputError
-from qsearch.plugins.protocols import ExportJob, Quantizer
+from qsearch.plugins.exporters import ExportJob
+from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import SupportsIntegers
 from qsearch.space.layers import FUSED_ROLES, tied_groups
 from qsearch_coalora.models.discovery import discover_layers

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from qsearch.plugins.protocols import ExportJob, Quantizer
+    from qsearch.plugins.exporters import ExportJob
+    from qsearch.plugins.protocols import Quantizer
     from qsearch_coalora.export.job import AdapterJob
 
 _WITH_ADAPTER = ("coa-lora", "shared-lora", "qlora")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from qsearch.errors import InputError
-from qsearch.plugins.protocols import ExportJob, QuantizedTensor, Quantizer
+from qsearch.plugins.exporters import ExportJob
+from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec

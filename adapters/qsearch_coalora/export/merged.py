@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from qsearch.plugins.protocols import ExportJob
+from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.job import transformers_module
 from qsearch_coalora.models.loading import quiet_transformers

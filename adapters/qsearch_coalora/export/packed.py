@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from qsearch.plugins.protocols import ExportJob
+from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.job import packable, transformers_module
 from qsearch_coalora.models.loading import quiet_transformers

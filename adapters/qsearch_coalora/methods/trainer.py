@@ -169,6 +169,7 @@ class AdapterTrainer(Trainer):
                 self.study.quantizer,
                 layer_configurations,
                 moments=weights.moments,
+                layers=self.study.layers,
             )
 
     def sensitivity(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsDataCheck, SupportsTaskFacts
+from qsearch.plugins.capabilities import SupportsDataCheck
+from qsearch.plugins.facts import SupportsTaskFacts
 from qsearch.plugins.protocols import Task, TrainerState
 
 if TYPE_CHECKING:

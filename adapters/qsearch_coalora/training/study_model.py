@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs
+from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs, storage_bits_of
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.protocols import LoadedModel, Quantizer, Task
 from qsearch.space.configuration import Configuration
@@ -148,9 +148,13 @@ class StudyModel:
 
     def average_bits(self, configurations: Sequence[Configuration]) -> list[float]:
         """Return storage bits per quantized weight of configurations."""
-        weights, bits = sum(layer.parameters for layer in self.layers), self.quantizer.storage_bits
+        weights = sum(layer.parameters for layer in self.layers)
         return [
-            sum(layer.parameters * bits(configuration[layer.name]) for layer in self.layers)
+            sum(
+                layer.parameters
+                * storage_bits_of(self.quantizer, layer.shape, configuration[layer.name])
+                for layer in self.layers
+            )
             / weights
             for configuration in configurations
         ]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from qsearch.plugins.contract import require_contract
-from qsearch.plugins.protocols import Exporter, ExportJob, Quantizer
+from qsearch.plugins.exporters import Exporter, ExportJob
+from qsearch.plugins.protocols import Quantizer
 from qsearch.testing.comparison import assert_same_tensors
 from qsearch.testing.exporter.files import assert_no_pickles, files_of
 from qsearch.testing.exporter.job import sample_job

@@ -76,7 +76,7 @@ def test_bitsandbytes_layers_train_after_they_were_evaluated(nf4_trainer) -> Non
 
 def test_weights_of_bitsandbytes_are_not_exported_as_ours(nf4_trainer, tmp_path: Path) -> None:
     all_nf4 = all_of(nf4_trainer, NF4)
-    with pytest.raises(InputError, match=r"packed: .* bitsandbytes quantized \(12 layers"):
+    with pytest.raises(InputError, match=r"bitsandbytes quantized \(12 layers"):
         export(nf4_trainer, all_nf4, tmp_path / "packed", "packed")
     export(nf4_trainer, all_nf4, tmp_path / "adapter", "adapter")
     card = (tmp_path / "adapter" / "README.md").read_text()

@@ -215,6 +215,7 @@ def test_a_trial_that_the_latest_round_did_not_complete_is_refused_with_the_reas
         ("codes", "--format 'codes': it is for quantizers ['other'], not 'fake'; "),
         ("adapter", "have ['json', 'merged', 'packed']"),
         ("packed", "quantizer 'fake' cannot be exported as packed: it has no layout"),
+        ("bare", "exporter 'bare' has no 'quantizers'; its package must add what qsearch.plugins."),
         ("future", "exporter 'future' of qsearch-fake 1.0 is written for version 99 of qsearch's"),
     ],
 )
@@ -257,7 +258,7 @@ def test_help_lists_the_formats_that_are_installed_with_what_they_are(qsearch) -
 def test_a_format_is_refused_and_help_is_written_without_torch() -> None:
     script = (
         "import sys\n"
-        "from qsearch.plugins.exporters import installed_formats, load_exporter\n"
+        "from qsearch.plugins.formats import installed_formats, load_exporter\n"
         "installed_formats()\n"
         "load_exporter('packed', 'ptq', 'integer')\n"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"

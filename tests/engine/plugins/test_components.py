@@ -70,11 +70,20 @@ def test_resolved_study_writes_out_every_plugin_option() -> None:
         ({"trainer__faults": [{"kind": "odd"}]}, "trainer.faults.0.kind"),
         ({"trainer__name": "broken"}, "trainer.name: trainer 'broken' (qsearch_fake"),
         ({"trainer__name": "absent"}, "cannot be imported"),
+        (
+            {"quantizer__name": "future"},
+            "quantizer.name: quantizer 'future' of qsearch-fake 1.0 is written for version 99 of"
+            " qsearch's plugin contracts; this qsearch-llm supports version 1: ",
+        ),
         ({"trainer__blocks": 0}, "model without layers"),
         ({"task__name": "reserved"}, "may not be called 'loss'"),
         ({"quantizer__bits": []}, "knob 'bits' has no values"),
         ({"search__average_bits": [0.5, 2.0]}, "my.yaml: search.average_bits: [0.5, 2] lies"),
         ({"search__average_bits": [9.0, 12.0]}, "what quantizer 'fake' can store: [2.25, 8.5]"),
+        (
+            {"quantizer__name": "shaped", "search__average_bits": [2.0, 2.6]},
+            "what quantizer 'shaped' can store: [2.821, 9.071]",
+        ),
         ({"space__tied": [["query", "key"], ["key", "value"]]}, "tied only once"),
         (
             {"space__tied": [["query", "kee"]]},

@@ -14,11 +14,19 @@ from qsearch.errors import InputError, QsearchError
 from qsearch.search.allocation import allocate, allocate_front, relaxed_allocations
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.space import Space
-from tests.engine.fake_study import INTEGER, bits_of, errors_of, make_layers, make_space
+from tests.engine.fake_study import (
+    INTEGER,
+    bits_of,
+    errors_of,
+    make_layers,
+    make_space,
+    shape_bits_of,
+)
 
 # Three layers of unequal size, so that all 512 configurations can be listed.
 SMALL = Space(make_layers(1)[3:6:2] + make_layers(1)[4:5], INTEGER, bits_of(INTEGER))
 EVERYTHING = np.array(list(itertools.product(range(8), repeat=3)), dtype=np.int64)
+SHAPED = Space(make_layers(1)[4:], INTEGER, bits_of(INTEGER), (), shape_bits_of(INTEGER))
 BITS = SMALL.average_bits(EVERYTHING)
 MIN, MAX = SMALL.average_bits_range
 
@@ -45,12 +53,12 @@ def total(scores: Floats, index: Integers) -> Floats:
 
 
 @settings(max_examples=30)
-@given(seeds, budgets)
-def test_allocation_equals_brute_force(seed: int, budget: float) -> None:
-    scores = random_scores(seed)
-    index = allocate(SMALL, scores, budget)
-    assert float(SMALL.average_bits(index)) <= budget
-    best = total(scores, EVERYTHING[budget >= BITS]).min()
+@given(st.sampled_from([SMALL, SHAPED]), seeds, budgets)
+def test_allocation_equals_brute_force(space: Space, seed: int, budget: float) -> None:
+    scores, budget = random_scores(seed), max(budget, space.average_bits_range[0])
+    index = allocate(space, scores, budget)
+    assert float(space.average_bits(index)) <= budget
+    best = total(scores, EVERYTHING[budget >= space.average_bits(EVERYTHING)]).min()
     # The solver's relative gap, and its absolute one on scores that were scaled to 1.
     gap = 1e-4 * abs(best) + 1e-6 * np.abs(scores).max()
     assert best - 1e-12 <= total(scores, index) <= best + gap

@@ -21,6 +21,7 @@ SPACES = st.builds(
     st.sampled_from([1, 2, 6]),
     st.sampled_from([NORMAL_FLOAT, INTEGER]),
     st.booleans(),
+    st.booleans(),
 )
 SEEDS = st.integers(0, 2**32 - 1)
 EACH_SPACE = settings(max_examples=20)
@@ -63,7 +64,8 @@ def test_average_bits_equal_exact_arithmetic(space: Space, seed: int) -> None:
     total = Fraction(0)
     for layer in space.layers:
         choice = space.choices.index(configuration[layer.name])
-        total += Fraction(space.storage_bits[choice]) * layer.parameters
+        bits = space.shape_bits.get(layer.shape, space.storage_bits)
+        total += Fraction(bits[choice]) * layer.parameters
     expected = total / sum(layer.parameters for layer in space.layers)
     # The sum is exact in float64; the one division rounds once.
     assert float(space.average_bits(index)) == float(expected)
@@ -120,3 +122,20 @@ def test_space_needs_layers_and_bits_of_each_choice() -> None:
         Space((), INTEGER, (1.0,) * INTEGER.size)
     with pytest.raises(InputError, match="storage bits of 1"):
         Space(make_layers(1), INTEGER, (1.0,))
+    with pytest.raises(InputError, match="storage bits of 2"):
+        Space(make_layers(1), INTEGER, bits_of(INTEGER), (), {(384, 384): (1.0, 2.0)})
+
+
+@EACH_SPACE
+@given(SPACES)
+def test_average_bits_lie_between_those_of_the_least_and_the_greatest_choices(space: Space) -> None:
+    alike = np.arange(space.choices.size)[:, None].repeat(len(space.groups), axis=1)
+    assert space.average_bits(alike).tolist() == space.bits_table.tolist()
+    assert space.average_bits_range == (space.bits_table.min(), space.bits_table.max())
+
+
+def test_tied_layers_of_unlike_shapes_share_the_mean_of_their_bits() -> None:
+    gate, _, down = make_layers(1)[4:]
+    bits = {gate.shape: (2.0,) * INTEGER.size, down.shape: (4.0,) * INTEGER.size}
+    space = Space((gate, down), INTEGER, bits_of(INTEGER), (("gate", "down"),), bits)
+    assert space.group_bits.tolist() == [[3.0] * INTEGER.size]
