@@ -44,7 +44,8 @@ def exported(qsearch, finished: Path, tmp_path: Path):
         into = ["--to", to, "--format", "json"]
         code, output, errors = qsearch("export", finished, *arguments, *into)
         assert code == 0, errors
-        assert f"wrote {to}" in output
+        assert output.startswith("loading the model\nwriting trial "), output
+        assert f"\nwrote {to}" in output
         return to
 
     return export
