@@ -14,6 +14,7 @@ from qsearch.storage.study_record import StudyRecord
 from qsearch_reports import figures, frames
 from qsearch_reports.results import StudyResults, is_unfinished
 from qsearch_reports.summaries.table import with_error
+from qsearch_reports.texts import metric_text
 
 _MAX_VALUES = 160
 """Characters of a setting's value that the page shows."""
@@ -48,6 +49,7 @@ class Comparison:
     Args:
         names: Labels of the studies; ``studies`` of a method are positions in it.
         unknown: Labels of studies whose settings are not known.
+        unit: Of the losses; "" if it is not known, or not one.
         unfinished: Number of finished rounds of the studies that are not finished, by label.
         incomparable: By what differs, its value in each study, where losses cannot be compared.
         settings: By setting in which methods differ, its value in each of ``compared``.
@@ -61,6 +63,7 @@ class Comparison:
     names: Sequence[str]
     methods: Sequence[frames.Method]
     has_seeds: bool
+    unit: str
     unknown: Sequence[str]
     unfinished: Mapping[str, int]
     incomparable: Mapping[str, Sequence[str]]
@@ -99,6 +102,8 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
     by_round = _with_method(frames.comparison_frame(records, names), of_study)
     at_times = _with_method(frames.time_frame(records, names, budgets), of_study)
     at_budgets = frames.study_fronts_frame(records, names, "loss", budgets)
+    units = set(map(frames.loss_unit, records))
+    unit = units.pop() if len(units) == 1 else ""
     has_seeds = any(len(method.studies) > 1 for method in methods)
     by_study, by_method = frames.hypervolume_table(by_round, names, methods)
     settings = frames.setting_differences(results, methods)
@@ -107,6 +112,7 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
         names=names,
         methods=methods,
         has_seeds=has_seeds,
+        unit=unit,
         unknown=[name for name, result in named if result.settings is None],
         unfinished={name: len(one.record.rounds) for name, one in named if is_unfinished(one)},
         incomparable=frames.incomparable(results),
@@ -115,8 +121,8 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
             for setting, rows in settings.groupby("setting", sort=False)
         },
         compared=list(dict.fromkeys(settings["method"])),
-        fronts=_fronts(records, names, methods, of_study),
-        times=_times(by_round, at_times),
+        fronts=_fronts(records, names, methods, of_study, unit),
+        times=_times(by_round, at_times, unit),
         segments=_segments(outcomes),
         by_round=None if by_round.empty else figures.comparison_figure(by_round),
         reference=frames.common_reference(records),
@@ -144,24 +150,25 @@ def _fronts(
     names: Sequence[str],
     methods: Sequence[frames.Method],
     of_study: Mapping[str, str],
+    unit: str,
 ) -> list[Choice]:
-    """Draw the fronts of losses, and of task metrics if all are the same."""
+    """Draw the fronts of losses, and of task metrics if all have the same."""
     metric = records[0].metric
     offered = [("loss", "Loss", "loss")]
-    if all(record.metric == metric for record in records):
-        offered.append(("metric", f"{metric.name} ({metric.better} is better)", "the task metric"))
+    if metric and all(record.metric == metric for record in records):
+        offered.append(("metric", metric_text(metric), "the task metric"))
     choices = []
     for key, name, what in offered:
         studies = frames.study_fronts_frame(records, names, key)
         means = frames.method_frame(studies, names, methods)
-        title = figures.value_title(key, metric)
+        title = figures.value_title(key, metric, unit)
         figure = figures.fronts_figure(means, _with_method(studies, of_study), title)
         label = f"Pareto fronts of {what} against average bits, one for each method"
         choices.append(Choice(key, name, label, figure))
     return choices
 
 
-def _times(by_round: pd.DataFrame, losses: pd.DataFrame) -> list[Choice]:
+def _times(by_round: pd.DataFrame, losses: pd.DataFrame, unit: str) -> list[Choice]:
     """Draw quality against time."""
     choices = []
     if by_round["minutes"].notna().any():
@@ -169,7 +176,7 @@ def _times(by_round: pd.DataFrame, losses: pd.DataFrame) -> list[Choice]:
         choices.append(Choice("time", "Hypervolume", "Hypervolume by minutes of work", figure))
     for budget, rows in losses.dropna(subset=["minutes", "loss"]).groupby("budget"):
         name = f"Loss at ≤ {budget:g} average bits"
-        figure = figures.time_figure(rows, "loss")
+        figure = figures.time_figure(rows, "loss", unit)
         choices.append(Choice(f"time-{budget:g}", name, f"{name}, by minutes of work", figure))
     return choices
 

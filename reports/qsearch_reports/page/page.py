@@ -67,6 +67,7 @@ def _study_context(results: StudyResults, name: str, payload: dict[str, Any]) ->
         "name": name,
         "directory": shell_path(results.directory),
         "headline": frames.headline(record),
+        "unit": frames.loss_unit(record),
         "failures": frames.failures_frame(record).to_dict("records"),
         "parameters": sum(layer.parameters for layer in record.layers),
         "origin": origin(record),
