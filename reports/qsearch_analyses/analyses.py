@@ -48,8 +48,8 @@ class QsearchParallelCoordinates(StudyAnalysis):
     reading = (
         "One line for each configuration of the last finished round: average bits, the mean of each"
         " knob over the quantized weights, then the loss, and the task metric if there is one."
-        " Colours are quarters of the losses, the best first. Where the best lines bundle, that knob"
-        " matters."
+        " Colours are quarters of the losses, the best first. Where the best lines bundle, that"
+        " knob matters."
     )
 
     def frame(self, results: StudyResults) -> pd.DataFrame:

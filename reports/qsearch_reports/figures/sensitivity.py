@@ -20,7 +20,7 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
     knob, place_of = str(frame.attrs["knob"]), "place of " * (frame.attrs["unit"] == "places")
     figure = style.new_figure(
         f"Layers that the search protects: sensitivity and {style.escape(knob, 40)}",
-        in_unit("predicted rise of the loss", unit),
+        in_unit("predicted rise of the loss", unit or "up to a factor"),
         f"mean {place_of}{style.escape(knob, 40)}",
     )
     positive = frame.loc[frame["highest_score"] > 0, "highest_score"]

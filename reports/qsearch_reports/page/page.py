@@ -74,6 +74,7 @@ def _study_context(results: StudyResults, name: str, payload: dict[str, Any]) ->
         "latest_round": None if latest.empty else int(latest["round"].iloc[0]),
         "drawn": payload["figures"],
         "drawn_rounds": len(payload["drawn_rounds"]),
+        "has_errors": bool((latest["standard_error"] > 0).any()),
         "start": None if latest.empty else _start(latest["average_bits"]),
     }
 
