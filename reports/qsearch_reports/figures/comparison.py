@@ -125,8 +125,9 @@ def time_figure(frame: pd.DataFrame, value: str, unit: str = "nats") -> go.Figur
         "hypervolume": ("Hypervolume", "normalised"),
         "loss": ("Best loss within the budget", unit),
     }[value]
-    x = "minutes of training, evaluation and search"
-    figure = style.new_figure(f"{title} by minutes of work", x, in_unit(value, unit))
+    figure = style.new_figure(
+        f"{title} by minutes of work", "minutes of work", in_unit(value, unit)
+    )
     shown = frame.dropna(subset=["minutes", value])
     form = style.number_format(shown[value])
     text = f"round %{{customdata[1]}}<br>%{{x:.2f}} minutes<br>{value} %{{y:{form}}}"

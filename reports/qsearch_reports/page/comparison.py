@@ -49,11 +49,12 @@ class Comparison:
     Args:
         names: Labels of the studies; ``studies`` of a method are positions in it.
         unknown: Labels of studies whose settings are not known.
+        is_trained: Whether any study trains, and so has rounds.
         unit: Of the losses; "" if it is not known, or not one.
         unfinished: Number of finished rounds of the studies that are not finished, by label.
         incomparable: By what differs, its value in each study, where losses cannot be compared.
         settings: By setting in which methods differ, its value in each of ``compared``.
-        by_round, reference: None if no study has a reference point.
+        by_round, reference: None if no study has a reference point; the former also without rounds.
         by_method: Empty unless a method has several seeds.
         outcomes: Wins, ties and losses of each method (rows) against each other one; None on the
             diagonal.
@@ -63,6 +64,7 @@ class Comparison:
     names: Sequence[str]
     methods: Sequence[frames.Method]
     has_seeds: bool
+    is_trained: bool
     unit: str
     unknown: Sequence[str]
     unfinished: Mapping[str, int]
@@ -102,6 +104,7 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
     by_round = _with_method(frames.comparison_frame(records, names), of_study)
     at_times = _with_method(frames.time_frame(records, names, budgets), of_study)
     at_budgets = frames.study_fronts_frame(records, names, "loss", budgets)
+    is_trained = any(record.is_trained for record in records)
     units = set(map(frames.loss_unit, records))
     unit = units.pop() if len(units) == 1 else ""
     has_seeds = any(len(method.studies) > 1 for method in methods)
@@ -112,6 +115,7 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
         names=names,
         methods=methods,
         has_seeds=has_seeds,
+        is_trained=is_trained,
         unit=unit,
         unknown=[name for name, result in named if result.settings is None],
         unfinished={name: len(one.record.rounds) for name, one in named if is_unfinished(one)},
@@ -124,7 +128,7 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
         fronts=_fronts(records, names, methods, of_study, unit),
         times=_times(by_round, at_times, unit),
         segments=_segments(outcomes),
-        by_round=None if by_round.empty else figures.comparison_figure(by_round),
+        by_round=figures.comparison_figure(by_round) if is_trained and len(by_round) else None,
         reference=frames.common_reference(records),
         budgets=budgets,
         by_method=_rows(by_method, frames.method_frame(at_budgets, names, methods))

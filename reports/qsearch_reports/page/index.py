@@ -36,7 +36,7 @@ class IndexRow:
         directory: As a command of the user would have it; ``place`` is relative to the folder.
         link: URL of its report, relative to the page.
         problem: Why nothing more is known of it; "" if something is.
-        rounds: Finished ones; None if nothing is trained.
+        trainer, rounds: Finished rounds are None, and the trainer is "", if nothing is trained.
         loss: Least selection loss of the last finished round.
         bits: Fewest average bits at which the loss is within 1 %: of what the model loses in full
             precision, or of the study's own least loss (``is_of_best``).
@@ -136,10 +136,11 @@ def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
     head = frames.headline(record)
     front = frames.latest_front(record)[["average_bits", "selection_loss"]]
     close = head.within_one_percent
-    named = ("name", "model", "task", "quantizer", "trainer")
+    named = ("name", "model", "task", "quantizer")
     return replace(
         row,
         **{name: getattr(record, name) for name in named},
+        trainer=record.trainer if head.is_trained else "",
         rounds=head.rounds if head.is_trained else None,
         evaluations=head.evaluations,
         failed=head.failed,

@@ -44,6 +44,7 @@ def test_objectives_are_compared_without_unit_and_their_metric_if_they_share_one
         assert [choice.key for choice in context.fronts] == keys
         assert context.fronts[0].figure.layout.yaxis.title.text == "loss"
         assert context.unit == ""
+        assert context.by_round is None
         assert all(0 < float(loss) < 0.01 for row in context.by_study for loss in row.losses)
     assert context.incomparable["task metric"] == ["none", "accuracy (higher is better)"]
 
