@@ -45,7 +45,7 @@ from qsearch.storage.round_state import RoundState
 from qsearch.storage.session_files import read_sessions, write_sessions
 from qsearch.storage.study_record import read_facts
 from qsearch.study.results import save_record, study_table
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 
 
 def claim_directory(spec: StudySpec, directory: Path) -> list[str]:
@@ -117,7 +117,7 @@ def open_study(
     error: Floats,
     executor: Executor,
     emit: Emit,
-) -> Study:
+) -> RunningStudy:
     """Open the study's experiment with its first set, new or as it was left."""
     spec, search = components.spec, components.spec.search
     if isinstance(components.trainer, SupportsFootprint) and read_footprint(directory) is None:
@@ -134,7 +134,7 @@ def open_study(
     trials = open_trials(
         database, directory, spec.name, space, metric.name if metric else None, node
     )
-    study = Study(
+    study = RunningStudy(
         directory, components, trials, node.searcher, rounds, sessions, error, executor, emit
     )
     _attach_first_set(study)
@@ -163,7 +163,7 @@ def quantization_error(components: StudyComponents, directory: Path, emit: Emit)
     return error
 
 
-def _attach_first_set(study: Study) -> None:
+def _attach_first_set(study: RunningStudy) -> None:
     search, space = study.spec.search, study.components.space
     generator = np.random.default_rng([study.spec.seed, 0])
     error, initial, bits = study.quantization_error, search.initial, search.average_bits
