@@ -125,9 +125,8 @@ def time_figure(frame: pd.DataFrame, value: str, unit: str = "nats") -> go.Figur
         "hypervolume": ("Hypervolume", "normalised"),
         "loss": ("Best loss within the budget", unit),
     }[value]
-    figure = style.new_figure(
-        f"{title} by minutes of work", "minutes of work", in_unit(value, unit)
-    )
+    x = "minutes of work"
+    figure = style.new_figure(f"{title} by {x}", x, in_unit(value, unit))
     shown = frame.dropna(subset=["minutes", value])
     form = style.number_format(shown[value])
     text = f"round %{{customdata[1]}}<br>%{{x:.2f}} minutes<br>{value} %{{y:{form}}}"
