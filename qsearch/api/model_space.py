@@ -17,12 +17,13 @@ from qsearch.api.quantization import QuantizerConfiguration, quantizer_of
 from qsearch.errors import InputError
 from qsearch.models.discovery import find_layers
 from qsearch.models.quantization_error import quantization_errors
+from qsearch.plugins.components import space_of
 from qsearch.plugins.protocols import Quantizer
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space as ConfigurationSpace
 from qsearch.spec.sections import ModelSpec, PluginSpec, SpaceSpec
 from qsearch.spec.validation import validate
 from qsearch.surrogate.error_correlation import error_correlation
@@ -77,6 +78,10 @@ class Space:
 
         Raises:
             InputError: If the model has no such layer, or an argument is not what it may be.
+
+        >>> import torch, qsearch
+        >>> qsearch.Space.from_model(torch.nn.Linear(64, 8), layers=["*"]).layers[0].shape
+        (8, 64)
         """
         if not isinstance(model, nn.Module):
             raise InputError(f"model: give a torch.nn.Module, not {type(model).__name__}")
@@ -85,11 +90,9 @@ class Space:
         made, section = quantizer_of(quantizer, options or {})
         space = validate(SpaceSpec, {"tied": tied}, "Space.from_model")
         _require_roles(space, found)
-        choices = made.choices()
-        bits = tuple(made.storage_bits(each) for each in choices.layer_configurations)
         own_name = getattr(getattr(model, "config", None), "_name_or_path", "")
         return cls(
-            configurations=ConfigurationSpace(found, choices, bits, space.fused_roles),
+            configurations=space_of(made, found, space.fused_roles),
             quantizer=made,
             quantizer_section=section,
             model_section=ModelSpec(
@@ -120,42 +123,70 @@ class Space:
         return self.configurations.average_bits_range
 
     def average_bits(self, configuration: Mapping[str, LayerConfiguration]) -> float:
-        """Return the average storage bits per quantized weight of a configuration."""
+        """Return the average storage bits per quantized weight of a configuration.
+
+        >>> space.average_bits(space.sample(bits=(3.0, 5.0))) <= 5.0
+        True
+        """
         return float(self.configurations.average_bits(self.configurations.encode(configuration)))
 
     def decode(self, index: Integers) -> QuantizerConfiguration:
-        """Return the configuration with some choice indices (groups)."""
+        """Return the configuration with some choice indices (groups).
+
+        >>> index = space.configurations.encode(configuration)
+        >>> space.decode(index) == configuration
+        True
+        """
         return QuantizerConfiguration(self.configurations.decode(index), self.quantizer)
 
     def sample(
         self, bits: tuple[float, float] | None = None, seed: int = 0
     ) -> QuantizerConfiguration:
-        """Return a random configuration, uniform over an interval of average bits."""
+        """Return a random configuration, uniform over an interval of average bits.
+
+        >>> space.sample(bits=(3.0, 5.0), seed=1) == space.sample(bits=(3.0, 5.0), seed=1)
+        True
+        """
         interval = bits or self.average_bits_range
         generator = np.random.default_rng(seed)
         return self.decode(sample_configurations(self.configurations, 1, interval, generator)[0])
 
     @cached_property
     def quantization_error(self) -> Floats:
-        """Relative squared error of each layer (layers × choices), measured at first use."""
+        """Relative squared error of each layer (layers × choices), measured at first use.
+
+        >>> space.quantization_error.shape == (len(space.layers), space.configurations.choices.size)
+        True
+        """
         choices = self.configurations.choices.layer_configurations
-        return quantization_errors(self.weights, self.quantizer, choices)
+        return quantization_errors(self.weights, self.quantizer, choices, layers=self.layers)
 
     @cached_property
     def scores(self) -> Floats:
         """What the search starts from: predicted rise of the loss (groups × choices).
 
         By quantization error alone, each weight's counting the same; a common factor is free.
+
+        >>> bool(space.scores.min() >= 0)
+        True
         """
         return error_scores(self.configurations, self.quantization_error)
 
     @cached_property
     def correlation(self) -> Floats:
-        """Correlation of the errors of two choices (choices × choices), measured at first use."""
+        """Correlation of the errors of two choices (choices × choices), measured at first use.
+
+        >>> round(float(space.correlation[0, 0]), 6)
+        1.0
+        """
         return error_correlation(self.quantizer)
 
     def digest(self) -> str:
-        """Return the SHA-256 of all of the model's tensors, by name."""
+        """Return the SHA-256 of all of the model's tensors, by name.
+
+        >>> len(space.digest())
+        64
+        """
         sha = hashlib.sha256()
         for key, value in sorted(self.state.items()):
             sha.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 import math
 import time
 from contextlib import ExitStack
@@ -26,6 +28,11 @@ from qsearch.storage.objective_file import ObjectiveFacts, read_objective, write
 from qsearch.storage.study_record import StudyRecord
 from qsearch.study.run import StudySession
 from qsearch.study.sequential import SequentialSearch
+
+_SMALL = 1e-6
+"""A loss of which Ax keeps fewer than four digits."""
+
+_log = logging.getLogger("qsearch")
 
 
 class ObjectiveSession:
@@ -75,6 +82,13 @@ class ObjectiveSession:
                     f" has {sorted(observed.metrics)}"
                 )
             metric = observed.metrics[self._metric.name]
+        if 0 < abs(observed.loss) < _SMALL:
+            _log.warning(
+                "trial %s: its loss %g is kept with ten decimals; if losses differ by less,"
+                " multiply them by a constant",
+                number,
+                observed.loss,
+            )
         facts = read_objective(self._directory)
         if facts.metrics and facts.examples != observed.examples:
             raise ObjectiveError(
@@ -91,7 +105,13 @@ class ObjectiveSession:
             )
             self._search.report(number, evaluation)
         del self._pending[number]
-        return self._trial(number, observed)
+        stored = self._session.study.trials.evaluated_in(1)[number]
+        return dataclasses.replace(
+            self._trial(number),
+            loss=stored.loss,
+            standard_error=stored.standard_error,
+            metrics=observed.metrics,
+        )
 
     def report_failure(self, number: int, reason: str) -> None:
         """Save that a trial that was asked for has no result, and will have none."""
@@ -120,15 +140,12 @@ class ObjectiveSession:
             with quiet, storage_errors(self._directory):
                 self._session.emit(kind, 1, reason=reason)
 
-    def _trial(self, number: int, observed: Observation | None = None) -> Trial:
+    def _trial(self, number: int) -> Trial:
         trials = self._session.study.trials
         return Trial(
             number,
             QuantizerConfiguration(trials.configuration(number), self._space.quantizer),
             trials.average_bits(number),
-            loss=None if observed is None else observed.loss,
-            standard_error=None if observed is None else observed.standard_error,
-            metrics={} if observed is None else observed.metrics,
         )
 
     def _require_pending(self, number: int) -> None:

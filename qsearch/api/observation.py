@@ -24,7 +24,8 @@ class Observation:
             the loss must be a mean negative log-likelihood in nats, such as cross-entropy.
         metrics: Further values by name, such as ``{"accuracy": 0.81}``.
 
-    >>> Observation(0.52, standard_error=0.01, metrics={"accuracy": 0.81}).loss
+    >>> import qsearch
+    >>> qsearch.Observation(0.52, standard_error=0.01, metrics={"accuracy": 0.81}).loss
     0.52
     """
 

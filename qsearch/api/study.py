@@ -46,7 +46,7 @@ class Study:
 
     >>> import qsearch
     >>> study = qsearch.create_study(space, bits=(3.0, 7.0))
-    >>> study.optimize(loss, trials=12)
+    >>> study.optimize(loss, trials=6)
     >>> study.best(bits=5.0).average_bits <= 5.0
     True
     """
@@ -97,6 +97,10 @@ class Study:
             ObjectiveError: If the objective raises an exception, or returns what is not a finite
                 loss. The results before it are kept.
             StudyBusyError: If the directory is held, by this process or another.
+
+        >>> study.optimize(loss, trials=6)
+        >>> len(study.trials_dataframe()) >= 6
+        True
         """
         if not callable(objective):
             raise InputError(f"objective: give a function, not {objective!r}")
@@ -164,7 +168,13 @@ class Study:
             self._session.report(number, as_observation(observation))
 
     def close(self) -> None:
-        """Save the results and free the directory; the study may be used again."""
+        """Save the results and free the directory; the study may be used again.
+
+        >>> trial = study.ask()
+        >>> study.close()
+        >>> study.ask().number == trial.number
+        True
+        """
         if self._session is not None:
             self._finalizer.detach()
             session, self._session = self._session, None

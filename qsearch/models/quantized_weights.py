@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from qsearch.errors import InputError
-from qsearch.models.discovery import backbone
+from qsearch.models.discovery import backbone, find_layers
+from qsearch.plugins.capabilities import SupportsLayers, quantize_weight
 from qsearch.plugins.protocols import Quantizer
 from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.layers import LayerSpec
 
 _MARK = "_qsearch_quantized"
 """An attribute of a module that has quantized weights: quantizing them again would be an error."""
@@ -32,13 +34,19 @@ def quantized_weights(
             " qsearch.quantized block first"
         )
     layers = {name: _linear(model, name) for name in configuration}
+    specs: dict[str, LayerSpec] = {}
+    if isinstance(quantizer, SupportsLayers):
+        for root in (backbone(model)[1], model):
+            specs |= {layer.name: layer for layer in find_layers(root, ["*"])}
     originals = {name: layer.weight.data for name, layer in layers.items()}
     setattr(model, _MARK, True)
     try:
         with torch.no_grad():
             for name, layer in layers.items():
                 weight = originals[name]
-                packed = quantizer.quantize(weight, configuration[name])
+                packed = quantize_weight(
+                    quantizer, weight, configuration[name], None, specs.get(name)
+                )
                 layer.weight.data = quantizer.dequantize(packed).to(weight)
         yield
     finally:

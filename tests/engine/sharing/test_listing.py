@@ -20,7 +20,7 @@ from qsearch.experiment.url import open_engine
 from qsearch.sharing.listing import ListedStudy, list_database, list_folder
 from qsearch.storage.lock import study_lock
 from qsearch.storage.study_record import read_study, write_study
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import (
     FAULTS,
     SMALL,
@@ -37,8 +37,8 @@ def shared(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A database with two studies: ``good``, and ``faulty``, some of whose trials fail."""
     folder = tmp_path_factory.mktemp("shared")
     url = f"sqlite:///{folder / 'shared.db'}"
-    run_study(study_spec(**SMALL, name="good", search__rounds=1), folder / "good", url)
-    run_study(study_spec(**SMALL, name="faulty", trainer__faults=FAULTS), folder / "faulty", url)
+    run_spec(study_spec(**SMALL, name="good", search__rounds=1), folder / "good", url)
+    run_spec(study_spec(**SMALL, name="faulty", trainer__faults=FAULTS), folder / "faulty", url)
     (folder / "notes").mkdir()
     return folder
 
@@ -86,7 +86,7 @@ def alike(here: ListedStudy, there: ListedStudy) -> bool:
 def test_unfinished_study_is_listed_alike_from_its_directory_and_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     with pytest.raises(Stop):
-        run_study(study_spec(**SMALL), tmp_path / "run", url, stopping_at("searched", 2))
+        run_spec(study_spec(**SMALL), tmp_path / "run", url, stopping_at("searched", 2))
     (here,), (there,) = list_folder(tmp_path), list_database(url)
     assert alike(here, there)
     assert (here.rounds, here.waiting, there.waiting) == (2, None, 2)
