@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from qsearch._distribution import install_extra
 from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.job import packable, transformers_module
@@ -16,7 +17,7 @@ _CARD = """\
 # {model}, packed by qsearch
 
 The base model with its weights packed as `config.json` says, layer by layer, {adapter}.
-With qsearch installed, transformers loads it:
+With qsearch installed (`{install}`), transformers loads it:
 
 ```python
 import qsearch_quantizers  # makes transformers know the format
@@ -62,4 +63,5 @@ def _write(job: ExportJob, directory: Path, format: str, with_adapter: bool) -> 
             module, job.state(), quantizer, options, layers(), directory, job.tokenizer
         )
     adapter = _WITH.format(method=job.method) if with_adapter else _WITHOUT
-    write_card(job, directory, _CARD, "transformers", adapter=adapter)
+    install = install_extra("llm")
+    write_card(job, directory, _CARD, "transformers", adapter=adapter, install=install)
