@@ -17,12 +17,11 @@ from qsearch.plugins.evaluation import Metric
 from qsearch.spec.sections import OBJECTIVE
 from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.validation import validate
-from qsearch.storage.directory import has_results, read_study_yaml
-from qsearch.storage.directory import load_study as read_study_file
+from qsearch.storage.directory import has_results, load_study_file, read_study_yaml
 from qsearch.storage.paths import STUDY_YAML
 from qsearch.storage.study_record import read_facts
 from qsearch.study.opening import claim_directory
-from qsearch.study.run import run_study as run_spec
+from qsearch.study.run import run_spec
 
 
 def create_study(
@@ -143,7 +142,7 @@ def run_study(
     qsearch.errors.InputError: missing.yaml: no such file
     """
     source = "study" if isinstance(study, StudySpec) else str(study)
-    spec = study if isinstance(study, StudySpec) else read_study_file(Path(study), overrides)
+    spec = study if isinstance(study, StudySpec) else load_study_file(Path(study), overrides)
     folder = Path(directory)
     run_spec(spec, folder, storage, observer, source, workers)
     return load_study(folder)

@@ -21,9 +21,9 @@ from qsearch.plugins.components import space_of
 from qsearch.plugins.protocols import Quantizer
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space as ConfigurationSpace
 from qsearch.spec.sections import ModelSpec, PluginSpec, SpaceSpec
 from qsearch.spec.validation import validate
 from qsearch.surrogate.error_correlation import error_correlation

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from qsearch.cli.arguments import Json, StudyDirectory
-from qsearch.cli.console import print_line, print_table, quieten_ax
+from qsearch.cli.console import SafeConsole, print_line, print_table
 from qsearch.errors import InputError
 
 Bits = Annotated[float | None, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
@@ -91,17 +91,18 @@ def export(
     ] = "adapter",
 ) -> None:
     """Write the best configuration within a budget, or a trial, in a form that can be deployed."""
+    from qsearch.cli.export_progress import export_progress
     from qsearch.deployment.budgets import chosen_budget, parse_sweep
-
-    quieten_ax()
     from qsearch.deployment.exporting import export_configuration, export_sweep
 
     if sweep is None:
         budget = chosen_budget(bits, bytes_, memory, tokens, trial)
-        rows = {str(to): export_configuration(directory, budget, to, format_)}
+        with export_progress(SafeConsole()) as show:
+            rows = {str(to): export_configuration(directory, budget, to, format_, show)}
     elif all(option is None for option in (bits, bytes_, memory, tokens, trial)):
         budgets = parse_sweep(sweep)
-        exported = export_sweep(directory, budgets, to, format_)
+        with export_progress(SafeConsole()) as show:
+            exported = export_sweep(directory, budgets, to, format_, show)
         names = [f"{to} for {budget.limit:g} bits" for budget in budgets]
         rows = dict(zip(names, exported, strict=True))
     else:

@@ -36,10 +36,10 @@ def init(
 
 def check(study: StudyFile, set_: Assignments = None) -> None:
     """Validate a study; print its layers, space size, and estimated memory and time."""
-    from qsearch.storage.directory import load_study
+    from qsearch.storage.directory import load_study_file
     from qsearch.study.checking import check_study
 
-    SafeConsole().print(label_table(check_study(load_study(study, set_ or ()), str(study))))
+    SafeConsole().print(label_table(check_study(load_study_file(study, set_ or ()), str(study))))
 
 
 def plugins() -> None:

@@ -41,7 +41,7 @@ from qsearch.experiment.url import (
     without_password,
 )
 from qsearch.monitoring.events import Emit
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.storage.paths import DATABASE, IDENTITY, RESTORED
 from qsearch.storage.session_files import database_identity, read_identity
 
@@ -64,7 +64,7 @@ def open_trials(
     database: Database,
     directory: Path,
     name: str,
-    space: Space,
+    space: ConfigurationSpace,
     metric: str | None,
     node: QsearchNode,
 ) -> Trials:
@@ -105,7 +105,7 @@ def _opening_errors(url: str, label: str) -> Iterator[None]:
 
 
 def _make(
-    directory: Path, name: str, space: Space, metric: str | None, node: QsearchNode
+    directory: Path, name: str, space: ConfigurationSpace, metric: str | None, node: QsearchNode
 ) -> Experiment:
     client = Client()  # With a database it would save the experiment after each of these.
     client.configure_experiment(

@@ -30,8 +30,8 @@ from qsearch.experiment.parameters import (
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.searcher import Searcher
 from qsearch.space.configuration import Choices, Knob, KnobValue
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
-from qsearch.space.space import Space
 from qsearch.surrogate.features import require_correlation
 
 NODE = "qsearch"
@@ -61,7 +61,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
 
     def __init__(
         self,
-        space: Space,
+        space: ConfigurationSpace,
         bits: tuple[float, float],
         seed: int = 0,
         segments: int = 40,
@@ -164,7 +164,7 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
 def _decode(**values: Any) -> QsearchNode:
     stored = _StoredNode.model_validate(values)
     choices = Choices(tuple(Knob(name, own) for name, own in stored.choices.items()))
-    space = Space(
+    space = ConfigurationSpace(
         stored.layers, choices, stored.storage_bits, stored.fused_roles, dict(stored.shape_bits)
     )
     size = choices.size

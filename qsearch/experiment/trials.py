@@ -30,7 +30,7 @@ from qsearch.experiment.parameters import (
 )
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 
 SEARCH = "search"
 """The method of a trial that the search has proposed."""
@@ -57,7 +57,11 @@ class Trials:
     """
 
     def __init__(
-        self, experiment: Experiment, database: Database, space: Space, metric: str | None
+        self,
+        experiment: Experiment,
+        database: Database,
+        space: ConfigurationSpace,
+        metric: str | None,
     ) -> None:
         self._experiment, self._database = experiment, database
         self._space, self._metric = space, metric

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
@@ -15,6 +13,9 @@ from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, QuantizedTensor, Quantizer, Split, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -186,6 +187,19 @@ class SupportsCalibration(Protocol):
 
         Raises:
             InputError: If the moment has another shape, or the weight cannot be quantized.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsInstallCheck(Protocol):
+    """Optional for quantizers. With it, ``qsearch check`` quantizes nothing to see if one can."""
+
+    def require_installed(self) -> None:
+        """Check that what it imports at first use is installed.
+
+        Raises:
+            InputError: If it is not; the message names the package.
         """
         ...
 

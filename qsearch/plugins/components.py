@@ -12,8 +12,8 @@ from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsShapeBits
 from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
-from qsearch.space.space import Space
 from qsearch.spec.sections import OBJECTIVE, PluginSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.validation import validate
@@ -37,7 +37,7 @@ class StudyComponents:
     quantizer: Quantizer
     task: Measured
     trainer: Trainer
-    space: Space
+    space: ConfigurationSpace
 
 
 def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
@@ -90,7 +90,7 @@ def space_of(
     quantizer: Quantizer,
     layers: Sequence[LayerSpec],
     fused_roles: tuple[tuple[str, ...], ...] = (),
-) -> Space:
+) -> ConfigurationSpace:
     """Return the space that a quantizer spans over layers."""
     choices = quantizer.choices()
     every = choices.layer_configurations
@@ -99,7 +99,7 @@ def space_of(
         for shape in dict.fromkeys(layer.shape for layer in layers):
             shape_bits[shape] = tuple(quantizer.storage_bits_of(shape, one) for one in every)
     nominal = tuple(quantizer.storage_bits(one) for one in every)
-    return Space(tuple(layers), choices, nominal, fused_roles, shape_bits)
+    return ConfigurationSpace(tuple(layers), choices, nominal, fused_roles, shape_bits)
 
 
 def _require_own_name(kind: str, section: PluginSpec, name: str, source: str) -> None:

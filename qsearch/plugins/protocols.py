@@ -21,17 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from qsearch.plugins.evaluation import Evaluation, Metric, TrainReport
 from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Split = Literal["train", "held-out", "validation", "test"]
 """``held-out`` is training data that is not trained on; see :class:`SupportsHoldOut`."""
@@ -95,6 +97,8 @@ class Scores:
     @classmethod
     def concatenate(cls, parts: Sequence[Scores]) -> Scores:
         """Join the scores of several batches, on the CPU."""
+        import torch
+
         return cls(
             torch.cat([part.losses.cpu() for part in parts]),
             torch.cat([part.metrics.cpu() for part in parts]),

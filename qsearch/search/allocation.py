@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from qsearch._arrays import Booleans, Floats, Integers
 from qsearch.errors import InputError, QsearchError
 from qsearch.search.pareto import non_dominated
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 
 _RELATIVE_GAP = 1e-4
 """Gap to the best bound at which an allocation counts as optimal."""
@@ -36,7 +36,7 @@ _MAX_SOLVES = 10
 """Times that the solver runs with a lower budget because its allocation exceeds the budget."""
 
 
-def allocate(space: Space, scores: Floats, budget: float) -> Integers:
+def allocate(space: ConfigurationSpace, scores: Floats, budget: float) -> Integers:
     """Return the configuration (groups) of least total score within a budget of average bits.
 
     The greedy allocation where it is within the gap of the optimum, else that of a mixed-integer
@@ -67,7 +67,7 @@ def allocate(space: Space, scores: Floats, budget: float) -> Integers:
     raise QsearchError(f"the allocator found no configuration within {budget:g} average bits")
 
 
-def allocate_front(space: Space, scores: Floats, budgets: Sequence[float]) -> Integers:
+def allocate_front(space: ConfigurationSpace, scores: Floats, budgets: Sequence[float]) -> Integers:
     """Return the distinct allocations of several budgets (n × groups), by rising budget.
 
     Budgets below the space's least average bits are left out.
@@ -78,7 +78,9 @@ def allocate_front(space: Space, scores: Floats, budgets: Sequence[float]) -> In
     return np.array(list(distinct.values()), dtype=np.int64).reshape(-1, len(space.groups))
 
 
-def relaxed_allocations(space: Space, scores: Floats, budgets: Sequence[float]) -> Integers:
+def relaxed_allocations(
+    space: ConfigurationSpace, scores: Floats, budgets: Sequence[float]
+) -> Integers:
     """Return near-optimal allocations (budgets × groups), far faster than the exact ones.
 
     The greedy solution of the relaxed program: from the fewest bits, groups are upgraded along the
@@ -131,7 +133,7 @@ class _Upgrades:
         return float(self.gain[misfits[0]]) if len(misfits) else 0.0
 
 
-def _upgrades(space: Space, scores: Floats) -> _Upgrades:
+def _upgrades(space: ConfigurationSpace, scores: Floats) -> _Upgrades:
     share, bits = space.group_share, space.group_bits
     hulls = [_lower_hull(row, own) for row, own in zip(scores, bits, strict=True)]
     start = np.array([hull[0] for hull in hulls], dtype=np.int64)
@@ -174,7 +176,7 @@ def _total(scores: Floats, index: Integers) -> float:
 
 
 def _options(
-    space: Space, scores: Floats, budget: float, greedy: Integers, price: float
+    space: ConfigurationSpace, scores: Floats, budget: float, greedy: Integers, price: float
 ) -> list[Integers] | None:
     """Return the choices of each group that an allocation better than the greedy one can hold.
 
@@ -196,7 +198,9 @@ def _options(
     ]
 
 
-def _solve(space: Space, scores: Floats, options: list[Integers], budget: float) -> Integers | None:
+def _solve(
+    space: ConfigurationSpace, scores: Floats, options: list[Integers], budget: float
+) -> Integers | None:
     """Return the best allocation of some choices, or None if none was found in time."""
     sizes = [len(option) for option in options]
     columns = np.arange(sum(sizes))

@@ -6,7 +6,7 @@ import numpy as np
 
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 
 _REDRAWS = 8
 """Times that configurations outside the interval are drawn again."""
@@ -19,7 +19,7 @@ _MAX_TILT = 1e6
 
 
 def sample_configurations(
-    space: Space, count: int, bits: tuple[float, float], generator: np.random.Generator
+    space: ConfigurationSpace, count: int, bits: tuple[float, float], generator: np.random.Generator
 ) -> Integers:
     """Draw configurations uniformly over an interval of average bits (count × groups).
 
@@ -54,7 +54,7 @@ class _Sampler:
     Groups of one kind have the same bits (kinds × choices), and so the same distribution.
     """
 
-    def __init__(self, space: Space, generator: np.random.Generator) -> None:
+    def __init__(self, space: ConfigurationSpace, generator: np.random.Generator) -> None:
         self._generator = generator
         self._bits, self._share = space.group_bits, space.group_share
         self._kinds, kind = np.unique(self._bits, axis=0, return_inverse=True)

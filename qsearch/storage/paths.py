@@ -15,6 +15,7 @@ IDENTITY = "state/identity.json"
 SESSIONS = "state/sessions.json"
 CLOCK = "state/clock.json"
 FOOTPRINT_FILE = "state/footprint.json"
+DATA_FACTS = "state/data_facts.safetensors"
 STATUS_FILE = "state/status.json"
 OBJECTIVE_FILE = "state/objective.json"
 LOCK = "state/lock"
@@ -97,6 +98,7 @@ _KINDS = (
     FileKind(CLOCK),
     FileKind(SESSIONS),
     FileKind(FOOTPRINT_FILE),
+    FileKind(DATA_FACTS),
     FileKind(STATUS_FILE, archived=False),
     FileKind(f"{LOCK}|{OWNER}|{RESTORED}", archived=False),
 )

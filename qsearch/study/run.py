@@ -35,11 +35,11 @@ from qsearch.storage.study_record import StudyRecord
 from qsearch.study.opening import claim_directory, open_study, quantization_error, record_session
 from qsearch.study.results import save_record
 from qsearch.study.round import run_round
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 from qsearch.study.training import restore_adapter
 
 
-def run_study(
+def run_spec(
     spec: StudySpec,
     directory: Path,
     storage_url: str | None = None,
@@ -78,7 +78,7 @@ class StudySession:
     """One session of a study: from its lock to its last event.
 
     As a context it holds the directory, the study's lock in a shared database, the database and
-    the workers. Other arguments are those of :func:`run_study`.
+    the workers. Other arguments are those of :func:`run_spec`.
     """
 
     components: StudyComponents
@@ -129,7 +129,7 @@ class StudySession:
         self.emit(EventKind.FINISHED, max(len(study.rounds), 1), reason=reason)
         return save_record(study)
 
-    def _open(self, held: ExitStack) -> Study:
+    def _open(self, held: ExitStack) -> RunningStudy:
         directory, url = self.directory, self.storage_url
         dead = held.enter_context(study_lock(directory))
         remove_leftovers(directory)

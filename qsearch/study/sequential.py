@@ -19,13 +19,13 @@ from qsearch.study.candidates import fit_searcher, random_configuration
 from qsearch.study.filtering import finished_round
 from qsearch.study.proxy_scores import round_scores
 from qsearch.study.results import PeriodicRecord, save_record
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 
 
 class SequentialSearch:
     """Asks for and reports trials of an open study, whose one round is never finished for good."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: RunningStudy) -> None:
         self._study = study
         self._record = PeriodicRecord(study)
         self._scored: tuple[int | None] | None = None

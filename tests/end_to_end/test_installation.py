@@ -1,4 +1,4 @@
-"""The wheel in an environment of its own, with plugins of other packages.
+"""The wheel in an environment of its own, with quantizers of other packages.
 
 Those are the example's and the documentation's.
 """
@@ -35,13 +35,6 @@ SOURCES = {
     },
 }
 """The folder of each package in the checkout."""
-PAGES = {
-    "quantizer": {"qsearch_absmax.py", "test_absmax.py", "qsearch_per_row.py", "test_per_row.py"},
-    "task": {"qsearch_regression.py", "test_regression.py"},
-    "trainer": {"qsearch_rounding.py", "test_rounding.py"},
-    "exporter": {"qsearch_npz.py", "qsearch_npz_integers.py", "test_npz.py"},
-}
-"""The files of each page docs/howto-….md, with a pyproject.toml."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,6 +54,15 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
     run_new(build)
     return folder
+
+
+PAGES = {
+    "quantizer": {"qsearch_absmax.py", "test_absmax.py", "qsearch_per_row.py", "test_per_row.py"},
+    "task": {"qsearch_regression.py", "test_regression.py"},
+    "trainer": {"qsearch_rounding.py", "test_rounding.py"},
+    "exporter": {"qsearch_npz.py", "qsearch_npz_integers.py", "test_npz.py"},
+}
+"""The files of each page docs/howto-….md, with a pyproject.toml."""
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +96,7 @@ def packages(
     (wheel,) = distributions.glob("*.whl")
     run_new([*install, "--no-deps", "--ignore-installed", str(wheel)])
     example = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "example")
-    pages = map(str, page_folders.values())
-    run_new([*install, "--no-build-isolation", str(example), *pages])
+    run_new([*install, "--no-build-isolation", str(example), *map(str, page_folders.values())])
     return environment
 
 
@@ -156,8 +157,8 @@ def test_the_citation_names_the_version() -> None:
 
 def test_packages_that_depend_on_it_bring_no_other_distribution(packages: Path) -> None:
     names = {folder.name for folder in site_packages(packages).glob("*.dist-info")}
-    others = ("ternary", "absmax", "regression", "rounding", "npz")
-    own = {f"qsearch_llm-{VERSION}", *(f"qsearch_{name}-0.1.0" for name in others)}
+    plugins = ("ternary", "absmax", "regression", "rounding", "npz")
+    own = {f"qsearch_llm-{VERSION}", *(f"qsearch_{plugin}-0.1.0" for plugin in plugins)}
     assert names == {f"{name}.dist-info" for name in own}
 
 

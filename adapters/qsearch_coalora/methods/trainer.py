@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from qsearch.errors import InputError
-from qsearch.models.quantization_error import quantization_errors
 from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
@@ -18,17 +17,12 @@ from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, Requirements, Split, Trainer, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
-from qsearch_coalora.estimation.footprint import model_footprint
 from qsearch_coalora.estimation.requirements import estimate_requirements
 from qsearch_coalora.export.job import AdapterJob
-from qsearch_coalora.models.loading import skeleton
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
-from qsearch_coalora.training.evaluation import evaluate
-from qsearch_coalora.training.layer_scores import sensitivities
 from qsearch_coalora.training.study_model import StudyModel
-from qsearch_coalora.weights.switching import FULL_PRECISION
 
 _TOKENS = 512
 """Length of a sequence where the task does not say its own."""
@@ -96,15 +90,18 @@ class AdapterTrainer(Trainer):
         """
         study = self.study
         study.require_rank()
-        config, notes = study.config
-        model, workload = skeleton(config, study.model), task_workload(study.task)
-        require_positions(model, workload)
+        shape, notes = study.model_shape
+        workload = task_workload(study.task)
+        require_positions(shape.positions, workload)
         return estimate_requirements(
-            model, study.layers, study.quantizer, study.options, workload, notes
+            shape, study.layers, study.quantizer, study.options, workload, notes
         )
 
     def footprint(self) -> Footprint:
         """Return what the model takes on a device."""
+        from qsearch_coalora.estimation.footprint import model_footprint
+        from qsearch_coalora.weights.switching import FULL_PRECISION
+
         workload = task_workload(self.study.task)
         tokens = _TOKENS if workload is None else workload.example_tokens
         return model_footprint(self._job(FULL_PRECISION), tokens)
@@ -147,6 +144,8 @@ class AdapterTrainer(Trainer):
         Raises:
             EvaluationError: If a configuration cannot be quantized or evaluated.
         """
+        from qsearch_coalora.training.evaluation import evaluate
+
         return tuple(
             evaluate(self.study, partial(self.place, configuration), split)
             for configuration in configurations
@@ -161,6 +160,8 @@ class AdapterTrainer(Trainer):
         self, layer_configurations: Sequence[LayerConfiguration]
     ) -> npt.NDArray[np.float64]:
         """Return relative squared error ‖W−W̃‖²/‖W‖² (layers × layer configurations)."""
+        from qsearch.models.quantization_error import quantization_errors
+
         weights = self.study.adapted.weights
         with clear_memory_errors():
             return quantization_errors(
@@ -175,6 +176,8 @@ class AdapterTrainer(Trainer):
         self, configurations: Sequence[Configuration], round: int
     ) -> npt.NDArray[np.float64]:
         """Return the expected rise of the loss per unit of relative squared error (layers)."""
+        from qsearch_coalora.training.layer_scores import sensitivities
+
         _require_configurations(configurations)
         usable = self.adapters.usable(configurations)
         return sensitivities(self.study, self.place, usable, round)
@@ -190,6 +193,15 @@ class AdapterTrainer(Trainer):
         self.adapters.load_state(state)
 
     # Export
+
+    def data_facts(self) -> TrainerState:
+        """Return what was measured on the data, and what the task knows of them."""
+        _ = self.study.adapted
+        return self.study.facts.state(self.study.task)
+
+    def use_data_facts(self, facts: TrainerState) -> None:
+        """Take what the study kept, so that exporting reads no data."""
+        self.study.facts.use(facts, self.study.task, self.study.options.device)
 
     def export_job(self, configuration: Configuration) -> AdapterJob:
         """Return a configuration, ready to be written; its adapter is in the model in memory."""

@@ -83,8 +83,8 @@ class TaskConformance:
                     assert_same_tensors(batch, expected, f"{split} batches, again")
             if isinstance(task, SupportsExampleCount):
                 count = task.examples(split)
-                fed = sum(map(_size, batches))
-                assert count is None or count >= fed, f"examples of {split}"
+                predictions = sum(map(_size, batches))
+                assert count is None or count >= predictions, f"examples of {split}"
 
     def test_a_generator_shuffles_and_its_seed_decides(self) -> None:
         task, _ = self._prepared()

@@ -16,6 +16,7 @@ from qsearch.deployment.selection import best_under
 from qsearch.plugins.registry import load_plugin
 from qsearch.storage.paths import FOOTPRINT_FILE
 from qsearch.storage.study_record import StudyRecord, read_study, row_values, write_study
+from tests.engine.fake_study import of_objective
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,8 @@ def exported(qsearch, finished: Path, tmp_path: Path):
         into = ["--to", to, "--format", "json"]
         code, output, errors = qsearch("export", finished, *arguments, *into)
         assert code == 0, errors
-        assert f"wrote {to}" in output
+        assert output.startswith("loading the model\nwriting trial "), output
+        assert f"\nwrote {to}" in output
         return to
 
     return export
@@ -83,6 +85,19 @@ def test_pick_begins_with_rounded_figures_and_their_units(
     assert shown["loss"] == f"{best['loss']:.4f} ± {best['standard_error']:.4f}"
     assert shown["weight files"] == f"{(1200 + 100 * best['average_bits']) / 1000:.1f} kB as packed"
     assert shown["memory"].endswith("kB for 10 tokens, an estimate")
+
+
+def test_pick_of_an_objective_shows_neither_training_nor_metric(
+    qsearch, record: StudyRecord, tmp_path: Path
+) -> None:
+    write_study(tmp_path, of_objective(record))
+    lines = qsearch("pick", tmp_path, "--bits", "6").output.splitlines()
+    shown = dict(line.split("  ", 1) for line in lines[: lines.index("")])
+    assert set(shown) - {"may be as good"} == {"trial", "average bits", "loss"}
+    assert "±" not in shown["loss"]
+    assert shown["trial"].strip().isdigit()
+    values = json.loads(qsearch("pick", tmp_path, "--bits", "6", "--json").output)
+    assert values["seen"] is values["metric"] is values["metric_name"] is None
 
 
 def test_pick_says_the_estimated_loss_and_which_smaller_one_may_be_as_good(

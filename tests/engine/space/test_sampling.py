@@ -12,15 +12,17 @@ from scipy import stats
 
 from qsearch._arrays import Integers
 from qsearch.errors import InputError
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from tests.engine.fake_study import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
 
 SPACE = make_space(2)
-ONE_LAYER = Space(make_layers(1)[:1], INTEGER, bits_of(INTEGER))
+ONE_LAYER = ConfigurationSpace(make_layers(1)[:1], INTEGER, bits_of(INTEGER))
 
 
-def sampled(space: Space, count: int, bits: tuple[float, float], seed: int = 0) -> Integers:
+def sampled(
+    space: ConfigurationSpace, count: int, bits: tuple[float, float], seed: int = 0
+) -> Integers:
     return sample_configurations(space, count, bits, np.random.default_rng(seed))
 
 
@@ -47,7 +49,7 @@ def test_configurations_are_uniform_over_average_bits(shaped: bool) -> None:
     st.sampled_from([(2.0, 3.0), (3.0, 3.5), (8.0, 9.0)]),
 )
 def test_configurations_stay_in_their_interval(
-    space: Space, seed: int, bits: tuple[float, float]
+    space: ConfigurationSpace, seed: int, bits: tuple[float, float]
 ) -> None:
     assert space.within(sampled(space, 4, bits, seed), bits).all()
 

@@ -23,7 +23,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Space:
+class ConfigurationSpace:
     """All configurations of a model under a quantizer.
 
     ``storage_bits`` are bits per weight by choice index, and ``fused_roles`` sets of roles that are
