@@ -8,7 +8,7 @@ SOURCES := qsearch adapters reports benchmarks examples tests docs
 TEST_PROCESSES ?= 2
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.2
 
-.PHONY: demo test suite check static audit tools browser axe eslint postgres bench-%
+.PHONY: demo test suite check static audit wheel-check tools browser axe eslint postgres bench-%
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
@@ -49,6 +49,10 @@ audit: requirements.lock requirements-models.txt
 	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
 	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
 		--requirement requirements.lock --requirement requirements-models.txt
+
+# The wheel in an empty environment: some 10 minutes, and 2 GB from the package index.
+wheel-check:
+	nice .ci/check-wheel $(PYTHON)
 
 # One after the other, since apt-get runs once at a time.
 tools: browser axe postgres

@@ -34,9 +34,9 @@ from qsearch.plugins.components import build_components
 from qsearch.search.acquisition import log_expected_hypervolume_improvement
 from qsearch.search.layer_scores import error_scores
 from qsearch.search.pareto import front
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from qsearch.spec.study_spec import load_spec
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.surrogate import fit_surrogate
@@ -127,7 +127,7 @@ def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> 
     relative = np.array([4.0 ** -c.integer("bits") for c in choices.layer_configurations])
     for layers in sizes:
         specs = tuple(LayerSpec(f"layer.{n}", "query", n, (64, 64)) for n in range(layers))
-        space = Space(specs, choices, bits)
+        space = ConfigurationSpace(specs, choices, bits)
         generator = np.random.default_rng(0)
         sensitivity = generator.gamma(0.5, size=layers)
         evaluated = sample_configurations(space, 100, (2.25, 7.25), generator)
@@ -179,7 +179,7 @@ def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> 
         )
 
 
-def _moved(space: Space, index: np.ndarray) -> np.ndarray:
+def _moved(space: ConfigurationSpace, index: np.ndarray) -> np.ndarray:
     groups, moved = space.neighbours(index)
     rows = np.repeat(index[None], len(groups), axis=0)
     rows[np.arange(len(groups)), groups] = moved

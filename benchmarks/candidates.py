@@ -12,7 +12,6 @@ import warnings
 
 import numpy as np
 import torch
-from qsearch_coalora.weights.quantization_error import quantization_errors
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from benchmarks.objectives import BITS
@@ -20,11 +19,12 @@ from benchmarks.peers import PEERS, Peer, Problem, Proposals
 from benchmarks.recording import Benchmark
 from benchmarks.searchers import Variant, qsearch_searcher
 from qsearch._arrays import Floats, Integers
+from qsearch.models.quantization_error import quantization_errors
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.search.pareto import reference_point
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from qsearch.surrogate.error_correlation import error_correlation
 
 ROLES = {
@@ -62,7 +62,7 @@ def problem_of(blocks: int, generator: np.random.Generator) -> tuple[Problem, Fl
         for role, shape in ROLES.items()
     )
     bits = tuple(quantizer.storage_bits(layer) for layer in choices.layer_configurations)
-    space = Space(layers, choices, bits)
+    space = ConfigurationSpace(layers, choices, bits)
     weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(0))
     error = quantization_errors([weight], quantizer, choices.layer_configurations)
     sensitivity = generator.lognormal(sigma=1.0, size=len(layers))

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from qsearch_coalora.export.job import ExportJob, plain_factors
+from qsearch_coalora.export.formats import MergedExporter
+from qsearch_coalora.export.job import AdapterJob, auto_class
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.models.loading import load_pretrained
 from qsearch_coalora.settings.device import autocast, parse_device, uses_bfloat16
@@ -164,14 +165,7 @@ def measure(trainer: AdapterTrainer, configuration: Configuration) -> dict[str, 
         trainer: The trainer, trained.
         configuration: The configuration.
     """
-    job = ExportJob(
-        trainer.study.adapted,
-        trainer.study.model,
-        trainer.study.loaded.tokenizer,
-        configuration,
-        trainer.study.quantizer,
-        trainer.method,
-    )
+    job = trainer.export_job(configuration)
     module, layers = load_merged(trainer, job), list(layer_weights(job))
     apart = logits_apart(trainer, configuration, module)
     as_loaded = evaluate(trainer, module)
@@ -180,25 +174,25 @@ def measure(trainer: AdapterTrainer, configuration: Configuration) -> dict[str, 
         if way == ADAPTED:
             ways[way] = as_loaded
             continue
-        for name, layer in zip(job.layer_names, layers, strict=True):
+        for name, layer in zip(job.paths, layers, strict=True):
             module.get_submodule(name).weight.data = weight_of(layer)
         ways[way] = evaluate(trainer, module)
     kept = {way: kept_share(layers, WAYS[way]) for way in QUANTIZED_AFTERWARDS}
     return {"logits_apart": apart, "ways": ways, "kept": kept}
 
 
-def load_merged(trainer: AdapterTrainer, job: ExportJob) -> Any:
+def load_merged(trainer: AdapterTrainer, job: AdapterJob) -> Any:
     """Return the model that transformers loads from the merged export of a configuration."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer.export(job.configuration, Path(folder), "merged")
-        module, _ = load_pretrained(ModelSpec(name=folder), job.auto_class)
+        MergedExporter().write(trainer.export_job(job.configuration), Path(folder))
+        module, _ = load_pretrained(ModelSpec(name=folder), auto_class(job.module))
     return module.to(trainer.study.options.device)
 
 
-def layer_weights(job: ExportJob) -> Iterator[LayerWeights]:
+def layer_weights(job: AdapterJob) -> Iterator[LayerWeights]:
     """Yield what the weight of each layer is made from, in layer order."""
     weights = job.adapted.weights
-    for position, (A, B) in enumerate(plain_factors(job)):
+    for position, (A, B) in enumerate(job.factors()):
         assert A is not None
         assert B is not None
         chosen = job.configuration[job.adapted.layers[position].name]

@@ -21,7 +21,7 @@ from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.search.allocation import allocate_front
 from qsearch.search.initial_set import initial_configurations
 from qsearch.search.layer_scores import weighted_scores
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.checkpoints import read_adapter, write_adapter
 from qsearch.surrogate.error_correlation import error_correlation
@@ -85,7 +85,7 @@ class Objective:
     """
 
     name: str
-    space: Space
+    space: ConfigurationSpace
     scores: Floats
     correlation: Floats
     examples: int

@@ -31,7 +31,7 @@ from qsearch.monitoring.events import Event
 from qsearch.plugins.registry import load_plugin
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.paths import study_files
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.postgres_server import PostgresServer
 
 OUTAGE_SECONDS = 60.0
@@ -63,7 +63,7 @@ def faults(benchmark: Benchmark) -> None:
 
 def run(directory: Path, *overrides: str, **named: Any) -> None:
     """Run the study, or go on with it."""
-    run_study(load_spec(QUICKSTART, (*CHANGES, *overrides)), directory, **named)
+    run_spec(load_spec(QUICKSTART, (*CHANGES, *overrides)), directory, **named)
 
 
 def workers_die(directory: Path) -> int:

@@ -23,7 +23,7 @@ from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.clock import Clock
 from qsearch.storage.files import write_json
 from qsearch.storage.study_record import read_study, row_configuration
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 
 BUDGETS = (2.5, 3.0, 4.0, 5.0, 6.0)
 """Average bits that each method has to serve."""
@@ -256,7 +256,7 @@ def record_at(
 
 
 def _run(spec: StudySpec, directory: Path, method: str, seed: int, plan: str) -> Outcome:
-    run_study(spec, directory)
+    run_spec(spec, directory)
     minutes = 60 * Clock(directory).hours
     record = read_study(directory)
     components = build_components(spec)

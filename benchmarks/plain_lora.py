@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from qsearch_coalora.methods.trainer import AdapterTrainer
-from qsearch_coalora.models.discovery import full_layer_names
 from qsearch_coalora.settings.device import autocast, uses_bfloat16
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.training.evaluation import score
 
+from qsearch.models.discovery import full_layer_names
 from qsearch.plugins.components import build_components
 from qsearch.plugins.protocols import LoadedModel, Task
 from qsearch.space.layers import LayerSpec

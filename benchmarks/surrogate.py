@@ -29,8 +29,8 @@ from benchmarks.recording import Benchmark
 from benchmarks.search_runs import distinct, indices_of, recorded_runs
 from benchmarks.stand_in import stand_in
 from qsearch._arrays import Floats, Integers
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.surrogate import fit_surrogate
 
@@ -57,7 +57,7 @@ def qsearch_surrogate(objective: Objective) -> Surrogate:
     return predict
 
 
-def proxy_alone(space: Space, scores: Floats) -> Surrogate:
+def proxy_alone(space: ConfigurationSpace, scores: Floats) -> Surrogate:
     """Return least squares on the proxy, one feature."""
     groups = np.arange(len(scores))
 
@@ -71,7 +71,7 @@ def proxy_alone(space: Space, scores: Floats) -> Surrogate:
     return predict
 
 
-def ordinal_gp(space: Space, saas: bool) -> Surrogate:
+def ordinal_gp(space: ConfigurationSpace, saas: bool) -> Surrogate:
     """Return BoTorch's default process on the ordinal knobs, or its additive SAAS (MAP)."""
     model_class = AdditiveMapSaasSingleTaskGP if saas else SingleTaskGP
 
@@ -91,7 +91,7 @@ def ordinal_gp(space: Space, saas: bool) -> Surrogate:
     return predict
 
 
-def ridge(space: Space, scores: Floats) -> Surrogate:
+def ridge(space: ConfigurationSpace, scores: Floats) -> Surrogate:
     """Return Bayesian ridge on the groups' scores, which sum to the proxy."""
     groups = np.arange(len(scores))
     scale = np.sqrt(scores.var(axis=1).sum())
@@ -109,7 +109,7 @@ def ridge(space: Space, scores: Floats) -> Surrogate:
     return predict
 
 
-def forest(space: Space, scores: Floats) -> Surrogate:
+def forest(space: ConfigurationSpace, scores: Floats) -> Surrogate:
     """Return a random forest on the groups' scores and the proxy."""
     groups = np.arange(len(scores))
 

@@ -1,7 +1,8 @@
-"""What an exception says, as one line of text that every file and database can hold."""
+"""Texts that every file, database and terminal can hold: what an exception says, and numbers."""
 
 from __future__ import annotations
 
+import math
 import sys
 import unicodedata
 
@@ -21,6 +22,22 @@ def in_one_line(text: object, limit: int = 2000) -> str:
     line = " ".join(str(text).split()).replace("\0", "\\0")
     line = line.encode("utf-8", "backslashreplace").decode("utf-8")
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+SMALL = 0.01
+"""Values below have four digits: four decimals would say little of them."""
+
+
+def with_error(value: float, error: float | None = None) -> str:
+    """Return a loss or metric as text, with its error if that is known and not 0.
+
+    It has four decimals, or four digits if it is small.
+    """
+    is_small = 0 < abs(value) < SMALL
+    shown = f"{value:.4g}" if is_small else f"{value:.4f}"
+    if not error or math.isnan(error):
+        return shown
+    return f"{shown} ± {error:.2g}" if is_small else f"{shown} ± {error:.4f}"
 
 
 _OBEYED = ("Cc", "Cf", "Cs")

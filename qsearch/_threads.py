@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import torch
-
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Keep PyTorch to one thread, for many operations on tensors too small to be handed around."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

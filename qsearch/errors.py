@@ -2,7 +2,12 @@
 
 
 class QsearchError(Exception):
-    """Root of every exception that qsearch raises on purpose."""
+    """Root of every exception that qsearch raises on purpose.
+
+    >>> import qsearch
+    >>> issubclass(qsearch.InputError, qsearch.QsearchError)
+    True
+    """
 
 
 class InputError(QsearchError):
@@ -10,6 +15,11 @@ class InputError(QsearchError):
 
     The message is one sentence that names the file or field, the value, and what is
     allowed; the command line prints it without a traceback and exits with code 2.
+
+    >>> import qsearch
+    >>> qsearch.load_study("missing")
+    Traceback (most recent call last):
+    qsearch.errors.InputError: missing: there is no such directory
     """
 
 
@@ -19,6 +29,15 @@ class StudyBusyError(InputError):
 
 class EvaluationError(QsearchError):
     """One configuration could not be evaluated; the study continues without it."""
+
+
+class ObjectiveError(QsearchError):
+    """An objective raised an exception, or returned what is not a finite loss.
+
+    >>> study.tell(study.ask(), float("nan"))
+    Traceback (most recent call last):
+    qsearch.errors.ObjectiveError: a loss must be finite, not nan
+    """
 
 
 class DamagedFileError(InputError):

@@ -87,11 +87,11 @@ def fake_plugins() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def finished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of the fake study, run to its end; read-only for tests."""
-    from qsearch.study.run import run_study
+    from qsearch.study.run import run_spec
     from tests.engine.fake_study import study_spec
 
     directory = tmp_path_factory.mktemp("finished") / "run"
-    run_study(study_spec(), directory)
+    run_spec(study_spec(), directory)
     return directory
 
 

@@ -1,4 +1,4 @@
-"""Python programs in forks of one process that has the imports of a study done.
+"""Python programs in forks of a process that has the imports of a study done.
 
 Those imports take 7 s of a core, more than most commands of a test. A fork has the same modules as
 a new process and is otherwise new, but for the order of sets of texts, which is that of its server.
@@ -37,10 +37,10 @@ ROOT = Path(__file__).parent.parent
 class Server:
     """The client's end of a server."""
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
+    def __init__(self, python: str, variables: Mapping[str, str]) -> None:
         """Start a server; it imports while the caller continues."""
         self.process = subprocess.Popen(
-            [sys.executable, __file__],
+            [python, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -65,8 +65,8 @@ class Server:
             self.process.wait()
 
 
-_SERVERS: list[Server] = []
-"""The server of this process, if one runs."""
+_SERVERS: dict[str, Server] = {}
+"""The servers that this process has started, by their Python."""
 
 
 def run_fork(
@@ -75,23 +75,22 @@ def run_fork(
     """Run a Python program in a fork of a process that has the imports of a study done.
 
     Args:
-        arguments: The command line: this Python, ``-m`` and a module or a script, and the
-            program's own arguments.
+        arguments: The command line: a Python with its environment, ``-m`` and a module or a
+            script, and the program's own arguments.
         variables: All its environment variables. Those that Python or an import reads when it
             starts, such as OMP_NUM_THREADS, are those of the first call.
     """
     program, *rest = map(str, arguments)
-    assert program == sys.executable
-    if not _SERVERS:
-        _SERVERS.append(Server(variables))
-        atexit.register(_SERVERS[0].stop)
+    if program not in _SERVERS:
+        _SERVERS[program] = Server(program, variables)
+        atexit.register(_SERVERS[program].stop)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
         job = {"arguments": rest, "variables": dict(variables), "cwd": str(Path.cwd())}
         try:
-            code = _SERVERS[0].run(job | {"files": list(map(str, files))})
+            code = _SERVERS[program].run(job | {"files": list(map(str, files))})
         except BaseException:  # Such as the end of a test's time.
-            _SERVERS.pop().stop()
+            _SERVERS.pop(program).stop()
             raise
         output, errors = (file.read_text() for file in files)
     return subprocess.CompletedProcess([program, *rest], code, output, errors)

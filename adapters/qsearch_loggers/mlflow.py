@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from qsearch._distribution import install_extra
 from qsearch._text import warn
 from qsearch.errors import InputError
 from qsearch.monitoring.events import Event, EventKind, Observer
@@ -55,7 +56,8 @@ def mlflow(directory: Path, name: str) -> AbstractContextManager[Observer]:
         import mlflow  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "--logger mlflow: MLflow is not installed; pip install 'qsearch[mlflow]'"
+            "--logger mlflow: MLflow is not installed; install the extra:"
+            f" {install_extra('mlflow')}"
         ) from error
     return _opened(directory, name)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from qsearch._distribution import install_extra
 from qsearch.errors import InputError
 from qsearch.monitoring.events import Observer
 from qsearch_loggers.scalars import Scalar, Scalars
@@ -27,7 +28,8 @@ def tensorboard(directory: Path, name: str) -> AbstractContextManager[Observer]:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "--logger tensorboard: TensorBoard is not installed; pip install 'qsearch[tensorboard]'"
+            "--logger tensorboard: TensorBoard is not installed; install the extra:"
+            f" {install_extra('tensorboard')}"
         ) from error
     return _opened(directory)
 

@@ -17,7 +17,7 @@ _MIN_SPACING = 0.004
 
 
 def random_peer(problem: Problem, generator: np.random.Generator) -> Proposals:
-    """Draw uniformly over average bits (:meth:`~qsearch.space.space.Space.sample`)."""
+    """Draw uniformly over average bits (:func:`~qsearch.space.sampling.sample_configurations`)."""
     archive = Archive(problem)
     while (candidate := random_new(archive, generator)) is not None:
         archive.add(candidate, (yield candidate))

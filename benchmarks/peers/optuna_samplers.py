@@ -12,7 +12,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from benchmarks.peers.protocol import Archive, Problem, Proposals, renewed
 from qsearch._arrays import Integers
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 
 _ASKS = 10
 """Times that a sampler is asked again when it repeats a known configuration."""
@@ -104,11 +104,11 @@ def _propose(
         _tell(study, trial, space, candidate, loss)
 
 
-def _names(space: Space) -> list[list[str]]:
+def _names(space: ConfigurationSpace) -> list[list[str]]:
     return [[f"{group.name}:{knob}" for knob in space.choices.names] for group in space.groups]
 
 
-def _distributions(space: Space) -> dict[str, BaseDistribution]:
+def _distributions(space: ConfigurationSpace) -> dict[str, BaseDistribution]:
     return {
         name: IntDistribution(0, int(size) - 1)
         for names in _names(space)
@@ -117,7 +117,7 @@ def _distributions(space: Space) -> dict[str, BaseDistribution]:
     }
 
 
-def _index(space: Space, trial: Trial) -> Integers:
+def _index(space: ConfigurationSpace, trial: Trial) -> Integers:
     code = [[trial.params.get(name, 0) for name in names] for names in _names(space)]
     columns = tuple(np.array(code, dtype=np.int64).T)
     return np.ravel_multi_index(columns, space.choices.sizes).astype(np.int64)
@@ -125,7 +125,7 @@ def _index(space: Space, trial: Trial) -> Integers:
 
 def _enqueued(
     study: optuna.Study,
-    space: Space,
+    space: ConfigurationSpace,
     index: Integers,
     distributions: dict[str, BaseDistribution],
 ) -> Trial:
@@ -135,7 +135,7 @@ def _enqueued(
 
 
 def _parameters(
-    space: Space, index: Integers, distributions: dict[str, BaseDistribution]
+    space: ConfigurationSpace, index: Integers, distributions: dict[str, BaseDistribution]
 ) -> dict[str, int]:
     return {
         name: position
@@ -145,5 +145,7 @@ def _parameters(
     }
 
 
-def _tell(study: optuna.Study, trial: Trial, space: Space, index: Integers, loss: float) -> None:
+def _tell(
+    study: optuna.Study, trial: Trial, space: ConfigurationSpace, index: Integers, loss: float
+) -> None:
     study.tell(trial, [loss, float(space.average_bits(index))])

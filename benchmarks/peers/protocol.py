@@ -25,8 +25,8 @@ import numpy as np
 from benchmarks.peers.ladders import ladder_of
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 
 _TRIES = 200
 """Bound of every loop that draws until a configuration is valid."""
@@ -51,7 +51,7 @@ class Problem:
         InputError: If shapes do not agree, a figure is not finite, or the interval is empty.
     """
 
-    space: Space
+    space: ConfigurationSpace
     bits: tuple[float, float]
     start: Integers
     start_loss: Floats

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from qsearch.cli.arguments import Json, StudyDirectory
-from qsearch.cli.console import print_line, print_table, quieten_ax
+from qsearch.cli.console import SafeConsole, print_line, print_table
 from qsearch.errors import InputError
 
 Bits = Annotated[float | None, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
@@ -58,6 +59,20 @@ def pick(
     print_table(("layer", *picked.knobs), rows)
 
 
+class ExportCommand(TyperCommand):
+    """The command ``export``, whose help lists the installed formats."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help; packages are looked through for formats only here."""
+        from qsearch.plugins.formats import installed_formats
+
+        formats = "; ".join(f"{name}: {text}" for name, text in installed_formats())
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.name == "format_":
+                option.help = f"{formats}."
+        super().format_help(ctx, formatter)
+
+
 def export(
     directory: StudyDirectory,
     to: Annotated[Path, typer.Option("--to", help="Folder to write.", metavar="OUT")],
@@ -72,25 +87,22 @@ def export(
     ] = None,
     format_: Annotated[
         str,
-        typer.Option(
-            "--format",
-            help="packed (whole model), packed-base (without its adapter), adapter (PEFT),"
-            " merged (float model), compressed-tensors (vLLM), gguf (llama.cpp).",
-        ),
+        typer.Option("--format", help="What to write."),
     ] = "adapter",
 ) -> None:
     """Write the best configuration within a budget, or a trial, in a form that can be deployed."""
+    from qsearch.cli.export_progress import export_progress
     from qsearch.deployment.budgets import chosen_budget, parse_sweep
-
-    quieten_ax()
     from qsearch.deployment.exporting import export_configuration, export_sweep
 
     if sweep is None:
         budget = chosen_budget(bits, bytes_, memory, tokens, trial)
-        rows = {str(to): export_configuration(directory, budget, to, format_)}
+        with export_progress(SafeConsole()) as show:
+            rows = {str(to): export_configuration(directory, budget, to, format_, show)}
     elif all(option is None for option in (bits, bytes_, memory, tokens, trial)):
         budgets = parse_sweep(sweep)
-        exported = export_sweep(directory, budgets, to, format_)
+        with export_progress(SafeConsole()) as show:
+            exported = export_sweep(directory, budgets, to, format_, show)
         names = [f"{to} for {budget.limit:g} bits" for budget in budgets]
         rows = dict(zip(names, exported, strict=True))
     else:

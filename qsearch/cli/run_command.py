@@ -51,9 +51,9 @@ def run(
     from qsearch.monitoring.events import all_of
     from qsearch.monitoring.loggers import loggers
     from qsearch.monitoring.tracker import StudyTracker
-    from qsearch.storage.directory import load_study
+    from qsearch.storage.directory import load_study_file
 
-    spec = load_study(study, set_ or ())
+    spec = load_study_file(study, set_ or ())
     console = SafeConsole()
     try:
         with (
@@ -61,9 +61,9 @@ def run(
             StudyProgress(console, StudyTracker(out, spec.search)) as progress,
         ):
             quieten_ax()
-            from qsearch.study.run import run_study
+            from qsearch.study.run import run_spec
 
-            record = run_study(
+            record = run_spec(
                 spec,
                 out,
                 storage,

@@ -36,17 +36,17 @@ def init(
 
 def check(study: StudyFile, set_: Assignments = None) -> None:
     """Validate a study; print its layers, space size, and estimated memory and time."""
-    from qsearch.storage.directory import load_study
+    from qsearch.storage.directory import load_study_file
     from qsearch.study.checking import check_study
 
-    SafeConsole().print(label_table(check_study(load_study(study, set_ or ()), str(study))))
+    SafeConsole().print(label_table(check_study(load_study_file(study, set_ or ()), str(study))))
 
 
 def plugins() -> None:
-    """List installed quantizers, trainers, tasks and loggers, and the packages they come from."""
+    """List installed quantizers, trainers, tasks, exporters, loggers, and their packages."""
     from qsearch.plugins.registry import Group, installed_plugins
 
-    groups: tuple[Group, ...] = ("quantizers", "trainers", "tasks", "loggers")
+    groups: tuple[Group, ...] = ("quantizers", "trainers", "tasks", "exporters", "loggers")
     rows = (
         (group[:-1], plugin.name, plugin.target, plugin.distribution)
         for group in groups

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qsearch._text import warn
+from qsearch._text import warn, with_error
 from qsearch.cli.arguments import Json, StudyDirectory
 from qsearch.cli.console import print_line, print_table, report_function
 from qsearch.errors import InputError
@@ -42,7 +42,7 @@ def list_studies(
 def _cell(value: str | float | None) -> str:
     if value == "":
         return "no"  # Nobody runs it.
-    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "" if value is None else with_error(value) if isinstance(value, float) else str(value)
 
 
 def index(

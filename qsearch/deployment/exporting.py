@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pandas as pd
 from safetensors import SafetensorError
@@ -15,38 +17,61 @@ from safetensors import SafetensorError
 from qsearch.deployment.budgets import Budget, best_within, size_needed
 from qsearch.deployment.model_card import add_values, export_facts
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsFormatCheck
-from qsearch.plugins.components import StudyComponents, build_components
-from qsearch.storage.checkpoints import read_adapter
+from qsearch.plugins.capabilities import SupportsExport, SupportsQuantizerCheck
+from qsearch.plugins.components import build_components
+from qsearch.plugins.exporters import Exporter, ExportJob
+from qsearch.plugins.facts import SupportsDataFacts
+from qsearch.plugins.formats import load_exporter
+from qsearch.plugins.protocols import QuantizedTensor, Trainer
+from qsearch.storage.checkpoints import read_adapter, read_data_facts
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import cannot_write, write_json
 from qsearch.storage.paths import STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_values
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FACTS_FILE = "qsearch.json"
 """In each export: which study, trial and budget it is of, and its values."""
-
-_WEIGHT_FILES = (".safetensors", ".gguf")
 
 INDEX_FILE = "index.json"
 """In a folder of several exports: which one is for which budget."""
 
 
-def export_configuration(directory: Path, budget: Budget, to: Path, format: str) -> pd.Series:
+class ExportProgress(Protocol):
+    """Shows what an export does now."""
+
+    def __call__(self, phase: str, done: int = 0, layers: int = 0) -> None:
+        """Show a phase, and how many of its layers are done, if it has any."""
+        ...
+
+
+def _silent(phase: str, done: int = 0, layers: int = 0) -> None:
+    """Show nothing."""
+
+
+def export_configuration(
+    directory: Path, budget: Budget, to: Path, format: str, show: ExportProgress = _silent
+) -> pd.Series:
     """Export the best configuration within a budget to a new or empty folder.
 
-    The format is one of the trainer's. The row of ``trials.parquet`` that was exported is returned.
+    The row of ``trials.parquet`` that was exported is returned.
     """
     record = read_study(directory)
     row = best_within(record, directory, budget)
-    components = _components(directory, record, format, to)
+    writer = _writer(directory, record, format, to, show)
     with _whole_folder(to) as folder:
-        _export(directory, record, components, row, budget, folder, format)
+        writer.write(row, budget, folder)
     return row
 
 
 def export_sweep(
-    directory: Path, budgets: Sequence[Budget], to: Path, format: str
+    directory: Path,
+    budgets: Sequence[Budget],
+    to: Path,
+    format: str,
+    show: ExportProgress = _silent,
 ) -> list[pd.Series]:
     """Export the best configuration within each of several budgets of average bits.
 
@@ -56,7 +81,7 @@ def export_sweep(
     """
     record = read_study(directory)
     rows = [best_within(record, directory, budget) for budget in budgets]
-    components = _components(directory, record, format, to)
+    writer = _writer(directory, record, format, to, show)
     folders: dict[int, str] = {}
     entries = []
     with _whole_folder(to) as whole:
@@ -64,7 +89,7 @@ def export_sweep(
             name = folders.setdefault(int(row["trial"]), repr(budget.limit).removesuffix(".0"))
             if not (whole / name).exists():
                 (whole / name).mkdir()
-                _export(directory, record, components, row, budget, whole / name, format)
+                writer.write(row, budget, whole / name)
             entries.append({"bits": budget.limit, "folder": name, **_summary(row, record)})
         write_json(
             whole / INDEX_FILE,
@@ -78,46 +103,81 @@ def _summary(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
     return {name: values[name] for name in ("trial", "average_bits", "loss", "estimated_loss")}
 
 
-def _components(directory: Path, record: StudyRecord, format: str, to: Path) -> StudyComponents:
-    """Return the study's components, once it is clear that they can write there."""
-    path = directory / STUDY_YAML
-    components = build_components(read_study_yaml(path), str(path))
-    formats = components.trainer.export_formats
-    if format not in formats:
-        raise InputError(f"--format {format!r}: trainer {record.trainer!r} writes {list(formats)}")
+class _WatchedJob:
+    """An export job, all of whose answers it gives, that shows which layer is asked for."""
+
+    def __init__(self, job: ExportJob, show: Callable[[int, int], None]) -> None:
+        self._job = job
+        self._show = show
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._job, name)
+
+    def quantized(self, position: int) -> QuantizedTensor:
+        self._show(position + 1, len(self._job.layers))
+        return self._job.quantized(position)
+
+    def factors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, factors in enumerate(self._job.factors(), 1):
+            self._show(number, len(self._job.layers))
+            yield factors
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes configurations of one study in one format."""
+
+    directory: Path
+    record: StudyRecord
+    trainer: Trainer
+    format: str
+    exporter: Exporter
+    show: ExportProgress
+
+    def write(self, row: pd.Series, budget: Budget, folder: Path) -> None:
+        """Write the configuration of a row into an empty folder, with what was measured of it."""
+        self.trainer.load_state(read_adapter(self.directory, int(row["round"]))[0])
+        assert isinstance(self.trainer, SupportsExport)
+        phase = f"writing trial {row['trial']}"
+        self.show(phase)
+        job = self.trainer.export_job(row_configuration(row))
+        self.exporter.write(cast(ExportJob, _WatchedJob(job, partial(self.show, phase))), folder)
+        suffixes = self.exporter.weight_files
+        facts = {
+            **export_facts(self.record, row),
+            "format": self.format,
+            "budget": {"kind": budget.kind, "limit": budget.limit, "tokens": budget.tokens},
+            "weight_file_bytes": sum(
+                path.stat().st_size for path in folder.rglob("*") if path.suffix in suffixes
+            ),
+        }
+        if budget.kind == "bytes" and facts["weight_file_bytes"] > budget.limit:
+            raise InputError(
+                f"{budget} is for the format 'packed': as {self.format!r}, trial {facts['trial']}"
+                f" takes {size_needed(facts['weight_file_bytes'], budget.unit)}"
+            )
+        write_json(folder / FACTS_FILE, facts)
+        add_values(folder, facts)
+
+
+def _writer(
+    directory: Path, record: StudyRecord, format: str, to: Path, show: ExportProgress
+) -> _Writer:
+    """Return what writes the study's exports, once it is clear that it can write there."""
+    exporter = load_exporter(format, record.trainer, record.quantizer)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to {to}: exists and is not an empty folder")
-    if isinstance(components.trainer, SupportsFormatCheck):
-        components.trainer.require_format(format)
-    return components
-
-
-def _export(
-    directory: Path,
-    record: StudyRecord,
-    components: StudyComponents,
-    row: pd.Series,
-    budget: Budget,
-    folder: Path,
-    format: str,
-) -> None:
-    components.trainer.load_state(read_adapter(directory, int(row["round"]))[0])
-    components.trainer.export(row_configuration(row), folder, format)
-    facts = {
-        **export_facts(record, row),
-        "format": format,
-        "budget": {"kind": budget.kind, "limit": budget.limit, "tokens": budget.tokens},
-        "weight_file_bytes": sum(
-            path.stat().st_size for path in folder.rglob("*") if path.suffix in _WEIGHT_FILES
-        ),
-    }
-    if budget.kind == "bytes" and facts["weight_file_bytes"] > budget.limit:
-        raise InputError(
-            f"{budget} is for the format 'packed': as {format!r}, trial {facts['trial']} takes"
-            f" {size_needed(facts['weight_file_bytes'], budget.unit)}"
-        )
-    write_json(folder / FACTS_FILE, facts)
-    add_values(folder, facts)
+    path = directory / STUDY_YAML
+    components = build_components(read_study_yaml(path), str(path))
+    if not isinstance(components.trainer, SupportsExport):
+        raise InputError(f"--format {format}: trainer {record.trainer!r} exports nothing")
+    if isinstance(exporter, SupportsQuantizerCheck):
+        exporter.require_quantizer(components.quantizer)
+    show("loading the model")
+    facts = read_data_facts(directory)
+    if facts is not None and isinstance(components.trainer, SupportsDataFacts):
+        components.trainer.use_data_facts(facts)
+    return _Writer(directory, record, components.trainer, format, exporter, show)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from qsearch._text import with_error
 from qsearch.plugins.digests import Inputs
 from qsearch.storage.study_record import StudyRecord, row_values
 
@@ -42,14 +43,15 @@ def add_values(folder: Path, facts: Mapping[str, Any]) -> None:
     card = folder / CARD
     if not card.is_file():
         return
-    metric = with_error(facts["metric"], facts["metric_standard_error"])
     rows = {
         "average bits of the quantized weights": f"{facts['average_bits']:.4f}",
         "weight files": f"{facts['weight_file_bytes'] / 1e6:.1f} MB",
         "validation loss": with_error(facts["loss"], facts["standard_error"]) + " nats",
-        f"validation {as_code(facts['metric_name'])}": metric,
-        "in a training set of the adapter": "yes" if facts["seen"] else "no",
     }
+    if facts["metric"] is not None:
+        metric = with_error(facts["metric"], facts["metric_standard_error"])
+        rows[f"validation {as_code(facts['metric_name'])}"] = metric
+    rows["in a training set of the adapter"] = "yes" if facts["seen"] else "no"
     if facts["estimated_loss"] is not None:
         estimated = with_error(facts["estimated_loss"], facts["estimated_loss_std"])
         rows["estimated loss"] = f"{estimated} nats"
@@ -73,8 +75,3 @@ def add_values(folder: Path, facts: Mapping[str, Any]) -> None:
 def as_code(name: str) -> str:
     """Return a name as Markdown's code, in which nothing of it means anything."""
     return "`" + " ".join(name.replace("`", "'").split()) + "`"
-
-
-def with_error(value: float, error: float | None) -> str:
-    """Return a value with its error, if that is known."""
-    return f"{value:.4f}" if error is None else f"{value:.4f} ± {error:.4f}"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qsearch._text import with_error
 from qsearch.deployment.budgets import Budget, best_within, readable_size
-from qsearch.deployment.model_card import with_error
 from qsearch.deployment.selection import smallest_alike
 from qsearch.space.configuration import Configuration
 from qsearch.storage.measurements import read_footprint
@@ -26,9 +26,12 @@ class Picked:
     def lines(self) -> list[tuple[str, str]]:
         """Return what is known of it as labels and rounded values."""
         of = self.values
-        seen = "seen" if of["seen"] else "unseen"
+        trial = str(of["trial"])
+        if of["seen"] is not None:
+            seen = "seen" if of["seen"] else "unseen"
+            trial += f", evaluated in round {of['round']}, {seen} in training"
         lines = [
-            ("trial", f"{of['trial']}, evaluated in round {of['round']}, {seen} in training"),
+            ("trial", trial),
             ("average bits", f"{of['average_bits']:.4f}"),
         ]
         if of["file_bytes"] is not None:
@@ -40,10 +43,10 @@ class Picked:
         if of["estimated_loss"] is not None:
             estimated = with_error(of["estimated_loss"], of["estimated_loss_std"])
             lines.append(("estimated loss", estimated))
-        lines += [
-            ("loss", with_error(of["loss"], of["standard_error"])),
-            (of["metric_name"], with_error(of["metric"], of["metric_standard_error"])),
-        ]
+        lines.append(("loss", with_error(of["loss"], of["standard_error"])))
+        if of["metric"] is not None:
+            metric = with_error(of["metric"], of["metric_standard_error"])
+            lines.append((of["metric_name"], metric))
         smallest = of["smallest_alike"]
         if smallest["trial"] != of["trial"]:
             lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qsearch._distribution import install_extra
 from qsearch.errors import InputError
 from qsearch.execution.executor import Executor
 from qsearch.execution.serial import SerialExecutor
@@ -17,7 +18,6 @@ def open_executor(components: StudyComponents, workers: Workers | None) -> Execu
         from qsearch.execution.ray_executor import RayExecutor
     except ImportError as error:
         raise InputError(
-            "workers need Ray, which is not installed; install the extra: pip install"
-            " 'qsearch[ray]'"
+            f"workers need Ray, which is not installed; install the extra: {install_extra('ray')}"
         ) from error
     return RayExecutor(components, workers)

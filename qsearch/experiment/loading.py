@@ -41,7 +41,7 @@ from qsearch.experiment.url import (
     without_password,
 )
 from qsearch.monitoring.events import Emit
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.storage.paths import DATABASE, IDENTITY, RESTORED
 from qsearch.storage.session_files import database_identity, read_identity
 
@@ -53,6 +53,7 @@ def open_database(
     # Ax reports each trial with all its parameters; qsearch has its own log.
     set_ax_logger_levels(logging.ERROR)
     warnings.filterwarnings("ignore", category=AxParameterWarning)
+    warnings.filterwarnings("ignore", message="TypeDecorator JSONEncodedText")
     label = f"--storage {without_password(url)!r}" if url else str(directory / DATABASE)
     url = url or sqlite_url(directory / DATABASE)
     with _opening_errors(url, label):
@@ -60,13 +61,18 @@ def open_database(
 
 
 def open_trials(
-    database: Database, directory: Path, name: str, space: Space, metric: str, node: QsearchNode
+    database: Database,
+    directory: Path,
+    name: str,
+    space: ConfigurationSpace,
+    metric: str | None,
+    node: QsearchNode,
 ) -> Trials:
     """Load the trials of the study's experiment, or make the experiment.
 
     ``node`` is stored with a new experiment for those who use it in Ax; ``metric`` names the task
-    metric, which is tracked. An experiment that is damaged, is another directory's, or has another
-    space is an InputError.
+    metric, which is tracked if there is one. An experiment that is damaged, is another directory's,
+    or has another space is an InputError.
     """
     with _opening_errors(database.url, database.label):
         experiment = _load(name, database.label)
@@ -98,13 +104,15 @@ def _opening_errors(url: str, label: str) -> Iterator[None]:
             raise
 
 
-def _make(directory: Path, name: str, space: Space, metric: str, node: QsearchNode) -> Experiment:
+def _make(
+    directory: Path, name: str, space: ConfigurationSpace, metric: str | None, node: QsearchNode
+) -> Experiment:
     client = Client()  # With a database it would save the experiment after each of these.
     client.configure_experiment(
         name=name, parameters=ax_parameters(space), description=database_identity(directory)
     )
     client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
-    client.configure_tracking_metrics([metric, SECONDS])
+    client.configure_tracking_metrics([*([metric] if metric else []), SECONDS])
     experiment: Experiment = client._experiment  # Ax's client has no public way to it.
     strategy = GenerationStrategy(name="qsearch", nodes=[node])
     strategy.experiment = experiment

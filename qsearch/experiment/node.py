@@ -30,8 +30,8 @@ from qsearch.experiment.parameters import (
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.searcher import Searcher
 from qsearch.space.configuration import Choices, Knob, KnobValue
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
-from qsearch.space.space import Space
 from qsearch.surrogate.features import require_correlation
 
 NODE = "qsearch"
@@ -61,7 +61,7 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
 
     def __init__(
         self,
-        space: Space,
+        space: ConfigurationSpace,
         bits: tuple[float, float],
         seed: int = 0,
         segments: int = 40,
@@ -128,6 +128,7 @@ class _StoredNode(BaseModel):
     choices: dict[str, tuple[KnobValue, ...]]
     storage_bits: tuple[float, ...]
     fused_roles: tuple[tuple[str, ...], ...]
+    shape_bits: tuple[tuple[tuple[int, int], tuple[float, ...]], ...] = ()
     bits: tuple[float, float]
     seed: int
     segments: int
@@ -144,6 +145,7 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
         choices={knob.name: knob.values for knob in space.choices.knobs},
         storage_bits=space.storage_bits,
         fused_roles=space.fused_roles,
+        shape_bits=tuple(space.shape_bits.items()),
         bits=searcher.bits,
         seed=searcher.seed,
         segments=searcher.segments,
@@ -162,7 +164,9 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
 def _decode(**values: Any) -> QsearchNode:
     stored = _StoredNode.model_validate(values)
     choices = Choices(tuple(Knob(name, own) for name, own in stored.choices.items()))
-    space = Space(stored.layers, choices, stored.storage_bits, stored.fused_roles)
+    space = ConfigurationSpace(
+        stored.layers, choices, stored.storage_bits, stored.fused_roles, dict(stored.shape_bits)
+    )
     size = choices.size
     scores = correlation = None
     if stored.scores is not None:

@@ -11,8 +11,8 @@ from ax.api.configs import ChoiceParameterConfig
 from qsearch._arrays import Integers
 from qsearch.errors import InputError
 from qsearch.space.configuration import Knob, KnobValue
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import TiedGroup
-from qsearch.space.space import Space
 
 LOSS = "loss"
 AVERAGE_BITS = "average_bits"
@@ -21,7 +21,7 @@ SECONDS = "seconds"
 _STORED_DECIMALS = 10
 
 
-def ax_parameters(space: Space) -> list[ChoiceParameterConfig]:
+def ax_parameters(space: ConfigurationSpace) -> list[ChoiceParameterConfig]:
     """Return the space as Ax parameters: one ordered choice for each knob of each group."""
     return [
         ChoiceParameterConfig(
@@ -34,12 +34,12 @@ def ax_parameters(space: Space) -> list[ChoiceParameterConfig]:
     ]
 
 
-def parameter_values(space: Space) -> dict[str, tuple[KnobValue, ...]]:
+def parameter_values(space: ConfigurationSpace) -> dict[str, tuple[KnobValue, ...]]:
     """Return the Ax parameters with their ordered values, without knobs of one value."""
     return {name: knob.values for name, _, knob in _parameters(space)}
 
 
-def to_parameters(space: Space, index: Integers) -> dict[str, KnobValue]:
+def to_parameters(space: ConfigurationSpace, index: Integers) -> dict[str, KnobValue]:
     """Return choice indices (groups) as Ax parameters."""
     configuration = space.decode(index)
     return {
@@ -48,7 +48,7 @@ def to_parameters(space: Space, index: Integers) -> dict[str, KnobValue]:
     }
 
 
-def from_parameters(space: Space, parameters: Mapping[str, Any]) -> Integers:
+def from_parameters(space: ConfigurationSpace, parameters: Mapping[str, Any]) -> Integers:
     """Return the choice indices (groups) of Ax parameters."""
     fixed = {knob.name: knob.values[0] for knob in space.choices.knobs}
     chosen = {group.name: dict(fixed) for group in space.groups}
@@ -60,7 +60,7 @@ def from_parameters(space: Space, parameters: Mapping[str, Any]) -> Integers:
     return np.array(rows, dtype=np.int64)
 
 
-def _parameters(space: Space) -> Iterator[tuple[str, TiedGroup, Knob]]:
+def _parameters(space: ConfigurationSpace) -> Iterator[tuple[str, TiedGroup, Knob]]:
     """Yield each Ax parameter's name with its group and its knob; knobs of one value are none."""
     for group in space.groups:
         for knob in space.choices.knobs:

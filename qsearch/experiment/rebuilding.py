@@ -9,13 +9,15 @@ from qsearch.errors import InputError
 from qsearch.experiment.trials import Trials
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.storage.paths import RESTORED, TRIALS_FILE, study_files
 from qsearch.storage.round_state import CANDIDATES
 from qsearch.storage.study_record import empty_trials, read_trials
 
 
-def rebuild_trials(trials: Trials, directory: Path, space: Space, proposed: str) -> None:
+def rebuild_trials(
+    trials: Trials, directory: Path, space: ConfigurationSpace, proposed: str
+) -> None:
     """Give a new experiment, which has its first set, the trials and results of its directory.
 
     Results come from ``trials.parquet``, and trials without one, whose method is ``proposed``, from

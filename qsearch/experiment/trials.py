@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 
@@ -29,7 +30,7 @@ from qsearch.experiment.parameters import (
 )
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.space.configuration import Configuration
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 
 SEARCH = "search"
 """The method of a trial that the search has proposed."""
@@ -56,7 +57,11 @@ class Trials:
     """
 
     def __init__(
-        self, experiment: Experiment, database: Database, space: Space, metric: str
+        self,
+        experiment: Experiment,
+        database: Database,
+        space: ConfigurationSpace,
+        metric: str | None,
     ) -> None:
         self._experiment, self._database = experiment, database
         self._space, self._metric = space, metric
@@ -163,9 +168,10 @@ class Trials:
         data = {
             LOSS: (evaluation.loss, evaluation.standard_error),
             AVERAGE_BITS: (self.average_bits(number), 0.0),
-            self._metric: (evaluation.metric, evaluation.metric_standard_error),
             SECONDS: (evaluation.seconds, 0.0),
         }
+        if self._metric:
+            data[self._metric] = (evaluation.metric, evaluation.metric_standard_error)
 
         def save() -> None:
             trial = self._trial(number)
@@ -236,7 +242,7 @@ class Trials:
         self._experiment = load_experiment(self._experiment.name, config=self._registry.sqa_config)
 
 
-def results_of(experiment: Experiment, metric: str) -> Results:
+def results_of(experiment: Experiment, metric: str | None) -> Results:
     """Return the evaluations that an experiment holds."""
     results: Results = {}
     frame = experiment.lookup_data().full_df
@@ -250,8 +256,8 @@ def results_of(experiment: Experiment, metric: str) -> Results:
         results.setdefault(int(round), {})[int(number)] = Evaluation(
             loss=float(mean[LOSS]),
             standard_error=float(error[LOSS]),
-            metric=float(mean[metric]),
-            metric_standard_error=float(error[metric]),
+            metric=float(mean[metric]) if metric else math.nan,
+            metric_standard_error=float(error[metric]) if metric else math.nan,
             seconds=float(mean[SECONDS]),
         )
     return results

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from qsearch._distribution import install_extra
 from qsearch._text import in_one_line
 from qsearch.errors import InputError, QsearchError
 
@@ -62,7 +63,7 @@ def database_errors(url: str, label: str | None = None) -> Iterator[None]:
     except ImportError as error:
         raise InputError(
             f"{label} needs a driver that is not installed ({error.name});"
-            " for PostgreSQL install qsearch[postgres]"
+            f" for PostgreSQL {install_extra('postgres')}"
         ) from error
     except (SQLAlchemyError, ValueError) as error:
         words = hide_password(driver_words(error), url)

@@ -32,6 +32,7 @@ class StudyStatus:
         died: Who ran it last, if that process died.
         finished: Why it is finished.
         phase: What it does now, if it is running.
+        rounds_finished: None in a study of an objective, which has no rounds.
         rounds, evaluations, limit_seconds: The study's limits.
         on_front: Configurations on the front of the last finished round.
         reference_point: Loss and average bits that hypervolume is measured from.
@@ -49,7 +50,7 @@ class StudyStatus:
     died: Owner | None
     finished: str | None
     phase: PhaseStatus | None
-    rounds_finished: int
+    rounds_finished: int | None
     rounds: int | None
     completed: int
     failed: int
@@ -145,7 +146,7 @@ def _results(record: StudyRecord | None, saved: SavedStatus | None) -> dict[str,
     failures = saved.failures if saved else dict(reasons.most_common())
     return {
         "name": record.name if record else None,
-        "rounds_finished": len(rounds),
+        "rounds_finished": None if record and not record.is_trained else len(rounds),
         "completed": max(saved_count, int((trials["status"] == "completed").sum())),
         "failed": sum(failures.values()),
         "failures": failures,

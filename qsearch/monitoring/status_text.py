@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qsearch._text import in_one_line
+from qsearch._text import in_one_line, with_error
 from qsearch.monitoring.durations import duration_text, left_text
 from qsearch.monitoring.status import StudyStatus
 from qsearch.storage.paths import LOG
@@ -16,8 +16,9 @@ def status_lines(status: StudyStatus) -> list[tuple[str, str]]:
     lines = [("study", _one_line(status.name))] if status.name else []
     if status.version is None:
         lines.append(("results", "none yet"))
-    of = "" if status.rounds is None else f" of {status.rounds}"
-    lines.append(("rounds finished", f"{status.rounds_finished}{of}"))
+    if status.rounds_finished is not None:
+        of = "" if status.rounds is None else f" of {status.rounds}"
+        lines.append(("rounds finished", f"{status.rounds_finished}{of}"))
     limit = "" if status.evaluations is None else f", at most {status.evaluations} in all"
     lines.append(("evaluations", f"{status.completed} completed, {status.failed} failed{limit}"))
     reasons = list(status.failures.items())
@@ -30,11 +31,11 @@ def status_lines(status: StudyStatus) -> list[tuple[str, str]]:
         lines += [
             ("configurations", str(status.configurations)),
             ("on the front", str(status.on_front)),
-            ("hypervolume by round", history),
+            ("hypervolume" if status.rounds_finished is None else "hypervolume by round", history),
         ]
     if status.reference_point:
         loss, bits = status.reference_point
-        lines.append(("reference point", f"loss {loss:.4f}, average bits {bits:.4f}"))
+        lines.append(("reference point", f"loss {with_error(loss)}, average bits {bits:.4f}"))
     lines += [
         ("phase", phase_text(status)),
         ("time spent", _spent_text(status)),
@@ -51,6 +52,9 @@ def phase_text(status: StudyStatus) -> str:
     phase = status.phase
     if phase is None:
         return ""
+    if status.rounds_finished is None:
+        done, of = status.completed + status.failed, status.evaluations
+        return "evaluating" if of is None else f"evaluating, {done}/{of}"
     text = f"round {phase.round}: {_one_line(phase.name)}"
     if phase.total is not None:
         text += f", {phase.done}/{phase.total}"
@@ -66,6 +70,8 @@ def time_left_text(status: StudyStatus) -> str:
     now = status.time.timestamp()
     if status.seconds_left is None:
         part = status.phase_seconds_left
+        if status.rounds_finished is None:
+            return ""
         phase = "" if part is None else f"; this phase {left_text(part, now)}"
         return f"not known yet{phase}"
     sooner = ", or sooner (search.stop.tolerance)" if status.may_end_sooner else ""
@@ -83,10 +89,11 @@ def _spent_text(status: StudyStatus) -> str:
 def _event_text(status: StudyStatus) -> str:
     if status.last_event is None:
         return "none"
+    hidden = ["time", "event", *(["round", "rounds"] if status.rounds_finished is None else [])]
     fields = ", ".join(
         f"{name} {f'{value:.6g}' if isinstance(value, float) else value}"
         for name, value in status.last_event.items()
-        if name not in ("time", "event")
+        if name not in hidden and value is not None
     )
     text = f"{status.last_event.get('event', '?')} at {status.last_event.get('time', '?')}"
     return _one_line(f"{text}: {fields}" if fields else text)

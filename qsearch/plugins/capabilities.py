@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
+from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, QuantizedTensor, Quantizer, Split, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.space.layers import LayerSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -23,10 +26,11 @@ class SupportsExampleCount(Protocol):
     sampling noise follows from that.
     """
 
-    def examples(self, split: Split) -> int:
+    def examples(self, split: Split) -> int | None:
         """Return how many independent predictions a split's mean loss is over: texts, or tokens.
 
-        Called after the trainer has trained or loaded a state, so the data are prepared.
+        None if that is not known. Called after the trainer has trained or loaded a state, so the
+        data are prepared.
         """
         ...
 
@@ -187,6 +191,70 @@ class SupportsCalibration(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsInstallCheck(Protocol):
+    """Optional for quantizers. With it, ``qsearch check`` quantizes nothing to see if one can."""
+
+    def require_installed(self) -> None:
+        """Check that what it imports at first use is installed.
+
+        Raises:
+            InputError: If it is not; the message names the package.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsLayers(Protocol):
+    """Optional for quantizers. With it, a quantizer knows which layer a weight is of.
+
+    Calls go through :func:`quantize_weight`, which calls :meth:`Quantizer.quantize`, or
+    :meth:`SupportsCalibration.quantize_for_inputs`, for weights of no known layer.
+    """
+
+    def quantize_layer(
+        self,
+        weight: Tensor,
+        configuration: LayerConfiguration,
+        layer: LayerSpec,
+        moment: Tensor | None,
+    ) -> QuantizedTensor:
+        """Do what :meth:`Quantizer.quantize` does, for the weight of a layer.
+
+        To measure its error, it may be given some of the layer's rows alone. Dequantizing needs no
+        layer, and the tensors have the same names, types and sizes for each. The moment is None
+        unless the quantizer needs the layer's inputs; see :class:`SupportsCalibration`.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsShapeBits(Protocol):
+    """Optional for quantizers. With it, storage bits may depend on the shape of a layer.
+
+    Such as with a scale for each row, or rows that are padded to whole blocks. Average bits,
+    budgets and the bit allocation are then of the model's own shapes.
+    :meth:`Quantizer.storage_bits` is what a weight of no known shape takes, about.
+    """
+
+    def storage_bits_of(self, shape: tuple[int, int], configuration: LayerConfiguration) -> float:
+        """Return the exact storage bits per weight of a layer (output × input features).
+
+        Raises:
+            InputError: If a layer of this shape cannot be quantized; a study of it is refused.
+        """
+        ...
+
+
+def storage_bits_of(
+    quantizer: Quantizer, shape: tuple[int, int], configuration: LayerConfiguration
+) -> float:
+    """Return the storage bits per weight of a layer, whether they depend on its shape or not."""
+    if isinstance(quantizer, SupportsShapeBits):
+        return quantizer.storage_bits_of(shape, configuration)
+    return quantizer.storage_bits(configuration)
+
+
 def needs_inputs(quantizer: Quantizer) -> bool:
     """Return whether a quantizer's weights depend on the second moments of their inputs."""
     return isinstance(quantizer, SupportsCalibration) and quantizer.needs_inputs
@@ -197,12 +265,16 @@ def quantize_weight(
     weight: Tensor,
     configuration: LayerConfiguration,
     moment: Tensor | None,
+    layer: LayerSpec | None = None,
 ) -> QuantizedTensor:
-    """Quantize a weight, for its inputs if the quantizer needs them.
+    """Quantize a weight, for its layer and its inputs if the quantizer asks for them.
 
     The second moment of the inputs (input features × input features) is None where it is unknown;
-    a quantizer that needs it may refuse.
+    a quantizer that needs it may refuse. So is the layer.
     """
+    if layer is not None and isinstance(quantizer, SupportsLayers):
+        own = moment if needs_inputs(quantizer) else None
+        return quantizer.quantize_layer(weight, configuration, layer, own)
     if moment is not None and isinstance(quantizer, SupportsCalibration) and quantizer.needs_inputs:
         return quantizer.quantize_for_inputs(weight, configuration, moment)
     return quantizer.quantize(weight, configuration)
@@ -218,13 +290,29 @@ class SupportsFootprint(Protocol):
 
 
 @runtime_checkable
-class SupportsFormatCheck(Protocol):
-    """Optional for trainers. With it, an export that is impossible is refused at once."""
+class SupportsExport(Protocol):
+    """Optional for trainers. With it, configurations can be exported in the formats of exporters.
 
-    def require_format(self, format: str) -> None:
-        """Check that a format can hold the study's weights, without loading the model.
+    An exporter for all trainers writes what :class:`ExportJob` has. A trainer's own formats are
+    exporters of its package, which name it.
+    """
+
+    def export_job(self, configuration: Configuration) -> ExportJob:
+        """Return a configuration under the state as it is; the state stays as it is.
+
+        It holds until the trainer's next call.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsQuantizerCheck(Protocol):
+    """Optional for exporters. With it, an export that is impossible is refused at once."""
+
+    def require_quantizer(self, quantizer: Quantizer) -> None:
+        """Check that the format can hold what a quantizer makes.
 
         Raises:
-            InputError: If the format is unknown, or not for weights of the study's quantizer.
+            InputError: If it cannot; the message says what the format needs.
         """
         ...

@@ -9,15 +9,21 @@ from typing import Any
 from pydantic import BaseModel
 
 from qsearch.errors import InputError
-from qsearch.plugins.protocols import Quantizer, Task, Trainer
+from qsearch.plugins.capabilities import SupportsShapeBits
+from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
-from qsearch.space.space import Space
-from qsearch.spec.sections import PluginSpec
+from qsearch.spec.sections import OBJECTIVE, PluginSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.validation import validate
 
-_RESERVED_METRICS = ("loss", "average_bits", "seconds")
+PYTHON_ONLY = (
+    "the loss of this study is a Python function, which no file holds: continue it in Python with"
+    " qsearch.create_study or qsearch.load_study, and use its configurations with qsearch.quantized"
+)
+
+RESERVED_METRICS = ("loss", "average_bits", "seconds")
 
 
 @dataclass(frozen=True)
@@ -29,9 +35,9 @@ class StudyComponents:
 
     spec: StudySpec
     quantizer: Quantizer
-    task: Task
+    task: Measured
     trainer: Trainer
-    space: Space
+    space: ConfigurationSpace
 
 
 def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
@@ -41,28 +47,24 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
         InputError: If a plugin is unknown, misnamed or refuses its options, or the model has no
             layer; the message names the source.
     """
+    if OBJECTIVE in (spec.trainer.name, spec.task.name):
+        raise InputError(f"{source}: trainer.name: {OBJECTIVE!r}: {PYTHON_ONLY}")
     quantizer_type, quantizer_options = _plugin("quantizers", spec.quantizer, source)
     task_type, task_options = _plugin("tasks", spec.task, source)
     trainer_type, trainer_options = _plugin("trainers", spec.trainer, source)
     quantizer: Quantizer = quantizer_type(quantizer_options)
     task: Task = task_type(task_options)
-    if task.metric.name in _RESERVED_METRICS:
+    if task.metric.name in RESERVED_METRICS:
         raise InputError(
             f"task {spec.task.name!r}: a metric may not be called {task.metric.name!r}"
         )
     _require_own_name("quantizer", spec.quantizer, quantizer.name, source)
     _require_own_name("task", spec.task, task.name, source)
     trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
-    choices = quantizer.choices()
     layers = tuple(trainer.layers())
     _require_roles(spec, layers, source)
-    space = Space(
-        layers=layers,
-        choices=choices,
-        storage_bits=tuple(quantizer.storage_bits(c) for c in choices.layer_configurations),
-        fused_roles=spec.space.fused_roles,
-    )
-    if choices.size == 1:
+    space = space_of(quantizer, layers, spec.space.fused_roles)
+    if space.choices.size == 1:
         raise InputError(
             f"{source}: quantizer: {spec.quantizer.name!r} has one configuration with these"
             " options; give a knob two values or more"
@@ -82,6 +84,22 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
         }
     )
     return StudyComponents(resolved, quantizer, task, trainer, space)
+
+
+def space_of(
+    quantizer: Quantizer,
+    layers: Sequence[LayerSpec],
+    fused_roles: tuple[tuple[str, ...], ...] = (),
+) -> ConfigurationSpace:
+    """Return the space that a quantizer spans over layers."""
+    choices = quantizer.choices()
+    every = choices.layer_configurations
+    shape_bits: dict[tuple[int, int], tuple[float, ...]] = {}
+    if isinstance(quantizer, SupportsShapeBits):
+        for shape in dict.fromkeys(layer.shape for layer in layers):
+            shape_bits[shape] = tuple(quantizer.storage_bits_of(shape, one) for one in every)
+    nominal = tuple(quantizer.storage_bits(one) for one in every)
+    return ConfigurationSpace(tuple(layers), choices, nominal, fused_roles, shape_bits)
 
 
 def _require_own_name(kind: str, section: PluginSpec, name: str, source: str) -> None:

@@ -9,7 +9,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """A task's measure of quality, such as ``accuracy``, and which of its values are better."""
+    """A task's measure of quality, such as ``accuracy``, and which of its values are better.
+
+    >>> import qsearch
+    >>> qsearch.Metric("accuracy", better="higher").name
+    'accuracy'
+    """
 
     name: str
     better: Literal["higher", "lower"]

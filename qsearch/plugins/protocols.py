@@ -1,11 +1,15 @@
 """Contracts between the engine and its plugins: quantizers, tasks and trainers.
 
-A plugin is a class named by an entry point. It has a nested pydantic model ``Options`` (unknown
-fields forbidden) that validates its section of a study YAML, and is constructed as
+A plugin is a class named by an entry point, and constructed as
 
 * ``qsearch.quantizers``: ``cls(options)``
 * ``qsearch.tasks``: ``cls(options)``
 * ``qsearch.trainers``: ``cls(options, model, task, quantizer, seed)``
+* ``qsearch.exporters``: ``cls()``; see :mod:`qsearch.plugins.exporters`
+
+All but exporters have a nested pydantic model ``Options`` (unknown fields forbidden) that validates
+their section of a study YAML. Each may state ``contract: ClassVar[int]``, the version of these
+contracts that it is written for; see :mod:`qsearch.plugins.contract`.
 
 :mod:`qsearch.plugins.capabilities` has what is optional. Two more groups name functions:
 ``qsearch.reports`` has ``page``, which writes the report of study directories to a file,
@@ -17,18 +21,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from qsearch.plugins.evaluation import Evaluation, Metric, TrainReport
 from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Split = Literal["train", "held-out", "validation", "test"]
 """``held-out`` is training data that is not trained on; see :class:`SupportsHoldOut`."""
@@ -92,6 +97,8 @@ class Scores:
     @classmethod
     def concatenate(cls, parts: Sequence[Scores]) -> Scores:
         """Join the scores of several batches, on the CPU."""
+        import torch
+
         return cls(
             torch.cat([part.losses.cpu() for part in parts]),
             torch.cat([part.metrics.cpu() for part in parts]),
@@ -111,10 +118,20 @@ class LoadedModel:
     head: tuple[str, ...] = ()
 
 
-class Task(Protocol):
-    """Data, loss and metric."""
+class Measured(Protocol):
+    """What results are of: a name, and the metric next to the loss, if there is one."""
 
     name: str
+
+    @property
+    def metric(self) -> Metric | None:
+        """The metric."""
+        ...
+
+
+class Task(Measured, Protocol):
+    """Data, loss and metric."""
+
     metric: Metric
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
@@ -182,8 +199,6 @@ class Requirements:
 class Trainer(Protocol):
     """Trains one adapter for a set of configurations and evaluates configurations under it."""
 
-    export_formats: ClassVar[tuple[str, ...]]
-
     def layers(self) -> Sequence[LayerSpec]:
         """Return the model's quantizable layers.
 
@@ -241,13 +256,5 @@ class Trainer(Protocol):
 
         Raises:
             InputError: If the state belongs to another model or other options.
-        """
-        ...
-
-    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
-        """Write one of :attr:`export_formats` for a configuration into an empty directory.
-
-        Raises:
-            InputError: If the format is unknown.
         """
         ...

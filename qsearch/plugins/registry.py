@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qsearch.errors import InputError
+from qsearch.plugins.contract import require_contract
 
-Group = Literal["quantizers", "trainers", "tasks", "reports", "loggers"]
+Group = Literal["quantizers", "trainers", "tasks", "exporters", "reports", "loggers"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ def load_plugin(group: Group, name: str) -> Any:
 
     Raises:
         InputError: If no plugin has that name (the message lists what is installed), two packages
-            have one (the message names them), or its package cannot be imported.
+            have one (the message names them), its package cannot be imported, or it is written for
+            another version of the contracts.
     """
     found = [each for each in _installed(group, _search_path()) if each[0].name == name]
     if not found:
@@ -48,11 +50,13 @@ def load_plugin(group: Group, name: str) -> Any:
         )
     point = found[0][1]
     try:
-        return point.load()
+        plugin = point.load()
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"{group[:-1]} {name!r} ({point.value}) cannot be imported: {error}"
         ) from error
+    require_contract(plugin, f"{group[:-1]} {name!r} of {found[0][0].distribution}")
+    return plugin
 
 
 _SearchPath = tuple[tuple[str, float], ...]

@@ -16,13 +16,14 @@ from typing import TypeVar
 
 import torch
 
+from qsearch._distribution import DISTRIBUTION
 from qsearch.plugins.registry import Group, installed_plugins
 from qsearch.provenance.session import Machine
 from qsearch.spec.sections import PluginSpec
 from qsearch.spec.study_spec import StudySpec
 
 _LIBRARIES = (
-    *("qsearch", "torch", "ax-platform", "botorch", "gpytorch", "linear_operator"),
+    *(DISTRIBUTION, "torch", "ax-platform", "botorch", "gpytorch", "linear_operator"),
     *("numpy", "scipy", "pandas", "safetensors"),
     *("transformers", "tokenizers", "peft", "accelerate", "datasets"),
     *("bitsandbytes", "hqq", "torchao"),

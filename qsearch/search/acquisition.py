@@ -29,7 +29,7 @@ from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.search import pareto
 from qsearch.search.local_search import moved
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.surrogate.surrogate import Surrogate
 
 _MIN_VARIANCE = 1e-12
@@ -157,7 +157,7 @@ class Improvement:
     """
 
     surrogate: Surrogate
-    space: Space
+    space: ConfigurationSpace
     front: Tensor
     reference: tuple[float, float]
     bits: tuple[float, float]
@@ -181,7 +181,7 @@ class Improvement:
 
 def acquisition(
     surrogate: Surrogate,
-    space: Space,
+    space: ConfigurationSpace,
     known: Integers,
     loss: Floats,
     bits: tuple[float, float],
@@ -198,6 +198,6 @@ def acquisition(
     )
 
 
-def estimated_points(surrogate: Surrogate, space: Space, index: Integers) -> Floats:
+def estimated_points(surrogate: Surrogate, space: ConfigurationSpace, index: Integers) -> Floats:
     """Return points (n × 2), rows (estimated loss, average bits)."""
     return np.column_stack([surrogate.predict(index)[0].numpy(), space.average_bits(index)])

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from qsearch._arrays import Booleans, Floats, Integers
 from qsearch.errors import InputError, QsearchError
 from qsearch.search.pareto import non_dominated
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 
 _RELATIVE_GAP = 1e-4
 """Gap to the best bound at which an allocation counts as optimal."""
@@ -36,7 +36,7 @@ _MAX_SOLVES = 10
 """Times that the solver runs with a lower budget because its allocation exceeds the budget."""
 
 
-def allocate(space: Space, scores: Floats, budget: float) -> Integers:
+def allocate(space: ConfigurationSpace, scores: Floats, budget: float) -> Integers:
     """Return the configuration (groups) of least total score within a budget of average bits.
 
     The greedy allocation where it is within the gap of the optimum, else that of a mixed-integer
@@ -50,7 +50,7 @@ def allocate(space: Space, scores: Floats, budget: float) -> Integers:
     if not budget >= least:
         raise InputError(f"budget {budget:g} is below the least average bits, {least:.6g}")
     upgrades = _upgrades(space, scores)
-    fewest = np.full(len(scores), int(space.bits_table.argmin()))
+    fewest = space.group_bits.argmin(axis=1)
     greedy = fewest if budget < upgrades.least else upgrades.allocate(budget)
     options = _options(space, scores, budget, greedy, upgrades.price(budget))
     if options is None:
@@ -67,7 +67,7 @@ def allocate(space: Space, scores: Floats, budget: float) -> Integers:
     raise QsearchError(f"the allocator found no configuration within {budget:g} average bits")
 
 
-def allocate_front(space: Space, scores: Floats, budgets: Sequence[float]) -> Integers:
+def allocate_front(space: ConfigurationSpace, scores: Floats, budgets: Sequence[float]) -> Integers:
     """Return the distinct allocations of several budgets (n × groups), by rising budget.
 
     Budgets below the space's least average bits are left out.
@@ -78,7 +78,9 @@ def allocate_front(space: Space, scores: Floats, budgets: Sequence[float]) -> In
     return np.array(list(distinct.values()), dtype=np.int64).reshape(-1, len(space.groups))
 
 
-def relaxed_allocations(space: Space, scores: Floats, budgets: Sequence[float]) -> Integers:
+def relaxed_allocations(
+    space: ConfigurationSpace, scores: Floats, budgets: Sequence[float]
+) -> Integers:
     """Return near-optimal allocations (budgets × groups), far faster than the exact ones.
 
     The greedy solution of the relaxed program: from the fewest bits, groups are upgraded along the
@@ -131,17 +133,17 @@ class _Upgrades:
         return float(self.gain[misfits[0]]) if len(misfits) else 0.0
 
 
-def _upgrades(space: Space, scores: Floats) -> _Upgrades:
-    share, bits = space.group_share, space.bits_table
-    hulls = [_lower_hull(row, bits) for row in scores]
+def _upgrades(space: ConfigurationSpace, scores: Floats) -> _Upgrades:
+    share, bits = space.group_share, space.group_bits
+    hulls = [_lower_hull(row, own) for row, own in zip(scores, bits, strict=True)]
     start = np.array([hull[0] for hull in hulls], dtype=np.int64)
     group = np.repeat(np.arange(len(hulls)), [len(hull) - 1 for hull in hulls])
     before = np.concatenate([hull[:-1] for hull in hulls])
     after = np.concatenate([hull[1:] for hull in hulls])
-    cost = share[group] * (bits[after] - bits[before])
+    cost = share[group] * (bits[group, after] - bits[group, before])
     gain = (scores[group, before] - scores[group, after]) / cost
     order = np.argsort(-gain, kind="stable")
-    least = float(share @ bits[start])
+    least = float(share @ bits[np.arange(len(start)), start])
     return _Upgrades(start, least, group[order], after[order], cost[order], gain[order])
 
 
@@ -174,7 +176,7 @@ def _total(scores: Floats, index: Integers) -> float:
 
 
 def _options(
-    space: Space, scores: Floats, budget: float, greedy: Integers, price: float
+    space: ConfigurationSpace, scores: Floats, budget: float, greedy: Integers, price: float
 ) -> list[Integers] | None:
     """Return the choices of each group that an allocation better than the greedy one can hold.
 
@@ -182,7 +184,7 @@ def _options(
     the Lagrangian bound above the greedy allocation's score. There are none (None) where the greedy
     allocation meets the bound within the gap already.
     """
-    reduced = scores + price * (space.group_share[:, None] * space.bits_table[None, :])
+    reduced = scores + price * (space.group_share[:, None] * space.group_bits)
     least = reduced.min(axis=1)
     bound = float(least.sum()) - price * budget
     gap = _total(scores, greedy) - bound
@@ -191,12 +193,14 @@ def _options(
     possible: Booleans = reduced - least[:, None] <= gap * (1 + _RELATIVE_GAP)
     possible[np.arange(len(scores)), greedy] = True
     return [
-        np.flatnonzero(mask)[efficient_choices(row[mask], space.bits_table[mask])]
-        for row, mask in zip(scores, possible, strict=True)
+        np.flatnonzero(mask)[efficient_choices(row[mask], bits[mask])]
+        for row, bits, mask in zip(scores, space.group_bits, possible, strict=True)
     ]
 
 
-def _solve(space: Space, scores: Floats, options: list[Integers], budget: float) -> Integers | None:
+def _solve(
+    space: ConfigurationSpace, scores: Floats, options: list[Integers], budget: float
+) -> Integers | None:
     """Return the best allocation of some choices, or None if none was found in time."""
     sizes = [len(option) for option in options]
     columns = np.arange(sum(sizes))
@@ -204,7 +208,7 @@ def _solve(space: Space, scores: Floats, options: list[Integers], budget: float)
     choices = np.concatenate(options)
     scale = max(float(np.ptp(scores, axis=1).sum()), 1e-300)
     one_each = csr_array((np.ones(len(columns)), (groups, columns)))
-    bits = _ROW_SCALE * (space.group_share[groups] * space.bits_table[choices])[None, :]
+    bits = _ROW_SCALE * (space.group_share[groups] * space.group_bits[groups, choices])[None, :]
     result = milp(
         scores[groups, choices] / scale,
         integrality=np.ones(len(columns), dtype=np.int64),

@@ -19,8 +19,8 @@ from qsearch.search.acquisition import Improvement, acquisition, estimated_point
 from qsearch.search.allocation import relaxed_allocations
 from qsearch.search.local_search import best_new, local_search
 from qsearch.search.pareto import non_dominated, segment_of
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from qsearch.surrogate.surrogate import Surrogate
 
 
@@ -55,7 +55,7 @@ class Evaluated:
 
 def candidate_pool(
     surrogate: Surrogate,
-    space: Space,
+    space: ConfigurationSpace,
     evaluated: Evaluated,
     bits: tuple[float, float],
     generator: np.random.Generator,

@@ -9,8 +9,8 @@ from qsearch.errors import InputError
 from qsearch.search.allocation import allocate_front
 from qsearch.search.layer_scores import error_scores
 from qsearch.search.pareto import non_dominated
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from qsearch.spec.search_spec import InitialSpec
 
 _MAX_DRAWS = 10
@@ -22,7 +22,7 @@ configuration, distinct and inside the interval of average bits."""
 
 
 def initial_configurations(
-    space: Space,
+    space: ConfigurationSpace,
     quantization_error: Floats,
     count: int,
     bits: tuple[float, float],
@@ -50,7 +50,7 @@ def initial_configurations(
 
 
 def named_configurations(
-    space: Space,
+    space: ConfigurationSpace,
     quantization_error: Floats,
     initial: InitialSpec,
     bits: tuple[float, float],
@@ -73,7 +73,9 @@ def named_configurations(
     return members.two_or_more()
 
 
-def require_budgets(space: Space, initial: InitialSpec, bits: tuple[float, float]) -> None:
+def require_budgets(
+    space: ConfigurationSpace, initial: InitialSpec, bits: tuple[float, float]
+) -> None:
     """Check, without quantization errors, that every budget of a named first set can be met."""
     inside = space.bits_table[(space.bits_table >= bits[0]) & (space.bits_table <= bits[1])]
     for budget in initial.uniform:
@@ -92,7 +94,7 @@ def _nothing_fits(field: str, budget: float, bits: tuple[float, float]) -> Input
 
 
 def _uniform_ladder(
-    space: Space, quantization_error: Floats, bits: tuple[float, float]
+    space: ConfigurationSpace, quantization_error: Floats, bits: tuple[float, float]
 ) -> Integers:
     """Return the choices inside the interval that are non-dominated in storage bits and mean error.
 
@@ -109,7 +111,7 @@ def _uniform_ladder(
 class _Members:
     """A first set that grows; a configuration keeps the method that gave it first."""
 
-    def __init__(self, space: Space, bits: tuple[float, float]) -> None:
+    def __init__(self, space: ConfigurationSpace, bits: tuple[float, float]) -> None:
         self.by_key: dict[bytes, tuple[str, Integers]] = {}
         self._space = space
         self._bits = bits

@@ -6,10 +6,10 @@ import numpy as np
 
 from qsearch._arrays import Floats
 from qsearch.errors import InputError
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 
 
-def error_scores(space: Space, quantization_error: Floats) -> Floats:
+def error_scores(space: ConfigurationSpace, quantization_error: Floats) -> Floats:
     """Return each group's parameter-weighted share of the mean error (groups × choices).
 
     The quantization error is the relative squared error ‖W−W̃‖²/‖W‖² (layers × choices); each
@@ -19,7 +19,9 @@ def error_scores(space: Space, quantization_error: Floats) -> Floats:
     return weighted_scores(space, quantization_error, parameters / parameters.sum())
 
 
-def weighted_scores(space: Space, quantization_error: Floats, sensitivity: Floats) -> Floats:
+def weighted_scores(
+    space: ConfigurationSpace, quantization_error: Floats, sensitivity: Floats
+) -> Floats:
     """Return error × sensitivity, added over the layers of a group (groups × choices).
 
     The sensitivity is the rise of the loss per unit of relative squared error (layers).

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from qsearch._arrays import Floats, Integers
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 
 _NEW_POINTS = 4
 """Best new points that each step of a search contributes."""
@@ -20,7 +20,7 @@ class Score(Protocol):
     """Values of configurations; higher is better, and −∞ means that there is none."""
 
     @property
-    def space(self) -> Space:
+    def space(self) -> ConfigurationSpace:
         """The space of the configurations."""
         ...
 

@@ -12,7 +12,7 @@ from qsearch.search.acquisition import acquisition
 from qsearch.search.candidate_pool import Evaluated, SearchSettings
 from qsearch.search.local_search import Score, best_new, local_search, moved
 from qsearch.search.pareto import segment_of
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.surrogate.surrogate import Surrogate
 
 _LAST_STEPS = 2
@@ -24,7 +24,7 @@ _LAST_STARTS = 2
 
 def next_candidate(
     surrogate: Surrogate,
-    space: Space,
+    space: ConfigurationSpace,
     evaluated: Evaluated,
     pool: Integers,
     pending: Integers,

@@ -9,7 +9,7 @@ from qsearch.errors import InputError
 from qsearch.search.candidate_pool import Evaluated, SearchSettings, candidate_pool
 from qsearch.search.next_candidate import next_candidate
 from qsearch.search.pareto import segment_edges
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.surrogate.features import Features, score_features
 from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
 
@@ -26,7 +26,7 @@ class Searcher:
 
     def __init__(
         self,
-        space: Space,
+        space: ConfigurationSpace,
         bits: tuple[float, float],
         seed: int = 0,
         segments: int = 40,

@@ -21,6 +21,7 @@ from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from qsearch._distribution import DISTRIBUTION
 from qsearch._text import in_one_line
 from qsearch.errors import InputError, QsearchError
 from qsearch.storage.directory import read_study_yaml
@@ -83,7 +84,7 @@ def _write(path: Path, directory: Path) -> None:
                 archive.open(info, "w", force_zip64=True) as member,
             ):
                 digests[name] = _copy(stream, member)
-        manifest = _Manifest(format=1, qsearch=metadata.version("qsearch"), files=digests)
+        manifest = _Manifest(format=1, qsearch=metadata.version(DISTRIBUTION), files=digests)
         archive.writestr(MANIFEST, json.dumps(manifest.model_dump(), indent=1))
 
 

@@ -44,7 +44,7 @@ class ListedStudy:
     """A study in a list, with counts of its trials. Times are ISO 8601, in UTC.
 
     What is not known is None: a directory does not know what is waiting, and a database neither
-    rounds nor losses nor directories.
+    rounds nor losses nor directories. A study of an objective has no rounds.
 
     Args:
         rounds: Of which anything was evaluated.
@@ -154,7 +154,7 @@ def _of_directory(directory: Path) -> ListedStudy:
     failed = int((trials["status"] == "failed").sum())
     return ListedStudy(
         name=record.name,
-        rounds=0 if latest.empty else int(last),
+        rounds=None if not record.is_trained else 0 if latest.empty else int(last),
         completed=int(trials["trial"].nunique()) - failed,
         failed=failed,
         waiting=None,

@@ -6,7 +6,7 @@ import numpy as np
 
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 
 _REDRAWS = 8
 """Times that configurations outside the interval are drawn again."""
@@ -19,7 +19,7 @@ _MAX_TILT = 1e6
 
 
 def sample_configurations(
-    space: Space, count: int, bits: tuple[float, float], generator: np.random.Generator
+    space: ConfigurationSpace, count: int, bits: tuple[float, float], generator: np.random.Generator
 ) -> Integers:
     """Draw configurations uniformly over an interval of average bits (count × groups).
 
@@ -37,46 +37,78 @@ def sample_configurations(
             f"average bits [{bits[0]:g}, {bits[1]:g}] lie outside the space's"
             f" [{least:.4g}, {greatest:.4g}]"
         )
+    draw = _Sampler(space, generator)
     targets = generator.uniform(low, high, size=count)
     drawn = np.zeros((count, len(space.groups)), dtype=np.int64)
     for row, target in enumerate(targets.tolist()):
-        drawn[row] = _sample_near(space, target, generator)
+        drawn[row] = draw.near(target)
     for _ in range(_REDRAWS):
         for row in np.flatnonzero(~space.within(drawn, bits)).tolist():
-            drawn[row] = _sample_near(space, float(generator.uniform(low, high)), generator)
+            drawn[row] = draw.near(float(generator.uniform(low, high)))
     return drawn
 
 
-def _sample_near(space: Space, target: float, generator: np.random.Generator) -> Integers:
-    probabilities = _maximum_entropy(space.bits_table, target)
-    index = generator.choice(space.choices.size, size=len(space.groups), p=probabilities)
-    weights = space.group_share
-    error = float(weights @ space.bits_table[index]) - target
-    for group in generator.permutation(len(space.groups)):
-        redrawn = generator.choice(space.choices.size, size=_CANDIDATES, p=probabilities)
-        steps = weights[group] * (space.bits_table[redrawn] - space.bits_table[index[group]])
-        best = int(np.abs(error + steps).argmin())
-        if abs(error + steps[best]) < abs(error):
-            error += float(steps[best])
-            index[group] = redrawn[best]
-    return index.astype(np.int64)
+class _Sampler:
+    """Draws configurations near a target.
+
+    Groups of one kind have the same bits (kinds × choices), and so the same distribution.
+    """
+
+    def __init__(self, space: ConfigurationSpace, generator: np.random.Generator) -> None:
+        self._generator = generator
+        self._bits, self._share = space.group_bits, space.group_share
+        self._kinds, kind = np.unique(self._bits, axis=0, return_inverse=True)
+        self._kind = kind.reshape(-1)
+        weights = np.bincount(self._kind, weights=space.group_parameters)
+        self._kind_share = weights / weights.sum()
+
+    def near(self, target: float) -> Integers:
+        """Return choice indices (groups) with average bits near a target."""
+        distribution = _maximum_entropy(self._kinds, self._kind_share, target)
+        cumulative = distribution.cumsum(axis=1)
+        cumulative /= cumulative[:, -1:]
+
+        def choices(groups: Integers) -> Integers:
+            uniform = self._generator.random(len(groups))
+            drawn = np.empty(len(groups), dtype=np.int64)
+            kinds = self._kind[groups]
+            for kind in np.unique(kinds):
+                drawn[kinds == kind] = cumulative[kind].searchsorted(
+                    uniform[kinds == kind], side="right"
+                )
+            return drawn
+
+        groups = np.arange(len(self._bits))
+        index = choices(groups)
+        error = float(self._share @ self._bits[groups, index]) - target
+        for group in self._generator.permutation(len(groups)):
+            redrawn = choices(np.full(_CANDIDATES, group))
+            bits = self._bits[group]
+            steps = self._share[group] * (bits[redrawn] - bits[index[group]])
+            best = int(np.abs(error + steps).argmin())
+            if abs(error + steps[best]) < abs(error):
+                error += float(steps[best])
+                index[group] = redrawn[best]
+        return index
 
 
-def _maximum_entropy(bits: Floats, target: float) -> Floats:
-    """Return the distribution over choices of greatest entropy whose mean bits are the target.
+def _maximum_entropy(bits: Floats, share: Floats, target: float) -> Floats:
+    """Return distributions over choices of greatest entropy whose mean bits are the target.
 
-    It is proportional to exp(tilt · bits); the tilt is found by bisection.
+    One for each kind of group (kinds × choices), which has a share (kinds) of all weights. They are
+    proportional to exp(tilt · bits), with one tilt for all kinds, which is found by bisection.
     """
     centred = bits - target
     low, high = -1.0, 1.0
 
     def weights(tilt: float) -> Floats:
         exponent = tilt * centred
-        result: Floats = np.exp(exponent - exponent.max())
+        result: Floats = np.exp(exponent - exponent.max(axis=1, keepdims=True))
         return result
 
     def mean(tilt: float) -> float:
-        return float(weights(tilt) @ centred / weights(tilt).sum())
+        means = [row @ off / row.sum() for row, off in zip(weights(tilt), centred, strict=True)]
+        return float(share @ means)
 
     while mean(low) > 0 and low > -_MAX_TILT:
         low *= 2
@@ -86,5 +118,5 @@ def _maximum_entropy(bits: Floats, target: float) -> Floats:
         middle = (low + high) / 2
         low, high = (middle, high) if mean(middle) < 0 else (low, middle)
     final = weights((low + high) / 2)
-    result: Floats = final / final.sum()
+    result: Floats = final / final.sum(axis=1, keepdims=True)
     return result

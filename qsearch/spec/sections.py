@@ -22,6 +22,10 @@ REMOTE_CODE = "run code that comes with the model"
 """What a study must say to run code of its model: a sentence, which nobody writes by accident."""
 
 
+OBJECTIVE = "objective"
+"""Task and trainer of a study whose loss is that of a Python function."""
+
+
 class ModelSpec(BaseModel):
     """Which model a study quantizes, and which of its linear layers.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import pyarrow as pa
-from pyarrow import parquet
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_STATE = 2**28
 """Bytes of one JSON file of a study; a million trials take less."""
@@ -64,6 +64,9 @@ def read_parquet(path: Path, limit: int) -> pa.Table:
     A value that repeats is in the file once, so a small file can be a large table, and no size in
     it says so. A damaged file raises errors of many kinds.
     """
+    import pyarrow as pa
+    from pyarrow import parquet
+
     batches, nbytes = [], 0
     with (
         open_regular(path) as stream,

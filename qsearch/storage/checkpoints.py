@@ -1,4 +1,4 @@
-"""What training leaves in a study's directory: each round's adapter, and its checkpoint."""
+"""What a trainer leaves in a study's directory: adapters, a checkpoint, facts of the data."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from qsearch.errors import DamagedFileError
 from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import TrainerState
 from qsearch.storage.checksums import damage, read_checked
-from qsearch.storage.paths import adapter_path, checkpoint_path, remedy
+from qsearch.storage.paths import DATA_FACTS, adapter_path, checkpoint_path, remedy
 from qsearch.storage.tensor_files import tensors_header, write_tensors
 
 _DAMAGE = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError)
@@ -50,18 +49,34 @@ def read_checkpoint(directory: Path, round: int) -> TrainingCheckpoint:
     return TrainingCheckpoint(load_saved, lambda state: _write(path, state, {}))
 
 
+def write_data_facts(directory: Path, facts: TrainerState) -> None:
+    """Save what an export needs of a study's data."""
+    _write(directory / DATA_FACTS, facts, {})
+
+
+def read_data_facts(directory: Path) -> TrainerState | None:
+    """Return what :func:`write_data_facts` saved, if it did."""
+    path = directory / DATA_FACTS
+    with damage(path, *_DAMAGE):
+        return _read(path)[0] if path.exists() else None
+
+
 def delete_checkpoint(directory: Path, round: int) -> None:
     """Delete the checkpoint of a round whose training is finished."""
     checkpoint_path(directory, round).unlink(missing_ok=True)
 
 
 def _write(path: Path, state: TrainerState, header: Mapping[str, str]) -> None:
+    from safetensors.torch import save
+
     plain = {name: tensor.detach().contiguous().cpu() for name, tensor in state.tensors.items()}
     texts = {**header, "state": json.dumps(dict(state.metadata))}
     write_tensors(path, lambda header: save(plain, header), texts)
 
 
 def _read(path: Path) -> tuple[TrainerState, dict[str, str]]:
+    from safetensors.torch import load
+
     content = read_checked(path)
     header = tensors_header(content)
     return TrainerState(load(content), json.loads(header["state"])), header

@@ -46,7 +46,7 @@ def read_study_yaml(path: Path) -> StudySpec:
     return load_spec(path, resolved=True)
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
+def load_study_file(path: Path, overrides: Sequence[str] = ()) -> StudySpec:
     """Read the study that a user names, which may be the ``study.yaml`` of a study directory.
 
     Overrides and errors are those of :func:`qsearch.spec.study_spec.load_spec`.

@@ -15,7 +15,9 @@ IDENTITY = "state/identity.json"
 SESSIONS = "state/sessions.json"
 CLOCK = "state/clock.json"
 FOOTPRINT_FILE = "state/footprint.json"
+DATA_FACTS = "state/data_facts.safetensors"
 STATUS_FILE = "state/status.json"
+OBJECTIVE_FILE = "state/objective.json"
 LOCK = "state/lock"
 OWNER = "state/owner.json"
 RESTORED = "state/restored"
@@ -90,11 +92,13 @@ _KINDS = (
     FileKind(f"state/adapter-{_N}.safetensors", is_result=True),
     FileKind(f"state/(sensitivity|layer_scores|training)-{_N}.safetensors"),
     FileKind(f"state/(candidates|full_precision)-{_N}.json"),
+    FileKind(OBJECTIVE_FILE, made_again=False, is_result=True),
     FileKind(TRIALS_FILE),
     FileKind(LOG),
     FileKind(CLOCK),
     FileKind(SESSIONS),
     FileKind(FOOTPRINT_FILE),
+    FileKind(DATA_FACTS),
     FileKind(STATUS_FILE, archived=False),
     FileKind(f"{LOCK}|{OWNER}|{RESTORED}", archived=False),
 )

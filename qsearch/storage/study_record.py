@@ -20,6 +20,7 @@ from qsearch.plugins.evaluation import Evaluation, Metric
 from qsearch.provenance.session import Session
 from qsearch.space.configuration import Choices, Configuration
 from qsearch.space.layers import LayerSpec
+from qsearch.spec.sections import OBJECTIVE
 from qsearch.storage.checksums import damage
 from qsearch.storage.parquet import read_table, write_table
 from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
@@ -98,6 +99,7 @@ class StudyFacts:
     """What a study's results are of, and its finished rounds.
 
     Args:
+        metric: None in a study of an objective without one; the trials' values are NaN then.
         layers: The quantizable layers, in model order.
         average_bits_range: Least and greatest average bits that the space holds.
         segment_edges: In average bits (segments + 1 values).
@@ -112,7 +114,7 @@ class StudyFacts:
     task: str
     quantizer: str
     trainer: str
-    metric: Metric
+    metric: Metric | None
     layers: tuple[LayerSpec, ...]
     choices: Choices
     average_bits_range: tuple[float, float]
@@ -122,6 +124,12 @@ class StudyFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
     format: Literal[1] = 1
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its trainer trains, on sets of configurations; that of an objective does not."""
+        sets = [entry.training_set for entry in self.rounds]
+        return any(sets) if sets else self.trainer != OBJECTIVE
 
 
 _FACTS = StateFile(StudyFacts)
@@ -231,10 +239,10 @@ def row_values(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "standard_error": float(row["standard_error"]),
         "estimated_loss": _known(row["estimated_loss"]),
         "estimated_loss_std": _known(row["estimated_loss_std"]),
-        "metric_name": record.metric.name,
-        "metric": float(row["metric"]),
+        "metric_name": record.metric.name if record.metric else None,
+        "metric": _known(row["metric"]),
         "metric_standard_error": _known(row["metric_standard_error"]),
-        "seen": bool(row["seen"]),
+        "seen": bool(row["seen"]) if record.is_trained else None,
     }
 
 

@@ -12,14 +12,14 @@ from qsearch.monitoring.events import EventKind
 from qsearch.space.sampling import sample_configurations
 from qsearch.storage.paths import candidates_path
 from qsearch.storage.round_state import CANDIDATES, Candidates
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 
 _RANDOM_DRAWS = 100
 """Draws after which a space counts as used up."""
 
 
 def find_candidates(
-    study: Study,
+    study: RunningStudy,
     members: Sequence[int],
     first: int,
     count: int,
@@ -48,7 +48,7 @@ def find_candidates(
     return list(CANDIDATES.read(path).chosen[:count])
 
 
-def fit_searcher(study: Study, numbers: Collection[int] | None = None) -> bool:
+def fit_searcher(study: RunningStudy, numbers: Collection[int] | None = None) -> bool:
     """Fit the searcher to the round's losses so far, or those of some trials.
 
     Nothing is fitted without the two losses that a surrogate needs; the result says whether.
@@ -64,7 +64,7 @@ def fit_searcher(study: Study, numbers: Collection[int] | None = None) -> bool:
     return True
 
 
-def _search(study: Study, first: int, count: int, should_stop: Callable[[], bool]) -> bool:
+def _search(study: RunningStudy, first: int, count: int, should_stop: Callable[[], bool]) -> bool:
     """Attach candidates; return whether there was time for all that can be found."""
     trials = study.trials
     is_random = study.spec.search.propose == "random"
@@ -76,7 +76,7 @@ def _search(study: Study, first: int, count: int, should_stop: Callable[[], bool
         study.emit(EventKind.SEARCHING, study.round, done=done, total=count)
         known = trials.indices(range(len(trials)))
         if is_random:
-            index = _random_configuration(study, known)
+            index = random_configuration(study, known)
         else:
             index = study.searcher.propose(known, trials.indices(trials.running()))
         if index is None:
@@ -85,7 +85,7 @@ def _search(study: Study, first: int, count: int, should_stop: Callable[[], bool
     return True
 
 
-def _random_configuration(study: Study, known: Integers) -> Integers | None:
+def random_configuration(study: RunningStudy, known: Integers) -> Integers | None:
     """Return a new random configuration within the bits, if one was drawn."""
     space, bits = study.components.space, study.spec.search.average_bits
     taken = {index.tobytes() for index in known}
@@ -97,7 +97,7 @@ def _random_configuration(study: Study, known: Integers) -> Integers | None:
 
 
 def _predicted_losses(
-    study: Study, members: Sequence[int], numbers: Sequence[int]
+    study: RunningStudy, members: Sequence[int], numbers: Sequence[int]
 ) -> dict[int, tuple[float, float]]:
     """Return what is predicted of the losses that candidates will have, from those of the set.
 

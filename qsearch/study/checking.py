@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 import time
 
-import torch
+import numpy as np
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs, quantize_weight
+from qsearch.plugins.capabilities import (
+    SupportsDataCheck,
+    SupportsInstallCheck,
+    needs_inputs,
+    quantize_weight,
+)
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.stopping import MIN_EVALUATIONS, round_shares
@@ -65,8 +70,16 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
 
 
 def _try_quantizer(components: StudyComponents) -> None:
-    """Quantize a few weights, since many quantizers import their package at first use."""
+    """Quantize a few weights, since many quantizers import their package at first use.
+
+    One that can say that it is installed is asked: importing PyTorch takes longer than all else.
+    """
     quantizer = components.quantizer
+    if isinstance(quantizer, SupportsInstallCheck):
+        quantizer.require_installed()
+        return
+    import torch
+
     features = min(_TRIED_FEATURES, *(layer.shape[1] for layer in components.space.layers))
     weight = torch.randn(_TRIED_ROWS, features, generator=torch.Generator().manual_seed(0))
     moment = torch.eye(features) if needs_inputs(quantizer) else None
@@ -96,7 +109,7 @@ def _planned(search: SearchSpec) -> tuple[int, int, int]:
 
 def _flops_per_second(size: int = 768, repeats: int = 8) -> float:
     """Measure this machine's float32 matrix product, a third of which training reaches."""
-    matrix = torch.ones(size, size)
+    matrix = np.ones((size, size), dtype=np.float32)
     best = math.inf
     for _ in range(repeats):
         start = time.perf_counter()

@@ -12,11 +12,11 @@ from qsearch.search.pareto import normalised_hypervolume, reference_point, segme
 from qsearch.storage.round_state import RoundState, predicted_losses
 from qsearch.storage.study_record import RoundRecord
 from qsearch.study.candidates import fit_searcher
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 
 
 def finished_round(
-    study: Study,
+    study: RunningStudy,
     training_set: tuple[int, ...],
     report: TrainReport,
     unquantized: Evaluation | None,
@@ -59,7 +59,7 @@ def finished_round(
     )
 
 
-def _next_set(study: Study, selection_loss: Floats, bits: Floats) -> Booleans:
+def _next_set(study: RunningStudy, selection_loss: Floats, bits: Floats) -> Booleans:
     """Return which trials are the next set (trials)."""
     keep = study.spec.search.keep
     if keep == "all":
@@ -68,7 +68,7 @@ def _next_set(study: Study, selection_loss: Floats, bits: Floats) -> Booleans:
     return segmented_front(np.column_stack([selection_loss, bits]), edges)
 
 
-def _estimated_losses(study: Study, numbers: list[int]) -> dict[int, tuple[float, float]]:
+def _estimated_losses(study: RunningStudy, numbers: list[int]) -> dict[int, tuple[float, float]]:
     """Return estimated loss and its standard deviation by trial, if sampling noise is modelled."""
     if study.examples is None or not fit_searcher(study):
         return {}

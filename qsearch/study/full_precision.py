@@ -13,10 +13,12 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.paths import full_precision_path
 from qsearch.storage.round_state import FULL_PRECISION, FullPrecision
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 
 
-def full_precision(study: Study, round: int, should_stop: Callable[[], bool]) -> Evaluation | None:
+def full_precision(
+    study: RunningStudy, round: int, should_stop: Callable[[], bool]
+) -> Evaluation | None:
     """Return what the model scores with the round's adapter and no weight quantized.
 
     It is measured in this process, and does not count as an evaluation. What an earlier session
@@ -34,7 +36,7 @@ def full_precision(study: Study, round: int, should_stop: Callable[[], bool]) ->
     return FULL_PRECISION.read(path).evaluation
 
 
-def _measure(study: Study, round: int, trainer: SupportsFullPrecision) -> FullPrecision:
+def _measure(study: RunningStudy, round: int, trainer: SupportsFullPrecision) -> FullPrecision:
     start = time.monotonic()
     study.emit(EventKind.MEASURING_FULL_PRECISION, round)
     # No other thread can be interrupted; with workers, a study may run in one.

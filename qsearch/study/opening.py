@@ -18,9 +18,13 @@ from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.rebuilding import rebuild_trials
 from qsearch.experiment.trials import SEARCH
 from qsearch.monitoring.events import Emit, EventKind
-from qsearch.plugins.capabilities import SupportsFootprint, SupportsInputDigests
+from qsearch.plugins.capabilities import (
+    SupportsFootprint,
+    SupportsInputDigests,
+)
 from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.digests import Inputs
+from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.provenance.environment import find_machine, find_versions
 from qsearch.provenance.git import source_states
 from qsearch.provenance.session import Session, environment_changes, input_changes
@@ -28,6 +32,7 @@ from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.initial_set import initial_configurations, named_configurations
 from qsearch.spec.search_spec import InitialSpec
 from qsearch.spec.study_spec import StudySpec, differences
+from qsearch.storage.checkpoints import write_data_facts
 from qsearch.storage.directory import has_results, read_study_yaml, write_study_yaml
 from qsearch.storage.measurements import (
     read_footprint,
@@ -35,12 +40,12 @@ from qsearch.storage.measurements import (
     write_footprint,
     write_measurement,
 )
-from qsearch.storage.paths import QUANTIZATION_ERROR, RESTORED, STUDY_FILE, STUDY_YAML
+from qsearch.storage.paths import DATA_FACTS, QUANTIZATION_ERROR, RESTORED, STUDY_FILE, STUDY_YAML
 from qsearch.storage.round_state import RoundState
 from qsearch.storage.session_files import read_sessions, write_sessions
 from qsearch.storage.study_record import read_facts
 from qsearch.study.results import save_record, study_table
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 
 
 def claim_directory(spec: StudySpec, directory: Path) -> list[str]:
@@ -112,19 +117,24 @@ def open_study(
     error: Floats,
     executor: Executor,
     emit: Emit,
-) -> Study:
+) -> RunningStudy:
     """Open the study's experiment with its first set, new or as it was left."""
     spec, search = components.spec, components.spec.search
     if isinstance(components.trainer, SupportsFootprint) and read_footprint(directory) is None:
         # It needs the model, which was just measured.
         write_footprint(directory, components.trainer.footprint())
+    facts = directory / DATA_FACTS
+    if isinstance(components.trainer, SupportsDataFacts) and not facts.is_file():
+        write_data_facts(directory, components.trainer.data_facts())
     if (directory / STUDY_FILE).is_file():
         read_facts(directory)  # A damaged one is refused, not replaced.
     settings = SearchSettings() if search.local_search else SearchSettings(steps=0)
-    space, metric = components.space, components.task.metric.name
+    space, metric = components.space, components.task.metric
     node = QsearchNode(space, search.average_bits, spec.seed, search.segments, settings)
-    trials = open_trials(database, directory, spec.name, space, metric, node)
-    study = Study(
+    trials = open_trials(
+        database, directory, spec.name, space, metric.name if metric else None, node
+    )
+    study = RunningStudy(
         directory, components, trials, node.searcher, rounds, sessions, error, executor, emit
     )
     _attach_first_set(study)
@@ -153,7 +163,7 @@ def quantization_error(components: StudyComponents, directory: Path, emit: Emit)
     return error
 
 
-def _attach_first_set(study: Study) -> None:
+def _attach_first_set(study: RunningStudy) -> None:
     search, space = study.spec.search, study.components.space
     generator = np.random.default_rng([study.spec.seed, 0])
     error, initial, bits = study.quantization_error, search.initial, search.average_bits

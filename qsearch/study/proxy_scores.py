@@ -10,10 +10,10 @@ from qsearch.monitoring.events import EventKind
 from qsearch.search.layer_scores import weighted_scores
 from qsearch.storage.measurements import read_measurement, write_measurement
 from qsearch.storage.paths import layer_scores_name, measurement_path, sensitivity_name
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 
 
-def round_scores(study: Study, round: int, training_set: Sequence[int]) -> Floats:
+def round_scores(study: RunningStudy, round: int, training_set: Sequence[int]) -> Floats:
     """Return the predicted rise of the loss under the round's adapter (groups × choices).
 
     What an earlier session measured is read, not repeated.
@@ -26,7 +26,7 @@ def round_scores(study: Study, round: int, training_set: Sequence[int]) -> Float
     return weighted_scores(study.components.space, error, sensitivity)
 
 
-def _sensitivity(study: Study, round: int, training_set: Sequence[int]) -> Floats:
+def _sensitivity(study: RunningStudy, round: int, training_set: Sequence[int]) -> Floats:
     name = sensitivity_name(round)
     saved = read_measurement(study.directory, name)
     if saved is not None:

@@ -16,7 +16,7 @@ from qsearch.search.pareto import reference_point
 from qsearch.storage.paths import adapter_path
 from qsearch.storage.round_state import predicted_losses
 from qsearch.storage.study_record import StudyRecord, write_study
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 
 SAVE_EVERY = 60.0
 """Least seconds between two records of the current round, for those who watch it."""
@@ -25,7 +25,7 @@ MAX_SAVING = 0.02
 """Greatest share of the time that saving them may take."""
 
 
-def study_table(study: Study) -> pd.DataFrame:
+def study_table(study: RunningStudy) -> pd.DataFrame:
     """Return the study's trials as rows of ``trials.parquet``."""
     rounds, round = study.rounds, study.round
     sets = [state.record.training_set for state in rounds]
@@ -40,7 +40,7 @@ def study_table(study: Study) -> pd.DataFrame:
     )
 
 
-def save_record(study: Study, table: pd.DataFrame | None = None) -> StudyRecord:
+def save_record(study: RunningStudy, table: pd.DataFrame | None = None) -> StudyRecord:
     """Write the results so far into the study's directory, and return them."""
     spec, components = study.spec, study.components
     first = np.array([evaluation.loss for evaluation in study.trials.evaluated_in(1).values()])
@@ -68,7 +68,7 @@ def save_record(study: Study, table: pd.DataFrame | None = None) -> StudyRecord:
 class PeriodicRecord:
     """Saves the record of an open study periodically; the record was just saved."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: RunningStudy) -> None:
         self._study = study
         self._due = time.monotonic() + SAVE_EVERY
 

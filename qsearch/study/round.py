@@ -15,12 +15,12 @@ from qsearch.study.filtering import finished_round
 from qsearch.study.full_precision import full_precision
 from qsearch.study.proxy_scores import round_scores
 from qsearch.study.results import save_record
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 from qsearch.study.training import train_round
 from qsearch.study.trial_evaluation import evaluate_trials, first_reason, retry_failed
 
 
-def run_round(study: Study, should_stop: Callable[[], bool]) -> None:
+def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
     """Run the first round that is not finished, or the rest of it.
 
     When time is up, the round is finished with what it has if all of its set is evaluated;

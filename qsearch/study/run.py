@@ -35,11 +35,11 @@ from qsearch.storage.study_record import StudyRecord
 from qsearch.study.opening import claim_directory, open_study, quantization_error, record_session
 from qsearch.study.results import save_record
 from qsearch.study.round import run_round
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 from qsearch.study.training import restore_adapter
 
 
-def run_study(
+def run_spec(
     spec: StudySpec,
     directory: Path,
     storage_url: str | None = None,
@@ -78,7 +78,7 @@ class StudySession:
     """One session of a study: from its lock to its last event.
 
     As a context it holds the directory, the study's lock in a shared database, the database and
-    the workers. Other arguments are those of :func:`run_study`.
+    the workers. Other arguments are those of :func:`run_spec`.
     """
 
     components: StudyComponents
@@ -87,6 +87,8 @@ class StudySession:
     observer: Observer | None = None
     workers: Workers | None = None
     storage_wait: float = STORAGE_WAIT
+    has_rounds: bool = True
+    """Whether finished rounds stay finished; else its one round is open again."""
 
     def __post_init__(self) -> None:
         self._held = ExitStack()
@@ -127,11 +129,11 @@ class StudySession:
         self.emit(EventKind.FINISHED, max(len(study.rounds), 1), reason=reason)
         return save_record(study)
 
-    def _open(self, held: ExitStack) -> Study:
+    def _open(self, held: ExitStack) -> RunningStudy:
         directory, url = self.directory, self.storage_url
         dead = held.enter_context(study_lock(directory))
         remove_leftovers(directory)
-        self._rounds = read_rounds(directory)
+        self._rounds = read_rounds(directory) if self.has_rounds else []
         self._clock = Clock(directory)
         components, spec = self.components, self.components.spec
         if isinstance(spec.search.initial, InitialSpec):
@@ -150,7 +152,8 @@ class StudySession:
         if dead:
             self.emit(EventKind.TAKEN_OVER, owner=dead.describe())
         sessions = read_sessions(directory)
-        if changed or (last_event(directory / LOG) or {}).get("event") != EventKind.FINISHED:
+        is_finished = (last_event(directory / LOG) or {}).get("event") == EventKind.FINISHED
+        if changed or not is_finished or not self.has_rounds:
             sessions = record_session(directory, components, self.emit)
         executor = held.enter_context(closing(open_executor(components, self.workers)))
         error = quantization_error(components, directory, self.emit)

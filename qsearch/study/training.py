@@ -22,10 +22,10 @@ from qsearch.storage.checkpoints import (
     write_adapter,
 )
 from qsearch.storage.paths import adapter_path
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 
 
-def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainReport:
+def train_round(study: RunningStudy, round: int, training_set: Sequence[int]) -> TrainReport:
     """Train on the trials of a set, or load what an earlier session has trained.
 
     Afterwards trainer and executor have the round's adapter as it was saved.
@@ -56,7 +56,7 @@ def train_round(study: Study, round: int, training_set: Sequence[int]) -> TrainR
     return report
 
 
-def _load_before(study: Study, round: int) -> None:
+def _load_before(study: RunningStudy, round: int) -> None:
     """Load the adapter of the round before; train it again if its file is missing."""
     if adapter_path(study.directory, round).is_file():
         study.components.trainer.load_state(read_adapter(study.directory, round)[0])
@@ -64,7 +64,7 @@ def _load_before(study: Study, round: int) -> None:
         train_round(study, round, study.training_set(round)[0])
 
 
-def restore_adapter(study: Study) -> None:
+def restore_adapter(study: RunningStudy) -> None:
     """Train the last finished round's adapter again if its file is missing.
 
     It is needed to export; earlier ones are not. What was evaluated under it stays valid, since
@@ -76,7 +76,7 @@ def restore_adapter(study: Study) -> None:
         train_round(study, last, study.training_set(last)[0])
 
 
-def _train(study: Study, round: int, configurations: Sequence[Configuration]) -> TrainReport:
+def _train(study: RunningStudy, round: int, configurations: Sequence[Configuration]) -> TrainReport:
     trainer = study.components.trainer
 
     def progress(step: int, total: int, loss: float) -> None:
@@ -91,7 +91,7 @@ def _train(study: Study, round: int, configurations: Sequence[Configuration]) ->
 
 
 def _train_separately(
-    study: Study,
+    study: RunningStudy,
     round: int,
     trainer: SupportsSeparateTraining,
     configurations: Sequence[Configuration],

@@ -10,11 +10,11 @@ from qsearch.execution.executor import ExecutorEvent, Failure, Result
 from qsearch.monitoring.events import EventKind
 from qsearch.storage.paths import LOG, candidates_path
 from qsearch.study.results import PeriodicRecord
-from qsearch.study.study import Study
+from qsearch.study.running_study import RunningStudy
 
 
 def evaluate_trials(
-    study: Study,
+    study: RunningStudy,
     numbers: Sequence[int],
     phase: EventKind,
     should_stop: Callable[[], bool],
@@ -52,7 +52,7 @@ def evaluate_trials(
 
 
 def evaluated_trials(
-    study: Study, numbers: Sequence[int], should_stop: Callable[[], bool]
+    study: RunningStudy, numbers: Sequence[int], should_stop: Callable[[], bool]
 ) -> Generator[tuple[int, Result]]:
     """Yield trials with their results, in the order in which these are known.
 
@@ -73,12 +73,12 @@ def evaluated_trials(
                 study.emit(outcome.kind, study.round, **fields)
 
 
-def first_reason(study: Study, round: int) -> str:
+def first_reason(study: RunningStudy, round: int) -> str:
     """Return why the round's first failed trial failed."""
     return next(iter(study.trials.failed_in(round).values()), "no reason given")
 
 
-def retry_failed(study: Study, round: int, planned: int, to_evaluate: Sequence[int]) -> None:
+def retry_failed(study: RunningStudy, round: int, planned: int, to_evaluate: Sequence[int]) -> None:
     """Take back the failures of an unfinished round that ended the study.
 
     Such a round has a common cause, like a full device, that may be gone. Where something else
@@ -96,7 +96,7 @@ def retry_failed(study: Study, round: int, planned: int, to_evaluate: Sequence[i
     study.emit(EventKind.RETRYING, round, trials=trials.retry(round))
 
 
-def _require_rate(study: Study, round: int, planned: int) -> None:
+def _require_rate(study: RunningStudy, round: int, planned: int) -> None:
     """Stop the study once more of a round's evaluations have failed than it tolerates."""
     failures, failed = study.spec.failures, len(study.trials.failed_in(round))
     if not failures.tolerates(failed, planned):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qsearch._arrays import Floats
 from qsearch.errors import InputError
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.surrogate.additive_posterior import AdditiveKernel, Term, gather
 
 _CORRELATION_TOLERANCE = 1e-4
@@ -48,7 +48,9 @@ class Features:
         return AdditiveKernel((Term(self.proxy / scale.sqrt(), None),))
 
 
-def score_features(space: Space, scores: Floats, correlation: Floats | None = None) -> Features:
+def score_features(
+    space: ConfigurationSpace, scores: Floats, correlation: Floats | None = None
+) -> Features:
     """Return features from predicted rises of the loss, up to a common factor (groups × choices).
 
     Scores are not negative. The correlation is that of

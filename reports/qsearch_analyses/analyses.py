@@ -25,16 +25,20 @@ class QsearchFront(StudyAnalysis):
         "One marker for each configuration of the last finished round; lower and further left is"
         " better. Filled markers are on the front of their segment (between dotted lines), the"
         " stepped line is the overall Pareto front: configurations that no other one dominates."
-        " Bars are one standard error. Circles: the adapter was trained on the configuration;"
-        " diamonds: never."
+        " Bars are one standard error."
     )
+    training = " Circles: the adapter was trained on the configuration; diamonds: never."
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
         return frames.latest_points(frames.points_frame(results.record))
 
+    def subtitle(self, results: StudyResults) -> str:
+        return self.reading + self.training if results.record.is_trained else self.reading
+
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
         record = results.record
-        return figures.front_figure(frame, record.segment_edges, record.metric)
+        unit = frames.loss_unit(record)
+        return figures.front_figure(frame, record.segment_edges, record.metric, unit=unit)
 
 
 class QsearchParallelCoordinates(StudyAnalysis):
@@ -43,8 +47,9 @@ class QsearchParallelCoordinates(StudyAnalysis):
     title = "qsearch: knobs, average bits and loss"
     reading = (
         "One line for each configuration of the last finished round: average bits, the mean of each"
-        " knob over the quantized weights, then loss and task metric. Colours are quarters of the"
-        " losses, the best first. Where the best lines bundle, that knob matters."
+        " knob over the quantized weights, then the loss, and the task metric if there is one."
+        " Colours are quarters of the losses, the best first. Where the best lines bundle, that"
+        " knob matters."
     )
 
     def frame(self, results: StudyResults) -> pd.DataFrame:
@@ -201,7 +206,7 @@ class QsearchTraining(StudyAnalysis):
         "Loss of the adapter at each optimizer step, over the configurations sampled there; a line"
         " for each round."
     )
-    lacking = "No round with training is finished yet."
+    lacking = "No round with training is finished; the study of an objective has none."
     draw = staticmethod(figures.training_figure)
 
     def frame(self, results: StudyResults) -> pd.DataFrame:

@@ -52,6 +52,10 @@ class StudyAnalysis(Analysis):  # type: ignore[misc]  # Ax is not typed
         """
         raise NotImplementedError
 
+    def subtitle(self, results: StudyResults) -> str:
+        """Return how to read it."""
+        return self.reading
+
     def figure(self, results: StudyResults, frame: pd.DataFrame) -> go.Figure:
         """Return the figure."""
         return self.draw(frame)
@@ -86,7 +90,7 @@ class StudyAnalysis(Analysis):  # type: ignore[misc]  # Ax is not typed
         return create_plotly_analysis_card(
             name=type(self).__name__,
             title=self.title,
-            subtitle=self.reading,
+            subtitle=self.subtitle(results),
             df=frame,
             fig=figure,
         )

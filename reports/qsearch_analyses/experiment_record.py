@@ -33,7 +33,7 @@ def experiment_record(
 
     A configuration is what the node's space makes of a trial's parameters; its average bits are
     exact. A round is a progression of the data, 1 without one. What an Ax client does not know is
-    left out: training, estimated losses, and which configurations were trained on (none is "seen").
+    left out: training, and estimated losses.
 
     Raises:
         InputError: If there is no experiment or no such node, or a trial's parameters are none of
@@ -61,7 +61,7 @@ def experiment_record(
         task=_UNKNOWN,
         quantizer=_UNKNOWN,
         trainer=_UNKNOWN,
-        metric=Metric(name or "task metric", _better(experiment, name)),
+        metric=Metric(name, _better(experiment, name)) if name else None,
         layers=node.space.layers,
         choices=node.space.choices,
         average_bits_range=node.space.average_bits_range,
@@ -149,8 +149,8 @@ def _metric_name(data: pd.DataFrame) -> str | None:
     return min(names - {LOSS, AVERAGE_BITS, _SECONDS}, default=None)
 
 
-def _better(experiment: Experiment, name: str | None) -> Any:
-    metric = None if name is None else experiment.metrics.get(name)
+def _better(experiment: Experiment, name: str) -> Any:
+    metric = experiment.metrics.get(name)
     return "higher" if metric is None or not metric.lower_is_better else "lower"
 
 

@@ -1,4 +1,4 @@
-"""How reports call studies, and how a shell calls their directories."""
+"""How reports call studies, and how a shell and Python call their directories."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ def distinct_names(results: Sequence[StudyResults]) -> list[str]:
         for name, result in zip(names, results, strict=True)
     ]
     return distinct([whole_text(label) for label in labels])
+
+
+def python_study(directory: str) -> str:
+    """Return the Python expression that loads a study."""
+    return f"qsearch.load_study({directory!r})"
 
 
 def shell_path(path: str) -> str:

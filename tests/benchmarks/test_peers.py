@@ -18,8 +18,8 @@ from qsearch.errors import InputError
 from qsearch.search.allocation import allocate
 from qsearch.search.pareto import hypervolume
 from qsearch.space.configuration import Choices, Knob
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from tests.engine.fake_study import NORMAL_FLOAT, bits_of, make_layers, uniform
 
 BITS = (2.25, 7.25)
@@ -31,13 +31,15 @@ EACH = pytest.mark.parametrize("name", list(PEERS))
 pytestmark = pytest.mark.usefixtures("fake_plugins")  # They keep PyTorch on one core.
 
 LAYERS = tuple(layer for layer in make_layers(1) if layer.role != "gate")
-SPACE = Space(LAYERS, NORMAL_FLOAT, bits_of(NORMAL_FLOAT))
+SPACE = ConfigurationSpace(LAYERS, NORMAL_FLOAT, bits_of(NORMAL_FLOAT))
 TWO_KNOBS = Choices((Knob("bits", (2, 3, 4, 8)), Knob("group_size", (16, 32, 64))))
-FEW = Space(LAYERS, TWO_KNOBS, bits_of(TWO_KNOBS))
+FEW = ConfigurationSpace(LAYERS, TWO_KNOBS, bits_of(TWO_KNOBS))
 SENSITIVITY = np.array([0.02, 0.05, 0.01, 0.1, 1.0, 0.3])
 
 
-def problem(start: int = 0, space: Space = SPACE, bits: tuple[float, float] = BITS) -> Problem:
+def problem(
+    start: int = 0, space: ConfigurationSpace = SPACE, bits: tuple[float, float] = BITS
+) -> Problem:
     """Scores that fall fourfold a bit, times sensitivity, and random configurations known."""
     scores = SENSITIVITY[:, None] * 4.0 ** (2 - space.bits_table)[None]
     known = sample_configurations(space, start, bits, np.random.default_rng(start))
@@ -144,7 +146,7 @@ def test_what_is_proposed_depends_on_the_losses_of_the_start(name: str) -> None:
 def test_a_peer_ends_when_a_small_space_is_used_up(name: str) -> None:
     choices = Choices((Knob("bits", (2, 3)), Knob("group_size", (32,))))
     fused = (("query", "key", "value"), ("up", "down"))
-    space = Space(LAYERS, choices, bits_of(choices), fused)
+    space = ConfigurationSpace(LAYERS, choices, bits_of(choices), fused)
     small = replace(
         problem(),
         space=space,

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from qsearch.plugins.capabilities import SupportsQuantizerCheck
+from qsearch.plugins.registry import load_plugin
+
+
+def export(trainer, configuration, directory, format) -> None:
+    """Write a configuration as the engine does."""
+    exporter = load_plugin("exporters", format)()
+    if isinstance(exporter, SupportsQuantizerCheck):
+        exporter.require_quantizer(trainer.study.quantizer)
+    directory.mkdir(parents=True, exist_ok=True)
+    exporter.write(trainer.export_job(configuration), directory)
+
 
 @torch.no_grad()
 def study_logits(trainer, configuration, batch) -> torch.Tensor:

@@ -41,11 +41,11 @@ def observed(spec: Any, out: Path, storage: str | None, observer: Observer, *oth
     def see_events(event: Event) -> None:
         happen(event.kind)
 
-    return run_study(spec, out, storage, all_of([observer, see_events]), *others)
+    return run_spec(spec, out, storage, all_of([observer, see_events]), *others)
 
 
-run_study = study_run.run_study
-study_run.run_study = observed  # type: ignore[assignment]
+run_spec = study_run.run_spec
+study_run.run_spec = observed  # type: ignore[assignment]
 sys.addaudithook(see_files)
 sys.argv = ["qsearch", *sys.argv[3:]]
 main()

@@ -12,16 +12,22 @@ import pytest
 import torch
 from qsearch_coalora.models.loading import load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer
+from qsearch_coalora.tasks import docstrings
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Embedding, Linear
 
+from qsearch.deployment.budgets import Budget
+from qsearch.deployment.exporting import export_configuration
+from qsearch.errors import InputError
 from qsearch.plugins.components import StudyComponents, build_components
+from qsearch.sharing.archive import archive_study, restore_archive
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 from qsearch.spec.study_spec import load_spec
 from qsearch.spec.yaml_text import dump_yaml
 from qsearch.storage.checkpoints import read_adapter
+from qsearch.storage.paths import DATA_FACTS
 from qsearch.storage.study_record import read_study
 from tests.end_to_end.conftest import command, run, run_new
 
@@ -44,6 +50,14 @@ outputs = model.generate(**inputs, max_new_tokens=int(sys.argv[3]), do_sample=Fa
 print(outputs[0].tolist())
 """
 
+
+REFUSAL = """
+import sys
+from qsearch.cli.main import main
+try: main()
+except SystemExit as end: code = end.code
+print(code, sorted({"torch", "transformers", "ax"} & set(sys.modules)))
+"""
 
 BLOCKS = 2
 """Of SmolLM2's 30."""
@@ -107,6 +121,40 @@ def test_a_packed_export_gives_the_studys_logits_without_the_study(
 ) -> None:
     found = in_a_new_process(packed, "AutoModelForSequenceClassification", batch, tmp_path)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_archived_study_is_exported_the_same_on_a_machine_without_its_texts(
+    study: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive_study(study, tmp_path / "study.zip")
+    restored = tmp_path / "restored"
+    restore_archive(tmp_path / "study.zip", restored)
+    monkeypatch.setattr(docstrings, "package_folders", lambda package: ())
+    shown = []
+
+    def show(phase: str, done: int = 0, layers: int = 0) -> None:
+        shown.append((phase, done, layers))
+
+    out = tmp_path / "model"
+    export_configuration(restored, Budget("bits", 3.0), out, "packed", show)
+    files = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert files == {path.name: path.read_bytes() for path in packed.iterdir()}
+    assert [entry[0].rstrip("0123456789") for entry in shown[:2]] == [
+        "loading the model",
+        "writing trial ",
+    ]
+    assert [entry[1:] for entry in shown[2:]] == [(n, 12) for n in range(1, 13) for _ in "AW"]
+    (restored / DATA_FACTS).unlink()
+    with pytest.raises(InputError, match="torch"):
+        export_configuration(restored, Budget("bits", 3.0), tmp_path / "other", "packed")
+
+
+def test_a_format_that_does_not_exist_is_refused_before_anything_heavy_is_imported(
+    study: Path, tmp_path: Path
+) -> None:
+    arguments = ["export", str(study), "--bits", "3", "--to", str(tmp_path / "out")]
+    printed = run_new([sys.executable, "-c", REFUSAL, *arguments, "--format", "wrong"]).stdout
+    assert printed == "2 []\n"
 
 
 def test_all_files_of_an_export_have_the_rights_that_the_umask_leaves(packed: Path) -> None:

@@ -1,17 +1,19 @@
-"""README, changelog and docs name what exists: pages, modules, benchmarks, files and columns."""
+"""The pages name what exists: other pages, modules, benchmarks, files and columns."""
 
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
+import qsearch
 from qsearch.storage.paths import kind_of
 from qsearch.storage.study_record import TRIAL_COLUMNS
 from tests.end_to_end.conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("[A-Z]*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if not re.match(r"CHANGELOG|\d{4}-|report-peers", page.name)]
 """Without those that name code of the past, or of others."""
 FOLDERS = (ROOT, ROOT / "qsearch", ROOT / "reports" / "qsearch_reports")
@@ -44,11 +46,23 @@ def test_named_files_modules_and_benchmarks_exist(page: Path) -> None:
     for name in re.findall(r"`([\w/]+/\w+\.py)`", text):
         assert any((folder / name).is_file() for folder in FOLDERS), name
     for name in re.findall(r"\bqsearch\.\w+\.[\w.]*\w", text):
+        if name.split(".")[1] in qsearch.__all__:
+            attrgetter(name.removeprefix("qsearch."))(qsearch)  # Such as Space.from_model.
+            continue
         place = ROOT / name.replace(".", "/")
         module, parent = place.with_suffix(".py"), place.parent.with_suffix(".py")
         assert place.is_dir() or module.is_file() or parent.is_file(), name
     for name in re.findall(r"make bench-(\w+)", text):
         assert (ROOT / "benchmarks" / f"{name}.py").is_file(), name
+
+
+def test_who_installs_qsearch_is_given_the_name_of_its_distribution() -> None:
+    folders = ("adapters", "docs", "examples", "qsearch", "reports", "studies")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.*")]
+    texts = [file for file in files if file.suffix in (".md", ".py", ".toml", ".yaml")]
+    for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *texts]:
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"\bqsearch(\[|>=|==)|install '?qsearch(?!-llm|-\w)", text), file
 
 
 def first_cells(heading: str) -> list[str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from qsearch_coalora.adapter.theta import ThetaOptions
 from qsearch_coalora.methods.coa_lora import CoALoRAOptions
 from qsearch_coalora.settings.options import EarlyStopping, SamplingOptions, TrainingOptions
+from qsearch_coalora.settings.theta import ThetaOptions
 from qsearch_coalora.tasks.causal_lm import CausalOptions
 from qsearch_coalora.tasks.docstrings import DocstringSource
 from qsearch_coalora.tasks.labelled_texts import ClassificationOptions
@@ -27,7 +27,8 @@ from qsearch.spec.study_spec import StudySpec, load_spec
 from qsearch.spec.templates import read_template, template_names
 from qsearch.study import checking
 from qsearch.study.checking import check_study
-from tests.end_to_end.conftest import ROOT
+from tests.end_to_end.conftest import QUICKSTART, ROOT
+from tests.engine.fake_study import imported_by
 
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
 # Blocks × linear layers of a block, from the models' published configurations.
@@ -168,3 +169,8 @@ def test_documentation_names_every_field_with_its_default(
     fields = {name: field for name, field in model.model_fields.items() if name not in elsewhere}
     expected = {name: shown(field) for name, field in fields.items()}
     assert _documented(section) == expected
+
+
+def test_the_quickstart_is_checked_without_what_takes_seconds_to_import() -> None:
+    heavy = {"torch", "transformers", "scipy", "pandas", "pyarrow", "ax", "huggingface_hub"}
+    assert imported_by(["check", str(QUICKSTART)], heavy) == "[]"

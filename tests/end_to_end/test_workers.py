@@ -15,7 +15,7 @@ from pandas.testing import assert_frame_equal
 from qsearch.execution.workers import Workers
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.checkpoints import read_adapter
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.end_to_end.conftest import run, small_study
 from tests.end_to_end.tiny_study import write_tiny_study
 from tests.engine.fake_study import results
@@ -68,7 +68,7 @@ def test_one_adapter_for_each_configuration_trained_by_workers_equals_the_serial
     )
     spec = load_spec(path, ["trainer.name=lq-lora", *search, *knobs])
     serial, parallel = tmp_path / "serial", tmp_path / "parallel"
-    run_study(spec, serial)
+    run_spec(spec, serial)
     here = SimpleNamespace(
         remote=start_here,
         put=lambda value: lambda: value,
@@ -80,7 +80,7 @@ def test_one_adapter_for_each_configuration_trained_by_workers_equals_the_serial
     monkeypatch.setattr(ray, "get", here.get)  # What a worker calls.
     for name in ("connect", "kill"):
         monkeypatch.setattr(ray_executor, name, lambda _: None)
-    run_study(spec, parallel, workers=Workers(2, threads=torch.get_num_threads()))
+    run_spec(spec, parallel, workers=Workers(2, threads=torch.get_num_threads()))
     assert_frame_equal(results(parallel), results(serial), check_exact=True)
     (expected, _), (found, report) = read_adapter(serial, 1), read_adapter(parallel, 1)
     assert expected.tensors.keys() == found.tensors.keys()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import FAILING, results
 
 
@@ -20,7 +20,7 @@ def fake_plugins_everywhere(fake_plugins: None) -> None:
 def faulty(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of the small study with failures, run to its end; read-only for tests."""
     directory = tmp_path_factory.mktemp("faulty") / "run"
-    run_study(FAILING, directory)
+    run_spec(FAILING, directory)
     return directory
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import multiprocessing
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +30,13 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split
 from qsearch.plugins.registry import load_plugin
 from qsearch.space.configuration import Choices, Configuration, Knob
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import FUSED_ROLES, LayerSpec
-from qsearch.space.space import Space
+from qsearch.spec.sections import OBJECTIVE
 from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.yaml_text import dump_yaml
 from qsearch.storage.paths import LOG
-from qsearch.storage.study_record import read_study
+from qsearch.storage.study_record import StudyRecord, read_study
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -83,16 +86,26 @@ def make_layers(blocks: int) -> tuple[LayerSpec, ...]:
     )
 
 
-def make_space(blocks: int = 2, choices: Choices = NORMAL_FLOAT, fused: bool = False) -> Space:
-    return Space(make_layers(blocks), choices, bits_of(choices), FUSED_ROLES if fused else ())
+def shape_bits_of(choices: Choices) -> dict[tuple[int, int], tuple[float, ...]]:
+    """Storage bits by shape and choice index, with 96 further ones for each row."""
+    bits, shapes = bits_of(choices), set(SHAPES.values())
+    return {shape: tuple(one + 96 / shape[1] for one in bits) for shape in shapes}
 
 
-def uniform(space: Space, bits: float) -> Integers:
+def make_space(
+    blocks: int = 2, choices: Choices = NORMAL_FLOAT, fused: bool = False, shaped: bool = False
+) -> ConfigurationSpace:
+    ties = FUSED_ROLES if fused else ()
+    by_shape = shape_bits_of(choices) if shaped else {}
+    return ConfigurationSpace(make_layers(blocks), choices, bits_of(choices), ties, by_shape)
+
+
+def uniform(space: ConfigurationSpace, bits: float) -> Integers:
     """The configuration (groups) of the layer configuration nearest to some bits."""
     return np.full(len(space.groups), np.abs(space.bits_table - bits).argmin(), dtype=np.int64)
 
 
-def errors_of(space: Space) -> Floats:
+def errors_of(space: ConfigurationSpace) -> Floats:
     """Plausible relative squared errors (layers × choices): fall fourfold a bit."""
     bits = np.array([c.integer("bits") for c in space.choices.layer_configurations])
     overhead = space.bits_table - bits
@@ -153,6 +166,21 @@ def write_study_yaml(path: Path, **changes: Any) -> Path:
 def results(directory: Path) -> pd.DataFrame:
     """What must not depend on interruptions: all of the trials but wall time."""
     return read_study(directory).trials.drop(columns="seconds")
+
+
+def of_objective(record: StudyRecord) -> StudyRecord:
+    """The first round of a study as that of a Python objective, which has no metric."""
+    first = replace(
+        record.rounds[0],
+        training_set=(),
+        train_seconds=0.0,
+        train_losses=(),
+        full_precision=None,
+    )
+    unknown = {"metric": math.nan, "metric_standard_error": math.nan, "standard_error": 0.0}
+    trials = record.trials[record.trials["round"] == 1].assign(seen=False, **unknown)
+    names = {"task": OBJECTIVE, "trainer": OBJECTIVE, "metric": None}
+    return replace(record, **names, rounds=(first,), trials=trials)
 
 
 def events_of(directory: Path, kind: str) -> list[dict[str, Any]]:

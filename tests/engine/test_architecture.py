@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
@@ -60,15 +59,3 @@ def test_entry_points_resolve(group: str, name: str, value: str) -> None:
     if group.removeprefix("qsearch.") in ("quantizers", "trainers", "tasks"):
         assert issubclass(found.Options, object)
         assert found.Options.model_config["extra"] == "forbid"
-
-
-def test_every_package_is_declared() -> None:
-    tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
-    declared = set(tool["setuptools"]["packages"])
-    found = {"qsearch_studies"}
-    sources = {"adapters": ROOT / "adapters", "reports": ROOT / "reports", "qsearch": ROOT}
-    for folder, source in sources.items():
-        for init in (ROOT / folder).rglob("__init__.py"):
-            found.add(".".join(init.parent.relative_to(source).parts))
-    assert declared == found
-    assert all(importlib.util.find_spec(name) for name in declared)

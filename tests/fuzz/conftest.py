@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import evaluations_of, study_spec
 from tests.fuzz.broken_input import COUNTS_VARIABLE, EXAMPLES_VARIABLE, TRIED, Sandbox
 
@@ -54,5 +54,5 @@ def unfinished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         evaluations_of(patch, stop_at=11)
         with pytest.raises(KeyboardInterrupt):
-            run_study(study_spec(), directory)
+            run_spec(study_spec(), directory)
     return directory

@@ -14,7 +14,7 @@ from qsearch.monitoring.events import Event
 from qsearch.monitoring.loggers import loggers
 from qsearch.storage.paths import LOG
 from qsearch.storage.study_record import read_study
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import study_spec
 
 SPEC = study_spec(
@@ -88,7 +88,7 @@ def record(directory: Path) -> Recording:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt) if stop_at else nullcontext():
-            run_study(SPEC, directory, observer=observe)
+            run_spec(SPEC, directory, observer=observe)
     study = read_study(directory)
     rows = study.trials[study.trials["status"] == "completed"]
     # Results come in the order of trials within a round.

@@ -149,6 +149,6 @@ def test_without_mlflow_the_message_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(InputError, match=r"pip install 'qsearch\[mlflow\]'"):
+    with pytest.raises(InputError, match=r"pip install 'qsearch-llm\[mlflow\]'"):
         mlflow(tmp_path, "fake")
     assert list(tmp_path.iterdir()) == []

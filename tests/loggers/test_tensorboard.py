@@ -40,6 +40,6 @@ def test_without_tensorboard_the_message_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"pip install 'qsearch\[tensorboard\]'"):
+    with pytest.raises(InputError, match=r"pip install 'qsearch-llm\[tensorboard\]'"):
         tensorboard(tmp_path, "fake")
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from qsearch.search.pareto import segment_of, segmented_front
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.space.layers import LayerSpec
 from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord, empty_trials
-from tests.engine.fake_study import NORMAL_FLOAT, bits_of
+from tests.engine.fake_study import NORMAL_FLOAT, bits_of, of_objective
 from tests.reports.study_log import log_events
 
 INTEGER = Choices((Knob("precision", (2, 3, 4, 8)), Knob("group size", (32, 64, 128))))
@@ -223,6 +224,34 @@ def make_results(
         events=log_events(record, workers),
         layer_scores=scale * np.outer(sensitivity, np.exp(-1.1 * (values - 2))),
         settings={"name": record.name, "seed": seed, "search": {"rounds": len(record.rounds)}},
+    )
+
+
+OF_TRAINING = re.compile(r"nan|NaN|None\b|null|\bnats|seen|\btrain|adapter|export|0\.0000")
+"""What is not shown of a study of an objective."""
+
+
+def objective_results(metric: Metric | None = None, **options: Any) -> StudyResults:
+    """Build a study of a Python objective, whose losses are small; it has no size.
+
+    With a metric, it has that of the study that it is made from.
+    """
+    made = make_results(rounds=1, failed=1, estimated=False, **options)
+    plain = of_objective(made.record)
+    columns = ["metric"] if metric else []
+    trials = plain.trials.assign(**{name: made.record.trials[name] for name in columns})
+    loss = trials["loss"] / 1000
+    is_searched = trials["trial"] >= len(trials) // 2
+    trials = trials.assign(
+        loss=loss,
+        predicted_loss=(loss * 1.02).where(is_searched),
+        predicted_loss_std=(loss * 0.1).where(is_searched),
+        reason=trials["reason"].replace("loss is nan", "out of memory"),
+    )
+    record = replace(plain, metric=metric, trials=trials, reference_point=(0.0009, 7.5))
+    settings = {"name": record.name, "task": {"name": record.task}}
+    return replace(
+        made, record=record, footprint=None, events=log_events(record), settings=settings
     )
 
 

@@ -38,7 +38,7 @@ from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, ax_parameters, to_
 from qsearch.space.sampling import sample_configurations
 from qsearch.storage.study_record import StudyRecord, read_study, write_study
 from tests.engine.fake_study import INTEGER, make_space, uniform
-from tests.reports.realistic_studies import make_record, only_failures
+from tests.reports.realistic_studies import make_record, objective_results, only_failures
 
 HOWTO = Path(__file__).parents[2].joinpath("docs", "howto-ax.md").read_text(encoding="utf-8")
 SPACE = make_space(1, INTEGER)
@@ -142,6 +142,8 @@ def test_the_experiment_alone_gives_what_the_study_recorded(
     pd.testing.assert_frame_equal(
         *(one[shared].reset_index(drop=True) for one in (ours, theirs)), check_dtype=False
     )
+    assert record.metric is not None
+    assert study.metric is not None
     assert record.metric.name == study.metric.name
     assert record.reference_point == pytest.approx(study.reference_point)
     assert [entry.hypervolume for entry in record.rounds] == pytest.approx(
@@ -155,6 +157,7 @@ def test_a_client_of_ones_own_has_cards_without_a_study() -> None:
     assert {type(card) for card in cards[1:]} == {PlotlyAnalysisCard}
     front, parallel, marginals, heatmap, hypervolume = cards[1:]
     assert front.df["loss"].tolist() == [0.5, 0.4, 0.3, 0.25]
+    assert not {"seen", "unseen"} & {trace["name"] for trace in json.loads(front.blob)["data"]}
     assert {"mean bits", "mean group_size"} <= set(parallel.df)
     assert "metric" not in {
         axis
@@ -225,6 +228,18 @@ def test_a_study_with_little_to_show_makes_no_error_card(
     assert ErrorAnalysisCard not in kinds.values()
     expected = PlotlyAnalysisCard if case == "one" else NotApplicableStateAnalysisCard
     assert kinds["QsearchFront"] is expected
+
+
+def test_cards_of_an_objective_show_no_training(study: Callable[..., Path]) -> None:
+    record = objective_results().record
+    cards = {card.name: card for card in cards_of(own_client([0.3]), study_analyses(study(record)))}
+    kinds = {name: type(card) for name, card in cards.items()}
+    assert ErrorAnalysisCard not in kinds.values()
+    assert kinds["QsearchTraining"] is NotApplicableStateAnalysisCard
+    front = cards["QsearchFront"]
+    assert "adapter" not in front.subtitle
+    layout = json.loads(front.blob)["layout"]
+    assert layout["yaxis"]["title"]["text"] == "loss"
 
 
 def test_an_analysis_that_fails_leaves_the_others_their_cards(

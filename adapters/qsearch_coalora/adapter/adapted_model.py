@@ -4,49 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import full_layer_names
 from qsearch.plugins.protocols import LoadedModel, Quantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.adapter.folding import FoldedProjections, random_basis
 from qsearch_coalora.adapter.lora import ADAPTER, wrap_in_lora
 from qsearch_coalora.adapter.residual_rows import ResidualRows
-from qsearch_coalora.adapter.theta import Theta, ThetaOptions
-from qsearch_coalora.models.discovery import full_layer_names
+from qsearch_coalora.adapter.shape import AdapterShape
+from qsearch_coalora.adapter.theta import Theta
 from qsearch_coalora.settings.device import parse_device
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.weights.cache import BoundedCache
-from qsearch_coalora.weights.input_norm import input_norms
+from qsearch_coalora.weights.input_norm import InputNorm, input_norms
 from qsearch_coalora.weights.layer_inputs import second_moments
 from qsearch_coalora.weights.switching import QuantizedWeights
 
 Batches = Iterable[Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class AdapterShape:
-    """What is added to plain LoRA.
-
-    Args:
-        theta: Shape of θ, or None without it.
-        theta_rate: Peak rate for θ; 0 leaves it as it is.
-        theta_start: Share of round 1's steps that go by before θ is used and trained.
-        fixed_rank: How much of the rank holds residual factors.
-    """
-
-    theta: ThetaOptions | None = None
-    theta_rate: float = 0.0
-    theta_start: float = 0.0
-    fixed_rank: int = 0
-
-
-PLAIN_LORA = AdapterShape()
 
 
 class AdaptedModel:
@@ -177,23 +157,33 @@ class AdaptedModel:
         # PEFT makes every factor trainable when it enables the adapter again.
         self.residual.freeze()
 
-    def calibrate(self, batches: Batches) -> None:
-        """Quantize weights for their layers' inputs in the base model from now on.
+    def second_moments(self, batches: Batches) -> dict[str, Tensor]:
+        """Return the second moment of each layer's inputs in the base model, by its name.
 
         They are those of the model in full precision: what precedes a layer is quantized
         differently in every configuration.
         """
         with self.base_model():
             moments = second_moments(self.lora_layers, self.logits, batches)
-        self.weights.calibrate(moments)
+        return {layer.name: moment for layer, moment in zip(self.layers, moments, strict=True)}
 
-    def measure_inputs(self, batches: Batches, generator: torch.Generator) -> None:
-        """Take residual factors in the norm of the layers' inputs in the base model from now on.
+    def input_norms(self, batches: Batches, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the norm of each layer's inputs in the base model, as tensors by its name.
 
         The generator draws where the search for principal components starts.
         """
         with self.base_model():
-            self.residual.norms = input_norms(self.lora_layers, self.logits, batches, generator)
+            norms = input_norms(self.lora_layers, self.logits, batches, generator)
+        return {
+            f"{layer.name}.{part}": tensor
+            for layer, norm in zip(self.layers, norms, strict=True)
+            if norm is not None
+            for part, tensor in norm.tensors().items()
+        }
+
+    def use_input_norms(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take residual factors in the norms that :meth:`input_norms` returned from now on."""
+        self.residual.norms = [InputNorm.of(tensors, layer.name) for layer in self.layers]
 
     def input_sizes(self) -> list[float | None]:
         """Return each layer's root mean square input, None where it was not measured."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
+from qsearch.models.discovery import full_layer_names
 from qsearch.plugins.protocols import LoadedModel
 from qsearch.space.layers import LayerSpec
-from qsearch_coalora.models.discovery import full_layer_names
 from qsearch_coalora.models.loading import import_library
 from qsearch_coalora.settings.options import TrainingOptions
 
@@ -24,6 +22,8 @@ def wrap_in_lora(
     loaded: LoadedModel, layers: Sequence[LayerSpec], options: TrainingOptions, seed: int
 ) -> Any:
     """Return the PEFT model whose initial adapter is drawn from the seed."""
+    import torch
+
     peft = import_library("peft")
     name = type(loaded.module).__name__
     task = next((task for ending, task in _TASK_TYPES.items() if name.endswith(ending)), None)

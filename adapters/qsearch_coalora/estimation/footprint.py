@@ -7,12 +7,13 @@ from collections import defaultdict
 
 from qsearch_quantizers.packed.bit_packing import packed_layout
 
+from qsearch.models.discovery import discover_layers
+from qsearch.plugins.capabilities import storage_bits_of
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch_coalora.estimation.requirements import adapter_bytes
-from qsearch_coalora.export.job import ExportJob, plain_state
-from qsearch_coalora.models.discovery import discover_layers
+from qsearch_coalora.export.job import CAUSAL, AdapterJob, auto_class
 from qsearch_coalora.models.loading import skeleton
 
 _FLOAT_BYTES = 4
@@ -33,15 +34,15 @@ def _padding(quantizer: Quantizer, shape: tuple[int, int]) -> int:
         for layout in quantizer.layout(shape, chosen).values():
             packed = packed_layout(layout)
             stored += packed.count * packed.dtype.itemsize
-        most = max(most, stored - quantizer.storage_bits(chosen) * weights / 8)
+        most = max(most, stored - storage_bits_of(quantizer, shape, chosen) * weights / 8)
     return math.ceil(most)
 
 
-def model_footprint(job: ExportJob, tokens: int) -> Footprint:
+def model_footprint(job: AdapterJob, tokens: int) -> Footprint:
     """Return the footprint of a model's exports of any configuration, from its tensors' shapes."""
     adapted = job.adapted
-    quantized = {f"{name}.weight" for name in job.layer_names}
-    state = {name: tensor for name, tensor in plain_state(job).items() if name not in quantized}
+    quantized = {f"{name}.weight" for name in job.paths}
+    state = {name: tensor for name, tensor in job.state().items() if name not in quantized}
     # Tied weights are one tensor under several names.
     other = {tensor.data_ptr(): tensor.nbytes for tensor in state.values()}
     padding = {
@@ -51,7 +52,7 @@ def model_footprint(job: ExportJob, tokens: int) -> Footprint:
     outputs: defaultdict[int, int] = defaultdict(int)
     cached = 0
     # Of a model without an adapter, whose roles are known, and with all of its layers.
-    for layer in discover_layers(skeleton(job.base.config, job.model)):
+    for layer in discover_layers(skeleton(job.module.config, job.model)):
         outputs[layer.block] += layer.shape[0]
         if layer.role in ("key", "value"):
             cached += layer.shape[0]
@@ -63,7 +64,7 @@ def model_footprint(job: ExportJob, tokens: int) -> Footprint:
         + sum(padding[layer.shape] for layer in adapted.layers),
         adapter_bytes=adapter_bytes(adapted.layers, adapted.options.rank) * job.has_adapter,
         layer_bytes=max(layer.parameters for layer in adapted.layers) * _FLOAT_BYTES,
-        cache_bytes_per_token=cached * _FLOAT_BYTES * job.auto_class.endswith("CausalLM"),
+        cache_bytes_per_token=cached * _FLOAT_BYTES * (auto_class(job.module) == CAUSAL),
         activation_bytes_per_token=(max(outputs.values()) + widest) * _FLOAT_BYTES,
         tokens=tokens,
     )

@@ -6,15 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import nn
-
 from qsearch.errors import InputError
+from qsearch.plugins.capabilities import needs_inputs
 from qsearch.plugins.protocols import Quantizer, Requirements
-from qsearch.space.layers import LayerSpec
+from qsearch.space.layers import FUSED_ROLES, LayerSpec, tied_groups
+from qsearch_coalora.models.architectures import ModelShape
 from qsearch_coalora.settings.device import require_device
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import Workload
-from qsearch_coalora.weights.layer_inputs import moment_bytes
 
 _STEP_COST = 3
 """Forward passes that a training step costs: one forward, and two in the backward pass. Frozen
@@ -33,8 +32,16 @@ def adapter_bytes(layers: Sequence[LayerSpec], rank: int) -> int:
     return rank * sum(sum(layer.shape) for layer in layers) * _FLOAT_BYTES
 
 
+def moment_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec]) -> int:
+    """Return the bytes that moments take: one for all layers of a block that read one tensor."""
+    if not needs_inputs(quantizer):
+        return 0
+    firsts = [layers[group.members[0]] for group in tied_groups(layers, FUSED_ROLES)]
+    return sum(layer.shape[1] ** 2 for layer in firsts) * _FLOAT_BYTES
+
+
 def estimate_requirements(
-    model: nn.Module,
+    shape: ModelShape,
     layers: Sequence[LayerSpec],
     quantizer: Quantizer,
     options: TrainingOptions,
@@ -47,10 +54,8 @@ def estimate_requirements(
     cache of quantized weights, the adapter with its optimizer, the moments of inputs that the
     quantizer needs, and for each layer the inputs and outputs of the tokens that share a backward
     pass.
-
-    The model may be on the meta device.
     """
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = shape.parameters
     quantizable = sum(layer.parameters for layer in layers)
     weights = (parameters + quantizable) * _FLOAT_BYTES
     activations = weights * _ACTIVATION_SHARE
@@ -94,10 +99,7 @@ def estimate_requirements(
         return replace(needs, notes=(*notes, note))
     # A forward pass takes 2 operations per parameter and token; attention's own products and
     # quantization are left out, padding is counted as tokens. Embeddings are only looked up.
-    embedded = sum(
-        module.weight.numel() for module in model.modules() if isinstance(module, nn.Embedding)
-    )
-    example = 2.0 * (parameters - embedded) * workload.example_tokens
+    example = 2.0 * (parameters - shape.embedded) * workload.example_tokens
     step = _STEP_COST * example * options.batch_size * options.accumulation_steps
     return replace(
         needs,

@@ -19,7 +19,14 @@ from qsearch.storage.bounded_reading import MAX_STATE, read_text
 from qsearch.storage.files import write_json
 from qsearch_coalora.adapter.lora import ADAPTER
 from qsearch_coalora.export.cards import write_card
-from qsearch_coalora.export.job import ExportJob, adapter_state, packable
+from qsearch_coalora.export.job import (
+    CLASSIFIER,
+    AdapterJob,
+    adapter_state,
+    auto_class,
+    layer_configurations,
+    packable,
+)
 from qsearch_coalora.models.source import ModelSource, locate_model
 
 _CARD = """\
@@ -55,10 +62,14 @@ _FOLDED = " The adjustment U of this configuration is folded into the `lora_A` w
 _FLOAT_BASE = "{base}, the float model, whose weights this adapter was not made for"
 _PACKED_BASE = "{base}, the packed weights of this configuration"
 
+_QUANTIZED_BY_BITSANDBYTES = """
+These layers were quantized by bitsandbytes (`nf4`, double quantization): {layers}.
+"""
+
 _CALIBRATED = "They were rounded by the inputs of the study's texts, so take `packed-base`. "
 
 
-def export_adapter(job: ExportJob, directory: Path) -> None:
+def export_adapter(job: AdapterJob, directory: Path) -> None:
     """Write a plain PEFT adapter, its configuration and a model card."""
     adapted = job.adapted
     config = copy.copy(adapted.peft_model.peft_config[ADAPTER])
@@ -72,6 +83,7 @@ def export_adapter(job: ExportJob, directory: Path) -> None:
     # PEFT has added the usual names of heads to it, which it does again when it loads.
     config.modules_to_save = list(adapted.head_names) or None
     config.auto_mapping = mark
+    config.target_modules = sorted(config.target_modules)  # A set has another order each time.
     config.save_pretrained(str(directory))
     path = directory / "adapter_model.safetensors"
     save_file(adapter_state(job), str(path), metadata={"format": "pt"})
@@ -88,28 +100,31 @@ def export_adapter(job: ExportJob, directory: Path) -> None:
         rank=rank,
         folded=folded,
         weights=weights,
-        kind=job.auto_class.removeprefix("AutoModelFor"),
+        kind=auto_class(job.module).removeprefix("AutoModelFor"),
         arguments=_arguments(job, source) if packed_base is None else "",
         base=(_FLOAT_BASE if packed_base is None else _PACKED_BASE).format(
             base=as_code(config.base_model_name_or_path)
         ),
     )
+    if job.foreign:
+        with (directory / "README.md").open("a", encoding="utf-8") as card:
+            card.write(_QUANTIZED_BY_BITSANDBYTES.format(layers=", ".join(job.foreign)))
 
 
-def _arguments(job: ExportJob, source: ModelSource) -> str:
+def _arguments(job: AdapterJob, source: ModelSource) -> str:
     """Return what `from_pretrained` needs to load the float base, as Python writes it."""
     arguments = "" if source.gguf_file is None else f", gguf_file={source.gguf_file!r}"
-    if job.auto_class == "AutoModelForSequenceClassification":
-        arguments += f", num_labels={job.base.config.num_labels}"
+    if auto_class(job.module) == CLASSIFIER:
+        arguments += f", num_labels={job.module.config.num_labels}"
     return arguments
 
 
-def _packed_base_next_to(directory: Path, mark: dict[str, Any], job: ExportJob) -> Path | None:
+def _packed_base_next_to(directory: Path, mark: dict[str, Any], job: AdapterJob) -> Path | None:
     """Return the folder next to an export that holds this adapter's packed base, if there is one.
 
     Packed weights that hold an adapter already are not one.
     """
-    prefix = job.base.base_model_prefix
+    prefix = job.module.base_model_prefix
     for path in sorted(directory.resolve().parent.glob("[!.]*/config.json")):
         try:
             packed = _json_of(path)["quantization_config"]
@@ -130,11 +145,11 @@ def _json_of(path: Path) -> Any:
     return json.loads(read_text(path, MAX_STATE))
 
 
-def _owner(job: ExportJob) -> dict[str, Any] | None:
+def _owner(job: AdapterJob) -> dict[str, Any] | None:
     """Return what ties the adapter to its packed weights; None where they cannot be packed."""
     try:
         quantizer, options = packable(job.quantizer, "packed-base")
     except InputError:
         return None
-    layers, prefix = job.layer_configurations, job.base.base_model_prefix
+    layers, prefix = layer_configurations(job), job.module.base_model_prefix
     return owner_mark(owner_digest(quantizer.name, options, layers, prefix))

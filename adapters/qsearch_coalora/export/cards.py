@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import ModelCardData
-
 from qsearch.deployment.model_card import as_code
-from qsearch_coalora.export.job import ExportJob
+from qsearch.plugins.exporters import ExportJob
+from qsearch_coalora.export.job import auto_class
 
 _OWN_CODE = """
 The model brings Python code of its own, which is in this folder too: whoever loads it says
@@ -21,10 +20,12 @@ def write_card(job: ExportJob, directory: Path, text: str, library: str, **field
     The text has places for ``model``, ``method``, ``auto_class`` and the further fields; the
     library is the one that loads the export.
     """
+    from huggingface_hub import ModelCardData
+
     tags = ["lora", "quantization", "qsearch"]
     front = ModelCardData(base_model=job.model.name, library_name=library, tags=tags).to_yaml()
     model = as_code(job.model.name)
-    body = text.format(model=model, method=job.method, auto_class=job.auto_class, **fields)
+    body = text.format(model=model, method=job.method, auto_class=auto_class(job.module), **fields)
     if job.model.remote_code is not None:
         body += _OWN_CODE
     (directory / "README.md").write_text(f"---\n{front}\n---\n\n{body}", encoding="utf-8")

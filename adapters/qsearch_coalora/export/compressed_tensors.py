@@ -17,7 +17,7 @@ from qsearch.storage.files import write_json
 from qsearch_coalora.export.adapter import export_adapter
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.engines import require_fused_alike, require_integers
-from qsearch_coalora.export.job import ExportJob, plain_state
+from qsearch_coalora.export.job import AdapterJob
 from qsearch_coalora.models.loading import quiet_transformers
 
 FORMAT = "compressed-tensors"
@@ -53,7 +53,7 @@ _ASYMMETRIC = (
 )
 
 
-def export_compressed_tensors(job: ExportJob, directory: Path) -> None:
+def export_compressed_tensors(job: AdapterJob, directory: Path) -> None:
     """Write the base model in packed integers, and the adapter in a folder inside.
 
     Raises:
@@ -64,9 +64,10 @@ def export_compressed_tensors(job: ExportJob, directory: Path) -> None:
     quantizer = require_integers(job.quantizer, FORMAT)
     require_fused_alike(job, FORMAT)
     helpers = _package("compressors.pack_quantized.helpers")
-    state = plain_state(job)
+    state = job.state()
     targets: defaultdict[tuple[int, int, bool], list[str]] = defaultdict(list)
-    for name, quantized in job.quantized_weights():
+    for position, name in enumerate(job.paths):
+        quantized = job.quantized(position)
         weight = quantizer.as_integers(quantized)
         if quantized.shape[1] % weight.group_size:
             raise InputError(
@@ -78,7 +79,7 @@ def export_compressed_tensors(job: ExportJob, directory: Path) -> None:
         state |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
         targets[weight.bits, weight.group_size, weight.zero_points is None].append(name)
     with quiet_transformers():
-        job.base.save_pretrained(directory, state_dict=state, max_shard_size="5GB")
+        job.module.save_pretrained(directory, state_dict=state, max_shard_size="5GB")
         job.tokenizer.save_pretrained(directory)
     path = directory / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -117,7 +118,7 @@ def _packed(weight: IntegerWeight, shape: tuple[int, int], helpers: Any) -> dict
     return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
-def _config(job: ExportJob, targets: dict[tuple[int, int, bool], list[str]]) -> dict[str, Any]:
+def _config(job: AdapterJob, targets: dict[tuple[int, int, bool], list[str]]) -> dict[str, Any]:
     """Return ``quantization_config``: one group for each kind of integers."""
     quantization = _package("quantization")
     groups = {
@@ -141,10 +142,10 @@ def _config(job: ExportJob, targets: dict[tuple[int, int, bool], list[str]]) -> 
     return result
 
 
-def _linear_layers(job: ExportJob) -> list[str]:
+def _linear_layers(job: AdapterJob) -> list[str]:
     """Return the module paths of all linear layers of the base model."""
     with torch.device("meta"):
-        plain = type(job.base)(job.base.config)
+        plain = type(job.module)(job.module.config)
     return [name for name, module in plain.named_modules() if isinstance(module, nn.Linear)]
 
 

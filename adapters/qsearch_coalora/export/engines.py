@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import discover_layers
+from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import SupportsIntegers
 from qsearch.space.layers import FUSED_ROLES, tied_groups
-from qsearch_coalora.export.job import ExportJob
-from qsearch_coalora.models.discovery import discover_layers
 from qsearch_coalora.models.loading import skeleton
 
 
 def require_fused_alike(job: ExportJob, format: str) -> None:
     """Raise InputError unless layers which engines fuse into one matrix are quantized alike."""
     # Of all layers: one that the study leaves in float is unlike one that it quantizes.
-    layers = discover_layers(skeleton(job.base.config, job.model))
+    layers = discover_layers(skeleton(job.module.config, job.model))
     chosen = {one.name: dict(job.configuration.get(one.name, {})) for one in layers}
     unlike = []
     for group in tied_groups(layers, FUSED_ROLES):

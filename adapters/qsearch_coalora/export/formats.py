@@ -1,60 +1,133 @@
-"""The export formats: what writes each, and what it asks of a quantizer."""
+"""The exporters of this package: what each says of itself; what it writes is in its own module.
+
+That is imported when it writes: it takes seconds, and a format is refused at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from qsearch.errors import InputError
-from qsearch.plugins.protocols import Quantizer
-from qsearch_coalora.export.adapter import export_adapter
-from qsearch_coalora.export.compressed_tensors import export_compressed_tensors
-from qsearch_coalora.export.engines import require_integers
-from qsearch_coalora.export.gguf import export_gguf
-from qsearch_coalora.export.job import ExportJob, packable
-from qsearch_coalora.export.merged import export_merged
-from qsearch_coalora.export.packed import export_packed, export_packed_base
+if TYPE_CHECKING:
+    from qsearch.plugins.exporters import ExportJob
+    from qsearch.plugins.protocols import Quantizer
+    from qsearch_coalora.export.job import AdapterJob
 
-EXPORTERS: dict[str, Callable[[ExportJob, Path], None]] = {
-    "adapter": export_adapter,
-    "packed": export_packed,
-    "packed-base": export_packed_base,
-    "merged": export_merged,
-    "compressed-tensors": export_compressed_tensors,
-    "gguf": export_gguf,
-}
-"""By the name of a format, what writes a job into an existing, empty folder."""
+_WITH_ADAPTER = ("coa-lora", "shared-lora", "qlora")
+"""Trainers whose adapter is apart from the weights, which the configuration alone determines."""
 
-_CHECKS: dict[str, Callable[[Quantizer, str], object]] = {
-    "packed": packable,
-    "packed-base": packable,
-    "compressed-tensors": require_integers,
-    "gguf": require_integers,
-}
-"""What formats ask of a quantizer; each raises InputError."""
-
-WHOLE_MODELS = ("packed", "merged")
-"""Formats that hold weights and adapter together."""
+_SAFETENSORS = (".safetensors",)
 
 
-def require_format(quantizer: Quantizer, format: str, formats: Sequence[str]) -> None:
-    """Check what can be known of an export before its model is loaded.
+class AdapterExporter:
+    """See :func:`~qsearch_coalora.export.adapter.export_adapter`."""
 
-    Raises:
-        InputError: If the format is none of these, or cannot hold what the quantizer makes.
-    """
-    if format not in formats:
-        raise InputError(f"no export format {format!r}; this trainer has {list(formats)}")
-    if format in _CHECKS:
-        _CHECKS[format](quantizer, format)
+    description = "the adapter alone, which PEFT loads"
+    trainers: ClassVar[tuple[str, ...] | None] = _WITH_ADAPTER
+    quantizers: ClassVar[tuple[str, ...] | None] = None
+    weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
+
+    def write(self, job: AdapterJob, directory: Path) -> None:
+        """Write a plain PEFT adapter."""
+        from qsearch_coalora.export.adapter import export_adapter
+
+        export_adapter(job, directory)
 
 
-def write_export(job: ExportJob, directory: Path, format: str) -> None:
-    """Write one format, which :func:`require_format` has let pass, into a folder.
+class PackedExporter:
+    """See :func:`~qsearch_coalora.export.packed.export_packed`."""
 
-    Raises:
-        InputError: If the format cannot hold the job.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    job.adapted.weights.restore()  # Dequantized weights of all layers are a second float model.
-    EXPORTERS[format](job, directory)
+    description = "the whole model with packed weights, which transformers loads with qsearch"
+    trainers: ClassVar[tuple[str, ...] | None] = None
+    quantizers: ClassVar[tuple[str, ...] | None] = None
+    weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
+
+    def require_quantizer(self, quantizer: Quantizer) -> None:
+        """Check that its tensors can be packed."""
+        from qsearch_coalora.export.job import packable
+
+        packable(quantizer, "packed")
+
+    def write(self, job: ExportJob, directory: Path) -> None:
+        """Write the packed model with its adapter."""
+        from qsearch_coalora.export.packed import export_packed
+
+        export_packed(job, directory)
+
+
+class PackedBaseExporter:
+    """See :func:`~qsearch_coalora.export.packed.export_packed_base`."""
+
+    description = "packed, without its adapter"
+    trainers: ClassVar[tuple[str, ...] | None] = _WITH_ADAPTER
+    quantizers: ClassVar[tuple[str, ...] | None] = None
+    weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
+
+    def require_quantizer(self, quantizer: Quantizer) -> None:
+        """Check that its tensors can be packed."""
+        from qsearch_coalora.export.job import packable
+
+        packable(quantizer, "packed-base")
+
+    def write(self, job: ExportJob, directory: Path) -> None:
+        """Write the packed model for adapters that PEFT loads on top."""
+        from qsearch_coalora.export.packed import export_packed_base
+
+        export_packed_base(job, directory)
+
+
+class MergedExporter:
+    """See :func:`~qsearch_coalora.export.merged.export_merged`."""
+
+    description = "a float model that computes the same, which transformers loads"
+    trainers: ClassVar[tuple[str, ...] | None] = None
+    quantizers: ClassVar[tuple[str, ...] | None] = None
+    weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
+
+    def write(self, job: ExportJob, directory: Path) -> None:
+        """Write the float model."""
+        from qsearch_coalora.export.merged import export_merged
+
+        export_merged(job, directory)
+
+
+class CompressedTensorsExporter:
+    """See :func:`~qsearch_coalora.export.compressed_tensors.export_compressed_tensors`."""
+
+    description = "integer weights and the adapter, which vLLM and transformers load"
+    trainers: ClassVar[tuple[str, ...] | None] = _WITH_ADAPTER
+    quantizers: ClassVar[tuple[str, ...] | None] = None
+    weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
+
+    def require_quantizer(self, quantizer: Quantizer) -> None:
+        """Check that its weights are integers."""
+        from qsearch_coalora.export.engines import require_integers
+
+        require_integers(quantizer, "compressed-tensors")
+
+    def write(self, job: AdapterJob, directory: Path) -> None:
+        """Write the model in packed integers, and the adapter in a folder inside."""
+        from qsearch_coalora.export.compressed_tensors import export_compressed_tensors
+
+        export_compressed_tensors(job, directory)
+
+
+class GGUFExporter:
+    """See :func:`~qsearch_coalora.export.gguf.export_gguf`."""
+
+    description = "a model that came as GGUF and its adapter, which llama.cpp loads"
+    trainers: ClassVar[tuple[str, ...] | None] = _WITH_ADAPTER
+    quantizers: ClassVar[tuple[str, ...] | None] = None
+    weight_files: ClassVar[tuple[str, ...]] = (".gguf",)
+
+    def require_quantizer(self, quantizer: Quantizer) -> None:
+        """Check that its weights are integers."""
+        from qsearch_coalora.export.engines import require_integers
+
+        require_integers(quantizer, "gguf")
+
+    def write(self, job: AdapterJob, directory: Path) -> None:
+        """Write the model and the adapter as GGUF files."""
+        from qsearch_coalora.export.gguf import export_gguf
+
+        export_gguf(job, directory)

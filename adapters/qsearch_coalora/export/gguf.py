@@ -15,7 +15,7 @@ from torch import Tensor
 from qsearch.errors import InputError
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.engines import require_integers
-from qsearch_coalora.export.job import ExportJob, plain_factors
+from qsearch_coalora.export.job import CAUSAL, AdapterJob, auto_class
 from qsearch_coalora.models.source import locate_model
 
 FORMAT = "gguf"
@@ -40,7 +40,7 @@ llama-cli --model model.gguf --lora adapter.gguf --prompt "…"
 """
 
 
-def export_gguf(job: ExportJob, directory: Path) -> None:
+def export_gguf(job: AdapterJob, directory: Path) -> None:
     """Write the model and the adapter as GGUF files.
 
     Raises:
@@ -49,10 +49,10 @@ def export_gguf(job: ExportJob, directory: Path) -> None:
     """
     quantizer = require_integers(job.quantizer, FORMAT)
     gguf = optional_module("gguf", "llm", f"--format {FORMAT}")
-    if job.auto_class != "AutoModelForCausalLM":
+    if auto_class(job.module) != CAUSAL:
         raise InputError(
             f"--format {FORMAT} is for causal language models; this study's is a"
-            f" {type(job.base).__name__}, whose head the file would lack"
+            f" {type(job.module).__name__}, whose head the file would lack"
         )
     source = locate_model(job.model)
     if source.gguf_file is None:
@@ -68,7 +68,7 @@ def export_gguf(job: ExportJob, directory: Path) -> None:
     replaced: dict[str, tuple[npt.NDArray[np.uint8], Any]] = {}
     orders: list[Tensor] = []
     for position, layer in enumerate(job.adapted.layers):
-        quantized = job.adapted.weights.quantized(position, job.configuration[layer.name])
+        quantized = job.quantized(position)
         weight = quantizer.as_integers(quantized)
         kind = ggml_type(weight)
         if kind is None:
@@ -91,14 +91,14 @@ def export_gguf(job: ExportJob, directory: Path) -> None:
     write_card(job, directory, _CARD, "gguf", types=types, stored=stored)
 
 
-def _tensor_names(gguf: Any, reader: Any, architecture: str, job: ExportJob) -> list[str]:
+def _tensor_names(gguf: Any, reader: Any, architecture: str, job: AdapterJob) -> list[str]:
     """Return the name that each layer's weight has in the file, in layer order."""
     numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
     blocks = int(reader.fields[f"{architecture}.block_count"].contents())
     mapping = gguf.get_tensor_name_map(numbers[architecture], blocks)
     known = {tensor.name for tensor in reader.tensors}
     names = []
-    for name in job.layer_names:
+    for name in job.paths:
         found = mapping.get_name(f"{name}.weight", try_suffixes=(".weight",))
         if found not in known:
             raise InputError(f"--format {FORMAT}: the file has no tensor of layer {name!r}")
@@ -106,7 +106,7 @@ def _tensor_names(gguf: Any, reader: Any, architecture: str, job: ExportJob) -> 
     return names
 
 
-def _row_order(gguf: Any, tensor: Any, original: Tensor, name: str, job: ExportJob) -> Tensor:
+def _row_order(gguf: Any, tensor: Any, original: Tensor, name: str, job: AdapterJob) -> Tensor:
     """Return the layer's row that stands in each row of the file's tensor.
 
     Files of Llama's kind hold the rows of query and key in the order of another rotary embedding:
@@ -114,7 +114,7 @@ def _row_order(gguf: Any, tensor: Any, original: Tensor, name: str, job: ExportJ
     """
     stored = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type)).to(original)
     rows = torch.arange(len(original))
-    config = job.base.config
+    config = job.module.config
     heads = {config.num_attention_heads, getattr(config, "num_key_value_heads", None)} - {None}
     whole = [count for count in sorted(heads) if len(rows) % (2 * count) == 0]
     turns = [rows.view(count, 2, -1).transpose(1, 2).reshape(-1) for count in whole]
@@ -146,7 +146,7 @@ def _write_model(
 
 def _write_adapter(
     gguf: Any,
-    job: ExportJob,
+    job: AdapterJob,
     architecture: str,
     names: list[str],
     orders: list[Tensor],
@@ -157,7 +157,7 @@ def _write_adapter(
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(job.adapted.options.rank))
-    for name, order, (A, B) in zip(names, orders, plain_factors(job), strict=True):
+    for name, order, (A, B) in zip(names, orders, job.factors(), strict=True):
         writer.add_tensor(f"{name}.lora_a", A.cpu().contiguous().numpy())
         writer.add_tensor(f"{name}.lora_b", B.cpu()[order].contiguous().numpy())
     _finish(writer)

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel
-from torch import Tensor
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import full_layer_names
+from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.adapter.lora import ADAPTER
-from qsearch_coalora.models.discovery import full_layer_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qsearch_coalora.adapter.adapted_model import AdaptedModel
 
 
 @dataclass(frozen=True)
-class ExportJob:
-    """What is exported; exporting changes none of the adapted model's tensors."""
+class AdapterJob:
+    """The engine's export job for the trainers of this package, with their adapted model.
+
+    ``foreign`` names layers whose quantized weights another library made, so that they cannot be
+    exported; the LoRA that was trained next to them can.
+    """
 
     adapted: AdaptedModel
     model: ModelSpec
@@ -30,70 +38,104 @@ class ExportJob:
     configuration: Configuration
     quantizer: Quantizer
     method: str
+    foreign: tuple[str, ...] = ()
 
     @property
-    def base(self) -> Any:
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The quantizable layers."""
+        return self.adapted.layers
+
+    @property
+    def module(self) -> Any:
         """The transformers model inside the adapted one."""
         return self.adapted.peft_model.get_base_model()
 
     @property
-    def layer_names(self) -> tuple[str, ...]:
-        """Module path of each layer in :attr:`base`, in layer order."""
-        return full_layer_names(self.base, self.adapted.layers)
+    def paths(self) -> tuple[str, ...]:
+        """Module path of each layer in :attr:`module`, in layer order."""
+        return full_layer_names(self.module, self.adapted.layers)
 
     @property
-    def layer_configurations(self) -> dict[str, LayerConfiguration]:
-        """Layer configuration by module path, in layer order."""
-        chosen = (self.configuration[layer.name] for layer in self.adapted.layers)
-        return dict(zip(self.layer_names, chosen, strict=True))
-
-    def quantized_weights(self) -> Iterator[tuple[str, QuantizedTensor]]:
-        """Yield each layer's module path and quantized weight, in layer order."""
-        for position, (name, chosen) in enumerate(self.layer_configurations.items()):
-            yield name, self.adapted.weights.quantized(position, chosen)
-
-    @property
-    def auto_class(self) -> str:
-        """Name of the transformers class that loads such a model."""
-        name = type(self.base).__name__
-        for kind in ("SequenceClassification", "CausalLM"):
-            if name.endswith(f"For{kind}"):
-                return f"AutoModelFor{kind}"
-        return name
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes that a classifier tells apart."""
+        if auto_class(self.module) != CLASSIFIER:
+            return ()
+        return tuple(self.module.config.id2label.values())
 
     @property
     def has_adapter(self) -> bool:
         """Whether there is more than the quantized weights."""
         return any(layer.scaling[ADAPTER] for layer in self.adapted.lora_layers)
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the module's tensors by the names that they have without an adapter.
 
-def plain_state(job: ExportJob) -> dict[str, Tensor]:
-    """Return the base model's tensors by the names that they have without an adapter.
+        Weights of quantizable layers are the original ones, the task head is the trained one, and
+        nothing is copied.
+        """
+        weights = self.adapted.weights.originals
+        state = {f"{path}.weight": one for path, one in zip(self.paths, weights, strict=True)}
+        for name, tensor in self.module.state_dict().items():
+            if ".lora_" in name or ".original_module." in name:
+                continue
+            # Another method's layer may stand in the place of one, with tensors of its own.
+            if ".base_layer." in name and not name.endswith(".bias"):
+                continue
+            plain = name.replace(".base_layer.", ".").replace(f".modules_to_save.{ADAPTER}.", ".")
+            state[plain] = tensor
+        return state
 
-    Weights of quantizable layers are the original ones, the task head is the trained one, and
-    nothing is copied.
+    def quantized(self, position: int) -> QuantizedTensor:
+        """Return the quantized weight of the layer at a position."""
+        if self.foreign:
+            raise InputError(
+                f"this configuration's LoRA was trained on weights that bitsandbytes quantized"
+                f" ({len(self.foreign)} layers, the first {self.foreign[0]!r}), which this format"
+                " does not hold; --format adapter writes the LoRA alone"
+            )
+        name = self.adapted.layers[position].name
+        return self.adapted.weights.quantized(position, self.configuration[name])
+
+    def factors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield A′ and B·α/r of each layer; none where the adapter is merged."""
+        if self.has_adapter:
+            for A, B in self.adapted.folded_factors(self.configuration):
+                yield A, B * self.adapted.options.scaling
+
+
+CLASSIFIER, CAUSAL = "AutoModelForSequenceClassification", "AutoModelForCausalLM"
+
+
+def auto_class(module: Any) -> str:
+    """Return the name of the transformers class that loads such a model."""
+    name = type(module).__name__
+    for known in (CLASSIFIER, CAUSAL):
+        if name.endswith(known.removeprefix("AutoModel")):
+            return known
+    return name
+
+
+def layer_configurations(job: ExportJob) -> dict[str, LayerConfiguration]:
+    """Return the layer configurations by module path, in layer order."""
+    chosen = (job.configuration[layer.name] for layer in job.layers)
+    return dict(zip(job.paths, chosen, strict=True))
+
+
+def transformers_module(job: ExportJob, format: str) -> Any:
+    """Return the module of a job, for a format that transformers writes.
+
+    Raises:
+        InputError: If it is not one of transformers.
     """
-    weights = job.adapted.weights.originals
-    state = {f"{n}.weight": tensor for n, tensor in zip(job.layer_names, weights, strict=True)}
-    for name, tensor in job.base.state_dict().items():
-        if ".lora_" in name or ".original_module." in name:
-            continue
-        # Another method's layer may stand in the place of one, with tensors of its own.
-        if ".base_layer." in name and not name.endswith(".bias"):
-            continue
-        plain = name.replace(".base_layer.", ".").replace(f".modules_to_save.{ADAPTER}.", ".")
-        state[plain] = tensor
-    return state
+    if not hasattr(job.module, "save_pretrained"):
+        raise InputError(
+            f"--format {format} is for models of transformers; this study's is a"
+            f" {type(job.module).__name__}"
+        )
+    return job.module
 
 
-def plain_factors(job: ExportJob) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield A′ and B·α/r of each layer."""
-    for A, B in job.adapted.folded_factors(job.configuration):
-        yield A, B * job.adapted.options.scaling
-
-
-@torch.no_grad()
-def adapter_state(job: ExportJob) -> dict[str, Tensor]:
+def adapter_state(job: AdapterJob) -> dict[str, Tensor]:
     """Return the PEFT state of the adapter with (I + U) folded into A.
 
     With A′ = (I + U)·A in the place of A, plain PEFT gives the same outputs.

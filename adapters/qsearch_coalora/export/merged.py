@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.cards import write_card
-from qsearch_coalora.export.job import ExportJob, plain_factors, plain_state
+from qsearch_coalora.export.job import transformers_module
 from qsearch_coalora.models.loading import quiet_transformers
 
 _CARD = """\
@@ -33,18 +34,19 @@ _SHARD = "1GB"
 @torch.no_grad()
 def export_merged(job: ExportJob, directory: Path) -> None:
     """Write the float model with dequantized weights and the adapter merged into them."""
+    module = transformers_module(job, "merged")
     with quiet_transformers():
         # First the original weights; then file by file the merged ones, which are as large.
-        job.base.save_pretrained(directory, state_dict=plain_state(job), max_shard_size=_SHARD)
-        job.tokenizer.save_pretrained(directory)
-    factors = list(plain_factors(job)) if job.has_adapter else []
-    layers = enumerate(job.layer_configurations.items())
-    quantized = {f"{name}.weight": (position, chosen) for position, (name, chosen) in layers}
+        module.save_pretrained(directory, state_dict=job.state(), max_shard_size=_SHARD)
+        if job.tokenizer is not None:
+            job.tokenizer.save_pretrained(directory)
+    factors = list(job.factors())
+    positions = {f"{path}.weight": position for position, path in enumerate(job.paths)}
     for path in sorted(directory.glob("model*.safetensors")):
         tensors = load_file(path)
-        for name in tensors.keys() & quantized.keys():
-            position, chosen = quantized[name]
-            weight = job.adapted.weights.dequantized(position, chosen)
+        for name in tensors.keys() & positions.keys():
+            position = positions[name]
+            weight = job.quantizer.dequantize(job.quantized(position)).to(tensors[name].dtype)
             if factors:
                 A, B = factors[position]
                 weight = weight + B @ A

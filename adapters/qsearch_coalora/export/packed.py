@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import starmap
 from pathlib import Path
 
+from torch import Tensor
+
+from qsearch._distribution import install_extra
+from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.cards import write_card
-from qsearch_coalora.export.job import ExportJob, packable, plain_factors, plain_state
+from qsearch_coalora.export.job import packable, transformers_module
 from qsearch_coalora.models.loading import quiet_transformers
 
 _CARD = """\
 # {model}, packed by qsearch
 
 The base model with its weights packed as `config.json` says, layer by layer, {adapter}.
-With qsearch installed, transformers loads it:
+With qsearch installed (`{install}`), transformers loads it:
 
 ```python
 import qsearch_quantizers  # makes transformers know the format
@@ -48,17 +51,17 @@ def _write(job: ExportJob, directory: Path, format: str, with_adapter: bool) -> 
     from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layers
 
     quantizer, options = packable(job.quantizer, format)
+    module = transformers_module(job, format)
 
     def layers() -> Iterator[QuantizedLayer]:
-        if not with_adapter:
-            yield from starmap(QuantizedLayer, job.quantized_weights())
-            return
-        for (name, weight), (A, B) in zip(job.quantized_weights(), plain_factors(job), strict=True):
-            yield QuantizedLayer(name, weight, A, B)
+        factors: Iterator[tuple[Tensor, ...]] = job.factors() if with_adapter else iter(())
+        for position, path in enumerate(job.paths):
+            yield QuantizedLayer(path, job.quantized(position), *next(factors, ()))
 
     with quiet_transformers():
         write_packed_layers(
-            job.base, plain_state(job), quantizer, options, layers(), directory, job.tokenizer
+            module, job.state(), quantizer, options, layers(), directory, job.tokenizer
         )
     adapter = _WITH.format(method=job.method) if with_adapter else _WITHOUT
-    write_card(job, directory, _CARD, "transformers", adapter=adapter)
+    install = install_extra("llm")
+    write_card(job, directory, _CARD, "transformers", adapter=adapter, install=install)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field, model_validator
 
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Quantizer, Split, Task
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.adapter.adapted_model import AdaptedModel, AdapterShape
-from qsearch_coalora.adapter.theta import ThetaOptions
+from qsearch_coalora.adapter.shape import AdapterShape
 from qsearch_coalora.methods.shared_adapter import SharedAdapter
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import SetTrainingOptions
-from qsearch_coalora.training.evaluation import evaluate_full_precision
-from qsearch_coalora.training.sampling import round_seeds
+from qsearch_coalora.settings.theta import ThetaOptions
 from qsearch_coalora.training.study_model import StudyModel
+
+if TYPE_CHECKING:
+    from qsearch_coalora.adapter.adapted_model import AdaptedModel
 
 RESIDUAL_RANK = "trainer.residual_rank (half of trainer.rank if it is not given)"
 """How messages name the rank of residual factors."""
@@ -126,11 +126,21 @@ class CoALoRATrainer(AdapterTrainer):
 
     def _measure_inputs(self, adapted: AdaptedModel) -> None:
         """Take residual factors in the norm of the layers' inputs, if the options say so."""
+        import torch
+
+        from qsearch_coalora.training.sampling import round_seeds
+
         if self._measures_inputs:
             seed = round_seeds(self.study.seed, 1).configurations
             generator = torch.Generator().manual_seed(seed)
-            adapted.measure_inputs(self.study.calibration_batches(), generator)
+            norms = self.study.measured(
+                "norms of the layers' inputs",
+                lambda: adapted.input_norms(self.study.calibration_batches(), generator),
+            )
+            adapted.use_input_norms(norms)
 
     def evaluate_full_precision(self, split: Split) -> Evaluation:
         """Evaluate the original weights with the shared factors: no U, no residual factors."""
+        from qsearch_coalora.training.evaluation import evaluate_full_precision
+
         return evaluate_full_precision(self.study, split)

@@ -14,7 +14,6 @@ from qsearch.plugins.protocols import Quantizer, Requirements, Task
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
-from qsearch_coalora.export.formats import WHOLE_MODELS
 from qsearch_coalora.methods.decomposition import Decomposition, decompose
 from qsearch_coalora.methods.importance import row_and_column_importance
 from qsearch_coalora.methods.own_adapters import OwnAdapters, requirements_of_each
@@ -35,8 +34,6 @@ class LQLoRATrainer(AdapterTrainer):
     Exports hold the weights too: the adapter belongs to weights quantized without their low-rank
     part, which the study's configuration alone does not say.
     """
-
-    export_formats = WHOLE_MODELS
 
     def __init__(
         self,
@@ -61,14 +58,27 @@ class LQLoRATrainer(AdapterTrainer):
         """Measure importance, and quantize weights without their low-rank part from now on."""
         self._initial = adapted.tensors()
         adapted.peft_model.eval()
-        batches = iter(self.study.calibration_batches())
 
-        def run() -> Tensor:
-            batch = next(batches)
-            return score(self.study.task, adapted.logits(batch), batch).losses
+        def measure() -> dict[str, Tensor]:
+            batches = iter(self.study.calibration_batches())
 
-        runs = [run] * self.study.options.calibration_batches
-        self._importance = row_and_column_importance(adapted.lora_layers, runs)
+            def run() -> Tensor:
+                batch = next(batches)
+                return score(self.study.task, adapted.logits(batch), batch).losses
+
+            runs = [run] * self.study.options.calibration_batches
+            measured = row_and_column_importance(adapted.lora_layers, runs)
+            return {
+                f"{layer.name}.{of}": tensor
+                for layer, pair in zip(adapted.layers, measured, strict=True)
+                for of, tensor in zip(("rows", "columns"), pair, strict=True)
+            }
+
+        importance = self.study.measured("importance of the weights", measure)
+        self._importance = [
+            (importance[f"{layer.name}.rows"], importance[f"{layer.name}.columns"])
+            for layer in adapted.layers
+        ]
         adapted.weights.add(self._minus_low_rank)
 
     def requirements(self) -> Requirements:

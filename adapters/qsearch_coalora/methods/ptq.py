@@ -18,13 +18,10 @@ from qsearch.plugins.protocols import (
 )
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.export.formats import WHOLE_MODELS
 from qsearch_coalora.methods.shared_adapter import SharedAdapter
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import TrainingOptions
-from qsearch_coalora.training.evaluation import evaluate_full_precision
 from qsearch_coalora.training.study_model import StudyModel
-from qsearch_coalora.weights.switching import FULL_PRECISION
 
 
 class PTQOptions(TrainingOptions):
@@ -53,6 +50,8 @@ class MergedAdapter(SharedAdapter):
         checkpoint: TrainingCheckpoint,
     ) -> TrainReport:
         """Fine-tune in full precision in round 1; later rounds train nothing."""
+        from qsearch_coalora.weights.switching import FULL_PRECISION
+
         if round > 1 or not self._fine_tunes:
             return TrainReport(0, 0.0, ())
         adapted = self._study.adapted
@@ -71,7 +70,6 @@ class PTQTrainer(AdapterTrainer):
     """Fine-tunes in full precision, merges, and quantizes; later rounds train nothing."""
 
     Options = PTQOptions
-    export_formats = WHOLE_MODELS
 
     def __init__(
         self, options: PTQOptions, model: ModelSpec, task: Task, quantizer: Quantizer, seed: int
@@ -92,4 +90,6 @@ class PTQTrainer(AdapterTrainer):
 
     def evaluate_full_precision(self, split: Split) -> Evaluation:
         """Evaluate the fine-tuned weights, not quantized."""
+        from qsearch_coalora.training.evaluation import evaluate_full_precision
+
         return evaluate_full_precision(self.study, split)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 from qsearch_quantizers.libraries.optional import is_importable
 
@@ -12,15 +12,12 @@ from qsearch.plugins.protocols import Quantizer, Requirements, Task, TrainerStat
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
+from qsearch_coalora.export.job import AdapterJob
 from qsearch_coalora.methods.nf4 import four_bit_layers, in_four_bit
 from qsearch_coalora.methods.own_adapters import OwnAdapters, requirements_of_each
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.training.study_model import StudyModel
-
-_QUANTIZED_BY_BITSANDBYTES = """
-These layers were quantized by bitsandbytes (`nf4`, double quantization): {layers}.
-"""
 
 
 class QLoRATrainer(AdapterTrainer):
@@ -92,20 +89,8 @@ class QLoRATrainer(AdapterTrainer):
                 " layers by itself"
             )
 
-    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
-        """Write a configuration's LoRA; see :meth:`AdapterTrainer.export`.
-
-        Raises:
-            InputError: If the format holds weights, and these are bitsandbytes' own.
-        """
-        own = in_four_bit(self.layers(), configuration) if self._uses_bitsandbytes else []
-        if own and format != "adapter":
-            raise InputError(
-                f"--format {format}: this configuration's LoRA was trained on weights that"
-                f" bitsandbytes quantized ({len(own)} layers, the first {own[0]!r}), which this"
-                " format does not hold; --format adapter writes the LoRA alone"
-            )
-        super().export(configuration, directory, format)
-        if own:
-            with (directory / "README.md").open("a", encoding="utf-8") as card:
-                card.write(_QUANTIZED_BY_BITSANDBYTES.format(layers=", ".join(own)))
+    def export_job(self, configuration: Configuration) -> AdapterJob:
+        """Return a configuration's LoRA; without its weights where they are bitsandbytes' own."""
+        job = super().export_job(configuration)
+        own = in_four_bit(self.layers(), configuration) if self._uses_bitsandbytes else ()
+        return replace(job, foreign=tuple(own))

@@ -8,7 +8,6 @@ from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import Progress, TrainerState
 from qsearch.space.configuration import Configuration
-from qsearch_coalora.training.loop import train_round
 from qsearch_coalora.training.saved_state import require_own, saved_state
 from qsearch_coalora.training.study_model import StudyModel
 
@@ -27,6 +26,8 @@ class SharedAdapter:
         checkpoint: TrainingCheckpoint,
     ) -> TrainReport:
         """Train the adapter from what it is."""
+        from qsearch_coalora.training.loop import train_round
+
         return train_round(self._study, configurations, round, progress, checkpoint)
 
     def load(self, configuration: Configuration) -> None:

@@ -8,7 +8,6 @@ from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.methods.shared_adapter import SharedAdapter
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import SetTrainingOptions
-from qsearch_coalora.training.evaluation import evaluate_full_precision
 from qsearch_coalora.training.study_model import StudyModel
 
 
@@ -31,4 +30,6 @@ class SharedLoRATrainer(AdapterTrainer):
 
     def evaluate_full_precision(self, split: Split) -> Evaluation:
         """Evaluate the original weights with the LoRA next to them."""
+        from qsearch_coalora.training.evaluation import evaluate_full_precision
+
         return evaluate_full_precision(self.study, split)

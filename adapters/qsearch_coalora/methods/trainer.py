@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -18,19 +17,12 @@ from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, Requirements, Split, Trainer, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
-from qsearch_coalora.estimation.footprint import model_footprint
 from qsearch_coalora.estimation.requirements import estimate_requirements
-from qsearch_coalora.export.formats import EXPORTERS, require_format, write_export
-from qsearch_coalora.export.job import ExportJob
-from qsearch_coalora.models.loading import skeleton
+from qsearch_coalora.export.job import AdapterJob
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
-from qsearch_coalora.training.evaluation import evaluate
-from qsearch_coalora.training.layer_scores import sensitivities
 from qsearch_coalora.training.study_model import StudyModel
-from qsearch_coalora.weights.quantization_error import quantization_errors
-from qsearch_coalora.weights.switching import FULL_PRECISION
 
 _TOKENS = 512
 """Length of a sequence where the task does not say its own."""
@@ -75,7 +67,6 @@ class AdapterTrainer(Trainer):
 
     Options: ClassVar[type[TrainingOptions]] = TrainingOptions
     method: ClassVar[str] = "LoRA"
-    export_formats: ClassVar[tuple[str, ...]] = tuple(EXPORTERS)
 
     def __init__(self, study: StudyModel, adapters: Adapters) -> None:
         self.study = study
@@ -99,15 +90,18 @@ class AdapterTrainer(Trainer):
         """
         study = self.study
         study.require_rank()
-        config, notes = study.config
-        model, workload = skeleton(config, study.model), task_workload(study.task)
-        require_positions(model, workload)
+        shape, notes = study.model_shape
+        workload = task_workload(study.task)
+        require_positions(shape.positions, workload)
         return estimate_requirements(
-            model, study.layers, study.quantizer, study.options, workload, notes
+            shape, study.layers, study.quantizer, study.options, workload, notes
         )
 
     def footprint(self) -> Footprint:
         """Return what the model takes on a device."""
+        from qsearch_coalora.estimation.footprint import model_footprint
+        from qsearch_coalora.weights.switching import FULL_PRECISION
+
         workload = task_workload(self.study.task)
         tokens = _TOKENS if workload is None else workload.example_tokens
         return model_footprint(self._job(FULL_PRECISION), tokens)
@@ -150,6 +144,8 @@ class AdapterTrainer(Trainer):
         Raises:
             EvaluationError: If a configuration cannot be quantized or evaluated.
         """
+        from qsearch_coalora.training.evaluation import evaluate
+
         return tuple(
             evaluate(self.study, partial(self.place, configuration), split)
             for configuration in configurations
@@ -164,6 +160,8 @@ class AdapterTrainer(Trainer):
         self, layer_configurations: Sequence[LayerConfiguration]
     ) -> npt.NDArray[np.float64]:
         """Return relative squared error ‖W−W̃‖²/‖W‖² (layers × layer configurations)."""
+        from qsearch.models.quantization_error import quantization_errors
+
         weights = self.study.adapted.weights
         with clear_memory_errors():
             return quantization_errors(
@@ -171,12 +169,15 @@ class AdapterTrainer(Trainer):
                 self.study.quantizer,
                 layer_configurations,
                 moments=weights.moments,
+                layers=self.study.layers,
             )
 
     def sensitivity(
         self, configurations: Sequence[Configuration], round: int
     ) -> npt.NDArray[np.float64]:
         """Return the expected rise of the loss per unit of relative squared error (layers)."""
+        from qsearch_coalora.training.layer_scores import sensitivities
+
         _require_configurations(configurations)
         usable = self.adapters.usable(configurations)
         return sensitivities(self.study, self.place, usable, round)
@@ -193,24 +194,26 @@ class AdapterTrainer(Trainer):
 
     # Export
 
-    def export(self, configuration: Configuration, directory: Path, format: str) -> None:
-        """Write one of :attr:`export_formats` for a configuration into a directory.
+    def data_facts(self) -> TrainerState:
+        """Return what was measured on the data, and what the task knows of them."""
+        _ = self.study.adapted
+        return self.study.facts.state(self.study.task)
 
-        Raises:
-            InputError: If the format is unknown, or cannot hold the configuration.
-        """
-        self.require_format(format)
+    def use_data_facts(self, facts: TrainerState) -> None:
+        """Take what the study kept, so that exporting reads no data."""
+        self.study.facts.use(facts, self.study.task, self.study.options.device)
+
+    def export_job(self, configuration: Configuration) -> AdapterJob:
+        """Return a configuration, ready to be written; its adapter is in the model in memory."""
         self.adapters.load(configuration)
-        write_export(self._job(configuration), directory, format)
+        # Dequantized weights of all layers are a second float model.
+        self.study.adapted.weights.restore()
+        return self._job(configuration)
 
-    def require_format(self, format: str) -> None:
-        """Check that a format can hold the study's weights, without loading the model."""
-        require_format(self.study.quantizer, format, self.export_formats)
-
-    def _job(self, configuration: Configuration) -> ExportJob:
+    def _job(self, configuration: Configuration) -> AdapterJob:
         study = self.study
         tokenizer = study.loaded.tokenizer
-        return ExportJob(
+        return AdapterJob(
             study.adapted, study.model, tokenizer, configuration, study.quantizer, self.method
         )
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from qsearch.plugins.capabilities import SupportsDataDigest
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.protocols import Task
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.source import locate_model, source_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _WEIGHTS = (
     "model.safetensors",

@@ -5,15 +5,34 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from qsearch_quantizers.libraries.optional import optional_module
-from torch import nn
 
 from qsearch.errors import InputError
 from qsearch.spec.sections import REMOTE_CODE, ModelSpec
+from qsearch_coalora.models.architectures import ModelShape, known_shape
+from qsearch_coalora.models.model_shape import shape_of
 from qsearch_coalora.models.source import ModelSource, locate_model, require_hub, source_folder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load_shape(model: ModelSpec) -> tuple[ModelShape, tuple[str, ...]]:
+    """Return a model's shape without loading weights, and notes as :func:`load_config` does.
+
+    Raises:
+        InputError: As :func:`load_config` and :func:`skeleton` do.
+    """
+    source = locate_model(model)
+    folder = source_folder(source)
+    if folder is not None and source.gguf_file is None and not source.remote_code:
+        known = known_shape(folder)
+        if known is not None:
+            return known, ()
+    config, notes = load_config(model)
+    return shape_of(skeleton(config, model)), notes
 
 
 def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
@@ -69,6 +88,8 @@ def skeleton(config: Any, model: ModelSpec | None = None) -> nn.Module:
     Raises:
         InputError: If no model can be built of the configuration.
     """
+    import torch
+
     own = _own_class(config, model)
     build = own or import_library("transformers").AutoModel.from_config
     arguments = {} if own else {"trust_remote_code": False}
@@ -111,6 +132,8 @@ def load_pretrained(model: ModelSpec, auto_class: str, **arguments: Any) -> tupl
     Raises:
         InputError: If the model cannot be found, reached or loaded.
     """
+    import torch
+
     source = locate_model(model)
     module, report = from_pretrained(
         source, auto_class, dtype=torch.float32, output_loading_info=True, **arguments

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from qsearch.errors import InputError
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.loading import from_pretrained
 from qsearch_coalora.models.source import locate_model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def load_tokenizer(model: ModelSpec) -> Any:

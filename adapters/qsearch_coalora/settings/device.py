@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from qsearch.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
@@ -18,6 +19,8 @@ def parse_device(name: str) -> torch.device:
     Raises:
         ValueError: If PyTorch knows no such device, or it holds no values.
     """
+    import torch
+
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -31,6 +34,8 @@ def parse_device(name: str) -> torch.device:
 
 def require_device(name: str) -> None:
     """Raise InputError unless this machine can hold tensors on a device."""
+    import torch
+
     try:
         torch.zeros(1, device=parse_device(name))
     # PyTorch raises an AssertionError where it was built without the device.
@@ -48,6 +53,8 @@ def require_device(name: str) -> None:
 
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Return whether a device multiplies bfloat16 matrices in hardware."""
+    import torch
+
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -63,4 +70,6 @@ def uses_bfloat16(precision: Precision, device: torch.device) -> bool:
 
 def autocast(bfloat16: bool, device: torch.device) -> AbstractContextManager[object]:
     """Return the context that a forward pass runs in."""
+    import torch
+
     return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()

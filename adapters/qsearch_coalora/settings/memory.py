@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from qsearch.errors import EvaluationError
 
 
@@ -18,6 +16,8 @@ class OutOfMemoryError(EvaluationError):
 @contextmanager
 def clear_memory_errors() -> Iterator[None]:
     """Raise OutOfMemoryError instead of PyTorch's several errors; also a decorator."""
+    import torch
+
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -71,7 +71,8 @@ class TrainingOptions(BaseModel):
     @field_validator("device")
     @classmethod
     def _known_device(cls, name: str) -> str:
-        parse_device(name)
+        if name != "cpu":
+            parse_device(name)
         return name
 
     @property

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from typing import TYPE_CHECKING, Any
 
 from qsearch.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _GROUP_BATCHES = 8
 """Shuffled batches that are sorted by length among themselves."""
@@ -28,6 +28,8 @@ def encode(
     Raises:
         InputError: If there is no room for a token of each text, or a text has no token.
     """
+    import torch
+
     columns = [list(column) for column in zip(*texts, strict=True)]
     least = tokenizer.num_special_tokens_to_add(pair=len(columns) > 1) + len(columns)
     if max_length < least:
@@ -46,6 +48,8 @@ def encode(
 
 def pad(examples: Sequence[Mapping[str, Tensor]], pad_token_id: int) -> dict[str, Tensor]:
     """Pad examples on the right to the longest (examples × tokens)."""
+    from torch.nn.utils.rnn import pad_sequence
+
     return {
         name: pad_sequence(
             [example[name] for example in examples],
@@ -64,6 +68,8 @@ def length_grouped(
     The generator shuffles the examples, then the batches of each group; without one, all examples
     are sorted by length.
     """
+    import torch
+
     if generator is None:
         order = sorted(range(len(lengths)), key=lambda index: lengths[index])
         for first in range(0, len(order), batch_size):

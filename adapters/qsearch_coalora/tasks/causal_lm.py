@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from qsearch.errors import InputError
 from qsearch.plugins.digests import ExamplesDigest
@@ -22,6 +20,10 @@ from qsearch_coalora.tasks.metrics import weighted_mean
 from qsearch_coalora.tasks.sources import SourceOptions, read_dataset
 from qsearch_coalora.tasks.splits import hold_out, require_examples
 from qsearch_coalora.tasks.workload import Workload
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _CHARACTERS_AT_ONCE = 2**16
 
@@ -58,11 +60,14 @@ class CausalLanguageModelling:
         self._tokenizer: Any = None
         self._sequences: dict[Split, Tensor] = {}
         self._held_out = 0
+        self._reads_at_load = True
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
         """Prepare the text, and load the model with its language-modelling head."""
         tokenizer = load_tokenizer(model)
-        self.prepare(tokenizer)  # Before the weights are loaded, which takes its time.
+        if self._reads_at_load:
+            self.prepare(tokenizer)  # Before the weights are loaded, which takes its time.
+        self._tokenizer = tokenizer
         module, missing = load_pretrained(model, "AutoModelForCausalLM")
         if missing:
             raise InputError(
@@ -111,6 +116,14 @@ class CausalLanguageModelling:
         sequences = self._packed(split)
         return len(sequences) * (sequences.shape[1] - 1)
 
+    def facts(self) -> dict[str, object]:
+        """Return nothing: the head does not follow from the data."""
+        return {}
+
+    def use_facts(self, facts: Mapping[str, Any]) -> None:
+        """Load models without the data."""
+        self._reads_at_load = False
+
     def data_digests(self) -> dict[str, ExamplesDigest]:
         """Return which tokens the splits have; held-out sequences are apart from the others."""
         splits: tuple[Split, ...] = ("train", "held-out", "validation")
@@ -124,6 +137,8 @@ class CausalLanguageModelling:
         self, split: Split, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[Mapping[str, Tensor]]:
         """Yield one pass over a split: shuffled by the generator, in text order without one."""
+        import torch
+
         sequences = self._packed(split)
         count = len(sequences)
         order = (
@@ -139,6 +154,9 @@ class CausalLanguageModelling:
 
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
         """Score a batch: logits are sequences × tokens × vocabulary, labels sequences × tokens."""
+        import torch
+        from torch import nn
+
         targets = batch["labels"][:, 1:]
         # Sequence by sequence: all at once, logits of a large vocabulary would be copied first.
         losses = torch.stack(
@@ -151,11 +169,15 @@ class CausalLanguageModelling:
 
     def summarise(self, scores: Scores) -> tuple[float, float]:
         """Return perplexity and its standard error, exp(loss)·SE(loss) by the delta method."""
+        import torch
+
         mean, error = weighted_mean(scores.metrics, scores.weights)
         perplexity = torch.tensor(mean, dtype=torch.float64).exp().item()
         return perplexity, perplexity * error
 
     def _packed(self, split: Split) -> Tensor:
+        import torch
+
         if split not in self._sequences:
             if split in ("train", "held-out"):
                 whole = self._pack("train")
@@ -167,6 +189,8 @@ class CausalLanguageModelling:
         return self._sequences[split]
 
     def _pack(self, split: Split) -> Tensor:
+        import torch
+
         options = self.options
         tokens = self._tokens(self._lines(split), getattr(options, f"{split}_tokens"))
         count = len(tokens) // options.length

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import backbone
 from qsearch.plugins.digests import ExamplesDigest
 from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.models.discovery import backbone
 from qsearch_coalora.models.loading import load_config, load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer, require_embedding, require_embeddings
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad
@@ -25,6 +22,10 @@ from qsearch_coalora.tasks.labels import as_the_head_has_them, require_all, sort
 from qsearch_coalora.tasks.metrics import accuracy, confusion, f1_score
 from qsearch_coalora.tasks.splits import hold_out, require_examples
 from qsearch_coalora.tasks.workload import Workload
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 
 class Classification:
@@ -40,6 +41,7 @@ class Classification:
         self._tokenizer: Any = None
         self._held_out = 0
         self._head_labels: tuple[str, ...] | None = None
+        self._kept_labels: tuple[str, ...] | None = None
 
     @property
     def metric(self) -> Metric:
@@ -48,7 +50,9 @@ class Classification:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels in the order of the model's outputs; reading them reads the training data."""
+        """Labels in the order of the model's outputs; unless kept, they are read from the data."""
+        if self._kept_labels is not None:
+            return self._kept_labels
         if self.options.labels is not None:
             return require_all(self.options.labels, self._data_labels)
         return self._data_labels if self._head_labels is None else self._head_labels
@@ -77,9 +81,12 @@ class Classification:
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
         """Load the model with a classification head; a new head is drawn from the seed."""
-        tokenizer = load_tokenizer(model)
+        import torch
+
+        self._tokenizer = tokenizer = load_tokenizer(model)
         self._require_fitting(load_config(model)[0], tokenizer, model.name)
-        self._usable("validation")  # Before the weights are loaded, which takes its time.
+        if self._kept_labels is None:
+            self._usable("validation")  # Before the weights are loaded, which takes its time.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module, missing = load_pretrained(
@@ -89,7 +96,8 @@ class Classification:
                 pad_token_id=tokenizer.pad_token_id,
             )
         require_embeddings(model, module, tokenizer)
-        if self.options.labels is None and not _head_is_new(module, missing):
+        named = self.options.labels is not None or self._kept_labels is not None
+        if not named and not _head_is_new(module, missing):
             self._head_labels = as_the_head_has_them(
                 self._data_labels, module.config.id2label, model.name
             )
@@ -146,6 +154,14 @@ class Classification:
         """Return the number of texts, or pairs of texts, of a split."""
         return len(self._read(split).labels)
 
+    def facts(self) -> dict[str, list[str]]:
+        """Return the labels in the order of the model's outputs."""
+        return {"labels": list(self.labels)}
+
+    def use_facts(self, facts: Mapping[str, Any]) -> None:
+        """Load models for these labels, without the data."""
+        self._kept_labels = tuple(facts["labels"])
+
     def data_digests(self) -> dict[str, ExamplesDigest]:
         """Return which texts with which labels the splits have; those of training are apart."""
         splits: tuple[Split, ...] = ("train", "held-out", "validation")
@@ -167,6 +183,9 @@ class Classification:
 
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
         """Score a batch: logits are examples × labels, the batch's labels one an example."""
+        import torch
+        from torch import nn
+
         labels = batch["labels"]
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         predicted = logits.argmax(-1)
@@ -182,6 +201,8 @@ class Classification:
         return of(scores.metrics)
 
     def _encode(self, split: Split) -> tuple[Sequence[Mapping[str, Tensor]], Tensor]:
+        import torch
+
         if split not in self._encoded:
             data = self._usable(split)
             outputs = {label: index for index, label in enumerate(self.labels)}

@@ -7,19 +7,21 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from pyarrow import parquet
+from typing import TYPE_CHECKING, Any
 
 from qsearch.errors import InputError
 from qsearch.storage.bounded_reading import read_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_FILE_BYTES = 2**34
 """Of a data file, also once it is unpacked, since tables are read into memory as a whole."""
 
 
 def _read_separated(path: Path, head: Collection[str] | None, **arguments: Any) -> pd.DataFrame:
+    import pandas as pd
+
     # pandas would take texts such as "None" and "NA" for missing values, and labels for numbers.
     table: pd.DataFrame = pd.read_csv(
         path, dtype=str, keep_default_na=False, nrows=None if head is None else 1, **arguments
@@ -28,6 +30,8 @@ def _read_separated(path: Path, head: Collection[str] | None, **arguments: Any) 
 
 
 def _read_json_lines(path: Path, head: Collection[str] | None) -> pd.DataFrame:
+    import pandas as pd
+
     rows: list[dict[str, Any]] = []
     missing = set(head or ())
     for line in read_lines(path):
@@ -44,6 +48,9 @@ def _read_json_lines(path: Path, head: Collection[str] | None) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path, head: Collection[str] | None) -> pd.DataFrame:
+    import pandas as pd
+    from pyarrow import parquet
+
     if head is not None:
         metadata = parquet.read_metadata(path)
         names = metadata.schema.to_arrow_schema().names

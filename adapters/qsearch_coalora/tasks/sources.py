@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Split
 from qsearch_coalora.models.loading import first_line, import_library
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class HubDataset(BaseModel):
@@ -104,6 +106,8 @@ def with_label_names(dataset: Any, column: str) -> tuple[pd.DataFrame, tuple[str
     The names stand for the labels' numbers. A number that has no name, such as the -1 of unlabelled
     examples, becomes a missing value.
     """
+    import pandas as pd
+
     table: pd.DataFrame = dataset.to_pandas()
     names = tuple(getattr(dataset.features.get(column), "names", ()))
 

@@ -7,15 +7,16 @@ import json
 import math
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.settings.options import NOT_OF_THE_RESULT
 from qsearch_coalora.training.study_model import StudyModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FORMAT = 2
 _CHECKPOINT_FORMAT = 3

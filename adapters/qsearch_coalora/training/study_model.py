@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs
+from qsearch.models.discovery import discover_layers, matching_layers, require_same_layers
+from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs, storage_bits_of
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.protocols import LoadedModel, Quantizer, Task
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.adapter.adapted_model import PLAIN_LORA, AdaptedModel, AdapterShape
-from qsearch_coalora.models.digests import input_digests
-from qsearch_coalora.models.discovery import discover_layers, require_same_layers
-from qsearch_coalora.models.loading import load_config, require_gradient_checkpointing, skeleton
+from qsearch_coalora.adapter.shape import PLAIN_LORA, AdapterShape
+from qsearch_coalora.models.architectures import ModelShape
+from qsearch_coalora.models.loading import load_shape, require_gradient_checkpointing
+from qsearch_coalora.models.model_shape import position_limit
 from qsearch_coalora.settings.device import require_device
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
-from qsearch_coalora.training.early_stopping import hold_out
-from qsearch_coalora.training.sampling import BatchStream, round_seeds
+from qsearch_coalora.training.data_facts import DataFacts
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from qsearch_coalora.adapter.adapted_model import AdaptedModel
+    from qsearch_coalora.training.sampling import BatchStream
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,17 @@ class StudyModel:
     shape: AdapterShape = PLAIN_LORA
     svd_rank: tuple[int, str] = (0, "")
     details: Mapping[str, Any] = field(default_factory=dict)
+    facts: DataFacts = field(default_factory=DataFacts)
 
     @cached_property
-    def config(self) -> tuple[Any, tuple[str, ...]]:
-        """The model's transformers configuration, and notes for the user."""
-        return load_config(self.model)
+    def model_shape(self) -> tuple[ModelShape, tuple[str, ...]]:
+        """The model's shape, without loading weights, and notes for the user."""
+        return load_shape(self.model)
 
     @cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
         """The model's quantizable layers, without loading weights."""
-        return discover_layers(skeleton(self.config[0], self.model), self.model.layers)
+        return matching_layers(self.model_shape[0].layers, self.model.layers)
 
     def require_rank(self) -> None:
         """Raise InputError for a rank that some layer's weight does not have."""
@@ -73,52 +78,79 @@ class StudyModel:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The model with its data prepared; reading it loads both."""
+        from qsearch_coalora.training.early_stopping import hold_out
+
         self.require_rank()
         require_device(self.options.device)
         hold_out(self.task, self.options.early_stopping)
-        if isinstance(self.task, SupportsDataCheck):
+        if not self.facts.kept and isinstance(self.task, SupportsDataCheck):
             self.task.require_data()
         loaded = self.task.load_model(self.model, self.seed)
         require_same_layers(self.layers, discover_layers(loaded.module, self.model.layers))
-        require_positions(loaded.module, task_workload(self.task))
+        require_positions(position_limit(loaded.module), task_workload(self.task))
         if self.options.gradient_checkpointing:
             require_gradient_checkpointing(loaded.module)
-        self.task.prepare(loaded.tokenizer)
+        if not self.facts.kept:
+            self.task.prepare(loaded.tokenizer)
         return loaded
 
     @cached_property
     def adapted(self) -> AdaptedModel:
         """The adapted model, complete; reading it loads the model and the data."""
+        from qsearch_coalora.adapter.adapted_model import AdaptedModel
+
         with clear_memory_errors():
             adapted = AdaptedModel(
                 self.loaded, self.layers, self.quantizer, self.options, self.shape, self.seed
             )
             if needs_inputs(self.quantizer):
-                adapted.calibrate(self.calibration_batches())
+                moments = self.measured(
+                    "second moments of the layers' inputs",
+                    lambda: adapted.second_moments(self.calibration_batches()),
+                )
+                adapted.weights.calibrate([moments[layer.name] for layer in self.layers])
             self.complete(adapted)
             return adapted
+
+    def measured(
+        self, name: str, measure: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """Return tensors that are measured on the data once in a study."""
+        return self.facts.measured(name, self.task, measure)
 
     @cached_property
     def input_digests(self) -> Inputs:
         """Which model and which examples it uses; both are loaded for it."""
+        from qsearch_coalora.models.digests import input_digests
+
         _ = self.loaded  # What comes from the hub is there from now on, and the task is prepared.
         return input_digests(self.model, self.task)
 
     def batches(self, generator: torch.Generator) -> BatchStream:
         """Return training batches without end, as the generator draws them."""
+        from qsearch_coalora.training.sampling import BatchStream
+
         size = self.options.batch_size
         return BatchStream(lambda drawn: self.task.batches("train", size, drawn), generator)
 
     def calibration_batches(self) -> list[Mapping[str, Tensor]]:
         """Return the batches that inputs and gradients are measured on: the first of round 1."""
+        import torch
+
+        from qsearch_coalora.training.sampling import round_seeds
+
         batches = self.batches(torch.Generator().manual_seed(round_seeds(self.seed, 1).data))
         return [next(batches) for _ in range(self.options.calibration_batches)]
 
     def average_bits(self, configurations: Sequence[Configuration]) -> list[float]:
         """Return storage bits per quantized weight of configurations."""
-        weights, bits = sum(layer.parameters for layer in self.layers), self.quantizer.storage_bits
+        weights = sum(layer.parameters for layer in self.layers)
         return [
-            sum(layer.parameters * bits(configuration[layer.name]) for layer in self.layers)
+            sum(
+                layer.parameters
+                * storage_bits_of(self.quantizer, layer.shape, configuration[layer.name])
+                for layer in self.layers
+            )
             / weights
             for configuration in configurations
         ]

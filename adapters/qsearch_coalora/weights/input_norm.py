@@ -41,6 +41,19 @@ class InputNorm:
         others = (features - components) * self.rest**2
         return float(((self.scales.square().sum() + others) / features).sqrt())
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all of it, exactly, as tensors by name."""
+        rest = torch.tensor(self.rest, dtype=torch.float64)
+        return {"basis": self.basis, "scales": self.scales, "rest": rest}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], prefix: str) -> InputNorm | None:
+        """Return the norm of :meth:`tensors` whose names have a prefix; None if there are none."""
+        if f"{prefix}.basis" not in tensors:
+            return None
+        basis, scales, rest = (tensors[f"{prefix}.{name}"] for name in ("basis", "scales", "rest"))
+        return cls(basis, scales, float(rest))
+
     def whiten(self, error: Tensor) -> Tensor:
         """Return E·R (output features × input features)."""
         return error * self.rest + (error @ self.basis) * (self.scales - self.rest) @ self.basis.T

@@ -8,12 +8,6 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from qsearch.plugins.capabilities import needs_inputs
-from qsearch.plugins.protocols import Quantizer
-from qsearch.space.layers import FUSED_ROLES, LayerSpec, tied_groups
-
-_FLOAT_BYTES = 4
-
 
 def with_inputs(
     modules: Sequence[nn.Module],
@@ -116,11 +110,3 @@ def _mean(
     for key in keys:
         mean.add_(means[key], alpha=counts[key] / total)
     return mean
-
-
-def moment_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec]) -> int:
-    """Return the bytes that moments take: one for all layers of a block that read one tensor."""
-    if not needs_inputs(quantizer):
-        return 0
-    firsts = [layers[group.members[0]] for group in tied_groups(layers, FUSED_ROLES)]
-    return sum(layer.shape[1] ** 2 for layer in firsts) * _FLOAT_BYTES

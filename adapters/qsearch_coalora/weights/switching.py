@@ -32,6 +32,7 @@ class QuantizedWeights:
         quantizer: Quantizer,
         cache: BoundedCache,
     ) -> None:
+        self._layers = tuple(layers)
         self._names = tuple(layer.name for layer in layers)
         self._modules = tuple(modules)
         self._quantizer = quantizer
@@ -101,7 +102,8 @@ class QuantizedWeights:
             weight = self.originals[position]
             if self._added is not None:
                 weight = weight + self._added(position, configuration)
-            return quantize_weight(self._quantizer, weight, configuration, self.moments[position])
+            moment, layer = self.moments[position], self._layers[position]
+            return quantize_weight(self._quantizer, weight, configuration, moment, layer)
 
         if self._keeps_dequantized:
             return make()
@@ -123,8 +125,8 @@ class QuantizedWeights:
         self, position: int, weight: Tensor, configuration: LayerConfiguration
     ) -> Tensor:
         """Return any weight quantized and dequantized as the layer's would be, not cached."""
-        moment = self.moments[position]
-        quantized = quantize_weight(self._quantizer, weight, configuration, moment)
+        moment, layer = self.moments[position], self._layers[position]
+        quantized = quantize_weight(self._quantizer, weight, configuration, moment, layer)
         return self._quantizer.dequantize(quantized).to(weight)
 
     def calibrate(self, moments: Sequence[Tensor]) -> None:

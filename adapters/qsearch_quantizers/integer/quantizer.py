@@ -81,6 +81,9 @@ class Integer(GroupedQuantizer):
         """Return uint8 for the asymmetric scheme."""
         return torch.uint8 if self._asymmetric(configuration) else None
 
+    def require_installed(self) -> None:
+        """Do nothing: it needs no package of its own."""
+
     @property
     def needs_inputs(self) -> bool:
         """Whether weights are rounded to suit a layer's inputs (``rounding: gptq``)."""

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from qsearch._distribution import install_extra
 from qsearch.errors import InputError
 
 
@@ -33,7 +34,7 @@ def optional_module(module: str, extra: str, needed_by: str | None = None) -> An
     except ImportError as error:
         raise InputError(
             f"{needed_by or f'quantizer {extra!r}'} needs the package {package}; install the extra:"
-            f" pip install 'qsearch[{extra}]' ({error})"
+            f" {install_extra(extra)} ({error})"
         ) from error
 
 

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, cast
 
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import TensorLayout
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.knobs import KnobOptions, KnobQuantizer
-from qsearch_quantizers.normal_float.blocks import (
-    absolute_maxima,
-    blocks_of,
-    empty_codes,
-    least_error_codes,
-    nf_decode,
-    pack_blocks,
-)
-from qsearch_quantizers.normal_float.levels import level_table
-from qsearch_quantizers.normal_float.scales import DTYPES, block_scales, quantize_scales, shrunk
-from qsearch_quantizers.packed.bit_packing import packed_bytes
-from qsearch_quantizers.weights import check_weight, chunk_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Bits = Literal[2, 3, 4, 8]
 ScaleDtype = Literal["bfloat16", "float16", "float32"]
 BlockSize = Literal[16, 32, 64]
 ScaleBlockSize = Literal[16, 64, 256]
+
+SCALE_BITS: dict[ScaleDtype, int] = {"bfloat16": 16, "float16": 16, "float32": 32}
 
 SHRINK: dict[int, float] = {2: 0.65, 3: 0.85, 4: 0.93, 8: 1.0}
 """By bits, the second scale tried for a block as a part of the first; 1 means the next lower."""
@@ -62,11 +52,14 @@ class NormalFloat(KnobQuantizer):
         block_size: tuple[BlockSize, ...] = (16, 32, 64)
         scale_block_size: tuple[ScaleBlockSize, ...] = (16, 64, 256)
 
+    def require_installed(self) -> None:
+        """Do nothing: it needs no package of its own."""
+
     def storage_bits(self, configuration: LayerConfiguration) -> float:
         """Return b0 + b1/B0 + bits(b2)/(B0·B1), bits per weight."""
         block_size = configuration.integer("block_size")
         scale_block_size = configuration.integer("scale_block_size")
-        scale_dtype_bits = torch.finfo(DTYPES[configuration.text("scale_dtype")]).bits
+        scale_dtype_bits = SCALE_BITS[cast(ScaleDtype, configuration.text("scale_dtype"))]
         return (
             configuration.integer("bits")
             + configuration.integer("scale_bits") / block_size
@@ -80,6 +73,19 @@ class NormalFloat(KnobQuantizer):
             ``codes`` (packed, with the halves of each byte swapped at 4 bits, uint8),
             ``scale_codes`` (blocks, uint8) and ``scales`` (scale blocks, in the scale dtype).
         """
+        import torch
+
+        from qsearch_quantizers.normal_float.blocks import (
+            absolute_maxima,
+            blocks_of,
+            empty_codes,
+            least_error_codes,
+            pack_blocks,
+        )
+        from qsearch_quantizers.normal_float.levels import level_table
+        from qsearch_quantizers.normal_float.scales import block_scales, quantize_scales, shrunk
+        from qsearch_quantizers.weights import check_weight, chunk_of
+
         self._choices.index(configuration)
         check_weight(weight)
         bits, block_size = configuration.integer("bits"), configuration.integer("block_size")
@@ -106,6 +112,9 @@ class NormalFloat(KnobQuantizer):
 
     def dequantize(self, quantized: QuantizedTensor) -> Tensor:
         """Return the float32 weight (output features × input features)."""
+        from qsearch_quantizers.normal_float.blocks import nf_decode
+        from qsearch_quantizers.normal_float.scales import block_scales
+
         configuration = quantized.configuration
         scales = block_scales(
             quantized.tensors["scale_codes"], quantized.tensors["scales"], configuration
@@ -120,6 +129,10 @@ class NormalFloat(KnobQuantizer):
 
     def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
         """Return some rows of the weight (last - first × input features), float32."""
+        from qsearch_quantizers.normal_float.blocks import nf_decode
+        from qsearch_quantizers.normal_float.scales import block_scales
+        from qsearch_quantizers.packed.bit_packing import packed_bytes
+
         configuration, columns = quantized.configuration, quantized.shape[1]
         bits, size = configuration.integer("bits"), configuration.integer("block_size")
         per_scale = configuration.integer("scale_block_size")
@@ -143,6 +156,11 @@ class NormalFloat(KnobQuantizer):
         self, shape: tuple[int, int], configuration: LayerConfiguration
     ) -> Mapping[str, TensorLayout]:
         """Return how the tensors of a weight of this shape are stored."""
+        import torch
+
+        from qsearch_quantizers.normal_float.scales import DTYPES
+        from qsearch_quantizers.packed.bit_packing import packed_bytes
+
         weights = shape[0] * shape[1]
         blocks = -(-weights // configuration.integer("block_size"))
         scale_blocks = -(-blocks // configuration.integer("scale_block_size"))

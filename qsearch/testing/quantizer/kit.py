@@ -11,6 +11,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from qsearch.plugins.contract import require_contract
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.registry import installed_plugins
 from qsearch.space.configuration import Choices, LayerConfiguration
@@ -18,6 +19,7 @@ from qsearch.testing.comparison import assert_refused
 from qsearch.testing.quantizer.accuracy import AccuracyChecks
 from qsearch.testing.quantizer.base import QuantizerChecks, made_again
 from qsearch.testing.quantizer.calibrated import InputChecks
+from qsearch.testing.quantizer.layers import LayerChecks
 from qsearch.testing.quantizer.round_trip import RoundTripChecks
 from qsearch.testing.quantizer.storage import StorageChecks
 from qsearch.testing.samples import normal_weight, quantize
@@ -40,6 +42,9 @@ class ArgumentChecks(QuantizerChecks):
         assert quantizer.name
         assert isinstance(quantizer.choices(), Choices)
         assert quantizer.choices() == quantizer.choices(), "choices, called again"
+
+    def test_it_is_written_for_the_contract_of_this_qsearch(self) -> None:
+        require_contract(self.make(), "the quantizer")
 
     def test_its_name_is_that_of_its_entry_point(self) -> None:
         quantizer = self.make()
@@ -80,7 +85,7 @@ class ArgumentChecks(QuantizerChecks):
 
 
 class QuantizerConformance(
-    ArgumentChecks, RoundTripChecks, StorageChecks, AccuracyChecks, InputChecks
+    ArgumentChecks, RoundTripChecks, StorageChecks, AccuracyChecks, InputChecks, LayerChecks
 ):
     """What every quantizer must do; a subclass says which one.
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from qsearch.plugins.capabilities import SupportsShapeBits, storage_bits_of
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsRows
 from qsearch.testing.comparison import assert_same, assert_same_tensors
@@ -19,6 +20,9 @@ LARGE = (512, 1024)
 """A shape that all usual groups and groups of groups divide, so that no padding is stored. It is
 large enough that 1 KiB, such as a table of levels, is within :data:`STORAGE_TOLERANCE` at 2 bits.
 """
+
+SHAPED = ((24, 200), (130, 40), (8, 1000))
+"""Shapes that usual groups do not divide, short rows and long ones."""
 
 STORAGE_TOLERANCE = 0.01
 """By which part of them the bits that are stored may differ from storage bits."""
@@ -50,13 +54,33 @@ class StorageChecks(QuantizerChecks):
         quantizer = self.make()
         weight = normal_weight(*LARGE)
         for configuration in self.sample(quantizer):
-            bits = quantizer.storage_bits(configuration)
-            assert 0 < bits < math.inf, f"storage bits of {configuration}"
-            assert quantizer.storage_bits(configuration) == bits, "storage bits, again"
+            nominal = quantizer.storage_bits(configuration)
+            assert 0 < nominal < math.inf, f"storage bits of {configuration}"
+            assert quantizer.storage_bits(configuration) == nominal, "storage bits, again"
+            bits = storage_bits_of(quantizer, LARGE, configuration)
             stored = 8 * _stored_bytes(quantizer, quantize(quantizer, weight, configuration))
             assert stored / weight.numel() == pytest.approx(bits, rel=STORAGE_TOLERANCE), (
                 f"stored bits per weight with {configuration}, next to storage_bits; codes must be"
                 " packed, by the quantizer or by its `layout` with bits"
+            )
+
+    @pytest.mark.parametrize("shape", SHAPED)
+    def test_storage_bits_of_a_shape_are_those_of_its_stored_bytes(
+        self, shape: tuple[int, int]
+    ) -> None:
+        quantizer = self.make()
+        if not isinstance(quantizer, SupportsShapeBits):
+            pytest.skip("this quantizer's storage bits do not depend on the shape")
+        weight = normal_weight(*shape)
+        for configuration in self.sample(quantizer):
+            bits = quantizer.storage_bits_of(shape, configuration)
+            quantized = quantize(quantizer, weight, configuration)
+            stored = 8 * _stored_bytes(quantizer, quantized) / weight.numel()
+            # Each tensor ends with a whole byte.
+            rest = 8 * len(quantized.tensors) / weight.numel()
+            assert abs(stored - bits) <= STORAGE_TOLERANCE * bits + rest, (
+                f"{stored:g} bits per weight are stored of shape {shape} with {configuration};"
+                f" storage_bits_of says {bits:g}"
             )
 
     def test_tensors_are_as_the_layout_says(self) -> None:

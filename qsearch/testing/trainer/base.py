@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, NamedTuple
@@ -38,13 +38,10 @@ class TrainerChecks:
             operations in one process give the same bits, so it is 0; a trainer on a GPU that adds
             in no fixed order needs some 1e-5. Resuming is then as exact, and no more.
         split: The examples that are evaluated on.
-        refused_formats: Export formats that can hold no configuration of this model and quantizer;
-            they must be refused.
     """
 
     tolerance: ClassVar[float] = 0.0
     split: ClassVar[Split] = "validation"
-    refused_formats: ClassVar[Collection[str]] = ()
 
     def make(self) -> Trainer:
         """Return a new trainer, always with the same options, model, data, quantizer and seed."""

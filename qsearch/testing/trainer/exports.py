@@ -1,81 +1,85 @@
-"""Checks of what a trainer exports."""
+"""Checks of what a trainer gives exporters."""
 
 from __future__ import annotations
 
-import zipfile
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
 
 from qsearch.errors import InputError
-from qsearch.plugins.protocols import Trainer
+from qsearch.plugins.capabilities import SupportsExport, SupportsQuantizerCheck
+from qsearch.plugins.protocols import QuantizedTensor, Trainer
+from qsearch.plugins.registry import load_plugin
 from qsearch.space.configuration import Configuration
-from qsearch.testing.comparison import assert_refused
+from qsearch.testing.exporter.files import assert_no_pickles
 from qsearch.testing.samples import sample_layer_configurations
 from qsearch.testing.trainer.base import TrainerChecks, copied
 
-PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
-"""Names of files whose loading runs code that is in them."""
-
 
 class ExportChecks(TrainerChecks):
-    """What leaves a study is plain files, and the study stays as it was."""
+    """A configuration is given whole, its exports are plain files, and the study stays as it was.
 
-    def test_an_unknown_export_format_is_refused(self, tmp_path: Path) -> None:
-        trainer, configurations, _ = self.trained()
-        # Those that trainers usually have are unknown too to one that does not name them.
-        for format in sorted({"no such format", "adapter", "packed"} - {*trainer.export_formats}):
-            directory = tmp_path / format
-            directory.mkdir()
-            export = partial(trainer.export, configurations[0], directory, format)
-            assert_refused(export, f"{format!r}, where export_formats are {trainer.export_formats}")
+    Attributes:
+        formats: Installed export formats that are written, too.
+    """
+
+    formats: ClassVar[tuple[str, ...]] = ()
+
+    def test_an_export_job_holds_the_configuration(self) -> None:
+        trainer, exporting, configurations = self._exporting()
+        before = copied(trainer.state())
+        job = exporting.export_job(configurations[0])
+        assert job.configuration == configurations[0]
+        assert list(job.layers) == list(trainer.layers()), "layers"
+        assert len(set(job.paths)) == len(job.layers), "paths"
+        state, factors = job.state(), list(job.factors())
+        assert len(factors) == len(job.layers) * job.has_adapter, "factors"
+        for position, (layer, path) in enumerate(zip(job.layers, job.paths, strict=True)):
+            assert tuple(state[f"{path}.weight"].shape) == layer.shape, f"weight of {path}"
+            quantized = job.quantized(position)
+            assert isinstance(quantized, QuantizedTensor)
+            assert quantized.shape == layer.shape, f"quantized weight of {path}"
+            assert quantized.configuration == configurations[0][layer.name], path
+            if job.has_adapter:
+                A, B = factors[position]
+                assert (len(B), A.shape[1]) == layer.shape, f"factors of {path}"
+                assert B.shape[1] == len(A), f"rank of {path}"
+        again = exporting.export_job(configurations[0]).state()
+        assert all(torch.equal(again[name], tensor) for name, tensor in state.items()), "again"
+        self.assert_kept_state(trainer.state(), before, "state after an export")
 
     def test_exports_are_files_without_pickles(self, tmp_path: Path) -> None:
-        trainer = self.trained().trainer
-        if not trainer.export_formats:
-            pytest.skip("this trainer exports nothing")
+        trainer, exporting, _ = self._exporting()
         before = copied(trainer.state())
-        for format in trainer.export_formats:
-            directory = self._exported(trainer, tmp_path / format, format)
-            assert (directory is None) == (format in self.refused_formats), (
-                f"format {format!r}: whether a configuration with all layers alike is exported"
-            )
-            if directory is not None:
-                files = [path for path in directory.rglob("*") if path.is_file()]
-                assert any(path.stat().st_size for path in files), f"format {format!r}: no files"
-                pickles = sorted(path.name for path in files if _is_pickle(path))
-                assert pickles == [], f"format {format!r}: files that are pickles"
+        for format in self.formats:
+            exporter = load_plugin("exporters", format)()
+            if isinstance(exporter, SupportsQuantizerCheck):
+                exporter.require_quantizer(self.quantizer())
+            for number, configuration in enumerate(self._uniform(trainer)):
+                directory = tmp_path / format / str(number)
+                directory.mkdir(parents=True)
+                try:
+                    exporter.write(exporting.export_job(configuration), directory)
+                except InputError as error:
+                    print(error)  # It may refuse some bits.
+                else:
+                    assert_no_pickles(directory, format)
+                    break
+            else:
+                pytest.fail(f"format {format!r}: no configuration with all layers alike is written")
             self.assert_kept_state(trainer.state(), before, f"state after {format!r}")
 
-    def _exported(self, trainer: Trainer, folder: Path, format: str) -> Path | None:
-        """Export a configuration with all layers alike, the first that the format can hold.
+    def _exporting(self) -> tuple[Trainer, SupportsExport, list[Configuration]]:
+        """Return one trained trainer in its two roles, and the set that it was trained on."""
+        trainer, configurations, _ = self.trained()
+        if not isinstance(trainer, SupportsExport):
+            pytest.skip("this trainer exports nothing")
+        return trainer, trainer, configurations
 
-        Formats may refuse what they cannot hold, such as some bits, or layers that engines fuse
-        and the configuration quantizes differently.
-
-        Returns:
-            The folder that was written, or None if each was refused.
-        """
-        sample = sample_layer_configurations(self.quantizer().choices(), 12)
-        for number, choice in enumerate(sample):
-            directory = folder / str(number)
-            directory.mkdir(parents=True)
-            uniform = Configuration({layer.name: choice for layer in trainer.layers()})
-            try:
-                trainer.export(uniform, directory, format)
-            except InputError as error:
-                print(error)
-            else:
-                return directory
-        return None
-
-
-def _is_pickle(path: Path) -> bool:
-    """Return whether a file has the name of a pickle, or holds one as ``torch.save`` writes it."""
-    if path.suffix in PICKLES:
-        return True
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).suffix in PICKLES for name in archive.namelist())
+    def _uniform(self, trainer: Trainer) -> Iterator[Configuration]:
+        """Yield configurations with all layers alike, since engines fuse some of them."""
+        for choice in sample_layer_configurations(self.quantizer().choices(), 12):
+            yield Configuration({layer.name: choice for layer in trainer.layers()})

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from qsearch.plugins.contract import require_contract
 from qsearch.plugins.protocols import Requirements
 from qsearch.space.layers import LayerSpec
 from qsearch.testing.comparison import assert_more_bits_pay
@@ -22,6 +23,9 @@ MAX_ERROR = 1.5
 
 class ModelChecks(TrainerChecks):
     """Layers and requirements are known without loading weights."""
+
+    def test_it_is_written_for_the_contract_of_this_qsearch(self) -> None:
+        require_contract(self.make(), "the trainer")
 
     def test_layers_have_distinct_names_and_stay_the_same(self) -> None:
         trainer = self.make()

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from qsearch._text import SMALL, with_error
 from qsearch_reports.figures import style
 from qsearch_reports.frames.outcomes import OUTCOMES
+from qsearch_reports.texts import in_unit
 
 _LETTERS = {"win": "W", "tie": "T", "loss": "L", "none": ""}
 _PLACES = {"loss": -1, "tie": 0, "win": 1, "none": np.nan}
@@ -22,12 +24,13 @@ def fronts_figure(methods: pd.DataFrame, studies: pd.DataFrame, label: str) -> g
     """Overlay the Pareto fronts of methods: means, bands of several seeds, and each seed."""
     title = "Best at or under each budget, mean and 95 % interval over seeds"
     figure = style.new_figure(title, "budget (average bits)", label)
+    form = style.number_format(studies["value"])
     for place, (name, rows) in enumerate(methods.groupby("method", sort=False)):
         look = style.study_style(place, str(name))
         own = studies[studies["method"] == name]
         if own["study"].nunique() > 1:
             figure.add_trace(_band(rows, look["line_color"], look["meta"]))
-            figure.add_trace(_each(own, look["line_color"], look["meta"]))
+            figure.add_trace(_each(own, look["line_color"], look["meta"], form))
         shown = [
             [style.escape(name, _NAME), seeds, _interval(low, high)]
             for seeds, low, high in style.details(rows, "seeds", "low", "high")
@@ -39,7 +42,7 @@ def fronts_figure(methods: pd.DataFrame, studies: pd.DataFrame, label: str) -> g
             line={"shape": "hv"},
             customdata=shown,
             hovertemplate="%{customdata[0]}, seeds: %{customdata[1]}<br>"
-            "average bits ≤ %{x:.3f}<br>%{y:.4f}%{customdata[2]}<extra></extra>",
+            f"average bits ≤ %{{x:.3f}}<br>%{{y:{form}}}%{{customdata[2]}}<extra></extra>",
             legendgroup=str(place),
             **look,
         )
@@ -65,7 +68,7 @@ def _value_range(methods: pd.DataFrame, studies: pd.DataFrame) -> list[float] | 
 
 
 def _interval(low: float, high: float) -> str:
-    return "" if pd.isna(low) else f"<br>95 % interval {low:.4f} – {high:.4f}"
+    return "" if pd.isna(low) else f"<br>95 % interval {with_error(low)} – {with_error(high)}"
 
 
 def _band(rows: pd.DataFrame, colour: str, part: str) -> go.Scatter:
@@ -90,7 +93,7 @@ def _band(rows: pd.DataFrame, colour: str, part: str) -> go.Scatter:
     )
 
 
-def _each(studies: pd.DataFrame, colour: str, part: str) -> go.Scatter:
+def _each(studies: pd.DataFrame, colour: str, part: str, form: str) -> go.Scatter:
     """Return the fronts of single seeds as one thin trace with gaps between them."""
     seeds = studies.dropna(subset="value").groupby("study", sort=False)
     return go.Scatter(
@@ -101,7 +104,8 @@ def _each(studies: pd.DataFrame, colour: str, part: str) -> go.Scatter:
         mode="lines",
         line={"shape": "hv", "width": 1, "color": colour},
         opacity=0.5,
-        hovertemplate="%{customdata[0]}<br>average bits ≤ %{x:.3f}<br>%{y:.4f}<extra></extra>",
+        hovertemplate="%{customdata[0]}<br>average bits ≤ %{x:.3f}<br>"
+        f"%{{y:{form}}}<extra></extra>",
         showlegend=False,
         meta=part,
     )
@@ -115,16 +119,17 @@ def comparison_figure(frame: pd.DataFrame) -> go.Figure:
     return style.round_axis(figure, frame["round"])
 
 
-def time_figure(frame: pd.DataFrame, value: str) -> go.Figure:
-    """Draw what studies had reached after some minutes of work."""
+def time_figure(frame: pd.DataFrame, value: str, unit: str = "nats") -> go.Figure:
+    """Draw what studies had reached after some minutes of work; ``unit`` is that of losses."""
     title, unit = {
         "hypervolume": ("Hypervolume", "normalised"),
-        "loss": ("Best loss within the budget", "nats"),
+        "loss": ("Best loss within the budget", unit),
     }[value]
-    x = "minutes of training, evaluation and search"
-    figure = style.new_figure(f"{title} by minutes of work", x, f"{value} ({unit})")
+    x = "minutes of work"
+    figure = style.new_figure(f"{title} by {x}", x, in_unit(value, unit))
     shown = frame.dropna(subset=["minutes", value])
-    text = f"round %{{customdata[1]}}<br>%{{x:.2f}} minutes<br>{value} %{{y:.4f}}"
+    form = style.number_format(shown[value])
+    text = f"round %{{customdata[1]}}<br>%{{x:.2f}} minutes<br>{value} %{{y:{form}}}"
     _add_studies(figure, shown, "minutes", value, text)
     return figure.update_xaxes(rangemode="tozero")
 
@@ -191,8 +196,12 @@ def outcomes_figure(outcomes: pd.DataFrame, method: str) -> go.Figure:
 def _outcome_text(difference: float, low: float, high: float, outcome: str) -> str:
     if outcome == "none":
         return "one of them has nothing within this budget"
-    interval = "not known how sure" if pd.isna(low) else f"{low:+.4f} … {high:+.4f}"
-    return f"{outcome}: difference of losses {difference:+.4f} ({interval})"
+    interval = "not known how sure" if pd.isna(low) else f"{_signed(low)} … {_signed(high)}"
+    return f"{outcome}: difference of losses {_signed(difference)} ({interval})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4g}" if 0 < abs(value) < SMALL else f"{value:+.4f}"
 
 
 def outcome_legend() -> Sequence[tuple[str, str, str]]:

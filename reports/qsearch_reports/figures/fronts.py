@@ -8,16 +8,18 @@ from dataclasses import dataclass
 import pandas as pd
 import plotly.graph_objects as go
 
+from qsearch._text import with_error
 from qsearch.plugins.evaluation import Metric
+from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.figures import style
-from qsearch_reports.frames.points import front_frame
+from qsearch_reports.frames.points import front_frame, latest_points, loss_unit, points_frame
 
 _MANY = 1000
 """Points beyond which dominated ones have no bars: they would hide the front, and take longer to
 draw than the points."""
 
-SYMBOLS = {True: "circle", False: "diamond"}
-"""Marker of seen and of unseen configurations."""
+SYMBOLS = {"seen": "circle", "unseen": "diamond"}
+"""Marker of seen and of unseen configurations; where nothing is trained, all are as if seen."""
 
 
 _PADDING = 0.04
@@ -49,27 +51,34 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return float(low - _PADDING * width), float(high + _PADDING * width)
 
 
+def latest_front_figure(record: StudyRecord) -> go.Figure:
+    """Draw the losses of a study's last finished round against average bits."""
+    points = latest_points(points_frame(record))
+    return front_figure(points, record.segment_edges, record.metric, unit=loss_unit(record))
+
+
 def front_figure(
     points: pd.DataFrame,
     edges: Sequence[float],
-    metric: Metric,
+    metric: Metric | None,
     value: str = "loss",
     ranges: Ranges | None = None,
+    unit: str = "nats",
 ) -> go.Figure:
     """Draw loss or metric against average bits, with the front and the segments.
 
     The Pareto front of losses is that of estimated ones where they are known; markers are at what
-    was observed. Bars are standard errors; of more than 1,000 points, those on
-    a segment's front have them.
+    was observed. Bars are standard errors; of more than 1,000 points, those on a segment's front
+    have them. ``unit`` is that of the loss; "" if it is not known.
     """
     rounds = points["round"].unique()
     of_round = f", round {int(rounds[0])}" if len(rounds) == 1 else ""
     what = "Loss" if value == "loss" else "Task metric"
-    title, unit = f"{what} against average bits{of_round}", style.value_title(value, metric)
+    title, unit = f"{what} against average bits{of_round}", style.value_title(value, metric, unit)
     figure = style.new_figure(title, "average bits per quantized weight", unit)
     if points[value].isna().all():
         return style.note(figure, "no configuration has been evaluated yet")
-    higher = value == "metric" and metric.better == "higher"
+    higher = value == "metric" and metric is not None and metric.better == "higher"
     selection = "selection_loss" if value == "loss" else value
     front = front_frame(points, selection, higher=higher)
     is_estimated = value == "loss" and points["estimated_loss"].notna().any()
@@ -83,12 +92,10 @@ def front_figure(
         meta="front",
     )
     for on_front in (False, True):
-        for seen in (True, False):
-            rows = points[(points["seen"] == seen) & (points["on_front"] == on_front)]
-            if not rows.empty:
-                figure.add_trace(_markers(rows, value, metric, seen=seen, on_front=on_front))
-                if len(points) > _MANY and not on_front:
-                    figure.data[-1].error_y = None
+        for part, word, rows in style.by_seen(points[points["on_front"] == on_front]):
+            figure.add_trace(_markers(rows, value, metric, part, word, on_front=on_front))
+            if len(points) > _MANY and not on_front:
+                figure.data[-1].error_y = None
     if len(points) > _MANY:
         style.caption(figure, "Error bars only for points on segment fronts")
     if ranges is not None:
@@ -99,19 +106,23 @@ def front_figure(
 
 
 def _markers(
-    rows: pd.DataFrame, value: str, metric: Metric, *, seen: bool, on_front: bool
+    rows: pd.DataFrame, value: str, metric: Metric | None, part: str, word: str, *, on_front: bool
 ) -> go.Scatter:
     error = "standard_error" if value == "loss" else "metric_standard_error"
-    part = "seen" if seen else "unseen"
     colour = style.COLOURS[part]
-    name = f"{part}, on segment front" if on_front else part
+    place = "on segment front" if on_front else "" if word else "dominated in its segment"
+    name = ", ".join(filter(None, (word, place)))
     estimates = style.details(rows, "estimated_loss", "estimated_loss_std")
-    shown = rows.round(6).assign(
+    shown = rows.assign(
         row=rows.index,
         estimate=[_estimated_text(*estimate) for estimate in estimates],
         method=[style.escape(method, 60) for method in rows["method"]],
     )
     measured = ("loss", "standard_error", "metric", "metric_standard_error")
+    of_metric = ""
+    if metric is not None:
+        called = style.template_text(metric.name)
+        of_metric = f"{_measured_text(rows, 'metric', 'metric_standard_error', 5, called)}<br>"
     return go.Scatter(
         x=rows["average_bits"],
         y=rows[value],
@@ -125,7 +136,7 @@ def _markers(
         mode="markers",
         opacity=1.0 if on_front else 0.7,
         marker={
-            "symbol": SYMBOLS[seen] if on_front else f"{SYMBOLS[seen]}-open",
+            "symbol": SYMBOLS[part] if on_front else f"{SYMBOLS[part]}-open",
             "size": 10 if on_front else 7,
             "color": colour,
             "line": {"width": 1, "color": colour},
@@ -134,13 +145,20 @@ def _markers(
         customdata=style.details(shown, "row", "trial", "round", *measured, "method", "estimate"),
         hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
         "average bits %{x:.4f}<br>"
-        "loss %{customdata[3]:.4f} ± %{customdata[4]:.4f}%{customdata[8]}<br>"
-        f"{style.template_text(metric.name)} %{{customdata[5]:.4f}} ± %{{customdata[6]:.4f}}<br>"
-        f"{name}<br>by %{{customdata[7]}}<extra></extra>",
+        f"{_measured_text(rows, 'loss', 'standard_error', 3, 'loss')}%{{customdata[8]}}<br>"
+        f"{of_metric}{name}<br>by %{{customdata[7]}}<extra></extra>",
         meta=part,
     )
 
 
+def _measured_text(rows: pd.DataFrame, value: str, error: str, place: int, name: str) -> str:
+    """Return what the hover label says of a value, with its error if any has one."""
+    form = style.number_format(rows[value])
+    text = f"{name} %{{customdata[{place}]:{form}}}"
+    has_error = (rows[error] > 0).any()
+    return f"{text} ± %{{customdata[{place + 1}]:{form}}}" if has_error else text
+
+
 def _estimated_text(mean: float, std: float) -> str:
     """Return what the hover label says of an estimated loss, if there is one."""
-    return "" if pd.isna(mean) else f"<br>estimated loss {mean:.4f} ± {std:.4f}"
+    return "" if pd.isna(mean) else f"<br>estimated loss {with_error(mean, std)}"

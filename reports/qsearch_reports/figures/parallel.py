@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -97,6 +98,12 @@ def _place(values: npt.NDArray[np.float64], span: tuple[float, float]) -> npt.ND
     return np.full(len(values), 0.5) if low == high else (values - low) / (high - low)
 
 
+def _rounded(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return values with four decimals, or as many more as their greatest begins with zeros."""
+    most = float(np.nanmax(np.abs(values), initial=0.0))
+    return values.round(4 + max(0, -math.ceil(math.log10(most)) if most else 0))
+
+
 def _lines(
     rows: pd.DataFrame,
     values: npt.NDArray[np.float64],
@@ -105,11 +112,12 @@ def _lines(
 ) -> go.Scatter:
     count, axes = values.shape
     thin = 0.5 if count > _MANY else 1
-    lines = zip(rows.index, rows["trial"], values.round(4).tolist(), heights.round(4), strict=True)
+    shown = np.column_stack([_rounded(column) for column in values.T]).tolist()
+    lines = zip(rows.index, rows["trial"], shown, heights.round(4), strict=True)
     return go.Scatter(
         **style.with_gaps(
-            (range(axes), line, [[int(row), int(trial), value] for value in shown])
-            for row, trial, shown, line in lines
+            (range(axes), line, [[int(row), int(trial), value] for value in own])
+            for row, trial, own, line in lines
         ),
         mode="lines",
         line={"width": (1.6 if group == 0 else 1) * thin, "color": style.LOSS_COLOURS[group]},

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from qsearch_reports.figures import style
+from qsearch_reports.texts import in_unit
 
 
 def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
@@ -15,10 +16,11 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
 
     A layer whose highest score is not positive is drawn at the left end, below the least that is.
     """
+    unit = str(frame.attrs["loss_unit"])
     knob, place_of = str(frame.attrs["knob"]), "place of " * (frame.attrs["unit"] == "places")
     figure = style.new_figure(
         f"Layers that the search protects: sensitivity and {style.escape(knob, 40)}",
-        "predicted rise of the loss (nats)",
+        in_unit("predicted rise of the loss", unit or "up to a factor"),
         f"mean {place_of}{style.escape(knob, 40)}",
     )
     positive = frame.loc[frame["highest_score"] > 0, "highest_score"]
@@ -51,8 +53,8 @@ def sensitivity_figure(frame: pd.DataFrame) -> go.Figure:
                 rows, "layer", "shown", "shown_role", "block", "parameters", "highest_score"
             ),
             hovertemplate="%{customdata[1]}<br>%{customdata[2]}, block %{customdata[3]}<br>"
-            "%{customdata[4]:,} weights<br>predicted rise %{customdata[5]:.3g} nats<br>"
-            f"mean {style.template_text(knob)} %{{y:.2f}}<extra></extra>",
+            "%{customdata[4]:,} weights<br>predicted rise %{customdata[5]:.3g}"
+            f" {unit}<br>mean {style.template_text(knob)} %{{y:.2f}}<extra></extra>",
             meta=f"layer-{place}",
         )
     figure.update_xaxes(type="log", exponentformat="power")

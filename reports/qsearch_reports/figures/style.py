@@ -9,7 +9,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from qsearch._text import SMALL
 from qsearch.plugins.evaluation import Metric
+from qsearch_reports.texts import in_unit
 
 COLOURS = {
     "seen": "#0072B2",
@@ -125,11 +127,30 @@ def template_text(text: str) -> str:
     return escape(text, 40).replace("{", "&#123;").replace("}", "&#125;")
 
 
-def value_title(value: str, metric: Metric) -> str:
-    """Return the axis title of ``loss`` or ``metric``."""
-    if value == "loss":
-        return "loss (nats)"
+def value_title(value: str, metric: Metric | None, unit: str = "nats") -> str:
+    """Return the axis title of ``loss``, which has a unit, or ``metric``."""
+    if value == "loss" or metric is None:
+        return in_unit("loss", unit)
     return f"{escape(metric.name, 40)} ({metric.better} is better)"
+
+
+def number_format(values: pd.Series) -> str:
+    """Return how hover labels show values: with four decimals, or four digits if some are small."""
+    sizes = values.abs()
+    return ".4~g" if (sizes[sizes > 0] < SMALL).any() else ".4f"
+
+
+def by_seen(rows: pd.DataFrame) -> list[tuple[str, str, pd.DataFrame]]:
+    """Return evaluations as parts that are drawn alike: part, word for it, and its rows.
+
+    Where nothing is trained, all are one part, and the word is "".
+    """
+    if rows["seen"].isna().all():
+        parts = [("seen", "", rows)]
+    else:
+        seen = rows["seen"].astype(bool)
+        parts = [("seen", "seen", rows[seen]), ("unseen", "unseen", rows[~seen])]
+    return [part for part in parts if len(part[2])]
 
 
 def stepped_colorscale(count: int) -> list[tuple[float, str]]:

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from qsearch_reports.figures import style
+from qsearch_reports.texts import in_unit
 
 _INTERVAL = 1.96
 """Standard deviations on either side of a mean that hold 95 % of a normal distribution."""
@@ -17,8 +18,10 @@ _NOTHING = "the surrogate predicted no loss: there was no search"
 
 def predictions_figure(frame: pd.DataFrame) -> go.Figure:
     """Draw observed against predicted losses, with the 95 % interval of each prediction."""
-    x = "loss predicted before the evaluation (nats)"
-    figure = style.new_figure("Observed against predicted loss", x, "observed loss (nats)")
+    unit = str(frame.attrs["loss_unit"])
+    x = in_unit("loss predicted before the evaluation", unit)
+    y = in_unit("observed loss", unit)
+    figure = style.new_figure("Observed against predicted loss", x, y)
     if frame.empty:
         return style.note(figure, _NOTHING)
     both = frame[["predicted", "observed"]]
@@ -39,7 +42,8 @@ def predictions_figure(frame: pd.DataFrame) -> go.Figure:
     ):
         if rows.empty:
             continue
-        values = rows.round(6).fillna({"error": 0.0})
+        values = rows.fillna({"error": 0.0})
+        form = style.number_format(rows["observed"])
         figure.add_scatter(
             x=rows["predicted"],
             y=rows["observed"],
@@ -55,7 +59,7 @@ def predictions_figure(frame: pd.DataFrame) -> go.Figure:
             name=name,
             customdata=style.details(values, "row", "trial", "round", "std", "error"),
             hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
-            "predicted %{x:.4f} ± %{customdata[3]:.4f}<br>observed %{y:.4f}<br>"
+            f"predicted %{{x:{form}}} ± %{{customdata[3]:{form}}}<br>observed %{{y:{form}}}<br>"
             "%{customdata[4]:+.2f} standard deviations<extra></extra>",
             meta=part,
         )
@@ -113,7 +117,8 @@ def calibration_figure(frame: pd.DataFrame) -> go.Figure:
 
 def _sum_up(frame: pd.DataFrame) -> str:
     """Return what sums up predictions, as a line of text."""
-    parts = [f"root mean square error {frame.attrs['rmse']:.3g} nats"]
+    error = f"{frame.attrs['rmse']:.3g} {frame.attrs['loss_unit']}".strip()
+    parts = [f"root mean square error {error}"]
     if not math.isnan(frame.attrs["rank_correlation"]):
         parts.append(f"rank correlation {frame.attrs['rank_correlation']:.2f}")
     if not math.isnan(frame.attrs["coverage"]):

@@ -48,10 +48,8 @@ def timeline_figure(timeline: pd.DataFrame, phases: pd.DataFrame) -> go.Figure:
     for name in dict.fromkeys(names):
         figure.add_trace(_phase(phases[names == name], name))
     completed = known[known["status"] == "completed"]
-    for seen in (True, False):
-        rows = completed[completed["seen"] == seen]
-        if len(rows):
-            figure.add_trace(_bars(rows, "seen" if seen else "unseen", thickness, shortest))
+    for part, word, rows in style.by_seen(completed):
+        figure.add_trace(_bars(rows, part, word or "evaluation", thickness, shortest))
     failed = known[known["status"] == "failed"]
     if len(failed):
         figure.add_trace(_crosses(failed))
@@ -79,16 +77,18 @@ def _lines(
     )
 
 
-def _bars(rows: pd.DataFrame, part: str, thickness: float, shortest: float) -> go.Scatter:
+def _bars(
+    rows: pd.DataFrame, part: str, name: str, thickness: float, shortest: float
+) -> go.Scatter:
     long_enough = rows.assign(start=rows["start"].clip(upper=rows["end"] - shortest))
     shown = style.details(rows.round({"seconds": 3}), "row", "trial", "round", "seconds")
     return go.Scatter(
         **_lines(long_enough, rows["lane"], shown, 2),
         mode="lines",
         line={"width": thickness, "color": style.COLOURS[part], "simplify": False},
-        name=part,
+        name=name,
         hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
-        f"{part}<br>%{{customdata[3]}} s, at %{{x:.2f}} min<extra></extra>",
+        f"{name}<br>%{{customdata[3]}} s, at %{{x:.2f}} min<extra></extra>",
         meta=part,
     )
 

@@ -1,8 +1,9 @@
 """What reports show, as pandas tables: pure functions of a study's results.
 
 Every figure is drawn from one of these frames, so a figure that is not here can be made from
-them in a notebook. Losses are in nats, average bits in bits per quantized weight. Their columns are
-in ``docs/report-frames.md``, which a test compares with them; docstrings say what is left.
+them in a notebook. Losses are in nats, save those of objectives; average bits in bits per quantized
+weight. Their columns are in ``docs/report-frames.md``, which a test compares with them; docstrings
+say what is left.
 """
 
 from qsearch_reports.frames.budgets import budget_frame, study_budgets
@@ -43,6 +44,7 @@ from qsearch_reports.frames.points import (
     front_frame,
     latest_front,
     latest_points,
+    loss_unit,
     points_frame,
     row_choices,
 )

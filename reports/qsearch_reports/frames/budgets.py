@@ -35,7 +35,7 @@ def study_budgets(record: StudyRecord) -> list[float]:
 def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
     """Return the best configuration of the last finished round at or under each budget.
 
-    Values are missing where nothing fits.
+    Values are missing where nothing fits, and ``seen`` where nothing is trained.
     """
     columns = [
         *("trial", "average_bits", "loss", "standard_error", "estimated_loss"),
@@ -49,4 +49,5 @@ def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
             rows.append({"budget": budget, **dict.fromkeys(columns)})
         else:
             rows.append({"budget": budget, **{name: best[name] for name in columns}})
-    return pd.DataFrame(rows, columns=["budget", *columns])
+    frame = pd.DataFrame(rows, columns=["budget", *columns])
+    return frame if record.is_trained else frame.assign(seen=None)

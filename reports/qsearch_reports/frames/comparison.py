@@ -65,13 +65,14 @@ def front_budgets(records: Sequence[StudyRecord], most: int = MAX_BUDGETS) -> Fl
     steps = [
         front_frame(latest_points(points_frame(record)), value, higher=higher)["average_bits"]
         for record in records
-        for value, higher in (
-            ("selection_loss", False),
-            ("metric", record.metric.better == "higher"),
-        )
+        for value, higher in (("selection_loss", False), ("metric", _is_higher_better(record)))
     ]
     budgets = np.unique(np.concatenate(steps)) if steps else np.array([])
     return np.asarray(budgets[spread(len(budgets), most)], dtype=float)
+
+
+def _is_higher_better(record: StudyRecord) -> bool:
+    return record.metric is not None and record.metric.better == "higher"
 
 
 def spread(count: int, most: int) -> npt.NDArray[np.int64]:
@@ -97,7 +98,7 @@ def study_fronts_frame(
             latest_points(points_frame(record)),
             budgets,
             "selection_loss" if value == "loss" else value,
-            higher=value == "metric" and record.metric.better == "higher",
+            higher=value == "metric" and _is_higher_better(record),
         )
         rows += [(name, *pair) for pair in zip(budgets, best, strict=True)]
     table = pd.DataFrame(rows, columns=["study", "budget", "value"])

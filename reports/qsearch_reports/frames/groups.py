@@ -14,7 +14,7 @@ import pandas as pd
 
 from qsearch.plugins.digests import Inputs
 from qsearch_reports.results import StudyResults
-from qsearch_reports.texts import whole_text
+from qsearch_reports.texts import metric_text, whole_text
 
 NOT_GIVEN = "not given"
 """What stands for a setting that a study does not have."""
@@ -137,7 +137,7 @@ def incomparable(results: Sequence[StudyResults]) -> dict[str, list[str]]:
         "model": [record.model for record in records],
         "task": [record.task for record in records],
         "task metric": [
-            f"{record.metric.name} ({record.metric.better} is better)" for record in records
+            metric_text(record.metric) if record.metric else "none" for record in records
         ],
         "quantized layers": [
             f"{len(record.layers)} layers, {sum(layer.parameters for layer in record.layers):,}"

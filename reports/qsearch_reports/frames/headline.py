@@ -27,6 +27,7 @@ class Headline:
 
     Args:
         configurations: Distinct configurations that completed at least once.
+        is_trained: Whether there is an adapter, and rounds of its training.
         rounds, seconds: Finished rounds, and their training, evaluation and search.
         on_front: Configurations on the segmented front of the last finished round.
         best: Row of the least ``selection_loss`` of the last finished round.
@@ -41,6 +42,7 @@ class Headline:
     evaluations: int
     failed: int
     configurations: int
+    is_trained: bool
     rounds: int
     seconds: float
     hypervolume: float | None
@@ -72,6 +74,7 @@ def headline(record: StudyRecord) -> Headline:
         evaluations=len(points),
         failed=int((record.trials["status"] == "failed").sum()),
         configurations=points["configuration"].nunique(),
+        is_trained=record.is_trained,
         rounds=len(record.rounds),
         seconds=sum(
             entry.train_seconds + entry.evaluate_seconds + entry.search_seconds

@@ -74,7 +74,7 @@ def parallel_axes(record: StudyRecord, frame: pd.DataFrame) -> tuple[ParallelAxi
     """Return the axes of parallel coordinates, from left to right.
 
     Returns:
-        Average bits, each knob, the loss, and the task metric unless it is unknown. None if the
+        Average bits, each knob, the loss, and the task metric if it is known. None if the
         frame is empty.
     """
     is_estimated = record.latest["estimated_loss"].notna().any()
@@ -82,7 +82,7 @@ def parallel_axes(record: StudyRecord, frame: pd.DataFrame) -> tuple[ParallelAxi
         "average_bits": "average bits",
         **{knob_column(knob.name): knob.name for knob in record.choices.knobs},
         "selection_loss": "estimated loss" if is_estimated else "loss",
-        "metric": record.metric.name,
+        **({"metric": record.metric.name} if record.metric else {}),
     }
     names = {
         knob_column(knob.name): tuple(str(value) for value in knob.values)

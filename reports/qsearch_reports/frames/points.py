@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qsearch.spec.sections import OBJECTIVE
 from qsearch.storage.study_record import StudyRecord, selection_loss
 from qsearch_reports.frames.layers import choice_indices
 
@@ -45,6 +46,18 @@ def _once(make: Callable[[StudyRecord], _Made]) -> Callable[[StudyRecord], _Made
     return get
 
 
+def loss_unit(record: StudyRecord) -> str:
+    """Return the unit of a study's losses; "" if it is not known, as of an objective."""
+    return "" if record.task == OBJECTIVE else "nats"
+
+
+def seen_in_training(record: StudyRecord, seen: pd.Series) -> pd.Series:
+    """Return which configurations were seen in training; all missing if nothing is trained."""
+    if record.is_trained:
+        return seen.astype(bool)
+    return pd.Series(None, index=seen.index, dtype=object)
+
+
 def _completed_trials(record: StudyRecord) -> pd.DataFrame:
     """Return the rows of the trial table that :func:`points_frame` has, numbered as there."""
     completed = record.trials[record.trials["status"] == "completed"]
@@ -56,7 +69,8 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
     """Return every completed evaluation, one row each, numbered from 0 by round and trial.
 
     A value that is not finite is not known: NaN. Estimated losses are not known until a round ends,
-    nor in a study that does not model sampling noise. Only the rows marked ``latest`` are under one
+    nor in a study that does not model sampling noise. ``seen`` is missing where nothing is trained,
+    and the metric in a study without one. Only the rows marked ``latest`` are under one
     adapter, and comparable with each other: those of the last finished round, or of the first while
     it runs.
     """
@@ -66,7 +80,8 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
     points = pd.DataFrame(
         {
             **{name: ordered[name].astype(int) for name in ("trial", "round", "segment")},
-            **{name: ordered[name].astype(bool) for name in ("seen", "on_front")},
+            "seen": seen_in_training(record, ordered["seen"]),
+            "on_front": ordered["on_front"].astype(bool),
             "method": ordered["method"].astype(str),
             **{name: values[name] for name in _VALUES},
             "selection_loss": selection_loss(values),

@@ -15,7 +15,7 @@ from qsearch_reports.frames.layers import (
     knob_places,
     value_amounts,
 )
-from qsearch_reports.frames.points import latest_front, row_choices
+from qsearch_reports.frames.points import latest_front, loss_unit, row_choices
 from qsearch_reports.results import StudyResults
 
 _COLUMNS = ["layer", "name", "role", "block", "parameters", "highest_score", "given"]
@@ -33,8 +33,9 @@ def sensitivity_frame(
     of that round; ``given`` is a mean of places in the knob's order, from 0, if its values are not
     all numbers. Empty without scores of layers, or without a configuration.
 
-    ``attrs`` holds ``knob``, ``unit`` (``values`` or ``places``), ``configurations`` (how many) and
-    ``rank_correlation`` (Spearman's, of the two; NaN if one of them is constant).
+    ``attrs`` holds ``knob``, ``unit`` (``values`` or ``places``), ``loss_unit`` (``nats``, or "" if
+    it is not known), ``configurations`` (how many) and ``rank_correlation`` (Spearman's, of the
+    two; NaN if one of them is constant).
     """
     record, scores = results.record, results.layer_scores
     name = default_knob(record.choices) if knob is None else knob
@@ -63,6 +64,7 @@ def sensitivity_frame(
         )
     frame.attrs = {
         "knob": name,
+        "loss_unit": loss_unit(record),
         "unit": "values" if is_numeric(shown) else "places",
         "configurations": len(indices) if is_known else 0,
         "rank_correlation": rank_correlation(frame["highest_score"], frame["given"]),

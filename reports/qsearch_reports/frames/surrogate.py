@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import beta, norm
 
 from qsearch.storage.study_record import StudyRecord
-from qsearch_reports.frames.points import points_frame
+from qsearch_reports.frames.points import loss_unit, points_frame
 from qsearch_reports.frames.sensitivity import rank_correlation
 
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -19,9 +19,10 @@ _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 def predictions_frame(record: StudyRecord) -> pd.DataFrame:
     """Return what the surrogate predicted of configurations before they were evaluated.
 
-    ``attrs`` holds ``n``, and NaN if that is 0: ``rmse`` (root mean square of observed − predicted,
-    nats), ``rank_correlation`` (Spearman's; NaN for constants) and ``coverage`` (share of
-    observations within the central 95 % of their prediction).
+    ``attrs`` holds ``n``, ``loss_unit`` (``nats``, or "" if it is not known), and NaN if ``n`` is
+    0: ``rmse`` (root mean square of observed − predicted), ``rank_correlation`` (Spearman's; NaN
+    for constants) and ``coverage`` (share of observations within the central 95 % of their
+    prediction).
     """
     points = points_frame(record)
     points = points[points["predicted_loss"].notna() & points["loss"].notna()]
@@ -40,6 +41,7 @@ def predictions_frame(record: StudyRecord) -> pd.DataFrame:
     within = calibration_frame(frame, (0.95,))["share"]
     frame.attrs = {
         "n": len(frame),
+        "loss_unit": loss_unit(record),
         "rmse": float(np.sqrt((difference**2).mean())) if len(frame) else math.nan,
         "rank_correlation": rank_correlation(frame["predicted"], frame["observed"]),
         "coverage": float(within.iloc[0]) if len(within) else math.nan,

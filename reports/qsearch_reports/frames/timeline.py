@@ -10,7 +10,7 @@ import pandas as pd
 
 from qsearch.monitoring.events import Phase
 from qsearch_reports.frames.clock import log_history, running_minutes
-from qsearch_reports.frames.points import points_frame
+from qsearch_reports.frames.points import points_frame, seen_in_training
 from qsearch_reports.results import StudyResults
 
 _BRIEF = (Phase.STARTING, Phase.QUANTIZATION_ERROR, Phase.FULL_PRECISION)
@@ -44,6 +44,7 @@ def timeline_frame(results: StudyResults) -> pd.DataFrame:
     end = frame["minutes"].to_numpy(dtype=float)
     seconds = np.where(is_failed, np.nan, frame["seconds"].to_numpy(dtype=float))
     start = np.maximum(end - seconds / 60, 0.0)
+    seen = pd.Series(_looked_up(record.trials, "seen", at, False))
     return pd.DataFrame(
         {
             "row": np.where(is_failed, -1, row).astype(int),
@@ -51,7 +52,7 @@ def timeline_frame(results: StudyResults) -> pd.DataFrame:
             "round": frame["round"].astype(int),
             "status": frame["status"].astype(str),
             "reason": frame["reason"].astype(str),
-            "seen": _looked_up(record.trials, "seen", at, False).astype(bool),
+            "seen": seen_in_training(record, seen),
             "seconds": seconds,
             "start": start,
             "end": end,

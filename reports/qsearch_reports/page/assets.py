@@ -15,8 +15,10 @@ import jinja2
 import plotly.offline
 from markupsafe import Markup
 
+from qsearch.monitoring.durations import duration_text
 from qsearch_reports.page.modules import join_modules
 from qsearch_reports.summaries.table import least_budget, with_error
+from qsearch_reports.texts import weights_text
 
 STYLES = Path(__file__).parent / "styles"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -31,7 +33,12 @@ def template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"with_error": with_error, "least_budget": least_budget}
+    environment.filters |= {
+        "with_error": with_error,
+        "least_budget": least_budget,
+        "duration": duration_text,
+        "weights": weights_text,
+    }
     return environment.get_template(name)
 
 

@@ -14,6 +14,7 @@ from qsearch.storage.study_record import StudyRecord
 from qsearch_reports import figures, frames
 from qsearch_reports.results import StudyResults, is_unfinished
 from qsearch_reports.summaries.table import with_error
+from qsearch_reports.texts import metric_text
 
 _MAX_VALUES = 160
 """Characters of a setting's value that the page shows."""
@@ -48,10 +49,12 @@ class Comparison:
     Args:
         names: Labels of the studies; ``studies`` of a method are positions in it.
         unknown: Labels of studies whose settings are not known.
+        is_trained: Whether any study trains, and so has rounds.
+        unit: Of the losses; "" if it is not known, or not one.
         unfinished: Number of finished rounds of the studies that are not finished, by label.
         incomparable: By what differs, its value in each study, where losses cannot be compared.
         settings: By setting in which methods differ, its value in each of ``compared``.
-        by_round, reference: None if no study has a reference point.
+        by_round, reference: None if no study has a reference point; the former also without rounds.
         by_method: Empty unless a method has several seeds.
         outcomes: Wins, ties and losses of each method (rows) against each other one; None on the
             diagonal.
@@ -61,6 +64,8 @@ class Comparison:
     names: Sequence[str]
     methods: Sequence[frames.Method]
     has_seeds: bool
+    is_trained: bool
+    unit: str
     unknown: Sequence[str]
     unfinished: Mapping[str, int]
     incomparable: Mapping[str, Sequence[str]]
@@ -99,6 +104,9 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
     by_round = _with_method(frames.comparison_frame(records, names), of_study)
     at_times = _with_method(frames.time_frame(records, names, budgets), of_study)
     at_budgets = frames.study_fronts_frame(records, names, "loss", budgets)
+    is_trained = any(record.is_trained for record in records)
+    units = set(map(frames.loss_unit, records))
+    unit = units.pop() if len(units) == 1 else ""
     has_seeds = any(len(method.studies) > 1 for method in methods)
     by_study, by_method = frames.hypervolume_table(by_round, names, methods)
     settings = frames.setting_differences(results, methods)
@@ -107,6 +115,8 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
         names=names,
         methods=methods,
         has_seeds=has_seeds,
+        is_trained=is_trained,
+        unit=unit,
         unknown=[name for name, result in named if result.settings is None],
         unfinished={name: len(one.record.rounds) for name, one in named if is_unfinished(one)},
         incomparable=frames.incomparable(results),
@@ -115,10 +125,10 @@ def comparison_context(results: Sequence[StudyResults], names: Sequence[str]) ->
             for setting, rows in settings.groupby("setting", sort=False)
         },
         compared=list(dict.fromkeys(settings["method"])),
-        fronts=_fronts(records, names, methods, of_study),
-        times=_times(by_round, at_times),
+        fronts=_fronts(records, names, methods, of_study, unit),
+        times=_times(by_round, at_times, unit),
         segments=_segments(outcomes),
-        by_round=None if by_round.empty else figures.comparison_figure(by_round),
+        by_round=figures.comparison_figure(by_round) if is_trained and len(by_round) else None,
         reference=frames.common_reference(records),
         budgets=budgets,
         by_method=_rows(by_method, frames.method_frame(at_budgets, names, methods))
@@ -144,24 +154,25 @@ def _fronts(
     names: Sequence[str],
     methods: Sequence[frames.Method],
     of_study: Mapping[str, str],
+    unit: str,
 ) -> list[Choice]:
-    """Draw the fronts of losses, and of task metrics if all are the same."""
+    """Draw the fronts of losses, and of task metrics if all have the same."""
     metric = records[0].metric
     offered = [("loss", "Loss", "loss")]
-    if all(record.metric == metric for record in records):
-        offered.append(("metric", f"{metric.name} ({metric.better} is better)", "the task metric"))
+    if metric and all(record.metric == metric for record in records):
+        offered.append(("metric", metric_text(metric), "the task metric"))
     choices = []
     for key, name, what in offered:
         studies = frames.study_fronts_frame(records, names, key)
         means = frames.method_frame(studies, names, methods)
-        title = figures.value_title(key, metric)
+        title = figures.value_title(key, metric, unit)
         figure = figures.fronts_figure(means, _with_method(studies, of_study), title)
         label = f"Pareto fronts of {what} against average bits, one for each method"
         choices.append(Choice(key, name, label, figure))
     return choices
 
 
-def _times(by_round: pd.DataFrame, losses: pd.DataFrame) -> list[Choice]:
+def _times(by_round: pd.DataFrame, losses: pd.DataFrame, unit: str) -> list[Choice]:
     """Draw quality against time."""
     choices = []
     if by_round["minutes"].notna().any():
@@ -169,7 +180,7 @@ def _times(by_round: pd.DataFrame, losses: pd.DataFrame) -> list[Choice]:
         choices.append(Choice("time", "Hypervolume", "Hypervolume by minutes of work", figure))
     for budget, rows in losses.dropna(subset=["minutes", "loss"]).groupby("budget"):
         name = f"Loss at ≤ {budget:g} average bits"
-        figure = figures.time_figure(rows, "loss")
+        figure = figures.time_figure(rows, "loss", unit)
         choices.append(Choice(f"time-{budget:g}", name, f"{name}, by minutes of work", figure))
     return choices
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from qsearch._text import warn
+from qsearch._text import warn, with_error
 from qsearch.errors import InputError
 from qsearch.sharing.listing import runner
 from qsearch.storage.files import write_output
@@ -36,7 +36,8 @@ class IndexRow:
         directory: As a command of the user would have it; ``place`` is relative to the folder.
         link: URL of its report, relative to the page.
         problem: Why nothing more is known of it; "" if something is.
-        loss: Least selection loss of the last finished round, nats.
+        trainer, rounds: Finished rounds are None, and the trainer is "", if nothing is trained.
+        loss: Least selection loss of the last finished round.
         bits: Fewest average bits at which the loss is within 1 %: of what the model loses in full
             precision, or of the study's own least loss (``is_of_best``).
         changed: When its results last changed, seconds since 1970.
@@ -135,11 +136,12 @@ def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
     head = frames.headline(record)
     front = frames.latest_front(record)[["average_bits", "selection_loss"]]
     close = head.within_one_percent
-    named = ("name", "model", "task", "quantizer", "trainer")
+    named = ("name", "model", "task", "quantizer")
     return replace(
         row,
         **{name: getattr(record, name) for name in named},
-        rounds=head.rounds,
+        trainer=record.trainer if head.is_trained else "",
+        rounds=head.rounds if head.is_trained else None,
         evaluations=head.evaluations,
         failed=head.failed,
         loss=_number(None if head.best is None else head.best["selection_loss"]),
@@ -170,7 +172,7 @@ def sparkline(front: np.ndarray, bits: tuple[float, float]) -> tuple[str, str] |
     steps = "".join(f"H{right:.1f}V{down:.1f}" for right, down in zip(x[1:], y[1:], strict=True))
     # Nothing with more average bits is better than the last point, so its line continues.
     path = f"M{x[0]:.1f} {y[0]:.1f}{steps}H{_WIDTH - 2}"
-    first, last = (f"loss {loss:.4f} at {at:.2f}" for at, loss in front[:, [0, -1]].T)
+    first, last = (f"loss {with_error(loss)} at {at:.2f}" for at, loss in front[:, [0, -1]].T)
     return path, f"Pareto front: {first} average bits" + (f", {last}" if len(across) > 1 else "")
 
 

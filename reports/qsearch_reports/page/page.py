@@ -67,12 +67,14 @@ def _study_context(results: StudyResults, name: str, payload: dict[str, Any]) ->
         "name": name,
         "directory": shell_path(results.directory),
         "headline": frames.headline(record),
+        "unit": frames.loss_unit(record),
         "failures": frames.failures_frame(record).to_dict("records"),
         "parameters": sum(layer.parameters for layer in record.layers),
         "origin": origin(record),
         "latest_round": None if latest.empty else int(latest["round"].iloc[0]),
         "drawn": payload["figures"],
         "drawn_rounds": len(payload["drawn_rounds"]),
+        "has_errors": bool((latest["standard_error"] > 0).any()),
         "start": None if latest.empty else _start(latest["average_bits"]),
     }
 

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports import figures, frames
-from qsearch_reports.names import shell_path
+from qsearch_reports.names import python_study, shell_path
 from qsearch_reports.page.assets import packed
 from qsearch_reports.results import StudyResults
 
@@ -43,7 +43,9 @@ def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "command": shell_path(results.directory),
-        "metric": {"name": record.metric.name, "better": record.metric.better},
+        "python": None if record.is_trained else python_study(results.directory),
+        "unit": frames.loss_unit(record),
+        "metric": record.metric and asdict(record.metric),
         "layers": [{"name": layer.name, "parameters": layer.parameters} for layer in record.layers],
         "knobs": [
             {
@@ -113,7 +115,7 @@ def _figures(results: StudyResults, points: pd.DataFrame) -> dict[str, Any]:
             made[key] = {"by": by, "variants": drawn}
 
     if not points.empty:
-        for value in ("loss", "metric"):
+        for value in ("loss", "metric") if record.metric else ("loss",):
             add_variants(value, "round", _fronts(record, points, value))
         marginals = {
             knob.name: figures.marginals_figure(frames.marginals_frame(record, knob.name), knob)
@@ -142,11 +144,11 @@ def _figures(results: StudyResults, points: pd.DataFrame) -> dict[str, Any]:
 
 def _fronts(record: StudyRecord, points: pd.DataFrame, value: str) -> dict[str, go.Figure]:
     ranges = figures.front_ranges(points, value)
-    edges, metric = record.segment_edges, record.metric
+    edges, metric, unit = record.segment_edges, record.metric, frames.loss_unit(record)
     drawn = {}
     for entry in _drawn_rounds(record, points):
         rows = points[points["round"] == entry["round"]]
-        drawn[str(entry["round"])] = figures.front_figure(rows, edges, metric, value, ranges)
+        drawn[str(entry["round"])] = figures.front_figure(rows, edges, metric, value, ranges, unit)
     return drawn
 
 

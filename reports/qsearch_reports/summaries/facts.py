@@ -13,6 +13,7 @@ import pandas as pd
 from rich.cells import cell_len, set_cell_size
 
 from qsearch._text import without_controls
+from qsearch.monitoring.durations import duration_text
 from qsearch.storage.study_record import StudyRecord, selection_loss
 from qsearch_reports.frames import (
     Headline,
@@ -25,12 +26,16 @@ from qsearch_reports.frames import (
     incomparable,
     study_budgets,
 )
-from qsearch_reports.names import shell_path
+from qsearch_reports.names import python_study, shell_path
 from qsearch_reports.results import StudyResults, is_unfinished
 from qsearch_reports.summaries.table import least_budget, with_error
+from qsearch_reports.texts import weights_text
 
 MAX_REASONS = 10
 """Reasons of failures that a summary lists; the report lists all."""
+
+OF_OBJECTIVE = "of a Python objective"
+"""What the loss is of in a study without task and trainer."""
 
 _MAX_TRIALS = 12
 _COMPARED_BUDGETS = 4
@@ -92,8 +97,10 @@ def values(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
     rows = [
         ("evaluations", f"{head.evaluations:,} completed{failed}"),
         ("configurations", f"{head.configurations:,}, {head.on_front:,} on the segmented front"),
-        ("rounds", f"{head.rounds} in {head.seconds / 60:.1f} minutes"),
-        ("quantized", f"{counted(len(record.layers), 'layer')}, {weights / 1e6:.1f} M weights"),
+        ("rounds", f"{head.rounds} in {head.seconds / 60:.1f} minutes")
+        if head.is_trained
+        else ("time", f"{duration_text(head.seconds)} of evaluation and search"),
+        ("quantized", f"{counted(len(record.layers), 'layer')}, {weights_text(weights)}"),
     ]
     if head.hypervolume is not None and record.reference_point:
         loss, bits = record.reference_point
@@ -110,16 +117,18 @@ def budget_cells(record: StudyRecord) -> Cells:
         ("trial", [str(int(value)) for value in frame["trial"]]),
         ("bits", [f"{value:.4f}" for value in frame["average_bits"]]),
     ]
+    name = record.metric.name if record.metric else ""
     pairs = (
         ("loss", "loss", "standard_error"),
         ("estimated loss", "estimated_loss", "estimated_loss_std"),
-        (record.metric.name, "metric", "metric_standard_error"),
+        (name, "metric", "metric_standard_error"),
     )
     for heading, value, error in pairs:
         if frame[value].notna().any():
             pairs_of = zip(frame[value], frame[error], strict=True)
             columns.append((heading, [with_error(*pair) for pair in pairs_of]))
-    columns.append(("seen", ["yes" if seen else "no" for seen in frame["seen"]]))
+    if record.is_trained:
+        columns.append(("seen", ["yes" if seen else "no" for seen in frame["seen"]]))
     headings, texts = zip(*columns, strict=True)
     return Cells(headings, tuple(zip(*texts, strict=True)))
 
@@ -144,12 +153,21 @@ def next_commands(head: Headline, directory: str) -> list[str]:
     best = head.best if head.within_one_percent is None else head.within_one_percent
     if best is not None:
         bits = least_budget(float(best["average_bits"]))
-        commands = [
-            f"qsearch pick {path} --bits {bits}",
-            f"qsearch export {path} --bits {bits} --to OUT",
-            f"qsearch report {path}",
-        ]
+        export = [f"qsearch export {path} --bits {bits} --to OUT"] if head.is_trained else []
+        commands = [f"qsearch pick {path} --bits {bits}", *export, f"qsearch report {path}"]
     return [without_controls(command) for command in commands]
+
+
+def next_in_python(head: Headline, directory: str) -> str:
+    """Return how Python uses what comes next; "" if ``qsearch export`` does, or there is nothing.
+
+    It is one expression, in one line.
+    """
+    best = head.best if head.within_one_percent is None else head.within_one_percent
+    if best is None or head.is_trained:
+        return ""
+    bits = least_budget(float(best["average_bits"]))
+    return f"qsearch.quantized(model, {python_study(directory)}.best(bits={bits}).configuration)"
 
 
 def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> Cells:

@@ -59,9 +59,12 @@ def _study(study: StudyResults, heading: str) -> Iterable[str]:
     head = headline(record)
     yield f"**{facts.answer(head)}**"
     yield ""
-    parts = (record.model, record.task, record.quantizer, record.trainer)
-    better = f"{code(record.metric.name)} ({record.metric.better} is better)"
-    yield " · ".join((*map(code, parts), better))
+    parts = [code(record.model), code(record.task), code(record.quantizer), code(record.trainer)]
+    if not record.is_trained:
+        parts = [code(record.model), code(record.quantizer), f"loss {facts.OF_OBJECTIVE}"]
+    if record.metric:
+        parts.append(f"{code(record.metric.name)} ({record.metric.better} is better)")
+    yield " · ".join(parts)
     yield ""
     for label, value in facts.values(record, head):
         yield f"- {label}: {value}"
@@ -72,7 +75,9 @@ def _study(study: StudyResults, heading: str) -> Iterable[str]:
         yield from ("", f"{heading} {counted(head.failed, 'failed evaluation').capitalize()}", "")
         yield from _table(facts.failure_cells(record), {1})
     yield from ("", f"{heading} Next", "")
-    yield from _commands(facts.next_commands(head, study.directory))
+    yield from _fenced(facts.next_commands(head, study.directory), "sh")
+    if line := facts.next_in_python(head, study.directory):
+        yield from ("", *_fenced([line], "python"))
     yield from _origin(study)
 
 
@@ -113,9 +118,9 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _commands(commands: Sequence[str]) -> Iterable[str]:
+def _fenced(commands: Sequence[str], language: str) -> Iterable[str]:
     longest = max((len(run) for text in commands for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    yield f"{fence}sh"
+    yield f"{fence}{language}"
     yield from commands
     yield fence

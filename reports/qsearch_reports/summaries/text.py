@@ -7,12 +7,14 @@ from pathlib import Path
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
-from qsearch_reports.frames import headline, latest_points, points_frame
+from qsearch.storage.study_record import StudyRecord
+from qsearch_reports.frames import headline, latest_points, loss_unit, points_frame
 from qsearch_reports.names import distinct_names
 from qsearch_reports.results import StudyResults, read_results
 from qsearch_reports.summaries import facts
-from qsearch_reports.summaries.facts import Cells, counted, one_line
+from qsearch_reports.summaries.facts import OF_OBJECTIVE, Cells, counted, one_line
 from qsearch_reports.summaries.text_plot import front_plot
+from qsearch_reports.texts import in_unit
 
 WIDTH = 80
 
@@ -47,11 +49,9 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
     yield ""
     rows = [
         ("model", one_line(record.model, WIDTH - 16)),
-        ("task", f"{one_line(record.task, 22)}, {one_line(record.metric.name, 20)}"
-         f" ({record.metric.better} is better)"),
-        ("made by", f"{one_line(record.quantizer, 30)}, {one_line(record.trainer, 30)}"),
+        *_made_by(record),
         *facts.values(record, head),
-    ]  # fmt: skip
+    ]
     width = max(len(label) for label, _ in rows)
     for label, value in rows:
         yield f"{label:{width}}  {value}"
@@ -62,7 +62,9 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
         loss = "estimated loss" if head.is_estimated else "loss"
         number = int(latest["round"].iloc[0])
         yield ""
-        yield f"{loss} (nats) against average bits, round {number}: * Pareto front, . other"
+        of_round = f", round {number}" if head.is_trained else ""
+        loss = in_unit(loss, loss_unit(record))
+        yield f"{loss} against average bits{of_round}: * Pareto front, . other"
         yield from front_plot(latest)
     if head.failed:
         yield from ("", counted(head.failed, "failed evaluation"))
@@ -72,6 +74,21 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
     yield from ("", "next")
     for command in facts.next_commands(head, results.directory):
         yield f"  {command}"
+    if line := facts.next_in_python(head, results.directory):
+        yield from ("", "in Python", f"  {line}")
+
+
+def _made_by(record: StudyRecord) -> Iterable[tuple[str, str]]:
+    metric = record.metric
+    of_metric = f"{one_line(metric.name, 20)} ({metric.better} is better)" if metric else ""
+    if record.is_trained:
+        yield "task", ", ".join(filter(None, (one_line(record.task, 22), of_metric)))
+        yield "made by", f"{one_line(record.quantizer, 30)}, {one_line(record.trainer, 30)}"
+        return
+    yield "quantizer", one_line(record.quantizer, 60)
+    yield "loss", OF_OBJECTIVE
+    if metric:
+        yield "metric", of_metric
 
 
 def _put(cells: Cells) -> Iterable[str]:

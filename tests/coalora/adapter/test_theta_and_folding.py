@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 from qsearch_coalora.adapter.folding import FoldedProjections, random_basis
-from qsearch_coalora.adapter.theta import Theta, ThetaOptions
+from qsearch_coalora.adapter.theta import Theta
+from qsearch_coalora.settings.theta import ThetaOptions
 from torch import nn
 
 from qsearch.space.configuration import Choices, Configuration, Knob

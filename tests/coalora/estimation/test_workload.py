@@ -7,15 +7,11 @@ import torch
 import transformers
 from qsearch_coalora.estimation.requirements import estimate_requirements
 from qsearch_coalora.methods.coa_lora import CoALoRAOptions
+from qsearch_coalora.models.architectures import ModelShape
+from qsearch_coalora.models.model_shape import position_limit
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.classification import Classification
-from qsearch_coalora.tasks.workload import (
-    Workload,
-    position_limit,
-    require_positions,
-    task_workload,
-)
-from torch import nn
+from qsearch_coalora.tasks.workload import Workload, require_positions, task_workload
 
 from qsearch.errors import InputError
 from qsearch.plugins.registry import load_plugin
@@ -24,11 +20,10 @@ from tests.coalora.conftest import classification, small_config
 
 
 def test_operations_are_two_per_parameter_and_token_and_three_passes_a_step(quantizer) -> None:
-    with torch.device("meta"):  # Embeddings do no work.
-        model = nn.Sequential(nn.Embedding(1000, 8), nn.Linear(8, 4, bias=False))
     options = CoALoRAOptions(batch_size=4, first_steps=10, steps=5)
-    layers = [LayerSpec("1", "query", 0, (4, 8))]
-    needs = estimate_requirements(model, layers, quantizer, options, Workload(16, 7), ())
+    layers = (LayerSpec("1", "query", 0, (4, 8)),)  # Embeddings do no work.
+    shape = ModelShape(layers, parameters=1000 * 8 + 32, embedded=1000 * 8, positions=None)
+    needs = estimate_requirements(shape, layers, quantizer, options, Workload(16, 7), ())
     assert needs.evaluation_flops == 2 * 32 * 16 * 7
     assert needs.training_flops == (3 * 2 * 32 * 16 * 4 * 10, 3 * 2 * 32 * 16 * 4 * 5)
 
@@ -115,4 +110,4 @@ def test_positions_before_the_first_token_are_no_room_for_text(kind: str, limit:
         with nullcontext() if tokens <= limit else pytest.raises((IndexError, RuntimeError)):
             model(**inputs)
     with pytest.raises(InputError, match=f"above the {limit} tokens"):
-        require_positions(model, Workload(limit + 1, None))
+        require_positions(limit, Workload(limit + 1, None))

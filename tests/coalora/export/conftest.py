@@ -10,7 +10,7 @@ from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from qsearch.deployment.exporting import FACTS_FILE
 from qsearch.testing.samples import draw_configurations
-from tests.coalora.exported import study_logits
+from tests.coalora.exported import export, study_logits
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def exports(packing_study, tmp_path_factory: pytest.TempPathFactory) -> Path:
         # What `qsearch export` writes next to what the trainer does.
         facts = {"model": trainer.study.model.name}
         (folder / format / FACTS_FILE).write_text(json.dumps(facts))
-        trainer.export(chosen, folder / format, format)
+        export(trainer, chosen, folder / format, format)
     *_, other = draw_configurations(trainer.layers(), trainer.study.quantizer.choices(), 2)
-    trainer.export(other, folder / "foreign", "adapter")
+    export(trainer, other, folder / "foreign", "adapter")
     return folder

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from qsearch.errors import InputError
-from tests.coalora.exported import loaded_logits
+from tests.coalora.exported import export, loaded_logits
 
 TWICE = "has its adapter in it, and 'default' would add it once more"
 FOREIGN = "'default' belongs to another configuration than this packed model"
@@ -88,5 +88,5 @@ def test_an_adapter_of_weights_that_cannot_be_packed_bears_no_mark(
     make_trainer, make_configuration, tmp_path
 ) -> None:
     trainer = make_trainer()
-    trainer.export(make_configuration(trainer, 0), tmp_path, "adapter")
+    export(trainer, make_configuration(trainer, 0), tmp_path, "adapter")
     assert json.loads((tmp_path / "adapter_config.json").read_text())["auto_mapping"] is None

@@ -17,7 +17,7 @@ from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import FUSED_ROLES, tied_groups
 from tests.coalora.conftest import save_llama
-from tests.coalora.exported import loaded_logits, study_logits
+from tests.coalora.exported import export, loaded_logits, study_logits
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_compressed_tensors_give_the_same_logits(causal_study, tmp_path) -> None
     trainer.train([wanted], 1)
     batch = next(iter(trainer.study.task.batches("validation", 4)))
     expected = study_logits(trainer, wanted, batch)
-    trainer.export(wanted, tmp_path, "compressed-tensors")
+    export(trainer, wanted, tmp_path, "compressed-tensors")
     base = AutoModelForCausalLM.from_pretrained(tmp_path)
     base.hf_quantizer.compressor.decompress_model(base)  # As the card says.
     without = loaded_logits(base, batch)
@@ -72,7 +72,7 @@ def test_compressed_tensors_are_decompressed_to_the_studys_weights(
 ) -> None:
     package = pytest.importorskip("compressed_tensors")
     trainer, wanted = causal_study(scheme)
-    trainer.export(wanted, tmp_path, "compressed-tensors")
+    export(trainer, wanted, tmp_path, "compressed-tensors")
     written = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
     config = package.quantization.QuantizationConfig.model_validate(written)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -106,7 +106,7 @@ def test_engines_get_no_layers_that_they_cannot_fuse(
 ) -> None:
     trainer, wanted = causal_study(**options)
     with pytest.raises(InputError, match=r"search with space\.tied: fused") as caught:
-        trainer.export(wanted, tmp_path, "compressed-tensors")
+        export(trainer, wanted, tmp_path, "compressed-tensors")
     for part in parts:
         assert part in str(caught.value)
 
@@ -118,7 +118,7 @@ def test_engines_get_integers_alone_which_is_told_before_the_model_is_loaded(
     trainer = make_trainer(plugin=NormalFloat(NormalFloat.Options()))
     chosen = make_configuration(trainer, 0)
     with pytest.raises(InputError, match="weights of quantizer 'normal-float' are not integers"):
-        trainer.export(chosen, tmp_path, format)
+        export(trainer, chosen, tmp_path, format)
     assert "loaded" not in vars(trainer.study)
 
 
@@ -127,11 +127,11 @@ def test_a_missing_package_names_its_extra(causal_study, tmp_path, monkeypatch) 
     for name in [name for name in sys.modules if name.split(".")[0] == "compressed_tensors"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "compressed_tensors", None)
-    with pytest.raises(InputError, match=r"qsearch\[compressed-tensors\]"):
-        trainer.export(wanted, tmp_path, "compressed-tensors")
+    with pytest.raises(InputError, match=r"qsearch-llm\[compressed-tensors\]"):
+        export(trainer, wanted, tmp_path, "compressed-tensors")
 
 
 def test_groups_that_do_not_divide_a_row_are_refused(causal_study, llama_folder, tmp_path) -> None:
     trainer, wanted = causal_study(model=llama_folder)
     with pytest.raises(InputError, match=r"down_proj' has 48 input features.*groups of 32"):
-        trainer.export(wanted, tmp_path, "compressed-tensors")
+        export(trainer, wanted, tmp_path, "compressed-tensors")

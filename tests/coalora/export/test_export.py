@@ -21,7 +21,7 @@ from qsearch.deployment.exporting import FACTS_FILE
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
-from tests.coalora.exported import loaded_logits, study_logits
+from tests.coalora.exported import export, loaded_logits, study_logits
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def test_an_exported_adapter_gives_the_same_logits_in_plain_peft(
     trainer.train([wanted, make_configuration(trainer, 1)], 1)
     batch = next(iter(trainer.study.task.batches("validation", 8)))
     expected = study_logits(trainer, wanted, batch)
-    trainer.export(wanted, tmp_path, "adapter")
+    export(trainer, wanted, tmp_path, "adapter")
     found = plain_logits(trainer, wanted, tmp_path, batch)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
@@ -69,6 +69,7 @@ def test_an_exported_adapter_says_what_it_is_for(packing_study, exports) -> None
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["inference_mode"] is True
     assert config["modules_to_save"] == ["classifier"]
+    assert config["target_modules"] == sorted(config["target_modules"])  # Else they vary.
 
 
 def test_an_adapter_names_the_packed_base_next_to_it(packing_study, exports) -> None:
@@ -92,7 +93,7 @@ def test_an_adapter_names_no_packed_base_but_its_own(
         (tmp_path / "packed-base" / "config.json").write_text("[" * 100_000)
     else:
         (tmp_path / "packed-base" / FACTS_FILE).write_text('{"model": "another"}')
-    trainer.export(chosen, tmp_path / "adapter", "adapter")
+    export(trainer, chosen, tmp_path / "adapter", "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == trainer.study.model.name
 
@@ -104,7 +105,7 @@ def test_an_adapter_of_a_packaged_model_names_the_folder_of_its_float_base(
     (tmp_path / "packaged" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     trainer = make_trainer(model="package:packaged/model")
-    trainer.export(make_configuration(trainer, 0), tmp_path / "adapter", "adapter")
+    export(trainer, make_configuration(trainer, 0), tmp_path / "adapter", "adapter")
     loaded = AutoPeftModelForSequenceClassification.from_pretrained(
         tmp_path / "adapter", num_labels=2
     )
@@ -121,7 +122,7 @@ def test_an_adapter_of_a_packaged_model_names_the_folder_of_its_float_base(
 def test_no_export_puts_a_second_float_model_into_memory(packing_study, tmp_path, format) -> None:
     trainer, wanted, *_ = packing_study
     trainer.place(wanted)
-    trainer.export(wanted, tmp_path, format)
+    export(trainer, wanted, tmp_path, format)
     weights = trainer.study.adapted.weights
     for original, layer in zip(weights.originals, trainer.study.adapted.lora_layers, strict=True):
         assert layer.base_layer.weight.data_ptr() == original.data_ptr()
@@ -150,7 +151,7 @@ def test_packing_needs_a_quantizer_with_a_layout(
 ) -> None:
     trainer = make_trainer()
     with pytest.raises(InputError, match=r"'rounding' cannot be exported as packed: .*layout"):
-        trainer.export(make_configuration(trainer, 0), tmp_path, "packed")
+        export(trainer, make_configuration(trainer, 0), tmp_path, "packed")
 
 
 def test_activating_a_configuration_clears_the_adjustments_of_the_last(
@@ -203,7 +204,7 @@ def test_a_merged_model_is_written_file_by_file(packing_study, tmp_path, monkeyp
         save(tensors, *arguments, **named)
 
     monkeypatch.setattr(merged, "save_file", counted)
-    trainer.export(wanted, tmp_path, "merged")
+    export(trainer, wanted, tmp_path, "merged")
     assert max(largest) < sum(largest) / 3
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
@@ -219,7 +220,7 @@ def test_files_of_groups_that_do_not_divide_rows_take_no_more_than_the_footprint
     trainer = make_trainer(plugin=quantizer)  # Rows of 32 and 64 weights.
     chosen = quantizer.choices().layer_configuration(0)
     wanted = Configuration({layer.name: chosen for layer in trainer.layers()})
-    trainer.export(wanted, tmp_path, "packed")
+    export(trainer, wanted, tmp_path, "packed")
     (bits,) = trainer.study.average_bits([wanted])
     assert file_bytes(tmp_path) <= trainer.footprint().file_bytes(bits)
 
@@ -230,7 +231,8 @@ def test_a_card_shows_names_as_they_are(packing_study, tmp_path) -> None:
     trainer.study = replace(shared.study, model=ModelSpec(name="`<img src=x>`\n# a: [🙂"))
     loaded = {name: getattr(shared.study, name) for name in ("layers", "loaded", "adapted")}
     trainer.study.__dict__.update(loaded)
-    trainer.export(wanted, tmp_path, "packed")
+    export(trainer, wanted, tmp_path, "packed")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == trainer.study.model.name
     assert "# `'<img src=x>' # a: [🙂`, packed by qsearch" in card.text
+    assert "(`pip install 'qsearch-llm[llm]'`)" in card.text

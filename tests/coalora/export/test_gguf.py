@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qsearch_coalora.export.formats import ExportJob
+from qsearch_coalora.export.job import CLASSIFIER
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_quantizers.integer.quantizer import Integer
@@ -17,6 +17,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
+from tests.coalora.exported import export
 
 gguf = pytest.importorskip("gguf")
 
@@ -125,7 +126,7 @@ def trainer(
 @pytest.fixture(scope="module")
 def exported(trainer: CoALoRATrainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported")
-    trainer.export(configuration(trainer), out, "gguf")
+    export(trainer, configuration(trainer), out, "gguf")
     return out
 
 
@@ -195,7 +196,7 @@ def test_model_and_adapter_of_the_files_give_the_studys_logits(
 def test_a_model_from_a_gguf_file_is_packed_with_its_tokenizer(
     trainer: CoALoRATrainer, tmp_path: Path
 ) -> None:
-    trainer.export(configuration(trainer), tmp_path, "packed")
+    export(trainer, configuration(trainer), tmp_path, "packed")
     text, tokenizer = "The film was good", trainer.study.loaded.tokenizer
     tokens = AutoTokenizer.from_pretrained(tmp_path)(text, return_tensors="pt")["input_ids"]
     assert torch.equal(tokens, tokenizer(text, return_tensors="pt")["input_ids"])
@@ -207,7 +208,7 @@ def test_bits_that_gguf_has_no_type_for_are_refused(
     trainer: CoALoRATrainer, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"GGUF has no type that holds layer .*symmetric integers"):
-        trainer.export(configuration(trainer, (3,)), tmp_path, "gguf")
+        export(trainer, configuration(trainer, (3,)), tmp_path, "gguf")
 
 
 def test_a_model_that_is_from_no_gguf_file_is_refused(
@@ -216,12 +217,12 @@ def test_a_model_that_is_from_no_gguf_file_is_refused(
     plugin = Integer(Integer.Options())
     other = make_trainer(model=llama_folder, task=make_causal_task(), plugin=plugin)
     with pytest.raises(InputError, match=r"is not from a GGUF file.*convert_hf_to_gguf"):
-        other.export(configuration(other), tmp_path / "out", "gguf")
+        export(other, configuration(other), tmp_path / "out", "gguf")
 
 
 def test_a_classifier_is_refused(
     trainer: CoALoRATrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ExportJob, "auto_class", "AutoModelForSequenceClassification")
+    monkeypatch.setattr("qsearch_coalora.export.gguf.auto_class", lambda _: CLASSIFIER)
     with pytest.raises(InputError, match="is for causal language models"):
-        trainer.export(configuration(trainer), tmp_path, "gguf")
+        export(trainer, configuration(trainer), tmp_path, "gguf")

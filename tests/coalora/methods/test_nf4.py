@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
+from tests.coalora.exported import export
 
 OTHER = NormalFloat(NormalFloat.Options()).choices().layer_configuration(0)
 
@@ -75,9 +76,9 @@ def test_bitsandbytes_layers_train_after_they_were_evaluated(nf4_trainer) -> Non
 
 def test_weights_of_bitsandbytes_are_not_exported_as_ours(nf4_trainer, tmp_path: Path) -> None:
     all_nf4 = all_of(nf4_trainer, NF4)
-    with pytest.raises(InputError, match=r"packed: .* bitsandbytes quantized \(12 layers"):
-        nf4_trainer.export(all_nf4, tmp_path / "packed", "packed")
-    nf4_trainer.export(all_nf4, tmp_path / "adapter", "adapter")
+    with pytest.raises(InputError, match=r"bitsandbytes quantized \(12 layers"):
+        export(nf4_trainer, all_nf4, tmp_path / "packed", "packed")
+    export(nf4_trainer, all_nf4, tmp_path / "adapter", "adapter")
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert "# QLoRA adapter for" in card
     assert "adjustment U" not in card
@@ -89,7 +90,7 @@ def test_an_export_holds_nothing_of_bitsandbytes_of_an_earlier_configuration(
     nf4_trainer, tmp_path: Path
 ) -> None:
     nf4_trainer.evaluate([all_of(nf4_trainer, NF4)], "validation")
-    nf4_trainer.export(all_of(nf4_trainer, OTHER), tmp_path, "packed")
+    export(nf4_trainer, all_of(nf4_trainer, OTHER), tmp_path, "packed")
     tensors = load_file(tmp_path / "model.safetensors")
     inside = {"codes", "scale_codes", "scales", "adapter_A", "adapter_B", "bias"}
     for layer in nf4_trainer.layers():

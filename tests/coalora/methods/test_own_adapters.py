@@ -21,6 +21,7 @@ from qsearch.execution.ray_worker import decode_state, encode_state
 from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
 from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
+from tests.coalora.exported import export
 
 Make = Callable[..., QLoRATrainer]
 
@@ -115,7 +116,7 @@ def test_an_exported_adapter_is_the_configurations_own(
     trainer = make()
     trainer.train(chosen, 1)
     trainer.evaluate(chosen[1:], "validation")
-    trainer.export(chosen[0], tmp_path / "adapter", "adapter")
+    export(trainer, chosen[0], tmp_path / "adapter", "adapter")
     exported = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     layer = trainer.layers()[0].name
     (name,) = [name for name in exported if f"{layer}.lora_B" in name]

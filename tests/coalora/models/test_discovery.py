@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 import transformers
-from qsearch_coalora.models.discovery import discover_layers, full_layer_names
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import discover_layers, full_layer_names
 from tests.coalora.conftest import head_of, small_config
 
 ENCODER_ROLES = {"query", "key", "value", "attention_output", "intermediate", "output"}

@@ -11,7 +11,7 @@ import transformers
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 
 from tests.coalora.conftest import head_of, small_config, small_tokenizer
-from tests.coalora.exported import loaded_logits
+from tests.coalora.exported import export, loaded_logits
 
 GROUPED = {"num_key_value_heads": 1}
 MORE = {"Qwen3": GROUPED | {"head_dim": 16}, "Bert": {}, "Roberta": {}}
@@ -49,7 +49,7 @@ def test_a_model_class_is_trained_and_exported(
     assert all(new.loss != old.loss for new, old in zip(after, before, strict=True))
     assert all(torch.isfinite(torch.tensor(evaluation.loss)) for evaluation in after)
     batch = next(iter(trainer.study.task.batches("validation", 4)))
-    trainer.export(chosen[0], tmp_path / "out", "merged")
+    export(trainer, chosen[0], tmp_path / "out", "merged")
     trainer.place(chosen[0])
     with torch.no_grad():
         expected = trainer.study.adapted.logits(batch)

@@ -23,7 +23,7 @@ from qsearch.spec.sections import REMOTE_CODE, ModelSpec
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.study_record import read_study
 from qsearch.study.checking import check_study
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.end_to_end.tiny_study import write_tiny_study
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -107,7 +107,7 @@ def test_without_the_words_no_code_runs_and_the_message_names_them(
     spec = load_spec(study)
     for attempt in (
         lambda: check_study(spec, "study"),
-        lambda: run_study(spec, tmp_path / "run"),
+        lambda: run_spec(spec, tmp_path / "run"),
         lambda: load_config(spec.model),
         lambda: load_pretrained(spec.model, "AutoModel"),
     ):
@@ -141,7 +141,7 @@ def test_with_the_words_the_study_runs_end_to_end(
     less = ("search.rounds=1", "search.initial=2", "search.candidates=0", "trainer.steps=1")
     spec = load_spec(study, [SENTENCE, *less])
     assert ("note", NOTE) in check_study(spec, "study")
-    run_study(spec, tmp_path / "run")
+    run_spec(spec, tmp_path / "run")
     assert set(read_study(tmp_path / "run").trials["status"]) == {"completed"}
     assert set(CODE) == set(marker.read_text().split())
     assert yaml.safe_load((tmp_path / "run/study.yaml").read_text())["model"]["remote_code"] == (

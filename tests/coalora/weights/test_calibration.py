@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from qsearch_coalora.adapter.adapted_model import AdaptedModel
+from qsearch_coalora.estimation.requirements import moment_bytes
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 from qsearch_coalora.methods.trainer import AdapterTrainer
-from qsearch_coalora.weights.layer_inputs import moment_bytes, second_moments
+from qsearch_coalora.weights.layer_inputs import second_moments
 from qsearch_quantizers.integer.quantizer import Integer
 from torch import Tensor, nn
 
@@ -113,9 +114,9 @@ def test_one_module_that_reads_the_same_tensor_twice_counts_it_twice() -> None:
 
 
 def test_rounding_to_nearest_measures_nothing(make: Make) -> None:
-    with mock.patch.object(AdaptedModel, "calibrate") as calibrate:
+    with mock.patch.object(AdaptedModel, "second_moments") as measure:
         make(plugin=integer("nearest")).study.adapted  # noqa: B018
-    assert not calibrate.called
+    assert not measure.called
 
 
 # Using

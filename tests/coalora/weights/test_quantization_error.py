@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from qsearch_coalora.weights.quantization_error import quantization_errors
 from qsearch_quantizers.integer.quantizer import Integer
 from torch import Tensor
 
+from qsearch.models.quantization_error import quantization_errors
+from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.layers import LayerSpec
+from tests.coalora.conftest import RoundingQuantizer
 
 
 def moment(features: int, seed: int) -> Tensor:
@@ -22,6 +25,25 @@ def moment(features: int, seed: int) -> Tensor:
 
 def gptq() -> Integer:
     return Integer(Integer.Options(bits=(3,), group_size=(32,), rounding="gptq"))
+
+
+class ForLayers(RoundingQuantizer):
+    """Notes which layers it is asked for, with the shapes of the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[LayerSpec, tuple[int, ...]]] = []
+
+    def quantize_layer(
+        self,
+        weight: Tensor,
+        configuration: LayerConfiguration,
+        layer: LayerSpec,
+        moment: Tensor | None,
+    ) -> QuantizedTensor:
+        assert moment is None
+        self.asked.append((layer, tuple(weight.shape)))
+        return self.quantize(weight, configuration)
 
 
 def test_errors_match_their_definition_on_whole_weights(quantizer) -> None:
@@ -62,3 +84,24 @@ def test_layers_of_one_width_are_rounded_each_by_its_own_inputs() -> None:
     alone = [quantization_errors([weight], gptq(), chosen, moments=[one]) for one in moments]
     assert np.array_equal(errors, np.concatenate(alone))
     assert errors[0, 0] != errors[1, 0]
+
+
+def test_a_quantizer_that_asks_for_layers_gets_those_of_weights_and_of_samples(
+    make_trainer, make_configuration
+) -> None:
+    plugin = ForLayers()
+    trainer = make_trainer(plugin=plugin)
+    chosen = make_configuration(trainer, 0)
+    adapted = trainer.study.adapted
+    for position, layer in enumerate(trainer.layers()):
+        plugin.asked.clear()
+        adapted.weights.quantized(position, chosen[layer.name])
+        adapted.weights.approximated(
+            position, adapted.weights.originals[position], chosen[layer.name]
+        )
+        assert plugin.asked == [(layer, layer.shape)] * 2
+    plugin.asked.clear()
+    trainer.quantization_error(plugin.choices().layer_configurations[:1])
+    assert sorted(layer.name for layer, _ in plugin.asked) == sorted(
+        layer.name for layer in trainer.layers()
+    )

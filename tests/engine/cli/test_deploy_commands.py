@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from typing import Any
 import pytest
 
 from qsearch.deployment.selection import best_under
+from qsearch.plugins.registry import load_plugin
 from qsearch.storage.paths import FOOTPRINT_FILE
 from qsearch.storage.study_record import StudyRecord, read_study, row_values, write_study
+from tests.engine.fake_study import of_objective
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,8 @@ def exported(qsearch, finished: Path, tmp_path: Path):
         into = ["--to", to, "--format", "json"]
         code, output, errors = qsearch("export", finished, *arguments, *into)
         assert code == 0, errors
-        assert f"wrote {to}" in output
+        assert output.startswith("loading the model\nwriting trial "), output
+        assert f"\nwrote {to}" in output
         return to
 
     return export
@@ -80,6 +85,19 @@ def test_pick_begins_with_rounded_figures_and_their_units(
     assert shown["loss"] == f"{best['loss']:.4f} ± {best['standard_error']:.4f}"
     assert shown["weight files"] == f"{(1200 + 100 * best['average_bits']) / 1000:.1f} kB as packed"
     assert shown["memory"].endswith("kB for 10 tokens, an estimate")
+
+
+def test_pick_of_an_objective_shows_neither_training_nor_metric(
+    qsearch, record: StudyRecord, tmp_path: Path
+) -> None:
+    write_study(tmp_path, of_objective(record))
+    lines = qsearch("pick", tmp_path, "--bits", "6").output.splitlines()
+    shown = dict(line.split("  ", 1) for line in lines[: lines.index("")])
+    assert set(shown) - {"may be as good"} == {"trial", "average bits", "loss"}
+    assert "±" not in shown["loss"]
+    assert shown["trial"].strip().isdigit()
+    values = json.loads(qsearch("pick", tmp_path, "--bits", "6", "--json").output)
+    assert values["seen"] is values["metric"] is values["metric_name"] is None
 
 
 def test_pick_says_the_estimated_loss_and_which_smaller_one_may_be_as_good(
@@ -203,11 +221,64 @@ def test_a_trial_that_the_latest_round_did_not_complete_is_refused_with_the_reas
 # export
 
 
-def test_an_export_in_a_format_that_the_trainer_lacks_is_refused(
-    qsearch, finished: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("format", "error"),
+    [
+        ("jsn", "--format 'jsn': no exporter is called so; trainer 'fake' and quantizer 'fake' "),
+        ("plain", "--format 'plain': it is for trainers ['tiny'], not 'fake'; "),
+        ("codes", "--format 'codes': it is for quantizers ['other'], not 'fake'; "),
+        ("adapter", "have ['json', 'merged', 'packed']"),
+        ("packed", "quantizer 'fake' cannot be exported as packed: it has no layout"),
+        ("bare", "exporter 'bare' has no 'quantizers'; its package must add what qsearch.plugins."),
+        ("future", "exporter 'future' of qsearch-fake 1.0 is written for version 99 of qsearch's"),
+    ],
+)
+def test_an_export_in_a_format_that_is_not_for_the_study_is_refused(
+    format: str, error: str, qsearch, finished: Path, tmp_path: Path
 ) -> None:
-    errors = qsearch("export", finished, "--bits", "4", "--to", tmp_path / "out").refused()
-    assert "writes ['json']" in errors
+    out = ["--to", tmp_path / "out", "--format", format]
+    assert error in qsearch("export", finished, "--bits", "4", *out).refused()
+
+
+def test_an_export_of_a_trainer_without_export_jobs_is_refused(
+    qsearch, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = load_plugin("trainers", "fake")
+    mute = type("Mute", (fake,), {"export_job": None})
+    monkeypatch.setattr(
+        "qsearch.plugins.components.load_plugin",
+        lambda group, name: mute if group == "trainers" else load_plugin(group, name),
+    )
+    out = ["--to", tmp_path / "out", "--format", "json"]
+    errors = qsearch("export", finished, "--bits", "4", *out).refused()
+    assert "--format json: trainer 'fake' exports nothing" in errors
+
+
+def test_an_exports_facts_have_the_bytes_of_the_weight_files_that_the_exporter_names(
+    exported,
+) -> None:
+    out = exported("--bits", "4")
+    size = (out / "configuration.json").stat().st_size
+    assert read_json(out / "qsearch.json")["weight_file_bytes"] == size
+
+
+def test_help_lists_the_formats_that_are_installed_with_what_they_are(qsearch) -> None:
+    words = " ".join(qsearch("export", "--help").output.replace("│", " ").split())
+    assert "adapter: the adapter alone, which PEFT loads;" in words
+    assert "json: the configuration as JSON" in words
+    assert "future: exporter 'future' of qsearch-fake 1.0 is written for" in words
+
+
+def test_a_format_is_refused_and_help_is_written_without_torch() -> None:
+    script = (
+        "import sys\n"
+        "from qsearch.plugins.formats import installed_formats, load_exporter\n"
+        "installed_formats()\n"
+        "load_exporter('packed', 'ptq', 'integer')\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_an_export_goes_into_an_empty_folder_alone_as_it_is(

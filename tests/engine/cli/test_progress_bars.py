@@ -10,6 +10,7 @@ import pytest
 
 from qsearch.cli.console import SafeConsole
 from qsearch.cli.event_lines import event_text
+from qsearch.cli.export_progress import export_progress
 from qsearch.cli.progress_bars import StudyProgress
 from qsearch.monitoring.events import Event, EventKind
 from qsearch.monitoring.tracker import StudyTracker
@@ -108,3 +109,17 @@ def test_an_event_that_cannot_be_shown_ends_the_display_and_no_study(
     assert "killed" not in shown
     (warning,) = capsys.readouterr().err.splitlines()
     assert "progress is not shown any more, the study continues: ValueError" in warning
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_export_shows_its_phases_and_on_a_terminal_its_layers(terminal: bool) -> None:
+    stream = io.StringIO()
+    console = SafeConsole(file=stream, force_terminal=terminal, width=200)
+    with export_progress(console) as show:
+        show("loading the model")
+        for done in range(1, 9):
+            show("writing", done, 8)
+    if terminal:
+        assert "writing: layer 8 of 8" in stream.getvalue()
+    else:
+        assert stream.getvalue() == "loading the model\nwriting\n"

@@ -20,7 +20,7 @@ from qsearch.monitoring.events import last_event
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import LOG
 from qsearch.storage.study_record import read_study
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import write_study_yaml
 
 STEER = "\x1b[2J\u202e"
@@ -116,10 +116,10 @@ def test_minutes_to_wait_for_a_database_are_given_on_to_the_study(
     given: dict[str, object] = {}
 
     def note(*arguments: object) -> None:
-        given.update(signature(run_study).bind(*arguments).arguments)
+        given.update(signature(run_spec).bind(*arguments).arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qsearch.study.run.run_study", note)
+    monkeypatch.setattr("qsearch.study.run.run_spec", note)
     assert qsearch("run", study, "--out", study.parent / "run", *options).code == 130
     assert given["storage_wait"] == seconds
 

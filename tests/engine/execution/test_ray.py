@@ -28,7 +28,7 @@ from qsearch.execution.workers import Workers
 from qsearch.monitoring.events import Event
 from qsearch.plugins.components import build_components
 from qsearch.storage.study_record import read_study
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import (
     FAULTS,
     FIXTURES,
@@ -92,9 +92,9 @@ def test_a_worker_that_dies_is_replaced_and_a_study_resumes_without_workers(
     faults = [*FAULTS, {"kind": "die", "once": str(tmp_path / "died")}]
     spec = study_spec(**SMALL, trainer__faults=faults)
     with pytest.raises(Stop):
-        run_study(spec, tmp_path / "run", workers=workers, observer=stopping_at("round finished"))
+        run_spec(spec, tmp_path / "run", workers=workers, observer=stopping_at("round finished"))
     assert len(events_of(tmp_path / "run", "worker lost")) == 1
-    run_study(spec, tmp_path / "run")
+    run_spec(spec, tmp_path / "run")
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
 
 
@@ -103,7 +103,7 @@ def test_a_configuration_that_kills_its_workers_fails_alone(
 ) -> None:
     faults = [{"kind": "die", "layer": "block.0.key", "bits": 8}]
     spec = study_spec(**SMALL, trainer__faults=faults, search__rounds=1)
-    run_study(spec, tmp_path / "run", workers=workers)
+    run_spec(spec, tmp_path / "run", workers=workers)
     rows = read_study(tmp_path / "run").trials
     deadly = rows["configuration"].map(lambda text: json.loads(text)["block.0.key"]["bits"] == 8)
     assert deadly.any()
@@ -136,7 +136,7 @@ def test_an_evaluation_that_takes_too_long_is_ended_and_evaluated_again(
     # Another's evaluation, begun before time passed, would be too slow as well.
     one = {"workers": replace(workers, count=1)}
     thread = threading.Thread(
-        target=run_study, args=(spec, tmp_path / "run"), kwargs=one, daemon=True
+        target=run_spec, args=(spec, tmp_path / "run"), kwargs=one, daemon=True
     )
     thread.start()
     thread.join(500)
@@ -166,14 +166,14 @@ def test_answers_that_came_while_the_study_was_busy_are_not_too_late(
     monkeypatch.setattr(ray_executor, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(ray_executor.ray, "wait", answered)
     spec = study_spec(**SMALL, search__rounds=1, failures__timeout_seconds=HOURS)
-    run_study(spec, tmp_path / "run", observer=be_busy, workers=workers)
+    run_spec(spec, tmp_path / "run", observer=be_busy, workers=workers)
     assert (results(tmp_path / "run")["status"] == "completed").all()
 
 
 def test_a_cluster_that_cannot_be_reached_is_one_message(tmp_path: Path) -> None:
     away = Workers(count=2, address="127.0.0.1:1")
     with pytest.raises(InputError, match=r"--address '127\.0\.0\.1:1': cannot be used"):
-        run_study(study_spec(), tmp_path / "run", workers=away)
+        run_spec(study_spec(), tmp_path / "run", workers=away)
 
 
 @pytest.mark.parametrize("name", [None, "version of torch", "SHA-256 of validation"])
@@ -287,7 +287,7 @@ def test_a_node_that_dies_takes_nothing_with_it(
 
     faults = [{"kind": "slow", "once": str(tmp_path / "slow")}]
     spec = study_spec(**SMALL, trainer__faults=faults, search__rounds=1)
-    run_study(spec, tmp_path / "run", observer=lose_a_node, workers=workers)
+    run_spec(spec, tmp_path / "run", observer=lose_a_node, workers=workers)
     trials = results(tmp_path / "run")
     assert len(trials) == 7
     assert (trials["status"] == "completed").all()

@@ -18,7 +18,7 @@ from qsearch.experiment.url import storage_errors
 from qsearch.monitoring.events import Event
 from qsearch.plugins.components import build_components
 from qsearch.storage.paths import DATABASE, LOG, TRIALS_FILE
-from qsearch.study.run import StudySession, run_study
+from qsearch.study.run import StudySession, run_spec
 from tests.engine.fake_study import FAILING, Stop, events_of, results, stopping_at
 
 DAMAGES = 36
@@ -29,7 +29,7 @@ def whole(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a study that stopped while round 2 was evaluated; read-only for tests."""
     directory = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Stop):
-        run_study(FAILING, directory, observer=stopping_at("evaluated", 9))
+        run_spec(FAILING, directory, observer=stopping_at("evaluated", 9))
     return directory
 
 
@@ -143,10 +143,10 @@ def test_a_database_from_before_a_rounds_search_is_searched_and_evaluated_for_ag
             raise Stop
 
     with pytest.raises(Stop):
-        run_study(FAILING, directory, observer=back_up_then_stop)
+        run_spec(FAILING, directory, observer=back_up_then_stop)
     lost = events_of(directory, "evaluated")[-1]["trial"]
     shutil.copy(backup, directory / DATABASE)
-    run_study(FAILING, directory)
+    run_spec(FAILING, directory)
     assert len(events_of(directory, "searching again")) == 1
     assert [line["trial"] for line in events_of(directory, "evaluated")].count(lost) == 2
     assert_frame_equal(results(directory), uninterrupted, check_exact=True)

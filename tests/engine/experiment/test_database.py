@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from qsearch.errors import QsearchError
 from qsearch.experiment.database import Database, is_disconnect
 from qsearch.monitoring.events import Event, EventKind
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import FAILING, events_of, results
 from tests.postgres_server import PostgresServer
 
@@ -179,7 +179,7 @@ def test_another_process_that_writes_for_long_is_waited_for(
     event.listen(Engine, "connect", hurry)
     try:
         url = f"sqlite:///{path}"
-        run_study(FAILING, tmp_path / "run", url, observe)
+        run_spec(FAILING, tmp_path / "run", url, observe)
     finally:
         event.remove(Engine, "connect", hurry)
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
@@ -205,10 +205,10 @@ def test_a_study_that_can_save_nothing_stops_and_resumes(
 
     said = r"could not be used for .* the same command resumes"
     with pytest.raises(QsearchError, match=said) as caught:
-        run_study(FAILING, tmp_path / "run", observer=observe, storage_wait=0.0)
+        run_spec(FAILING, tmp_path / "run", observer=observe, storage_wait=0.0)
     assert type(caught.value) is QsearchError, "exit code 1"
     change("DROP TRIGGER away")
-    run_study(FAILING, tmp_path / "run")
+    run_spec(FAILING, tmp_path / "run")
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
 
 
@@ -242,7 +242,7 @@ def test_a_study_waits_for_its_database_and_loses_nothing(
 
     event.listen(Engine, "before_cursor_execute", before)
     try:
-        run_study(FAILING, tmp_path / "run", postgres_url, observer=observe)
+        run_spec(FAILING, tmp_path / "run", postgres_url, observer=observe)
     finally:
         event.remove(Engine, "before_cursor_execute", before)
         if not postgres_server.is_running():

@@ -245,7 +245,7 @@ def test_a_node_without_scores_or_data_says_what_it_needs() -> None:
 @pytest.mark.parametrize("with_scores", [True, False])
 def test_space_of_any_knobs_is_saved(with_scores: bool) -> None:
     """Storage keeps shapes, ties, text values and scores as they were."""
-    space = make_space(1, fused=True)
+    space = make_space(1, fused=True, shaped=True)
     scores = error_scores(space, errors_of(space)) if with_scores else None
     bundle = registry_bundle()
     node = QsearchNode(space, (2, 7), 3, 12, scores=scores)

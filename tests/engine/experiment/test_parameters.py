@@ -12,15 +12,17 @@ from qsearch.experiment.parameters import (
     parameter_values,
     to_parameters,
 )
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from tests.engine.fake_study import INTEGER, make_space, uniform
 
 SPACES = [make_space(2), make_space(2, fused=True), make_space(1, INTEGER)]
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_parameters_are_ordered_choices_of_the_knobs_and_come_back(space: Space) -> None:
+def test_parameters_are_ordered_choices_of_the_knobs_and_come_back(
+    space: ConfigurationSpace,
+) -> None:
     values = parameter_values(space)
     assert [(p.name, tuple(p.values), p.is_ordered) for p in ax_parameters(space)] == [
         (name, of_knob, True) for name, of_knob in values.items()

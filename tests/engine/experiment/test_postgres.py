@@ -26,7 +26,7 @@ from qsearch.monitoring.events import Event
 from qsearch.sharing.listing import list_database
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.directory import prepare_directory
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.experiment.test_database_lock import end_connections, refused_at_once
 from tests.engine.fake_study import (
     FAILING,
@@ -47,11 +47,11 @@ pytestmark = pytest.mark.postgres
 
 def test_finished_study_is_recognised_by_another_url(postgres_url: str, tmp_path: Path) -> None:
     spec = study_spec(**SMALL, search__rounds=1)
-    run_study(spec, tmp_path / "run", postgres_url)
+    run_spec(spec, tmp_path / "run", postgres_url)
     before = results(tmp_path / "run")
     kinds: list[str] = []
     url = postgres_url.replace("postgresql:", "postgresql+psycopg2:")
-    run_study(spec, tmp_path / "run", url, lambda event: kinds.append(event.kind))
+    run_spec(spec, tmp_path / "run", url, lambda event: kinds.append(event.kind))
     assert not {"training", "evaluated"} & set(kinds)
     assert_frame_equal(results(tmp_path / "run"), before, check_exact=True)
 
@@ -85,7 +85,7 @@ class Writer:
         self.waits, self.evaluated = waits, 0
         self.arrived, self.may_go_on = fork.Semaphore(0), fork.Semaphore(0)
         arguments = spec, directory, url, self.observe
-        self.process = fork.Process(target=run_study, args=arguments, daemon=True)
+        self.process = fork.Process(target=run_spec, args=arguments, daemon=True)
         self.process.start()
 
     def observe(self, event: Event) -> None:
@@ -134,7 +134,7 @@ def test_study_that_runs_elsewhere_is_refused(postgres_url: str, tmp_path: Path)
         refused_at_once(),
         pytest.raises(StudyBusyError, match="'fake' is being run already"),
     ):
-        run_study(FAILING, tmp_path / "run", postgres_url)
+        run_spec(FAILING, tmp_path / "run", postgres_url)
 
 
 def test_a_study_that_another_process_took_over_saves_nothing_more_and_stops(
@@ -149,7 +149,7 @@ def test_a_study_that_another_process_took_over_saves_nothing_more_and_stops(
             assert other.take(open_engine(postgres_url)) is None
 
     with refused_at_once(), pytest.raises(LockLostError, match="was taken over by process"):
-        run_study(FAILING, tmp_path / "run", postgres_url, lose_it)
+        run_spec(FAILING, tmp_path / "run", postgres_url, lose_it)
     (listed,) = list_database(postgres_url)
     assert listed.completed == 2
     other.release()
@@ -162,8 +162,8 @@ def test_a_study_says_whom_it_was_taken_over_from(
         if event.kind == "evaluated":
             os._exit(1)
 
-    assert in_child(partial(run_study, FAILING, tmp_path / "run", postgres_url, die)) == 1
-    run_study(FAILING, tmp_path / "run", postgres_url)
+    assert in_child(partial(run_spec, FAILING, tmp_path / "run", postgres_url, die)) == 1
+    run_spec(FAILING, tmp_path / "run", postgres_url)
     (taken,) = events_of(tmp_path / "run", "taken over")
     assert socket.gethostname() in taken["owner"]
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)

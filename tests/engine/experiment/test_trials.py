@@ -16,8 +16,8 @@ from qsearch.experiment.loading import open_database, open_trials
 from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.trials import Trials
 from qsearch.plugins.evaluation import Evaluation
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from qsearch.storage.directory import prepare_directory
 from tests.engine.fake_study import INTEGER, make_space, uniform
 
@@ -41,7 +41,7 @@ def database(directory: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def load(database: Database, directory: Path) -> Callable[..., Trials]:
-    def open_again(name: str = "study", space: Space = SPACE) -> Trials:
+    def open_again(name: str = "study", space: ConfigurationSpace = SPACE) -> Trials:
         node = QsearchNode(space, (2.5, 6.0))
         return open_trials(database, directory, name, space, "accuracy", node)
 

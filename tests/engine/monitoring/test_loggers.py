@@ -12,7 +12,7 @@ import pytest
 from qsearch.errors import InputError
 from qsearch.monitoring.events import Event, EventKind, Observer, all_of
 from qsearch.monitoring.loggers import loggers
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import FAILING, results
 
 EVENT = Event(EventKind.EVALUATED, 1, {"trial": 1})
@@ -113,6 +113,6 @@ def test_a_logger_that_nobody_installed_is_refused(tmp_path: Path) -> None:
 def test_loggers_change_neither_a_study_nor_its_yaml(use, faulty: Path, tmp_path: Path) -> None:
     use(Recorder("evaluated"))
     with loggers(["one"], tmp_path, "fake", lambda text: None) as observers:
-        run_study(FAILING, tmp_path / "run", observer=all_of(observers))
+        run_spec(FAILING, tmp_path / "run", observer=all_of(observers))
     assert results(tmp_path / "run").equals(results(faulty))
     assert (tmp_path / "run/study.yaml").read_text() == (faulty / "study.yaml").read_text()

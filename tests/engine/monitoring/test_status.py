@@ -19,12 +19,14 @@ import yaml
 from qsearch.cli.watch_commands import status
 from qsearch.monitoring.events import Event, EventKind, event_log
 from qsearch.monitoring.status import StudyStatus, study_status
+from qsearch.monitoring.status_file import PhaseStatus
 from qsearch.monitoring.status_text import phase_text, status_lines, time_left_text
 from qsearch.monitoring.tracker import status_keeper
 from qsearch.spec.study_spec import dump_spec
 from qsearch.storage.lock import Owner, study_lock
 from qsearch.storage.paths import LOG, STATUS_FILE, STUDY_YAML
-from tests.engine.fake_study import study_spec
+from qsearch.storage.study_record import read_study, write_study
+from tests.engine.fake_study import of_objective, study_spec
 from tests.engine.monitoring.log_lines import Clock
 
 NOW = 1.8e9
@@ -150,6 +152,24 @@ def test_without_its_limits_a_study_has_a_status_all_the_same(
     (directory / STUDY_YAML).write_text(content)
     status = study_status(directory)
     assert (status.rounds, status.completed) == (None, 1)
+
+
+def test_an_objective_has_no_rounds(finished: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(finished, tmp_path / "copy")
+    write_study(directory, of_objective(read_study(finished)))
+    spec = study_spec(search__stop={"evaluations": 40})
+    (directory / STUDY_YAML).write_text(dump_spec(spec))
+    status = study_status(directory)
+    lines = dict(status_lines(status))
+    assert (status.rounds_finished, len(status.hypervolumes)) == (None, 1)
+    assert lines["hypervolume"] == f"{status.hypervolumes[0]:.4f}"
+    assert lines["evaluations"] == f"{status.completed} completed, 0 failed, at most 40 in all"
+    assert "round" not in " ".join([*lines, lines["last event"].split("reason")[0]])
+    unknown = dict.fromkeys(("done", "total", "per_minute"))
+    phase = PhaseStatus(name="starting", round=1, since=status.time, **unknown)
+    running = replace(status, phase=phase)
+    assert phase_text(running) == f"evaluating, {status.completed}/40"
+    assert time_left_text(running) == ""
 
 
 def test_its_status_leaves_a_directory_as_it_was(directory: Path) -> None:

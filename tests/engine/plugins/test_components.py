@@ -70,11 +70,20 @@ def test_resolved_study_writes_out_every_plugin_option() -> None:
         ({"trainer__faults": [{"kind": "odd"}]}, "trainer.faults.0.kind"),
         ({"trainer__name": "broken"}, "trainer.name: trainer 'broken' (qsearch_fake"),
         ({"trainer__name": "absent"}, "cannot be imported"),
+        (
+            {"quantizer__name": "future"},
+            "quantizer.name: quantizer 'future' of qsearch-fake 1.0 is written for version 99 of"
+            " qsearch's plugin contracts; this qsearch-llm supports version 1: ",
+        ),
         ({"trainer__blocks": 0}, "model without layers"),
         ({"task__name": "reserved"}, "may not be called 'loss'"),
         ({"quantizer__bits": []}, "knob 'bits' has no values"),
         ({"search__average_bits": [0.5, 2.0]}, "my.yaml: search.average_bits: [0.5, 2] lies"),
         ({"search__average_bits": [9.0, 12.0]}, "what quantizer 'fake' can store: [2.25, 8.5]"),
+        (
+            {"quantizer__name": "shaped", "search__average_bits": [2.0, 2.6]},
+            "what quantizer 'shaped' can store: [2.821, 9.071]",
+        ),
         ({"space__tied": [["query", "key"], ["key", "value"]]}, "tied only once"),
         (
             {"space__tied": [["query", "kee"]]},
@@ -187,13 +196,11 @@ def test_an_export_into_a_file_is_refused(finished: Path, tmp_path: Path) -> Non
 def test_failed_export_leaves_nothing(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = load_plugin("trainers", "fake")
-
-    def fail(self: Any, configuration: Any, directory: Path, format: str) -> None:
+    def fail(self: Any, job: Any, directory: Path) -> None:
         (directory / "half").write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trainer, "export", fail)
+    monkeypatch.setattr(load_plugin("exporters", "json"), "write", fail)
     with pytest.raises(QsearchError, match="No space left on device; make room") as caught:
         export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
     assert not isinstance(caught.value, InputError)
@@ -203,7 +210,7 @@ def test_failed_export_leaves_nothing(
 def test_full_disk_while_tensors_are_written_is_an_input_error(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill(self: Any, configuration: Any, directory: Path, format: str) -> None:
+    def fill(self: Any, job: Any, directory: Path) -> None:
         save_file({"weight": torch.zeros(10_000)}, directory / "model.safetensors")
 
     def export() -> None:
@@ -212,7 +219,7 @@ def test_full_disk_while_tensors_are_written_is_an_input_error(
         with pytest.raises(InputError, match=r"out: cannot be written: .*File too large"):
             export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
 
-    monkeypatch.setattr(load_plugin("trainers", "fake"), "export", fill)
+    monkeypatch.setattr(load_plugin("exporters", "json"), "write", fill)
     assert in_child(export) == 0
     assert list(tmp_path.iterdir()) == []
 

@@ -18,7 +18,7 @@ from tests.engine.fake_study import study_spec
 def test_versions_are_those_installed_of_plugins_too() -> None:
     versions = find_versions(study_spec())
     assert versions["python"] == platform.python_version()
-    for name in ("qsearch", "torch", "ax-platform", "botorch", "gpytorch", "numpy", "scipy"):
+    for name in ("qsearch-llm", "torch", "ax-platform", "botorch", "gpytorch", "numpy", "scipy"):
         assert versions[name] == metadata.version(name)
     assert versions["qsearch-fake"] == "1.0"
     own = {section: {"name": "none"} for section in ("quantizer", "task", "trainer")}

@@ -13,12 +13,22 @@ from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError, QsearchError
 from qsearch.search.allocation import allocate, allocate_front, relaxed_allocations
 from qsearch.search.layer_scores import error_scores
-from qsearch.space.space import Space
-from tests.engine.fake_study import INTEGER, bits_of, errors_of, make_layers, make_space
+from qsearch.space.configuration_space import ConfigurationSpace
+from tests.engine.fake_study import (
+    INTEGER,
+    bits_of,
+    errors_of,
+    make_layers,
+    make_space,
+    shape_bits_of,
+)
 
 # Three layers of unequal size, so that all 512 configurations can be listed.
-SMALL = Space(make_layers(1)[3:6:2] + make_layers(1)[4:5], INTEGER, bits_of(INTEGER))
+SMALL = ConfigurationSpace(make_layers(1)[3:6:2] + make_layers(1)[4:5], INTEGER, bits_of(INTEGER))
 EVERYTHING = np.array(list(itertools.product(range(8), repeat=3)), dtype=np.int64)
+SHAPED = ConfigurationSpace(
+    make_layers(1)[4:], INTEGER, bits_of(INTEGER), (), shape_bits_of(INTEGER)
+)
 BITS = SMALL.average_bits(EVERYTHING)
 MIN, MAX = SMALL.average_bits_range
 
@@ -26,7 +36,7 @@ seeds = st.integers(0, 10**6)
 budgets = st.floats(MIN, MAX + 1)
 
 
-def random_scores(seed: int, space: Space = SMALL) -> Floats:
+def random_scores(seed: int, space: ConfigurationSpace = SMALL) -> Floats:
     """Scores of any sign and of very different sizes, more bits often but not always better."""
     generator = np.random.default_rng(seed)
     shape = (len(space.groups), space.choices.size)
@@ -45,12 +55,12 @@ def total(scores: Floats, index: Integers) -> Floats:
 
 
 @settings(max_examples=30)
-@given(seeds, budgets)
-def test_allocation_equals_brute_force(seed: int, budget: float) -> None:
-    scores = random_scores(seed)
-    index = allocate(SMALL, scores, budget)
-    assert float(SMALL.average_bits(index)) <= budget
-    best = total(scores, EVERYTHING[budget >= BITS]).min()
+@given(st.sampled_from([SMALL, SHAPED]), seeds, budgets)
+def test_allocation_equals_brute_force(space: ConfigurationSpace, seed: int, budget: float) -> None:
+    scores, budget = random_scores(seed), max(budget, space.average_bits_range[0])
+    index = allocate(space, scores, budget)
+    assert float(space.average_bits(index)) <= budget
+    best = total(scores, EVERYTHING[budget >= space.average_bits(EVERYTHING)]).min()
     # The solver's relative gap, and its absolute one on scores that were scaled to 1.
     gap = 1e-4 * abs(best) + 1e-6 * np.abs(scores).max()
     assert best - 1e-12 <= total(scores, index) <= best + gap
@@ -68,7 +78,7 @@ def test_budget_that_a_configuration_meets_exactly_is_used_up(position: int) -> 
 def test_budget_is_never_exceeded_by_any_amount(seed: int, budget: float) -> None:
     """Storage bits that no float holds exactly meet the solver's tolerance."""
     thirds = tuple(bits + 0.1 / 3 for bits in bits_of(INTEGER))
-    space = Space(make_layers(2), INTEGER, thirds)
+    space = ConfigurationSpace(make_layers(2), INTEGER, thirds)
     budget = max(budget, space.average_bits_range[0])
     index = allocate(space, random_scores(seed, space), budget)
     assert float(space.average_bits(index)) <= budget
@@ -76,7 +86,9 @@ def test_budget_is_never_exceeded_by_any_amount(seed: int, budget: float) -> Non
 
 def test_least_budget_is_met_whatever_the_rounding() -> None:
     for blocks, shift in itertools.product((1, 3, 5), (0.1, 0.3, 1 / 3, 0.7)):
-        space = Space(make_layers(blocks), INTEGER, tuple(b + shift for b in bits_of(INTEGER)))
+        space = ConfigurationSpace(
+            make_layers(blocks), INTEGER, tuple(b + shift for b in bits_of(INTEGER))
+        )
         lowest = np.full(len(space.groups), int(space.bits_table.argmin()))
         index = allocate(space, random_scores(0, space), space.average_bits_range[0])
         assert (index == lowest).all()
@@ -84,7 +96,7 @@ def test_least_budget_is_met_whatever_the_rounding() -> None:
 
 def test_a_worse_choice_of_as_many_bits_is_never_taken() -> None:
     scores = random_scores(1)
-    space = Space(SMALL.layers, INTEGER, (2.5, 2.5, 3.5, 3.5, 4.5, 4.5, 8.5, 8.5))
+    space = ConfigurationSpace(SMALL.layers, INTEGER, (2.5, 2.5, 3.5, 3.5, 4.5, 4.5, 8.5, 8.5))
     for budget in (2.5, 4.0, 9.0):
         index = allocate(space, scores, budget)
         assert (total(scores, index) <= total(scores, index ^ 1)).all()

@@ -28,8 +28,8 @@ from qsearch.search.pareto import (
     segment_edges,
     segment_of,
 )
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from qsearch.surrogate.features import score_features
 from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
 from tests.engine.fake_study import INTEGER, errors_of, make_space
@@ -207,15 +207,17 @@ def test_without_empty_segments_the_best_candidate_is_taken() -> None:
 # Small spaces
 
 
-def small(layers: int) -> tuple[Space, Integers, Floats]:
+def small(layers: int) -> tuple[ConfigurationSpace, Integers, Floats]:
     """A space that can be listed, all of its configurations, and losses of them."""
     whole = make_space(1, INTEGER)
-    space = Space(whole.layers[:layers], INTEGER, whole.storage_bits)
+    space = ConfigurationSpace(whole.layers[:layers], INTEGER, whole.storage_bits)
     everything = np.array(list(itertools.product(range(8), repeat=layers)), dtype=np.int64)
     return space, everything, 1 / space.average_bits(everything)
 
 
-def search_small(space: Space, evaluated: Evaluated, pending: Integers) -> Integers | None:
+def search_small(
+    space: ConfigurationSpace, evaluated: Evaluated, pending: Integers
+) -> Integers | None:
     scores = weighted_scores(space, errors_of(space), np.ones(len(space.layers)))
     surrogate = fit_surrogate(score_features(space, scores), evaluated.index, evaluated.loss)
     generator = np.random.default_rng(0)

@@ -13,19 +13,22 @@ from qsearch.errors import InputError
 from qsearch.search.allocation import allocate
 from qsearch.search.initial_set import initial_configurations, named_configurations
 from qsearch.search.layer_scores import error_scores
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.spec.search_spec import InitialSpec
 from tests.engine.fake_study import INTEGER, errors_of, make_space
 
 SPACE = make_space(2, INTEGER)
 WHOLE = make_space(1, INTEGER)
-ONE_LAYER = Space(WHOLE.layers[:1], INTEGER, WHOLE.storage_bits)
+ONE_LAYER = ConfigurationSpace(WHOLE.layers[:1], INTEGER, WHOLE.storage_bits)
 ERRORS = errors_of(SPACE)
 
 
 @cache
 def first_set(
-    count: int, seed: int = 0, bits: tuple[float, float] = (2.25, 7.25), space: Space = SPACE
+    count: int,
+    seed: int = 0,
+    bits: tuple[float, float] = (2.25, 7.25),
+    space: ConfigurationSpace = SPACE,
 ) -> list[tuple[str, Integers]]:
     generator = np.random.default_rng(seed)
     return initial_configurations(space, errors_of(space), count, bits, generator)

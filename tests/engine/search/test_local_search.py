@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from qsearch._arrays import Floats, Integers
 from qsearch.search.local_search import best_new, local_search, moved
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from tests.engine.fake_study import INTEGER, errors_of, make_space
 
 SPACE = make_space(2, INTEGER)
@@ -28,7 +28,7 @@ class Known:
 
     weight: float
     least_bits: float = 0.0
-    space: Space = SPACE
+    space: ConfigurationSpace = SPACE
 
     def __call__(self, index: Integers) -> Floats:
         loss = ERRORS[np.arange(len(SPACE.groups)), index] @ SENSITIVITY

@@ -26,7 +26,7 @@ from qsearch.sharing.archive import MANIFEST, archive_study, restore_archive
 from qsearch.storage.lock import study_lock
 from qsearch.storage.paths import study_files
 from qsearch.storage.study_record import read_study, write_study
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import FAILING, SMALL, Stop, results, stopping_at, study_spec
 from tests.small_disk import small_disk
 
@@ -38,7 +38,7 @@ def stopped(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The study, stopped before the candidates of its second round."""
     directory = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.raises(Stop):
-        run_study(FAILING, directory, observer=stopping_at("evaluating candidates", 2))
+        run_spec(FAILING, directory, observer=stopping_at("evaluating candidates", 2))
     return directory
 
 
@@ -51,13 +51,13 @@ def archive(stopped: Path) -> Path:
 
 def test_study_archived_at_any_time_resumes_to_the_uninterrupted_result(tmp_path: Path) -> None:
     """In its second round, while the set is evaluated, then before the first candidate is drawn."""
-    run_study(RANDOM, tmp_path / "whole")
+    run_spec(RANDOM, tmp_path / "whole")
     for place, then, kind, count in (("a", "b", "evaluated", 9), ("b", "c", "searching", 1)):
         with pytest.raises(Stop):
-            run_study(RANDOM, tmp_path / place, observer=stopping_at(kind, count))
+            run_spec(RANDOM, tmp_path / place, observer=stopping_at(kind, count))
         archive_study(tmp_path / place, tmp_path / f"{place}.zip")
         restore_archive(tmp_path / f"{place}.zip", tmp_path / then)
-    run_study(RANDOM, tmp_path / "c")
+    run_spec(RANDOM, tmp_path / "c")
     assert_frame_equal(results(tmp_path / "c"), results(tmp_path / "whole"), check_exact=True)
 
 
@@ -71,7 +71,7 @@ def test_what_the_table_lacks_of_a_round_in_work_is_evaluated_again(
     write_study(tmp_path / "there", replace(record, trials=first))
     archive_study(tmp_path / "there", tmp_path / "study.zip")
     restore_archive(tmp_path / "study.zip", tmp_path / "here")
-    run_study(FAILING, tmp_path / "here")
+    run_spec(FAILING, tmp_path / "here")
     assert_frame_equal(results(tmp_path / "here"), uninterrupted, check_exact=True)
 
 
@@ -81,16 +81,16 @@ def test_study_moves_from_postgresql_to_sqlite_and_back(
 ) -> None:
     url = postgres_url.replace("qsearch@", "qsearch:hunter2@")
     with pytest.raises(Stop):
-        run_study(FAILING, tmp_path / "there", url, stopping_at("evaluated", 9))
+        run_spec(FAILING, tmp_path / "there", url, stopping_at("evaluated", 9))
     archive_study(tmp_path / "there", tmp_path / "study.zip")
     with zipfile.ZipFile(tmp_path / "study.zip") as written:
         assert all(b"hunter2" not in written.read(name) for name in written.namelist())
     restore_archive(tmp_path / "study.zip", tmp_path / "here")
     with pytest.raises(Stop):
-        run_study(FAILING, tmp_path / "here", observer=stopping_at("evaluating candidates"))
+        run_spec(FAILING, tmp_path / "here", observer=stopping_at("evaluating candidates"))
     archive_study(tmp_path / "here", tmp_path / "again.zip")
     restore_archive(tmp_path / "again.zip", tmp_path / "back")
-    run_study(FAILING, tmp_path / "back", url)
+    run_spec(FAILING, tmp_path / "back", url)
     assert not (tmp_path / "back" / "study.db").exists()
     assert_frame_equal(results(tmp_path / "back"), uninterrupted, check_exact=True)
 

@@ -19,9 +19,17 @@ from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import open_engine
 from qsearch.sharing.listing import ListedStudy, list_database, list_folder
 from qsearch.storage.lock import study_lock
-from qsearch.storage.study_record import read_study
-from qsearch.study.run import run_study
-from tests.engine.fake_study import FAULTS, SMALL, Stop, imported_by, stopping_at, study_spec
+from qsearch.storage.study_record import read_study, write_study
+from qsearch.study.run import run_spec
+from tests.engine.fake_study import (
+    FAULTS,
+    SMALL,
+    Stop,
+    imported_by,
+    of_objective,
+    stopping_at,
+    study_spec,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +37,8 @@ def shared(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A database with two studies: ``good``, and ``faulty``, some of whose trials fail."""
     folder = tmp_path_factory.mktemp("shared")
     url = f"sqlite:///{folder / 'shared.db'}"
-    run_study(study_spec(**SMALL, name="good", search__rounds=1), folder / "good", url)
-    run_study(study_spec(**SMALL, name="faulty", trainer__faults=FAULTS), folder / "faulty", url)
+    run_spec(study_spec(**SMALL, name="good", search__rounds=1), folder / "good", url)
+    run_spec(study_spec(**SMALL, name="faulty", trainer__faults=FAULTS), folder / "faulty", url)
     (folder / "notes").mkdir()
     return folder
 
@@ -78,7 +86,7 @@ def alike(here: ListedStudy, there: ListedStudy) -> bool:
 def test_unfinished_study_is_listed_alike_from_its_directory_and_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     with pytest.raises(Stop):
-        run_study(study_spec(**SMALL), tmp_path / "run", url, stopping_at("searched", 2))
+        run_spec(study_spec(**SMALL), tmp_path / "run", url, stopping_at("searched", 2))
     (here,), (there,) = list_folder(tmp_path), list_database(url)
     assert alike(here, there)
     assert (here.rounds, here.waiting, there.waiting) == (2, None, 2)
@@ -101,6 +109,14 @@ def test_study_that_cannot_be_read_is_left_out_and_told(some: Path) -> None:
     assert line.endswith(f"; {some / 'faulty'} is left out of the list")
     with pytest.raises(InputError, match="damaged"):
         list_folder(some / "faulty")
+
+
+def test_an_objective_is_listed_without_rounds(some: Path) -> None:
+    record = of_objective(read_study(some / "good"))
+    write_study(some / "good", replace(record, trials=record.trials.assign(loss=3.98255e-05)))
+    (listed,) = list_folder(some / "good")
+    assert listed.rounds is None
+    assert " 3.983e-05 " in qsearch_list(some / "good").output
 
 
 def test_study_without_its_identity_is_listed(some: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,20 +12,23 @@ from scipy import stats
 
 from qsearch._arrays import Integers
 from qsearch.errors import InputError
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
-from qsearch.space.space import Space
 from tests.engine.fake_study import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
 
 SPACE = make_space(2)
-ONE_LAYER = Space(make_layers(1)[:1], INTEGER, bits_of(INTEGER))
+ONE_LAYER = ConfigurationSpace(make_layers(1)[:1], INTEGER, bits_of(INTEGER))
 
 
-def sampled(space: Space, count: int, bits: tuple[float, float], seed: int = 0) -> Integers:
+def sampled(
+    space: ConfigurationSpace, count: int, bits: tuple[float, float], seed: int = 0
+) -> Integers:
     return sample_configurations(space, count, bits, np.random.default_rng(seed))
 
 
-def test_configurations_are_uniform_over_average_bits() -> None:
-    space = make_space(6)
+@pytest.mark.parametrize("shaped", [False, True])
+def test_configurations_are_uniform_over_average_bits(shaped: bool) -> None:
+    space = make_space(6, shaped=shaped)
     uniform = stats.uniform(2.25, 5.0).cdf
     drawn = space.average_bits(sampled(space, 300, (2.25, 7.25), seed=1))
     assert stats.kstest(drawn, uniform).pvalue > 0.01
@@ -34,12 +39,17 @@ def test_configurations_are_uniform_over_average_bits() -> None:
 
 @settings(max_examples=10)
 @given(
-    st.builds(make_space, st.sampled_from([1, 2, 6]), st.sampled_from([NORMAL_FLOAT, INTEGER])),
+    st.builds(
+        make_space,
+        st.sampled_from([1, 2, 6]),
+        st.sampled_from([NORMAL_FLOAT, INTEGER]),
+        shaped=st.booleans(),
+    ),
     st.integers(0, 2**32 - 1),
     st.sampled_from([(2.0, 3.0), (3.0, 3.5), (8.0, 9.0)]),
 )
 def test_configurations_stay_in_their_interval(
-    space: Space, seed: int, bits: tuple[float, float]
+    space: ConfigurationSpace, seed: int, bits: tuple[float, float]
 ) -> None:
     assert space.within(sampled(space, 4, bits, seed), bits).all()
 
@@ -54,6 +64,12 @@ def test_configurations_depend_on_the_generator_alone() -> None:
     first, again, other = (sampled(SPACE, 5, (3, 5), seed) for seed in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()
+
+
+def test_bits_that_are_the_same_for_each_shape_change_no_draw() -> None:
+    bits = {layer.shape: SPACE.storage_bits for layer in SPACE.layers}
+    same = replace(SPACE, storage_bits=(1.0,) * SPACE.choices.size, shape_bits=bits)
+    assert (sampled(same, 5, (3, 5)) == sampled(SPACE, 5, (3, 5))).all()
 
 
 def test_configurations_reach_both_ends_of_the_space() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from qsearch.monitoring.events import Event, Observer
 from qsearch.storage.study_record import StudyRecord
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import FAULTS, SMALL, events_of, study_spec
 
 CHANGES = SMALL | {"search__rounds": 3, "trainer__faults": FAULTS[:1]}
@@ -17,7 +17,7 @@ FIRST_ROUND = 7  # Evaluations of the small study's first round.
 
 def run(directory: Path, observer: Observer | None = None, **stop: Any) -> StudyRecord:
     """Run the small study with stop rules."""
-    return run_study(study_spec(**CHANGES, search__stop=stop), directory, observer=observer)
+    return run_spec(study_spec(**CHANGES, search__stop=stop), directory, observer=observer)
 
 
 def reason(directory: Path) -> str:

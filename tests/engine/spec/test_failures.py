@@ -15,7 +15,7 @@ from qsearch.errors import InputError, QsearchError
 from qsearch.spec.failures import FailuresSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.study_record import read_study
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import FAULTS, SMALL, Stop, events_of, results, stopping_at, study_spec
 
 SOME = {"layer": "block.0.key", "bits": 8}
@@ -48,7 +48,7 @@ def test_a_failure_that_does_not_come_again_leaves_no_trace_in_the_results(
 ) -> None:
     once = {"kind": "error", "once": str(tmp_path / "once")}
     spec = study_spec(trainer__faults=[once], failures__retries=1, search__rounds=1)
-    run_study(spec, tmp_path / "run")
+    run_spec(spec, tmp_path / "run")
     first = results(finished).query("round == 1")
     assert_frame_equal(results(tmp_path / "run"), first, check_exact=True)
     (retry,) = events_of(tmp_path / "run", "retry")
@@ -61,7 +61,7 @@ def test_the_surrogate_learns_nothing_from_failures(faulty: Path, tmp_path: Path
     """Whatever a failed trial is said to have, estimated losses of the others stay the same."""
     kinds = {"nan": "error", "error": "nan"}
     faults = [fault | {"kind": kinds[str(fault["kind"])]} for fault in FAULTS]
-    swapped = run_study(study_spec(**SMALL, trainer__faults=faults), tmp_path / "run").trials
+    swapped = run_spec(study_spec(**SMALL, trainer__faults=faults), tmp_path / "run").trials
     columns = ["trial", "round", "configuration", "loss", "estimated_loss", "status"]
     assert_frame_equal(swapped[columns], read_study(faulty).trials[columns], check_exact=True)
 
@@ -69,7 +69,7 @@ def test_the_surrogate_learns_nothing_from_failures(faulty: Path, tmp_path: Path
 def test_a_study_stops_once_more_have_failed_than_its_rate(tmp_path: Path) -> None:
     spec = failing({"kind": "error"}, failures__rate=0.25)
     with pytest.raises(QsearchError) as caught:
-        run_study(spec, tmp_path / "run")
+        run_spec(spec, tmp_path / "run")
     assert not isinstance(caught.value, InputError)
     message = str(caught.value)
     assert "round 1: 3 of 8 evaluations failed, more than failures.rate 0.25 allows" in message
@@ -90,11 +90,11 @@ def test_a_stopped_study_tries_its_failures_again(finished: Path, tmp_path: Path
     faults = [{"kind": "error", "once": str(tmp_path / name / "once")} for name in ("a", "b")]
     spec = study_spec(trainer__faults=faults, failures__rate=0.1, search__rounds=1)
     with pytest.raises(QsearchError, match=r"failures\.rate 0\.1"):
-        run_study(spec, tmp_path / "run")
+        run_spec(spec, tmp_path / "run")
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "once").touch()
-    run_study(spec, tmp_path / "run")
+    run_spec(spec, tmp_path / "run")
     assert events_of(tmp_path / "run", "retrying")
     first = results(finished).query("round == 1")
     assert_frame_equal(results(tmp_path / "run"), first, check_exact=True)
@@ -105,10 +105,10 @@ def test_a_failure_before_any_success_stays_one_if_the_study_is_killed(tmp_path:
         once = {"kind": "error", "once": str(tmp_path / name)}
         return study_spec(**SMALL, trainer__faults=[once], search__rounds=1)
 
-    run_study(of("a"), tmp_path / "uninterrupted")
+    run_spec(of("a"), tmp_path / "uninterrupted")
     with pytest.raises(Stop):
-        run_study(of("b"), tmp_path / "killed", observer=stopping_at("failed"))
-    run_study(of("b"), tmp_path / "killed")
+        run_spec(of("b"), tmp_path / "killed", observer=stopping_at("failed"))
+    run_spec(of("b"), tmp_path / "killed")
     assert_frame_equal(
         results(tmp_path / "killed"), results(tmp_path / "uninterrupted"), check_exact=True
     )
@@ -116,7 +116,7 @@ def test_a_failure_before_any_success_stays_one_if_the_study_is_killed(tmp_path:
 
 
 def test_the_greatest_loss_that_counts_does_the_surrogate_no_harm(tmp_path: Path) -> None:
-    record = run_study(failing({"kind": "huge", **SOME}), tmp_path / "run")
+    record = run_spec(failing({"kind": "huge", **SOME}), tmp_path / "run")
     assert len(record.rounds) == 2
     assert (record.trials["loss"] > 1e99).any()
 
@@ -124,6 +124,6 @@ def test_the_greatest_loss_that_counts_does_the_surrogate_no_harm(tmp_path: Path
 def test_a_stopped_study_may_be_let_tolerate_more(tmp_path: Path) -> None:
     strict = failing({"kind": "nan", **SOME}, failures__rate=0.0, search__rounds=1)
     with pytest.raises(QsearchError):
-        run_study(strict, tmp_path / "run")
+        run_spec(strict, tmp_path / "run")
     lenient = failing({"kind": "nan", **SOME}, failures__rate=1.0, search__rounds=1)
-    assert len(run_study(lenient, tmp_path / "run").rounds) == 1
+    assert len(run_spec(lenient, tmp_path / "run").rounds) == 1

@@ -17,7 +17,7 @@ from qsearch.errors import InputError
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.stopping import out_of_time, round_shares, rounds_without_gain, stop_reason
 from qsearch.spec.study_spec import load_spec
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import events_of, in_child, results, study_spec
 from tests.engine.spec.stopping_studies import CHANGES, FIRST_ROUND, die_at, reason, run
 
@@ -167,7 +167,7 @@ def test_finished_study_does_not_continue_until_its_limit_is_raised(
 
 def test_changed_limits_are_written_and_logged(copy: Path) -> None:
     spec = study_spec(**CHANGES | {"search__rounds": 4}, search__stop={"evaluations": 3})
-    run_study(spec, copy)
+    run_spec(spec, copy)
     written = load_spec(copy / "study.yaml", resolved=True).search
     assert (written.rounds, written.stop.evaluations) == (4, 3)
     (event,) = events_of(copy, "limits changed")
@@ -177,9 +177,9 @@ def test_changed_limits_are_written_and_logged(copy: Path) -> None:
 def test_limits_of_a_study_that_cannot_be_opened_stay(copy: Path) -> None:
     before = (copy / "study.yaml").read_bytes()
     with pytest.raises(InputError, match="--storage"):
-        run_study(study_spec(**CHANGES), copy, f"sqlite:///{copy / 'other.db'}")
+        run_spec(study_spec(**CHANGES), copy, f"sqlite:///{copy / 'other.db'}")
     with pytest.raises(InputError, match="seed: 3 → 9") as caught:
-        run_study(study_spec(**CHANGES, seed=9), copy)
+        run_spec(study_spec(**CHANGES, seed=9), copy)
     assert "search.stop" not in str(caught.value)
     assert (copy / "study.yaml").read_bytes() == before
 

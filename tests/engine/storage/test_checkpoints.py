@@ -11,7 +11,7 @@ from qsearch.monitoring.events import Event
 from qsearch.plugins.protocols import TrainerState
 from qsearch.storage.checkpoints import read_checkpoint
 from qsearch.storage.directory import prepare_directory
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import SMALL, study_spec
 
 STATE = TrainerState({"weight": torch.arange(6.0).view(2, 3)}, {"step": 3, "of": ["a", "b"]})
@@ -45,7 +45,7 @@ def test_a_killed_round_resumes_from_its_saved_step(tmp_path: Path) -> None:
 
     spec = study_spec(**SMALL, trainer__name="resuming", search__rounds=1)
     with pytest.raises(KeyboardInterrupt):
-        run_study(spec, tmp_path, observer=observe)
-    run_study(spec, tmp_path, observer=observe)
+        run_spec(spec, tmp_path, observer=observe)
+    run_spec(spec, tmp_path, observer=observe)
     assert steps == [1, 2, 3, 4]
     assert not list((tmp_path / "state").glob("training-*"))

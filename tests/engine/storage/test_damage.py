@@ -12,9 +12,9 @@ from pandas.testing import assert_frame_equal
 
 from qsearch.errors import DamagedFileError, InputError
 from qsearch.storage.checkpoints import read_adapter
-from qsearch.storage.directory import load_study
+from qsearch.storage.directory import load_study_file
 from qsearch.storage.paths import study_files
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import FAILING, Stop, results, stopping_at
 
 NOT_READ = {"log.jsonl", "state/status.json", "state/lock"}
@@ -27,7 +27,7 @@ def unfinished(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> 
     directory = tmp_path_factory.mktemp("unfinished") / "run"
     observer = stopping_at("evaluating candidates", 2)
     with pytest.raises(Stop):
-        run_study(FAILING, directory, observer=observer)
+        run_spec(FAILING, directory, observer=observer)
     return directory
 
 
@@ -52,11 +52,11 @@ def test_a_damaged_file_that_is_made_again_may_be_deleted(
         (directory / name).write_bytes((directory / name).read_bytes()[:-9])
         message = ""
         try:
-            run_study(FAILING, directory)
+            run_spec(FAILING, directory)
         except DamagedFileError as error:
             message = str(error)
             (directory / name).unlink()
-            run_study(FAILING, directory)
+            run_spec(FAILING, directory)
         expected = rf"{directory / name}: damaged: .*; delete it, then run the study again, .*"
         # A run neither reads nor replaces the first round's arrays, and those for reports alone.
         is_unread = "-1." in name or "layer_scores" in name
@@ -73,7 +73,7 @@ def test_a_damaged_file_that_is_not_made_again_is_named(unfinished: Path, tmp_pa
         content = (directory / name).read_bytes()
         (directory / name).write_bytes(content[: len(content) // 2])
         with pytest.raises(InputError, match=f"{name}: .*restore it"):
-            run_study(FAILING, directory)
+            run_spec(FAILING, directory)
 
 
 def test_an_adapter_that_was_deleted_is_trained_again(faulty: Path, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_an_adapter_that_was_deleted_is_trained_again(faulty: Path, tmp_path: Pa
     directory = tmp_path / "run"
     shutil.copytree(faulty, directory)
     (directory / "state" / "adapter-2.safetensors").unlink()
-    run_study(FAILING, directory)
+    run_spec(FAILING, directory)
     again, before = read_adapter(directory, 2)[0], read_adapter(faulty, 2)[0]
     assert {name: tensor.tolist() for name, tensor in again.tensors.items()} == {
         name: tensor.tolist() for name, tensor in before.tensors.items()
@@ -94,5 +94,5 @@ def test_a_study_yaml_is_edited_in_a_copy_alone(finished: Path, tmp_path: Path) 
         text = (finished / "study.yaml").read_text()
         path.write_text(text.replace("rounds: 2", "rounds: 3"))
     with pytest.raises(InputError, match=r"study\.yaml: damaged: .*edit a copy of its file"):
-        load_study(tmp_path / "run" / "study.yaml")
-    assert load_study(tmp_path / "copy.yaml").search.rounds == 3
+        load_study_file(tmp_path / "run" / "study.yaml")
+    assert load_study_file(tmp_path / "copy.yaml").search.rounds == 3

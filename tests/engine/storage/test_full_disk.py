@@ -16,7 +16,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from qsearch.cli import main as cli
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import (
     FAILING,
     FAULTS,
@@ -87,7 +87,7 @@ def test_a_disk_that_is_full_at_any_point_is_reported_and_survived(
     assert "No space left" in error or "is full" in error
     assert "Traceback" not in said
     leave(disk, -1)
-    assert in_child(partial(run_study, FAILING, directory)) == 0
+    assert in_child(partial(run_spec, FAILING, directory)) == 0
     assert_frame_equal(results(directory), uninterrupted, check_exact=True)
     assert [path.name for path in directory.rglob(".*")] == []
 
@@ -119,5 +119,5 @@ def test_a_log_that_cannot_be_written_is_the_message_and_costs_no_result(
     assert "log.jsonl: is not a regular file; remove it" in said
     assert "Traceback" not in said
     (tmp_path / "run" / "log.jsonl").rmdir()
-    assert in_child(partial(run_study, FAILING, tmp_path / "run")) == 0
+    assert in_child(partial(run_spec, FAILING, tmp_path / "run")) == 0
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)

@@ -15,7 +15,7 @@ from qsearch.storage.measurements import read_measurement
 from qsearch.storage.paths import candidates_path
 from qsearch.storage.round_state import CANDIDATES
 from qsearch.storage.study_record import read_study, row_configuration
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.surrogate.features import Features, score_features
 from qsearch.surrogate.surrogate import fit_surrogate
@@ -31,7 +31,7 @@ EXAMPLES = 4
 def counted(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a study whose task counts its examples."""
     directory = tmp_path_factory.mktemp("counted") / "run"
-    run_study(COUNTED, directory)
+    run_spec(COUNTED, directory)
     return directory
 
 
@@ -77,7 +77,7 @@ def test_only_candidates_of_the_very_round_have_a_predicted_loss(counted: Path) 
 def test_random_candidates_have_a_predicted_loss_unless_they_fail(tmp_path: Path) -> None:
     fault = {"kind": "nan", "layer": "block.0.query", "bits": 8}
     changes = {"search__propose": "random", "search__candidates": 12, "search__rounds": 1}
-    run_study(study_spec(**SMALL | changes, trainer__faults=[fault]), tmp_path)
+    run_spec(study_spec(**SMALL | changes, trainer__faults=[fault]), tmp_path)
     candidates = read_study(tmp_path).trials.query("trial >= 5")
     assert set(candidates["status"]) == {"completed", "failed"}
     assert ((candidates["status"] == "completed") == candidates["predicted_loss"].notna()).all()
@@ -91,11 +91,11 @@ def test_a_resumed_study_has_the_same_candidates_and_predicted_losses(
     with monkeypatch.context() as patch:
         evaluations_of(patch, stop_at=initial + 3)  # Two candidates are evaluated.
         with pytest.raises(KeyboardInterrupt):
-            run_study(FIRST_ROUND, tmp_path)
+            run_spec(FIRST_ROUND, tmp_path)
     assert read_study(tmp_path).trials["predicted_loss"].notna().sum() == 2
     if is_deleted:
         candidates_path(tmp_path, 1).unlink()
-    run_study(FIRST_ROUND, tmp_path)
+    run_spec(FIRST_ROUND, tmp_path)
     assert_frame_equal(results(tmp_path), results(counted).query("round == 1"))
 
 
@@ -106,6 +106,6 @@ def test_a_lowered_limit_holds_for_candidates_that_were_found(
     with monkeypatch.context() as patch:
         evaluations_of(patch, stop_at=6)
         with pytest.raises(KeyboardInterrupt):
-            run_study(study_spec(**options), tmp_path)
-    run_study(study_spec(**options, search__stop__evaluations=7), tmp_path)
+            run_spec(study_spec(**options), tmp_path)
+    run_spec(study_spec(**options, search__stop__evaluations=7), tmp_path)
     assert len(read_study(tmp_path).trials) == 7

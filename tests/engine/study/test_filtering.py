@@ -11,7 +11,7 @@ from qsearch.plugins.components import build_components
 from qsearch.search.pareto import segmented_front
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.study_record import read_study, row_configuration
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from qsearch.surrogate.surrogate import fit_surrogate
 from tests.engine.fake_study import study_spec
 from tests.engine.study.test_candidates import EXAMPLES, features_of
@@ -26,7 +26,7 @@ def counted(fake_plugins: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     spec = study_spec(
         task__name="counting", trainer__faults=FAULTS, search__initial=16, search__segments=3
     )
-    run_study(spec, directory)
+    run_spec(spec, directory)
     return directory
 
 

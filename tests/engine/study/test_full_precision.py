@@ -15,7 +15,7 @@ from qsearch.plugins.registry import load_plugin
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.study_record import read_study
 from qsearch.study.full_precision import full_precision
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import FAULTS, SMALL, evaluations_of, events_of, results, study_spec
 
 
@@ -30,7 +30,7 @@ def test_each_round_has_the_score_of_its_own_adapter(finished: Path) -> None:
 
 def test_it_counts_for_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = evaluations_of(monkeypatch)
-    run_study(study_spec(**SMALL, search__stop={"evaluations": 9}), tmp_path)
+    run_spec(study_spec(**SMALL, search__stop={"evaluations": 9}), tmp_path)
     assert len(seen) == len(read_study(tmp_path).trials) == 9
     assert len(events_of(tmp_path, "measured full precision")) == 2
 
@@ -43,8 +43,8 @@ def test_what_was_measured_is_not_measured_again(
     with monkeypatch.context() as patch:
         evaluations_of(patch, stop_at=3)
         with pytest.raises(KeyboardInterrupt):
-            run_study(spec, tmp_path)
-    run_study(spec, tmp_path)
+            run_spec(spec, tmp_path)
+    run_spec(spec, tmp_path)
     assert len(events_of(tmp_path, "measuring full precision")) == 1
     expected = read_study(finished).rounds[0].full_precision if outcome == "works" else None
     assert read_study(tmp_path).rounds[0].full_precision == expected
@@ -67,7 +67,7 @@ def test_a_failure_is_logged_and_the_study_continues(
 ) -> None:
     changes = {"trainer__full_precision": outcome, "failures": limits}
     spec = study_spec(**SMALL, trainer__faults=FAULTS, search__rounds=1, **changes)
-    run_study(spec, tmp_path)
+    run_spec(spec, tmp_path)
     assert read_study(tmp_path).rounds[0].full_precision is None
     (line,) = events_of(tmp_path, "full precision failed")
     assert line["reason"].startswith(reason)
@@ -75,7 +75,7 @@ def test_a_failure_is_logged_and_the_study_continues(
 
 
 def test_a_trainer_that_cannot_measure_it_leaves_it_out(tmp_path: Path) -> None:
-    run_study(study_spec(**SMALL, trainer__name="whole", search__rounds=1), tmp_path)
+    run_spec(study_spec(**SMALL, trainer__name="whole", search__rounds=1), tmp_path)
     assert read_study(tmp_path).rounds[0].full_precision is None
     assert not events_of(tmp_path, "measuring full precision")
 

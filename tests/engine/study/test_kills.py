@@ -23,7 +23,7 @@ from qsearch.errors import QsearchError
 from qsearch.plugins.registry import load_plugin
 from qsearch.spec.study_spec import StudySpec
 from qsearch.study import results as saving
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import FAULTS, SMALL, in_child, results, study_spec
 
 STUDIES = {
@@ -68,7 +68,7 @@ def run_without_a_result(spec: StudySpec, directory: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load_plugin("trainers", "fake"), "evaluate", fail)
         with pytest.raises(QsearchError, match="device lost"):
-            run_study(spec, directory)
+            run_spec(spec, directory)
 
 
 def is_compared(path: Path) -> bool:
@@ -94,7 +94,7 @@ def run_and_copy(spec: StudySpec, directory: Path, copies: Path) -> None:
     if spec.name == "tried again":
         run_without_a_result(spec, directory)
     call_at_points(point)
-    run_study(spec, directory)
+    run_spec(spec, directory)
 
 
 @pytest.fixture(scope="module", params=STUDIES)
@@ -118,6 +118,6 @@ def test_a_study_killed_at_any_point_resumes_to_the_uninterrupted_result(
     draw = np.random.default_rng(0)
     for part in np.array_split(np.arange(len(states)), tested):
         directory = states[int(draw.choice(part))]
-        assert in_child(partial(run_study, spec, directory)) == 0, directory
+        assert in_child(partial(run_spec, spec, directory)) == 0, directory
         assert_frame_equal(results(directory), expected, check_exact=True, obj=str(directory))
         assert [path.name for path in directory.rglob(".*") if path.is_file()] == []

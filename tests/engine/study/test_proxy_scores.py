@@ -12,7 +12,7 @@ from qsearch._arrays import Floats, Integers
 from qsearch.plugins.components import build_components
 from qsearch.search import searcher
 from qsearch.storage.measurements import read_layer_scores
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from qsearch.surrogate.features import Features
 from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
 from tests.engine.fake_study import SMALL, study_spec
@@ -30,7 +30,7 @@ def test_scores_of_layers_are_kept_by_round_and_add_up_to_those_of_their_groups(
 
     monkeypatch.setattr(searcher.Searcher, "use_scores", use_scores)
     spec = study_spec(**SMALL, space__tied=[["query", "key", "value"]])
-    run_study(spec, tmp_path)
+    run_spec(spec, tmp_path)
     space = build_components(spec).space
     assert len(used) == 2
     for round, of_groups in enumerate(used, start=1):
@@ -55,5 +55,5 @@ def test_sampling_noise_is_modelled_where_the_task_counts_its_examples(
 
     monkeypatch.setattr(searcher, "fit_surrogate", fit)
     changes = {"search__target": target, "task__name": task, "search__rounds": 1}
-    run_study(study_spec(**SMALL, **changes), tmp_path)
+    run_spec(study_spec(**SMALL, **changes), tmp_path)
     assert set(given) == {expected}

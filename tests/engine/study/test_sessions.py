@@ -15,7 +15,7 @@ from qsearch.plugins.registry import load_plugin
 from qsearch.provenance.environment import find_machine
 from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import read_study
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import Stop, stopping_at, study_spec
 
 INPUTS = Inputs({"model.safetensors": "a" * 64}, {"train": ExamplesDigest(9, "b" * 64)})
@@ -28,7 +28,7 @@ def run(directory: Path, stop_at: str | None = None) -> list[Event]:
     spec = study_spec(search__rounds=1, search__candidates=1, trainer__blocks=1)
     observe = all_of([events.append, *([stopping_at(stop_at)] if stop_at else [])])
     with pytest.raises(Stop) if stop_at else nullcontext():
-        run_study(spec, directory, observer=observe)
+        run_spec(spec, directory, observer=observe)
     return events
 
 

@@ -28,7 +28,7 @@ from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import has_results
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study import results as study_results
-from qsearch.study.run import run_study
+from qsearch.study.run import run_spec
 from tests.engine.fake_study import (
     FAILING,
     FAULTS,
@@ -131,7 +131,7 @@ def test_log_tells_the_story_in_order(finished: Path) -> None:
 
 
 def test_another_seed_gives_another_study(finished: Path, tmp_path: Path) -> None:
-    run_study(study_spec(seed=4, search__rounds=1), tmp_path)
+    run_spec(study_spec(seed=4, search__rounds=1), tmp_path)
     assert not set(results(tmp_path)["loss"]) & set(results(finished)["loss"])
 
 
@@ -143,7 +143,7 @@ def test_a_space_smaller_than_the_study_is_searched_to_its_end(tmp_path: Path) -
         search__candidates=20,
         search__average_bits=[2.0, 6.0],
     )
-    record = run_study(spec, tmp_path / "run")
+    record = run_spec(spec, tmp_path / "run")
     assert record.trials["configuration"].nunique() <= 16
     assert record.trials["trial"].nunique() == record.trials["configuration"].nunique()
 
@@ -153,7 +153,7 @@ def test_a_space_of_one_configuration_is_refused(tmp_path: Path) -> None:
         quantizer={"name": "fake", "bits": [4], "group_size": [32]}, search__average_bits=[2.0, 6.0]
     )
     with pytest.raises(InputError, match="one configuration"):
-        run_study(spec, tmp_path / "run")
+        run_spec(spec, tmp_path / "run")
 
 
 # Failures
@@ -179,7 +179,7 @@ def test_every_evaluation_failing_ends_the_study_and_keeps_earlier_rounds(tmp_pa
     fault = {"kind": "nan", "first_round": 2}
     spec = study_spec(**SMALL, trainer__faults=[fault], failures__rate=1.0)
     with pytest.raises(QsearchError, match="round 2: every evaluation failed") as caught:
-        run_study(spec, tmp_path / "run")
+        run_spec(spec, tmp_path / "run")
     assert not isinstance(caught.value, InputError)
     assert "log.jsonl" in str(caught.value)
     record = read_study(tmp_path / "run")
@@ -198,7 +198,7 @@ def test_a_trainers_details_hide_nothing_of_the_log(
         return replace(original(self, configurations, round, progress), details=details)
 
     monkeypatch.setattr(trainer, "train", telling)
-    run_study(study_spec(**SMALL, search__rounds=1), tmp_path / "run")
+    run_spec(study_spec(**SMALL, search__rounds=1), tmp_path / "run")
     (line,) = events_of(tmp_path / "run", "trained")
     assert (line["event"], line["round"], line["steps"], line["own"]) == ("trained", 1, 3, 5.0)
 
@@ -217,12 +217,12 @@ def test_study_stopped_by_an_exception_resumes_to_the_uninterrupted_result(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(error):
-        run_study(FAILING, tmp_path / "run", observer=stopping_at(kind, count, error))
+        run_spec(FAILING, tmp_path / "run", observer=stopping_at(kind, count, error))
     stopped = read_study(tmp_path / "run").trials
     assert len(stopped) < len(uninterrupted)
     ended = "interrupted" if error is KeyboardInterrupt else "stopped"
     assert read_events(tmp_path / "run" / "log.jsonl")[-1]["event"] == ended
-    run_study(FAILING, tmp_path / "run")
+    run_spec(FAILING, tmp_path / "run")
     assert_frame_equal(results(tmp_path / "run"), uninterrupted, check_exact=True)
     # What was trained or evaluated before is not done again, nor what failed tried again.
     done = [
@@ -244,13 +244,13 @@ def test_results_can_be_read_while_a_round_is_evaluated(
         if event.kind == "evaluated":
             counts.append(len(read_study(tmp_path / "run").trials))
 
-    run_study(study_spec(**SMALL, search__rounds=1), tmp_path / "run", observer=observe)
+    run_spec(study_spec(**SMALL, search__rounds=1), tmp_path / "run", observer=observe)
     assert counts == list(range(7))
 
 
 def test_finished_study_runs_nothing_again(finished: Path) -> None:
     before, lines = results(finished), len(read_events(finished / "log.jsonl"))
-    run_study(study_spec(trainer__noise=0.002), finished)  # A default that is written out.
+    run_spec(study_spec(trainer__noise=0.002), finished)  # A default that is written out.
     assert_frame_equal(results(finished), before, check_exact=True)
     new = read_events(finished / "log.jsonl")[lines:]
     assert [line["event"] for line in new] == ["started", "finished"]
@@ -263,7 +263,7 @@ def test_changed_study_is_refused_and_nothing_is_lost(finished: Path) -> None:
 
     before = files()
     with pytest.raises(InputError) as caught:
-        run_study(study_spec(quantizer__bits=[2, 4]), finished)
+        run_spec(study_spec(quantizer__bits=[2, 4]), finished)
     assert "quantizer.bits: [2, 3, 4, 8] → [2, 4]" in str(caught.value)
     assert str(finished / "study.yaml") in str(caught.value)
     assert files() == before
@@ -278,13 +278,13 @@ def test_a_directory_belongs_to_the_study_that_has_measured_something_in_it(
     with monkeypatch.context() as patch:
         patch.setattr(load_plugin("trainers", "fake"), "quantization_error", refuse)
         with pytest.raises(InputError, match="cuda"):
-            run_study(study_spec(**SMALL, seed=99, name="other"), tmp_path)
+            run_spec(study_spec(**SMALL, seed=99, name="other"), tmp_path)
     with pytest.raises(Stop):
-        run_study(FAILING, tmp_path, observer=stopping_at("started"))
+        run_spec(FAILING, tmp_path, observer=stopping_at("started"))
     assert load_spec(tmp_path / "study.yaml").seed == FAILING.seed
     for _ in range(2):
         with pytest.raises(InputError, match="seed: 3 → 99"):
-            run_study(study_spec(**SMALL, trainer__faults=FAULTS, seed=99), tmp_path)
+            run_spec(study_spec(**SMALL, trainer__faults=FAULTS, seed=99), tmp_path)
         # Once it was measured, deleting it gives the directory to nobody.
         (tmp_path / "state" / "quantization_error.safetensors").unlink(missing_ok=True)
 
@@ -292,18 +292,18 @@ def test_a_directory_belongs_to_the_study_that_has_measured_something_in_it(
 def test_a_database_elsewhere_serves_the_directory_it_was_made_with_alone(tmp_path: Path) -> None:
     url, spec = f"sqlite:///{tmp_path / 'shared.db'}", study_spec(**SMALL, search__rounds=1)
     with pytest.raises(Stop):
-        run_study(spec, tmp_path / "run", url, stopping_at("evaluated", 3))
+        run_spec(spec, tmp_path / "run", url, stopping_at("evaluated", 3))
     assert not (tmp_path / "run" / "study.db").exists()
     with pytest.raises(InputError, match="has results of it; give the --storage it was run with"):
-        run_study(spec, tmp_path / "run")
+        run_spec(spec, tmp_path / "run")
     with pytest.raises(InputError, match="belongs to another study directory"):
-        run_study(study_spec(**SMALL, seed=99), tmp_path / "second", url)
+        run_spec(study_spec(**SMALL, seed=99), tmp_path / "second", url)
     assert not has_results(tmp_path / "second")
-    assert len(run_study(spec, tmp_path / "run", url).rounds) == 1
+    assert len(run_spec(spec, tmp_path / "run", url).rounds) == 1
 
 
 def test_directory_with_results_but_no_study_is_refused(finished: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(finished, tmp_path / "run"))
     (copy / "study.yaml").unlink()
     with pytest.raises(InputError, match=r"study\.yaml is missing, but the directory holds"):
-        run_study(study_spec(seed=99), copy)
+        run_spec(study_spec(seed=99), copy)

@@ -80,12 +80,39 @@ MINDS_NO_INPUTS = replaced(
 )
 cache = {}
 
+
+class Shaped(Integer):
+    """Counts the padding of short groups, too."""
+
+    def storage_bits_of(self, shape, configuration):
+        layouts = self.layout(shape, configuration).values()
+        bits = sum(one.count * (one.bits or 8 * one.dtype.itemsize) for one in layouts)
+        return bits / (shape[0] * shape[1])
+
+
+class ForLayers(Integer):
+    """Gives layers of some roles other scales."""
+
+    def quantize_layer(self, weight, configuration, layer, moment):
+        assert moment is None
+        part = 0.9 if layer.role == "down" else 1.0
+        return self.quantize(weight * part, configuration)
+
+
+def of_layer(change):
+    """A quantizer whose tensors of layers are changed."""
+    return altered(ForLayers, quantize_layer=change)
+
+
 FAULTS = {
     "it_has_a_name_and_knobs": {
         "assert ''": replaced(Integer, name=""),
         "choices, called again": altered(
             Integer, choices=lambda _: Choices((Knob("bits", (2, next(numbers))),))
         ),
+    },
+    "it_is_written_for_the_contract_of_this_qsearch": {
+        "the quantizer is written for version 2": replaced(Integer, contract=2),
     },
     "its_name_is_that_of_its_entry_point": {
         "assert 'other' in ": replaced(
@@ -207,8 +234,51 @@ FAULTS = {
         ),
     },
     "inputs_of_another_size_are_refused": {"expected InputError": MINDS_NO_INPUTS},
+    "storage_bits_of_a_shape_are_those_of_its_stored_bytes": {
+        "storage_bits_of says": replaced(
+            Shaped, storage_bits_of=lambda self, _, layer: self.storage_bits(layer)
+        ),
+    },
+    "a_layers_tensors_are_of_the_same_kind_as_those_of_any_weight": {
+        "shapes and types of tensors": of_layer(
+            lambda right, *_: replace(right, tensors={"codes": right.tensors["codes"]})
+        ),
+        "q_proj with": of_layer(lambda right, *_: replace(right, shape=(1, 1))),
+    },
+    "a_layers_weight_comes_back_near_to_what_it_was": {
+        "relative error of encoder.unusual": of_layer(
+            lambda right, _, configuration, layer, moment: (
+                replace(right, tensors={**right.tensors, "scales": -right.tensors["scales"]})
+                if layer.block == 3
+                else right
+            )
+        ),
+    },
+    "equal_weights_of_a_layer_give_equal_tensors": {
+        "again, model.layers.0.self_attn.q_proj with": of_layer(
+            lambda right, *_: replace(
+                right,
+                tensors={**right.tensors, "scales": right.tensors["scales"] + next(numbers) % 2},
+            )
+        ),
+    },
+    "layer_configurations_of_others_are_refused_for_layers_too": {
+        "no_such_knob.*but it is taken": replaced(
+            ForLayers,
+            quantize_layer=lambda self, weight, *_: self.quantize(
+                weight, self.choices().layer_configuration(0)
+            ),
+        ),
+    },
     "it_works_on_a_gpu": {"device of": other_weight(lambda weight: weight.cpu())},
 }
+
+
+class TestRightQuantizerOfLayersAndShapes(QuantizerConformance):
+    configurations = 4
+
+    def make(self):
+        return make(type("Both", (Shaped, ForLayers), {}))
 
 
 def make(plugin):

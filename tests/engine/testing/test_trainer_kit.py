@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from qsearch.errors import InputError
+from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.testing import TrainerConformance
-from tests.engine.fixtures.qsearch_fake import FakeQuantizer
+from qsearch.testing.exporter.job import SampleJob
 from tests.engine.testing.faults import altered, assert_found, checks, each, replaced, run
-from tests.engine.testing.tiny_trainer import Tiny
+from tests.engine.testing.tiny_trainer import QUANTIZER, Tiny
 
 numbers = itertools.count()
 
@@ -50,18 +50,26 @@ def after(change):
     return other(evaluate_full_precision=lambda self, _: [change(self), self.full_precision][1])
 
 
-def refuse(self, configuration, directory):
-    raise InputError("not now")
+def job(**changes):
+    """A trainer whose export jobs have other fields."""
+    return results(export_job=fields(**changes))
 
 
-def refuse_some_bits(self, configuration, directory):
-    if {layer["bits"] for layer in configuration.values()} != {3}:
-        raise InputError("3 bits alone")
-    Tiny.write(self, configuration, directory)
+def jobs(**changes):
+    """A trainer whose export jobs give other results."""
+    return other(job_type=altered(SampleJob, **changes))
+
+
+def moving(self, configuration):
+    self.vector = self.vector + 1
+    return Tiny.export_job(self, configuration)
 
 
 NAN = float("nan")
 FAULTS = {
+    "it_is_written_for_the_contract_of_this_qsearch": {
+        "the trainer is written for version 2": other(contract=2),
+    },
     "layers_have_distinct_names_and_stay_the_same": {
         r"twice\nassert \['block'\]": results(layers=of_each(name="block")),
         "layers, asked for again": results(layers=lambda right: right[: 2 + next(numbers) % 2]),
@@ -175,33 +183,37 @@ FAULTS = {
             sensitivity=lambda self, *_: np.full(3, float(self.trainings))
         ),
     },
-    "an_unknown_export_format_is_refused": {
-        r"where export_formats are \('plain',\): expected": other(
-            export=lambda self, configuration, directory, _: self.write(configuration, directory)
+    "an_export_job_holds_the_configuration": {
+        r"Configuration\(0 layers\)": job(configuration=Configuration({})),
+        "layers": job(layers=()),
+        "paths": job(paths=("a", "a", "b")),
+        "factors": jobs(factors=lambda _: iter(())),
+        "weight of a": jobs(state=lambda right: {name: one[:4] for name, one in right.items()}),
+        "quantized weight of b": jobs(quantized=lambda right, place: right.rows(0, 8 - place)),
+        "query='no'": jobs(
+            quantized=lambda right, _: replace(
+                right, configuration=LayerConfiguration({"query": "no"})
+            )
         ),
+        "factors of a": jobs(factors=lambda right: ((A, B[:2]) for A, B in right)),
+        "rank of a": jobs(factors=lambda right: ((A[:2], B) for A, B in right)),
+        "again": jobs(
+            state=lambda right: {name: one + next(numbers) for name, one in right.items()}
+        ),
+        "state after an export: 'vector'": other(export_job=moving),
     },
     "exports_are_files_without_pickles": {
-        "no files": other(write=lambda *_: None),
-        "pytorch_model.bin": other(
-            write=lambda _, configuration, directory: (directory / "pytorch_model.bin").write_text(
-                "some"
-            )
-        ),
-        "vector.safetensors": other(
-            write=lambda self, _, directory: torch.save(
-                self.vector, directory / "vector.safetensors"
-            )
-        ),
-        "state after 'plain': 'vector'": other(
-            write=lambda self, *arguments: [Tiny.write(self, *arguments), self.vector.mul_(2)]
-        ),
-        "with all layers alike is exported": other(write=refuse),
+        "no configuration with all layers alike is written": job(method="refused"),
+        "no files": job(method="nothing"),
+        "weights.bin": job(method="pickle"),
+        "state after 'plain': 'vector'": other(export_job=moving),
     },
 }
 
 
 class Kit(TrainerConformance):
     plugin = Tiny
+    formats = ("plain",)
 
     def make(self):
         return self.plugin()
@@ -210,7 +222,7 @@ class Kit(TrainerConformance):
         return self.plugin(size=2)
 
     def quantizer(self):
-        return FakeQuantizer(FakeQuantizer.Options(bits=(2, 3, 4)))
+        return QUANTIZER
 
 
 class TestRightTrainer(Kit):
@@ -218,7 +230,7 @@ class TestRightTrainer(Kit):
 
 
 class TestTrainerOfTheBareContract(Kit):
-    plugin = other(export_formats=(), evaluate_full_precision=None, train_resumably=None)
+    plugin = other(export_job=None, evaluate_full_precision=None, train_resumably=None)
 
 
 def kit(plugin, **attributes):
@@ -232,17 +244,6 @@ def test_a_trainer_with_a_fault_fails_the_check_for_it(check, says, plugin, tmp_
 
 def test_every_check_has_a_trainer_that_fails_it():
     assert set(FAULTS) == checks(TrainerConformance)
-
-
-@pytest.mark.parametrize(("write", "formats"), [(refuse, ["plain"]), (refuse_some_bits, [])])
-def test_a_format_may_refuse_what_it_cannot_hold(write, formats, tmp_path):
-    trainer = kit(other(write=write), refused_formats=formats)
-    run(trainer, "exports_are_files_without_pickles", tmp_path)
-
-
-def test_a_format_that_is_said_to_refuse_must_refuse(tmp_path):
-    trainer = kit(Tiny, refused_formats=["plain"])
-    assert_found(trainer, "exports_are_files_without_pickles", "whether a configuration", tmp_path)
 
 
 @pytest.mark.parametrize(

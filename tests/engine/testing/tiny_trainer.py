@@ -4,21 +4,23 @@ import zlib
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import NO_CHECKPOINT
 from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.protocols import Requirements, TrainerState
 from qsearch.space.layers import LayerSpec
+from qsearch.testing.exporter.job import SampleJob
+from tests.engine.fixtures.qsearch_fake import FakeQuantizer
 
 STEPS = 3
+QUANTIZER = FakeQuantizer(FakeQuantizer.Options(bits=(2, 3, 4)))
 
 
 class Tiny:
     """Moves a vector at each step; its square and the layers' errors are the loss."""
 
-    export_formats = ("plain",)
+    job_type = SampleJob
     full_precision = Evaluation(1.0, 0.01, 0.9, 0.001, 0.1)
     offset = 1.0
     trainings = 0
@@ -101,10 +103,11 @@ class Tiny:
             raise InputError(f"size was {state.metadata['size']}, is {self.size}")
         self.vector = state.tensors["vector"]
 
-    def export(self, configuration, directory, format):
-        if format not in self.export_formats:
-            raise InputError(f"no format {format!r}")
-        self.write(configuration, directory)
-
-    def write(self, configuration, directory):
-        save_file({"vector": self.vector}, directory / "vector.safetensors")
+    def export_job(self, configuration):
+        generator = torch.Generator().manual_seed(0)
+        layers = {name: torch.nn.Linear(32, 8).requires_grad_(False) for name in "abc"}
+        for layer in layers.values():
+            torch.nn.init.normal_(layer.weight, 0.0, 0.02, generator)
+            torch.nn.init.zeros_(layer.bias)
+        module, specs = torch.nn.ModuleDict(layers), tuple(self.layers())
+        return self.job_type(module, QUANTIZER, configuration, True, specs, tuple(layers))

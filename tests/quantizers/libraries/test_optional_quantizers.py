@@ -42,7 +42,7 @@ def test_a_missing_package_names_the_extra(quantizer, monkeypatch):
     quantized = quantizer.quantize(weight, first)
     restored = quantizer.dequantize(quantized)
     monkeypatch.setitem(sys.modules, name, None)
-    message = rf"quantizer '{name}' needs .* pip install 'qsearch\[{name}\]'"
+    message = rf"quantizer '{name}' needs .* pip install 'qsearch-llm\[{name}\]'"
     with pytest.raises(InputError, match=message):
         quantizer.quantize(weight, first)
     if name == "bitsandbytes":

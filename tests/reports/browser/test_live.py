@@ -18,7 +18,7 @@ from qsearch.monitoring.tracker import status_keeper
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.storage.lock import study_lock
 from qsearch.storage.study_record import write_study
-from tests.reports.realistic_studies import make_record
+from tests.reports.realistic_studies import make_record, objective_results
 from tests.reports.report_page import Page
 
 pytestmark = pytest.mark.browser
@@ -96,6 +96,15 @@ class Live(Page):
         """Run a script in the report that is shown."""
         frame = 'document.querySelector("iframe:not(.coming)")?.contentWindow'
         return self.driver.execute_script(f"const report = {frame}; return report && {script};")
+
+
+def test_the_page_of_an_objective_counts_no_rounds(browser, directory: Path, url: str) -> None:
+    page = Live(browser, url)
+    page.wait(lambda: page.text("counts") == "0 rounds finished, 2 evaluations")
+    study = objective_results()
+    write_study(directory, study.record)
+    page.wait(lambda: page.text("counts") == f"{len(study.record.latest)} evaluations")
+    assert page.text("phase") == "evaluating"
 
 
 def test_the_page_follows_a_study_from_nothing_to_its_report_and_its_end(

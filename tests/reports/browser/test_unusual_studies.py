@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
+from qsearch_reports.frames import latest_front
 from qsearch_reports.results import StudyResults
 from selenium.webdriver.common.keys import Keys
 
-from tests.reports.realistic_studies import LAYERS, make_record, make_results
+from qsearch.plugins.evaluation import Metric
+from tests.reports.chromium import show_as
+from tests.reports.realistic_studies import (
+    LAYERS,
+    OF_TRAINING,
+    make_record,
+    make_results,
+    objective_results,
+)
 
 pytestmark = pytest.mark.browser
 
@@ -52,4 +62,39 @@ def test_very_many_configurations_are_linked_in_all_views(opened):
     assert f"of {MANY:,}" in page.text("pager")
     page.press(page.part("selected-only"))
     assert "no rows" in page.text("pager")
+    assert page.errors() == []
+
+
+@pytest.mark.parametrize("metric", [None, Metric("accuracy", "higher")])
+def test_an_objective_is_shown_without_training_in_linked_views(opened, metric):
+    study = objective_results(metric, trials_per_round=20)
+    page = opened(study)
+    show_as(page.driver, scheme="dark")
+    page.settle()
+    keys = [node.get_attribute("data-figure") for node in page.all("[data-figure]")]
+    assert keys == [
+        *("loss", *(["metric"] if metric else []), "parallel", "marginals", "sensitivity"),
+        *("progress", "predictions", "calibration", "timeline"),
+    ]
+    page.press(page.part("select-front"))
+    front = latest_front(study.record)
+    assert page.selected() == len(front)
+    for view in set(keys) - {"sensitivity", "calibration"}:
+        assert page.marks(view)[2] > 0, view
+    assert all("diamond" not in str(trace["marker"]) for trace in page.traces("loss")[1:])
+    best = front.iloc[-1]
+    page.choose(int(best["trial"]))
+    bits = math.ceil(best["average_bits"] * 1e4) / 1e4
+    assert page.text("export-command") == (
+        "qsearch.quantized(model, qsearch.load_study('runs/quickstart')"
+        f".best(bits={bits:g}).configuration)"
+    )
+    page.press(page.part("pin"))
+    dominated = set(study.record.latest["trial"]) - set(front["trial"])
+    page.choose(min(dominated))
+    assert page.part("export-command").text.startswith("best() returns")
+    assert not page.all('[data-copy="export-command"]')[0].is_enabled()
+    text = page.driver.find_element("id", "main").text
+    assert not OF_TRAINING.search(text)
+    assert ("accuracy" in text) == (metric is not None)
     assert page.errors() == []

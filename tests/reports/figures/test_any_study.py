@@ -13,7 +13,14 @@ from qsearch_reports.results import StudyResults
 from qsearch.plugins.evaluation import Metric
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.space.layers import LayerSpec
-from tests.reports.realistic_studies import INTEGER, make_record, make_results, only_failures
+from tests.reports.realistic_studies import (
+    INTEGER,
+    OF_TRAINING,
+    make_record,
+    make_results,
+    objective_results,
+    only_failures,
+)
 from tests.reports.study_log import log_events
 
 HOSTILE = "<script>alert(1)</script>\"'&{y} %{x}<b>\u202eשלום\u202c" + "long " * 60
@@ -45,8 +52,11 @@ def figures_of(results):
         "training": figures.training_figure(frames.training_frame(record)),
         "hypervolume": figures.hypervolume_figure(frames.hypervolume_frame(record)),
     }
-    for value in ("loss", "metric"):
-        made[value] = figures.front_figure(latest, record.segment_edges, record.metric, value)
+    for value in ("loss", "metric") if record.metric else ("loss",):
+        unit = frames.loss_unit(record)
+        made[value] = figures.front_figure(
+            latest, record.segment_edges, record.metric, value, unit=unit
+        )
     for knob in record.choices.knobs:
         frame = frames.marginals_frame(record, knob.name)
         made[f"marginals {knob.name}"] = figures.marginals_figure(frame, knob)
@@ -87,6 +97,8 @@ STUDIES = {
     "one value": lambda: make_results(
         rounds=1, trials_per_round=6, choices=Choices((Knob("bits", (4,)),))
     ),
+    "an objective": objective_results,
+    "an objective with a metric": lambda: objective_results(Metric("accuracy", "higher")),
     "the record alone": lambda: StudyResults(make_record(rounds=2, trials_per_round=8), "a"),
 }
 
@@ -96,6 +108,25 @@ def test_every_figure_says_something_of_every_study(kind):
     for name, figure in figures_of(STUDIES[kind]()).items():
         assert says_something(figure), name
         json.dumps(json.loads(figure.to_json()), allow_nan=False)
+
+
+@pytest.mark.parametrize("metric", [None, Metric("accuracy", "higher")])
+def test_figures_of_an_objective_show_neither_training_nor_what_it_lacks(metric):
+    made = figures_of(objective_results(metric))
+    del made["training"]
+    parts = {"seen"}
+    shown = {
+        name: set(texts_of(json.loads(figure.to_json()))) - parts for name, figure in made.items()
+    }
+    assert not [text for texts in shown.values() for text in texts if OF_TRAINING.search(text)]
+    assert made["loss"].layout.yaxis.title.text == "loss"
+    assert {trace.name for trace in made["loss"].data} == {
+        *("overall Pareto front", "on segment front", "dominated in its segment")
+    }
+    assert all(":.4~g}" in trace.hovertemplate for trace in made["loss"].data[1:])
+    hovers = "".join(text for text in shown["loss"] if "<br>" in text)
+    assert ("accuracy" in hovers) == (metric is not None)
+    assert "±" not in hovers
 
 
 def test_names_are_text_in_every_figure():

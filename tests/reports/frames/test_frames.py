@@ -12,7 +12,7 @@ from qsearch_reports import frames
 
 from qsearch.deployment.selection import best_under
 from qsearch.storage.study_record import RoundRecord
-from tests.reports.realistic_studies import make_record
+from tests.reports.realistic_studies import make_record, objective_results
 
 
 def points_of(pairs):
@@ -32,6 +32,23 @@ def test_configurations_are_numbered_in_the_order_in_which_they_appear(record):
     first = points.drop_duplicates("configuration")
     assert first["configuration"].tolist() == list(range(len(first)))
     assert (points.groupby("configuration")["trial"].nunique() == 1).all()
+
+
+def test_seen_is_missing_where_nothing_is_trained():
+    results = objective_results()
+    record = results.record
+    for frame in (
+        frames.points_frame(record),
+        frames.budget_frame(record, [3.0, 5.0]),
+        frames.timeline_frame(results),
+        frames.parallel_frame(record),
+        frames.predictions_frame(record),
+    ):
+        assert len(frame)
+        assert frame["seen"].isna().all()
+    assert [axis.column for axis in frames.parallel_axes(record, frames.parallel_frame(record))][
+        -1
+    ] == "selection_loss"
 
 
 def test_overall_front_keeps_what_nothing_cheaper_or_equal_dominates():

@@ -22,11 +22,31 @@ from scipy import stats
 
 from qsearch.deployment.selection import best_under
 from qsearch.plugins.evaluation import Metric
-from tests.reports.realistic_studies import make_record, only_failures
+from tests.reports.realistic_studies import make_record, objective_results, only_failures
 from tests.reports.small_studies import methods_of, names_of, records_of, seeds_of, study_of
 
 HOSTILE = "<script>alert(1)</script>\"'&{y} %{x}<b>\u202eשלום\u202c" + "long " * 60
 LOSSES = st.lists(st.floats(0.1, 3), min_size=2, max_size=6)
+
+
+def test_objectives_are_compared_without_unit_and_their_metric_if_they_share_one():
+    accuracy = Metric("accuracy", "higher")
+    for metrics, keys in (
+        ((None, None), ["loss"]),
+        ((accuracy, accuracy), ["loss", "metric"]),
+        ((None, accuracy), ["loss"]),
+    ):
+        studies = [
+            objective_results(metric, name=name, seed=seed, trials_per_round=8)
+            for seed, (metric, name) in enumerate(zip(metrics, "ab", strict=True))
+        ]
+        context = comparison_context(studies, ["a", "b"])
+        assert [choice.key for choice in context.fronts] == keys
+        assert context.fronts[0].figure.layout.yaxis.title.text == "loss"
+        assert context.unit == ""
+        assert context.by_round is None
+        assert all(0 < float(loss) < 0.01 for row in context.by_study for loss in row.losses)
+    assert context.incomparable["task metric"] == ["none", "accuracy (higher is better)"]
 
 
 # Means and intervals over seeds

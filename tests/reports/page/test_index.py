@@ -24,11 +24,12 @@ from qsearch_reports.page.index import (
 )
 from typer.testing import CliRunner
 
+from qsearch._text import with_error
 from qsearch.cli import main as cli
 from qsearch.errors import InputError
 from qsearch.storage.lock import study_lock
 from qsearch.storage.study_record import write_study
-from tests.reports.realistic_studies import make_record, only_failures
+from tests.reports.realistic_studies import make_record, objective_results, only_failures
 
 POINTS = st.lists(st.tuples(st.floats(2, 9), st.floats(-5, 5)), min_size=1, max_size=90)
 
@@ -161,7 +162,7 @@ def test_sparkline_stays_in_its_box_and_never_rises(points):
     assert min(across) >= 0
     assert max(across) <= 96
     assert len(down) <= 40
-    assert words.startswith(f"Pareto front: loss {losses[0]:.4f} at {bits[0]:.2f} average")
+    assert words.startswith(f"Pareto front: loss {with_error(losses[0])} at {bits[0]:.2f} average")
 
 
 def test_bits_are_marked_where_they_are_within_1_percent_of_the_studys_own_best():
@@ -169,6 +170,15 @@ def test_bits_are_marked_where_they_are_within_1_percent_of_the_studys_own_best(
     for is_of_best in (False, True):
         html = render_index([replace(row, bits=3.14159, is_of_best=is_of_best)], "runs")
         assert ("3.15<sup>b</sup>" in html) == is_of_best
+
+
+def test_an_objective_has_no_rounds_and_a_small_loss(put, tmp_path):
+    directory = put("a", objective_results().record)
+    row = index_row(directory, tmp_path, tmp_path / "index.html")
+    html = render_index([row], "runs")
+    assert (row.task, row.trainer, row.rounds) == ("objective", "", None)
+    assert ">None<" not in html
+    assert f">{row.loss:.4g}<" in html
 
 
 def test_command_writes_the_page_and_refuses_what_is_no_folder(put, tmp_path):

@@ -30,7 +30,13 @@ from qsearch.errors import InputError
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Metric
 from qsearch.provenance.session import Machine, Session, Source
-from tests.reports.realistic_studies import hostile_record, make_record, only_failures
+from tests.reports.realistic_studies import (
+    OF_TRAINING,
+    hostile_record,
+    make_record,
+    objective_results,
+    only_failures,
+)
 
 SCRIPT = re.compile(r'<script type="module">(.*?)</script>', re.DOTALL)
 DATA = re.compile(
@@ -188,6 +194,26 @@ def test_page_opens_with_what_there_is_to_say(record, kind, sentence):
     assert sentence in text_of(page)
     assert "% above it" not in page
     assert ("loss is nan" in page) == (kind != "empty")
+
+
+@pytest.mark.parametrize("metric", [None, Metric("accuracy", "higher")])
+def test_page_of_an_objective_shows_neither_training_nor_what_it_lacks(metric):
+    study = objective_results(metric)
+    page = render_page([study])
+    body = re.sub(r"<(script|style).*?</\1>", "", page.split("<main")[1], flags=re.DOTALL)
+    body = body.split('data-part="origin"')[0]
+    text = text_of(body)
+    labels = " ".join(re.findall(r'aria-label="([^"]*)"', body))
+    assert not OF_TRAINING.search(f"{text} {labels}")
+    assert "all-MiniLM quantized with" not in text
+    assert "quantized with normal-float ; the loss is that of a Python objective" in text
+    assert ("metric" in f"{text} {labels}".lower()) == (metric is not None)
+    (data,) = json.loads(embedded(page)["report-data"])["studies"]
+    assert data["python"] == "qsearch.load_study('runs/quickstart')"
+    assert data["metric"] == (metric and {"name": "accuracy", "better": "higher"})
+    assert set(data["points"]["seen"]) == {None}
+    assert "training" not in data["figures"]
+    assert ("metric" in data["figures"]) == (metric is not None)
 
 
 def test_numbers_that_are_not_known_are_shown_as_such(record):

@@ -16,6 +16,7 @@ def figures(scripts: Scope, first: dict[str, Any], second: dict[str, Any], **mor
     study = {
         "layers": [{"parameters": 3000}, {"parameters": 5000}],
         "metric": {"name": "accuracy"},
+        "unit": "nats",
         "footprint": None,
         "points": columns,
         **more,
@@ -60,3 +61,11 @@ def test_a_figure_that_neither_has_is_left_out_and_that_one_has_is_told(scripts:
     assert found["estimated loss (nats)"] == ["0.3100 ± 0.0020", "–", "–"]
     found = figures(scripts, {**FIRST, **unknown}, SECOND)
     assert found["estimated loss (nats)"] == ["–", "0.3100 ± 0.0020", "–"]
+
+
+def test_of_an_objective_there_is_neither_metric_nor_training(scripts: Scope) -> None:
+    own = {"standard_error": 0, "estimated_loss": None, "seen": None}
+    first, second = {**FIRST, **own, "loss": 0.004}, {**SECOND, **own, "loss": 0.00125}
+    found = figures(scripts, first, second, metric=None, unit="")
+    assert set(found) == {"average bits", "quantized weights", "loss", "method"}
+    assert found["loss"] == ["0.004000", "0.001250", "−0.002750"]

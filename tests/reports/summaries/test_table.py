@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import shlex
@@ -15,14 +16,22 @@ from hypothesis import strategies as st
 from qsearch_reports.frames import headline, latest_points, points_frame
 from qsearch_reports.results import StudyResults
 from qsearch_reports.summaries.facts import answer, next_commands
-from qsearch_reports.summaries.table import least_budget
+from qsearch_reports.summaries.markdown import markdown_summary
+from qsearch_reports.summaries.table import least_budget, summary_table
 from qsearch_reports.summaries.text import WIDTH, text_summary
 from qsearch_reports.summaries.text_plot import front_plot
 from rich.cells import cell_len
+from rich.console import Console
 
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, Metric
 from qsearch.storage.study_record import StudyRecord
-from tests.reports.realistic_studies import hostile_record, make_record, only_failures
+from tests.reports.realistic_studies import (
+    OF_TRAINING,
+    hostile_record,
+    make_record,
+    objective_results,
+    only_failures,
+)
 
 HOSTILE = "\x1b[2Jevil\nqsearch: all is well <b>`|\u202e" + "長" * 300
 
@@ -81,6 +90,26 @@ def test_every_figure_of_the_headline_is_there(record: StudyRecord) -> None:
     assert facts["hypervolume"].startswith(f"{head.hypervolume:.4f} from (loss 0.9, 7.5 ")
     assert facts["rounds"] == f"{head.rounds} in {head.seconds / 60:.1f} minutes"
     assert facts["model"] == record.model
+
+
+@pytest.mark.parametrize("metric", [None, Metric("accuracy", "higher")])
+def test_an_objective_is_summed_up_without_training(metric: Metric | None) -> None:
+    study = objective_results(metric)
+    console = Console(width=80, file=io.StringIO())
+    console.print(summary_table(study.record))
+    text, markdown = text_summary([study]), markdown_summary([study])
+    of_table = console.file.getvalue()  # type: ignore[attr-defined]
+    for shown in (text, markdown, of_table):
+        assert not OF_TRAINING.search(shown.split("<details>")[0])
+        assert ("accuracy" in shown) == (metric is not None)
+    assert "\nloss against average bits: * Pareto front" in text
+    assert "of evaluation and search" in text
+    head = headline(study.record)
+    assert head.within_one_percent is not None
+    bits = least_budget(head.within_one_percent["average_bits"])
+    use = f"load_study('runs/quickstart').best(bits={bits}).configuration)"
+    assert text.endswith(f"in Python\n  qsearch.quantized(model, qsearch.{use}\n")
+    assert f"```python\nqsearch.quantized(model, qsearch.{use}\n```" in markdown
 
 
 def test_many_failures_stay_short(record: StudyRecord) -> None:

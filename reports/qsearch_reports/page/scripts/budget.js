@@ -104,9 +104,13 @@ export function makeBudget(root, study, store) {
     const inLatest = chosen !== null && study.points.latest[chosen];
     const command = (text) => (inLatest ? text : "only configurations of the last finished round can be exported");
     part("pick-command").textContent = command(`qsearch pick ${study.command} ${option} --json`);
-    part("export-command").textContent =
+    const used = study.python && pythonUse(study, chosen, isOfBudget ? budget.limit : null);
+    part("export-command").textContent = study.python ?
+      used ?? "best() returns configurations of the Pareto front; this one can be downloaded below" :
       command(`qsearch export ${study.command} ${option} --to OUT --format packed`);
-    for (const button of root.querySelectorAll(".commands [data-copy]")) button.disabled = !inLatest;
+    for (const button of root.querySelectorAll(".commands [data-copy]")) {
+      button.disabled = !inLatest || (button.dataset.copy === "export-command" && used === null && Boolean(study.python));
+    }
   }
 
   slider.addEventListener("input", oncePerFrame(() => pick(Number(slider.value))));
@@ -132,6 +136,14 @@ export function makeBudget(root, study, store) {
   };
 }
 
+/** How Python uses the best configuration within a budget, or a row that is the best for its own bits; null for another. */
+export function pythonUse(study, row, budget) {
+  // Decimals that the row's bits fit.
+  const bits = budget ?? Math.ceil(study.points.average_bits[row] * 1e4) / 1e4;
+  if (bestUnder(study, bits) !== row) return null;
+  return `qsearch.quantized(model, ${study.python}.best(bits=${bits}).configuration)`;
+}
+
 /** What the budget chose, in a sentence. */
 function bestText(study, row) {
   return `Trial ${study.points.trial[row]} has the least ${lossText(study, row)}`;
@@ -146,8 +158,9 @@ function lossText(study, row) {
   const { points } = study;
   const kind = points.estimated_loss[row] === null ? "loss" :
     `estimated loss, ${withError(points.estimated_loss[row], points.estimated_loss_std[row])}; observed`;
+  const metric = study.metric && `${study.metric.name} ${withError(points.metric[row], points.metric_standard_error[row])}`;
+  const seen = points.seen[row] === null ? null : `${points.seen[row] ? "seen" : "unseen"} in training`;
+  const more = [metric, seen].filter(Boolean).join(", ");
   return `${kind}: ${withError(points.loss[row], points.standard_error[row])} at ` +
-    `${points.average_bits[row].toFixed(4)} average bits; ${study.metric.name} ` +
-    `${withError(points.metric[row], points.metric_standard_error[row])}, ` +
-    `${points.seen[row] ? "seen" : "unseen"} in training.`;
+    `${points.average_bits[row].toFixed(4)} average bits${more && `; ${more}`}.`;
 }

@@ -17,8 +17,8 @@ function rowValues(study, row) {
     ...(study.footprint ? [["weight files", readableSize(fileBytes(study, bits))]] : []),
     ["loss", withError(points.loss[row], points.standard_error[row])],
     ...(estimated === null ? [] : [["estimated loss", withError(estimated, points.estimated_loss_std[row])]]),
-    [study.metric.name, withError(points.metric[row], points.metric_standard_error[row])],
-    ["in training", points.seen[row] ? "seen" : "unseen"],
+    ...(study.metric ? [[study.metric.name, withError(points.metric[row], points.metric_standard_error[row])]] : []),
+    ...(points.seen[row] === null ? [] : [["in training", points.seen[row] ? "seen" : "unseen"]]),
     ["segment front", `${front} (segment ${points.segment[row]})`],
     ["method", points.method[row]],
   ];

@@ -24,8 +24,9 @@ function showStatus(status) {
   const phase = status.running ? status.phase : null;
   at("bar").hidden = !phase?.total;
   if (phase?.total) at("bar").value = phase.done / phase.total;
-  const rounds = status.rounds === null ? "" : ` of ${status.rounds}`;
-  const counts = status.problem ? "" : `${status.rounds_finished}${rounds} rounds finished, ${status.completed} evaluations`;
+  const of = status.rounds === null ? "" : ` of ${status.rounds}`;
+  const rounds = status.rounds_finished === null ? "" : `${status.rounds_finished}${of} rounds finished, `;
+  const counts = status.problem ? "" : `${rounds}${status.completed} evaluations`;
   setText(at("counts"), counts);
   showFailures(status.failures ?? []);
 }

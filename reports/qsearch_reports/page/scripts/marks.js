@@ -129,8 +129,8 @@ export function drawMarks(node, study, state) {
   const join = (places, kind) => places.map((place) => outline(node, place, kind)).join("");
   const some = all([...selected]);
   const layers = [
-    ["seen", join(some.filter(({ row }) => seen[row]), "disc")],
-    ["unseen", join(some.filter(({ row }) => !seen[row]), "diamond")],
+    ["seen", join(some.filter(({ row }) => seen[row] !== false), "disc")],
+    ["unseen", join(some.filter(({ row }) => seen[row] === false), "diamond")],
     ["pinned", join(all(codeOf(pinned)), "box")],
     ["chosen", join(all(codeOf(chosen)), "ring")],
     ...(node.places.size || chosen === null ? [] : layerMarks(node, study, state)),

@@ -2,7 +2,7 @@ import { isNumeric, layerPlaces } from "./configurations.js";
 import { element } from "./dom.js";
 import { drawDifference } from "./heatmap.js";
 import { fileBytes, readableSize, signedSize, totalWeights } from "./sizes.js";
-import { signed, withError } from "./texts.js";
+import { inUnit, placesOf, signed, withError } from "./texts.js";
 
 /** The card that compares the chosen configuration with the pinned one. */
 export function makeCompare(root, study, store) {
@@ -48,20 +48,21 @@ function comparedValues(study, pinned, chosen) {
   const add = (name, read, write, difference) => {
     const [a, b] = [read(pinned), read(chosen)];
     if (a === null && b === null) return;
-    rows.push([name, write(a, pinned), write(b, chosen), a === null || b === null ? "–" : difference(b - a)]);
+    rows.push([name, write(a, pinned), write(b, chosen), a === null || b === null ? "–" : difference(b - a, Math.max(Math.abs(a), Math.abs(b)))]);
   };
   const plain = (column, error) => [
     (row) => points[column][row],
     (value, row) => withError(value, points[error]?.[row] ?? null),
-    (value) => signed(value, 4),
+    (value, size) => signed(value, placesOf(size, 4)),
   ];
   add("average bits", ...plain("average_bits"));
   add("quantized weights", (row) => (points.average_bits[row] * totalWeights(study)) / 8, readableSize, signedSize);
   if (study.footprint) add("weight files", (row) => fileBytes(study, points.average_bits[row]), readableSize, signedSize);
-  add("loss (nats)", ...plain("loss", "standard_error"));
-  add("estimated loss (nats)", ...plain("estimated_loss", "estimated_loss_std"));
-  add(study.metric.name, ...plain("metric", "metric_standard_error"));
-  rows.push(["in training", ...[pinned, chosen].map((row) => (points.seen[row] ? "seen" : "unseen")), ""]);
+  add(inUnit("loss", study.unit), ...plain("loss", "standard_error"));
+  add(inUnit("estimated loss", study.unit), ...plain("estimated_loss", "estimated_loss_std"));
+  if (study.metric) add(study.metric.name, ...plain("metric", "metric_standard_error"));
+  const seen = [pinned, chosen].map((row) => points.seen[row]);
+  if (!seen.includes(null)) rows.push(["in training", ...seen.map((each) => (each ? "seen" : "unseen")), ""]);
   rows.push(["method", points.method[pinned], points.method[chosen], ""]);
   return rows;
 }

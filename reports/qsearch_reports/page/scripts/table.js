@@ -2,31 +2,33 @@ import { rowConfiguration } from "./configurations.js";
 import { download, element, symbol } from "./dom.js";
 import { toCsv } from "./files.js";
 import { toggled } from "./store.js";
+import { placesOf } from "./texts.js";
 import { partColour } from "./theme.js";
 
 const PAGE_ROWS = 25;
 
-/** Columns of the table of evaluations: key in the points, heading, and how a cell reads. */
+/** Columns of the table of evaluations that the study has something for: key in the points, heading, and how a cell reads. */
 function tableColumns(study) {
-  const fixed = (digits) => (value) => (value === null ? "–" : value.toFixed(digits));
-  return [
+  const { points } = study;
+  const decimals = (value) => (value === null ? "–" : value.toFixed(placesOf(value, 4)));
+  const known = (key, isValue = (value) => value !== null) => points[key].some(isValue);
+  const columns = [
     { key: "trial", heading: "Trial", number: true, text: String },
-    { key: "round", heading: "Round", number: true, text: String },
-    { key: "average_bits", heading: "Average bits", number: true, text: fixed(4) },
-    { key: "loss", heading: "Loss", number: true, text: fixed(4) },
-    { key: "standard_error", heading: "± loss", number: true, text: fixed(4) },
-    ...(study.points.estimated_loss.every((value) => value === null) ? [] : [
-      { key: "estimated_loss", heading: "Estimated loss", number: true, text: fixed(4) },
-      { key: "estimated_loss_std", heading: "± estimated loss", number: true, text: fixed(4) },
-    ]),
-    { key: "metric", heading: study.metric.name, number: true, text: fixed(4) },
-    { key: "metric_standard_error", heading: "± metric", number: true, text: fixed(4) },
-    { key: "seen", heading: "Seen", number: false, text: (value) => (value ? "seen" : "unseen") },
+    { key: "round", heading: "Round", number: true, text: String, shown: !study.python },
+    { key: "average_bits", heading: "Average bits", number: true, text: decimals },
+    { key: "loss", heading: "Loss", number: true, text: decimals },
+    { key: "standard_error", heading: "± loss", number: true, text: decimals, shown: known("standard_error", Boolean) },
+    { key: "estimated_loss", heading: "Estimated loss", number: true, text: decimals, shown: known("estimated_loss") },
+    { key: "estimated_loss_std", heading: "± estimated loss", number: true, text: decimals, shown: known("estimated_loss") },
+    { key: "metric", heading: study.metric?.name, number: true, text: decimals, shown: study.metric !== null },
+    { key: "metric_standard_error", heading: "± metric", number: true, text: decimals, shown: known("metric_standard_error") },
+    { key: "seen", heading: "Seen", number: false, text: (value) => (value ? "seen" : "unseen"), shown: known("seen") },
     { key: "on_front", heading: "On front", number: false, text: (value) => (value ? "yes" : "no") },
     { key: "segment", heading: "Segment", number: true, text: String },
     { key: "method", heading: "Method", number: false, text: String },
-    { key: "seconds", heading: "Seconds", number: true, text: fixed(2) },
+    { key: "seconds", heading: "Seconds", number: true, text: (value) => (value === null ? "–" : value.toFixed(2)) },
   ];
+  return columns.filter(({ shown = true }) => shown);
 }
 
 function compareValues(a, b) {

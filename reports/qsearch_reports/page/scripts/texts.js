@@ -10,18 +10,25 @@ export function hoverText(value) {
   return plotText(value, 40).replaceAll("{", "&#123;").replaceAll("}", "&#125;");
 }
 
-/** A figure with its standard error, if that is known. */
+/** A figure with its standard error, if that is known and not 0. */
 export function withError(value, error) {
   if (value === null || value === undefined) return "–";
-  const places = placesOf(value);
+  // Poor perplexities run to thousands, and their fourth decimal says nothing.
+  const size = Math.abs(value);
+  const places = placesOf(value, size < 10 ? 4 : size < 1000 ? 2 : 0);
   const shown = value.toFixed(places);
-  return error === null || error === undefined ? shown : `${shown} ± ${error.toFixed(places)}`;
+  return error ? `${shown} ± ${error.toFixed(places)}` : shown;
 }
 
-/** Decimals to show: poor perplexities run to thousands, and their fourth decimal says nothing. */
-function placesOf(value) {
+/** Decimals of a value: so many as usual, or more where it is so small that these would say little. */
+export function placesOf(value, usual) {
   const size = Math.abs(value);
-  return size < 10 ? 4 : size < 1000 ? 2 : 0;
+  return size > 0 && size < 0.01 ? Math.min(3 - Math.floor(Math.log10(size)), 20) : usual;
+}
+
+/** The name of a value with its unit, if it has one. */
+export function inUnit(name, unit) {
+  return unit ? `${name} (${unit})` : name;
 }
 
 /** A signed difference, with a real minus. */

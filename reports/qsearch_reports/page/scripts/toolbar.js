@@ -1,4 +1,5 @@
 import { latestRows, overallFront, selectedRows } from "./rows.js";
+import { placesOf } from "./texts.js";
 
 /** The bar that stays in sight: what dragging does, and what is selected. */
 export function makeToolbar(root, study, store) {
@@ -53,6 +54,6 @@ function followHeight(bar) {
 function rangeText(rows, values, places) {
   const known = rows.map((row) => values[row]).filter((value) => value !== null);
   if (!known.length) return "–";
-  const [least, most] = [Math.min(...known), Math.max(...known)].map((value) => value.toFixed(places));
+  const [least, most] = [Math.min(...known), Math.max(...known)].map((value) => value.toFixed(placesOf(value, places)));
   return least === most ? least : `${least}–${most}`;
 }

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
-from qsearch.space.space import Space
+from qsearch.space.configuration_space import ConfigurationSpace
 from tests.engine.fake_study import INTEGER, NORMAL_FLOAT, bits_of, make_layers, make_space
 
 make_space = cache(make_space)
@@ -21,22 +21,23 @@ SPACES = st.builds(
     st.sampled_from([1, 2, 6]),
     st.sampled_from([NORMAL_FLOAT, INTEGER]),
     st.booleans(),
+    st.booleans(),
 )
 SEEDS = st.integers(0, 2**32 - 1)
 EACH_SPACE = settings(max_examples=20)
 
 
-ONE_LAYER = Space(make_layers(1)[:1], INTEGER, bits_of(INTEGER))
+ONE_LAYER = ConfigurationSpace(make_layers(1)[:1], INTEGER, bits_of(INTEGER))
 
 
-def draw(space: Space, seed: int, *leading: int) -> np.ndarray:
+def draw(space: ConfigurationSpace, seed: int, *leading: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     return generator.integers(space.choices.size, size=(*leading, len(space.groups)))
 
 
 @EACH_SPACE
 @given(SPACES, SEEDS)
-def test_codes_name_the_knobs_values(space: Space, seed: int) -> None:
+def test_codes_name_the_knobs_values(space: ConfigurationSpace, seed: int) -> None:
     index = draw(space, seed, 3)
     code = space.to_code(index)
     layer = space.choices.layer_configuration(int(index[0, 0]))
@@ -46,7 +47,7 @@ def test_codes_name_the_knobs_values(space: Space, seed: int) -> None:
 
 @EACH_SPACE
 @given(SPACES, SEEDS)
-def test_decode_then_encode_is_the_identity(space: Space, seed: int) -> None:
+def test_decode_then_encode_is_the_identity(space: ConfigurationSpace, seed: int) -> None:
     index = draw(space, seed)
     configuration = space.decode(index)
     assert list(configuration) == [layer.name for layer in space.layers]
@@ -57,13 +58,14 @@ def test_decode_then_encode_is_the_identity(space: Space, seed: int) -> None:
 
 @EACH_SPACE
 @given(SPACES, SEEDS)
-def test_average_bits_equal_exact_arithmetic(space: Space, seed: int) -> None:
+def test_average_bits_equal_exact_arithmetic(space: ConfigurationSpace, seed: int) -> None:
     index = draw(space, seed)
     configuration = space.decode(index)
     total = Fraction(0)
     for layer in space.layers:
         choice = space.choices.index(configuration[layer.name])
-        total += Fraction(space.storage_bits[choice]) * layer.parameters
+        bits = space.shape_bits.get(layer.shape, space.storage_bits)
+        total += Fraction(bits[choice]) * layer.parameters
     expected = total / sum(layer.parameters for layer in space.layers)
     # The sum is exact in float64; the one division rounds once.
     assert float(space.average_bits(index)) == float(expected)
@@ -72,7 +74,7 @@ def test_average_bits_equal_exact_arithmetic(space: Space, seed: int) -> None:
 @EACH_SPACE
 @given(SPACES, SEEDS)
 def test_neighbours_stay_in_range_and_differ_in_one_step_of_one_knob(
-    space: Space, seed: int
+    space: ConfigurationSpace, seed: int
 ) -> None:
     index = draw(space, seed)
     groups, choices = space.neighbours(index)
@@ -117,6 +119,25 @@ def test_indices_out_of_range_are_refused(index: np.ndarray) -> None:
 
 def test_space_needs_layers_and_bits_of_each_choice() -> None:
     with pytest.raises(InputError, match="at least one quantizable layer"):
-        Space((), INTEGER, (1.0,) * INTEGER.size)
+        ConfigurationSpace((), INTEGER, (1.0,) * INTEGER.size)
     with pytest.raises(InputError, match="storage bits of 1"):
-        Space(make_layers(1), INTEGER, (1.0,))
+        ConfigurationSpace(make_layers(1), INTEGER, (1.0,))
+    with pytest.raises(InputError, match="storage bits of 2"):
+        ConfigurationSpace(make_layers(1), INTEGER, bits_of(INTEGER), (), {(384, 384): (1.0, 2.0)})
+
+
+@EACH_SPACE
+@given(SPACES)
+def test_average_bits_lie_between_those_of_the_least_and_the_greatest_choices(
+    space: ConfigurationSpace,
+) -> None:
+    alike = np.arange(space.choices.size)[:, None].repeat(len(space.groups), axis=1)
+    assert space.average_bits(alike).tolist() == space.bits_table.tolist()
+    assert space.average_bits_range == (space.bits_table.min(), space.bits_table.max())
+
+
+def test_tied_layers_of_unlike_shapes_share_the_mean_of_their_bits() -> None:
+    gate, _, down = make_layers(1)[4:]
+    bits = {gate.shape: (2.0,) * INTEGER.size, down.shape: (4.0,) * INTEGER.size}
+    space = ConfigurationSpace((gate, down), INTEGER, bits_of(INTEGER), (("gate", "down"),), bits)
+    assert space.group_bits.tolist() == [[3.0] * INTEGER.size]

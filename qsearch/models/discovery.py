@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Sequence
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from qsearch.errors import InputError
 from qsearch.space.layers import LayerSpec
 
-_ROLES = {
+if TYPE_CHECKING:
+    from torch import nn
+
+ROLES = {
     # BERT, RoBERTa
     "attention.self.query": "query",
     "attention.self.key": "key",
@@ -27,11 +29,13 @@ _ROLES = {
     "mlp.up_proj": "up",
     "mlp.down_proj": "down",
 }
-"""Role by module path within a block; a path that is not here is its own role."""
+"""Role by module path within a block."""
 
 
 def backbone(model: nn.Module) -> tuple[str, nn.Module]:
     """Return a model's headless part with its attribute name, which is empty without a head."""
+    from torch import nn
+
     prefix = getattr(model, "base_model_prefix", "")
     inner = getattr(model, prefix, None) if prefix else None
     return (prefix, inner) if isinstance(inner, nn.Module) else ("", model)
@@ -52,6 +56,11 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
         raise InputError(
             f"model {type(model).__name__} has no linear layers inside a list of blocks"
         )
+    return matching_layers(layers, patterns)
+
+
+def matching_layers(layers: Sequence[LayerSpec], patterns: Sequence[str]) -> tuple[LayerSpec, ...]:
+    """Return the layers whose name matches a pattern; InputError if there is none."""
     matching = tuple(
         layer
         for layer in layers
@@ -64,6 +73,49 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
             f" their names are like {examples}"
         )
     return matching
+
+
+def find_layers(model: nn.Module, patterns: Sequence[str] | None = None) -> tuple[LayerSpec, ...]:
+    """Return the linear layers of any module, by their paths in it.
+
+    Without patterns, those inside transformer blocks; all, if the module has no list of blocks.
+    With patterns, those whose path matches one, wherever they are.
+
+    Raises:
+        InputError: If there are none.
+    """
+    from torch import nn
+
+    inside = {layer.name: layer for layer in _block_layers(model)}
+    paths = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not paths:
+        raise InputError(
+            f"model {type(model).__name__} has no linear layers (torch.nn.Linear) to quantize"
+        )
+    if patterns is None:
+        return tuple(inside.values()) or tuple(_lone_layer(model, path) for path in paths)
+    matching = [
+        path for path in paths if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+    ]
+    if not matching:
+        raise InputError(
+            f"layers: {list(patterns)} match none of the model's {len(paths)} linear layers; their"
+            f" names are like {paths[:3]}"
+        )
+    return tuple(inside.get(path) or _lone_layer(model, path) for path in matching)
+
+
+def _lone_layer(model: nn.Module, path: str) -> LayerSpec:
+    """Return a layer outside transformer blocks; the first number of its path is its block."""
+    from torch import nn
+
+    linear = model.get_submodule(path)
+    assert isinstance(linear, nn.Linear)
+    parts = path.split(".")
+    place = next((index for index, part in enumerate(parts) if part.isdigit()), None)
+    role = ".".join(part for index, part in enumerate(parts) if index != place) or "linear"
+    block = 0 if place is None else int(parts[place])
+    return LayerSpec(path, role, block, (linear.out_features, linear.in_features))
 
 
 def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpec]) -> None:
@@ -84,16 +136,20 @@ def full_layer_names(model: nn.Module, layers: Sequence[LayerSpec]) -> tuple[str
 
 
 def _block_layers(model: nn.Module) -> Iterator[LayerSpec]:
+    from torch import nn
+
     for list_name, blocks in _outermost_lists(model):
         for index, block in enumerate(blocks):
             for path, module in block.named_modules():
                 if isinstance(module, nn.Linear):
                     name = ".".join(part for part in (list_name, str(index), path) if part)
                     shape = (module.out_features, module.in_features)
-                    yield LayerSpec(name, _ROLES.get(path, path or "linear"), index, shape)
+                    yield LayerSpec(name, ROLES.get(path, path or "linear"), index, shape)
 
 
 def _outermost_lists(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:
+    from torch import nn
+
     for name, child in model.named_children():
         path = f"{prefix}{name}"
         if isinstance(child, nn.ModuleList):

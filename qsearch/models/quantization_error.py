@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from qsearch._threads import one_thread
-from qsearch.plugins.capabilities import quantize_weight
+from qsearch.plugins.capabilities import SupportsLayers, quantize_weight
 from qsearch.plugins.protocols import Quantizer
 from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.layers import LayerSpec
 
 SAMPLE_WEIGHTS = 2_000_000
 """Weights sampled from the whole model."""
@@ -30,6 +31,7 @@ def quantization_errors(
     layer_configurations: Sequence[LayerConfiguration],
     sample_weights: int = SAMPLE_WEIGHTS,
     moments: Sequence[Tensor | None] | None = None,
+    layers: Sequence[LayerSpec | None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Measure ‖W−W̃‖²/‖W‖² (layers × layer configurations) on whole rows of each weight.
 
@@ -38,22 +40,25 @@ def quantization_errors(
     the sample is large enough for that.
 
     Moments of the inputs (input features × input features) are one object for layers that read the
-    same inputs, and None where they were not measured.
+    same inputs, and None where they were not measured. A quantizer that asks for the layers is
+    called for each by itself.
     """
     moments = moments or [None] * len(weights)
+    if layers is None or not isinstance(quantizer, SupportsLayers):
+        layers = [None] * len(weights)
     limit = max(sample_weights // len(weights), 1)
-    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    alike: dict[tuple[int, int, LayerSpec | None], list[int]] = defaultdict(list)
     for position, weight in enumerate(weights):
-        alike[weight.shape[1], id(moments[position])].append(position)
+        alike[weight.shape[1], id(moments[position]), layers[position]].append(position)
     errors = np.zeros((len(weights), len(layer_configurations)))
-    for positions in alike.values():
+    for (_, _, layer), positions in alike.items():
         moment = moments[positions[0]]
         samples = [_sample_rows(weights[position], limit) for position in positions]
         sizes = [len(sample) for sample in samples]
         joined = torch.cat(samples)
         norms = torch.stack([sample.double().square().sum() for sample in samples])
         for column, configuration in enumerate(layer_configurations):
-            quantized = quantize_weight(quantizer, joined, configuration, moment)
+            quantized = quantize_weight(quantizer, joined, configuration, moment, layer)
             difference = quantizer.dequantize(quantized)
             squared = difference.sub_(joined).square_().sum(dim=1, dtype=torch.float64)
             sums = torch.stack([part.sum() for part in torch.split(squared, sizes)])

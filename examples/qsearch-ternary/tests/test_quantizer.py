@@ -1,6 +1,6 @@
 """What qsearch counts on of every quantizer."""
 
-from qsearch_ternary import Ternary
+from qsearch_ternary.quantizer import Ternary
 
 from qsearch.testing import QuantizerConformance
 

@@ -8,7 +8,7 @@ group: the choice index of its layer configuration (groups, int64).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -23,26 +23,30 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Space:
+class ConfigurationSpace:
     """All configurations of a model under a quantizer.
 
     ``storage_bits`` are bits per weight by choice index, and ``fused_roles`` sets of roles that are
-    tied within a block.
+    tied within a block. Layers of the shapes in ``shape_bits`` have the bits there instead.
     """
 
     layers: tuple[LayerSpec, ...]
     choices: Choices
     storage_bits: tuple[float, ...]
     fused_roles: tuple[tuple[str, ...], ...] = ()
+    shape_bits: Mapping[tuple[int, int], tuple[float, ...]] = field(
+        default_factory=dict, hash=False
+    )
 
     def __post_init__(self) -> None:
         if not self.layers:
             raise InputError("a space needs at least one quantizable layer")
-        if len(self.storage_bits) != self.choices.size:
-            raise InputError(
-                f"got storage bits of {len(self.storage_bits)} layer configurations;"
-                f" the quantizer has {self.choices.size}"
-            )
+        for bits in (self.storage_bits, *self.shape_bits.values()):
+            if len(bits) != self.choices.size:
+                raise InputError(
+                    f"got storage bits of {len(bits)} layer configurations;"
+                    f" the quantizer has {self.choices.size}"
+                )
         tied_groups(self.layers, self.fused_roles)
 
     @cached_property
@@ -70,9 +74,18 @@ class Space:
         return share
 
     @cached_property
+    def group_bits(self) -> Floats:
+        """Storage bits per weight (groups × choices)."""
+        rows = [self.shape_bits.get(layer.shape, self.storage_bits) for layer in self.layers]
+        bits = np.array(rows, dtype=np.float64)
+        parameters = np.array([layer.parameters for layer in self.layers], dtype=np.float64)
+        members = [list(group.members) for group in self.groups]
+        return np.stack([_mean(bits[each], parameters[each]) for each in members])
+
+    @cached_property
     def bits_table(self) -> Floats:
-        """Storage bits per weight, by choice index (choices)."""
-        return np.array(self.storage_bits, dtype=np.float64)
+        """Average bits with all layers alike, by choice index (choices)."""
+        return _mean(self.group_bits, self.group_parameters.astype(np.float64))
 
     @cached_property
     def sizes(self) -> Integers:
@@ -128,13 +141,19 @@ class Space:
 
         Exact in float64 while the knobs' bits are dyadic rationals, as for powers of two.
         """
-        total: Floats = self.bits_table[index] @ self.group_parameters.astype(np.float64)
+        if self.shape_bits:
+            bits = self.group_bits.take(index + np.arange(len(self.groups)) * self.choices.size)
+        else:
+            bits = self.bits_table[index]
+        total: Floats = bits @ self.group_parameters.astype(np.float64)
         return total / float(self.group_parameters.sum())
 
     @cached_property
     def average_bits_range(self) -> tuple[float, float]:
         """Least and greatest average bits."""
-        return float(self.bits_table.min()), float(self.bits_table.max())
+        parameters = self.group_parameters.astype(np.float64)
+        least, greatest = self.group_bits.min(axis=1), self.group_bits.max(axis=1)
+        return float(_mean(least, parameters)), float(_mean(greatest, parameters))
 
     @cached_property
     def neighbour_choices(self) -> tuple[Integers, ...]:
@@ -167,3 +186,12 @@ class Space:
             average <= bits[1] + _ROUNDING
         )
         return inside
+
+
+def _mean(rows: Floats, weights: Floats) -> Floats:
+    """Return the weighted mean of rows, and of equal ones exactly what they are."""
+    if (rows == rows[0]).all():
+        first: Floats = rows[0]
+        return first
+    mean: Floats = weights @ rows / weights.sum()
+    return mean

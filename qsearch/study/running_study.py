@@ -21,7 +21,7 @@ from qsearch.surrogate.error_correlation import error_correlation
 
 
 @dataclass(frozen=True)
-class Study:
+class RunningStudy:
     """A study that is open for running.
 
     Args:

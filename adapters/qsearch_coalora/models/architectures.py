@@ -1,0 +1,185 @@
+"""Shapes of the most used architectures, from their ``config.json`` alone.
+
+Importing the model classes of transformers takes seconds, so these few are written down, and tests
+compare them with what transformers builds. A configuration that is out of the ordinary is left to
+transformers, which builds it or says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from qsearch.models.discovery import ROLES
+from qsearch.space.layers import LayerSpec
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What is known of a headless model without its weights.
+
+    Args:
+        layers: Its quantizable layers, in module order.
+        parameters: How many it has.
+        embedded: How many of them are in embeddings.
+        positions: Most tokens that it can read at once, or None if it does not say.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    parameters: int
+    embedded: int
+    positions: int | None
+
+
+class _Config(BaseModel):
+    """The fields of a ``config.json`` that shapes follow from; a size must be given."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt
+    intermediate_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+    max_position_embeddings: PositiveInt
+    hidden_act: Literal["gelu", "gelu_new", "relu", "silu"]
+    # What would change the model, and is left to transformers.
+    auto_map: None = None
+    quantization_config: None = None
+    pruned_heads: dict[str, Any] = Field(default_factory=dict, max_length=0)
+    chunk_size_feed_forward: Literal[0] = 0
+
+    def shape(self) -> ModelShape | None:
+        """Return the shape; None where transformers would refuse the sizes."""
+        raise NotImplementedError
+
+
+class _Bert(_Config):
+    """BERT and RoBERTa."""
+
+    model_type: Literal["bert", "roberta"]
+    type_vocab_size: PositiveInt
+    pad_token_id: NonNegativeInt
+    layer_norm_eps: float
+    hidden_dropout_prob: float = Field(ge=0, le=1)
+    attention_probs_dropout_prob: float = Field(ge=0, le=1)
+    is_decoder: Literal[False] = False
+    add_cross_attention: Literal[False] = False
+
+    def shape(self) -> ModelShape | None:
+        width, inner, positions = (
+            self.hidden_size,
+            self.intermediate_size,
+            self.max_position_embeddings,
+        )
+        if width % self.num_attention_heads or self.pad_token_id >= min(self.vocab_size, positions):
+            return None
+        linear = {
+            "attention.self.query": (width, width),
+            "attention.self.key": (width, width),
+            "attention.self.value": (width, width),
+            "attention.output.dense": (width, width),
+            "intermediate.dense": (inner, width),
+            "output.dense": (width, inner),
+        }
+        biases = sum(rows for rows, _ in linear.values())
+        embedded = (self.vocab_size + positions + self.type_vocab_size) * width
+        # A norm has a factor and a bias: one of the embeddings, two in each block; then the pooler.
+        rest = 2 * width + self.num_hidden_layers * (biases + 4 * width) + width * width + width
+        readable = positions - (self.pad_token_id + 1) * (self.model_type == "roberta")
+        layers = _in_blocks("encoder.layer", self.num_hidden_layers, linear)
+        return _with_parameters(layers, embedded, rest, readable)
+
+
+class _Rope(BaseModel):
+    """Plain rotary position embeddings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    rope_type: Literal["default"]
+    rope_theta: float
+
+
+class _Llama(_Config):
+    """Llama, Mistral, Qwen2 and Qwen3."""
+
+    model_type: Literal["llama", "mistral", "qwen2", "qwen3"]
+    num_key_value_heads: PositiveInt
+    head_dim: PositiveInt | None = None
+    rms_norm_eps: float
+    pad_token_id: NonNegativeInt | None = None
+    attention_bias: Literal[False] = False
+    mlp_bias: Literal[False] = False
+    rope_theta: float | None = None
+    rope_scaling: None = None
+    rope_parameters: _Rope | None = None
+    layer_types: list[Literal["full_attention"]] | None = None
+    use_sliding_window: Literal[False] = False
+
+    def shape(self) -> ModelShape | None:
+        width, inner, heads = self.hidden_size, self.intermediate_size, self.num_attention_heads
+        head = self.head_dim
+        if head is None and self.model_type != "qwen3":
+            head = width // heads
+        if (
+            head is None
+            or width % heads
+            or heads % self.num_key_value_heads
+            or len(self.layer_types or range(self.num_hidden_layers)) != self.num_hidden_layers
+            or (self.pad_token_id or 0) >= self.vocab_size
+        ):
+            return None
+        queries, keys = heads * head, self.num_key_value_heads * head
+        linear = {
+            "self_attn.q_proj": (queries, width),
+            "self_attn.k_proj": (keys, width),
+            "self_attn.v_proj": (keys, width),
+            "self_attn.o_proj": (width, queries),
+            "mlp.gate_proj": (inner, width),
+            "mlp.up_proj": (inner, width),
+            "mlp.down_proj": (width, inner),
+        }
+        of_block = 2 * width  # Two norms.
+        if self.model_type == "qwen2":
+            of_block += queries + 2 * keys
+        if self.model_type == "qwen3":
+            of_block += 2 * head
+        layers = _in_blocks("layers", self.num_hidden_layers, linear)
+        rest = self.num_hidden_layers * of_block + width
+        return _with_parameters(layers, self.vocab_size * width, rest, self.max_position_embeddings)
+
+
+def known_shape(folder: Path) -> ModelShape | None:
+    """Return the shape of the model in a folder, if it is of a known architecture."""
+    try:
+        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    for architecture in (_Bert, _Llama):
+        try:
+            return architecture.model_validate(fields).shape()
+        except ValidationError:
+            continue
+    return None
+
+
+def _in_blocks(
+    blocks: str, count: int, linear: Mapping[str, tuple[int, int]]
+) -> tuple[LayerSpec, ...]:
+    return tuple(
+        LayerSpec(f"{blocks}.{block}.{path}", ROLES[path], block, shape)
+        for block in range(count)
+        for path, shape in linear.items()
+    )
+
+
+def _with_parameters(
+    layers: tuple[LayerSpec, ...], embedded: int, rest: int, positions: int
+) -> ModelShape:
+    parameters = sum(layer.parameters for layer in layers) + embedded + rest
+    return ModelShape(layers, parameters, embedded, positions)

@@ -1,0 +1,1 @@
+"""The Python API: what ``import qsearch`` offers, by these names alone."""

@@ -1,0 +1,210 @@
+"""The configurations of a model in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qsearch._arrays import Floats, Integers
+from qsearch.api.quantization import QuantizerConfiguration, quantizer_of
+from qsearch.errors import InputError
+from qsearch.models.discovery import find_layers
+from qsearch.models.quantization_error import quantization_errors
+from qsearch.plugins.components import space_of
+from qsearch.plugins.protocols import Quantizer
+from qsearch.search.layer_scores import error_scores
+from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.configuration_space import ConfigurationSpace
+from qsearch.space.layers import LayerSpec
+from qsearch.space.sampling import sample_configurations
+from qsearch.spec.sections import ModelSpec, PluginSpec, SpaceSpec
+from qsearch.spec.validation import validate
+from qsearch.surrogate.error_correlation import error_correlation
+
+Tied = Literal["none", "fused"] | Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Space:
+    """The configurations of a model under a quantizer: what a study searches.
+
+    Make it with :meth:`from_model`. It keeps the model's weights as they are then.
+
+    >>> import torch, qsearch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> space = qsearch.Space.from_model(model, "integer", {"bits": [2, 4, 8]})
+    >>> [layer.name for layer in space.layers]
+    ['0', '2']
+    >>> space
+    Space(2 layers, integer, 2.125 to 8.5 average bits)
+    """
+
+    configurations: ConfigurationSpace
+    quantizer: Quantizer
+    quantizer_section: PluginSpec
+    model_section: ModelSpec
+    space_section: SpaceSpec
+    weights: tuple[Tensor, ...]
+    state: Mapping[str, Tensor]
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        quantizer: str | Quantizer = "normal-float",
+        options: Mapping[str, Any] | None = None,
+        tied: Tied = "none",
+        layers: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> Space:
+        """Return the space of a model in memory, of any class, with linear layers.
+
+        Args:
+            model: Any module; it is not changed.
+            quantizer: The name of an installed one (``qsearch plugins``), or one of your own.
+            options: Of the quantizer, as in a study's YAML, such as ``{"bits": [3, 4, 8]}``.
+            tied: Which layers share a configuration: ``fused`` ties query, key and value, and gate
+                and up, within a block; a list of lists of roles ties those.
+            layers: Shell patterns of module paths. Without, the linear layers of transformer
+                blocks; all, if the model has none.
+            name: Of the model, for reports.
+
+        Raises:
+            InputError: If the model has no such layer, or an argument is not what it may be.
+
+        >>> import torch, qsearch
+        >>> qsearch.Space.from_model(torch.nn.Linear(64, 8), layers=["*"]).layers[0].shape
+        (8, 64)
+        """
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model: give a torch.nn.Module, not {type(model).__name__}")
+        patterns = [layers] if isinstance(layers, str) else layers
+        found = find_layers(model, patterns)
+        made, section = quantizer_of(quantizer, options or {})
+        space = validate(SpaceSpec, {"tied": tied}, "Space.from_model")
+        _require_roles(space, found)
+        own_name = getattr(getattr(model, "config", None), "_name_or_path", "")
+        return cls(
+            configurations=space_of(made, found, space.fused_roles),
+            quantizer=made,
+            quantizer_section=section,
+            model_section=ModelSpec(
+                name=name or own_name or type(model).__name__, layers=tuple(patterns or ("*",))
+            ),
+            space_section=space,
+            # What a quantized model holds meanwhile lies elsewhere, so these stay the originals.
+            weights=tuple(_linear_weight(model, layer.name) for layer in found),
+            state={key: value.detach() for key, value in model.state_dict().items()},
+        )
+
+    def __repr__(self) -> str:
+        """Say how large it is."""
+        least, greatest = self.average_bits_range
+        return (
+            f"Space({len(self.layers)} layers, {self.quantizer.name},"
+            f" {least:.4g} to {greatest:.4g} average bits)"
+        )
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The quantizable layers, in the model's order."""
+        return self.configurations.layers
+
+    @property
+    def average_bits_range(self) -> tuple[float, float]:
+        """Least and greatest average bits."""
+        return self.configurations.average_bits_range
+
+    def average_bits(self, configuration: Mapping[str, LayerConfiguration]) -> float:
+        """Return the average storage bits per quantized weight of a configuration.
+
+        >>> space.average_bits(space.sample(bits=(3.0, 5.0))) <= 5.0
+        True
+        """
+        return float(self.configurations.average_bits(self.configurations.encode(configuration)))
+
+    def decode(self, index: Integers) -> QuantizerConfiguration:
+        """Return the configuration with some choice indices (groups).
+
+        >>> index = space.configurations.encode(configuration)
+        >>> space.decode(index) == configuration
+        True
+        """
+        return QuantizerConfiguration(self.configurations.decode(index), self.quantizer)
+
+    def sample(
+        self, bits: tuple[float, float] | None = None, seed: int = 0
+    ) -> QuantizerConfiguration:
+        """Return a random configuration, uniform over an interval of average bits.
+
+        >>> space.sample(bits=(3.0, 5.0), seed=1) == space.sample(bits=(3.0, 5.0), seed=1)
+        True
+        """
+        interval = bits or self.average_bits_range
+        generator = np.random.default_rng(seed)
+        return self.decode(sample_configurations(self.configurations, 1, interval, generator)[0])
+
+    @cached_property
+    def quantization_error(self) -> Floats:
+        """Relative squared error of each layer (layers × choices), measured at first use.
+
+        >>> space.quantization_error.shape == (len(space.layers), space.configurations.choices.size)
+        True
+        """
+        choices = self.configurations.choices.layer_configurations
+        return quantization_errors(self.weights, self.quantizer, choices, layers=self.layers)
+
+    @cached_property
+    def scores(self) -> Floats:
+        """What the search starts from: predicted rise of the loss (groups × choices).
+
+        By quantization error alone, each weight's counting the same; a common factor is free.
+
+        >>> bool(space.scores.min() >= 0)
+        True
+        """
+        return error_scores(self.configurations, self.quantization_error)
+
+    @cached_property
+    def correlation(self) -> Floats:
+        """Correlation of the errors of two choices (choices × choices), measured at first use.
+
+        >>> round(float(space.correlation[0, 0]), 6)
+        1.0
+        """
+        return error_correlation(self.quantizer)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all of the model's tensors, by name.
+
+        >>> len(space.digest())
+        64
+        """
+        sha = hashlib.sha256()
+        for key, value in sorted(self.state.items()):
+            sha.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+            sha.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return sha.hexdigest()
+
+
+def _linear_weight(model: nn.Module, name: str) -> Tensor:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, nn.Linear)
+    return layer.weight.detach()
+
+
+def _require_roles(space: SpaceSpec, layers: Sequence[LayerSpec]) -> None:
+    """Refuse a tie that names a role no layer has."""
+    if space.tied in ("none", "fused"):
+        return
+    roles = sorted({layer.role for layer in layers})
+    unknown = [role for tie in space.fused_roles for role in tie if role not in roles]
+    if unknown:
+        raise InputError(f"tied: no layer has the role {unknown[0]!r}; roles: {roles}")

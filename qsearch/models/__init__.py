@@ -1,0 +1,1 @@
+"""Any PyTorch module: its quantizable layers, their quantization errors, quantized weights."""

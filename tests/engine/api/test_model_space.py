@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import qsearch
+from qsearch.errors import InputError
+from qsearch.plugins.registry import load_plugin
+from tests.engine.api.conftest import OPTIONS
+
+
+class Block(nn.Module):
+    """Two layers of names that transformers do not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(32, 64)
+        self.second = nn.Linear(64, 32)
+
+
+class Blocks(nn.Module):
+    """A list of blocks with a layer before it and one behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 32)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.head = nn.Linear(32, 8)
+
+
+def names(space: qsearch.Space) -> list[str]:
+    return [layer.name for layer in space.layers]
+
+
+def test_layers_are_those_of_blocks() -> None:
+    space = qsearch.Space.from_model(Blocks(), "integer", OPTIONS)
+    assert names(space) == [
+        f"blocks.{block}.{name}" for block in (0, 1) for name in ("first", "second")
+    ]
+    assert [(layer.block, layer.role) for layer in space.layers[2:]] == [
+        (1, "first"),
+        (1, "second"),
+    ]
+
+
+def test_layers_are_all_where_there_is_no_block(space: qsearch.Space) -> None:
+    assert [(layer.name, layer.block, layer.role) for layer in space.layers] == [
+        ("0", 0, "linear"),
+        ("2", 2, "linear"),
+        ("4", 4, "linear"),
+    ]
+
+
+def test_patterns_name_layers_anywhere() -> None:
+    space = qsearch.Space.from_model(Blocks(), "integer", OPTIONS, layers=["head", "*.first"])
+    assert names(space) == ["blocks.0.first", "blocks.1.first", "head"]
+    assert space.layers[-1].role == "head"
+
+
+def test_tied_roles_share_a_configuration() -> None:
+    space = qsearch.Space.from_model(Blocks(), "integer", OPTIONS, tied=[["first", "second"]])
+    configuration = space.sample(seed=3)
+    for block in ("blocks.0", "blocks.1"):
+        assert configuration[f"{block}.first"] == configuration[f"{block}.second"]
+
+
+def test_a_quantizer_may_be_an_object(model: nn.Module, space: qsearch.Space) -> None:
+    plugin = load_plugin("quantizers", "integer")
+    made = qsearch.Space.from_model(model, plugin(plugin.Options(**OPTIONS)))
+    assert made.average_bits_range == space.average_bits_range
+    assert made.quantizer_section.options == OPTIONS
+
+
+def test_average_bits_are_those_of_the_weights(space: qsearch.Space) -> None:
+    configuration = space.sample(bits=(3.0, 5.0), seed=1)
+    stored = [space.quantizer.storage_bits(configuration[layer.name]) for layer in space.layers]
+    sizes = [layer.parameters for layer in space.layers]
+    expected = sum(b * n for b, n in zip(stored, sizes, strict=True)) / sum(sizes)
+    assert space.average_bits(configuration) == pytest.approx(expected, rel=1e-12)
+    assert 3.0 <= expected <= 5.0
+
+
+def test_the_space_keeps_the_weights_that_the_model_had() -> None:
+    model = nn.Sequential(nn.Linear(64, 4), nn.Linear(4, 32))
+    space = qsearch.Space.from_model(model, "integer", OPTIONS)
+    before = space.digest()
+    with qsearch.quantized(model, space.sample()):
+        assert space.digest() == before
+        assert qsearch.Space.from_model(model, "integer", OPTIONS).digest() != before
+    assert qsearch.Space.from_model(model, "integer", OPTIONS).digest() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_in_half_precision_have_errors_and_digests(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Linear(64, 32)).to(dtype)
+    space = qsearch.Space.from_model(model, "integer", OPTIONS)
+    assert (space.quantization_error > 0).all()
+    assert len(space.digest()) == 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": nn.ReLU()}, r"model ReLU has no linear layers \(torch.nn.Linear\)"),
+        ({"model": "minilm"}, "model: give a torch.nn.Module, not str"),
+        ({"layers": ["x*"]}, r"layers: \['x\*'\] match none of the model's 3 linear layers"),
+        ({"quantizer": "nope"}, "no quantizer is called 'nope'; installed: .*'integer'"),
+        ({"quantizer": 3}, "quantizer: give the name of a plugin or an object .*, not 3"),
+        ({"options": {"bits": [5]}}, "quantizer 'integer': options.bits.0: .* 2, 3, 4 or 8, not 5"),
+        ({"options": {"rounding": "gptq"}}, "quantizer 'integer' .* needs the inputs"),
+        ({"options": {"bits": [4], "group_size": [32]}}, "'integer' has one configuration"),
+        ({"tied": [["a", "b"]]}, r"tied: no layer has the role 'a'; roles: \['linear'\]"),
+        ({"tied": "all"}, "Space.from_model: tied: .*, not 'all'"),
+    ],
+)
+def test_bad_arguments_are_named(
+    model: nn.Module, arguments: dict[str, object], message: str
+) -> None:
+    given = {"model": model, "quantizer": "integer", **arguments}
+    with pytest.raises(InputError, match=message):
+        qsearch.Space.from_model(**given)  # type: ignore[arg-type]

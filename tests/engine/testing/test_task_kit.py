@@ -1,0 +1,175 @@
+"""The kit for tasks: a right one passes, and each check fails on one with a fault for it."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.protocols import LoadedModel, Scores
+from qsearch.spec.sections import ModelSpec
+from qsearch.testing import TaskConformance
+from tests.engine.testing.faults import altered, assert_found, checks, each, replaced
+
+numbers = itertools.count()
+
+
+class Signs:
+    """Whether the sum of a vector is positive."""
+
+    name = "signs"
+    metric = Metric("accuracy", "higher")
+
+    class Options(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
+    def __init__(self):
+        self.data = {}
+
+    def load_model(self, model, seed):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            module = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Linear(8, 2))
+        return LoadedModel(module, None, ("1",))
+
+    def prepare(self, tokenizer):
+        generator = torch.Generator().manual_seed(0)
+        for split, count in (("train", 10), ("validation", 6)):
+            vectors = torch.randn(count, 6, generator=generator)
+            self.data[split] = {"input": vectors, "labels": (vectors.sum(1) > 0).long()}
+
+    def batches(self, split, batch_size, generator=None):
+        data = self.data[split]
+        count = len(data["labels"])
+        order = torch.randperm(count, generator=generator) if generator else torch.arange(count)
+        for places in order.split(batch_size):
+            yield {name: tensor[places] for name, tensor in data.items()}
+
+    def score(self, logits, batch):
+        losses = torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
+        right = (logits.argmax(1) == batch["labels"]).float()
+        return Scores(losses, right, torch.ones_like(losses))
+
+    def summarise(self, scores):
+        return float(scores.metrics.mean()), float(
+            scores.metrics.std() / len(scores.metrics) ** 0.5
+        )
+
+    def examples(self, split):
+        return len(self.data[split]["labels"])
+
+
+def other(**methods):
+    return replaced(Signs, **methods)
+
+
+def results(**changes):
+    return altered(Signs, **changes)
+
+
+def fields(**changes):
+    return lambda right, *_: replace(right, **changes)
+
+
+class AnyOptions(Signs):
+    class Options(BaseModel):
+        """Takes what it does not know."""
+
+
+FAULTS = {
+    "it_has_a_name_and_a_metric": {
+        "the task is written for version 2": other(contract=2),
+        "name": other(name=""),
+        "metric's name": other(metric=Metric("loss", "lower")),
+        "which values are better": other(metric=Metric("accuracy", "more")),
+    },
+    "options_refuse_fields_that_they_do_not_know": {"DID NOT RAISE": AnyOptions},
+    "the_model_is_a_function_of_the_seed": {
+        "loaded again: '0.weight'": results(
+            load_model=lambda right, *_: replace(
+                right, module=torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Linear(8, 2))
+            )
+        ),
+        "types": results(load_model=lambda right, *_: [right.module[0].half(), right][1]),
+        "head 'top' is not a module": results(load_model=fields(head=("top",))),
+    },
+    "batches_have_each_example_once_and_repeat": {
+        "no train batches": results(batches=lambda *_: iter(())),
+        "train batches, again": other(
+            batches=lambda self, split, size, _=None: Signs.batches(
+                self, split, size, torch.Generator().manual_seed(next(numbers))
+            )
+        ),
+        "number of train batches": other(
+            batches=lambda self, split, size, _=None: Signs.batches(
+                self, split, 1 + next(numbers) % 2
+            )
+        ),
+        "examples of train": results(examples=lambda right, _: right - 1),
+    },
+    "a_generator_shuffles_and_its_seed_decides": {
+        "batches of an equal generator": other(
+            batches=lambda self, split, size, _=None: Signs.batches(
+                self, split, size, torch.Generator().manual_seed(next(numbers))
+            )
+        ),
+        "batches of another seed": other(
+            batches=lambda self, split, size, _=None: Signs.batches(self, split, size)
+        ),
+    },
+    "scores_are_of_each_example": {
+        "the batch after it is scored: 'input'": other(
+            score=lambda self, logits, batch: [
+                batch["input"].zero_(),
+                Signs.score(self, logits, batch),
+            ][1]
+        ),
+        "losses without a graph": results(
+            score=lambda right, *_: replace(right, losses=right.losses.detach())
+        ),
+        "metrics": results(score=lambda right, *_: replace(right, metrics=right.metrics[:1])),
+        "weights": results(score=lambda right, *_: replace(right, weights=0 * right.weights)),
+        "losses, again": results(
+            score=lambda right, *_: replace(right, losses=right.losses + next(numbers))
+        ),
+    },
+    "the_metric_is_of_all_examples": {
+        "metric": results(summarise=lambda *_: (float("nan"), 0.1)),
+        "standard error": results(summarise=lambda right, _: (right[0], -1.0)),
+        "metric in another order": other(
+            summarise=lambda _, scores: (float(scores.losses[0]), 0.1)
+        ),
+    },
+}
+
+
+class Kit(TaskConformance):
+    plugin = Signs
+
+    def make(self):
+        return self.plugin()
+
+    def model(self):
+        return ModelSpec(name="signs")
+
+
+class TestRightTask(Kit):
+    pass
+
+
+@each(FAULTS)
+def test_a_task_with_a_fault_fails_the_check_for_it(check, says, plugin, tmp_path):
+    with torch.random.fork_rng():
+        assert_found(replaced(Kit, plugin=plugin)(), check, says, tmp_path)
+
+
+def test_every_check_has_a_task_that_fails_it():
+    assert set(FAULTS) == checks(TaskConformance)
+
+
+@pytest.mark.parametrize("method", ["make", "model"])
+def test_a_kit_without_a_plugin_says_what_it_needs(method):
+    with pytest.raises(NotImplementedError, match=f"TaskConformance needs a method {method}"):
+        getattr(TaskConformance(), method)()
