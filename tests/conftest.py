@@ -122,3 +122,16 @@ def postgres_url(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatc
     """
     monkeypatch.setattr("qsearch.experiment.database_lock._PATIENCE_SECONDS", 500.0)
     return postgres_server.new_database()
+
+
+@pytest.fixture(scope="module")
+def uncompiled() -> Iterator[None]:
+    """Spare BoTorch compiling its kernel for Ax's acquisition, which takes 40 s the first time."""
+    from torch.utils import cpp_extension
+
+    def fail(**_: object) -> None:
+        raise RuntimeError("not compiled in tests")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpp_extension, "load", fail)
+        yield

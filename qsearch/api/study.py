@@ -170,9 +170,9 @@ class Study:
     def close(self) -> None:
         """Save the results and free the directory; the study may be used again.
 
-        >>> trial = study.ask()
+        >>> import qsearch
         >>> study.close()
-        >>> study.ask().number == trial.number
+        >>> qsearch.load_study(study.directory).best() == study.best()
         True
         """
         if self._session is not None:

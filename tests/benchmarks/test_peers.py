@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
-from torch.utils import cpp_extension
 
 from benchmarks.peers import PEERS, Peer, Problem, Proposals, run_peer
 from benchmarks.peers.amq import AMQSettings
@@ -73,24 +72,14 @@ def volume(found: Integers, losses: Floats) -> float:
     return hypervolume(np.column_stack([losses, SPACE.average_bits(found)]), REFERENCE)
 
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 EVALUATIONS = {"ax": 6, "ax-one-restart": 6, "optuna-gp": 11, "allocated": 12}
 """Of peers that take long; just past their random phase."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    """Spare BoTorch compiling its kernel for Ax's acquisition, which takes 40 s the first time."""
-
-    def fail(**_: object) -> None:
-        raise RuntimeError("not compiled in tests")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpp_extension, "load", fail)
-        yield
-
-
 @pytest.fixture(scope="module")
-def cold() -> dict[str, tuple[Integers, Floats]]:
+def cold(uncompiled: None) -> dict[str, tuple[Integers, Floats]]:
     """What each peer proposes without a start, and the losses."""
     return {
         name: run(peer, problem_of(name), EVALUATIONS.get(name, 35)) for name, peer in PEERS.items()
