@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperOption
 
 from qsearch.cli.arguments import Json, StudyDirectory
 from qsearch.cli.console import SafeConsole, print_line, print_table
+from qsearch.cli.rare_collection import rare_collection
 from qsearch.errors import InputError
 
 Bits = Annotated[float | None, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
@@ -73,6 +74,7 @@ class ExportCommand(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+@rare_collection()
 def export(
     directory: StudyDirectory,
     to: Annotated[Path, typer.Option("--to", help="Folder to write.", metavar="OUT")],
