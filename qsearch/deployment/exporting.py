@@ -18,11 +18,12 @@ from qsearch.deployment.budgets import Budget, best_within, size_needed
 from qsearch.deployment.model_card import add_values, export_facts
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsExport, SupportsQuantizerCheck
-from qsearch.plugins.components import build_components
+from qsearch.plugins.components import PYTHON_ONLY, build_components
 from qsearch.plugins.exporters import Exporter, ExportJob
 from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.plugins.formats import load_exporter
 from qsearch.plugins.protocols import QuantizedTensor, Trainer
+from qsearch.spec.sections import OBJECTIVE
 from qsearch.storage.checkpoints import read_adapter, read_data_facts
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import cannot_write, write_json
@@ -164,6 +165,8 @@ def _writer(
     directory: Path, record: StudyRecord, format: str, to: Path, show: ExportProgress
 ) -> _Writer:
     """Return what writes the study's exports, once it is clear that it can write there."""
+    if record.trainer == OBJECTIVE:
+        raise InputError(f"{directory}: {PYTHON_ONLY}")
     exporter = load_exporter(format, record.trainer, record.quantizer)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to {to}: exists and is not an empty folder")

@@ -17,13 +17,14 @@ from torch import nn
 
 import qsearch
 from qsearch.deployment.budgets import Budget
+from qsearch.deployment.exporting import export_configuration
 from qsearch.deployment.picking import pick_configuration
 from qsearch.errors import InputError, StudyBusyError
 from qsearch.experiment.parameters import stored_precision
 from qsearch.monitoring.events import read_events
 from qsearch.monitoring.status import study_status
 from qsearch.search.pareto import non_dominated
-from qsearch.storage.paths import LOG
+from qsearch.storage.paths import LOG, STUDY_YAML
 from tests.engine.api.conftest import BITS, INITIAL, OPTIONS, TRIALS, Loss
 from tests.engine.fake_study import in_child
 
@@ -89,6 +90,17 @@ def test_the_directory_is_an_ordinary_one(searched: qsearch.Study) -> None:
     assert status.finished == f"{TRIALS} trials"
     picked = pick_configuration(searched.directory, Budget("bits", 4.5))
     assert picked.configuration == searched.best(bits=4.5).configuration
+
+
+def test_commands_that_would_train_or_export_name_the_python_way(
+    searched: qsearch.Study, tmp_path: Path
+) -> None:
+    spec = searched.directory / STUDY_YAML
+    with pytest.raises(InputError, match=r"study.yaml: trainer.name: 'objective': .*create_study"):
+        qsearch.run_study(spec, searched.directory)
+    with pytest.raises(InputError, match=r"mine: the loss of this study is .* qsearch.quantized"):
+        export_configuration(searched.directory, Budget("bits", 4.5), tmp_path / "out", "merged")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_loaded_study_has_the_same_results(
