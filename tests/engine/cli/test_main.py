@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 
+from qsearch.cli.rare_collection import rare_collection
 from tests.engine.fake_study import imported_by, write_study_yaml
 
 
@@ -89,3 +91,10 @@ def test_light_commands_start_without_heavy_imports(finished: Path) -> None:
         (["status", str(finished)], heavy),
     ):
         assert imported_by(command, modules) == "[]"
+
+
+def test_garbage_is_searched_for_rarely_while_a_command_imports_and_then_as_before() -> None:
+    before = gc.get_threshold()
+    with rare_collection():
+        assert gc.get_threshold()[0] >= 100 * before[0]
+    assert gc.get_threshold() == before
