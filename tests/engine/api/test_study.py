@@ -24,9 +24,10 @@ from qsearch.experiment.parameters import stored_precision
 from qsearch.monitoring.events import read_events
 from qsearch.monitoring.status import study_status
 from qsearch.search.pareto import non_dominated
+from qsearch.sharing.archive import archive_study, restore_archive
 from qsearch.storage.paths import LOG, STUDY_YAML
 from tests.engine.api.conftest import BITS, INITIAL, OPTIONS, TRIALS, Loss
-from tests.engine.fake_study import in_child
+from tests.engine.fake_study import SMALL, in_child, write_study_yaml
 
 
 def create(space: qsearch.Space, directory: Path, **arguments: Any) -> qsearch.Study:
@@ -103,6 +104,23 @@ def test_commands_that_would_train_or_export_name_the_python_way(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_study_file_runs_and_its_results_load(tmp_path: Path) -> None:
+    file = write_study_yaml(tmp_path / "study.yaml", **SMALL)
+    study = qsearch.run_study(str(file), str(tmp_path / "run"), overrides=["search.rounds=2"])
+    assert study.name == "fake"
+    table = study.trials_dataframe()
+    assert set(table["round"]) == {1, 2}
+    assert study.best().metrics == {"accuracy": table["accuracy"][study_row(study, table)]}
+    with pytest.raises(InputError, match=r"this study trains by 'fake'; .* qsearch.run_study"):
+        study.ask()
+
+
+def study_row(study: qsearch.Study, table: pd.DataFrame) -> int:
+    """The row of the best trial, of the last round."""
+    rows = table[(table["trial"] == study.best().number) & (table["round"] == 2)]
+    return int(rows.index[0])
+
+
 def test_a_loaded_study_has_the_same_results(
     searched: qsearch.Study, model: nn.Module, loss: Loss
 ) -> None:
@@ -152,6 +170,21 @@ def evaluated(directory: Path) -> list[int]:
     """The trials whose results a study's log has."""
     lines = read_events(directory / LOG)
     return [line["trial"] for line in lines if line.get("event") == "evaluated"]
+
+
+def test_an_archive_continues_elsewhere_with_the_trial_that_waited(
+    space: qsearch.Space, loss: Loss, tmp_path: Path, searched: qsearch.Study
+) -> None:
+    study = create(space, tmp_path / "mine")
+    study.optimize(loss, trials=INITIAL + 1)
+    waiting = study.ask()
+    study.close()
+    archive_study(tmp_path / "mine", tmp_path / "mine.zip")
+    restore_archive(tmp_path / "mine.zip", tmp_path / "there" / "mine")
+    restored = create(space, tmp_path / "there" / "mine")
+    assert restored.ask() == waiting
+    restored.optimize(loss, trials=TRIALS)
+    assert_frame_equal(values(restored), values(searched))
 
 
 def test_asking_and_telling_finds_what_optimize_finds(
