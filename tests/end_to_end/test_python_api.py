@@ -72,7 +72,7 @@ def run_here(sources: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) 
     return names
 
 
-FEWER = {"t": "trials=9", "r": "range(9)"}
+FEWER = {"t": "trials=9", "r": "range(6)"}
 
 
 @pytest.mark.usefixtures("uncompiled")
