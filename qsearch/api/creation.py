@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from qsearch.api.model_space import Space
+from qsearch.api.observation import RESERVED_NAMES
 from qsearch.api.study import Study
 from qsearch.errors import InputError
 from qsearch.execution.workers import Workers
 from qsearch.monitoring.events import Observer
-from qsearch.plugins.components import RESERVED_METRICS
 from qsearch.plugins.evaluation import Metric
 from qsearch.spec.sections import OBJECTIVE
 from qsearch.spec.study_spec import StudySpec
@@ -54,19 +53,21 @@ def create_study(
 
     >>> import qsearch
     >>> study = qsearch.create_study(space, "runs/mine", bits=(3.0, 7.0))
-    >>> study
-    Study('mine', 'runs/mine')
+    >>> study.name
+    'mine'
     """
     if not isinstance(space, Space):
-        raise InputError(f"space: make one by qsearch.Space.from_model, not {space!r}")
-    _require_bits(space, bits)
-    if metric is not None and metric.name in RESERVED_METRICS:
-        raise InputError(f"metric: it may not be called {metric.name!r}")
+        raise InputError(f"space: make one by qsearch.Space.from_model, not {type(space).__name__}")
+    bits = space.interval(bits)
+    if metric is not None:
+        _require_metric(metric)
     keep = tempfile.TemporaryDirectory(prefix="qsearch-") if directory is None else None
-    folder = Path(keep.name if keep else str(directory))
+    # The working directory may change while trials wait.
+    folder = Path(keep.name if keep else str(directory)).absolute()
+    before = read_study_yaml(folder / STUDY_YAML).name if has_results(folder) else None
     of_metric = {} if metric is None else {"metric": metric.name, "better": metric.better}
     values = {
-        "name": name or ("study" if keep else folder.resolve().name),
+        "name": name or before or ("study" if keep else folder.name),
         "seed": seed,
         "model": space.model_section,
         "task": {"name": OBJECTIVE, **of_metric},
@@ -101,7 +102,9 @@ def load_study(directory: str | Path, space: Space | None = None) -> Study:
     >>> qsearch.load_study(study.directory).front()[0].loss == study.front()[0].loss
     True
     """
-    folder = Path(directory)
+    folder = Path(directory).absolute()
+    if space is not None and not isinstance(space, Space):
+        raise InputError(f"space: make one by qsearch.Space.from_model, not {type(space).__name__}")
     read_facts(folder)
     spec = read_study_yaml(folder / STUDY_YAML)
     if space is not None:
@@ -148,14 +151,10 @@ def run_study(
     return load_study(folder)
 
 
-def _require_bits(space: Space, bits: object) -> None:
-    least, greatest = space.average_bits_range
-    try:
-        low, high = map(float, bits)  # type: ignore[call-overload]  # What is no pair raises.
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not low < high or low >= greatest or high <= least:
+def _require_metric(metric: object) -> None:
+    if not isinstance(metric, Metric) or metric.better not in ("higher", "lower"):
         raise InputError(
-            f"bits: give (low, high) within the space's {least:.4g} to {greatest:.4g} average bits,"
-            f" not {bits!r}"
+            f'metric: give such as qsearch.Metric("accuracy", better="higher"), not {metric!r}'
         )
+    if metric.name in RESERVED_NAMES:
+        raise InputError(f"metric: it may not be called {metric.name!r}")

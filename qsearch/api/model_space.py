@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,11 @@ from qsearch.api.quantization import QuantizerConfiguration, quantizer_of
 from qsearch.errors import InputError
 from qsearch.models.discovery import find_layers
 from qsearch.models.quantization_error import quantization_errors
+from qsearch.models.quantized_weights import require_original
 from qsearch.plugins.components import space_of
 from qsearch.plugins.protocols import Quantizer
 from qsearch.search.layer_scores import error_scores
-from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.configuration import KnobValue, LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
 from qsearch.space.sampling import sample_configurations
@@ -35,7 +37,8 @@ Tied = Literal["none", "fused"] | Sequence[Sequence[str]]
 class Space:
     """The configurations of a model under a quantizer: what a study searches.
 
-    Make it with :meth:`from_model`. It keeps the model's weights as they are then.
+    Make it with :meth:`from_model`, before the model is quantized. It refers to the model's own
+    weights, without a copy: do not train the model while a study uses it.
 
     >>> import torch, qsearch
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -86,6 +89,13 @@ class Space:
         if not isinstance(model, nn.Module):
             raise InputError(f"model: give a torch.nn.Module, not {type(model).__name__}")
         patterns = [layers] if isinstance(layers, str) else layers
+        if patterns is not None and not all(isinstance(pattern, str) for pattern in patterns):
+            raise InputError(f"layers: give shell patterns of module paths, not {layers!r}")
+        if options is not None and not isinstance(options, Mapping):
+            raise InputError(f"options: give a mapping of option to value, not {options!r}")
+        if name is not None and not (isinstance(name, str) and name):
+            raise InputError(f"name: give a text, not {name!r}")
+        require_original(model)
         found = find_layers(model, patterns)
         made, section = quantizer_of(quantizer, options or {})
         space = validate(SpaceSpec, {"tied": tied}, "Space.from_model")
@@ -101,7 +111,11 @@ class Space:
             space_section=space,
             # What a quantized model holds meanwhile lies elsewhere, so these stay the originals.
             weights=tuple(_linear_weight(model, layer.name) for layer in found),
-            state={key: value.detach() for key, value in model.state_dict().items()},
+            state={
+                key: value.detach()
+                for key, value in model.state_dict().items()
+                if isinstance(value, Tensor)
+            },
         )
 
     def __repr__(self) -> str:
@@ -122,13 +136,14 @@ class Space:
         """Least and greatest average bits."""
         return self.configurations.average_bits_range
 
-    def average_bits(self, configuration: Mapping[str, LayerConfiguration]) -> float:
+    def average_bits(self, configuration: Mapping[str, Mapping[str, KnobValue]]) -> float:
         """Return the average storage bits per quantized weight of a configuration.
 
         >>> space.average_bits(space.sample(bits=(3.0, 5.0))) <= 5.0
         True
         """
-        return float(self.configurations.average_bits(self.configurations.encode(configuration)))
+        plain = {name: LayerConfiguration(layer) for name, layer in configuration.items()}
+        return float(self.configurations.average_bits(self.configurations.encode(plain)))
 
     def decode(self, index: Integers) -> QuantizerConfiguration:
         """Return the configuration with some choice indices (groups).
@@ -147,9 +162,30 @@ class Space:
         >>> space.sample(bits=(3.0, 5.0), seed=1) == space.sample(bits=(3.0, 5.0), seed=1)
         True
         """
-        interval = bits or self.average_bits_range
+        interval = self.average_bits_range if bits is None else self.interval(bits)
         generator = np.random.default_rng(seed)
-        return self.decode(sample_configurations(self.configurations, 1, interval, generator)[0])
+        index = sample_configurations(self.configurations, 1, interval, generator)[0]
+        if not self.configurations.within(index, interval):
+            raise InputError(f"bits: no configuration was found within {interval}")
+        return self.decode(index)
+
+    def interval(self, bits: object) -> tuple[float, float]:
+        """Return an interval of average bits as numbers; it must overlap the space's.
+
+        >>> space.interval([3, 5])
+        (3.0, 5.0)
+        """
+        least, greatest = self.average_bits_range
+        try:
+            low, high = map(float, bits)  # type: ignore[call-overload]  # What is no pair raises.
+        except (TypeError, ValueError):
+            low = high = math.nan
+        if not low < high or low >= greatest or high <= least:
+            raise InputError(
+                f"bits: give (low, high) within the space's {least:.4g} to {greatest:.4g} average"
+                f" bits, not {bits!r}"
+            )
+        return low, high
 
     @cached_property
     def quantization_error(self) -> Floats:
@@ -182,11 +218,15 @@ class Space:
         return error_correlation(self.quantizer)
 
     def digest(self) -> str:
-        """Return the SHA-256 of all of the model's tensors, by name.
+        """Return the SHA-256 of all of the model's tensors, by name, as they were at first use.
 
         >>> len(space.digest())
         64
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         sha = hashlib.sha256()
         for key, value in sorted(self.state.items()):
             sha.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())

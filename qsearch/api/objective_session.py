@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +24,7 @@ from qsearch.experiment.url import storage_errors
 from qsearch.monitoring.events import EventKind
 from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.evaluation import Evaluation, Metric
+from qsearch.space.configuration import Configuration
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.directory import prepare_directory
 from qsearch.storage.objective_file import ObjectiveFacts, read_objective, write_objective
@@ -43,6 +46,8 @@ class ObjectiveSession:
     ) -> None:
         self._space, self._metric, self._directory = space, metric, directory
         self._pending: dict[int, float] = {}
+        self._lock = threading.RLock()  # Workers may be threads that tell their results.
+        self._process = os.getpid()
         components = StudyComponents(
             spec,
             space.quantizer,
@@ -64,16 +69,20 @@ class ObjectiveSession:
 
     def ask(self) -> Trial | None:
         """Return the next trial to evaluate; None if the space has none left."""
-        with storage_errors(self._directory):
+        with self._lock, storage_errors(self._directory):
             number = self._search.ask(self._pending)
-        if number is None:
-            return None
-        self._pending[number] = time.monotonic()
-        return self._trial(number)
+            if number is None:
+                return None
+            self._pending[number] = time.monotonic()
+            return self._trial(number)
 
     def report(self, number: int, observed: Observation) -> Trial:
         """Save what was observed of a trial that was asked for."""
-        self._require_pending(number)
+        with self._lock:
+            return self._report(number, observed)
+
+    def _report(self, number: int, observed: Observation) -> Trial:
+        self.require_pending(number)
         metric = math.nan
         if self._metric is not None:
             if self._metric.name not in observed.metrics:
@@ -91,9 +100,13 @@ class ObjectiveSession:
             )
         facts = read_objective(self._directory)
         if facts.metrics and facts.examples != observed.examples:
+            own, before = (
+                "an unknown number of" if examples is None else examples
+                for examples in (observed.examples, facts.examples)
+            )
             raise ObjectiveError(
-                f"trial {number}: its loss is a mean over {observed.examples} examples, those"
-                f" before over {facts.examples}; all losses of a study are of the same examples"
+                f"trial {number}: its loss is a mean over {own} examples, those before over"
+                f" {before}; all losses of a study are of the same examples"
             )
         seconds = time.monotonic() - self._pending[number]
         metrics = {**facts.metrics, number: dict(observed.metrics)}
@@ -115,18 +128,20 @@ class ObjectiveSession:
 
     def report_failure(self, number: int, reason: str) -> None:
         """Save that a trial that was asked for has no result, and will have none."""
-        self._require_pending(number)
-        with storage_errors(self._directory):
+        with self._lock, storage_errors(self._directory):
+            self.require_pending(number)
             self._search.report(number, Failure(in_one_line(reason)))
-        del self._pending[number]
+            del self._pending[number]
 
     def save(self) -> StudyRecord:
         """Save the results so far, estimated losses included, and return them."""
-        with storage_errors(self._directory):
+        with self._lock, storage_errors(self._directory):
             return self._search.save()
 
     def close(self, reason: str = "closed", error: BaseException | None = None) -> None:
         """Save the results and free the directory; an exception, if one ends it, is logged."""
+        if os.getpid() != self._process:
+            return  # A fork has no part in it.
         kind = EventKind.FINISHED
         if error is not None:
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -134,7 +149,7 @@ class ObjectiveSession:
             reason = str(error)
         # After an exception, a second one must not hide it.
         quiet = contextlib.suppress(Exception) if error else contextlib.nullcontext()
-        with self._held:
+        with self._lock, self._held:
             with quiet:
                 self.save()
             with quiet, storage_errors(self._directory):
@@ -148,7 +163,13 @@ class ObjectiveSession:
             trials.average_bits(number),
         )
 
-    def _require_pending(self, number: int) -> None:
+    def require_pending(self, number: int, configuration: Configuration | None = None) -> None:
+        """Refuse a trial that does not wait for a result, or has another configuration."""
+        if number in self._pending and configuration not in (
+            None,
+            self._session.study.trials.configuration(number),
+        ):
+            raise InputError(f"trial {number}: it has another configuration in this study")
         if number not in self._pending:
             raise InputError(
                 f"trial {number}: it does not wait for a result; those that do are"

@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import index
 
 from qsearch.errors import ObjectiveError
+from qsearch.storage.study_record import TRIAL_COLUMNS
+
+RESERVED_NAMES = frozenset(TRIAL_COLUMNS) - {"metric"}
+"""What the tables of a study call their own columns."""
 
 _MAX_VALUE = 1e100
 """Beyond is no square, which surrogate and database need."""
@@ -46,12 +51,21 @@ def as_observation(value: object) -> Observation:
     if error < 0:
         raise ObjectiveError(f"a standard error is 0 or more, not {error}")
     examples = given.examples
-    if examples is not None and (isinstance(examples, bool) or int(examples) < 1):
-        raise ObjectiveError(f"examples is a number of examples, 1 or more, not {examples!r}")
+    if examples is not None:
+        try:
+            examples = 0 if isinstance(examples, bool) else index(examples)
+        except TypeError:
+            examples = 0
+        if examples < 1:
+            raise ObjectiveError(
+                f"examples is a number of examples, 1 or more, not {given.examples!r}"
+            )
     if not isinstance(given.metrics, Mapping) or not all(isinstance(k, str) for k in given.metrics):
         raise ObjectiveError(f"metrics is a mapping of name to number, not {given.metrics!r}")
     metrics = {name: _number(f"metric {name!r}", own) for name, own in given.metrics.items()}
-    return Observation(loss, error, None if examples is None else int(examples), metrics)
+    if reserved := sorted(RESERVED_NAMES & metrics.keys()):
+        raise ObjectiveError(f"metrics: none may be called {reserved[0]!r}")
+    return Observation(loss, error, examples, metrics)
 
 
 def _number(what: str, value: object) -> float:
@@ -61,7 +75,7 @@ def _number(what: str, value: object) -> float:
         raise ObjectiveError(f"{what} is a number, not {value!r} ({kind})")
     try:
         number = float(value)  # type: ignore[arg-type]  # What cannot be one raises.
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise ObjectiveError(f"{what} is a number, not a value of type {kind}: {error}") from error
     if not math.isfinite(number) or abs(number) > _MAX_VALUE:
         raise ObjectiveError(f"{what} must be finite, not {number}")

@@ -13,9 +13,12 @@ from qsearch.models.quantized_weights import quantized_weights
 from qsearch.plugins.capabilities import needs_inputs
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.registry import load_plugin
-from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.space.configuration import Configuration, KnobValue, LayerConfiguration
 from qsearch.spec.sections import PluginSpec
 from qsearch.spec.validation import validate
+
+PYTHON_CLASS = "python_class"
+"""Option of a quantizer that was given as an object, which no file can make again."""
 
 
 class QuantizerConfiguration(Configuration):
@@ -31,6 +34,9 @@ class QuantizerConfiguration(Configuration):
     ) -> None:
         super().__init__(layers)
         self.quantizer = quantizer
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self), self.quantizer)
 
 
 def quantizer_of(
@@ -53,8 +59,10 @@ def quantizer_of(
                 "options are for a quantizer that is given by its name; this one is made already"
             )
         made = quantizer
+        kind = type(quantizer)
         knobs = {knob.name: list(knob.values) for knob in quantizer.choices().knobs}
-        section = PluginSpec(name=quantizer.name, **knobs)
+        own = {PYTHON_CLASS: f"{kind.__module__}.{kind.__qualname__}"}
+        section = PluginSpec(name=quantizer.name, **knobs, **own)
     else:
         raise InputError(
             f"quantizer: give the name of a plugin or an object with the methods of"
@@ -76,7 +84,7 @@ def quantizer_of(
 @contextmanager
 def quantized(
     model: nn.Module,
-    configuration: Mapping[str, LayerConfiguration],
+    configuration: Mapping[str, Mapping[str, KnobValue]],
     quantizer: str | Quantizer | None = None,
 ) -> Iterator[nn.Module]:
     """Put a configuration's weights into a model; take them out again after the block.
@@ -110,9 +118,15 @@ def quantized(
             "this configuration does not know its quantizer; give it: quantized(model,"
             " configuration, quantizer=…)"
         )
+    if isinstance(own, PluginSpec) and PYTHON_CLASS in own.options:
+        raise InputError(
+            f"the quantizer of this configuration is an object of {own.options[PYTHON_CLASS]}; give"
+            " it: quantized(model, configuration, quantizer=…)"
+        )
     if isinstance(own, PluginSpec):
         own, _ = quantizer_of(own.name, own.options)
     elif isinstance(own, str):
         own, _ = quantizer_of(own, {})
-    with quantized_weights(model, configuration, own):
+    layers = {name: LayerConfiguration(layer) for name, layer in configuration.items()}
+    with quantized_weights(model, layers, own):
         yield model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +27,7 @@ from qsearch.search.pareto import non_dominated
 from qsearch.spec.sections import OBJECTIVE
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.objective_file import read_objective
+from qsearch.storage.paths import STUDY_FILE
 from qsearch.storage.study_record import StudyRecord, read_study, selection_loss
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Study:
         self.directory, self.space = directory, space
         self._spec = spec
         self._session: ObjectiveSession | None = None
+        self._is_optimizing = False
         self._keep = keep
 
     @property
@@ -106,8 +109,13 @@ class Study:
             raise InputError(f"objective: give a function, not {objective!r}")
         if isinstance(trials, bool) or not isinstance(trials, int) or trials < 2:
             raise InputError(f"trials: give a number of trials, 2 or more, not {trials!r}")
+        if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in catch):
+            raise InputError(f"catch: give a tuple of exceptions, not {catch!r}")
         self.close()
-        session = self._open(trials)
+        if self._count() >= trials:
+            return
+        session = self._session = self._open(trials)
+        self._is_optimizing = True
         try:
             while session.done < trials:
                 trial = session.ask()
@@ -120,7 +128,10 @@ class Study:
         except BaseException as error:
             session.close(error=error)
             raise
-        session.close(f"{session.done} trials")
+        else:
+            session.close(f"{session.done} trials")
+        finally:
+            self._session, self._is_optimizing = None, False
 
     def ask(self) -> Trial:
         """Return a trial to evaluate; :meth:`tell` its result.
@@ -134,6 +145,7 @@ class Study:
         >>> trial.loss is None
         True
         """
+        self._require_idle()
         if self._session is None:
             self._session = self._open(None)
             self._finalizer = weakref.finalize(self, self._session.close)
@@ -159,9 +171,15 @@ class Study:
         """
         if (observation is None) == (failure is None):
             raise InputError("tell: give either an observation or a failure")
-        number = trial.number if isinstance(trial, Trial) else trial
+        self._require_idle()
+        configuration = trial.configuration if isinstance(trial, Trial) else None
+        try:
+            number = index(trial.number if isinstance(trial, Trial) else trial)
+        except TypeError as error:
+            raise InputError(f"tell: give a trial or its number, not {trial!r}") from error
         if self._session is None:
             raise InputError(f"trial {number}: it does not wait for a result; ask for one first")
+        self._session.require_pending(number, configuration)
         if failure is not None:
             self._session.report_failure(number, failure)
         else:
@@ -175,6 +193,7 @@ class Study:
         >>> qsearch.load_study(study.directory).best() == study.best()
         True
         """
+        self._require_idle()
         if self._session is not None:
             self._finalizer.detach()
             session, self._session = self._session, None
@@ -242,6 +261,18 @@ class Study:
         target = self.directory / "report.html" if path is None else Path(path)
         written: Path = load_plugin("reports", "page")([self.directory], target)
         return written
+
+    def _require_idle(self) -> None:
+        if self._is_optimizing:
+            raise InputError(
+                f"study {self.name!r}: optimize is running; it asks, tells and closes itself"
+            )
+
+    def _count(self) -> int:
+        """Return how many trials have a result by the files; after a kill it may be fewer."""
+        if not (self.directory / STUDY_FILE).is_file():
+            return 0
+        return int(read_study(self.directory).trials["trial"].nunique())
 
     def _open(self, limit: int | None) -> ObjectiveSession:
         if self._spec.trainer.name != OBJECTIVE:

@@ -36,7 +36,7 @@ class Trial:
     loss: float | None = None
     standard_error: float | None = None
     estimated_loss: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __repr__(self) -> str:
         """Say what it is in one line, without its layers."""

@@ -8,6 +8,7 @@ rounds. Within a transaction of :class:`Database` all of it is saved, or none.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -40,6 +41,10 @@ _AWAY_STATES = ("25006", "40001", "40P01", "57P0")
 ended a transaction for another's sake, or that shuts down."""
 
 
+AX_LOCK = threading.RLock()
+"""Held while Ax's session factory, one for all threads, is bound to a database."""
+
+
 def emit_nothing(kind: EventKind, round: int | None = None, **fields: object) -> None:
     """Send no event."""
 
@@ -51,8 +56,9 @@ class UnreachableError(QsearchError):
 class Database:
     """The database that Ax saves to and loads from in this process.
 
-    Ax has one session factory for the whole process (``ax.storage.sqa_store.db``), so a process has
-    one database open at a time. No other code of the study touches that factory.
+    Ax has one session factory for the whole process (``ax.storage.sqa_store.db``). Each transaction
+    binds it to its own database, so that several may be open; no other code of the study touches
+    that factory.
 
     Messages name it by its label. Where it is lost while something is written, it is waited for,
     some seconds long, and ``storage lost`` and ``storage back`` are emitted. Damage of an SQLite
@@ -66,17 +72,19 @@ class Database:
         self._wait, self._emit = wait, emit
         self.before_reload: Callable[[], None] = lambda: None
         """Called once a lost database is back, before anything is read from it."""
-        # Connections that died in the pool are found before a transaction begins.
-        db.init_engine_and_session_factory(
-            url=url, force_init=True, pool_pre_ping=True, connect_args=connect_arguments(url)
-        )
-        self.engine = db.get_engine()
-        self._require_whole()
-        create_tables(self.engine)
+        with AX_LOCK:
+            # Connections that died in the pool are found before a transaction begins.
+            db.init_engine_and_session_factory(
+                url=url, force_init=True, pool_pre_ping=True, connect_args=connect_arguments(url)
+            )
+            self.engine, self._sessions = db.get_engine(), db.SESSION_FACTORY
+            self._require_whole()
+            create_tables(self.engine)
 
     def close(self) -> None:
         """Close Ax's connections, so that nothing of this process keeps the database open."""
-        db.SESSION_FACTORY.remove()
+        # Ax's factory may be that of another database by now, whose session is not this one's.
+        self._sessions.remove()
         self.engine.dispose()
 
     @contextlib.contextmanager
@@ -86,8 +94,8 @@ class Database:
         After an exception nothing of it is in the database, while Ax's objects in memory may have
         changed: load them again.
         """
-        sessions = db.SESSION_FACTORY
-        with self._connect() as connection, connection.begin():
+        with AX_LOCK, self._connect() as connection, connection.begin():
+            sessions = db.SESSION_FACTORY
             # A session on a connection that has begun joins it; its own commits end nothing.
             sessions.remove()
             sessions.configure(bind=connection)

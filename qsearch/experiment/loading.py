@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from qsearch._text import reason_of
 from qsearch.errors import InputError
-from qsearch.experiment.database import STORAGE_WAIT, Database, emit_nothing, is_disconnect
+from qsearch.experiment.database import AX_LOCK, STORAGE_WAIT, Database, emit_nothing, is_disconnect
 from qsearch.experiment.node import QsearchNode, registry_bundle
 from qsearch.experiment.parameters import (
     AVERAGE_BITS,
@@ -74,7 +74,7 @@ def open_trials(
     metric, which is tracked if there is one. An experiment that is damaged, is another directory's,
     or has another space is an InputError.
     """
-    with _opening_errors(database.url, database.label):
+    with AX_LOCK, _opening_errors(database.url, database.label):
         experiment = _load(name, database.label)
         if experiment is None:
             if not (directory / RESTORED).exists():

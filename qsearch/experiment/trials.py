@@ -69,6 +69,7 @@ class Trials:
         self._results = results_of(experiment, metric)
         self._indices: dict[int, Integers] = {}
         self._texts: dict[int, str] = {}
+        self._is_ahead = False
         missing = {n for rows in self._results.values() for n in rows}.difference(range(len(self)))
         if missing or set(experiment.trials) != set(range(len(self))):
             raise ValueError("trials are missing")
@@ -236,7 +237,17 @@ class Trials:
         save_or_update_trials(self._experiment, trials, config=self._registry.sqa_config)
 
     def _write(self, save: Callable[[], None]) -> None:
-        self._database.write(save, self._reload)
+        def save_again() -> None:
+            if self._is_ahead:
+                self._reload()
+            save()
+
+        try:
+            self._database.write(save_again, self._reload)
+        except BaseException:  # What is in memory may not have been saved.
+            self._is_ahead = True
+            raise
+        self._is_ahead = False
 
     def _reload(self) -> None:
         self._experiment = load_experiment(self._experiment.name, config=self._registry.sqa_config)

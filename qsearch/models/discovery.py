@@ -84,33 +84,66 @@ def find_layers(model: nn.Module, patterns: Sequence[str] | None = None) -> tupl
     Raises:
         InputError: If there are none.
     """
-    from torch import nn
-
-    inside = {layer.name: layer for layer in _block_layers(model)}
-    paths = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not paths:
+    layers = linear_layers(model)
+    if not layers:
         raise InputError(
             f"model {type(model).__name__} has no linear layers (torch.nn.Linear) to quantize"
         )
     if patterns is None:
-        return tuple(inside.values()) or tuple(_lone_layer(model, path) for path in paths)
+        blocks = {layer.name for layer in _block_layers(model)}
+        return _own_weights(
+            model, [layers[name] for name in layers if name in blocks or not blocks]
+        )
     matching = [
-        path for path in paths if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+        layer
+        for name, layer in layers.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     ]
     if not matching:
         raise InputError(
-            f"layers: {list(patterns)} match none of the model's {len(paths)} linear layers; their"
-            f" names are like {paths[:3]}"
+            f"layers: {list(patterns)} match none of the model's {len(layers)} linear layers; their"
+            f" names are like {list(layers)[:3]}"
         )
-    return tuple(inside.get(path) or _lone_layer(model, path) for path in matching)
+    return _own_weights(model, matching)
 
 
-def _lone_layer(model: nn.Module, path: str) -> LayerSpec:
-    """Return a layer outside transformer blocks; the first number of its path is its block."""
+def linear_layers(model: nn.Module) -> dict[str, LayerSpec]:
+    """Return all linear layers of a module by path; one that is in several places, once."""
     from torch import nn
 
-    linear = model.get_submodule(path)
-    assert isinstance(linear, nn.Linear)
+    inside = {layer.name: layer for layer in _block_layers(model)}
+    return {
+        name: inside.get(name) or _lone_layer(name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+def _own_weights(model: nn.Module, layers: Sequence[LayerSpec]) -> tuple[LayerSpec, ...]:
+    """Return layers, those of one weight once; refuse weights that are not a layer's own."""
+    from torch import nn
+
+    first: dict[int, LayerSpec] = {}
+    for layer in layers:
+        weight = model.get_submodule(layer.name)._parameters.get("weight")
+        if weight is None:
+            raise InputError(
+                f"layer {layer.name!r} computes its weight, by a parametrization or pruning;"
+                " remove that first, or leave the layer out with layers="
+            )
+        first.setdefault(id(weight), layer)
+    for name, module in model.named_modules():
+        shared = first.get(id(module._parameters.get("weight")))
+        if shared is not None and not isinstance(module, nn.Linear):
+            raise InputError(
+                f"layer {shared.name!r} shares its weight with {name!r}, which would be quantized"
+                " with it; leave the layer out with layers="
+            )
+    return tuple(first.values())
+
+
+def _lone_layer(path: str, linear: nn.Linear) -> LayerSpec:
+    """Return a layer outside transformer blocks; the first number of its path is its block."""
     parts = path.split(".")
     place = next((index for index, part in enumerate(parts) if part.isdigit()), None)
     role = ".".join(part for index, part in enumerate(parts) if index != place) or "linear"

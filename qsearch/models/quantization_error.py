@@ -47,12 +47,13 @@ def quantization_errors(
     if layers is None or not isinstance(quantizer, SupportsLayers):
         layers = [None] * len(weights)
     limit = max(sample_weights // len(weights), 1)
-    alike: dict[tuple[int, int, LayerSpec | None], list[int]] = defaultdict(list)
+    alike: dict[tuple[object, ...], list[int]] = defaultdict(list)
     for position, weight in enumerate(weights):
-        alike[weight.shape[1], id(moments[position]), layers[position]].append(position)
+        key = (weight.shape[1], weight.device, id(moments[position]), layers[position])
+        alike[key].append(position)
     errors = np.zeros((len(weights), len(layer_configurations)))
-    for (_, _, layer), positions in alike.items():
-        moment = moments[positions[0]]
+    for positions in alike.values():
+        moment, layer = moments[positions[0]], layers[positions[0]]
         samples = [_sample_rows(weights[position], limit) for position in positions]
         sizes = [len(sample) for sample in samples]
         joined = torch.cat(samples)

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from qsearch.errors import InputError
-from qsearch.models.discovery import backbone, find_layers
+from qsearch.models.discovery import backbone, linear_layers
 from qsearch.plugins.capabilities import SupportsLayers, quantize_weight
 from qsearch.plugins.protocols import Quantizer
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.layers import LayerSpec
 
 _MARK = "_qsearch_quantized"
-"""An attribute of a module that has quantized weights: quantizing them again would be an error."""
+"""An attribute of a layer that has quantized weights: quantizing them again would be an error."""
 
 
 @contextmanager
@@ -28,18 +28,15 @@ def quantized_weights(
     Raises:
         InputError: If the module lacks a layer, or has quantized weights already.
     """
-    if hasattr(model, _MARK):
-        raise InputError(
-            f"model {type(model).__name__} has quantized weights already; leave the other"
-            " qsearch.quantized block first"
-        )
+    require_original(model)
     layers = {name: _linear(model, name) for name in configuration}
     specs: dict[str, LayerSpec] = {}
     if isinstance(quantizer, SupportsLayers):
         for root in (backbone(model)[1], model):
-            specs |= {layer.name: layer for layer in find_layers(root, ["*"])}
+            specs |= linear_layers(root)
     originals = {name: layer.weight.data for name, layer in layers.items()}
-    setattr(model, _MARK, True)
+    for layer in layers.values():
+        setattr(layer, _MARK, True)
     try:
         with torch.no_grad():
             for name, layer in layers.items():
@@ -52,7 +49,16 @@ def quantized_weights(
     finally:
         for name, layer in layers.items():
             layer.weight.data = originals[name]
-        delattr(model, _MARK)
+            delattr(layer, _MARK)
+
+
+def require_original(model: nn.Module) -> None:
+    """Refuse a model that has quantized weights."""
+    if any(hasattr(module, _MARK) for module in model.modules()):
+        raise InputError(
+            f"model {type(model).__name__} has quantized weights already; leave the other"
+            " qsearch.quantized block first"
+        )
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:

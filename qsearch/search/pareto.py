@@ -61,6 +61,16 @@ def normalised_hypervolume(
     return hypervolume(points, reference_point) / float(box.prod())
 
 
+def ideal_point(reference_point: Sequence[float], least_bits: float) -> tuple[float, float]:
+    """Return the point opposite to a reference point: loss 0 and least average bits.
+
+    Losses of an objective may be negative; a reference point of no positive loss has the ideal 1
+    below it.
+    """
+    loss = float(reference_point[0])
+    return (0.0 if loss > 0 else loss - 1.0), least_bits
+
+
 def segment_edges(bits: tuple[float, float], segments: int) -> Floats:
     """Return the edges of equal segments of average bits (segments + 1)."""
     if segments < 1 or bits[0] >= bits[1]:

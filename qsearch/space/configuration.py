@@ -67,6 +67,9 @@ class _Frozen(Mapping[str, _Value], Generic[_Value]):
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._values,)  # Hashes of texts differ by process.
+
 
 class LayerConfiguration(_Frozen[KnobValue]):
     """How one layer is quantized: an immutable, hashable mapping of knob to value."""

@@ -80,6 +80,11 @@ def study_lock(directory: Path) -> Iterator[Owner | None]:
                 raise StudyBusyError(
                     f"{directory}: this study is being archived; try again later"
                 ) from None
+            here = this_process()
+            if (owner.host, owner.process) == (here.host, here.process):
+                raise StudyBusyError(
+                    f"{directory}: this process has the study open already; close it there"
+                ) from None
             raise StudyBusyError(
                 f"{directory}: this study is being run already, by {owner.describe()}; wait for"
                 " it, or give another --out"

@@ -8,7 +8,12 @@ import numpy as np
 
 from qsearch._arrays import Booleans, Floats
 from qsearch.plugins.evaluation import Evaluation, TrainReport
-from qsearch.search.pareto import normalised_hypervolume, reference_point, segmented_front
+from qsearch.search.pareto import (
+    ideal_point,
+    normalised_hypervolume,
+    reference_point,
+    segmented_front,
+)
 from qsearch.storage.round_state import RoundState, predicted_losses
 from qsearch.storage.study_record import RoundRecord
 from qsearch.study.candidates import fit_searcher
@@ -34,13 +39,14 @@ def finished_round(
     selection_loss = np.array([mean for mean, _ in estimated.values()]) if estimated else loss
     # The reference point is fixed by round 1, so that rounds compare.
     first = np.array([evaluation.loss for evaluation in trials.evaluated_in(1).values()])
+    reference = reference_point(first, study.spec.search.average_bits)
     record = RoundRecord(
         round=round,
         training_set=training_set,
         hypervolume=normalised_hypervolume(
             np.column_stack([loss, bits]),
-            reference_point(first, study.spec.search.average_bits),
-            (0.0, study.components.space.average_bits_range[0]),
+            reference,
+            ideal_point(reference, study.components.space.average_bits_range[0]),
         ),
         train_seconds=report.seconds,
         evaluate_seconds=float(sum(evaluation.seconds for evaluation in evaluated.values())),

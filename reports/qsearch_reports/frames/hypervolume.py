@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from qsearch.search.pareto import normalised_hypervolume
+from qsearch.search.pareto import ideal_point, normalised_hypervolume
 from qsearch.storage.study_record import StudyRecord
 
 
@@ -34,4 +34,4 @@ def hypervolume(
 ) -> float:
     """Return the normalised hypervolume of points in (loss, average bits), both minimised."""
     pairs = points[["loss", "average_bits"]].dropna().to_numpy(dtype=float)
-    return normalised_hypervolume(pairs, reference_point, (0.0, least_bits))
+    return normalised_hypervolume(pairs, reference_point, ideal_point(reference_point, least_bits))

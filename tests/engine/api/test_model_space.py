@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.prune import l1_unstructured
 
 import qsearch
 from qsearch.errors import InputError
@@ -69,7 +73,8 @@ def test_a_quantizer_may_be_an_object(model: nn.Module, space: qsearch.Space) ->
     plugin = load_plugin("quantizers", "integer")
     made = qsearch.Space.from_model(model, plugin(plugin.Options(**OPTIONS)))
     assert made.average_bits_range == space.average_bits_range
-    assert made.quantizer_section.options == OPTIONS
+    kind = "qsearch_quantizers.integer.quantizer.Integer"
+    assert made.quantizer_section.options == {**OPTIONS, "python_class": kind}
 
 
 def test_average_bits_are_those_of_the_weights(space: qsearch.Space) -> None:
@@ -84,11 +89,46 @@ def test_average_bits_are_those_of_the_weights(space: qsearch.Space) -> None:
 def test_the_space_keeps_the_weights_that_the_model_had() -> None:
     model = nn.Sequential(nn.Linear(64, 4), nn.Linear(4, 32))
     space = qsearch.Space.from_model(model, "integer", OPTIONS)
-    before = space.digest()
     with qsearch.quantized(model, space.sample()):
-        assert space.digest() == before
-        assert qsearch.Space.from_model(model, "integer", OPTIONS).digest() != before
-    assert qsearch.Space.from_model(model, "integer", OPTIONS).digest() == before
+        error = space.quantization_error
+        with pytest.raises(InputError, match="model Sequential has quantized weights already"):
+            qsearch.Space.from_model(model, "integer", OPTIONS)
+    again = qsearch.Space.from_model(model, "integer", OPTIONS)
+    assert (again.quantization_error == error).all()
+    assert again.digest() == space.digest()
+
+
+def test_a_weight_that_two_layers_have_counts_once() -> None:
+    block = Block()
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    model[1].weight = model[0].weight
+    assert names(qsearch.Space.from_model(model, "integer", OPTIONS)) == ["0"]
+    repeated = nn.ModuleDict({"blocks": nn.ModuleList([block, block])})
+    space = qsearch.Space.from_model(repeated, "integer", OPTIONS)
+    assert names(space) == ["blocks.0.first", "blocks.0.second"]
+
+
+def test_a_weight_that_an_embedding_shares_is_refused() -> None:
+    model = nn.ModuleDict({"embed": nn.Embedding(64, 32), "head": nn.Linear(32, 64, bias=False)})
+    model["head"].weight = model["embed"].weight
+    with pytest.raises(InputError, match="layer 'head' shares its weight with 'embed'"):
+        qsearch.Space.from_model(model, "integer", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "computed", [weight_norm, lambda layer: l1_unstructured(layer, "weight", 3)]
+)
+def test_a_computed_weight_is_refused(computed: Callable[[nn.Linear], object]) -> None:
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    computed(model[1])
+    with pytest.raises(InputError, match="layer '1' computes its weight, by a parametrization or"):
+        qsearch.Space.from_model(model, "integer", OPTIONS)
+    assert names(qsearch.Space.from_model(model, "integer", OPTIONS, layers=["0"])) == ["0"]
+
+
+def test_a_plain_mapping_has_average_bits(space: qsearch.Space) -> None:
+    plain = {layer.name: {"bits": 4, "group_size": 32} for layer in space.layers}
+    assert space.average_bits(plain) == 4.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -111,6 +151,9 @@ def test_models_in_half_precision_have_errors_and_digests(dtype: torch.dtype) ->
         ({"options": {"rounding": "gptq"}}, "quantizer 'integer' .* needs the inputs"),
         ({"options": {"bits": [4], "group_size": [32]}}, "'integer' has one configuration"),
         ({"tied": [["a", "b"]]}, r"tied: no layer has the role 'a'; roles: \['linear'\]"),
+        ({"layers": [3]}, r"layers: give shell patterns of module paths, not \[3\]"),
+        ({"options": [3]}, r"options: give a mapping of option to value, not \[3\]"),
+        ({"name": 5}, "name: give a text, not 5"),
         ({"tied": "all"}, "Space.from_model: tied: .*, not 'all'"),
     ],
 )

@@ -36,6 +36,7 @@ METHODS = {
         "decode",
         "digest",
         "from_model",
+        "interval",
         "quantization_error",
         "sample",
         "scores",

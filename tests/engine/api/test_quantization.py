@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 import qsearch
+from qsearch.api.quantization import QuantizerConfiguration
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from tests.engine.api.conftest import OPTIONS
@@ -63,6 +69,39 @@ def test_the_quantizer_of_a_plain_configuration_is_given(
         assert all(map(torch.equal, weights(own), expected))
     with pytest.raises(InputError, match="does not know its quantizer"):
         qsearch.quantized(own, plain).__enter__()
+
+
+def test_a_plain_mapping_is_a_configuration(own: nn.Module, own_space: qsearch.Space) -> None:
+    plain = {"0": {"bits": 2, "group_size": 32}}
+    before = weights(own)
+    with qsearch.quantized(own, plain, own_space.quantizer):
+        assert not torch.equal(weights(own)[0], before[0])
+        assert torch.equal(weights(own)[2], before[2])
+
+
+def test_an_own_quantizer_is_asked_for_by_what_a_file_says(
+    own: nn.Module, own_space: qsearch.Space
+) -> None:
+    space = qsearch.Space.from_model(own, own_space.quantizer)
+    loaded = QuantizerConfiguration(space.sample(), space.quantizer_section)
+    with pytest.raises(InputError, match=r"is an object of .*Integer; give it"):
+        qsearch.quantized(own, loaded).__enter__()
+    with qsearch.quantized(own, loaded, own_space.quantizer):
+        pass
+
+
+def test_a_configuration_may_go_to_another_process(own_space: qsearch.Space) -> None:
+    script = (
+        "import pickle, sys\n"
+        "from qsearch.space.configuration import Configuration\n"
+        "sent = pickle.load(sys.stdin.buffer)\n"
+        "print(sent in {Configuration.from_json(sent.to_json())})"
+    )
+    sent = pickle.dumps(QuantizerConfiguration(own_space.sample(), own_space.quantizer_section))
+    command = [sys.executable, "-c", script]
+    variables = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run(command, input=sent, capture_output=True, check=True, env=variables)
+    assert done.stdout == b"True\n"
 
 
 def test_layers_of_a_headless_model_are_found_behind_a_head(own_space: qsearch.Space) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import os
 import signal
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.event import listen, remove
+from sqlalchemy.orm import Session
 from torch import nn
 
 import qsearch
@@ -217,6 +223,127 @@ def test_a_trial_that_was_never_told_is_asked_for_again(
     assert create(space, tmp_path).ask() == waiting
 
 
+def test_a_forgotten_study_takes_nothing_from_one_in_use(
+    space: qsearch.Space, tmp_path: Path
+) -> None:
+    forgotten: list[Any] = [create(space, tmp_path / "a")]
+    forgotten[0].ask()
+    forgotten.append(forgotten)  # Only the collector frees it.
+    with create(space, tmp_path / "b") as study:
+        trial = study.ask()
+
+        def collect(*_: object) -> None:
+            forgotten.clear()
+            gc.collect()
+
+        listen(Session, "before_flush", collect)
+        try:
+            study.tell(trial, 0.5)
+        finally:
+            remove(Session, "before_flush", collect)
+    assert create(space, tmp_path / "a").ask().number == 0
+    assert create(space, tmp_path / "b").ask().number == 1
+
+
+def test_a_result_that_was_not_saved_can_be_told_again(
+    space: qsearch.Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = create(space, tmp_path)
+    trial = study.ask()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DefaultDialect, "do_commit", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            study.tell(trial, 0.5)
+    study.tell(trial, 0.4)
+    study.close()
+    again = create(space, tmp_path)
+    assert again.ask().number == 1
+    assert list(again.trials_dataframe()["loss"]) == [0.4]
+
+
+def test_results_may_be_told_by_threads(space: qsearch.Space, tmp_path: Path) -> None:
+    def tell(trial: qsearch.Trial) -> None:
+        study.tell(trial, qsearch.Observation(0.5, metrics={"own": float(trial.number)}))
+
+    with create(space, tmp_path) as study:
+        asked = [study.ask() for _ in range(INITIAL)]
+        with ThreadPoolExecutor(INITIAL) as threads:
+            list(threads.map(tell, asked))
+        table = study.trials_dataframe()
+    assert list(table["own"]) == list(table["trial"]) == list(range(INITIAL))
+
+
+def test_losses_may_be_negative(space: qsearch.Space, loss: Loss, tmp_path: Path) -> None:
+    study = create(space, tmp_path)
+    study.optimize(lambda configuration: loss(configuration) - 1, trials=INITIAL + 1)
+    assert study.best().loss == study.trials_dataframe()["loss"].min() < 0
+
+
+def test_results_can_be_read_while_optimize_runs(
+    space: qsearch.Space, loss: Loss, tmp_path: Path
+) -> None:
+    known: list[int] = []
+    study = create(space, tmp_path)
+
+    def look(trial: qsearch.Trial) -> None:
+        known.append(len(study.trials_dataframe()))
+        assert study.best().loss is not None
+
+    study.optimize(loss, trials=3, on_trial=look)
+    assert known == [1, 2, 3]
+
+
+def test_optimize_alone_asks_and_tells_while_it_runs(space: qsearch.Space, tmp_path: Path) -> None:
+    study = create(space, tmp_path)
+    with pytest.raises(qsearch.ObjectiveError, match="'test_optimize_alone.*': optimize is run"):
+        study.optimize(lambda configuration: study.ask().average_bits, trials=2)
+
+
+def test_an_objective_may_change_what_is_not_a_weight(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.Linear(32, 32))
+    space = qsearch.Space.from_model(model, "integer", OPTIONS)
+
+    def objective(configuration: Mapping[str, Any]) -> float:
+        with torch.no_grad(), qsearch.quantized(model, configuration):
+            return float(model(torch.rand(4, 64)).square().mean())
+
+    study = qsearch.create_study(space, tmp_path, bits=BITS, initial=2)
+    study.optimize(objective, trials=2)
+    study.optimize(objective, trials=3)
+    assert len(study.trials_dataframe()) == 3
+
+
+def test_the_directory_stays_where_it_is_when_the_process_moves(
+    space: qsearch.Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with qsearch.create_study(space, "mine", bits=BITS) as study:
+        trial = study.ask()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        study.tell(trial, 0.5)
+    assert len(qsearch.load_study(tmp_path / "mine").trials_dataframe()) == 1
+
+
+def test_a_fork_does_not_close_the_study(space: qsearch.Space, tmp_path: Path) -> None:
+    with create(space, tmp_path) as study:
+        trial = study.ask()
+        assert in_child(study.close) == 0
+        assert study_status(tmp_path).running is not None
+        study.tell(trial, 0.5)
+
+
+def test_a_moved_directory_keeps_its_name(space: qsearch.Space, tmp_path: Path) -> None:
+    with create(space, tmp_path / "old") as study:
+        study.tell(study.ask(), 0.5)
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert create(space, tmp_path / "new").name == "old"
+
+
 def test_two_studies_of_one_process_do_not_mix(
     space: qsearch.Space, loss: Loss, tmp_path: Path
 ) -> None:
@@ -349,6 +476,7 @@ def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path) -> None:
         ({"objective": 3}, "objective: give a function, not 3"),
         ({"trials": 1}, "trials: give a number of trials, 2 or more, not 1"),
         ({"trials": 2.0}, "trials: give a number of trials, 2 or more, not 2.0"),
+        ({"catch": ["all"]}, r"catch: give a tuple of exceptions, not \['all'\]"),
     ],
 )
 def test_bad_arguments_of_optimize_are_named(
@@ -365,6 +493,11 @@ def test_telling_what_was_not_asked_for_is_refused(space: qsearch.Space, tmp_pat
         trial = study.ask()
         with pytest.raises(InputError, match=r"trial 7: .* those that do are \[0\]"):
             study.tell(7, 0.5)
+        with pytest.raises(InputError, match="tell: give a trial or its number, not 'first'"):
+            study.tell("first", 0.5)  # type: ignore[arg-type]
+        other = dataclasses.replace(trial, configuration=space.sample(seed=9))
+        with pytest.raises(InputError, match="trial 0: it has another configuration"):
+            study.tell(other, 0.5)
         with pytest.raises(InputError, match="tell: give either an observation or a failure"):
             study.tell(trial)
         study.tell(trial, 0.5)
@@ -393,7 +526,7 @@ def test_a_missing_metric_is_named(space: qsearch.Space, tmp_path: Path) -> None
 def test_a_directory_in_use_is_refused(space: qsearch.Space, tmp_path: Path) -> None:
     with create(space, tmp_path) as study:
         study.ask()
-        with pytest.raises(StudyBusyError, match="this study is being run already"):
+        with pytest.raises(StudyBusyError, match="this process has the study open already"):
             create(space, tmp_path).ask()
 
 
@@ -434,6 +567,8 @@ def test_continuing_needs_the_space(searched: qsearch.Study, loss: Loss) -> None
         ({"initial": 1}, "create_study: search.initial: .* not 1"),
         ({"seed": -1}, "create_study: seed: .* not -1"),
         ({"metric": qsearch.Metric("loss", "lower")}, "metric: it may not be called 'loss'"),
+        ({"metric": qsearch.Metric("f1", "bigger")}, "metric: give such as .* not Metric"),  # type: ignore[arg-type]
+        ({"metric": "f1"}, "metric: give such as qsearch.Metric.* not 'f1'"),
     ],
 )
 def test_bad_arguments_of_create_study_are_named(
@@ -444,5 +579,5 @@ def test_bad_arguments_of_create_study_are_named(
 
 
 def test_a_space_is_required(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"space: make one by qsearch.Space.from_model"):
+    with pytest.raises(InputError, match=r"space: make one by qsearch.Space.from_model, not str"):
         qsearch.create_study("x", tmp_path, bits=BITS)  # type: ignore[arg-type]
