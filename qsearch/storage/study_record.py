@@ -104,7 +104,8 @@ class StudyFacts:
         average_bits_range: Least and greatest average bits that the space holds.
         segment_edges: In average bits (segments + 1 values).
         reference_point: (loss, average bits) that hypervolume is measured from; hypervolume is
-            divided by the area between this point and (0, least average bits).
+            divided by the area between this point and (0, least average bits); see
+            :func:`~qsearch.search.pareto.ideal_point` for negative losses.
         versions: Of the libraries that ran its last session.
         format: Version of the file's form.
     """
