@@ -81,13 +81,10 @@ def study_lock(directory: Path) -> Iterator[Owner | None]:
                     f"{directory}: this study is being archived; try again later"
                 ) from None
             here = this_process()
-            if (owner.host, owner.process) == (here.host, here.process):
-                raise StudyBusyError(
-                    f"{directory}: this process has the study open already; close it there"
-                ) from None
+            is_own = (owner.host, owner.process) == (here.host, here.process)
+            advice = "close it here" if is_own else "wait for it, or give another --out"
             raise StudyBusyError(
-                f"{directory}: this study is being run already, by {owner.describe()}; wait for"
-                " it, or give another --out"
+                f"{directory}: this study is being run already, by {owner.describe()}; {advice}"
             ) from None
         except OSError as error:
             raise cannot_write(directory, error) from error

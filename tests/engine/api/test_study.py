@@ -526,7 +526,9 @@ def test_a_missing_metric_is_named(space: qsearch.Space, tmp_path: Path) -> None
 def test_a_directory_in_use_is_refused(space: qsearch.Space, tmp_path: Path) -> None:
     with create(space, tmp_path) as study:
         study.ask()
-        with pytest.raises(StudyBusyError, match="this process has the study open already"):
+        with pytest.raises(
+            StudyBusyError, match=r"is being run already, by process .*; close it here"
+        ):
             create(space, tmp_path).ask()
 
 
