@@ -19,7 +19,7 @@ from qsearch.errors import InputError
 from qsearch.models.discovery import find_layers
 from qsearch.models.quantization_error import quantization_errors
 from qsearch.models.quantized_weights import require_original
-from qsearch.plugins.components import space_of
+from qsearch.plugins.components import require_roles, space_of
 from qsearch.plugins.protocols import Quantizer
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.configuration import KnobValue, LayerConfiguration
@@ -99,7 +99,7 @@ class Space:
         found = find_layers(model, patterns)
         made, section = quantizer_of(quantizer, options or {})
         space = validate(SpaceSpec, {"tied": tied}, "Space.from_model")
-        _require_roles(space, found)
+        require_roles(space, found, "Space.from_model")
         own_name = getattr(getattr(model, "config", None), "_name_or_path", "")
         return cls(
             configurations=space_of(made, found, space.fused_roles),
@@ -177,7 +177,7 @@ class Space:
         """
         least, greatest = self.average_bits_range
         try:
-            low, high = map(float, bits)  # type: ignore[call-overload]  # What is no pair raises.
+            low, high = map(float, bits)  # type: ignore[call-overload]  # Other than a pair raises.
         except (TypeError, ValueError):
             low = high = math.nan
         if not low < high or low >= greatest or high <= least:
@@ -238,13 +238,3 @@ def _linear_weight(model: nn.Module, name: str) -> Tensor:
     layer = model.get_submodule(name)
     assert isinstance(layer, nn.Linear)
     return layer.weight.detach()
-
-
-def _require_roles(space: SpaceSpec, layers: Sequence[LayerSpec]) -> None:
-    """Refuse a tie that names a role no layer has."""
-    if space.tied in ("none", "fused"):
-        return
-    roles = sorted({layer.role for layer in layers})
-    unknown = [role for tie in space.fused_roles for role in tie if role not in roles]
-    if unknown:
-        raise InputError(f"tied: no layer has the role {unknown[0]!r}; roles: {roles}")

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from operator import index
 
 from qsearch.errors import ObjectiveError
+from qsearch.execution.executor import MAX_VALUE
 from qsearch.storage.study_record import TRIAL_COLUMNS
 
 RESERVED_NAMES = frozenset(TRIAL_COLUMNS) - {"metric"}
 """What the tables of a study call their own columns."""
-
-_MAX_VALUE = 1e100
-"""Beyond is no square, which surrogate and database need."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,6 @@ def _number(what: str, value: object) -> float:
         number = float(value)  # type: ignore[arg-type]  # What cannot be one raises.
     except (OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise ObjectiveError(f"{what} is a number, not a value of type {kind}: {error}") from error
-    if not math.isfinite(number) or abs(number) > _MAX_VALUE:
+    if not math.isfinite(number) or abs(number) > MAX_VALUE:
         raise ObjectiveError(f"{what} must be finite, not {number}")
     return number

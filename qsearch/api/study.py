@@ -17,7 +17,7 @@ from qsearch.api.model_space import Space
 from qsearch.api.objective_session import ObjectiveSession
 from qsearch.api.observation import Observation, as_observation
 from qsearch.api.quantization import QuantizerConfiguration
-from qsearch.api.results import configurations_table, trials_table
+from qsearch.api.results import Metrics, configurations_table, trials_table
 from qsearch.api.trial import Trial, trial_of_row
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError, ObjectiveError, QsearchError
@@ -227,7 +227,8 @@ class Study:
         True
         """
         record = self._record()
-        return self._trial(record, best_under(record, np.inf if bits is None else bits))
+        row = best_under(record, np.inf if bits is None else bits)
+        return self._trial(record, row, self._metrics())
 
     def front(self) -> list[Trial]:
         """Return the Pareto front of loss and average bits, from few bits to many.
@@ -240,7 +241,9 @@ class Study:
         record = self._record()
         latest = record.latest.sort_values(["average_bits", "trial"])
         points = np.column_stack([selection_loss(latest), latest["average_bits"]])
-        return [self._trial(record, row) for _, row in latest[non_dominated(points)].iterrows()]
+        metrics = self._metrics()
+        on_front = latest[non_dominated(points)]
+        return [self._trial(record, row, metrics) for _, row in on_front.iterrows()]
 
     def plot_front(self) -> Figure:
         """Return the Plotly figure of losses against average bits.
@@ -318,16 +321,15 @@ class Study:
     def _record(self) -> StudyRecord:
         return self._session.save() if self._session is not None else read_study(self.directory)
 
-    def _metrics(self) -> dict[int, dict[str, float]]:
-        metrics = read_objective(self.directory).metrics
-        return {number: dict(values) for number, values in metrics.items()}
+    def _metrics(self) -> Metrics:
+        return read_objective(self.directory).metrics
 
-    def _trial(self, record: StudyRecord, row: pd.Series) -> Trial:
+    def _trial(self, record: StudyRecord, row: pd.Series, metrics: Metrics) -> Trial:
         quantizer = self._spec.quantizer if self.space is None else self.space.quantizer
-        metrics = self._metrics().get(int(row["trial"]))
-        if metrics is None and record.metric is not None:
-            metrics = {record.metric.name: float(row["metric"])}
-        return trial_of_row(row, quantizer, metrics or {})
+        own = metrics.get(int(row["trial"]))
+        if own is None and record.metric is not None:
+            own = {record.metric.name: float(row["metric"])}
+        return trial_of_row(row, quantizer, own or {})
 
 
 def metric_of(spec: StudySpec) -> Metric | None:

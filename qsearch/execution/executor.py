@@ -13,7 +13,7 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
 
-_MAX_VALUE = 1e100
+MAX_VALUE = 1e100
 """Nats, or units of the metric: beyond is no square, which surrogate and database need."""
 
 
@@ -122,7 +122,7 @@ def _result(evaluate: Callable[[], Evaluation]) -> Result:
     except BaseException as error:  # Errors of some libraries, as in Rust, are not an Exception.
         return Failure(reason_of(error))
     values = (evaluation.loss, evaluation.standard_error, evaluation.metric)
-    if all(abs(value) < _MAX_VALUE for value in values):
+    if all(abs(value) < MAX_VALUE for value in values):
         return evaluation
     return Failure(
         f"not finite: loss {evaluation.loss}, standard error"

@@ -14,7 +14,7 @@ from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
-from qsearch.spec.sections import OBJECTIVE, PluginSpec
+from qsearch.spec.sections import OBJECTIVE, PluginSpec, SpaceSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.validation import validate
 
@@ -62,7 +62,7 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
     _require_own_name("task", spec.task, task.name, source)
     trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
     layers = tuple(trainer.layers())
-    _require_roles(spec, layers, source)
+    require_roles(spec.space, layers, source)
     space = space_of(quantizer, layers, spec.space.fused_roles)
     if space.choices.size == 1:
         raise InputError(
@@ -114,12 +114,12 @@ def _require_own_name(kind: str, section: PluginSpec, name: str, source: str) ->
         )
 
 
-def _require_roles(spec: StudySpec, layers: Sequence[LayerSpec], source: str) -> None:
+def require_roles(space: SpaceSpec, layers: Sequence[LayerSpec], source: str) -> None:
     """Refuse a tie that names a role no layer has; the known fused roles are for any model."""
-    if spec.space.tied == "fused":
+    if space.tied == "fused":
         return
     roles = sorted({layer.role for layer in layers})
-    unknown = [role for tie in spec.space.fused_roles for role in tie if role not in roles]
+    unknown = [role for tie in space.fused_roles for role in tie if role not in roles]
     if unknown:
         raise InputError(
             f"{source}: space.tied: no layer has the role {unknown[0]!r}; roles: {roles}"

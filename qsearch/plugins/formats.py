@@ -45,7 +45,7 @@ def _refused(format: str, why: str, trainer: str, quantizer: str) -> InputError:
         try:
             exporter = _exporter(plugin.name)
         except InputError:
-            continue  # A broken package is no reason to hide the others.
+            continue  # A broken package must not hide the others.
         if _fits(trainer, exporter.trainers) and _fits(quantizer, exporter.quantizers):
             formats.append(plugin.name)
     return InputError(

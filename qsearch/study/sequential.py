@@ -8,18 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from qsearch.execution.executor import Failure, Result
+from qsearch.execution.executor import Result
 from qsearch.experiment.trials import SEARCH
 from qsearch.monitoring.events import EventKind
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.storage.paths import candidates_path
-from qsearch.storage.round_state import CANDIDATES, Candidates, predicted_losses, write_round
+from qsearch.storage.round_state import CANDIDATES, Candidates, write_round
 from qsearch.storage.study_record import StudyRecord
 from qsearch.study.candidates import fit_searcher, random_configuration
 from qsearch.study.filtering import finished_round
 from qsearch.study.proxy_scores import round_scores
 from qsearch.study.results import PeriodicRecord, save_record
 from qsearch.study.running_study import RunningStudy
+from qsearch.study.trial_evaluation import save_result
 
 
 class SequentialSearch:
@@ -48,22 +49,8 @@ class SequentialSearch:
 
     def report(self, number: int, result: Result) -> None:
         """Save the result of a trial."""
-        study, trials = self._study, self._study.trials
-        if isinstance(result, Failure):
-            trials.save_failure(number, study.round, result.reason)
-            study.emit(EventKind.FAILED, trial=number, reason=result.reason)
-        else:
-            trials.save_result(number, study.round, result)
-            study.emit(
-                EventKind.EVALUATED,
-                trial=number,
-                average_bits=trials.average_bits(number),
-                loss=result.loss,
-                metric=result.metric,
-                seconds=result.seconds,
-                done=self.done,
-                total=len(trials),
-            )
+        # This one included.
+        save_result(self._study, number, result, self.done + 1, len(self._study.trials))
         self._record.save_if_due()
 
     def save(self) -> StudyRecord:
@@ -105,7 +92,7 @@ class SequentialSearch:
         study, trials = self._study, self._study.trials
         path = candidates_path(study.directory, study.round)
         before = CANDIDATES.read(path) if path.is_file() else Candidates(())
-        predicted = dict(predicted_losses(study.directory, study.round))
+        predicted = dict(before.predicted)
         if is_fitted:
             mean, std = study.searcher.predicted_loss(trials.indices([number]))
             predicted[number] = (float(mean[0]), float(std[0]))

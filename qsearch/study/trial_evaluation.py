@@ -31,24 +31,32 @@ def evaluate_trials(
     record = PeriodicRecord(study)
     with closing(evaluated_trials(study, waiting, should_stop)) as results:
         for done, (number, result) in enumerate(results, start=1):
+            save_result(study, number, result, done, len(waiting))
             if isinstance(result, Failure):
-                trials.save_failure(number, round, result.reason)
-                study.emit(EventKind.FAILED, round, trial=number, reason=result.reason)
                 _require_rate(study, round, planned)
-                continue
-            trials.save_result(number, round, result)
-            study.emit(
-                EventKind.EVALUATED,
-                round,
-                trial=number,
-                average_bits=trials.average_bits(number),
-                loss=result.loss,
-                metric=result.metric,
-                seconds=result.seconds,
-                done=done,
-                total=len(waiting),
-            )
-            record.save_if_due()
+            else:
+                record.save_if_due()
+
+
+def save_result(study: RunningStudy, number: int, result: Result, done: int, total: int) -> None:
+    """Save what a trial came to in the current round, and emit it with how many are done."""
+    round, trials = study.round, study.trials
+    if isinstance(result, Failure):
+        trials.save_failure(number, round, result.reason)
+        study.emit(EventKind.FAILED, round, trial=number, reason=result.reason)
+        return
+    trials.save_result(number, round, result)
+    study.emit(
+        EventKind.EVALUATED,
+        round,
+        trial=number,
+        average_bits=trials.average_bits(number),
+        loss=result.loss,
+        metric=result.metric,
+        seconds=result.seconds,
+        done=done,
+        total=total,
+    )
 
 
 def evaluated_trials(

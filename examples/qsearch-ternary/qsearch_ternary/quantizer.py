@@ -74,7 +74,7 @@ class Ternary:
             output features × groups, float16).
 
         Raises:
-            InputError: If the weight is no finite floating-point matrix, or the layer
+            InputError: If the weight is not a finite floating-point matrix, or the layer
                 configuration is not one of the quantizer's.
         """
         self._choices.index(configuration)

@@ -1,4 +1,4 @@
-"""An export job of a small model that is no model of transformers."""
+"""An export job of a small model that transformers does not know."""
 
 from __future__ import annotations
 
