@@ -31,6 +31,13 @@ class TensorLayout:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that it takes on disk."""
+        if self.bits is None:
+            return self.count * self.dtype.itemsize
+        return -(-self.count * self.bits // 8)
+
 
 @runtime_checkable
 class PackableQuantizer(Quantizer, Protocol):
