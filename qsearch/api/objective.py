@@ -15,6 +15,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.components import PYTHON_ONLY
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.evaluation import Evaluation, Metric, TrainReport
+from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, Requirements, Split, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
@@ -52,6 +53,10 @@ class ObjectiveTrainer:
         return Requirements(
             sum(tensor.numel() for tensor in tensors), sum(tensor.nbytes for tensor in tensors)
         )
+
+    def footprint(self) -> Footprint:
+        """Return the sizes of the model in memory, each tensor once and in its own type."""
+        return self.space.footprint()
 
     def input_digests(self) -> Inputs:
         """Return the digest of the model: results of other weights are not comparable."""

@@ -70,8 +70,9 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
             " options; give a knob two values or more"
         )
     least, greatest = space.average_bits_range
-    low, high = spec.search.average_bits
-    if low >= greatest or high <= least:
+    bits = spec.search.bits
+    if bits is not None and (bits[0] >= greatest or bits[1] <= least):
+        low, high = bits
         raise InputError(
             f"{source}: search.average_bits: [{low:g}, {high:g}] lies outside what quantizer"
             f" {spec.quantizer.name!r} can store: [{least:.4g}, {greatest:.4g}]"

@@ -31,6 +31,7 @@ TRIAL_COLUMNS = (
     "round",
     "method",
     "average_bits",
+    "bytes",
     "loss",
     "metric",
     "standard_error",
@@ -52,6 +53,9 @@ TRIAL_COLUMNS = (
 ``status`` is ``completed`` or ``failed``; a failed row has a ``reason``, NaN values, and is on
 no front. ``seen`` says whether the configuration was in a training set up to that round.
 ``on_front`` says whether it is on the segmented front of that round.
+
+``bytes`` are those of the weight files of the format ``packed``, with all that ships; NaN where the
+trainer does not say how large its model is.
 
 ``loss`` is what the validation examples gave, sampling noise included; ``estimated_loss`` is the
 surrogate's posterior mean of the configuration's loss on the whole task, given all losses of the
@@ -101,6 +105,7 @@ class StudyFacts:
     Args:
         metric: None in a study of an objective without one; the trials' values are NaN then.
         layers: The quantizable layers, in model order.
+        size: What sizes are in reports; fronts by the one are fronts by the other.
         average_bits_range: Least and greatest average bits that the space holds.
         segment_edges: In average bits (segments + 1 values).
         reference_point: (loss, average bits) that hypervolume is measured from; hypervolume is
@@ -121,6 +126,7 @@ class StudyFacts:
     average_bits_range: tuple[float, float]
     segment_edges: tuple[float, ...]
     reference_point: tuple[float, float] | None
+    size: Literal["average_bits", "bytes"] = "average_bits"
     rounds: tuple[RoundRecord, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
@@ -236,6 +242,7 @@ def row_values(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "trial": int(row["trial"]),
         "round": int(row["round"]),
         "average_bits": float(row["average_bits"]),
+        "file_bytes": _known_bytes(row["bytes"]),
         "loss": float(row["loss"]),
         "standard_error": float(row["standard_error"]),
         "estimated_loss": _known(row["estimated_loss"]),
@@ -249,3 +256,7 @@ def row_values(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def _known_bytes(value: float) -> int | None:
+    return None if math.isnan(value) else int(value)
