@@ -306,6 +306,21 @@ class SupportsExport(Protocol):
 
 
 @runtime_checkable
+class SupportsDryRun(Protocol):
+    """Optional for exporters. With it, ``qsearch export --dry-run`` says what an export takes."""
+
+    def weight_bytes(self, job: ExportJob) -> Mapping[str, int]:
+        """Return the bytes of each weight file that would be written, by its path in the folder.
+
+        They follow from shapes and configuration; nothing is quantized.
+
+        Raises:
+            InputError: If the format cannot hold the configuration.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsQuantizerCheck(Protocol):
     """Optional for exporters. With it, an export that is impossible is refused at once."""
 

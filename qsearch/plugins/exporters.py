@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:  # An exporter is asked for at once, and torch takes a second.
@@ -15,6 +16,19 @@ if TYPE_CHECKING:  # An exporter is asked for at once, and torch takes a second.
     from qsearch.space.configuration import Configuration
     from qsearch.space.layers import LayerSpec
     from qsearch.spec.sections import ModelSpec
+
+
+@dataclass(frozen=True)
+class Storage:
+    """In which types an export stores what is not quantized.
+
+    Args:
+        dtype: Of the model's floating-point tensors, and of the adapter.
+        adapter_bits: 8 for an adapter in codes, which only formats that say so are asked for.
+    """
+
+    dtype: torch.dtype
+    adapter_bits: int | None = None
 
 
 class ExportJob(Protocol):
@@ -75,6 +89,16 @@ class ExportJob(Protocol):
         ...
 
     @property
+    def storage(self) -> Storage:
+        """How to store what is not quantized: by default, in 16 bits.
+
+        A trainer gives the checkpoint's own type where it has 16 bits, else bfloat16; an exporter
+        gets what the user asks for instead. Tensors of the job have the type that the model in
+        memory computes in.
+        """
+        ...
+
+    @property
     def has_adapter(self) -> bool:
         """Whether there is more to a layer than its quantized weight."""
         ...
@@ -119,7 +143,10 @@ class Exporter(Protocol):
     see :class:`~qsearch.plugins.capabilities.SupportsQuantizerCheck`."""
     weight_files: ClassVar[tuple[str, ...]]
     """Suffixes of the files that hold weights, such as ``.safetensors``: their bytes are compared
-    with budgets, and are in the model card."""
+    with budgets, and are in the model card.
+
+    Optional is ``adapter_bits``, a tuple: bits of adapters in codes that it can store, such as 8.
+    """
 
     def write(self, job: ExportJob, directory: Path) -> None:
         """Write files into an empty directory.

@@ -14,12 +14,15 @@ class RunningMemory:
         cache_bytes_per_token: Of keys and values that a causal model keeps.
         activation_bytes_per_token: Of intermediate results, at most.
         tokens: That the study's task feeds at once; the default length of a sequence.
+        loading_bytes: By which the weights grow when they are loaded: what is stored in 16 bits is
+            in memory in the type to compute in.
     """
 
     layer_bytes: int
     cache_bytes_per_token: int
     activation_bytes_per_token: int
     tokens: int
+    loading_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,13 @@ class Footprint:
     def memory_bytes(self, file_bytes: float, tokens: int | None = None) -> float | None:
         """Return an estimate of the memory that running takes, without Python and its libraries.
 
-        Weight files, one dequantized layer, and for each token of one sequence its activations
-        and its cached keys and values. None if that is not known.
+        Weights as they are in memory, one dequantized layer, and for each token of one sequence its
+        activations and its cached keys and values. None if that is not known.
         """
         running = self.running
         if running is None:
             return None
         per_token = running.cache_bytes_per_token + running.activation_bytes_per_token
         length = running.tokens if tokens is None else tokens
-        return file_bytes + running.layer_bytes + length * per_token
+        weights = file_bytes + running.loading_bytes
+        return weights + running.layer_bytes + length * per_token

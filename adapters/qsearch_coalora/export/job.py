@@ -10,13 +10,14 @@ from pydantic import BaseModel
 
 from qsearch.errors import InputError
 from qsearch.models.discovery import full_layer_names
-from qsearch.plugins.exporters import ExportJob
+from qsearch.plugins.exporters import ExportJob, Storage
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.lora import ADAPTER
+from qsearch_coalora.models.stored_type import stored_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +62,16 @@ class AdapterJob:
         if auto_class(self.module) != CLASSIFIER:
             return ()
         return tuple(self.module.config.id2label.values())
+
+    @property
+    def storage(self) -> Storage:
+        """What is not quantized is stored in the checkpoint's own 16-bit type, or bfloat16."""
+        return Storage(stored_type(self.model))
+
+    @property
+    def rank(self) -> int:
+        """Of each layer's adapter, 0 without one."""
+        return self.adapted.options.rank * self.has_adapter
 
     @property
     def has_adapter(self) -> bool:
@@ -115,6 +126,15 @@ def auto_class(module: Any) -> str:
     return name
 
 
+def adapter_rank(job: ExportJob) -> int:
+    """Return the rank of a job's adapter, 0 without one."""
+    if not job.has_adapter:
+        return 0
+    # Jobs of this package say it; of others, the first layer's factors do.
+    rank: int | None = getattr(job, "rank", None)
+    return len(next(job.factors())[0]) if rank is None else rank
+
+
 def layer_configurations(job: ExportJob) -> dict[str, LayerConfiguration]:
     """Return the layer configurations by module path, in layer order."""
     chosen = (job.configuration[layer.name] for layer in job.layers)
@@ -136,22 +156,26 @@ def transformers_module(job: ExportJob, format: str) -> Any:
 
 
 def adapter_state(job: AdapterJob) -> dict[str, Tensor]:
-    """Return the PEFT state of the adapter with (I + U) folded into A.
+    """Return the adapter as PEFT has it, which is not yet that of the configuration."""
+    from peft import get_peft_model_state_dict
+
+    peft_model = job.adapted.peft_model
+    state: dict[str, Tensor] = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER)
+    return state
+
+
+def folded_adapter(job: AdapterJob) -> Iterator[tuple[str, Tensor]]:
+    """Yield the configuration's factors by their names in :func:`adapter_state`.
 
     With A′ = (I + U)·A in the place of A, plain PEFT gives the same outputs.
     """
-    from peft import get_peft_model_state_dict
-
     adapted = job.adapted
-    state = get_peft_model_state_dict(adapted.peft_model, adapter_name=ADAPTER)
-    tensors = {name: tensor.detach().cpu() for name, tensor in state.items()}
     names = {id(module): name for name, module in adapted.peft_model.named_modules()}
     factors = adapted.folded_factors(job.configuration)
     for layer, (A, B) in zip(adapted.lora_layers, factors, strict=True):
         name = names[id(layer)]
-        tensors[f"{name}.lora_A.weight"] = A.cpu().contiguous()
-        tensors[f"{name}.lora_B.weight"] = B.cpu().contiguous()
-    return tensors
+        yield f"{name}.lora_A.weight", A
+        yield f"{name}.lora_B.weight", B
 
 
 def packable(quantizer: Quantizer, format: str) -> tuple[PackableQuantizer, dict[str, Any]]:

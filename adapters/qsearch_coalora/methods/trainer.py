@@ -67,6 +67,8 @@ class AdapterTrainer(Trainer):
 
     Options: ClassVar[type[TrainingOptions]] = TrainingOptions
     method: ClassVar[str] = "LoRA"
+    has_adapter: ClassVar[bool] = True
+    """Whether exports have an adapter next to the quantized weights."""
 
     def __init__(self, study: StudyModel, adapters: Adapters) -> None:
         self.study = study
@@ -104,7 +106,7 @@ class AdapterTrainer(Trainer):
 
         workload = task_workload(self.study.task)
         tokens = _TOKENS if workload is None else workload.example_tokens
-        return model_footprint(self._job(FULL_PRECISION), tokens)
+        return model_footprint(self._job(FULL_PRECISION), tokens, self.has_adapter)
 
     # Training
 

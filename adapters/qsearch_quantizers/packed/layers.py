@@ -15,7 +15,7 @@ from qsearch.spec.validation import validate
 from qsearch_quantizers.packed.linear import PackedLinear
 
 QUANT_METHOD = "qsearch"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SETTINGS = "quantization_config"
 """The section of ``config.json``, and where its ``sha256`` has the digest of the other fields."""
 

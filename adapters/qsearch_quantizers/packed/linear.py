@@ -15,6 +15,8 @@ from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsRows
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.bit_packing import packed_layout, unpacked
+from qsearch_quantizers.packed.stored_types import decode_factor, factor_plan
+from qsearch_quantizers.packed.tensor_files import planned
 
 BLOCK_WEIGHTS = 1 << 19
 """Weights dequantized at a time on the CPU: few enough to stay in its cache until they are used."""
@@ -62,7 +64,8 @@ class PackedLinear(nn.Linear):
     nothing can be merged into.
 
     The adapter is A (rank × input features), B (output features × rank); a rank of 0 is none. Bias
-    and adapter have the given type, codes and scales their own.
+    and adapter have the given type, codes and scales their own. An adapter of 8 bits is in buffers
+    too, and is dequantized at each call.
     """
 
     adapter_A: nn.Parameter | None  # noqa: N815
@@ -78,6 +81,7 @@ class PackedLinear(nn.Linear):
         rank: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        adapter_bits: int | None = None,
     ) -> None:
         nn.Module.__init__(self)  # That of nn.Linear makes a float weight.
         self.in_features = in_features
@@ -85,19 +89,25 @@ class PackedLinear(nn.Linear):
         self.configuration = configuration
         self.quantizer = quantizer
         self.rank = rank
+        self.adapter_bits = adapter_bits
         self._rows_of = quantizer if isinstance(quantizer, SupportsRows) else None
         self._layouts = dict(quantizer.layout((out_features, in_features), configuration))
         self.tensor_names = tuple(self._layouts)
         for name, layout in self._layouts.items():
             stored = packed_layout(layout)
             self.register_buffer(name, torch.empty(stored.shape, dtype=stored.dtype, device=device))
-        sizes: dict[str, tuple[int, ...]] = {
-            "bias": (out_features,) if bias else (),
-            "adapter_A": (rank, in_features) if rank else (),
-            "adapter_B": (out_features, rank) if rank else (),
-        }
-        for name, size in sizes.items():
-            value = nn.Parameter(torch.empty(size, dtype=dtype, device=device)) if size else None
+        floats: dict[str, Tensor | None] = {"bias": None, "adapter_A": None, "adapter_B": None}
+        float_type = dtype or torch.get_default_dtype()
+        if bias:
+            floats["bias"] = planned((out_features,), float_type)
+        adapter = factor_plan(rank, (out_features, in_features), float_type, adapter_bits)
+        if adapter_bits is None:
+            floats |= adapter
+        else:
+            for name, tensor in adapter.items():
+                self.register_buffer(name, _empty(tensor, device))
+        for name, plan in floats.items():
+            value = None if plan is None else nn.Parameter(_empty(plan, device))
             self.register_parameter(name, value)
 
     @property
@@ -107,7 +117,7 @@ class PackedLinear(nn.Linear):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         # A change of dtype is for bias and adapter; scales in another type are other weights.
-        before = {name: self.get_buffer(name) for name in self.tensor_names}
+        before = dict(self.named_buffers(recurse=False))
         for name, tensor in before.items():
             setattr(self, name, tensor.reshape(-1).view(torch.uint8))
         try:
@@ -131,6 +141,20 @@ class PackedLinear(nn.Linear):
         }
         shape = (self.out_features, self.in_features)
         return QuantizedTensor(tensors, shape, self.configuration)
+
+    def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """Return A and B, codes in a type; None without an adapter."""
+        if self.adapter_A is not None and self.adapter_B is not None:
+            return self.adapter_A, self.adapter_B
+        if not self.rank:
+            return None
+        A, B = (
+            decode_factor(
+                self.get_buffer(f"{name}_codes"), self.get_buffer(f"{name}_scales"), dtype
+            )
+            for name in ("adapter_A", "adapter_B")
+        )
+        return A, B.T
 
     def _rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Yield parts of the weight (rows × input features) in a type, with their rows."""
@@ -170,15 +194,20 @@ class PackedLinear(nn.Linear):
         outputs: Tensor = _Product.apply(flat, self) if flat.requires_grad else self.product(flat)  # type: ignore[no-untyped-call]
         if self.bias is not None:
             outputs = outputs + self.bias
-        if self.adapter_A is not None and self.adapter_B is not None:
+        factors = self._factors(flat.dtype)
+        if factors is not None:
             linear = nn.functional.linear
-            outputs = outputs + linear(linear(flat, self.adapter_A), self.adapter_B)
+            outputs = outputs + linear(linear(flat, factors[0]), factors[1])
         return outputs.view(*input.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         """Return features, rank and layer configuration."""
         sizes = f"{self.in_features}, {self.out_features}"
         return f"{sizes}, rank={self.rank}, {self.configuration!r}"
+
+
+def _empty(plan: Tensor, device: torch.device | str | None) -> Tensor:
+    return torch.empty(plan.shape, dtype=plan.dtype, device=device)
 
 
 class _Product(torch.autograd.Function):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, field_validator
 from torch import nn
@@ -40,8 +40,9 @@ class Fields(BaseModel):
     """The ``quantization_config`` of a packed export's ``config.json``.
 
     ``layers`` has layer configurations by module path, ``adapter_rank`` the rank of every layer's
-    adapter (0 is none), and ``sha256`` the digests of the weight files by name, and of the
-    other fields under ``quantization_config``; nothing is checked if it is None.
+    adapter (0 is none), ``adapter_bits`` 8 where it is in codes, and ``sha256`` the digests of the
+    weight files by name, and of the other fields under ``quantization_config``; nothing is checked
+    if it is None.
     """
 
     # A reader that ignores an unknown field would be wrong.
@@ -52,6 +53,7 @@ class Fields(BaseModel):
     quantizer_options: dict[str, Any]
     layers: dict[str, dict[str, int | str]]
     adapter_rank: NonNegativeInt = 0
+    adapter_bits: Literal[8] | None = None
     sha256: dict[str, Any] | None = None
 
     @field_validator("format_version")
@@ -70,6 +72,7 @@ class QsearchConfig(QuantizationConfigMixin):
     quantizer_options: dict[str, Any]
     layers: dict[str, Any]
     adapter_rank: int
+    adapter_bits: int | None
     sha256: dict[str, Any] | None
 
     def __init__(self, quant_method: str = QUANT_METHOD, **fields: object) -> None:
@@ -79,7 +82,7 @@ class QsearchConfig(QuantizationConfigMixin):
     @property
     def settings(self) -> dict[str, Any]:
         """What decides how weights are read, of which a digest is kept."""
-        names = ("quantizer", "quantizer_options", "layers", "adapter_rank")
+        names = ("quantizer", "quantizer_options", "layers", "adapter_rank", "adapter_bits")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -134,6 +137,7 @@ class QsearchHfQuantizer(HfQuantizer):
                 layer,
                 quantizer,
                 config.adapter_rank,
+                adapter_bits=config.adapter_bits,
                 dtype=linear.weight.dtype,
                 device=linear.weight.device,
             )

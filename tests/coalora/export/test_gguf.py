@@ -17,7 +17,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
-from tests.coalora.exported import export
+from tests.coalora.exported import export, weight_files
 
 gguf = pytest.importorskip("gguf")
 
@@ -126,7 +126,7 @@ def trainer(
 @pytest.fixture(scope="module")
 def exported(trainer: CoALoRATrainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported")
-    export(trainer, configuration(trainer), out, "gguf")
+    assert export(trainer, configuration(trainer), out, "gguf") == weight_files(out)
     return out
 
 
@@ -162,6 +162,35 @@ def test_metadata_and_tokenizer_are_the_original_files(small_file: Path, exporte
     assert names - after.fields.keys() == {"general.file_type"}
     for name in names & after.fields.keys():
         assert after.fields[name].contents() == before.fields[name].contents()
+
+
+def test_tensors_that_are_not_quantized_are_the_original_files_to_the_byte(
+    small_file: Path, exported: Path
+) -> None:
+    before = {tensor.name: tensor for tensor in gguf.GGUFReader(small_file).tensors}
+    after = {tensor.name: tensor for tensor in gguf.GGUFReader(exported / "model.gguf").tensors}
+    assert list(before) == list(after)
+    same = [n for n in before if after[n].data.tobytes() == before[n].data.tobytes()]
+    assert same == [n for n in before if "norm" in n or n == "token_embd.weight"]
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float16"])
+def test_an_adapters_factors_are_stored_in_16_bits(
+    trainer: CoALoRATrainer, exported: Path, tmp_path: Path, dtype: str
+) -> None:
+    assert export(trainer, configuration(trainer), tmp_path, "gguf", dtype) == weight_files(
+        tmp_path
+    )
+    assert (tmp_path / "model.gguf").read_bytes() == (exported / "model.gguf").read_bytes()
+    plain = {one.name: one for one in gguf.GGUFReader(exported / "adapter.gguf").tensors}
+    for tensor in gguf.GGUFReader(tmp_path / "adapter.gguf").tensors:
+        assert tensor.tensor_type.name == {"auto": "BF16", "float16": "F16"}[dtype]
+        assert list(tensor.shape) == list(plain[tensor.name].shape)
+        kind = {"auto": torch.bfloat16, "float16": torch.float16}[dtype]
+        rounded = torch.from_numpy(plain[tensor.name].data.copy()).to(kind).float().numpy()
+        np.testing.assert_array_equal(
+            gguf.quants.dequantize(tensor.data, tensor.tensor_type), rounded
+        )
 
 
 def test_model_and_adapter_of_the_files_give_the_studys_logits(

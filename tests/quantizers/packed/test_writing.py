@@ -14,10 +14,11 @@ transformers = pytest.importorskip("transformers")
 
 from qsearch_quantizers.integer.quantizer import Integer  # noqa: E402
 from qsearch_quantizers.normal_float.quantizer import NormalFloat  # noqa: E402
-from qsearch_quantizers.packed import registration, writing  # noqa: E402
+from qsearch_quantizers.packed import checkpoints, registration  # noqa: E402
 from qsearch_quantizers.packed.linear import PackedLinear  # noqa: E402
+from qsearch_quantizers.packed.stored_types import decode_factor, encode_factor  # noqa: E402
 from qsearch_quantizers.packed.verification import file_digests, settings_digest  # noqa: E402
-from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layers  # noqa: E402
+from qsearch_quantizers.packed.writing import PackedExport, QuantizedLayer  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from tests.coalora.conftest import head_of, small_config  # noqa: E402
@@ -67,10 +68,20 @@ def quantized(model, quantizer, rank=0):
         yield QuantizedLayer(name, weight, A, B)
 
 
-def write(folder, layers, model=None, quantizer=INTEGER):
-    model = model or small_model()
-    options = quantizer.options.model_dump(mode="json")
-    write_packed_layers(model, model.state_dict(), quantizer, options, layers, folder)
+def write(folder, layers, model=None, quantizer=INTEGER, dtype=torch.float32, adapter_bits=None):
+    model, layers = model or small_model(), list(layers)
+    export = PackedExport(
+        model,
+        model.state_dict(),
+        quantizer,
+        quantizer.options.model_dump(mode="json"),
+        {layer.name: layer.weight.configuration for layer in layers},
+        max(0 if layer.A is None else len(layer.A) for layer in layers),
+        dtype,
+        adapter_bits,
+    )
+    export.write(layers, folder)
+    return export
 
 
 def logits(model):
@@ -140,6 +151,66 @@ def test_bfloat16_is_for_what_is_not_packed(tmp_path):
         torch.testing.assert_close(logits(other).float(), logits(expected), atol=0.1, rtol=0.1)
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama, tied"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_not_packed_is_stored_in_16_bits_and_computed_in_the_models_type(
+    kind, dtype, tmp_path
+):
+    model = small_model(kind)
+    layers = list(quantized(model, INTEGER, 4))
+    export = write(tmp_path, layers, model, INTEGER, dtype)
+    stored = load_file(tmp_path / "model.safetensors")
+    packed = {name for layer in layers for name in (f"{layer.name}.codes", f"{layer.name}.scales")}
+    assert {tensor.dtype for name, tensor in stored.items() if name not in packed} == {dtype}
+    assert export.checkpoint.file_bytes == sizes(tmp_path)
+    # The model with its values rounded to the type by hand, which computes in float32.
+    for layer in layers:
+        weight = INTEGER.dequantize(layer.weight)
+        weight += layer.B.to(dtype).float() @ layer.A.to(dtype).float()
+        model.get_submodule(layer.name).weight.data = weight
+    for name, parameter in model.named_parameters():
+        if name.removesuffix(".weight") not in {layer.name for layer in layers}:
+            parameter.data = parameter.data.to(dtype).float()
+    loaded = load(tmp_path, kind)
+    assert {one.dtype for one in loaded.parameters()} == {torch.float32}
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=1e-4)
+    assert {one.dtype for one in load(tmp_path, kind, dtype=dtype).parameters()} == {dtype}
+
+
+def test_a_value_that_the_type_cannot_hold_is_refused(tmp_path):
+    model = small_model()
+    model.classifier.bias.data[1] = -1e5
+    with pytest.raises(InputError, match=r"--dtype float16: classifier.bias .* 1e.05, .* 65504; "):
+        write(tmp_path, quantized(model, INTEGER), model, dtype=torch.float16)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_an_adapter_of_8_bits_is_that_of_its_codes(kind, tmp_path):
+    model = small_model(kind)
+    layers = list(quantized(model, INTEGER, 4))
+    export = write(tmp_path, layers, model, adapter_bits=8)
+    assert export.checkpoint.file_bytes == sizes(tmp_path)
+    rounded = []
+    for layer in layers:
+        A, B = (decode_factor(*encode_factor(one), torch.float32) for one in (layer.A, layer.B.T))
+        rounded.append(replace(layer, A=A, B=B.T))
+        # Half a step of a block's scale, and half a unit of the scale's own type.
+        assert (A - layer.A).abs().max() <= layer.A.abs().max() * (0.5 / 127 + 2**-9)
+    loaded = load(tmp_path, kind)
+    write(tmp_path / "rounded", rounded, small_model(kind))
+    expected = logits(load(tmp_path / "rounded", kind))
+    torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=1e-4)
+    loaded.to(torch.bfloat16).save_pretrained(tmp_path / "again")
+    again = load(tmp_path / "again", kind, dtype=torch.float32)
+    first, second = (one.get_submodule(layers[0].name) for one in (loaded, again))
+    for name in ("adapter_A_codes", "adapter_A_scales", "adapter_B_codes", "adapter_B_scales"):
+        assert torch.equal(first.get_buffer(name), second.get_buffer(name))
+
+
+def sizes(folder):
+    return {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
+
+
 def test_adapters_of_different_ranks_are_refused(tmp_path):
     first, *others = quantized(small_model(), INTEGER, 4)
     with pytest.raises(InputError, match=r"have one rank, not \[0, 4\]"):
@@ -149,7 +220,7 @@ def test_adapters_of_different_ranks_are_refused(tmp_path):
 def test_a_large_checkpoint_is_written_in_shards_and_a_lost_one_is_named(
     checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(writing, "MAX_SHARD_SIZE", "20KB")
+    monkeypatch.setattr(checkpoints, "MAX_FILE_BYTES", 20_000)
     write(tmp_path, quantized(small_model(), INTEGER))
     assert torch.equal(logits(load(tmp_path)), logits(load(checkpoint)))
     shard = sorted(tmp_path.glob("model-00002-of-*.safetensors"))[0]
@@ -181,7 +252,7 @@ def edit(folder, signed=True, **changes):
     section = config["quantization_config"]
     section |= changes
     if signed and "sha256" not in changes:
-        names = ("quantizer", "quantizer_options", "layers", "adapter_rank")
+        names = ("quantizer", "quantizer_options", "layers", "adapter_rank", "adapter_bits")
         settings = {name: section[name] for name in names}
         section["sha256"]["quantization_config"] = settings_digest(settings)
     path.write_text(json.dumps(config))
@@ -199,11 +270,13 @@ LAYER = {"bits": 2, "group_size": 32}
     ("changes", "message"),
     [
         (
-            {"format_version": 1},
-            "format_version: must be 2 for this version of qsearch .export again., not 1",
+            {"format_version": 2},
+            "format_version: must be 3 for this version of qsearch .export again., not 2",
         ),
         ({"adapter_rank": -1}, "adapter_rank: .* greater than or equal to 0, not -1"),
         ({"adapter_rank": 4}, "lacks the tensor .*adapter_A"),
+        ({"adapter_rank": 4, "adapter_bits": 8}, "lacks the tensor .*adapter_A_codes"),
+        ({"adapter_bits": 4}, "adapter_bits: .* 8, not 4"),
         ({"surprise": 1}, "surprise: unknown field"),
         ({"layers": None}, "layers: .* valid dictionary"),
         ({"layers": {"classifier": {"bits": [4]}}}, r"layers.classifier.bits.*, not \[4\]"),
