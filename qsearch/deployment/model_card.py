@@ -61,8 +61,8 @@ def add_values(folder: Path, facts: Mapping[str, Any]) -> None:
         "",
         f"Trial {facts['trial']}, round {facts['round']} of the study {as_code(facts['study'])};"
         " ± is a standard error, of the estimated loss a standard deviation."
-        f" Losses and metric are those of {MEASURED}, of values that the study computed with: they"
-        " are not yet rounded to the types of these files.",
+        f" Losses and metric are those of {MEASURED}. They were measured before what is not"
+        " quantized was rounded to the types of these files.",
         "",
         "| | |",
         "|---|---|",

@@ -29,7 +29,11 @@ class Whole:
             tensors |= {f"{path}.{name}": tensor for name, tensor in codes.items()}
         for path, (A, B) in zip(job.paths, job.factors(), strict=False):
             tensors |= {f"{path}.A": A, f"{path}.B": B}
-        self.save(tensors, directory)
+        self.save(self.stored(tensors, job.storage.dtype), directory)
+
+    def stored(self, tensors, dtype):
+        floats = (name for name, tensor in tensors.items() if tensor.dtype == torch.float32)
+        return tensors | {name: tensors[name].to(dtype) for name in floats}
 
     def save(self, tensors, directory):
         save_file(tensors, directory / "weights.safetensors")
@@ -79,6 +83,12 @@ FAULTS = {
         "names of files": saving(
             lambda tensors, out: save_file(tensors, out / f"{next(numbers)}.safetensors")
         ),
+    },
+    "it_stores_the_type_that_the_job_says": {
+        "storage: as many bytes in 16 bits": other(stored=lambda _, tensors, dtype: tensors)
+    },
+    "a_dry_run_says_what_is_written": {
+        "bytes of a dry run": other(weight_bytes=lambda _, job: {"weights.safetensors": 1})
     },
     "the_job_stays_as_it_was": {"tensors of the model: 'head.bias'": other(write=in_place)},
 }
