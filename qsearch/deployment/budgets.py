@@ -66,8 +66,8 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
         )
     fitting = record.latest[taken <= budget.limit]
     if fitting.empty:
-        smallest = record.latest.loc[taken.idxmin()]
-        rest = taken.min() - smallest["average_bits"] * footprint.quantized_weights / 8
+        bits = record.latest["average_bits"].min()
+        rest = taken.min() - bits * footprint.quantized_weights / 8
         other = "not quantized" if budget.kind == "bytes" else "next to the quantized weights"
         raise InputError(
             f"{budget}: the smallest configuration takes"
