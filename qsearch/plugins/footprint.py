@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RunningMemory:
-    """What running a model takes next to its weight files.
+    """An estimate of what running a model takes next to its weight files and Python itself.
 
     Args:
         layer_bytes: Of the largest layer as float32, which is dequantized while it runs.
@@ -23,6 +23,12 @@ class RunningMemory:
     activation_bytes_per_token: int
     tokens: int
     loading_bytes: int = 0
+
+    def nbytes(self, tokens: int | None = None) -> int:
+        """Return its bytes for one sequence of some length: one layer, activations, and cache."""
+        per_token = self.cache_bytes_per_token + self.activation_bytes_per_token
+        length = self.tokens if tokens is None else tokens
+        return self.loading_bytes + self.layer_bytes + length * per_token
 
 
 @dataclass(frozen=True)
@@ -52,17 +58,3 @@ class Footprint:
     def average_bits_with_adapter(self, average_bits: float) -> float:
         """Return the bits per quantized weight of the quantized weights and the adapter."""
         return average_bits + 8 * self.adapter_bytes / self.quantized_weights
-
-    def memory_bytes(self, file_bytes: float, tokens: int | None = None) -> float | None:
-        """Return an estimate of the memory that running takes, without Python and its libraries.
-
-        Weights as they are in memory, one dequantized layer, and for each token of one sequence its
-        activations and its cached keys and values. None if that is not known.
-        """
-        running = self.running
-        if running is None:
-            return None
-        per_token = running.cache_bytes_per_token + running.activation_bytes_per_token
-        length = running.tokens if tokens is None else tokens
-        weights = file_bytes + running.loading_bytes
-        return weights + running.layer_bytes + length * per_token
