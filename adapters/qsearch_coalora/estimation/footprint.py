@@ -13,8 +13,8 @@ from qsearch.plugins.footprint import Footprint, RunningMemory
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch_coalora.estimation.requirements import adapter_bytes
-from qsearch_coalora.export.job import CAUSAL, AdapterJob, auto_class
-from qsearch_coalora.models.loading import skeleton
+from qsearch_coalora.export.job import AdapterJob, auto_class
+from qsearch_coalora.models.loading import CAUSAL, skeleton
 
 _FLOAT_BYTES = 4
 _HEADER_BYTES = 160

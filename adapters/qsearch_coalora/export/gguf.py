@@ -15,7 +15,8 @@ from torch import Tensor
 from qsearch.errors import InputError
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.engines import require_integers
-from qsearch_coalora.export.job import CAUSAL, AdapterJob, auto_class
+from qsearch_coalora.export.job import AdapterJob, auto_class
+from qsearch_coalora.models.loading import CAUSAL
 from qsearch_coalora.models.source import locate_model
 
 FORMAT = "gguf"
