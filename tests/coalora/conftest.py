@@ -183,10 +183,9 @@ def make_trainer(bert_folder: Path, table_files: tuple[Path, Path]) -> Callable[
     return make
 
 
-@pytest.fixture
-def make_causal_task(tmp_path: Path) -> Callable[..., CausalLanguageModelling]:
-    """Return a maker of tasks on a text of words; the task's options as keywords."""
-    text = tmp_path / "text.txt"
+def causal_tasks(folder: Path) -> Callable[..., CausalLanguageModelling]:
+    """Return a maker of tasks on a text of words in a folder; the task's options as keywords."""
+    text = folder / "text.txt"
     text.write_text("\n".join(" ".join(WORDS[n:] + WORDS[:n]) for n in range(40)))
 
     def make(**options: object) -> CausalLanguageModelling:
@@ -194,6 +193,12 @@ def make_causal_task(tmp_path: Path) -> Callable[..., CausalLanguageModelling]:
         return CausalLanguageModelling(CausalLanguageModelling.Options(**fields))
 
     return make
+
+
+@pytest.fixture
+def make_causal_task(tmp_path: Path) -> Callable[..., CausalLanguageModelling]:
+    """Return a maker of tasks on a text of words; the task's options as keywords."""
+    return causal_tasks(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def engine_logits(path: Path, tokens: Sequence[int]) -> Tensor:
     from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
     ffi, lib = get_ffi(), get_lib()
-    lib.llama_log_set(_silent(ffi), ffi.NULL)
+    lib.llama_log_set(_silence(), ffi.NULL)
     lib.llama_backend_init()
     settings = lib.llama_model_default_params()
     settings.n_gpu_layers = 0
@@ -43,11 +44,10 @@ def engine_logits(path: Path, tokens: Sequence[int]) -> Tensor:
     return torch.from_numpy(logits)
 
 
-def _silent(ffi: Any) -> Any:
-    global _KEPT
-    _KEPT = ffi.callback("void(enum ggml_log_level, const char *, void *)", lambda *_: None)
-    return _KEPT
+@cache
+def _silence() -> Any:
+    """Return what C calls instead of printing; it is kept, since C calls it later."""
+    from llama_cpp_py_sync._cffi_bindings import get_ffi
 
-
-_KEPT: Any = None
-"""C calls it later, so it must not be freed."""
+    signature = "void(enum ggml_log_level, const char *, void *)"
+    return get_ffi().callback(signature, lambda *_: None)
