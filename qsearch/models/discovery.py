@@ -159,11 +159,13 @@ def _own_weights(model: nn.Module, layers: Sequence[LayerSpec]) -> tuple[LayerSp
         shared = first.get(id(module._parameters.get("weight")))
         if shared is None or isinstance(module, nn.Linear):
             continue
-        if shared.role != EMBEDDING or not isinstance(module, nn.Embedding):
-            raise InputError(
-                f"layer {shared.name!r} shares its weight with {name!r}, which would be quantized"
-                " with it; leave the layer out with layers="
-            )
+        if shared.role == EMBEDDING and isinstance(module, nn.Embedding):
+            continue
+        both = ", or take both with embeddings=True" if isinstance(module, nn.Embedding) else ""
+        raise InputError(
+            f"layer {shared.name!r} shares its weight with {name!r}, which would be quantized with"
+            f" it; leave the layer out with layers={both}"
+        )
     return tuple(first.values())
 
 
