@@ -16,8 +16,8 @@ from qsearch.plugins.footprint import Footprint, RunningMemory
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.stored_bytes import stored_bytes
 from qsearch.plugins.tensor_layout import PackableQuantizer
-from qsearch_coalora.export.job import CAUSAL, AdapterJob, auto_class
-from qsearch_coalora.models.loading import skeleton
+from qsearch_coalora.export.job import AdapterJob, auto_class
+from qsearch_coalora.models.loading import CAUSAL, skeleton
 
 _COMPUTED = torch.float32
 """Type that exports are computed in, whatever they are stored in."""
@@ -30,15 +30,15 @@ def model_footprint(job: AdapterJob, tokens: int, has_adapter: bool) -> Footprin
     and where its tensors begin: it is that of the longest.
     """
     layers, dtype = job.adapted.layers, job.storage.dtype
-    state = dict(job.state())
-    for path in job.paths:
-        del state[f"{path}.weight"]
+    # By place, not by name: an output head that is tied to an embedding is not written either.
+    own = {weight.data_ptr() for weight in job.adapted.weights.originals}
+    state = {name: one for name, one in job.state().items() if one.data_ptr() not in own}
     kept = plan_checkpoint(job.module, state, {}, dtype).kept
     other, adapter, quantized = plan_of(kept, dtype), dict[str, Tensor](), dict[str, Tensor]()
     rank = job.adapted.options.rank * has_adapter
     longest = {shape: _longest(job.quantizer, shape) for shape in {one.shape for one in layers}}
     for path, layer in zip(job.paths, layers, strict=True):
-        factors = factor_plan(rank, layer.shape, dtype, None)
+        factors = {} if layer.is_table else factor_plan(rank, layer.shape, dtype, None)
         adapter |= {f"{path}.{key}": tensor for key, tensor in factors.items()}
         quantized |= {f"{path}.{key}": one for key, one in longest[layer.shape][0].items()}
     total = _bytes(other) + _bytes(adapter) + sum(longest[layer.shape][1] for layer in layers)
@@ -81,7 +81,8 @@ def _running_memory(job: AdapterJob, tokens: int, loading_bytes: int) -> Running
             cached += layer.shape[0]
     widest = max(layer.shape[1] for layer in layers)
     return RunningMemory(
-        layer_bytes=max(layer.parameters for layer in layers) * itemsize,
+        # Of a table, some rows are dequantized at a time.
+        layer_bytes=max(layer.parameters for layer in job.adapted.adapted_layers) * itemsize,
         cache_bytes_per_token=cached * itemsize * (auto_class(job.module) == CAUSAL),
         activation_bytes_per_token=(max(outputs.values()) + widest) * itemsize,
         tokens=tokens,

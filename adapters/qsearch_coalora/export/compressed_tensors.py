@@ -76,6 +76,11 @@ def compressed_tensors_files(job: AdapterJob) -> dict[str, int]:
 
 
 def _plan(job: AdapterJob) -> _Plan:
+    if job.adapted.tables:
+        raise InputError(
+            f"--format {FORMAT}: engines read embeddings and output heads of this format in float,"
+            " and this study quantizes them (space.embeddings); take the format 'packed' or 'gguf'"
+        )
     require_integers(job.quantizer, FORMAT)
     require_fused_alike(job, FORMAT)
     state, added = dict(job.state()), dict[str, Tensor]()
@@ -106,8 +111,8 @@ def export_compressed_tensors(job: AdapterJob, directory: Path) -> None:
 
     Raises:
         InputError: If the quantizer's weights are no integers, engines cannot fuse the
-            configuration's layers, a group does not divide a row, or the package
-            compressed-tensors is not installed.
+            configuration's layers, a group does not divide a row, embeddings are quantized, or the
+            package compressed-tensors is not installed.
     """
     quantizer = require_integers(job.quantizer, FORMAT)
     plan = _plan(job)

@@ -18,7 +18,8 @@ from torch import Tensor
 from qsearch.errors import InputError
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.engines import planned_integers, require_integers
-from qsearch_coalora.export.job import CAUSAL, AdapterJob, auto_class
+from qsearch_coalora.export.job import AdapterJob, auto_class
+from qsearch_coalora.models.loading import CAUSAL
 from qsearch_coalora.models.source import locate_model
 
 FORMAT = "gguf"
@@ -35,11 +36,18 @@ what llama.cpp dequantizes is what the study evaluated. Other tensors are those 
 file, byte for byte. Where a group of the configuration is more than one block of 32 weights, its
 scale is repeated: the file holds {stored:.4f} bits a weight.
 
-`adapter.gguf` is the {method} adapter of this configuration:
+{tables}`adapter.gguf` is the {method} adapter of this configuration:
 
 ```
 llama-cli --model model.gguf --lora adapter.gguf --prompt "…"
 ```
+"""
+
+
+_TABLES = """\
+The token embedding (`token_embd.weight`) is quantized too, and so is the output head
+(`output.weight`) where it has a weight of its own.
+
 """
 
 
@@ -95,7 +103,8 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
     )
     types = ", ".join(sorted({kind for _, kind in plan.kinds.values()}))
     bits = stored / sum(layer.parameters for layer in layers)
-    write_card(job, directory, _CARD, "gguf", types=types, stored=bits)
+    tables = _TABLES if job.adapted.tables else ""
+    write_card(job, directory, _CARD, "gguf", types=types, stored=bits, tables=tables)
 
 
 def _plan(job: AdapterJob) -> _Plan:
@@ -220,6 +229,8 @@ def _adapter_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
     kind = gguf.GGMLQuantizationType[_FACTOR_TYPES[dtype]]
     for name, layer in zip(plan.names, job.adapted.layers, strict=True):
+        if layer.is_table:
+            continue
         rows, columns = layer.shape
         _add_bytes(writer, f"{name}.lora_a", (rank, columns * dtype.itemsize), kind)
         _add_bytes(writer, f"{name}.lora_b", (rows, rank * dtype.itemsize), kind)
@@ -230,6 +241,8 @@ def _write_adapter(plan: _Plan, job: AdapterJob, orders: list[Tensor], path: Pat
     writer = _adapter_writer(plan, job, path)
     _write_header(writer)
     for name, order, (A, B) in zip(plan.names, orders, job.factors(), strict=True):
+        if not len(A):
+            continue
         for part, factor in (("lora_a", A.cpu()), ("lora_b", B.cpu()[order])):
             stored = as_stored(f"{name}.{part}", factor, job.storage.dtype).contiguous()
             writer.write_tensor_data(stored.view(torch.uint8).numpy())

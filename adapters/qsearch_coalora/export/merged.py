@@ -36,6 +36,9 @@ def plan_merged(job: ExportJob) -> Checkpoint:
     state, dtype = dict(job.state()), job.storage.dtype
     weights = {f"{path}.weight": state.pop(f"{path}.weight") for path in job.paths}
     added = {name: planned(tuple(weight.shape), dtype) for name, weight in weights.items()}
+    # An output head that is tied to an embedding is stored once, with the embedding.
+    own = {weight.data_ptr() for weight in weights.values()}
+    state = {name: tensor for name, tensor in state.items() if tensor.data_ptr() not in own}
     return plan_checkpoint(module, state, added, dtype)
 
 
@@ -49,7 +52,8 @@ def export_merged(job: ExportJob, directory: Path) -> None:
     with quiet_transformers(), plan_merged(job).writing(directory, job.tokenizer) as put:
         for position, path in enumerate(job.paths):
             weight = job.quantizer.dequantize(job.quantized(position)).float()
-            if (pair := next(factors, None)) is not None:
+            pair = next(factors, None)
+            if pair is not None and len(pair[0]):
                 A, B = pair
                 weight = weight + B @ A
             put(f"{path}.weight", as_stored(f"{path}.weight", weight, dtype))

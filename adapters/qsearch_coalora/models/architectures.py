@@ -16,7 +16,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from qsearch.models.discovery import ROLES
-from qsearch.space.layers import LayerSpec
+from qsearch.space.layers import EMBEDDING, HEAD, LayerSpec
+
+_EMBEDDINGS = {
+    "bert": "embeddings.word_embeddings",
+    "roberta": "embeddings.word_embeddings",
+    "llama": "embed_tokens",
+    "mistral": "embed_tokens",
+    "qwen2": "embed_tokens",
+    "qwen3": "embed_tokens",
+}
+"""Path of the token embedding by model type."""
 
 
 @dataclass(frozen=True)
@@ -156,16 +166,40 @@ class _Llama(_Config):
 
 def known_shape(folder: Path) -> ModelShape | None:
     """Return the shape of the model in a folder, if it is of a known architecture."""
-    try:
-        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    fields = _fields(folder)
     for architecture in (_Bert, _Llama):
         try:
             return architecture.model_validate(fields).shape()
         except ValidationError:
             continue
     return None
+
+
+def known_tables(folder: Path, has_output_head: bool) -> tuple[LayerSpec, ...] | None:
+    """Return the tables of a model of a known architecture, named as discover_tables does.
+
+    The output head is that of its causal language model.
+    """
+    fields = _fields(folder)
+    if known_shape(folder) is None or fields["model_type"] not in _EMBEDDINGS:
+        return None
+    shape = (fields["vocab_size"], fields["hidden_size"])
+    tables = [LayerSpec(_EMBEDDINGS[fields["model_type"]], EMBEDDING, 0, shape)]
+    if has_output_head:
+        tied = fields.get("tie_word_embeddings", False)
+        if fields["model_type"] in ("bert", "roberta") or not isinstance(tied, bool):
+            return None
+        if not tied:
+            tables.append(LayerSpec("lm_head", HEAD, 0, shape))
+    return tuple(tables)
+
+
+def _fields(folder: Path) -> Any:
+    """Return the fields of a ``config.json``; None if there are none."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _in_blocks(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from qsearch.errors import InputError
@@ -18,7 +18,14 @@ from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.bit_packing import packed_layout, packed_tensors
 from qsearch_quantizers.packed.checkpoints import Checkpoint, edit_config, plan_checkpoint
-from qsearch_quantizers.packed.layers import FORMAT_VERSION, QUANT_METHOD, SETTINGS
+from qsearch_quantizers.packed.layers import (
+    FORMAT_VERSION,
+    QUANT_METHOD,
+    SETTINGS,
+    is_output_head,
+    scale_of,
+    tied_names,
+)
 from qsearch_quantizers.packed.stored_types import factor_plan, stored_factors
 from qsearch_quantizers.packed.tensor_files import planned
 from qsearch_quantizers.packed.verification import file_digests, settings_digest
@@ -29,7 +36,7 @@ class QuantizedLayer:
     """One layer of a packed export, by its module path.
 
     Its adapter, if any, has the factors A (rank × input features) and B (output features × rank),
-    scaling included.
+    scaling included. A rank of 0 is none.
     """
 
     name: str
@@ -66,25 +73,28 @@ class PackedExport:
     def checkpoint(self) -> Checkpoint:
         """The folder's tensors: shapes and types, and the values of those that are not quantized.
 
+        An output head that is tied to an embedding is not written: it computes with the embedding's
+        tensors. Neither has an adapter.
+
         Raises:
-            InputError: If a layer shares its weight with another module.
+            InputError: If a layer shares its weight with another module than that, or an embedding
+                does more than to look rows up.
         """
-        tied = set(self.model.all_tied_weights_keys) | set(
-            self.model.all_tied_weights_keys.values()
-        )
         state, added = dict(self.state), dict[str, Tensor]()
         for name, layer in self.configuration.items():
-            if f"{name}.weight" in tied:
-                raise InputError(
-                    f"layer {name!r} shares its weight with another module and cannot be packed"
-                )
+            for tied in _tied_to(self.model, name):
+                state.pop(tied)
             rows, columns = state.pop(f"{name}.weight").shape
-            tensors = factor_plan(self.adapter_rank, (rows, columns), self.dtype, self.adapter_bits)
+            rank = self._rank(name)
+            tensors = factor_plan(rank, (rows, columns), self.dtype, self.adapter_bits)
             for key, layout in self.quantizer.layout((rows, columns), layer).items():
                 stored = packed_layout(layout)
                 tensors[key] = planned(stored.shape, stored.dtype)
             added |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
         return plan_checkpoint(self.model, state, added, self.dtype)
+
+    def _rank(self, name: str) -> int:
+        return 0 if _is_table(self.model, name) else self.adapter_rank
 
     def write(
         self, layers: Iterable[QuantizedLayer], directory: Path, tokenizer: Any = None
@@ -102,13 +112,15 @@ class PackedExport:
         with self.checkpoint.writing(directory, tokenizer) as put:
             for layer in layers:
                 tensors = packed_tensors(layer.weight, self.quantizer)
-                rank = 0 if layer.A is None else len(layer.A)
-                if rank != self.adapter_rank:
+                rank, expected = 0 if layer.A is None else len(layer.A), self._rank(layer.name)
+                if rank and _is_table(self.model, layer.name):
                     raise InputError(
-                        "adapters of one packed export have one rank, not"
-                        f" {sorted({rank, self.adapter_rank})}"
+                        f"layer {layer.name!r} cannot have an adapter in a packed export"
                     )
-                if layer.A is not None and layer.B is not None:
+                if rank != expected:
+                    ranks = sorted({rank, expected})
+                    raise InputError(f"adapters of one packed export have one rank, not {ranks}")
+                if rank and layer.A is not None and layer.B is not None:
                     tensors |= stored_factors(
                         layer.name, layer.A, layer.B, self.dtype, self.adapter_bits
                     )
@@ -131,3 +143,21 @@ class PackedExport:
             },
         }
         edit_config(directory, SETTINGS, section)
+
+
+def _is_table(model: PreTrainedModel, name: str) -> bool:
+    return isinstance(model.get_submodule(name), nn.Embedding) or is_output_head(model, name)
+
+
+def _tied_to(model: PreTrainedModel, name: str) -> tuple[str, ...]:
+    """Return the tensors that a layer's weight is tied to, which must be an output head's."""
+    module, others = model.get_submodule(name), tied_names(model.all_tied_weights_keys, name)
+    if isinstance(module, nn.Embedding):
+        scale_of(module, name)
+        if all(is_output_head(model, other.removesuffix(".weight")) for other in others):
+            return others
+    if others:
+        raise InputError(
+            f"layer {name!r} shares its weight with another module and cannot be packed"
+        )
+    return ()
