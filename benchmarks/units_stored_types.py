@@ -76,7 +76,7 @@ def measure_stored_types(benchmark: Benchmark) -> None:
                 stored: losses_of(trainer, configuration, options)
                 for stored, options in STORED.items()
             }
-            _compare(benchmark, name, bits, losses)
+            compare(benchmark, name, bits, losses)
 
 
 def uniform(space: ConfigurationSpace, level: float) -> Configuration:
@@ -110,7 +110,8 @@ def losses_of(
     return np.asarray(joined.losses, dtype=np.float64), np.asarray(joined.weights), size
 
 
-def _compare(benchmark: Benchmark, name: str, bits: float, losses: Mapping[str, Any]) -> None:
+def compare(benchmark: Benchmark, name: str, bits: float, losses: Mapping[str, Any]) -> None:
+    """Record losses, weights and bytes of each way of storing, and the change from exact ones."""
     exact, weights, _ = losses[EXACT]
     for stored, (own, _, size) in losses.items():
         shares = weights / weights.mean()

@@ -17,7 +17,12 @@ from safetensors import SafetensorError
 from qsearch._sizes import size_needed
 from qsearch.deployment.budgets import Budget, best_within
 from qsearch.deployment.model_card import add_values, export_facts
-from qsearch.deployment.storage_options import DEFAULT_STORAGE, StorageOptions, with_answers
+from qsearch.deployment.storage_options import (
+    DEFAULT_STORAGE,
+    OWN_TYPE,
+    StorageOptions,
+    with_answers,
+)
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsDryRun, SupportsExport, SupportsQuantizerCheck
 from qsearch.plugins.components import PYTHON_ONLY, build_components
@@ -191,8 +196,9 @@ class _Writer:
         """Raise InputError if a row's weight files take more than a budget of bytes."""
         if budget.kind == "bytes" and nbytes > budget.limit:
             raise InputError(
-                f"{budget} is for the format 'packed': as {self.format!r}, trial {row['trial']}"
-                f" takes {size_needed(nbytes, budget.unit)}"
+                f"{budget} is for the format 'packed' with --dtype {OWN_TYPE}: as {self.format!r}"
+                f" with --dtype {self.storage.dtype}, trial {row['trial']} takes"
+                f" {size_needed(nbytes, budget.unit)}"
             )
 
     def write(self, row: pd.Series, budget: Budget, folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def engine_logits(path: Path, tokens: Sequence[int]) -> Tensor:
+def engine_logits(path: Path, tokens: Sequence[int], adapter: Path | None = None) -> Tensor:
     """Return llama.cpp's logits (tokens × vocabulary) after each of some tokens."""
     from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
@@ -27,6 +27,12 @@ def engine_logits(path: Path, tokens: Sequence[int]) -> Tensor:
     parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = len(tokens)
     parameters.n_threads = parameters.n_threads_batch = 1
     context = lib.llama_init_from_model(model, parameters)
+    if adapter is not None:
+        lora = lib.llama_adapter_lora_init(model, str(adapter).encode())
+        assert lora != ffi.NULL, f"llama.cpp cannot load {adapter}"
+        scales = ffi.new("float[]", [1.0])
+        loras = ffi.new("struct llama_adapter_lora *[]", [lora])
+        assert lib.llama_set_adapters_lora(context, loras, 1, scales) == 0
     batch = lib.llama_batch_init(len(tokens), 0, 1)
     try:
         for place, token in enumerate(tokens):

@@ -82,6 +82,7 @@ def _plan(job: AdapterJob) -> _Plan:
             " and this study quantizes them (space.embeddings); take the format 'packed' or 'gguf'"
         )
     require_integers(job.quantizer, FORMAT)
+    job.require_own_weights()
     require_fused_alike(job, FORMAT)
     state, added = dict(job.state()), dict[str, Tensor]()
     targets: defaultdict[tuple[int, int, bool], list[str]] = defaultdict(list)

@@ -109,6 +109,7 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
 
 def _plan(job: AdapterJob) -> _Plan:
     require_integers(job.quantizer, FORMAT)
+    job.require_own_weights()
     gguf = optional_module("gguf", "llm", f"--format {FORMAT}")
     if auto_class(job.module) != CAUSAL:
         raise InputError(

@@ -102,14 +102,18 @@ class AdapterJob:
                 state[f"{table.head_path}.weight"] = weight
         return state
 
-    def quantized(self, position: int) -> QuantizedTensor:
-        """Return the quantized weight of the layer at a position."""
+    def require_own_weights(self) -> None:
+        """Raise InputError if another library made weights, so that no format holds them."""
         if self.foreign:
             raise InputError(
                 f"this configuration's LoRA was trained on weights that bitsandbytes quantized"
                 f" ({len(self.foreign)} layers, the first {self.foreign[0]!r}), which this format"
                 " does not hold; --format adapter writes the LoRA alone"
             )
+
+    def quantized(self, position: int) -> QuantizedTensor:
+        """Return the quantized weight of the layer at a position."""
+        self.require_own_weights()
         name = self.adapted.layers[position].name
         return self.adapted.weights.quantized(position, self.configuration[name])
 
@@ -134,6 +138,13 @@ def auto_class(module: Any) -> str:
         if name.endswith(known.removeprefix("AutoModel")):
             return known
     return name
+
+
+def require_own_weights(job: ExportJob) -> None:
+    """Raise InputError, before anything is planned, if a job cannot give its weights."""
+    require = getattr(job, "require_own_weights", None)  # Jobs of other packages have none.
+    if require is not None:
+        require()
 
 
 def adapter_rank(job: ExportJob) -> int:

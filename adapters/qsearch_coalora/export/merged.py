@@ -11,7 +11,7 @@ from qsearch_quantizers.packed.tensor_files import planned
 
 from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.cards import write_card
-from qsearch_coalora.export.job import transformers_module
+from qsearch_coalora.export.job import require_own_weights, transformers_module
 from qsearch_coalora.models.loading import quiet_transformers
 
 _CARD = """\
@@ -33,6 +33,7 @@ model = {auto_class}.from_pretrained("path/to/this/folder")
 def plan_merged(job: ExportJob) -> Checkpoint:
     """Return the float model's files, whose quantizable layers have no values yet."""
     module = transformers_module(job, "merged")
+    require_own_weights(job)
     state, dtype = dict(job.state()), job.storage.dtype
     weights = {f"{path}.weight": state.pop(f"{path}.weight") for path in job.paths}
     added = {name: planned(tuple(weight.shape), dtype) for name, weight in weights.items()}

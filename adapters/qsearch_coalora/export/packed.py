@@ -15,6 +15,7 @@ from qsearch_coalora.export.job import (
     adapter_rank,
     layer_configurations,
     packable,
+    require_own_weights,
     transformers_module,
 )
 from qsearch_coalora.models.loading import quiet_transformers
@@ -56,6 +57,7 @@ def export_packed_base(job: ExportJob, directory: Path) -> None:
 def plan_packed(job: ExportJob, format: str, with_adapter: bool) -> PackedExport:
     """Return a packed export, whose layers are not quantized yet."""
     quantizer, options = packable(job.quantizer, format)
+    require_own_weights(job)
     return PackedExport(
         transformers_module(job, format),
         job.state(),

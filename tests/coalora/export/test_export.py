@@ -231,6 +231,15 @@ def test_a_footprint_says_what_the_files_of_every_configuration_take(
         assert 0 <= spare <= 16 * len(load_file(tmp_path / str(number) / "model.safetensors"))
 
 
+def test_a_footprints_memory_has_the_types_that_are_in_memory(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    export(trainer, wanted, tmp_path, "packed", "auto")
+    stored = sum(tensor.nbytes for tensor in load_file(tmp_path / FILE).values())
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    held = sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert held == stored + trainer.footprint().running.loading_bytes > 1.2 * stored
+
+
 BITS = {"bfloat16": 8, "float16": 11}
 """Bits of a value's significand."""
 

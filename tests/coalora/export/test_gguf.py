@@ -247,6 +247,24 @@ def test_llama_cpp_gives_the_logits_of_the_same_weights(
     assert (kinds["token_embd.weight"] != "F32") == quantized
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_llama_cpp_loads_an_adapter_of_16_bits(
+    trainer: CoALoRATrainer, exported: Path, tmp_path: Path, dtype: str
+) -> None:
+    pytest.importorskip("llama_cpp_py_sync")
+    export(trainer, configuration(trainer), tmp_path / "files", "gguf", dtype)
+    export(trainer, configuration(trainer), tmp_path / "packed", "packed")
+    tokens = torch.arange(100, 124)[None]
+    with torch.no_grad():
+        packed = AutoModelForCausalLM.from_pretrained(tmp_path / "packed").eval()(tokens).logits[0]
+    model, adapter = (tmp_path / "files" / f"{name}.gguf" for name in ("model", "adapter"))
+    found = engine_logits(model, tokens[0].tolist(), adapter)
+    without = engine_logits(model, tokens[0].tolist())
+    off, gap = (found - packed).norm(), (without - packed).norm()
+    assert off / packed.norm() < 0.02
+    assert off < gap / 2
+
+
 def test_a_model_from_a_gguf_file_is_packed_with_its_tokenizer(
     trainer: CoALoRATrainer, tmp_path: Path
 ) -> None:
