@@ -107,7 +107,10 @@ def test_each_later_round_trains_on_the_front_of_the_one_before(tmp_path: Path) 
 
 def test_each_round_evaluates_the_uniform_configurations_of_the_first_set(tmp_path: Path) -> None:
     record = run_spec(
-        study_spec(search__initial=12, search__keep="front", search__candidates=6), tmp_path
+        study_spec(
+            search__initial=12, search__keep="front", search__candidates=6, search__rounds=3
+        ),
+        tmp_path,
     )
     first = record.trials[record.trials["round"] == 1]
     uniform = set(first.loc[first["method"] == "uniform", "trial"])
