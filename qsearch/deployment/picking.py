@@ -44,9 +44,8 @@ class Picked:
             estimated = with_error(of["estimated_loss"], of["estimated_loss_std"])
             lines.append(("estimated loss", estimated))
         lines.append(("loss", with_error(of["loss"], of["standard_error"])))
-        if of["metric"] is not None:
-            metric = with_error(of["metric"], of["metric_standard_error"])
-            lines.append((of["metric_name"], metric))
+        for name, metric in of["metrics"].items():
+            lines.append((name, with_error(metric["value"], metric["standard_error"])))
         smallest = of["smallest_alike"]
         if smallest["trial"] != of["trial"]:
             lines.append(

@@ -19,5 +19,7 @@ def stored_bytes(
     than the storage bits. A quantizer whose weights cannot be packed is taken at its storage bits.
     """
     if isinstance(quantizer, PackableQuantizer):
-        return sum(layout.stored_bytes for layout in quantizer.layout(shape, configuration).values())
+        return sum(
+            layout.stored_bytes for layout in quantizer.layout(shape, configuration).values()
+        )
     return math.ceil(shape[0] * shape[1] * storage_bits_of(quantizer, shape, configuration) / 8)

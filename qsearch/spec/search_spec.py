@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -81,6 +81,9 @@ class SearchSpec(BaseModel):
     Args:
         initial: Configurations of the first set: how many, a third each uniform, allocated and
             random; or which.
+        objective: What the search lowers, and fronts are of: the loss, or the metric ``kl`` of a
+            task that has it. Sampling noise is modelled of losses alone, so the target is
+            ``examples`` with ``kl``.
         target: What the search lowers: ``task`` is the loss on the task, for which it is sampling
             noise how well a configuration suits the validation examples; ``examples`` is the loss
             on these examples, sampling noise included.
@@ -98,11 +101,24 @@ class SearchSpec(BaseModel):
     candidates: int = Field(strict=True, default=12, ge=0, le=_MAX)
     segments: int = Field(strict=True, default=40, ge=1, le=_MAX)
     average_bits: tuple[float, float] = (2.25, 7.25)
+    objective: Literal["loss", "kl"] = "loss"
     target: Literal["task", "examples"] = "task"
     propose: Literal["improvement", "random"] = "improvement"
     local_search: bool = Field(strict=True, default=True)
     keep: Literal["segments", "front", "all"] = "segments"
     stop: StopSpec = StopSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _target_of_kl(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("objective") == "kl":
+            if values.get("target", "examples") != "examples":
+                raise ValueError(
+                    f"target {values['target']!r} is of sampling noise, which is modelled of losses"
+                    " alone; with objective kl, leave target out"
+                )
+            return {**values, "target": "examples"}
+        return values
 
     @property
     def initial_count(self) -> int:
