@@ -15,6 +15,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.components import PYTHON_ONLY
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.evaluation import Evaluation, Metric, TrainReport
+from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, Requirements, Split, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
@@ -51,6 +52,16 @@ class ObjectiveTrainer:
         tensors = self.space.state.values()
         return Requirements(
             sum(tensor.numel() for tensor in tensors), sum(tensor.nbytes for tensor in tensors)
+        )
+
+    def footprint(self) -> Footprint:
+        """Return the sizes of the model in memory, each tensor once and in its own type."""
+        own = {weight.data_ptr() for weight in self.space.weights}
+        other = {value.data_ptr(): value.nbytes for value in self.space.state.values()}
+        return Footprint(
+            quantized_weights=sum(layer.parameters for layer in self.space.layers),
+            other_bytes=sum(nbytes for place, nbytes in other.items() if place not in own),
+            adapter_bytes=0,
         )
 
     def input_digests(self) -> Inputs:

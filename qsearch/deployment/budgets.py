@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
-from qsearch.deployment.selection import best_under
+from qsearch._sizes import UNITS, parse_size, rounded_up, size_needed
+from qsearch.deployment.selection import best_among, best_under
 from qsearch.errors import InputError
-from qsearch.plugins.footprint import Footprint
 from qsearch.storage.measurements import read_footprint
 from qsearch.storage.study_record import StudyRecord
-
-_UNITS = {
-    "B": 1,
-    "kB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "KiB": 2**10,
-    "MiB": 2**20,
-    "GiB": 2**30,
-}
 
 
 @dataclass(frozen=True)
@@ -50,13 +39,7 @@ class Budget:
             return f"--{self.kind} {self.limit:.12g}"
         unit = "" if self.unit == "B" else self.unit
         tokens = "" if self.tokens is None else f" --tokens {self.tokens}"
-        return f"--{self.kind} {self.limit / _UNITS[self.unit]:.12g}{unit}{tokens}"
-
-    def takes(self, footprint: Footprint, average_bits: float) -> float:
-        """Return the bytes that a configuration takes of a budget of bytes or memory."""
-        if self.kind == "memory":
-            return footprint.memory_bytes(average_bits, self.tokens)
-        return footprint.file_bytes(average_bits)
+        return f"--{self.kind} {self.limit / UNITS[self.unit]:.12g}{unit}{tokens}"
 
 
 def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Series:
@@ -69,26 +52,32 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
     least = record.latest["average_bits"].min()
     if budget.kind == "bits":
         if budget.limit < least:
-            needed = f"{_rounded_up(least, 4)} average bits"
+            needed = f"{rounded_up(least, 4)} average bits"
             raise InputError(f"{budget}: the smallest configuration takes {needed}")
         return best_under(record, budget.limit)
-    footprint = read_footprint(directory)
-    if footprint is None:
-        raise InputError(
-            f"--{budget.kind}: {directory} does not say how large the model is, since its trainer"
-            " does not report it; use --bits"
-        )
-    bits = footprint.bits_for_file(budget.limit)
+    taken = record.latest["bytes"]
     if budget.kind == "memory":
-        bits = footprint.bits_for_memory(budget.limit, budget.tokens)
-    if bits < least:
+        footprint = read_footprint(directory)
+        running = None if footprint is None else footprint.running
+        extra = math.nan if running is None else running.nbytes(budget.tokens)
+        taken = taken + extra
+    if taken.isna().all():
+        what = "how large the model is" if budget.kind == "bytes" else "what memory running takes"
+        raise InputError(
+            f"--{budget.kind}: {directory} does not say {what}, since its trainer does not report"
+            " it; use --bits"
+        )
+    fitting = record.latest[taken <= budget.limit]
+    if fitting.empty:
+        weights = sum(layer.parameters for layer in record.layers)
+        rest = taken.min() - least * weights / 8
         other = "not quantized" if budget.kind == "bytes" else "next to the quantized weights"
         raise InputError(
             f"{budget}: the smallest configuration takes"
-            f" {size_needed(budget.takes(footprint, least), budget.unit)}"
-            f" ({size_needed(budget.takes(footprint, 0), budget.unit)} of it {other})"
+            f" {size_needed(taken.min(), budget.unit)} ({size_needed(rest, budget.unit)} of it"
+            f" {other})"
         )
-    return best_under(record, bits)
+    return best_among(fitting, record.objective)
 
 
 def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:
@@ -112,42 +101,6 @@ def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:
             f" since; give one of round {round}, the last finished"
         )
     raise InputError(f"--trial {trial}: {why}")
-
-
-def size_needed(nbytes: float, unit: str) -> str:
-    """Return a size in a unit such as ``MB``, rounded up: a budget of what it says is enough."""
-    value = nbytes / _UNITS[unit]
-    # Three digits, but all before the point; bytes have none behind it.
-    whole = unit == "B" or value == 0
-    places = 0 if whole else max(0, 2 - math.floor(math.log10(value)))
-    return f"{_rounded_up(value, places)} {'bytes' if unit == 'B' else unit}"
-
-
-def readable_size(nbytes: float) -> str:
-    """Return a size as text, such as ``55.0 MB``."""
-    unit = next((name for name in ("GB", "MB", "kB") if nbytes >= _UNITS[name]), "B")
-    return f"{nbytes / _UNITS[unit]:.{0 if unit == 'B' else 1}f} {unit}"
-
-
-def _rounded_up(value: float, places: int) -> str:
-    # Less what multiplying may add, so that 2.3 stays 2.3.
-    return f"{math.ceil(value * 10**places - 1e-9) / 10**places:.{places}f}"
-
-
-def parse_size(text: str, option: str) -> tuple[float, str]:
-    """Read a number of bytes such as ``60MB``, ``1.5 GiB`` or ``800000``, and its unit.
-
-    Not by Pydantic's ``ByteSize``, which takes 2.01kB for 2009 bytes: a size that a message asks
-    for must be enough.
-    """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
-    unit = match[2] or "B" if match else ""
-    if match is None or unit not in _UNITS or float(match[1]) == 0:
-        raise InputError(
-            f"{option} {text!r}: give a positive number of bytes, with a unit if you like"
-            f" ({', '.join(_UNITS)})"
-        )
-    return float(match[1]) * _UNITS[unit], unit
 
 
 def chosen_budget(

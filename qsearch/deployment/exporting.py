@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import pandas as pd
 from safetensors import SafetensorError
 
-from qsearch.deployment.budgets import Budget, best_within, size_needed
+from qsearch._sizes import size_needed
+from qsearch.deployment.budgets import Budget, best_within
 from qsearch.deployment.model_card import add_values, export_facts
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsExport, SupportsQuantizerCheck

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qsearch._sizes import readable_size
 from qsearch._text import with_error
-from qsearch.deployment.budgets import Budget, best_within, readable_size
+from qsearch.deployment.budgets import Budget
 from qsearch.deployment.selection import smallest_alike
 from qsearch.space.configuration import Configuration
 from qsearch.storage.measurements import read_footprint
@@ -34,12 +35,13 @@ class Picked:
             ("trial", trial),
             ("average bits", f"{of['average_bits']:.4f}"),
         ]
+        if of["average_bits_with_adapter"] != of["average_bits"]:
+            lines.append(("with adapter", f"{of['average_bits_with_adapter']:.4f} average bits"))
         if of["file_bytes"] is not None:
+            lines.append(("weight files", f"{readable_size(of['file_bytes'])} as packed"))
+        if of["memory_bytes"] is not None:
             running = f"{readable_size(of['memory_bytes'])} for {of['memory_tokens']} tokens"
-            lines += [
-                ("weight files", f"{readable_size(of['file_bytes'])} as packed"),
-                ("memory", f"{running}, an estimate"),
-            ]
+            lines.append(("memory", f"{running}, an estimate"))
         if of["estimated_loss"] is not None:
             estimated = with_error(of["estimated_loss"], of["estimated_loss_std"])
             lines.append(("estimated loss", estimated))
@@ -58,19 +60,21 @@ class Picked:
         return lines
 
 
-def pick_configuration(directory: Path, budget: Budget) -> Picked:
-    """Return the configuration of least loss within a budget.
+def pick_configuration(
+    directory: Path, budget: Budget | None, limits: Sequence[MetricLimit] = ()
+) -> Picked:
+    """Return the configuration of least loss within a budget that keeps limits of metrics.
 
-    Among configurations of equal estimated loss, the one of fewer average bits, then the one of
+    Without a budget it is the smallest that keeps them. Among configurations of equal estimated loss, the one of fewer average bits, then the one of
     less observed loss.
     """
     record = read_study(directory)
-    row = best_within(record, directory, budget)
+    row = best_with_limits(record, directory, budget, limits)
     footprint = read_footprint(directory)
     alike = smallest_alike(record, row)
     values: dict[str, Any] = {
         **row_values(record, row),
-        "file_bytes": None,
+        "average_bits_with_adapter": float(row["average_bits"]),
         "memory_bytes": None,
         "memory_tokens": None,
         "smallest_alike": {
@@ -80,9 +84,10 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
         },
     }
     if footprint is not None:
-        bits = values["average_bits"]
-        tokens = footprint.tokens if budget.tokens is None else budget.tokens
-        values["file_bytes"] = round(footprint.file_bytes(bits))
-        values["memory_bytes"] = round(footprint.memory_bytes(bits, tokens))
-        values["memory_tokens"] = tokens
+        bits = footprint.average_bits_with_adapter(values["average_bits"])
+        values["average_bits_with_adapter"] = bits
+        if (running := footprint.running) is not None:
+            tokens = running.tokens if budget is None or budget.tokens is None else budget.tokens
+            memory = values["file_bytes"] + running.nbytes(tokens)
+            values |= {"memory_bytes": memory, "memory_tokens": tokens}
     return Picked(row_configuration(row), record.choices.names, values)

@@ -22,8 +22,13 @@ def best_under(record: StudyRecord, bits: float) -> pd.Series:
         raise InputError(
             f"no configuration has average bits ≤ {bits:g}; the least in this study is {least:.4f}"
         )
+    return best_among(fitting, record.objective)
+
+
+def best_among(rows: pd.DataFrame, objective: str = "loss") -> pd.Series:
+    """Return the row of least :func:`selection_loss`; of equal ones, that of fewest bits."""
     order = ["selection", "average_bits", "loss"]
-    by = fitting.assign(selection=selection_loss(fitting, record.objective)).sort_values(order)
+    by = rows.assign(selection=selection_loss(rows, objective)).sort_values(order)
     return by.drop(columns="selection").iloc[0]
 
 

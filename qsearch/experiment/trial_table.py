@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from qsearch._arrays import Booleans, Floats
+from qsearch._arrays import Booleans, Floats, Integers
 from qsearch.experiment.trials import Trials
 from qsearch.plugins.evaluation import Evaluation, MetricValue
 from qsearch.plugins.trial_columns import TRIAL_COLUMNS, metric_columns
@@ -29,12 +29,14 @@ def trial_table(
     predicted: Sequence[ModelledLosses],
     edges: Floats,
     objective: str = "loss",
+    file_bytes: Callable[[Integers], Integers] | None = None,
 ) -> pd.DataFrame:
     """Return one row per configuration and round, in order of round and trial.
 
     By round are: the trials that it has trained on, what it estimates of its trials, and what its
     search predicted of its candidates. ``edges`` are those of the segments (segments + 1), and
-    the objective is what :func:`selection_loss` takes.
+    the objective is what :func:`selection_loss` takes. ``file_bytes`` gives the bytes of choice
+    indices (… × groups), if they are known.
     """
     first_seen: dict[int, int] = {}
     for round, members in enumerate(training_sets, start=1):
@@ -54,6 +56,7 @@ def trial_table(
             "round": round,
             "method": trials.method(number),
             "average_bits": trials.average_bits(number),
+            "bytes": float(file_bytes(trials.index(number))) if file_bytes else math.nan,
             "seen": first_seen.get(number, round + 1) <= round,
             "configuration": trials.configuration_text(number),
             "loss": evaluation.loss,

@@ -1,4 +1,4 @@
-"""Bytes that quantized weights take in a file: a function of shape and layer configuration alone."""
+"""Bytes that quantized weights take in a file, from shape and layer configuration alone."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ TRIAL_COLUMNS = (
     "round",
     "method",
     "average_bits",
+    "bytes",
     "loss",
     "standard_error",
     "seconds",
@@ -33,6 +34,9 @@ TRIAL_COLUMNS = (
 ``status`` is ``completed`` or ``failed``; a failed row has a ``reason``, NaN values, and is on
 no front. ``seen`` says whether the configuration was in a training set up to that round.
 ``on_front`` says whether it is on the segmented front of that round.
+
+``bytes`` are those of the weight files of the format ``packed``, with all that ships; NaN where the
+trainer does not say how large its model is.
 
 ``loss`` is what the validation examples gave, sampling noise included; ``estimated_loss`` is the
 surrogate's posterior mean of the configuration's loss on the whole task, given all losses of the

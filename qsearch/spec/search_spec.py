@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -16,10 +17,28 @@ from pydantic import (
     model_validator,
 )
 
+from qsearch._sizes import parse_size
+from qsearch.errors import InputError
 from qsearch.spec.sections import Number
 
 _MAX = 100_000
 """Rounds, their configurations, and segments: each takes memory, and a study needs far fewer."""
+
+
+DEFAULT_BITS = (2.25, 7.25)
+"""Interval of average bits that is searched unless the study names another."""
+
+
+def _bytes(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return int(parse_size(value, "size")[0])
+        except InputError as error:
+            raise ValueError(str(error)) from error
+    return value
+
+
+_Bytes = Annotated[int, BeforeValidator(_bytes), Field(strict=True)]
 
 
 class StopSpec(BaseModel):
@@ -81,6 +100,10 @@ class SearchSpec(BaseModel):
     Args:
         initial: Configurations of the first set: how many, a third each uniform, allocated and
             random; or which.
+        size: What the size of a configuration is in reports and messages: ``bytes`` of its weight
+            files, or ``average_bits``. One is an affine function of the other.
+        average_bits: Interval of average bits that is searched.
+        bytes: Interval of bytes of weight files, instead; such as ``20MB``.
         objective: What the search lowers, and fronts are of: the loss, or the metric ``kl`` of a
             task that has it. Sampling noise is modelled of losses alone, so the target is
             ``examples`` with ``kl``.
@@ -100,7 +123,9 @@ class SearchSpec(BaseModel):
     initial: _Initial = 24
     candidates: int = Field(strict=True, default=12, ge=0, le=_MAX)
     segments: int = Field(strict=True, default=40, ge=1, le=_MAX)
-    average_bits: tuple[float, float] = (2.25, 7.25)
+    size: Literal["average_bits", "bytes"] = "average_bits"
+    average_bits: tuple[float, float] | None = None
+    bytes: tuple[_Bytes, _Bytes] | None = None
     objective: Literal["loss", "kl"] = "loss"
     target: Literal["task", "examples"] = "task"
     propose: Literal["improvement", "random"] = "improvement"
@@ -125,9 +150,25 @@ class SearchSpec(BaseModel):
         """Most configurations of the first set."""
         return self.initial if isinstance(self.initial, int) else self.initial.count
 
-    @field_validator("average_bits")
+    @field_validator("average_bits", "bytes")
     @classmethod
-    def _interval(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] < value[1] < math.inf:
+    def _interval(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 < value[0] < value[1] < math.inf:
             raise ValueError("must be [low, high] with 0 < low < high")
         return value
+
+    @model_validator(mode="after")
+    def _one_interval(self) -> SearchSpec:
+        if self.bytes is not None:
+            if self.size != "bytes":
+                raise ValueError("bytes is the interval of size: bytes; give that, or average_bits")
+            if self.average_bits is not None:
+                raise ValueError("give one interval, average_bits or bytes, not both")
+        return self
+
+    @property
+    def bits(self) -> tuple[float, float] | None:
+        """Interval of average bits that is searched; None if it follows from that of bytes."""
+        if self.bytes is not None:
+            return None
+        return self.average_bits or DEFAULT_BITS

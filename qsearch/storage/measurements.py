@@ -5,7 +5,7 @@ A damaged file is a DamagedFileError.
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,8 @@ def read_footprint(directory: Path) -> Footprint | None:
         return None
     footprint = _FOOTPRINT.read(path)
     with damage(path, ValueError):
-        if footprint.quantized_weights < 1 or min(astuple(footprint)) < 0:
+        sizes = asdict(footprint)
+        running = sizes.pop("running") or {}
+        if footprint.quantized_weights < 1 or min(*sizes.values(), *running.values()) < 0:
             raise ValueError("it holds sizes that no model has")
     return footprint

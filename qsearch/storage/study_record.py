@@ -63,6 +63,7 @@ class StudyFacts:
     Args:
         metrics: The main one first; none in a study of an objective without one.
         layers: The quantizable layers, in model order.
+        size: What sizes are in reports; fronts by the one are fronts by the other.
         average_bits_range: Least and greatest average bits that the space holds.
         segment_edges: In average bits (segments + 1 values).
         reference_point: (loss, average bits) that hypervolume is measured from; hypervolume is
@@ -85,6 +86,7 @@ class StudyFacts:
     average_bits_range: tuple[float, float]
     segment_edges: tuple[float, ...]
     reference_point: tuple[float, float] | None
+    size: Literal["average_bits", "bytes"] = "average_bits"
     rounds: tuple[RoundRecord, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
@@ -234,6 +236,7 @@ def row_values(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "trial": int(row["trial"]),
         "round": int(row["round"]),
         "average_bits": float(row["average_bits"]),
+        "file_bytes": _known_bytes(row["bytes"]),
         "loss": float(row["loss"]),
         "standard_error": float(row["standard_error"]),
         "estimated_loss": _known(row["estimated_loss"]),
@@ -248,3 +251,7 @@ def row_values(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def _known_bytes(value: float) -> int | None:
+    return None if math.isnan(value) else int(value)

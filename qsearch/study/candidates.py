@@ -87,7 +87,7 @@ def _search(study: RunningStudy, first: int, count: int, should_stop: Callable[[
 
 def random_configuration(study: RunningStudy, known: Integers) -> Integers | None:
     """Return a new random configuration within the bits, if one was drawn."""
-    space, bits = study.components.space, study.spec.search.average_bits
+    space, bits = study.components.space, study.size.bits
     taken = {index.tobytes() for index in known}
     generator = np.random.default_rng([study.spec.seed, study.round - 1, len(known)])
     drawn = sample_configurations(space, _RANDOM_DRAWS, bits, generator)

@@ -40,7 +40,7 @@ def finished_round(
     selection_loss = np.array([mean for mean, _ in estimated.values()]) if estimated else loss
     # The reference point is fixed by round 1, so that rounds compare.
     first = [evaluation.value_of(objective) for evaluation in trials.evaluated_in(1).values()]
-    reference = reference_point(np.array(first), study.spec.search.average_bits)
+    reference = reference_point(np.array(first), study.size.bits)
     record = RoundRecord(
         round=round,
         training_set=training_set,

@@ -29,7 +29,11 @@ from qsearch.provenance.environment import find_machine, find_versions
 from qsearch.provenance.git import source_states
 from qsearch.provenance.session import Session, environment_changes, input_changes
 from qsearch.search.candidate_pool import SearchSettings
-from qsearch.search.initial_set import initial_configurations, named_configurations
+from qsearch.search.initial_set import (
+    initial_configurations,
+    named_configurations,
+    require_budgets,
+)
 from qsearch.spec.search_spec import InitialSpec
 from qsearch.spec.study_spec import StudySpec, differences
 from qsearch.storage.checkpoints import write_data_facts
@@ -44,6 +48,7 @@ from qsearch.storage.paths import DATA_FACTS, QUANTIZATION_ERROR, RESTORED, STUD
 from qsearch.storage.round_state import RoundState
 from qsearch.storage.session_files import read_sessions, write_sessions
 from qsearch.storage.study_record import read_facts
+from qsearch.study.file_bytes import FileBytes, SearchSize
 from qsearch.study.results import save_record, study_table
 from qsearch.study.running_study import RunningStudy
 
@@ -115,14 +120,12 @@ def open_study(
     rounds: list[RoundState],
     sessions: tuple[Session, ...],
     error: Floats,
+    size: SearchSize,
     executor: Executor,
     emit: Emit,
 ) -> RunningStudy:
     """Open the study's experiment with its first set, new or as it was left."""
     spec, search = components.spec, components.spec.search
-    if isinstance(components.trainer, SupportsFootprint) and read_footprint(directory) is None:
-        # It needs the model, which was just measured.
-        write_footprint(directory, components.trainer.footprint())
     facts = directory / DATA_FACTS
     if isinstance(components.trainer, SupportsDataFacts) and not facts.is_file():
         write_data_facts(directory, components.trainer.data_facts())
@@ -130,11 +133,12 @@ def open_study(
         read_facts(directory)  # A damaged one is refused, not replaced.
     settings = SearchSettings() if search.local_search else SearchSettings(steps=0)
     space, metrics = components.space, components.task.metrics
-    node = QsearchNode(space, search.average_bits, spec.seed, search.segments, settings)
+    node = QsearchNode(space, size.bits, spec.seed, search.segments, settings)
     names = [metric.name for metric in metrics]
     trials = open_trials(database, directory, spec.name, space, names, node, search.objective)
     study = RunningStudy(
-        directory, components, trials, node.searcher, rounds, sessions, error, executor, emit
+        *(directory, components, trials, node.searcher, rounds, sessions, error, size),
+        *(executor, emit),
     )
     _attach_first_set(study)
     if (directory / RESTORED).exists():
@@ -162,10 +166,36 @@ def quantization_error(components: StudyComponents, directory: Path, emit: Emit)
     return error
 
 
+def search_size(components: StudyComponents, directory: Path) -> SearchSize:
+    """Return how large configurations are, and the interval that is searched.
+
+    The footprint is measured once, and needs the model, which the session has loaded.
+
+    Raises:
+        InputError: If no configuration is within the study's interval of bytes.
+    """
+    trainer, search = components.trainer, components.spec.search
+    footprint = read_footprint(directory)
+    if footprint is None and isinstance(trainer, SupportsFootprint):
+        footprint = trainer.footprint()
+        write_footprint(directory, footprint)
+    if footprint is None:
+        assert search.bits is not None, "components refuse bytes of a trainer without a footprint"
+        return SearchSize(search.bits, None)
+    of_files = FileBytes(components.space, components.quantizer, footprint)
+    if search.bits is not None:
+        return SearchSize(search.bits, of_files)
+    assert search.bytes is not None
+    bits = of_files.average_bits(search.bytes)
+    if isinstance(search.initial, InitialSpec):
+        require_budgets(components.space, search.initial, bits)
+    return SearchSize(bits, of_files)
+
+
 def _attach_first_set(study: RunningStudy) -> None:
     search, space = study.spec.search, study.components.space
     generator = np.random.default_rng([study.spec.seed, 0])
-    error, initial, bits = study.quantization_error, search.initial, search.average_bits
+    error, initial, bits = study.quantization_error, search.initial, study.size.bits
     if isinstance(initial, InitialSpec):
         rows = named_configurations(space, error, initial, bits, generator)
     else:

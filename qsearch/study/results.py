@@ -38,6 +38,7 @@ def study_table(study: RunningStudy) -> pd.DataFrame:
         [*(state.predicted for state in rounds), predicted_losses(study.directory, round)],
         study.edges,
         study.spec.search.objective,
+        study.size.file_bytes,
     )
 
 
@@ -56,9 +57,10 @@ def save_record(study: RunningStudy, table: pd.DataFrame | None = None) -> Study
         metrics=components.task.metrics,
         layers=components.space.layers,
         choices=components.space.choices,
+        size=spec.search.size,
         average_bits_range=components.space.average_bits_range,
         segment_edges=tuple(study.edges.tolist()),
-        reference_point=reference_point(first, spec.search.average_bits) if len(first) else None,
+        reference_point=reference_point(first, study.size.bits) if len(first) else None,
         rounds=tuple(state.record for state in study.rounds),
         trials=study_table(study) if table is None else table,
         versions=study.sessions[-1].versions if study.sessions else find_versions(spec),

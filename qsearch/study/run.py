@@ -32,7 +32,13 @@ from qsearch.storage.paths import LOG
 from qsearch.storage.round_state import RoundState, read_rounds
 from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import StudyRecord
-from qsearch.study.opening import claim_directory, open_study, quantization_error, record_session
+from qsearch.study.opening import (
+    claim_directory,
+    open_study,
+    quantization_error,
+    record_session,
+    search_size,
+)
 from qsearch.study.results import save_record
 from qsearch.study.round import run_round
 from qsearch.study.running_study import RunningStudy
@@ -136,8 +142,8 @@ class StudySession:
         self._rounds = read_rounds(directory) if self.has_rounds else []
         self._clock = Clock(directory)
         components, spec = self.components, self.components.spec
-        if isinstance(spec.search.initial, InitialSpec):
-            require_budgets(components.space, spec.search.initial, spec.search.average_bits)
+        if isinstance(spec.search.initial, InitialSpec) and spec.search.bits is not None:
+            require_budgets(components.space, spec.search.initial, spec.search.bits)
         changed = claim_directory(spec, directory)
         # A study that is refused writes nothing into the directory of another.
         observers = [event_log(directory / LOG), status_keeper(directory, spec.search)]
@@ -157,6 +163,7 @@ class StudySession:
             sessions = record_session(directory, components, self.emit)
         executor = held.enter_context(closing(open_executor(components, self.workers, directory)))
         error = quantization_error(components, directory, self.emit)
+        size = search_size(components, directory)
         database = open_database(directory, url, self.storage_wait, self.emit)
         held.enter_context(closing(database))
         if lock:
@@ -165,7 +172,15 @@ class StudySession:
             # What this process writes once another has taken the study stays out of it.
             listen(database.engine, "commit", lock.require)
         study = open_study(
-            components, directory, database, self._rounds, sessions, error, executor, self.emit
+            components,
+            directory,
+            database,
+            self._rounds,
+            sessions,
+            error,
+            size,
+            executor,
+            self.emit,
         )
         self.emit(EventKind.STARTED, rounds=spec.search.rounds)
         if changed:

@@ -17,6 +17,7 @@ from qsearch.search.pareto import segment_edges
 from qsearch.search.searcher import Searcher
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.round_state import RoundState
+from qsearch.study.file_bytes import SearchSize
 from qsearch.surrogate.error_correlation import error_correlation
 
 
@@ -37,6 +38,7 @@ class RunningStudy:
     rounds: list[RoundState]
     sessions: tuple[Session, ...]
     quantization_error: Floats
+    size: SearchSize
     executor: Executor
     emit: Emit
 
@@ -58,7 +60,7 @@ class RunningStudy:
     @property
     def edges(self) -> Floats:
         """Edges of the segments, in average bits (segments + 1)."""
-        return segment_edges(self.spec.search.average_bits, self.spec.search.segments)
+        return segment_edges(self.size.bits, self.spec.search.segments)
 
     @property
     def examples(self) -> int | None:

@@ -9,7 +9,7 @@ from qsearch_quantizers.packed.bit_packing import packed_layout
 
 from qsearch.models.discovery import discover_layers
 from qsearch.plugins.capabilities import storage_bits_of
-from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.footprint import Footprint, RunningMemory
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch_coalora.estimation.requirements import adapter_bytes
@@ -63,8 +63,10 @@ def model_footprint(job: AdapterJob, tokens: int) -> Footprint:
         + headers
         + sum(padding[layer.shape] for layer in adapted.layers),
         adapter_bytes=adapter_bytes(adapted.layers, adapted.options.rank) * job.has_adapter,
-        layer_bytes=max(layer.parameters for layer in adapted.layers) * _FLOAT_BYTES,
-        cache_bytes_per_token=cached * _FLOAT_BYTES * (auto_class(job.module) == CAUSAL),
-        activation_bytes_per_token=(max(outputs.values()) + widest) * _FLOAT_BYTES,
-        tokens=tokens,
+        running=RunningMemory(
+            layer_bytes=max(layer.parameters for layer in adapted.layers) * _FLOAT_BYTES,
+            cache_bytes_per_token=cached * _FLOAT_BYTES * (auto_class(job.module) == CAUSAL),
+            activation_bytes_per_token=(max(outputs.values()) + widest) * _FLOAT_BYTES,
+            tokens=tokens,
+        ),
     )

@@ -18,7 +18,6 @@ def figures(scripts: Scope, first: dict[str, Any], second: dict[str, Any], **mor
         "metric": {"name": "accuracy"},
         "more_metrics": [],
         "unit": "nats",
-        "footprint": None,
         "points": columns,
         **more,
     }
@@ -28,6 +27,7 @@ def figures(scripts: Scope, first: dict[str, Any], second: dict[str, Any], **mor
 
 FIRST = {
     "average_bits": 3.5,
+    "bytes": None,
     "loss": 0.3,
     "standard_error": 0.01,
     "estimated_loss": 0.31,

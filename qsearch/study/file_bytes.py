@@ -1,0 +1,90 @@
+"""Bytes of the weight files of a study's configurations: exact, and of the configuration alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from qsearch._arrays import Integers
+from qsearch._sizes import readable_size
+from qsearch.errors import InputError
+from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.stored_bytes import stored_bytes
+from qsearch.space.configuration_space import ConfigurationSpace
+
+
+class FileBytes:
+    """Bytes that configurations take as the format ``packed``, adapter and all else included.
+
+    Quantized weights are filled up to whole bytes and whole scale blocks, so that bytes are an
+    affine function of average bits but for a few.
+    """
+
+    def __init__(
+        self, space: ConfigurationSpace, quantizer: Quantizer, footprint: Footprint
+    ) -> None:
+        self._space, self._quantizer, self._footprint = space, quantizer, footprint
+
+    def __call__(self, index: Integers) -> Integers:
+        """Return bytes (…) of choice indices (… × groups)."""
+        table = self._group_bytes
+        places = index + np.arange(len(table)) * table.shape[1]
+        total: Integers = table.take(places).sum(axis=-1) + self._footprint.fixed_bytes
+        return total
+
+    def average_bits(self, nbytes: tuple[int, int]) -> tuple[float, float]:
+        """Return the interval of average bits whose configurations all take such bytes.
+
+        Raises:
+            InputError: If no configuration takes so few, or so many.
+        """
+        space, weights = self._space, float(self._space.group_parameters.sum())
+        filling = self._group_bytes - space.group_bits * space.group_parameters[:, None] / 8
+        most_filling = float(filling.max(axis=1).sum())
+        least, greatest = self._range
+        fixed = self._footprint.fixed_bytes
+        low, high = ((size - fixed) * 8 / weights for size in nbytes)
+        high -= most_filling * 8 / weights
+        if nbytes[0] >= greatest or high <= space.average_bits_range[0] or low >= high:
+            raise InputError(
+                f"search.bytes: [{nbytes[0]}, {nbytes[1]}] lies outside what the weight files of"
+                f" this study take: {least} to {greatest} bytes, of which {fixed}"
+                f" ({readable_size(fixed)}) are not quantized"
+            )
+        return max(low, space.average_bits_range[0]), min(high, space.average_bits_range[1])
+
+    @cached_property
+    def _group_bytes(self) -> Integers:
+        """Bytes of quantized weights (groups × choices)."""
+        space = self._space
+        every = space.choices.layer_configurations
+        by_shape = {
+            shape: np.array([stored_bytes(self._quantizer, shape, one) for one in every])
+            for shape in {layer.shape for layer in space.layers}
+        }
+        rows = [
+            sum(by_shape[space.layers[member].shape] for member in group.members)
+            for group in space.groups
+        ]
+        return np.array(rows, dtype=np.int64)
+
+    @property
+    def _range(self) -> tuple[int, int]:
+        table, fixed = self._group_bytes, self._footprint.fixed_bytes
+        return int(table.min(axis=1).sum()) + fixed, int(table.max(axis=1).sum()) + fixed
+
+
+@dataclass(frozen=True)
+class SearchSize:
+    """What a search trades the loss against.
+
+    Args:
+        bits: Interval of average bits that is searched.
+        file_bytes: None where the trainer does not say how large its model is.
+    """
+
+    bits: tuple[float, float]
+    file_bytes: FileBytes | None
