@@ -111,12 +111,11 @@ def _fitting(record: StudyRecord, limits: Sequence[MetricLimit]) -> pd.DataFrame
         if values.isna().all():
             raise InputError(f"{limit}: {limit.metric} is not known of any configuration")
         if not limit.holds(values).any():
-            place = values.idxmin() if limit.side == "max" else values.idxmax()
-            extreme = "least" if limit.side == "max" else "greatest"
-            row = record.latest.loc[place]
+            ordered = record.latest.sort_values(limit.metric, ascending=limit.side == "max")
+            row, extreme = ordered.iloc[0], "least" if limit.side == "max" else "greatest"
             raise InputError(
                 f"{limit}: the {extreme} {limit.metric} of the last finished round is"
-                f" {values[place]:.4g}, of trial {int(row['trial'])} with"
+                f" {row[limit.metric]:.4g}, of trial {int(row['trial'])} with"
                 f" {row['average_bits']:.4f} average bits"
             )
         rows = rows[limit.holds(rows[limit.metric])]

@@ -10,6 +10,7 @@ from typing import Any
 from qsearch._sizes import readable_size
 from qsearch._text import with_error
 from qsearch.deployment.budgets import Budget
+from qsearch.deployment.metric_limits import MetricLimit, best_with_limits
 from qsearch.deployment.selection import smallest_alike
 from qsearch.space.configuration import Configuration
 from qsearch.storage.measurements import read_footprint
@@ -65,8 +66,8 @@ def pick_configuration(
 ) -> Picked:
     """Return the configuration of least loss within a budget that keeps limits of metrics.
 
-    Without a budget it is the smallest that keeps them. Among configurations of equal estimated loss, the one of fewer average bits, then the one of
-    less observed loss.
+    Without a budget it is the smallest that keeps them. Among configurations of equal estimated
+    loss, it is the one of fewer average bits, then the one of less observed loss.
     """
     record = read_study(directory)
     row = best_with_limits(record, directory, budget, limits)
