@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Batch = Mapping[str, Tensor]
 
+MEBIBYTE = 2**20
+
 _PREFIX = "reference."
 """How names of what a task keeps begin in a file, apart from losses and weights."""
 
@@ -143,7 +145,7 @@ def _write(
     import numpy as np
 
     count = int(identity["examples"])
-    limit = study.options.reference_mebibytes * 2**20
+    limit = study.options.reference_mebibytes * MEBIBYTE
     scored = _scored(study, split, study.adapted.base_model())
     try:
         first = next(scored)
@@ -185,6 +187,7 @@ def _first(batch: Batch) -> Batch:
 
 def _identity(study: StudyModel, split: Split) -> dict[str, str]:
     """Return what a file must have been made from, by its name in messages."""
+    inputs = study.input_digests  # Which prepares the data.
     digest, count = hashlib.sha256(), 0
     for batch in study.task.batches(split, study.options.eval_batch_size):
         count += len(next(iter(batch.values())))
@@ -193,7 +196,7 @@ def _identity(study: StudyModel, split: Split) -> dict[str, str]:
             digest.update(tensor.contiguous().numpy().data)
     options = study.options
     return {
-        "model": json.dumps(dict(study.input_digests.model), sort_keys=True),
+        "model": json.dumps(dict(inputs.model), sort_keys=True),
         "data": digest.hexdigest(),
         "examples": str(count),
         "precision": options.eval_precision,
