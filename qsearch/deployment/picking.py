@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qsearch._sizes import readable_size
 from qsearch._text import with_error
-from qsearch.deployment.budgets import Budget, best_within
+from qsearch.deployment.budgets import Budget
+from qsearch.deployment.metric_limits import MetricLimit, best_with_limits
 from qsearch.deployment.selection import smallest_alike
 from qsearch.space.configuration import Configuration
 from qsearch.storage.measurements import read_footprint
@@ -46,9 +47,8 @@ class Picked:
             estimated = with_error(of["estimated_loss"], of["estimated_loss_std"])
             lines.append(("estimated loss", estimated))
         lines.append(("loss", with_error(of["loss"], of["standard_error"])))
-        if of["metric"] is not None:
-            metric = with_error(of["metric"], of["metric_standard_error"])
-            lines.append((of["metric_name"], metric))
+        for name, metric in of["metrics"].items():
+            lines.append((name, with_error(metric["value"], metric["standard_error"])))
         smallest = of["smallest_alike"]
         if smallest["trial"] != of["trial"]:
             lines.append(
@@ -61,14 +61,16 @@ class Picked:
         return lines
 
 
-def pick_configuration(directory: Path, budget: Budget) -> Picked:
-    """Return the configuration of least loss within a budget.
+def pick_configuration(
+    directory: Path, budget: Budget | None, limits: Sequence[MetricLimit] = ()
+) -> Picked:
+    """Return the configuration of least loss within a budget that keeps limits of metrics.
 
-    Among configurations of equal estimated loss, the one of fewer average bits, then the one of
-    less observed loss.
+    Without a budget it is the smallest that keeps them. Among configurations of equal estimated
+    loss, it is the one of fewer average bits, then the one of less observed loss.
     """
     record = read_study(directory)
-    row = best_within(record, directory, budget)
+    row = best_with_limits(record, directory, budget, limits)
     footprint = read_footprint(directory)
     alike = smallest_alike(record, row)
     values: dict[str, Any] = {
@@ -86,7 +88,7 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
         bits = footprint.average_bits_with_adapter(values["average_bits"])
         values["average_bits_with_adapter"] = bits
         if (running := footprint.running) is not None:
-            tokens = running.tokens if budget.tokens is None else budget.tokens
+            tokens = running.tokens if budget is None or budget.tokens is None else budget.tokens
             memory = values["file_bytes"] + running.nbytes(tokens)
             values |= {"memory_bytes": memory, "memory_tokens": tokens}
     return Picked(row_configuration(row), record.choices.names, values)

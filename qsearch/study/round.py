@@ -14,6 +14,7 @@ from qsearch.study.candidates import find_candidates
 from qsearch.study.filtering import finished_round
 from qsearch.study.full_precision import full_precision
 from qsearch.study.proxy_scores import round_scores
+from qsearch.study.reference import prepare_reference
 from qsearch.study.results import save_record
 from qsearch.study.running_study import RunningStudy
 from qsearch.study.training import train_round
@@ -39,6 +40,7 @@ def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
     correlation = study.correlation  # Measured before training takes its memory.
 
     report = train_round(study, round, training_set)
+    prepare_reference(study)
     unquantized = full_precision(study, round, should_stop)
     scores = round_scores(study, round, training_set)
     study.searcher.use_scores(scores, correlation, study.examples)

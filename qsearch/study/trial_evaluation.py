@@ -8,7 +8,9 @@ from contextlib import closing
 from qsearch.errors import QsearchError
 from qsearch.execution.executor import ExecutorEvent, Failure, Result
 from qsearch.monitoring.events import EventKind
-from qsearch.storage.paths import LOG, candidates_path
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.storage.example_scores import trial_name, write_example_scores
+from qsearch.storage.paths import LOG, candidates_path, examples_path
 from qsearch.study.results import PeriodicRecord
 from qsearch.study.running_study import RunningStudy
 
@@ -41,10 +43,15 @@ def evaluate_trials(
 def save_result(study: RunningStudy, number: int, result: Result, done: int, total: int) -> None:
     """Save what a trial came to in the current round, and emit it with how many are done."""
     round, trials = study.round, study.trials
+    objective = study.spec.search.objective
+    if isinstance(result, Evaluation) and objective not in ("loss", *result.metrics):
+        result = Failure(f"the trainer gave no {objective}, which search.objective asks for")
     if isinstance(result, Failure):
         trials.save_failure(number, round, result.reason)
         study.emit(EventKind.FAILED, round, trial=number, reason=result.reason)
         return
+    path = examples_path(study.directory, round, trial_name(number))
+    write_example_scores(path, result.examples)  # First: no result is without them.
     trials.save_result(number, round, result)
     study.emit(
         EventKind.EVALUATED,
@@ -52,7 +59,7 @@ def save_result(study: RunningStudy, number: int, result: Result, done: int, tot
         trial=number,
         average_bits=trials.average_bits(number),
         loss=result.loss,
-        metric=result.metric,
+        metrics={name: metric.value for name, metric in result.metrics.items()},
         seconds=result.seconds,
         done=done,
         total=total,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
@@ -60,7 +60,7 @@ def headline(record: StudyRecord) -> Headline:
     """Return the values that a report opens with."""
     points = points_frame(record)
     latest = latest_points(points)
-    full = record.rounds[-1].full_precision if record.rounds else None
+    full = _shown(record, record.rounds[-1].full_precision if record.rounds else None)
     if full is not None and not math.isfinite(full.loss):
         full = None
     losses = latest["selection_loss"].dropna()
@@ -90,6 +90,16 @@ def headline(record: StudyRecord) -> Headline:
         excess=excess,
         close_to_best=close,
     )
+
+
+def _shown(record: StudyRecord, full: Evaluation | None) -> Evaluation | None:
+    """Return an evaluation with what the search lowers as its loss, if it has that."""
+    if full is None or record.objective == "loss":
+        return full
+    own = full.metrics.get(record.objective)
+    if own is None:
+        return None
+    return replace(full, loss=own.value, standard_error=own.standard_error)
 
 
 def _fewest_bits(points: pd.DataFrame, loss: float) -> pd.Series | None:

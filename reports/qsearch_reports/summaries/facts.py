@@ -6,7 +6,7 @@ The terminal's summary and the Markdown one say the same; each escapes names in 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -24,6 +24,7 @@ from qsearch_reports.frames import (
     failures_frame,
     headline,
     incomparable,
+    more_metrics,
     study_budgets,
 )
 from qsearch_reports.names import python_study, shell_path
@@ -118,17 +119,39 @@ def budget_cells(record: StudyRecord) -> Cells:
         ("bits", [f"{value:.4f}" for value in frame["average_bits"]]),
     ]
     name = record.metric.name if record.metric else ""
-    pairs = (
-        ("loss", "loss", "standard_error"),
-        ("estimated loss", "estimated_loss", "estimated_loss_std"),
-        (name, "metric", "metric_standard_error"),
-    )
-    for heading, value, error in pairs:
-        if frame[value].notna().any():
-            pairs_of = zip(frame[value], frame[error], strict=True)
-            columns.append((heading, [with_error(*pair) for pair in pairs_of]))
+    values = {"loss": "loss", "estimated_loss": "estimated loss", "metric": name}
+    columns += _measured_columns(frame, values)
     if record.is_trained:
         columns.append(("seen", ["yes" if seen else "no" for seen in frame["seen"]]))
+    return _cells(columns)
+
+
+def metric_cells(record: StudyRecord) -> Cells | None:
+    """Return the other metrics of the rows of :func:`budget_cells`; None where there are none."""
+    frame = budget_frame(record, study_budgets(record))
+    names = {key: metric.name for key, metric in more_metrics(record).items()}
+    measured = _measured_columns(frame, names)
+    if not measured:
+        return None
+    return _cells([("budget", [f"{value:g}" for value in frame["budget"]]), *measured])
+
+
+def _measured_columns(
+    frame: pd.DataFrame, values: Mapping[str, str]
+) -> list[tuple[str, list[str]]]:
+    """Return values with their errors, by heading, of the columns that any row knows."""
+    columns = []
+    for value, heading in values.items():
+        error = {"loss": "standard_error", "estimated_loss": "estimated_loss_std"}.get(
+            value, f"{value}_standard_error"
+        )
+        if frame[value].notna().any():
+            pairs = zip(frame[value].astype(float), frame[error].astype(float), strict=True)
+            columns.append((heading, [with_error(*pair) for pair in pairs]))
+    return columns
+
+
+def _cells(columns: Sequence[tuple[str, list[str]]]) -> Cells:
     headings, texts = zip(*columns, strict=True)
     return Cells(headings, tuple(zip(*texts, strict=True)))
 
@@ -178,7 +201,7 @@ def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> C
     budgets = common_budgets(records, _COMPARED_BUDGETS)
     rows = []
     for record, name in zip(records, names, strict=True):
-        losses = selection_loss(budget_frame(record, budgets))
+        losses = selection_loss(budget_frame(record, budgets))  # Of the objective already.
         values = (last.get(name, math.nan), *losses)
         evaluations = f"{headline(record).evaluations:,}"
         rows.append((name, evaluations, *(with_error(value, math.nan) for value in values)))

@@ -71,6 +71,8 @@ def _study(study: StudyResults, heading: str) -> Iterable[str]:
     if head.best is not None:
         yield from ("", f"{heading} Best configuration at or under each budget", "")
         yield from _table(facts.budget_cells(record))
+        if (metrics := facts.metric_cells(record)) is not None:
+            yield from ("", *_table(metrics))
     if head.failed:
         yield from ("", f"{heading} {counted(head.failed, 'failed evaluation').capitalize()}", "")
         yield from _table(facts.failure_cells(record), {1})

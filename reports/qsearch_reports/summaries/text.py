@@ -58,6 +58,8 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
     if head.best is not None:
         yield from ("", "best configuration at or under each budget")
         yield from _put(facts.budget_cells(record))
+        if (metrics := facts.metric_cells(record)) is not None:
+            yield from ("", *_put(metrics))
         latest = latest_points(points_frame(record))
         loss = "estimated loss" if head.is_estimated else "loss"
         number = int(latest["round"].iloc[0])

@@ -81,7 +81,7 @@ def test_losses_are_those_of_the_adapter_of_their_round(finished: Path) -> None:
         for _, row in trials[trials["round"] == round].iterrows():
             (again,) = components.trainer.evaluate([row_configuration(row)], "validation")
             assert again.loss == pytest.approx(row["loss"], abs=1e-10)
-            assert again.metric == pytest.approx(row["metric"], abs=1e-10)
+            assert again.metrics["accuracy"].value == pytest.approx(row["accuracy"], abs=1e-10)
             assert again.standard_error == pytest.approx(row["standard_error"], abs=1e-10)
 
 

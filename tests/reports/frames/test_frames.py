@@ -157,7 +157,7 @@ def test_study_without_trials_has_empty_frames_and_no_best():
 def test_figures_that_are_not_finite_are_not_known(figure, record):
     expected = record.trials["estimated_loss"].mask(record.trials["trial"] == 0, figure)
     points = frames.points_frame(
-        replace(record, trials=record.trials.assign(estimated_loss=expected, metric=figure))
+        replace(record, trials=record.trials.assign(estimated_loss=expected, accuracy=figure))
     )
     assert points["metric"].isna().all()
     odd = points[points["trial"] == 0]

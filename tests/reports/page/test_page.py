@@ -217,7 +217,7 @@ def test_page_of_an_objective_shows_neither_training_nor_what_it_lacks(metric):
 
 
 def test_numbers_that_are_not_known_are_shown_as_such(record):
-    names = ("standard_error", "estimated_loss_std", "metric", "metric_standard_error")
+    names = ("standard_error", "estimated_loss_std", "accuracy", "accuracy_standard_error")
     unknown = replace(
         record,
         trials=record.trials.assign(**dict.fromkeys(names, np.nan)),
@@ -251,7 +251,7 @@ def test_summary_table_shows_the_front_at_budgets_within_80_columns(record):
         *("3", str(best["trial"]), f"{best['average_bits']:.4f}"),
         *(f"{best['loss']:.4f}", "±", f"{best['standard_error']:.4f}"),
         f"{best['estimated_loss']:.4f}",
-        *(f"{best['metric']:.4f}", "±", f"{best['metric_standard_error']:.4f}"),
+        *(f"{best['accuracy']:.4f}", "±", f"{best['accuracy_standard_error']:.4f}"),
         "seen" if best["seen"] else "unseen",
     ]
     assert len([line for line in lines if line.strip()]) == 3 + len(study_budgets(record))

@@ -23,7 +23,7 @@ from qsearch_reports.summaries.text_plot import front_plot
 from rich.cells import cell_len
 from rich.console import Console
 
-from qsearch.plugins.evaluation import Evaluation, Metric
+from qsearch.plugins.evaluation import Evaluation, Metric, MetricValue
 from qsearch.storage.study_record import StudyRecord
 from tests.reports.realistic_studies import (
     OF_TRAINING,
@@ -71,14 +71,14 @@ def test_the_answer_is_relative_to_full_precision_or_else_to_the_best_loss(
         return answer(headline(replace(record, rounds=(*record.rounds[:-1], last))))
 
     least = float(latest_points(points_frame(record))["selection_loss"].min())
-    known = answer_of(Evaluation(least, 0.9, 0.01, 0.01, 1.0))
+    known = answer_of(Evaluation(least, 0.9, {"accuracy": MetricValue(0.01, 0.01)}, 1.0))
     assert "Within 1 % of full precision at" in known
     assert "Within 1 % of the best loss at" in answer_of(None)
     for text in (known, answer_of(None)):
         assert f"against {least:.4f}" in text
-    worse = answer_of(Evaluation(least / 1.25, 0.9, 0.01, 0.01, 1.0))
+    worse = answer_of(Evaluation(least / 1.25, 0.9, {"accuracy": MetricValue(0.01, 0.01)}, 1.0))
     assert worse.endswith("25.0 % above full precision.")
-    zero = answer_of(Evaluation(0.0, 0.0, 1.0, 0.0, 1.0))
+    zero = answer_of(Evaluation(0.0, 0.0, {"accuracy": MetricValue(1.0, 0.0)}, 1.0))
     assert "not within 1 % of full precision" in zero
 
 
@@ -240,7 +240,7 @@ def test_the_commands_budget_fits_what_is_chosen_however_it_was_rounded(
 
 def test_huge_losses_keep_the_width(record: StudyRecord) -> None:
     sign = np.where(record.trials["trial"] % 2 == 0, 1.7e308, -1.7e308)
-    huge = dict.fromkeys(("loss", "estimated_loss", "standard_error", "metric"), sign)
+    huge = dict.fromkeys(("loss", "estimated_loss", "standard_error", "accuracy"), sign)
     text = summary(replace(record, trials=record.trials.assign(**huge)))
     plot = lines_after(text, "* Pareto front, . other")
     assert max(map(len, plot)) <= WIDTH
