@@ -40,7 +40,7 @@ def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
     Values are missing where nothing fits, and ``seen`` where nothing is trained.
     """
     columns = [
-        *("trial", "average_bits", "loss", "standard_error", "estimated_loss"),
+        *("trial", "average_bits", "bytes", "loss", "standard_error", "estimated_loss"),
         *("estimated_loss_std", "seen"),
     ]
     of_metrics = metric_columns(["metric", *more_metrics(record)])

@@ -178,7 +178,7 @@ def test_page_escapes_every_name():
         ("empty", "No evaluation has finished yet. No round has finished. qsearch status 'a b'"),
         ("failed", "All 60 evaluations failed."),
         ("alone", "Within 1 % of the best loss at "),
-        ("lossless", "No configuration is within 1 % of full precision; the best is at "),
+        ("lossless", "; full precision 0.0000."),
     ],
 )
 def test_page_opens_with_what_there_is_to_say(record, kind, sentence):
@@ -248,7 +248,7 @@ def test_summary_table_shows_the_front_at_budgets_within_80_columns(record):
     row = next(line for line in lines if line.split()[:1] == ["3"])
     best = record.latest[record.latest["average_bits"] <= 3].sort_values("estimated_loss").iloc[0]
     assert row.split() == [
-        *("3", str(best["trial"]), f"{best['average_bits']:.4f}"),
+        *("3", str(best["trial"]), f"{best['average_bits']:.4f}", f"{best['bytes'] / 1e6:.1f}"),
         *(f"{best['loss']:.4f}", "±", f"{best['standard_error']:.4f}"),
         f"{best['estimated_loss']:.4f}",
         *(f"{best['accuracy']:.4f}", "±", f"{best['accuracy_standard_error']:.4f}"),
