@@ -44,6 +44,15 @@ Minima = Annotated[
     Sequence[str], typer.Option("--min", help="Least value of a metric.", metavar="METRIC=VALUE")
 ]
 
+Within = Annotated[
+    str | None,
+    typer.Option(
+        "--within",
+        help="The smallest that loses at most this share, such as 1%, for sure.",
+        metavar="SHARE",
+    ),
+]
+
 
 def pick(
     directory: StudyDirectory,
@@ -56,20 +65,28 @@ def pick(
     min_accuracy: MinAccuracy = None,
     maxima: Maxima = (),
     minima: Minima = (),
+    within: Within = None,
     json_: Json = False,
 ) -> None:
     """Print the best configuration within a budget of average bits, bytes or memory, or a trial.
 
-    With limits of metrics, it is the best that keeps them; without a budget, the smallest.
+    With limits of metrics, it is the best that keeps them; without a budget, the smallest. Within a
+    share of the loss without quantization, it is the smallest.
     """
     from qsearch.deployment.budgets import chosen_budget
     from qsearch.deployment.metric_limits import parse_limits
-    from qsearch.deployment.picking import pick_configuration
+    from qsearch.deployment.picking import parse_share, pick_configuration, pick_within
 
     limits = parse_limits(maxima, minima, max_kl, min_accuracy)
     options = (bits, bytes_, memory, tokens, trial)
-    has_budget = any(option is not None for option in options) or not limits
-    picked = pick_configuration(directory, chosen_budget(*options) if has_budget else None, limits)
+    has_option = any(option is not None for option in options)
+    if within is not None:
+        if has_option or limits:
+            raise InputError("--within picks by the loss; leave budgets and limits out")
+        picked = pick_within(directory, parse_share(within))
+    else:
+        budget = chosen_budget(*options) if has_option or not limits else None
+        picked = pick_configuration(directory, budget, limits)
     if json_:
         layers = {name: dict(layer) for name, layer in picked.configuration.items()}
         print_line(json.dumps({**picked.values, "configuration": layers}))

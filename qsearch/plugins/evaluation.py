@@ -96,7 +96,8 @@ class ReferenceScores:
 class TrainReport:
     """What one round of training did: optimizer steps, wall time, and the loss of each step (nats).
 
-    Details are further values for the log, such as the cache's hit rate.
+    No steps in a later round than the first mean that all evaluations stay what they were, and they
+    are not repeated. Details are further values for the log, such as the cache's hit rate.
     """
 
     steps: int

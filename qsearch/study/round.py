@@ -18,7 +18,12 @@ from qsearch.study.reference import prepare_reference
 from qsearch.study.results import save_record
 from qsearch.study.running_study import RunningStudy
 from qsearch.study.training import train_round
-from qsearch.study.trial_evaluation import evaluate_trials, first_reason, retry_failed
+from qsearch.study.trial_evaluation import (
+    carry_results,
+    evaluate_trials,
+    first_reason,
+    retry_failed,
+)
 
 
 def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
@@ -45,6 +50,8 @@ def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
     scores = round_scores(study, round, training_set)
     study.searcher.use_scores(scores, correlation, study.examples)
 
+    if round > 1 and not report.steps:
+        carry_results(study, to_evaluate)
     evaluate_trials(study, to_evaluate, EventKind.EVALUATING_THE_SET, should_stop, planned)
     save_record(study)
     if trials.without_result(to_evaluate, round):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 
-from qsearch.errors import QsearchError
+from qsearch.errors import InputError, QsearchError
 from qsearch.execution.executor import ExecutorEvent, Failure, Result
 from qsearch.monitoring.events import EventKind
 from qsearch.plugins.evaluation import Evaluation
-from qsearch.storage.example_scores import trial_name, write_example_scores
+from qsearch.storage.example_scores import (
+    read_example_scores,
+    trial_name,
+    write_example_scores,
+)
 from qsearch.storage.paths import LOG, candidates_path, examples_path
 from qsearch.study.results import PeriodicRecord
 from qsearch.study.running_study import RunningStudy
@@ -38,6 +43,19 @@ def evaluate_trials(
                 _require_rate(study, round, planned)
             else:
                 record.save_if_due()
+
+
+def carry_results(study: RunningStudy, numbers: Sequence[int]) -> None:
+    """Save what trials scored in the round before for the current one, which trained nothing."""
+    round, trials = study.round, study.trials
+    before = trials.evaluated_in(round - 1)
+    waiting = [number for number in trials.without_result(numbers, round) if number in before]
+    for done, number in enumerate(waiting, start=1):
+        examples = None
+        with suppress(InputError):  # There are none.
+            examples = read_example_scores(study.directory, round - 1, number)
+        result = replace(before[number], seconds=0.0, examples=examples)
+        save_result(study, number, result, done, len(waiting))
 
 
 def save_result(study: RunningStudy, number: int, result: Result, done: int, total: int) -> None:

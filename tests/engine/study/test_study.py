@@ -15,6 +15,7 @@ from pandas.testing import assert_frame_equal
 from qsearch.errors import InputError, QsearchError
 from qsearch.monitoring.events import Event, read_events
 from qsearch.plugins.components import build_components
+from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.registry import load_plugin
 from qsearch.search.pareto import (
     normalised_hypervolume,
@@ -34,6 +35,7 @@ from tests.engine.fake_study import (
     FAULTS,
     SMALL,
     Stop,
+    evaluations_of,
     events_of,
     results,
     stopping_at,
@@ -119,6 +121,28 @@ def test_each_round_evaluates_the_uniform_configurations_of_the_first_set(tmp_pa
     for entry in record.rounds:
         rows = record.trials[record.trials["round"] == entry.round]
         assert uniform | set(entry.training_set) <= set(rows["trial"])
+
+
+def test_a_round_that_trains_nothing_evaluates_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    train = trainer.train
+
+    def once(self: Any, configurations: Any, round: int, progress: Any = None) -> TrainReport:
+        if round > 1:
+            return TrainReport(0, 0.0, ())
+        report: TrainReport = train(self, configurations, round, progress)
+        return report
+
+    monkeypatch.setattr(trainer, "train", once)
+    evaluated = evaluations_of(monkeypatch)
+    record = run_spec(study_spec(**SMALL, search__rounds=3), tmp_path)
+    rows = record.trials
+    assert len(rows) > rows["trial"].nunique()
+    assert len(evaluated) == rows["trial"].nunique()
+    columns = ["loss", "standard_error"]
+    assert (rows.groupby("trial")[columns].nunique() == 1).all(axis=None)
 
 
 def test_a_baseline_that_failed_is_not_evaluated_again(tmp_path: Path) -> None:
