@@ -75,7 +75,7 @@ def test_pick_prints_the_best_configuration_under_the_budget(picked, record: Stu
         "trial", "round", "average_bits", "loss", "standard_error", "estimated_loss",
         "estimated_loss_std", "metrics", "seen",
         "configuration", "average_bits_with_adapter", "file_bytes", "memory_bytes",
-        "memory_tokens", "smallest_alike",
+        "memory_tokens", "difference", "smallest_alike",
     }  # fmt: skip
     assert found["estimated_loss"] is None  # The fake task does not count its examples.
 
@@ -100,8 +100,8 @@ def test_pick_begins_with_rounded_figures_and_their_units(
 def test_pick_of_an_objective_shows_neither_training_nor_metric(
     qsearch, record: StudyRecord, tmp_path: Path
 ) -> None:
-    trials = record.trials.assign(bytes=math.nan)
-    write_study(tmp_path, replace(of_objective(record), trials=trials))
+    plain = of_objective(record)
+    write_study(tmp_path, replace(plain, trials=plain.trials.assign(bytes=math.nan)))
     lines = qsearch("pick", tmp_path, "--bits", "6").output.splitlines()
     shown = dict(line.split("  ", 1) for line in lines[: lines.index("")])
     assert set(shown) - {"may be as good"} == {"trial", "average bits", "loss"}
@@ -224,13 +224,13 @@ def test_a_trial_is_picked_and_exported_with_its_figures_by_its_number(
 def test_a_trial_that_the_latest_round_did_not_complete_is_refused_with_the_reason(
     qsearch, record: StudyRecord, tmp_path: Path
 ) -> None:
-    last, dropped = record.latest.index[0], {*record.trials["trial"]} - {*record.latest["trial"]}
-    trials = record.trials.copy()
+    last, other = record.latest.index[:2]
+    dropped, trials = record.trials.loc[other, "trial"], record.trials.drop(index=other)
     trials.loc[last, ["status", "reason"]] = "failed", "no memory"
     write_study(tmp_path, replace(record, trials=trials))
     errors = qsearch("pick", tmp_path, "--trial", str(trials.loc[last, "trial"])).refused()
     assert "its evaluation failed in round 2: no memory" in errors
-    errors = qsearch("pick", tmp_path, "--trial", str(dropped.pop())).refused()
+    errors = qsearch("pick", tmp_path, "--trial", str(dropped)).refused()
     assert "it was evaluated in round 1 alone" in errors
     assert "give one of round 2, the last finished" in errors
 
