@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,10 +37,12 @@ MinAccuracy = Annotated[
     typer.Option("--min-accuracy", help="Limit of accuracy: short for --min accuracy=VALUE."),
 ]
 Maxima = Annotated[
-    Sequence[str], typer.Option("--max", help="Greatest value of a metric.", metavar="METRIC=VALUE")
+    list[str] | None,
+    typer.Option("--max", help="Greatest value of a metric.", metavar="METRIC=VALUE"),
 ]
 Minima = Annotated[
-    Sequence[str], typer.Option("--min", help="Least value of a metric.", metavar="METRIC=VALUE")
+    list[str] | None,
+    typer.Option("--min", help="Least value of a metric.", metavar="METRIC=VALUE"),
 ]
 
 
@@ -54,8 +55,8 @@ def pick(
     trial: Trial = None,
     max_kl: MaxKl = None,
     min_accuracy: MinAccuracy = None,
-    maxima: Maxima = (),
-    minima: Minima = (),
+    maxima: Maxima = None,
+    minima: Minima = None,
     json_: Json = False,
 ) -> None:
     """Print the best configuration within a budget of average bits, bytes or memory, or a trial.
@@ -66,7 +67,7 @@ def pick(
     from qsearch.deployment.metric_limits import parse_limits
     from qsearch.deployment.picking import pick_configuration
 
-    limits = parse_limits(maxima, minima, max_kl, min_accuracy)
+    limits = parse_limits(maxima or (), minima or (), max_kl, min_accuracy)
     options = (bits, bytes_, memory, tokens, trial)
     has_budget = any(option is not None for option in options) or not limits
     picked = pick_configuration(directory, chosen_budget(*options) if has_budget else None, limits)
