@@ -18,8 +18,11 @@ from qsearch.storage.tensor_files import write_tensors
 MAX_EXAMPLES = 100_000
 """Of an evaluation that is kept: a file of them takes a megabyte or two."""
 
-FULL_PRECISION = "full-precision"
+FULL_PRECISION: Literal["full-precision"] = "full-precision"
 """The evaluation of a round without quantization, instead of a trial's number."""
+
+Of = int | Literal["full-precision"]
+"""What was evaluated."""
 
 _METRIC = "metric."
 
@@ -36,9 +39,7 @@ def write_example_scores(path: Path, scores: ExampleScores | None) -> None:
     write_tensors(path, lambda header: save(tensors, header), {})
 
 
-def read_example_scores(
-    directory: Path, round: int, trial: int | Literal["full-precision"]
-) -> ExampleScores:
+def read_example_scores(directory: Path, round: int, trial: Of) -> ExampleScores:
     """Return what each validation example scored under a trial in a round of a study.
 
     They are in the split's own order, the same for all evaluations of a study.

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from qsearch.api.creation import load_study
+from qsearch.claims.paired_difference import paired_scores
 from qsearch.deployment.selection import best_under
 from qsearch.errors import DamagedFileError, InputError
 from qsearch.experiment.loading import read_experiment
 from qsearch.experiment.url import sqlite_url
 from qsearch.plugins.evaluation import ExampleScores
-from qsearch.search.paired_difference import paired_scores
 from qsearch.search.pareto import reference_point
 from qsearch.sharing.archive import archive_study, restore_archive
 from qsearch.storage import example_scores
@@ -149,5 +149,5 @@ def test_an_objective_that_cannot_be_is_refused(
 
 def test_a_trainer_that_gives_no_such_metric_fails(fake_plugins: None, tmp_path: Path) -> None:
     spec = study_spec(**COMPARING | {"trainer__name": "fake"})
-    with pytest.raises(Exception, match="gave no kl, which search.objective asks for"):
+    with pytest.raises(Exception, match=r"gave no kl, which search\.objective asks for"):
         run_spec(spec, tmp_path / "run")

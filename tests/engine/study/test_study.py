@@ -98,11 +98,36 @@ def test_average_bits_segments_and_front_agree_with_the_configurations(finished:
         assert (segmented_front(points, edges) == rows["on_front"]).all()
 
 
-def test_each_later_round_trains_on_the_front_of_the_one_before(finished: Path) -> None:
-    record = read_study(finished)
+def test_each_later_round_trains_on_the_front_of_the_one_before(tmp_path: Path) -> None:
+    record = run_spec(study_spec(search__initial=12, search__segments=2), tmp_path)
     rows = record.trials[record.trials["round"] == 1]
     assert record.rounds[1].training_set == tuple(rows.loc[rows["on_front"], "trial"])
     assert 2 < rows["on_front"].sum() < len(rows)
+
+
+def test_each_round_evaluates_the_uniform_configurations_of_the_first_set(tmp_path: Path) -> None:
+    record = run_spec(
+        study_spec(
+            search__initial=12, search__keep="front", search__candidates=6, search__rounds=3
+        ),
+        tmp_path,
+    )
+    first = record.trials[record.trials["round"] == 1]
+    uniform = set(first.loc[first["method"] == "uniform", "trial"])
+    assert len(uniform) >= 2
+    assert not uniform <= set(record.rounds[-1].training_set)
+    for entry in record.rounds:
+        rows = record.trials[record.trials["round"] == entry.round]
+        assert uniform | set(entry.training_set) <= set(rows["trial"])
+
+
+def test_a_baseline_that_failed_is_not_evaluated_again(tmp_path: Path) -> None:
+    faults = [{"kind": "error", "layer": "block.0.query", "bits": 3}]
+    spec = study_spec(search__initial=12, trainer__faults=faults, failures__rate=1.0)
+    record = run_spec(spec, tmp_path)
+    failed = record.trials[record.trials["status"] == "failed"]
+    assert "uniform" in set(failed["method"])
+    assert failed["trial"].is_unique
 
 
 def test_hypervolume_is_measured_from_the_first_rounds_reference(finished: Path) -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from qsearch.claims.paired_difference import PairedDifference, paired_difference, paired_scores
 from qsearch.errors import InputError
 from qsearch.plugins.evaluation import ExampleScores
-from qsearch.search.paired_difference import PairedDifference, paired_difference, paired_scores
 
 VALUES = st.floats(-100, 100)
 PAIRS = st.lists(st.tuples(VALUES, VALUES, st.floats(0.5, 100)), min_size=2, max_size=30)
