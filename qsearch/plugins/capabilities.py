@@ -150,7 +150,8 @@ class SupportsReferenceFile(Protocol):
 
         Called before them, after each training or loading of a state, in every process that
         evaluates; where several do, first in the one that trains. What is the same for the whole
-        study is kept in the study's directory, and read from there if it is there. The result is
+        study is kept in the study's directory, and read from there if it is there; a directory that
+        does not exist is on another machine, and what is made here is kept elsewhere. The result is
         None where nothing is compared.
 
         Raises:

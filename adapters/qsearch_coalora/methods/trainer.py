@@ -28,7 +28,7 @@ from qsearch_coalora.export.job import AdapterJob
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
-from qsearch_coalora.training.reference import Reference
+from qsearch_coalora.training.reference import Reference, room_note
 from qsearch_coalora.training.study_model import StudyModel
 
 _TOKENS = 512
@@ -101,7 +101,12 @@ class AdapterTrainer(Trainer):
         workload = task_workload(study.task)
         require_positions(shape.positions, workload)
         return estimate_requirements(
-            shape, study.layers, study.quantizer, study.options, workload, notes
+            shape,
+            study.layers,
+            study.quantizer,
+            study.options,
+            workload,
+            notes + room_note(study, workload),
         )
 
     def footprint(self) -> Footprint:
