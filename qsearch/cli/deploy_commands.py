@@ -29,6 +29,10 @@ Trial = Annotated[
     typer.Option("--trial", help="A trial of the last finished round, by its number.", min=0),
 ]
 
+Sweep = Annotated[
+    str | None,
+    typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
+]
 MaxKl = Annotated[
     float | None, typer.Option("--max-kl", help="Limit of kl: short for --max kl=VALUE.")
 ]
@@ -127,10 +131,7 @@ def export(
     memory: Memory = None,
     tokens: Tokens = None,
     trial: Trial = None,
-    sweep: Annotated[
-        str | None,
-        typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
-    ] = None,
+    sweep: Sweep = None,
     format_: Annotated[
         str,
         typer.Option("--format", help="What to write."),

@@ -160,6 +160,19 @@ class SupportsReferenceFile(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsLoadedModel(Protocol):
+    """Optional for trainers. With it, ``qsearch evaluate`` has the loaded model to compare with."""
+
+    def evaluate_loaded(self, split: Split) -> Evaluation | None:
+        """Evaluate the model as it is loaded, without an adapter.
+
+        None where that means nothing, such as with a head that has to be trained. Later evaluations
+        do not change.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class TrainingCheckpoint:
     """Where the state of a round's training is saved; a new state replaces the one before it."""

@@ -191,6 +191,17 @@ class AdapterTrainer(Trainer):
             return None
         return ReferenceScores(reference.examples, reference.count)
 
+    def evaluate_loaded(self, split: Split) -> Evaluation | None:
+        """Evaluate the model as it is loaded, if the task compares configurations with it."""
+        from qsearch_coalora.training.evaluation import evaluate
+
+        task = self.study.task
+        if not isinstance(task, SupportsReference) or task.reference == "round":
+            return None
+        reference = self.reference(split)
+        with self.study.adapted.base_model():
+            return evaluate(self.study, lambda: None, split, reference)
+
     def place(self, configuration: Configuration) -> None:
         """Make the model in memory the one of a configuration: its adapter and its weights."""
         self.adapters.load(configuration)
