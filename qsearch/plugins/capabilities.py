@@ -44,6 +44,18 @@ class SupportsExampleCount(Protocol):
 
 
 @runtime_checkable
+class SupportsChanceLoss(Protocol):
+    """Optional for tasks. With it, reports warn where a model does hardly better than guessing."""
+
+    def chance_loss(self, split: Split) -> float:
+        """Return what guessing loses on a split, nats, such as the entropy of its labels.
+
+        Called when :meth:`SupportsExampleCount.examples` is.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsDataCheck(Protocol):
     """Optional for tasks. With it, ``qsearch check`` refuses data that a run would refuse."""
 
