@@ -38,12 +38,14 @@ class ModelShape:
         parameters: How many it has.
         embedded: How many of them are in embeddings.
         positions: Most tokens that it can read at once, or None if it does not say.
+        tables: Its embedding and output head, where they are asked for.
     """
 
     layers: tuple[LayerSpec, ...]
     parameters: int
     embedded: int
     positions: int | None
+    tables: tuple[LayerSpec, ...] = ()
 
 
 class _Config(BaseModel):
