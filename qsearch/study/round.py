@@ -1,4 +1,4 @@
-"""One round of a study: train on the set, evaluate it, search, evaluate, filter."""
+"""One round of a study: train on the set, evaluate it and the baselines, search, filter."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from qsearch.study.candidates import find_candidates
 from qsearch.study.filtering import finished_round
 from qsearch.study.full_precision import full_precision
 from qsearch.study.proxy_scores import round_scores
+from qsearch.study.reference import prepare_reference
 from qsearch.study.results import save_record
 from qsearch.study.running_study import RunningStudy
 from qsearch.study.training import train_round
-from qsearch.study.trial_evaluation import evaluate_trials, first_reason, retry_failed
+from qsearch.study.trial_evaluation import (
+    carry_results,
+    evaluate_trials,
+    first_reason,
+    retry_failed,
+)
 
 
 def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
@@ -29,26 +35,30 @@ def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
     """
     round, trials = study.round, study.trials
     training_set, first = study.training_set(round)
-    of_set, of_search = round_shares(
-        study.spec.search, trials.count_before(round), len(training_set)
-    )
-    planned, to_evaluate = of_set + of_search, training_set[:of_set]
+    failed_before = {number for number, (when, _) in trials.failures().items() if when < round}
+    baselines = set(study.baselines) - failed_before - set(training_set)
+    members = (*training_set, *sorted(baselines))
+    of_set, of_search = round_shares(study.spec.search, trials.count_before(round), len(members))
+    planned, to_evaluate = of_set + of_search, members[:of_set]
     retry_failed(study, round, planned, to_evaluate)
     study.emit(EventKind.ROUND_STARTED, round, training_set=len(training_set))
     correlation = study.correlation  # Measured before training takes its memory.
 
     report = train_round(study, round, training_set)
+    prepare_reference(study)
     unquantized = full_precision(study, round, should_stop)
     scores = round_scores(study, round, training_set)
     study.searcher.use_scores(scores, correlation, study.examples)
 
+    if round > 1 and not report.steps:
+        carry_results(study, to_evaluate)
     evaluate_trials(study, to_evaluate, EventKind.EVALUATING_THE_SET, should_stop, planned)
     save_record(study)
     if trials.without_result(to_evaluate, round):
         return
 
     start = time.monotonic()
-    candidates = find_candidates(study, training_set, first, of_search, should_stop)
+    candidates = find_candidates(study, to_evaluate, first, of_search, should_stop)
     search_seconds = time.monotonic() - start
     evaluate_trials(study, candidates, EventKind.EVALUATING_CANDIDATES, should_stop, planned)
     study.emit(EventKind.FINISHING_ROUND, round)

@@ -182,7 +182,7 @@ def test_a_worker_loads_a_study_with_its_drivers_versions_and_data_alone(
 ) -> None:
     components = build_components(study_spec())
     driver = identity(components) | ({name: "another"} if name else {})
-    worker = Worker(components.spec.model_dump_json(), json.dumps(driver), 1)
+    worker = Worker(components.spec.model_dump_json(), json.dumps(driver), 1, "")
     error = worker.use().error
     assert (error is None) == (name is None)
     assert name is None or f"{name}: another, there" in str(error)
