@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +29,10 @@ Trial = Annotated[
     typer.Option("--trial", help="A trial of the last finished round, by its number.", min=0),
 ]
 
+Sweep = Annotated[
+    str | None,
+    typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
+]
 MaxKl = Annotated[
     float | None, typer.Option("--max-kl", help="Limit of kl: short for --max kl=VALUE.")
 ]
@@ -38,10 +41,12 @@ MinAccuracy = Annotated[
     typer.Option("--min-accuracy", help="Limit of accuracy: short for --min accuracy=VALUE."),
 ]
 Maxima = Annotated[
-    Sequence[str], typer.Option("--max", help="Greatest value of a metric.", metavar="METRIC=VALUE")
+    list[str] | None,
+    typer.Option("--max", help="Greatest value of a metric.", metavar="METRIC=VALUE"),
 ]
 Minima = Annotated[
-    Sequence[str], typer.Option("--min", help="Least value of a metric.", metavar="METRIC=VALUE")
+    list[str] | None,
+    typer.Option("--min", help="Least value of a metric.", metavar="METRIC=VALUE"),
 ]
 
 Within = Annotated[
@@ -63,8 +68,8 @@ def pick(
     trial: Trial = None,
     max_kl: MaxKl = None,
     min_accuracy: MinAccuracy = None,
-    maxima: Maxima = (),
-    minima: Minima = (),
+    maxima: Maxima = None,
+    minima: Minima = None,
     within: Within = None,
     json_: Json = False,
 ) -> None:
@@ -77,7 +82,7 @@ def pick(
     from qsearch.deployment.metric_limits import parse_limits
     from qsearch.deployment.picking import parse_share, pick_configuration, pick_within
 
-    limits = parse_limits(maxima, minima, max_kl, min_accuracy)
+    limits = parse_limits(maxima or (), minima or (), max_kl, min_accuracy)
     options = (bits, bytes_, memory, tokens, trial)
     has_option = any(option is not None for option in options)
     if within is not None:
@@ -126,10 +131,7 @@ def export(
     memory: Memory = None,
     tokens: Tokens = None,
     trial: Trial = None,
-    sweep: Annotated[
-        str | None,
-        typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
-    ] = None,
+    sweep: Sweep = None,
     format_: Annotated[
         str,
         typer.Option("--format", help="What to write."),

@@ -44,6 +44,18 @@ class SupportsExampleCount(Protocol):
 
 
 @runtime_checkable
+class SupportsChanceLoss(Protocol):
+    """Optional for tasks. With it, reports warn where a model does hardly better than guessing."""
+
+    def chance_loss(self, split: Split) -> float:
+        """Return what guessing loses on a split, nats, such as the entropy of its labels.
+
+        Called when :meth:`SupportsExampleCount.examples` is.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsDataCheck(Protocol):
     """Optional for tasks. With it, ``qsearch check`` refuses data that a run would refuse."""
 
@@ -166,11 +178,25 @@ class SupportsReferenceFile(Protocol):
 
         Called before them, after each training or loading of a state, in every process that
         evaluates; where several do, first in the one that trains. What is the same for the whole
-        study is kept in the study's directory, and read from there if it is there. The result is
+        study is kept in the study's directory, and read from there if it is there; a directory that
+        does not exist is on another machine, and what is made here is kept elsewhere. The result is
         None where nothing is compared.
 
         Raises:
             DamagedFileError: If what is kept is damaged, or of another model or other examples.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsLoadedModel(Protocol):
+    """Optional for trainers. With it, ``qsearch evaluate`` has the loaded model to compare with."""
+
+    def evaluate_loaded(self, split: Split) -> Evaluation | None:
+        """Evaluate the model as it is loaded, without an adapter.
+
+        None where that means nothing, such as with a head that has to be trained. Later evaluations
+        do not change.
         """
         ...
 

@@ -28,7 +28,7 @@ from qsearch_coalora.export.job import AdapterJob
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
-from qsearch_coalora.training.reference import Reference
+from qsearch_coalora.training.reference import Reference, room_note
 from qsearch_coalora.training.study_model import StudyModel
 
 _TOKENS = 512
@@ -105,7 +105,12 @@ class AdapterTrainer(Trainer):
         workload = task_workload(study.task)
         require_positions(shape.positions, workload)
         return estimate_requirements(
-            shape, study.layers, study.quantizer, study.options, workload, notes
+            shape,
+            study.layers,
+            study.quantizer,
+            study.options,
+            workload,
+            notes + room_note(study, workload),
         )
 
     def footprint(self) -> Footprint:
@@ -189,6 +194,17 @@ class AdapterTrainer(Trainer):
         if reference is None:
             return None
         return ReferenceScores(reference.examples, reference.count)
+
+    def evaluate_loaded(self, split: Split) -> Evaluation | None:
+        """Evaluate the model as it is loaded, if the task compares configurations with it."""
+        from qsearch_coalora.training.evaluation import evaluate
+
+        task = self.study.task
+        if not isinstance(task, SupportsReference) or task.reference == "round":
+            return None
+        reference = self.reference(split)
+        with self.study.adapted.base_model():
+            return evaluate(self.study, lambda: None, split, reference)
 
     def place(self, configuration: Configuration) -> None:
         """Make the model in memory the one of a configuration: its adapter and its weights."""

@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +19,20 @@ from qsearch.plugins.evaluation import ExampleScores
 from qsearch.plugins.protocols import Scores, Split
 from qsearch.storage.mapped_arrays import Array, form_of, read_mapped, write_mapped
 from qsearch.storage.paths import reference_path
+from qsearch_coalora.tasks.divergence import TOP
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from qsearch_coalora.tasks.workload import Workload
     from qsearch_coalora.training.study_model import StudyModel
 
     Batch = Mapping[str, Tensor]
 
 MEBIBYTE = 2**20
+
+TOKEN_BYTES = 8 * TOP + 4
+"""What is kept of a token's distribution: logarithms, tokens and the rest."""
 
 _PREFIX = "reference."
 """How names of what a task keeps begin in a file, apart from losses and weights."""
@@ -98,6 +103,24 @@ class References:
         return self._of_study[split]
 
 
+def room_note(study: StudyModel, workload: Workload | None) -> tuple[str, ...]:
+    """Return a sentence for the user if a task's examples do not fit, as far as that is known."""
+    task = study.task
+    if workload is None or workload.evaluated_examples is None:
+        return ()
+    if not isinstance(task, SupportsReference) or task.reference == "round":
+        return ()
+    tokens = workload.evaluated_examples * workload.example_tokens
+    limit = study.options.reference_mebibytes
+    needed = -(-tokens * TOKEN_BYTES // MEBIBYTE)
+    if needed <= limit or not limit:
+        return ()
+    return (
+        f"kl is over the first {limit * MEBIBYTE // TOKEN_BYTES:,} of {tokens:,} validation tokens;"
+        f" for all of them set trainer.reference_mebibytes to {needed}",
+    )
+
+
 def _of_round(study: StudyModel, task: SupportsReference, split: Split) -> Reference:
     """Return what the model scores with the adapter as it is and nothing quantized."""
     import numpy as np
@@ -105,10 +128,12 @@ def _of_round(study: StudyModel, task: SupportsReference, split: Split) -> Refer
     started = time.perf_counter()
     parts: list[Scores] = []
     kept: list[dict[str, Array]] = []
-    for scores, logits, batch in _scored(study, split, study.adapted.unquantized()):
-        own = task.reference_outputs(logits, batch)
-        parts.append(task.compare(scores, logits, batch, own))
-        kept.append({name: tensor.cpu().numpy() for name, tensor in own.items()})
+    # Closed, so that the model is as it was also where this is interrupted.
+    with closing(_scored(study, split, study.adapted.unquantized())) as scored:
+        for scores, logits, batch in scored:
+            own = task.reference_outputs(logits, batch)
+            parts.append(task.compare(scores, logits, batch, own))
+            kept.append({name: tensor.cpu().numpy() for name, tensor in own.items()})
     joined = Scores.concatenate(parts)
     outputs = {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
     return Reference(outputs, joined.examples(), joined, time.perf_counter() - started)
@@ -146,8 +171,7 @@ def _write(
 
     count = int(identity["examples"])
     limit = study.options.reference_mebibytes * MEBIBYTE
-    scored = _scored(study, split, study.adapted.base_model())
-    try:
+    with closing(_scored(study, split, study.adapted.base_model())) as scored:
         first = next(scored)
         example = {
             f"{_PREFIX}{name}": tensor[:1].cpu().numpy()
@@ -177,8 +201,6 @@ def _write(
                 batch = next(scored, None)
 
         write_mapped(path, {name: form_of(form) for name, form in forms.items()}, identity, fill)
-    finally:
-        scored.close()
 
 
 def _first(batch: Batch) -> Batch:

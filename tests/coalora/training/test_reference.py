@@ -150,6 +150,17 @@ def test_without_room_nothing_is_compared(make: Any, directory: Path) -> None:
     assert set(evaluation.metrics) == {"perplexity"}
 
 
+def test_check_says_of_how_many_tokens_it_is(make_trainer: Any, make_causal_task: Any) -> None:
+    # A kibibyte more than 4 a token: 512 logarithms and numbers, and the rest.
+    for tokens, notes in ((24 * 10, []), (24 * 20, ["255 of 480 validation tokens"])):
+        task = make_causal_task(validation_tokens=tokens)
+        trainer = make_trainer(method=PTQTrainer, task=task, reference_mebibytes=1)
+        found = [note for note in trainer.requirements().notes if "kl is over" in note]
+        assert len(found) == len(notes)
+        assert all(part in note for part, note in zip(notes, found, strict=True))
+        assert all("trainer.reference_mebibytes to 2" in note for note in found)
+
+
 def test_training_after_it_is_as_without_it(
     make: Any, directory: Path, make_configuration: Any
 ) -> None:
