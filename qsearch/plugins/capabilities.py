@@ -99,6 +99,22 @@ class SupportsHoldOut(Protocol):
 
 
 @runtime_checkable
+class SupportsEmbeddings(Protocol):
+    """Optional for trainers. With it, ``space.embeddings`` can be true."""
+
+    def search_embeddings(self) -> None:
+        """Have :meth:`Trainer.layers` return embedding and output head too, after other layers.
+
+        Called right after the trainer is made. See
+        :func:`~qsearch.models.discovery.discover_tables`.
+
+        Raises:
+            InputError: If the trainer's method has no place for them.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsFullPrecision(Protocol):
     """Optional for trainers. With it, a study reports what quantization costs.
 

@@ -21,7 +21,9 @@ class ExportJob(Protocol):
     """What an exporter gets: one configuration under a trainer's state, ready to be written.
 
     What quantizable layer ``position`` computes from inputs x is x·(W̃ + B·A)ᵀ and its bias, where
-    W̃ is the dequantized :meth:`quantized` weight, and A and B are the layer's :meth:`factors`.
+    W̃ is the dequantized :meth:`quantized` weight, and A and B are the layer's :meth:`factors`. A
+    layer of the role ``embedding`` looks rows of W̃ up, and an output head that is tied to it
+    computes with W̃ too; under the head's own name, :meth:`state` has the original weight.
     Everything else is in :meth:`state`. Tensors are the trainer's own: an exporter changes none.
     """
 
@@ -94,7 +96,8 @@ class ExportJob(Protocol):
     def factors(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each layer's A (rank × input features) and B (output features × rank).
 
-        B has the adapter's scaling in it. Without an adapter there are none.
+        B has the adapter's scaling in it. Without an adapter there are none; the rank is 0 for a
+        layer that has none, such as an embedding.
         """
         ...
 

@@ -13,8 +13,8 @@ from qsearch.plugins.footprint import Footprint, RunningMemory
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch_coalora.estimation.requirements import adapter_bytes
-from qsearch_coalora.export.job import CAUSAL, AdapterJob, auto_class
-from qsearch_coalora.models.loading import skeleton
+from qsearch_coalora.export.job import AdapterJob, auto_class
+from qsearch_coalora.models.loading import CAUSAL, skeleton
 
 _FLOAT_BYTES = 4
 _HEADER_BYTES = 160
@@ -41,8 +41,11 @@ def _padding(quantizer: Quantizer, shape: tuple[int, int]) -> int:
 def model_footprint(job: AdapterJob, tokens: int) -> Footprint:
     """Return the footprint of a model's exports of any configuration, from its tensors' shapes."""
     adapted = job.adapted
-    quantized = {f"{name}.weight" for name in job.paths}
-    state = {name: tensor for name, tensor in job.state().items() if name not in quantized}
+    # By place, not by name: an output head that is tied to an embedding is not written either.
+    quantized = {weight.data_ptr() for weight in adapted.weights.originals}
+    state = {
+        name: tensor for name, tensor in job.state().items() if tensor.data_ptr() not in quantized
+    }
     # Tied weights are one tensor under several names.
     other = {tensor.data_ptr(): tensor.nbytes for tensor in state.values()}
     padding = {
@@ -64,7 +67,8 @@ def model_footprint(job: AdapterJob, tokens: int) -> Footprint:
         + sum(padding[layer.shape] for layer in adapted.layers),
         adapter_bytes=adapter_bytes(adapted.layers, adapted.options.rank) * job.has_adapter,
         running=RunningMemory(
-            layer_bytes=max(layer.parameters for layer in adapted.layers) * _FLOAT_BYTES,
+            # Of a table, some rows are dequantized at a time.
+            layer_bytes=max(layer.parameters for layer in adapted.adapted_layers) * _FLOAT_BYTES,
             cache_bytes_per_token=cached * _FLOAT_BYTES * (auto_class(job.module) == CAUSAL),
             activation_bytes_per_token=(max(outputs.values()) + widest) * _FLOAT_BYTES,
             tokens=tokens,

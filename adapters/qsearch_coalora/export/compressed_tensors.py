@@ -58,9 +58,14 @@ def export_compressed_tensors(job: AdapterJob, directory: Path) -> None:
 
     Raises:
         InputError: If the quantizer's weights are no integers, engines cannot fuse the
-            configuration's layers, a group does not divide a row, or the package
-            compressed-tensors is not installed.
+            configuration's layers, a group does not divide a row, embeddings are quantized, or the
+            package compressed-tensors is not installed.
     """
+    if job.adapted.tables:
+        raise InputError(
+            f"--format {FORMAT}: engines read embeddings and output heads of this format in float,"
+            " and this study quantizes them (space.embeddings); take the format 'packed' or 'gguf'"
+        )
     quantizer = require_integers(job.quantizer, FORMAT)
     require_fused_alike(job, FORMAT)
     helpers = _package("compressors.pack_quantized.helpers")

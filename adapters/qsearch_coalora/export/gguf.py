@@ -15,7 +15,8 @@ from torch import Tensor
 from qsearch.errors import InputError
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.engines import require_integers
-from qsearch_coalora.export.job import CAUSAL, AdapterJob, auto_class
+from qsearch_coalora.export.job import AdapterJob, auto_class
+from qsearch_coalora.models.loading import CAUSAL
 from qsearch_coalora.models.source import locate_model
 
 FORMAT = "gguf"
@@ -32,11 +33,18 @@ what llama.cpp dequantizes is what the study evaluated. Other tensors are those 
 file. Where a group of the configuration is more than one block of 32 weights, its scale is
 repeated: the file holds {stored:.4f} bits a weight.
 
-`adapter.gguf` is the {method} adapter of this configuration:
+{tables}`adapter.gguf` is the {method} adapter of this configuration:
 
 ```
 llama-cli --model model.gguf --lora adapter.gguf --prompt "…"
 ```
+"""
+
+
+_TABLES = """\
+The token embedding (`token_embd.weight`) is quantized too, and so is the output head
+(`output.weight`) where it has a weight of its own.
+
 """
 
 
@@ -88,7 +96,8 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
     weights = sum(layer.parameters for layer in job.adapted.layers)
     stored = 8 * sum(blocks.nbytes for blocks, _ in replaced.values()) / weights
     types = ", ".join(sorted({kind.name for _, kind in replaced.values()}))
-    write_card(job, directory, _CARD, "gguf", types=types, stored=stored)
+    tables = _TABLES if job.adapted.tables else ""
+    write_card(job, directory, _CARD, "gguf", types=types, stored=stored, tables=tables)
 
 
 def _tensor_names(gguf: Any, reader: Any, architecture: str, job: AdapterJob) -> list[str]:
@@ -158,6 +167,8 @@ def _write_adapter(
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(job.adapted.options.rank))
     for name, order, (A, B) in zip(names, orders, job.factors(), strict=True):
+        if not len(A):
+            continue
         writer.add_tensor(f"{name}.lora_a", A.cpu().contiguous().numpy())
         writer.add_tensor(f"{name}.lora_b", B.cpu()[order].contiguous().numpy())
     _finish(writer)

@@ -17,6 +17,7 @@ from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.lora import ADAPTER
+from qsearch_coalora.models.loading import CAUSAL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +74,7 @@ class AdapterJob:
         Weights of quantizable layers are the original ones, the task head is the trained one, and
         nothing is copied.
         """
-        weights = self.adapted.weights.originals
-        state = {f"{path}.weight": one for path, one in zip(self.paths, weights, strict=True)}
+        state: dict[str, Tensor] = {}
         for name, tensor in self.module.state_dict().items():
             if ".lora_" in name or ".original_module." in name:
                 continue
@@ -83,6 +83,12 @@ class AdapterJob:
                 continue
             plain = name.replace(".base_layer.", ".").replace(f".modules_to_save.{ADAPTER}.", ".")
             state[plain] = tensor
+        weights = self.adapted.weights.originals
+        state |= {f"{path}.weight": one for path, one in zip(self.paths, weights, strict=True)}
+        own = weights[len(self.adapted.adapted_layers) :]
+        for table, weight in zip(self.adapted.tables, own, strict=True):
+            if table.head_path is not None:
+                state[f"{table.head_path}.weight"] = weight
         return state
 
     def quantized(self, position: int) -> QuantizedTensor:
@@ -97,13 +103,17 @@ class AdapterJob:
         return self.adapted.weights.quantized(position, self.configuration[name])
 
     def factors(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield A′ and B·α/r of each layer; none where the adapter is merged."""
-        if self.has_adapter:
-            for A, B in self.adapted.folded_factors(self.configuration):
-                yield A, B * self.adapted.options.scaling
+        """Yield A′ and B·α/r of each layer, of rank 0 for tables; none where it is merged."""
+        if not self.has_adapter:
+            return
+        for A, B in self.adapted.folded_factors(self.configuration):
+            yield A, B * self.adapted.options.scaling
+        for layer in self.layers[len(self.adapted.adapted_layers) :]:
+            rows, columns = layer.shape
+            yield A.new_empty(0, columns), B.new_empty(rows, 0)
 
 
-CLASSIFIER, CAUSAL = "AutoModelForSequenceClassification", "AutoModelForCausalLM"
+CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 def auto_class(module: Any) -> str:

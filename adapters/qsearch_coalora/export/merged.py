@@ -47,7 +47,7 @@ def export_merged(job: ExportJob, directory: Path) -> None:
         for name in tensors.keys() & positions.keys():
             position = positions[name]
             weight = job.quantizer.dequantize(job.quantized(position)).to(tensors[name].dtype)
-            if factors:
+            if factors and len(factors[position][0]):
                 A, B = factors[position]
                 weight = weight + B @ A
             tensors[name] = weight.cpu().contiguous()

@@ -83,6 +83,10 @@ class AdapterTrainer(Trainer):
         """Return the model's quantizable layers, without loading weights."""
         return self.study.layers
 
+    def search_embeddings(self) -> None:
+        """Quantize the embedding and the output head too; neither has a LoRA."""
+        self.study.embeddings = True
+
     def input_digests(self) -> Inputs:
         """Return which model and which examples it uses; both are loaded for it."""
         return self.study.input_digests

@@ -14,7 +14,7 @@ from qsearch.plugins.evaluation import Metric, MetricValue
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.digests import digest_of_tokens
-from qsearch_coalora.models.loading import load_pretrained
+from qsearch_coalora.models.loading import CAUSAL, load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer, require_embeddings
 from qsearch_coalora.tasks.data_files import read_lines, require_text
 from qsearch_coalora.tasks.divergence import (
@@ -70,6 +70,7 @@ class CausalLanguageModelling:
         Metric("same_top", "higher"),
     )
     reference: Literal["loaded"] = "loaded"
+    auto_class = CAUSAL
 
     def __init__(self, options: CausalOptions) -> None:
         self.options = options
@@ -84,7 +85,7 @@ class CausalLanguageModelling:
         if self._reads_at_load:
             self.prepare(tokenizer)  # Before the weights are loaded, which takes its time.
         self._tokenizer = tokenizer
-        module, missing = load_pretrained(model, "AutoModelForCausalLM")
+        module, missing = load_pretrained(model, self.auto_class)
         if missing:
             raise InputError(
                 f"model.name {model.name!r} is not a causal language model:"

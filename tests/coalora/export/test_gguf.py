@@ -18,6 +18,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from tests.coalora.exported import export
+from tests.coalora.llama_cpp import engine_logits
 
 gguf = pytest.importorskip("gguf")
 
@@ -107,9 +108,9 @@ def configuration(trainer: CoALoRATrainer, bits: tuple[int, ...] = (4, 8)) -> Co
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[False, True], ids=["blocks", "embeddings"])
 def trainer(
-    make_trainer: Any, small_file: Path, tmp_path_factory: pytest.TempPathFactory
+    request: Any, make_trainer: Any, small_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> CoALoRATrainer:
     """A trained study's trainer; its export changes nothing, so tests share it."""
     text = tmp_path_factory.mktemp("text") / "text.txt"
@@ -117,7 +118,12 @@ def trainer(
     options = CausalLanguageModelling.Options(train=text, validation=text, length=32)
     task, plugin = CausalLanguageModelling(options), Integer(Integer.Options())
     made = make_trainer(
-        model=small_file, task=task, plugin=plugin, batch_size=4, learning_rate=1e-2
+        model=small_file,
+        task=task,
+        plugin=plugin,
+        batch_size=4,
+        learning_rate=1e-2,
+        embeddings=request.param,
     )
     made.train([configuration(made)], 1)
     return made
@@ -171,7 +177,7 @@ def test_model_and_adapter_of_the_files_give_the_studys_logits(
     assert reader.fields["general.type"].contents() == "adapter"
     assert reader.fields["adapter.type"].contents() == "lora"
     factors = {tensor.name: tensor.data for tensor in reader.tensors}
-    assert len(factors) == 2 * len(trainer.layers())
+    assert len(factors) == 2 * len(trainer.study.adapted.adapted_layers)
 
     def merged(tensor: Any) -> Any:
         # As llama.cpp does: the product goes onto the file's own tensor, in its order of rows.
@@ -191,6 +197,24 @@ def test_model_and_adapter_of_the_files_give_the_studys_logits(
     finish(writer)
     tokens = torch.arange(100, 124).view(2, 12)
     assert_same_logits(trainer, loaded(tmp_path / "merged.gguf"), tokens)
+
+
+def test_llama_cpp_gives_the_logits_of_the_same_weights(
+    trainer: CoALoRATrainer, exported: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("llama_cpp_py_sync")
+    export(trainer, configuration(trainer), tmp_path, "packed-base")
+    tokens = torch.arange(100, 124)[None]
+    with torch.no_grad():
+        packed = AutoModelForCausalLM.from_pretrained(tmp_path).eval()(tokens).logits[0]
+    found = engine_logits(exported / "model.gguf", tokens[0].tolist())
+    # llama.cpp rounds the inputs of quantized products to 8 bits.
+    assert (found - packed).norm() / packed.norm() < 0.02
+    kinds = {
+        one.name: one.tensor_type.name for one in gguf.GGUFReader(exported / "model.gguf").tensors
+    }
+    quantized = any(layer.is_table for layer in trainer.layers())
+    assert (kinds["token_embd.weight"] != "F32") == quantized
 
 
 def test_a_model_from_a_gguf_file_is_packed_with_its_tokenizer(

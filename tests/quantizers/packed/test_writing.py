@@ -1,5 +1,6 @@
 """Packed exports: written from float models, loaded with from_pretrained."""
 
+import copy
 import json
 import shutil
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from qsearch.errors import InputError
+from qsearch.models.tables import find_tables
 
 transformers = pytest.importorskip("transformers")
 
@@ -31,7 +33,10 @@ MODELS = {
     "qwen2": ("Qwen2", GROUPED),
     "qwen3": ("Qwen3", {**GROUPED, "head_dim": 16}),
     "mistral": ("Mistral", GROUPED),
+    # It scales the rows of its embedding.
+    "gemma3": ("Gemma3Text", {**GROUPED, "head_dim": 16, "tie_word_embeddings": True}),
 }
+WITH_TABLES = ("bert", "llama", "llama, tied", "gemma3")
 PACKED = "bert.encoder.layer.1.output.dense"
 NORMAL_FLOAT, INTEGER = NormalFloat(NormalFloat.Options()), Integer(Integer.Options())
 BOTH_SCHEMES = Integer(Integer.Options(scheme=("symmetric", "asymmetric")))
@@ -42,7 +47,7 @@ def small_model(kind="bert"):
     name, options = MODELS[kind]
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = small_config(name, intermediate_size=80, **tokens, **options)
-    return getattr(transformers, f"{name}For{head_of(name)}")(config).eval()
+    return getattr(transformers, f"AutoModelFor{head_of(name)}").from_config(config).eval()
 
 
 def load(folder, kind="bert", **options):
@@ -65,6 +70,14 @@ def quantized(model, quantizer, rank=0):
         A = torch.randn(rank, module.in_features, generator=generator) / module.in_features**0.5
         B = torch.randn(module.out_features, rank, generator=generator)
         yield QuantizedLayer(name, weight, A, B)
+
+
+def quantized_tables(model, quantizer):
+    """The tables of a model, each quantized otherwise."""
+    for place, table in enumerate(find_tables(model)):
+        layer = quantizer.choices().layer_configuration(5 + 7 * place)
+        weight = model.get_submodule(table.name).weight
+        yield QuantizedLayer(table.name, quantizer.quantize(weight, layer))
 
 
 def write(folder, layers, model=None, quantizer=INTEGER):
@@ -112,6 +125,107 @@ def test_loaded_logits_are_those_of_the_dequantized_model(kind, quantizer, rank,
         model.get_submodule(layer.name).weight.data = weight + (layer.B @ layer.A if rank else 0)
     tolerance = 1e-5 if rank else 0
     torch.testing.assert_close(logits(loaded), logits(model), atol=tolerance, rtol=10 * tolerance)
+
+
+@pytest.fixture(scope="module", params=WITH_TABLES)
+def with_tables(request, tmp_path_factory):
+    """The kind of a model, the model with dequantized weights, and it packed with its tables."""
+    kind, folder = request.param, tmp_path_factory.mktemp("tables")
+    model = small_model(kind)
+    layers = [*quantized(model, NORMAL_FLOAT, 4), *quantized_tables(model, NORMAL_FLOAT)]
+    write(folder, layers, model, NORMAL_FLOAT)
+    for layer in layers:
+        weight = NORMAL_FLOAT.dequantize(layer.weight)
+        merged = weight if layer.A is None else weight + layer.B @ layer.A
+        model.get_submodule(layer.name).weight.data = merged
+    return kind, model, folder
+
+
+def test_packed_tables_give_the_logits_of_the_dequantized_ones(with_tables):
+    kind, model, folder = with_tables
+    loaded = load(folder, kind)
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=1e-4)
+    packed = {table.name for table in find_tables(model)}
+    stored = load_file(folder / "model.safetensors")
+    shapes = {tuple(tensor.shape) for tensor in (*stored.values(), *loaded.state_dict().values())}
+    assert not shapes & {tuple(model.get_submodule(name).weight.shape) for name in packed}
+    assert not any(f"{name}.weight" in stored for name in (*packed, "lm_head"))
+
+
+def test_packed_tables_are_saved_again_and_load_without_the_head(with_tables, tmp_path):
+    kind, _, folder = with_tables
+    load(folder, kind).save_pretrained(tmp_path / "again")
+    again = load(tmp_path / "again", kind)
+    assert torch.equal(logits(again), logits(load(folder, kind)))
+    ids = torch.arange(12).view(2, 6)
+    with torch.no_grad():
+        expected = load(folder, kind).base_model(input_ids=ids).last_hidden_state
+        for source in (folder, tmp_path / "again"):
+            headless = transformers.AutoModel.from_pretrained(source)
+            assert torch.equal(headless(input_ids=ids).last_hidden_state, expected)
+
+
+def test_a_model_with_packed_tables_generates_and_is_trained_by_peft(with_tables, tmp_path):
+    peft = pytest.importorskip("peft")
+    kind, model, folder = with_tables
+    loaded = load(folder, kind)
+    if kind != "bert":
+        inputs = {"input_ids": torch.arange(4)[None], "max_new_tokens": 6, "do_sample": False}
+        assert torch.equal(loaded.generate(**inputs), model.generate(**inputs))
+    target = next(name for name, one in loaded.named_modules() if isinstance(one, PackedLinear))
+    adapted = peft.get_peft_model(loaded, peft.LoraConfig(r=2, target_modules=[target]))
+    before = logits(adapted)
+    adapted(input_ids=torch.arange(12).view(2, 6)).logits.square().sum().backward()
+    trained = [one for one in adapted.parameters() if one.grad is not None]
+    assert any(one.grad.abs().sum() > 0 for one in trained)
+    torch.optim.SGD(trained, lr=0.1).step()
+    expected = logits(adapted)
+    assert not torch.equal(expected, before)
+    adapted.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(load(folder, kind), tmp_path)
+    torch.testing.assert_close(logits(again), expected)
+
+
+def test_packed_tables_keep_their_codes_in_another_type(with_tables):
+    kind, model, folder = with_tables
+    expected = model.get_input_embeddings().weight
+    for other in (load(folder, kind, dtype=torch.bfloat16), load(folder, kind).bfloat16()):
+        assert torch.equal(other.get_input_embeddings().dequantized(), expected)
+        assert logits(other).dtype == torch.bfloat16
+        torch.testing.assert_close(logits(other).float(), logits(model), atol=0.2, rtol=0.2)
+
+
+def test_tied_weights_stay_tied_when_transformers_ties_them_again(with_tables):
+    kind, _, folder = with_tables
+    loaded = load(folder, kind)
+    expected = logits(loaded)
+    loaded.tie_weights()
+    assert torch.equal(logits(loaded), expected)
+    assert torch.equal(logits(copy.deepcopy(loaded)), expected)
+
+
+def test_an_embedding_that_computes_something_else_is_refused(tmp_path):
+    model = small_model()
+    table = model.bert.embeddings.word_embeddings
+    table.max_norm = 1.0
+    with pytest.raises(InputError, match=r"'bert\..*word_embeddings' is a Embedding, which"):
+        write(tmp_path, quantized_tables(model, INTEGER), model)
+
+
+def test_a_layer_that_is_tied_to_another_is_refused(tmp_path):
+    model = small_model("llama, tied")
+    layer = INTEGER.choices().layer_configuration(0)
+    head = QuantizedLayer("lm_head", INTEGER.quantize(model.lm_head.weight, layer))
+    with pytest.raises(InputError, match="'lm_head' shares its weight with another module"):
+        write(tmp_path, [head], model)
+
+
+def test_an_adapter_of_an_embedding_is_refused(tmp_path):
+    model = small_model()
+    (table,) = quantized_tables(model, INTEGER)
+    rows, width = table.weight.shape
+    with pytest.raises(InputError, match="cannot have an adapter in a packed export"):
+        write(tmp_path, [replace(table, A=torch.ones(2, width), B=torch.ones(rows, 2))], model)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
@@ -210,12 +324,12 @@ LAYER = {"bits": 2, "group_size": 32}
         ({"layers": {"no.layer": LAYER}}, "no layer 'no.layer'"),
         ({"layers": {"classifier": {**LAYER, "bits": 5}}}, "'classifier'.*allowed"),
         (
-            {"layers": {"bert.embeddings.word_embeddings": LAYER}},
-            "Embedding; only torch.nn.Linear can be packed",
+            {"layers": {"bert.embeddings.LayerNorm": LAYER}},
+            "LayerNorm; only torch.nn.Linear and Embedding can be packed",
         ),
         (
             {"layers": {PACKED: LAYER, PACKED.removeprefix("bert."): LAYER}},
-            "PackedLinear; only torch.nn.Linear can be packed",
+            "PackedLinear; only torch.nn.Linear and Embedding can be packed",
         ),
         ({"layers": {}, "sha256": None}, r"holds bert.*codes, which config.json does not ask"),
         ({"quantizer": "no-such"}, "no-such.*installed"),
