@@ -21,12 +21,17 @@ from qsearch.space.layers import EMBEDDING, HEAD, LayerSpec
 _EMBEDDINGS = {
     "bert": "embeddings.word_embeddings",
     "roberta": "embeddings.word_embeddings",
+    "mpnet": "embeddings.word_embeddings",
+    "gemma3_text": "embed_tokens",
     "llama": "embed_tokens",
     "mistral": "embed_tokens",
     "qwen2": "embed_tokens",
     "qwen3": "embed_tokens",
 }
 """Path of the token embedding by model type."""
+
+_TIED = {"gemma3_text": True, "llama": False, "mistral": False, "qwen2": False, "qwen3": False}
+"""Whether the head of a causal language model is tied where its configuration does not say it."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,14 @@ class ModelShape:
         parameters: How many it has.
         embedded: How many of them are in embeddings.
         positions: Most tokens that it can read at once, or None if it does not say.
+        tables: Its embedding and output head, where they are asked for.
     """
 
     layers: tuple[LayerSpec, ...]
     parameters: int
     embedded: int
     positions: int | None
+    tables: tuple[LayerSpec, ...] = ()
 
 
 class _Config(BaseModel):
@@ -186,8 +193,8 @@ def known_tables(folder: Path, has_output_head: bool) -> tuple[LayerSpec, ...] |
     shape = (fields["vocab_size"], fields["hidden_size"])
     tables = [LayerSpec(_EMBEDDINGS[fields["model_type"]], EMBEDDING, 0, shape)]
     if has_output_head:
-        tied = fields.get("tie_word_embeddings", False)
-        if fields["model_type"] in ("bert", "roberta") or not isinstance(tied, bool):
+        tied = fields.get("tie_word_embeddings", _TIED.get(fields["model_type"]))
+        if fields["model_type"] not in _TIED or not isinstance(tied, bool):
             return None
         if not tied:
             tables.append(LayerSpec("lm_head", HEAD, 0, shape))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qsearch_quantizers.libraries.optional import optional_module
 
 from qsearch.errors import InputError
 from qsearch.models.discovery import discover_tables
-from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import REMOTE_CODE, ModelSpec
 from qsearch_coalora.models.architectures import ModelShape, known_shape, known_tables
 from qsearch_coalora.models.model_shape import shape_of
@@ -26,31 +26,28 @@ HEADLESS, CAUSAL = "AutoModel", "AutoModelForCausalLM"
 """Classes of transformers that load models: without a head, and with one that predicts tokens."""
 
 
-def load_shape(model: ModelSpec) -> tuple[ModelShape, tuple[str, ...]]:
+def load_shape(
+    model: ModelSpec, tables_of: str | None = None
+) -> tuple[ModelShape, tuple[str, ...]]:
     """Return a model's shape without loading weights, and notes as :func:`load_config` does.
 
+    With its tables as a class of transformers has them, if one is given.
+
     Raises:
-        InputError: As :func:`load_config` and :func:`skeleton` do.
+        InputError: As :func:`load_config` and :func:`skeleton` do, or if there is no embedding.
     """
     folder = _plain_folder(model)
-    known = None if folder is None else known_shape(folder)
-    if known is not None:
-        return known, ()
+    shape = None if folder is None else known_shape(folder)
+    tables = None if folder is None else known_tables(folder, tables_of == CAUSAL)
+    if shape is not None and tables_of is None:
+        return shape, ()
+    if shape is not None and tables is not None:
+        return replace(shape, tables=tables), ()
     config, notes = load_config(model)
-    return shape_of(skeleton(config, model)), notes
-
-
-def load_tables(model: ModelSpec, auto_class: str) -> tuple[LayerSpec, ...]:
-    """Return a model's embedding, and the output head of its class, without loading weights.
-
-    Raises:
-        InputError: As :func:`load_shape` does, or if the model has no token embedding.
-    """
-    folder = _plain_folder(model)
-    known = None if folder is None else known_tables(folder, auto_class == CAUSAL)
-    if known is not None:
-        return known
-    return discover_tables(skeleton(load_config(model)[0], model, auto_class))
+    shape = shape or shape_of(skeleton(config, model))
+    if tables_of is not None:
+        shape = replace(shape, tables=discover_tables(skeleton(config, model, tables_of)))
+    return shape, notes
 
 
 def _plain_folder(model: ModelSpec) -> Path | None:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from qsearch.errors import InputError
 from qsearch.plugins.digests import ExamplesDigest
-from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.evaluation import Metric, MetricValue
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.digests import digest_of_tokens
 from qsearch_coalora.models.loading import CAUSAL, load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer, require_embeddings
 from qsearch_coalora.tasks.data_files import read_lines, require_text
-from qsearch_coalora.tasks.metrics import weighted_mean
+from qsearch_coalora.tasks.divergence import (
+    TopProbabilities,
+    divergence,
+    same_top,
+    top_probabilities,
+)
+from qsearch_coalora.tasks.metrics import upper_percentile, weighted_mean
 from qsearch_coalora.tasks.sources import SourceOptions, read_dataset
 from qsearch_coalora.tasks.splits import hold_out, require_examples
 from qsearch_coalora.tasks.workload import Workload
@@ -24,6 +31,9 @@ from qsearch_coalora.tasks.workload import Workload
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+IGNORED = -100
+"""Label of a token that no loss is of, as of PyTorch's cross-entropy."""
 
 _CHARACTERS_AT_ONCE = 2**16
 
@@ -53,7 +63,13 @@ class CausalLanguageModelling:
 
     Options = CausalOptions
     name = "causal-lm"
-    metric = Metric("perplexity", "lower")
+    metrics = (
+        Metric("perplexity", "lower"),
+        Metric("kl", "lower"),
+        Metric("kl_p99", "lower"),
+        Metric("same_top", "higher"),
+    )
+    reference: Literal["loaded"] = "loaded"
     auto_class = CAUSAL
 
     def __init__(self, options: CausalOptions) -> None:
@@ -166,15 +182,65 @@ class CausalLanguageModelling:
                 for sequence, following in zip(logits, targets, strict=True)
             ]
         )
-        return Scores(losses, losses.detach(), torch.full_like(losses, targets.shape[1]).detach())
+        return Scores(losses, torch.full_like(losses, targets.shape[1]).detach())
 
-    def summarise(self, scores: Scores) -> tuple[float, float]:
-        """Return perplexity and its standard error, exp(loss)·SE(loss) by the delta method."""
+    def reference_outputs(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the top of each next-token distribution: of n sequences of t tokens, n × t × k."""
         import torch
 
-        mean, error = weighted_mean(scores.metrics, scores.weights)
+        tops = [top_probabilities(sequence[:-1]) for sequence in logits]
+        return {
+            "logs": torch.stack([top.logs for top in tops]),
+            "tokens": torch.stack([top.tokens for top in tops]).int(),
+            "rest": torch.stack([top.rest for top in tops]),
+        }
+
+    def compare(
+        self,
+        scores: Scores,
+        logits: Tensor,
+        batch: Mapping[str, Tensor],
+        reference: Mapping[str, Tensor],
+    ) -> Scores:
+        """Add KL(reference ‖ model) and same top tokens: means of each sequence, KL of each token.
+
+        Tokens that no loss is of, labelled -100, do not count.
+        """
+        import torch
+
+        unknown = torch.full_like(scores.losses.detach(), torch.nan)
+        kl, same, tokens = unknown.clone(), unknown.clone(), []
+        rows = zip(reference["logs"], reference["tokens"], reference["rest"], strict=True)
+        for place, row in enumerate(rows):
+            top, counts = TopProbabilities(*row), batch["labels"][place, 1:] != IGNORED
+            predicted = logits[place, :-1]
+            diverging = divergence(predicted, top)[counts]
+            kl[place] = diverging.mean()
+            same[place] = same_top(predicted, top)[counts].float().mean()
+            tokens.append(diverging)
+        metrics = {**scores.metrics, "kl": kl, "same_top": same}
+        of_tokens = torch.cat(tokens) if tokens else unknown[:0]
+        return replace(scores, metrics=metrics, details={**scores.details, "kl": of_tokens})
+
+    def summarise(self, scores: Scores) -> dict[str, MetricValue]:
+        """Return perplexity and, where sequences were compared, how far they are.
+
+        The standard error of perplexity is exp(loss)·SE(loss), by the delta method.
+        """
+        import torch
+
+        mean, error = weighted_mean(scores.losses.detach(), scores.weights)
         perplexity = torch.tensor(mean, dtype=torch.float64).exp().item()
-        return perplexity, perplexity * error
+        values = {"perplexity": MetricValue(perplexity, perplexity * error)}
+        if not len(scores.details.get("kl", ())):
+            return values
+        compared = ~scores.metrics["kl"].isnan()
+        weights = scores.weights[compared]
+        for name in ("kl", "same_top"):
+            of_sequences = scores.metrics[name][compared]
+            values[name] = MetricValue(*weighted_mean(of_sequences, weights))
+        values["kl_p99"] = MetricValue(upper_percentile(scores.details["kl"], 0.99))
+        return values
 
     def _packed(self, split: Split) -> Tensor:
         import torch

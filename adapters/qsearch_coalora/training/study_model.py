@@ -25,7 +25,6 @@ from qsearch_coalora.models.architectures import ModelShape
 from qsearch_coalora.models.loading import (
     HEADLESS,
     load_shape,
-    load_tables,
     require_gradient_checkpointing,
 )
 from qsearch_coalora.models.model_shape import position_limit
@@ -34,6 +33,7 @@ from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
 from qsearch_coalora.training.data_facts import DataFacts
+from qsearch_coalora.training.reference import References
 
 if TYPE_CHECKING:
     import torch
@@ -66,12 +66,18 @@ class StudyModel:
     svd_rank: tuple[int, str] = (0, "")
     details: Mapping[str, Any] = field(default_factory=dict)
     facts: DataFacts = field(default_factory=DataFacts)
+    references: References = field(default_factory=References)
     embeddings: bool = False
 
     @cached_property
     def model_shape(self) -> tuple[ModelShape, tuple[str, ...]]:
-        """The model's shape, without loading weights, and notes for the user."""
-        return load_shape(self.model)
+        """The model's shape, without loading weights, and notes for the user.
+
+        A task says by ``auto_class`` which class of transformers it loads, for an output head; a
+        model of another task counts as one without.
+        """
+        auto_class = getattr(self.task, "auto_class", HEADLESS)
+        return load_shape(self.model, auto_class if self.embeddings else None)
 
     @cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
@@ -79,17 +85,8 @@ class StudyModel:
 
         Whatever patterns the study has for layers, they are not for tables.
         """
-        return matching_layers(self.model_shape[0].layers, self.model.layers) + self.tables
-
-    @cached_property
-    def tables(self) -> tuple[LayerSpec, ...]:
-        """The embedding and the output head, if they are quantized too.
-
-        A task says by ``auto_class`` which class of transformers it loads; a model of another task
-        counts as one without an output head.
-        """
-        auto_class = getattr(self.task, "auto_class", HEADLESS)
-        return load_tables(self.model, auto_class) if self.embeddings else ()
+        shape, _ = self.model_shape
+        return matching_layers(shape.layers, self.model.layers) + shape.tables
 
     def require_rank(self) -> None:
         """Raise InputError for a rank that some layer's weight does not have."""
@@ -112,8 +109,8 @@ class StudyModel:
             self.task.require_data()
         loaded = self.task.load_model(self.model, self.seed)
         own = discover_layers(loaded.module, self.model.layers)
-        if self.tables:
-            names = {table.name for table in self.tables}
+        names = {layer.name for layer in self.layers if layer.is_table}
+        if names:
             own += tuple(one for one in discover_tables(loaded.module) if one.name in names)
         require_same_layers(self.layers, own)
         require_positions(position_limit(loaded.module), task_workload(self.task))

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from qsearch_coalora.weights.tables import Call, Table
 
+_ROWS = 4096
+"""Of a weight that are in float64 at a time."""
+
 
 def layer_sensitivities(
     modules: Sequence[nn.Module],
@@ -54,9 +57,15 @@ def layer_sensitivities(
         examples += len(losses)
     if not examples:
         raise ValueError("sensitivities need at least one batch")
-    scale = [float(w.double().square().mean()) for w in weights]
+    scale = [_mean_square(weight) for weight in weights]
     result = 0.5 * np.array([float(value) for value in squared]) / examples * np.array(scale)
     return np.asarray(result, dtype=np.float64)
+
+
+def _mean_square(weight: Tensor) -> float:
+    # Some rows at a time: in float64, a table is as large as the rest of some models.
+    sums = [float(rows.double().square().sum()) for rows in torch.split(weight, _ROWS)]
+    return sum(sums) / weight.numel()
 
 
 @contextmanager

@@ -18,7 +18,10 @@ from qsearch.errors import InputError
 from qsearch.models.discovery import full_layer_names
 from qsearch.space.layers import EMBEDDING, HEAD
 
-METHODS = [CoALoRATrainer, SharedLoRATrainer, PTQTrainer, QLoRATrainer]
+METHODS_AND_MODELS = [
+    *((CoALoRATrainer, kind) for kind in ("bert", "llama", "tied")),
+    *((method, "tied") for method in (SharedLoRATrainer, PTQTrainer, QLoRATrainer)),
+]
 
 
 @pytest.fixture
@@ -72,13 +75,10 @@ def test_tables_come_after_the_layers_of_blocks(make, make_trainer, kind, expect
     assert trainer.study.loaded
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama", "tied"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "kind"), METHODS_AND_MODELS)
 def test_a_configuration_of_the_tables_is_evaluated_and_saved(
     make, make_configuration, kind, method
 ) -> None:
-    if method is not CoALoRATrainer and kind == "llama":
-        pytest.skip("the others differ in the adapter alone")
     trainer = make(kind, method=method, learning_rate=1e-2)
     chosen = [make_configuration(trainer, index) for index in range(2)]
     trainer.train(chosen, 1)

@@ -111,7 +111,7 @@ def test_a_weight_that_two_layers_have_counts_once() -> None:
 def test_a_weight_that_an_embedding_shares_is_refused() -> None:
     model = nn.ModuleDict({"embed": nn.Embedding(64, 32), "head": nn.Linear(32, 64, bias=False)})
     model["head"].weight = model["embed"].weight
-    with pytest.raises(InputError, match=r"layer 'head' shares its weight with 'embed'.*take both"):
+    with pytest.raises(InputError, match=r"'head' shares its weight with 'embed'.*take both"):
         qsearch.Space.from_model(model, "integer", OPTIONS)
 
 

@@ -77,7 +77,7 @@ def test_resolved_study_writes_out_every_plugin_option() -> None:
         (
             {"quantizer__name": "future"},
             "quantizer.name: quantizer 'future' of qsearch-fake 1.0 is written for version 99 of"
-            " qsearch's plugin contracts; this qsearch-llm supports version 1: ",
+            " qsearch's plugin contracts; this qsearch-llm supports version 2: ",
         ),
         ({"trainer__blocks": 0}, "model without layers"),
         ({"task__name": "reserved"}, "may not be called 'loss'"),

@@ -67,7 +67,7 @@ FAULTS = {
         "one line": other(description="a\nb"),
         "None or names: 'coa-lora'": other(trainers="coa-lora"),
         "weight_files": other(weight_files=("safetensors",)),
-        "for version 2 of qsearch": other(contract=2),
+        "for version 1 of qsearch": other(contract=1),
     },
     "it_writes_weights_and_no_pickles": {
         "no files": saving(lambda *_: None),
