@@ -175,7 +175,7 @@ def test_a_packed_exports_card_has_the_figures(study: Path, packed: Path) -> Non
     assert f"{latest['loss']:.4f} ± {latest['standard_error']:.4f} nats" in card
     assert f"{facts['average_bits']:.4f}" in card
     assert "AutoModelForSequenceClassification.from_pretrained" in card
-    assert f"Losses and metric are those of {facts['values_are_of']}." in card
+    assert f"Losses and metrics are those of {facts['values_are_of']}." in card
     predicted = json.loads(run(command("pick", study, "--bits", "3", "--json")).stdout)
     # The export here is in float32; pick says what one in 16 bits takes.
     arguments = ["export", study, "--bits", "3", "--format", "packed", "--dry-run"]

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from qsearch.testing import ExporterConformance
 from tests.engine.fixtures.qsearch_fake import FakeQuantizer
@@ -22,6 +22,12 @@ class Whole:
     weight_files = (".safetensors",)
 
     def write(self, job, directory):
+        self.save(self.tensors(job), directory)
+
+    def weight_bytes(self, job):
+        return {"weights.safetensors": len(save(self.tensors(job)))}
+
+    def tensors(self, job):
         tensors = job.state()
         for position, path in enumerate(job.paths):
             del tensors[f"{path}.weight"]
@@ -29,7 +35,7 @@ class Whole:
             tensors |= {f"{path}.{name}": tensor for name, tensor in codes.items()}
         for path, (A, B) in zip(job.paths, job.factors(), strict=False):
             tensors |= {f"{path}.A": A, f"{path}.B": B}
-        self.save(self.stored(tensors, job.storage.dtype), directory)
+        return self.stored(tensors, job.storage.dtype)
 
     def stored(self, tensors, dtype):
         floats = (name for name, tensor in tensors.items() if tensor.dtype == torch.float32)
