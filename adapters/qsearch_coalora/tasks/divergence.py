@@ -68,7 +68,7 @@ def _normalisers(logits: Tensor) -> Tensor:
     """
     import torch
 
-    parts = logits.split(_ROWS) if logits.device.type == "cpu" else (logits,)
+    parts = logits.split(_ROWS if logits.device.type == "cpu" else len(logits) or 1)
     return torch.cat([part.logsumexp(-1) for part in parts])
 
 
