@@ -68,8 +68,8 @@ def _normalisers(logits: Tensor) -> Tensor:
     """
     import torch
 
-    parts = logits.split(_ROWS if logits.device.type == "cpu" else len(logits) or 1)
-    return torch.cat([part.logsumexp(-1) for part in parts])
+    rows = _ROWS if logits.device.type == "cpu" else len(logits) or 1
+    return torch.cat([part.logsumexp(-1) for part in torch.split(logits, rows)])
 
 
 def _rest(logs: Tensor) -> Tensor:
