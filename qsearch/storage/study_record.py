@@ -17,6 +17,7 @@ from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
 from qsearch.errors import InputError
 from qsearch.plugins.evaluation import Evaluation, Metric
+from qsearch.plugins.source_precision import SourcePrecision
 from qsearch.provenance.session import Session
 from qsearch.space.configuration import Choices, Configuration
 from qsearch.space.layers import LayerSpec
@@ -131,6 +132,16 @@ class StudyFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
     format: Literal[1] = 1
+
+    @property
+    def source_precision(self) -> SourcePrecision | None:
+        """How precise the files were that the model was loaded from, where it is known."""
+        return self.sessions[-1].source_precision if self.sessions else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What limits the results: overlapping data, too few examples, a quantized original."""
+        return self.sessions[-1].warnings if self.sessions else ()
 
     @property
     def is_trained(self) -> bool:
