@@ -12,7 +12,7 @@ from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_reports.results import StudyResults
 
 from qsearch.plugins.evaluation import Metric
-from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.footprint import Footprint, RunningMemory
 from qsearch.space.configuration import Choices
 from qsearch.space.layers import LayerSpec
 from qsearch.storage.measurements import write_footprint, write_measurement
@@ -84,10 +84,14 @@ def random_study(
     return StudyResults(
         record=record,
         directory="runs/made",
-        footprint=Footprint(weights, weights // 4, weights // 20, 4 * 64 * 64, 0, 1024, 128),
+        footprint=Footprint(weights, *_FIXED, RunningMemory(4 * 64 * 64, 0, 1024, 128)),
         events=log_events(record),
         layer_scores=generator.gamma(0.3, 0.01, (len(layers), choices.size)),
     )
+
+
+_FIXED = (1_000_000, 200_000)
+"""Bytes that are not quantized, and of the adapter."""
 
 
 def save_study(results: StudyResults, directory: Path) -> None:
@@ -114,6 +118,7 @@ def _trials(
             "round": 1,
             "method": "search",
             "average_bits": bits,
+            "bytes": sum(_FIXED) + bits * sum(layer.parameters for layer in layers) // 8,
             "loss": loss,
             "metric": 0.9 - loss / 3,
             "standard_error": generator.uniform(0.01, 0.011, count),

@@ -20,7 +20,6 @@ from qsearch.models.discovery import find_layers
 from qsearch.models.quantization_error import quantization_errors
 from qsearch.models.quantized_weights import require_original
 from qsearch.plugins.components import require_roles, space_of
-from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Quantizer
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.configuration import KnobValue, LayerConfiguration
@@ -217,20 +216,6 @@ class Space:
         1.0
         """
         return error_correlation(self.quantizer)
-
-    def footprint(self) -> Footprint:
-        """Return the sizes of the model without an adapter, each tensor once and in its own type.
-
-        >>> space.footprint().adapter_bytes
-        0
-        """
-        own = {weight.data_ptr() for weight in self.weights}
-        other = {value.data_ptr(): value.nbytes for value in self.state.values()}
-        return Footprint(
-            quantized_weights=sum(layer.parameters for layer in self.layers),
-            other_bytes=sum(nbytes for place, nbytes in other.items() if place not in own),
-            adapter_bytes=0,
-        )
 
     def digest(self) -> str:
         """Return the SHA-256 of all of the model's tensors, by name, as they were at first use.

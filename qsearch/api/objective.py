@@ -56,7 +56,13 @@ class ObjectiveTrainer:
 
     def footprint(self) -> Footprint:
         """Return the sizes of the model in memory, each tensor once and in its own type."""
-        return self.space.footprint()
+        own = {weight.data_ptr() for weight in self.space.weights}
+        other = {value.data_ptr(): value.nbytes for value in self.space.state.values()}
+        return Footprint(
+            quantized_weights=sum(layer.parameters for layer in self.space.layers),
+            other_bytes=sum(nbytes for place, nbytes in other.items() if place not in own),
+            adapter_bytes=0,
+        )
 
     def input_digests(self) -> Inputs:
         """Return the digest of the model: results of other weights are not comparable."""

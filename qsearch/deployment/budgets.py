@@ -55,19 +55,22 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
             needed = f"{rounded_up(least, 4)} average bits"
             raise InputError(f"{budget}: the smallest configuration takes {needed}")
         return best_under(record, budget.limit)
-    taken, footprint = record.latest["bytes"], read_footprint(directory)
-    if budget.kind == "memory" and footprint is not None:
-        taken = taken.map(lambda nbytes: footprint.memory_bytes(nbytes, budget.tokens))
-    if footprint is None or taken.isna().all():
-        what = "how large the model is" if footprint is None else "what memory the model takes"
+    taken = record.latest["bytes"]
+    if budget.kind == "memory":
+        footprint = read_footprint(directory)
+        running = None if footprint is None else footprint.running
+        extra = math.nan if running is None else running.nbytes(budget.tokens)
+        taken = taken + extra
+    if taken.isna().all():
+        what = "how large the model is" if budget.kind == "bytes" else "what memory running takes"
         raise InputError(
             f"--{budget.kind}: {directory} does not say {what}, since its trainer does not report"
             " it; use --bits"
         )
     fitting = record.latest[taken <= budget.limit]
     if fitting.empty:
-        smallest = record.latest.loc[taken.idxmin()]
-        rest = taken.min() - smallest["average_bits"] * footprint.quantized_weights / 8
+        weights = sum(layer.parameters for layer in record.layers)
+        rest = taken.min() - least * weights / 8
         other = "not quantized" if budget.kind == "bytes" else "next to the quantized weights"
         raise InputError(
             f"{budget}: the smallest configuration takes"

@@ -85,8 +85,8 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
     if footprint is not None:
         bits = footprint.average_bits_with_adapter(values["average_bits"])
         values["average_bits_with_adapter"] = bits
-        memory = footprint.memory_bytes(values["file_bytes"], budget.tokens)
-        if footprint.running is not None and memory is not None:
-            tokens = footprint.running.tokens if budget.tokens is None else budget.tokens
-            values |= {"memory_bytes": round(memory), "memory_tokens": tokens}
+        if (running := footprint.running) is not None:
+            tokens = running.tokens if budget.tokens is None else budget.tokens
+            memory = values["file_bytes"] + running.nbytes(tokens)
+            values |= {"memory_bytes": memory, "memory_tokens": tokens}
     return Picked(row_configuration(row), record.choices.names, values)

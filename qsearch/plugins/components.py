@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsShapeBits
+from qsearch.plugins.capabilities import SupportsFootprint, SupportsShapeBits
 from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.space.configuration_space import ConfigurationSpace
@@ -76,6 +76,11 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
         raise InputError(
             f"{source}: search.average_bits: [{low:g}, {high:g}] lies outside what quantizer"
             f" {spec.quantizer.name!r} can store: [{least:.4g}, {greatest:.4g}]"
+        )
+    if spec.search.size == "bytes" and not isinstance(trainer, SupportsFootprint):
+        raise InputError(
+            f"{source}: search.size: bytes: trainer {spec.trainer.name!r} does not say how large"
+            " the model is; search average_bits"
         )
     resolved = spec.model_copy(
         update={

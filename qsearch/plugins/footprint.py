@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RunningMemory:
-    """What running a model takes next to its weight files.
+    """An estimate of what running a model takes next to its weight files and Python itself.
 
     Args:
         layer_bytes: Of the largest layer as float32, which is dequantized while it runs.
@@ -20,6 +20,11 @@ class RunningMemory:
     cache_bytes_per_token: int
     activation_bytes_per_token: int
     tokens: int
+
+    def nbytes(self, tokens: int | None = None) -> int:
+        """Return its bytes for one sequence of some length: one layer, activations, and cache."""
+        per_token = self.cache_bytes_per_token + self.activation_bytes_per_token
+        return self.layer_bytes + (self.tokens if tokens is None else tokens) * per_token
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,3 @@ class Footprint:
     def average_bits_with_adapter(self, average_bits: float) -> float:
         """Return the bits per quantized weight of the quantized weights and the adapter."""
         return average_bits + 8 * self.adapter_bytes / self.quantized_weights
-
-    def memory_bytes(self, file_bytes: float, tokens: int | None = None) -> float | None:
-        """Return an estimate of the memory that running takes, without Python and its libraries.
-
-        Weight files, one dequantized layer, and for each token of one sequence its activations
-        and its cached keys and values. None if that is not known.
-        """
-        running = self.running
-        if running is None:
-            return None
-        per_token = running.cache_bytes_per_token + running.activation_bytes_per_token
-        length = running.tokens if tokens is None else tokens
-        return file_bytes + running.layer_bytes + length * per_token

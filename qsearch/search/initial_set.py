@@ -30,16 +30,21 @@ def initial_configurations(
 ) -> FirstSet:
     """Return the first set: uniform configurations, allocated ones, then random ones.
 
-    A third are uniform: of the layer configurations that are non-dominated in storage bits and mean
-    error, some spread evenly over average bits. A third are allocations for budgets spread evenly;
-    before training, they know of relative squared errors only (layers × choices). The rest are
-    spread uniformly over average bits. There are fewer than ``count`` only where the interval holds
-    few.
+    A third are uniform, of the layer configurations that are non-dominated in storage bits and mean
+    error: those of fewest bits for each value of the first knob, which are a study's baselines (at
+    most half of the set), and some spread evenly over average bits. A third are allocations for
+    budgets spread evenly; before training, they know of relative squared errors only (layers ×
+    choices). The rest are spread uniformly over average bits. There are fewer than ``count`` only
+    where the interval holds few.
     """
     members = _Members(space, bits)
     ladder = _uniform_ladder(space, quantization_error, bits)
-    for target in np.linspace(bits[0], bits[1], max(count // 3, 2)) if len(ladder) else ():
-        members.add_uniform(ladder[np.abs(space.bits_table[ladder] - target).argmin()])
+    for choice in _levels(space, ladder, max(count // 2, 2)):
+        members.add_uniform(choice)
+    uniform = max(count // 3, 2)
+    for target in np.linspace(bits[0], bits[1], uniform) if len(ladder) else ():
+        if len(members.by_key) < uniform:
+            members.add_uniform(ladder[np.abs(space.bits_table[ladder] - target).argmin()])
     allocations = min(max(count // 3, 1), count - len(members.by_key))
     budgets = np.linspace(*bits, allocations + 1)[1:].tolist()
     allocated = allocate_front(space, error_scores(space, quantization_error), budgets)
@@ -106,6 +111,17 @@ def _uniform_ladder(
     points = np.column_stack([mean_error, space.bits_table])[inside]
     best = inside[non_dominated(points)]
     return best[np.argsort(space.bits_table[best], kind="stable")]
+
+
+def _levels(space: ConfigurationSpace, ladder: Integers, most: int) -> list[int]:
+    """Return the choices of a ladder that have the fewest bits for a value of the first knob.
+
+    Of more than ``most``, some are returned that are spread evenly.
+    """
+    first = space.to_code(ladder)[:, 0]
+    levels = [int(ladder[first == value][0]) for value in dict.fromkeys(first.tolist())]
+    places = np.linspace(0, len(levels) - 1, min(most, len(levels))).round().astype(int)
+    return [levels[place] for place in places]
 
 
 class _Members:

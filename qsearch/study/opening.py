@@ -188,11 +188,7 @@ def search_size(components: StudyComponents, directory: Path) -> SearchSize:
         footprint = trainer.footprint()
         write_footprint(directory, footprint)
     if footprint is None:
-        if search.size == "bytes" or search.bits is None:
-            raise InputError(
-                f"search.size: bytes: trainer {components.spec.trainer.name!r} does not say how"
-                " large the model is; search average_bits"
-            )
+        assert search.bits is not None, "components refuse bytes of a trainer without a footprint"
         return SearchSize(search.bits, None)
     of_files = FileBytes(components.space, components.quantizer, footprint)
     if search.bits is not None:

@@ -1,4 +1,4 @@
-"""One round of a study: train on the set, evaluate it, search, evaluate, filter."""
+"""One round of a study: train on the set, evaluate it and the baselines, search, filter."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
     """
     round, trials = study.round, study.trials
     training_set, first = study.training_set(round)
-    of_set, of_search = round_shares(
-        study.spec.search, trials.count_before(round), len(training_set)
-    )
-    planned, to_evaluate = of_set + of_search, training_set[:of_set]
+    failed_before = {number for number, (when, _) in trials.failures().items() if when < round}
+    baselines = set(study.baselines) - failed_before - set(training_set)
+    members = (*training_set, *sorted(baselines))
+    of_set, of_search = round_shares(study.spec.search, trials.count_before(round), len(members))
+    planned, to_evaluate = of_set + of_search, members[:of_set]
     retry_failed(study, round, planned, to_evaluate)
     study.emit(EventKind.ROUND_STARTED, round, training_set=len(training_set))
     correlation = study.correlation  # Measured before training takes its memory.
@@ -48,7 +49,7 @@ def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
         return
 
     start = time.monotonic()
-    candidates = find_candidates(study, training_set, first, of_search, should_stop)
+    candidates = find_candidates(study, to_evaluate, first, of_search, should_stop)
     search_seconds = time.monotonic() - start
     evaluate_trials(study, candidates, EventKind.EVALUATING_CANDIDATES, should_stop, planned)
     study.emit(EventKind.FINISHING_ROUND, round)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qsearch._arrays import Floats
 from qsearch.execution.executor import Executor
-from qsearch.experiment.trials import Trials
+from qsearch.experiment.trials import UNIFORM, Trials
 from qsearch.monitoring.events import Emit
 from qsearch.plugins.capabilities import SupportsExampleCount
 from qsearch.plugins.components import StudyComponents
@@ -69,6 +69,12 @@ class RunningStudy:
         if self.spec.search.target == "examples" or not isinstance(task, SupportsExampleCount):
             return None
         return task.examples("validation")
+
+    @property
+    def baselines(self) -> tuple[int, ...]:
+        """Trials of the first set that quantize all layers alike: each round evaluates them."""
+        trials = self.trials
+        return tuple(n for n in trials.initial() if trials.method(n) == UNIFORM)
 
     def training_set(self, round: int) -> tuple[tuple[int, ...], int]:
         """Return a round's training set, and how many trials exist before its search."""

@@ -13,7 +13,7 @@ from qsearch_reports.results import StudyResults
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, Metric
-from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.footprint import Footprint, RunningMemory
 from qsearch.provenance.session import Machine, Session, Source
 from qsearch.search.pareto import segment_of, segmented_front
 from qsearch.space.configuration import Choices, Configuration, Knob
@@ -59,6 +59,12 @@ SESSION = Session(
     ),
 )
 EDGES = tuple(float(edge) for edge in np.linspace(2.25, 7.25, 21))
+
+
+FIXED_BYTES = 50_980_352
+"""Of the weight files that are not quantized, the adapter among them."""
+
+_ADAPTER_BYTES = 3_244_032
 
 
 def make_record(
@@ -140,6 +146,7 @@ def make_record(
             round=number,
             method=np.where(trial < trials_per_round, "warm start", method),
             average_bits=bits,
+            bytes=FIXED_BYTES + np.array(bits) * sum(weights) // 8,
             seconds=1.9,
             seen=np.isin(trial, list(seen)),
             segment=segment_of(np.array(bits), np.array(EDGES)),
@@ -214,12 +221,9 @@ def make_results(
         directory=directory,
         footprint=Footprint(
             quantized_weights=sum(layer.parameters for layer in record.layers),
-            other_bytes=47_736_320,
-            adapter_bytes=3_244_032,
-            layer_bytes=2_359_296,
-            cache_bytes_per_token=0,
-            activation_bytes_per_token=24_576,
-            tokens=128,
+            other_bytes=FIXED_BYTES - _ADAPTER_BYTES,
+            adapter_bytes=_ADAPTER_BYTES,
+            running=RunningMemory(2_359_296, 0, 24_576, 128),
         ),
         events=log_events(record, workers),
         layer_scores=scale * np.outer(sensitivity, np.exp(-1.1 * (values - 2))),
@@ -239,7 +243,8 @@ def objective_results(metric: Metric | None = None, **options: Any) -> StudyResu
     made = make_results(rounds=1, failed=1, estimated=False, **options)
     plain = of_objective(made.record)
     columns = ["metric"] if metric else []
-    trials = plain.trials.assign(**{name: made.record.trials[name] for name in columns})
+    columns = {name: made.record.trials[name] for name in columns}
+    trials = plain.trials.assign(bytes=math.nan, **columns)
     loss = trials["loss"] / 1000
     is_searched = trials["trial"] >= len(trials) // 2
     trials = trials.assign(

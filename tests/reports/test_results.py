@@ -11,13 +11,13 @@ from qsearch_reports.results import read_results
 
 from qsearch.errors import InputError
 from qsearch.monitoring.events import Event, EventKind, event_log
-from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.footprint import Footprint, RunningMemory
 from qsearch.spec.yaml_text import dump_yaml
 from qsearch.storage.checksums import yaml_with_checksum
 from qsearch.storage.measurements import write_footprint, write_measurement
 from qsearch.storage.paths import FOOTPRINT_FILE, STUDY_FILE, layer_scores_name
 
-FOOTPRINT = Footprint(800, 1000, 200, 300, 2, 3, 10)
+FOOTPRINT = Footprint(800, 1000, 200, RunningMemory(300, 2, 3, 10))
 SETTINGS = {"name": "quickstart", "search": {"rounds": 4, "average_bits": [2.25, 7.25]}}
 
 

@@ -1,4 +1,4 @@
-"""Loss, or task metric, against average bits, with Pareto front and segments."""
+"""Loss, or task metric, against size, with Pareto front and segments."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from qsearch.plugins.evaluation import Metric
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.figures import style
 from qsearch_reports.frames.points import front_frame, latest_points, loss_unit, points_frame
+from qsearch_reports.frames.sizes import Size
 
 _MANY = 1000
 """Points beyond which dominated ones have no bars: they would hide the front, and take longer to
 draw than the points."""
+
+_SIZES = {
+    "average_bits": ("average bits", "average bits per quantized weight"),
+    "bytes": ("file size", "weight files, adapter and all else included"),
+}
+"""How a size is called in a title, and at its axis."""
 
 SYMBOLS = {"seen": "circle", "unseen": "diamond"}
 """Marker of seen and of unseen configurations; where nothing is trained, all are as if seen."""
@@ -34,14 +41,16 @@ class Ranges:
     y: tuple[float, float]
 
 
-def front_ranges(points: pd.DataFrame, value: str = "loss") -> Ranges | None:
+def front_ranges(
+    points: pd.DataFrame, value: str = "loss", size: Size = "average_bits"
+) -> Ranges | None:
     """Return ranges that hold some points with their error bars; None if there is no point."""
-    known = points[points[value].notna()]
+    known = points[points[value].notna() & points[size].notna()]
     if known.empty:
         return None
     error = known["standard_error" if value == "loss" else "metric_standard_error"].fillna(0.0)
     return Ranges(
-        _padded(known["average_bits"].min(), known["average_bits"].max()),
+        _padded(known[size].min(), known[size].max()),
         _padded((known[value] - error).min(), (known[value] + error).max()),
     )
 
@@ -64,8 +73,9 @@ def front_figure(
     value: str = "loss",
     ranges: Ranges | None = None,
     unit: str = "nats",
+    size: Size = "average_bits",
 ) -> go.Figure:
-    """Draw loss or metric against average bits, with the front and the segments.
+    """Draw loss or metric against size, with the front and the segments, whose edges are sizes.
 
     The Pareto front of losses is that of estimated ones where they are known; markers are at what
     was observed. Bars are standard errors; of more than 1,000 points, those on a segment's front
@@ -74,8 +84,11 @@ def front_figure(
     rounds = points["round"].unique()
     of_round = f", round {int(rounds[0])}" if len(rounds) == 1 else ""
     what = "Loss" if value == "loss" else "Task metric"
-    title, unit = f"{what} against average bits{of_round}", style.value_title(value, metric, unit)
-    figure = style.new_figure(title, "average bits per quantized weight", unit)
+    name, axis = _SIZES[size]
+    title, unit = f"{what} against {name}{of_round}", style.value_title(value, metric, unit)
+    figure = style.new_figure(title, axis, unit)
+    if size == "bytes":
+        figure.update_xaxes(tickformat="~s", ticksuffix="B")
     if points[value].isna().all():
         return style.note(figure, "no configuration has been evaluated yet")
     higher = value == "metric" and metric is not None and metric.better == "higher"
@@ -83,7 +96,7 @@ def front_figure(
     front = front_frame(points, selection, higher=higher)
     is_estimated = value == "loss" and points["estimated_loss"].notna().any()
     figure.add_scatter(
-        x=front["average_bits"],
+        x=front[size],
         y=front[selection],
         mode="lines",
         line={"shape": "hv", "width": 1.5, "color": style.COLOURS["front"]},
@@ -93,7 +106,7 @@ def front_figure(
     )
     for on_front in (False, True):
         for part, word, rows in style.by_seen(points[points["on_front"] == on_front]):
-            figure.add_trace(_markers(rows, value, metric, part, word, on_front=on_front))
+            figure.add_trace(_markers(rows, value, metric, size, part, word, on_front=on_front))
             if len(points) > _MANY and not on_front:
                 figure.data[-1].error_y = None
     if len(points) > _MANY:
@@ -106,7 +119,14 @@ def front_figure(
 
 
 def _markers(
-    rows: pd.DataFrame, value: str, metric: Metric | None, part: str, word: str, *, on_front: bool
+    rows: pd.DataFrame,
+    value: str,
+    metric: Metric | None,
+    size: Size,
+    part: str,
+    word: str,
+    *,
+    on_front: bool,
 ) -> go.Scatter:
     error = "standard_error" if value == "loss" else "metric_standard_error"
     colour = style.COLOURS[part]
@@ -119,12 +139,13 @@ def _markers(
         method=[style.escape(method, 60) for method in rows["method"]],
     )
     measured = ("loss", "standard_error", "metric", "metric_standard_error")
+    of_files = " (%{x:.4s}B)" if size == "bytes" else ""
     of_metric = ""
     if metric is not None:
         called = style.template_text(metric.name)
         of_metric = f"{_measured_text(rows, 'metric', 'metric_standard_error', 5, called)}<br>"
     return go.Scatter(
-        x=rows["average_bits"],
+        x=rows[size],
         y=rows[value],
         error_y={
             "type": "data",
@@ -142,9 +163,11 @@ def _markers(
             "line": {"width": 1, "color": colour},
         },
         name=name,
-        customdata=style.details(shown, "row", "trial", "round", *measured, "method", "estimate"),
+        customdata=style.details(
+            shown, "row", "trial", "round", *measured, "method", "estimate", "average_bits"
+        ),
         hovertemplate="trial %{customdata[1]}, round %{customdata[2]}<br>"
-        "average bits %{x:.4f}<br>"
+        f"average bits %{{customdata[9]:.4f}}{of_files}<br>"
         f"{_measured_text(rows, 'loss', 'standard_error', 3, 'loss')}%{{customdata[8]}}<br>"
         f"{of_metric}{name}<br>by %{{customdata[7]}}<extra></extra>",
         meta=part,

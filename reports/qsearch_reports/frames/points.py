@@ -19,15 +19,23 @@ from qsearch_reports.frames.layers import choice_indices
 _Made = TypeVar("_Made", pd.DataFrame, npt.NDArray[np.int64])
 
 POINT_COLUMNS = (
-    *("trial", "round", "method", "average_bits", "loss", "standard_error", "estimated_loss"),
-    *("estimated_loss_std", "selection_loss", "metric", "metric_standard_error", "seconds", "seen"),
+    *("trial", "round", "method", "average_bits", "bytes", "loss", "standard_error"),
+    *(
+        "estimated_loss",
+        "estimated_loss_std",
+        "selection_loss",
+        "metric",
+        "metric_standard_error",
+        "seconds",
+        "seen",
+    ),
     *("segment", "on_front", "latest", "predicted_loss", "predicted_loss_std", "configuration"),
 )
 """Columns of :func:`points_frame`."""
 
 _VALUES = [
-    *("average_bits", "loss", "standard_error", "estimated_loss", "estimated_loss_std", "metric"),
-    *("metric_standard_error", "seconds", "predicted_loss", "predicted_loss_std"),
+    *("average_bits", "bytes", "loss", "standard_error", "estimated_loss", "estimated_loss_std"),
+    *("metric", "metric_standard_error", "seconds", "predicted_loss", "predicted_loss_std"),
 ]
 
 

@@ -75,8 +75,18 @@ def _study_context(results: StudyResults, name: str, payload: dict[str, Any]) ->
         "drawn": payload["figures"],
         "drawn_rounds": len(payload["drawn_rounds"]),
         "has_errors": bool((latest["standard_error"] > 0).any()),
+        "sizes": sizes(results),
         "start": None if latest.empty else _start(latest["average_bits"]),
     }
+
+
+def sizes(results: StudyResults) -> list[tuple[str, str]]:
+    """Return the sizes that fronts are drawn against, the study's own first."""
+    known = frames.segment_edges(results.record, results.footprint)
+    names = {"average_bits": "average bits", "bytes": "file size"}
+    return sorted(
+        ((size, names[size]) for size in known), key=lambda one: one[0] != results.record.size
+    )
 
 
 def _start(bits: pd.Series) -> float:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
+from qsearch.plugins.footprint import Footprint
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports import figures, frames
 from qsearch_reports.names import python_study, shell_path
@@ -57,7 +58,8 @@ def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
         ],
         "knob": frames.default_knob(record.choices),
         "grid": {"rows": grid.rows, "blocks": grid.blocks, "positions": grid.positions.tolist()},
-        "footprint": None if results.footprint is None else asdict(results.footprint),
+        "size": record.size,
+        "adapter_bits": adapter_bits(results.footprint),
         "points": {column: plain(points[column]) for column in points.columns},
         "configurations": pack(indices, record.choices.size),
         "drawn_rounds": _drawn_rounds(record, points),
@@ -65,6 +67,11 @@ def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
         "figures": _figures(results, points),
         "parallel": None if points.empty else _parallel(record),
     }
+
+
+def adapter_bits(footprint: Footprint | None) -> float:
+    """Return what the adapter adds to average bits."""
+    return 0.0 if footprint is None else footprint.average_bits_with_adapter(0.0)
 
 
 def pack(indices: npt.NDArray[np.int64], choices: int) -> dict[str, Any]:
@@ -116,7 +123,7 @@ def _figures(results: StudyResults, points: pd.DataFrame) -> dict[str, Any]:
 
     if not points.empty:
         for value in ("loss", "metric") if record.metric else ("loss",):
-            add_variants(value, "round", _fronts(record, points, value))
+            add_variants(value, "round", _fronts(results, points, value))
         marginals = {
             knob.name: figures.marginals_figure(frames.marginals_frame(record, knob.name), knob)
             for knob in record.choices.knobs
@@ -142,13 +149,18 @@ def _figures(results: StudyResults, points: pd.DataFrame) -> dict[str, Any]:
     return made
 
 
-def _fronts(record: StudyRecord, points: pd.DataFrame, value: str) -> dict[str, go.Figure]:
-    ranges = figures.front_ranges(points, value)
-    edges, metric, unit = record.segment_edges, record.metric, frames.loss_unit(record)
+def _fronts(results: StudyResults, points: pd.DataFrame, value: str) -> dict[str, go.Figure]:
+    """Draw the fronts of all rounds: by average bits, and by bytes if they are known."""
+    record = results.record
+    metric, unit = record.metric, frames.loss_unit(record)
     drawn = {}
-    for entry in _drawn_rounds(record, points):
-        rows = points[points["round"] == entry["round"]]
-        drawn[str(entry["round"])] = figures.front_figure(rows, edges, metric, value, ranges, unit)
+    for size, edges in frames.segment_edges(record, results.footprint).items():
+        ranges = figures.front_ranges(points, value, size)
+        for entry in _drawn_rounds(record, points):
+            rows = points[points["round"] == entry["round"]]
+            drawn[f"{entry['round']} {size}"] = figures.front_figure(
+                rows, edges, metric, value, ranges, unit, size
+            )
     return drawn
 
 

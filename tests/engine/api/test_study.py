@@ -59,6 +59,14 @@ def test_losses_are_those_of_the_objective(searched: qsearch.Study, loss: Loss) 
     assert best.loss == stored_precision(loss(best.configuration))
 
 
+def test_bytes_are_of_the_whole_model(searched: qsearch.Study, space: qsearch.Space) -> None:
+    table = searched.trials_dataframe()
+    weights = sum(layer.parameters for layer in space.layers)
+    other = sum(value.nbytes for value in space.state.values()) - 4 * weights
+    assert other > 0
+    assert np.allclose(table["bytes"], other + table["average_bits"] * weights / 8, atol=64)
+
+
 def test_the_search_improves_the_front_of_the_first_set(searched: qsearch.Study) -> None:
     table = searched.trials_dataframe()
     assert non_dominated(table[["loss", "average_bits"]].to_numpy())[INITIAL:].any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,11 @@ def exported(qsearch, finished: Path, tmp_path: Path):
     return export
 
 
+def file_bytes(record: StudyRecord, average_bits: float) -> int:
+    """Return the bytes that the fake trainer's model takes: 1,200 that are not quantized."""
+    return round(1200 + average_bits * sum(layer.parameters for layer in record.layers) / 8)
+
+
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
@@ -68,7 +74,8 @@ def test_pick_prints_the_best_configuration_under_the_budget(picked, record: Stu
     assert set(found) == {
         "trial", "round", "average_bits", "loss", "standard_error", "estimated_loss",
         "estimated_loss_std", "metric_name", "metric", "metric_standard_error", "seen",
-        "configuration", "file_bytes", "memory_bytes", "memory_tokens", "smallest_alike",
+        "configuration", "average_bits_with_adapter", "file_bytes", "memory_bytes",
+        "memory_tokens", "smallest_alike",
     }  # fmt: skip
     assert found["estimated_loss"] is None  # The fake task does not count its examples.
 
@@ -83,14 +90,18 @@ def test_pick_begins_with_rounded_figures_and_their_units(
     assert "estimated loss" not in shown
     assert shown["average bits"] == f"{best['average_bits']:.4f}"
     assert shown["loss"] == f"{best['loss']:.4f} ± {best['standard_error']:.4f}"
-    assert shown["weight files"] == f"{(1200 + 100 * best['average_bits']) / 1000:.1f} kB as packed"
+    nbytes = file_bytes(record, best["average_bits"])
+    assert shown["weight files"] == f"{nbytes / 1000:.1f} kB as packed"
+    of_adapter = 8 * 200 / sum(layer.parameters for layer in record.layers)
+    assert shown["with adapter"] == f"{best['average_bits'] + of_adapter:.4f} average bits"
     assert shown["memory"].endswith("kB for 10 tokens, an estimate")
 
 
 def test_pick_of_an_objective_shows_neither_training_nor_metric(
     qsearch, record: StudyRecord, tmp_path: Path
 ) -> None:
-    write_study(tmp_path, of_objective(record))
+    trials = record.trials.assign(bytes=math.nan)
+    write_study(tmp_path, replace(of_objective(record), trials=trials))
     lines = qsearch("pick", tmp_path, "--bits", "6").output.splitlines()
     shown = dict(line.split("  ", 1) for line in lines[: lines.index("")])
     assert set(shown) - {"may be as good"} == {"trial", "average bits", "loss"}
@@ -121,24 +132,24 @@ def test_where_output_is_piped_each_layer_is_whole_on_a_line(
         assert [name, *map(str, layer.values())] in lines
 
 
-@pytest.mark.parametrize(
-    "budget",
-    [
-        # The fake model takes 1,200 bytes and 100 a bit; running, 300 and 5 a token more.
-        ["--bytes", "1550"],
-        ["--bytes", "1.55 kB"],
-        ["--memory", "1900"],
-        ["--memory", "1950", "--tokens", "20"],
-    ],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("unit", ["", "B", " kB"])
+@pytest.mark.parametrize(("option", "more"), [("--bytes", 0), ("--memory", 350)])
 def test_pick_by_size_is_pick_by_bits_that_fit(
-    budget: list[str], picked, record: StudyRecord
+    option: str, more: int, unit: str, picked, record: StudyRecord
 ) -> None:
-    found = picked(*budget)
-    assert found["trial"] == best_under(record, 3.5)["trial"]
-    assert found["file_bytes"] == round(1200 + 100 * found["average_bits"])
-    assert found["memory_bytes"] - found["file_bytes"] == 300 + 5 * found["memory_tokens"]
+    best = best_under(record, 3.5)
+    limit = file_bytes(record, best["average_bits"]) + more
+    found = picked(option, f"{limit / 1000 if unit == ' kB' else limit}{unit}")
+    assert found["trial"] == best["trial"]
+    assert found["file_bytes"] == limit - more
+    assert found["memory_bytes"] == found["file_bytes"] + 300 + 5 * found["memory_tokens"]
+
+
+def test_a_longer_sequence_takes_more_memory(picked, record: StudyRecord) -> None:
+    best = best_under(record, 3.5)
+    limit = file_bytes(record, best["average_bits"]) + 300 + 5 * 20
+    assert picked("--memory", str(limit), "--tokens", "20")["trial"] == best["trial"]
+    assert picked("--memory", str(limit - 1), "--tokens", "20")["trial"] != best["trial"]
 
 
 @pytest.mark.parametrize(
@@ -175,18 +186,23 @@ def test_what_the_smallest_configuration_takes_is_enough(
     assert picked(option, errors.split(" (")[0].removesuffix(" average bits\n"))
 
 
-def test_bytes_need_a_study_that_knows_its_size(qsearch, finished: Path, tmp_path: Path) -> None:
+def test_bytes_need_a_study_that_knows_its_size(
+    qsearch, finished: Path, record: StudyRecord, tmp_path: Path
+) -> None:
     copy = shutil.copytree(finished, tmp_path / "copy")
     (copy / FOOTPRINT_FILE).unlink()
-    errors = qsearch("pick", copy, "--bytes", "2kB").refused()
+    errors = qsearch("pick", copy, "--memory", "2MB").refused()
+    assert "does not say what memory running takes" in errors
+    write_study(copy, replace(record, trials=record.trials.assign(bytes=math.nan)))
+    errors = qsearch("pick", copy, "--bytes", "2MB").refused()
     assert "does not say how large the model is" in errors
     assert json.loads(qsearch("pick", copy, "--bits", "4", "--json").output)["file_bytes"] is None
     right = read_json(finished / FOOTPRINT_FILE)
-    for wrong in ({}, {**right, "tokens": None}, {**right, "quantized_weights": 0}):
+    for wrong in ({}, {**right, "adapter_bytes": None}, {**right, "quantized_weights": 0}):
         for path in copy.glob(f"{FOOTPRINT_FILE}*"):
             path.unlink()
         (copy / FOOTPRINT_FILE).write_text(json.dumps(wrong))
-        assert "footprint.json: damaged" in qsearch("pick", copy, "--bytes", "2kB").refused()
+        assert "footprint.json: damaged" in qsearch("pick", copy, "--memory", "2MB").refused()
 
 
 # A trial

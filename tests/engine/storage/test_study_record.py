@@ -35,6 +35,7 @@ def row(trial: int, round: int, bits: float, loss: float, **changes: object) -> 
         "round": round,
         "method": "random",
         "average_bits": bits,
+        "bytes": 1000 + 100 * bits,
         "loss": loss,
         "metric": 0.5,
         "standard_error": 0.1,

@@ -13,8 +13,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from qsearch.deployment.budgets import Budget, parse_size, readable_size
-from qsearch.deployment.selection import best_under
+from qsearch._sizes import parse_size, readable_size
+from qsearch.deployment.budgets import Budget
+from qsearch.deployment.selection import best_among, best_under
 from tests.reports.chromium import show_as
 from tests.reports.report_page import expected_heatmap
 
@@ -43,10 +44,10 @@ def test_a_budget_in_bytes_chooses_what_the_command_line_would(page, results):
     assert option[0] == "--bytes"
     limit, unit = parse_size(option[1], "--bytes")
     assert str(Budget("bytes", limit, unit=unit)) == " ".join(option)
-    row = best_under(results.record, results.footprint.bits_for_file(limit))
+    latest = results.record.latest
+    row = best_among(latest[latest["bytes"] <= limit])
     page.wait(lambda: page.text("selected-title") == f"Trial {row['trial']}, round 4")
-    size = readable_size(results.footprint.file_bytes(row["average_bits"]))
-    assert size in page.text("values")
+    assert readable_size(row["bytes"]) in page.text("values")
 
 
 def test_a_budget_typed_is_taken_exactly_as_the_command_line_takes_it(page, results):
@@ -139,10 +140,10 @@ def test_a_pinned_configuration_is_compared_with_the_chosen_one(page, results):
 def test_a_figure_is_saved_as_png_and_svg(page):
     page.figure("loss")
     save = {button.get_attribute("aria-label"): button for button in page.all("[data-save]")}
-    save['Save the figure "Loss against average bits" as PNG'].click()
+    save['Save the figure "Loss against size" as PNG'].click()
     image = Image.open(io.BytesIO(page.downloaded("quickstart-loss.png")))
     assert image.size == (2000, 1120)
-    save['Save the figure "Loss against average bits" as SVG'].click()
+    save['Save the figure "Loss against size" as SVG'].click()
     text = page.downloaded("quickstart-loss.svg").decode()
     assert text.startswith("<svg")
     assert "Loss against average bits" in text

@@ -66,12 +66,28 @@ def test_a_zoom_stays_over_rounds_and_on_the_dark_screen_until_it_is_reset(page)
     assert page.x_range("loss") == zoomed
     reset = [button for button in page.all("[data-reset]") if button.is_displayed()]
     assert [button.get_attribute("aria-label") for button in reset] == [
-        'Reset the zoom of "Loss against average bits"'
+        'Reset the zoom of "Loss against size"'
     ]
     reset[0].click()
     page.wait(lambda: page.x_range("loss") == whole)
     assert not reset[0].is_displayed()
     assert page.driver.switch_to.active_element == page.figure("loss")
+
+
+def test_fronts_are_drawn_against_file_size_when_the_reader_asks(page, results):
+    latest = latest_points(points_frame(results.record))
+    whole = page.x_range("loss")
+    page.all('[data-switch="size"] input[value="bytes"]')[0].click()
+    page.wait(lambda: page.x_range("loss") != whole)
+    low, high = page.x_range("loss")
+    assert low < latest["bytes"].min() < latest["bytes"].max() < high
+    low, high = page.x_range("metric")
+    assert low < latest["bytes"].min() < latest["bytes"].max() < high
+    page.drag_over("loss", (0.02, 0.02), (0.2, 0.98))
+    page.wait(lambda: page.selected() > 0)
+    page.all('[data-switch="size"] input[value="average_bits"]')[0].click()
+    page.wait(lambda: page.x_range("loss") == whole)
+    assert page.errors() == []
 
 
 def test_shift_and_a_drag_add_to_the_selection_and_a_double_click_clears_it(page, results):

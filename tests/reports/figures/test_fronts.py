@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from qsearch_reports.figures import front_figure, front_ranges
-from qsearch_reports.frames import latest_points, points_frame
+from qsearch_reports.frames import latest_points, points_frame, segment_edges
 
 
 @pytest.mark.parametrize("value", ["loss", "metric"])
@@ -42,3 +42,20 @@ def test_of_very_many_points_only_those_on_a_front_have_bars(record):
     assert (
         front_figure(latest, record.segment_edges, record.metric).layout.title.subtitle.text is None
     )
+
+
+def test_a_front_by_bytes_has_the_same_points_and_segments_at_their_bytes(results):
+    record, footprint = results.record, results.footprint
+    latest = latest_points(points_frame(record))
+    edges = segment_edges(record, footprint)
+    by_bits, by_bytes = (
+        front_figure(latest, edges[size], record.metric, size=size)
+        for size in ("average_bits", "bytes")
+    )
+    for of_bits, of_bytes in zip(by_bits.data, by_bytes.data, strict=True):
+        expected = footprint.fixed_bytes + of_bits.x * footprint.quantized_weights / 8
+        assert abs(of_bytes.x - expected).max() <= 1  # Bytes are whole.
+        assert (of_bytes.y == of_bits.y).all()
+    lines = [shape.x0 for shape in by_bytes.layout.shapes]
+    assert lines == list(edges["bytes"])
+    assert by_bytes.layout.xaxis.ticksuffix == "B"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qsearch.deployment.budgets import parse_size
-from qsearch.plugins.footprint import Footprint
+from qsearch._sizes import parse_size
 from tests.reports.scripts.script_scope import QUICK, Scope
 
 pytestmark = pytest.mark.browser
@@ -23,21 +21,18 @@ BITS = st.floats(1, 17) | st.builds(
 )
 
 
-def footprint(weights: int, other: int, adapter: int) -> Footprint:
-    return Footprint(weights, other, adapter, 0, 0, 0, 1)
+ROWS = st.lists(st.tuples(BITS, st.integers(10**4, 10**13)), min_size=1, max_size=5)
+"""Average bits and bytes of trials."""
 
 
-FOOTPRINTS = st.builds(
-    footprint, st.integers(10**4, 10**12), st.integers(0, 10**13), st.integers(0, 10**9)
-)
-
-
-def study(bits: list[float], sizes: Footprint | None) -> dict[str, Any]:
-    return {
-        "count": len(bits),
-        "footprint": None if sizes is None else asdict(sizes),
-        "points": {"average_bits": bits, "latest": [True] * len(bits)},
+def study(rows: list[tuple[float, int]], has_bytes: bool = True) -> dict[str, Any]:
+    bits, nbytes = zip(*rows, strict=True)
+    points = {
+        "average_bits": bits,
+        "bytes": nbytes if has_bytes else [None] * len(rows),
+        "latest": [True] * len(rows),
     }
+    return {"count": len(rows), "points": points}
 
 
 UNITS = """
@@ -50,36 +45,28 @@ budgetUnits(study).map((unit) => ({
 """
 
 
-def units(scripts: Scope, bits: list[float], sizes: Footprint | None) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = scripts.evaluate(UNITS, study=study(bits, sizes))
+def units(
+    scripts: Scope, rows: list[tuple[float, int]], has_bytes: bool = True
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = scripts.evaluate(UNITS, study=study(rows, has_bytes))
     return found
 
 
-@QUICK
-@given(sizes=FOOTPRINTS, bits=st.lists(BITS, min_size=1), limits=st.lists(st.floats(0, 1e12)))
-def test_bytes_are_counted_exactly_as_exports_are(
-    scripts: Scope, sizes: Footprint, bits: list[float], limits: list[float]
-) -> None:
-    taken, most = scripts.evaluate(
-        "[bits.map((of) => fileBytes(study, of)), limits.map((of) => bitsForFile(study, of))]",
-        study=study(bits, sizes),
-        bits=bits,
-        limits=limits,
-    )
-    assert taken == [sizes.file_bytes(each) for each in bits]
-    assert most == [sizes.bits_for_file(each) for each in limits]
+def test_without_bytes_a_budget_is_in_bits(scripts: Scope) -> None:
+    assert [unit["key"] for unit in units(scripts, [(3.0, 1)], has_bytes=False)] == ["bits"]
 
 
 @QUICK
-@given(sizes=FOOTPRINTS, bits=st.lists(BITS, min_size=1, max_size=5))
+@given(rows=ROWS)
 def test_at_both_ends_of_the_slider_something_fits_for_the_command_line_too(
-    scripts: Scope, sizes: Footprint, bits: list[float]
+    scripts: Scope, rows: list[tuple[float, int]]
 ) -> None:
-    found = units(scripts, bits, sizes)
+    found = units(scripts, rows)
     assert [unit["key"] for unit in found] == ["bits", "MB", "GB"]
     for unit in found:
+        sizes = [row[unit["key"] != "bits"] for row in rows]
         for option, limit, needed in zip(
-            unit["options"], unit["limits"], (min(bits), max(bits)), strict=True
+            unit["options"], unit["limits"], (min(sizes), max(sizes)), strict=True
         ):
             name, text = option.split()
             if unit["key"] == "bits":
@@ -89,5 +76,5 @@ def test_at_both_ends_of_the_slider_something_fits_for_the_command_line_too(
                 assert name == "--bytes"
                 nbytes, named = parse_size(text, name)
                 assert named == unit["key"]
-                assert sizes.bits_for_file(nbytes) == limit
+                assert nbytes == limit
             assert limit >= needed

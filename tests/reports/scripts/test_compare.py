@@ -17,7 +17,6 @@ def figures(scripts: Scope, first: dict[str, Any], second: dict[str, Any], **mor
         "layers": [{"parameters": 3000}, {"parameters": 5000}],
         "metric": {"name": "accuracy"},
         "unit": "nats",
-        "footprint": None,
         "points": columns,
         **more,
     }
@@ -27,6 +26,7 @@ def figures(scripts: Scope, first: dict[str, Any], second: dict[str, Any], **mor
 
 FIRST = {
     "average_bits": 3.5,
+    "bytes": None,
     "loss": 0.3,
     "standard_error": 0.01,
     "estimated_loss": 0.31,

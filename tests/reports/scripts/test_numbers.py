@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qsearch.deployment.budgets import readable_size
+from qsearch._sizes import readable_size
 from tests.reports.scripts.script_scope import QUICK, Scope
 
 pytestmark = pytest.mark.browser

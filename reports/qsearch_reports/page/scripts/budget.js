@@ -1,47 +1,42 @@
 import { copyText, element, oncePerFrame } from "./dom.js";
 import { bestUnder, latestRows } from "./rows.js";
-import { bitsForFile, fileBytes } from "./sizes.js";
 import { decimalsOf, niceStep, withError } from "./texts.js";
 
-/** Units of a budget: what a slider of it holds, and how a command names it. */
+/** Units of a budget: the sizes that it is of, by row, and how a command names it. */
 function budgetUnits(study) {
   const rows = latestRows(study);
   if (!rows.length) return [];
-  const bits = rows.map((row) => study.points.average_bits[row]);
-  const [least, most] = [Math.min(...bits), Math.max(...bits)];
+  const { average_bits: bits, bytes } = study.points;
   const units = [{
-    key: "bits", label: "average bits", step: 0.05,
-    takes: (of) => of,
-    limit: Number,
+    key: "bits", label: "average bits", sizes: bits, scale: 1, step: () => 0.05,
     option: (value) => `--bits ${value}`,
   }];
-  if (study.footprint) {
-    for (const [key, size] of [["MB", 1e6], ["GB", 1e9]]) {
-      const takes = (of) => fileBytes(study, of) / size;
-      const range = takes(most) - takes(least);
+  if (rows.every((row) => bytes[row] !== null)) {
+    for (const [key, scale] of [["MB", 1e6], ["GB", 1e9]]) {
       units.push({
-        key, label: `${key} of weight files`, takes,
+        key, label: `${key} of weight files`, sizes: bytes, scale,
         // Never so small compared with the whole that adding it is lost in rounding.
-        step: niceStep(range && Math.max(range, takes(most) * 1e-9)),
-        limit: (value) => bitsForFile(study, Number(value) * size),
+        step: (range, most) => niceStep(range && Math.max(range, most * 1e-9)),
         option: (value) => `--bytes ${value}${key}`,
       });
     }
   }
-  return units.map((unit) => withRange(unit, least, most));
+  return units.map((unit) => withRange(unit, rows.map((row) => unit.sizes[row])));
 }
 
-/** A unit with the ends of its slider: whole steps, in which the least and the most bits fit. */
-function withRange(unit, least, most) {
-  const made = { ...unit, digits: decimalsOf(unit.step) };
+/** A unit with the ends of its slider: whole steps, in which the smallest and the largest fit. */
+function withRange(unit, sizes) {
+  const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
+  const step = unit.step((most - least) / unit.scale, most / unit.scale);
+  const made = { ...unit, step, digits: decimalsOf(step), limit: (value) => Number(value) * unit.scale };
   return { ...made, low: stepFor(made, least), high: stepFor(made, most) };
 }
 
-/** The first whole step of a unit in which some average bits fit. */
-function stepFor({ takes, limit, step, digits }, averageBits) {
-  let steps = Math.ceil(Number((takes(averageBits) / step).toFixed(9)));
+/** The first whole step of a unit in which a size fits. */
+function stepFor({ scale, limit, step, digits }, size) {
+  let steps = Math.ceil(Number((size / scale / step).toFixed(9)));
   const value = () => Number((steps * step).toFixed(digits));
-  while (limit(value()) < averageBits) steps += 1;
+  while (limit(value()) < size) steps += 1;
   return value();
 }
 
@@ -56,18 +51,23 @@ export function makeBudget(root, study, store) {
   part("unit").replaceChildren(...units.map(({ key, label }) => element("option", { value: key }, label)));
   part("unit-hint").hidden = units.length > 1;
 
-  function setUnit(key, averageBits) {
+  function setUnit(key, size) {
     unit = units.find((found) => found.key === key);
     const { low, high, step, digits } = unit;
     for (const input of [slider, number]) Object.assign(input, { min: low, max: high, step });
     part("least").textContent = low.toFixed(digits);
     part("most").textContent = `${high.toFixed(digits)} ${unit.label}`;
-    pick(Math.min(Math.max(stepFor(unit, averageBits), low), high));
+    pick(Math.min(Math.max(stepFor(unit, size), low), high));
+  }
+
+  /** What the chosen configuration takes, in a unit's terms. */
+  function chosenSize(key) {
+    return units.find((found) => found.key === key).sizes[store.state.chosen];
   }
 
   /** Choose the best configuration within a budget, a number; in less than the least, the smallest. */
   function pick(given) {
-    const best = bestUnder(study, unit.limit(given));
+    const best = bestUnder(study, unit.limit(given), unit.sizes);
     const tooLittle = best === null ? withUnit(given) : null;
     const taken = tooLittle ? unit.low : given;
     const shown = written(taken);
@@ -77,9 +77,9 @@ export function makeBudget(root, study, store) {
     part("budget").textContent = withUnit(taken);
     slider.setAttribute("aria-valuetext", `${shown} ${unit.label}`);
     store.set({
-      chosen: best ?? bestUnder(study, limit),
+      chosen: best ?? bestUnder(study, limit, unit.sizes),
       by: "budget",
-      budget: { limit, tooLittle, option: unit.option(Number(shown)) },
+      budget: { bits: unit.key === "bits" ? limit : null, tooLittle, option: unit.option(Number(shown)) },
     });
   }
 
@@ -104,7 +104,7 @@ export function makeBudget(root, study, store) {
     const inLatest = chosen !== null && study.points.latest[chosen];
     const command = (text) => (inLatest ? text : "only configurations of the last finished round can be exported");
     part("pick-command").textContent = command(`qsearch pick ${study.command} ${option} --json`);
-    const used = study.python && pythonUse(study, chosen, isOfBudget ? budget.limit : null);
+    const used = study.python && pythonUse(study, chosen, isOfBudget ? budget.bits : null);
     part("export-command").textContent = study.python ?
       used ?? "best() returns configurations of the Pareto front; this one can be downloaded below" :
       command(`qsearch export ${study.command} ${option} --to OUT --format packed`);
@@ -117,20 +117,22 @@ export function makeBudget(root, study, store) {
   number.addEventListener("change", () => {
     pick(Number(number.value === "" ? slider.value : number.value));
   });
-  part("unit").addEventListener("change", () => setUnit(part("unit").value, store.state.budget.limit));
+  part("unit").addEventListener("change", () => setUnit(part("unit").value, chosenSize(part("unit").value)));
   for (const button of root.querySelectorAll(".commands [data-copy]")) {
     button.addEventListener("click", () => copyText(part(button.dataset.copy), button, part("copied")));
   }
   store.subscribe((changed) => {
     if (changed.has("chosen") || changed.has("by") || changed.has("budget")) describe();
   });
-  setUnit("bits", Number(slider.dataset.start));
+  const start = bestUnder(study, Number(slider.dataset.start));
+  if (study.size === "bytes" && units.length > 1) part("unit").value = "MB";
+  setUnit(part("unit").value, part("unit").value === "bits" ? Number(slider.dataset.start) : units[1].sizes[start]);
   return {
     kept: () => ({ unit: unit.key, value: number.value }),
     restore(kept) {
       if (!units.some(({ key }) => key === kept.unit)) return;
       part("unit").value = kept.unit;
-      setUnit(kept.unit, store.state.budget.limit);
+      setUnit(kept.unit, chosenSize(kept.unit));
       pick(Number(kept.value));
     },
   };

@@ -2,7 +2,7 @@ import { alikeIn, layerPlaces } from "./configurations.js";
 import { element } from "./dom.js";
 import { downloadConfiguration } from "./files.js";
 import { drawHeatmap, fillLegend, markLayer } from "./heatmap.js";
-import { fileBytes, readableSize, totalWeights } from "./sizes.js";
+import { readableSize, totalWeights } from "./sizes.js";
 import { withError } from "./texts.js";
 
 /** What is known of a row, as pairs of a name and a text. */
@@ -14,7 +14,8 @@ function rowValues(study, row) {
   return [
     ["average bits", bits.toFixed(4)],
     ["quantized weights", readableSize((bits * totalWeights(study)) / 8)],
-    ...(study.footprint ? [["weight files", readableSize(fileBytes(study, bits))]] : []),
+    ...(study.adapter_bits ? [["with adapter", `${(bits + study.adapter_bits).toFixed(4)} average bits`]] : []),
+    ...(points.bytes[row] === null ? [] : [["weight files", readableSize(points.bytes[row])]]),
     ["loss", withError(points.loss[row], points.standard_error[row])],
     ...(estimated === null ? [] : [["estimated loss", withError(estimated, points.estimated_loss_std[row])]]),
     ...(study.metric ? [[study.metric.name, withError(points.metric[row], points.metric_standard_error[row])]] : []),

@@ -11,7 +11,7 @@ import { draw } from "./plots.js";
 function figureOf(study, key, state) {
   const found = study.figures[key];
   if (!found?.variants) return found;
-  const name = { round: state.round, knob: study.knobs[state.knob].name }[found.by] ?? state[found.by];
+  const name = { round: `${state.round} ${state.size}`, knob: study.knobs[state.knob].name }[found.by] ?? state[found.by];
   return found.variants[name];
 }
 
@@ -28,7 +28,7 @@ export function makeFigures(root, study, store, lazy) {
     figure.layout = { ...figure.layout, dragmode: dragIn(figure.data, store.state) };
     // Rounds share their axes; what a switch or a knob shows has others.
     const { by } = study.figures[key];
-    figure.axes = by && by !== "round" ? String(store.state[by]) : key;
+    figure.axes = by ? String(store.state[by === "round" ? "size" : by]) : key;
     const isFirst = !node.dataset.drawn;
     await draw(node, figure);
     caption(node).textContent = figure.layout.title?.subtitle?.text ?? "";
@@ -54,7 +54,7 @@ export function makeFigures(root, study, store, lazy) {
   store.subscribe((changed) => {
     for (const node of drawnNodes()) {
       const { by } = study.figures[node.dataset.figure];
-      if (by && changed.has(by)) drawOne(node);
+      if (by && (changed.has(by) || (by === "round" && changed.has("size")))) drawOne(node);
       else if (changed.has("drag")) Plotly.relayout(node, { dragmode: dragIn(node.data, store.state) });
       else if (["chosen", "pinned", "selected", "layer", "knob"].some((key) => changed.has(key))) {
         drawMarks(node, study, store.state);

@@ -14,7 +14,7 @@ export function makeKeeping(root, study, store, { budget, table }) {
 
   return {
     kept() {
-      const { chosen, by, pinned, round, knob, drag, progress } = store.state;
+      const { chosen, by, pinned, round, knob, drag, progress, size } = store.state;
       return {
         budget: budget.kept(),
         table: table.kept(),
@@ -25,6 +25,7 @@ export function makeKeeping(root, study, store, { budget, table }) {
         knob: study.knobs[knob].name,
         drag,
         progress,
+        size,
         open: part("origin").open,
       };
     },
@@ -42,10 +43,13 @@ export function makeKeeping(root, study, store, { budget, table }) {
         selected: new Set(rows.map((row) => points.configuration[row])),
         drag: kept.drag,
         progress: kept.progress,
+        size: kept.size,
       });
       for (const [name, value] of [["knobs", store.state.knob], ["drag", store.state.drag]]) check(part(name), value);
-      const by = root.querySelector('[data-switch="progress"]');
-      if (by) check(by, store.state.progress);
+      for (const name of ["progress", "size"]) {
+        const by = root.querySelector(`[data-switch="${name}"]`);
+        if (by) check(by, store.state[name]);
+      }
       part("origin").open = kept.open;
       table.restore(kept.table);
     },

@@ -1,7 +1,7 @@
 import { isNumeric, layerPlaces } from "./configurations.js";
 import { element } from "./dom.js";
 import { drawDifference } from "./heatmap.js";
-import { fileBytes, readableSize, signedSize, totalWeights } from "./sizes.js";
+import { readableSize, signedSize, totalWeights } from "./sizes.js";
 import { inUnit, placesOf, signed, withError } from "./texts.js";
 
 /** The card that compares the chosen configuration with the pinned one. */
@@ -57,7 +57,7 @@ function comparedValues(study, pinned, chosen) {
   ];
   add("average bits", ...plain("average_bits"));
   add("quantized weights", (row) => (points.average_bits[row] * totalWeights(study)) / 8, readableSize, signedSize);
-  if (study.footprint) add("weight files", (row) => fileBytes(study, points.average_bits[row]), readableSize, signedSize);
+  add("weight files", (row) => points.bytes[row], readableSize, signedSize);
   add(inUnit("loss", study.unit), ...plain("loss", "standard_error"));
   add(inUnit("estimated loss", study.unit), ...plain("estimated_loss", "estimated_loss_std"));
   if (study.metric) add(study.metric.name, ...plain("metric", "metric_standard_error"));

@@ -7,14 +7,14 @@ export function latestRows(study) {
   );
 }
 
-/** The row that qsearch.deployment.selection.best_under chooses: of least selection loss within a budget. */
-export function bestUnder(study, budget) {
+/** The row that qsearch.deployment.selection.best_under chooses: of least selection loss whose size is within a budget. */
+export function bestUnder(study, budget, sizes = study.points.average_bits) {
   const { average_bits: bits, selection_loss: selection, loss } = study.points;
   // Ties go to fewer average bits, and then to the least observed loss.
   const isBetter = (a, b) => (selection[a] - selection[b] || bits[a] - bits[b] || loss[a] - loss[b]) < 0;
   let best = null;
   for (const row of latestRows(study)) {
-    if (selection[row] === null || bits[row] > budget) continue;
+    if (selection[row] === null || sizes[row] > budget) continue;
     if (best === null || isBetter(row, best)) best = row;
   }
   return best;

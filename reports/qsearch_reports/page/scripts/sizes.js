@@ -4,17 +4,6 @@ export function totalWeights(study) {
   return study.layers.reduce((sum, layer) => sum + layer.parameters, 0);
 }
 
-/** Bytes of the weight files of a configuration, as qsearch.plugins.footprint counts them. */
-export function fileBytes(study, averageBits) {
-  const { quantized_weights: weights, other_bytes: other, adapter_bytes: adapter } = study.footprint;
-  return (averageBits * weights) / 8 + other + adapter;
-}
-
-/** The most average bits whose weight files fit into some bytes. */
-export function bitsForFile(study, bytes) {
-  return ((bytes - fileBytes(study, 0)) * 8) / study.footprint.quantized_weights;
-}
-
 /** Bytes to be read, such as 55.0 MB. */
 export function readableSize(bytes) {
   const units = [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]];

@@ -22,6 +22,7 @@ export function makeStudy(root, study, lazy) {
     knob: study.knobs.findIndex(({ name }) => name === study.knob),
     layer: null,
     progress: "evaluation",
+    size: study.size,
     drag: "select",
   });
   const parts = [];

@@ -2,6 +2,7 @@ import { rowConfiguration } from "./configurations.js";
 import { download, element, symbol } from "./dom.js";
 import { toCsv } from "./files.js";
 import { toggled } from "./store.js";
+import { readableSize } from "./sizes.js";
 import { placesOf } from "./texts.js";
 import { partColour } from "./theme.js";
 
@@ -16,6 +17,7 @@ function tableColumns(study) {
     { key: "trial", heading: "Trial", number: true, text: String },
     { key: "round", heading: "Round", number: true, text: String, shown: !study.python },
     { key: "average_bits", heading: "Average bits", number: true, text: decimals },
+    { key: "bytes", heading: "Weight files", number: true, text: (value) => (value === null ? "–" : readableSize(value)), shown: known("bytes") },
     { key: "loss", heading: "Loss", number: true, text: decimals },
     { key: "standard_error", heading: "± loss", number: true, text: decimals, shown: known("standard_error", Boolean) },
     { key: "estimated_loss", heading: "Estimated loss", number: true, text: decimals, shown: known("estimated_loss") },
