@@ -166,7 +166,8 @@ def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:
     for split in ("validation", "test"):
         found = trainer.evaluate(configurations, split)
         outcome[f"{split}_loss"] = [one.loss for one in found]
-        outcome[f"{split}_metric"] = [one.metric for one in found]
+        main = components.task.metrics[0].name
+        outcome[f"{split}_metric"] = [one.metrics[main].value for one in found]
     return outcome
 
 

@@ -150,7 +150,7 @@ def _measure(study: Path, seed: int, entries: Mapping[str, Entry], plan: str) ->
     studied = trainer.evaluate(configurations, "test")
     return {
         "plan": plan,
-        "metric_name": components.task.metric.name,
+        "metric_name": components.task.metrics[0].name,
         "average_bits": space.average_bits(levels).tolist(),
         "studied_loss": [one.loss for one in studied],
         "measured": [measure(trainer, one) for one in configurations],
@@ -230,7 +230,7 @@ def evaluate(trainer: AdapterTrainer, module: torch.nn.Module) -> dict[str, floa
             scores.append(score(task, module(**_inputs(trainer, batch)).logits, batch))
     joined = Scores.concatenate(scores)
     loss, _ = weighted_mean(joined.losses, joined.weights)
-    return {"loss": loss, "metric": task.summarise(joined)[0]}
+    return {"loss": loss, "metric": task.summarise(joined)[task.metrics[0].name].value}
 
 
 def _inputs(trainer: AdapterTrainer, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -133,7 +134,7 @@ def evaluations_fail(directory: Path) -> int:
         if fault > 0:
             time.sleep(fault)
         (found,) = original(self, configurations, split)
-        return [type(found)(fault, *([found.standard_error, found.metric] * 2))]
+        return [replace(found, loss=fault)]
 
     limits = ("failures.retries=1", "failures.timeout_seconds=5")
     with patch.object(trainer, "evaluate", evaluate):

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from qsearch.execution.workers import Workers
 from qsearch.experiment.loading import open_database, open_trials
 from qsearch.experiment.node import QsearchNode
 from qsearch.plugins.components import StudyComponents, build_components
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, MetricValue
 from qsearch.space.configuration import Configuration
 from qsearch.space.sampling import sample_configurations
 from qsearch.spec.study_spec import load_spec
@@ -65,7 +66,7 @@ def load(benchmark: Benchmark) -> None:
         )  # Loads.
         state = components.trainer.state()
         own, many = Workers(1, threads=cores), Workers(cores, threads=1)
-        workers = RayExecutor(components, many)
+        workers = RayExecutor(components, many, Path())
         contenders = (
             Contender("this process, 1 thread", SerialExecutor(*_of(components)), 1),
             Contender(
@@ -96,8 +97,8 @@ def load(benchmark: Benchmark) -> None:
             _saving(benchmark, components, configurations)
 
 
-def _of(components: StudyComponents) -> tuple[object, object]:
-    return components.trainer, components.spec.failures
+def _of(components: StudyComponents) -> tuple[Any, Any, Path]:
+    return components.trainer, components.spec.failures, Path()
 
 
 def _new_configurations(components: StudyComponents) -> Iterator[Configuration]:
@@ -149,18 +150,20 @@ def _saving(
     benchmark: Benchmark, components: StudyComponents, configurations: Iterator[Configuration]
 ) -> None:
     """Record how long the driver takes to save one result among many."""
-    space, metric = components.space, components.task.metric.name
+    space, metrics = components.space, [metric.name for metric in components.task.metrics]
     node = QsearchNode(space, components.spec.search.average_bits)
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         prepare_directory(directory)
         with closing(open_database(directory, None)) as database:
-            trials = open_trials(database, directory, "load", space, metric, node)
+            trials = open_trials(database, directory, "load", space, metrics, node)
             for number in range(SAVED):
                 trials.attach(number, [("random", space.encode(next(configurations)))])
                 start = time.perf_counter()
-                trials.save_result(number, 1, Evaluation(1.0, 0.1, 0.5, 0.01, 1.0))
+                trials.save_result(
+                    number, 1, Evaluation(1.0, 0.1, {metrics[0]: MetricValue(0.5, 0.01)}, 1.0)
+                )
                 seconds.append(time.perf_counter() - start)
     late = median(seconds[-SAVED // 4 :])
     benchmark.row(what="saving", results=SAVED, **{"seconds each, at the end": round(late, 4)})

@@ -112,7 +112,7 @@ class Served:
         budget: Average bits asked for.
         average_bits: Average bits of the configuration.
         loss: Loss on the test split, nats.
-        metric: The task's metric there.
+        metric: The task's main metric there.
         metric_standard_error: Its standard error.
     """
 
@@ -263,6 +263,7 @@ def _run(spec: StudySpec, directory: Path, method: str, seed: int, plan: str) ->
     last = len(record.rounds)
     components.trainer.load_state(read_adapter(directory, last)[0])
     rows = [best_under(record, budget) for budget in BUDGETS]
+    main = components.task.metrics[0].name
     tested = components.trainer.evaluate([row_configuration(row) for row in rows], "test")
     return Outcome(
         method,
@@ -270,7 +271,11 @@ def _run(spec: StudySpec, directory: Path, method: str, seed: int, plan: str) ->
         plan,
         tuple(
             Served(
-                budget, float(row["average_bits"]), one.loss, one.metric, one.metric_standard_error
+                budget,
+                float(row["average_bits"]),
+                one.loss,
+                one.metrics[main].value,
+                one.metrics[main].standard_error,
             )
             for budget, row, one in zip(BUDGETS, rows, tested, strict=True)
         ),

@@ -13,11 +13,12 @@ from qsearch_reports.results import StudyResults
 
 from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.footprint import Footprint, RunningMemory
+from qsearch.plugins.trial_columns import TRIAL_COLUMNS, metric_columns
 from qsearch.space.configuration import Choices
 from qsearch.space.layers import LayerSpec
 from qsearch.storage.measurements import write_footprint, write_measurement
 from qsearch.storage.paths import LOG, layer_scores_name
-from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord, write_study
+from qsearch.storage.study_record import RoundRecord, StudyRecord, write_study
 from tests.reports.study_log import log_events
 
 ROLES = ("query", "key", "value", "attention_output", "gate", "up", "down")
@@ -57,7 +58,7 @@ def random_study(
         task="made",
         quantizer="normal-float",
         trainer="made",
-        metric=Metric("accuracy", "higher"),
+        metrics=(Metric("accuracy", "higher"),),
         layers=layers,
         choices=choices,
         average_bits_range=(2.03, 8.6),
@@ -120,9 +121,9 @@ def _trials(
             "average_bits": bits,
             "bytes": sum(_FIXED) + bits * sum(layer.parameters for layer in layers) // 8,
             "loss": loss,
-            "metric": 0.9 - loss / 3,
+            "accuracy": 0.9 - loss / 3,
             "standard_error": generator.uniform(0.01, 0.011, count),
-            "metric_standard_error": generator.uniform(0.014, 0.015, count),
+            "accuracy_standard_error": generator.uniform(0.014, 0.015, count),
             "seconds": generator.uniform(1.9, 2.0, count),
             "seen": generator.random(count) < min(0.4, 50 / count),
             "segment": np.floor((bits - _BITS[0]) / (_BITS[1] - _BITS[0]) * _SEGMENTS).astype(int),
@@ -136,7 +137,7 @@ def _trials(
         }
     )
     trials["on_front"] = _on_front(trials)
-    return trials[list(TRIAL_COLUMNS)]
+    return trials[[*TRIAL_COLUMNS, *metric_columns(["accuracy"])]]
 
 
 def _texts(

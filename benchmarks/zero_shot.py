@@ -93,13 +93,14 @@ def _trained(study: Path, seed: int) -> list[Seen]:
         components.trainer.train_resumably(configurations[turn::2], 1, None, checkpoint)
         evaluations.append(components.trainer.evaluate(configurations, "test"))
     found = []
+    main = first.task.metrics[0].name
     for position, index in enumerate(ordered):
         seen, unseen = (evaluations[(position + other) % 2][position] for other in range(2))
         found.append(
             Seen(
                 float(space.average_bits(index)),
-                seen.metric,
-                unseen.metric,
+                seen.metrics[main].value,
+                unseen.metrics[main].value,
                 seen.loss,
                 unseen.loss,
             )

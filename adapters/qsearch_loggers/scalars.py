@@ -12,7 +12,7 @@ from typing import Any
 from qsearch.monitoring.events import Event, EventKind, event_line, event_of_line, read_events
 from qsearch.storage.paths import LOG
 
-_OF_EVALUATION = ("loss", "average_bits", "metric", "trial")
+_OF_EVALUATION = ("loss", "average_bits", "trial")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Scalars:
     """Turns events into scalars whose steps only rise, over all sessions of a study.
 
     * ``training/loss`` by training step, counted on from round to round
-    * ``evaluation/loss``, ``…/average_bits``, ``…/metric``, ``…/trial`` by result, from 1
+    * ``evaluation/loss``, ``…/average_bits``, ``…/trial`` and each metric by result, from 1
     * ``failures``, how many there are so far, by result as well
     * ``round/hypervolume`` and ``round/next_set`` by round
 
@@ -76,6 +76,9 @@ class Scalars:
             self._results += 1
             for name in _OF_EVALUATION:
                 yield f"evaluation/{name}", self._results, line.get(name)
+            metrics = line.get("metrics")
+            for name, value in metrics.items() if isinstance(metrics, Mapping) else ():
+                yield f"evaluation/{name}", self._results, value
         elif kind is EventKind.FAILED:
             self._results += 1
             self._failures += 1

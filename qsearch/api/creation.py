@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsearch.api.model_space import Space
-from qsearch.api.observation import RESERVED_NAMES
 from qsearch.api.study import Study
 from qsearch.errors import InputError
 from qsearch.execution.workers import Workers
 from qsearch.monitoring.events import Observer
 from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.trial_columns import require_names
 from qsearch.spec.sections import OBJECTIVE
 from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.validation import validate
@@ -32,7 +32,7 @@ def create_study(
     seed: int = 0,
     initial: int = 8,
     segments: int = 40,
-    metric: Metric | None = None,
+    metrics: Sequence[Metric] = (),
 ) -> Study:
     """Return the study of an objective over a space, which continues if its directory has it.
 
@@ -46,7 +46,8 @@ def create_study(
         initial: Configurations that are tried before the search starts: a third each uniform,
             allocated by quantization error, and random.
         segments: Of average bits; each should get candidates.
-        metric: One of the objective's metrics, for the report.
+        metrics: Those of the objective's metrics that reports show, the main one first; every
+            observation must have them.
 
     Raises:
         InputError: If an argument is not what it may be, or the directory holds another study.
@@ -59,18 +60,17 @@ def create_study(
     if not isinstance(space, Space):
         raise InputError(f"space: make one by qsearch.Space.from_model, not {type(space).__name__}")
     bits = space.interval(bits)
-    if metric is not None:
-        _require_metric(metric)
+    _require_metrics(metrics)
     keep = tempfile.TemporaryDirectory(prefix="qsearch-") if directory is None else None
     # The working directory may change while trials wait.
     folder = Path(keep.name if keep else str(directory)).absolute()
     before = read_study_yaml(folder / STUDY_YAML).name if has_results(folder) else None
-    of_metric = {} if metric is None else {"metric": metric.name, "better": metric.better}
+    of_metrics = {metric.name: metric.better for metric in metrics}
     values = {
         "name": name or before or ("study" if keep else folder.name),
         "seed": seed,
         "model": space.model_section,
-        "task": {"name": OBJECTIVE, **of_metric},
+        "task": {"name": OBJECTIVE, "metrics": of_metrics},
         "quantizer": space.quantizer_section,
         "trainer": {"name": OBJECTIVE},
         "space": space.space_section,
@@ -151,10 +151,13 @@ def run_study(
     return load_study(folder)
 
 
-def _require_metric(metric: object) -> None:
-    if not isinstance(metric, Metric) or metric.better not in ("higher", "lower"):
-        raise InputError(
-            f'metric: give such as qsearch.Metric("accuracy", better="higher"), not {metric!r}'
-        )
-    if metric.name in RESERVED_NAMES:
-        raise InputError(f"metric: it may not be called {metric.name!r}")
+def _require_metrics(metrics: object) -> None:
+    if not isinstance(metrics, Sequence) or isinstance(metrics, str):
+        raise InputError(f"metrics: give a list of metrics, not {metrics!r}")
+    for metric in metrics:
+        if not isinstance(metric, Metric) or metric.better not in ("higher", "lower"):
+            raise InputError(
+                'metrics: give such as [qsearch.Metric("accuracy", better="higher")], not'
+                f" {metric!r}"
+            )
+    require_names([metric.name for metric in metrics], "metrics")

@@ -25,10 +25,10 @@ from qsearch.storage.objective_file import read_objective
 
 @dataclass
 class ObjectiveTask:
-    """The metric of an objective, and the number of its examples once a result has said it."""
+    """The metrics of an objective, and the number of its examples once a result has said it."""
 
     directory: Path
-    metric: Metric | None
+    metrics: tuple[Metric, ...]
     name: str = OBJECTIVE
 
     def examples(self, split: Split) -> int | None:

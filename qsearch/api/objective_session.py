@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import threading
 import time
@@ -23,7 +22,7 @@ from qsearch.execution.executor import Failure
 from qsearch.experiment.url import storage_errors
 from qsearch.monitoring.events import EventKind
 from qsearch.plugins.components import StudyComponents
-from qsearch.plugins.evaluation import Evaluation, Metric
+from qsearch.plugins.evaluation import Evaluation, Metric, MetricValue
 from qsearch.space.configuration import Configuration
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.directory import prepare_directory
@@ -42,16 +41,16 @@ class ObjectiveSession:
     """Holds the study's directory from its making until it is closed."""
 
     def __init__(
-        self, space: Space, spec: StudySpec, metric: Metric | None, directory: Path
+        self, space: Space, spec: StudySpec, metrics: tuple[Metric, ...], directory: Path
     ) -> None:
-        self._space, self._metric, self._directory = space, metric, directory
+        self._space, self._metrics, self._directory = space, metrics, directory
         self._pending: dict[int, float] = {}
         self._lock = threading.RLock()  # Workers may be threads that tell their results.
         self._process = os.getpid()
         components = StudyComponents(
             spec,
             space.quantizer,
-            ObjectiveTask(directory, metric),
+            ObjectiveTask(directory, metrics),
             ObjectiveTrainer(space),
             space.configurations,
         )
@@ -83,14 +82,12 @@ class ObjectiveSession:
 
     def _report(self, number: int, observed: Observation) -> Trial:
         self.require_pending(number)
-        metric = math.nan
-        if self._metric is not None:
-            if self._metric.name not in observed.metrics:
-                raise ObjectiveError(
-                    f"trial {number}: metrics lacks {self._metric.name!r}, the study's metric; it"
-                    f" has {sorted(observed.metrics)}"
-                )
-            metric = observed.metrics[self._metric.name]
+        if missing := [m.name for m in self._metrics if m.name not in observed.metrics]:
+            raise ObjectiveError(
+                f"trial {number}: metrics lacks {missing[0]!r}, a metric of the study; it has"
+                f" {sorted(observed.metrics)}"
+            )
+        own = {m.name: MetricValue(observed.metrics[m.name]) for m in self._metrics}
         if 0 < abs(observed.loss) < _SMALL:
             _log.warning(
                 "trial %s: its loss %g is kept with ten decimals; if losses differ by less,"
@@ -100,12 +97,12 @@ class ObjectiveSession:
             )
         facts = read_objective(self._directory)
         if facts.metrics and facts.examples != observed.examples:
-            own, before = (
+            here, before = (
                 "an unknown number of" if examples is None else examples
                 for examples in (observed.examples, facts.examples)
             )
             raise ObjectiveError(
-                f"trial {number}: its loss is a mean over {own} examples, those before over"
+                f"trial {number}: its loss is a mean over {here} examples, those before over"
                 f" {before}; all losses of a study are of the same examples"
             )
         seconds = time.monotonic() - self._pending[number]
@@ -113,9 +110,7 @@ class ObjectiveSession:
         with storage_errors(self._directory):
             # First: what is there without a result is replaced when the trial is evaluated again.
             write_objective(self._directory, ObjectiveFacts(observed.examples, metrics))
-            evaluation = Evaluation(
-                observed.loss, observed.standard_error, metric, math.nan, seconds
-            )
+            evaluation = Evaluation(observed.loss, observed.standard_error, own, seconds)
             self._search.report(number, evaluation)
         del self._pending[number]
         stored = self._session.study.trials.evaluated_in(1)[number]

@@ -7,12 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import index
 
-from qsearch.errors import ObjectiveError
+from qsearch.errors import InputError, ObjectiveError
 from qsearch.execution.executor import MAX_VALUE
-from qsearch.storage.study_record import TRIAL_COLUMNS
-
-RESERVED_NAMES = frozenset(TRIAL_COLUMNS) - {"metric"}
-"""What the tables of a study call their own columns."""
+from qsearch.plugins.trial_columns import require_names
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,10 @@ def as_observation(value: object) -> Observation:
     if not isinstance(given.metrics, Mapping) or not all(isinstance(k, str) for k in given.metrics):
         raise ObjectiveError(f"metrics is a mapping of name to number, not {given.metrics!r}")
     metrics = {name: _number(f"metric {name!r}", own) for name, own in given.metrics.items()}
-    if reserved := sorted(RESERVED_NAMES & metrics.keys()):
-        raise ObjectiveError(f"metrics: none may be called {reserved[0]!r}")
+    try:
+        require_names(list(metrics), "metrics")
+    except InputError as refused:
+        raise ObjectiveError(str(refused)) from None
     return Observation(loss, error, examples, metrics)
 
 

@@ -13,13 +13,8 @@ Metrics = Mapping[int, Mapping[str, float]]
 
 
 def trials_table(record: StudyRecord, metrics: Metrics) -> pd.DataFrame:
-    """Return one row per configuration and round, the task metric under its own name."""
-    name = record.metric.name if record.metric else "metric"
-    table = record.trials.drop(columns="configuration").rename(
-        columns={"metric": name, "metric_standard_error": f"{name}_standard_error"}
-    )
-    if record.metric is None:
-        table = table.drop(columns=["metric", "metric_standard_error"])
+    """Return one row per configuration and round, with all metrics under their own names."""
+    table = record.trials.drop(columns="configuration")
     names = sorted({name for values in metrics.values() for name in values} - set(table))
     for name in names:
         table[name] = [metrics.get(int(number), {}).get(name) for number in table["trial"]]

@@ -28,7 +28,7 @@ from qsearch.spec.sections import OBJECTIVE
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.objective_file import read_objective
 from qsearch.storage.paths import STUDY_FILE
-from qsearch.storage.study_record import StudyRecord, read_study, selection_loss
+from qsearch.storage.study_record import StudyRecord, read_study, row_metrics, selection_loss
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -240,7 +240,7 @@ class Study:
         """
         record = self._record()
         latest = record.latest.sort_values(["average_bits", "trial"])
-        points = np.column_stack([selection_loss(latest), latest["average_bits"]])
+        points = np.column_stack([selection_loss(latest, record.objective), latest["average_bits"]])
         metrics = self._metrics()
         on_front = latest[non_dominated(points)]
         return [self._trial(record, row, metrics) for _, row in on_front.iterrows()]
@@ -291,7 +291,7 @@ class Study:
         stop = self._spec.search.stop.model_copy(update={"evaluations": limit})
         search = self._spec.search.model_copy(update={"stop": stop})
         spec = self._spec.model_copy(update={"search": search})
-        return ObjectiveSession(self.space, spec, metric_of(spec), self.directory)
+        return ObjectiveSession(self.space, spec, metrics_of(spec), self.directory)
 
     def _evaluate(
         self,
@@ -327,12 +327,13 @@ class Study:
     def _trial(self, record: StudyRecord, row: pd.Series, metrics: Metrics) -> Trial:
         quantizer = self._spec.quantizer if self.space is None else self.space.quantizer
         own = metrics.get(int(row["trial"]))
-        if own is None and record.metric is not None:
-            own = {record.metric.name: float(row["metric"])}
-        return trial_of_row(row, quantizer, own or {})
+        if own is None:
+            known = row_metrics(record.metric_names, row)
+            own = {name: metric.value for name, metric in known.items()}
+        return trial_of_row(row, quantizer, own)
 
 
-def metric_of(spec: StudySpec) -> Metric | None:
-    """Return the metric that a study of an objective was created with, if it has one."""
-    options = spec.task.options
-    return Metric(options["metric"], options["better"]) if options.get("metric") else None
+def metrics_of(spec: StudySpec) -> tuple[Metric, ...]:
+    """Return the metrics that a study of an objective was created with."""
+    metrics: dict[str, Any] = spec.task.options.get("metrics", {})
+    return tuple(Metric(name, better) for name, better in metrics.items())

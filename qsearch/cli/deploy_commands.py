@@ -29,6 +29,31 @@ Trial = Annotated[
     typer.Option("--trial", help="A trial of the last finished round, by its number.", min=0),
 ]
 
+MaxKl = Annotated[
+    float | None, typer.Option("--max-kl", help="Limit of kl: short for --max kl=VALUE.")
+]
+MinAccuracy = Annotated[
+    float | None,
+    typer.Option("--min-accuracy", help="Limit of accuracy: short for --min accuracy=VALUE."),
+]
+Maxima = Annotated[
+    list[str] | None,
+    typer.Option("--max", help="Greatest value of a metric.", metavar="METRIC=VALUE"),
+]
+Minima = Annotated[
+    list[str] | None,
+    typer.Option("--min", help="Least value of a metric.", metavar="METRIC=VALUE"),
+]
+
+Within = Annotated[
+    str | None,
+    typer.Option(
+        "--within",
+        help="The smallest that loses at most this share, such as 1%, for sure.",
+        metavar="SHARE",
+    ),
+]
+
 
 def pick(
     directory: StudyDirectory,
@@ -37,13 +62,32 @@ def pick(
     memory: Memory = None,
     tokens: Tokens = None,
     trial: Trial = None,
+    max_kl: MaxKl = None,
+    min_accuracy: MinAccuracy = None,
+    maxima: Maxima = None,
+    minima: Minima = None,
+    within: Within = None,
     json_: Json = False,
 ) -> None:
-    """Print the best configuration within a budget of average bits, bytes or memory, or a trial."""
-    from qsearch.deployment.budgets import chosen_budget
-    from qsearch.deployment.picking import pick_configuration
+    """Print the best configuration within a budget of average bits, bytes or memory, or a trial.
 
-    picked = pick_configuration(directory, chosen_budget(bits, bytes_, memory, tokens, trial))
+    With limits of metrics, it is the best that keeps them; without a budget, the smallest. Within a
+    share of the loss without quantization, it is the smallest.
+    """
+    from qsearch.deployment.budgets import chosen_budget
+    from qsearch.deployment.metric_limits import parse_limits
+    from qsearch.deployment.picking import parse_share, pick_configuration, pick_within
+
+    limits = parse_limits(maxima or (), minima or (), max_kl, min_accuracy)
+    options = (bits, bytes_, memory, tokens, trial)
+    has_option = any(option is not None for option in options)
+    if within is not None:
+        if has_option or limits:
+            raise InputError("--within picks by the loss; leave budgets and limits out")
+        picked = pick_within(directory, parse_share(within))
+    else:
+        budget = chosen_budget(*options) if has_option or not limits else None
+        picked = pick_configuration(directory, budget, limits)
     if json_:
         layers = {name: dict(layer) for name, layer in picked.configuration.items()}
         print_line(json.dumps({**picked.values, "configuration": layers}))

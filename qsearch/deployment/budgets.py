@@ -77,7 +77,7 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
             f" {size_needed(taken.min(), budget.unit)} ({size_needed(rest, budget.unit)} of it"
             f" {other})"
         )
-    return best_among(fitting)
+    return best_among(fitting, record.objective)
 
 
 def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:

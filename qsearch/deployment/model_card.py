@@ -51,9 +51,9 @@ def add_values(folder: Path, facts: Mapping[str, Any]) -> None:
         "weight files": f"{facts['weight_file_bytes'] / 1e6:.1f} MB",
         "validation loss": with_error(facts["loss"], facts["standard_error"]) + " nats",
     }
-    if facts["metric"] is not None:
-        metric = with_error(facts["metric"], facts["metric_standard_error"])
-        rows[f"validation {as_code(facts['metric_name'])}"] = metric
+    for name, metric in facts["metrics"].items():
+        text = with_error(metric["value"], metric["standard_error"])
+        rows[f"validation {as_code(name)}"] = text
     rows["in a training set of the adapter"] = "yes" if facts["seen"] else "no"
     if facts["estimated_loss"] is not None:
         estimated = with_error(facts["estimated_loss"], facts["estimated_loss_std"])
@@ -64,7 +64,7 @@ def add_values(folder: Path, facts: Mapping[str, Any]) -> None:
         "",
         f"Trial {facts['trial']}, round {facts['round']} of the study {as_code(facts['study'])};"
         " ± is a standard error, of the estimated loss a standard deviation."
-        f" Losses and metric are those of {MEASURED}.",
+        f" Losses and metrics are those of {MEASURED}.",
         "",
         "| | |",
         "|---|---|",

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from qsearch._sizes import readable_size
 from qsearch._text import with_error
-from qsearch.deployment.budgets import Budget, best_within
-from qsearch.deployment.selection import smallest_alike
+from qsearch.claims.claims import no_measurable_loss
+from qsearch.claims.comparison import Comparison
+from qsearch.claims.paired_difference import PairedDifference
+from qsearch.claims.sentences import difference_text
+from qsearch.deployment.budgets import Budget
+from qsearch.deployment.metric_limits import MetricLimit, best_with_limits
+from qsearch.deployment.selection import best_among, smallest_alike
+from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.storage.measurements import read_footprint
-from qsearch.storage.study_record import read_study, row_configuration, row_values
+from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_values
 
 
 @dataclass(frozen=True)
@@ -46,9 +55,11 @@ class Picked:
             estimated = with_error(of["estimated_loss"], of["estimated_loss_std"])
             lines.append(("estimated loss", estimated))
         lines.append(("loss", with_error(of["loss"], of["standard_error"])))
-        if of["metric"] is not None:
-            metric = with_error(of["metric"], of["metric_standard_error"])
-            lines.append((of["metric_name"], metric))
+        for name, metric in of["metrics"].items():
+            lines.append((name, with_error(metric["value"], metric["standard_error"])))
+        if of["difference"] is not None:
+            text = difference_text(PairedDifference(**of["difference"]))
+            lines.append(("difference", f"{text} from full precision (95 % interval)"))
         smallest = of["smallest_alike"]
         if smallest["trial"] != of["trial"]:
             lines.append(
@@ -61,14 +72,60 @@ class Picked:
         return lines
 
 
-def pick_configuration(directory: Path, budget: Budget) -> Picked:
-    """Return the configuration of least loss within a budget.
+def pick_configuration(
+    directory: Path, budget: Budget | None, limits: Sequence[MetricLimit] = ()
+) -> Picked:
+    """Return the configuration of least loss within a budget that keeps limits of metrics.
 
-    Among configurations of equal estimated loss, the one of fewer average bits, then the one of
-    less observed loss.
+    Without a budget it is the smallest that keeps them. Among configurations of equal estimated
+    loss, it is the one of fewer average bits, then the one of less observed loss.
     """
     record = read_study(directory)
-    row = best_within(record, directory, budget)
+    return _picked(directory, record, best_with_limits(record, directory, budget, limits), budget)
+
+
+def pick_within(directory: Path, tolerance: float) -> Picked:
+    """Return the smallest configuration whose loss is within a share of full precision's.
+
+    The whole 95 % interval of the paired difference lies within it.
+
+    Raises:
+        InputError: If there is none, or differences are unknown.
+    """
+    record = read_study(directory)
+    comparison = Comparison(directory, record)
+    claim = no_measurable_loss(record, comparison, tolerance)
+    if claim is not None:
+        return _picked(directory, record, claim.row, None)
+    full = record.rounds[-1].full_precision if record.rounds else None
+    least = best_among(record.latest, record.objective)
+    difference = comparison.with_full_precision(int(least["trial"]))
+    if full is None or difference is None:
+        raise InputError(
+            f"--within: {directory} does not say what each example lost without quantization; use a"
+            " budget"
+        )
+    raise InputError(
+        f"--within {100 * tolerance:g}%: no configuration is surely within"
+        f" {tolerance * abs(full.loss):.4f} nats of full precision; trial {int(least['trial'])} of"
+        f" least loss differs by {difference_text(difference)} over {difference.examples} examples"
+    )
+
+
+def parse_share(text: str) -> float:
+    """Read a share such as ``1%`` or ``0.01``."""
+    number, percent = text.strip(), text.strip().endswith("%")
+    try:
+        value = float(number.removesuffix("%")) / (100 if percent else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise InputError(f"--within {text!r}: give a share of the loss, such as 1% or 0.01")
+    return value
+
+
+def _picked(directory: Path, record: StudyRecord, row: pd.Series, budget: Budget | None) -> Picked:
+    difference = Comparison(directory, record).with_full_precision(int(row["trial"]))
     footprint = read_footprint(directory)
     alike = smallest_alike(record, row)
     values: dict[str, Any] = {
@@ -76,6 +133,7 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
         "average_bits_with_adapter": float(row["average_bits"]),
         "memory_bytes": None,
         "memory_tokens": None,
+        "difference": None if difference is None else asdict(difference),
         "smallest_alike": {
             "trial": int(alike["trial"]),
             "average_bits": float(alike["average_bits"]),
@@ -86,7 +144,7 @@ def pick_configuration(directory: Path, budget: Budget) -> Picked:
         bits = footprint.average_bits_with_adapter(values["average_bits"])
         values["average_bits_with_adapter"] = bits
         if (running := footprint.running) is not None:
-            tokens = running.tokens if budget.tokens is None else budget.tokens
+            tokens = running.tokens if budget is None or budget.tokens is None else budget.tokens
             memory = values["file_bytes"] + running.nbytes(tokens)
             values |= {"memory_bytes": memory, "memory_tokens": tokens}
     return Picked(row_configuration(row), record.choices.names, values)

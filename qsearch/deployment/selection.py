@@ -7,6 +7,7 @@ import math
 import pandas as pd
 
 from qsearch.errors import InputError
+from qsearch.plugins.trial_columns import STANDARD_ERROR
 from qsearch.storage.study_record import StudyRecord, selection_loss
 
 
@@ -21,13 +22,13 @@ def best_under(record: StudyRecord, bits: float) -> pd.Series:
         raise InputError(
             f"no configuration has average bits ≤ {bits:g}; the least in this study is {least:.4f}"
         )
-    return best_among(fitting)
+    return best_among(fitting, record.objective)
 
 
-def best_among(rows: pd.DataFrame) -> pd.Series:
+def best_among(rows: pd.DataFrame, objective: str = "loss") -> pd.Series:
     """Return the row of least :func:`selection_loss`; of equal ones, that of fewest bits."""
     order = ["selection", "average_bits", "loss"]
-    by = rows.assign(selection=selection_loss(rows)).sort_values(order)
+    by = rows.assign(selection=selection_loss(rows, objective)).sort_values(order)
     return by.drop(columns="selection").iloc[0]
 
 
@@ -39,8 +40,11 @@ def smallest_alike(record: StudyRecord, row: pd.Series) -> pd.Series:
     may be the best under a budget.
     """
     std = row["estimated_loss_std"]
-    doubt = row["standard_error"] if math.isnan(std) else std
+    error = "standard_error"
+    if record.objective != "loss":
+        error = f"{record.objective}{STANDARD_ERROR}"
+    doubt = row[error] if math.isnan(std) else std
     latest = record.latest
-    own = float(selection_loss(row.to_frame().T).iloc[0])
-    alike = latest[selection_loss(latest) <= own + float(doubt)]
+    own = float(selection_loss(row.to_frame().T, record.objective).iloc[0])
+    alike = latest[selection_loss(latest, record.objective) <= own + float(doubt)]
     return alike.sort_values(["average_bits", "loss"]).iloc[0]

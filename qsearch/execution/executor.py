@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from qsearch._text import reason_of
 from qsearch.execution.time_limit import TimeLimitError, time_limit
 from qsearch.monitoring.events import EventKind
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, MetricValue
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
 
@@ -116,18 +116,25 @@ def _result(evaluate: Callable[[], Evaluation]) -> Result:
     try:
         evaluation = evaluate()
         # A plugin may give numbers of NumPy or PyTorch, which no database takes.
-        evaluation = Evaluation(*(float(getattr(evaluation, f.name)) for f in fields(Evaluation)))
+        evaluation = Evaluation(
+            float(evaluation.loss),
+            float(evaluation.standard_error),
+            {
+                name: MetricValue(float(metric.value), float(metric.standard_error))
+                for name, metric in evaluation.metrics.items()
+            },
+            float(evaluation.seconds),
+            evaluation.examples,
+        )
     except (KeyboardInterrupt, SystemExit, GeneratorExit, TimeLimitError):
         raise
     except BaseException as error:  # Errors of some libraries, as in Rust, are not an Exception.
         return Failure(reason_of(error))
-    values = (evaluation.loss, evaluation.standard_error, evaluation.metric)
-    if all(abs(value) < MAX_VALUE for value in values):
+    values = {"loss": evaluation.loss, "standard error": evaluation.standard_error}
+    values |= {name: metric.value for name, metric in evaluation.metrics.items()}
+    if all(abs(value) < MAX_VALUE for value in values.values()):
         return evaluation
-    return Failure(
-        f"not finite: loss {evaluation.loss}, standard error"
-        f" {evaluation.standard_error}, metric {evaluation.metric}"
-    )
+    return Failure("not finite: " + ", ".join(f"{name} {value}" for name, value in values.items()))
 
 
 def too_slow(seconds: float) -> Failure:

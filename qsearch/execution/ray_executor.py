@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 # First, since it sets what Ray reads when it is imported.
@@ -96,12 +97,13 @@ class _Work:
 class RayExecutor:
     """Evaluates on workers, in whatever order they finish."""
 
-    def __init__(self, components: StudyComponents, workers: Workers) -> None:
+    def __init__(self, components: StudyComponents, workers: Workers, directory: Path) -> None:
         self.workers = workers.count
         self._components = components
         self._failures = components.spec.failures
         self._workers = workers
-        self._arguments: tuple[str, str, int] | None = None
+        self._directory = directory.absolute()
+        self._arguments: tuple[str, str, int, str] | None = None
         # In a list, see Worker.use; empty before the first training.
         self._state: list[Any] = []
         self._state_number = 1
@@ -116,7 +118,8 @@ class RayExecutor:
             connect(self._workers)
             spec = self._components.spec.model_dump_json()
             driver = json.dumps(identity(self._components))
-            self._arguments = (spec, driver, self._workers.threads_each)
+            threads = self._workers.threads_each
+            self._arguments = (spec, driver, threads, str(self._directory))
 
     def use(self, state: TrainerState) -> None:
         """Put a state into the object store; workers load it before they evaluate again."""

@@ -5,20 +5,23 @@ Messages are JSON and safetensors, as files are; Ray's own transport carries the
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load, save
 
 from qsearch._text import in_one_line, reason_of
-from qsearch.errors import QsearchError
+from qsearch.errors import EvaluationError, QsearchError
 from qsearch.execution.executor import Failure, Result, evaluate_one
 from qsearch.plugins.capabilities import (
     NO_CHECKPOINT,
     SupportsInputDigests,
+    SupportsReferenceFile,
     SupportsSeparateTraining,
 )
 from qsearch.plugins.components import StudyComponents, build_components
@@ -57,7 +60,7 @@ class Answer:
     def result(self) -> Result:
         """The evaluation, or the failure."""
         values = json.loads(self.message)
-        return Failure(values["failure"]) if "failure" in values else Evaluation(**values)
+        return Failure(values["failure"]) if "failure" in values else Evaluation.from_values(values)
 
     @property
     def error(self) -> str | None:
@@ -69,13 +72,15 @@ class Answer:
 class Worker:
     """An actor of Ray that holds a study's model, and does what its driver asks.
 
-    Its arguments are the resolved study and the driver's :func:`identity` as JSON, and CPU threads.
+    Its arguments are the resolved study and the driver's :func:`identity` as JSON, CPU threads, and
+    the study's directory, which another node need not have.
     """
 
-    def __init__(self, spec: str, driver: str, threads: int) -> None:
+    def __init__(self, spec: str, driver: str, threads: int, directory: str) -> None:
         torch.set_num_threads(threads)
         self._spec = StudySpec.model_validate_json(spec)
         self._driver: dict[str, str] = json.loads(driver)
+        self._directory = Path(directory)
         self._trainer: Any = None
 
     def use(self, state: Sequence[Any] = ()) -> Answer:
@@ -93,6 +98,9 @@ class Worker:
                 self._trainer = components.trainer
             if state:
                 self._trainer.load_state(decode_state(ray.get(state[0])))
+                if isinstance(self._trainer, SupportsReferenceFile):
+                    with contextlib.suppress(EvaluationError):  # Each evaluation says why.
+                        self._trainer.prepare_reference(self._directory)
         except Exception as error:
             return _cannot(error)
         return Answer("{}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from qsearch._distribution import install_extra
 from qsearch.errors import InputError
 from qsearch.execution.executor import Executor
@@ -10,14 +12,16 @@ from qsearch.execution.workers import Workers
 from qsearch.plugins.components import StudyComponents
 
 
-def open_executor(components: StudyComponents, workers: Workers | None) -> Executor:
-    """Return what evaluates for a study; without workers, that is this process."""
+def open_executor(
+    components: StudyComponents, workers: Workers | None, directory: Path
+) -> Executor:
+    """Return what evaluates for a study in a directory; without workers, that is this process."""
     if workers is None:
-        return SerialExecutor(components.trainer, components.spec.failures)
+        return SerialExecutor(components.trainer, components.spec.failures, directory)
     try:
         from qsearch.execution.ray_executor import RayExecutor
     except ImportError as error:
         raise InputError(
             f"workers need Ray, which is not installed; install the extra: {install_extra('ray')}"
         ) from error
-    return RayExecutor(components, workers)
+    return RayExecutor(components, workers, directory)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Generator, Sequence
+from pathlib import Path
 
+from qsearch.errors import EvaluationError
 from qsearch.execution.executor import (
     ExecutorEvent,
     Failure,
@@ -15,6 +18,7 @@ from qsearch.execution.executor import (
 )
 from qsearch.execution.time_limit import require_main_thread
 from qsearch.monitoring.events import EventKind
+from qsearch.plugins.capabilities import SupportsReferenceFile
 from qsearch.plugins.protocols import Trainer, TrainerState
 from qsearch.space.configuration import Configuration
 from qsearch.spec.failures import FailuresSpec
@@ -25,9 +29,10 @@ class SerialExecutor:
 
     workers = 1
 
-    def __init__(self, trainer: Trainer, failures: FailuresSpec) -> None:
+    def __init__(self, trainer: Trainer, failures: FailuresSpec, directory: Path) -> None:
         self._trainer = trainer
         self._failures = failures
+        self._directory = directory
         self._state: TrainerState | None = None
 
     def start(self) -> None:
@@ -59,6 +64,10 @@ class SerialExecutor:
     def _restore(self) -> None:
         if self._state is not None:
             self._trainer.load_state(self._state)
+            if isinstance(self._trainer, SupportsReferenceFile):
+                # Else the next evaluation would make it, within its own time.
+                with contextlib.suppress(EvaluationError):
+                    self._trainer.prepare_reference(self._directory)
 
     def train(
         self, configurations: Sequence[Configuration]

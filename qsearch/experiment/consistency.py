@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +10,25 @@ import pandas as pd
 
 from qsearch.errors import InputError
 from qsearch.monitoring.events import EventKind, read_events
+from qsearch.plugins.trial_columns import metric_columns
 from qsearch.storage.paths import LOG, TRIALS_FILE
 from qsearch.storage.round_state import RoundState
 from qsearch.storage.study_record import read_trials
 
 _KEY = ["round", "trial"]
-_LOGGED = ["average_bits", "loss", "metric"]
-_SAVED = [*_LOGGED, "standard_error", "metric_standard_error"]
+_LOGGED = ["average_bits", "loss"]
+_SAVED = [*_LOGGED, "standard_error"]
 _TOLERANCE = 1e-9
 """Absolute and relative: databases round values to some ten decimals."""
 
 
 def require_agreement(
-    directory: Path, label: str, table: pd.DataFrame, count: int, rounds: Sequence[RoundState]
+    directory: Path,
+    label: str,
+    table: pd.DataFrame,
+    metrics: Sequence[str],
+    count: int,
+    rounds: Sequence[RoundState],
 ) -> None:
     """Require that the rows of a database agree with the table and the log of its directory.
 
@@ -37,17 +43,19 @@ def require_agreement(
         )
     rows = table[table["status"] == "completed"]
     if (path := directory / TRIALS_FILE).is_file():
-        saved = read_trials(path)
+        saved = read_trials(path, metrics)
         saved = saved[saved["status"] == "completed"]
-        _require_same(path, saved, rows, _SAVED, len(rounds))
-    _require_same(directory / LOG, _logged(directory / LOG), rows, _LOGGED, 0)
+        _require_same(path, saved, rows, [*_SAVED, *metric_columns(metrics)], len(rounds))
+    logged = _logged(directory / LOG, metrics)
+    _require_same(directory / LOG, logged, rows, [*_LOGGED, *metrics], 0)
 
 
-def _logged(path: Path) -> pd.DataFrame:
+def _logged(path: Path, metrics: Sequence[str]) -> pd.DataFrame:
     """Return the last evaluation of each trial and round in a log; half a line is none."""
     lines = [line for line in read_events(path) if line.get("event") == EventKind.EVALUATED]
-    table = pd.DataFrame(lines, columns=[*_KEY, *_LOGGED])
-    table = table.apply(pd.to_numeric, errors="coerce").dropna()
+    rows = [{**line, **_mapping(line.get("metrics"))} for line in lines]
+    table = pd.DataFrame(rows, columns=[*_KEY, *_LOGGED, *metrics])
+    table = table.apply(pd.to_numeric, errors="coerce").dropna(subset=[*_KEY, *_LOGGED])
     table = table.astype(dict.fromkeys(_KEY, np.int64)).drop_duplicates(_KEY, keep="last")
     return pd.DataFrame(table)
 
@@ -79,3 +87,8 @@ def _require_same(
         f" {first['loss']:.9g}, but the database has {stored}; one of the two is damaged or an"
         " older copy: restore it, or remove this file to continue with what the database has"
     )
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    """Return a mapping of a log's line; whatever else a damaged line has is none."""
+    return value if isinstance(value, Mapping) else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ax.api.client import Client
@@ -65,14 +65,15 @@ def open_trials(
     directory: Path,
     name: str,
     space: ConfigurationSpace,
-    metric: str | None,
+    metrics: Sequence[str],
     node: QsearchNode,
+    objective: str = "loss",
 ) -> Trials:
     """Load the trials of the study's experiment, or make the experiment.
 
-    ``node`` is stored with a new experiment for those who use it in Ax; ``metric`` names the task
-    metric, which is tracked if there is one. An experiment that is damaged, is another directory's,
-    or has another space is an InputError.
+    ``node`` is stored with a new experiment for those who use it in Ax; ``metrics`` names the
+    task's metrics; those that are not the objective are tracked. An experiment that is damaged, is
+    another directory's, or has another space is an InputError.
     """
     with AX_LOCK, _opening_errors(database.url, database.label):
         experiment = _load(name, database.label)
@@ -80,7 +81,7 @@ def open_trials(
             if not (directory / RESTORED).exists():
                 _require_unstarted(directory, name, database.label)
             with database.transaction():
-                experiment = _make(directory, name, space, metric, node)
+                experiment = _make(directory, name, space, metrics, node, objective)
     _require_own(experiment.description, name, directory, database.label)
     values = {key: set(p.values) for key, p in experiment.search_space.parameters.items()}
     if values != {key: set(own) for key, own in parameter_values(space).items()}:
@@ -89,7 +90,7 @@ def open_trials(
             " give the study another name, or another database"
         )
     with _damaged_rows(name, database.label):
-        return Trials(experiment, database, space, metric)
+        return Trials(experiment, database, space, metrics)
 
 
 @contextlib.contextmanager
@@ -105,14 +106,20 @@ def _opening_errors(url: str, label: str) -> Iterator[None]:
 
 
 def _make(
-    directory: Path, name: str, space: ConfigurationSpace, metric: str | None, node: QsearchNode
+    directory: Path,
+    name: str,
+    space: ConfigurationSpace,
+    metrics: Sequence[str],
+    node: QsearchNode,
+    objective: str,
 ) -> Experiment:
     client = Client()  # With a database it would save the experiment after each of these.
     client.configure_experiment(
         name=name, parameters=ax_parameters(space), description=database_identity(directory)
     )
-    client.configure_optimization(objective=f"-{LOSS}, -{AVERAGE_BITS}")
-    client.configure_tracking_metrics([*([metric] if metric else []), SECONDS])
+    client.configure_optimization(objective=f"-{objective}, -{AVERAGE_BITS}")
+    tracked = [name for name in (LOSS, *metrics, SECONDS) if name != objective]
+    client.configure_tracking_metrics(tracked)
     experiment: Experiment = client._experiment  # Ax's client has no public way to it.
     strategy = GenerationStrategy(name="qsearch", nodes=[node])
     strategy.experiment = experiment

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.experiment.parameters import (
+    AVERAGE_BITS,
     LOSS,
     from_parameters,
     stored_precision,
@@ -101,7 +102,10 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
         self._known = self._indices([trials[number].arm.parameters for number in sorted(trials)])
         completed = [n for n, t in trials.items() if t.status == TrialStatus.COMPLETED]
         frame = data.full_df
-        frame = frame[(frame["metric_name"] == LOSS) & frame["trial_index"].isin(completed)]
+        frame = frame[
+            (frame["metric_name"] == objective_of(experiment))
+            & frame["trial_index"].isin(completed)
+        ]
         latest = frame[frame["step"].fillna(0) == frame["step"].fillna(0).max()]
         latest = latest.sort_values("trial_index").drop_duplicates("trial_index", keep="last")
         index = self._indices([trials[number].arm.parameters for number in latest["trial_index"]])
@@ -117,6 +121,13 @@ class QsearchNode(ExternalGenerationNode):  # type: ignore[misc]  # Ax is untype
     def _indices(self, parameters: list[dict[str, Any]]) -> Integers:
         rows = [from_parameters(self.space, values) for values in parameters]
         return np.array(rows, dtype=np.int64).reshape(-1, len(self.space.groups))
+
+
+def objective_of(experiment: Experiment) -> str:
+    """Return the metric that is lowered next to average bits, such as the loss."""
+    config = experiment.optimization_config
+    names = [] if config is None else [*config.objective.metric_names]
+    return next((name for name in names if name != AVERAGE_BITS), LOSS)
 
 
 class _StoredNode(BaseModel):

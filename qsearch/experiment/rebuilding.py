@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 from qsearch.errors import InputError
@@ -12,7 +11,7 @@ from qsearch.space.configuration import Configuration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.storage.paths import RESTORED, TRIALS_FILE, study_files
 from qsearch.storage.round_state import CANDIDATES
-from qsearch.storage.study_record import empty_trials, read_trials
+from qsearch.storage.study_record import empty_trials, read_trials, row_metrics
 
 
 def rebuild_trials(
@@ -25,7 +24,7 @@ def rebuild_trials(
     the rest is done at the next call.
     """
     path = directory / TRIALS_FILE
-    table = read_trials(path) if path.is_file() else empty_trials()
+    table = read_trials(path, trials.metrics) if path.is_file() else empty_trials()
     texts: dict[int, str] = {}
     for name in study_files(directory):
         if name.startswith("state/candidates-"):
@@ -37,12 +36,15 @@ def rebuild_trials(
             raise InputError(f"{directory}: no file has the configuration of trial {number}")
         index = space.encode(Configuration.from_json(texts[number]))
         trials.attach(number, [(str(methods.get(number, proposed)), index)])
-    names = [field.name for field in fields(Evaluation)]
-    for row in table.sort_values(["status", "round", "trial"]).to_dict("records"):
+    for _, row in table.sort_values(["status", "round", "trial"]).iterrows():
         number, round = int(row["trial"]), int(row["round"])
         if row["status"] == "failed":
             if number not in trials.failures():
                 trials.save_failure(number, round, str(row["reason"]))
         elif number not in trials.evaluated_in(round):
-            trials.save_result(number, round, Evaluation(**{name: row[name] for name in names}))
+            loss, error = float(row["loss"]), float(row["standard_error"])
+            metrics = row_metrics(trials.metrics, row)
+            trials.save_result(
+                number, round, Evaluation(loss, error, metrics, float(row["seconds"]))
+            )
     (directory / RESTORED).unlink()

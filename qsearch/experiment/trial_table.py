@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from qsearch._arrays import Booleans, Floats, Integers
 from qsearch.experiment.trials import Trials
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, MetricValue
+from qsearch.plugins.trial_columns import TRIAL_COLUMNS, metric_columns
 from qsearch.search.pareto import segment_of, segmented_front
-from qsearch.storage.study_record import TRIAL_COLUMNS, empty_trials, selection_loss
+from qsearch.storage.study_record import empty_trials, selection_loss
 
 ModelledLosses = Mapping[int, tuple[float, float]]
 """Mean and standard deviation of a loss by trial, nats, as the surrogate has them."""
 
-_NONE = Evaluation(math.nan, math.nan, math.nan, math.nan, math.nan)
+_UNKNOWN = MetricValue(math.nan)
+_NONE = Evaluation(math.nan, math.nan, {}, math.nan)
 
 
 def trial_table(
@@ -27,13 +28,15 @@ def trial_table(
     estimated: Sequence[ModelledLosses],
     predicted: Sequence[ModelledLosses],
     edges: Floats,
+    objective: str = "loss",
     file_bytes: Callable[[Integers], Integers] | None = None,
 ) -> pd.DataFrame:
     """Return one row per configuration and round, in order of round and trial.
 
     By round are: the trials that it has trained on, what it estimates of its trials, and what its
     search predicted of its candidates. ``edges`` are those of the segments (segments + 1), and
-    ``file_bytes`` gives the bytes of choice indices (… × groups), if they are known.
+    the objective is what :func:`selection_loss` takes. ``file_bytes`` gives the bytes of choice
+    indices (… × groups), if they are known.
     """
     first_seen: dict[int, int] = {}
     for round, members in enumerate(training_sets, start=1):
@@ -56,7 +59,10 @@ def trial_table(
             "bytes": float(file_bytes(trials.index(number))) if file_bytes else math.nan,
             "seen": first_seen.get(number, round + 1) <= round,
             "configuration": trials.configuration_text(number),
-            **asdict(evaluation),
+            "loss": evaluation.loss,
+            "standard_error": evaluation.standard_error,
+            "seconds": evaluation.seconds,
+            **metric_cells(trials.metrics, evaluation),
             "status": "failed" if evaluation is _NONE else "completed",
             "reason": reason,
             "estimated_loss": modelled[0][0],
@@ -74,16 +80,26 @@ def trial_table(
         row(number, round, _NONE, reason) for number, (round, reason) in trials.failures().items()
     ]
     if not rows:
-        return empty_trials()
+        return empty_trials(trials.metrics)
     table = pd.DataFrame(rows).sort_values(["round", "trial"], ignore_index=True)
     table["segment"] = segment_of(table["average_bits"].to_numpy(), edges)
     table["on_front"] = False
     completed = table[table["status"] == "completed"]
     for _, rows_of_round in completed.groupby("round"):
-        table.loc[rows_of_round.index, "on_front"] = selection_front(rows_of_round, edges)
-    return table[list(TRIAL_COLUMNS)]
+        table.loc[rows_of_round.index, "on_front"] = selection_front(
+            rows_of_round, edges, objective
+        )
+    return table[[*TRIAL_COLUMNS, *metric_columns(trials.metrics)]]
 
 
-def selection_front(trials: pd.DataFrame, edges: Floats) -> Booleans:
+def selection_front(trials: pd.DataFrame, edges: Floats, objective: str = "loss") -> Booleans:
     """Return which completed rows of one round are on its segmented front (rows)."""
-    return segmented_front(np.column_stack([selection_loss(trials), trials["average_bits"]]), edges)
+    by = selection_loss(trials, objective)
+    return segmented_front(np.column_stack([by, trials["average_bits"]]), edges)
+
+
+def metric_cells(names: Sequence[str], evaluation: Evaluation) -> dict[str, float]:
+    """Return the cells of metrics by column, NaN where a metric is not known."""
+    values = [evaluation.metrics.get(name, _UNKNOWN) for name in names]
+    cells = [cell for metric in values for cell in (metric.value, metric.standard_error)]
+    return dict(zip(metric_columns(names), cells, strict=True))

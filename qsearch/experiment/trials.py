@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
 
 import numpy as np
 from ax.core.arm import Arm
@@ -28,7 +26,7 @@ from qsearch.experiment.parameters import (
     stored_precision,
     to_parameters,
 )
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, MetricValue
 from qsearch.space.configuration import Configuration
 from qsearch.space.configuration_space import ConfigurationSpace
 
@@ -64,12 +62,12 @@ class Trials:
         experiment: Experiment,
         database: Database,
         space: ConfigurationSpace,
-        metric: str | None,
+        metrics: Sequence[str],
     ) -> None:
         self._experiment, self._database = experiment, database
-        self._space, self._metric = space, metric
+        self._space, self.metrics = space, tuple(metrics)
         self._registry = registry_bundle()
-        self._results = results_of(experiment, metric)
+        self._results = results_of(experiment, metrics)
         self._indices: dict[int, Integers] = {}
         self._texts: dict[int, str] = {}
         self._is_ahead = False
@@ -174,8 +172,8 @@ class Trials:
             AVERAGE_BITS: (self.average_bits(number), 0.0),
             SECONDS: (evaluation.seconds, 0.0),
         }
-        if self._metric:
-            data[self._metric] = (evaluation.metric, evaluation.metric_standard_error)
+        for name, metric in evaluation.metrics.items():
+            data[name] = (metric.value, metric.standard_error)
 
         def save() -> None:
             trial = self._trial(number)
@@ -193,8 +191,7 @@ class Trials:
                 )
 
         self._write(save)
-        stored = Evaluation(*(float(stored_precision(value)) for value in astuple(evaluation)))
-        self._results.setdefault(round, {})[number] = stored
+        self._results.setdefault(round, {})[number] = _stored(evaluation)
 
     def save_failure(self, number: int, round: int, reason: str) -> None:
         """Save that a trial failed in a round; it is never evaluated again, unless retried."""
@@ -256,8 +253,25 @@ class Trials:
         self._experiment = load_experiment(self._experiment.name, config=self._registry.sqa_config)
 
 
-def results_of(experiment: Experiment, metric: str | None) -> Results:
-    """Return the evaluations that an experiment holds."""
+def _stored(evaluation: Evaluation) -> Evaluation:
+    """Return an evaluation as precise as Ax stores it."""
+
+    def rounded(value: float) -> float:
+        return float(stored_precision(value))
+
+    return Evaluation(
+        rounded(evaluation.loss),
+        rounded(evaluation.standard_error),
+        {
+            name: MetricValue(rounded(metric.value), rounded(metric.standard_error))
+            for name, metric in evaluation.metrics.items()
+        },
+        rounded(evaluation.seconds),
+    )
+
+
+def results_of(experiment: Experiment, metrics: Sequence[str]) -> Results:
+    """Return the evaluations that an experiment holds, with metrics by name where it has them."""
     results: Results = {}
     frame = experiment.lookup_data().full_df
     if "step" not in frame:  # Ax leaves the column out while there is no data.
@@ -270,8 +284,11 @@ def results_of(experiment: Experiment, metric: str | None) -> Results:
         results.setdefault(int(round), {})[int(number)] = Evaluation(
             loss=float(mean[LOSS]),
             standard_error=float(error[LOSS]),
-            metric=float(mean[metric]) if metric else math.nan,
-            metric_standard_error=float(error[metric]) if metric else math.nan,
+            metrics={
+                name: MetricValue(float(mean[name]), float(error[name]))
+                for name in metrics
+                if name in mean.index
+            },
             seconds=float(mean[SECONDS]),
         )
     return results

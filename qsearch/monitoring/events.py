@@ -24,6 +24,7 @@ class Phase(StrEnum):
     STARTING = "starting"
     QUANTIZATION_ERROR = "measuring quantization error"
     TRAINING = "training"
+    REFERENCE = "measuring the reference"
     FULL_PRECISION = "measuring full precision"
     SENSITIVITY = "measuring sensitivity"
     SET = "evaluating the set"
@@ -49,6 +50,8 @@ class EventKind(StrEnum):
     TRAINING = "training"
     TRAINING_CONFIGURATIONS = "training configurations"
     TRAINED = "trained"
+    MEASURING_REFERENCE = "measuring the reference"
+    MEASURED_REFERENCE = "measured the reference"
     MEASURING_FULL_PRECISION = "measuring full precision"
     MEASURED_FULL_PRECISION = "measured full precision"
     FULL_PRECISION_FAILED = "full precision failed"
@@ -93,6 +96,7 @@ _PHASES = {
     EventKind.ROUND_STARTED: Phase.TRAINING,
     EventKind.TRAINING: Phase.TRAINING,
     EventKind.TRAINING_CONFIGURATIONS: Phase.TRAINING,
+    EventKind.MEASURING_REFERENCE: Phase.REFERENCE,
     EventKind.MEASURING_FULL_PRECISION: Phase.FULL_PRECISION,
     EventKind.MEASURING_SENSITIVITY: Phase.SENSITIVITY,
     EventKind.EVALUATING_THE_SET: Phase.SET,

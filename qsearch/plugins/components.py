@@ -12,6 +12,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsFootprint, SupportsShapeBits
 from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
+from qsearch.plugins.trial_columns import require_names
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import OBJECTIVE, PluginSpec, SpaceSpec
@@ -22,8 +23,6 @@ PYTHON_ONLY = (
     "the loss of this study is a Python function, which no file holds: continue it in Python with"
     " qsearch.create_study or qsearch.load_study, and use its configurations with qsearch.quantized"
 )
-
-RESERVED_METRICS = ("loss", "average_bits", "seconds")
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,8 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
     trainer_type, trainer_options = _plugin("trainers", spec.trainer, source)
     quantizer: Quantizer = quantizer_type(quantizer_options)
     task: Task = task_type(task_options)
-    if task.metric.name in RESERVED_METRICS:
-        raise InputError(
-            f"task {spec.task.name!r}: a metric may not be called {task.metric.name!r}"
-        )
+    require_names([metric.name for metric in task.metrics], f"task {spec.task.name!r}")
+    _require_objective(spec, task, source)
     _require_own_name("quantizer", spec.quantizer, quantizer.name, source)
     _require_own_name("task", spec.task, task.name, source)
     trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
@@ -106,6 +103,15 @@ def space_of(
             shape_bits[shape] = tuple(quantizer.storage_bits_of(shape, one) for one in every)
     nominal = tuple(quantizer.storage_bits(one) for one in every)
     return ConfigurationSpace(tuple(layers), choices, nominal, fused_roles, shape_bits)
+
+
+def _require_objective(spec: StudySpec, task: Task, source: str) -> None:
+    names = [metric.name for metric in task.metrics if metric.better == "lower"]
+    if spec.search.objective not in ("loss", *names):
+        raise InputError(
+            f"{source}: search.objective: task {spec.task.name!r} has no metric"
+            f" {spec.search.objective!r}"
+        )
 
 
 def _require_own_name(kind: str, section: PluginSpec, name: str, source: str) -> None:

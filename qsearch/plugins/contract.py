@@ -14,7 +14,7 @@ from typing import Any
 from qsearch._distribution import DISTRIBUTION
 from qsearch.errors import InputError
 
-CONTRACT = 1
+CONTRACT = 2
 
 
 def require_contract(plugin: Any, title: str) -> None:

@@ -20,13 +20,19 @@ browsers; for ``qsearch.loggers`` see :mod:`qsearch.monitoring.loggers`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from qsearch.plugins.evaluation import Evaluation, Metric, TrainReport
+from qsearch.plugins.evaluation import (
+    Evaluation,
+    ExampleScores,
+    Metric,
+    MetricValue,
+    TrainReport,
+)
 from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
@@ -85,24 +91,43 @@ class Quantizer(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean loss of each example (n, nats), its part of the metric (n), and its weight (n).
+    """What a task makes of a batch's logits.
 
-    Such as 1 for a right answer, and its number of predicted tokens.
+    Args:
+        losses: Mean loss of each example (n), nats.
+        weights: What each counts in the mean (n), such as its number of predicted tokens.
+        metrics: Values of each example (n) of the metrics that are their weighted mean, such as 1
+            for a right answer; NaN where an example has none.
+        details: What else :meth:`Task.summarise` needs, one-dimensional, of any length, such as a
+            value of each token.
     """
 
     losses: Tensor
-    metrics: Tensor
     weights: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    details: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Scores]) -> Scores:
         """Join the scores of several batches, on the CPU."""
         import torch
 
+        def joined(values: Sequence[Tensor]) -> Tensor:
+            return torch.cat([value.cpu() for value in values])
+
         return cls(
-            torch.cat([part.losses.cpu() for part in parts]),
-            torch.cat([part.metrics.cpu() for part in parts]),
-            torch.cat([part.weights.cpu() for part in parts]),
+            joined([part.losses for part in parts]),
+            joined([part.weights for part in parts]),
+            {name: joined([part.metrics[name] for part in parts]) for name in parts[0].metrics},
+            {name: joined([part.details[name] for part in parts]) for name in parts[0].details},
+        )
+
+    def examples(self) -> ExampleScores:
+        """Return what each example scored, as plain numbers."""
+        return ExampleScores(
+            tuple(self.losses.tolist()),
+            tuple(self.weights.tolist()),
+            {name: tuple(values.tolist()) for name, values in self.metrics.items()},
         )
 
 
@@ -119,20 +144,22 @@ class LoadedModel:
 
 
 class Measured(Protocol):
-    """What results are of: a name, and the metric next to the loss, if there is one."""
+    """What results are of: a name, and the metrics next to the loss, the main one first."""
 
     name: str
 
     @property
-    def metric(self) -> Metric | None:
-        """The metric."""
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics; none in a study of an objective without one."""
         ...
 
 
 class Task(Measured, Protocol):
-    """Data, loss and metric."""
+    """Data, loss and metrics.
 
-    metric: Metric
+    It has one metric or more, by its options alone; the first is the main one, which reports show
+    and which every evaluation has. An evaluation may lack others, such as F1 of three labels.
+    """
 
     def load_model(self, model: ModelSpec, seed: int) -> LoadedModel:
         """Load the model with the head that this task needs; a new head is drawn from the seed.
@@ -160,8 +187,8 @@ class Task(Measured, Protocol):
         """Score a batch from the model's logits; losses keep their graph."""
         ...
 
-    def summarise(self, scores: Scores) -> tuple[float, float]:
-        """Return the metric over the scored examples and its standard error."""
+    def summarise(self, scores: Scores) -> Mapping[str, MetricValue]:
+        """Return the metrics over the scored examples by name, those that are known."""
         ...
 
 

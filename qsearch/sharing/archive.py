@@ -143,6 +143,7 @@ def _unpack(path: Path, folder: Path) -> None:
             name = min(members.keys() ^ digests.keys())
             raise ValueError(f"{name[:200]!r} is in its manifest or in the archive, but not both")
         for name, info in members.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             with archive.open(info) as member, (folder / name).open("xb") as file:
                 if _copy(member, file) != digests[name]:
                     raise ValueError(f"{name!r} in it is damaged: its SHA-256 differs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -104,6 +104,9 @@ class SearchSpec(BaseModel):
             files, or ``average_bits``. One is an affine function of the other.
         average_bits: Interval of average bits that is searched.
         bytes: Interval of bytes of weight files, instead; such as ``20MB``.
+        objective: What the search lowers, and fronts are of: the loss, or the metric ``kl`` of a
+            task that has it. Sampling noise is modelled of losses alone, so the target is
+            ``examples`` with ``kl``.
         target: What the search lowers: ``task`` is the loss on the task, for which it is sampling
             noise how well a configuration suits the validation examples; ``examples`` is the loss
             on these examples, sampling noise included.
@@ -123,11 +126,24 @@ class SearchSpec(BaseModel):
     size: Literal["average_bits", "bytes"] = "average_bits"
     average_bits: tuple[float, float] | None = None
     bytes: tuple[_Bytes, _Bytes] | None = None
+    objective: Literal["loss", "kl"] = "loss"
     target: Literal["task", "examples"] = "task"
     propose: Literal["improvement", "random"] = "improvement"
     local_search: bool = Field(strict=True, default=True)
     keep: Literal["segments", "front", "all"] = "segments"
     stop: StopSpec = StopSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _target_of_kl(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("objective") == "kl":
+            if values.get("target", "examples") != "examples":
+                raise ValueError(
+                    f"target {values['target']!r} is of sampling noise, which is modelled of losses"
+                    " alone; with objective kl, leave target out"
+                )
+            return {**values, "target": "examples"}
+        return values
 
     @property
     def initial_count(self) -> int:

@@ -20,6 +20,7 @@ STATUS_FILE = "state/status.json"
 OBJECTIVE_FILE = "state/objective.json"
 LOCK = "state/lock"
 OWNER = "state/owner.json"
+EXAMPLES = "state/examples"
 RESTORED = "state/restored"
 """Stands in a directory that comes from an archive, until its database is made."""
 
@@ -55,6 +56,21 @@ def candidates_path(directory: Path, round: int) -> Path:
 def full_precision_path(directory: Path, round: int) -> Path:
     """Return where it is saved what a round's model scores without quantization."""
     return directory / "state" / f"full_precision-{round}.json"
+
+
+def reference_path(directory: Path, split: str) -> Path:
+    """Return where the unquantized model's predictions on a split are kept."""
+    return directory / "state" / f"reference-{split}.safetensors"
+
+
+def reference_examples_path(directory: Path) -> Path:
+    """Return where it is kept what each example scored under the unquantized model of the study."""
+    return directory / EXAMPLES / "reference.safetensors"
+
+
+def examples_path(directory: Path, round: int, name: str) -> Path:
+    """Return where it is kept what each example scored in an evaluation of a round."""
+    return directory / EXAMPLES / f"round-{round:03d}" / f"{name}.safetensors"
 
 
 def adapter_path(directory: Path, round: int) -> Path:
@@ -99,10 +115,17 @@ _KINDS = (
     FileKind(SESSIONS),
     FileKind(FOOTPRINT_FILE),
     FileKind(DATA_FACTS),
+    FileKind("state/reference-(train|validation|test).safetensors", archived=False),
+    FileKind(f"{EXAMPLES}/reference.safetensors"),
+    FileKind(f"{EXAMPLES}/round-[0-9]{{3,6}}/(trial-[0-9]{{4,7}}|full-precision).safetensors"),
     FileKind(STATUS_FILE, archived=False),
     FileKind(f"{LOCK}|{OWNER}|{RESTORED}", archived=False),
 )
 """All files of a study directory; a report may lie next to them."""
+
+
+_PATTERNS = ("*", "state/*", f"{EXAMPLES}/*", f"{EXAMPLES}/*/*")
+"""Where they lie."""
 
 
 def kind_of(name: str) -> FileKind | None:
@@ -112,14 +135,15 @@ def kind_of(name: str) -> FileKind | None:
 
 def study_files(directory: Path) -> dict[str, FileKind]:
     """Return the files of a study that are in its directory, by path within it."""
-    paths = (path for folder in (directory, directory / "state") for path in folder.glob("*"))
+    paths = (path for pattern in _PATTERNS for path in directory.glob(pattern))
     names = sorted(path.relative_to(directory).as_posix() for path in paths if path.is_file())
     return {name: kind for name in names if (kind := kind_of(name))}
 
 
 def remedy(path: Path) -> str:
     """Return what to do about a damaged file of a study."""
-    kind = kind_of(path.name) or kind_of(f"{path.parent.name}/{path.name}")
+    kinds = ("/".join(path.parts[-depth:]) for depth in (1, 2, 3, 4))
+    kind = next((kind for name in kinds if (kind := kind_of(name))), None)
     if kind is None or not kind.made_again:
         return "it cannot be made again: restore it, or the whole directory, from a copy"
     return "delete it, then run the study again, which makes it again where it needs it"

@@ -7,7 +7,7 @@ here, so that a result can be used without opening the database.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +16,9 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
 from qsearch.errors import InputError
-from qsearch.plugins.evaluation import Evaluation, Metric
+from qsearch.plugins.evaluation import Evaluation, Metric, MetricValue
 from qsearch.plugins.source_precision import SourcePrecision
+from qsearch.plugins.trial_columns import STANDARD_ERROR, TRIAL_COLUMNS, metric_columns
 from qsearch.provenance.session import Session
 from qsearch.space.configuration import Choices, Configuration
 from qsearch.space.layers import LayerSpec
@@ -26,49 +27,6 @@ from qsearch.storage.checksums import damage
 from qsearch.storage.parquet import read_table, write_table
 from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
 from qsearch.storage.state_file import StateFile
-
-TRIAL_COLUMNS = (
-    "trial",
-    "round",
-    "method",
-    "average_bits",
-    "bytes",
-    "loss",
-    "metric",
-    "standard_error",
-    "seconds",
-    "seen",
-    "segment",
-    "on_front",
-    "configuration",
-    "metric_standard_error",
-    "status",
-    "reason",
-    "estimated_loss",
-    "estimated_loss_std",
-    "predicted_loss",
-    "predicted_loss_std",
-)
-"""Columns of ``trials.parquet``: one row per configuration and round.
-
-``status`` is ``completed`` or ``failed``; a failed row has a ``reason``, NaN values, and is on
-no front. ``seen`` says whether the configuration was in a training set up to that round.
-``on_front`` says whether it is on the segmented front of that round.
-
-``bytes`` are those of the weight files of the format ``packed``, with all that ships; NaN where the
-trainer does not say how large its model is.
-
-``loss`` is what the validation examples gave, sampling noise included; ``estimated_loss`` is the
-surrogate's posterior mean of the configuration's loss on the whole task, given all losses of the
-round, and ``estimated_loss_std`` its standard deviation. Both are NaN until the round ends, and in
-a study that does not model sampling noise (``search.target: examples``). Configurations are chosen
-by :func:`selection_loss`.
-
-``predicted_loss`` is what the round's search predicted that ``loss`` would be, from the losses of
-the round's set, before it evaluated any candidate; ``predicted_loss_std`` is the standard
-deviation of that prediction, with sampling noise and the noise of single losses. Both are NaN but
-for candidates of that very round.
-"""
 
 _TEXTS = ("method", "configuration", "status", "reason")
 _FLAGS = ("seen", "on_front")
@@ -104,7 +62,7 @@ class StudyFacts:
     """What a study's results are of, and its finished rounds.
 
     Args:
-        metric: None in a study of an objective without one; the trials' values are NaN then.
+        metrics: The main one first; none in a study of an objective without one.
         layers: The quantizable layers, in model order.
         size: What sizes are in reports; fronts by the one are fronts by the other.
         average_bits_range: Least and greatest average bits that the space holds.
@@ -113,6 +71,8 @@ class StudyFacts:
             divided by the area between this point and (0, least average bits); see
             :func:`~qsearch.search.pareto.ideal_point` for negative losses.
         versions: Of the libraries that ran its last session.
+        objective: What the search lowers: the loss, or a metric by its name. Fronts, hypervolume
+            and the reference point are of it.
         format: Version of the file's form.
     """
 
@@ -121,7 +81,7 @@ class StudyFacts:
     task: str
     quantizer: str
     trainer: str
-    metric: Metric | None
+    metrics: tuple[Metric, ...]
     layers: tuple[LayerSpec, ...]
     choices: Choices
     average_bits_range: tuple[float, float]
@@ -131,7 +91,18 @@ class StudyFacts:
     rounds: tuple[RoundRecord, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
-    format: Literal[1] = 1
+    objective: str = "loss"
+    format: Literal[2] = 2
+
+    @property
+    def metric(self) -> Metric | None:
+        """The main metric, if there is one."""
+        return self.metrics[0] if self.metrics else None
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the metrics, in order."""
+        return tuple(metric.name for metric in self.metrics)
 
     @property
     def source_precision(self) -> SourcePrecision | None:
@@ -155,7 +126,10 @@ _FACTS = StateFile(StudyFacts)
 
 @dataclass(frozen=True)
 class StudyRecord(StudyFacts):
-    """All results of a study: its facts, and its trials as a table with :data:`TRIAL_COLUMNS`."""
+    """All results of a study: its facts, and its trials as a table.
+
+    The table has :data:`TRIAL_COLUMNS` and :func:`metric_columns`; without metrics by default.
+    """
 
     trials: pd.DataFrame = field(default_factory=lambda: empty_trials())
 
@@ -171,22 +145,25 @@ class StudyRecord(StudyFacts):
         return rows
 
 
-def empty_trials() -> pd.DataFrame:
-    """Return a trial table without rows."""
-    return pd.DataFrame({column: [] for column in TRIAL_COLUMNS})
+def empty_trials(metrics: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a trial table without rows, of metrics by name."""
+    return pd.DataFrame({column: [] for column in (*TRIAL_COLUMNS, *metric_columns(metrics))})
 
 
 def write_study(directory: Path, record: StudyRecord) -> None:
     """Write the record's files (``state/study.json`` and ``trials.parquet``) into a directory."""
     (directory / "state").mkdir(parents=True, exist_ok=True)
     _FACTS.write(directory / STUDY_FILE, record)
-    write_table(directory / TRIALS_FILE, record.trials[list(TRIAL_COLUMNS)])
+    columns = [*TRIAL_COLUMNS, *metric_columns(record.metric_names)]
+    write_table(directory / TRIALS_FILE, record.trials[columns])
 
 
 def read_study(directory: Path) -> StudyRecord:
     """Read the results in a study directory; InputError if there are none that can be read."""
-    facts, trials = vars(read_facts(directory)), directory / TRIALS_FILE
-    return StudyRecord(**facts, trials=read_trials(trials) if trials.exists() else empty_trials())
+    facts, path = read_facts(directory), directory / TRIALS_FILE
+    names = facts.metric_names
+    trials = read_trials(path, names) if path.exists() else empty_trials(names)
+    return StudyRecord(**vars(facts), trials=trials)
 
 
 def read_facts(directory: Path) -> StudyFacts:
@@ -199,12 +176,16 @@ def read_facts(directory: Path) -> StudyFacts:
     return _FACTS.read(path)
 
 
-def read_trials(path: Path) -> pd.DataFrame:
-    """Return what ``trials.parquet`` holds; DamagedFileError if it is damaged."""
+def read_trials(path: Path, metrics: Sequence[str]) -> pd.DataFrame:
+    """Return what ``trials.parquet`` holds; DamagedFileError if it is damaged.
+
+    So it is if it has other columns than those of the study's metrics, by name.
+    """
+    columns = (*TRIAL_COLUMNS, *metric_columns(metrics))
     table = read_table(path)
     with damage(path, ValueError):
-        if tuple(table) != TRIAL_COLUMNS:
-            missing, more = set(TRIAL_COLUMNS) - set(table), set(table) - set(TRIAL_COLUMNS)
+        if tuple(table) != columns:
+            missing, more = set(columns) - set(table), set(table) - set(columns)
             raise ValueError(
                 f"it lacks the columns {sorted(missing)}, and has {sorted(map(str, more))} more"
             )
@@ -233,13 +214,26 @@ def _require_kinds(table: pd.DataFrame) -> None:
         raise ValueError("its column 'status' holds other values than it may")
 
 
-def selection_loss(trials: pd.DataFrame) -> pd.Series:
-    """Return the loss that rows of a trial table are chosen by: estimated, or else observed.
+def selection_loss(trials: pd.DataFrame, objective: str = "loss") -> pd.Series:
+    """Return what rows of a trial table are chosen by: the loss, estimated or else observed.
+
+    With a metric as the study's objective, it is that metric, as it was observed.
 
     The least of many observed losses is in part sampling noise; the configuration of least
     estimated loss scores better on examples that no search saw (``make bench-unseen``).
     """
+    if objective != "loss":
+        return trials[objective].astype(float).rename("loss")
     return trials["estimated_loss"].fillna(trials["loss"]).astype(float)
+
+
+def row_metrics(metrics: Sequence[str], row: pd.Series) -> dict[str, MetricValue]:
+    """Return the metrics of a row of a trial table by name, without those that are not known."""
+    return {
+        name: MetricValue(float(row[name]), float(row[f"{name}{STANDARD_ERROR}"]))
+        for name in metrics
+        if not math.isnan(row[name])
+    }
 
 
 def row_configuration(row: pd.Series) -> Configuration:
@@ -258,9 +252,10 @@ def row_values(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "standard_error": float(row["standard_error"]),
         "estimated_loss": _known(row["estimated_loss"]),
         "estimated_loss_std": _known(row["estimated_loss_std"]),
-        "metric_name": record.metric.name if record.metric else None,
-        "metric": _known(row["metric"]),
-        "metric_standard_error": _known(row["metric_standard_error"]),
+        "metrics": {
+            name: {"value": metric.value, "standard_error": _known(metric.standard_error)}
+            for name, metric in row_metrics(record.metric_names, row).items()
+        },
         "seen": bool(row["seen"]) if record.is_trained else None,
     }
 

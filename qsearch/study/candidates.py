@@ -54,7 +54,7 @@ def fit_searcher(study: RunningStudy, numbers: Collection[int] | None = None) ->
     Nothing is fitted without the two losses that a surrogate needs; the result says whether.
     """
     losses = {
-        number: evaluation.loss
+        number: evaluation.value_of(study.spec.search.objective)
         for number, evaluation in study.trials.evaluated_in(study.round).items()
         if numbers is None or number in numbers
     }

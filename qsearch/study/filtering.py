@@ -31,15 +31,16 @@ def finished_round(
     round, trials = study.round, study.trials
     evaluated = trials.evaluated_in(round)
     numbers = np.array(list(evaluated))
-    loss = np.array([evaluation.loss for evaluation in evaluated.values()])
+    objective = study.spec.search.objective
+    loss = np.array([evaluation.value_of(objective) for evaluation in evaluated.values()])
     bits = np.array([trials.average_bits(number) for number in evaluated])
     start = time.monotonic()
     estimated = _estimated_losses(study, list(evaluated))
     search_seconds += time.monotonic() - start
     selection_loss = np.array([mean for mean, _ in estimated.values()]) if estimated else loss
     # The reference point is fixed by round 1, so that rounds compare.
-    first = np.array([evaluation.loss for evaluation in trials.evaluated_in(1).values()])
-    reference = reference_point(first, study.size.bits)
+    first = [evaluation.value_of(objective) for evaluation in trials.evaluated_in(1).values()]
+    reference = reference_point(np.array(first), study.size.bits)
     record = RoundRecord(
         round=round,
         training_set=training_set,

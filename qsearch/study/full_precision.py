@@ -11,7 +11,9 @@ from qsearch.monitoring.events import EventKind
 from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.storage.checkpoints import read_adapter
-from qsearch.storage.paths import full_precision_path
+from qsearch.storage.example_scores import FULL_PRECISION as FULL_PRECISION_NAME
+from qsearch.storage.example_scores import write_example_scores
+from qsearch.storage.paths import examples_path, full_precision_path
 from qsearch.storage.round_state import FULL_PRECISION, FullPrecision
 from qsearch.study.running_study import RunningStudy
 
@@ -32,11 +34,16 @@ def full_precision(
     if not path.is_file():
         if should_stop():
             return None
-        FULL_PRECISION.write(path, _measure(study, round, trainer))
+        evaluation = _measure(study, round, trainer)
+        if evaluation is not None:
+            own = examples_path(study.directory, round, FULL_PRECISION_NAME)
+            write_example_scores(own, evaluation.examples)
+            evaluation = evaluation.without_examples()
+        FULL_PRECISION.write(path, FullPrecision(evaluation))
     return FULL_PRECISION.read(path).evaluation
 
 
-def _measure(study: RunningStudy, round: int, trainer: SupportsFullPrecision) -> FullPrecision:
+def _measure(study: RunningStudy, round: int, trainer: SupportsFullPrecision) -> Evaluation | None:
     start = time.monotonic()
     study.emit(EventKind.MEASURING_FULL_PRECISION, round)
     # No other thread can be interrupted; with workers, a study may run in one.
@@ -55,4 +62,4 @@ def _measure(study: RunningStudy, round: int, trainer: SupportsFullPrecision) ->
         seconds=time.monotonic() - start,
         loss=evaluation and evaluation.loss,
     )
-    return FullPrecision(evaluation)
+    return evaluation

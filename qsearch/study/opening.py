@@ -139,11 +139,10 @@ def open_study(
     if (directory / STUDY_FILE).is_file():
         read_facts(directory)  # A damaged one is refused, not replaced.
     settings = SearchSettings() if search.local_search else SearchSettings(steps=0)
-    space, metric = components.space, components.task.metric
+    space, metrics = components.space, components.task.metrics
     node = QsearchNode(space, size.bits, spec.seed, search.segments, settings)
-    trials = open_trials(
-        database, directory, spec.name, space, metric.name if metric else None, node
-    )
+    names = [metric.name for metric in metrics]
+    trials = open_trials(database, directory, spec.name, space, names, node, search.objective)
     study = RunningStudy(
         *(directory, components, trials, node.searcher, rounds, sessions, error, size),
         *(executor, emit),
@@ -153,7 +152,7 @@ def open_study(
         proposed = "random" if search.propose == "random" else SEARCH
         rebuild_trials(trials, directory, space, proposed)
     table = study_table(study)
-    require_agreement(directory, database.label, table, len(trials), rounds)
+    require_agreement(directory, database.label, table, trials.metrics, len(trials), rounds)
     save_record(study, table)
     return study
 

@@ -37,6 +37,7 @@ def study_table(study: RunningStudy) -> pd.DataFrame:
         [state.estimated for state in rounds],
         [*(state.predicted for state in rounds), predicted_losses(study.directory, round)],
         study.edges,
+        study.spec.search.objective,
         study.size.file_bytes,
     )
 
@@ -44,14 +45,16 @@ def study_table(study: RunningStudy) -> pd.DataFrame:
 def save_record(study: RunningStudy, table: pd.DataFrame | None = None) -> StudyRecord:
     """Write the results so far into the study's directory, and return them."""
     spec, components = study.spec, study.components
-    first = np.array([evaluation.loss for evaluation in study.trials.evaluated_in(1).values()])
+    objective = spec.search.objective
+    evaluated = study.trials.evaluated_in(1).values()
+    first = np.array([evaluation.value_of(objective) for evaluation in evaluated])
     record = StudyRecord(
         name=spec.name,
         model=spec.model.name,
         task=spec.task.name,
         quantizer=spec.quantizer.name,
         trainer=spec.trainer.name,
-        metric=components.task.metric,
+        metrics=components.task.metrics,
         layers=components.space.layers,
         choices=components.space.choices,
         size=spec.search.size,
@@ -62,6 +65,7 @@ def save_record(study: RunningStudy, table: pd.DataFrame | None = None) -> Study
         trials=study_table(study) if table is None else table,
         versions=study.sessions[-1].versions if study.sessions else find_versions(spec),
         sessions=study.sessions,
+        objective=objective,
     )
     write_study(study.directory, record)
     return record

@@ -14,10 +14,16 @@ from qsearch.study.candidates import find_candidates
 from qsearch.study.filtering import finished_round
 from qsearch.study.full_precision import full_precision
 from qsearch.study.proxy_scores import round_scores
+from qsearch.study.reference import prepare_reference
 from qsearch.study.results import save_record
 from qsearch.study.running_study import RunningStudy
 from qsearch.study.training import train_round
-from qsearch.study.trial_evaluation import evaluate_trials, first_reason, retry_failed
+from qsearch.study.trial_evaluation import (
+    carry_results,
+    evaluate_trials,
+    first_reason,
+    retry_failed,
+)
 
 
 def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
@@ -39,10 +45,13 @@ def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
     correlation = study.correlation  # Measured before training takes its memory.
 
     report = train_round(study, round, training_set)
+    prepare_reference(study)
     unquantized = full_precision(study, round, should_stop)
     scores = round_scores(study, round, training_set)
     study.searcher.use_scores(scores, correlation, study.examples)
 
+    if round > 1 and not report.steps:
+        carry_results(study, to_evaluate)
     evaluate_trials(study, to_evaluate, EventKind.EVALUATING_THE_SET, should_stop, planned)
     save_record(study)
     if trials.without_result(to_evaluate, round):

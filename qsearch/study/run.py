@@ -161,7 +161,7 @@ class StudySession:
         is_finished = (last_event(directory / LOG) or {}).get("event") == EventKind.FINISHED
         if changed or not is_finished or not self.has_rounds:
             sessions = record_session(directory, components, self.emit)
-        executor = held.enter_context(closing(open_executor(components, self.workers)))
+        executor = held.enter_context(closing(open_executor(components, self.workers, directory)))
         error = quantization_error(components, directory, self.emit)
         size = search_size(components, directory)
         database = open_database(directory, url, self.storage_wait, self.emit)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 
-from qsearch.errors import QsearchError
+from qsearch.errors import InputError, QsearchError
 from qsearch.execution.executor import ExecutorEvent, Failure, Result
 from qsearch.monitoring.events import EventKind
-from qsearch.storage.paths import LOG, candidates_path
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.storage.example_scores import (
+    read_example_scores,
+    trial_name,
+    write_example_scores,
+)
+from qsearch.storage.paths import LOG, candidates_path, examples_path
 from qsearch.study.results import PeriodicRecord
 from qsearch.study.running_study import RunningStudy
 
@@ -38,13 +45,31 @@ def evaluate_trials(
                 record.save_if_due()
 
 
+def carry_results(study: RunningStudy, numbers: Sequence[int]) -> None:
+    """Save what trials scored in the round before for the current one, which trained nothing."""
+    round, trials = study.round, study.trials
+    before = trials.evaluated_in(round - 1)
+    waiting = [number for number in trials.without_result(numbers, round) if number in before]
+    for done, number in enumerate(waiting, start=1):
+        examples = None
+        with suppress(InputError):  # There are none.
+            examples = read_example_scores(study.directory, round - 1, number)
+        result = replace(before[number], seconds=0.0, examples=examples)
+        save_result(study, number, result, done, len(waiting))
+
+
 def save_result(study: RunningStudy, number: int, result: Result, done: int, total: int) -> None:
     """Save what a trial came to in the current round, and emit it with how many are done."""
     round, trials = study.round, study.trials
+    objective = study.spec.search.objective
+    if isinstance(result, Evaluation) and objective not in ("loss", *result.metrics):
+        result = Failure(f"the trainer gave no {objective}, which search.objective asks for")
     if isinstance(result, Failure):
         trials.save_failure(number, round, result.reason)
         study.emit(EventKind.FAILED, round, trial=number, reason=result.reason)
         return
+    path = examples_path(study.directory, round, trial_name(number))
+    write_example_scores(path, result.examples)  # First: no result is without them.
     trials.save_result(number, round, result)
     study.emit(
         EventKind.EVALUATED,
@@ -52,7 +77,7 @@ def save_result(study: RunningStudy, number: int, result: Result, done: int, tot
         trial=number,
         average_bits=trials.average_bits(number),
         loss=result.loss,
-        metric=result.metric,
+        metrics={name: metric.value for name, metric in result.metrics.items()},
         seconds=result.seconds,
         done=done,
         total=total,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from qsearch.errors import InputError
 from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.parameters import AVERAGE_BITS, LOSS, from_parameters
 from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.trial_columns import TRIAL_COLUMNS, metric_columns
 from qsearch.search.pareto import reference_point, segment_edges, segment_of, segmented_front
-from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord
+from qsearch.storage.study_record import RoundRecord, StudyRecord
 
 _SECONDS = "seconds"
 _UNKNOWN = "unknown"
@@ -44,11 +46,11 @@ def experiment_record(
     node = _node(generation_strategy)
     data = _results(experiment.lookup_data())
     rows = [row for trial in experiment.trials.values() for row in _rows(trial, node, data)]
-    trials = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
+    names = _metric_names(data)
+    trials = pd.DataFrame(rows, columns=[*TRIAL_COLUMNS, *metric_columns(names)])
     edges = segment_edges(node.bits, node.segments)
     trials = _on_fronts(trials, edges)
     completed = trials[trials["status"] == "completed"]
-    name = _metric_name(data)
     least = node.space.average_bits_range[0]
     reference = None
     if len(completed):
@@ -61,7 +63,7 @@ def experiment_record(
         task=_UNKNOWN,
         quantizer=_UNKNOWN,
         trainer=_UNKNOWN,
-        metric=Metric(name, _better(experiment, name)) if name else None,
+        metrics=tuple(Metric(name, _better(experiment, name)) for name in names),
         layers=node.space.layers,
         choices=node.space.choices,
         average_bits_range=node.space.average_bits_range,
@@ -105,7 +107,7 @@ def _rows(trial: Any, node: QsearchNode, data: pd.DataFrame) -> list[dict[str, A
         return []
     index = from_parameters(node.space, trial.arm.parameters)
     common = {
-        **dict.fromkeys(TRIAL_COLUMNS, math.nan),
+        **dict.fromkeys((*TRIAL_COLUMNS, *metric_columns(_metric_names(data))), math.nan),
         "trial": trial.index,
         "method": _method(trial),
         "average_bits": float(node.space.average_bits(index)),
@@ -122,15 +124,13 @@ def _rows(trial: Any, node: QsearchNode, data: pd.DataFrame) -> list[dict[str, A
         return [{**common, "round": last, "status": "failed", "reason": reason}]
     if trial.status != TrialStatus.COMPLETED:
         return []
-    name = _metric_name(data)
     return [
         {
             **common,
             "round": int(number),
             "loss": _value(row, "mean", LOSS),
             "standard_error": _value(row, "sem", LOSS),
-            "metric": _value(row, "mean", name),
-            "metric_standard_error": _value(row, "sem", name),
+            **_metric_cells(row, _metric_names(data)),
             "seconds": _value(row, "mean", _SECONDS),
         }
         for (_, number), row in own.iterrows()
@@ -143,10 +143,15 @@ def _value(row: pd.Series, kind: str, metric: str | None) -> float:
     return math.nan if pd.isna(value) else float(value)
 
 
-def _metric_name(data: pd.DataFrame) -> str | None:
-    """Return the metric that is neither objective nor time: of several, the first by name."""
+def _metric_cells(row: pd.Series, names: Sequence[str]) -> dict[str, float]:
+    cells = [_value(row, kind, name) for name in names for kind in ("mean", "sem")]
+    return dict(zip(metric_columns(names), cells, strict=True))
+
+
+def _metric_names(data: pd.DataFrame) -> list[str]:
+    """Return the metrics that are neither loss, bits nor time, by name."""
     names = {str(name) for kind, name in map(tuple, data.columns) if kind == "mean"}
-    return min(names - {LOSS, AVERAGE_BITS, _SECONDS}, default=None)
+    return sorted(names - {LOSS, AVERAGE_BITS, _SECONDS})
 
 
 def _better(experiment: Experiment, name: str) -> Any:

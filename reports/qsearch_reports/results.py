@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qsearch.claims.claims import NO_CLAIMS, Claims, study_claims
 from qsearch.errors import InputError
 from qsearch.monitoring.events import read_events
 from qsearch.monitoring.status import finish_reason
@@ -31,6 +32,7 @@ class StudyResults:
         layer_scores: Predicted rise of the loss, nats, when a layer alone gets a choice
             (layers × choices), under the adapter of the last finished round, or of round 1 while
             that runs; see :mod:`qsearch.search.layer_scores`.
+        claims: What the last finished round supports.
         settings: Its ``study.yaml`` as resolved, as plain values.
     """
 
@@ -40,6 +42,7 @@ class StudyResults:
     events: Sequence[Mapping[str, Any]] = ()
     layer_scores: npt.NDArray[np.float64] | None = None
     settings: Mapping[str, Any] | None = None
+    claims: Claims = NO_CLAIMS
 
 
 def read_results(directory: Path) -> StudyResults:
@@ -59,6 +62,7 @@ def read_results(directory: Path) -> StudyResults:
         events=_events(directory / LOG),
         layer_scores=read_layer_scores(directory, last, shape),
         settings=_settings(directory / STUDY_YAML),
+        claims=study_claims(directory, record),
     )
 
 

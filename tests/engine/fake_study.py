@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import multiprocessing
 import os
 import re
@@ -29,6 +28,7 @@ from qsearch.monitoring.events import Event, Observer, read_events
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split
 from qsearch.plugins.registry import load_plugin
+from qsearch.plugins.trial_columns import metric_columns
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import FUSED_ROLES, LayerSpec
@@ -177,9 +177,9 @@ def of_objective(record: StudyRecord) -> StudyRecord:
         train_losses=(),
         full_precision=None,
     )
-    unknown = {"metric": math.nan, "metric_standard_error": math.nan, "standard_error": 0.0}
-    trials = record.trials[record.trials["round"] == 1].assign(seen=False, **unknown)
-    names = {"task": OBJECTIVE, "trainer": OBJECTIVE, "metric": None}
+    trials = record.trials[record.trials["round"] == 1].assign(seen=False, standard_error=0.0)
+    trials = trials.drop(columns=list(metric_columns(record.metric_names)))
+    names = {"task": OBJECTIVE, "trainer": OBJECTIVE, "metrics": ()}
     return replace(record, **names, rounds=(first,), trials=trials)
 
 

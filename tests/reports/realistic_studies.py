@@ -12,13 +12,14 @@ import pandas as pd
 from qsearch_reports.results import StudyResults
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
-from qsearch.plugins.evaluation import Evaluation, Metric
+from qsearch.plugins.evaluation import Evaluation, Metric, MetricValue
 from qsearch.plugins.footprint import Footprint, RunningMemory
+from qsearch.plugins.trial_columns import TRIAL_COLUMNS, metric_columns
 from qsearch.provenance.session import Machine, Session, Source
 from qsearch.search.pareto import segment_of, segmented_front
 from qsearch.space.configuration import Choices, Configuration, Knob
 from qsearch.space.layers import LayerSpec
-from qsearch.storage.study_record import TRIAL_COLUMNS, RoundRecord, StudyRecord, empty_trials
+from qsearch.storage.study_record import RoundRecord, StudyRecord, empty_trials
 from tests.engine.fake_study import NORMAL_FLOAT, bits_of, of_objective
 from tests.reports.study_log import log_events
 
@@ -100,7 +101,7 @@ def make_record(
     bits: list[float] = []
     costs: list[float] = []
     entries: list[RoundRecord] = []
-    blocks = [empty_trials()] if not rounds else []
+    blocks = [empty_trials([metric.name])] if not rounds else []
     seen: set[int] = set()
     for number in range(1, rounds + 1):
         for at in range(trials_per_round):
@@ -132,8 +133,8 @@ def make_record(
             {
                 "loss": loss,
                 "standard_error": 0.006 + 0.01 * cost,
-                "metric": accuracy if metric.better == "higher" else np.exp(loss + 2),
-                "metric_standard_error": 0.0142,
+                metric.name: accuracy if metric.better == "higher" else np.exp(loss + 2),
+                f"{metric.name}_standard_error": 0.0142,
                 "estimated_loss": truth if estimated else math.nan,
                 "estimated_loss_std": 0.0012 if estimated else math.nan,
                 "predicted_loss": np.where(is_predicted, guess, math.nan),
@@ -157,7 +158,7 @@ def make_record(
         )
         pairs = block[["estimated_loss" if estimated else "loss", "average_bits"]].to_numpy()
         block.loc[~is_broken, "on_front"] = segmented_front(pairs[~is_broken], np.array(EDGES))
-        blocks.append(block[list(TRIAL_COLUMNS)])
+        blocks.append(block[[*TRIAL_COLUMNS, *metric_columns([metric.name])]])
         # Somewhat below the best configuration, whose loss is in part sampling noise.
         float_loss = 0.2914 + scale * min(costs)
         curve = 0.3 + (0.5 if number == 1 else 0.12) * np.exp(-np.arange(60) / 15)
@@ -173,8 +174,12 @@ def make_record(
                 full_precision=Evaluation(
                     loss=float_loss,
                     standard_error=0.006,
-                    metric=0.8857 if metric.better == "higher" else math.exp(float_loss + 2),
-                    metric_standard_error=0.0142,
+                    metrics={
+                        metric.name: MetricValue(
+                            0.8857 if metric.better == "higher" else math.exp(float_loss + 2),
+                            0.0142,
+                        )
+                    },
                     seconds=1.4,
                 ),
             )
@@ -185,7 +190,7 @@ def make_record(
         task="classification",
         quantizer="normal-float",
         trainer="coa-lora",
-        metric=metric,
+        metrics=(metric,),
         layers=layers,
         choices=choices,
         average_bits_range=(2.039, 9.125),
@@ -242,9 +247,10 @@ def objective_results(metric: Metric | None = None, **options: Any) -> StudyResu
     """
     made = make_results(rounds=1, failed=1, estimated=False, **options)
     plain = of_objective(made.record)
-    columns = ["metric"] if metric else []
-    columns = {name: made.record.trials[name] for name in columns}
-    trials = plain.trials.assign(bytes=math.nan, **columns)
+    trials = plain.trials.assign(bytes=math.nan)
+    if metric:
+        own = {metric.name: made.record.trials["accuracy"]}
+        trials = trials.assign(**own, **{f"{metric.name}_standard_error": math.nan})
     loss = trials["loss"] / 1000
     is_searched = trials["trial"] >= len(trials) // 2
     trials = trials.assign(
@@ -253,16 +259,24 @@ def objective_results(metric: Metric | None = None, **options: Any) -> StudyResu
         predicted_loss_std=(loss * 0.1).where(is_searched),
         reason=trials["reason"].replace("loss is nan", "out of memory"),
     )
-    record = replace(plain, metric=metric, trials=trials, reference_point=(0.0009, 7.5))
+    metrics = (metric,) if metric else ()
+    record = replace(plain, metrics=metrics, trials=trials, reference_point=(0.0009, 7.5))
     settings = {"name": record.name, "task": {"name": record.task}}
     return replace(
         made, record=record, footprint=None, events=log_events(record), settings=settings
     )
 
 
+def with_metric(record: StudyRecord, metric: Metric) -> StudyRecord:
+    """Call the study's metric otherwise."""
+    columns = zip(metric_columns(record.metric_names), metric_columns([metric.name]), strict=True)
+    trials = record.trials.rename(columns=dict(columns))
+    return replace(record, metrics=(metric,), trials=trials)
+
+
 def only_failures(record: StudyRecord) -> StudyRecord:
     losses = ("estimated_loss", "predicted_loss")
-    names = ("loss", "metric", *losses, *(f"{loss}_std" for loss in losses))
+    names = ("loss", *record.metric_names, *losses, *(f"{loss}_std" for loss in losses))
     unknown = dict.fromkeys(names, math.nan)
     trials = record.trials.assign(status="failed", reason="loss is nan", on_front=False, **unknown)
     return replace(record, trials=trials)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from qsearch.plugins.trial_columns import TRIAL_COLUMNS
 from qsearch.storage.study_record import RoundRecord, StudyRecord
 
 START = "2026-11-27T09:00:00+00:00"
@@ -96,7 +97,7 @@ def _evaluate(log: _Log, phase: str, number: int, rows: pd.DataFrame, workers: i
             trial=trial,
             average_bits=float(row["average_bits"]),
             loss=float(row["loss"]),
-            metric=float(row["metric"]),
+            metrics={name: float(row[name]) for name in row.index[len(TRIAL_COLUMNS) :: 2]},
             seconds=float(row["seconds"]),
             done=done,
             total=len(rows),

@@ -152,10 +152,12 @@ class AdaptedModel:
         """Make it the base model inside: its original weights, in evaluation, without adapter."""
         self.weights.restore()
         self.peft_model.eval()
-        with self.peft_model.disable_adapter():
-            yield
-        # PEFT makes every factor trainable when it enables the adapter again.
-        self.residual.freeze()
+        try:
+            with self.peft_model.disable_adapter():
+                yield
+        finally:
+            # PEFT makes every factor trainable when it enables the adapter again.
+            self.residual.freeze()
 
     def second_moments(self, batches: Batches) -> dict[str, Tensor]:
         """Return the second moment of each layer's inputs in the base model, by its name.

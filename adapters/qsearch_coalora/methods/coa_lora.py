@@ -143,4 +143,4 @@ class CoALoRATrainer(AdapterTrainer):
         """Evaluate the original weights with the shared factors: no U, no residual factors."""
         from qsearch_coalora.training.evaluation import evaluate_full_precision
 
-        return evaluate_full_precision(self.study, split)
+        return evaluate_full_precision(self.study, split, self.reference(split))

@@ -92,4 +92,4 @@ class PTQTrainer(AdapterTrainer):
         """Evaluate the fine-tuned weights, not quantized."""
         from qsearch_coalora.training.evaluation import evaluate_full_precision
 
-        return evaluate_full_precision(self.study, split)
+        return evaluate_full_precision(self.study, split, self.reference(split))

@@ -32,4 +32,4 @@ class SharedLoRATrainer(AdapterTrainer):
         """Evaluate the original weights with the LoRA next to them."""
         from qsearch_coalora.training.evaluation import evaluate_full_precision
 
-        return evaluate_full_precision(self.study, split)
+        return evaluate_full_precision(self.study, split, self.reference(split))

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from qsearch.errors import InputError
-from qsearch.plugins.capabilities import NO_CHECKPOINT, TrainingCheckpoint
+from qsearch.errors import EvaluationError, InputError
+from qsearch.plugins.capabilities import (
+    NO_CHECKPOINT,
+    SupportsFullPrecision,
+    SupportsReference,
+    TrainingCheckpoint,
+)
 from qsearch.plugins.digests import Inputs
-from qsearch.plugins.evaluation import Evaluation, TrainReport
+from qsearch.plugins.evaluation import Evaluation, ReferenceScores, TrainReport
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, Requirements, Split, Trainer, TrainerState
 from qsearch.plugins.source_precision import SourcePrecision
@@ -25,6 +31,7 @@ from qsearch_coalora.models.split_packages import terms_of
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
+from qsearch_coalora.training.reference import Reference, room_note
 from qsearch_coalora.training.study_model import StudyModel
 
 _TOKENS = 512
@@ -97,7 +104,12 @@ class AdapterTrainer(Trainer):
         workload = task_workload(study.task)
         require_positions(shape.positions, workload)
         return estimate_requirements(
-            shape, study.layers, study.quantizer, study.options, workload, notes
+            shape,
+            study.layers,
+            study.quantizer,
+            study.options,
+            workload,
+            notes + room_note(study, workload),
         )
 
     def source_precision(self) -> SourcePrecision | None:
@@ -143,6 +155,7 @@ class AdapterTrainer(Trainer):
                 adapter in memory must not be used then.
         """
         _require_configurations(configurations)
+        self.study.references.forget_round()
         return self.adapters.train(configurations, round, progress, checkpoint)
 
     # Evaluation and scores of layers
@@ -157,10 +170,37 @@ class AdapterTrainer(Trainer):
         """
         from qsearch_coalora.training.evaluation import evaluate
 
+        reference = self.reference(split)
         return tuple(
-            evaluate(self.study, partial(self.place, configuration), split)
+            evaluate(self.study, partial(self.place, configuration), split, reference)
             for configuration in configurations
         )
+
+    def reference(self, split: Split) -> Reference | None:
+        """Return what evaluations on a split are compared with, if they are.
+
+        Where each configuration has an adapter of its own, no model of the round is unquantized.
+        """
+        task = self.study.task
+        if not isinstance(task, SupportsReference) or not self.study.options.reference_mebibytes:
+            return None
+        if task.reference == "round" and not isinstance(self, SupportsFullPrecision):
+            return None
+        try:
+            with clear_memory_errors():
+                return self.study.references.of(self.study, task, split)
+        except (RuntimeError, ValueError) as error:
+            raise EvaluationError(
+                f"the unquantized model cannot be evaluated: {type(error).__name__}: {error}"
+            ) from error
+
+    def prepare_reference(self, directory: Path) -> ReferenceScores | None:
+        """Make what evaluations are compared with; see :class:`SupportsReferenceFile`."""
+        self.study.references.folder = directory
+        reference = self.reference("validation")
+        if reference is None:
+            return None
+        return ReferenceScores(reference.examples, reference.count)
 
     def place(self, configuration: Configuration) -> None:
         """Make the model in memory the one of a configuration: its adapter and its weights."""
@@ -201,6 +241,7 @@ class AdapterTrainer(Trainer):
 
     def load_state(self, state: TrainerState) -> None:
         """Continue from a saved state, if it is this study's."""
+        self.study.references.forget_round()
         self.adapters.load_state(state)
 
     # Export

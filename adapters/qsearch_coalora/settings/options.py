@@ -66,6 +66,7 @@ class TrainingOptions(BaseModel):
     gradient_checkpointing: bool = False
     checkpoint_steps: int = Field(default=100, ge=1)
     cache_mebibytes: int = Field(default=256, ge=0)
+    reference_mebibytes: int = Field(default=256, ge=0)
     device: str = "cpu"
 
     @field_validator("device")

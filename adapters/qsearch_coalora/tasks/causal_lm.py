@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from qsearch.errors import InputError
 from qsearch.plugins.digests import ExamplesDigest
-from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.evaluation import Metric, MetricValue
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.loading import load_pretrained
@@ -19,8 +20,14 @@ from qsearch_coalora.tasks.causal_texts import causal_lines, causal_rows
 from qsearch_coalora.tasks.conversations import encode_rows
 from qsearch_coalora.tasks.data_checks import causal_warnings
 from qsearch_coalora.tasks.data_files import require_columns, require_text
+from qsearch_coalora.tasks.divergence import (
+    TopProbabilities,
+    divergence,
+    same_top,
+    top_probabilities,
+)
 from qsearch_coalora.tasks.docstrings import require_packages
-from qsearch_coalora.tasks.metrics import weighted_mean
+from qsearch_coalora.tasks.metrics import upper_percentile, weighted_mean
 from qsearch_coalora.tasks.sequences import Sequences, pack
 from qsearch_coalora.tasks.splits import hold_out, require_examples
 from qsearch_coalora.tasks.workload import Workload
@@ -35,7 +42,13 @@ class CausalLanguageModelling:
 
     Options = CausalOptions
     name = "causal-lm"
-    metric = Metric("perplexity", "lower")
+    metrics = (
+        Metric("perplexity", "lower"),
+        Metric("kl", "lower"),
+        Metric("kl_p99", "lower"),
+        Metric("same_top", "higher"),
+    )
+    reference: Literal["loaded"] = "loaded"
 
     def __init__(self, options: CausalOptions) -> None:
         self.options = options
@@ -162,15 +175,72 @@ class CausalLanguageModelling:
             ]
         )
         predicted = (targets != IGNORED).sum(1).to(losses.dtype)
-        return Scores(losses, losses.detach(), predicted)
+        return Scores(losses, predicted)
 
-    def summarise(self, scores: Scores) -> tuple[float, float]:
-        """Return perplexity and its standard error, exp(loss)·SE(loss) by the delta method."""
+    def reference_outputs(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the top of each next-token distribution (n × tokens × k).
+
+        Zeros follow those of shorter sequences, so that all batches have equally many tokens.
+        """
         import torch
 
-        mean, error = weighted_mean(scores.metrics, scores.weights)
+        tops = [top_probabilities(sequence[:-1]) for sequence in logits]
+        missing = self.options.length - logits.shape[1]
+        pad_tokens = torch.nn.functional.pad
+        return {
+            "logs": pad_tokens(torch.stack([top.logs for top in tops]), (0, 0, 0, missing)),
+            "tokens": pad_tokens(
+                torch.stack([top.tokens for top in tops]).int(), (0, 0, 0, missing)
+            ),
+            "rest": pad_tokens(torch.stack([top.rest for top in tops]), (0, missing)),
+        }
+
+    def compare(
+        self,
+        scores: Scores,
+        logits: Tensor,
+        batch: Mapping[str, Tensor],
+        reference: Mapping[str, Tensor],
+    ) -> Scores:
+        """Add KL(reference ‖ model) and same top tokens: means of each sequence, KL of each token.
+
+        Tokens that no loss is of, labelled -100, do not count.
+        """
+        import torch
+
+        unknown = torch.full_like(scores.losses.detach(), torch.nan)
+        kl, same, tokens = unknown.clone(), unknown.clone(), []
+        rows = zip(reference["logs"], reference["tokens"], reference["rest"], strict=True)
+        for place, row in enumerate(rows):
+            predicted, counts = logits[place, :-1], batch["labels"][place, 1:] != IGNORED
+            top = TopProbabilities(*(kept[: len(predicted)] for kept in row))
+            diverging = divergence(predicted, top)[counts]
+            kl[place] = diverging.mean()
+            same[place] = same_top(predicted, top)[counts].float().mean()
+            tokens.append(diverging)
+        metrics = {**scores.metrics, "kl": kl, "same_top": same}
+        of_tokens = torch.cat(tokens) if tokens else unknown[:0]
+        return replace(scores, metrics=metrics, details={**scores.details, "kl": of_tokens})
+
+    def summarise(self, scores: Scores) -> dict[str, MetricValue]:
+        """Return perplexity and, where sequences were compared, how far they are.
+
+        The standard error of perplexity is exp(loss)·SE(loss), by the delta method.
+        """
+        import torch
+
+        mean, error = weighted_mean(scores.losses.detach(), scores.weights)
         perplexity = torch.tensor(mean, dtype=torch.float64).exp().item()
-        return perplexity, perplexity * error
+        values = {"perplexity": MetricValue(perplexity, perplexity * error)}
+        if not len(scores.details.get("kl", ())):
+            return values
+        compared = ~scores.metrics["kl"].isnan()
+        weights = scores.weights[compared]
+        for name in ("kl", "same_top"):
+            of_sequences = scores.metrics[name][compared]
+            values[name] = MetricValue(*weighted_mean(of_sequences, weights))
+        values["kl_p99"] = MetricValue(upper_percentile(scores.details["kl"], 0.99))
+        return values
 
     def _split(self, split: Split) -> Sequences:
         if split not in self._sequences:

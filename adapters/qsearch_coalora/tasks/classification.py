@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from qsearch.errors import InputError
 from qsearch.models.discovery import backbone
 from qsearch.plugins.digests import ExamplesDigest
-from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.evaluation import Metric, MetricValue
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.loading import load_config, load_pretrained
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Classification:
-    """Sequence classification with cross-entropy loss, and accuracy or F1."""
+    """Sequence classification with cross-entropy loss, accuracy, F1 of two labels, and flips."""
 
     Options = ClassificationOptions
     name = "classification"
@@ -45,9 +46,15 @@ class Classification:
         self._kept_labels: tuple[str, ...] | None = None
 
     @property
-    def metric(self) -> Metric:
-        """Accuracy or F1."""
-        return Metric(self.options.metric, "higher")
+    def metrics(self) -> tuple[Metric, ...]:
+        """Accuracy and F1, the main one first, and flips; with more than two labels no F1."""
+        names = ("f1", "accuracy") if self.options.metric == "f1" else ("accuracy", "f1")
+        return (*(Metric(name, "higher") for name in names), Metric("flips", "lower"))
+
+    @property
+    def reference(self) -> Literal["round"]:
+        """That of the round: a new head means nothing before it is trained."""
+        return "round"
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -194,16 +201,39 @@ class Classification:
         labels = batch["labels"]
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
         predicted = logits.argmax(-1)
-        if self.options.metric == "f1":
-            metrics = confusion(predicted == self._positive, labels == self._positive)
-        else:
-            metrics = (predicted == labels).float()
-        return Scores(losses, metrics, torch.ones_like(metrics))
+        right = (predicted == labels).float()
+        details = {}
+        if logits.shape[-1] == 2:
+            details["cells"] = confusion(predicted == self._positive, labels == self._positive)
+        return Scores(losses, torch.ones_like(right), {"accuracy": right}, details)
 
-    def summarise(self, scores: Scores) -> tuple[float, float]:
-        """Return the metric and its standard error."""
-        of = f1_score if self.options.metric == "f1" else accuracy
-        return of(scores.metrics)
+    def reference_outputs(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the label of each example (n)."""
+        return {"labels": logits.argmax(-1)}
+
+    def compare(
+        self,
+        scores: Scores,
+        logits: Tensor,
+        batch: Mapping[str, Tensor],
+        reference: Mapping[str, Tensor],
+    ) -> Scores:
+        """Add whether each example's label differs from the reference's."""
+        import torch
+
+        kept = reference["labels"]
+        flips = torch.full_like(scores.weights, torch.nan)
+        flips[: len(kept)] = (logits.argmax(-1)[: len(kept)] != kept).float()
+        return replace(scores, metrics={**scores.metrics, "flips": flips})
+
+    def summarise(self, scores: Scores) -> dict[str, MetricValue]:
+        """Return the metrics that are known, with their standard errors."""
+        values = {"accuracy": MetricValue(*accuracy(scores.metrics["accuracy"]))}
+        if "cells" in scores.details:
+            values["f1"] = MetricValue(*f1_score(scores.details["cells"]))
+        if "flips" in scores.metrics:
+            values["flips"] = MetricValue(*accuracy(scores.metrics["flips"]))
+        return values
 
     def _encode(self, split: Split) -> tuple[Sequence[Mapping[str, Tensor]], Tensor]:
         import torch

@@ -20,6 +20,12 @@ def weighted_mean(values: Tensor, weights: Tensor) -> tuple[float, float]:
     return mean.item(), (spread.sqrt() / total).item()
 
 
+def upper_percentile(values: Tensor, share: float) -> float:
+    """Return the value that a share of others is at most, without a limit on their number."""
+    rank = max(int(-(-share * len(values) // 1)), 1)
+    return values.kthvalue(rank).values.item()
+
+
 def accuracy(right: Tensor) -> tuple[float, float]:
     """Return accuracy and its binomial standard error, of 1 or 0 for each example (n)."""
     share = right.double().mean().item()

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from qsearch.errors import EvaluationError
+from qsearch.plugins.capabilities import SupportsReference
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Scores, Split, Task
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.settings.device import autocast, parse_device, uses_bfloat16
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.tasks.metrics import weighted_mean
+from qsearch_coalora.training.reference import Reference
 from qsearch_coalora.training.study_model import StudyModel
 
 
-def evaluate(study: StudyModel, place: Callable[[], object], split: Split) -> Evaluation:
+def evaluate(
+    study: StudyModel,
+    place: Callable[[], object],
+    split: Split,
+    reference: Reference | None = None,
+) -> Evaluation:
     """Evaluate the model as ``place`` makes it, which counts for the evaluation's seconds.
 
-    A loss that is not a number is returned as it is.
+    With a reference of the split, it is compared with that. A loss that is not a number is returned
+    as it is.
 
     Raises:
         EvaluationError: If it cannot be made or evaluated.
@@ -31,17 +39,23 @@ def evaluate(study: StudyModel, place: Callable[[], object], split: Split) -> Ev
     try:
         with clear_memory_errors():
             place()
-            scores = _split_scores(study, split)
+            scores = _split_scores(study, split, reference)
     except (RuntimeError, ValueError, KeyError) as error:
         raise EvaluationError(f"evaluation failed: {type(error).__name__}: {error}") from error
     finally:
         study.adapted.projections.clear()
-    loss, standard_error = weighted_mean(scores.losses, scores.weights)
-    metric, metric_error = study.task.summarise(scores)
-    return Evaluation(loss, standard_error, metric, metric_error, time.perf_counter() - started)
+    return evaluation_of(study.task, scores, time.perf_counter() - started)
 
 
-def evaluate_full_precision(study: StudyModel, split: Split) -> Evaluation:
+def evaluation_of(task: Task, scores: Scores, seconds: float) -> Evaluation:
+    """Return what the scores of a split come to."""
+    loss, error = weighted_mean(scores.losses, scores.weights)
+    return Evaluation(loss, error, task.summarise(scores), seconds, scores.examples())
+
+
+def evaluate_full_precision(
+    study: StudyModel, split: Split, reference: Reference | None = None
+) -> Evaluation:
     """Evaluate the original weights with the adapter as it is trained: W + L1·L2.
 
     θ's adjustment U is zero, and where the rank holds residual factors, there are none: the
@@ -50,8 +64,10 @@ def evaluate_full_precision(study: StudyModel, split: Split) -> Evaluation:
     Raises:
         EvaluationError: If it cannot be evaluated.
     """
+    if reference is not None and reference.scores is not None:  # It is that very model.
+        return evaluation_of(study.task, reference.scores, reference.seconds)
     with study.adapted.unquantized():
-        return evaluate(study, lambda: None, split)
+        return evaluate(study, lambda: None, split, reference)
 
 
 def held_out_loss(study: StudyModel, configuration: Configuration) -> float:
@@ -62,16 +78,31 @@ def held_out_loss(study: StudyModel, configuration: Configuration) -> float:
 
 
 @torch.no_grad()
-def _split_scores(study: StudyModel, split: Split) -> Scores:
+def _split_scores(study: StudyModel, split: Split, reference: Reference | None = None) -> Scores:
     """Return what the model scores as it is, on the CPU."""
+    parts, position = [], 0
+    for logits, batch in evaluation_batches(study, split):
+        scores = study.task.score(logits, batch)
+        end = position + len(scores.losses)
+        if reference is not None and isinstance(study.task, SupportsReference):
+            rows = {
+                name: kept.to(logits.device) for name, kept in reference.rows(position, end).items()
+            }
+            scores = study.task.compare(scores, logits, batch, rows)
+        parts.append(scores)
+        position = end
+    return Scores.concatenate(parts)
+
+
+def evaluation_batches(
+    study: StudyModel, split: Split
+) -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+    """Yield float32 logits and the batch of each batch of a split, on the study's device."""
     options, device = study.options, parse_device(study.options.device)
-    with autocast(uses_bfloat16(options.eval_precision, device), device):
-        return Scores.concatenate(
-            [
-                score(study.task, study.adapted.logits(batch), batch)
-                for batch in study.task.batches(split, options.eval_batch_size)
-            ]
-        )
+    for batch in study.task.batches(split, options.eval_batch_size):
+        with autocast(uses_bfloat16(options.eval_precision, device), device):
+            logits = study.adapted.logits(batch)
+        yield logits.float(), {name: tensor.to(logits.device) for name, tensor in batch.items()}
 
 
 def score(task: Task, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:

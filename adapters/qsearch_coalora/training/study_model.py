@@ -24,6 +24,7 @@ from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
 from qsearch_coalora.training.data_facts import DataFacts
+from qsearch_coalora.training.reference import References
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,7 @@ class StudyModel:
     svd_rank: tuple[int, str] = (0, "")
     details: Mapping[str, Any] = field(default_factory=dict)
     facts: DataFacts = field(default_factory=DataFacts)
+    references: References = field(default_factory=References)
 
     @cached_property
     def model_shape(self) -> tuple[ModelShape, tuple[str, ...]]:

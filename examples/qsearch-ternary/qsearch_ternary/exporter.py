@@ -28,7 +28,7 @@ tensors by name, the {method} adapter in them.
 class TernaryExporter:
     """Writes codes and scales of each layer as they are, and its adapter next to them."""
 
-    contract: ClassVar[int] = 1
+    contract: ClassVar[int] = 2
     description = "codes and scales in one file, which qsearch_ternary reads"
     trainers = None
     quantizers = ("ternary",)

@@ -36,7 +36,7 @@ class Ternary:
     """
 
     name = "ternary"
-    contract: ClassVar[int] = 1
+    contract: ClassVar[int] = 2
 
     class Options(BaseModel):
         """Which values of each knob a study may use."""

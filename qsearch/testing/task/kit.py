@@ -15,6 +15,7 @@ from qsearch.plugins.capabilities import SupportsExampleCount
 from qsearch.plugins.contract import require_contract
 from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.protocols import LoadedModel, Scores, Split, Task
+from qsearch.plugins.trial_columns import require_names
 from qsearch.spec.sections import ModelSpec
 from qsearch.testing.comparison import assert_same, assert_same_tensors
 
@@ -45,14 +46,16 @@ class TaskConformance:
         """Return a model that has the task's head, or can get one."""
         raise NotImplementedError(f"{type(self).__name__} needs a method model")
 
-    def test_it_has_a_name_and_a_metric(self) -> None:
+    def test_it_has_a_name_and_metrics(self) -> None:
         task = self.make()
         require_contract(task, "the task")
         assert isinstance(task.name, str), "name"
         assert task.name, "name"
-        assert isinstance(task.metric, Metric), "metric"
-        assert task.metric.name not in ("", "loss", "average_bits", "seconds"), "metric's name"
-        assert task.metric.better in ("higher", "lower"), "which values are better"
+        assert task.metrics, "metrics"
+        assert all(isinstance(metric, Metric) for metric in task.metrics), "metrics"
+        require_names([metric.name for metric in task.metrics], "the task")
+        betters = {metric.better for metric in task.metrics}
+        assert betters <= {"higher", "lower"}, "which values are better"
 
     def test_options_refuse_fields_that_they_do_not_know(self) -> None:
         options: Any = type(self.make()).Options  # type: ignore[attr-defined]
@@ -101,8 +104,8 @@ class TaskConformance:
             logits = _logits(loaded, batch)
             scores = task.score(logits, batch)
             assert_same_tensors(batch, before, "the batch after it is scored")
-            for name in ("losses", "metrics", "weights"):
-                values = getattr(scores, name)
+            named = {"losses": scores.losses, "weights": scores.weights, **scores.metrics}
+            for name, values in named.items():
                 assert values.ndim == 1, name
                 assert len(values) == len(scores.losses), name
                 assert values.isfinite().all(), name
@@ -111,17 +114,23 @@ class TaskConformance:
             alone = task.score(logits.detach(), batch)
             assert_same(alone.losses, scores.losses.detach(), "losses, again")
 
-    def test_the_metric_is_of_all_examples(self) -> None:
+    def test_metrics_are_of_all_examples(self) -> None:
         task, loaded = self._prepared()
         parts = []
         with torch.no_grad():
             for batch in task.batches("validation", BATCH):
                 parts.append(task.score(_logits(loaded, batch), batch))
-        value, error = task.summarise(Scores.concatenate(parts))
-        assert math.isfinite(value), "metric"
-        assert 0 <= error < math.inf, "standard error of the metric"
-        reverse, _ = task.summarise(Scores.concatenate(parts[::-1]))
-        assert reverse == pytest.approx(value, rel=1e-5), "metric in another order"
+        metrics = task.summarise(Scores.concatenate(parts))
+        names = [metric.name for metric in task.metrics]
+        assert names[0] in metrics, "main metric"
+        assert set(metrics) <= set(names), "names of metrics"
+        reverse = task.summarise(Scores.concatenate(parts[::-1]))
+        for name, metric in metrics.items():
+            assert math.isfinite(metric.value), name
+            error = metric.standard_error
+            assert math.isnan(error) or 0 <= error < math.inf, f"standard error of {name}"
+            expected = pytest.approx(metric.value, rel=1e-5)
+            assert reverse[name].value == expected, f"{name} in another order"
 
     def _prepared(self) -> tuple[Task, LoadedModel]:
         task = self.make()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, NamedTuple
@@ -93,17 +93,21 @@ class TrainerChecks:
         assert len(actual) == len(expected), f"{what}: number of evaluations"
         for place, (one, other) in enumerate(zip(actual, expected, strict=True)):
             # A standard error is rounded as the value that it is of.
-            for name, size in (
-                ("loss", other.loss),
-                ("standard_error", other.loss),
-                ("metric", other.metric),
-                ("metric_standard_error", other.metric),
-            ):
-                right = getattr(other, name)
+            assert set(one.metrics) == set(other.metrics), f"{what}: metrics of number {place}"
+            for (name, left, _), (_, right, size) in zip(_sizes(one), _sizes(other), strict=True):
                 bound = self.tolerance * max(abs(size), abs(right))
-                assert getattr(one, name) == pytest.approx(right, rel=0, abs=bound, nan_ok=True), (
+                assert left == pytest.approx(right, rel=0, abs=bound, nan_ok=True), (
                     f"{what}: {name} of number {place}"
                 )
+
+
+def _sizes(evaluation: Evaluation) -> Iterator[tuple[str, float, float]]:
+    """Yield each number of an evaluation: its name, itself, and the value that it is of."""
+    loss = evaluation.loss
+    yield from (("loss", loss, loss), ("standard error", evaluation.standard_error, loss))
+    for name, metric in sorted(evaluation.metrics.items()):
+        yield name, metric.value, metric.value
+        yield f"standard error of {name}", metric.standard_error, metric.value
 
 
 def copied(state: TrainerState) -> TrainerState:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from qsearch.plugins.capabilities import SupportsFullPrecision
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, ExampleScores
 from qsearch.space.configuration import Configuration
 from qsearch.testing.trainer.base import TrainerChecks, copied, saved
 
@@ -79,6 +79,21 @@ class EvaluationChecks(TrainerChecks):
 def _assert_finite(evaluation: Evaluation) -> None:
     assert isinstance(evaluation, Evaluation)
     assert math.isfinite(evaluation.loss), "loss"
-    assert math.isfinite(evaluation.metric), "metric"
+    assert evaluation.metrics, "metrics"
     assert 0 <= evaluation.standard_error < math.inf, "standard error"
-    assert 0 <= evaluation.metric_standard_error < math.inf, "standard error of the metric"
+    for name, metric in evaluation.metrics.items():
+        assert math.isfinite(metric.value), name
+        error = metric.standard_error
+        assert math.isnan(error) or 0 <= error < math.inf, f"standard error of {name}"
+    if evaluation.examples is not None:
+        _assert_of_examples(evaluation, evaluation.examples)
+
+
+def _assert_of_examples(evaluation: Evaluation, examples: ExampleScores) -> None:
+    """Assert that the loss is the weighted mean over its examples."""
+    assert len(examples.losses) == len(examples.weights), "weights of examples"
+    weighted = zip(examples.losses, examples.weights, strict=True)
+    mean = sum(loss * weight for loss, weight in weighted) / sum(examples.weights)
+    assert evaluation.loss == pytest.approx(mean, rel=1e-5), "loss, as the mean over examples"
+    for name, values in examples.metrics.items():
+        assert len(values) == len(examples.losses), f"{name} of examples"

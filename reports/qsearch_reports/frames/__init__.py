@@ -45,6 +45,7 @@ from qsearch_reports.frames.points import (
     latest_front,
     latest_points,
     loss_unit,
+    more_metrics,
     points_frame,
     row_choices,
 )

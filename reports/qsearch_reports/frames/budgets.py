@@ -9,7 +9,9 @@ import pandas as pd
 
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
+from qsearch.plugins.trial_columns import metric_columns
 from qsearch.storage.study_record import StudyRecord
+from qsearch_reports.frames.points import metric_values, more_metrics, with_objective
 
 _BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0)
 
@@ -38,16 +40,21 @@ def budget_frame(record: StudyRecord, budgets: Sequence[float]) -> pd.DataFrame:
     Values are missing where nothing fits, and ``seen`` where nothing is trained.
     """
     columns = [
-        *("trial", "average_bits", "loss", "standard_error", "estimated_loss"),
-        *("estimated_loss_std", "metric", "metric_standard_error", "seen"),
+        *("trial", "average_bits", "bytes", "loss", "standard_error", "estimated_loss"),
+        *("estimated_loss_std", "seen"),
     ]
+    of_metrics = metric_columns(["metric", *more_metrics(record)])
     rows: list[dict[str, object]] = []
     for budget in budgets:
         try:
             best = best_under(record, budget)
         except InputError:
-            rows.append({"budget": budget, **dict.fromkeys(columns)})
+            rows.append({"budget": budget})
         else:
-            rows.append({"budget": budget, **{name: best[name] for name in columns}})
-    frame = pd.DataFrame(rows, columns=["budget", *columns])
+            row = best.to_frame().T
+            own = metric_values(record, row).iloc[0]
+            metrics = {name: own[name] for name in of_metrics}
+            shown = with_objective(record, row).iloc[0]
+            rows.append({"budget": budget, **{name: shown[name] for name in columns}, **metrics})
+    frame = pd.DataFrame(rows, columns=["budget", *columns, *of_metrics])
     return frame if record.is_trained else frame.assign(seen=None)

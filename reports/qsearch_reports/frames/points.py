@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.trial_columns import metric_columns
 from qsearch.spec.sections import OBJECTIVE
 from qsearch.storage.study_record import StudyRecord, selection_loss
 from qsearch_reports.frames.layers import choice_indices
@@ -31,11 +33,14 @@ POINT_COLUMNS = (
     ),
     *("segment", "on_front", "latest", "predicted_loss", "predicted_loss_std", "configuration"),
 )
-"""Columns of :func:`points_frame`."""
+"""Columns of :func:`points_frame`; those of :func:`more_metrics` follow.
+
+``metric`` is the main metric.
+"""
 
 _VALUES = [
     *("average_bits", "bytes", "loss", "standard_error", "estimated_loss", "estimated_loss_std"),
-    *("metric", "metric_standard_error", "seconds", "predicted_loss", "predicted_loss_std"),
+    *("seconds", "predicted_loss", "predicted_loss_std"),
 ]
 
 
@@ -55,7 +60,12 @@ def _once(make: Callable[[StudyRecord], _Made]) -> Callable[[StudyRecord], _Made
 
 
 def loss_unit(record: StudyRecord) -> str:
-    """Return the unit of a study's losses; "" if it is not known, as of an objective."""
+    """Return the unit of a study's losses; "" if it is not known, as of an objective.
+
+    Where the search lowers a metric, reports show that as the loss, and the unit says so.
+    """
+    if record.objective != "loss":
+        return f"nats of {record.objective}"
     return "" if record.task == OBJECTIVE else "nats"
 
 
@@ -83,7 +93,9 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
     it runs.
     """
     ordered = _completed_trials(record)
-    values = ordered[_VALUES].astype(float)
+    shown = with_objective(record, ordered)
+    values = pd.concat([shown[_VALUES], metric_values(record, ordered)], axis="columns")
+    values = values.astype(float)
     values = values.where(np.isfinite(values))
     points = pd.DataFrame(
         {
@@ -91,13 +103,43 @@ def points_frame(record: StudyRecord) -> pd.DataFrame:
             "seen": seen_in_training(record, ordered["seen"]),
             "on_front": ordered["on_front"].astype(bool),
             "method": ordered["method"].astype(str),
-            **{name: values[name] for name in _VALUES},
+            **{str(name): values[name] for name in values},
             "selection_loss": selection_loss(values),
             "configuration": pd.factorize(ordered["configuration"])[0].astype(int),
         }
     )
     points["latest"] = points["round"] == (record.rounds[-1].round if record.rounds else 1)
-    return points[list(POINT_COLUMNS)]
+    return points[[*POINT_COLUMNS, *metric_columns(list(more_metrics(record)))]]
+
+
+def more_metrics(record: StudyRecord) -> dict[str, Metric]:
+    """Return the metrics after the main one by their columns: ``metric_2``, and so on.
+
+    A metric may be called as a column of :func:`points_frame` is.
+    """
+    metrics = [*record.metrics[1:]]
+    if record.objective != "loss":
+        metrics.append(Metric("loss", "lower"))
+    return {f"metric_{place}": metric for place, metric in enumerate(metrics, start=2)}
+
+
+def with_objective(record: StudyRecord, trials: pd.DataFrame) -> pd.DataFrame:
+    """Return trial rows with what the search lowers as their loss."""
+    if record.objective == "loss":
+        return trials
+    value, error = metric_columns([record.objective])
+    return trials.assign(loss=trials[value], standard_error=trials[error])
+
+
+def metric_values(record: StudyRecord, trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the metrics of trial rows, by their columns in :func:`points_frame`."""
+    columns = metric_columns(["metric", *more_metrics(record)])
+    if not record.metrics:
+        return pd.DataFrame(math.nan, index=trials.index, columns=list(columns))
+    names = metric_columns(record.metric_names)
+    if record.objective != "loss":
+        names += ("loss", "standard_error")
+    return trials[list(names)].set_axis(list(columns), axis="columns")
 
 
 @_once

@@ -13,7 +13,7 @@ from qsearch_reports.frames.clock import log_history, running_minutes
 from qsearch_reports.frames.points import points_frame, seen_in_training
 from qsearch_reports.results import StudyResults
 
-_BRIEF = (Phase.STARTING, Phase.QUANTIZATION_ERROR, Phase.FULL_PRECISION)
+_BRIEF = (Phase.STARTING, Phase.QUANTIZATION_ERROR, Phase.REFERENCE, Phase.FULL_PRECISION)
 """Phases of which it does not matter whether they were cut off."""
 
 _OVERLAP = 0.1

@@ -38,8 +38,7 @@ class IndexRow:
         problem: Why nothing more is known of it; "" if something is.
         trainer, rounds: Finished rounds are None, and the trainer is "", if nothing is trained.
         loss: Least selection loss of the last finished round.
-        bits: Fewest average bits at which the loss is within 1 %: of what the model loses in full
-            precision, or of the study's own least loss (``is_of_best``).
+        bits: Fewest average bits at which the loss is within 1 % of the study's least.
         changed: When its results last changed, seconds since 1970.
         front: Average bits and losses of the overall Pareto front (2 × points).
     """
@@ -58,7 +57,6 @@ class IndexRow:
     failed: int | None = None
     loss: float | None = None
     bits: float | None = None
-    is_of_best: bool = False
     hypervolume: float | None = None
     minutes: float | None = None
     changed: float | None = None
@@ -135,7 +133,7 @@ def _url(path: Path, start: Path) -> str:
 def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
     head = frames.headline(record)
     front = frames.latest_front(record)[["average_bits", "selection_loss"]]
-    close = head.within_one_percent
+    close = head.close_to_best
     named = ("name", "model", "task", "quantizer")
     return replace(
         row,
@@ -146,7 +144,6 @@ def _with_results(row: IndexRow, record: StudyRecord) -> IndexRow:
         failed=head.failed,
         loss=_number(None if head.best is None else head.best["selection_loss"]),
         bits=_number(None if close is None else close["average_bits"]),
-        is_of_best=head.relative_to == "best loss",
         hypervolume=_number(head.hypervolume),
         minutes=_number(head.seconds / 60) if head.rounds else None,
         front=front.to_numpy(dtype=float).T,
@@ -176,7 +173,7 @@ def sparkline(front: np.ndarray, bits: tuple[float, float]) -> tuple[str, str] |
     return path, f"Pareto front: {first} average bits" + (f", {last}" if len(across) > 1 else "")
 
 
-_HIDDEN = ("place", "link", "problem", "is_of_best", "front")
+_HIDDEN = ("place", "link", "problem", "front")
 """Fields that the page's script does not sort or filter by."""
 
 

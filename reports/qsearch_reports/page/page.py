@@ -20,6 +20,7 @@ from qsearch_reports.page import assets
 from qsearch_reports.page.comparison import comparison_context
 from qsearch_reports.page.payload import study_payload
 from qsearch_reports.results import StudyResults, read_results
+from qsearch_reports.summaries.facts import answer, uniform_cells
 
 
 def write_report(directories: Sequence[Path], out: Path) -> Path:
@@ -62,11 +63,14 @@ def render_page(results: Sequence[StudyResults]) -> str:
 def _study_context(results: StudyResults, name: str, payload: dict[str, Any]) -> dict[str, Any]:
     record = results.record
     latest = frames.latest_points(frames.points_frame(record))
+    head = frames.headline(record, results.claims)
     return {
         "record": record,
         "name": name,
         "directory": shell_path(results.directory),
-        "headline": frames.headline(record),
+        "headline": head,
+        "answer": answer(head, results.footprint),
+        "uniform": uniform_cells(results.claims),
         "unit": frames.loss_unit(record),
         "failures": frames.failures_frame(record).to_dict("records"),
         "parameters": sum(layer.parameters for layer in record.layers),

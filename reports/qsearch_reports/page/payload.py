@@ -47,6 +47,11 @@ def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
         "python": None if record.is_trained else python_study(results.directory),
         "unit": frames.loss_unit(record),
         "metric": record.metric and asdict(record.metric),
+        "more_metrics": [
+            {"key": key, **asdict(metric)}
+            for key, metric in frames.more_metrics(record).items()
+            if points[key].notna().any()
+        ],
         "layers": [{"name": layer.name, "parameters": layer.parameters} for layer in record.layers],
         "knobs": [
             {

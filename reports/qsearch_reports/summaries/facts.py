@@ -6,14 +6,17 @@ The terminal's summary and the Markdown one say the same; each escapes names in 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from rich.cells import cell_len, set_cell_size
 
 from qsearch._text import without_controls
+from qsearch.claims.claims import Claims
+from qsearch.claims.sentences import claim_sentence, difference_text, size_text
 from qsearch.monitoring.durations import duration_text
+from qsearch.plugins.footprint import Footprint
 from qsearch.storage.study_record import StudyRecord, selection_loss
 from qsearch_reports.frames import (
     Headline,
@@ -24,6 +27,7 @@ from qsearch_reports.frames import (
     failures_frame,
     headline,
     incomparable,
+    more_metrics,
     study_budgets,
 )
 from qsearch_reports.names import python_study, shell_path
@@ -55,29 +59,23 @@ def one_line(name: object, limit: int = 80) -> str:
     return text if cell_len(text) <= limit else set_cell_size(text, limit - 1).rstrip() + "…"
 
 
-def answer(head: Headline) -> str:
+def answer(head: Headline, footprint: Footprint | None = None) -> str:
     """Return the sentence that a summary opens with."""
-    best, close = head.best, head.within_one_percent
-    if best is None:
+    best, close = head.best, head.close_to_best
+    if best is None or close is None:
         if head.failed:
             return f"{counted(head.failed, 'evaluation')} failed, none completed: no front yet."
         return "No evaluation has finished yet."
     only = " It is the only evaluation so far." if head.evaluations == 1 else ""
-    if close is None:
-        at = f"{least_budget(best['average_bits'])} average bits"
-        above = "not within 1 % of" if head.excess is None else f"{100 * head.excess:.1f} % above"
-        return f"Best {_named_loss(best, head)} at {at}: {above} {head.relative_to}.{only}"
-    if head.full_precision is not None:
-        compared = f" against {head.full_precision.loss:.4f}"
-    elif close["trial"] != best["trial"]:
-        compared = f" against {_loss(best, head)} at {least_budget(best['average_bits'])} bits"
-    else:
-        compared = ""
-    smaller = f"{16 / close['average_bits']:.1f} times smaller than at 16 bits"
-    relative = "the best loss" if head.relative_to == "best loss" else head.relative_to
+    if head.claim is not None:
+        return claim_sentence(head.claim, footprint) + only
+    compared = ""
+    if close["trial"] != best["trial"]:
+        compared = f" against {_loss(best, head)} at {size_text(best)}"
+    full = "" if head.full_precision is None else f"; full precision {head.full_precision.loss:.4f}"
     return (
-        f"Within 1 % of {relative} at {least_budget(close['average_bits'])} average bits:"
-        f" {_named_loss(close, head)}{compared}; quantized weights {smaller}.{only}"
+        f"Within 1 % of the best loss at {size_text(close)}:"
+        f" {_named_loss(close, head)}{compared}{full}.{only}"
     )
 
 
@@ -109,26 +107,69 @@ def values(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
     return rows
 
 
+def uniform_cells(claims: Claims) -> Cells | None:
+    """Return each baseline and what is as good in fewer bytes; None where there is none."""
+    if not claims.uniform:
+        return None
+    rows = []
+    for claim in claims.uniform:
+        own = (
+            ("none smaller", "", "")
+            if claim.row is None
+            else (
+                f"trial {int(claim.row['trial'])}, {size_text(claim.row)}",
+                f"{100 * claim.saved:.0f} %",
+                "" if claim.difference is None else difference_text(claim.difference),
+            )
+        )
+        rows.append((f"{claim.name}, {size_text(claim.baseline)}", *own))
+    return Cells(("baseline", "as good", "saved", "difference"), tuple(rows))
+
+
 def budget_cells(record: StudyRecord) -> Cells:
     """Return the best configuration at or under each budget, without columns that no row knows."""
     frame = budget_frame(record, study_budgets(record))
     columns = [
         ("budget", [f"{value:g}" for value in frame["budget"]]),
         ("trial", [str(int(value)) for value in frame["trial"]]),
-        ("bits", [f"{value:.4f}" for value in frame["average_bits"]]),
+        ("bits", [f"{value:.2f}" for value in frame["average_bits"]]),
     ]
+    if frame["bytes"].notna().any():
+        columns.append(("MB", [f"{value / 1e6:.1f}" for value in frame["bytes"]]))
     name = record.metric.name if record.metric else ""
-    pairs = (
-        ("loss", "loss", "standard_error"),
-        ("estimated loss", "estimated_loss", "estimated_loss_std"),
-        (name, "metric", "metric_standard_error"),
-    )
-    for heading, value, error in pairs:
-        if frame[value].notna().any():
-            pairs_of = zip(frame[value], frame[error], strict=True)
-            columns.append((heading, [with_error(*pair) for pair in pairs_of]))
+    values = {"loss": "loss", "estimated_loss": "estimated loss", "metric": name}
+    columns += _measured_columns(frame, values)
     if record.is_trained:
         columns.append(("seen", ["yes" if seen else "no" for seen in frame["seen"]]))
+    return _cells(columns)
+
+
+def metric_cells(record: StudyRecord) -> Cells | None:
+    """Return the other metrics of the rows of :func:`budget_cells`; None where there are none."""
+    frame = budget_frame(record, study_budgets(record))
+    names = {key: metric.name for key, metric in more_metrics(record).items()}
+    measured = _measured_columns(frame, names)
+    if not measured:
+        return None
+    return _cells([("budget", [f"{value:g}" for value in frame["budget"]]), *measured])
+
+
+def _measured_columns(
+    frame: pd.DataFrame, values: Mapping[str, str]
+) -> list[tuple[str, list[str]]]:
+    """Return values with their errors, by heading, of the columns that any row knows."""
+    columns = []
+    for value, heading in values.items():
+        error = {"loss": "standard_error", "estimated_loss": "estimated_loss_std"}.get(
+            value, f"{value}_standard_error"
+        )
+        if frame[value].notna().any():
+            pairs = zip(frame[value].astype(float), frame[error].astype(float), strict=True)
+            columns.append((heading, [with_error(*pair) for pair in pairs]))
+    return columns
+
+
+def _cells(columns: Sequence[tuple[str, list[str]]]) -> Cells:
     headings, texts = zip(*columns, strict=True)
     return Cells(headings, tuple(zip(*texts, strict=True)))
 
@@ -150,7 +191,7 @@ def next_commands(head: Headline, directory: str) -> list[str]:
     """Return the commands that come next, for a POSIX shell, each in one line."""
     path = shell_path(directory)
     commands = [f"qsearch status {path}"]
-    best = head.best if head.within_one_percent is None else head.within_one_percent
+    best = head.named
     if best is not None:
         bits = least_budget(float(best["average_bits"]))
         export = [f"qsearch export {path} --bits {bits} --to OUT"] if head.is_trained else []
@@ -163,7 +204,7 @@ def next_in_python(head: Headline, directory: str) -> str:
 
     It is one expression, in one line.
     """
-    best = head.best if head.within_one_percent is None else head.within_one_percent
+    best = head.named
     if best is None or head.is_trained:
         return ""
     bits = least_budget(float(best["average_bits"]))
@@ -178,7 +219,7 @@ def comparison_cells(results: Sequence[StudyResults], names: Sequence[str]) -> C
     budgets = common_budgets(records, _COMPARED_BUDGETS)
     rows = []
     for record, name in zip(records, names, strict=True):
-        losses = selection_loss(budget_frame(record, budgets))
+        losses = selection_loss(budget_frame(record, budgets))  # Of the objective already.
         values = (last.get(name, math.nan), *losses)
         evaluations = f"{headline(record).evaluations:,}"
         rows.append((name, evaluations, *(with_error(value, math.nan) for value in values)))

@@ -56,8 +56,8 @@ def code(name: object, limit: int = 80, *, in_table: bool = False) -> str:
 
 def _study(study: StudyResults, heading: str) -> Iterable[str]:
     record = study.record
-    head = headline(record)
-    yield f"**{facts.answer(head)}**"
+    head = headline(record, study.claims)
+    yield f"**{facts.answer(head, study.footprint)}**"
     yield ""
     parts = [code(record.model), code(record.task), code(record.quantizer), code(record.trainer)]
     if not record.is_trained:
@@ -71,6 +71,11 @@ def _study(study: StudyResults, heading: str) -> Iterable[str]:
     if head.best is not None:
         yield from ("", f"{heading} Best configuration at or under each budget", "")
         yield from _table(facts.budget_cells(record))
+        if (metrics := facts.metric_cells(record)) is not None:
+            yield from ("", *_table(metrics))
+    if (uniform := facts.uniform_cells(study.claims)) is not None:
+        yield from ("", f"{heading} Compared with uniform quantization", "")
+        yield from _table(uniform, {0, 1})
     if head.failed:
         yield from ("", f"{heading} {counted(head.failed, 'failed evaluation').capitalize()}", "")
         yield from _table(facts.failure_cells(record), {1})

@@ -42,7 +42,12 @@ def _columns(record: StudyRecord, frame: pd.DataFrame) -> list[tuple[str, list[s
     columns = [
         ("budget", [f"{value:g}" for value in frame["budget"]]),
         ("trial", ["–" if pd.isna(trial) else str(int(trial)) for trial in trials]),
-        ("average bits", ["–" if pd.isna(value) else f"{value:.4f}" for value in bits]),
+        ("bits", ["–" if pd.isna(value) else f"{value:.4f}" for value in bits]),
+    ]
+    if frame["bytes"].notna().any():
+        megabytes = ["–" if pd.isna(value) else f"{value / 1e6:.1f}" for value in frame["bytes"]]
+        columns.append(("MB", megabytes))
+    columns += [
         ("loss", _with_errors(frame["loss"], frame["standard_error"])),
     ]
     if frame["estimated_loss"].notna().any():

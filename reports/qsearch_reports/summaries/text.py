@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
+from qsearch.claims.sentences import uniform_sentence
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames import headline, latest_points, loss_unit, points_frame
 from qsearch_reports.names import distinct_names
@@ -44,8 +45,10 @@ def text_summary(results: Sequence[StudyResults]) -> str:
 
 def _study(results: StudyResults, name: str) -> Iterable[str]:
     record = results.record
-    head = headline(record)
-    yield from _wrap(f"{one_line(name)}: {facts.answer(head)}")
+    head = headline(record, results.claims)
+    yield from _wrap(f"{one_line(name)}: {facts.answer(head, results.footprint)}")
+    for claim in results.claims.uniform:
+        yield from _wrap(uniform_sentence(claim))
     yield ""
     rows = [
         ("model", one_line(record.model, WIDTH - 16)),
@@ -58,6 +61,8 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
     if head.best is not None:
         yield from ("", "best configuration at or under each budget")
         yield from _put(facts.budget_cells(record))
+        if (metrics := facts.metric_cells(record)) is not None:
+            yield from ("", *_put(metrics))
         latest = latest_points(points_frame(record))
         loss = "estimated loss" if head.is_estimated else "loss"
         number = int(latest["round"].iloc[0])
@@ -96,8 +101,9 @@ def _put(cells: Cells) -> Iterable[str]:
     headings = tuple(one_line(heading, 15) for heading in cells.headings)
     rows = [headings, *cells.rows]
     widths = [max(cell_len(row[column]) for row in rows) for column in range(len(headings))]
+    gap = "  " if 2 * len(widths) + sum(widths) <= WIDTH else " "
     for row in rows:
-        yield "  " + "  ".join(
+        yield gap + gap.join(
             f"{' ' * (width - cell_len(cell))}{cell}"
             for cell, width in zip(row, widths, strict=True)
         )

@@ -161,12 +161,18 @@ def test_a_trainer_learns_from_conversations(
     path = "qsearch_coalora.tasks.causal_lm.load_tokenizer"
     monkeypatch.setattr(path, lambda model: tokenizer)
     task = causal(train=chat_file, validation=chat_file, messages="messages", length=32)
-    trainer = make_trainer(method=CoALoRATrainer, model=llama_folder, task=task, steps=20)
+    trainer = make_trainer(
+        method=CoALoRATrainer, model=llama_folder, task=task, steps=20, eval_batch_size=2
+    )
     chosen = [make_configuration(trainer, 0)]
     (before,) = trainer.evaluate(chosen, "validation")
     trainer.train(chosen, 1)
     (after,) = trainer.evaluate(chosen, "validation")
     assert after.loss < before.loss
+    # Batches are of unequal length; only what is predicted is compared with the loaded model.
+    exact = trainer.evaluate_full_precision("validation")
+    assert 0 <= before.metrics["kl"].value < after.metrics["kl"].value
+    assert exact.metrics["kl"].value > 0
 
 
 @pytest.mark.parametrize(

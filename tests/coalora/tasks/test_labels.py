@@ -119,7 +119,9 @@ def test_f1_is_of_the_second_label_or_the_one_that_is_named(
     left, right = (task.labels.index(label) for label in ("left", "right"))
     labels = torch.tensor([left, left, right, right])
     logits = torch.nn.functional.one_hot(torch.tensor([left, left, right, left]), 2).float()
-    assert task.summarise(task.score(logits, {"labels": labels}))[0] == pytest.approx(expected)
+    metrics = task.summarise(task.score(logits, {"labels": labels}))
+    assert metrics["f1"].value == pytest.approx(expected)
+    assert metrics["accuracy"].value == 0.75
 
 
 def test_f1_of_more_than_two_labels_is_refused(table_files, tmp_path) -> None:

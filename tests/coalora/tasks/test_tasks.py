@@ -124,7 +124,9 @@ def test_perplexity_is_the_exponential_of_the_mean_token_loss(make_causal_task) 
     expected = torch.nn.functional.cross_entropy(
         logits[:, :-1].reshape(-1, 63), labels[:, 1:].reshape(-1)
     )
-    perplexity, error = make_causal_task().summarise(scores)
+    metrics = make_causal_task().summarise(scores)
+    assert set(metrics) == {"perplexity"}, "nothing is compared"
+    perplexity, error = metrics["perplexity"].value, metrics["perplexity"].standard_error
     assert perplexity == pytest.approx(expected.exp().item(), rel=1e-5)
     assert error == pytest.approx(perplexity * scores.losses.std().item() / math.sqrt(3), rel=1e-5)
 

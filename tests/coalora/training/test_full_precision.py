@@ -16,7 +16,7 @@ from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from tests.coalora.conftest import RoundingQuantizer
 
-FIGURES = ("loss", "standard_error", "metric", "metric_standard_error")
+FIGURES = ("loss", "standard_error")
 
 
 class Exact(RoundingQuantizer):
@@ -30,7 +30,9 @@ class Exact(RoundingQuantizer):
 
 
 def figures(evaluation: Evaluation) -> list[float]:
-    return [getattr(evaluation, name) for name in FIGURES]
+    metrics = evaluation.metrics.values()
+    of_metrics = [value for metric in metrics for value in (metric.value, metric.standard_error)]
+    return [*(getattr(evaluation, name) for name in FIGURES), *of_metrics]
 
 
 def uniform(trainer: Any) -> Configuration:

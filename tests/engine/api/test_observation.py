@@ -40,7 +40,10 @@ def test_numbers_of_an_observation_become_plain() -> None:
         (Observation(0.5, examples=0), "examples is a number of examples, 1 or more, not 0"),
         (10**400, "a loss is a number, not a value of type int"),
         (Observation(0.5, examples="abc"), "examples is a number of examples, 1 or more, not 'a"),  # type: ignore[arg-type]
-        (Observation(0.5, metrics={"seconds": 1.0}), "metrics: none may be called 'seconds'"),
+        (
+            Observation(0.5, metrics={"seconds": 1.0}),
+            "a metric may not be called 'seconds'",
+        ),
         (Observation(0.5, metrics={"f1": "high"}), "metric 'f1' is a number, not 'high'"),  # type: ignore[dict-item]
         (Observation(0.5, metrics=[1]), r"metrics is a mapping of name to number, not \[1\]"),  # type: ignore[arg-type]
     ],

@@ -383,7 +383,7 @@ def test_metrics_and_examples_are_kept(space: qsearch.Space, loss: Loss, tmp_pat
         return qsearch.Observation(value, 0.01, 256, {"accuracy": 1 - value, "speed": 3.0})
 
     metric = qsearch.Metric("accuracy", better="higher")
-    study = create(space, tmp_path, metric=metric)
+    study = create(space, tmp_path, metrics=[metric])
     study.optimize(objective, trials=INITIAL + 1)
     table = qsearch.load_study(tmp_path).trials_dataframe()
     assert table["accuracy"].to_numpy() == pytest.approx(1 - table["loss"].to_numpy())
@@ -525,7 +525,7 @@ def test_losses_of_other_examples_are_refused(space: qsearch.Space, tmp_path: Pa
 def test_a_missing_metric_is_named(space: qsearch.Space, tmp_path: Path) -> None:
     metric = qsearch.Metric("f1", better="higher")
     with (
-        create(space, tmp_path, metric=metric) as study,
+        create(space, tmp_path, metrics=[metric]) as study,
         pytest.raises(qsearch.ObjectiveError, match=r"metrics lacks 'f1', .* it has \['acc'\]"),
     ):
         study.tell(study.ask(), qsearch.Observation(0.5, metrics={"acc": 1.0}))
@@ -576,9 +576,10 @@ def test_continuing_needs_the_space(searched: qsearch.Study, loss: Loss) -> None
         ({"bits": (5, 3)}, r"bits: give \(low, high\) .* not \(5, 3\)"),
         ({"initial": 1}, "create_study: search.initial: .* not 1"),
         ({"seed": -1}, "create_study: seed: .* not -1"),
-        ({"metric": qsearch.Metric("loss", "lower")}, "metric: it may not be called 'loss'"),
-        ({"metric": qsearch.Metric("f1", "bigger")}, "metric: give such as .* not Metric"),  # type: ignore[arg-type]
-        ({"metric": "f1"}, "metric: give such as qsearch.Metric.* not 'f1'"),
+        ({"metrics": [qsearch.Metric("loss", "lower")]}, "metrics: a metric may not be .* 'loss'"),
+        ({"metrics": [qsearch.Metric("f1", "higher")] * 2}, "metrics: a metric may .* called 'f1'"),
+        ({"metrics": [qsearch.Metric("f1", "bigger")]}, "metrics: give such as .* not Metric"),  # type: ignore[arg-type]
+        ({"metrics": "f1"}, "metrics: give a list of metrics, not 'f1'"),
     ],
 )
 def test_bad_arguments_of_create_study_are_named(

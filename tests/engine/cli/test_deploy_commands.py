@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -73,9 +74,9 @@ def test_pick_prints_the_best_configuration_under_the_budget(picked, record: Stu
     assert figures == {name: found[name] for name in figures}
     assert set(found) == {
         "trial", "round", "average_bits", "loss", "standard_error", "estimated_loss",
-        "estimated_loss_std", "metric_name", "metric", "metric_standard_error", "seen",
+        "estimated_loss_std", "metrics", "seen",
         "configuration", "average_bits_with_adapter", "file_bytes", "memory_bytes",
-        "memory_tokens", "smallest_alike",
+        "memory_tokens", "difference", "smallest_alike",
     }  # fmt: skip
     assert found["estimated_loss"] is None  # The fake task does not count its examples.
 
@@ -100,15 +101,16 @@ def test_pick_begins_with_rounded_figures_and_their_units(
 def test_pick_of_an_objective_shows_neither_training_nor_metric(
     qsearch, record: StudyRecord, tmp_path: Path
 ) -> None:
-    trials = record.trials.assign(bytes=math.nan)
-    write_study(tmp_path, replace(of_objective(record), trials=trials))
+    made = of_objective(record)
+    write_study(tmp_path, replace(made, trials=made.trials.assign(bytes=math.nan)))
     lines = qsearch("pick", tmp_path, "--bits", "6").output.splitlines()
     shown = dict(line.split("  ", 1) for line in lines[: lines.index("")])
     assert set(shown) - {"may be as good"} == {"trial", "average bits", "loss"}
     assert "±" not in shown["loss"]
     assert shown["trial"].strip().isdigit()
     values = json.loads(qsearch("pick", tmp_path, "--bits", "6", "--json").output)
-    assert values["seen"] is values["metric"] is values["metric_name"] is None
+    assert values["seen"] is None
+    assert values["metrics"] == {}
 
 
 def test_pick_says_the_estimated_loss_and_which_smaller_one_may_be_as_good(
@@ -223,13 +225,13 @@ def test_a_trial_is_picked_and_exported_with_its_figures_by_its_number(
 def test_a_trial_that_the_latest_round_did_not_complete_is_refused_with_the_reason(
     qsearch, record: StudyRecord, tmp_path: Path
 ) -> None:
-    last, dropped = record.latest.index[0], {*record.trials["trial"]} - {*record.latest["trial"]}
-    trials = record.trials.copy()
+    last, other = record.latest.index[:2]
+    dropped, trials = record.trials.loc[other, "trial"], record.trials.drop(index=other)
     trials.loc[last, ["status", "reason"]] = "failed", "no memory"
     write_study(tmp_path, replace(record, trials=trials))
     errors = qsearch("pick", tmp_path, "--trial", str(trials.loc[last, "trial"])).refused()
     assert "its evaluation failed in round 2: no memory" in errors
-    errors = qsearch("pick", tmp_path, "--trial", str(dropped.pop())).refused()
+    errors = qsearch("pick", tmp_path, "--trial", str(dropped)).refused()
     assert "it was evaluated in round 1 alone" in errors
     assert "give one of round 2, the last finished" in errors
 
@@ -346,3 +348,51 @@ def test_a_sweep_of_bad_budgets_writes_nothing(
     out = ["--to", tmp_path / "out", "--format", "json"]
     assert error in qsearch("export", finished, *out, *arguments).refused()
     assert list(tmp_path.iterdir()) == []
+
+
+# pick, with limits of metrics
+
+
+@pytest.mark.parametrize(
+    "options", [("--min", "accuracy={}"), ("--min-accuracy", "{}"), ("--min", " accuracy = {}")]
+)
+def test_pick_takes_the_smallest_that_keeps_a_limit(
+    picked, record: StudyRecord, options: tuple[str, str]
+) -> None:
+    limit = float(record.latest["accuracy"].median())
+    found = picked(options[0], options[1].format(limit))
+    fitting = record.latest[record.latest["accuracy"] >= limit]
+    assert 0 < len(fitting) < len(record.latest)
+    assert found["average_bits"] == fitting["average_bits"].min()
+    assert found["metrics"]["accuracy"]["value"] >= limit
+
+
+def test_pick_takes_the_best_within_a_budget_that_keeps_limits(picked, record: StudyRecord) -> None:
+    most = float(record.latest["accuracy"].median())
+    found = picked("--bits", "6", "--max", f"accuracy={most}", "--max", "loss=9")
+    fitting = record.latest[record.latest["accuracy"] <= most]
+    assert found["loss"] == fitting["loss"].min()
+    assert found["loss"] > picked("--bits", "6")["loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--max-kl", "0.1"), r"--max kl=0.1: the study has no metric 'kl'; it has .'loss', 'acc"),
+        (("--min-accuracy", "2"), "--min accuracy=2: the greatest accuracy of the last finished"),
+        (("--max", "loss=0.001"), r"the least loss .* is 0\.\d+, of trial \d+ with \d+\.\d+ aver"),
+        (("--max", "loss"), "--max 'loss': give a metric and a number, such as --max perpl"),
+        (("--min", "=3"), "--min '=3': give a metric and a number"),
+        (("--max", "loss=nan"), "give a metric and a number"),
+        (("--max", "loss=1", "--max", "loss=2"), "--max of loss: give it once"),
+        (("--trial", "1", "--max", "loss=9"), "--trial 1 is a configuration already; leave --max"),
+        (("--min-accuracy", "0.1", "--bits", "0.5"), r"smallest .* of those that keep --min accu"),
+        ((), "give one budget"),
+    ],
+)
+def test_pick_refuses_limits_that_nothing_keeps(
+    qsearch, finished: Path, options: tuple[str, ...], message: str
+) -> None:
+    code, _, errors = qsearch("pick", finished, *options)
+    assert code == 2
+    assert re.search(message, " ".join(errors.split()))

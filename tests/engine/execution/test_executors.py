@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from qsearch.execution.executor import ExecutorEvent, Failure, ResultStream
 from qsearch.execution.serial import SerialExecutor
 from qsearch.execution.time_limit import TimeLimitError, time_limit
 from qsearch.plugins.components import StudyComponents, build_components
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, MetricValue
 from qsearch.plugins.protocols import Split
 from qsearch.space.configuration import Configuration
 from qsearch.spec.failures import FailuresSpec
@@ -73,7 +74,7 @@ def outcomes(components: StudyComponents, configurations: list[Configuration]) -
 
     def evaluate(*steps: Any, count: int = 3, **limits: Any) -> Any:
         trainer = Scripted(components.trainer, *steps)
-        executor = SerialExecutor(trainer, FailuresSpec(**limits))  # type: ignore[arg-type]
+        executor = SerialExecutor(trainer, FailuresSpec(**limits), Path())  # type: ignore[arg-type]
         executor.use("the state")  # type: ignore[arg-type]
         items = list(executor.evaluate(configurations[:count]))
         events = [item for item in items if isinstance(item, ExecutorEvent)]
@@ -106,7 +107,10 @@ class Panic(BaseException):
         (lambda rows: [replace(rows[0], loss=None)], "TypeError: "),
         (lambda rows: [replace(rows[0], loss=float("nan"))], "not finite: loss nan"),
         (lambda rows: [replace(rows[0], loss=1e300)], "not finite: loss 1e+300"),
-        (lambda rows: [replace(rows[0], metric=-1e300)], "not finite: loss "),
+        (
+            lambda rows: [replace(rows[0], metrics={"accuracy": MetricValue(-1e300)})],
+            "not finite: loss ",
+        ),
     ],
 )
 def test_whatever_a_trainer_does_is_that_configurations_failure(
@@ -148,7 +152,7 @@ def test_nothing_more_is_evaluated_once_the_caller_stops(
     components: StudyComponents, configurations: list[Configuration]
 ) -> None:
     trainer = Scripted(components.trainer, *[None] * 3)
-    stream = SerialExecutor(trainer, FailuresSpec()).evaluate(configurations)  # type: ignore[arg-type]
+    stream = SerialExecutor(trainer, FailuresSpec(), Path()).evaluate(configurations)  # type: ignore[arg-type]
     next(stream)
     stream.close()
     assert len(trainer.steps) == 2
@@ -178,7 +182,7 @@ def test_a_time_limit_leaves_no_timer_and_no_handler_behind() -> None:
 
 
 def test_a_study_with_a_time_limit_is_refused_in_a_thread_before_it_begins() -> None:
-    executor = SerialExecutor(None, FailuresSpec(timeout_seconds=1))  # type: ignore[arg-type]
+    executor = SerialExecutor(None, FailuresSpec(timeout_seconds=1), Path())  # type: ignore[arg-type]
     executor.start()
     with (
         ThreadPoolExecutor() as threads,

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, repeat
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,13 +24,13 @@ from qsearch.execution.executor import ExecutorEvent
 from qsearch.execution.ray_worker import Answer
 from qsearch.execution.workers import Workers
 from qsearch.plugins.components import build_components
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, MetricValue
 from qsearch.space.configuration import Configuration
 from tests.engine.fake_study import study_spec
 
 pytestmark = pytest.mark.ray
 
-SCORE = Evaluation(0.5, 0.1, 0.75, 0.01, 2.0)
+SCORE = Evaluation(0.5, 0.1, {"accuracy": MetricValue(0.75, 0.01)}, 2.0)
 LOADED, EVALUATED = Answer("{}"), Answer(json.dumps(asdict(SCORE)))
 ALWAYS_EVALUATED = repeat(EVALUATED)
 DIED = RayError("the node is gone")
@@ -81,7 +82,7 @@ def evaluate(fake_plugins: None, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
         monkeypatch.setattr(ray_executor, "time", SimpleNamespace(monotonic=lambda: fake.now))
         for name in ("connect", "kill"):
             monkeypatch.setattr(ray_executor, name, lambda _: None)
-        executor = ray_executor.RayExecutor(components, Workers(workers))
+        executor = ray_executor.RayExecutor(components, Workers(workers), Path())
         executor.start()
         items = list(executor.evaluate(4 * [Configuration({})]))
         events = [(i.kind, dict(i.fields)) for i in items if isinstance(i, ExecutorEvent)]

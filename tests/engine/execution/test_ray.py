@@ -23,10 +23,12 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from qsearch.errors import InputError
-from qsearch.execution.ray_worker import Worker, identity
+from qsearch.execution.ray_worker import Worker, encode_state, identity
 from qsearch.execution.workers import Workers
 from qsearch.monitoring.events import Event
 from qsearch.plugins.components import build_components
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.storage.paths import reference_path
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_spec
 from tests.engine.fake_study import (
@@ -39,6 +41,7 @@ from tests.engine.fake_study import (
     results,
     stopping_at,
     study_spec,
+    uniform,
     write_study_yaml,
 )
 
@@ -182,10 +185,30 @@ def test_a_worker_loads_a_study_with_its_drivers_versions_and_data_alone(
 ) -> None:
     components = build_components(study_spec())
     driver = identity(components) | ({name: "another"} if name else {})
-    worker = Worker(components.spec.model_dump_json(), json.dumps(driver), 1)
+    worker = Worker(components.spec.model_dump_json(), json.dumps(driver), 1, "")
     error = worker.use().error
     assert (error is None) == (name is None)
     assert name is None or f"{name}: another, there" in str(error)
+
+
+def test_a_worker_makes_ready_what_evaluations_are_compared_with(
+    fake_plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.get", lambda reference: reference)
+    spec = study_spec(task={"name": "diverging"}, trainer__name="comparing")
+    components = build_components(spec)
+    (tmp_path / "state").mkdir()
+    worker = Worker(
+        components.spec.model_dump_json(), json.dumps(identity(components)), 1, str(tmp_path)
+    )
+    assert worker.use([encode_state(components.trainer.state())]).error is None
+    assert reference_path(tmp_path, "validation").is_file()
+    configuration = components.space.decode(uniform(components.space, 4.0))
+    result = worker.evaluate(configuration.to_json()).result
+    assert isinstance(result, Evaluation)
+    assert result.metrics["kl"].value == pytest.approx(1 / result.loss)
+    assert result.examples is not None
+    assert result.examples.metrics == {"accuracy": (0.0, 1.0)}
 
 
 @pytest.mark.parametrize(

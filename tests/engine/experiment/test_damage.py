@@ -99,7 +99,7 @@ def test_a_changed_loss_of_the_round_in_work_is_refused_until_the_named_files_ar
     assert before.loc[changed, "trial"].nunique() == 1
 
 
-@pytest.mark.parametrize("figure", ["loss", "average_bits", "metric"])
+@pytest.mark.parametrize("figure", ["loss", "average_bits", "accuracy"])
 def test_a_log_with_another_figure_is_refused(figure: str, stopped: Path) -> None:
     log = stopped / "log.jsonl"
     head, separator, tail = log.read_text().rpartition(f'"{figure}": ')

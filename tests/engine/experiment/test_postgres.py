@@ -61,7 +61,9 @@ def test_nodes_longer_than_ax_declares_are_kept(postgres_url: str, tmp_path: Pat
     prepare_directory(tmp_path)
     space = make_space(16, INTEGER)
     with closing(open_database(tmp_path, postgres_url)) as database:
-        open_trials(database, tmp_path, "large", space, "accuracy", QsearchNode(space, (2.5, 6.0)))
+        open_trials(
+            database, tmp_path, "large", space, ["accuracy"], QsearchNode(space, (2.5, 6.0))
+        )
     with open_engine(postgres_url).connect() as connection:
         query = text("SELECT max(length(nodes)) FROM generation_strategy")
         assert connection.execute(query).scalar() > 4096

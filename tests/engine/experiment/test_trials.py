@@ -15,7 +15,7 @@ from qsearch.experiment.database import Database
 from qsearch.experiment.loading import open_database, open_trials
 from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.trials import Trials
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, MetricValue
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
 from qsearch.storage.directory import prepare_directory
@@ -24,7 +24,7 @@ from tests.engine.fake_study import INTEGER, make_space, uniform
 SPACE = make_space(1, INTEGER)
 ROWS = [("uniform", uniform(SPACE, bits)) for bits in (3.0, 4.0, 5.0)]
 NEW = sample_configurations(SPACE, 1, (2.5, 6.0), np.random.default_rng(0))[0]
-SCORE = Evaluation(0.5, 0.1, 0.75, 0.01, 2.0)
+SCORE = Evaluation(0.5, 0.1, {"accuracy": MetricValue(0.75, 0.01)}, 2.0)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def database(directory: Path) -> Iterator[Database]:
 def load(database: Database, directory: Path) -> Callable[..., Trials]:
     def open_again(name: str = "study", space: ConfigurationSpace = SPACE) -> Trials:
         node = QsearchNode(space, (2.5, 6.0))
-        return open_trials(database, directory, name, space, "accuracy", node)
+        return open_trials(database, directory, name, space, ["accuracy"], node)
 
     return open_again
 
@@ -128,7 +128,7 @@ def test_configurations_that_are_attached_already_stay(trials: Trials) -> None:
 def test_a_loss_is_the_same_in_memory_and_loaded_again(
     loss: float, trials: Trials, load: Callable[..., Trials]
 ) -> None:
-    trials.save_result(0, 1, Evaluation(loss, loss, loss, loss, loss))
+    trials.save_result(0, 1, Evaluation(loss, loss, {"accuracy": MetricValue(loss, loss)}, loss))
     loaded = load().evaluated_in(1)[0]
     assert loaded.loss == pytest.approx(loss, rel=1e-9, abs=1e-9)
     assert loaded == trials.evaluated_in(1)[0]

@@ -52,6 +52,14 @@ def test_a_third_is_uniform_a_third_allocated_and_the_rest_random() -> None:
         assert (len(set(index.tolist())) == 1) == (method == "uniform")
 
 
+@pytest.mark.parametrize(("count", "levels"), [(24, [2, 3, 4]), (4, [2, 4])])
+def test_uniform_ones_have_the_fewest_bits_of_each_level(count: int, levels: list[int]) -> None:
+    uniform = [int(index[0]) for method, index in first_set(count) if method == "uniform"]
+    chosen = [INTEGER.layer_configurations[choice] for choice in uniform]
+    # Groups of 64 take fewer bits than those of 32; 8 bits are outside the interval.
+    assert [one["bits"] for one in chosen if one["group_size"] == 64][: len(levels)] == levels
+
+
 def test_allocated_ones_spread_and_no_other_has_less_error_in_as_few_bits() -> None:
     chosen = first_set(24)
     scores = error_scores(SPACE, ERRORS)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from qsearch.errors import DamagedFileError, InputError, QsearchError
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, MetricValue
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import has_results, prepare_directory
 from qsearch.storage.measurements import read_measurement, write_measurement
@@ -19,7 +19,16 @@ from qsearch.storage.round_state import RoundState, read_rounds, write_round
 from qsearch.storage.study_record import RoundRecord
 
 ROUND = RoundState(
-    RoundRecord(1, (0, 1), 0.5, 1.0, 2.0, 3.0, (0.9, 0.8), Evaluation(0.3, 0.01, 0.9, 0.02, 1.5)),
+    RoundRecord(
+        1,
+        (0, 1),
+        0.5,
+        1.0,
+        2.0,
+        3.0,
+        (0.9, 0.8),
+        Evaluation(0.3, 0.01, {"accuracy": MetricValue(0.9, 0.02)}, 1.5),
+    ),
     (0, 2),
     5,
     {2: (0.7, 0.1)},

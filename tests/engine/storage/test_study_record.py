@@ -14,16 +14,11 @@ from pandas.testing import assert_frame_equal
 
 from qsearch.deployment.selection import best_under, smallest_alike
 from qsearch.errors import DamagedFileError, InputError
-from qsearch.plugins.evaluation import Evaluation, Metric
+from qsearch.plugins.evaluation import Evaluation, Metric, MetricValue
+from qsearch.plugins.trial_columns import TRIAL_COLUMNS, metric_columns
 from qsearch.storage.parquet import write_table
 from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
-from qsearch.storage.study_record import (
-    TRIAL_COLUMNS,
-    RoundRecord,
-    StudyRecord,
-    read_study,
-    write_study,
-)
+from qsearch.storage.study_record import RoundRecord, StudyRecord, read_study, write_study
 from tests.engine.fake_study import INTEGER, make_layers, make_space, uniform
 
 SPACE = make_space(1, INTEGER)
@@ -37,14 +32,14 @@ def row(trial: int, round: int, bits: float, loss: float, **changes: object) -> 
         "average_bits": bits,
         "bytes": 1000 + 100 * bits,
         "loss": loss,
-        "metric": 0.5,
+        "accuracy": 0.5,
+        "accuracy_standard_error": 0.1,
         "standard_error": 0.1,
         "seconds": 1.0,
         "seen": True,
         "segment": 0,
         "on_front": True,
         "configuration": SPACE.decode(uniform(SPACE, bits)).to_json(),
-        "metric_standard_error": 0.1,
         "status": "completed",
         "reason": "",
         **dict.fromkeys(TRIAL_COLUMNS[-4:], math.nan),
@@ -59,7 +54,7 @@ def record_of(*rows: dict[str, object], rounds: int = 2) -> StudyRecord:
         task="task",
         quantizer="integer",
         trainer="trainer",
-        metric=Metric("accuracy", "higher"),
+        metrics=(Metric("accuracy", "higher"),),
         layers=make_layers(1),
         choices=INTEGER,
         average_bits_range=SPACE.average_bits_range,
@@ -70,11 +65,11 @@ def record_of(*rows: dict[str, object], rounds: int = 2) -> StudyRecord:
             for number in range(1, rounds + 1)
         ),
         versions={"python": "3.11"},
-        **({"trials": pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))} if rows else {}),
+        trials=pd.DataFrame(rows, columns=[*TRIAL_COLUMNS, *metric_columns(["accuracy"])]),
     )
 
 
-SCORE = Evaluation(0.3, 0.01, 0.9, 0.02, 1.5)
+SCORE = Evaluation(0.3, 0.01, {"accuracy": MetricValue(0.9, 0.02)}, 1.5)
 FAILED = {"status": "failed", "reason": "ValueError: bad", "on_front": False}
 ROWS = (
     row(0, 1, 3.0, 0.5),
@@ -175,7 +170,7 @@ def replace_by(name: str, text: str) -> Callable[[Path], object]:
 
 
 def change_format(folder: Path) -> None:
-    another: Any = 2
+    another: Any = 1
     write_study(folder, replace(record_of(*ROWS), format=another))
 
 
@@ -192,7 +187,7 @@ def rewrite_trials(**changes: object) -> Callable[[Path], None]:
     ("change", "reason"),
     [
         (replace_by(STUDY_FILE, "{"), r"study\.json: damaged: .*; delete it"),
-        (change_format, r"study\.json: damaged: format: Input should be 1"),
+        (change_format, r"study\.json: damaged: format: Input should be 2"),
         (replace_by(TRIALS_FILE, "PAR1 no"), r"trials\.parquet: damaged: .*; delete it"),
         (rewrite_trials(more=1), r"trials\.parquet: damaged: it lacks the columns \[\], and has"),
         (rewrite_trials(average_bits=math.nan), "has no average bits, or no segment"),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.evaluation import Evaluation, MetricValue
 from qsearch.plugins.registry import load_plugin
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.study_record import read_study
@@ -22,7 +22,9 @@ from tests.engine.fake_study import FAULTS, SMALL, evaluations_of, events_of, re
 def test_each_round_has_the_score_of_its_own_adapter(finished: Path) -> None:
     for round, entry in enumerate(read_study(finished).rounds, start=1):
         gain = float(read_adapter(finished, round)[0].tensors["gain"])
-        assert entry.full_precision == Evaluation(0.3 + gain / 1000, 0.01, 0.75, 0.02, 0.5)
+        assert entry.full_precision == Evaluation(
+            0.3 + gain / 1000, 0.01, {"accuracy": MetricValue(0.75, 0.02)}, 0.5
+        )
         assert events_of(finished, "measured full precision")[round - 1]["loss"] == (
             entry.full_precision.loss
         )

@@ -15,6 +15,7 @@ from pandas.testing import assert_frame_equal
 from qsearch.errors import InputError, QsearchError
 from qsearch.monitoring.events import Event, read_events
 from qsearch.plugins.components import build_components
+from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.registry import load_plugin
 from qsearch.search.pareto import (
     normalised_hypervolume,
@@ -34,6 +35,7 @@ from tests.engine.fake_study import (
     FAULTS,
     SMALL,
     Stop,
+    evaluations_of,
     events_of,
     results,
     stopping_at,
@@ -81,7 +83,7 @@ def test_losses_are_those_of_the_adapter_of_their_round(finished: Path) -> None:
         for _, row in trials[trials["round"] == round].iterrows():
             (again,) = components.trainer.evaluate([row_configuration(row)], "validation")
             assert again.loss == pytest.approx(row["loss"], abs=1e-10)
-            assert again.metric == pytest.approx(row["metric"], abs=1e-10)
+            assert again.metrics["accuracy"].value == pytest.approx(row["accuracy"], abs=1e-10)
             assert again.standard_error == pytest.approx(row["standard_error"], abs=1e-10)
 
 
@@ -98,11 +100,58 @@ def test_average_bits_segments_and_front_agree_with_the_configurations(finished:
         assert (segmented_front(points, edges) == rows["on_front"]).all()
 
 
-def test_each_later_round_trains_on_the_front_of_the_one_before(finished: Path) -> None:
-    record = read_study(finished)
+def test_each_later_round_trains_on_the_front_of_the_one_before(tmp_path: Path) -> None:
+    record = run_spec(study_spec(search__initial=12, search__segments=2), tmp_path)
     rows = record.trials[record.trials["round"] == 1]
     assert record.rounds[1].training_set == tuple(rows.loc[rows["on_front"], "trial"])
     assert 2 < rows["on_front"].sum() < len(rows)
+
+
+def test_each_round_evaluates_the_uniform_configurations_of_the_first_set(tmp_path: Path) -> None:
+    record = run_spec(
+        study_spec(
+            search__initial=12, search__keep="front", search__candidates=6, search__rounds=3
+        ),
+        tmp_path,
+    )
+    first = record.trials[record.trials["round"] == 1]
+    uniform = set(first.loc[first["method"] == "uniform", "trial"])
+    assert len(uniform) >= 2
+    assert not uniform <= set(record.rounds[-1].training_set)
+    for entry in record.rounds:
+        rows = record.trials[record.trials["round"] == entry.round]
+        assert uniform | set(entry.training_set) <= set(rows["trial"])
+
+
+def test_a_round_that_trains_nothing_evaluates_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    train = trainer.train
+
+    def once(self: Any, configurations: Any, round: int, progress: Any = None) -> TrainReport:
+        if round > 1:
+            return TrainReport(0, 0.0, ())
+        report: TrainReport = train(self, configurations, round, progress)
+        return report
+
+    monkeypatch.setattr(trainer, "train", once)
+    evaluated = evaluations_of(monkeypatch)
+    record = run_spec(study_spec(**SMALL, search__rounds=3), tmp_path)
+    rows = record.trials
+    assert len(rows) > rows["trial"].nunique()
+    assert len(evaluated) == rows["trial"].nunique()
+    columns = ["loss", "standard_error"]
+    assert (rows.groupby("trial")[columns].nunique() == 1).all(axis=None)
+
+
+def test_a_baseline_that_failed_is_not_evaluated_again(tmp_path: Path) -> None:
+    faults = [{"kind": "error", "layer": "block.0.query", "bits": 3}]
+    spec = study_spec(search__initial=12, trainer__faults=faults, failures__rate=1.0)
+    record = run_spec(spec, tmp_path)
+    failed = record.trials[record.trials["status"] == "failed"]
+    assert "uniform" in set(failed["method"])
+    assert failed["trial"].is_unique
 
 
 def test_hypervolume_is_measured_from_the_first_rounds_reference(finished: Path) -> None:

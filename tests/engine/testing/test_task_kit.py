@@ -7,7 +7,7 @@ import pytest
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.evaluation import Metric, MetricValue
 from qsearch.plugins.protocols import LoadedModel, Scores
 from qsearch.spec.sections import ModelSpec
 from qsearch.testing import TaskConformance
@@ -20,7 +20,7 @@ class Signs:
     """Whether the sum of a vector is positive."""
 
     name = "signs"
-    metric = Metric("accuracy", "higher")
+    metrics = (Metric("accuracy", "higher"),)
 
     class Options(BaseModel):
         model_config = ConfigDict(extra="forbid")
@@ -50,15 +50,20 @@ class Signs:
     def score(self, logits, batch):
         losses = torch.nn.functional.cross_entropy(logits, batch["labels"], reduction="none")
         right = (logits.argmax(1) == batch["labels"]).float()
-        return Scores(losses, right, torch.ones_like(losses))
+        return Scores(losses, torch.ones_like(losses), {"accuracy": right})
 
     def summarise(self, scores):
-        return float(scores.metrics.mean()), float(
-            scores.metrics.std() / len(scores.metrics) ** 0.5
-        )
+        right = scores.metrics["accuracy"]
+        return {
+            "accuracy": MetricValue(float(right.mean()), float(right.std()) / len(right) ** 0.5)
+        }
 
     def examples(self, split):
         return len(self.data[split]["labels"])
+
+
+def accuracy(value, error):
+    return {"accuracy": MetricValue(value, error)}
 
 
 def other(**methods):
@@ -79,11 +84,12 @@ class AnyOptions(Signs):
 
 
 FAULTS = {
-    "it_has_a_name_and_a_metric": {
-        "the task is written for version 2": other(contract=2),
+    "it_has_a_name_and_metrics": {
+        "the task is written for version 1": other(contract=1),
         "name": other(name=""),
-        "metric's name": other(metric=Metric("loss", "lower")),
-        "which values are better": other(metric=Metric("accuracy", "more")),
+        "metrics": other(metrics=()),
+        "a metric may not be called 'loss'": other(metrics=(Metric("loss", "lower"),)),
+        "which values are better": other(metrics=(Metric("accuracy", "more"),)),
     },
     "options_refuse_fields_that_they_do_not_know": {"DID NOT RAISE": AnyOptions},
     "the_model_is_a_function_of_the_seed": {
@@ -129,17 +135,23 @@ FAULTS = {
         "losses without a graph": results(
             score=lambda right, *_: replace(right, losses=right.losses.detach())
         ),
-        "metrics": results(score=lambda right, *_: replace(right, metrics=right.metrics[:1])),
+        "accuracy": results(
+            score=lambda right, *_: replace(
+                right, metrics={"accuracy": right.metrics["accuracy"][:1]}
+            )
+        ),
         "weights": results(score=lambda right, *_: replace(right, weights=0 * right.weights)),
         "losses, again": results(
             score=lambda right, *_: replace(right, losses=right.losses + next(numbers))
         ),
     },
-    "the_metric_is_of_all_examples": {
-        "metric": results(summarise=lambda *_: (float("nan"), 0.1)),
-        "standard error": results(summarise=lambda right, _: (right[0], -1.0)),
-        "metric in another order": other(
-            summarise=lambda _, scores: (float(scores.losses[0]), 0.1)
+    "metrics_are_of_all_examples": {
+        "main metric": results(summarise=lambda *_: {}),
+        "names of metrics": results(summarise=lambda right, _: right | {"f1": right["accuracy"]}),
+        "accuracy": results(summarise=lambda *_: accuracy(float("nan"), 0.1)),
+        "standard error of accuracy": results(summarise=lambda *_: accuracy(0.5, -1.0)),
+        "accuracy in another order": other(
+            summarise=lambda _, scores: accuracy(float(scores.losses[0]), 0.1)
         ),
     },
 }

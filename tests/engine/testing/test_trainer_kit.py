@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from qsearch.plugins.evaluation import ExampleScores, MetricValue
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.testing import TrainerConformance
 from qsearch.testing.exporter.job import SampleJob
@@ -68,7 +69,7 @@ def moving(self, configuration):
 NAN = float("nan")
 FAULTS = {
     "it_is_written_for_the_contract_of_this_qsearch": {
-        "the trainer is written for version 2": other(contract=2),
+        "the trainer is written for version 1": other(contract=1),
     },
     "layers_have_distinct_names_and_stay_the_same": {
         r"twice\nassert \['block'\]": results(layers=of_each(name="block")),
@@ -129,7 +130,11 @@ FAULTS = {
     },
     "each_configuration_has_an_evaluation": {
         "2 == 3": results(evaluate=lambda right, *_: right[:-1]),
-        "metric": results(evaluate=of_each(metric=NAN)),
+        "accuracy": results(evaluate=of_each(metrics={"accuracy": MetricValue(NAN)})),
+        "metrics": results(evaluate=of_each(metrics={})),
+        "the mean over examples": results(
+            evaluate=of_each(examples=ExampleScores((0.0, 0.0), (1.0, 1.0)))
+        ),
         "standard error": results(evaluate=of_each(standard_error=-0.01)),
         "seconds": results(evaluate=of_each(seconds=0.0)),
     },

@@ -7,7 +7,7 @@ import torch
 
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import NO_CHECKPOINT
-from qsearch.plugins.evaluation import Evaluation, TrainReport
+from qsearch.plugins.evaluation import Evaluation, MetricValue, TrainReport
 from qsearch.plugins.protocols import Requirements, TrainerState
 from qsearch.space.layers import LayerSpec
 from qsearch.testing.exporter.job import SampleJob
@@ -21,7 +21,7 @@ class Tiny:
     """Moves a vector at each step; its square and the layers' errors are the loss."""
 
     job_type = SampleJob
-    full_precision = Evaluation(1.0, 0.01, 0.9, 0.001, 0.1)
+    full_precision = Evaluation(1.0, 0.01, {"accuracy": MetricValue(0.9, 0.001)}, 0.1)
     offset = 1.0
     trainings = 0
     """Rounds that this object was trained for, which nothing saves."""
@@ -80,7 +80,7 @@ class Tiny:
     def evaluation(self, configuration):
         errors = sum(self.error(layer) for layer in configuration.values())
         loss = self.offset + errors + float(self.vector.square().sum())
-        return Evaluation(loss, 0.01, 1 / loss, 0.001, 0.1)
+        return Evaluation(loss, 0.01, {"accuracy": MetricValue(1 / loss, 0.001)}, 0.1)
 
     def evaluate_full_precision(self, split):
         return self.full_precision

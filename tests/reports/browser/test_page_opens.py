@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from qsearch.plugins.evaluation import Metric
-from tests.reports.realistic_studies import make_record
+from tests.reports.realistic_studies import make_record, with_metric
 from tests.reports.report_page import lonely
 
 pytestmark = pytest.mark.browser
@@ -82,12 +82,11 @@ def test_hostile_names_are_shown_as_text(opened):
     hostile = '<script>alert(1)</script>"><img src=x onerror=alert(2)><b>x</b> \u202eabc {y} %{x}'
     layers = tuple(replace(layer, role=f"{layer.role}{hostile}") for layer in record.layers)
     other = replace(
-        record,
+        with_metric(record, Metric("<b>%{x}</b>", "higher")),
         name=hostile,
-        metric=Metric("<b>%{x}</b>", "higher"),
         layers=layers,
-        trials=record.trials.assign(method=hostile),
     )
+    other.trials["method"] = hostile
     page = opened(StudyResults(other, "a"))
     row = lonely(record)
     page.hover("loss", row.name)

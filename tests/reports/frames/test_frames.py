@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from qsearch_reports import frames
 
+from qsearch.claims.claims import Claim, Claims
+from qsearch.claims.paired_difference import PairedDifference
 from qsearch.deployment.selection import best_under
 from qsearch.storage.study_record import RoundRecord
 from tests.reports.realistic_studies import make_record, objective_results
@@ -98,42 +100,30 @@ def test_failures_are_counted_by_reason(record):
     ]
 
 
-def test_headline_names_the_fewest_bits_within_one_percent_of_full_precision(record):
+def test_headline_names_the_fewest_bits_close_to_the_best_loss(record):
     head = frames.headline(record)
-    full, latest = record.rounds[-1].full_precision, record.latest
-    close = latest[latest["estimated_loss"] <= 1.01 * full.loss]
-    assert head.full_precision == full
-    assert head.relative_to == "full precision"
+    latest = record.latest
+    close = latest[latest["estimated_loss"] <= 1.01 * latest["estimated_loss"].min()]
+    assert head.full_precision == record.rounds[-1].full_precision
     assert head.best["estimated_loss"] == latest["estimated_loss"].min()
-    assert head.within_one_percent["average_bits"] == close["average_bits"].min()
-    assert head.excess == pytest.approx(latest["estimated_loss"].min() / full.loss - 1)
+    assert head.named.equals(head.close_to_best)
+    assert head.named["average_bits"] == close["average_bits"].min()
     assert (head.evaluations, head.failed, head.configurations) == (298, 2, 118)
 
 
-def with_full_precision(record, evaluation):
-    last = replace(record.rounds[-1], full_precision=evaluation)
-    return replace(record, rounds=(*record.rounds[:-1], last))
+def test_headline_names_what_has_no_measurable_loss_where_that_is_known(record):
+    row = record.latest.iloc[3]
+    claim = Claim(row, PairedDifference(0.01, 0.01, -0.01, 0.03, 100), 0.3)
+    head = frames.headline(record, Claims(claim))
+    assert head.named.equals(row)
+    assert head.claim == claim
 
 
-def test_headline_says_so_where_no_configuration_comes_near_full_precision(record):
-    full = replace(record.rounds[-1].full_precision, loss=0.2)
-    head = frames.headline(with_full_precision(record, full))
-    assert head.within_one_percent is None
-    assert head.excess == pytest.approx(head.best["selection_loss"] / 0.2 - 1)
-    assert head.close_to_best["selection_loss"] <= 1.01 * head.best["selection_loss"]
-
-
-@pytest.mark.parametrize("loss", [None, math.nan])
-def test_headline_goes_by_the_best_loss_where_full_precision_is_not_known(record, loss):
-    full = None if loss is None else replace(record.rounds[-1].full_precision, loss=loss)
-    head = frames.headline(with_full_precision(record, full))
-    assert head.relative_to == "best loss"
+def test_a_loss_without_quantization_that_is_not_finite_is_not_known(record):
+    full = replace(record.rounds[-1].full_precision, loss=math.nan)
+    last = replace(record.rounds[-1], full_precision=full)
+    head = frames.headline(replace(record, rounds=(*record.rounds[:-1], last)))
     assert head.full_precision is None
-    assert head.excess is None
-    latest = record.latest
-    close = latest[latest["estimated_loss"] <= 1.01 * latest["estimated_loss"].min()]
-    assert head.within_one_percent["average_bits"] == close["average_bits"].min()
-    assert head.within_one_percent.equals(head.close_to_best)
 
 
 def test_a_round_that_is_still_running_is_not_the_latest(record):
@@ -157,7 +147,7 @@ def test_study_without_trials_has_empty_frames_and_no_best():
 def test_figures_that_are_not_finite_are_not_known(figure, record):
     expected = record.trials["estimated_loss"].mask(record.trials["trial"] == 0, figure)
     points = frames.points_frame(
-        replace(record, trials=record.trials.assign(estimated_loss=expected, metric=figure))
+        replace(record, trials=record.trials.assign(estimated_loss=expected, accuracy=figure))
     )
     assert points["metric"].isna().all()
     odd = points[points["trial"] == 0]

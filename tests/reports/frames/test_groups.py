@@ -12,6 +12,7 @@ from qsearch_reports.frames.groups import common_label, flatten
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Metric
+from tests.reports.realistic_studies import with_metric
 from tests.reports.small_studies import methods_of, study_of
 
 
@@ -75,7 +76,7 @@ def test_losses_of_other_models_metrics_and_examples_are_not_comparable():
     one = study_of([(3, 1)])
     inputs = Inputs(data={"validation": ExamplesDigest(9, "f" * 64)})
     session = replace(one.record.sessions[-1], inputs=inputs)
-    other = replace(one.record, model="m", metric=Metric("f1", "higher"), sessions=(session,))
+    other = replace(with_metric(one.record, Metric("f1", "higher")), model="m", sessions=(session,))
     assert frames.incomparable([one, one]) == {}
     assert frames.incomparable([one, replace(one, record=other)]) == {
         "model": [one.record.model, "m"],

@@ -22,7 +22,12 @@ from scipy import stats
 
 from qsearch.deployment.selection import best_under
 from qsearch.plugins.evaluation import Metric
-from tests.reports.realistic_studies import make_record, objective_results, only_failures
+from tests.reports.realistic_studies import (
+    make_record,
+    objective_results,
+    only_failures,
+    with_metric,
+)
 from tests.reports.small_studies import methods_of, names_of, records_of, seeds_of, study_of
 
 HOSTILE = "<script>alert(1)</script>\"'&{y} %{x}<b>\u202eשלום\u202c" + "long " * 60
@@ -206,7 +211,7 @@ def test_page_says_which_studies_are_one_method_what_differs_and_what_is_unfinis
 def test_page_says_plainly_that_losses_are_not_comparable_and_draws_them():
     one = study_of([(3, 0.5)])
     metric = Metric("f1", "higher")
-    other = replace(one, record=replace(one.record, name="b", model="other", metric=metric))
+    other = replace(one, record=replace(with_metric(one.record, metric), name="b", model="other"))
     context, html = render([one, other])
     assert "Losses of these studies are not comparable:" in html
     assert "b has other" in words(html)

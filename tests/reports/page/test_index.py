@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from qsearch_reports.page.index import (
-    IndexRow,
     find_studies,
     index_row,
     render_index,
@@ -163,13 +162,6 @@ def test_sparkline_stays_in_its_box_and_never_rises(points):
     assert max(across) <= 96
     assert len(down) <= 40
     assert words.startswith(f"Pareto front: loss {with_error(losses[0])} at {bits[0]:.2f} average")
-
-
-def test_bits_are_marked_where_they_are_within_1_percent_of_the_studys_own_best():
-    row = IndexRow("a", "a", "a", None, "", rounds=1, evaluations=1, failed=0, minutes=1.0)
-    for is_of_best in (False, True):
-        html = render_index([replace(row, bits=3.14159, is_of_best=is_of_best)], "runs")
-        assert ("3.15<sup>b</sup>" in html) == is_of_best
 
 
 def test_an_objective_has_no_rounds_and_a_small_loss(put, tmp_path):

@@ -178,7 +178,7 @@ def test_page_escapes_every_name():
         ("empty", "No evaluation has finished yet. No round has finished. qsearch status 'a b'"),
         ("failed", "All 60 evaluations failed."),
         ("alone", "Within 1 % of the best loss at "),
-        ("lossless", "No configuration is within 1 % of full precision; the best is at "),
+        ("lossless", "; full precision 0.0000."),
     ],
 )
 def test_page_opens_with_what_there_is_to_say(record, kind, sentence):
@@ -217,7 +217,7 @@ def test_page_of_an_objective_shows_neither_training_nor_what_it_lacks(metric):
 
 
 def test_numbers_that_are_not_known_are_shown_as_such(record):
-    names = ("standard_error", "estimated_loss_std", "metric", "metric_standard_error")
+    names = ("standard_error", "estimated_loss_std", "accuracy", "accuracy_standard_error")
     unknown = replace(
         record,
         trials=record.trials.assign(**dict.fromkeys(names, np.nan)),
@@ -248,10 +248,10 @@ def test_summary_table_shows_the_front_at_budgets_within_80_columns(record):
     row = next(line for line in lines if line.split()[:1] == ["3"])
     best = record.latest[record.latest["average_bits"] <= 3].sort_values("estimated_loss").iloc[0]
     assert row.split() == [
-        *("3", str(best["trial"]), f"{best['average_bits']:.4f}"),
+        *("3", str(best["trial"]), f"{best['average_bits']:.4f}", f"{best['bytes'] / 1e6:.1f}"),
         *(f"{best['loss']:.4f}", "±", f"{best['standard_error']:.4f}"),
         f"{best['estimated_loss']:.4f}",
-        *(f"{best['metric']:.4f}", "±", f"{best['metric_standard_error']:.4f}"),
+        *(f"{best['accuracy']:.4f}", "±", f"{best['accuracy_standard_error']:.4f}"),
         "seen" if best["seen"] else "unseen",
     ]
     assert len([line for line in lines if line.strip()]) == 3 + len(study_budgets(record))

@@ -16,6 +16,7 @@ def figures(scripts: Scope, first: dict[str, Any], second: dict[str, Any], **mor
     study = {
         "layers": [{"parameters": 3000}, {"parameters": 5000}],
         "metric": {"name": "accuracy"},
+        "more_metrics": [],
         "unit": "nats",
         "points": columns,
         **more,

@@ -13,7 +13,6 @@ from qsearch_reports.frames import budget_frame, headline, study_budgets
 from qsearch_reports.results import StudyResults
 from qsearch_reports.summaries.facts import one_line
 from qsearch_reports.summaries.markdown import code, markdown_summary
-from qsearch_reports.summaries.table import least_budget
 
 from qsearch.storage.study_record import StudyRecord
 from tests.reports.realistic_studies import hostile_record
@@ -72,15 +71,24 @@ def test_a_name_stays_in_its_cell(name: str) -> None:
 
 def test_the_headline_and_the_table_at_budgets_are_the_studys(record: StudyRecord) -> None:
     text = summary(record)
-    close = headline(record).within_one_percent
+    close = headline(record).named
     assert close is not None
     assert text.startswith("### `quickstart`\n\n**Within 1 % of ")
-    assert f" at {least_budget(close['average_bits'])} average bits" in text.splitlines()[2]
+    assert f" ({close['average_bits']:.2f} average bits)" in text.splitlines()[2]
     heading, *rows = tables(text)[0]
-    assert heading == ["budget", "trial", "bits", "loss", "estimated loss", "accuracy", "seen"]
+    assert heading == [
+        "budget",
+        "trial",
+        "bits",
+        "MB",
+        "loss",
+        "estimated loss",
+        "accuracy",
+        "seen",
+    ]
     best = budget_frame(record, study_budgets(record))
     assert [int(row[1]) for row in rows] == best["trial"].tolist()
-    assert [row[3].split(" ± ")[1] for row in rows] == [f"{e:.4f}" for e in best["standard_error"]]
+    assert [row[4].split(" ± ")[1] for row in rows] == [f"{e:.4f}" for e in best["standard_error"]]
 
 
 def test_settings_and_versions_are_folded(record: StudyRecord) -> None:

@@ -19,6 +19,7 @@ function rowValues(study, row) {
     ["loss", withError(points.loss[row], points.standard_error[row])],
     ...(estimated === null ? [] : [["estimated loss", withError(estimated, points.estimated_loss_std[row])]]),
     ...(study.metric ? [[study.metric.name, withError(points.metric[row], points.metric_standard_error[row])]] : []),
+    ...study.more_metrics.map(({ key, name }) => [name, withError(points[key][row], points[`${key}_standard_error`][row])]),
     ...(points.seen[row] === null ? [] : [["in training", points.seen[row] ? "seen" : "unseen"]]),
     ["segment front", `${front} (segment ${points.segment[row]})`],
     ["method", points.method[row]],

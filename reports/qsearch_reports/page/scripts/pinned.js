@@ -61,6 +61,7 @@ function comparedValues(study, pinned, chosen) {
   add(inUnit("loss", study.unit), ...plain("loss", "standard_error"));
   add(inUnit("estimated loss", study.unit), ...plain("estimated_loss", "estimated_loss_std"));
   if (study.metric) add(study.metric.name, ...plain("metric", "metric_standard_error"));
+  for (const { key, name } of study.more_metrics) add(name, ...plain(key, `${key}_standard_error`));
   const seen = [pinned, chosen].map((row) => points.seen[row]);
   if (!seen.includes(null)) rows.push(["in training", ...seen.map((each) => (each ? "seen" : "unseen")), ""]);
   rows.push(["method", points.method[pinned], points.method[chosen], ""]);

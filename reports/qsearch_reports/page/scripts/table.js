@@ -24,6 +24,10 @@ function tableColumns(study) {
     { key: "estimated_loss_std", heading: "± estimated loss", number: true, text: decimals, shown: known("estimated_loss") },
     { key: "metric", heading: study.metric?.name, number: true, text: decimals, shown: study.metric !== null },
     { key: "metric_standard_error", heading: "± metric", number: true, text: decimals, shown: known("metric_standard_error") },
+    ...study.more_metrics.flatMap(({ key, name }) => [
+      { key, heading: name, number: true, text: decimals },
+      { key: `${key}_standard_error`, heading: `± ${name}`, number: true, text: decimals, shown: known(`${key}_standard_error`) },
+    ]),
     { key: "seen", heading: "Seen", number: false, text: (value) => (value ? "seen" : "unseen"), shown: known("seen") },
     { key: "on_front", heading: "On front", number: false, text: (value) => (value ? "yes" : "no") },
     { key: "segment", heading: "Segment", number: true, text: String },

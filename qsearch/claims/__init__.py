@@ -1,0 +1,1 @@
+"""What results support: paired differences, claims on sizes, and warnings."""

@@ -1,0 +1,152 @@
+"""What a study's last finished round supports: no measurable loss, and as good as uniform."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from qsearch.claims.comparison import Comparison
+from qsearch.claims.paired_difference import PairedDifference
+from qsearch.search.pareto import non_dominated
+from qsearch.storage.study_record import StudyRecord, row_configuration, selection_loss
+
+UNIFORM = "uniform"
+"""The method of baselines: configurations that quantize all layers alike."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The smallest configuration that the study does not show to be worse than a model.
+
+    Args:
+        row: Of ``trials.parquet``.
+        difference: Its loss less the model's, over the same examples.
+        reference_loss: The model's loss on them.
+    """
+
+    row: pd.Series
+    difference: PairedDifference
+    reference_loss: float
+
+    @property
+    def at_most(self) -> float:
+        """By what share of its loss the model may be better: the interval's end, at least 0."""
+        return max(self.difference.high, 0.0) / abs(self.reference_loss)
+
+
+@dataclass(frozen=True)
+class UniformClaim:
+    """What the search gained over a baseline, which quantizes all layers alike.
+
+    Args:
+        name: Of the baseline, such as ``uniform 4 bits``.
+        baseline: Its row of ``trials.parquet``.
+        row: The smallest configuration of no greater selection loss that the study does not show to
+            be worse; None if none is smaller than the baseline.
+        difference: Its loss less the baseline's, over the same examples; None if it is unknown.
+    """
+
+    name: str
+    baseline: pd.Series
+    row: pd.Series | None = None
+    difference: PairedDifference | None = None
+
+    @property
+    def saved(self) -> float:
+        """The share of the baseline's bytes that is saved; of its bits where bytes are unknown."""
+        if self.row is None:
+            return 0.0
+        size = "average_bits" if math.isnan(self.baseline["bytes"]) else "bytes"
+        return 1 - float(self.row[size] / self.baseline[size])
+
+
+@dataclass(frozen=True)
+class Claims:
+    """All that the last finished round of a study supports."""
+
+    no_loss: Claim | None = None
+    uniform: tuple[UniformClaim, ...] = ()
+
+
+NO_CLAIMS = Claims()
+
+
+def study_claims(directory: Path, record: StudyRecord) -> Claims:
+    """Return what a study supports, from what it kept of each example."""
+    comparison = Comparison(directory, record)
+    return Claims(no_measurable_loss(record, comparison), tuple(uniform_claims(record, comparison)))
+
+
+def no_measurable_loss(
+    record: StudyRecord, comparison: Comparison, tolerance: float | None = None
+) -> Claim | None:
+    """Return the smallest configuration of the front that is not measurably above full precision.
+
+    Full precision is the same adapter with no weight quantized. With a tolerance, a share of its
+    loss, it is the smallest one whose whole interval lies within it. None if there is none, or
+    differences are unknown.
+    """
+    full = record.rounds[-1].full_precision if record.rounds else None
+    if full is None or not math.isfinite(full.loss) or full.loss == 0:
+        return None
+    for row in _front(record):
+        difference = comparison.with_full_precision(int(row["trial"]))
+        if difference is None:
+            continue
+        limit = None if tolerance is None else tolerance * abs(full.loss)
+        if difference.low <= 0 if limit is None else difference.high <= limit:
+            return Claim(row, difference, full.loss)
+    return None
+
+
+def uniform_claims(record: StudyRecord, comparison: Comparison) -> list[UniformClaim]:
+    """Return what is as good as each baseline of the last finished round, by rising size."""
+    latest = record.latest
+    baselines = latest[latest["method"] == UNIFORM].sort_values("average_bits")
+    front = list(_front(record))
+    return [
+        _as_good_as(baseline, front, record, comparison) for _, baseline in baselines.iterrows()
+    ]
+
+
+def _as_good_as(
+    baseline: pd.Series, front: Sequence[pd.Series], record: StudyRecord, comparison: Comparison
+) -> UniformClaim:
+    name = baseline_name(baseline)
+    for row in front:
+        if row["average_bits"] >= baseline["average_bits"]:
+            break
+        if _selection(row, record) > _selection(baseline, record):
+            continue
+        difference = comparison.with_trial(int(row["trial"]), int(baseline["trial"]))
+        if difference is None or difference.low <= 0:
+            return UniformClaim(name, baseline, row, difference)
+    return UniformClaim(name, baseline)
+
+
+def baseline_name(row: pd.Series) -> str:
+    """Return what a uniform configuration is called: by its bits, if its quantizer has such."""
+    layer = next(iter(row_configuration(row).values()))
+    bits = layer.get("bits")
+    return f"uniform {bits} bits" if isinstance(bits, int) else "uniform"
+
+
+def _front(record: StudyRecord) -> Iterator[pd.Series]:
+    """Yield the overall Pareto front by selection loss, the smallest first."""
+    latest = record.latest
+    points = pd.DataFrame(
+        {"loss": selection_loss(latest, record.objective), "bits": latest["average_bits"]}
+    ).dropna()
+    if points.empty:
+        return
+    front = latest.loc[points.index[non_dominated(points.to_numpy(dtype=float))]]
+    for _, row in front.sort_values("average_bits").iterrows():
+        yield row
+
+
+def _selection(row: pd.Series, record: StudyRecord) -> float:
+    return float(selection_loss(row.to_frame().T, record.objective).iloc[0])

@@ -1,0 +1,48 @@
+"""Configurations of a round compared over the examples that all of them were evaluated on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qsearch.claims.paired_difference import PairedDifference, paired_scores
+from qsearch.errors import InputError
+from qsearch.plugins.evaluation import ExampleScores
+from qsearch.storage.example_scores import FULL_PRECISION, Of, read_example_scores
+from qsearch.storage.study_record import StudyRecord
+
+
+class Comparison:
+    """Paired differences within the last finished round of a study; None where they are unknown.
+
+    Files are read when they are asked for. They are unknown where the trainer does not give what
+    each example scored.
+    """
+
+    def __init__(self, directory: Path, record: StudyRecord) -> None:
+        self._directory = directory
+        self._round = record.rounds[-1].round if record.rounds else 1
+        self._scores: dict[Of, ExampleScores | None] = {}
+
+    def with_full_precision(self, trial: int, metric: str = "loss") -> PairedDifference | None:
+        """Return a trial's value less that of the same adapter with no weight quantized."""
+        return self._difference(trial, FULL_PRECISION, metric)
+
+    def with_trial(self, trial: int, other: int, metric: str = "loss") -> PairedDifference | None:
+        """Return a trial's value less that of another trial."""
+        return self._difference(trial, other, metric)
+
+    def _difference(self, trial: int, other: Of, metric: str) -> PairedDifference | None:
+        own, compared = self._read(trial), self._read(other)
+        if own is None or compared is None or len(own.losses) < 2:
+            return None
+        if metric != "loss" and not (metric in own.metrics and metric in compared.metrics):
+            return None
+        return paired_scores(own, compared, metric)
+
+    def _read(self, of: Of) -> ExampleScores | None:
+        if of not in self._scores:
+            try:
+                self._scores[of] = read_example_scores(self._directory, self._round, of)
+            except InputError:
+                self._scores[of] = None
+        return self._scores[of]
