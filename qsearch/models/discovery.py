@@ -22,7 +22,12 @@ ROLES = {
     "attention.output.dense": "attention_output",
     "intermediate.dense": "intermediate",
     "output.dense": "output",
-    # Llama, Qwen2, Qwen3, Mistral
+    # MPNet
+    "attention.attn.q": "query",
+    "attention.attn.k": "key",
+    "attention.attn.v": "value",
+    "attention.attn.o": "attention_output",
+    # Llama, Qwen2, Qwen3, Mistral, Gemma 3
     "self_attn.q_proj": "query",
     "self_attn.k_proj": "key",
     "self_attn.v_proj": "value",

@@ -43,6 +43,7 @@ class EventKind(StrEnum):
     TAKEN_OVER = "taken over"
     ENVIRONMENT_CHANGED = "environment changed"
     LIMITS_CHANGED = "limits changed"
+    NOTED = "noted"
     MEASURING_QUANTIZATION_ERROR = "measuring quantization error"
     MEASURED_QUANTIZATION_ERROR = "measured quantization error"
     ROUND_STARTED = "round started"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from qsearch.plugins.digests import Inputs
+from qsearch.plugins.source_precision import SourcePrecision
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Session:
         versions: Of Python, of libraries, and of the packages that bring the study's plugins.
         sources: Git repositories: that of the ``working directory``, and that of ``qsearch`` where
             it runs from a checkout.
+        source_precision: Of the model's files, where it is known.
+        warnings: What limits the results, as ``qsearch check`` says it too.
     """
 
     start: str
@@ -61,6 +64,8 @@ class Session:
     machine: Machine = Machine()
     sources: Mapping[str, Source] = field(default_factory=dict)
     inputs: Inputs = field(default_factory=Inputs)
+    source_precision: SourcePrecision | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def environment_changes(before: Session, after: Session) -> list[str]:

@@ -17,6 +17,7 @@ from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
 from qsearch.errors import InputError
 from qsearch.plugins.evaluation import Evaluation, Metric, MetricValue
+from qsearch.plugins.source_precision import SourcePrecision
 from qsearch.plugins.trial_columns import STANDARD_ERROR, TRIAL_COLUMNS, metric_columns
 from qsearch.provenance.session import Session
 from qsearch.space.configuration import Choices, Configuration
@@ -104,6 +105,16 @@ class StudyFacts:
     def metric_names(self) -> tuple[str, ...]:
         """The names of the metrics, in order."""
         return tuple(metric.name for metric in self.metrics)
+
+    @property
+    def source_precision(self) -> SourcePrecision | None:
+        """How precise the files were that the model was loaded from, where it is known."""
+        return self.sessions[-1].source_precision if self.sessions else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What limits the results: overlapping data, too few examples, a quantized original."""
+        return self.sessions[-1].warnings if self.sessions else ()
 
     @property
     def is_trained(self) -> bool:

@@ -18,6 +18,7 @@ from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.stopping import MIN_EVALUATIONS, round_shares
 from qsearch.spec.study_spec import StudySpec
+from qsearch.study.warnings import source_precision, study_warnings, terms
 
 _TRIED_ROWS = 8
 _TRIED_FEATURES = 256
@@ -29,6 +30,7 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
     components = build_components(spec, source)
     if isinstance(components.task, SupportsDataCheck):
         components.task.require_data()
+    warnings = study_warnings(components)
     _try_quantizer(components)
     space, search = components.space, spec.search
     needs = components.trainer.requirements()
@@ -46,7 +48,11 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
     memory = needs.memory_bytes + configurations * needs.configuration_bytes
     lines = [
         ("study", spec.name),
-        ("model", f"{spec.model.name}, {needs.parameters / 1e6:.1f} M parameters"),
+        (
+            "model",
+            f"{spec.model.name}, {needs.parameters / 1e6:.1f} M parameters"
+            + (f", {precision.text}" if (precision := source_precision(components)) else ""),
+        ),
         (
             "layers",
             f"{len(space.layers)} quantizable, {quantized / 1e6:.1f} M weights,"
@@ -65,8 +71,8 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
         hours = flops / _flops_per_second() / 3600
         duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
         lines.append(("time", f"about {duration} on this machine's CPU (rough estimate)"))
-    lines += [("note", note) for note in needs.notes]
-    return lines
+    lines += [("note", note) for note in (*terms(components), *needs.notes)]
+    return lines + [("warning", text) for text in warnings]
 
 
 def _try_quantizer(components: StudyComponents) -> None:

@@ -51,6 +51,7 @@ from qsearch.storage.study_record import read_facts
 from qsearch.study.file_bytes import FileBytes, SearchSize
 from qsearch.study.results import save_record, study_table
 from qsearch.study.running_study import RunningStudy
+from qsearch.study.warnings import source_precision, study_warnings, terms
 
 
 def claim_directory(spec: StudySpec, directory: Path) -> list[str]:
@@ -91,12 +92,18 @@ def record_session(directory: Path, components: StudyComponents, emit: Emit) -> 
     returned, this one included. Results of another model or other examples are an InputError.
     """
     before = read_sessions(directory) if has_results(directory) else ()
+    warnings = study_warnings(components)
+    notes = [*terms(components), *warnings]
+    if notes and not before:
+        emit(EventKind.NOTED, notes=notes)
     session = Session(
         start=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=find_versions(components.spec),
         machine=find_machine(),
         sources=source_states(),
         inputs=_inputs(components),
+        source_precision=source_precision(components),
+        warnings=warnings,
     )
     for earlier in before:
         if differing := input_changes(earlier.inputs, session.inputs):

@@ -94,7 +94,12 @@ def small_config(kind: str, **changes: object) -> Any:
 
 def head_of(kind: str) -> str:
     """What a model class is for, as transformers names its head."""
-    return "SequenceClassification" if kind in ("Bert", "Roberta") else "CausalLM"
+    return "SequenceClassification" if kind in ("Bert", "Roberta", "MPNet") else "CausalLM"
+
+
+def headed_class(kind: str) -> Any:
+    """The model class with that head; the text models of Gemma 3 share its name."""
+    return getattr(transformers, f"{kind.removesuffix('Text')}For{head_of(kind)}")
 
 
 @pytest.fixture(scope="session")

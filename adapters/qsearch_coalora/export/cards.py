@@ -7,6 +7,7 @@ from pathlib import Path
 from qsearch.deployment.model_card import as_code
 from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.job import auto_class
+from qsearch_coalora.models.split_packages import terms_of
 
 _OWN_CODE = """
 The model brings Python code of its own, which is in this folder too: whoever loads it says
@@ -28,4 +29,6 @@ def write_card(job: ExportJob, directory: Path, text: str, library: str, **field
     body = text.format(model=model, method=job.method, auto_class=auto_class(job.module), **fields)
     if job.model.remote_code is not None:
         body += _OWN_CODE
+    if terms := terms_of(job.model.name):
+        body += f"\n{terms}.\n"
     (directory / "README.md").write_text(f"---\n{front}\n---\n\n{body}", encoding="utf-8")

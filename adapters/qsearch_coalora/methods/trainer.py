@@ -21,10 +21,13 @@ from qsearch.plugins.digests import Inputs
 from qsearch.plugins.evaluation import Evaluation, ReferenceScores, TrainReport
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, Requirements, Split, Trainer, TrainerState
+from qsearch.plugins.source_precision import SourcePrecision
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.estimation.requirements import estimate_requirements
 from qsearch_coalora.export.job import AdapterJob
+from qsearch_coalora.models.precision import source_precision
+from qsearch_coalora.models.split_packages import terms_of
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
@@ -114,6 +117,14 @@ class AdapterTrainer(Trainer):
             workload,
             notes + room_note(study, workload),
         )
+
+    def source_precision(self) -> SourcePrecision | None:
+        """Return in which types the model's files store its weights."""
+        return source_precision(self.study.model)
+
+    def terms(self) -> str | None:
+        """Return what the model's user must be told of its licence."""
+        return terms_of(self.study.model.name)
 
     def footprint(self) -> Footprint:
         """Return what the model takes on a device."""

@@ -8,7 +8,7 @@ transformers, which builds it or says what is wrong with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,9 @@ class ModelShape:
     tables: tuple[LayerSpec, ...] = ()
 
 
+_Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"]
+
+
 class _Config(BaseModel):
     """The fields of a ``config.json`` that shapes follow from; a size must be given."""
 
@@ -64,7 +67,6 @@ class _Config(BaseModel):
     num_hidden_layers: PositiveInt
     num_attention_heads: PositiveInt
     max_position_embeddings: PositiveInt
-    hidden_act: Literal["gelu", "gelu_new", "relu", "silu"]
     # What would change the model, and is left to transformers.
     auto_map: None = None
     quantization_config: None = None
@@ -76,41 +78,68 @@ class _Config(BaseModel):
         raise NotImplementedError
 
 
-class _Bert(_Config):
+class _Encoder(_Config):
+    """What BERT, RoBERTa and MPNet have in common."""
+
+    hidden_act: _Activation
+    layer_norm_eps: float
+    hidden_dropout_prob: float = Field(ge=0, le=1)
+    attention_probs_dropout_prob: float = Field(ge=0, le=1)
+
+    def _of_blocks(self, attention: Sequence[str], embedded: int, positions: int) -> ModelShape:
+        """Return the shape with square layers of attention, by their paths in a block."""
+        width, inner = self.hidden_size, self.intermediate_size
+        linear = {
+            **dict.fromkeys(attention, (width, width)),
+            "intermediate.dense": (inner, width),
+            "output.dense": (width, inner),
+        }
+        biases = sum(rows for rows, _ in linear.values())
+        # A norm has a factor and a bias: one of the embeddings, two in each block; then the pooler.
+        rest = 2 * width + self.num_hidden_layers * (biases + 4 * width) + width * width + width
+        layers = _in_blocks("encoder.layer", self.num_hidden_layers, linear)
+        return _with_parameters(layers, embedded, rest, positions)
+
+
+class _Bert(_Encoder):
     """BERT and RoBERTa."""
 
     model_type: Literal["bert", "roberta"]
     type_vocab_size: PositiveInt
     pad_token_id: NonNegativeInt
-    layer_norm_eps: float
-    hidden_dropout_prob: float = Field(ge=0, le=1)
-    attention_probs_dropout_prob: float = Field(ge=0, le=1)
     is_decoder: Literal[False] = False
     add_cross_attention: Literal[False] = False
 
     def shape(self) -> ModelShape | None:
-        width, inner, positions = (
-            self.hidden_size,
-            self.intermediate_size,
-            self.max_position_embeddings,
-        )
+        width, positions = self.hidden_size, self.max_position_embeddings
         if width % self.num_attention_heads or self.pad_token_id >= min(self.vocab_size, positions):
             return None
-        linear = {
-            "attention.self.query": (width, width),
-            "attention.self.key": (width, width),
-            "attention.self.value": (width, width),
-            "attention.output.dense": (width, width),
-            "intermediate.dense": (inner, width),
-            "output.dense": (width, inner),
-        }
-        biases = sum(rows for rows, _ in linear.values())
-        embedded = (self.vocab_size + positions + self.type_vocab_size) * width
-        # A norm has a factor and a bias: one of the embeddings, two in each block; then the pooler.
-        rest = 2 * width + self.num_hidden_layers * (biases + 4 * width) + width * width + width
-        readable = positions - (self.pad_token_id + 1) * (self.model_type == "roberta")
-        layers = _in_blocks("encoder.layer", self.num_hidden_layers, linear)
-        return _with_parameters(layers, embedded, rest, readable)
+        attention = ("self.query", "self.key", "self.value", "output.dense")
+        return self._of_blocks(
+            [f"attention.{path}" for path in attention],
+            (self.vocab_size + positions + self.type_vocab_size) * width,
+            positions - (self.pad_token_id + 1) * (self.model_type == "roberta"),
+        )
+
+
+class _MPNet(_Encoder):
+    """MPNet: its blocks share a bias of attention for each distance, an embedding by heads."""
+
+    model_type: Literal["mpnet"]
+    relative_attention_num_buckets: PositiveInt
+    # The model's padding is position 1, whatever the configuration says.
+    pad_token_id: Literal[1] = 1
+
+    def shape(self) -> ModelShape | None:
+        width, positions = self.hidden_size, self.max_position_embeddings
+        if width % self.num_attention_heads or min(self.vocab_size, positions) <= 2:
+            return None
+        distances = self.relative_attention_num_buckets * self.num_attention_heads
+        return self._of_blocks(
+            [f"attention.attn.{path}" for path in "qkvo"],
+            (self.vocab_size + positions) * width + distances,
+            positions - 2,
+        )
 
 
 class _Rope(BaseModel):
@@ -122,30 +151,22 @@ class _Rope(BaseModel):
     rope_theta: float
 
 
-class _Llama(_Config):
-    """Llama, Mistral, Qwen2 and Qwen3."""
+class _Decoder(_Config):
+    """What Llama and its kin have in common with Gemma 3."""
 
-    model_type: Literal["llama", "mistral", "qwen2", "qwen3"]
     num_key_value_heads: PositiveInt
-    head_dim: PositiveInt | None = None
     rms_norm_eps: float
     pad_token_id: NonNegativeInt | None = None
     attention_bias: Literal[False] = False
-    mlp_bias: Literal[False] = False
     rope_theta: float | None = None
     rope_scaling: None = None
-    rope_parameters: _Rope | None = None
-    layer_types: list[Literal["full_attention"]] | None = None
-    use_sliding_window: Literal[False] = False
+    layer_types: Sequence[str] | None = None
 
-    def shape(self) -> ModelShape | None:
+    def _of_heads(self, head: int, of_block: int) -> ModelShape | None:
+        """Return the shape with heads of some size, and so many other parameters in a block."""
         width, inner, heads = self.hidden_size, self.intermediate_size, self.num_attention_heads
-        head = self.head_dim
-        if head is None and self.model_type != "qwen3":
-            head = width // heads
         if (
-            head is None
-            or width % heads
+            width % heads
             or heads % self.num_key_value_heads
             or len(self.layer_types or range(self.num_hidden_layers)) != self.num_hidden_layers
             or (self.pad_token_id or 0) >= self.vocab_size
@@ -161,20 +182,54 @@ class _Llama(_Config):
             "mlp.up_proj": (inner, width),
             "mlp.down_proj": (width, inner),
         }
-        of_block = 2 * width  # Two norms.
-        if self.model_type == "qwen2":
-            of_block += queries + 2 * keys
-        if self.model_type == "qwen3":
-            of_block += 2 * head
         layers = _in_blocks("layers", self.num_hidden_layers, linear)
         rest = self.num_hidden_layers * of_block + width
         return _with_parameters(layers, self.vocab_size * width, rest, self.max_position_embeddings)
 
 
+class _Llama(_Decoder):
+    """Llama, Mistral, Qwen2 and Qwen3."""
+
+    model_type: Literal["llama", "mistral", "qwen2", "qwen3"]
+    hidden_act: _Activation
+    head_dim: PositiveInt | None = None
+    mlp_bias: Literal[False] = False
+    rope_parameters: _Rope | None = None
+    layer_types: list[Literal["full_attention"]] | None = None
+    use_sliding_window: Literal[False] = False
+
+    def shape(self) -> ModelShape | None:
+        head = self.head_dim
+        if head is None and self.model_type != "qwen3":
+            head = self.hidden_size // self.num_attention_heads
+        if head is None:
+            return None
+        of_block = 2 * self.hidden_size  # Two norms.
+        if self.model_type == "qwen2":
+            of_block += (self.num_attention_heads + 2 * self.num_key_value_heads) * head
+        if self.model_type == "qwen3":
+            of_block += 2 * head
+        return self._of_heads(head, of_block)
+
+
+class _Gemma3(_Decoder):
+    """The text models of Gemma 3: sliding windows in most blocks, norms of queries and keys."""
+
+    model_type: Literal["gemma3_text"]
+    hidden_activation: _Activation
+    head_dim: PositiveInt
+    rope_parameters: dict[Literal["full_attention", "sliding_attention"], _Rope] | None = None
+    layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
+    use_bidirectional_attention: Literal[False] = False
+
+    def shape(self) -> ModelShape | None:
+        return self._of_heads(self.head_dim, 4 * self.hidden_size + 2 * self.head_dim)
+
+
 def known_shape(folder: Path) -> ModelShape | None:
     """Return the shape of the model in a folder, if it is of a known architecture."""
     fields = _fields(folder)
-    for architecture in (_Bert, _Llama):
+    for architecture in (_Bert, _MPNet, _Llama, _Gemma3):
         try:
             return architecture.model_validate(fields).shape()
         except ValidationError:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qsearch.plugins.capabilities import SupportsDataDigest
-from qsearch.plugins.digests import ExamplesDigest, Inputs
+from qsearch.plugins.digests import Inputs
 from qsearch.plugins.protocols import Task
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.source import locate_model, source_folder
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _WEIGHTS = (
     "model.safetensors",
@@ -67,13 +63,3 @@ def file_sha256(path: Path) -> str:
     """Return a file's SHA-256, as ``sha256sum`` gives it."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digest_of_tokens(sequences: Tensor, path: Path | None) -> ExamplesDigest:
-    """Return the digest of packed text (sequences × tokens), and of the file it was read from.
-
-    It is that of its tokens as little-endian 64-bit integers.
-    """
-    file = None if path is None else file_sha256(path)
-    tokens = hashlib.sha256(sequences.numpy().astype("<i8").tobytes())
-    return ExamplesDigest(len(sequences), tokens.hexdigest(), file)

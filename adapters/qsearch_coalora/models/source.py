@@ -10,6 +10,7 @@ from typing import Any
 
 from qsearch.errors import InputError
 from qsearch.spec.sections import ModelSpec
+from qsearch_coalora.models.split_packages import joined_path, split_model
 
 HUB_TIMEOUT_SECONDS = 10.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -105,6 +106,9 @@ def package_folders(package: str) -> tuple[Path, ...]:
 
 
 def _inside_package(name: str) -> Path:
+    split = split_model(name)
+    if split is not None:
+        return joined_path(name, split)
     module, _, inside = name.removeprefix("package:").partition("/")
     path = PurePosixPath(inside)
     if not module.isidentifier() or path.is_absolute() or ".." in path.parts:

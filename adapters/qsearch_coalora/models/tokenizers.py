@@ -36,6 +36,15 @@ def load_tokenizer(model: ModelSpec) -> Any:
     return tokenizer
 
 
+def opening_tokens(tokenizer: Any) -> list[int]:
+    """Return the token that the tokenizer puts before every text, such as ``<bos>``, or none.
+
+    Models whose tokenizer does so were trained on texts that begin with it.
+    """
+    tokens = list(tokenizer("")["input_ids"])
+    return tokens[:1] if tokens and tokens[0] == tokenizer.bos_token_id else []
+
+
 def require_embeddings(model: ModelSpec, module: nn.Module, tokenizer: Any) -> None:
     """Raise InputError unless a model has an embedding for each word of its tokenizer.
 

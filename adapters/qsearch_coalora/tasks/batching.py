@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+IGNORED = -100
+"""Label of a token that no loss is of, as of PyTorch's cross-entropy."""
+
 _GROUP_BATCHES = 8
 """Shuffled batches that are sorted by length among themselves."""
 
@@ -50,11 +53,12 @@ def pad(examples: Sequence[Mapping[str, Tensor]], pad_token_id: int) -> dict[str
     """Pad examples on the right to the longest (examples × tokens)."""
     from torch.nn.utils.rnn import pad_sequence
 
+    values = {"input_ids": pad_token_id, "labels": IGNORED}
     return {
         name: pad_sequence(
             [example[name] for example in examples],
             batch_first=True,
-            padding_value=pad_token_id if name == "input_ids" else 0,
+            padding_value=values.get(name, 0),
         )
         for name in examples[0]
     }

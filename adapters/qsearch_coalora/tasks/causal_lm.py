@@ -1,61 +1,40 @@
-"""Causal language modelling: perplexity on text packed to a fixed length."""
+"""Causal language modelling: perplexity on packed text, or on answers of instruction data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field, model_validator
 
 from qsearch.errors import InputError
 from qsearch.plugins.digests import ExamplesDigest
 from qsearch.plugins.evaluation import Metric, MetricValue
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.models.digests import digest_of_tokens
 from qsearch_coalora.models.loading import CAUSAL, load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer, require_embeddings
-from qsearch_coalora.tasks.data_files import read_lines, require_text
+from qsearch_coalora.tasks.batching import IGNORED, length_grouped, pad
+from qsearch_coalora.tasks.causal_options import CausalOptions
+from qsearch_coalora.tasks.causal_texts import causal_lines, causal_rows
+from qsearch_coalora.tasks.conversations import encode_rows
+from qsearch_coalora.tasks.data_checks import causal_warnings
+from qsearch_coalora.tasks.data_files import require_columns, require_text
 from qsearch_coalora.tasks.divergence import (
     TopProbabilities,
     divergence,
     same_top,
     top_probabilities,
 )
+from qsearch_coalora.tasks.docstrings import require_packages
 from qsearch_coalora.tasks.metrics import upper_percentile, weighted_mean
-from qsearch_coalora.tasks.sources import SourceOptions, read_dataset
+from qsearch_coalora.tasks.sequences import Sequences, pack
 from qsearch_coalora.tasks.splits import hold_out, require_examples
 from qsearch_coalora.tasks.workload import Workload
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-IGNORED = -100
-"""Label of a token that no loss is of, as of PyTorch's cross-entropy."""
-
-_CHARACTERS_AT_ONCE = 2**16
-
-
-class CausalOptions(SourceOptions):
-    """Which text is packed to which length; docs/studies.md has a table of the fields."""
-
-    text: str = "text"
-    length: int = Field(default=256, ge=2)
-    train_tokens: int | None = Field(default=None, ge=2)
-    validation_tokens: int | None = Field(default=None, ge=2)
-    test_tokens: int | None = Field(default=None, ge=2)
-
-    @model_validator(mode="after")
-    def _enough_tokens(self) -> CausalOptions:
-        for name, sequences in (("train", 1), ("validation", 2), ("test", 2)):
-            tokens, least = getattr(self, f"{name}_tokens"), sequences * self.length
-            if tokens is not None and tokens < least:
-                raise ValueError(
-                    f"{name}_tokens {tokens} must be at least {least}: {sequences} x length"
-                )
-        return self
 
 
 class CausalLanguageModelling:
@@ -75,7 +54,7 @@ class CausalLanguageModelling:
     def __init__(self, options: CausalOptions) -> None:
         self.options = options
         self._tokenizer: Any = None
-        self._sequences: dict[Split, Tensor] = {}
+        self._sequences: dict[Split, Sequences] = {}
         self._held_out = 0
         self._reads_at_load = True
 
@@ -98,17 +77,24 @@ class CausalLanguageModelling:
     def workload(self) -> Workload:
         """Return how much the model computes, from the options alone."""
         options = self.options
-        tokens = options.validation_tokens
         return Workload(
             options.length,
-            None if tokens is None else tokens // options.length,
+            options.validation_sequences,
             options.notes,
             tokens_option="task.length",
         )
 
     def require_data(self) -> None:
         """Look whether the training and validation text are there, from files' beginnings alone."""
-        self.options.require_sources(require_text)
+        options = self.options
+        if options.docstrings is not None:
+            require_packages(options.docstrings.packages)
+        table = partial(require_columns, columns=options.columns)
+        options.require_sources(table if options.columns else require_text)
+
+    def data_warnings(self) -> tuple[str, ...]:
+        """Read the files, and say whether their texts overlap, and whether they are few."""
+        return causal_warnings(self.options)
 
     def prepare(self, tokenizer: Any) -> None:
         """Read, encode and pack the training and validation text."""
@@ -116,7 +102,7 @@ class CausalLanguageModelling:
             self._sequences.clear()
         self._tokenizer = tokenizer
         for split in ("train", "validation"):
-            self._packed(split)
+            self._split(split)
 
     def hold_out(self, examples: int) -> None:
         """Make ``examples`` sequences of the training data the split ``held-out``."""
@@ -126,12 +112,13 @@ class CausalLanguageModelling:
         self._sequences.pop("held-out", None)
 
     def examples(self, split: Split) -> int:
-        """Return the number of tokens that a split's loss is over: of each sequence all but one.
+        """Return the number of tokens that a split's loss is over.
+
+        Of a packed sequence, these are all but the first.
 
         Under the model's own distribution, the gradients of successive tokens are uncorrelated.
         """
-        sequences = self._packed(split)
-        return len(sequences) * (sequences.shape[1] - 1)
+        return self._split(split).predicted
 
     def facts(self) -> dict[str, object]:
         """Return nothing: the head does not follow from the data."""
@@ -145,29 +132,35 @@ class CausalLanguageModelling:
         """Return which tokens the splits have; held-out sequences are apart from the others."""
         splits: tuple[Split, ...] = ("train", "held-out", "validation")
         return {
-            split: digest_of_tokens(sequences, self.options.file(split))
+            split: sequences.digest(self.options.file(split))
             for split in splits
-            if len(sequences := self._packed(split))
+            if len(sequences := self._split(split))
         }
 
     def batches(
         self, split: Split, batch_size: int, generator: torch.Generator | None = None
     ) -> Iterator[Mapping[str, Tensor]]:
-        """Yield one pass over a split: shuffled by the generator, in text order without one."""
+        """Yield one pass over a split: shuffled by the generator, in fixed order without one.
+
+        Packed text comes in its own order then. Other sequences are batched with those of similar
+        length, and padded.
+        """
         import torch
 
-        sequences = self._packed(split)
-        count = len(sequences)
-        order = (
-            torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        )
-        for positions in torch.split(order, batch_size):
-            tokens = sequences[positions]
-            yield {
-                "input_ids": tokens,
-                "attention_mask": torch.ones_like(tokens),
-                "labels": tokens,
-            }
+        sequences = self._split(split)
+        if sequences.packed:
+            count = len(sequences)
+            order = torch.arange(count)
+            if generator is not None:
+                order = torch.randperm(count, generator=generator)
+            batches = [positions.tolist() for positions in torch.split(order, batch_size)]
+        else:
+            lengths = [len(tokens) for tokens in sequences.tokens]
+            batches = list(length_grouped(lengths, batch_size, generator))
+        for positions in batches:
+            yield pad(
+                [sequences.inputs(position) for position in positions], self._tokenizer.pad_token_id
+            )
 
     def score(self, logits: Tensor, batch: Mapping[str, Tensor]) -> Scores:
         """Score a batch: logits are sequences × tokens × vocabulary, labels sequences × tokens."""
@@ -182,17 +175,25 @@ class CausalLanguageModelling:
                 for sequence, following in zip(logits, targets, strict=True)
             ]
         )
-        return Scores(losses, torch.full_like(losses, targets.shape[1]).detach())
+        predicted = (targets != IGNORED).sum(1).to(losses.dtype)
+        return Scores(losses, predicted)
 
     def reference_outputs(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the top of each next-token distribution: of n sequences of t tokens, n × t × k."""
+        """Return the top of each next-token distribution (n × tokens × k).
+
+        Zeros follow those of shorter sequences, so that all batches have equally many tokens.
+        """
         import torch
 
         tops = [top_probabilities(sequence[:-1]) for sequence in logits]
+        missing = self.options.length - logits.shape[1]
+        pad_tokens = torch.nn.functional.pad
         return {
-            "logs": torch.stack([top.logs for top in tops]),
-            "tokens": torch.stack([top.tokens for top in tops]).int(),
-            "rest": torch.stack([top.rest for top in tops]),
+            "logs": pad_tokens(torch.stack([top.logs for top in tops]), (0, 0, 0, missing)),
+            "tokens": pad_tokens(
+                torch.stack([top.tokens for top in tops]).int(), (0, 0, 0, missing)
+            ),
+            "rest": pad_tokens(torch.stack([top.rest for top in tops]), (0, missing)),
         }
 
     def compare(
@@ -212,8 +213,8 @@ class CausalLanguageModelling:
         kl, same, tokens = unknown.clone(), unknown.clone(), []
         rows = zip(reference["logs"], reference["tokens"], reference["rest"], strict=True)
         for place, row in enumerate(rows):
-            top, counts = TopProbabilities(*row), batch["labels"][place, 1:] != IGNORED
-            predicted = logits[place, :-1]
+            predicted, counts = logits[place, :-1], batch["labels"][place, 1:] != IGNORED
+            top = TopProbabilities(*(kept[: len(predicted)] for kept in row))
             diverging = divergence(predicted, top)[counts]
             kl[place] = diverging.mean()
             same[place] = same_top(predicted, top)[counts].float().mean()
@@ -242,70 +243,28 @@ class CausalLanguageModelling:
         values["kl_p99"] = MetricValue(upper_percentile(scores.details["kl"], 0.99))
         return values
 
-    def _packed(self, split: Split) -> Tensor:
-        import torch
-
+    def _split(self, split: Split) -> Sequences:
         if split not in self._sequences:
             if split in ("train", "held-out"):
-                whole = self._pack("train")
+                whole = self._read("train")
                 trained, held = hold_out(len(whole), self._held_out, "sequences")
-                self._sequences["train"] = whole[torch.from_numpy(trained)]
-                self._sequences["held-out"] = whole[torch.from_numpy(held)]
+                self._sequences["train"] = whole.at(trained)
+                self._sequences["held-out"] = whole.at(held)
             else:
-                self._sequences[split] = self._pack(split)
+                self._sequences[split] = self._read(split)
         return self._sequences[split]
 
-    def _pack(self, split: Split) -> Tensor:
-        import torch
-
+    def _read(self, split: Split) -> Sequences:
         options = self.options
-        tokens = self._tokens(self._lines(split), getattr(options, f"{split}_tokens"))
-        count = len(tokens) // options.length
-        if count < 1:
-            raise InputError(
-                f"the {split} text has {len(tokens)} tokens, fewer than task.length"
-                f" {options.length}"
-            )
+        if options.columns:
+            rows, source = causal_rows(options, split)
+            sequences = encode_rows(self._tokenizer, rows, options.length, source)
+            unit = "examples with predicted tokens"
+        else:
+            limit = getattr(options, f"{split}_tokens")
+            lines = causal_lines(options, split)
+            sequences = pack(self._tokenizer, lines, options.length, limit, split)
+            unit = f"sequences of task.length {options.length} tokens"
         if split != "train":
-            require_examples(split, count, f"sequences of task.length {options.length} tokens")
-        return torch.tensor(tokens[: count * options.length]).view(count, options.length)
-
-    def _tokens(self, lines: Iterable[str], limit: int | None) -> list[int]:
-        tokens: list[int] = []
-        for chunk in _chunks(lines):
-            tokens += self._tokenizer(chunk, add_special_tokens=False, verbose=False)["input_ids"]
-            if limit is not None and len(tokens) >= limit:
-                return tokens[:limit]
-        return tokens
-
-    def _lines(self, split: Split) -> Iterable[str]:
-        options = self.options
-        if options.dataset is not None:
-            table = read_dataset(options.dataset, split)
-            if options.text not in table.column_names:
-                raise InputError(
-                    f"task.dataset {options.dataset.name!r} has no column {options.text!r};"
-                    f" its columns: {table.column_names}"
-                )
-            return _as_lines(row[options.text] for row in table)
-        return read_lines(options.require_file(split))
-
-
-def _as_lines(texts: Iterable[str | None]) -> Iterator[str]:
-    """Yield texts with one line end each, as a text file has them; a row without text is none."""
-    for text in texts:
-        if text is not None:
-            yield text if text.endswith("\n") else f"{text}\n"
-
-
-def _chunks(lines: Iterable[str]) -> Iterator[str]:
-    held: list[str] = []
-    size = 0
-    for line in lines:
-        held.append(line)
-        size += len(line)
-        if size >= _CHARACTERS_AT_ONCE:
-            yield "".join(held)
-            held, size = [], 0
-    if held:
-        yield "".join(held)
+            require_examples(split, len(sequences), unit)
+        return sequences

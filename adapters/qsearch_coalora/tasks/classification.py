@@ -16,6 +16,7 @@ from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.loading import load_config, load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer, require_embedding, require_embeddings
 from qsearch_coalora.tasks.batching import encode, length_grouped, pad
+from qsearch_coalora.tasks.data_checks import classification_warnings
 from qsearch_coalora.tasks.data_files import require_columns
 from qsearch_coalora.tasks.docstrings import require_packages
 from qsearch_coalora.tasks.labelled_texts import ClassificationOptions, LabelledTexts, read_texts
@@ -143,8 +144,12 @@ class Classification:
     def require_data(self) -> None:
         """Look whether the training and validation data are there, without reading all of it."""
         if self.options.docstrings is not None:
-            require_packages(self.options.docstrings)
+            require_packages(self.options.docstrings.packages)
         self.options.require_sources(partial(require_columns, columns=self.options.columns))
+
+    def data_warnings(self) -> tuple[str, ...]:
+        """Read the files, and say whether their texts overlap, and whether they are few."""
+        return classification_warnings(self.options)
 
     def prepare(self, tokenizer: Any) -> None:
         """Read and encode the training and validation data."""

@@ -93,7 +93,7 @@ def require_columns(path: Path, columns: Sequence[str]) -> None:
     table = read_table(path, columns)
     if not len(table):
         raise InputError(f"data file {path} has no rows")
-    _require_among(columns, table.columns.tolist(), f"data file {path}")
+    require_among(columns, table.columns.tolist(), f"data file {path}")
 
 
 def select_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> pd.DataFrame:
@@ -104,7 +104,7 @@ def select_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> 
     Raises:
         InputError: If a column is missing; the message names those that exist.
     """
-    _require_among(columns, table.columns.tolist(), source)
+    require_among(columns, table.columns.tolist(), source)
     # A null makes pandas turn a column of integers into fractions; this turns it back.
     rows = table[list(columns)].convert_dtypes().dropna().astype(str)
     rows = rows[(rows != "").all(axis=1)]
@@ -113,7 +113,8 @@ def select_columns(table: pd.DataFrame, columns: Sequence[str], source: str) -> 
     return rows
 
 
-def _require_among(columns: Sequence[str], existing: Sequence[str], source: str) -> None:
+def require_among(columns: Sequence[str], existing: Sequence[str], source: str) -> None:
+    """Raise InputError unless all columns exist."""
     for column in columns:
         if column not in existing:
             raise InputError(f"{source} has no column {column!r}; its columns: {list(existing)}")

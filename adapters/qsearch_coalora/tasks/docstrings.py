@@ -60,8 +60,8 @@ def collect_docstrings(source: DocstringSource) -> Mapping[Split, Sequence[tuple
     for package in source.packages:
         missing: dict[Split, int] = dict.fromkeys(collected, source.validation_texts)
         missing["train"] = source.train_texts
-        for path, inside in _source_files(package, source.seed):
-            split = _split_of(f"{package}/{inside}", source.seed)
+        for path, inside in source_files(package, source.seed):
+            split = split_of(f"{package}/{inside}", source.seed)
             if not missing[split]:
                 if not any(missing.values()):
                     break
@@ -80,9 +80,9 @@ def collect_docstrings(source: DocstringSource) -> Mapping[Split, Sequence[tuple
     return {split: tuple(texts) for split, texts in collected.items()}
 
 
-def require_packages(source: DocstringSource) -> None:
+def require_packages(packages: Sequence[str]) -> None:
     """Raise InputError unless the packages are installed."""
-    for package in source.packages:
+    for package in packages:
         _folder(package)
 
 
@@ -95,7 +95,8 @@ def _folder(package: str) -> Path:
     return folders[0]
 
 
-def _source_files(package: str, seed: int) -> Iterator[tuple[Path, str]]:
+def source_files(package: str, seed: int) -> Iterator[tuple[Path, str]]:
+    """Yield a package's source files, in an order by the seed, with their names inside it."""
     root = _folder(package)
     inside = [
         path.relative_to(root).as_posix()
@@ -106,7 +107,8 @@ def _source_files(package: str, seed: int) -> Iterator[tuple[Path, str]]:
         yield root / name, name
 
 
-def _split_of(name: str, seed: int) -> Split:
+def split_of(name: str, seed: int) -> Split:
+    """Return the split that the texts of a source file are in, by its name and the seed."""
     position = int(_digest(f"{seed}:split:{name}")[:8], 16) / 16**8
     return "train" if position < 0.7 else "validation" if position < 0.85 else "test"
 

