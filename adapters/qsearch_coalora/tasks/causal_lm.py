@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -119,6 +120,10 @@ class CausalLanguageModelling:
         Under the model's own distribution, the gradients of successive tokens are uncorrelated.
         """
         return self._split(split).predicted
+
+    def chance_loss(self, split: Split) -> float:
+        """Return the loss of a model for which all tokens are equally likely."""
+        return math.log(len(self._tokenizer))
 
     def facts(self) -> dict[str, object]:
         """Return nothing: the head does not follow from the data."""

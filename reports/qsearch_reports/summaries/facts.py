@@ -109,7 +109,7 @@ def values(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
 
 def warnings(results: StudyResults) -> tuple[str, ...]:
     """Return what limits the results: of the data, as the study was told, and of the results."""
-    return results.claims.warnings
+    return (*results.record.warnings, *results.claims.warnings)
 
 
 def uniform_cells(claims: Claims) -> Cells | None:
