@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 
 from benchmarks.objectives import DATA
 from benchmarks.recording import COMMIT, Benchmark, Claim, machine, parts_to_measure
@@ -19,7 +20,8 @@ from benchmarks.units_stored_types import measure_stored_types
 
 PARTS: Mapping[str, Callable[[Benchmark], None]] = {
     "bytes": measure_bytes,
-    "stored-types": measure_stored_types,
+    "stored-types-minilm": partial(measure_stored_types, "sst2-minilm"),
+    "stored-types-smollm2": partial(measure_stored_types, "wikitext2-smollm2"),
 }
 
 _RECORDS = DATA / "units"
